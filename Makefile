@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all a fresh machine needs (Python >= 3.11, make, the package index).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    ?= runs/demo
+DEMO   ?=
+
+.PHONY: install demo test lint format docs bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: install  ## the whole method on the bundled model: generate, ground, judge, train, evaluate
+	$(BIN)/srum-train --adapter bagel --preset shapes --out $(RUN) $(DEMO)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+docs: install  ## every command shown in the docs is run
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+bench: install
+	$(BIN)/python -m pytest benchmarks/speed --benchmark-columns=min,median,iqr,rounds
+
+clean:
+	rm -rf build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
