@@ -1,0 +1,65 @@
+"""BAGEL's words: tokenizer, special ids, how text becomes ids and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
+
+from srum_core.errors import CheckpointError
+
+BOS, EOS, START, END = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
+
+PLAN_A_PICTURE = (
+    "Before you draw, work out a plan for the picture: what it shows, where everything is and what it looks like. "
+    "Put this reasoning between <think> and </think>, then describe the picture that you will draw."
+)
+REASON_FIRST = (
+    "Before you answer, reason about the question and about what can be seen. "
+    "Put this reasoning between <think> and </think>, then give the answer."
+)
+
+
+@frozen
+class Chat:
+    """A tokenizer and the four ids that frame texts and pictures."""
+
+    tokenizer: PreTrainedTokenizerBase
+    bos: int
+    eos: int
+    markers: tuple[int, int]
+
+    @classmethod
+    def load(cls, directory: Path) -> Chat:
+        """From `vocab.json`, `merges.txt` and `tokenizer_config.json`. All four framing tokens must be known:
+        adding one would resize the embedding."""
+        tokenizer = Qwen2Tokenizer.from_pretrained(directory)
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in (BOS, EOS, START, END) if token not in vocabulary]
+        if missing:
+            raise CheckpointError(
+                f"The tokenizer in {directory} has no {', '.join(missing)}; BAGEL frames texts and pictures with them."
+            )
+        bos, eos, start, end = (vocabulary[token] for token in (BOS, EOS, START, END))
+        return cls(tokenizer, bos, eos, (start, end))
+
+    def ids(self, text: str) -> list[int]:
+        """The text's own ids. What looks like a special token stays plain text: a prompt cannot inject control."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def frame(self, text: str | None) -> Tensor:
+        """[bos] ids [eos]; empty for None (dropped text)."""
+        return torch.tensor([] if text is None else [self.bos, *self.ids(text), self.eos], dtype=torch.long)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What was said, up to the first end of text."""
+        return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False).split(EOS)[0]
+
+    @property
+    def size(self) -> int:
+        """Ids from here on are padding rows of the embedding and belong to no token."""
+        return len(self.tokenizer)

@@ -1,0 +1,141 @@
+"""The module that the trainer wraps: everything that takes part in drawing, named as in the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import Qwen2Config
+
+from srum_bagel.context import Context, Joint, PositionTable, Segment, pad_rows, rope
+from srum_bagel.mot import MoTLanguageModel
+
+
+class TimeEmbedder(nn.Module):
+    """Time in [0, 1] (not multiplied by 1000) -> (n, hidden), through 128 cosines and 128 sines."""
+
+    def __init__(self, hidden: int, width: int = 256) -> None:
+        super().__init__()
+        self.width = width
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+    def forward(self, time: Tensor) -> Tensor:
+        waves = get_timestep_embedding(time.float(), self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+
+
+class BagelDenoiser(nn.Module):
+    """Velocities of latent grids given text. `markers` are the ids of the start and end of a picture."""
+
+    def __init__(self, config: Qwen2Config, cell: int, side: int, markers: tuple[int, int], theta: float) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.side, self.markers, self.theta = side, markers, theta
+        self.language_model = MoTLanguageModel(config)
+        self.time_embedder = TimeEmbedder(hidden)
+        self.vae2llm, self.llm2vae = nn.Linear(cell, hidden), nn.Linear(hidden, cell)
+        self.latent_pos_embed = PositionTable(side, hidden)
+
+    @property
+    def device(self) -> torch.device:
+        return self.vae2llm.weight.device
+
+    def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
+        """Noisy grids (h, w, c), time (n,), condition = caption ids per picture (empty: dropped) -> velocities."""
+        _, gen = self.hidden(noisy, time, condition)
+        return [
+            rearrange(row[: grid.shape[0] * grid.shape[1]], "(h w) c -> h w c", h=grid.shape[0])
+            for row, grid in zip(self.llm2vae(gen), noisy, strict=True)
+        ]
+
+    def hidden(self, noisy: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Final hidden states: (n, 2 + longest text, hidden), the two markers first; (n, most cells, hidden)."""
+        text, valid_text = pad_rows([ids.to(self.device) for ids in condition])
+        lengths = valid_text.sum(dim=1)
+        cells, valid_cells = self.embed_cells(noisy, time.to(self.device))
+        markers = torch.tensor(self.markers, device=self.device).expand(len(text), 2)
+        und = self.embed_text(torch.cat([markers, text], dim=1))
+        text_positions = torch.arange(text.shape[1], device=self.device).expand(len(text), -1)
+        plan = Joint(
+            self.rope(torch.cat([lengths[:, None].expand(-1, 2), text_positions], dim=1)),
+            self.rope(lengths[:, None].expand(-1, cells.shape[1])),
+            valid_text,
+            valid_cells,
+        )
+        und, gen = self.language_model.model(und, cells, plan)
+        return und, gen
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return rope(positions, self.language_model.head, self.theta)
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        return self.language_model.model.embed_tokens(ids)
+
+    def embed_cells(self, grids: Sequence[Tensor], time: Tensor) -> tuple[Tensor, Tensor]:
+        """Grids (h, w, c) at their times -> (n, most cells, hidden) and which are real."""
+        x, valid = pad_rows([rearrange(grid, "h w c -> (h w) c").to(self.vae2llm.weight) for grid in grids])
+        places, _ = pad_rows([self.places(grid.shape[0], grid.shape[1]) for grid in grids])
+        return self.vae2llm(x) + self.time_embedder(time)[:, None] + self.latent_pos_embed.pos_embed[places], valid
+
+    def places(self, rows: int, columns: int) -> Tensor:
+        """Rows of the position table for a grid, row-major. A grid beyond the table would alias silently: refused."""
+        if max(rows, columns) > self.side:
+            raise ValueError(
+                f"a latent grid of {rows} x {columns} cells does not fit the table of {self.side} x {self.side}"
+            )
+        grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
+        return grid.flatten().to(self.device)
+
+    # ---- reading, piece by piece (inference) ------------------------------------------------------------------------
+
+    def context(self, rows: int) -> Context:
+        config = self.language_model.config
+        return Context(
+            config.num_hidden_layers, rows, config.num_key_value_heads, self.language_model.head,
+            self.language_model.dtype, self.device,
+        )  # fmt: skip
+
+    def read_text(self, context: Context, ids: Sequence[Tensor]) -> Tensor:
+        """Append one text per row, causal; returns its hidden states (n, longest, hidden)."""
+        tokens, valid = pad_rows([row.to(self.device) for row in ids])
+        positions = context.position[:, None] + torch.arange(tokens.shape[1], device=self.device)
+        plan = Segment(context, self.rope(positions), None, valid, causal=True)
+        und, _ = self.language_model.model(self.embed_text(tokens), None, plan)
+        plan.keep(valid.sum(dim=1))
+        return und
+
+    def read_picture(self, context: Context, tokens: Sequence[Tensor]) -> None:
+        """Append one looked-at picture per row: markers and tower tokens (t, hidden), all at one rotary position."""
+        start, end = self.embed_text(torch.tensor(self.markers, device=self.device)).unbind(0)
+        rows = [torch.cat([start[None], row.to(start), end[None]]) for row in tokens]
+        x, valid = pad_rows(rows)
+        plan = Segment(context, self.rope(context.position[:, None].expand(-1, x.shape[1])), None, valid, causal=False)
+        self.language_model.model(x, None, plan)
+        plan.keep(torch.ones_like(context.position))
+
+    def read_latent(self, context: Context, grids: Sequence[Tensor]) -> None:
+        """Append one clean picture to edit per row, as latent cells at time 0."""
+        plan, _ = self._block(context, grids, torch.zeros(len(grids), device=self.device))
+        plan.keep(torch.ones_like(context.position))
+
+    def velocity(self, context: Context, x: Sequence[Tensor], time: Tensor) -> Tensor:
+        """Velocities of the cells being drawn, (n, most cells, c); the context stays as it is."""
+        _, gen = self._block(context, x, time)
+        return self.llm2vae(gen)
+
+    def _block(self, context: Context, grids: Sequence[Tensor], time: Tensor) -> tuple[Segment, Tensor]:
+        cells, valid = self.embed_cells(grids, time)
+        markers = self.embed_text(torch.tensor(self.markers, device=self.device).expand(len(cells), 2))
+        valid = torch.cat([valid.new_ones(len(valid), 2), valid], dim=1)
+        angles = self.rope(context.position[:, None].expand(-1, valid.shape[1]))
+        plan = Segment(context, _slice(angles, 0, 2), _slice(angles, 2, None), valid, causal=False)
+        _, gen = self.language_model.model(markers, cells, plan)
+        return plan, gen
+
+
+def _slice(angles: tuple[Tensor, Tensor], start: int, stop: int | None) -> tuple[Tensor, Tensor]:
+    cos, sin = angles
+    return cos[:, start:stop], sin[:, start:stop]

@@ -1,0 +1,244 @@
+"""BAGEL as a `UnifiedModel`: draws through latent cells, looks through SigLIP, speaks through the same transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from srum_bagel import checkpoint, fresh, teaching
+from srum_bagel.answering import Reply, speak
+from srum_bagel.autoencoder import Autoencoder, patchify, read_sizes, unpatchify
+from srum_bagel.chat import PLAN_A_PICTURE, REASON_FIRST, Chat
+from srum_bagel.context import Context
+from srum_bagel.denoiser import BagelDenoiser
+from srum_bagel.images import SizeRule, flatten, to_image, to_tensor
+from srum_bagel.options import Options
+from srum_bagel.place import choose_device, choose_dtype, find
+from srum_bagel.sampling import Contexts, sample
+from srum_bagel.vision import Eye
+from srum_core.errors import CheckpointError
+from srum_core.flow import Recipe, Schedule
+from srum_core.records import Question, Sample
+
+
+class Bagel:
+    """Load a checkpoint directory (or hub id) strictly: no missing, no unused key."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        device = choose_device(options.device)
+        directory = find(options.checkpoint, device, options.device)
+        dtype = choose_dtype(options.dtype, device)
+        self.files = checkpoint.open_part(directory, checkpoint.WEIGHTS)
+        drawn = checkpoint.open_part(directory, ("ae",))
+        sizes = checkpoint.read_sizes(directory, self.files.shapes)
+        self.chat = Chat.load(directory)
+        self.plan = Path(options.think_template).read_text() if options.think_template else PLAN_A_PICTURE
+        with torch.device("meta"):
+            self.denoiser = build_denoiser(sizes, self.chat.markers)
+            self.eye = Eye(sizes.vision, sizes.language.hidden_size, sizes.vision_side)
+            self.autoencoder = Autoencoder(read_sizes(drawn.shapes), options.latent_scale, options.latent_shift)
+        own = {key: key for key in [*self.denoiser.state_dict(), *self.eye.state_dict()]}
+        checkpoint.refuse_unused(self.files, set(own))
+        checkpoint.load(self.denoiser, self.files, own, device, dtype)
+        checkpoint.load(self.eye, self.files, own, device, dtype)
+        names = self.autoencoder.official_keys()
+        checkpoint.refuse_unused(drawn, set(names.values()))
+        # The autoencoder stays in float32: it is small, and 16-bit decoding shows.
+        checkpoint.load(self.autoencoder, drawn, names, device, torch.float32)
+        for module in (self.denoiser, self.eye, self.autoencoder):
+            module.eval().requires_grad_(False)
+        channels = self.autoencoder.sizes.channels
+        self.patch = round((sizes.cell / channels) ** 0.5)
+        if self.patch**2 * channels != sizes.cell:
+            raise CheckpointError(
+                f"{directory}: latent cells of {sizes.cell} values are no square patch of {channels} channels."
+            )
+        self.stride = self.patch * self.autoencoder.sizes.factor
+        longest, shortest = options.drawing_sides
+        self.drawn_size = SizeRule(longest, shortest, self.stride)
+        self.seen_size = SizeRule(*options.vision_sides, self.eye.patch)
+        self.recipe = Recipe(
+            blocks=("MoTLayer",),
+            full=trained_patterns(sizes.language.num_hidden_layers, options.experts),
+            lora=r".*\.([qkvo]_proj_moe_gen|mlp_moe_gen\.(gate|up|down)_proj)",
+            schedule=Schedule("logit-normal", shift=options.train_shift),
+        )
+
+    # ---- drawing ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """One picture of `options.size` per prompt."""
+        rows, columns = self.grid(self.options.size)
+        thoughts = self.think(prompts) if self.options.think else [""] * len(prompts)
+        cell = self.denoiser.vae2llm.in_features
+        noise = [
+            rearrange(
+                torch.randn(rows * columns, cell, generator=torch.Generator().manual_seed(seed)),
+                "(h w) c -> h w c",
+                h=rows,
+            )
+            for seed in seeds
+        ]
+        latents = sample(self.denoiser, self.drawing_contexts(prompts, thoughts), noise, self.options.drawing)
+        return [
+            Sample(to_image(picture), thought) for picture, thought in zip(self.decode(latents), thoughts, strict=True)
+        ]
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of the latent grid of a (width, height) picture."""
+        width, height = size
+        if width % self.stride or height % self.stride or max(width, height) // self.stride > self.denoiser.side:
+            most = self.denoiser.side * self.stride
+            raise CheckpointError(
+                f"adapter.size {width}x{height} cannot be drawn by this checkpoint: both sides must be multiples of "
+                f"{self.stride} up to {most}."
+            )
+        return height // self.stride, width // self.stride
+
+    def think(self, prompts: Sequence[str]) -> list[str]:
+        """Let the model plan each picture in words, greedily; the words become part of what it draws from."""
+        context = self.read([self.plan] * len(prompts), prompts)
+        replies = [Reply(self.options.think_tokens)] * len(prompts)
+        return [self.chat.text(ids) for ids in speak(self.denoiser, self.chat, context, replies)]
+
+    def drawing_contexts(self, prompts: Sequence[str], thoughts: Sequence[str]) -> Contexts:
+        """Without thoughts: prompt | nothing | prompt. With: system, prompt, thought | system | system, prompt."""
+        nothing = self.denoiser.context(len(prompts))
+        if not any(thoughts):
+            full = self.read(prompts)
+            return Contexts(full, nothing, full)
+        system = self.read([self.plan] * len(prompts))
+        asked = self.read_more(system, prompts)
+        return Contexts(self.read_more(asked, thoughts), system, asked)
+
+    def read(self, *texts: Sequence[str]) -> Context:
+        """A context that has read these texts one after another, row by row."""
+        context = self.denoiser.context(len(texts[0]))
+        for each in texts:
+            self.denoiser.read_text(context, [self.chat.frame(text) for text in each])
+        return context
+
+    def read_more(self, context: Context, texts: Sequence[str]) -> Context:
+        """A copy of `context` that has also read one more text a row."""
+        longer = context.select(range(context.rows))
+        self.denoiser.read_text(longer, [self.chat.frame(text) for text in texts])
+        return longer
+
+    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Grids (h, w, c) of one size -> pictures (3, H, W) in about [-1, 1]."""
+        grid = torch.stack([latent.float() for latent in latents])
+        return list(self.autoencoder.decode(unpatchify(grid, self.patch)))
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Latent grids (h, w, c), float32, from the posterior's mean or, with `sample_latents`, from a sample that
+        depends on the picture alone. Pictures are encoded size by size, so none sees another's padding."""
+        pictures = [to_tensor(self.drawn_size.resize(flatten(image))) for image in images]
+        out: list[Tensor] = [torch.empty(0)] * len(pictures)
+        for shape in dict.fromkeys(picture.shape for picture in pictures):
+            places = [place for place, picture in enumerate(pictures) if picture.shape == shape]
+            batch = torch.stack([pictures[place] for place in places]).to(self.denoiser.device)
+            noise = self._posterior_noise(batch) if self.options.sample_latents else None
+            for place, grid in zip(places, patchify(self.autoencoder.encode(batch, noise), self.patch), strict=True):
+                out[place] = grid
+        return out
+
+    def _posterior_noise(self, batch: Tensor) -> Tensor:
+        """One draw per picture from a seed that is its pixels' sum: repeatable, independent of the batch."""
+        size = (
+            self.autoencoder.sizes.channels,
+            batch.shape[2] // self.autoencoder.sizes.factor,
+            batch.shape[3] // self.autoencoder.sizes.factor,
+        )
+        seeds = [int((picture.double().add(1).sum() * 1000).item()) for picture in batch]
+        return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(
+            batch.device
+        )
+
+    def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
+        """Caption ids with start and end of text; empty where the text is dropped."""
+        return [self.chat.frame(text).to(self.denoiser.device) for text in texts]
+
+    def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """A complete directory in the published layout; denoiser names are the stored ones."""
+        checkpoint.save(self.files, directory, weights)
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """All questions at once; a picture that several ask about is looked at once."""
+        keys = [(question.image, question.crop) for question in questions]
+        seen = dict(zip(dict.fromkeys(keys), self.look([self.open(*key) for key in dict.fromkeys(keys)]), strict=True))
+        context = self.denoiser.context(len(questions))
+        if any(question.think for question in questions):
+            self.denoiser.read_text(context, [self.chat.frame(REASON_FIRST if q.think else None) for q in questions])
+        self.denoiser.read_picture(context, [seen[key] for key in keys])
+        self.denoiser.read_text(context, [self.chat.frame(question.text) for question in questions])
+        replies = [Reply(q.max_new_tokens, q.temperature, q.seed) for q in questions]
+        return [self.chat.text(ids) for ids in speak(self.denoiser, self.chat, context, replies)]
+
+    def open(self, path: Path, crop: tuple[float, float, float, float] | None) -> Image.Image:
+        """The picture, or the part of it inside a box of fractions."""
+        with Image.open(path) as image:
+            picture = flatten(image)
+        if crop is None:
+            return picture
+        width, height = picture.size
+        x0, y0, x1, y1 = crop
+        left, top = int(x0 * width), int(y0 * height)
+        return picture.crop((left, top, max(left + 1, round(x1 * width)), max(top + 1, round(y1 * height))))
+
+    def look(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Tower tokens (t, hidden) per picture. Resized twice, first as for drawing, as the reference does."""
+        return self.eye(
+            [
+                to_tensor(self.seen_size.resize(self.drawn_size.resize(image))).to(self.denoiser.device)
+                for image in images
+            ]
+        )
+
+    # ---- pretraining (small models; SRUM itself needs none of this) -------------------------------------------------
+
+    @staticmethod
+    def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
+        """A small random checkpoint whose tokenizer is trained on `corpus`; see `fresh.Blueprint` for its sizes."""
+        fresh.create(directory, fresh.Blueprint(), corpus, seed)
+
+    def answer_loss(self, pictures: Sequence[Image.Image], exchanges: Sequence[Sequence[tuple[str, str]]]) -> Tensor:
+        """Mean cross-entropy of the answers in (question, answer) pairs about each picture."""
+        return teaching.answer_loss(self, pictures, exchanges)
+
+    def write(self, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None:
+        """Everything as it is now (with `changed` in place of what has these names) as a checkpoint directory."""
+        teaching.write(self, directory, changed)
+
+
+def build_denoiser(sizes: checkpoint.Sizes, markers: tuple[int, int]) -> BagelDenoiser:
+    return BagelDenoiser(sizes.language, sizes.cell, sizes.latent_side, markers, sizes.theta)
+
+
+def trained_patterns(layers: int, experts: str) -> tuple[str, ...]:
+    """Regular expressions of what full training changes.
+
+    "all" is what the paper trains minus what never reaches the velocity: the language head, the text side's final norm,
+    and the last layer's text queries, output, MLP and post-attention norm. "generation" leaves every weight that
+    understanding uses as it is.
+    """
+    frame = r"(time_embedder|vae2llm|llm2vae)\..*"
+    generation = r"language_model\..*_moe_gen.*"
+    if experts == "generation":
+        return (frame, generation)
+    last = rf"language_model\.model\.layers\.{layers - 1}\."
+    inner = rf"(?!{last})language_model\.model\.layers\..*"
+    keys = last + r"(input_layernorm|self_attn\.(k_proj|v_proj|k_norm))\..*"
+    return (frame, generation, r"language_model\.model\.embed_tokens\..*", inner, keys)

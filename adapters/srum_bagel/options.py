@@ -1,0 +1,67 @@
+"""What can be set about BAGEL. Light: no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import field, frozen, validators
+
+
+def _interval(_: Any, attribute: Any, value: tuple[float, float]) -> None:
+    low, high = value
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{attribute.name} must be (low, high] with 0 <= low <= high <= 1, not {value}")
+
+
+@frozen
+class Drawing:
+    """How pictures are drawn. Defaults are those the released candidates were made with."""
+
+    steps: int = field(default=50, validator=validators.ge(2))
+    """Points of the time grid; the network runs at all but the last."""
+    shift: float = field(default=3.0, validator=validators.gt(0))
+    """Time shift s·t / (1 + (s-1)·t)."""
+    guidance: float = 4.0
+    """Text guidance scale; 1 or less switches all guidance off."""
+    picture_guidance: float = 1.0
+    """Second scale, against the context without pictures or thought; 1 or less is off."""
+    interval: tuple[float, float] = field(default=(0.4, 1.0), validator=_interval)
+    """Guide where low < t <= high, t being the shifted time."""
+    renorm: Literal["global", "channel", "text_channel"] = "global"
+    """Where a guided velocity's norm is pulled back: over the picture, per cell, per cell after text guidance only."""
+    renorm_min: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
+    """Smallest rescale factor; 1 switches renormalisation off."""
+
+
+@frozen
+class Options:
+    """BAGEL-7B-MoT by default; the preset `shapes` is the bundled tiny model."""
+
+    checkpoint: str = "ByteDance-Seed/BAGEL-7B-MoT"
+    """A directory in the published layout, a hub id, or `bundled:shapes`."""
+    device: str = "auto"
+    """`auto` takes the accelerator if there is one. Naming one (also `cpu`) skips the check that the model fits."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
+    experts: Literal["all", "generation"] = "all"
+    """What full training changes: all that the paper trains, or the drawing side only (understanding stays)."""
+    size: tuple[int, int] = (1024, 1024)
+    """(width, height) of drawn pictures, in pixels."""
+    drawing: Drawing = Drawing()
+    think: bool = False
+    """Let the model plan a picture in words before it draws it."""
+    think_tokens: int = field(default=1000, validator=validators.ge(1))
+    """Longest plan, in tokens."""
+    think_template: str = ""
+    """A text file that replaces the wording which asks for a plan (the published model was tuned on its own)."""
+    train_shift: float = field(default=4.0, validator=validators.gt(0))
+    """Time shift while training (paper Table 5)."""
+    sample_latents: bool = False
+    """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
+    drawing_sides: tuple[int, int] = (1024, 512)
+    """Longest and shortest side of a picture before it is encoded, in pixels."""
+    vision_sides: tuple[int, int] = (980, 224)
+    """Longest and shortest side of a picture before it is looked at, in pixels."""
+    latent_scale: float = 0.3611
+    latent_shift: float = 0.1159
+    """latent = scale · (z - shift), the FLUX autoencoder's constants."""

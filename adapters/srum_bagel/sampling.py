@@ -1,0 +1,99 @@
+"""Flow-matching sampling with up to two guidance branches, many pictures at once, all branches in one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from attrs import frozen
+from einops import rearrange
+from torch import Tensor
+
+from srum_bagel.context import Context
+from srum_bagel.denoiser import BagelDenoiser
+from srum_bagel.options import Drawing
+
+
+@frozen
+class Contexts:
+    """What each branch has read, the same rows in the same order."""
+
+    full: Context
+    textless: Context
+    """As `full` but without the last text."""
+    pictureless: Context
+    """Texts only."""
+
+
+@frozen
+class Branches:
+    """Velocities (n, cells, channels) of one step, before and after guidance."""
+
+    used: Tensor
+    full: Tensor
+    textless: Tensor | None = None
+    pictureless: Tensor | None = None
+
+
+Watch = Callable[[float, Tensor, Branches], None]
+"""Called at each step with the time, the state and the velocities."""
+
+
+def time_grid(steps: int, shift: float) -> Tensor:
+    """Float32 (steps,), from 1 (noise) to 0 (clean)."""
+    t = torch.linspace(1, 0, steps)
+    return shift * t / (1 + (shift - 1) * t)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: BagelDenoiser, contexts: Contexts, noise: Sequence[Tensor], drawing: Drawing, watch: Watch | None = None
+) -> list[Tensor]:
+    """Noise grids (h, w, c), all of one size, -> clean latent grids. Each picture is guided and rescaled on its own."""
+    rows, columns, _ = noise[0].shape
+    count, cells = len(noise), rows * columns
+    low, high = drawing.interval
+    guided = drawing.guidance > 1
+    branches = [contexts.full]
+    if guided:
+        branches.append(contexts.textless)
+        if drawing.picture_guidance > 1:
+            branches.append(contexts.pictureless)
+    everything = Context.stack(branches, room=cells + 2)
+    alone = everything.first(count)
+    x = torch.stack([grid.to(denoiser.device, torch.float32) for grid in noise])
+    times = time_grid(drawing.steps, drawing.shift)
+    for time, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        wide = guided and low < time <= high
+        context = everything if wide else alone
+        state = x.repeat(context.rows // count, 1, 1, 1)
+        flat = denoiser.velocity(context, list(state), state.new_full((len(state),), time)).float()
+        velocities = Branches(flat, flat)
+        if wide:
+            velocities = guide(list(flat.chunk(len(branches))), drawing)
+        if watch is not None:
+            watch(time, rearrange(x, "n h w c -> n (h w) c"), velocities)
+        x = x - rearrange(velocities.used, "n (h w) c -> n h w c", h=rows) * (time - following)
+    return list(x)
+
+
+def guide(velocities: list[Tensor], drawing: Drawing) -> Branches:
+    """Combine branch velocities (n, cells, channels): push away from textless, then from pictureless, then rescale."""
+    full, textless = velocities[:2]
+    pictureless = velocities[2] if len(velocities) > 2 else None
+    guided = textless + drawing.guidance * (full - textless)
+    if drawing.renorm == "text_channel":
+        guided = _rescale(guided, full, (-1,), drawing.renorm_min)
+    if pictureless is not None:
+        guided = pictureless + drawing.picture_guidance * (guided - pictureless)
+    if drawing.renorm == "global":
+        guided = _rescale(guided, full, (-2, -1), drawing.renorm_min)
+    elif drawing.renorm == "channel":
+        guided = _rescale(guided, full, (-1,), drawing.renorm_min)
+    return Branches(guided, full, textless, pictureless)
+
+
+def _rescale(guided: Tensor, full: Tensor, dims: tuple[int, ...], smallest: float) -> Tensor:
+    norm = torch.linalg.vector_norm(full, dim=dims, keepdim=True)
+    other = torch.linalg.vector_norm(guided, dim=dims, keepdim=True)
+    return guided * (norm / (other + 1e-8)).clamp(smallest, 1.0)

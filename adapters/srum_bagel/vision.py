@@ -1,0 +1,91 @@
+"""The picture tower that BAGEL looks with: SigLIP's encoder on pictures of any size, then a two-layer connector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import SiglipVisionConfig
+from transformers.activations import ACT2FN
+from transformers.models.siglip.modeling_siglip import SiglipEncoder
+
+from srum_bagel.context import PositionTable, pad_rows
+
+
+class _Embeddings(nn.Module):
+    """Patches as vectors; the position row is `row * table side + column`, whatever the picture's own width."""
+
+    def __init__(self, config: SiglipVisionConfig) -> None:
+        super().__init__()
+        self.patch_embedding = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
+        self.position_embedding = nn.Embedding((config.image_size // config.patch_size) ** 2, config.hidden_size)
+
+
+class _VisionModel(nn.Module):
+    def __init__(self, config: SiglipVisionConfig) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(config)
+        self.encoder = SiglipEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class VisionTower(nn.Module):
+    """SigLIP without its pooling head."""
+
+    def __init__(self, config: SiglipVisionConfig) -> None:
+        super().__init__()
+        self.vision_model = _VisionModel(config)
+
+    def forward(self, patches: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """`patches` (n, t, 3·p·p), table rows `positions` (n, t), `valid` (n, t) -> (n, t, width)."""
+        parts = self.vision_model
+        hidden = parts.embeddings.patch_embedding(patches) + parts.embeddings.position_embedding(positions)
+        mask = None
+        if not bool(valid.all()):
+            mask = torch.zeros(valid.shape, dtype=hidden.dtype, device=hidden.device)
+            mask = mask.masked_fill(~valid, torch.finfo(hidden.dtype).min)[:, None, None, :]
+            mask = mask.expand(-1, 1, valid.shape[1], -1)
+        return parts.post_layernorm(parts.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state)
+
+
+class Connector(nn.Module):
+    def __init__(self, vision: int, hidden: int, activation: str = "gelu_pytorch_tanh") -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(vision, hidden), nn.Linear(hidden, hidden)
+        self.activation = ACT2FN[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Eye(nn.Module):
+    """What only understanding needs; names as in the checkpoint."""
+
+    def __init__(self, config: SiglipVisionConfig, hidden: int, side: int) -> None:
+        super().__init__()
+        self.patch, self.side = config.patch_size, side
+        self.vit_model = VisionTower(config)
+        self.connector = Connector(config.hidden_size, hidden)
+        self.vit_pos_embed = PositionTable(side, hidden)
+
+    def patches(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """(3, H, W) -> patches (t, p·p·3), ordered (row, column, channel) inside, and their table rows (t,)."""
+        rows, columns = picture.shape[1] // self.patch, picture.shape[2] // self.patch
+        if max(rows, columns) > self.side:
+            raise ValueError(
+                f"a picture of {rows} x {columns} patches does not fit the table of {self.side} x {self.side}"
+            )
+        patches = rearrange(picture, "c (h p) (w q) -> (h w) (p q c)", p=self.patch, q=self.patch)
+        grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
+        return patches, grid.flatten().to(picture.device)
+
+    def forward(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        """Pictures (3, H, W) in [-1, 1] -> tokens for the language model, (t, hidden) each."""
+        split = [self.patches(picture) for picture in pictures]
+        table = self.vit_pos_embed.pos_embed
+        patches, valid = pad_rows([patch.to(table.dtype) for patch, _ in split])
+        positions, _ = pad_rows([position for _, position in split])
+        tokens = self.connector(self.vit_model(patches, positions, valid)) + table[positions]
+        return [row[: len(patch)] for row, (patch, _) in zip(tokens, split, strict=True)]
