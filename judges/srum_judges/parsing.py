@@ -1,0 +1,218 @@
+"""Reads scores out of judges' answers, as a careful person would: nothing is clipped, guessed or taken for 0.
+
+Read: what follows the last `</think>`; labels in any case and with any markup; `.5`, `+0.5`, `-1.`, typographic minus
+signs; regions set apart by `---`, blank lines or nothing but the next "Region ID"; a score on the line below its label.
+Not read: an unclosed think block; values out of [-1, 1]; `8/10`, `80 %`, `0,5`, `0.5 to 0.9` (`0.8/1.0` is 0.8);
+two different scores for the same thing; a score that could belong to either of two regions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from attrs import frozen
+
+_FLAGS = re.IGNORECASE | re.MULTILINE
+_MARKUP = "[*_`~\"'\\\\$ \t\u00a0]*"
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")
+_THINK_END = re.compile(r"</think(?:ing)?\s*>", _FLAGS)
+_THINK_START = re.compile(r"<think(?:ing)?\s*>", _FLAGS)
+
+_REASON = ("reason", "justification", "explanation")
+_LABEL = re.compile(
+    r"(?<![^\W_])(?P<kind>region[\s_-]*id|bounding[ _]*box|identified[ _]*object|(?:(?:final|overall|total)[ _]+)?score"
+    rf"|reason|justification|explanation|overall[ _]*impression|composition[ _]*analysis){_MARKUP}[:：=]",
+    _FLAGS,
+)
+_REGION_ID = re.compile(
+    rf"(?<![^\W_])region[^\S\n]*[_-]?id(?![^\W_]){_MARKUP}(?:[:：=]|(?=#?[0-9]))[*_`\"'\[(<# \t]*(?P<id>[^\W_][\w.-]*)",
+    _FLAGS,
+)
+_REGION_HEADING = re.compile(r"^(?:[^\w\n]|[\d_])*+region[^\S\n]+[#*]*(?P<id>[0-9]+)[*_` \t]*(?:[:：]|$)", _FLAGS)
+_PARAGRAPH_END = re.compile(r"^[^\S\n]*+(?P<rule>[-*_=–—─]{3,}+)?[^\S\n]*+$\n?", _FLAGS)
+_SUMMARY = re.compile(r"[\W\d_]*(?:overall|in summary|summary|in conclusion|conclusion)\b", _FLAGS)
+
+_OPENING = re.compile(r"[\s*_`~\"'\\$\[({<]*")
+_MINUS = "-−–—‐‑‒﹣－"
+_NUMBER = re.compile(rf"(?P<sign>[{_MINUS}+＋]?)(?P<digits>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
+_DIGIT_AHEAD = re.compile(r"[^\w\n]{0,8}[0-9]")
+_LIST_MARK = re.compile(r"[0-9]+[.)][^\S\n]+\S")
+_NOT_PLAIN = re.compile(  # what follows the number on its line makes it something else than a plain number
+    rf"""[^\W_] | _?[0-9] | [.,:'’·][0-9]                              # 8k  1e5  1_000  0,5  0.8.1
+    | [^\S\n]*[%‰±²³]                                                   # 80 %
+    | [)\]*_`]*[^\S\n]*(?:/|(?:out[^\S\n]+)?of\b)[^\S\n]*(?!1(?:\.0*)?(?!\.?[0-9]))\.?[0-9]   # 8/10, but not 0.8/1.0
+    | [^\S\n]*out[^\S\n]+of[^\S\n]+[a-z]                                # 8 out of ten
+    | [^\S\n]*(?:to|or|and|~|…|\.\.+|[,;|]|[{_MINUS}])[^\S\n]*[{_MINUS}+]?\.?[0-9]           # 0.5 to 0.9, 0.5, 0.7
+    """,
+    _FLAGS | re.VERBOSE,
+)
+
+
+@frozen
+class Reading:
+    """What an answer says about one thing: a value in [-1, 1], or None and a sentence that says why not."""
+
+    value: float | None
+    why: str = ""
+    reason: str = ""
+    label: str = ""
+
+
+def read_whole(answer: str, require_reason: bool = True) -> Reading:
+    """The one score of an answer about the whole picture."""
+    text = _spoken(answer)
+    if isinstance(text, Reading):
+        return text
+    return _read(_PARAGRAPH_END.sub("\n", text), require_reason)
+
+
+def read_regions(answer: str, known: Sequence[str], require_reason: bool = True) -> dict[str, Reading]:
+    """One reading for every known region id, in the order of `known`; whatever is said of other ids is ignored."""
+    text = _spoken(answer)
+    if isinstance(text, Reading):
+        return dict.fromkeys(known, text)
+    said: dict[str, list[str]] = {}
+    doubtful: set[str] = set()
+    open_region: str | None = None
+    for paragraph, after_rule in _paragraphs(text):
+        heads = _heads(paragraph)
+        if after_rule or _SUMMARY.match(paragraph):
+            open_region = None
+        if not heads:
+            if open_region is not None:
+                said[open_region].append(paragraph)
+            continue
+        identities = [_resolve(head["id"], known) for head in heads]
+        before = paragraph[: heads[0].start()]
+        ends = [head.start() for head in heads[1:]] + [len(paragraph)]
+        if not any(_statements(before)):
+            before = ""
+        elif len(heads) > 1:
+            doubtful.update(identities)
+        for identity, head, end in zip(identities, heads, ends, strict=True):
+            said.setdefault(identity, []).append(f"{before}\n{paragraph[head.end() : end]}")
+        open_region = identities[-1]
+    doubt = Reading(None, "Scores stand both before and after region ids, so it is not clear which belongs to which.")
+    unsaid = Reading(None, "The answer says nothing about this region.")
+    return {
+        name: doubt if name in doubtful else _read("\n".join(said[name]), require_reason) if name in said else unsaid
+        for name in known
+    }
+
+
+def _spoken(answer: str) -> str | Reading:
+    """What the answer says aloud, with plain line ends; a Reading without value where it says nothing."""
+    text = _INVISIBLE.sub("", answer.replace("\r\n", "\n").replace("\r", "\n"))
+    ends = [end.end() for end in _THINK_END.finditer(text)]
+    spoken = text[ends[-1] :] if ends else text
+    if _THINK_START.search(spoken):
+        return Reading(None, "The answer ends inside a think block, so it was cut off or never given.")
+    if not spoken.strip():
+        return Reading(None, "The answer is empty.")
+    return spoken
+
+
+def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
+    """Pieces between blank lines and rules such as `---`; True where a rule stands right before the piece."""
+    start, ruled = 0, False
+    for cut in _PARAGRAPH_END.finditer(text):
+        if text[start : cut.start()].strip():
+            yield text[start : cut.start()], ruled
+            ruled = False
+        ruled = ruled or cut["rule"] is not None
+        start = cut.end()
+    if text[start:].strip():
+        yield text[start:], ruled
+
+
+def _heads(paragraph: str) -> list[re.Match[str]]:
+    """Where a region's part begins. A region id in the middle of a reason is a mention, unless labels follow it."""
+    found = sorted([*_REGION_ID.finditer(paragraph), *_REGION_HEADING.finditer(paragraph)], key=lambda m: m.start())
+    heads: list[re.Match[str]] = []
+    for match in found:
+        since = paragraph[heads[-1].end() if heads else 0 : match.start()]
+        rest_of_line = paragraph[match.end() :].split("\n", 1)[0]
+        in_reason = any(label["kind"].lower() in _REASON for label in _LABEL.finditer(since))
+        if _starts_line(paragraph, match.start()) or not in_reason or _LABEL.search(rest_of_line):
+            heads.append(match)
+    return heads
+
+
+def _resolve(written: str, known: Sequence[str]) -> str:
+    """The known id that is meant ("01" and "1." mean "1"), else the id as written."""
+    trimmed = written.strip("._-")
+    for form in (written, trimmed, trimmed.lstrip("0"), trimmed.lower()):
+        if form in known:
+            return form
+    return written
+
+
+def _starts_line(text: str, position: int) -> bool:
+    return not re.search(r"[^\W\d_]", text[text.rfind("\n", 0, position) + 1 : position])
+
+
+def _statements(text: str) -> Iterator[tuple[re.Match[str], float | str, int]]:
+    """Every stated score: its label, its value (or, where it is no plain number, the words) and where it ends."""
+    for label in _LABEL.finditer(text):
+        if not label["kind"].lower().endswith("score"):
+            continue
+        opening = _OPENING.match(text, label.end())
+        assert opening is not None
+        if "\n" in opening[0] and _LIST_MARK.match(text, opening.end()):
+            continue  # the next line is item 1 of a list, not the value
+        number = _NUMBER.match(text, opening.end())
+        if number is None and not _DIGIT_AHEAD.match(text, opening.end()):
+            continue  # "the score: high" states no number
+        words = text[opening.end() :].split("\n", 1)[0][:40].strip()
+        if number is None or _NOT_PLAIN.match(text, number.end()):
+            yield label, words, opening.end()
+        else:
+            sign = -1.0 if number["sign"] and number["sign"] in _MINUS else 1.0
+            value = sign * float(number["digits"]) + 0.0  # no negative zero
+            yield label, value if abs(value) <= 1 else words, number.end()
+
+
+def _read(text: str, require_reason: bool) -> Reading:
+    """The one score stated in a text about one thing."""
+    statements = list(_statements(text))
+    odd = [value for _, value, _ in statements if isinstance(value, str)]
+    values = sorted({value for _, value, _ in statements if isinstance(value, float)})
+    if odd:
+        return Reading(None, f'The score "{odd[0]}" is not a plain number between -1 and 1.')
+    if not values:
+        return Reading(None, "No score is stated.")
+    if len(values) > 1:
+        return Reading(None, f"Different scores are stated for the same thing: {', '.join(map(str, values))}.")
+    reason = _reason(text, statements[0][2])
+    if require_reason and not re.search(r"\w", reason):
+        return Reading(None, "The mandatory reason is missing.")
+    return Reading(values[0], reason=reason, label=_object(text))
+
+
+def _reason(text: str, after_score: int) -> str:
+    """The labelled reason, over several lines if need be; without a label, the words that follow the score."""
+    labels = list(_LABEL.finditer(text))
+    start = next((label.end() for label in labels if label["kind"].lower() in _REASON), after_score)
+    stated = {label.start() for label, _, _ in _statements(text)}
+    ends = [
+        label.start()
+        for label in labels
+        if label.start() >= start and (_starts_line(text, label.start()) or label.start() in stated)
+    ]
+    return _trim(text[start : min(ends, default=len(text))])
+
+
+def _object(text: str) -> str:
+    label = next((label for label in _LABEL.finditer(text) if label["kind"].lower().startswith("identified")), None)
+    if label is None:
+        return ""
+    line = text[label.end() :].split("\n", 1)[0]
+    following = _LABEL.search(line)
+    return _trim(line[: following.start()] if following else line)
+
+
+def _trim(text: str) -> str:
+    """Without the markup and punctuation around it that belong to the format, not to the words."""
+    quoted = re.fullmatch(r'\s*"([^"]*)"[\s,\[\]{}"]*', text)
+    return (quoted[1] if quoted else text).lstrip(" \t\n*_`.,;:|/)]}").rstrip(" \t\n*_`,|]}")

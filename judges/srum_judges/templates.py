@@ -1,0 +1,47 @@
+"""Question templates: packaged text files, or the user's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from srum_core.errors import ConfigError
+
+
+def packaged() -> list[str]:
+    """Names of the templates that come with the package."""
+    folder = files("srum_judges") / "prompts"
+    return sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt"))
+
+
+def load(name: str, placeholders: Sequence[str]) -> str:
+    """The text of a packaged template or of a file, checked to hold every placeholder. Raises ConfigError."""
+    text = _read(name)
+    missing = [f"{{{placeholder}}}" for placeholder in placeholders if f"{{{placeholder}}}" not in text]
+    if missing:
+        raise ConfigError(
+            f'The judge template "{name}" does not contain {" and ".join(missing)}. '
+            "Without it the judge cannot know what to look for: put it where it belongs in the text."
+        )
+    return text
+
+
+def _read(name: str) -> str:
+    if name in packaged():
+        return (files("srum_judges") / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
+    path = Path(name).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f'The judge template "{name}" is neither a packaged one ({", ".join(packaged())}) '
+            f"nor a readable UTF-8 text file: {error}. Check the option `template`."
+        ) from error
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """Put the values in, all at once: braces inside a value (a prompt may hold any text) stay as they are."""
+    names = "|".join(re.escape(name) for name in values)
+    return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)

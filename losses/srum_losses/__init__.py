@@ -1,0 +1,90 @@
+"""The SRUM loss and its controls, and the maps that turn judgements into weights. Options and hooks only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from attrs import field, frozen, validators
+
+from srum_core import Component, hookimpl
+
+_signed = [validators.ge(-1.0), validators.le(1.0)]
+
+
+@frozen
+class SrumOptions:
+    """Loss `srum`: equations 1-3."""
+
+    constraint: float = field(default=0.5, validator=validators.ge(0))
+    """lambda_c, the weight of the reference term (paper Table 5: 0.5; the release's code default is 0.1)."""
+
+
+@frozen
+class RegionOptions:
+    """How regional scores become R, the regional part of a map."""
+
+    overlap: Literal["mean", "min", "max", "smallest"] = field(
+        default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
+    )
+    """Where boxes overlap: mean, lowest or highest of their scores, or the score of the smallest box."""
+    outside_value: float = field(default=0.0, validator=_signed)
+    """R outside every scored box, in [-1, 1]. 0 = no evidence: only the reference term acts there."""
+
+
+@frozen
+class PaperOptions(RegionOptions):
+    """Map `paper`: alpha * R."""
+
+    outside: Literal["value", "global"] = field(default="value", validator=validators.in_(("value", "global")))
+    """Where R outside every scored box comes from: `outside_value`, or the global score itself, which then also speaks
+    for what is missing from the picture and so has no box."""
+
+
+@frozen
+class ReleasedOptions:
+    """Map `released`: what the released code computes."""
+
+    pixels_per_cell: int = field(default=16, validator=validators.gt(0))
+    """Side of one cell of the latent grid, in pixels. The release rounds boxes to pixels and samples four per cell."""
+
+
+@frozen
+class SparseOptions:
+    """Map `sparse`: rewards of 0 or 1 only, the paper's "0-1 reward" ablation."""
+
+    threshold: float = field(default=0.0, validator=_signed)
+    """A score above it counts as 1, any other as 0."""
+    scope: Literal["regions", "picture"] = field(default="regions", validator=validators.in_(("regions", "picture")))
+    """regions: alpha * R with every score replaced by 0 or 1. picture: one number for the whole picture, 1 if both the
+    global score and the mean regional score (as far as there are any) are above the threshold."""
+    overlap: Literal["mean", "min", "max", "smallest"] = field(
+        default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
+    )
+    """As for `paper`; cells outside every box get 0."""
+
+
+@hookimpl
+def srum_losses() -> Iterable[Component]:
+    return [
+        Component(
+            "srum", "srum_losses.objectives:SrumLoss", SrumOptions, summary="equations 1-3: reward and reference"
+        ),
+        Component("sft", "srum_losses.objectives:SftLoss", summary="plain mean squared error; ignores the weights"),
+    ]
+
+
+@hookimpl
+def srum_reward_maps() -> Iterable[Component]:
+    return [
+        Component("paper", "srum_losses.maps:Paper", PaperOptions, summary="alpha * R with R in [-1, 1] (paper §3.3)"),
+        Component(
+            "released",
+            "srum_losses.maps:Released",
+            ReleasedOptions,
+            summary="never negative, maximum over boxes on a 0.5 canvas (the released code)",
+        ),
+        Component("sparse", "srum_losses.maps:Sparse", SparseOptions, summary="rewards of 0 or 1 (ablation)"),
+        Component("no-global", "srum_losses.maps:NoGlobal", RegionOptions, summary="R alone, alpha = 1 (ablation)"),
+        Component("uniform", "srum_losses.maps:Uniform", summary="1 everywhere (control)"),
+    ]

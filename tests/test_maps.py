@@ -1,0 +1,182 @@
+"""Reward maps on hand-made judgements."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import interpolate
+
+from srum_core.errors import RecordError
+from srum_core.records import Box, Judgement, Region, Score
+from srum_losses import PaperOptions, RegionOptions, ReleasedOptions, SparseOptions
+from srum_losses.maps import NoGlobal, Paper, Released, Sparse, Uniform, sample_points
+
+LEFT: Box = (0.0, 0.0, 0.5, 1.0)
+MIDDLE: Box = (0.25, 0.0, 0.75, 1.0)
+
+
+def judged(*scored: tuple[Box, float], total: float | None = 1.0) -> Judgement:
+    regions = tuple(Region(str(i), box) for i, (box, _) in enumerate(scored))
+    scores = [Score(value, str(i)) for i, (_, value) in enumerate(scored)]
+    if total is not None:
+        scores.append(Score(total))
+    return Judgement("c", regions, tuple(scores))
+
+
+def test_paper_is_alpha_times_r() -> None:
+    for total, alpha in ((1.0, 1.0), (0.0, 0.5), (-0.5, 0.25), (-1.0, 0.0)):
+        cells = Paper()(judged((LEFT, -0.8), total=total), (2, 4))
+        assert cells.dtype == torch.float32
+        torch.testing.assert_close(cells, torch.tensor([[-0.8, -0.8, 0.0, 0.0]] * 2) * alpha)
+
+
+def test_a_box_stays_in_its_place_on_an_oblong_grid() -> None:
+    cells = Paper()(judged(((0.25, 0.5, 0.5, 1.0), 1.0)), (2, 8))
+    expected = torch.zeros(2, 8)
+    expected[1, 2:4] = 1
+    torch.testing.assert_close(cells, expected, atol=0, rtol=0)
+    cells = Paper()(judged(((0.0, 0.25, 0.5, 0.5), 1.0)), (8, 2))
+    expected = torch.zeros(8, 2)
+    expected[2:4, 0] = 1
+    torch.testing.assert_close(cells, expected, atol=0, rtol=0)
+
+
+def test_cells_count_by_area() -> None:
+    cells = NoGlobal()(judged(((0.125, 0.25, 0.75, 1.0), 0.8), total=None), (2, 4))
+    torch.testing.assert_close(cells, 0.8 * torch.tensor([[0.25, 0.5, 0.5, 0.0], [0.5, 1.0, 1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(("overlap", "shared"), [("mean", 0.2), ("min", -0.4), ("max", 0.8), ("smallest", -0.4)])
+def test_overlaps(overlap: str, shared: float) -> None:
+    options = RegionOptions(overlap=overlap)  # type: ignore[arg-type]
+    small: Box = (0.25, 0.0, 0.5, 1.0)
+    scored = [(LEFT, 0.8), (small, -0.4)]
+    for order in (scored, scored[::-1]):
+        cells = NoGlobal(options)(judged(*order, total=None), (1, 4))
+        torch.testing.assert_close(cells, torch.tensor([[0.8, shared, 0.0, 0.0]]))
+
+
+def test_overlap_inside_a_cell_is_exact() -> None:
+    cells = NoGlobal()(judged((LEFT, 1.0), (MIDDLE, -1.0), total=None), (1, 1))
+    torch.testing.assert_close(cells, torch.tensor([[0.25 * 1 + 0.25 * 0 + 0.25 * -1]]))
+
+
+def test_outside_is_no_evidence_a_value_or_the_global_score() -> None:
+    judgement = judged((LEFT, 0.5), total=-0.5)
+    for options, outside in (
+        (PaperOptions(), 0.0),
+        (PaperOptions(outside_value=0.4), 0.4),
+        (PaperOptions(outside="global"), -0.5),
+    ):
+        torch.testing.assert_close(Paper(options)(judgement, (1, 2)), torch.tensor([[0.5, outside]]) * 0.25)
+    cells = NoGlobal(RegionOptions(outside_value=-0.3))(judged((LEFT, 0.5), total=None), (1, 2))
+    torch.testing.assert_close(cells, torch.tensor([[0.5, -0.3]]))
+
+
+def test_paper_needs_a_global_score_and_no_global_does_not() -> None:
+    judgement = judged((LEFT, 0.5), total=None)
+    for reward_map in (Paper(), Sparse()):
+        with pytest.raises(RecordError, match='candidate "c" has no score for the whole picture'):
+            reward_map(judgement, (2, 2))
+    assert NoGlobal()(judgement, (1, 2)).tolist() == [[0.5, 0.0]]
+
+
+def test_several_judges_are_averaged() -> None:
+    judgement = Judgement("c", (Region("a", LEFT),), (Score(0.8, "a"), Score(0.2, "a"), Score(1.0), Score(0.0)))
+    torch.testing.assert_close(Paper()(judgement, (1, 2)), torch.tensor([[0.5 * 0.75, 0.0]]))
+
+
+def test_a_score_of_an_unknown_region_is_refused() -> None:
+    judgement = Judgement("c", (), (Score(0.8, "a"), Score(0.2)))
+    for reward_map in (Paper(), NoGlobal(), Sparse(), Released()):
+        with pytest.raises(RecordError, match='scores region "a"'):
+            reward_map(judgement, (2, 2))
+
+
+def test_unscored_regions_count_as_outside() -> None:
+    judgement = Judgement("c", (Region("a", LEFT),), (Score(1.0),))
+    assert Paper()(judgement, (1, 2)).tolist() == [[0.0, 0.0]]
+
+
+def test_sparse_knows_only_nought_and_one() -> None:
+    judgement = judged((LEFT, 0.1), ((0.5, 0.0, 1.0, 1.0), -0.1), total=0.2)
+    assert Sparse()(judgement, (1, 2)).tolist() == [[1.0, 0.0]]
+    assert Sparse(SparseOptions(threshold=0.2))(judgement, (1, 2)).tolist() == [[0.0, 0.0]]
+    assert Sparse()(judged((LEFT, 0.0), total=0.2), (1, 2)).tolist() == [[0.0, 0.0]]
+    picture = Sparse(SparseOptions(scope="picture"))
+    assert picture(judged((LEFT, 0.4), (MIDDLE, -0.1), total=0.2), (1, 2)).tolist() == [[1.0, 1.0]]
+    assert picture(judged((LEFT, 0.1), (MIDDLE, -0.4), total=0.2), (1, 2)).tolist() == [[0.0, 0.0]]
+    assert picture(judged((LEFT, 0.4), total=-0.2), (1, 2)).tolist() == [[0.0, 0.0]]
+    assert picture(judged((LEFT, 0.4), total=None), (1, 2)).tolist() == [[1.0, 1.0]]
+    with pytest.raises(RecordError, match="no score at all"):
+        picture(Judgement("c"), (1, 2))
+
+
+def test_uniform() -> None:
+    assert Uniform()(judged((LEFT, -1.0), total=-1.0), (2, 3)).tolist() == [[1.0] * 3] * 2
+
+
+def test_released_never_goes_below_its_canvas() -> None:
+    half = torch.full((2, 4), 0.5)
+    for score, left in ((-1.0, 0.5), (-0.1, 0.5), (0.0, 0.5), (0.6, 0.8), (1.0, 1.0)):
+        expected = half.clone()
+        expected[:, :2] = left
+        torch.testing.assert_close(Released()(judged((LEFT, score)), (2, 4)), expected)
+        torch.testing.assert_close(Released()(judged((LEFT, score), total=-0.5), (2, 4)), expected * 0.25)
+        torch.testing.assert_close(Released()(judged((LEFT, score), total=None), (2, 4)), expected * 0.5)
+
+
+boxes = st.tuples(*[st.integers(0, 60)] * 4).filter(lambda b: b[0] < b[2] and b[1] < b[3])
+scored = st.lists(st.tuples(boxes, st.floats(-1, 1, width=32)), max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored, st.floats(-1, 1, width=32), st.integers(1, 5), st.integers(1, 5), st.integers(1, 17))
+def test_released_equals_a_pixel_map_brought_to_the_grid(
+    found: list[tuple[tuple[int, ...], float]], total: float, rows: int, columns: int, side: int
+) -> None:
+    height, width = rows * side, columns * side
+    canvas = torch.full((height, width), 0.5, dtype=torch.float64)
+    fractions = []
+    for (x0, y0, x1, y1), score in found:
+        box = (x0 / 61, y0 / 61, x1 / 61, y1 / 61)
+        fractions.append((box, score))
+        part = (slice(int(box[1] * height + 1e-6), int(box[3] * height + 1e-6)),)
+        part += (slice(int(box[0] * width + 1e-6), int(box[2] * width + 1e-6)),)
+        canvas[part] = canvas[part].clamp(min=(score + 1) / 2)
+    canvas *= (total + 1) / 2
+    expected = interpolate(canvas[None, None], size=(rows, columns), mode="bilinear", align_corners=False)[0, 0]
+    cells = Released(ReleasedOptions(pixels_per_cell=side))(judged(*fractions, total=total), (rows, columns))
+    torch.testing.assert_close(cells, expected.float(), atol=1e-6, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_sample_points_are_those_of_a_bilinear_resize(pixels: int, cells: int) -> None:
+    line = torch.randn(pixels, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    index, share = sample_points(pixels, cells)
+    expected = interpolate(line[None, None, None], size=(1, cells), mode="bilinear", align_corners=False)[0, 0, 0]
+    torch.testing.assert_close((line[index] * share).sum(dim=1), expected, atol=1e-9, rtol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scored,
+    st.floats(-1, 1),
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    st.sampled_from(["mean", "min", "max", "smallest"]),
+    st.sampled_from(["value", "global"]),
+)
+def test_maps_have_the_grids_shape_stay_in_range_and_keep_the_mean(
+    found: list[tuple[tuple[int, ...], float]], total: float, grid: tuple[int, int], overlap: str, outside: str
+) -> None:
+    judgement = judged(*[((a / 60, b / 60, c / 60, d / 60), score) for (a, b, c, d), score in found], total=total)
+    paper = Paper(PaperOptions(overlap=overlap, outside=outside))  # type: ignore[arg-type]
+    for reward_map in (paper, Released(), Sparse(), Uniform(), NoGlobal()):
+        cells = reward_map(judgement, grid)
+        assert cells.shape == grid
+        assert cells.dtype == torch.float32
+        assert cells.abs().max() <= 1
+    torch.testing.assert_close(paper(judgement, grid).mean(), paper(judgement, (1, 1)).mean(), atol=1e-5, rtol=0)
