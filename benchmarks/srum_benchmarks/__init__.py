@@ -1,0 +1,49 @@
+"""The quality benchmarks and prompt lists that come with srum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from attrs import field, frozen, validators
+
+from srum_core import Component, hookimpl
+from srum_core.errors import ConfigError
+from srum_core.records import Prompt
+
+
+@frozen
+class ShapesOptions:
+    count: int = field(default=256, validator=validators.ge(0))
+    """Prompts of a split, categories taking turns; 0 = as many as every category can give equally."""
+    seed: int = 0
+    """Another seed picks and orders other prompts of the same split."""
+
+
+@hookimpl
+def srum_benchmarks() -> Iterable[Component]:
+    summary = "coloured shapes on a plain background, judged exactly by a program (bundled; 32×32 pixels)"
+    return [Component("shapes", "srum_benchmarks.shapes.benchmark:Shapes", ShapesOptions, summary=summary)]
+
+
+@hookimpl
+def srum_prompts(source: str) -> Sequence[Prompt] | None:
+    """ "starter", or "shapes:SPLIT" and "shapes:SPLIT:COUNT" (the first COUNT); None for anybody else's source."""
+    if source == "starter":
+        return _starter()
+    name, _, rest = source.partition(":")
+    if name != "shapes":
+        return None
+    from srum_benchmarks.shapes.world import prompts
+
+    split, _, count = rest.partition(":")
+    if count and not count.isdecimal():
+        raise ConfigError(f'The prompts "{source}" should read "shapes:SPLIT:COUNT"; {count!r} is not a number.')
+    return prompts(split or "train", int(count) if count else None)
+
+
+def _starter() -> list[Prompt]:
+    """64 everyday scenes, one per line: category, tab, text."""
+    lines = Path(__file__).with_name("starter.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("\t") for line in lines if line]
+    return [Prompt(f"starter-{i:02d}", text, {"category": category}) for i, (category, text) in enumerate(pairs)]

@@ -1,0 +1,68 @@
+"""The shapes benchmark: held-out prompts, and pictures judged by the exact checker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from srum_benchmarks import ShapesOptions
+from srum_benchmarks.shapes.checker import check
+from srum_benchmarks.shapes.world import CATEGORIES, SIDE, prompts
+from srum_core.errors import RecordError
+from srum_core.records import Candidate, Prompt, Question, Row
+
+Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
+
+
+class Shapes:
+    """`correct` = everything asked for and nothing else, as asked; `fidelity` = share of the asked objects found."""
+
+    def __init__(self, options: ShapesOptions | None = None) -> None:
+        self.options = options or ShapesOptions()
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        return prompts(split, self.options.count or None, self.options.seed)
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return ()
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
+            raise RecordError(
+                f'The shapes benchmark cannot check picture {candidate.id}: its prompt "{candidate.prompt.text}" does '
+                "not say which objects it asks for. Evaluate with prompts of the shapes world."
+            )
+        with Image.open(candidate.image) as image:
+            picture = np.asarray(image.convert("RGB"))
+        if picture.shape != (SIDE, SIDE, 3):
+            raise RecordError(
+                f"The shapes benchmark reads pictures of {SIDE}×{SIDE} pixels, but {candidate.image} has "
+                f"{picture.shape[1]}×{picture.shape[0]}. Evaluate a model that draws that size."
+            )
+        verdict = check(picture, candidate.prompt.tags)
+        return {"correct": float(verdict.correct), "fidelity": verdict.fidelity}
+
+    def table(self, scored: Scored) -> Sequence[Row]:
+        """Accuracy per category, then over all pictures, then object fidelity."""
+        by_category = {name: [(c, s) for c, s in scored if c.prompt.tags["category"] == name] for name in CATEGORIES}
+        rows = [_row(name, pictures, "correct") for name, pictures in by_category.items() if pictures]
+        if scored:
+            rows += [_row("accuracy", scored, "correct"), _row("fidelity", scored, "fidelity")]
+        return rows
+
+
+def _row(name: str, scored: Scored, measure: str) -> Row:
+    """Mean and standard error. Pictures of one prompt are not independent: the error is clustered by prompt text
+    (Liang & Zeger's sandwich with the G / (G - 1) correction); None with a single prompt."""
+    values = np.array([score[measure] for _, score in scored])
+    mean = values.mean()
+    sums: dict[str, float] = {}
+    for (candidate, _), value in zip(scored, values, strict=True):
+        sums[candidate.prompt.text] = sums.get(candidate.prompt.text, 0.0) + float(value - mean)
+    groups = len(sums)
+    error = None
+    if groups > 1:
+        error = float(np.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / len(values))
+    return Row(name, float(mean), len(values), error)

@@ -1,0 +1,213 @@
+"""Reads a picture of the world of shapes exactly, without any model, and says whether it shows what was asked.
+
+Pixel → palette colour or background → connected components of one colour → shape by overlap with the shape masks.
+
+A pixel of an object's soft edge is a mixture of the object's colour and the background. So a pixel is compared with the
+whole line from the background to each colour, and belongs to the nearest line; it is foreground from half way on. A
+plain nearest-colour rule would read the rim of one object as another colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from srum_benchmarks.shapes.render import SIZES, Mask, Picture, Scene, related, shape_mask
+from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, Kind, wanted
+
+SMALLEST = 8
+"""Pixels; fewer are a speck, which is neither an object nor a mistake (the smallest shape has 41)."""
+OVERLAP = 0.8
+"""Least intersection over union with a shape's mask (a circle and its own bounding square have about 0.79)."""
+FIRM = 0.75
+"""Least mean strength of a shape's pixels: a blurred or faint one is no shape, even where its outline fits."""
+APART = 4
+"""Least distance of centres, in pixels, along the axis of a relation."""
+WINDOW = 18
+"""Side of the window in which a component is compared with masks."""
+
+PixelBox = tuple[int, int, int, int]
+"""(x0, y0, x1, y1) in pixels; x1 and y1 are one past the last."""
+
+
+@frozen
+class Found:
+    """A connected component of one colour. `shape` is None where no shape fits: a blob."""
+
+    colour: str
+    shape: str | None
+    box: PixelBox
+    area: int
+    overlap: float
+
+    @property
+    def kind(self) -> Kind | None:
+        return None if self.shape is None else (self.colour, self.shape)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        x0, y0, x1, y1 = self.box
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+@frozen
+class Verdict:
+    correct: bool
+    fidelity: float
+    """Share of the required objects that are there, wherever they stand and whatever else is there."""
+    detail: str
+    """The first thing that is wrong, in a few words, or "all as asked"."""
+    found: tuple[Found, ...]
+
+
+def colours(picture: Picture) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each pixel (rows, columns): the index into COLOURS, -1 for background; and the colour's strength, 0 to 1."""
+    towards = np.array([PALETTE[name] for name in COLOURS], float) - BACKGROUND
+    seen = picture.astype(float) - BACKGROUND
+    dot, length = seen @ towards.T, (towards**2).sum(1)
+    along = np.clip(dot / length, 0, 1)  # 0 = background, 1 = the colour itself
+    off = along * (along * length - 2 * dot)  # the squared distance to each line, less the pixel's own square
+    best = off.argmin(-1)
+    strength = np.take_along_axis(along, best[..., None], -1)[..., 0]
+    return np.where(strength >= 0.5, best, -1), strength
+
+
+def components(labels: NDArray[np.int64]) -> list[Mask]:
+    """4-connected areas of one label, -1 left out: masks of the picture's size."""
+    side = labels.shape[1] + 1
+    line = np.pad(labels, ((0, 0), (0, 1)), constant_values=-1).ravel()  # a background pixel ends every row
+    starts = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1, [len(line)]])
+    runs = [
+        (first // side, first % side, first % side + last - first, label)
+        for first, last, label in zip(starts.tolist(), starts[1:].tolist(), line[starts[:-1]].tolist(), strict=False)
+        if label >= 0
+    ]
+    parent = list(range(len(runs)))
+    above = 0  # the first run that can touch the present one from above
+    for i, (y, first, last, label) in enumerate(runs):
+        while runs[above][0] < y - 1:
+            above += 1
+        for j in range(above, i):
+            up_y, up_first, up_last, up_label = runs[j]
+            if up_y == y:
+                break
+            if up_first < last and first < up_last and label == up_label:
+                parent[_root(parent, i)] = _root(parent, j)
+    areas: dict[int, Mask] = {}
+    for i, (y, first, last, _) in enumerate(runs):
+        areas.setdefault(_root(parent, i), np.zeros(labels.shape, bool))[y, first:last] = True
+    return list(areas.values())
+
+
+def _root(parent: list[int], node: int) -> int:
+    while parent[node] != node:
+        node = parent[node]
+    return node
+
+
+def _box(area: Mask) -> PixelBox:
+    y, x = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
+    return int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1
+
+
+@cache
+def _templates() -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Names, flattened masks and areas of every shape, a pixel around the drawn sizes, shifted by up to two pixels."""
+    names, masks = [], []
+    for shape in SHAPES:
+        for size in range(SIZES[0] - 1, SIZES[-1] + 2):
+            for y in range(5):
+                for x in range(5):
+                    window = np.zeros((WINDOW, WINDOW))
+                    window[y : y + size, x : x + size] = shape_mask(shape, size)
+                    names.append(shape)
+                    masks.append(window.ravel())
+    return tuple(names), np.array(masks), np.array(masks).sum(1)
+
+
+def recognise(area: Mask) -> tuple[str | None, float]:
+    """The shape that overlaps an area best, None under OVERLAP; and that intersection over union."""
+    x0, y0, x1, y1 = _box(area)
+    if max(x1 - x0, y1 - y0) > WINDOW - 2:
+        return None, 0.0
+    window = np.zeros((WINDOW, WINDOW))
+    window[2 : 2 + y1 - y0, 2 : 2 + x1 - x0] = area[y0:y1, x0:x1]
+    names, masks, sizes = _templates()
+    both = masks @ window.ravel()
+    overlap = both / (sizes + window.sum() - both)
+    best = int(overlap.argmax())
+    return (names[best] if overlap[best] >= OVERLAP else None), float(overlap[best])
+
+
+def look(picture: Picture) -> tuple[Found, ...]:
+    """Every component that is no speck, in reading order."""
+    labels, strength = colours(picture)
+    found = []
+    for area in components(labels):
+        if area.sum() < SMALLEST:
+            continue
+        shape, overlap = recognise(area)
+        if strength[area].mean() < FIRM:
+            shape = None
+        box = _box(area)
+        colour = COLOURS[int(labels[area][0])]
+        found.append(Found(colour, shape, box, int(area.sum()), overlap))
+    return reading_order(found)
+
+
+def reading_order(found: Iterable[Found]) -> tuple[Found, ...]:
+    """Row by row from the top, each from the left. A thing belongs to a row whose first (highest) thing reaches below
+    its middle: the order in which a grounder numbers regions."""
+    rows: list[list[Found]] = []
+    for thing in sorted(found, key=lambda thing: (thing.box[1], thing.box[0])):
+        if rows and thing.centre[1] < rows[-1][0].box[3]:
+            rows[-1].append(thing)
+        else:
+            rows.append([thing])
+    return tuple(thing for row in rows for thing in sorted(row, key=lambda thing: thing.box))
+
+
+def as_found(scene: Scene) -> tuple[Found, ...]:
+    """What `look` would see in a perfect picture of a scene (without overlaps between its objects)."""
+    return reading_order(
+        Found(t.colour, t.shape, (t.x, t.y, t.x + t.size, t.y + t.size), int(shape_mask(t.shape, t.size).sum()), 1.0)
+        for t in scene
+    )
+
+
+def holds(found: tuple[Found, ...], tags: Mapping[str, Any]) -> bool:
+    """Whether the asked relation holds between the first objects of the two kinds. True where none is asked."""
+    if tags["relation"] is None:
+        return True
+    first, second = (next((f for f in found if f.kind == tuple(kind)), None) for kind in tags["objects"])
+    return bool(first and second and related(first.centre, second.centre, tags["relation"], APART, 0))
+
+
+def check(picture: Picture, tags: Mapping[str, Any]) -> Verdict:
+    """Right iff every required object is there, nothing else is, and relation and count are as asked."""
+    found = look(picture)
+    need = wanted(tags)
+    left = need.copy()
+    surplus = []
+    for thing in found:
+        if thing.kind is not None and left[thing.kind] > 0:
+            left[thing.kind] -= 1
+        else:
+            surplus.append(thing)
+    fidelity = 1 - left.total() / need.total()
+    if surplus:
+        thing = surplus[0]
+        detail = f"not asked for: {thing.colour} {thing.shape or 'blob'}"
+    elif left.total():
+        colour, shape = next(kind for kind, count in left.items() if count > 0)
+        detail = f"missing: {colour} {shape}"
+    elif not holds(found, tags):
+        detail = f"not {tags['relation']}"
+    else:
+        detail = "all as asked"
+    return Verdict(detail == "all as asked", fidelity, detail, found)

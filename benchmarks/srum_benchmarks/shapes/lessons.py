@@ -1,0 +1,201 @@
+"""What the bundled model's understanding side learns from: pictures, right and wrong, with the words that judge them.
+
+A picture is drawn for a prompt, perhaps spoilt, perhaps shown with another prompt, perhaps given the look of a model's
+drawing. Its labels then come from what the exact checker reads in the final picture (`appraise`), so what the model
+learns to say agrees with how the benchmark decides; `appraise` labels a model's own pictures just as well.
+
+Scores. Whole picture: 1.0 when all is as asked, else from 0.2 (a small share of it is wrong) down to -1.0 (nothing is
+right) in steps of 0.2. Region: 1.0 for an object that was asked for, less than 0 for any other thing; REGION_SCORES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import evolve, frozen
+
+from srum_benchmarks.shapes.checker import Found, PixelBox, holds, look
+from srum_benchmarks.shapes.render import Picture, compose, draw
+from srum_benchmarks.shapes.spoil import DAMAGES, model_like, spoil
+from srum_benchmarks.shapes.world import Kind, random_prompt, wanted
+from srum_core.records import Prompt
+
+BLOB = "blurred blob"
+ALL_RIGHT = "all as asked"
+RIGHT = "as asked"
+REGION_SCORES = {
+    RIGHT: 1.0,
+    "wrong colour": -0.6,
+    "wrong shape": -0.6,
+    "wrong object": -0.8,
+    "extra object": -0.8,
+    "distorted": -0.8,
+}
+"""By reason. "Wrong object" shares neither colour nor shape with what is missing; "extra": nothing is missing."""
+MISSING = "missing object"
+RELATION = "wrong relation"
+COUNT = "wrong count"
+FAULTS = ("distorted", "wrong colour", "wrong shape", "wrong object", MISSING, "extra object", RELATION, COUNT)
+"""What can be wrong with a whole picture; of several faults, the first in this order is named."""
+COST = {"wrong colour": 0.8, "wrong shape": 0.8, RELATION: 0.8}
+"""What a fault costs, in objects; 1 unless listed."""
+
+CLEAN, MISMATCHED = 0.4, 0.2
+"""Share of lessons with an unspoilt picture, and with a picture drawn for another prompt (the rest is spoilt)."""
+SPECIAL = {"spatial relation": "wrong relation", "numeracy": "wrong count"}
+SPECIAL_SHARE = 0.4
+"""Of the spoilt pictures of these categories, the share with the mistake that is particular to them."""
+MODEL_LIKE = 0.6
+"""Share of pictures that get the look of a model's drawing."""
+
+
+@frozen
+class Part:
+    """One region and what is to be said about it."""
+
+    box: PixelBox
+    label: str
+    score: float
+    reason: str
+
+
+@frozen
+class Lesson:
+    image: Picture
+    prompt: Prompt
+    score: float
+    reason: str
+    parts: tuple[Part, ...]
+    """In reading order of their boxes, or in the order of the proposed ones."""
+    kind: str
+    """How the picture came about: "clean", "mismatched", a damage's name, or what the caller says."""
+
+
+Propose = Callable[[Picture], Sequence[PixelBox]]
+
+
+def lesson(rng: np.random.Generator, split: str = "train", propose: Propose | None = None) -> Lesson:
+    """A random picture with a prompt of this split, and what is to be said about it (and about proposed boxes)."""
+    prompt = random_prompt(rng, split)
+    draw_for, kind = prompt, "clean"
+    fate = rng.random()
+    if CLEAN <= fate < CLEAN + MISMATCHED:
+        kind = "mismatched"
+        draw_for = random_prompt(rng, split, prompt.tags["category"] if rng.random() < 0.5 else None)
+    scene = compose(draw_for.tags, rng)
+    if fate < CLEAN + MISMATCHED:
+        image = draw(scene)
+    else:
+        kind = DAMAGES[rng.integers(len(DAMAGES))]
+        special = SPECIAL.get(prompt.tags["category"])
+        if special and (kind == "wrong relation" or rng.random() < SPECIAL_SHARE):
+            kind = special
+        image = spoil(kind, scene, prompt.tags, rng)
+    if rng.random() < MODEL_LIKE:
+        image = model_like(image, rng)
+    return appraise(image, prompt, kind, propose(image) if propose else None)
+
+
+def appraise(image: Picture, prompt: Prompt, kind: str = "", boxes: Sequence[PixelBox] | None = None) -> Lesson:
+    """What is to be said about any (32, 32, 3) picture as an answer to a prompt, and about the things in these boxes.
+
+    Without boxes each thing that the checker finds is a part. A box that fits nothing the checker finds is a blob.
+    """
+    found = look(image)
+    reasons, missing = _reasons(found, prompt.tags)
+    parts = [
+        Part(thing.box, f"{thing.colour} {thing.shape}" if thing.shape else BLOB, REGION_SCORES[why], why)
+        for thing, why in zip(found, reasons, strict=True)
+    ]
+    score, reason = _whole(found, reasons, missing, prompt.tags)
+    if boxes is not None:
+        parts = [_part_in(box, parts) for box in boxes]
+    return Lesson(image, prompt, score, reason, tuple(parts), kind)
+
+
+def _part_in(box: PixelBox, parts: Sequence[Part]) -> Part:
+    best = max(parts, key=lambda part: _overlap(box, part.box), default=None)
+    if best is None or _overlap(box, best.box) < 0.5:
+        return Part(box, BLOB, REGION_SCORES["distorted"], "distorted")
+    return evolve(best, box=box)
+
+
+def _overlap(one: PixelBox, other: PixelBox) -> float:
+    """Intersection over union."""
+    wide = max(0, min(one[2], other[2]) - max(one[0], other[0]))
+    high = max(0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (one, other))
+    return wide * high / (areas - wide * high)
+
+
+def _reasons(found: tuple[Found, ...], tags: Mapping[str, Any]) -> tuple[list[str], int]:
+    """Why each thing gets its score, and how many of the required objects nothing in the picture stands for."""
+    left = wanted(tags)
+    reasons = [""] * len(found)
+
+    def settle(why: str, fits: Any) -> None:
+        for i, thing in enumerate(found):
+            if not reasons[i]:
+                match = next((kind for kind, count in left.items() if count > 0 and fits(thing, kind)), None)
+                if match is not None:
+                    left[match] -= 1
+                    reasons[i] = why
+
+    def same(thing: Found, kind: Kind) -> bool:
+        return thing.kind == kind
+
+    settle(RIGHT, same)
+    settle("distorted", lambda thing, kind: thing.shape is None and thing.colour == kind[0])
+    settle("wrong colour", lambda thing, kind: thing.shape == kind[1])
+    settle("wrong shape", lambda thing, kind: thing.shape is not None and thing.colour == kind[0])
+    settle("distorted", lambda thing, kind: thing.shape is None)
+    settle("wrong object", lambda thing, kind: True)
+    for i, thing in enumerate(found):
+        reasons[i] = reasons[i] or ("extra object" if thing.shape else "distorted")
+    return reasons, left.total()
+
+
+def _whole(found: tuple[Found, ...], reasons: list[str], missing: int, tags: Mapping[str, Any]) -> tuple[float, str]:
+    faults = [why for why in reasons if why != RIGHT] + [MISSING] * missing
+    cost = sum(COST.get(why, 1.0) for why in faults)
+    need = wanted(tags)
+    slots = max(need.total(), len(found))
+    if not faults and not holds(found, tags):
+        faults, cost = [RELATION], COST[RELATION]
+    if not faults:
+        return 1.0, ALL_RIGHT
+    # Only ever wrong in number: that is what there is to say, rather than what is missing or extra.
+    number = tags["count"] is not None and all(thing.kind in need for thing in found) and bool(found)
+    reason = COUNT if number else min(faults, key=FAULTS.index)
+    return round(min(0.2, max(-1.0, 0.2 * round((0.4 - 1.4 * cost / slots) / 0.2))), 1) + 0.0, reason
+
+
+def layout_answer(lesson: Lesson) -> str:
+    """The answer about the whole picture, in the words that the judge reads."""
+    return f"Score: {lesson.score:.1f}\nReason: {lesson.reason}"
+
+
+def regions_answer(lesson: Lesson) -> str:
+    """The answer about the regions, in the words that the judge reads; empty without regions."""
+    return "\n---\n".join(
+        f"Region ID: {i}\nIdentified Object: {part.label}\nScore: {part.score:.1f}\nReason: {part.reason}"
+        for i, part in enumerate(lesson.parts, 1)
+    )
+
+
+def regions_listing(lesson: Lesson) -> str:
+    """The regions as the question lists them ({regions} of the template); ends in a line break."""
+    return "---\n".join(
+        f"Region ID: {i}\nBounding Box: [{', '.join(map(str, part.box))}]\n" for i, part in enumerate(lesson.parts, 1)
+    )
+
+
+def exchanges(lesson: Lesson, layout: str, regions: str) -> list[tuple[str, str]]:
+    """(question, answer) pairs from the judges' templates, with {prompt} and {regions}; no regions, no regional one."""
+    asked = [(layout, layout_answer(lesson))]
+    if lesson.parts:
+        asked.append((regions, regions_answer(lesson)))
+    listing = regions_listing(lesson)
+    return [(q.replace("{prompt}", lesson.prompt.text).replace("{regions}", listing), a) for q, a in asked]

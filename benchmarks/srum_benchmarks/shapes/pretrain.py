@@ -1,0 +1,306 @@
+"""Pretrain the bundled tiny model on the world of shapes: `python -m srum_benchmarks.shapes.pretrain --out DIR`.
+
+Two phases, both resumable by repeating the command: the autoencoder, then drawing and looking together (one optimiser,
+the drawing loss plus the answers' cross-entropy). Lessons are rendered fresh for every step from (seed, step).
+Any adapter can be pretrained that offers what `Pretrainable` lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from attrs import asdict, frozen
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from srum_benchmarks.shapes.lessons import exchanges, lesson
+from srum_benchmarks.shapes.measure import measure
+from srum_benchmarks.shapes.render import compose, draw
+from srum_benchmarks.shapes.world import random_prompt
+from srum_core.flow import Schedule, flow_step
+from srum_core.plugins import discover
+from srum_core.protocols import UnifiedModel
+from srum_core.store import write_atomic
+
+
+class Pretrainable(UnifiedModel, Protocol):
+    """What pretraining needs beyond a `UnifiedModel`."""
+
+    eye: nn.Module
+    autoencoder: Any
+
+    def answer_loss(
+        self, pictures: Sequence[Image.Image], exchanges: Sequence[Sequence[tuple[str, str]]]
+    ) -> Tensor: ...
+
+    def write(self, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None: ...
+
+
+@frozen
+class Recipe:
+    """What the bundled model was made with; every field is a command-line option."""
+
+    seed: int = 0
+    autoencoder_steps: int = 1200
+    autoencoder_batch: int = 32
+    steps: int = 9000
+    """Of the joint phase."""
+    drawings: int = 128
+    """Pictures a step that are drawn."""
+    lessons: int = 8
+    """Pictures a step that are judged, two questions each."""
+    muon: float = 0.01
+    """Learning rate of the matrices."""
+    adam: float = 1.5e-3
+    """Learning rate of embeddings, norms, biases, heads."""
+    decay: float = 0.35
+    """Share of the steps, at the end, over which both rates fall to zero."""
+    shift: float = 2.0
+    """Time shift of the drawing loss."""
+    dropped: float = 0.1
+    """Share of drawings without their text, for guidance."""
+    ema: float = 0.998
+    wrong_captions: float = 0.0
+    """Share of drawings whose caption belongs to another scene."""
+
+
+def picture(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    prompt = random_prompt(rng, "train")
+    return draw(compose(prompt.tags, rng)), prompt.text
+
+
+class Steps(Dataset):
+    """Item i is everything that step i learns from."""
+
+    def __init__(self, recipe: Recipe, templates: tuple[str, str], first: int, phase: str) -> None:
+        self.recipe, self.templates, self.first, self.phase = recipe, templates, first, phase
+
+    def __len__(self) -> int:
+        total = self.recipe.autoencoder_steps if self.phase == "autoencoder" else self.recipe.steps
+        return max(0, total - self.first)
+
+    def __getitem__(self, index: int) -> Any:
+        rng = np.random.default_rng([self.recipe.seed, self.first + index, len(self.phase)])
+        if self.phase == "autoencoder":
+            spoilt = [lesson(rng).image if i % 2 else picture(rng)[0] for i in range(self.recipe.autoencoder_batch)]
+            return np.stack(spoilt)
+        drawn = [picture(rng) for _ in range(self.recipe.drawings)]
+        texts = [text if rng.random() >= self.recipe.wrong_captions else picture(rng)[1] for _, text in drawn]
+        captions = [None if rng.random() < self.recipe.dropped else text for text in texts]
+        taught = [lesson(rng) for _ in range(self.recipe.lessons)]
+        asked = [exchanges(each, *self.templates) for each in taught]
+        return np.stack([image for image, _ in drawn]), captions, [each.image for each in taught], asked
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def loader(recipe: Recipe, templates: tuple[str, str], first: int, phase: str) -> DataLoader:
+    return DataLoader(
+        Steps(recipe, templates, first, phase), batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=_as_is
+    )
+
+
+def as_tensor(pictures: np.ndarray) -> Tensor:
+    """(n, h, w, 3) uint8 -> (n, 3, h, w) in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_autoencoder(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
+    """Squared and absolute error, and a pull of each latent channel to mean 0, deviation 1 after scale and shift."""
+    net = model.autoencoder.train().requires_grad_(True)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    path = out / "autoencoder.pt"
+    state = torch.load(path, weights_only=True) if path.is_file() else {"step": 0}
+    if state["step"]:
+        net.load_state_dict(state["net"]), optimiser.load_state_dict(state["optimiser"])
+    device = next(net.parameters()).device
+    log = Log(out / "autoencoder.jsonl", state["step"])
+    for step, batch in enumerate(loader(recipe, templates, state["step"], "autoencoder"), state["step"]):
+        for group in optimiser.param_groups:
+            group["lr"] = (
+                2e-3
+                * min(1, step / 50)
+                * min(1.0, (recipe.autoencoder_steps - step) / (0.5 * recipe.autoencoder_steps))
+            )
+        x = as_tensor(batch).to(device)
+        torch.manual_seed(step)
+        with autocast(device):
+            mean, spread = net.posterior(x)
+            z = mean.float() + torch.exp(0.5 * spread.float()) * torch.randn_like(mean, dtype=torch.float32)
+            latent = net.scale * (z - net.shift)
+            back = net.decode(latent).float()
+        moments = latent.mean((0, 2, 3)).square().mean() + (latent.std((0, 2, 3)) - 1).square().mean()
+        error = F.mse_loss(back, x) + 0.2 * F.l1_loss(back, x)
+        loss = error + 0.02 * moments + 1e-4 * (spread.float() + 4).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        log(step, recipe.autoencoder_steps, error=error.item(), mse=F.mse_loss(back, x).item(), moments=moments.item())
+        if (step + 1) % 200 == 0 or step + 1 == recipe.autoencoder_steps:
+            save(path, {"step": step + 1, "net": net.state_dict(), "optimiser": optimiser.state_dict()})
+    net.eval().requires_grad_(False)
+
+
+def optimisers(named: Mapping[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for everything else."""
+    inner = [p for name, p in named.items() if p.dim() == 2 and (".layers." in name)]
+    known = {id(p) for p in inner}
+    outer = [p for p in named.values() if id(p) not in known]
+    return [
+        torch.optim.Muon(inner, lr=recipe.muon, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(outer, lr=recipe.adam, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
+    """Drawing and looking share embeddings and text weights, so they are trained in the same steps."""
+    named = {
+        f"{part}.{k}": p
+        for part in ("denoiser", "eye")
+        for k, p in getattr(model, part).named_parameters()
+        if "pos_embed" not in k
+    }
+    for parameter in named.values():
+        parameter.requires_grad_(True)
+    steppers = optimisers(named, recipe)
+    rates = [group["lr"] for stepper in steppers for group in stepper.param_groups]
+    average = {k: p.detach().clone() for k, p in named.items()}
+    path = out / "both.pt"
+    done = restore(path, named, average, steppers)
+    log = Log(out / "both.jsonl", done)
+    device = next(iter(named.values())).device
+    for step, (drawn, captions, seen, asked) in enumerate(loader(recipe, templates, done, "both"), done):
+        fall = min(1.0, (step + 1) / 100, (recipe.steps - step) / (recipe.decay * recipe.steps))
+        for group, rate in zip((g for s in steppers for g in s.param_groups), rates, strict=True):
+            group["lr"] = rate * fall
+        rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        with autocast(device):
+            clean = [x.float() for x in model.encode([Image.fromarray(each) for each in drawn])]
+        time_ = Schedule("logit-normal", recipe.shift).sample(len(clean), rng)
+        noise = [torch.randn(x.shape, generator=rng).to(device) for x in clean]
+        with autocast(device):
+            flow = flow_step(model.denoiser, clean, model.condition(captions), time_.to(device), None, noise=noise)
+            drawing = torch.stack(
+                [(v.float() - t).square().mean() for v, t in zip(flow.velocity, flow.target, strict=True)]
+            ).mean()
+            looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
+        for stepper in steppers:
+            stepper.zero_grad()
+        (drawing + 0.3 * looking).backward()
+        norm = nn.utils.clip_grad_norm_(list(named.values()), 1.0)
+        for stepper in steppers:
+            stepper.step()
+        keep = min(recipe.ema, (step + 1) / (step + 10))
+        for key, parameter in named.items():
+            average[key].lerp_(parameter.detach(), 1 - keep)
+        log(step, recipe.steps, drawing=drawing.item(), looking=looking.item(), norm=float(norm), rate=fall)
+        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+            save(path, {"step": step + 1, "weights": {k: p.detach() for k, p in named.items()}, "average": average,
+                        "optimisers": [s.state_dict() for s in steppers]})  # fmt: skip
+            export(model, average, out / "model")
+    for parameter in named.values():
+        parameter.requires_grad_(False)
+
+
+def restore(path: Path, named: Mapping[str, nn.Parameter], average: dict[str, Tensor], steppers: Sequence[Any]) -> int:
+    """Continue where the last state was saved; returns the number of steps done."""
+    if not path.is_file():
+        return 0
+    state = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for key, parameter in named.items():
+            parameter.copy_(state["weights"][key])
+            average[key].copy_(state["average"][key])
+    for stepper, saved in zip(steppers, state["optimisers"], strict=True):
+        stepper.load_state_dict(saved)
+    return int(state["step"])
+
+
+def export(model: Pretrainable, average: Mapping[str, Tensor], directory: Path) -> None:
+    """The averaged weights as a checkpoint directory."""
+    model.write(directory, {key.split(".", 1)[1]: value for key, value in average.items()})
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def save(path: Path, state: Any) -> None:
+    aside = path.with_suffix(".aside")
+    torch.save(state, aside)
+    aside.replace(path)
+
+
+class Log:
+    """One JSON line every 20 steps, and on the screen with the remaining time."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        self.path, self.start, self.first = path, time.monotonic(), done
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def __call__(self, step: int, total: int, **values: float) -> None:
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+        self.count += 1
+        if (step + 1) % 20 and step + 1 < total:
+            return
+        means = {key: round(value / self.count, 5) for key, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        pace = (time.monotonic() - self.start) / (step + 1 - self.first)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step + 1, **means, "seconds_per_step": round(pace, 3)}) + "\n")
+        print(
+            f"{self.path.stem} {step + 1}/{total} {means} {pace:.2f} s/step, "
+            f"{pace * (total - step - 1) / 60:.0f} min left",
+            flush=True,
+        )
+
+
+def corpus(templates: tuple[str, str], count: int = 2000) -> list[str]:
+    rng = np.random.default_rng(1)
+    return [text for _ in range(count) for pair in exchanges(lesson(rng), *templates) for text in pair]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
+    parser.add_argument("--adapter", default="bagel")
+    parser.add_argument("--layout-template", type=Path, required=True, help="the global judge's template")
+    parser.add_argument("--regions-template", type=Path, required=True, help="the local judge's template")
+    parser.add_argument("--device", default="auto")
+    for name, default in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    options = vars(parser.parse_args(arguments))
+    out, adapter, device = options.pop("out"), options.pop("adapter"), options.pop("device")
+    templates = (options.pop("layout_template").read_text(), options.pop("regions_template").read_text())
+    recipe = Recipe(**options)
+    out.mkdir(parents=True, exist_ok=True)
+    registry = discover()
+    make = registry.load("adapter", adapter)
+    if not (out / "fresh" / "ema.safetensors").is_file():
+        make.create(out / "fresh", corpus(templates), recipe.seed)
+    write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
+    side = (32, 32)
+    sizes = {"size": side, "drawing_sides": side, "vision_sides": side, "device": device, "dtype": "float32"}
+    model = registry.create("adapter", {"use": adapter, "checkpoint": str(out / "fresh"), **sizes})
+    train_autoencoder(model, recipe, out, templates)
+    train_both(model, recipe, out, templates)
+    trained = registry.create("adapter", {"use": adapter, "checkpoint": str(out / "model"), **sizes})
+    print(json.dumps(measure(trained, templates), indent=2))
+
+
+if __name__ == "__main__":
+    main()

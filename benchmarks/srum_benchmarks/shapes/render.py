@@ -1,0 +1,129 @@
+"""Scenes of shapes: where things stand, and the picture of them. Edges are crisp: a picture can be read exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from srum_benchmarks.shapes.world import BACKGROUND, PALETTE, SIDE, Kind, wanted
+
+Picture = NDArray[np.uint8]
+"""(32, 32, 3) RGB"""
+Mask = NDArray[np.bool_]
+
+SIZES = (9, 10, 11)
+"""Pixels of an object's bounding side."""
+GAP = 2
+"""Fewest background pixels between two objects."""
+LEAN = 3
+"""Composed scenes put related objects' centres this many pixels further apart along the relation's axis than across it
+(and, since objects keep their distance, at least 11 along it)."""
+
+
+@frozen
+class Object:
+    """A shape whose bounding square has its top left pixel at (x, y)."""
+
+    colour: str
+    shape: str
+    x: int
+    y: int
+    size: int
+
+    @property
+    def kind(self) -> Kind:
+        return self.colour, self.shape
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return self.x + self.size / 2, self.y + self.size / 2
+
+
+Scene = tuple[Object, ...]
+
+
+@cache
+def shape_mask(shape: str, size: int) -> Mask:
+    """(size, size), True inside the shape."""
+    row, column = np.mgrid[:size, :size]
+    middle = (size - 1) / 2
+    across, down = np.abs(column - middle), np.abs(row - middle)
+    arm = 2 if size % 2 == 0 else 1.5  # half of a cross's arm: 4 pixels wide in an even size, 3 in an odd one
+    masks: dict[str, Mask] = {
+        "circle": across**2 + down**2 <= (size / 2) ** 2,
+        "square": np.ones((size, size), bool),
+        "triangle": across <= (row + 1 - size % 2) / 2,
+        "cross": (across < arm) | (down < arm),
+    }
+    return masks[shape]
+
+
+@cache
+def _blank() -> Picture:
+    return np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
+
+
+def draw(scene: Sequence[Object]) -> Picture:
+    """The picture of a scene, (32, 32, 3) uint8; later objects lie on top."""
+    picture = _blank().copy()
+    for thing in scene:
+        part = picture[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
+        part[shape_mask(thing.shape, thing.size)] = PALETTE[thing.colour]
+    return picture
+
+
+def related(first: tuple[float, float], second: tuple[float, float], relation: str, least: float, lean: float) -> bool:
+    """Whether centre `first` stands in `relation` to `second`: `least` along it, and `lean` more than across."""
+    right, down = second[0] - first[0], second[1] - first[1]
+    along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
+    across = abs(down) if relation in ("left of", "right of") else abs(right)
+    return along >= least and along >= across + lean
+
+
+def _free(placed: Sequence[Object], size: int) -> Mask:
+    """(rows, columns) of top left corners where an object of this size keeps its distance from all others."""
+    room = np.ones((SIDE - size + 1, SIDE - size + 1), bool)
+    for thing in placed:
+        reach = size + GAP - 1
+        room[
+            max(0, thing.y - reach) : thing.y + thing.size + GAP, max(0, thing.x - reach) : thing.x + thing.size + GAP
+        ] = False
+    return room
+
+
+def _towards(room: Mask, size: int, anchor: Object, relation: str) -> Mask:
+    """`room` less the corners whose object would not clearly have `anchor` in `relation` to it."""
+    y, x = np.mgrid[: room.shape[0], : room.shape[1]]
+    right, down = x + size / 2 - anchor.centre[0], y + size / 2 - anchor.centre[1]
+    along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
+    across = np.abs(down if relation in ("left of", "right of") else right)
+    clear: Mask = room & (along >= across + LEAN)
+    return clear
+
+
+def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None = None) -> Scene:
+    """Objects of these kinds at random places and sizes, apart; the first in `relation` to the second."""
+    while True:  # a first object in the middle can leave no room for a fourth: start again
+        placed: list[Object] = []
+        for kind in kinds:
+            size = SIZES[rng.integers(len(SIZES))]
+            room = _free(placed, size)
+            if relation is not None and placed:
+                room = _towards(room, size, placed[0], relation)
+            places = np.flatnonzero(room)
+            if not len(places):
+                break
+            y, x = divmod(int(places[rng.integers(len(places))]), room.shape[1])
+            placed.append(Object(*kind, x, y, size))
+        else:
+            return tuple(placed)
+
+
+def compose(tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
+    """A random scene that is exactly what the prompt with these tags asks for."""
+    return place([kind for kind, count in wanted(tags).items() for _ in range(count)], rng, tags["relation"])

@@ -1,0 +1,188 @@
+"""Ways in which a picture goes wrong: damage with a name, and the general look of what a diffusion model draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import evolve
+from numpy.typing import NDArray
+
+from srum_benchmarks.shapes.render import SIZES, Object, Picture, Scene, compose, draw, place
+from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, KINDS, RELATIONS, SHAPES, SIDE
+
+DAMAGES = (
+    "wrong colour",
+    "wrong shape",
+    "swapped colours",
+    "smear",
+    "blur",
+    "merged",
+    "mixed",
+    "missing",
+    "extra",
+    "wrong relation",
+    "wrong count",
+)
+
+
+def spoil(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Picture:
+    """The picture of a scene with one damage. One that cannot happen here (a relation where none was asked) becomes
+    a wrong colour."""
+    if damage == "wrong relation" and tags["relation"] is not None:
+        return draw(_related_otherwise(scene, tags, rng))
+    if damage == "wrong count" or (damage in ("missing", "extra") and tags["count"] is not None):
+        return draw(_counted_otherwise(scene, rng, damage))
+    if damage in ("smear", "blur"):
+        picture = draw(scene)
+        for thing in _some(scene, rng):
+            (_smear if damage == "smear" else _soften)(picture, thing, rng)
+        return picture
+    if damage == "merged":
+        return _merged(scene, rng)
+    if damage == "mixed":
+        return _mixed(scene, rng)
+    if damage == "missing":
+        gone = _some(scene, rng)
+        return draw([thing for thing in scene if thing not in gone])
+    if damage == "extra":
+        return draw(place([*(thing.kind for thing in scene), _any(KINDS, rng)], rng, tags["relation"]))
+    return draw(_otherwise(damage, scene, rng))
+
+
+def _any(choices: Any, rng: np.random.Generator) -> Any:
+    return choices[rng.integers(len(choices))]
+
+
+def _other(choices: Sequence[str], present: str, rng: np.random.Generator) -> str:
+    return str(_any([choice for choice in choices if choice != present], rng))
+
+
+def _some(scene: Scene, rng: np.random.Generator) -> list[Object]:
+    """One object mostly, sometimes more."""
+    count = 1 + int(rng.random() < 0.25) * int(rng.integers(len(scene)))
+    return [scene[i] for i in rng.permutation(len(scene))[:count]]
+
+
+def _otherwise(damage: str, scene: Scene, rng: np.random.Generator) -> Scene:
+    """Another colour or another shape for some objects, or colours (or shapes) swapped between two different ones."""
+    if damage == "swapped colours" and len(scene) > 1:
+        one, other = (scene[i] for i in rng.permutation(len(scene))[:2])
+        if one.colour != other.colour and one.shape != other.shape:
+            swap = {one: evolve(one, colour=other.colour), other: evolve(other, colour=one.colour)}
+            return tuple(swap.get(thing, thing) for thing in scene)
+    while True:  # two changes can add up to the same two kinds: then change something else
+        changed = {}
+        for thing in _some(scene, rng):
+            if damage == "wrong shape":
+                changed[thing] = evolve(thing, shape=_other(SHAPES, thing.shape, rng))
+            else:
+                changed[thing] = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
+        other = tuple(changed.get(thing, thing) for thing in scene)
+        if sorted(thing.kind for thing in other) != sorted(thing.kind for thing in scene):
+            return other
+
+
+def _related_otherwise(scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
+    if rng.random() < 0.5:  # the mirror image of what was asked is the commonest mistake
+        first, second = scene
+        return tuple(evolve(to, colour=of.colour, shape=of.shape) for to, of in ((first, second), (second, first)))
+    return compose({**tags, "relation": _other(RELATIONS, tags["relation"], rng)}, rng)
+
+
+def _counted_otherwise(scene: Scene, rng: np.random.Generator, damage: str) -> Scene:
+    """Another number of objects between 1 and 5, all of kinds that are there."""
+    now = len(scene)
+    if damage == "wrong count":
+        damage = "missing" if now > 1 and rng.random() < 0.5 else "extra"
+    if damage == "missing" or now >= 4:
+        return tuple(scene[i] for i in rng.permutation(now)[: now - 1])
+    kinds = [thing.kind for thing in scene]
+    return place([*kinds, _any(kinds, rng)], rng)
+
+
+def _patch(thing: Object, reach: int = 1) -> tuple[slice, slice]:
+    def span(start: int) -> slice:
+        return slice(max(0, start - reach), min(SIDE, start + thing.size + reach))
+
+    return span(thing.y), span(thing.x)
+
+
+def _smear(picture: Picture, thing: Object, rng: np.random.Generator) -> None:
+    """Drags an object's rows or columns sideways by a random walk: its outline is lost, its colour stays."""
+    part = picture[_patch(thing, 2)]
+    lines = part if rng.random() < 0.5 else part.swapaxes(0, 1)
+    shift = np.cumsum(rng.integers(-3, 4, len(lines)))
+    for line, by in zip(lines, shift.tolist(), strict=True):
+        line[:] = np.roll(line, by, axis=0)
+
+
+def _soften(picture: Picture, thing: Object, rng: np.random.Generator) -> None:
+    """Blurs an object until its shape is gone, more or less."""
+    part = picture[_patch(thing, 2)]
+    soft = part.astype(float)
+    for _ in range(int(rng.integers(4, 12))):
+        soft = blur(soft, 0.25)
+    part[:] = np.clip(soft, 0, 255).astype(np.uint8)
+
+
+def _merged(scene: Scene, rng: np.random.Generator) -> Picture:
+    """Pushes an object partly onto another (or, where it is alone, a copy of it)."""
+    one = _any(scene, rng)
+    rest = [thing for thing in scene if thing is not one]
+    onto = _any(rest, rng) if rest else one
+    by = [int(step) for step in rng.integers(3, 7, 2) * rng.choice((-1, 1), 2)]
+    x, y = (min(max(0, at + step), SIDE - one.size) for at, step in zip((onto.x, onto.y), by, strict=True))
+    things = [evolve(one, x=x, y=y), *rest] if rest else [one, evolve(one, x=x, y=y)]
+    return draw([things[i] for i in rng.permutation(len(things))])
+
+
+def _mixed(scene: Scene, rng: np.random.Generator) -> Picture:
+    """Gives part of an object another colour or another shape: what a model draws that could not decide."""
+    thing = _any(scene, rng)
+    if rng.random() < 0.5:
+        other = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
+    else:
+        other = evolve(thing, shape=_other(SHAPES, thing.shape, rng))
+    picture, second = draw(scene), draw([other if t is thing else t for t in scene])
+    rows, columns = _patch(thing, 0)
+    y, x = np.mgrid[rows, columns]
+    angle = rng.uniform(0, 2 * np.pi)
+    side = (x - thing.centre[0]) * np.cos(angle) + (y - thing.centre[1]) * np.sin(angle) > rng.uniform(-3, 3)
+    picture[rows, columns][side] = second[rows, columns][side]
+    return picture
+
+
+def blur(picture: NDArray[np.float64], side: float) -> NDArray[np.float64]:
+    """Every pixel mixed with its neighbours: weights (side, 1 - 2 side, side) along rows and columns."""
+    for axis in (0, 1):
+        pad = [(0, 0)] * 3
+        pad[axis] = (1, 1)
+        wide = np.pad(picture, pad, mode="edge").swapaxes(0, axis)
+        picture = (side * (wide[:-2] + wide[2:]) + (1 - 2 * side) * wide[1:-1]).swapaxes(0, axis)
+    return picture
+
+
+def _field(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
+    """A smooth random field over the picture, (32, 32), values roughly in [0, 1]."""
+    coarse = rng.random((cells, cells))
+    at = np.linspace(0, cells - 1, SIDE)
+    rows = np.stack([np.interp(at, np.arange(cells), line) for line in coarse])
+    return np.stack([np.interp(at, np.arange(cells), line) for line in rows.T]).T
+
+
+def model_like(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Soft edges, noise of a few levels, a slight cast of colour; now and then a shape half formed or a faint ghost."""
+    out = picture.astype(float)
+    if rng.random() < 0.15:  # half formed: part of the picture fades into the background
+        fade = np.clip(4 * (_field(rng, 5) - rng.uniform(0.15, 0.35)), 0, 1)[..., None]
+        out = fade * out + (1 - fade) * np.array(BACKGROUND, float)
+    if rng.random() < 0.1:
+        x, y = rng.integers(SIDE - SIZES[-1], size=2).tolist()
+        ghost = Object(_any(COLOURS, rng), _any(SHAPES, rng), x, y, _any(SIZES, rng))
+        out += rng.uniform(0.1, 0.4) * (draw([ghost]).astype(float) - BACKGROUND)
+    out = blur(out, rng.uniform(0, 0.22))
+    out = out + rng.normal(0, 4, 3) + rng.uniform(0, 12) * (_field(rng, 8)[..., None] - 0.5)
+    out += rng.normal(0, rng.uniform(1, 8), out.shape)
+    return np.clip(np.rint(out), 0, 255).astype(np.uint8)

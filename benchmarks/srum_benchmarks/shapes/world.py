@@ -1,0 +1,203 @@
+"""The world of shapes: what can be asked for, in which words, and which prompts are held out of training.
+
+A kind is a (colour, shape). Prompts come in four categories that mirror T2I-CompBench. What is held out is decided by a
+hash of its name, so it never depends on a library's random numbers:
+
+* 20 % of the 276 unordered pairs of kinds never stand together in a train prompt; one half of them makes the dev
+  prompts, the other the test prompts (attribute binding, spatial relation, three objects);
+* 25 % of the 72 (kind, count) never appear in a train prompt: 6 of 24 kinds for each count, 3 for dev and 3 for test.
+  That is only 9 each, so numeracy prompts come in twelve wordings (all of them used in every split).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import combinations, permutations
+from typing import TYPE_CHECKING, Any
+
+from srum_core.errors import ConfigError
+from srum_core.records import Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Kind = tuple[str, str]
+"""(colour, shape)"""
+
+SIDE = 32
+"""Pixels of a picture's side."""
+BACKGROUND = (232, 232, 232)
+PALETTE = {
+    "red": (220, 40, 40),
+    "green": (40, 160, 60),
+    "blue": (40, 60, 220),
+    "yellow": (240, 210, 40),
+    "purple": (170, 40, 180),
+    "cyan": (0, 190, 210),
+}
+COLOURS = tuple(PALETTE)
+SHAPES = ("circle", "square", "triangle", "cross")
+KINDS: tuple[Kind, ...] = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+RELATIONS = ("left of", "right of", "above", "below")
+COUNTS = {2: "two", 3: "three", 4: "four"}
+SPLITS = ("train", "dev", "test")
+CATEGORIES = ("attribute binding", "spatial relation", "numeracy", "three objects")
+
+BINDING_WORDINGS = ("{} and {}", "{} together with {}", "a picture of {} and {}", "a drawing of {} and {}")
+NUMERACY_WORDINGS = (
+    "{}",
+    "exactly {}",
+    "just {}",
+    "only {}",
+    "a picture of {}",
+    "a picture of exactly {}",
+    "a picture with {}",
+    "a drawing of {}",
+    "a scene with {}",
+    "a group of {}",
+    "there are {}",
+    "here are {}",
+)
+
+
+def _hash(*parts: object) -> bytes:
+    return hashlib.sha256("|".join(map(str, parts)).encode()).digest()
+
+
+def pair(a: Kind, b: Kind) -> frozenset[Kind]:
+    return frozenset((a, b))
+
+
+@cache
+def pair_split() -> Mapping[frozenset[Kind], str]:
+    """The split of every unordered pair of different kinds."""
+    pairs = sorted(combinations(KINDS, 2), key=lambda two: _hash("pair", *two))
+    held = round(0.2 * len(pairs))
+    return {pair(*two): "train" if i >= held else SPLITS[1 + i % 2] for i, two in enumerate(pairs)}
+
+
+@cache
+def count_split() -> Mapping[tuple[Kind, int], str]:
+    """The split of every (kind, count). A kind is held out for one count at most."""
+    kinds = sorted(KINDS, key=lambda kind: _hash("count", *kind))
+    split = {(kind, count): "train" for kind in KINDS for count in COUNTS}
+    share = len(KINDS) // 4
+    for turn, count in enumerate(COUNTS):
+        for i, kind in enumerate(kinds[turn * share : (turn + 1) * share]):
+            split[kind, count] = SPLITS[1 + i % 2]
+    return split
+
+
+def triple_split(kinds: Sequence[Kind]) -> str | None:
+    """The split of three different kinds; None where dev pairs and test pairs meet: nobody uses those."""
+    held = {pair_split()[pair(a, b)] for a, b in combinations(kinds, 2)} - {"train"}
+    if len(held) > 1:
+        return None
+    return held.pop() if held else "train"
+
+
+def a(kind: Kind) -> str:
+    return f"a {kind[0]} {kind[1]}"
+
+
+def plural(shape: str) -> str:
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def tags(category: str, kinds: Sequence[Kind], relation: str | None = None, count: int | None = None) -> dict[str, Any]:
+    """JSON-like description of what is asked; `objects` holds [colour, shape] lists (one, for numeracy)."""
+    return {"category": category, "objects": [list(kind) for kind in kinds], "relation": relation, "count": count}
+
+
+def wanted(tags: Mapping[str, Any]) -> Counter[Kind]:
+    """How many objects of each kind the prompt with these tags asks for."""
+    kinds = [(colour, shape) for colour, shape in tags["objects"]]
+    return Counter(kinds * (tags["count"] or 1))
+
+
+def binding(first: Kind, second: Kind, wording: str = BINDING_WORDINGS[0]) -> Prompt:
+    return Prompt("", wording.format(a(first), a(second)), tags(CATEGORIES[0], (first, second)))
+
+
+def spatial(first: Kind, second: Kind, relation: str) -> Prompt:
+    return Prompt("", f"{a(first)} {relation} {a(second)}", tags(CATEGORIES[1], (first, second), relation))
+
+
+def numeracy(kind: Kind, count: int, wording: str = NUMERACY_WORDINGS[0]) -> Prompt:
+    text = wording.format(f"{COUNTS[count]} {kind[0]} {plural(kind[1])}")
+    return Prompt("", text, tags(CATEGORIES[2], (kind,), count=count))
+
+
+def three(first: Kind, second: Kind, third: Kind) -> Prompt:
+    return Prompt("", f"{a(first)}, {a(second)} and {a(third)}", tags(CATEGORIES[3], (first, second, third)))
+
+
+@cache
+def _pairs(split: str) -> tuple[tuple[Kind, Kind], ...]:
+    return tuple(two for two in permutations(KINDS, 2) if pair_split()[pair(*two)] == split)
+
+
+@cache
+def _combos(split: str) -> tuple[tuple[Kind, int], ...]:
+    return tuple(combo for combo, of in count_split().items() if of == split)
+
+
+def _every(split: str, category: str) -> Iterator[Prompt]:
+    ordered = _pairs(split)
+    if category == CATEGORIES[0]:
+        yield from (binding(*two, wording) for two in ordered for wording in BINDING_WORDINGS)
+    elif category == CATEGORIES[1]:
+        yield from (spatial(*two, relation) for two in ordered for relation in RELATIONS)
+    elif category == CATEGORIES[2]:
+        yield from (numeracy(*combo, wording) for combo in _combos(split) for wording in NUMERACY_WORDINGS)
+    else:
+        yield from (three(*kinds) for kinds in permutations(KINDS, 3) if triple_split(kinds) == split)
+
+
+def _known(split: str) -> None:
+    if split not in SPLITS:
+        raise ConfigError(f"The shapes world has no split {split!r}; it has {', '.join(SPLITS)}.")
+
+
+@cache
+def every_prompt(split: str, category: str, seed: int = 0) -> tuple[Prompt, ...]:
+    """All distinct prompts of one category, in an order that `seed` shuffles."""
+    return tuple(sorted(_every(split, category), key=lambda prompt: _hash("order", seed, prompt.text)))
+
+
+def prompts(split: str, count: int | None = None, seed: int = 0) -> list[Prompt]:
+    """The first `count` prompts, categories taking turns; None = as many as every category can give equally.
+
+    Deterministic, all different, ids like "shapes-test-0007". Where `count` asks for more than a category holds, the
+    others fill up; more than there are at all is an error.
+    """
+    _known(split)
+    lists = [every_prompt(split, category, seed) for category in CATEGORIES]
+    if count is None:
+        count = len(lists) * min(map(len, lists))
+    if not 0 <= count <= sum(map(len, lists)):
+        raise ConfigError(f"The shapes split {split!r} has {sum(map(len, lists))} prompts, not {count}.")
+    turns = (of[i] for i in range(max(map(len, lists))) for of in lists if i < len(of))
+    name = f"shapes-{split}-" if seed == 0 else f"shapes-{split}-s{seed}-"
+    return [Prompt(f"{name}{i:04d}", p.text, p.tags) for i, p in zip(range(count), turns, strict=False)]
+
+
+def random_prompt(rng: np.random.Generator, split: str = "train", category: str | None = None) -> Prompt:
+    """One prompt of a split, its category drawn evenly unless given. Its id is empty: it is not part of a list."""
+    category = category or CATEGORIES[rng.integers(len(CATEGORIES))]
+    if category == CATEGORIES[2]:
+        combos = _combos(split)
+        kind, count = combos[rng.integers(len(combos))]
+        return numeracy(kind, count, NUMERACY_WORDINGS[rng.integers(len(NUMERACY_WORDINGS))])
+    first, second = _pairs(split)[rng.integers(len(_pairs(split)))]
+    if category == CATEGORIES[0]:
+        return binding(first, second, BINDING_WORDINGS[rng.integers(len(BINDING_WORDINGS))])
+    if category == CATEGORIES[1]:
+        return spatial(first, second, RELATIONS[rng.integers(len(RELATIONS))])
+    while True:
+        kinds = [first, second, KINDS[rng.integers(len(KINDS))]]
+        if len(set(kinds)) == 3 and triple_split(kinds) == split:
+            return three(*(kinds[i] for i in rng.permutation(3)))
