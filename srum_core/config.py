@@ -1,0 +1,273 @@
+"""Settings out of layers: built-in < the adapter's presets < a TOML file < KEY=VALUE. No torch.
+
+Every problem of every layer is collected before one ConfigError is raised, and nothing heavy is loaded before that.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from srum_core.errors import ConfigError, PluginError
+from srum_core.hookspecs import Use
+from srum_core.plugins import Registry
+from srum_core.settings import COMPONENTS, Evaluate, Generate, Ground, Judge, Lora, Settings, Train
+from srum_core.settings_toml import as_data, describe, to_toml
+from srum_core.structuring import Keys, Problem, Problems, build, closest, did_you_mean, plain
+
+__all__ = [
+    "Evaluate",
+    "Generate",
+    "Ground",
+    "Judge",
+    "Lora",
+    "Settings",
+    "Train",
+    "Use",
+    "describe",
+    "load_settings",
+    "open_settings",
+    "to_toml",
+]
+
+COMMAND_LINE = "on the command line"
+Origins = dict[Keys, str]
+
+
+@frozen
+class Layer:
+    """Settings from one place, as plain data."""
+
+    where: str
+    """With its preposition, "in my.toml"."""
+    data: Mapping[str, Any]
+
+
+def load_settings(
+    adapter: str | None,
+    presets: Sequence[str],
+    config_file: Path | None,
+    overrides: Sequence[str],
+    registry: Registry,
+) -> Settings:
+    """The settings of a run, with every option of every component filled in.
+
+    adapter      name or "module:Class"; None = what the file or an override says
+    presets      names of the adapter's presets, later ones win; one called "default" comes before them by itself
+    config_file  TOML, such as a run's run.toml; its [versions] are not read
+    overrides    "KEY=VALUE" with a dotted key; a value that is not TOML is taken as a text
+
+    Raises ConfigError with all that is wrong.
+    """
+    broken: list[str] = []
+    file = Layer(f"in {config_file}", _read(config_file, broken) if config_file else {})
+    unread = bool(broken)
+    line = Layer(COMMAND_LINE, _parse_overrides(overrides, broken))
+    name = _adapter(adapter, [line, file], broken)
+    if name == "" and not unread:
+        broken.append(_no_adapter(registry))
+    layers = [*_presets(name or "", presets, registry, broken), file, line]
+    data, origins = _merge_all(Settings(adapter=Use(name or "")), layers)
+    if adapter is not None:
+        origins.setdefault(("adapter",), COMMAND_LINE)
+    settings, found = _structure(data, registry)
+    broken += [_sentence(problem, origins) for problem in found]
+    if broken or settings is None:
+        lines = "".join(f"\n  - {sentence}" for sentence in broken)
+        raise ConfigError(f"The settings cannot be used; nothing was loaded.{lines}")
+    return settings
+
+
+def open_settings(path: Path, registry: Registry) -> Settings:
+    """The settings that a run.toml holds. Raises ConfigError."""
+    return load_settings(None, (), path, (), registry)
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, broken: list[str]) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        broken.append(f"{path} cannot be read: {error.strerror}.")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        broken.append(f"{path} is not TOML: {error}.")
+    else:
+        data.pop("versions", None)
+        return data
+    return {}
+
+
+def _parse_overrides(overrides: Sequence[str], broken: list[str]) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        keys = tuple(part.strip() for part in key.split("."))
+        if not equals or not all(keys):
+            broken.append(f'"{text}" on the command line should read KEY=VALUE, such as train.lr=1e-5.')
+            continue
+        try:
+            parsed = _parse_value(value)
+        except tomllib.TOMLDecodeError as error:
+            broken.append(f"{text} on the command line: the value is not TOML: {error}.")
+            continue
+        nested: Any = parsed
+        for part in reversed(keys):
+            nested = {part: nested}
+        data = _merge(data, nested, (), COMMAND_LINE, {})
+    return data
+
+
+def _parse_value(text: str) -> Any:
+    """TOML, or else a bare word: a name or a path need no quotes. What looks like TOML has to be TOML."""
+    try:
+        made = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        if text.lstrip().startswith(("[", "{", '"', "'")):
+            raise
+        return text
+    return made["value"] if made.keys() == {"value"} else text
+
+
+def _adapter(named: str | None, layers: Sequence[Layer], broken: list[str]) -> str | None:
+    """The adapter's name, "" if nobody says, None if what is said is no name.
+
+    A file that says another than --adapter is refused: its options are not for this one."""
+    said = [(layer.where, _shape(("adapter",), layer.data.get("adapter"))) for layer in layers]
+    named_there = [(where, value.get("use") if isinstance(value, Mapping) else value) for where, value in said]
+    uses = [(where, use) for where, use in named_there if use is not None]
+    for where, use in uses:
+        if named is not None and use != named:
+            broken.append(f'--adapter {named} contradicts adapter = "{use}" {where}. Leave one of them out.')
+    name = named if named is not None else next((use for _, use in uses), "")
+    return name if isinstance(name, str) else None
+
+
+def _no_adapter(registry: Registry) -> str:
+    names = ", ".join(found.component.name for found in registry.listing() if found.kind == "adapter")
+    return f"No adapter is named. Add --adapter NAME; installed are: {names or 'none'}."
+
+
+def _presets(adapter: str, names: Sequence[str], registry: Registry, broken: list[str]) -> Iterator[Layer]:
+    try:
+        there = registry.component("adapter", adapter).presets if adapter else {}
+    except PluginError:
+        return  # told with the other components
+    for name in [*(["default"] if "default" in there else []), *names]:
+        if name in there:
+            yield Layer(f'in the preset "{name}" of {adapter}', _read(Path(there[name]), broken))
+        elif adapter:
+            known = f"There are {', '.join(sorted(there))}." if there else "It has none."
+            broken.append(f'The adapter "{adapter}" has no preset "{name}".{did_you_mean(name, there)} {known}')
+
+
+# ---- merging ---------------------------------------------------------------------------------------------------------
+
+
+def _merge_all(defaults: Settings, layers: Sequence[Layer]) -> tuple[dict[str, Any], Origins]:
+    data: Any = as_data(defaults)
+    origins: Origins = {}
+    for layer in layers:
+        data = _merge(data, layer.data, (), layer.where, origins)
+    return data, origins
+
+
+def _merge(old: Any, new: Any, path: Keys, origin: str, origins: Origins) -> Any:
+    """Tables merge key by key, all else is replaced. Another component drops the options of the one before; entries of
+    a list can be changed by number (`judges.0.think=false`)."""
+    new = _shape(path, new)
+    if isinstance(old, list) and isinstance(new, Mapping) and new and new.keys() <= set(map(str, range(len(old)))):
+        entries = ((str(i), each) for i, each in enumerate(old))
+        return [_merge(each, new[i], (*path, i), origin, origins) if i in new else each for i, each in entries]
+    other = _is_component(path) and isinstance(old, dict) and _names_another(old, new)
+    if isinstance(old, dict) and isinstance(new, Mapping) and not other:
+        return {
+            **old,
+            **{key: _merge(old.get(key), value, (*path, key), origin, origins) for key, value in new.items()},
+        }
+    for stale in [known for known in origins if known[: len(path)] == path]:
+        del origins[stale]
+    origins[path] = origin
+    return new
+
+
+def _names_another(old: Mapping[str, Any], new: Any) -> bool:
+    return isinstance(new, Mapping) and "use" in new and "use" in old and new["use"] != old["use"]
+
+
+def _is_component(path: Keys) -> bool:
+    return bool(path) and path[0] in COMPONENTS and len(path) == (2 if path[0] == "judges" else 1)
+
+
+def _shape(path: Keys, value: Any) -> Any:
+    """A component as a table, however it was written."""
+    if path == ("judges",) and isinstance(value, list):
+        return [_shape(("judges", str(i)), each) for i, each in enumerate(value)]
+    return {"use": value} if _is_component(path) and isinstance(value, str) else value
+
+
+# ---- checking --------------------------------------------------------------------------------------------------------
+
+
+def _structure(data: Mapping[str, Any], registry: Registry) -> tuple[Settings | None, list[Problem]]:
+    """Components first, each with its own options; then everything else, whatever was found there."""
+    found: list[Problem] = []
+    parts = dict(data)
+    for name, kind in COMPONENTS.items():
+        value = data[name]
+        optional = name in ("answerer", "benchmark")
+        if name == "judges" and isinstance(value, list):
+            parts[name] = [_component((name, str(i)), each, kind, registry, found) for i, each in enumerate(value)]
+        elif optional and value in ("", {"use": ""}):
+            parts[name] = None
+        elif name != "judges":
+            parts[name] = _component((name,), value, kind, registry, found)
+    try:
+        settings = build(Settings, parts)
+    except Problems as problems:
+        return None, found + problems.found
+    return settings, found
+
+
+def _component(path: Keys, data: Any, kind: str, registry: Registry, found: list[Problem]) -> Use:
+    """The component with all its options; what is wrong goes to `found`, and then the result means nothing."""
+    use = data.get("use") if isinstance(data, Mapping) else None
+    if not isinstance(use, str):
+        found.append(Problem(path, 'should be a name, or a table {use = "name", option = value}.'))
+        return Use("")
+    given = Use(use, {key: value for key, value in data.items() if key != "use"})
+    if use == "" and kind == "adapter":
+        return given  # nobody named one: that has been told
+    try:
+        options = registry.options(kind, given)
+    except PluginError as error:
+        found.append(Problem(path, f'cannot be "{use}". {error}'))
+    except Problems as problems:
+        found += [problem.below(*path) for problem in problems.found]
+    else:
+        return Use(use, plain(options) if options is not None else {})
+    return given
+
+
+def _sentence(problem: Problem, origins: Origins) -> str:
+    prefixes = (problem.path[:length] for length in range(len(problem.path), 0, -1))
+    origin = next((f" ({origins[prefix]})" for prefix in prefixes if prefix in origins), "")
+    hint = _knob(problem) if problem.unknown else problem.hint
+    return f"{'.'.join(problem.path)}{origin} {problem.text}{hint}"
+
+
+def _knob(problem: Problem) -> str:
+    """What an unknown key may have meant: a knob of this very name (`lr` is train.lr), a neighbour, or one like it."""
+    sections = (Generate, Ground, Judge, Train, Lora, Evaluate)
+    knobs = {knob.name: f"{kind.__name__.lower()}.{knob.name}" for kind in sections for knob in attrs.fields(kind)}
+    key = problem.path[-1]
+    if problem.hint and key not in knobs:
+        return problem.hint
+    close = closest(key, knobs)
+    return f' Did you mean "{knobs[close]}"?' if close else ""

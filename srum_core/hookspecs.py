@@ -1,0 +1,116 @@
+"""What a plugin can offer: the hooks, and the light description of a component that they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+from attrs import field, frozen
+
+from srum_core.protocols import Answerer, Benchmark, Grounder, Judge, Loss, RewardMap, UnifiedModel
+from srum_core.records import Prompt
+
+if TYPE_CHECKING:
+    from srum_core.run import Run
+
+GROUP = "srum"
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@frozen
+class Component:
+    """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
+
+    name: str
+    """What `use` says."""
+    load: str
+    """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
+    options: type | None = None
+    """attrs class of what can be set; None = nothing."""
+    presets: Mapping[str, Path] = field(factory=dict, hash=False)
+    """Adapters only: whole settings by name, as TOML files. One called "default" is always applied first."""
+    summary: str = ""
+    """One line for lists."""
+
+
+@frozen
+class Use:
+    """A component that a run uses. In TOML a name, or a table {use = "name", option = value, …}."""
+
+    use: str
+    """A component's name, or an import path "module:Class"."""
+    options: dict[str, Any] = field(factory=dict, hash=False)
+
+
+@frozen
+class Kind:
+    """A kind of component."""
+
+    hook: str
+    protocol: type
+    words: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "adapter": Kind("srum_adapters", UnifiedModel, "adapter"),
+    "grounder": Kind("srum_grounders", Grounder, "grounder"),
+    "judge": Kind("srum_judges", Judge, "judge"),
+    "map": Kind("srum_reward_maps", RewardMap, "reward map"),
+    "loss": Kind("srum_losses", Loss, "loss"),
+    "benchmark": Kind("srum_benchmarks", Benchmark, "benchmark"),
+    "answerer": Kind("srum_answerers", Answerer, "answerer"),
+}
+
+
+class Hooks:
+    """A plugin implements any of these as functions of its module, each marked with `@hookimpl`."""
+
+    @hookspec
+    def srum_adapters(self) -> Iterable[Component]:
+        """Models that draw and look (`UnifiedModel`)."""
+        return ()
+
+    @hookspec
+    def srum_grounders(self) -> Iterable[Component]:
+        """What says where to look (`Grounder`)."""
+        return ()
+
+    @hookspec
+    def srum_judges(self) -> Iterable[Component]:
+        """What asks about pictures and reads scores (`Judge`)."""
+        return ()
+
+    @hookspec
+    def srum_reward_maps(self) -> Iterable[Component]:
+        """What spreads a judgement over a grid (`RewardMap`)."""
+        return ()
+
+    @hookspec
+    def srum_losses(self) -> Iterable[Component]:
+        """What training minimises (`Loss`)."""
+        return ()
+
+    @hookspec
+    def srum_benchmarks(self) -> Iterable[Component]:
+        """Prompts and how pictures of them become a table (`Benchmark`)."""
+        return ()
+
+    @hookspec
+    def srum_answerers(self) -> Iterable[Component]:
+        """What answers judges in the model's place (`Answerer`)."""
+        return ()
+
+    @hookspec(firstresult=True)
+    def srum_prompts(self, source: str) -> Sequence[Prompt] | None:
+        """The prompts that `prompts = "source"` names; None if the source is somebody else's."""
+
+    @hookspec
+    def srum_metrics(self, run: Run, metrics: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl was written."""
+
+    @hookspec
+    def srum_stage_finished(self, run: Run, stage: str, round: int | None) -> None:
+        """A stage is done; `round` is None for the evaluation of the untrained model."""

@@ -1,0 +1,159 @@
+"""Making what plugins offer: options checked first, then the class imported and compared with its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from srum_core.discovery import Finding, Found, Plugin, clash, find
+from srum_core.errors import ConfigError, PluginError, SrumError
+from srum_core.hookspecs import KINDS, Component, Use, hookimpl, hookspec
+from srum_core.loading import check_class, check_instance, import_object, why
+from srum_core.records import Prompt
+from srum_core.structuring import Problem, Problems, build, did_you_mean
+
+__all__ = ["KINDS", "Component", "Found", "Plugin", "Registry", "Use", "discover", "hookimpl", "hookspec"]
+
+
+def discover() -> Registry:
+    """Everything that is installed. Imports no component and no torch."""
+    return Registry(find())
+
+
+@frozen
+class Registry:
+    """What is installed. `broken` says in sentences what is not usable, and why."""
+
+    _finding: Finding = field(repr=False)
+
+    @property
+    def broken(self) -> list[str]:
+        return list(self._finding.broken)
+
+    @property
+    def hook(self) -> Any:
+        """For events: `registry.hook.srum_metrics(run=…, metrics=…)` tells every plugin that listens."""
+        return self._finding.manager.hook
+
+    def listing(self) -> list[Found]:
+        """Every usable component, by kind and name."""
+        return [found[0] for _, found in sorted(self._finding.found.items()) if len(found) == 1]
+
+    def versions(self) -> dict[str, str]:
+        """The versions of srum and of every distribution with a working plugin."""
+        try:
+            own = version("srum")
+        except PackageNotFoundError:
+            own = "not installed"
+        return {"srum": own, **{each.distribution: each.version for each in self._finding.plugins.values()}}
+
+    def component(self, kind: str, name: str) -> Component:
+        """Raises PluginError with what there is. A name with a colon is an import path, and is imported."""
+        if ":" in name:
+            made = self._import(kind, name, self._who(kind, name))
+            options = getattr(made, "Options", None)
+            return Component(name, name, options if attrs.has(options) else None)  # type: ignore[arg-type]
+        return self._find(kind, name).component
+
+    def load(self, kind: str, name: str) -> Any:
+        """The class, imported and known to have the protocol's methods. Raises PluginError."""
+        component = self.component(kind, name)
+        who = self._who(kind, name)
+        made = self._import(kind, component.load, who)
+        check_class(made, KINDS[kind].protocol, f"{who} is incomplete: {component.load}")
+        return made
+
+    def options(self, kind: str, use: Use) -> Any:
+        """The component's options with its defaults filled in, or None if it has none. Raises PluginError for a
+        component that cannot be found, Problems (paths relative to the component) for options that cannot be used."""
+        component = self.component(kind, use.use)
+        if component.options is None:
+            text = f'is not a setting: the {KINDS[kind].words} "{component.name}" has none.'
+            if use.options:
+                raise Problems(Problem((key,), text) for key in use.options)
+            return None
+        try:
+            return build(component.options, use.options)
+        except NameError as error:
+            raise PluginError(
+                f"{self._who(kind, use.use)} describes its options by types that cannot be found out ({error}): "
+                "import those types at run time, not only for type checkers."
+            ) from error
+
+    def create(self, kind: str, use: Use | Mapping[str, Any] | str, **extra: Any) -> Any:
+        """Make a component. `extra` are options that win over those of `use`.
+
+        Order: options (ConfigError), import, class, construction, members (PluginError). Errors that the constructor
+        raises for people (SrumError) pass through."""
+        use = as_use(use)
+        use = Use(use.use, {**use.options, **extra})
+        who = self._who(kind, use.use)
+        try:
+            options = self.options(kind, use)
+        except Problems as problems:
+            found = "".join(f"\n  - {each}" for each in problems.found)
+            raise ConfigError(f"{who} cannot be made with these options:{found}") from problems
+        made = self.load(kind, use.use)
+        try:
+            instance = made() if options is None else made(options)
+        except SrumError:
+            raise
+        except Exception as error:
+            given = "without options" if options is None else f"with {options}"
+            raise PluginError(f"{who} could not be made {given}: {why(error)}") from error
+        check_instance(instance, KINDS[kind].protocol, f"{who} is incomplete: {type(instance).__qualname__}")
+        return instance
+
+    def prompts(self, source: str) -> Sequence[Prompt] | None:
+        """What the first plugin that knows the source says; None if none does. Raises PluginError naming the plugin."""
+        for implementation in reversed(self._finding.manager.hook.srum_prompts.get_hookimpls()):
+            arguments = [source] if "source" in implementation.argnames else []
+            plugin = self._finding.plugins[implementation.plugin]
+            try:
+                prompts: Any = implementation.function(*arguments)
+                if prompts is not None and not all(isinstance(each, Prompt) for each in prompts):
+                    raise TypeError("it returned something that is not a Prompt")
+            except SrumError:
+                raise
+            except Exception as error:
+                raise PluginError(f'{plugin} failed at giving the prompts "{source}": {why(error)}') from error
+            if prompts is not None:
+                return list(prompts)
+        return None
+
+    def _find(self, kind: str, name: str) -> Found:
+        found = self._finding.found.get((kind, name), [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise PluginError(clash(found))
+        names = sorted(name for each, name in self._finding.found if each == kind)
+        there = f"There are {', '.join(names)}." if names else "None is installed."
+        broken = "".join(f"\n  - {sentence}" for sentence in self.broken)
+        broken = f"\nWhat could not be loaded:{broken}" if broken else ""
+        raise PluginError(
+            f'No installed plugin offers the {KINDS[kind].words} "{name}".{did_you_mean(name, names)} {there} '
+            f'A class of your own can be named as "module:Class".{broken}'
+        )
+
+    def _who(self, kind: str, name: str) -> str:
+        return f'The {KINDS[kind].words} "{name}"' if ":" in name else str(self._find(kind, name))
+
+    def _import(self, kind: str, path: str, who: str) -> Any:
+        made = import_object(path, who)
+        if not callable(made):
+            raise PluginError(f"{who}: {path} is no class, and so it cannot be made into a {KINDS[kind].words}.")
+        return made
+
+
+def as_use(use: Use | Mapping[str, Any] | str) -> Use:
+    """A name, a table as in TOML, or a Use already."""
+    if isinstance(use, str):
+        return Use(use)
+    if isinstance(use, Use):
+        return use
+    return Use(use["use"], {key: value for key, value in use.items() if key != "use"})

@@ -1,0 +1,107 @@
+"""The six things a plugin can be (and the one-method subset that is enough to answer questions)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from srum_core.records import Candidate, Judgement, Prompt, Question, Region, Row, Sample, Score, Unreadable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+    from srum_core.flow import FlowStep, Recipe
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """Anything that looks at pictures and answers; a judge server needs nothing else."""
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        """One answer per question, in order. Greedy at temperature 0, else sampled from each question's own seed."""
+        ...
+
+
+@runtime_checkable
+class UnifiedModel(Answerer, Protocol):
+    """A model that can draw, look, and be trained to draw better."""
+
+    denoiser: nn.Module
+    """`forward(noisy: list[(h, w, c)], time: (n,), condition) -> list[(h, w, c)]`, the velocity noise - clean.
+
+    Time 0 is clean and 1 is noise. Each block of `recipe.blocks` runs exactly once per call."""
+    recipe: Recipe
+    """What only the adapter can say about training: blocks, trainable patterns, LoRA targets, time schedule."""
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        """One picture per prompt; the same prompt and seed give the same picture, whatever else is in the batch."""
+        ...
+
+    def encode(self, images: Sequence[Image]) -> list[Tensor]:
+        """Clean latents, each (rows, columns, channels), without gradient; repeatable and independent of the batch."""
+        ...
+
+    def condition(self, texts: Sequence[str | None]) -> Any:
+        """What `denoiser` takes as `condition`; None is the unconditional one (dropped text)."""
+        ...
+
+    def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write a complete checkpoint in the upstream layout. `weights`: the trained denoiser parameters by name."""
+        ...
+
+
+@runtime_checkable
+class Grounder(Protocol):
+    """Says where to look. One that needs no language model asks nothing and looks at `candidate.image` itself."""
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]: ...
+
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]: ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Asks about a picture and reads scores out of the answers. Pure: same arguments, same result, no torch."""
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]: ...
+
+    def scores(
+        self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+    ) -> Sequence[Score | Unreadable]:
+        """`answers[i]` answers `questions(...)[i]`. Odd answers give `Unreadable`, never an exception, never a 0."""
+        ...
+
+
+@runtime_checkable
+class RewardMap(Protocol):
+    """Spreads a judgement over a grid."""
+
+    def __call__(self, judgement: Judgement, grid: tuple[int, int]) -> Tensor:
+        """Float32 (rows, columns), in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """Turns errors and weights into something to minimise."""
+
+    def __call__(self, step: FlowStep) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """A scalar, the mean over all cells and channels of the step, and named scalar parts to log."""
+        ...
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """Prompts, and how pictures (and answers about them) become a table. `score` and `table` are pure."""
+
+    def prompts(self, split: str) -> Sequence[Prompt]: ...
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]: ...
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        """Measures of one picture, recorded as they are."""
+        ...
+
+    def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]: ...

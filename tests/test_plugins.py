@@ -1,0 +1,427 @@
+"""Plugins as users meet them: distributions that are installed, broken in every way a plugin can be."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_plugins import install
+
+from srum_core.errors import CheckpointError, ConfigError, PluginError
+from srum_core.hookspecs import KINDS, Use
+from srum_core.loading import members
+from srum_core.plugins import Registry, discover
+from srum_core.protocols import UnifiedModel
+
+ROOT = Path(__file__).parent.parent
+HEAD = """
+from attrs import field, frozen, validators
+from srum_core import Component, hookimpl
+"""
+GOOD = (
+    HEAD
+    + """
+from typing import Literal
+
+@frozen
+class Options:
+    strict: bool = False
+    level: int = field(default=1, validator=validators.ge(0))
+    mood: Literal["calm", "cross"] = "calm"
+    side: Literal[1, 2] = 1
+
+@hookimpl
+def srum_judges():
+    return [Component("kind-judge", "good_parts:Kind", Options, summary="always kind")]
+"""
+)
+PARTS = """
+from srum_core.errors import CheckpointError
+
+class Kind:
+    def __init__(self, options): self.options = options
+    def questions(self, candidate, regions): return []
+    def scores(self, candidate, regions, answers): return []
+
+class Bare:
+    def questions(self, candidate, regions): return []
+    def scores(self, candidate, regions, answers): return []
+
+class Own(Kind):
+    from attrs import define
+    @define
+    class Options:
+        warmth: float = 0.5
+"""
+Install = Callable[..., Registry]
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install distributions given as name=(version, source[, modules]) and discover them."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(**distributions: tuple) -> Registry:  # type: ignore[type-arg]
+        for name, (version, *rest) in distributions.items():
+            install(tmp_path, name.replace("_", "-"), version, *rest)
+        importlib.invalidate_caches()
+        return discover()
+
+    yield make
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def judge(load: str, name: str = "mine") -> str:
+    return f'{HEAD}\n@hookimpl\ndef srum_judges(): return [Component("{name}", "{load}")]\n'
+
+
+def about(registry: Registry, distribution: str) -> str:
+    """The one sentence about a distribution."""
+    found = [sentence for sentence in registry.broken if distribution in sentence]
+    assert len(found) == 1, registry.broken
+    return found[0]
+
+
+def test_a_good_plugin_works(plugins: Install) -> None:
+    registry = plugins(good_plugin=("1.2", GOOD, {"good_parts": PARTS}))
+    assert "good_parts" not in sys.modules  # lazily
+    component = registry.component("judge", "kind-judge")
+    assert component.summary == "always kind"
+    made = registry.create("judge", Use("kind-judge", {"strict": True}), level=3)
+    assert (made.options.strict, made.options.level) == (True, 3)
+    assert registry.create("judge", {"use": "kind-judge", "mood": "cross"}).options.mood == "cross"
+    assert registry.versions()["good-plugin"] == "1.2"
+    assert ("judge", "good-plugin", "1.2") in [(f.kind, f.distribution, f.version) for f in registry.listing()]
+    assert not [sentence for sentence in registry.broken if "good-plugin" in sentence]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import not_there_at_all", ['needs the module "not_there_at_all"', "Install not_there_at_all"]),
+        ("1 / 0", ["ZeroDivisionError: division by zero"]),
+        ("import sys; sys.exit(3)", ["SystemExit"]),
+        (
+            HEAD + "@hookimpl\ndef srum_judgs(): return []",
+            ['there is no hook "srum_judgs"', 'Did you mean "srum_judges"?', "srum_grounders"],
+        ),
+        (HEAD + "@hookimpl\ndef srum_judges(model): return []", ["model", "can not be found in the hookspec"]),
+        (HEAD + "def srum_judges(): return []", ["srum_judges is not marked as a hook", "@hookimpl"]),
+        ("x = 1", ["implements no hook"]),
+        (HEAD + "@hookimpl\ndef srum_judges(): return 3", ["srum_judges() returned int", "a list of Component"]),
+        (HEAD + "@hookimpl\ndef srum_judges(): return ['x']", ["returned a str where a Component should be"]),
+        (HEAD + "@hookimpl\ndef srum_judges(): raise KeyError('x')", ["KeyError: 'x'"]),
+        (judge("no-colon"), ['load="no-colon"', 'should read "module:Class"']),
+        (judge("a:B", "a:b"), ['called "a:b"', "no colon"]),
+        (HEAD + "@hookimpl\ndef srum_judges(): return [Component('x', 'a:B', dict)]", ["not an attrs class"]),
+        (
+            HEAD + "@frozen\nclass O: use: int = 1\n@hookimpl\ndef srum_judges(): return [Component('x', 'a:B', O)]",
+            ['an option called "use"'],
+        ),
+    ],
+)
+def test_a_broken_plugin_is_a_sentence_and_the_others_work(plugins: Install, source: str, expected: list[str]) -> None:
+    registry = plugins(bad_plugin=("0.3", source), good_plugin=("1.2", GOOD, {"good_parts": PARTS}))
+    sentence = about(registry, "bad-plugin")
+    for part in ['bad-plugin 0.3 (entry point "bad_plugin = bad_plugin")', *expected]:
+        assert part in sentence
+    assert registry.create("judge", "kind-judge")
+    assert "bad-plugin" not in registry.versions()
+
+
+def test_two_misspelt_plugins_are_both_told(plugins: Install) -> None:
+    source = HEAD + "@hookimpl\ndef srum_promts(source): return None"
+    registry = plugins(bad_one=("1", source), bad_two=("1", source))
+    for name in ("bad-one", "bad-two"):
+        assert 'Did you mean "srum_prompts"?' in about(registry, name)
+
+
+def test_a_name_clash_takes_neither(plugins: Install) -> None:
+    registry = plugins(
+        good_plugin=("1.2", GOOD, {"good_parts": PARTS}), clashing=("2.0", judge("good_parts:Bare", "kind-judge"))
+    )
+    with pytest.raises(PluginError) as caught:
+        registry.create("judge", "kind-judge")
+    assert str(caught.value) in registry.broken
+    for part in ("good-plugin 1.2", "clashing 2.0", '"good_parts:Kind"', '"good_parts:Bare"', "neither is taken"):
+        assert part in str(caught.value)
+    assert not [found for found in registry.listing() if found.component.name == "kind-judge"]
+    assert registry.create("judge", "good_parts:Bare")  # the way out that the sentence names
+
+
+def test_the_same_module_twice_is_told(plugins: Install, tmp_path: Path) -> None:
+    install(tmp_path, "twice", "1", GOOD)
+    (tmp_path / "twice-1.dist-info" / "entry_points.txt").write_text("[srum]\na = twice\nb = twice\n")
+    assert 'its module is the one of twice 1 (entry point "a = twice")' in about(plugins(), "twice")
+
+
+def test_an_unknown_name(plugins: Install) -> None:
+    registry = plugins(good_plugin=("1.2", GOOD), bad_plugin=("0.3", "1 / 0"))
+    with pytest.raises(PluginError) as caught:
+        registry.component("judge", "kind-juge")
+    for part in (
+        'judge "kind-juge"',
+        'Did you mean "kind-judge"?',
+        "There are ",
+        "ZeroDivisionError",
+        '"module:Class"',
+    ):
+        assert part in str(caught.value)
+
+
+INCOMPLETE = """
+from srum_core.protocols import Judge
+
+class Short:
+    def questions(self, candidate, regions): return []
+    def score(self, candidate, regions, answers): return []
+
+class Inherits(Judge):
+    def questions(self, candidate, regions): return []
+
+class Late:
+    scores: object  # announced, so the class is let through, but never set
+    def questions(self, candidate, regions): return []
+
+class Sets:
+    scores: object
+    def __init__(self): self.scores = lambda *_: []
+    def questions(self, candidate, regions): return []
+
+class Delegates:
+    def __getattr__(self, name):
+        if name.startswith("_"): raise AttributeError(name)
+        return lambda *_: []
+
+class Costly:
+    def __init__(self): raise MemoryError("this was to be found out before")
+    def questions(self, candidate, regions): return []
+
+def factory(): return Sets()
+def stub_factory(): return Inherits()
+def bad_factory(): return object()
+thing = 3
+"""
+
+
+@pytest.mark.parametrize("name", ["Short", "Inherits", "Late", "Costly", "stub_factory"])
+def test_an_incomplete_class(plugins: Install, name: str) -> None:
+    registry = plugins(partial_judge=("0.1", judge(f"partial_parts:{name}"), {"partial_parts": INCOMPLETE}))
+    with pytest.raises(PluginError) as caught:
+        registry.create("judge", "mine")
+    expected = ['"mine" of partial-judge 0.1', 'entry point "partial_judge = partial_judge"', "no scores(...)"]
+    for part in [*expected, "srum_core.protocols.Judge", *(['Is "score" a misspelling?'] if name == "Short" else [])]:
+        assert part in str(caught.value)
+    assert "questions" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Sets", "Delegates", "factory"])
+def test_members_may_be_given_in_other_ways(plugins: Install, name: str) -> None:
+    registry = plugins(partial_judge=("0.1", judge(f"partial_parts:{name}"), {"partial_parts": INCOMPLETE}))
+    assert registry.create("judge", "mine")
+
+
+def test_what_a_factory_makes_is_checked(plugins: Install) -> None:
+    registry = plugins(partial_judge=("0.1", judge("partial_parts:bad_factory"), {"partial_parts": INCOMPLETE}))
+    with pytest.raises(PluginError, match=r"no questions\(...\), scores\(...\)"):
+        registry.create("judge", "mine")
+    with pytest.raises(PluginError, match="partial_parts:thing is no class"):
+        registry.create("judge", "partial_parts:thing")
+
+
+@pytest.mark.parametrize("kind", ["map", "loss"])
+def test_a_class_is_not_callable_just_because_classes_are(plugins: Install, kind: str) -> None:
+    plugins(empty_parts=("1", "class Empty: pass"))
+    with pytest.raises(PluginError, match=r"no __call__\(...\)"):
+        discover().create(kind, "empty_parts:Empty")
+
+
+ADAPTER = """
+class Model:
+    recipe = None
+    def __init__(self): pass
+    def answer(self, questions): return []
+    def generate(self, prompts, seeds): return []
+    def encode(self, images): return []
+    def condition(self, texts): return None
+    def save(self, directory, weights): pass
+
+class Whole(Model):
+    def __init__(self): self.denoiser = object()
+"""
+
+
+def test_data_members_are_looked_for_on_the_instance(plugins: Install) -> None:
+    registry = plugins(adapter_parts=("1", ADAPTER))
+    assert registry.create("adapter", "adapter_parts:Whole")
+    with pytest.raises(PluginError, match=r"has no denoiser, which srum_core\.protocols\.UnifiedModel asks for"):
+        registry.create("adapter", "adapter_parts:Model")
+    assert set(members(UnifiedModel)[1]) == {"denoiser", "recipe"}
+    assert set(members(UnifiedModel)[0]) == {"answer", "generate", "encode", "condition", "save"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"strct": True}, 'strct is not a setting. Did you mean "strict"?'),
+        ({"level": "high"}, 'level should be a whole number, but it is the text "high".'),
+        ({"level": -1}, "level must be >= 0: -1"),
+        ({"mood": "crass"}, 'mood should be one of calm, cross, but it is the text "crass". Did you mean "cross"?'),
+        ({"side": True}, "side should be one of 1, 2, but it is true."),
+        ({"strict": 1, "level": True, "odd": 0}, "strict should be true or false, but it is 1."),
+        ({"strict": 1, "level": True, "odd": 0}, "level should be a whole number, but it is true."),
+        ({"strict": 1, "level": True, "odd": 0}, "odd is not a setting."),
+    ],
+)
+def test_wrong_options(plugins: Install, options: dict[str, object], expected: str) -> None:
+    registry = plugins(good_plugin=("1.2", GOOD, {"good_parts": "1 / 0"}))  # so that importing it would fail
+    with pytest.raises(ConfigError) as caught:
+        registry.create("judge", Use("kind-judge", options))
+    assert expected in str(caught.value)
+    assert '"kind-judge" of good-plugin 1.2' in str(caught.value)
+
+
+def test_options_where_there_are_none(plugins: Install) -> None:
+    registry = plugins(plain_judge=("1", judge("good_parts:Bare"), {"good_parts": PARTS}))
+    with pytest.raises(ConfigError, match='level is not a setting: the judge "mine" has none'):
+        registry.create("judge", Use("mine", {"level": 1}))
+
+
+CONSTRUCTORS = """
+from srum_core.errors import CheckpointError
+
+class Fails:
+    def __init__(self): raise OSError("no such device")
+    def questions(self, candidate, regions): return []
+    def scores(self, candidate, regions, answers): return []
+
+class Takes(Fails):
+    def __init__(self, one, two): pass
+
+class Says(Fails):
+    def __init__(self): raise CheckpointError("There is no checkpoint here.")
+"""
+
+
+def test_a_constructor_that_fails(plugins: Install) -> None:
+    registry = plugins(failing=("4", judge("failing_parts:Fails"), {"failing_parts": CONSTRUCTORS}))
+    with pytest.raises(
+        PluginError, match=r"of failing 4 .* could not be made without options: OSError: no such"
+    ) as caught:
+        registry.create("judge", "mine")
+    assert isinstance(caught.value.__cause__, OSError)
+    with pytest.raises(PluginError, match=r"TypeError: .*missing 2 required positional arguments"):
+        registry.create("judge", "failing_parts:Takes")
+    with pytest.raises(CheckpointError, match=r"^There is no checkpoint here.$"):  # a sentence already
+        registry.create("judge", "failing_parts:Says")
+
+
+def test_use_as_an_import_path(plugins: Install) -> None:
+    registry = plugins(good_parts=("1", PARTS))
+    assert registry.create("judge", "good_parts:Bare")
+    assert registry.create("judge", {"use": "good_parts:Own", "warmth": 1}).options.warmth == 1.0
+    with pytest.raises(ConfigError, match='Did you mean "warmth"'):
+        registry.create("judge", {"use": "good_parts:Own", "warmt": 1})
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("nowhere_at_all:Judge", "there is no module 'nowhere_at_all'"),
+        ("good_parts.inner:Judge", "there is no module 'good_parts.inner'"),
+        ("good_parts:Bear", 'good_parts has no "Bear". Did you mean "Bare"?'),
+        ("needy_parts:Judge", 'needs the module "not_there_at_all"'),
+        ("torn_parts:Judge", "torn_parts cannot be imported: SyntaxError"),
+        ("good_parts:", 'should read "module:Class"'),
+        (":Judge", 'should read "module:Class"'),
+    ],
+)
+def test_an_import_path_that_leads_nowhere(plugins: Install, path: str, expected: str) -> None:
+    others = {"needy_parts": "import not_there_at_all", "torn_parts": "def ("}
+    registry = plugins(good_parts=("1", PARTS, others))
+    with pytest.raises(PluginError) as caught:
+        registry.create("judge", path)
+    assert expected in str(caught.value)
+    assert f'judge "{path}"' in str(caught.value)
+
+
+def test_a_component_whose_class_is_gone_names_its_plugin(plugins: Install) -> None:
+    registry = plugins(gone=("7", judge("gone_parts:Judge")))
+    with pytest.raises(PluginError, match=r'"mine" of gone 7 \(entry point "gone = gone"\): there is no module'):
+        registry.create("judge", "mine")
+
+
+def test_types_that_are_only_there_for_checkers(plugins: Install) -> None:
+    source = "from __future__ import annotations\n" + HEAD + "@frozen\nclass O:\n    x: Missing = 1\n"
+    registry = plugins(vague=("1", source + "@hookimpl\ndef srum_maps_(): pass\n"))
+    assert "vague" in about(registry, "vague")
+    source += '@hookimpl\ndef srum_judges(): return [Component("mine", "a:B", O)]\n'
+    with pytest.raises(PluginError, match=r"of dim 1 .*name 'Missing' is not defined"):
+        plugins(dim=("1", source)).create("judge", "mine")
+
+
+PROMPTS = (
+    HEAD
+    + """
+from srum_core.records import Prompt
+
+@hookimpl
+def srum_prompts(source):
+    if source == "mine": return [Prompt("1", "a red circle")]
+    if source == "fails": raise OSError("no network")
+    if source == "odd": return ["a red circle"]
+
+@hookimpl
+def srum_metrics(metrics):
+    metrics["seen"] = True
+"""
+)
+
+
+def test_prompts_and_events(plugins: Install) -> None:
+    registry = plugins(words=("5", PROMPTS), good_plugin=("1.2", GOOD))
+    assert [prompt.text for prompt in registry.prompts("mine") or ()] == ["a red circle"]
+    assert registry.prompts("somebody-else-altogether") is None
+    with pytest.raises(PluginError, match=r'words 5 .* failed at giving the prompts "fails": OSError: no network'):
+        registry.prompts("fails")
+    with pytest.raises(PluginError, match="not a Prompt"):
+        registry.prompts("odd")
+    metrics: dict[str, object] = {}
+    registry.hook.srum_metrics(run=None, metrics=metrics)
+    assert metrics == {"seen": True}
+
+
+HEAVY = ("torch", "transformers", "PIL", "numpy")
+
+
+def test_discovery_is_light(tmp_path: Path) -> None:
+    """The plugins of this distribution, through their real entry points, in a fresh process: nothing heavy loads."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    points = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["srum"].items())
+    install(tmp_path, "srum", project["version"], "")
+    (tmp_path / "srum.py").unlink()
+    (tmp_path / "srum-0.1.0.dist-info" / "entry_points.txt").write_text(f"[srum]\n{points}")
+    code = f"""
+import sys
+sys.path[:0] = {[str(tmp_path), *(str(ROOT / each) for each in ("", "adapters", "judges", "losses", "benchmarks"))]}
+from srum_core.plugins import discover
+from srum_core.config import load_settings
+registry = discover()
+assert not registry.broken, registry.broken
+load_settings("bagel", [], None, [], registry)
+print(*(name for name in {HEAVY} if name in sys.modules))
+print(*sorted({{found.kind for found in registry.listing()}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    heavy, kinds = done.stdout.split("\n")[:2]
+    assert heavy == ""
+    assert kinds.split() == sorted(KINDS)
