@@ -1,0 +1,270 @@
+"""`srum-train` and `srum`. Imports no torch: stages do, when they run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from attrs import field, frozen
+from rich.console import Console
+from rich.table import Table
+
+from srum_core import config, plugins
+from srum_core.errors import ConfigError, SrumError
+from srum_core.run import STAGES, Run, lock
+from srum_core.stages import Step, count, needed, perform, steps, undone
+from srum_core.stages.evaluate import compare
+
+LAUNCHES = ("none", "ddp", "fsdp2")
+_EXAMPLES = """\
+examples:
+  srum-train --adapter bagel --preset shapes               the whole method on the bundled model, on a CPU
+  srum-train --adapter bagel --checkpoint DIR              post-train a checkpoint in the official layout
+  srum-train --config my.toml train.lr=1e-5 --only judge   settings from a file, one of them changed, one stage
+  srum-train --config my.toml --redo judge                 make the judgements, and all that follows, again
+
+The same command run again goes on where it stopped. KEY=VALUE is read as TOML: train.lr=1e-5 judges='["mine"]'.
+"""
+
+
+@frozen
+class Stopped(Exception):
+    """Interrupted, or a stage process ended with `code`."""
+
+    code: int
+    step: Step | None = field(default=None)
+
+
+def train_main(arguments: Sequence[str] | None = None) -> int:
+    """`srum-train`: 0 when done, 2 with a sentence for what a person can mend, 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: _train(_train_parser().parse_intermixed_args(given), given))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`srum`: the other commands."""
+    parser = argparse.ArgumentParser(prog="srum", description="Companion commands of srum-train.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in _COMMANDS.items():
+        commands.add_parser(name, help=text, description=text)
+    command = parser.parse_args(arguments).command
+    return _guarded(_COMMANDS[command][0])
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    try:
+        return action()
+    except SrumError as error:
+        _tell(f"srum: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _tell("srum: stopped.")
+        return 130
+
+
+# ---- srum-train -----------------------------------------------------------------------------------------------------
+
+
+def _train_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="srum-train",
+        description="Post-train a unified model on its own pictures: generate, ground, judge, train, evaluate.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--adapter", help="name of an installed adapter, or an import path module:Class")
+    add("--preset", action="append", default=[], help="a named set of settings of the adapter; may be repeated")
+    add("--checkpoint", help="short for adapter.checkpoint=...: a model directory, or a hub id")
+    add("--config", type=Path, help="a TOML file with settings; a run's run.toml repeats that run")
+    add("--only", choices=STAGES, metavar="STAGE", help=f"run one stage only: {', '.join(STAGES)}")
+    add(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="STAGE[:ROUND]",
+        help="first delete what STAGE and all after it made",
+    )
+    add("--launch", choices=LAUNCHES, default="none", help="how each stage runs: in this process, or by accelerate")
+    add("--processes", type=int, help="processes per stage with --launch (default: one per accelerator; 2 on a CPU)")
+    add("--out", type=Path, help="folder of the run (default: runs/ADAPTER-PRESET)")
+    add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
+    add("--print-config", action="store_true", help="print the resolved settings as TOML and stop")
+    add("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
+    return parser
+
+
+def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    registry = plugins.discover()
+    settings = _settings(parsed, registry)
+    if parsed.print_config:
+        print(config.to_toml(settings), end="")
+        return 0
+    redone = [_redo(text) for text in parsed.redo]
+    folder = parsed.out or _default_folder(parsed, settings)
+    if parsed.dry_run:
+        _announce(Run(folder, settings, registry), parsed.only, redone)
+        return 0
+    with lock(folder) as handle:
+        run = Run(folder, settings, registry)
+        for stage, round in redone:
+            run.redo(stage, round)
+        run = Run.create(folder, settings, registry)
+        try:
+            _all_steps(run, parsed, handle)
+        except (KeyboardInterrupt, Stopped) as stop:
+            return _say_stopped(run, parsed, given, stop)
+    _say_done(run, parsed)
+    return 0
+
+
+def _settings(parsed: argparse.Namespace, registry: plugins.Registry) -> config.Settings:
+    overrides = list(parsed.settings)
+    if parsed.checkpoint is not None:
+        overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
+    return config.load_settings(parsed.adapter, parsed.preset, parsed.config, overrides, registry)
+
+
+def _default_folder(parsed: argparse.Namespace, settings: config.Settings) -> Path:
+    adapter = settings.adapter.use.replace(":", ".")
+    return Path("runs") / f"{adapter}-{'-'.join(parsed.preset) or 'default'}"
+
+
+def _redo(text: str) -> tuple[str, int]:
+    stage, _, round = text.partition(":")
+    if stage not in STAGES or (round and not round.isdecimal()):
+        raise ConfigError(f"--redo {text}: it should be one of {', '.join(STAGES)}, or STAGE:ROUND such as judge:1.")
+    return stage, int(round or 0)
+
+
+def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
+    for step in steps(run, parsed.only):
+        if run.done(step.stage, step.round):
+            _tell(f"{step}: done before")
+            continue
+        if parsed.only and step.round and needed(run, step):
+            _tell(f"{step}: waits for {needed(run, step)}")
+            return
+        _tell(f"{step}: {_shown(run.stage_folder(step.stage, step.round))}")
+        if parsed.launch == "none":
+            perform(run, step.stage, step.round)
+        else:
+            _launch(run, step, parsed.launch, parsed.processes, handle)
+
+
+def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> None:
+    """What would be done. Settings that differ from what is there are refused, unless it would be made again."""
+    table = Table(title=f"{_shown(run.folder)} (nothing is run)")
+    for name in ("stage", "done", "of", "folder"):
+        table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")
+    for step in steps(run, only):
+        again = any(undone(*each, step) for each in redone)
+        finished, total = count(run, step, fresh=again)
+        unit = "checkpoint" if step.stage == "train" else "pictures"
+        folder = _shown(run.stage_folder(step.stage, step.round))
+        table.add_row(str(step), str(finished), f"{total} {unit}", folder)
+    Console().print(table)
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+def launch_command(launch: str, processes: int, run: Path, step: Step) -> list[str]:
+    """The command that runs one stage in a process group of its own."""
+    preset = Path(__file__).with_name("launch") / f"{launch}.yaml"
+    round = "base" if step.round is None else str(step.round)
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(preset)]
+    return [*accelerate, "--num_processes", str(processes), "-m", "srum_core.stages", step.stage, str(run), round]
+
+
+def _launch(run: Run, step: Step, launch: str, processes: int | None, handle: int) -> None:
+    """Run one stage by accelerate. The stage holds on to the run's lock, should this process be killed."""
+    command = launch_command(launch, processes or _accelerators() or 2, run.folder, step)
+    child = subprocess.Popen(command, pass_fds=[handle])
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        child.wait()  # the terminal has told it too
+        raise
+    if code:
+        raise Stopped(code, step)
+
+
+def _accelerators() -> int:
+    """How many accelerators torch sees; asked in a process of its own, so that this one stays small."""
+    code = "import torch; print(torch.accelerator.device_count() if torch.accelerator.is_available() else 0)"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+# ---- what people read -----------------------------------------------------------------------------------------------
+
+
+def _say_stopped(run: Run, parsed: argparse.Namespace, given: Sequence[str], stop: BaseException) -> int:
+    """What is done, and how to go on. The exit status: 130 when interrupted, else the stage's."""
+    _tell("")
+    if isinstance(stop, Stopped) and stop.code != 130:
+        _tell(f"srum: {stop.step} ended with exit status {stop.code}; what it said is above.")
+    for step in steps(run, parsed.only):
+        finished, total = count(run, step)
+        if finished:
+            _tell(f"  {step}: {finished} of {total}")
+    _tell(f"srum: stopped; nothing that is on disk is lost. To go on:\n  {resume_command(given)}")
+    return stop.code if isinstance(stop, Stopped) else 130
+
+
+def resume_command(given: Sequence[str]) -> str:
+    """The same command, without --redo: what it deleted need not be deleted again."""
+    kept, skip = ["srum-train"], False
+    for word in given:
+        if not skip and word != "--redo" and not word.startswith("--redo="):
+            kept.append(word)
+        skip = word == "--redo" and not skip
+    return shlex.join(kept)
+
+
+def _say_done(run: Run, parsed: argparse.Namespace) -> None:
+    table = compare(run)
+    if table is not None and parsed.only in (None, "evaluate"):
+        Console().print(table)
+    print(f"The run is in {_shown(run.folder)}")
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _shown(folder: Path) -> str:
+    """Relative to here where that is shorter to read."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+# ---- srum -----------------------------------------------------------------------------------------------------------
+
+
+def _plugins() -> int:
+    """List every component, and what could not be loaded."""
+    registry = plugins.discover()
+    table = Table()
+    for name in ("kind", "name", "distribution", "version", "summary"):
+        table.add_column(name, overflow="fold")
+    for found in registry.listing():
+        table.add_row(found.kind, found.component.name, found.distribution, found.version, found.component.summary)
+    Console().print(table)
+    for sentence in registry.broken:
+        print(f"broken: {sentence}")
+    return 1 if registry.broken else 0
+
+
+_COMMANDS: dict[str, tuple[Callable[[], int], str]] = {
+    "plugins": (_plugins, "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(train_main())

@@ -1,0 +1,92 @@
+"""Progress with rate and remaining time: a bar on a terminal, plain lines elsewhere; by the first process only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from srum_core.store import rank_and_world
+
+T = TypeVar("T")
+EVERY = 10.0
+"""Seconds between plain lines."""
+
+
+def track(iterable: Iterable[T], total: int, label: str, done: int = 0) -> Iterator[T]:
+    """Pass the items through and show how far they are; `done` of `total` were there before."""
+    with progress(total, label, done) as advance:
+        for item in iterable:
+            yield item
+            advance(1)
+
+
+@contextmanager
+def progress(total: int, label: str, done: int = 0, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """Yields `advance(count)`. What was done before does not count towards the rate."""
+    if rank_and_world()[0]:
+        yield lambda count: None
+        return
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        lines = _Lines(total, label, done)
+        yield lines.advance
+        lines.finish()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(label, total=total, completed=done)
+        yield lambda count: bar.advance(task, count)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(rate(speed) if speed else "")
+
+
+class _Lines:
+    """Plain lines on stderr: the first, one every `EVERY` seconds, the last."""
+
+    def __init__(self, total: int, label: str, done: int) -> None:
+        self.total, self.label, self.before, self.count = total, label, done, done
+        self.start = self.last = time.monotonic()
+        self.shown = -1
+        self._show()
+
+    def advance(self, count: int) -> None:
+        self.count += count
+        if time.monotonic() - self.last >= EVERY:
+            self._show()
+
+    def finish(self) -> None:
+        if self.shown != self.count:
+            self._show()
+
+    def _show(self) -> None:
+        self.last, self.shown = time.monotonic(), self.count
+        seconds, made = self.last - self.start, self.count - self.before
+        text = f"{self.label}: {self.count}/{self.total}"
+        if made and seconds > 0:
+            text += f" · {rate(made / seconds)} · {clock(seconds)} so far"
+            if self.count < self.total:
+                text += f", {clock((self.total - self.count) * seconds / made)} left"
+        print(text, file=sys.stderr, flush=True)
+
+
+def rate(per_second: float) -> str:
+    """Items a second, or a minute where that is the readable one."""
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{per_second * 60:.1f}/min"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,282 @@
+"""A run: a folder, the settings it is made with, and the plugins they name. No torch until a model is asked for."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import field, frozen
+
+from srum_core import config, plugins
+from srum_core.config import Settings
+from srum_core.errors import ConfigError, PluginError, RecordError
+from srum_core.hookspecs import Use
+from srum_core.prompts import load_prompts, refuse_twins
+from srum_core.records import Candidate, Grounding, Judgement, Prompt
+from srum_core.store import Records, check_settings, read_list, write_atomic, write_list
+
+if TYPE_CHECKING:
+    from srum_core.protocols import Answerer, Benchmark, UnifiedModel
+
+STAGES = ("generate", "ground", "judge", "train", "evaluate")
+FOLDERS = dict(zip(STAGES, ("candidates", "regions", "judgements", "checkpoint", "evaluation"), strict=True))
+_BEFORE = {  # what a round's folder holds before each stage
+    "generate": set[str](),
+    "ground": {"prompts.jsonl", "candidates"},
+    "judge": {"prompts.jsonl", "candidates", "regions"},
+    "train": {"prompts.jsonl", "candidates", "regions", "judgements"},
+}
+
+
+@frozen
+class Planned:
+    """A picture to be drawn. `id` names it for good: it is the hash of the prompt's id, the index and the seed."""
+
+    id: str
+    prompt: Prompt
+    seed: int
+
+
+def _absolute(folder: Path) -> Path:
+    return Path(folder).absolute()
+
+
+@attrs.define
+class Run:
+    """Round k lies in `round-k/`; it starts from the base model and the checkpoints of all earlier rounds."""
+
+    folder: Path = field(converter=_absolute)
+    settings: Settings
+    registry: plugins.Registry
+    _model: tuple[int, UnifiedModel] | None = field(default=None, init=False, repr=False)
+    _answerer: Answerer | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def create(cls, folder: Path, settings: Settings, registry: plugins.Registry) -> Run:
+        """Make the folder or take it up again. Raises RecordError if what is there was made with other settings."""
+        run = cls(folder, settings, registry)
+        run.check()
+        text = config.to_toml(settings, registry.versions())
+        path = run.folder / "run.toml"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Run:
+        """The run in a folder, as its run.toml says. Raises RecordError where there is none."""
+        path = Path(folder) / "run.toml"
+        if not path.is_file():
+            raise RecordError(f"{folder} is not the folder of a run: it has no run.toml.")
+        registry = registry or plugins.discover()
+        return cls(Path(folder), config.open_settings(path, registry), registry)
+
+    def check(self) -> None:
+        """Raise RecordError if any stage's output was made with settings that differ from this run's."""
+        for stage in STAGES:
+            for folder in [self.stage_folder(stage, k) for k in self._rounds_there()]:
+                check_settings(folder, self.stage_settings(stage), stage)
+
+    # ---- folders ----------------------------------------------------------------------------------------------------
+
+    def round_folder(self, round: int | None) -> Path:
+        """`round-k`, or `base` for None: the model before any training."""
+        return self.folder / ("base" if round is None else f"round-{round}")
+
+    def stage_folder(self, stage: str, round: int | None) -> Path:
+        return self.round_folder(round) / FOLDERS[stage]
+
+    def done(self, stage: str, round: int | None) -> bool:
+        marker = "table.json" if stage == "evaluate" else "DONE"
+        return (self.stage_folder(stage, round) / marker).exists()
+
+    def redo(self, stage: str, round: int = 0) -> None:
+        """Delete a stage's output and all that was made from it: the rest of its round, and later rounds.
+
+        Nothing is made from an evaluation, so `evaluate` deletes evaluations only (of every round from `round` on, and
+        the base's with the first)."""
+        there = self._rounds_there()
+        if stage == "evaluate":
+            for k in there:
+                if k >= round if k is not None else round == 0:
+                    shutil.rmtree(self.stage_folder(stage, k), ignore_errors=True)
+            return
+        for k in sorted((k for k in there if k is not None and k >= round), reverse=True):
+            keep = _BEFORE[stage] if k == round else set[str]()
+            for path in self.round_folder(k).iterdir():
+                if path.name not in keep:
+                    _delete(path)
+
+    def _rounds_there(self) -> list[int | None]:
+        numbers = [path.name.removeprefix("round-") for path in self.folder.glob("round-*")]
+        return [None, *sorted(int(number) for number in numbers if number.isdecimal())]
+
+    # ---- what a stage makes, and from what ------------------------------------------------------------------------
+
+    def stage_settings(self, stage: str) -> dict[str, Any]:
+        """The settings that a stage's folder remembers; those of the stages before it are checked in their folders."""
+        s = self.settings
+        answering = {"answerer": _plain(s.answerer)}
+        drawing = {"seed": s.seed, "adapter": _plain(s.adapter)}
+        by_stage: dict[str, dict[str, Any]] = {
+            "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
+            "ground": {"grounder": _plain(s.grounder), "ground": _plain(s.ground), **answering},
+            "judge": {"judges": _plain(s.judges), "judge": _plain(s.judge), **answering},
+            "train": {"seed": s.seed, **{name: _plain(getattr(s, name)) for name in ("train", "lora", "map", "loss")}},
+            "evaluate": {**drawing, "benchmark": _plain(s.benchmark), "evaluate": _plain(s.evaluate), **answering},
+        }
+        by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
+        return by_stage[stage]
+
+    def prompts(self, round: int) -> list[Prompt]:
+        """The prompts of a round, as they were when it started (`prompts.jsonl`) or as they are now."""
+        path = self.round_folder(round) / "prompts.jsonl"
+        if path.exists():
+            return read_list(path, Prompt)
+        return load_prompts(self.settings.prompts, self.registry, self.settings.generate.limit)
+
+    def keep_prompts(self, round: int) -> None:
+        """Write down the prompts a round starts with: a list that is edited later changes nothing in it."""
+        path = self.round_folder(round) / "prompts.jsonl"
+        if not path.exists():
+            write_list(path, self.prompts(round))
+
+    def planned(self, round: int) -> list[Planned]:
+        """The pictures a round draws, in order. Everything that follows goes through them in this order."""
+        count = self.settings.generate.candidates
+        return [self._plan(prompt, index, round) for prompt in self.prompts(round) for index in range(count)]
+
+    def planned_evaluation(self) -> list[Planned]:
+        """The pictures every evaluation draws: the same prompts and seeds before and after each round."""
+        settings = self.settings.evaluate
+        prompts = list(self.benchmark().prompts(settings.split))
+        refuse_twins(prompts, f"benchmark {_need(self.settings.benchmark, 'benchmark').use}, split {settings.split}")
+        prompts = prompts[: settings.limit or None]
+        return [self._plan(prompt, index, "evaluate") for prompt in prompts for index in range(settings.pictures)]
+
+    def _plan(self, prompt: Prompt, index: int, purpose: int | str) -> Planned:
+        seed = self.derive_seed("draw", purpose, prompt.id, index)
+        return Planned(hashlib.sha256(repr((prompt.id, index, seed)).encode()).hexdigest()[:20], prompt, seed)
+
+    def derive_seed(self, *what: str | int | None) -> int:
+        """A seed (31 bits) that depends on the run's seed and on what it is for, and on nothing else."""
+        digest = hashlib.sha256(repr((self.settings.seed, *what)).encode()).digest()
+        return int.from_bytes(digest[:4], "big") >> 1
+
+    # ---- records ----------------------------------------------------------------------------------------------------
+
+    def candidates(self, round: int) -> Records[Candidate]:
+        return self._records("generate", round, Candidate)
+
+    def groundings(self, round: int) -> Records[Grounding]:
+        return self._records("ground", round, Grounding)
+
+    def judgements(self, round: int) -> Records[Judgement]:
+        return self._records("judge", round, Judgement)
+
+    def _records(self, stage: str, round: int | None, kind: type[Any]) -> Records[Any]:
+        return Records(self.stage_folder(stage, round), kind, self.stage_settings(stage), stage=stage)
+
+    # ---- components -------------------------------------------------------------------------------------------------
+
+    def model(self, round: int) -> UnifiedModel:
+        """The model with which round k starts: a full checkpoint takes the base's place, PEFT ones are merged in order.
+
+        Kept until another round's is asked for, or `release`. Raises RecordError if an earlier round is not trained."""
+        if self._model is None or self._model[0] != round:
+            self.release()
+            self._model = (round, self._load(round))
+        return self._model[1]
+
+    def release(self) -> None:
+        """Let go of the model: it has been trained or wrapped, or its memory is needed."""
+        self._model = None
+        gc.collect()
+
+    def _load(self, round: int) -> UnifiedModel:
+        from srum_core import tuning  # torch
+
+        use, adapters = self.settings.adapter, list[Path]()
+        for k in range(round):
+            folder = self.stage_folder("train", k)
+            if not self.done("train", k):
+                raise RecordError(f"Round {round} needs the model that round {k} trains, but {folder} is not finished.")
+            if tuning.kind(folder) == "lora":
+                adapters.append(folder)
+            else:
+                use, adapters = Use(use.use, {**use.options, "checkpoint": str(folder)}), []
+        model: UnifiedModel = self.registry.create("adapter", use)
+        for folder in adapters:
+            tuning.apply(model, folder)
+        return model
+
+    def answerer(self, round: int) -> Answerer:
+        """Who answers the questions of a round: `answerer`, or else the model itself."""
+        if self.settings.answerer is None:
+            return self.model(round)
+        if self._answerer is None:
+            self._answerer = self.registry.create("answerer", self.settings.answerer)
+        return self._answerer
+
+    def benchmark(self) -> Benchmark:
+        benchmark: Benchmark = self.registry.create("benchmark", _need(self.settings.benchmark, "benchmark"))
+        return benchmark
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[int]:
+    """Keep other processes out of a run's folder; yields the descriptor, for stage processes to hold on to.
+
+    Raises RecordError if somebody else is at work there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordError(
+                f"Another process is at work in {folder}. Wait for it, stop it, or choose another folder with --out."
+            ) from error
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _plain(value: Any) -> Any:
+    """Settings as plain data."""
+    if isinstance(value, Use):
+        return {"use": value.use, **_plain(value.options)}
+    if attrs.has(type(value)):
+        return {name: _plain(each) for name, each in attrs.asdict(value, recurse=False).items()}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _need(use: Use | None, kind: str) -> Use:
+    if use is None:
+        raise ConfigError(f"This needs a {kind}, but the settings name none. Set {kind}=NAME (see `srum plugins`).")
+    return use
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def refuse(condition: bool, component: object, sentence: str) -> None:
+    """Raise PluginError naming the component's class if the condition holds."""
+    if condition:
+        raise PluginError(f"{type(component).__module__}:{type(component).__qualname__} {sentence}")

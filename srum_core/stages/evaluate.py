@@ -1,0 +1,109 @@
+"""checkpoint -> tables: a benchmark's pictures with the same seeds before and after every round."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from attrs import frozen
+from rich.table import Table
+
+from srum_core.protocols import Benchmark
+from srum_core.records import Candidate, Exchange, Row
+from srum_core.run import Run, refuse
+from srum_core.stages import Step, chunks
+from srum_core.store import Records, to_json, write_atomic
+
+
+@frozen
+class Scored:
+    """One picture of a benchmark and its measures, as the benchmark read them."""
+
+    id: str
+    candidate: Candidate
+    values: dict[str, float]
+    exchanges: tuple[Exchange, ...] = ()
+
+
+def scored(run: Run, round: int | None) -> Records[Scored]:
+    """What is known about the model after a round (None: before any)."""
+    return Records(run.stage_folder("evaluate", round), Scored, run.stage_settings("evaluate"), stage="evaluate")
+
+
+def evaluate(run: Run, round: int | None) -> None:
+    """Draw and score the benchmark's pictures, then write table.json."""
+    from srum_core.stages.generate import draw
+
+    benchmark, records = run.benchmark(), scored(run, round)
+    weights = 0 if round is None else round + 1
+    plan = {item.id: item for item in run.planned_evaluation()}
+    batch, step = run.settings.evaluate.batch, Step("evaluate", round)
+    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(weights)):
+        drawn = draw(run.model(weights), [plan[identity] for identity in chunk], records.folder / "images")
+        records.extend(_score(run, weights, benchmark, drawn))
+    if records.done:
+        pairs = [(each.candidate, each.values) for each in records.select(plan)]
+        rows = [attrs.asdict(row) for row in benchmark.table(pairs)]
+        write_atomic(records.folder / "table.json", to_json(rows))
+
+
+def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
+    from srum_core.stages.ground import ask
+
+    questions = [list(benchmark.questions(candidate)) for candidate in drawn]
+    answers = iter(ask(run, weights, [question for each in questions for question in each]))
+    name = run.settings.benchmark.use if run.settings.benchmark else ""
+    results = []
+    for candidate, asked in zip(drawn, questions, strict=True):
+        said = [next(answers) for _ in asked]
+        values = {key: float(value) for key, value in benchmark.score(candidate, said).items()}
+        odd = [key for key, value in values.items() if not math.isfinite(value)]
+        refuse(bool(odd), benchmark, f"gave picture {candidate.id} a {' and a '.join(odd)} that is no finite number.")
+        exchanges = tuple(Exchange(name, question, answer) for question, answer in zip(asked, said, strict=True))
+        results.append(Scored(candidate.id, candidate, values, exchanges))
+    return results
+
+
+def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
+    """A finished evaluation's rows by name, or None."""
+    path = run.stage_folder("evaluate", round) / "table.json"
+    if not path.exists():
+        return None
+    return {row["name"]: Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
+
+
+def compare(run: Run) -> Table | None:
+    """The base, every round and the change from the first to the last, as a table; None if nothing was evaluated."""
+    found = {f"round {k}": read_table(run, k) for k in range(run.settings.rounds)}
+    tables = {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
+    if not tables:
+        return None
+    name = run.settings.benchmark.use if run.settings.benchmark else ""
+    table = Table(title=f"{name}, {run.settings.evaluate.split}")
+    table.add_column("measure")
+    table.add_column("pictures", justify="right")
+    for name in tables:
+        table.add_column(name, justify="right")
+    if len(tables) > 1:
+        table.add_column("change", justify="right")
+    every = list(tables.values())
+    for name in dict.fromkeys(name for rows in every for name in rows):
+        table.add_row(*_cells(name, every))
+    return table
+
+
+def _cells(name: str, tables: Sequence[Mapping[str, Row]]) -> list[str]:
+    rows: list[Any] = [rows.get(name) for rows in tables]
+    count = next(row.count for row in rows if row is not None)
+    cells = [name, str(count), *("" if row is None else _show(row) for row in rows)]
+    if len(tables) > 1:
+        first, last = rows[0], rows[-1]
+        cells.append("" if first is None or last is None else f"{last.value - first.value:+.4f}")
+    return cells
+
+
+def _show(row: Row) -> str:
+    return f"{row.value:.4f}" if row.error is None else f"{row.value:.4f} ± {row.error:.4f}"

@@ -1,0 +1,38 @@
+"""prompts -> candidates: the model of the round draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from srum_core.protocols import UnifiedModel
+from srum_core.records import Candidate
+from srum_core.run import Planned, Run, refuse
+from srum_core.stages import Step, chunks
+from srum_core.store import write_atomic
+
+
+def generate(run: Run, round: int) -> None:
+    """Draw every picture of the round that is not there yet; the picture is on disk before its record."""
+    run.keep_prompts(round)
+    plan = {item.id: item for item in run.planned(round)}
+    records = run.candidates(round)
+    batch, step = run.settings.generate.batch, Step("generate", round)
+    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(round)):
+        items = [plan[identity] for identity in chunk]
+        records.extend(draw(run.model(round), items, records.folder / "images"))
+
+
+def draw(model: UnifiedModel, items: Sequence[Planned], folder: Path) -> list[Candidate]:
+    """One batch of pictures, stored as FOLDER/ID.png. Raises PluginError if the model returns another number."""
+    samples = model.generate([item.prompt.text for item in items], [item.seed for item in items])
+    refuse(len(samples) != len(items), model, f"drew {len(samples)} pictures for {len(items)} prompts.")
+    candidates = []
+    for item, sample in zip(items, samples, strict=True):
+        path = folder / f"{item.id}.png"
+        data = BytesIO()
+        sample.image.save(data, format="PNG")
+        write_atomic(path, data.getvalue())
+        candidates.append(Candidate(item.id, item.prompt, path, sample.image.size, item.seed, sample.thought))
+    return candidates

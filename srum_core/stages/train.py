@@ -1,0 +1,292 @@
+"""Train on the judged candidates of a round. Read from `train` downwards; the heart is `Trainer.update` and `.flow`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
+from attrs import define, evolve, field, frozen
+from torch import Tensor, nn
+
+from srum_core import packing, trackers, tuning
+from srum_core.errors import RecordError, TrainingError
+from srum_core.flow import FlowStep, flow_step
+from srum_core.gauges import Guard, Tally, memory, refuse_infinite
+from srum_core.latents import Latents
+from srum_core.packing import Batch
+from srum_core.progress import track
+from srum_core.resume import Log, Saved, sync
+from srum_core.store import check_settings, to_json
+
+if TYPE_CHECKING:
+    from srum_core.protocols import Loss, RewardMap, UnifiedModel
+    from srum_core.records import Candidate, Judgement
+    from srum_core.run import Run
+
+Metrics = dict[str, float | int | None]
+log = logging.getLogger("srum")
+
+
+@frozen
+class Pictures:
+    """What there is to train on, in an order that depends on the ids alone."""
+
+    candidates: list[Candidate]
+    judgements: list[Judgement]
+    unjudged: int
+    """Pictures left out: an answer about them could not be read, or they have no judgement."""
+
+
+def train(run: Run, round: int) -> Path:
+    """Train round `round` and return its checkpoint folder. Continues where an interrupted training was last saved;
+    with the same settings and number of processes the result is then the same, bit for bit on a CPU.
+
+    Raises RecordError without finished judgements, TrainingError where training cannot start or must not go on.
+    """
+    result = run.stage_folder("train", round)
+    check_settings(result, run.stage_settings("train"), "train")
+    if run.done("train", round):
+        return result
+    trackers.check(run.settings.train.trackers)
+    reward_map = run.registry.create("map", run.settings.map)
+    objective = run.registry.create("loss", run.settings.loss)
+    pictures = choose(run, round)
+    model = run.model(round)
+    accelerator = start(run, round, model)
+    latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate")["adapter"]))
+    latents.prepare(model, pictures.candidates, accelerator.process_index, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+
+    trainer = Trainer(run, round, accelerator, model, pictures, latents, reward_map, objective)
+    try:
+        trainer.run_all()
+        trainer.finish(result)
+    finally:
+        trackers.finish(accelerator)
+        run.release()  # the model is no longer the one that the round started with
+    return result
+
+
+def choose(run: Run, round: int) -> Pictures:
+    """The candidates whose judgement holds no failure. Raises TrainingError if there is none."""
+    if not run.done("judge", round):
+        raise RecordError(
+            f"{run.stage_folder('judge', round)} is not finished, which training needs: run --only judge."
+        )
+    judged = {judgement.candidate: judgement for judgement in run.judgements(round)}
+    candidates = sorted(run.candidates(round), key=lambda candidate: candidate.id)
+    failed = [candidate for candidate in candidates if candidate.id in judged and judged[candidate.id].failures]
+    usable = [candidate for candidate in candidates if candidate.id in judged and not judged[candidate.id].failures]
+    if not usable:
+        raise TrainingError(
+            f"There is nothing to train on: of {len(candidates)} pictures, {len(failed)} had answers that no score "
+            f"could be read from and {len(candidates) - len(failed)} have no judgement. Look at what was answered in "
+            f"{run.stage_folder('judge', round)}, then try another judge or another template for its questions; a "
+            'checkpoint that cannot speak can be judged with answerer={use="scripted"} (then --redo judge).'
+        )
+    return Pictures(usable, [judged[candidate.id] for candidate in usable], len(candidates) - len(usable))
+
+
+def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
+    """The accelerator, on the device that the adapter has put its denoiser on."""
+    device = next(model.denoiser.parameters()).device
+    precision = run.settings.train.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        log_with=list(run.settings.train.trackers) or None,
+        project_dir=run.round_folder(round) / "logs",
+    )
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise TrainingError(
+            f"Training on {accelerator.distributed_type.value} is not supported: every process must hold the "
+            "whole model. Use --launch ddp, and train.method=lora or train.checkpointing=true if memory is short."
+        )
+    return accelerator
+
+
+@define
+class Trainer:
+    """One round's training: the parts, and how far it is."""
+
+    run: Run
+    round: int
+    accelerator: Accelerator
+    model: UnifiedModel
+    pictures: Pictures
+    latents: Latents
+    reward_map: RewardMap
+    objective: Loss
+    sizes: list[int] = field(init=False)
+    """Latent cells per picture."""
+    tuned: tuning.Tuned = field(init=False)
+    denoiser: nn.Module = field(init=False)
+    """`tuned.module` as accelerate wraps it."""
+    optimizer: torch.optim.Optimizer = field(init=False)
+    average: tuning.Average = field(init=False)
+    guard: Guard = field(init=False)
+    saved: Saved = field(init=False)
+    done: int = field(init=False, default=0)
+    """Updates made."""
+
+    def __attrs_post_init__(self) -> None:
+        run, settings, accelerator = self.run, self.run.settings, self.accelerator
+        self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.pictures.candidates)]
+        set_seed(run.derive_seed("start of training", self.round))  # LoRA's first weights are random
+        self.tuned = tuning.tune(self.model, settings.train.method, settings.lora, settings.train.checkpointing)
+        tuning.check_types(self.tuned, accelerator.mixed_precision)
+        self.denoiser = accelerator.prepare(self.tuned.module)
+        betas = (settings.train.beta1, settings.train.beta2)
+        self.optimizer = torch.optim.AdamW(
+            self.tuned.parameters.values(), settings.train.lr, betas, settings.train.eps, settings.train.weight_decay
+        )
+        self.average = tuning.Average(self.tuned.parameters, settings.train.ema)
+        self.guard = Guard(settings.train.guard)
+        folder = run.round_folder(self.round)
+        begun_with = {**run.stage_settings("train"), "processes": accelerator.num_processes}
+        logs = (Log(folder / "metrics.jsonl"), Log(folder / "speed.jsonl"))
+        self.saved = Saved(folder / "training", begun_with, logs)
+        self.take_up()
+
+    # ---- step by step -----------------------------------------------------------------------------------------------
+
+    def run_all(self) -> None:
+        """Every step that is still to be made."""
+        settings, steps = self.run.settings.train, self.plan()
+        for step in track(steps[self.done :], len(steps), f"train round {self.round}", self.done):
+            began = time.perf_counter()
+            metrics = self.update(step)
+            self.done += 1
+            self.log(metrics, time.perf_counter() - began)
+            warning = self.guard.watch(metrics["negative_error"])
+            if warning or self.done % settings.save_every == 0 or self.done == len(steps):
+                self.save()
+            if warning:
+                raise TrainingError(f"Training was stopped after step {self.done}. {warning}")
+
+    def plan(self) -> list[list[Batch]]:
+        """The batches of every step."""
+        settings = self.run.settings.train
+        large = max(self.sizes)
+        if large > settings.max_cells and self.accelerator.is_main_process:
+            log.warning(
+                f"A picture of {large} latent cells is larger than train.max_cells={settings.max_cells}: such pictures "
+                "are trained on one by one. Raise train.max_cells if memory allows."
+            )
+        width = self.accelerator.num_processes * settings.accumulation
+        seed = partial(self.run.derive_seed, "order", self.round)
+        return list(packing.steps(self.sizes, settings.max_cells, width, seed, settings.epochs, settings.steps))
+
+    def update(self, step: Sequence[Batch]) -> Metrics:
+        """One update of the weights. Every cell of the step counts once, whichever batch and process it is in."""
+        settings, accelerator = self.run.settings.train, self.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        total = sum(self.sizes[index] for batch in step for index in batch)
+        set_seed(self.run.derive_seed("step", self.round, self.done, rank))  # for dropout: steps know no history
+        rate = settings.lr * min(1.0, (self.done + 1) / max(settings.warmup, 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        tally = Tally(getattr(self.objective, "constraint", 0.0), accelerator.device)
+        mine = packing.share(step, rank, world)
+        for place, (batch, counts) in enumerate(mine):
+            with nullcontext() if place == len(mine) - 1 else accelerator.no_sync(self.denoiser):
+                flow = self.flow(batch)
+                loss, parts = self.objective(flow)
+                cells = sum(self.sizes[index] for index in batch) if counts else 0
+                accelerator.backward(loss * (cells * world / total))  # processes' gradients are averaged
+            tally.add(flow, loss, parts, counts)
+
+        norm = accelerator.clip_grad_norm_(self.tuned.parameters.values(), settings.clip or float("inf"))
+        metrics = tally.means(accelerator.reduce(torch.stack(list(tally.sums.values())), "sum"))
+        metrics = {"step": self.done + 1, **metrics, **self.counts(), "lr": rate, "gradient_norm": float(norm)}
+        refuse_infinite(metrics, self.done + 1)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.tuned.parameters, self.done)
+        return metrics
+
+    def flow(self, batch: Batch) -> FlowStep:
+        """Noise a batch of pictures and ask the denoiser. What is random about a picture depends on the step and the
+        picture alone, not on its batch or process."""
+        settings = self.run.settings.train
+        schedule = evolve(self.model.recipe.schedule, shift=settings.shift)
+        texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
+        clean, reference = zip(*[self.latent(index) for index in batch], strict=True)
+        for index, x in zip(batch, clean, strict=True):
+            rng = torch.Generator().manual_seed(self.run.derive_seed("noise", self.round, self.done, index))
+            dropped = torch.rand((), generator=rng) < settings.text_dropout
+            texts.append(None if dropped else self.pictures.candidates[index].prompt.text)
+            times.append(schedule.sample(1, rng))
+            noise.append(torch.randn(x.shape, generator=rng))
+        weight = [self.reward_map(self.pictures.judgements[i], x.shape[:2]) for i, x in zip(batch, clean, strict=True)]
+        condition = self.model.condition(texts)
+        return flow_step(self.denoiser, clean, condition, torch.cat(times), weight, noise, reference)
+
+    def latent(self, index: int) -> tuple[Tensor, Tensor | None]:
+        clean, reference = self.latents.load(self.pictures.candidates[index])
+        device = self.accelerator.device
+        return clean.to(device), None if reference is None else reference.to(device)
+
+    # ---- what is written down ---------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        return {"judged": len(self.pictures.candidates), "unjudged": self.pictures.unjudged}
+
+    def log(self, metrics: Metrics, seconds: float) -> None:
+        """What a repeat must reproduce goes to metrics.jsonl, what the machine did to speed.jsonl."""
+        rate = (metrics["cells"] or 0) / seconds
+        speed: Metrics = {"step": self.done, "seconds": seconds, "cells_per_second": rate, **memory()}
+        if self.accelerator.is_main_process:
+            for each, row in zip(self.saved.logs, (metrics, speed), strict=True):
+                each.append(row)
+            self.run.registry.hook.srum_metrics(run=self.run, metrics=metrics)
+        trackers.log(self.accelerator, self.done, metrics, speed)
+
+    def take_up(self) -> None:
+        """Go back to the last saved state, if there is one."""
+        state = self.saved.load()
+        self.accelerator.wait_for_everyone()  # nobody writes before all have read
+        if self.accelerator.is_main_process:
+            self.saved.rewind(state)
+        if state is not None:
+            self.done, self.guard.first = state["step"], state["first"]
+            tuning.copy_into(self.tuned.parameters, state["weights"])
+            tuning.copy_into(self.average.weights, state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        trackers.start(self.accelerator, self.run.round_folder(self.round), self.saved.settings, self.done)
+
+    def save(self) -> None:
+        if self.accelerator.is_main_process:
+            weights = {name: parameter.detach() for name, parameter in self.tuned.parameters.items()}
+            state = {"step": self.done, "weights": weights, "average": self.average.weights, "first": self.guard.first}
+            self.saved.save({**state, "optimizer": self.optimizer.state_dict()})
+        self.accelerator.wait_for_everyone()
+
+    def finish(self, result: Path) -> None:
+        """The checkpoint folder, of the averaged weights if there are any, complete or not there at all."""
+        tuning.copy_into(self.tuned.parameters, self.average.weights)
+        if self.accelerator.is_main_process:
+            aside = result.with_name(f".{result.name}.tmp")
+            shutil.rmtree(aside, ignore_errors=True)
+            tuning.save(self.model, self.tuned, aside, {"round": self.round, "steps": self.done})
+            (aside / "settings.json").write_text(to_json(self.run.stage_settings("train")))
+            (aside / "DONE").write_text(f"{self.done}\n")
+            for path in aside.rglob("*"):
+                if path.is_file():
+                    sync(path)
+            aside.replace(result)
+            self.saved.discard()
+        self.accelerator.wait_for_everyone()

@@ -1,0 +1,275 @@
+"""Records on disk: append-only JSON lines, one shard per writer, keyed by id. Survives being killed at any byte.
+
+A line counts once its newline is there. What a killed writer left behind (a torn last line) is fenced off with a CAN
+character (0x18, which JSON text cannot contain) before the next append; anything else that cannot be read is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import attrs
+import cattrs
+from cattrs.preconf.json import make_converter
+
+from srum_core.errors import RecordError
+
+T = TypeVar("T")
+_FENCE = b"\x18\n"
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many there are, as every launcher says it (RANK, WORLD_SIZE); (0, 1) alone."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write aside, flush to disk, then replace: a reader sees all of it or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync_folder(path.parent)
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+class Records(Generic[T]):
+    """The records of one kind in one folder. Memory holds ids and file positions only; records are streamed.
+
+    `settings`: what the folder is made with. It is remembered on the first write and checked against what is there,
+    naming `stage` as the thing to redo. Paths inside the run are stored relative to the folder, so a run can be moved.
+    Raises RecordError for other settings and for lines that cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: type[T],
+        settings: Mapping[str, Any] | None = None,
+        *,
+        stage: str = "",
+        writer: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.settings = settings
+        self.shard = folder / f"part-{rank_and_world()[0] if writer is None else writer}.jsonl"
+        self._key = "id" if "id" in attrs.fields_dict(kind) else "candidate"  # type: ignore[arg-type]
+        self._convert = _converter(folder)
+        self._index: dict[str, tuple[Path, int, int]] = {}
+        self._scanned: dict[Path, tuple[int, int]] = {}
+        if settings is not None:
+            check_settings(folder, settings, stage)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def ids(self) -> set[str]:
+        """The ids on disk now, in every shard."""
+        return set(self._positions())
+
+    def __len__(self) -> int:
+        return len(self._positions())
+
+    def __iter__(self) -> Iterator[T]:
+        """Every record once, shard after shard, in the order of writing; the first of two with the same id."""
+        seen: set[str] = set()
+        for path in self._shards():
+            for number, _, line in _lines(path):
+                raw = _parse(path, number, line)
+                identity = self._identity(path, number, raw)
+                if identity not in seen:
+                    seen.add(identity)
+                    yield self._structure(path, number, raw)
+
+    def select(self, ids: Iterable[str]) -> Iterator[T]:
+        """The records with these ids, in the order asked for. Raises RecordError for an id that is not there."""
+        positions = self._positions()
+        for identity in ids:
+            if identity not in positions:
+                raise RecordError(f"{self.folder} holds no record {identity}. Run the stage that makes it again.")
+            path, number, offset = positions[identity]
+            with path.open("rb") as file:
+                file.seek(offset)
+                yield self._structure(path, number, _parse(path, number, file.readline()))
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def append(self, record: T) -> None:
+        self.extend([record])
+
+    def extend(self, records: Iterable[T]) -> None:
+        """Append what is not there yet to this writer's shard; on disk when this returns."""
+        self._prepare()
+        there, lines = self._positions(), dict[str, bytes]()
+        for record in records:
+            raw = self._convert.unstructure(record)
+            if raw[self._key] not in there:
+                lines.setdefault(raw[self._key], _dump(raw))
+        if lines:
+            _append(self.shard, b"".join(lines.values()))
+
+    def mark_done(self) -> None:
+        """Say that nothing is missing."""
+        self._prepare()
+        write_atomic(self.folder / "DONE", f"{len(self)}\n")
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "DONE").exists()
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.settings is not None and not (self.folder / "settings.json").exists():
+            write_atomic(self.folder / "settings.json", to_json(self.settings))
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.jsonl"), key=lambda path: (len(path.name), path.name))
+
+    def _positions(self) -> dict[str, tuple[Path, int, int]]:
+        """Where the first record of every id is: (shard, line number, byte offset). Reads what is new."""
+        for path in self._shards():
+            for number, offset, line in _lines(path, *self._scanned.get(path, (1, 0))):
+                self._index.setdefault(self._identity(path, number, _parse(path, number, line)), (path, number, offset))
+                self._scanned[path] = (number + 1, offset + len(line))
+        return self._index
+
+    def _identity(self, path: Path, number: int, raw: Any) -> str:
+        identity = raw.get(self._key) if isinstance(raw, dict) else None
+        if not isinstance(identity, str):
+            raise _unreadable(path, number, f'it has no "{self._key}"')
+        return identity
+
+    def _structure(self, path: Path, number: int, raw: Any) -> T:
+        try:
+            return self._convert.structure(raw, self.kind)
+        except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
+            told = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
+            why = "; ".join(told)
+            raise _unreadable(path, number, f"it is no {self.kind.__name__}: {why}") from error
+
+
+def read_list(path: Path, kind: type[T]) -> list[T]:
+    """All records of a JSON-lines file that was written at once."""
+    convert = _converter(path.parent)
+    return [convert.structure(_parse(path, number, line), kind) for number, _, line in _lines(path)]
+
+
+def write_list(path: Path, records: Sequence[Any]) -> None:
+    """Write JSON lines at once."""
+    convert = _converter(path.parent)
+    write_atomic(path, b"".join(_dump(convert.unstructure(record)) for record in records))
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> None:
+    """Raise RecordError if the folder was made with other settings; it names them and the way out."""
+    path = folder / "settings.json"
+    way_out = f"run once with --redo {stage or folder.name} to make it again, or choose another folder with --out"
+    if not path.exists():
+        if any(folder.glob("part-*.jsonl")):
+            raise RecordError(f"{folder} holds records but no settings.json that says how they were made; {way_out}.")
+        return
+    try:
+        there = _flat(json.loads(path.read_bytes()))
+    except ValueError as error:
+        raise RecordError(f"{path} cannot be read ({error}); {way_out}.") from error
+    asked = _flat(json.loads(json.dumps(settings)))
+    missing = "(nothing)"
+    differing = [
+        f"{key} was {there.get(key, missing)!r} and is now {asked.get(key, missing)!r}"
+        for key in sorted(there.keys() | asked.keys())
+        if there.get(key, missing) != asked.get(key, missing)
+    ]
+    if differing:
+        told = "; ".join(differing)
+        raise RecordError(f"{folder} was made with other settings: {told}. Keep the old ones, or {way_out}.")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; lists count as tables with numbers for keys."""
+    if isinstance(value, list):
+        value = {str(index): each for index, each in enumerate(value)}
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    parts = [_flat(item, f"{prefix}.{name}".strip(".")) for name, item in value.items()]
+    return {key: each for part in parts for key, each in part.items()}
+
+
+def _lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
+    """(number, byte offset, line) of every whole line that is not fenced off, from line `first` at `offset` on."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        for number, line in enumerate(file, first):
+            if not line.endswith(b"\n"):
+                return
+            if not line.endswith(_FENCE):
+                yield number, offset, line
+            offset += len(line)
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append behind the last whole line, on disk when this returns."""
+    fresh = not path.exists()
+    with path.open("a+b") as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                data = _FENCE + data
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if fresh:
+        _sync_folder(path.parent)
+
+
+def _parse(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8", "surrogatepass"))
+    except ValueError as error:
+        raise _unreadable(path, number, str(error)) from error
+
+
+def _dump(raw: Any) -> bytes:
+    # Answers are kept verbatim: a lone surrogate in a model's words must not lose the record.
+    return json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _unreadable(path: Path, number: int, why: str) -> RecordError:
+    return RecordError(
+        f"Line {number} of {path} cannot be read: {why}. It is not the last line, so no interrupted run left it; "
+        "restore the file, or remove that line to have its record made again."
+    )
+
+
+def _converter(folder: Path) -> cattrs.Converter:
+    """JSON to records and back; paths inside the run (two levels above the folder) are relative to the folder."""
+    convert = make_converter()
+    inside = folder.absolute().parent.parent
+
+    def store(path: Path) -> str:
+        path = path.absolute()
+        return os.path.relpath(path, folder.absolute()) if path.is_relative_to(inside) else str(path)
+
+    convert.register_unstructure_hook(Path, store)
+    convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), store)
+    convert.register_structure_hook(Path, lambda text, _: Path(os.path.normpath(folder.absolute() / text)))
+    return convert
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

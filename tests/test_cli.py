@@ -1,0 +1,119 @@
+"""The commands as people type them, in processes of their own where it matters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy import COMPONENTS
+
+from srum_core import cli
+from srum_core.stages import Step
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> str:
+    (tmp_path / "words.txt").write_text("a cat\na dog\n")
+    return f'prompts="{tmp_path / "words.txt"}"'
+
+
+def loaded_by(code: str) -> str:
+    """Which heavy modules are loaded after some code."""
+    code = (
+        f"import sys\n{code}\nprint('loaded', sorted({{'torch', 'transformers', 'numpy', 'PIL'}} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "loaded" in done.stdout, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_help_and_plugins_load_nothing_heavy() -> None:
+    stop = "\ntry:\n    {}\nexcept SystemExit: pass"
+    assert loaded_by("from srum_core import cli" + stop.format("cli.train_main(['--help'])")) == "loaded []"
+    assert loaded_by("from srum_core import cli\ncli.main(['plugins'])") == "loaded []"
+
+
+def test_the_list_of_plugins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    cli.main(["plugins"])
+    said = capsys.readouterr().out
+    for word in ("kind", "name", "distribution", "version", "summary"):
+        assert word in said
+
+
+def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture[str], prompts: str) -> None:
+    assert cli.train_main([*COMPONENTS, prompts, "train.lrr=1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("srum: ")
+    assert "train.lrr" in said
+    assert cli.train_main([*COMPONENTS, prompts, "--redo", "juge", "--out", "/nonexistent/x", "--dry-run"]) == 2
+    assert "juge" in capsys.readouterr().err
+
+
+def test_the_settings_are_printed_and_read_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, prompts: str
+) -> None:
+    assert cli.train_main([*COMPONENTS, prompts, "train.lr=0.125", "--checkpoint", "some/where", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert "0.125" in printed
+    assert "some/where" in printed
+    (tmp_path / "again.toml").write_text(printed)
+    assert cli.train_main(["--config", str(tmp_path / "again.toml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_a_dry_run_tells_all_and_does_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, prompts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.train_main([*COMPONENTS, prompts, "adapter.checkpoint=there-is-none", "rounds=2", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for stage in ("evaluate (base)", "generate (round 0)", "judge (round 1)", "evaluate (round 1)"):
+        assert stage in said
+    assert "runs/toy.ToyModel-default" in said
+    assert "2 pictures" in said
+    assert "3 pictures" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_way_to_go_on_is_the_same_command_without_redo() -> None:
+    given = ["--adapter", "toy", "--redo", "judge", "train.lr=1e-5", "--redo=train", "--out", "my runs/a"]
+    assert cli.resume_command(given) == "srum-train --adapter toy train.lr=1e-5 --out 'my runs/a'"
+
+
+def test_a_stage_in_a_process_group_of_its_own(tmp_path: Path) -> None:
+    command = cli.launch_command("fsdp2", 4, tmp_path, Step("evaluate", None))
+    assert command[-4:] == ["srum_core.stages", "evaluate", str(tmp_path), "base"]
+    assert command[command.index("--num_processes") + 1] == "4"
+    assert Path(command[command.index("--config_file") + 1]).is_file()
+
+
+@pytest.mark.slow
+def test_launched_by_accelerate_two_processes_share_the_work(tmp_path: Path, prompts: str) -> None:
+    paths = os.pathsep.join([str(HERE), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    options = [
+        "--launch",
+        "ddp",
+        "--processes",
+        "2",
+        "--only",
+        "generate",
+        "generate.batch=1",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command = [sys.executable, "-m", "srum_core.cli", *COMPONENTS, prompts, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "run/round-0/candidates"
+    assert [len((folder / f"part-{rank}.jsonl").read_bytes().splitlines()) for rank in (0, 1)] == [1, 1]
+    assert (folder / "DONE").exists()

@@ -1,0 +1,312 @@
+"""A run's folder: what it holds, what it refuses, and that being killed in any stage changes nothing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import COMPONENTS
+
+from srum_core import config, plugins
+from srum_core.errors import ConfigError, RecordError
+from srum_core.hookspecs import Use
+from srum_core.prompts import load_prompts, read_prompts
+from srum_core.run import FOLDERS, STAGES, Run, lock
+from srum_core.stages import Step, count, needed, perform, steps, undone
+
+HERE = Path(__file__).parent
+WORDS = ["a red cat", "two dogs", "a tree left of a house", "three cups", "the sea"]
+ARGUMENTS = [
+    *COMPONENTS, "adapter.mumbles=true", "seed=3", "rounds=2",
+    "generate.batch=2", "ground.batch=3", "judge.batch=2", "evaluate.batch=2",
+    "train.max_cells=32", "train.save_every=2", "train.epochs=2", "train.lr=0.01", "train.warmup=1", "lora.rank=2",
+]  # fmt: skip
+
+
+def train(*arguments: str, told: Path | None = None, **environment: str) -> None:
+    """`srum-train` with the toy, in a process of its own. The environment says where it dies; stderr goes to `told`."""
+    if told is not None:
+        os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT), 2)
+    sys.path.insert(0, str(HERE))
+    os.environ.update(environment)
+    from srum_core.cli import train_main
+
+    sys.exit(train_main([*ARGUMENTS, *arguments]))
+
+
+@pytest.fixture(scope="session")
+def spawn() -> Callable[..., int]:
+    """Runs a function in a fresh process that has torch loaded already; returns the exit code."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "accelerate", "peft", "toy", "srum_core.stages.train"])
+
+    def run(*arguments: str, **more: Any) -> int:
+        process = context.Process(target=train, args=arguments, kwargs=more)
+        process.start()
+        process.join(120)
+        assert process.exitcode is not None
+        return process.exitcode
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "words.txt"
+    path.write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return path
+
+
+def result(folder: Path) -> dict[str, object]:
+    """All that a run must reproduce: records (sorted), pictures, metrics, tables and weights, by path."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".jsonl" and path.name.startswith("part-"):
+            lines = path.read_bytes().split(b"\n")
+            found[name] = sorted(line for line in lines if not line.endswith(b"\x18"))
+        elif path.name in ("metrics.jsonl", "table.json", "prompts.jsonl") or path.suffix in (".png", ".safetensors"):
+            found[name] = path.read_bytes()
+    return {name: value for name, value in found.items() if "/latents/" not in name}
+
+
+@pytest.fixture(scope="session")
+def whole(spawn: Callable[..., int], prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert spawn(f'prompts="{prompts}"', "--out", str(folder)) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_whole_run_makes_everything_it_should(whole: Path) -> None:
+    for k in (0, 1):
+        for stage in STAGES:
+            assert (whole / f"round-{k}" / FOLDERS[stage] / "DONE").exists(), (k, stage)
+    assert len(list((whole / "round-0/candidates/images").glob("*.png"))) == len(WORDS)
+    tables = {k: (whole / k / "evaluation/table.json").read_text() for k in ("base", "round-0", "round-1")}
+    assert len(set(tables.values())) == 3
+    lines = (whole / "round-0/metrics.jsonl").read_text().splitlines()
+    assert len(lines) > 2
+    assert "second" not in lines[0]
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_and_resumed_it_ends_the_same(
+    whole: Path, spawn: Callable[..., int], prompts: Path, tmp_path: Path
+) -> None:
+    arguments = (f'prompts="{prompts}"', "--out", str(tmp_path / "run"))
+    deaths = {
+        "draw:1": "base/evaluation",  # before anything is there
+        "measure:2": "base/evaluation",  # pictures without records
+        "draw:4": "round-0/candidates",
+        "look:4": "round-0/regions",
+        "answer:6": "round-0/judgements",  # while asking again
+        "encode:1": "round-0/checkpoint",
+        "train:4": "round-0/checkpoint",  # two steps after the last save
+        "measure:3": "round-0/evaluation",
+        "train:3": "round-1/checkpoint",
+    }
+    for where, folder in deaths.items():
+        assert spawn(*arguments, SRUM_TOY_KILL=where) == -signal.SIGKILL, where
+        assert not (tmp_path / "run" / folder / "DONE").exists(), where
+    assert spawn(*arguments) == 0
+    expected, got = result(whole), result(tmp_path / "run")
+    assert got.keys() == expected.keys()
+    assert [name for name in expected if got[name] != expected[name]] == []
+
+
+@pytest.mark.slow
+def test_redo_makes_the_same_again_and_other_settings_are_refused(
+    whole: Path, spawn: Callable[..., int], prompts: Path, tmp_path: Path
+) -> None:
+    before = result(whole)
+    arguments = (f'prompts="{prompts}"', "--out", str(whole))
+    assert spawn(*arguments, "judge.retries=1", told=tmp_path / "told") == 2
+    told = (tmp_path / "told").read_text()
+    assert "judge.retries was 2 and is now 1" in told
+    assert "--redo judge" in told
+    assert "Traceback" not in told
+    assert spawn(*arguments, "--redo", "judge:1") == 0
+    assert result(whole) == before
+
+
+@pytest.mark.slow
+def test_interrupted_it_says_how_to_go_on(spawn: Callable[..., int], prompts: Path, tmp_path: Path) -> None:
+    arguments = (f'prompts="{prompts}"', "--out", str(tmp_path / "run"))
+    assert spawn(*arguments, "--redo", "judge", told=tmp_path / "told", SRUM_TOY_INTERRUPT="draw:4") == 130
+    told = (tmp_path / "told").read_text()
+    assert "evaluate (base): 3 of 3" in told
+    assert "generate (round 0): 2 of 5" in told
+    assert told.strip().splitlines()[-1].startswith("  srum-train --adapter")
+    assert "--redo" not in told
+    assert "Traceback" not in told
+
+
+# ---- without a model ------------------------------------------------------------------------------------------------
+
+
+def make(folder: Path, prompts: Path, **changes: object) -> Run:
+    parts = {
+        "adapter": Use("toy:ToyModel", {"checkpoint": "", "mumbles": False}),
+        "grounder": Use("toy:ToyGrounder"),
+        "judges": (Use("toy:ToyJudge"),),
+        "map": Use("srum_losses.maps:Paper"),
+        "loss": Use("srum_losses.objectives:SrumLoss"),
+    }
+    settings = config.Settings(prompts=str(prompts), **{**parts, **changes})  # type: ignore[arg-type]
+    return Run(folder, settings, plugins.discover())
+
+
+def test_a_plan_has_its_own_ids_and_seeds_and_never_changes(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path, prompts, generate=config.Generate(candidates=3))
+    plan = run.planned(0)
+    assert [item.prompt.text for item in plan] == [word for word in WORDS for _ in range(3)]
+    assert len({item.id for item in plan}) == len({item.seed for item in plan}) == 15
+    assert plan == make(tmp_path, prompts, generate=config.Generate(candidates=3)).planned(0)
+    more = make(tmp_path, prompts, generate=config.Generate(candidates=4)).planned(0)
+    assert {item.id for item in plan} < {item.id for item in more}
+    assert not {item.id for item in plan} & {item.id for item in run.planned(1)}
+    other = make(tmp_path, prompts, seed=1, generate=config.Generate(candidates=3)).planned(0)
+    assert not {item.seed for item in plan} & {item.seed for item in other}
+    assert all(0 <= item.seed < 2**31 for item in plan)
+    assert plan[0].id == "bde79e9e44bb32a4f26e"  # a change of the rule would orphan the pictures of old runs
+
+
+def test_a_prompt_list_edited_later_changes_nothing_in_a_round(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("one\n\ntwo\n")
+    run = make(tmp_path / "run", path)
+    run.keep_prompts(0)
+    path.write_text("three\n")
+    assert [prompt.text for prompt in run.prompts(0)] == ["one", "two"]
+    assert [prompt.text for prompt in run.prompts(1)] == ["three"]
+
+
+def test_redo_deletes_a_stage_and_what_follows(tmp_path: Path, prompts: Path) -> None:
+    names = [*FOLDERS.values(), "latents", "training"]
+    for stage in STAGES:
+        run = make(tmp_path / stage, prompts, rounds=3)
+        for folder in ["base/evaluation", *(f"round-{k}/{name}" for k in range(3) for name in names)]:
+            (run.folder / folder).mkdir(parents=True)
+        for k in range(3):
+            (run.folder / f"round-{k}/prompts.jsonl").touch()
+            (run.folder / f"round-{k}/metrics.jsonl").touch()
+        run.redo(stage, 1)
+        there = {str(path.relative_to(run.folder)) for path in run.folder.glob("*/*")}
+        expected = {f"round-0/{name}" for name in [*names, "prompts.jsonl", "metrics.jsonl"]} | {"base/evaluation"}
+        index = STAGES.index(stage)
+        if stage == "evaluate":
+            rest = [name for name in [*names, "prompts.jsonl", "metrics.jsonl"] if name != "evaluation"]
+            expected |= {f"round-{k}/{name}" for k in (1, 2) for name in rest}
+        elif index:
+            expected |= {"round-1/prompts.jsonl"} | {f"round-1/{FOLDERS[earlier]}" for earlier in STAGES[:index]}
+        assert there == expected, stage
+        for step in steps(make(tmp_path, prompts, rounds=3, benchmark=Use("toy:ToyBenchmark"))):
+            gone = not run.stage_folder(step.stage, step.round).exists()
+            assert undone(stage, 1, step) == gone, (stage, step)
+
+
+def test_redoing_all_evaluations_includes_the_base(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path, prompts)
+    for folder in ("base/evaluation", "round-0/evaluation", "round-0/checkpoint"):
+        (tmp_path / folder).mkdir(parents=True)
+    run.redo("evaluate")
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {"round-0/checkpoint"}
+
+
+def test_the_same_settings_take_a_run_up_and_others_are_refused(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path, prompts)
+    Run.create(tmp_path, run.settings, run.registry)
+    assert Run.open(tmp_path).settings == run.settings
+    run.candidates(0).mark_done()
+    Run.create(tmp_path, run.settings, run.registry)
+    written = (tmp_path / "run.toml").read_text()
+    other = make(tmp_path, prompts, generate=config.Generate(batch=3))
+    with pytest.raises(RecordError, match=r"generate\.batch was 8 and is now 3.*--redo generate"):
+        Run.create(tmp_path, other.settings, other.registry)
+    assert (tmp_path / "run.toml").read_text() == written
+    more = make(tmp_path, prompts, rounds=2)  # what is there does not depend on how many rounds follow
+    Run.create(tmp_path, more.settings, more.registry)
+    with pytest.raises(RecordError, match=r"no run\.toml"):
+        Run.open(tmp_path / "round-0")
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path) -> None:
+    with lock(tmp_path), pytest.raises(RecordError, match="Another process"), lock(tmp_path):
+        pass
+    with lock(tmp_path):
+        pass
+
+
+def test_stages_need_those_before_them(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path, prompts, rounds=2, benchmark=Use("toy:ToyBenchmark"))
+    assert steps(run)[0] == Step("evaluate", None)
+    assert len(steps(run)) == 11
+    assert len(steps(make(tmp_path, prompts, rounds=2))) == 8
+    assert needed(run, Step("generate", 0)) is None
+    assert needed(run, Step("generate", 1)) == Step("train", 0)
+    assert needed(run, Step("ground", 0)) == Step("generate", 0)
+    assert count(run, Step("generate", 0)) == (0, 5)
+    with pytest.raises(RecordError, match=r"judge \(round 0\) needs ground \(round 0\)"):
+        perform(run, "judge", 0)
+    with pytest.raises(RecordError, match="not finished"):
+        run.model(1)
+
+
+# ---- prompts --------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\ufeffone\n\n two \r\n", encoding="utf-8")
+    assert [(prompt.id, prompt.text) for prompt in read_prompts(tmp_path / "a.txt")] == [
+        ("a-00001", "one"),
+        ("a-00003", "two"),
+    ]
+    official = [{"Question": "a cat", "Question_id": 701, "Category": "3d_spatial"}]
+    (tmp_path / "b.json").write_text(json.dumps(official))
+    (prompt,) = read_prompts(tmp_path / "b.json")
+    assert (prompt.id, prompt.text, prompt.tags) == ("701", "a cat", {"category": "3d_spatial"})
+    (tmp_path / "c.jsonl").write_text('{"id": "x", "text": "t", "tags": {"n": 1}, "more": 2}\n\n"bare"\n')
+    first, second = read_prompts(tmp_path / "c.jsonl")
+    assert (first.id, first.tags) == ("x", {"more": 2, "n": 1})
+    assert (second.id, second.text) == ("c-00003", "bare")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: this is not JSON"),
+        ("a.jsonl", '{"text": "x"}\n\n{"words": "y"}\n', "line 3: no text"),
+        ("a.jsonl", "7\n", "line 1: a prompt is"),
+        ("a.jsonl", '{"text": "x", "id": [1]}\n', "line 1: the id"),
+        ("a.jsonl", '{"text": "x", "tags": 1}\n', 'line 1: "tags"'),
+        ("a.json", '[{"text": "x"}, {"text": " "}]', "entry 2: no text"),
+        ("a.json", '{"text": "x"}', "JSON list"),
+        ("a.csv", "x", "files named"),
+        ("a.txt", "\n\n", "no prompt"),
+        ("a.jsonl", '{"id": "x", "text": "1"}\n{"id": "x", "text": "2"}\n', 'two prompts have the id "x"'),
+    ],
+)
+def test_prompt_files_that_cannot_be_read_say_where(tmp_path: Path, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_prompts(str(tmp_path / name), plugins.discover())
+    assert told in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_unknown_prompts_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read_prompts(tmp_path / "latin.txt")
+    with pytest.raises(ConfigError, match="neither a list"):
+        load_prompts("startr", plugins.discover())

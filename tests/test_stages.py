@@ -1,0 +1,324 @@
+"""Each stage: what it asks of the plugins, what it writes down, and that doing it in pieces changes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from toy import ToyBenchmark, ToyGrounder, ToyModel
+
+from srum_core import config, plugins
+from srum_core import progress as progress_module
+from srum_core.errors import PluginError
+from srum_core.hookspecs import Use
+from srum_core.progress import clock, progress, rate, track
+from srum_core.records import Candidate, Question, Region, Sample
+from srum_core.run import Run
+from srum_core.stages import evaluate as evaluating
+from srum_core.stages.evaluate import compare, evaluate, read_table, scored
+from srum_core.stages.generate import generate
+from srum_core.stages.ground import ground
+from srum_core.stages.judge import judge
+
+WORDS = ["a red cat", "two dogs", "a tree left of a house", "three cups", "the sea"]
+
+
+class Witness:
+    """Writes down what it is asked. What it says of region 1 cannot be read before it is asked often enough."""
+
+    asked: list[list[Question]] = []  # noqa: RUF012 - the tests look here
+    patience = 0
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        Witness.asked.append(list(questions))
+        tries = len(Witness.asked)
+        return [
+            "Hm." if "ID: 1" in question.text and tries <= Witness.patience else f"Score: 0.5\nReason: {question.seed}"
+            for question in questions
+        ]
+
+
+class Miscounting(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        return super().generate(prompts, seeds)[1:]
+
+
+class Quiet(ToyGrounder):
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return []
+
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
+        return super().regions(candidate, [""])
+
+
+class Stammering(Quiet):
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
+        return [*super().regions(candidate, answers), Region("1", (0.0, 0.0, 1.0, 1.0))]
+
+
+class Lost(ToyBenchmark):
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        return {"green": float("nan")}
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join(WORDS) + "\n")
+    Witness.asked, Witness.patience = [], 0
+    return path
+
+
+def make(folder: Path, prompts: Path, **changes: object) -> Run:
+    parts = {
+        "adapter": Use("toy:ToyModel"),
+        "grounder": Use("toy:ToyGrounder"),
+        "judges": (Use("toy:ToyJudge"),),
+        "benchmark": Use("toy:ToyBenchmark"),
+        "generate": config.Generate(batch=2),
+        "ground": config.Ground(batch=2),
+        "judge": config.Judge(batch=2, retries=2, temperature=0.7),
+        "evaluate": config.Evaluate(batch=2),
+    }
+    return Run(folder, config.Settings(prompts=str(prompts), **{**parts, **changes}), plugins.discover())  # type: ignore[arg-type]
+
+
+def lines(folder: Path) -> list[bytes]:
+    return sorted(line for path in folder.glob("part-*.jsonl") for line in path.read_bytes().splitlines())
+
+
+# ---- generate -------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_drawn_as_planned(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, generate=config.Generate(batch=2, candidates=2, limit=2))
+    generate(run, 0)
+    plan, drawn = run.planned(0), list(run.candidates(0))
+    assert [(c.id, c.prompt, c.seed) for c in drawn] == [(item.id, item.prompt, item.seed) for item in plan]
+    assert [c.prompt.text for c in drawn] == [WORDS[0], WORDS[0], WORDS[1], WORDS[1]]
+    assert run.done("generate", 0)
+    for candidate in drawn:
+        assert candidate.image == run.folder / f"round-0/candidates/images/{candidate.id}.png"
+        with Image.open(candidate.image) as image:
+            assert image.size == candidate.size == (8, 8)
+
+
+def test_a_chunk_with_something_missing_is_drawn_whole_and_only_that_is_added(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, run = make(tmp_path / "whole", prompts), make(tmp_path / "run", prompts)
+    generate(whole, 0)
+    batches: list[int] = []
+    draw = ToyModel.generate
+
+    def spy(self: ToyModel, texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        batches.append(len(texts))
+        return draw(self, texts, seeds)
+
+    generate(run, 0)
+    shard = run.folder / "round-0/candidates/part-0.jsonl"
+    kept = shard.read_bytes().splitlines(keepends=True)
+    shard.write_bytes(b"".join(kept[:1] + kept[2:4]))  # chunks of two: the first lacks its second, the last is gone
+    (run.folder / "round-0/candidates/DONE").unlink()
+    monkeypatch.setattr(ToyModel, "generate", spy)
+    generate(run, 0)
+    assert batches == [2, 1]
+    assert lines(shard.parent) == lines(whole.folder / "round-0/candidates")
+    assert len(shard.read_bytes().splitlines()) == 5
+    generate(run, 0)
+    assert batches == [2, 1]
+
+
+def test_two_processes_make_together_what_one_makes(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = make(tmp_path / "one", prompts), make(tmp_path / "two", prompts)
+    for stage in (generate, ground, judge):
+        stage(one, 0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for stage, name in ((generate, "candidates"), (ground, "regions"), (judge, "judgements")):
+        folder = two.folder / "round-0" / name
+        for rank, share in (("1", 2), ("0", 3)):
+            assert not (folder / "DONE").exists()
+            monkeypatch.setenv("RANK", rank)
+            stage(two, 0)
+            assert len((folder / f"part-{rank}.jsonl").read_bytes().splitlines()) == share
+        assert (folder / "DONE").exists()
+        assert lines(folder) == lines(one.folder / "round-0" / name)
+    monkeypatch.setenv("WORLD_SIZE", "3")  # other processes take over: nothing is missing, nothing is made
+    monkeypatch.setenv("RANK", "2")
+    judge(two, 0)
+    assert not (two.folder / "round-0/judgements/part-2.jsonl").exists()
+
+
+def test_a_model_that_returns_another_number_of_pictures_is_named(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Miscounting"))
+    with pytest.raises(PluginError, match="Miscounting drew 1 pictures for 2 prompts"):
+        generate(run, 0)
+    assert not run.done("generate", 0)
+
+
+# ---- ground ---------------------------------------------------------------------------------------------------------
+
+
+def test_regions_and_what_was_said_are_recorded(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, answerer=Use("test_stages:Witness"))
+    generate(run, 0)
+    ground(run, 0)
+    found = list(run.groundings(0))
+    assert [each.candidate for each in found] == [item.id for item in run.planned(0)]
+    assert [region.id for region in found[0].regions] == ["1", "2"]
+    assert found[0].exchanges[0].question.image == next(iter(run.candidates(0))).image
+    assert found[0].exchanges[0].asked_by == "toy:ToyGrounder"
+    assert [len(batch) for batch in Witness.asked] == [2, 2, 1]
+
+
+def test_a_grounder_that_asks_nothing_needs_no_model(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, grounder=Use("test_stages:Quiet"))
+    generate(run, 0)
+    run.release()
+    silent = Run(run.folder, run.settings, run.registry)
+    ground(silent, 0)
+    assert silent._model is None
+    assert silent.done("ground", 0)
+
+
+def test_regions_with_the_same_id_are_refused(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, grounder=Use("test_stages:Stammering"))
+    generate(run, 0)
+    with pytest.raises(PluginError, match=r"Stammering gave two regions of picture \w+ the same id"):
+        ground(run, 0)
+
+
+# ---- judge ----------------------------------------------------------------------------------------------------------
+
+
+def judged(tmp_path: Path, prompts: Path, patience: int, **changes: object) -> Run:
+    run = make(tmp_path / "run", prompts, answerer=Use("test_stages:Witness"), **changes)
+    for stage in (generate, ground):
+        stage(run, 0)
+    Witness.asked, Witness.patience = [], patience
+    judge(run, 0)
+    return run
+
+
+def test_only_what_cannot_be_read_is_asked_again_each_time_with_a_new_seed(tmp_path: Path, prompts: Path) -> None:
+    run = judged(tmp_path, prompts, patience=2, generate=config.Generate(limit=2))
+    first, second, third = Witness.asked
+    assert len(first) == 6
+    assert {question.temperature for question in first} == {0.0}
+    for again in (second, third):
+        assert [question.text for question in again] == ["Region ID: 1"] * 2
+        assert {question.temperature for question in again} == {0.7}
+    assert len({question.seed for question in second + third}) == 4
+    for judgement in run.judgements(0):
+        assert [exchange.answer for exchange in judgement.exchanges if "ID: 1" in exchange.question.text][:2] == [
+            "Hm."
+        ] * 2
+        assert len(judgement.exchanges) == 5
+        assert [score.region for score in judgement.scores] == [None, "1", "2"]
+        assert judgement.failures == ()
+
+
+def test_what_stays_unreadable_is_a_failure_and_never_a_number(tmp_path: Path, prompts: Path) -> None:
+    run = judged(tmp_path, prompts, patience=99, generate=config.Generate(limit=1))
+    assert [len(batch) for batch in Witness.asked] == [3, 1, 1]
+    (judgement,) = run.judgements(0)
+    assert [score.region for score in judgement.scores] == [None, "2"]
+    assert [(failure.region, failure.question) for failure in judgement.failures] == [("1", 1)]
+    assert len(judgement.exchanges) == 5
+    assert run.done("judge", 0)
+
+
+def test_without_retries_everything_is_asked_once(tmp_path: Path, prompts: Path) -> None:
+    judged(tmp_path, prompts, patience=99, judge=config.Judge(batch=5, retries=0))
+    assert [len(batch) for batch in Witness.asked] == [15]
+
+
+def test_several_judges_are_heard_together(tmp_path: Path, prompts: Path) -> None:
+    two = (Use("toy:ToyJudge"), Use("toy:ToyJudge"))
+    run = judged(tmp_path, prompts, patience=0, judges=two, generate=config.Generate(limit=2))
+    assert [len(batch) for batch in Witness.asked] == [12]
+    assert all(len(judgement.scores) == 6 for judgement in run.judgements(0))
+
+
+# ---- evaluate -------------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_scores_every_picture_and_draws_the_same_each_time(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, evaluate=config.Evaluate(batch=2, pictures=2, limit=2, split="held-out"))
+    evaluate(run, None)
+    found = list(scored(run, None))
+    assert [each.candidate.prompt.id for each in found] == ["held-out-0"] * 2 + ["held-out-1"] * 2
+    assert len({each.candidate.seed for each in found}) == 4
+    table = read_table(run, None)
+    assert table is not None
+    assert table["green"].count == 4
+    assert table["green"].value == pytest.approx(sum(each.values["green"] for each in found) / 4)
+    assert (
+        run.planned_evaluation()
+        == make(tmp_path / "other", prompts, evaluate=run.settings.evaluate).planned_evaluation()
+    )
+
+
+def test_a_measure_that_is_no_number_is_refused(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, benchmark=Use("test_stages:Lost"))
+    with pytest.raises(PluginError, match="a green that is no finite number"):
+        evaluate(run, None)
+
+
+def test_the_tables_side_by_side(tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path / "run", prompts, rounds=2)
+    assert compare(run) is None
+    for name, value in (("base", 0.25), ("round-0", 0.5), ("round-1", 0.125)):
+        folder = run.folder / name / "evaluation"
+        folder.mkdir(parents=True)
+        rows = [{"name": "accuracy", "value": value, "count": 7, "error": 0.01}]
+        (folder / "table.json").write_text(json.dumps(rows))
+    console = Console(file=io.StringIO(), width=120)
+    table = evaluating.compare(run)
+    assert table is not None
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [str(column.header) for column in table.columns][2:] == ["base", "round 0", "round 1", "change"]
+    assert "0.2500 ± 0.0100" in text
+    assert "-0.1250" in text
+
+
+# ---- progress -------------------------------------------------------------------------------------------------------
+
+
+def test_progress_says_rate_and_remaining_time_in_plain_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: float(next(now)))
+    assert list(track("abc", 5, "judge", done=2)) == list("abc")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "judge: 2/5"
+    assert "judge: 3/5 · " in said[1]
+    assert "left" in said[1]
+    assert said[-1].startswith("judge: 5/5")
+    assert "left" not in said[-1]
+
+
+def test_progress_is_a_bar_on_a_terminal_and_one_process_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with progress(4, "draw", console=console) as advance:
+        advance(4)
+    assert "4/4" in console.file.getvalue()  # type: ignore[attr-defined]
+    monkeypatch.setenv("RANK", "1")
+    silent = Console(file=io.StringIO(), force_terminal=True)
+    with progress(4, "draw", console=silent) as advance:
+        advance(4)
+    assert silent.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_rates_and_times_are_readable() -> None:
+    assert [rate(2.0), rate(0.5)] == ["2.0/s", "30.0/min"]
+    assert [clock(5), clock(65), clock(3661)] == ["0:05", "1:05", "1:01:01"]
