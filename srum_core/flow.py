@@ -1,0 +1,121 @@
+"""Rectified flow on latent grids: noising, targets and the denoiser's velocity, written once for every model.
+
+Time 0 is clean and 1 is noise. A latent is a grid (rows, columns, channels); a batch is a list of them, of any sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from attrs import field, frozen, validators
+from torch import Tensor, nn
+
+from srum_core.errors import TrainingError
+
+
+@frozen
+class Schedule:
+    """How training times are drawn: from `density` on (0, 1), then moved towards noise by `shift` (1 = not at all)."""
+
+    density: Literal["logit-normal", "uniform"] = field(
+        default="logit-normal", validator=validators.in_(("logit-normal", "uniform"))
+    )
+    shift: float = field(default=1.0, validator=validators.gt(0))
+
+    def warp(self, time: Tensor) -> Tensor:
+        """s * t / (1 + (s - 1) * t), s being `shift`: leaves 0 and 1 where they are."""
+        return self.shift * time / (1 + (self.shift - 1) * time)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n,) float32 times in (0, 1), on the generator's device."""
+        if self.density == "uniform":
+            time = torch.rand(n, generator=generator, device=generator.device)
+        else:
+            time = torch.randn(n, generator=generator, device=generator.device).sigmoid()
+        # Neither end is a time to train at: t = 0 has nothing to remove, t = 1 nothing to see.
+        return self.warp(time.clamp(1e-6, 1 - 1e-6))
+
+
+@frozen
+class Recipe:
+    """What only the adapter can say about training its denoiser."""
+
+    blocks: tuple[str, ...]
+    """Class names of the repeated layers, recomputed one by one with activation checkpointing."""
+    full: tuple[str, ...]
+    """Regular expressions (whole names) of the parameters trained without LoRA. Must leave out what never reaches the
+    velocity: every trained parameter has to be used in every step."""
+    lora: str
+    """Regular expression (whole names) of the modules that LoRA adapts."""
+    schedule: Schedule = Schedule()
+    """How training times are drawn; a run's `train.shift` takes the place of its shift."""
+
+
+@frozen
+class FlowStep:
+    """One noised batch, what the denoiser said and what it should have said; one entry per picture."""
+
+    velocity: list[Tensor]
+    """(rows, columns, channels), with gradient."""
+    target: list[Tensor]
+    """noise - clean, (rows, columns, channels)."""
+    reference: list[Tensor]
+    """noise - reference picture, for the constraint term; the very same tensors as `target` where there is no pair."""
+    weight: list[Tensor]
+    """The reward map, (rows, columns)."""
+    time: Tensor
+    """(n,)."""
+
+
+def flow_step(
+    denoiser: nn.Module,
+    clean: Sequence[Tensor],
+    condition: Any,
+    time: Tensor,
+    weight: Sequence[Tensor] | None,
+    noise: Sequence[Tensor] | torch.Generator,
+    reference: Sequence[Tensor | None] | None = None,
+) -> FlowStep:
+    """Noise `clean` to `time`, (1 - t) * x0 + t * noise, and ask the denoiser for the velocity, noise - x0.
+
+    clean      latent grids (rows, columns, channels)
+    weight     reward maps (rows, columns); None = 1 everywhere
+    noise      one grid per picture, or the generator to draw them from, picture by picture
+    reference  latents that the constraint term pulls towards; None (also per picture) = the picture itself
+
+    Raises TrainingError for a weight or a reference that does not have its picture's grid.
+    """
+    if isinstance(noise, torch.Generator):
+        noise = [torch.randn(x.shape, generator=noise, device=noise.device) for x in clean]
+    noise = [eps.to(x) for eps, x in zip(noise, clean, strict=True)]
+    if weight is None:
+        weight = [x.new_ones(x.shape[:2]) for x in clean]
+    pulls = [None] * len(clean) if reference is None else reference
+    _check_grids(clean, weight, pulls)
+    times = time.to(clean[0].device)
+    noisy = [(1 - t) * x + t * eps for t, x, eps in zip(times, clean, noise, strict=True)]
+    target = [eps - x for x, eps in zip(clean, noise, strict=True)]
+    pairs = zip(pulls, noise, target, strict=True)
+    return FlowStep(
+        velocity=list(denoiser(noisy, times, condition)),
+        target=target,
+        reference=[own if pull is None else eps - pull.to(eps) for pull, eps, own in pairs],
+        weight=[cells.to(x.device) for cells, x in zip(weight, clean, strict=True)],
+        time=times,
+    )
+
+
+def _check_grids(clean: Sequence[Tensor], weight: Sequence[Tensor], reference: Sequence[Tensor | None]) -> None:
+    for index, (x, cells, pull) in enumerate(zip(clean, weight, reference, strict=True)):
+        if cells.shape != x.shape[:2]:
+            raise TrainingError(
+                f"The reward map of picture {index} of the batch has the shape {tuple(cells.shape)}, its latent grid "
+                f"is {tuple(x.shape[:2])}: a reward map must return one weight per cell of the grid it is called with."
+            )
+        if pull is not None and pull.shape != x.shape:
+            raise TrainingError(
+                f"The reference of picture {index} of the batch has a latent of {tuple(pull.shape)}, the picture "
+                f"itself one of {tuple(x.shape)}: give a reference picture of the candidate's own size, or none."
+            )

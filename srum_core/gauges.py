@@ -1,0 +1,110 @@
+"""What a training step is measured by, and the guard against net-negative cells that run away.
+
+A cell's net coefficient in the SRUM loss is its weight + lambda (paper equation 3). Where that is negative, the loss
+falls without bound as the error grows: what the paper wants a little of, and a run must not be ruled by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+
+import psutil
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from srum_core.errors import TrainingError
+from srum_core.flow import FlowStep
+
+FIRST = 5
+"""Steps with net-negative cells whose mean error is the guard's yardstick."""
+
+
+@define
+class Tally:
+    """Sums over the cells of a step, in float64, so that batches and processes of any sizes add up to one mean."""
+
+    constraint: float
+    """lambda of the loss: a cell with weight + lambda < 0 is net-negative."""
+    device: torch.device
+    sums: dict[str, Tensor] = field(factory=dict)
+
+    @torch.no_grad()
+    def add(self, step: FlowStep, loss: Tensor, parts: Mapping[str, Tensor], counts: bool) -> None:
+        """A batch whose `loss` and `parts` are means over its cells; one that does not count adds nothing."""
+        pairs = zip(step.velocity, step.target, strict=True)
+        error = torch.cat([(v.float() - goal.float()).square().mean(dim=-1).flatten() for v, goal in pairs]).double()
+        weight = torch.cat([cells.flatten() for cells in step.weight]).double()
+        negative = weight + self.constraint < 0
+        cells = len(weight)
+        found = {
+            "loss": loss.double() * cells,
+            **{f"loss_{name}": part.double() * cells for name, part in parts.items()},
+            "error": error.sum(),
+            "mean_weight": weight.sum(),
+            "negative": negative.sum().double(),
+            "negative_error": error[negative].sum(),
+            "cells": torch.tensor(float(cells)),
+        }
+        for name, value in found.items():
+            value = value.detach().to(self.device, torch.float64)
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + (value if counts else 0)
+
+    def means(self, sums: Tensor) -> dict[str, float | int | None]:
+        """Per cell, out of the sums of all processes (in the order of `sums`). An error of no cell at all is None."""
+        total = dict(zip(self.sums, sums.tolist(), strict=True))
+        cells, negative, negative_error = (total.pop(name) for name in ("cells", "negative", "negative_error"))
+        return {
+            **{name: value / cells for name, value in total.items()},
+            "negative_share": negative / cells,
+            "negative_error": negative_error / negative if negative else None,
+            "cells": int(cells),
+        }
+
+
+@define
+class Guard:
+    """Stops a run whose net-negative cells' mean error exceeds `factor` times its own average over the first `FIRST`
+    steps that had such cells. A factor of 0 never stops."""
+
+    factor: float
+    first: list[float] = field(factory=list)
+    """Those first errors; part of what a resumed run needs."""
+
+    def watch(self, error: float | None) -> str | None:
+        """Look at one step's mean error of net-negative cells; why the run must not go on, or None."""
+        if error is None:
+            return None
+        if len(self.first) < FIRST:
+            self.first.append(error)
+            return None
+        usual = sum(self.first) / len(self.first)
+        if not self.factor or error <= self.factor * usual:
+            return None
+        return (
+            f"The net-negative cells run away: their mean squared error is {error:.4g}, which is {error / usual:.1f} "
+            f"times the {usual:.4g} of the first steps (train.guard allows {self.factor:g} times). Those are cells "
+            "whose weight + loss.constraint is below 0, so the loss rewards any error there. Raise loss.constraint, "
+            "lower train.lr, or use map=released, whose weights are never negative, and train again with --redo train; "
+            "train.guard=0 switches this check off."
+        )
+
+
+def refuse_infinite(metrics: Mapping[str, float | int | None], step: int) -> None:
+    """Raise TrainingError if anything measured in a step (the loss, the gradient, …) is no finite number."""
+    wrong = [name.replace("_", " ") for name, value in metrics.items() if value is not None and not isfinite(value)]
+    if wrong:
+        raise TrainingError(
+            f"The {' and the '.join(wrong)} of step {step} {'is' if len(wrong) == 1 else 'are'} no finite number, so "
+            "training stops before this update spoils the weights. Lower train.lr, raise train.warmup, or use "
+            "train.mixed_precision=no, and train again with --redo train."
+        )
+
+
+def memory() -> dict[str, float]:
+    """This process's memory, and the most that was taken of the GPU's, in MiB."""
+    found = {"memory": psutil.Process().memory_info().rss / 2**20}
+    if torch.cuda.is_available():
+        found["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    return found

@@ -1,0 +1,120 @@
+"""Clean latents, encoded once and kept on disk: a safetensors file per candidate, its reference's latent included."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from srum_core.errors import RecordError, TrainingError
+from srum_core.progress import progress
+from srum_core.store import write_atomic
+
+if TYPE_CHECKING:
+    from srum_core.protocols import UnifiedModel
+    from srum_core.records import Candidate
+
+CHUNK = 8
+"""Pictures encoded at once."""
+
+
+@frozen
+class Latents:
+    """Latents of candidates in a folder. A file counts only for the pictures and adapter settings it was made from."""
+
+    folder: Path
+    made_by: str
+    """Whatever else a latent depends on: the adapter and its settings."""
+
+    def prepare(self, model: UnifiedModel, candidates: Sequence[Candidate], rank: int = 0, world: int = 1) -> None:
+        """Encode what is missing. The list is cut into fixed chunks and a chunk is always encoded whole, so what is on
+        disk does not depend on interruptions; chunk i is the work of process i % world."""
+        chunks = [candidates[start : start + CHUNK] for start in range(0, len(candidates), CHUNK)]
+        with progress(sum(map(len, chunks[rank::world])), "encode") as advance:
+            for chunk in chunks[rank::world]:
+                self._prepare(model, chunk)
+                advance(len(chunk))
+
+    def _prepare(self, model: UnifiedModel, chunk: Sequence[Candidate]) -> None:
+        sources = {candidate.id: self._source(candidate) for candidate in chunk}
+        missing = {candidate.id for candidate in chunk if not self._there(candidate, sources[candidate.id])}
+        if missing:
+            for candidate, tensors in zip(chunk, encode(model, chunk), strict=True):
+                if candidate.id in missing:
+                    write_atomic(self._path(candidate), save(tensors, {"source": sources[candidate.id]}))
+
+    def grid(self, candidate: Candidate) -> tuple[int, int]:
+        """(rows, columns), out of the file's header."""
+        with safe_open(self._path(candidate), framework="pt") as file:
+            rows, columns, _ = file.get_slice("clean").get_shape()
+        return rows, columns
+
+    def load(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
+        """The latent (rows, columns, channels) on the CPU, and the reference's."""
+        tensors = load_file(self._path(candidate))
+        return tensors["clean"], tensors.get("reference")
+
+    def _path(self, candidate: Candidate) -> Path:
+        return self.folder / f"{candidate.id}.safetensors"
+
+    def _there(self, candidate: Candidate, source: str) -> bool:
+        path = self._path(candidate)
+        if not path.is_file():
+            return False
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("source") == source
+
+    def _source(self, candidate: Candidate) -> str:
+        """A digest of the files and settings: a picture drawn again under the same id makes its latent stale."""
+        digest = hashlib.sha256(self.made_by.encode())
+        for path in (candidate.image, candidate.reference):
+            digest.update(b"\0" if path is None else hashlib.sha256(_read(path, candidate)).digest())
+        return digest.hexdigest()
+
+
+def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[str, Tensor]]:
+    """Latents by name ("clean", "reference") per candidate. Raises TrainingError if a reference has another grid."""
+    clean = model.encode([_open(candidate.image) for candidate in candidates])
+    out = [{"clean": _stored(latent)} for latent in clean]
+    paired = [(index, candidate.reference) for index, candidate in enumerate(candidates) if candidate.reference]
+    if paired:
+        references = model.encode([_open(path) for _, path in paired])
+        for (index, path), latent in zip(paired, references, strict=True):
+            _check(candidates[index], path, clean[index], latent)
+            out[index]["reference"] = _stored(latent)
+    return out
+
+
+def _check(candidate: Candidate, path: Path, own: Tensor, reference: Tensor) -> None:
+    if own.shape != reference.shape:
+        raise TrainingError(
+            f"Candidate {candidate.id} has a latent grid of {tuple(own.shape[:2])} cells, its reference {path} one of "
+            f"{tuple(reference.shape[:2])}: give a reference picture of the candidate's own size, or none."
+        )
+
+
+def _stored(latent: Tensor) -> Tensor:
+    return latent.detach().cpu().contiguous()
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def _read(path: Path, candidate: Candidate) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"The picture {path} of candidate {candidate.id} is not there. Restore the file, or draw the candidates "
+            "again with --redo generate."
+        ) from error

@@ -1,0 +1,174 @@
+"""What is trained: freezing, LoRA through PEFT, activation checkpointing, the moving average, checkpoint folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from srum_core.errors import CheckpointError, TrainingError
+
+if TYPE_CHECKING:
+    from srum_core.config import Lora
+    from srum_core.flow import Recipe
+    from srum_core.protocols import UnifiedModel
+
+ABOUT = "srum.json"
+
+
+@frozen(eq=False)
+class Tuned:
+    """A denoiser made ready for training. `parameters` are the trained ones by name, in float32."""
+
+    module: nn.Module
+    """What is called: the denoiser itself, or PEFT's wrapper around it."""
+    parameters: dict[str, nn.Parameter]
+    kind: str
+    """lora or full."""
+
+
+def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool) -> Tuned:
+    """Freeze `model.denoiser` except for what `method` trains. Its trained parameters become float32 master weights,
+    the frozen ones keep their type. LoRA's initial weights come from torch's global generator."""
+    recipe = model.recipe
+    module = _lora(model.denoiser, recipe, lora) if method == "lora" else _full(model.denoiser, recipe)
+    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for parameter in parameters.values():
+        parameter.data = parameter.data.float()
+    if checkpointing:
+        checkpoint_blocks(module, recipe.blocks)
+    module.train()
+    return Tuned(module, parameters, method)
+
+
+def check_types(tuned: Tuned, precision: str) -> None:
+    """Raise TrainingError where float32 weights would meet others without autocast: torch multiplies no such pair.
+    (LoRA's layers convert by themselves.)"""
+    others = {p.dtype for p in tuned.module.parameters() if p.is_floating_point()} - {torch.float32}
+    if precision == "no" and tuned.kind == "full" and others:
+        raise TrainingError(
+            f"train.method=full keeps what it trains in float32, and the adapter has loaded the rest as "
+            f"{', '.join(sorted(map(str, others)))}: use train.mixed_precision=bf16, or have the adapter load float32."
+        )
+
+
+def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
+    names = [name for name, _ in denoiser.named_parameters()]
+    for pattern in recipe.full:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise _no_match("recipe.full", pattern, "parameter", names)
+    if not recipe.full:
+        raise TrainingError(
+            "This adapter's recipe.full is empty, so there is nothing that full training could change: use "
+            "train.method=lora, or list the trained parameters in the adapter's Recipe."
+        )
+    for name, parameter in denoiser.named_parameters():
+        parameter.requires_grad_(any(re.fullmatch(pattern, name) for pattern in recipe.full))
+    return denoiser
+
+
+def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
+    names = [name for name, _ in denoiser.named_modules() if name]
+    if not any(re.fullmatch(recipe.lora, name) for name in names):
+        raise _no_match("recipe.lora", recipe.lora, "module", names)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, but it only ever divides it
+        lora_dropout=lora.dropout,
+        target_modules=recipe.lora,
+    )
+    return get_peft_model(denoiser, config)
+
+
+def checkpoint_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
+    """Let every block (by class name) forget its activations and compute them again in the backward pass. The gradients
+    stay the same; module and parameter names too."""
+    for name in blocks:
+        found = [block for block in module.modules() if type(block).__name__ == name]
+        if not found:
+            raise _no_match("recipe.blocks", name, "class", sorted({type(m).__name__ for m in module.modules()}))
+        for block in found:
+            block.forward = partial(recompute, block.forward, use_reentrant=False)
+
+
+def _no_match(where: str, pattern: str, kind: str, names: list[str]) -> TrainingError:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return TrainingError(
+        f'{where} of the adapter holds "{pattern}", which matches no {kind} of its denoiser (there are {shown}). '
+        "Patterns must match whole names; correct the adapter's Recipe."
+    )
+
+
+class Average:
+    """Exponential moving average of the trained weights, in float32.
+
+    The decay rises to its final value, min(decay, (1 + step) / (10 + step)), so that a short run is not held back by
+    the weights it started from.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()} if decay else {}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
+        """After the `step`-th update (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, mean in self.weights.items():
+            mean.lerp_(parameters[name].detach(), 1 - decay)
+
+
+@torch.no_grad()
+def copy_into(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Overwrite parameters in place, name by name."""
+    for name, weight in weights.items():
+        parameters[name].copy_(weight)
+
+
+def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str, Any]) -> None:
+    """The trained weights as a folder: PEFT's layout for LoRA, the upstream project's for full. Not atomic."""
+    directory.mkdir(parents=True)
+    if isinstance(tuned.module, PeftModel):
+        tuned.module.save_pretrained(str(directory), save_embedding_layers=False)
+        (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card is a form with nothing filled in
+    else:
+        model.save(directory, {name: parameter.detach() for name, parameter in tuned.parameters.items()})
+    (directory / ABOUT).write_text(json.dumps({"kind": tuned.kind, **about}, indent=1) + "\n")
+
+
+def kind(checkpoint: Path) -> str:
+    """lora or full: what a checkpoint folder written by `save` holds. Raises CheckpointError if it is none."""
+    try:
+        return str(json.loads((checkpoint / ABOUT).read_text())["kind"])
+    except FileNotFoundError:
+        if (checkpoint / "adapter_config.json").is_file():
+            return "lora"  # from elsewhere, in PEFT's layout
+        raise CheckpointError(
+            f"{checkpoint} holds no {ABOUT} and no adapter_config.json: it is no result of training."
+        ) from None
+
+
+def apply(model: UnifiedModel, checkpoint: Path) -> None:
+    """Merge the LoRA weights in a PEFT folder into `model.denoiser`. Raises CheckpointError for any other folder."""
+    if kind(checkpoint) != "lora":
+        raise CheckpointError(
+            f"{checkpoint} holds full weights: load it as the adapter's checkpoint, not on top of one."
+        )
+    merge_adapter(model.denoiser, checkpoint)
+
+
+def merge_adapter(denoiser: nn.Module, folder: Path) -> None:
+    """Add a PEFT folder's weights to the denoiser's own, in place and in the type that those have."""
+    training = denoiser.training
+    # What this returns is `denoiser` itself, its own layers put back.
+    PeftModel.from_pretrained(denoiser, str(folder)).merge_and_unload(safe_merge=True)
+    denoiser.requires_grad_(False).train(training)
