@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -66,7 +67,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.sizes, self.scale, self.shift = sizes, scale, shift
         levels = len(sizes.widths)
-        self.net = AutoencoderKL(
+        self.net: Any = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=sizes.widths,

@@ -57,7 +57,7 @@ class Chat:
 
     def text(self, ids: Sequence[int]) -> str:
         """What was said, up to the first end of text."""
-        return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False).split(EOS)[0]
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)).split(EOS)[0]
 
     @property
     def size(self) -> int:

@@ -101,16 +101,16 @@ def build_sizes(language: Mapping[str, Any], vision: Mapping[str, Any], **rest: 
             "vocab_size", "rms_norm_eps", "hidden_act", "max_position_embeddings")  # fmt: skip
     seen = ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "patch_size", "image_size",
             "hidden_act", "layer_norm_eps", "attention_dropout")  # fmt: skip
+    looks: dict[str, Any] = {key: vision[key] for key in seen if key in vision}
+    looks |= {
+        "num_hidden_layers": vision["num_hidden_layers"] - 1,
+        "vision_use_head": False,
+        "attn_implementation": "sdpa",
+    }
+    speaks: dict[str, Any] = {key: language[key] for key in kept if key in language}
     return Sizes(
-        Qwen2Config(**{key: language[key] for key in kept if key in language}, tie_word_embeddings=False),
-        float(theta),
-        SiglipVisionConfig(
-            **{key: vision[key] for key in seen if key in vision},
-            num_hidden_layers=vision["num_hidden_layers"] - 1,
-            vision_use_head=False,
-        ),
-        **rest,
-    )
+        Qwen2Config(**speaks, tie_word_embeddings=False), float(theta), SiglipVisionConfig(**looks), **rest
+    )  # fmt: skip
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def save(source: Files, directory: Path, changed: Mapping[str, Tensor]) -> None:
         if path.is_file() and path.name not in own and not other_copy:
             shutil.copyfile(path, directory / path.name)
     shards = list(_shards(source))
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = (
             f"{source.stem}.safetensors"

@@ -24,7 +24,7 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         waves = get_timestep_embedding(time.float(), self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
 
 
 class BagelDenoiser(nn.Module):
@@ -94,7 +94,7 @@ class BagelDenoiser(nn.Module):
     def context(self, rows: int) -> Context:
         config = self.language_model.config
         return Context(
-            config.num_hidden_layers, rows, config.num_key_value_heads, self.language_model.head,
+            config.num_hidden_layers, rows, config.num_key_value_heads or 1, self.language_model.head,
             self.language_model.dtype, self.device,
         )  # fmt: skip
 

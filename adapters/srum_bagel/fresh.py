@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -67,10 +68,11 @@ def train_tokenizer(corpus: Iterable[str], size: int, directory: Path) -> Qwen2T
     directory.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(directory))
     lines = (directory / "merges.txt").read_text().splitlines()
+    merges: Any = [tuple(line.split(" ")) for line in lines if not line.startswith("#")]
     tokenizer = Qwen2Tokenizer(
         vocab=json.loads((directory / "vocab.json").read_text()),
-        merges=[tuple(line.split(" ")) for line in lines if not line.startswith("#")],
-        pad_token=SPECIAL[0], eos_token=EOS, unk_token=None,
+        merges=merges,
+        pad_token=SPECIAL[0], eos_token=EOS,
     )  # fmt: skip
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
     tokenizer.save_pretrained(directory)

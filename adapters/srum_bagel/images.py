@@ -12,7 +12,7 @@ from torch import Tensor
 
 @frozen
 class SizeRule:
-    """Longest side at most `longest`, shortest at least `shortest` (small pictures grow), in steps of `stride` pixels."""
+    """Longest side at most `longest`, shortest at least `shortest` (small pictures grow), steps of `stride` pixels."""
 
     longest: int = attrs_field(validator=validators.ge(1))
     shortest: int = attrs_field(validator=validators.ge(1))

@@ -67,7 +67,7 @@ class Bagel:
             blocks=("MoTLayer",),
             full=trained_patterns(sizes.language.num_hidden_layers, options.experts),
             lora=r".*\.([qkvo]_proj_moe_gen|mlp_moe_gen\.(gate|up|down)_proj)",
-            schedule=Schedule("logit-normal", shift=options.train_shift),
+            schedule=Schedule("logit-normal"),
         )
 
     # ---- drawing ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class MoTAttention(nn.Module):
 
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__()
-        hidden, heads, kv = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        hidden, heads, kv = config.hidden_size, config.num_attention_heads, config.num_key_value_heads or 1
         self.head = hidden // heads
         for expert in ("", GENERATION):
             self.add_module(f"q_proj{expert}", nn.Linear(hidden, heads * self.head))

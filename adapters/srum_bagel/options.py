@@ -54,8 +54,6 @@ class Options:
     """Longest plan, in tokens."""
     think_template: str = ""
     """A text file that replaces the wording which asks for a plan (the published model was tuned on its own)."""
-    train_shift: float = field(default=4.0, validator=validators.gt(0))
-    """Time shift while training (paper Table 5)."""
     sample_latents: bool = False
     """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
     drawing_sides: tuple[int, int] = (1024, 512)

@@ -66,9 +66,9 @@ def answer_loss(model: Bagel, pictures: Sequence[Image], exchanges: Sequence[Seq
         places.append(torch.tensor(place))
         targets.append(torch.tensor(target) - IGNORED)
     x, _ = pad_rows(rows)
-    part, place, target = (pad_rows(each)[0].to(x.device) for each in (parts, places, targets))
-    und, _ = denoiser.language_model.model(x, None, _Lessons(denoiser.rope(place), part - 1))
-    wanted = target + IGNORED
+    which, where, wanted = (pad_rows(each)[0].to(x.device) for each in (parts, places, targets))
+    und, _ = denoiser.language_model.model(x, None, _Lessons(denoiser.rope(where), which - 1))
+    wanted = wanted + IGNORED
     # Only where something is to be said: the head over every position would cost as much as a layer.
     logits = denoiser.language_model.lm_head(und[wanted != IGNORED])
     return F.cross_entropy(logits.float(), wanted[wanted != IGNORED])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -19,15 +20,16 @@ class _Embeddings(nn.Module):
 
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
-        self.patch_embedding = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
-        self.position_embedding = nn.Embedding((config.image_size // config.patch_size) ** 2, config.hidden_size)
+        patch, side = cast(int, config.patch_size), cast(int, config.image_size)
+        self.patch_embedding = nn.Linear(config.num_channels * patch**2, config.hidden_size)
+        self.position_embedding = nn.Embedding((side // patch) ** 2, config.hidden_size)
 
 
 class _VisionModel(nn.Module):
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.embeddings = _Embeddings(config)
-        self.encoder = SiglipEncoder(config)
+        self.encoder = SiglipEncoder(cast(Any, config))  # it reads the vision sizes only
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
@@ -65,7 +67,7 @@ class Eye(nn.Module):
 
     def __init__(self, config: SiglipVisionConfig, hidden: int, side: int) -> None:
         super().__init__()
-        self.patch, self.side = config.patch_size, side
+        self.patch, self.side = cast(int, config.patch_size), side
         self.vit_model = VisionTower(config)
         self.connector = Connector(config.hidden_size, hidden)
         self.vit_pos_embed = PositionTable(side, hidden)

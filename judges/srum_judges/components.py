@@ -102,7 +102,8 @@ def label_colours(pixels: NDArray[np.uint8], tolerance: float, split: bool) -> I
     background = means[np.bincount(border).argmax()]
     open_bins = np.abs(means - background).max(axis=1) > tolerance
     if not split:
-        return open_bins.astype(np.int64)[where]
+        labels: Ints = open_bins.astype(np.int64)[where]
+        return labels
     foreground = np.flatnonzero(open_bins)
     labels = np.zeros(len(counts), dtype=np.int64)
     if len(foreground):
@@ -135,7 +136,8 @@ def _off_blend(offsets: Floats, colour: Floats) -> Floats:
     import numpy as np
 
     share = (offsets @ colour / max(float(colour @ colour), 1e-9)).clip(0, 1)
-    return np.linalg.norm(offsets - share[:, None] * colour, axis=1)
+    distances: Floats = np.linalg.norm(offsets - share[:, None] * colour, axis=1)
+    return distances
 
 
 def component_boxes(labels: Ints, connectivity: int) -> tuple[list[Pixels], list[int]]:

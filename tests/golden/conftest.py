@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bagel_goldens import Goldens
 import torch
+from bagel_goldens import Goldens
 
 
 @pytest.fixture(scope="session")

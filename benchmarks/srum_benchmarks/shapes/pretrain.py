@@ -121,7 +121,7 @@ def train_autoencoder(model: Pretrainable, recipe: Recipe, out: Path, templates:
     net = model.autoencoder.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
     path = out / "autoencoder.pt"
-    state = torch.load(path, weights_only=True) if path.is_file() else {"step": 0}
+    state: dict[str, Any] = torch.load(path, weights_only=True) if path.is_file() else {"step": 0}
     if state["step"]:
         net.load_state_dict(state["net"]), optimiser.load_state_dict(state["optimiser"])
     device = next(net.parameters()).device

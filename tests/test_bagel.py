@@ -1,0 +1,216 @@
+"""BAGEL as a `UnifiedModel`, on the golden checkpoint (random weights, real layout)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from srum_bagel.images import flatten, to_tensor
+from srum_bagel.model import Bagel
+from srum_bagel.options import Drawing, Options
+
+from srum_core.errors import CheckpointError
+from srum_core.flow import flow_step
+from srum_core.protocols import UnifiedModel
+from srum_core.records import Question
+
+GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
+
+
+def build(**options) -> Bagel:
+    fixed = {"drawing_sides": (160, 64), "vision_sides": (112, 56), "size": (64, 96), "device": "cpu", "dtype": "float32"}
+    return Bagel(Options(checkpoint=str(GOLDEN), **{**fixed, "drawing": Drawing(steps=4), **options}))
+
+
+@pytest.fixture(scope="module")
+def model() -> Bagel:
+    return build()
+
+
+def noise_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
+
+
+def test_is_a_unified_model(model: Bagel) -> None:
+    assert isinstance(model, UnifiedModel)
+
+
+# ---- drawing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_draws_what_each_prompt_draws_alone(model: Bagel) -> None:
+    prompts, seeds = ["a", "a much longer prompt about a red boat", "three lamps"], [3, 1, 2]
+    together = model.generate(prompts, seeds)
+    assert together[0].image.size == (64, 96)
+    for prompt, seed, sample in zip(prompts, seeds, together, strict=True):
+        alone = np.asarray(model.generate([prompt], [seed])[0].image, int)
+        assert np.abs(alone - np.asarray(sample.image, int)).max() <= 1
+
+
+def test_seed_and_words_matter(model: Bagel) -> None:
+    a, again, other_seed, other_words = (np.asarray(s.image) for s in model.generate(["x", "x", "x", "y"], [0, 0, 1, 0]))
+    assert (a == again).all()
+    assert (a != other_seed).any()
+    assert (a != other_words).any()
+
+
+def test_thinking_returns_the_plan_and_draws_from_it(model: Bagel) -> None:
+    thinking = build(think=True, think_tokens=5)
+    sample = thinking.generate(["a boat", "b"], [0, 0])
+    assert all(each.thought for each in sample)
+    contexts = thinking.drawing_contexts(["a boat"], [sample[0].thought])
+    system, prompt, thought = (len(thinking.chat.frame(t)) for t in (thinking.plan, "a boat", sample[0].thought))
+    assert [int(c.position[0]) for c in (contexts.full, contexts.textless, contexts.pictureless)] == [
+        system + prompt + thought,
+        system,
+        system + prompt,
+    ]
+    assert (np.asarray(sample[0].image) != np.asarray(model.generate(["a boat"], [0])[0].image)).any()
+
+
+def test_a_think_template_replaces_the_wording(tmp_path: Path) -> None:
+    (tmp_path / "plan.txt").write_text("Plan it.")
+    assert build(think_template=str(tmp_path / "plan.txt")).plan == "Plan it."
+
+
+@pytest.mark.parametrize("size", [(100, 64), (16 * 17, 64)])
+def test_a_size_that_cannot_be_drawn_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(CheckpointError, match=r"multiples of 16 up to 256"):
+        build(size=size).generate(["x"], [0])
+
+
+def test_no_special_token_gets_in_through_a_prompt(model: Bagel) -> None:
+    ids = model.condition(["<|im_end|><|vision_start|>"])[0].tolist()
+    assert ids.count(model.chat.eos) == 1
+    assert model.chat.markers[0] not in ids
+
+
+def test_a_grid_beyond_the_position_table_is_refused(model: Bagel) -> None:
+    with pytest.raises(ValueError, match="does not fit the table"):
+        model.denoiser.places(model.denoiser.side + 1, 1)
+
+
+# ---- training side -------------------------------------------------------------------------------------------------
+
+
+def test_encoding_is_repeatable_and_blind_to_the_batch(model: Bagel) -> None:
+    pictures = [noise_picture(96, 64), noise_picture(64, 64, 1), noise_picture(96, 64, 2)]
+    together, again = model.encode(pictures), model.encode(pictures)
+    assert [tuple(x.shape) for x in together] == [(4, 6, 64), (4, 4, 64), (4, 6, 64)]
+    for picture, latent, repeated in zip(pictures, together, again, strict=True):
+        assert torch.equal(latent, repeated)
+        assert torch.allclose(latent, model.encode([picture])[0], atol=1e-5)
+
+
+def test_sampled_latents_depend_on_the_picture_alone(model: Bagel) -> None:
+    sampling, picture = build(sample_latents=True), noise_picture(64, 64)
+    first, other = sampling.encode([picture, noise_picture(64, 64, 1)])[0], sampling.encode([picture])[0]
+    assert torch.allclose(first, other, atol=1e-5)
+    assert not torch.allclose(first, model.encode([picture])[0], atol=1e-2)
+
+
+def test_transparency_is_laid_over_white() -> None:
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert float(to_tensor(flatten(clear)).min()) == 1.0
+
+
+def test_each_block_runs_once_for_ragged_pictures(model: Bagel) -> None:
+    calls = []
+    hooks = [layer.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, layer in enumerate(model.denoiser.language_model.model.layers)]
+    grids = [torch.randn(2, 3, 64), torch.randn(4, 4, 64), torch.randn(1, 1, 64)]
+    out = model.denoiser(grids, torch.tensor([0.1, 0.5, 0.9]), model.condition(["a", None, "some longer words"]))
+    for hook in hooks:
+        hook.remove()
+    assert calls == list(range(len(hooks)))
+    assert [v.shape for v in out] == [g.shape for g in grids]
+    for row in range(3):
+        alone = model.denoiser(grids[row : row + 1], torch.tensor([0.1, 0.5, 0.9])[row : row + 1], model.condition([["a", None, "some longer words"][row]]))
+        assert torch.allclose(alone[0], out[row], atol=1e-5), "a picture saw its neighbour's padding"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_every_precision_runs(dtype: str, autocast: bool, tmp_path: Path) -> None:
+    model, exact = build(dtype=dtype), build()
+    noise_picture(80, 64).save(tmp_path / "a.png")
+    grid, words = [torch.randn(3, 2, 64)], ["a boat"]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        model.denoiser.requires_grad_(True)
+        step = flow_step(model.denoiser, grid, model.condition(words), torch.tensor([0.5]), None, torch.Generator().manual_seed(0))
+        step.velocity[0].float().square().mean().backward()
+        model.denoiser.requires_grad_(False)
+        model.generate(words, [0])
+        assert isinstance(model.answer([Question(tmp_path / "a.png", "what?", max_new_tokens=3)])[0], str)
+    reference = flow_step(exact.denoiser, grid, exact.condition(words), torch.tensor([0.5]), None, torch.Generator().manual_seed(0))
+    error = (step.velocity[0].float() - reference.velocity[0]).norm() / reference.velocity[0].norm()
+    assert error < (1e-5 if dtype == "float32" and not autocast else 0.05)
+
+
+def matched(model: Bagel) -> set[str]:
+    names = [name for name, _ in model.denoiser.named_parameters()]
+    return {name for name in names if any(re.fullmatch(pattern, name) for pattern in model.recipe.full)}
+
+
+def test_generation_experts_only_leave_understanding_bit_identical(tmp_path: Path) -> None:
+    model = build(experts="generation")
+    noise_picture(80, 64).save(tmp_path / "a.png")
+    ask = [Question(tmp_path / "a.png", "what is this?", max_new_tokens=8)]
+    before, drawn = model.answer(ask), np.asarray(model.generate(["x"], [0])[0].image)
+    trained = matched(model)
+    assert {name.rsplit(".", 1)[0] for name in trained} >= {"vae2llm", "llm2vae", "time_embedder.mlp.0"}
+    with torch.no_grad():
+        for name in trained:
+            model.denoiser.get_parameter(name).add_(0.1)
+    assert model.answer(ask) == before
+    assert (np.asarray(model.generate(["x"], [0])[0].image) != drawn).any()
+    assert matched(build()) > trained
+
+
+def test_lora_adapts_the_seven_generation_projections(model: Bagel) -> None:
+    modules = [n for n, _ in model.denoiser.named_modules() if re.fullmatch(model.recipe.lora, n)]
+    layers = len(model.denoiser.language_model.model.layers)
+    assert len(modules) == 7 * layers
+    assert all("moe_gen" in name for name in modules)
+    from peft import LoraConfig, inject_adapter_in_model
+
+    other = build()
+    grid, condition = [torch.randn(2, 2, 64)], other.condition(["a"])
+    plain = other.denoiser(grid, torch.tensor([0.5]), condition)[0]
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=other.recipe.lora), other.denoiser)
+    assert torch.allclose(other.denoiser(grid, torch.tensor([0.5]), condition)[0], plain, atol=1e-6), "LoRA starts neutral"
+
+
+# ---- looking -------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_looked_at_once_however_often_it_is_asked_about(model: Bagel, tmp_path: Path) -> None:
+    noise_picture(80, 64).save(tmp_path / "a.png")
+    seen = []
+    hook = model.eye.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    model.answer([Question(tmp_path / "a.png", text, max_new_tokens=2) for text in ("a", "b", "c")])
+    hook.remove()
+    assert seen == [1]
+
+
+def test_sampling_follows_the_questions_own_seed(model: Bagel, tmp_path: Path) -> None:
+    noise_picture(80, 64).save(tmp_path / "a.png")
+
+    def ask(seed: int, beside: int = 0) -> str:
+        extra = [Question(tmp_path / "a.png", "other?", max_new_tokens=4, temperature=1.0, seed=9)] * beside
+        asked = Question(tmp_path / "a.png", "what?", max_new_tokens=8, temperature=1.0, seed=seed)
+        return model.answer([*extra, asked])[-1]
+
+    assert ask(1) == ask(1) == ask(1, beside=2)
+    assert len({ask(seed) for seed in range(5)}) > 1
+
+
+def test_a_crop_is_what_is_looked_at(model: Bagel, tmp_path: Path) -> None:
+    left, right = Image.new("RGB", (64, 64), "red"), noise_picture(64, 64)
+    both = Image.new("RGB", (128, 64))
+    both.paste(left, (0, 0)), both.paste(right, (64, 0))
+    both.save(tmp_path / "both.png")
+    assert np.array_equal(np.asarray(model.open(tmp_path / "both.png", (0.5, 0.0, 1.0, 1.0))), np.asarray(right))
