@@ -94,16 +94,17 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--processes", type=int, help="processes per stage with --launch (default: one per accelerator; 2 on a CPU)")
     add("--out", type=Path, help="folder of the run (default: runs/ADAPTER-PRESET)")
     add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
-    add("--print-config", action="store_true", help="print the resolved settings as TOML and stop")
+    add("--print-config", action="store_true", help="print every setting with what it means, as TOML, and stop")
     add("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
     return parser
 
 
 def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: `use = "my_module:MyJudge"` means a file right here
     registry = plugins.discover()
     settings = _settings(parsed, registry)
     if parsed.print_config:
-        print(config.to_toml(settings), end="")
+        print(config.describe(settings, registry), end="")
         return 0
     redone = [_redo(text) for text in parsed.redo]
     folder = parsed.out or _default_folder(parsed, settings)

@@ -70,19 +70,21 @@ class Guard:
 
     factor: float
     first: list[float] = field(factory=list)
-    """Those first errors; part of what a resumed run needs."""
+    """Those first errors; with `warning`, what a resumed run needs."""
+    warning: str = ""
+    """Why the run must not go on; empty while it may."""
 
-    def watch(self, error: float | None) -> str | None:
-        """Look at one step's mean error of net-negative cells; why the run must not go on, or None."""
+    def watch(self, error: float | None) -> None:
+        """Look at one step's mean error of net-negative cells (None: there were none)."""
         if error is None:
-            return None
+            return
         if len(self.first) < FIRST:
             self.first.append(error)
-            return None
+            return
         usual = sum(self.first) / len(self.first)
         if not self.factor or error <= self.factor * usual:
-            return None
-        return (
+            return
+        self.warning = (
             f"The net-negative cells run away: their mean squared error is {error:.4g}, which is {error / usual:.1f} "
             f"times the {usual:.4g} of the first steps (train.guard allows {self.factor:g} times). Those are cells "
             "whose weight + loss.constraint is below 0, so the loss rewards any error there. Raise loss.constraint, "

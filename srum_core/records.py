@@ -57,7 +57,7 @@ class Sample:
 
 @frozen
 class Region:
-    """A part of a picture, proposed by a grounder. Ids are unique within a picture and appear in questions: "1", "2"…"""
+    """A part of a picture, proposed by a grounder. Ids are unique within a picture and appear in questions."""
 
     id: str
     box: Box = field(validator=_proper_box)

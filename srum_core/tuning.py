@@ -158,17 +158,14 @@ def kind(checkpoint: Path) -> str:
 
 
 def apply(model: UnifiedModel, checkpoint: Path) -> None:
-    """Merge the LoRA weights in a PEFT folder into `model.denoiser`. Raises CheckpointError for any other folder."""
+    """Add a PEFT folder's weights to those of `model.denoiser`, in place and in the type that these have.
+
+    Raises CheckpointError for a folder of another kind."""
     if kind(checkpoint) != "lora":
         raise CheckpointError(
             f"{checkpoint} holds full weights: load it as the adapter's checkpoint, not on top of one."
         )
-    merge_adapter(model.denoiser, checkpoint)
-
-
-def merge_adapter(denoiser: nn.Module, folder: Path) -> None:
-    """Add a PEFT folder's weights to the denoiser's own, in place and in the type that those have."""
-    training = denoiser.training
+    denoiser, training = model.denoiser, model.denoiser.training
     # What this returns is `denoiser` itself, its own layers put back.
-    PeftModel.from_pretrained(denoiser, str(folder)).merge_and_unload(safe_merge=True)
+    PeftModel.from_pretrained(denoiser, str(checkpoint)).merge_and_unload(safe_merge=True)
     denoiser.requires_grad_(False).train(training)

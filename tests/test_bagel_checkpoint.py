@@ -30,8 +30,8 @@ LANGUAGE = {
     "max_position_embeddings": 32768, "tie_word_embeddings": False,
 }  # fmt: skip
 VISION = {
-    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "patch_size": 14,
-    "image_size": 980, "num_channels": 3, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+    "patch_size": 14, "image_size": 980, "num_channels": 3, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
 }  # fmt: skip
 
 
@@ -63,8 +63,10 @@ def expected_7b() -> dict[str, tuple[int, ...]]:
         "time_embedder.mlp.2.weight": (d, d), "time_embedder.mlp.2.bias": (d,),
         "vae2llm.weight": (d, 64), "vae2llm.bias": (d,), "llm2vae.weight": (64, d), "llm2vae.bias": (64,),
         "latent_pos_embed.pos_embed": (64 * 64, d), "vit_pos_embed.pos_embed": (70 * 70, d),
-        "connector.fc1.weight": (d, dv), "connector.fc1.bias": (d,), "connector.fc2.weight": (d, d), "connector.fc2.bias": (d,),
-        f"{vision}.embeddings.patch_embedding.weight": (dv, 3 * 14 * 14), f"{vision}.embeddings.patch_embedding.bias": (dv,),
+        "connector.fc1.weight": (d, dv), "connector.fc1.bias": (d,),
+        "connector.fc2.weight": (d, d), "connector.fc2.bias": (d,),
+        f"{vision}.embeddings.patch_embedding.weight": (dv, 3 * 14 * 14),
+        f"{vision}.embeddings.patch_embedding.bias": (dv,),
         f"{vision}.embeddings.position_embedding.weight": (4900, dv),
         f"{vision}.post_layernorm.weight": (dv,), f"{vision}.post_layernorm.bias": (dv,),
     }  # fmt: skip

@@ -12,6 +12,7 @@ from transformers import Qwen2Config
 
 from srum_bagel.context import Context, Joint, PositionTable, Segment, pad_rows, rope
 from srum_bagel.mot import MoTLanguageModel
+from srum_core.errors import CheckpointError
 
 
 class TimeEmbedder(nn.Module):
@@ -83,8 +84,9 @@ class BagelDenoiser(nn.Module):
     def places(self, rows: int, columns: int) -> Tensor:
         """Rows of the position table for a grid, row-major. A grid beyond the table would alias silently: refused."""
         if max(rows, columns) > self.side:
-            raise ValueError(
-                f"a latent grid of {rows} x {columns} cells does not fit the table of {self.side} x {self.side}"
+            raise CheckpointError(
+                f"A latent grid of {rows} x {columns} cells does not fit the checkpoint's position table of "
+                f"{self.side} x {self.side}: draw and train on smaller pictures (adapter.size, adapter.drawing_sides)."
             )
         grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
         return grid.flatten().to(self.device)

@@ -13,6 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from srum_bagel.context import PositionTable, pad_rows
+from srum_core.errors import CheckpointError
 
 
 class _Embeddings(nn.Module):
@@ -76,8 +77,9 @@ class Eye(nn.Module):
         """(3, H, W) -> patches (t, p·p·3), ordered (row, column, channel) inside, and their table rows (t,)."""
         rows, columns = picture.shape[1] // self.patch, picture.shape[2] // self.patch
         if max(rows, columns) > self.side:
-            raise ValueError(
-                f"a picture of {rows} x {columns} patches does not fit the table of {self.side} x {self.side}"
+            raise CheckpointError(
+                f"A picture of {rows} x {columns} patches does not fit this checkpoint's position table of "
+                f"{self.side} x {self.side}: look at smaller pictures (adapter.vision_sides)."
             )
         patches = rearrange(picture, "c (h p) (w q) -> (h w) (p q c)", p=self.patch, q=self.patch)
         grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]

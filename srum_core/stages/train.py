@@ -165,16 +165,20 @@ class Trainer:
     def run_all(self) -> None:
         """Every step that is still to be made."""
         settings, steps = self.run.settings.train, self.plan()
+        self.stop_if_warned()  # also when taken up again: what ran away does not come back by itself
         for step in track(steps[self.done :], len(steps), f"train round {self.round}", self.done):
             began = time.perf_counter()
             metrics = self.update(step)
             self.done += 1
             self.log(metrics, time.perf_counter() - began)
-            warning = self.guard.watch(metrics["negative_error"])
-            if warning or self.done % settings.save_every == 0 or self.done == len(steps):
+            self.guard.watch(metrics["negative_error"])
+            if self.guard.warning or self.done % settings.save_every == 0 or self.done == len(steps):
                 self.save()
-            if warning:
-                raise TrainingError(f"Training was stopped after step {self.done}. {warning}")
+            self.stop_if_warned()
+
+    def stop_if_warned(self) -> None:
+        if self.guard.warning:
+            raise TrainingError(f"Training was stopped after step {self.done}. {self.guard.warning}")
 
     def plan(self) -> list[list[Batch]]:
         """The batches of every step."""
@@ -195,6 +199,7 @@ class Trainer:
         rank, world = accelerator.process_index, accelerator.num_processes
         total = sum(self.sizes[index] for batch in step for index in batch)
         set_seed(self.run.derive_seed("step", self.round, self.done, rank))  # for dropout: steps know no history
+        # The first update is the first of the warm-up, at lr / warmup. The release's has lr 0 and so changes nothing.
         rate = settings.lr * min(1.0, (self.done + 1) / max(settings.warmup, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -262,7 +267,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.saved.rewind(state)
         if state is not None:
-            self.done, self.guard.first = state["step"], state["first"]
+            self.done = state["step"]
+            self.guard.first, self.guard.warning = state["guard"]
             tuning.copy_into(self.tuned.parameters, state["weights"])
             tuning.copy_into(self.average.weights, state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -271,7 +277,8 @@ class Trainer:
     def save(self) -> None:
         if self.accelerator.is_main_process:
             weights = {name: parameter.detach() for name, parameter in self.tuned.parameters.items()}
-            state = {"step": self.done, "weights": weights, "average": self.average.weights, "first": self.guard.first}
+            guard = (self.guard.first, self.guard.warning)
+            state = {"step": self.done, "weights": weights, "average": self.average.weights, "guard": guard}
             self.saved.save({**state, "optimizer": self.optimizer.state_dict()})
         self.accelerator.wait_for_everyone()
 

@@ -141,6 +141,5 @@ def test_answers_many_at_once_equal_one_by_one(bagel: Goldens, tmp_path) -> None
         Question(tmp_path / "b.png", "short?", max_new_tokens=3),
         Question(tmp_path / "a.png", "Which colour is it?", max_new_tokens=6, think=True),
         Question(tmp_path / "a.png", asked[0], crop=(0.1, 0.2, 0.7, 0.9), max_new_tokens=5),
-        Question(tmp_path / "b.png", asked[0], max_new_tokens=8, temperature=1.0, seed=3),
     ]
     assert model.answer(questions) == [model.answer([question])[0] for question in questions]

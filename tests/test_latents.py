@@ -1,0 +1,58 @@
+"""Clean latents on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from attrs import evolve
+from PIL import Image
+from training import clean, make, metrics  # noqa: F401  (clean is used by being here)
+
+from srum_core.errors import TrainingError
+from srum_core.latents import Latents
+from srum_core.stages.train import train
+
+
+def test_latents_are_encoded_once_and_again_when_the_picture_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path / "run")
+    candidates = list(run.candidates(0))
+    model, seen = run.model(0), list[int]()
+    encode = toy.ToyModel.encode
+    monkeypatch.setattr(toy.ToyModel, "encode", lambda self, images: seen.append(len(images)) or encode(self, images))
+    latents = Latents(tmp_path / "latents", "adapter")
+    latents.prepare(model, candidates)
+    assert sum(seen) == 6
+    latent, reference = latents.load(candidates[1])
+    assert reference is None
+    assert torch.equal(latent, encode(model, [Image.open(candidates[1].image)])[0])  # type: ignore[arg-type]
+    assert latents.grid(candidates[1]) == (2, 4)
+    latents.prepare(model, candidates)
+    assert sum(seen) == 6
+    Image.new("RGB", (8, 8)).save(candidates[0].image)
+    latents.prepare(model, candidates)
+    assert sum(seen) == 12  # a chunk is encoded whole
+    assert latents.load(candidates[0])[0].unique().tolist() == [-1.0]
+    Latents(tmp_path / "latents", "other settings").prepare(model, candidates)
+    assert sum(seen) == 18
+
+
+def test_a_reference_is_what_the_constraint_pulls_towards(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "srum_losses.maps:Uniform", steps=1)
+    alone = list(run.candidates(0))
+    picture = tmp_path / "good.png"
+    Image.new("RGB", (8, 8), "white").save(picture)
+    paired = [evolve(each, reference=picture) if each.id == "c0" else each for each in alone]
+    (run.stage_folder("generate", 0) / "part-0.jsonl").unlink()
+    run.candidates(0).extend(paired)
+    train(run, 0)
+    (row,) = metrics(run)
+    assert row["loss_reference"] != pytest.approx(row["loss_reward"], rel=1e-3)
+    Image.new("RGB", (4, 4)).save(picture)
+    run.redo("train")
+    with pytest.raises(TrainingError, match=r"Candidate c0 .* \(4, 4\) cells, its reference .* \(2, 2\)"):
+        train(run, 0)
