@@ -1,0 +1,112 @@
+"""The main job, for real: `srum-train --adapter bagel` on the bundled model and on a checkpoint directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from srum_bagel.model import Bagel
+from srum_bagel.options import Options
+
+from srum_core.cli import train_main
+
+GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
+SHORT = [
+    "--adapter", "bagel", "--preset", "shapes", "prompts=shapes:train:4", "evaluate.limit=4", "adapter.drawing.steps=4",
+    "train.steps=3", "train.save_every=1", "generate.batch=4", "judge.batch=4", "judge.retries=1",
+    "judges.0.max_new_tokens=20", "judges.1.max_new_tokens=120",
+]  # fmt: skip
+TINY = ["adapter.size=[64, 64]", "adapter.drawing_sides=[64, 64]", "adapter.vision_sides=[56, 56]", "adapter.drawing.steps=3"]
+
+
+def run(folder: Path, *arguments: str) -> Path:
+    assert train_main([*arguments, "--out", str(folder)]) == 0
+    return folder
+
+
+def what_a_repeat_must_give(folder: Path) -> dict[str, object]:
+    """Metrics, tables and records byte for byte (records sorted: shards may be written in any order)."""
+    out: dict[str, object] = {}
+    for path in sorted(folder.rglob("*.jsonl")):
+        if path.name != "speed.jsonl":
+            out[str(path.relative_to(folder))] = sorted(path.read_text().splitlines())
+    return out | {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("table.json"))}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("first") / "run", *SHORT)
+
+
+def test_the_bundled_model_runs_the_whole_loop(first: Path) -> None:
+    for stage in ("prompts.jsonl", "candidates", "regions", "judgements", "checkpoint", "evaluation", "metrics.jsonl"):
+        assert (first / "round-0" / stage).exists()
+    metrics = [json.loads(line) for line in (first / "round-0" / "metrics.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in metrics] == [1, 2, 3]
+    assert (first / "base" / "evaluation" / "table.json").is_file()
+
+
+def test_the_same_command_twice_gives_the_same_metrics(first: Path, tmp_path: Path) -> None:
+    assert what_a_repeat_must_give(run(tmp_path / "again", *SHORT)) == what_a_repeat_must_give(first)
+    other = run(tmp_path / "other", *SHORT, "seed=1")
+    assert what_a_repeat_must_give(other) != what_a_repeat_must_give(first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("there", ["base/evaluation/part-0.jsonl", "round-0/candidates/part-0.jsonl", "round-0/training/state.pt"])
+def test_killed_and_resumed_gives_the_same(first: Path, tmp_path: Path, there: str) -> None:
+    """SIGKILL as soon as a file is there, that is in the middle of a stage or right after its first batch."""
+    folder = tmp_path / "run"
+    code = f"import sys; from srum_core.cli import train_main; sys.exit(train_main({[*SHORT, '--out', str(folder)]!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (folder / there).exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert what_a_repeat_must_give(run(folder, *SHORT)) == what_a_repeat_must_give(first)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_checkpoint_directory_is_trained_and_loads_again(tmp_path: Path, method: str) -> None:
+    folder = run(
+        tmp_path / "run", "--adapter", "bagel", "--checkpoint", str(GOLDEN), "answerer=scripted", "generate.limit=3",
+        "train.steps=2", "train.warmup=0", "train.lr=1e-3", f"train.method={method}", *TINY,
+    )  # fmt: skip
+    result = folder / "round-0" / "checkpoint"
+    if method == "lora":
+        assert (result / "adapter_config.json").is_file()
+        assert (result / "adapter_model.safetensors").is_file()
+        return
+    with safe_open(GOLDEN / "ema.safetensors", "pt") as before, safe_open(result / "ema.safetensors", "pt") as after:
+        assert set(before.keys()) == set(after.keys())
+        changed = {key for key in before.keys() if not before.get_tensor(key).equal(after.get_tensor(key))}  # noqa: SIM118
+    assert "llm2vae.weight" in changed
+    assert not {key for key in changed if key.startswith(("vit_model", "connector", "language_model.lm_head"))}
+    Bagel(Options(checkpoint=str(result), device="cpu"))
+
+
+def test_a_model_that_cannot_speak_is_not_trained_on_guesses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Random weights answer nothing readable: the run stops with a sentence, and no failure became a score."""
+    code = train_main([
+        "--adapter", "bagel", "--checkpoint", str(GOLDEN), "generate.limit=2", "judge.retries=0", "judges.0.max_new_tokens=5",
+        "judges.1.max_new_tokens=5", "judges.0.think=false", "judges.1.think=false", "--out", str(tmp_path / "run"), *TINY,
+    ])  # fmt: skip
+    assert code == 2
+    assert "nothing to train on" in capsys.readouterr().err
+    judged = [json.loads(line) for line in (tmp_path / "run/round-0/judgements/part-0.jsonl").read_text().splitlines()]
+    assert all(each["failures"] and not each["scores"] for each in judged)
+
+
+def test_two_rounds_draw_with_what_the_first_has_learnt(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", *SHORT, "rounds=2", "train.lr=1e-3", "train.warmup=0", "evaluate.before=false")
+    pictures = [sorted((folder / f"round-{k}" / "candidates" / "images").iterdir()) for k in (0, 1)]
+    assert all(pictures)
+    first, second = ((folder / f"round-{k}" / "checkpoint" / "ema.safetensors").read_bytes() for k in (0, 1))
+    assert first != second
