@@ -28,7 +28,7 @@ format: install
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 docs: install  ## every command shown in the docs is run
 	$(BIN)/python -m pytest -q tests/test_docs.py

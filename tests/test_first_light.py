@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
-
 from srum_core.cli import train_main
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
@@ -23,7 +23,12 @@ SHORT = [
     "train.steps=3", "train.save_every=1", "generate.batch=4", "judge.batch=4", "judge.retries=1",
     "judges.0.max_new_tokens=20", "judges.1.max_new_tokens=120",
 ]  # fmt: skip
-TINY = ["adapter.size=[64, 64]", "adapter.drawing_sides=[64, 64]", "adapter.vision_sides=[56, 56]", "adapter.drawing.steps=3"]
+TINY = [
+    "adapter.size=[64, 64]",
+    "adapter.drawing_sides=[64, 64]",
+    "adapter.vision_sides=[56, 56]",
+    "adapter.drawing.steps=3",
+]
 
 
 def run(folder: Path, *arguments: str) -> Path:
@@ -60,7 +65,9 @@ def test_the_same_command_twice_gives_the_same_metrics(first: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("there", ["base/evaluation/part-0.jsonl", "round-0/candidates/part-0.jsonl", "round-0/training/state.pt"])
+@pytest.mark.parametrize(
+    "there", ["base/evaluation/part-0.jsonl", "round-0/candidates/part-0.jsonl", "round-0/training/state.pt"]
+)
 def test_killed_and_resumed_gives_the_same(first: Path, tmp_path: Path, there: str) -> None:
     """SIGKILL as soon as a file is there, that is in the middle of a stage or right after its first batch."""
     folder = tmp_path / "run"
@@ -92,11 +99,14 @@ def test_a_checkpoint_directory_is_trained_and_loads_again(tmp_path: Path, metho
     Bagel(Options(checkpoint=str(result), device="cpu"))
 
 
-def test_a_model_that_cannot_speak_is_not_trained_on_guesses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_cannot_speak_is_not_trained_on_guesses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Random weights answer nothing readable: the run stops with a sentence, and no failure became a score."""
     code = train_main([
-        "--adapter", "bagel", "--checkpoint", str(GOLDEN), "generate.limit=2", "judge.retries=0", "judges.0.max_new_tokens=5",
-        "judges.1.max_new_tokens=5", "judges.0.think=false", "judges.1.think=false", "--out", str(tmp_path / "run"), *TINY,
+        "--adapter", "bagel", "--checkpoint", str(GOLDEN), "generate.limit=2", "judge.retries=0",
+        "judges.0.max_new_tokens=5", "judges.1.max_new_tokens=5", "judges.0.think=false", "judges.1.think=false",
+        "--out", str(tmp_path / "run"), *TINY,
     ])  # fmt: skip
     assert code == 2
     assert "nothing to train on" in capsys.readouterr().err

@@ -17,10 +17,10 @@ PLUGINS = {
     path.name: path for shelf in SHELVES for path in (ROOT / shelf).iterdir() if (path / "__init__.py").is_file()
 }
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy"}
-LIGHT_CORE = (
-    "__init__ records protocols hookspecs discovery loading plugins structuring settings settings_toml config store prompts "
-    "run cli errors progress"
-).split()
+LIGHT_CORE = [
+    *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
+    *("settings_toml", "config", "store", "prompts", "run", "cli", "errors", "progress"),
+]
 
 
 def imports(path: Path, run_time: bool = False) -> Iterator[tuple[str, str]]:

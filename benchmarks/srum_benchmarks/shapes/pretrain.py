@@ -16,16 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from attrs import asdict, frozen
+from attrs import asdict
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
-from srum_benchmarks.shapes.lessons import exchanges, lesson
+from srum_benchmarks.shapes.curriculum import Recipe, corpus, loader
 from srum_benchmarks.shapes.measure import measure
-from srum_benchmarks.shapes.render import compose, draw
-from srum_benchmarks.shapes.world import random_prompt
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
@@ -43,72 +40,6 @@ class Pretrainable(UnifiedModel, Protocol):
     ) -> Tensor: ...
 
     def write(self, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None: ...
-
-
-@frozen
-class Recipe:
-    """What the bundled model was made with; every field is a command-line option."""
-
-    seed: int = 0
-    autoencoder_steps: int = 1200
-    autoencoder_batch: int = 32
-    steps: int = 9000
-    """Of the joint phase."""
-    drawings: int = 128
-    """Pictures a step that are drawn."""
-    lessons: int = 8
-    """Pictures a step that are judged, two questions each."""
-    muon: float = 0.01
-    """Learning rate of the matrices."""
-    adam: float = 1.5e-3
-    """Learning rate of embeddings, norms, biases, heads."""
-    decay: float = 0.35
-    """Share of the steps, at the end, over which both rates fall to zero."""
-    shift: float = 2.0
-    """Time shift of the drawing loss."""
-    dropped: float = 0.1
-    """Share of drawings without their text, for guidance."""
-    ema: float = 0.998
-    wrong_captions: float = 0.0
-    """Share of drawings whose caption belongs to another scene."""
-
-
-def picture(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    prompt = random_prompt(rng, "train")
-    return draw(compose(prompt.tags, rng)), prompt.text
-
-
-class Steps(Dataset):
-    """Item i is everything that step i learns from."""
-
-    def __init__(self, recipe: Recipe, templates: tuple[str, str], first: int, phase: str) -> None:
-        self.recipe, self.templates, self.first, self.phase = recipe, templates, first, phase
-
-    def __len__(self) -> int:
-        total = self.recipe.autoencoder_steps if self.phase == "autoencoder" else self.recipe.steps
-        return max(0, total - self.first)
-
-    def __getitem__(self, index: int) -> Any:
-        rng = np.random.default_rng([self.recipe.seed, self.first + index, len(self.phase)])
-        if self.phase == "autoencoder":
-            spoilt = [lesson(rng).image if i % 2 else picture(rng)[0] for i in range(self.recipe.autoencoder_batch)]
-            return np.stack(spoilt)
-        drawn = [picture(rng) for _ in range(self.recipe.drawings)]
-        texts = [text if rng.random() >= self.recipe.wrong_captions else picture(rng)[1] for _, text in drawn]
-        captions = [None if rng.random() < self.recipe.dropped else text for text in texts]
-        taught = [lesson(rng) for _ in range(self.recipe.lessons)]
-        asked = [exchanges(each, *self.templates) for each in taught]
-        return np.stack([image for image, _ in drawn]), captions, [each.image for each in taught], asked
-
-
-def _as_is(item: Any) -> Any:
-    return item
-
-
-def loader(recipe: Recipe, templates: tuple[str, str], first: int, phase: str) -> DataLoader:
-    return DataLoader(
-        Steps(recipe, templates, first, phase), batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=_as_is
-    )
 
 
 def as_tensor(pictures: np.ndarray) -> Tensor:
@@ -198,7 +129,7 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
             looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
         for stepper in steppers:
             stepper.zero_grad()
-        (drawing + 0.3 * looking).backward()
+        (drawing + (recipe.late_looking if step >= recipe.turn else 0.3) * looking).backward()
         norm = nn.utils.clip_grad_norm_(list(named.values()), 1.0)
         for stepper in steppers:
             stepper.step()
@@ -248,6 +179,9 @@ class Log:
 
     def __init__(self, path: Path, done: int) -> None:
         self.path, self.start, self.first = path, time.monotonic(), done
+        if path.is_file():  # steps after the last saved state are made again
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= done]
+            path.write_text("".join(line + "\n" for line in kept))
         self.sums: dict[str, float] = {}
         self.count = 0
 
@@ -269,11 +203,6 @@ class Log:
         )
 
 
-def corpus(templates: tuple[str, str], count: int = 2000) -> list[str]:
-    rng = np.random.default_rng(1)
-    return [text for _ in range(count) for pair in exchanges(lesson(rng), *templates) for text in pair]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
@@ -281,10 +210,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layout-template", type=Path, required=True, help="the global judge's template")
     parser.add_argument("--regions-template", type=Path, required=True, help="the local judge's template")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--measure", type=int, default=256, help="pictures to measure the result on; 0 = do not")
     for name, default in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args(arguments))
     out, adapter, device = options.pop("out"), options.pop("adapter"), options.pop("device")
+    pictures = options.pop("measure")
     templates = (options.pop("layout_template").read_text(), options.pop("regions_template").read_text())
     recipe = Recipe(**options)
     out.mkdir(parents=True, exist_ok=True)
@@ -299,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train_autoencoder(model, recipe, out, templates)
     train_both(model, recipe, out, templates)
     trained = registry.create("adapter", {"use": adapter, "checkpoint": str(out / "model"), **sizes})
-    print(json.dumps(measure(trained, templates), indent=2))
+    if pictures:
+        print(json.dumps(measure(trained, templates, count=pictures), indent=2))
 
 
 if __name__ == "__main__":
