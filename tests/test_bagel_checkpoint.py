@@ -216,6 +216,19 @@ def test_an_unknown_checkpoint_says_where_it_was_looked_for(monkeypatch) -> None
         Bagel(Options(checkpoint="bundled:nothing"))
 
 
+def test_a_hub_id_is_downloaded_with_the_files_that_are_needed(monkeypatch) -> None:
+    asked = {}
+
+    def download(repository: str, allow_patterns: list[str]) -> str:
+        asked.update(repository=repository, patterns=allow_patterns)
+        return str(GOLDEN)
+
+    monkeypatch.setattr(place, "snapshot_download", download)
+    load(Path("someone/small-bagel"))
+    assert asked["repository"] == "someone/small-bagel"
+    assert all(any(path.match(pattern) for pattern in asked["patterns"]) for path in GOLDEN.iterdir())
+
+
 def test_half_precision_weights_stay_half(copy: Path) -> None:
     model = load(copy, dtype="bfloat16")
     assert {p.dtype for p in model.denoiser.parameters()} == {torch.bfloat16}

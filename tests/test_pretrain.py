@@ -22,7 +22,8 @@ WORDS = tuple((TEMPLATES / f"short-{name}.txt").read_text() for name in ("layout
 
 def pretrain(out: Path, steps: int) -> None:
     main([
-        "--out", str(out), "--device", "cpu", "--measure", "0", "--layout-template", str(TEMPLATES / "short-layout.txt"),
+        "--out", str(out), "--device", "cpu", "--measure", "0",
+        "--layout-template", str(TEMPLATES / "short-layout.txt"),
         "--regions-template", str(TEMPLATES / "short-regions.txt"), "--autoencoder-steps", "2",
         "--autoencoder-batch", "2", "--steps", str(steps), "--turn", "3", "--drawings", "4", "--lessons", "2",
         "--late-drawings", "2", "--late-lessons", "2",
