@@ -183,6 +183,13 @@ def test_saving_keeps_names_files_and_untouched_bytes(tmp_path: Path) -> None:
     assert torch.equal(load(tmp_path / "out").denoiser.get_parameter(key), 2 * model.denoiser.get_parameter(key))
 
 
+def test_a_model_card_is_not_passed_on(copy: Path, tmp_path: Path) -> None:
+    (copy / "README.md").write_text("measured on these very weights")
+    load(copy).save(tmp_path / "out", {})
+    assert not (tmp_path / "out" / "README.md").exists()
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
 def test_saving_a_name_that_upstream_does_not_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="lora_A"):
         load(GOLDEN).save(tmp_path / "out", {"lora_A": torch.zeros(1)})

@@ -178,7 +178,8 @@ def save(source: Files, directory: Path, changed: Mapping[str, Tensor]) -> None:
     own = {path.name for path in source.where.values()} | {f"{source.stem}.safetensors.index.json"}
     for path in source.directory.iterdir():
         other_copy = re.match(rf"({'|'.join(WEIGHTS)})\b.*\.safetensors", path.name)
-        if path.is_file() and path.name not in own and not other_copy:
+        # A model card tells about the weights it came with, not about these.
+        if path.is_file() and path.name not in {*own, "README.md"} and not other_copy:
             shutil.copyfile(path, directory / path.name)
     shards = list(_shards(source))
     weight_map: dict[str, str] = {}
