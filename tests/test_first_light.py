@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 from srum_bagel.model import Bagel
@@ -97,6 +98,16 @@ def test_a_checkpoint_directory_is_trained_and_loads_again(tmp_path: Path, metho
     assert "llm2vae.weight" in changed
     assert not {key for key in changed if key.startswith(("vit_model", "connector", "language_model.lm_head"))}
     Bagel(Options(checkpoint=str(result), device="cpu"))
+
+
+def test_sizes_follow_the_checkpoint() -> None:
+    """With nothing set, a small checkpoint draws, encodes and looks at what its position tables hold."""
+    model = Bagel(Options(checkpoint=str(GOLDEN), device="cpu"))
+    most = model.denoiser.side
+    assert model.grid(model.options.size) == (most, most)
+    picture = Image.new("RGB", (1500, 700), "red")
+    assert max(model.encode([picture])[0].shape[:2]) <= most
+    assert len(model.look([picture])[0]) <= model.eye.side**2
 
 
 def test_a_model_that_cannot_speak_is_not_trained_on_guesses(

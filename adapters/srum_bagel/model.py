@@ -60,9 +60,8 @@ class Bagel:
                 f"{directory}: latent cells of {sizes.cell} values are no square patch of {channels} channels."
             )
         self.stride = self.patch * self.autoencoder.sizes.factor
-        longest, shortest = options.drawing_sides
-        self.drawn_size = SizeRule(longest, shortest, self.stride)
-        self.seen_size = SizeRule(*options.vision_sides, self.eye.patch)
+        self.drawn_size = size_rule(options.drawing_sides, self.stride, self.denoiser.side)
+        self.seen_size = size_rule(options.vision_sides, self.eye.patch, self.eye.side)
         self.recipe = Recipe(
             blocks=("MoTLayer",),
             full=trained_patterns(sizes.language.num_hidden_layers, options.experts),
@@ -92,8 +91,8 @@ class Bagel:
         ]
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(rows, columns) of the latent grid of a (width, height) picture."""
-        width, height = size
+        """(rows, columns) of the latent grid of a (width, height) picture; a side of 0 is `Options.size`'s default."""
+        width, height = (side or min(1024, self.denoiser.side * self.stride) for side in size)
         if width % self.stride or height % self.stride or max(width, height) // self.stride > self.denoiser.side:
             most = self.denoiser.side * self.stride
             raise CheckpointError(
@@ -221,6 +220,12 @@ class Bagel:
     def write(self, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None:
         """Everything as it is now (with `changed` in place of what has these names) as a checkpoint directory."""
         teaching.write(self, directory, changed)
+
+
+def size_rule(sides: tuple[int, int], stride: int, table: int) -> SizeRule:
+    """The rule for (longest, shortest) sides in pixels, kept inside a position table of `table` strides."""
+    longest, shortest = (min(side, table * stride) for side in sides)
+    return SizeRule(longest, shortest, stride)
 
 
 def build_denoiser(sizes: checkpoint.Sizes, markers: tuple[int, int]) -> BagelDenoiser:

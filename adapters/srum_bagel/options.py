@@ -45,8 +45,8 @@ class Options:
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
     experts: Literal["all", "generation"] = "all"
     """What full training changes: all that the paper trains, or the drawing side only (understanding stays)."""
-    size: tuple[int, int] = (1024, 1024)
-    """(width, height) of drawn pictures, in pixels."""
+    size: tuple[int, int] = (0, 0)
+    """(width, height) of drawn pictures, in pixels; 0 = 1024, or the most that the checkpoint can draw."""
     drawing: Drawing = Drawing()
     think: bool = False
     """Let the model plan a picture in words before it draws it."""
@@ -57,9 +57,9 @@ class Options:
     sample_latents: bool = False
     """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
     drawing_sides: tuple[int, int] = (1024, 512)
-    """Longest and shortest side of a picture before it is encoded, in pixels."""
+    """Longest and shortest side of a picture before it is encoded, in pixels; at most what the checkpoint can draw."""
     vision_sides: tuple[int, int] = (980, 224)
-    """Longest and shortest side of a picture before it is looked at, in pixels."""
+    """Longest and shortest side of a picture before it is looked at, in pixels; at most what the checkpoint can see."""
     latent_scale: float = 0.3611
     latent_shift: float = 0.1159
     """latent = scale · (z - shift), the FLUX autoencoder's constants."""
