@@ -63,7 +63,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
 
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """The same in plain products: torch's fused CPU kernel is up to ten times slower backwards on short sequences."""
+    """The same in plain products: torch's fused CPU kernel is several times slower backwards on short sequences."""
     size = q.shape[2]
     if causal:
         mask = torch.ones(size, k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]

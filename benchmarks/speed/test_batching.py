@@ -85,6 +85,20 @@ def paint(boxes: list[tuple[float, float, float, float]], scores: list[float], w
     return torch.nn.functional.interpolate(canvas[None, None], size=(64, 64), mode="bilinear", align_corners=False)
 
 
+@pytest.mark.benchmark(group="attention forward and backward, bfloat16, 64 rows of 66 x 82, 4 heads of 32")
+@pytest.mark.parametrize("way", ["plain products", "fused kernel"])
+def test_attention_when_training_on_a_cpu(benchmark: Any, way: str) -> None:
+    from srum_bagel.context import attend
+
+    q = torch.randn(64, 4, 66, 32, dtype=torch.bfloat16, requires_grad=True)
+    k, v = (torch.randn(64, 2, 82, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    fused = torch.nn.functional.scaled_dot_product_attention
+    if way == "plain products":
+        measure(benchmark, lambda: attend(q, k, v).sum().backward())
+    else:
+        measure(benchmark, lambda: fused(q, k, v, enable_gqa=True).sum().backward())
+
+
 def test_both_ways_agree() -> None:
     """A ratio between different results would mean nothing."""
     boxes = [(0.25, 0.25, 0.5, 0.75)]
