@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from attrs import field, frozen
@@ -50,10 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`srum`: the other commands."""
     parser = argparse.ArgumentParser(prog="srum", description="Companion commands of srum-train.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (_, text) in _COMMANDS.items():
-        commands.add_parser(name, help=text, description=text)
-    command = parser.parse_args(arguments).command
-    return _guarded(_COMMANDS[command][0])
+    for name, text in _COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = parser.parse_args(given[:1]).command
+    command = import_module(f"srum_core.commands.{name.replace('-', '_')}")
+    own = argparse.ArgumentParser(
+        prog=f"srum {name}", description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.arguments(own)
+    parsed = own.parse_intermixed_args(given[1:])
+    return _guarded(lambda: command.run(parsed))
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -248,23 +256,16 @@ def _shown(folder: Path) -> str:
 # ---- srum -----------------------------------------------------------------------------------------------------------
 
 
-def _plugins() -> int:
-    """List every component, and what could not be loaded."""
-    registry = plugins.discover()
-    table = Table()
-    for name in ("kind", "name", "distribution", "version", "summary"):
-        table.add_column(name, overflow="fold")
-    for found in registry.listing():
-        table.add_row(found.kind, found.component.name, found.distribution, found.version, found.component.summary)
-    Console().print(table)
-    for sentence in registry.broken:
-        print(f"broken: {sentence}")
-    return 1 if registry.broken else 0
-
-
-_COMMANDS: dict[str, tuple[Callable[[], int], str]] = {
-    "plugins": (_plugins, "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers"),
+_COMMANDS = {
+    "doctor": "try an adapter on its real weights, and say in sentences what is wrong",
+    "export": "write a run's judged pictures in the official SRUM format, or as a Parquet dataset",
+    "import": "make a run out of judged pictures in one of those formats, ready to be trained on",
+    "new-plugin": "write an installable plugin package with passing tests",
+    "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
+    "record": "write what a judge asked and was answered in a run down as transcripts for tests",
+    "reread": "read a run's recorded answers again with today's judges; no model is needed",
 }
+"""Each is a module of srum_core.commands with `arguments(parser)` and `run(parsed) -> int`, imported when used."""
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def _structure(data: Mapping[str, Any], registry: Registry) -> tuple[Settings | 
     parts = dict(data)
     for name, kind in COMPONENTS.items():
         value = data[name]
-        optional = name in ("answerer", "benchmark")
+        optional = name in ("answerer", "verifier", "benchmark")
         if name == "judges" and isinstance(value, list):
             parts[name] = [_component((name, str(i)), each, kind, registry, found) for i, each in enumerate(value)]
         elif optional and value in ("", {"use": ""}):

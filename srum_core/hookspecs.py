@@ -52,6 +52,8 @@ class Kind:
     hook: str
     protocol: type
     words: str
+    also: str = ""
+    """Another kind whose components can stand here too."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -61,7 +63,7 @@ KINDS: Mapping[str, Kind] = {
     "map": Kind("srum_reward_maps", RewardMap, "reward map"),
     "loss": Kind("srum_losses", Loss, "loss"),
     "benchmark": Kind("srum_benchmarks", Benchmark, "benchmark"),
-    "answerer": Kind("srum_answerers", Answerer, "answerer"),
+    "answerer": Kind("srum_answerers", Answerer, "answerer", also="adapter"),
 }
 
 

@@ -131,7 +131,10 @@ class Registry:
             return found[0]
         if found:
             raise PluginError(clash(found))
-        names = sorted(name for each, name in self._finding.found if each == kind)
+        also = KINDS[kind].also
+        if also and (also, name) in self._finding.found:
+            return self._find(also, name)
+        names = sorted(name for each, name in self._finding.found if each in (kind, also))
         there = f"There are {', '.join(names)}." if names else "None is installed."
         broken = "".join(f"\n  - {sentence}" for sentence in self.broken)
         broken = f"\nWhat could not be loaded:{broken}" if broken else ""

@@ -23,6 +23,9 @@ class Answerer(Protocol):
         """One answer per question, in order. Greedy at temperature 0, else sampled from each question's own seed."""
         ...
 
+    # Optional: `box_format(size: (width, height)) -> BoxFormat` says how it writes boxes in a picture of that size;
+    # without it, boxes are pixels of the stored picture.
+
 
 @runtime_checkable
 class UnifiedModel(Answerer, Protocol):

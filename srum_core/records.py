@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen, validators
 
@@ -30,6 +30,16 @@ class Prompt:
 
 
 @frozen
+class BoxFormat:
+    """How a model writes boxes: what an adapter's `box_format` says of a picture of some size."""
+
+    unit: Literal["pixels", "thousand", "fraction"] = "pixels"
+    """Pixels, thousandths of the sides, or fractions of them."""
+    seen: tuple[int, int] | None = None
+    """(width, height) of the picture as the model sees it, the size that "pixels" count in; None = the stored size."""
+
+
+@frozen
 class Candidate:
     """A picture that a model drew for a prompt.
 
@@ -45,6 +55,8 @@ class Candidate:
     seed: int
     thought: str = ""
     reference: Path | None = None
+    boxes: BoxFormat | None = None
+    """How the model that is asked about this picture writes boxes; the stages fill it in. None = stored pixels."""
 
 
 @frozen
@@ -55,6 +67,22 @@ class Sample:
     thought: str = ""
 
 
+def _whole_mask(_: Any, attribute: Any, counts: tuple[int, ...], size: tuple[int, int]) -> None:
+    if any(count < 0 for count in counts) or sum(counts) != size[0] * size[1]:
+        raise ValueError(f"{attribute.name} of a {size[0]}x{size[1]} mask must be lengths that add up to its pixels")
+
+
+@frozen
+class Mask:
+    """A region's exact shape as run lengths, as in COCO: down the columns from the top left, pixels outside first."""
+
+    size: tuple[int, int]
+    """(width, height) in pixels."""
+    counts: tuple[int, ...] = field(
+        validator=lambda self, attribute, counts: _whole_mask(self, attribute, counts, self.size)
+    )
+
+
 @frozen
 class Region:
     """A part of a picture, proposed by a grounder. Ids are unique within a picture and appear in questions."""
@@ -62,6 +90,8 @@ class Region:
     id: str
     box: Box = field(validator=_proper_box)
     label: str = ""
+    mask: Mask | None = None
+    """Its exact shape, where the grounder keeps it; reward maps then weigh the shape instead of the box."""
 
 
 @frozen
@@ -84,6 +114,10 @@ class Exchange:
     asked_by: str
     question: Question
     answer: str
+    index: int = 0
+    """Which of the asker's questions about this picture it was; a retry has the same index."""
+    vote: int = 0
+    """Which of several answers to the same question, with `judge.votes`."""
 
 
 @frozen
@@ -96,6 +130,14 @@ class Score:
     judge: str = ""
     label: str = ""
     """What the judge says it sees there."""
+    stated: float | None = None
+    """The number in the answer, where a rule of the judge has changed it."""
+    rules: tuple[str, ...] = ()
+    """Which rules changed it and why, a sentence each."""
+    votes: tuple[float, ...] = ()
+    """The values of several answers, with `judge.votes`; `value` is their median."""
+    spread: float | None = None
+    """Mean distance of the votes from their median, in [0, 1]."""
 
 
 @frozen
@@ -110,12 +152,23 @@ class Unreadable:
 
 
 @frozen
+class Dropped:
+    """A proposed region that is not used, and why."""
+
+    region: Region
+    why: str
+
+
+@frozen
 class Grounding:
-    """The regions of one candidate, and what was said to find them."""
+    """The regions of one candidate, what was said to find and verify them, and what was dropped."""
 
     candidate: str
     regions: tuple[Region, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    failures: tuple[Unreadable, ...] = ()
+    """Verdicts that could not be read; their regions are kept."""
 
 
 @frozen

@@ -40,6 +40,8 @@ class Ground:
 
     batch: int = field(default=8, validator=_at_least_1)
     """Pictures looked at at once, per device."""
+    duplicates: float = field(default=0.9, validator=[validators.gt(0), validators.le(1)])
+    """Of two boxes whose intersection over union is above it, the later one is dropped; 1 = keep all."""
 
 
 @frozen
@@ -51,7 +53,11 @@ class Judge:
     retries: int = field(default=2, validator=_at_least_0)
     """How often an unreadable answer is asked for again before it counts as a failure."""
     temperature: float = field(default=0.7, validator=_positive)
-    """Sampling temperature of those retries; the first answer is greedy."""
+    """Sampling temperature of those retries, and of votes; a single first answer is greedy."""
+    votes: int = field(default=1, validator=_at_least_1)
+    """Answers to every question; more than one are sampled, and a score is the median of what they say."""
+    doubt: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
+    """How much disagreement counts: a score becomes median * (1 - doubt * spread); 0 = not at all."""
 
 
 @frozen
@@ -145,6 +151,8 @@ class Settings:
     """Who answers the judges' questions; "" = the model itself."""
     grounder: Use = field(factory=lambda: Use("grid"))
     """Who says where to look."""
+    verifier: Use | None = None
+    """A judge that is asked about the proposed regions first; those it scores below 0 are dropped. "" = none."""
     judges: tuple[Use, ...] = field(factory=lambda: (Use("global-layout"), Use("local-regions")), validator=_not_empty)
     """Who asks and scores."""
     map: Use = field(factory=lambda: Use("paper"))
@@ -165,6 +173,7 @@ COMPONENTS = {
     "adapter": "adapter",
     "answerer": "answerer",
     "grounder": "grounder",
+    "verifier": "judge",
     "judges": "judge",
     "map": "map",
     "loss": "loss",

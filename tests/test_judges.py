@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
-from srum_judges import LayoutOptions, RegionsOptions, ScriptedOptions, templates
+from srum_judges import templates
 from srum_judges.layout import GlobalLayout
+from srum_judges.options import LayoutOptions, RegionsOptions, ScriptedOptions
 from srum_judges.regions import LocalRegions, show
 from srum_judges.scripted import Scripted
 
@@ -120,10 +121,10 @@ def test_regions_are_asked_about_in_groups() -> None:
 
 def test_boxes_are_shown_in_the_unit_asked_for() -> None:
     box = (0.1, 0.25, 21 / 30, 0.999)
-    assert show(box, (30, 40), "pixels") == "[3, 10, 21, 40]"
-    assert show(box, (30, 40), "thousand") == "[100, 250, 700, 999]"
-    assert show(box, (30, 40), "fraction") == "[0.100, 0.250, 0.700, 0.999]"
-    assert show((0.51, 0.51, 0.52, 0.52), (10, 10), "pixels") == "[5, 5, 6, 6]"
+    assert show(box, (30.0, 40.0)) == "[3, 10, 21, 40]"
+    assert show(box, (1000.0, 1000.0)) == "[100, 250, 700, 999]"
+    assert show(box, (1.0, 1.0)) == "[0.100, 0.250, 0.700, 0.999]"
+    assert show((0.51, 0.51, 0.52, 0.52), (10.0, 10.0)) == "[5, 5, 6, 6]"
 
 
 def test_short_templates_are_short() -> None:

@@ -19,7 +19,7 @@ PLUGINS = {
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy"}
 LIGHT_CORE = [
     *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
-    *("settings_toml", "config", "store", "prompts", "run", "cli", "errors", "progress"),
+    *("settings_toml", "config", "store", "prompts", "run", "cli", "errors", "progress", "boxes"),
 ]
 
 

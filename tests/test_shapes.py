@@ -20,8 +20,8 @@ from srum_benchmarks.shapes.benchmark import Shapes
 from srum_benchmarks.shapes.render import Object, draw
 from srum_core.errors import ConfigError, RecordError
 from srum_core.records import Candidate, Prompt
-from srum_judges import ComponentsOptions
 from srum_judges.components import Components
+from srum_judges.options import ComponentsOptions
 from srum_judges.parsing import read_regions, read_whole
 
 RED_CIRCLE = Object("red", "circle", 2, 3, 9)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srum_core.records import Box, Candidate, Question, Region
-from srum_judges import ComponentsOptions, GridOptions
+from srum_judges.options import ComponentsOptions, GridOptions
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
-from srum_judges import LayoutOptions, templates
+from srum_judges import templates
+from srum_judges.options import LayoutOptions
 from srum_judges.parsing import read_whole
 
 

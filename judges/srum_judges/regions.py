@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from srum_core.boxes import sides
 from srum_core.records import Box, Candidate, Question, Region, Score, Unreadable
-from srum_judges import RegionsOptions, templates
+from srum_judges import templates
+from srum_judges.options import RegionsOptions
 from srum_judges.parsing import read_regions
 
 
@@ -44,7 +46,7 @@ class LocalRegions:
 
     def _question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
         listing = "---\n".join(
-            f"Region ID: {region.id}\nBounding Box: {show(region.box, candidate.size, self.options.boxes)}\n"
+            f"Region ID: {region.id}\nBounding Box: {show(region.box, sides(self.options.boxes, candidate))}\n"
             for region in regions
         )
         text = templates.fill(self.template, {"prompt": candidate.prompt.text, "regions": listing})
@@ -52,11 +54,11 @@ class LocalRegions:
         return Question(candidate.image, text, max_new_tokens=options.max_new_tokens, think=options.think)
 
 
-def show(box: Box, size: tuple[int, int], unit: str) -> str:
-    """A box as "[x0, y0, x1, y1]"; whole numbers are rounded outwards, so that no box becomes empty."""
-    if unit == "fraction":
+def show(box: Box, sides: tuple[float, float]) -> str:
+    """A box as "[x0, y0, x1, y1]" in a picture of these sides; rounded outwards, so that no box becomes empty."""
+    width, height = sides
+    if sides == (1.0, 1.0):
         return "[" + ", ".join(f"{value:.3f}" for value in box) + "]"
-    width, height = size if unit == "pixels" else (1000, 1000)
     x0, y0, x1, y1 = box
     slack = 1e-6  # 21 / 30 * 30 may be a hair above 21
     low = [math.floor(x0 * width + slack), math.floor(y0 * height + slack)]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from srum_core.records import Question
-from srum_judges import ScriptedOptions
+from srum_judges.options import ScriptedOptions
 
 _LISTED = re.compile(r"^Region ID: (\S+)\nBounding Box:", re.MULTILINE)
 

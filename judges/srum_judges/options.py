@@ -1,0 +1,206 @@
+"""What can be set about the judges, grounders and answerers of this package. Light: no torch, no PIL."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import field, frozen, validators
+
+_positive = validators.gt(0)
+_unit: Any = [validators.ge(0), validators.le(1)]
+BoxUnit = Literal["model", "pixels", "fraction", "thousand"]
+_box_unit: Any = validators.in_(("model", "pixels", "fraction", "thousand"))
+
+
+@frozen
+class LayoutOptions:
+    """Judge `global-layout`: one score for the arrangement of the whole picture (paper §3.2, Table 6)."""
+
+    template: str = "layout"
+    """Name of a packaged template ("layout", "short-layout") or path of a text file with {prompt}."""
+    max_new_tokens: int = field(default=1024, validator=_positive)
+    """Longest answer, in tokens, reasoning included."""
+    think: bool = True
+    """Ask for reasoning before the answer, as the release does; off for models that cannot."""
+    require_reason: bool = True
+    """Whether an answer without a reason is unreadable (paper §3.2: the reason is mandatory)."""
+    neutral_band: float = field(default=0.4, validator=_unit)
+    """A prompt without spatial directives gets at most this much, either way (paper §3.2: 0.4); 1 = no such rule."""
+
+
+@frozen
+class RegionsOptions:
+    """Judge `local-regions`: one score for every region (paper §3.2, Table 7)."""
+
+    template: str = "regions"
+    """Name of a packaged template ("regions", "short-regions") or path of a text file with {prompt} and {regions}."""
+    max_new_tokens: int = field(default=4096, validator=_positive)
+    """Longest answer to one question, in tokens, reasoning included."""
+    think: bool = True
+    """Ask for reasoning before the answer, as the release does; off for models that cannot."""
+    require_reason: bool = True
+    """Whether a score without a reason is unreadable. The paper's text demands reasons, its own example shows none."""
+    boxes: BoxUnit = field(default="model", validator=_box_unit)
+    """How boxes are written: as the answering model does (else pixels of the stored picture), in pixels of the stored
+    picture, fractions of its sides, or thousandths of its sides."""
+    per_question: int = field(default=0, validator=validators.ge(0))
+    """Regions asked about in one question; 0 = all of them."""
+    grounded: bool = True
+    """Whether what the judge says it sees must be something that the prompt names; else a score above `neutral_band`
+    is brought down to it (paper §3.2, semantic grounding)."""
+    neutral_band: float = field(default=0.4, validator=_unit)
+    """The most that a region can get whose object the prompt does not name."""
+    synonyms: str = ""
+    """Path of a text file with more words for the same thing, comma-separated, one group a line."""
+    penalty: bool = True
+    """Whether scores below 0 go through the non-linear penalty (paper §3.2): -0.3 and worse land in [-0.9, -0.5]."""
+
+
+@frozen
+class SampleOptions:
+    """Judge `sample`: one score for the picture as a whole, whatever it is about (the release's sample level)."""
+
+    template: str = "sample"
+    """Name of a packaged template ("sample") or path of a text file with {prompt}."""
+    max_new_tokens: int = field(default=1024, validator=_positive)
+    """Longest answer, in tokens, reasoning included."""
+    think: bool = True
+    """Ask for reasoning before the answer, as the release does; off for models that cannot."""
+    require_reason: bool = True
+    """Whether an answer without a reason is unreadable."""
+
+
+@frozen
+class ZoomOptions:
+    """Judge `zoom`: one question for every region, about that part of the picture alone."""
+
+    template: str = "zoom"
+    """Name of a packaged template ("zoom") or path of a text file with {prompt}."""
+    max_new_tokens: int = field(default=1024, validator=_positive)
+    """Longest answer, in tokens, reasoning included."""
+    think: bool = True
+    """Ask for reasoning before the answer; off for models that cannot."""
+    require_reason: bool = True
+    """Whether a score without a reason is unreadable."""
+    margin: float = field(default=0.1, validator=_unit)
+    """What is shown around a region, on each side, as a fraction of its box."""
+    grounded: bool = True
+    """As for `local-regions`."""
+    neutral_band: float = field(default=0.4, validator=_unit)
+    """The most that a region can get whose object the prompt does not name."""
+    synonyms: str = ""
+    """Path of a text file with more words for the same thing, comma-separated, one group a line."""
+    penalty: bool = True
+    """As for `local-regions`."""
+
+
+@frozen
+class VerifyOptions:
+    """Verifier `verify-boxes`: whether a box is a sensible region with something that matters to the prompt (§3.1)."""
+
+    template: str = "verify"
+    """Name of a packaged template ("verify") or path of a text file with {prompt} and {regions}."""
+    max_new_tokens: int = field(default=2048, validator=_positive)
+    """Longest answer to one question, in tokens, reasoning included."""
+    think: bool = False
+    """Ask for reasoning before the answer."""
+    boxes: BoxUnit = field(default="model", validator=_box_unit)
+    """How boxes are written; as for `local-regions`."""
+    per_question: int = field(default=0, validator=validators.ge(0))
+    """Regions asked about in one question; 0 = all of them."""
+
+
+@frozen
+class ComponentsOptions:
+    """Grounder `components`: connected patches of one colour on a plain background."""
+
+    tolerance: float = field(default=48.0, validator=[validators.ge(0), validators.le(255)])
+    """Largest difference in any channel (0-255) at which two colours count as the same."""
+    min_area: float = field(default=0.01, validator=validators.ge(0))
+    """Smallest region: below 1 a fraction of the picture's area, from 1 on a number of pixels."""
+    max_regions: int = field(default=10, validator=_positive)
+    """At most so many regions per picture, the largest ones."""
+    connectivity: Literal[4, 8] = field(default=8, validator=validators.in_((4, 8)))
+    """Neighbours of a pixel: 4 (sides) or 8 (sides and corners)."""
+    margin: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
+    """Every box is widened by this fraction of the picture on each side."""
+    split_colours: bool = True
+    """Whether touching patches of different colours are separate regions."""
+    whole: bool = False
+    """Also propose the whole picture as the last region, a place to score what is missing and the background."""
+
+
+@frozen
+class GridOptions:
+    """Grounder `grid`: equal tiles, whatever the picture shows."""
+
+    rows: int = field(default=2, validator=_positive)
+    """Tiles from top to bottom."""
+    columns: int = field(default=2, validator=_positive)
+    """Tiles from left to right."""
+
+
+@frozen
+class NativeOptions:
+    """Grounder `native`: the answering model itself gives boxes, as JSON."""
+
+    template: str = "native"
+    """Name of a packaged template ("native") or path of a text file with {prompt}."""
+    boxes: BoxUnit = field(default="model", validator=_box_unit)
+    """How the model writes boxes: as its adapter declares (else in pixels of the stored picture), in pixels of the
+    stored picture, fractions or thousandths."""
+    max_new_tokens: int = field(default=2048, validator=_positive)
+    """Longest answer, in tokens."""
+    think: bool = False
+    """Ask for reasoning before the answer."""
+    max_regions: int = field(default=10, validator=_positive)
+    """At most so many regions per picture, the first ones."""
+    min_area: float = field(default=0.001, validator=_unit)
+    """Smallest region, as a fraction of the picture's area."""
+    duplicates: float = field(default=0.9, validator=[validators.gt(0), validators.le(1)])
+    """Of two boxes whose intersection over union is above it, the later one is dropped; 1 = keep all."""
+
+
+@frozen
+class FileOptions:
+    """Grounder `file`: boxes that you supply."""
+
+    path: str = ""
+    """A .json or .jsonl file; docs/writing-a-judge.md shows the format."""
+    boxes: Literal["pixels", "fraction", "thousand"] = field(
+        default="pixels", validator=validators.in_(("pixels", "fraction", "thousand"))
+    )
+    """How the file writes boxes: pixels of the stored picture, fractions or thousandths of its sides."""
+
+
+@frozen
+class ScriptedOptions:
+    """Answerer `scripted`: fixed replies for smoke tests. Never use it for results: it does not look at pictures."""
+
+    text: str = ""
+    """The reply to every question; empty = a well-formed reply with numbers drawn from the picture file's bytes."""
+
+
+@frozen
+class RemoteOptions:
+    """Answerer `remote`: a server that speaks OpenAI's chat protocol (vLLM, SGLang, `transformers serve`, …)."""
+
+    model: str = ""
+    """The served model's name; empty = the only one that the server lists."""
+    url: str = ""
+    """Base URL up to and with /v1; empty = the environment variable OPENAI_BASE_URL."""
+    key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable with the key. The key itself is never a setting: those are written to disk."""
+    concurrency: int = field(default=8, validator=_positive)
+    """Requests under way at once, per process."""
+    timeout: float = field(default=300.0, validator=_positive)
+    """Seconds for one request, from connecting to the last byte."""
+    retries: int = field(default=5, validator=validators.ge(0))
+    """How often a request is sent again after a lost connection, a timeout, 408, 429 or 5xx, with growing pauses."""
+    max_reply: int = field(default=4_000_000, validator=_positive)
+    """Largest reply that is read, in bytes."""
+    cache: str = ""
+    """Folder of answers by the hash of what was asked, so that nothing is asked twice, also after an interruption;
+    empty = srum/answers in the user's cache folder, "off" = none."""
+    extra: dict[str, Any] = field(factory=dict, hash=False)
+    """More fields for the body of every request, such as {top_p = 0.9}."""
