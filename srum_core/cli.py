@@ -152,7 +152,10 @@ def _redo(text: str) -> tuple[str, int]:
 
 
 def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
-    for step in steps(run, parsed.only):
+    todo = steps(run, parsed.only)
+    if any(step.stage in ("ground", "judge") and not run.done(step.stage, step.round) for step in todo):
+        run.preflight()
+    for step in todo:
         if run.done(step.stage, step.round):
             _tell(f"{step}: done before")
             continue

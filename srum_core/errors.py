@@ -23,3 +23,7 @@ class CheckpointError(SrumError):
 
 class TrainingError(SrumError):
     """Training cannot start or must not go on."""
+
+
+class AnswerError(SrumError):
+    """Whoever is asked about pictures cannot be reached, or does not answer."""

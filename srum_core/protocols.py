@@ -61,7 +61,9 @@ class Grounder(Protocol):
 
     def questions(self, candidate: Candidate) -> Sequence[Question]: ...
 
-    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]: ...
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region | Unreadable]:
+        """`answers[i]` answers `questions(...)[i]`; an odd answer gives `Unreadable` and is asked for again."""
+        ...
 
 
 @runtime_checkable

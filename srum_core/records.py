@@ -167,7 +167,10 @@ class Grounding:
     regions: tuple[Region, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    """Near-duplicates, and what the verifier rejected."""
     failures: tuple[Unreadable, ...] = ()
+    """The grounder's answers that could not be read: where to look is not known, and the picture is not judged."""
+    unverified: tuple[Unreadable, ...] = ()
     """Verdicts that could not be read; their regions are kept."""
 
 

@@ -24,7 +24,7 @@ from srum_core.records import Candidate, Grounding, Judgement, Prompt
 from srum_core.store import Records, check_settings, read_list, write_atomic, write_list
 
 if TYPE_CHECKING:
-    from srum_core.protocols import Answerer, Benchmark, UnifiedModel
+    from srum_core.protocols import Answerer, Benchmark, Judge, UnifiedModel
 
 STAGES = ("generate", "ground", "judge", "train", "evaluate")
 FOLDERS = dict(zip(STAGES, ("candidates", "regions", "judgements", "checkpoint", "evaluation"), strict=True))
@@ -128,7 +128,12 @@ class Run:
         drawing = {"seed": s.seed, "adapter": _plain(s.adapter)}
         by_stage: dict[str, dict[str, Any]] = {
             "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
-            "ground": {"grounder": _plain(s.grounder), "ground": _plain(s.ground), **answering},
+            "ground": {
+                "grounder": _plain(s.grounder),
+                "verifier": _plain(s.verifier),
+                "ground": _plain(s.ground),
+                **answering,
+            },
             "judge": {"judges": _plain(s.judges), "judge": _plain(s.judge), **answering},
             "train": {"seed": s.seed, **{name: _plain(getattr(s, name)) for name in ("train", "lora", "map", "loss")}},
             "evaluate": {**drawing, "benchmark": _plain(s.benchmark), "evaluate": _plain(s.evaluate), **answering},
@@ -225,6 +230,29 @@ class Run:
         if self._answerer is None:
             self._answerer = self.registry.create("answerer", self.settings.answerer)
         return self._answerer
+
+    def judges(self) -> list[tuple[str, Judge]]:
+        """The judges, under the names by which their exchanges are recorded: the second "zoom" is "zoom 2"."""
+        seen: list[str] = []
+        made = []
+        for use in self.settings.judges:
+            seen.append(use.use)
+            number = seen.count(use.use)
+            name = use.use if number == 1 else f"{use.use} {number}"
+            made.append((name, self.registry.create("judge", use)))
+        return made
+
+    def preflight(self) -> None:
+        """Make what is cheap to make, so that a missing file, package or address stops a run before it draws.
+
+        Raises PluginError or ConfigError as making them does; a model (also one that only answers) is not made."""
+        self.judges()
+        made = [("grounder", self.settings.grounder)]
+        made += [("judge", use) for use in [self.settings.verifier] if use]
+        answerers = {found.component.name for found in self.registry.listing() if found.kind == "answerer"}
+        made += [("answerer", use) for use in [self.settings.answerer] if use and use.use in answerers]
+        for kind, use in made:
+            self.registry.create(kind, use)
 
     def benchmark(self) -> Benchmark:
         benchmark: Benchmark = self.registry.create("benchmark", _need(self.settings.benchmark, "benchmark"))

@@ -42,6 +42,10 @@ class Ground:
     """Pictures looked at at once, per device."""
     duplicates: float = field(default=0.9, validator=[validators.gt(0), validators.le(1)])
     """Of two boxes whose intersection over union is above it, the later one is dropped; 1 = keep all."""
+    retries: int = field(default=2, validator=_at_least_0)
+    """How often an unreadable answer (of boxes, of the verifier) is asked for again before it counts as a failure."""
+    temperature: float = field(default=0.7, validator=_positive)
+    """Sampling temperature of those retries; the first answer is greedy."""
 
 
 @frozen

@@ -152,18 +152,21 @@ class Records(Generic[T]):
         return identity
 
     def _structure(self, path: Path, number: int, raw: Any) -> T:
-        try:
-            return self._convert.structure(raw, self.kind)
-        except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
-            told = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
-            why = "; ".join(told)
-            raise _unreadable(path, number, f"it is no {self.kind.__name__}: {why}") from error
+        return _structure(self._convert, self.kind, path, number, raw)
 
 
 def read_list(path: Path, kind: type[T]) -> list[T]:
-    """All records of a JSON-lines file that was written at once."""
+    """All records of a JSON-lines file that was written at once. Raises RecordError for a line that is none."""
     convert = _converter(path.parent)
-    return [convert.structure(_parse(path, number, line), kind) for number, _, line in _lines(path)]
+    return [_structure(convert, kind, path, number, _parse(path, number, line)) for number, _, line in _lines(path)]
+
+
+def _structure(convert: cattrs.Converter, kind: type[T], path: Path, number: int, raw: Any) -> T:
+    try:
+        return convert.structure(raw, kind)
+    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
+        told = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
+        raise _unreadable(path, number, f"it is no {kind.__name__}: {'; '.join(told)}") from error
 
 
 def write_list(path: Path, records: Sequence[Any]) -> None:

@@ -51,7 +51,7 @@ def evaluate(run: Run, round: int | None) -> None:
 
 
 def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
-    from srum_core.stages.ground import ask
+    from srum_core.stages.asking import ask
 
     questions = [list(benchmark.questions(candidate)) for candidate in drawn]
     answers = iter(ask(run, weights, [question for each in questions for question in each]))

@@ -1,46 +1,110 @@
-"""candidates -> regions: where to look."""
+"""candidates -> regions: where to look. Proposed by the grounder, freed of near-duplicates, checked by the verifier."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srum_core.protocols import Grounder
-from srum_core.records import Candidate, Exchange, Grounding, Question
+from attrs import frozen
+
+from srum_core.boxes import iou, twin
+from srum_core.hearing import Hearing, conduct
+from srum_core.protocols import Grounder, Judge
+from srum_core.records import Candidate, Dropped, Grounding, Question, Region, Score, Unreadable
 from srum_core.run import Run, refuse
 from srum_core.stages import Step, chunks
+from srum_core.stages.asking import ask, seen_by_answerer
+
+
+@frozen
+class _Proposing:
+    """A grounder as one who can be heard: it gives no scores, but says which answers it cannot read."""
+
+    grounder: Grounder
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return self.grounder.questions(candidate)
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Unreadable]:
+        return [each for each in self.grounder.regions(candidate, answers) if isinstance(each, Unreadable)]
 
 
 def ground(run: Run, round: int) -> None:
-    """Find the regions of every candidate. The model is loaded only if the grounder asks something."""
-    use = run.settings.grounder
-    grounder: Grounder = run.registry.create("grounder", use)
+    """Find the regions of every candidate. The answerer is loaded only if somebody asks something."""
+    grounder: Grounder = run.registry.create("grounder", run.settings.grounder)
+    use = run.settings.verifier
+    verifier: Judge | None = run.registry.create("judge", use) if use else None
     candidates, records = run.candidates(round), run.groundings(round)
     order = [item.id for item in run.planned(round)]
     for chunk in chunks(run, order, run.settings.ground.batch, records, Step("ground", round)):
         some = list(candidates.select(chunk))
-        questions = [list(grounder.questions(candidate)) for candidate in some]
-        answers = iter(ask(run, round, [question for each in questions for question in each]))
-        records.extend(
-            _grounding(grounder, use.use, candidate, asked, [next(answers) for _ in asked])
-            for candidate, asked in zip(some, questions, strict=True)
-        )
+        if verifier or any(grounder.questions(candidate) for candidate in some):
+            some = seen_by_answerer(run, round, some)
+        name = run.settings.grounder.use
+        proposals = [Hearing.open(name, _Proposing(grounder), candidate, ()) for candidate in some]
+        _conduct(run, round, proposals)
+        found = [_proposed(grounder, hearing, run.settings.ground.duplicates) for hearing in proposals]
+        if use and verifier:
+            found = _verified(run, round, use.use, verifier, some, found)
+        records.extend(found)
 
 
-def ask(run: Run, round: int, questions: Sequence[Question]) -> list[str]:
-    """The answers, in order. Raises PluginError if there are more or fewer than questions."""
-    if not questions:
-        return []
-    answerer = run.answerer(round)
-    answers = list(answerer.answer(questions))
-    refuse(len(answers) != len(questions), answerer, f"gave {len(answers)} answers to {len(questions)} questions.")
-    return answers
+def _conduct(run: Run, round: int, hearings: Sequence[Hearing]) -> None:
+    settings = run.settings.ground
+    conduct(
+        hearings,
+        lambda questions: ask(run, round, questions),
+        settings.retries,
+        settings.temperature,
+        lambda *what: run.derive_seed("ground", round, *what),
+    )
 
 
-def _grounding(
-    grounder: Grounder, name: str, candidate: Candidate, asked: Sequence[Question], answers: Sequence[str]
-) -> Grounding:
-    regions = tuple(grounder.regions(candidate, answers))
+def _proposed(grounder: Grounder, hearing: Hearing, threshold: float) -> Grounding:
+    """What the grounder says, without near-duplicates of earlier regions."""
+    found = list(grounder.regions(hearing.candidate, hearing.answers[0]))
+    failures = tuple(each for each in found if isinstance(each, Unreadable))
+    regions = [each for each in found if isinstance(each, Region)]
+    identity = hearing.candidate.id
     twice = len({region.id for region in regions}) != len(regions)
-    refuse(twice, grounder, f"gave two regions of picture {candidate.id} the same id. Each needs its own.")
-    exchanges = tuple(Exchange(name, question, answer) for question, answer in zip(asked, answers, strict=True))
-    return Grounding(candidate.id, regions, exchanges)
+    refuse(twice, grounder, f"gave two regions of picture {identity} the same id. Each needs its own.")
+    if failures:
+        return Grounding(identity, exchanges=tuple(hearing.exchanges), failures=failures)
+    kept: list[Region] = []
+    dropped: list[Dropped] = []
+    for region in regions:
+        other = twin(region.box, kept, threshold)
+        if other is None:
+            kept.append(region)
+        else:
+            overlap = iou(region.box, other.box)
+            why = f"near-duplicate of region {other.id} (intersection over union {overlap:.2f})"
+            dropped.append(Dropped(region, why))
+    return Grounding(identity, tuple(kept), tuple(hearing.exchanges), tuple(dropped))
+
+
+def _verified(
+    run: Run, round: int, name: str, verifier: Judge, candidates: Sequence[Candidate], found: Sequence[Grounding]
+) -> list[Grounding]:
+    """Without the regions that the verifier scores below 0 (paper §3.1). An unreadable verdict drops nothing."""
+    pairs = list(zip(candidates, found, strict=True))
+    hearings = [Hearing.open(name, verifier, candidate, each.regions) for candidate, each in pairs]
+    _conduct(run, round, hearings)
+    return [_without_rejected(name, each, hearing) for each, hearing in zip(found, hearings, strict=True)]
+
+
+def _without_rejected(name: str, found: Grounding, hearing: Hearing) -> Grounding:
+    outcome = hearing.outcome()
+    rejected = {each.region: each for each in outcome if isinstance(each, Score) and each.value < 0}
+    dropped = [
+        Dropped(region, f"rejected by {name}: {rejected[region.id].reason or 'no reason was given'}")
+        for region in found.regions
+        if region.id in rejected
+    ]
+    return Grounding(
+        found.candidate,
+        tuple(region for region in found.regions if region.id not in rejected),
+        (*found.exchanges, *hearing.exchanges),
+        (*found.dropped, *dropped),
+        found.failures,
+        tuple(each for each in outcome if isinstance(each, Unreadable)),
+    )

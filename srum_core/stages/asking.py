@@ -1,0 +1,28 @@
+"""What stages share that ask questions: who answers, and how whoever answers writes boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from srum_core.records import Candidate, Question
+from srum_core.run import Run, refuse
+
+
+def ask(run: Run, round: int, questions: Sequence[Question]) -> list[str]:
+    """The answers, in order. Raises PluginError if there are more or fewer than questions."""
+    if not questions:
+        return []
+    answerer = run.answerer(round)
+    answers = list(answerer.answer(questions))
+    refuse(len(answers) != len(questions), answerer, f"gave {len(answers)} answers to {len(questions)} questions.")
+    return answers
+
+
+def seen_by_answerer(run: Run, round: int, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates, told how whoever answers writes boxes (its optional `box_format`). Loads the answerer."""
+    format_of = getattr(run.answerer(round), "box_format", None)
+    if format_of is None:
+        return list(candidates)
+    return [attrs.evolve(candidate, boxes=format_of(candidate.size)) for candidate in candidates]

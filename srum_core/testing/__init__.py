@@ -1,0 +1,1 @@
+"""The testing kit: conformance suites to subclass, fixtures, and stand-ins for a model."""
