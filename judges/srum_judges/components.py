@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srum_core.pictures import open_rgb
 from srum_core.records import Box, Candidate, Question, Region
 from srum_judges.options import ComponentsOptions, GridOptions
 
@@ -36,8 +36,10 @@ class Components:
         return ()
 
     def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
+        import numpy as np
+
         options = self.options
-        pixels = _open(candidate.image)
+        pixels = np.asarray(open_rgb(candidate.image))
         height, width = pixels.shape[:2]
         colours = label_colours(pixels, options.tolerance, options.split_colours)
         boxes, areas = component_boxes(colours, options.connectivity)
@@ -73,18 +75,6 @@ class Grid:
             for row in range(rows)
             for column in range(columns)
         ]
-
-
-def _open(path: Path) -> NDArray[np.uint8]:
-    """(height, width, 3); transparency is shown on white, as models see it."""
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if "A" in image.getbands() or "transparency" in image.info:
-            layer = image.convert("RGBA")
-            return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
-        return np.asarray(image.convert("RGB"))
 
 
 def label_colours(pixels: NDArray[np.uint8], tolerance: float, split: bool) -> Ints:

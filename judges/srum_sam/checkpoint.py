@@ -1,0 +1,237 @@
+"""Segment Anything checkpoints of any size: found, read safely, and put into segment-anything's own classes.
+
+A checkpoint is nothing but tensors, so every size is read off their shapes. Four things leave no trace in shapes; they
+are the same in all published files: 8 heads in the mask decoder, layer norms of the encoder with eps 1e-6, the colour
+normalisation, and square pictures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from srum_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+    from torch import Tensor
+
+PUBLISHED = {
+    "vit_b": "sam_vit_b_01ec64.pth",
+    "vit_l": "sam_vit_l_0b3195.pth",
+    "vit_h": "sam_vit_h_4b8939.pth",
+}
+"""The published files, by the names that segment-anything gives to their sizes."""
+_DECODER_HEADS = 8
+
+
+@frozen
+class Sizes:
+    """What segment-anything's constructors want to know."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+    patch: int
+    grid: int
+    """The picture's side, in patches."""
+    window: int
+    """Side of the windows of local attention, in patches; 0 = every layer is global."""
+    global_layers: tuple[int, ...]
+    prompt_width: int
+    mask_channels: int
+    masks: int
+    """Masks per point, the one for clear cases not counted."""
+    decoder_depth: int
+    decoder_mlp: int
+    downsample: int
+    iou_depth: int
+    iou_width: int
+
+
+def find(checkpoint: str) -> Path:
+    """The file that a path or a published size names. Raises CheckpointError, saying which file to put where."""
+    if checkpoint in PUBLISHED:
+        folder = _hub_folder()
+        path = folder / PUBLISHED[checkpoint]
+        if path.is_file():
+            return path
+        raise CheckpointError(
+            f'The checkpoint "{checkpoint}" of Segment Anything is the published file {path.name}, which is not in '
+            f"{folder}. Download it from the Segment Anything project and put it there, or give the path of a "
+            "checkpoint file: grounder.checkpoint=FILE."
+        )
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f'grounder.checkpoint="{checkpoint}" is no file. Give the path of a Segment Anything checkpoint (.pth or '
+            f".safetensors), or one of {', '.join(PUBLISHED)}."
+        )
+    return path
+
+
+def _hub_folder() -> Path:
+    """Where torch.hub keeps checkpoints, worked out without importing torch."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
+
+
+def load(path: Path) -> Sam:
+    """The model on the CPU, in float32, ready to use. Raises CheckpointError for a file that is no such checkpoint."""
+    import torch
+
+    state = read(path)
+    try:
+        sizes = infer(state)
+        model = build(sizes)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} has no tensor {error}, which every Segment Anything checkpoint has: is it one?"
+        ) from error
+    except (ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path} has tensors of shapes that make no Segment Anything model: {error}") from error
+    _compare(path, state, {name: tuple(value.shape) for name, value in model.state_dict().items()})
+    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Tensors by name. Only tensors are unpickled: nothing that a file holds is ever run. Raises CheckpointError."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises almost anything for a file that is cut off or of another kind
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint. It is cut off, of another kind, or holds more than tensors, which "
+            f"is refused because unpickling it could run a program. ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    if (
+        not isinstance(found, Mapping)
+        or not found
+        or not all(isinstance(each, torch.Tensor) for each in found.values())
+    ):
+        raise CheckpointError(
+            f"{path} holds no plain table of tensors by name, as Segment Anything checkpoints do. If the tensors are "
+            "wrapped in something else, save them on their own."
+        )
+    return {str(name): tensor for name, tensor in found.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no details")
+
+
+def infer(state: Mapping[str, Tensor]) -> Sizes:
+    """The sizes of the model that these tensors belong to. Raises KeyError for a tensor that is not there, ValueError
+    for shapes that contradict each other."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    width, _, patch, _ = _shape(shapes, "image_encoder.patch_embed.proj.weight", 4)
+    grid = _shape(shapes, "image_encoder.pos_embed", 4)[1]
+    depth = _count(shapes, "image_encoder.blocks.")
+    sides, head_widths = [], set()
+    for layer in range(depth):
+        length, head_width = _shape(shapes, f"image_encoder.blocks.{layer}.attn.rel_pos_h", 2)
+        sides.append((length + 1) // 2)
+        head_widths.add(head_width)
+    windows = {side for side in sides if side != grid}
+    if len(head_widths) != 1 or width % min(head_widths) or len(windows) > 1:
+        raise ValueError(f"{width} channels in heads of {sorted(head_widths)}, windows of sides {sorted(windows)}")
+    prompt_width = _shape(shapes, "prompt_encoder.no_mask_embed.weight", 2)[1]
+    attention = "mask_decoder.transformer.final_attn_token_to_image.q_proj.weight"
+    return Sizes(
+        width=width,
+        depth=depth,
+        heads=width // head_widths.pop(),
+        mlp_ratio=_shape(shapes, "image_encoder.blocks.0.mlp.lin1.weight", 2)[0] / width,
+        patch=patch,
+        grid=grid,
+        window=next(iter(windows), 0),
+        global_layers=tuple(layer for layer, side in enumerate(sides) if side == grid),
+        prompt_width=prompt_width,
+        mask_channels=_shape(shapes, "prompt_encoder.mask_downscaling.3.weight", 4)[0],
+        masks=_shape(shapes, "mask_decoder.mask_tokens.weight", 2)[0] - 1,
+        decoder_depth=_count(shapes, "mask_decoder.transformer.layers."),
+        decoder_mlp=_shape(shapes, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 2)[0],
+        downsample=prompt_width // _shape(shapes, attention, 2)[0],
+        iou_depth=_count(shapes, "mask_decoder.iou_prediction_head.layers."),
+        iou_width=_shape(shapes, "mask_decoder.iou_prediction_head.layers.0.weight", 2)[0],
+    )
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int) -> tuple[int, ...]:
+    shape = shapes[name]
+    if len(shape) != dimensions or 0 in shape:
+        raise ValueError(f"{name} is {shape}")
+    return shape
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
+    """How many layers there are. Gaps in their numbers come out as missing and unused tensors."""
+    return len({name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)})
+
+
+def build(sizes: Sizes) -> Sam:
+    """A model without weights (on the meta device), out of segment-anything's own classes."""
+    import torch
+    from segment_anything import modeling
+
+    side = sizes.grid * sizes.patch
+    with torch.device("meta"):
+        encoder = modeling.ImageEncoderViT(
+            img_size=side,
+            patch_size=sizes.patch,
+            embed_dim=sizes.width,
+            depth=sizes.depth,
+            num_heads=sizes.heads,
+            mlp_ratio=sizes.mlp_ratio,
+            out_chans=sizes.prompt_width,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=sizes.window,
+            global_attn_indexes=sizes.global_layers,
+        )
+        prompts = modeling.PromptEncoder(
+            embed_dim=sizes.prompt_width,
+            image_embedding_size=(sizes.grid, sizes.grid),
+            input_image_size=(side, side),
+            mask_in_chans=sizes.mask_channels,
+        )
+        decoder = modeling.MaskDecoder(
+            num_multimask_outputs=sizes.masks,
+            transformer_dim=sizes.prompt_width,
+            transformer=modeling.TwoWayTransformer(
+                depth=sizes.decoder_depth,
+                embedding_dim=sizes.prompt_width,
+                num_heads=_DECODER_HEADS,
+                mlp_dim=sizes.decoder_mlp,
+                attention_downsample_rate=sizes.downsample,
+            ),
+            iou_head_depth=sizes.iou_depth,
+            iou_head_hidden_dim=sizes.iou_width,
+        )
+    return modeling.Sam(encoder, prompts, decoder)  # outside: its colour constants are not in the file
+
+
+def _compare(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError with every difference between the file and the model."""
+    problems = [f"missing: {name}" for name in wanted if name not in state]
+    problems += [f"unused: {name}" for name in state if name not in wanted]
+    problems += [
+        f"{name}: stored {tuple(state[name].shape)}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise CheckpointError(f"{path} does not fit Segment Anything:\n  {shown}")

@@ -1,0 +1,110 @@
+"""The grounder `sam`: the masks of segment-anything's automatic mask generator. torch loads on first use."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from srum_core.boxes import twin
+from srum_core.errors import ConfigError, PluginError
+from srum_core.pictures import open_rgb
+from srum_core.records import Box, Candidate, Mask, Question, Region
+from srum_sam import SamOptions, checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from segment_anything import SamAutomaticMaskGenerator
+
+
+class Sam:
+    """Asks nothing; regions are numbered by the area of their masks, the largest first.
+
+    Made at once, without torch; the model is loaded for the first picture. Raises PluginError if segment-anything is
+    not installed, CheckpointError for a checkpoint that is not there or cannot be used, ConfigError for a device that
+    is not there.
+    """
+
+    def __init__(self, options: SamOptions | None = None) -> None:
+        self.options = options or SamOptions()
+        absent = [name for name in ("segment_anything", "torchvision") if importlib.util.find_spec(name) is None]
+        if absent:
+            raise PluginError(
+                f'The grounder "sam" needs {" and ".join(absent)}, which this environment does not have. '
+                "Install srum with its extra: srum[sam]."
+            )
+        self.path = checkpoint.find(self.options.checkpoint)
+
+    @cached_property
+    def generator(self) -> SamAutomaticMaskGenerator:
+        from segment_anything import SamAutomaticMaskGenerator
+
+        options = self.options
+        return SamAutomaticMaskGenerator(
+            checkpoint.load(self.path).to(_device(options.device)),
+            points_per_side=options.points_per_side,
+            points_per_batch=options.points_per_batch,
+            pred_iou_thresh=options.pred_iou_thresh,
+            stability_score_thresh=options.stability_score_thresh,
+            output_mode="uncompressed_rle",
+        )
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return ()
+
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
+        import numpy as np
+
+        pixels = np.asarray(open_rgb(candidate.image))
+        height, width = pixels.shape[:2]
+        return choose(self.generator.generate(pixels), (width, height), self.options)
+
+
+def choose(found: Iterable[Mapping[str, Any]], size: tuple[int, int], options: SamOptions) -> list[Region]:
+    """Regions out of the generator's records, for a picture of `size` (width, height).
+
+    Masks below `min_area` are dropped, then boxes too much like a larger mask's, then all but the `top` largest. Equal
+    areas are ordered by box, so that the order of points does not matter. A mask without a single pixel is none.
+    """
+    pixels = size[0] * size[1]
+    smallest = max(options.min_area * (pixels if options.min_area < 1 else 1), 1)
+    kept: list[Region] = []
+    for _, box, record in sorted(
+        ((-record["area"], _fraction(record["bbox"], size), record) for record in found if record["area"] >= smallest),
+        key=lambda item: item[:2],
+    ):
+        if len(kept) == options.top:
+            break
+        if twin(box, kept, options.duplicates) is None:
+            kept.append(Region(str(len(kept) + 1), box, mask=_mask(record) if options.masks else None))
+    return kept
+
+
+def _fraction(bbox: Sequence[float], size: tuple[int, int]) -> Box:
+    """The generator counts from the first to the last pixel of a mask, so its boxes are a pixel short on the right and
+    at the bottom; a line of one pixel has no width at all."""
+    x, y, width, height = bbox
+    return x / size[0], y / size[1], min(1.0, (x + width + 1) / size[0]), min(1.0, (y + height + 1) / size[1])
+
+
+def _mask(record: Mapping[str, Any]) -> Mask:
+    height, width = record["segmentation"]["size"]
+    return Mask((width, height), tuple(record["segmentation"]["counts"]))
+
+
+def _device(name: str) -> torch.device:
+    """`auto`: this process's accelerator if there is one, else the CPU. Raises ConfigError for a device not there."""
+    import torch
+
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        if found is None or found.type == "mps":  # segment-anything hands over points in float64, which MPS lacks
+            return torch.device("cpu")
+        return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ConfigError(f'grounder.device="{name}" cannot be used here ({why}). Try auto or cpu.') from error
