@@ -61,7 +61,7 @@ class Reading:
 
 def read_whole(answer: str, require_reason: bool = True) -> Reading:
     """The one score of an answer about the whole picture."""
-    text = _spoken(answer)
+    text = spoken(answer)
     if isinstance(text, Reading):
         return text
     return _read(_PARAGRAPH_END.sub("\n", text), require_reason)
@@ -69,7 +69,7 @@ def read_whole(answer: str, require_reason: bool = True) -> Reading:
 
 def read_regions(answer: str, known: Sequence[str], require_reason: bool = True) -> dict[str, Reading]:
     """One reading for every known region id, in the order of `known`; whatever is said of other ids is ignored."""
-    text = _spoken(answer)
+    text = spoken(answer)
     if isinstance(text, Reading):
         return dict.fromkeys(known, text)
     said: dict[str, list[str]] = {}
@@ -101,7 +101,7 @@ def read_regions(answer: str, known: Sequence[str], require_reason: bool = True)
     }
 
 
-def _spoken(answer: str) -> str | Reading:
+def spoken(answer: str) -> str | Reading:
     """What the answer says aloud, with plain line ends; a Reading without value where it says nothing."""
     text = _INVISIBLE.sub("", answer.replace("\r\n", "\n").replace("\r", "\n"))
     ends = [end.end() for end in _THINK_END.finditer(text)]
