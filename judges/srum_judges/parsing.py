@@ -105,12 +105,12 @@ def spoken(answer: str) -> str | Reading:
     """What the answer says aloud, with plain line ends; a Reading without value where it says nothing."""
     text = _INVISIBLE.sub("", answer.replace("\r\n", "\n").replace("\r", "\n"))
     ends = [end.end() for end in _THINK_END.finditer(text)]
-    spoken = text[ends[-1] :] if ends else text
-    if _THINK_START.search(spoken):
+    said = text[ends[-1] :] if ends else text
+    if _THINK_START.search(said):
         return Reading(None, "The answer ends inside a think block, so it was cut off or never given.")
-    if not spoken.strip():
+    if not said.strip():
         return Reading(None, "The answer is empty.")
-    return spoken
+    return said
 
 
 def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
