@@ -37,9 +37,9 @@ class Hearing:
 
     @classmethod
     def open(cls, name: str, judge: Judge, candidate: Candidate, regions: Sequence[Region], votes: int = 1) -> Hearing:
-        """Ask the judge for its questions; nothing is answered yet."""
+        """Ask the judge for its questions; nothing is answered yet. One that asks nothing has one vote."""
         questions = list(judge.questions(candidate, regions))
-        answers = [[""] * len(questions) for _ in range(votes)]
+        answers = [[""] * len(questions) for _ in range(votes if questions else 1)]
         return cls(name, judge, candidate, tuple(regions), questions, answers, [])
 
     @classmethod
@@ -71,8 +71,6 @@ class Hearing:
 
     def read(self, vote: int) -> Reading:
         """What the judge reads in one vote. Raises PluginError for nonsense about its own questions and regions."""
-        if not self.questions:
-            return []
         found = list(self.judge.scores(self.candidate, self.regions, self.answers[vote]))
         known = {None, *(region.id for region in self.regions)}
         for each in found:

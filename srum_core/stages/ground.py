@@ -25,6 +25,8 @@ class _Proposing:
         return self.grounder.questions(candidate)
 
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Unreadable]:
+        if not answers:
+            return []  # it asks nothing, and to look twice may be dear
         return [each for each in self.grounder.regions(candidate, answers) if isinstance(each, Unreadable)]
 
 

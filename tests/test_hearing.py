@@ -1,0 +1,173 @@
+"""What one judge's answers about one picture add up to: retries, votes, and reading recorded answers again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import pytest
+
+from srum_core.errors import PluginError, RecordError
+from srum_core.hearing import Hearing, conduct
+from srum_core.records import Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
+
+CANDIDATE = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (64, 48), 0)
+REGIONS = (Region("1", (0.0, 0.0, 0.5, 1.0)), Region("2", (0.5, 0.0, 1.0, 1.0)))
+
+
+class Numbers:
+    """One question a region; the answer is the number itself."""
+
+    wording = "How good is region {}?"
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> list[Question]:
+        return [Question(candidate.image, self.wording.format(region.id)) for region in regions]
+
+    def scores(
+        self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+    ) -> list[Score | Unreadable]:
+        return [
+            Unreadable(index, f'"{answer}" is no number', region.id)
+            if answer == "?"
+            else Score(float(answer), region.id, reason=f"said {answer}")
+            for index, (region, answer) in enumerate(zip(regions, answers, strict=True))
+        ]
+
+
+class Sighted:
+    """Needs no language model, so it asks nothing."""
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> list[Question]:
+        return []
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> list[Score]:
+        return [Score(0.25)]
+
+
+class Script:
+    """Answers by (region, how often it was asked)."""
+
+    def __init__(self, **answers: str) -> None:
+        self.left = {key: value.split() for key, value in answers.items()}
+        self.asked: list[Question] = []
+
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        self.asked += questions
+        return [self.left["one" if "region 1" in question.text else "two"].pop(0) for question in questions]
+
+
+def seed(*what: object) -> int:
+    return hash(what) & 0x7FFFFFFF
+
+
+def heard(script: Script, votes: int = 1, retries: int = 2) -> Hearing:
+    hearing = Hearing.open("numbers", Numbers(), CANDIDATE, REGIONS, votes)
+    conduct([hearing], script, retries, 0.7, seed)
+    return hearing
+
+
+def test_only_what_cannot_be_read_is_asked_again_and_sampled() -> None:
+    script = Script(one="0.5", two="? ? -0.25")
+    hearing = heard(script)
+    assert [(score.region, getattr(score, "value", None)) for score in hearing.outcome()] == [("1", 0.5), ("2", -0.25)]
+    assert [(each.question.text[-2], each.question.temperature) for each in hearing.exchanges] == [
+        ("1", 0.0), ("2", 0.0), ("2", 0.7), ("2", 0.7),
+    ]  # fmt: skip
+    assert len({question.seed for question in script.asked if question.temperature}) == 2
+    assert [each.index for each in hearing.exchanges] == [0, 1, 1, 1]
+
+
+def test_what_stays_unreadable_is_a_failure_and_no_number() -> None:
+    first, second = heard(Script(one="0.5", two="? ? ?")).outcome()
+    assert isinstance(first, Score)
+    assert isinstance(second, Unreadable)
+    assert second.region == "2"
+
+
+def test_votes_are_sampled_and_the_median_counts() -> None:
+    script = Script(one="0.1 0.9 0.2", two="-1 -1 -1")
+    hearing = heard(script, votes=3)
+    first, second = hearing.outcome()
+    assert isinstance(first, Score)
+    assert first.value == 0.2
+    assert first.votes == (0.1, 0.9, 0.2)
+    assert first.spread == pytest.approx((0.1 + 0.7 + 0.0) / 3)
+    assert first.reason == "said 0.2"
+    assert isinstance(second, Score)
+    assert (second.value, second.spread) == (-1.0, 0.0)
+    assert all(question.temperature == 0.7 for question in script.asked)
+    assert len({question.seed for question in script.asked}) == 6
+    assert sorted({each.vote for each in hearing.exchanges}) == [0, 1, 2]
+
+
+def test_disagreement_counts_only_where_doubt_is_set() -> None:
+    hearing = heard(Script(one="1 0 1", two="1 1 1"), votes=3)
+    spread = 1 / 3
+    plain, half = hearing.outcome(), hearing.outcome(doubt=0.5)
+    assert [getattr(score, "value", None) for score in plain] == [1.0, 1.0]
+    assert [getattr(score, "value", None) for score in half] == [pytest.approx(1 - spread / 2), 1.0]
+
+
+def test_a_median_needs_half_of_the_votes() -> None:
+    enough = heard(Script(one="0.5 ? 0.7 ?", two="0 0 0 0"), votes=4, retries=0).outcome()[0]
+    assert isinstance(enough, Score)
+    assert enough.value == pytest.approx(0.6)
+    assert enough.votes == (0.5, 0.7)
+    few = heard(Script(one="0.5 ? ? ?", two="0 0 0 0"), votes=4, retries=0).outcome()[0]
+    assert isinstance(few, Unreadable)
+    assert few.why == 'Only 1 of 4 answers could be read. "?" is no number'
+
+
+def test_a_judge_that_asks_nothing_scores_all_the_same() -> None:
+    hearing = Hearing.open("sighted", Sighted(), CANDIDATE, REGIONS, votes=5)
+    conduct([hearing], Script(), 2, 0.7, seed)
+    assert hearing.outcome() == [Score(0.25)]
+
+
+def test_a_replay_ends_as_the_hearing_did() -> None:
+    for votes, script in ((1, Script(one="0.5", two="? 0.1")), (3, Script(one="? 1 0 1", two="0 ? 0.5 0.1"))):
+        before = heard(script, votes)
+        again = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS, before.exchanges)
+        assert again.outcome(0.5) == before.outcome(0.5)
+        assert again.answers == before.answers
+        other = [attrs.evolve(each, asked_by="somebody else", answer="?") for each in before.exchanges]
+        among = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS, [*before.exchanges, *other])
+        assert (among.answers, among.exchanges) == (again.answers, again.exchanges)
+
+
+def test_answers_to_other_questions_are_not_read() -> None:
+    exchanges = heard(Script(one="0.5", two="0.1")).exchanges
+    with pytest.raises(RecordError, match="asks 1 questions about picture c today"):
+        Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], exchanges)
+    with pytest.raises(RecordError, match="judge again with --redo judge"):
+        Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS, exchanges[:1])
+    judge = Numbers()
+    judge.wording = "Rate region {}."
+    with pytest.raises(RecordError, match="its template"):
+        Hearing.replay("numbers", judge, CANDIDATE, REGIONS, exchanges)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (Unreadable(7, "odd", "1"), "a question unreadable that it did not ask"),
+        (Score(0.5, "9"), 'speaks of region "9"'),
+    ],
+)
+def test_nonsense_of_a_judge_is_named(said: Score | Unreadable, message: str) -> None:
+    class Odd(Numbers):
+        def scores(
+            self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+        ) -> list[Score | Unreadable]:
+            return [said]
+
+    hearing = Hearing.open("odd", Odd(), CANDIDATE, REGIONS)
+    with pytest.raises(PluginError, match=message):
+        hearing.read(0)
+
+
+def test_an_exchange_of_before_counts_as_the_first_question() -> None:
+    exchange = Exchange("numbers", Numbers().questions(CANDIDATE, REGIONS)[0], "0.5")
+    hearing = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], [exchange])
+    assert hearing.outcome() == [Score(0.5, "1", reason="said 0.5")]
