@@ -1,0 +1,81 @@
+"""Answers on disk by the hash of what was asked, so that nothing is asked twice, also after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from srum_core.errors import ConfigError
+from srum_core.store import write_atomic
+
+
+def key_of(asked: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON-like data; the order of its keys does not matter."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder(setting: str) -> Path | None:
+    """What the option `cache` means: a folder, the user's own, or none at all ("off")."""
+    if setting == "off":
+        return None
+    if setting:
+        return Path(os.path.expanduser(setting))  # noqa: PTH111 - Path.expanduser raises where there is no home
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # noqa: PTH117 - the XDG specification: a relative path counts as none
+        base = os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(base) / "srum" / "answers"
+
+
+@frozen
+class AnswerCache:
+    """One JSON file per answer, in folders by the first two digits of its key. `folder` None remembers nothing."""
+
+    folder: Path | None
+
+    def get(self, key: str) -> str | None:
+        """None for an answer that is not there, or whose file is damaged. Raises ConfigError."""
+        if self.folder is None:
+            return None
+        try:
+            there = json.loads(self._path(key).read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unusable("read", error) from error
+        except (ValueError, RecursionError):
+            return None
+        answer = there.get("answer") if isinstance(there, dict) else None
+        if not isinstance(answer, str) or there.get("check") != _check(key, answer):
+            return None
+        return answer
+
+    def put(self, key: str, asked: Mapping[str, Any], answer: str) -> None:
+        """Keep an answer; on disk when this returns. `asked` is there for people. Raises ConfigError."""
+        if self.folder is None:
+            return
+        # Escaped, because an answer may hold lone surrogates, which UTF-8 does not have.
+        entry = {"asked": asked, "answer": answer, "check": _check(key, answer)}
+        try:
+            write_atomic(self._path(key), json.dumps(entry, indent=1) + "\n")
+        except OSError as error:
+            raise self._unusable("written", error) from error
+
+    def _path(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / key[:2] / f"{key[2:]}.json"
+
+    def _unusable(self, what: str, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"The folder of answers {self.folder} cannot be {what} ({error.strerror or error}). Name another one with "
+            'answerer.cache, or set it to "off".'
+        )
+
+
+def _check(key: str, answer: str) -> str:
+    return hashlib.sha256(f"{key}\n{answer}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,295 @@
+"""An answerer on another machine: any server that speaks OpenAI's chat protocol (vLLM, SGLang, `transformers serve`).
+
+A failure is an error that says what happened, never an answer. Every answer is kept the moment it arrives, so the same
+command, started again, asks only what is missing. docs/judging-with-a-server.md has the user's side.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+from srum_core.errors import AnswerError, ConfigError, RecordError
+from srum_core.pictures import open_rgb
+from srum_core.records import Box, Question
+from srum_judges.answer_cache import AnswerCache, cache_folder, key_of
+from srum_judges.options import RemoteOptions
+
+if TYPE_CHECKING:
+    from srum_judges.wire import Stop, Trouble
+
+REASON_FIRST = (
+    "Before you answer, think the task through step by step, and write your thoughts between <think> and </think>. "
+    "Then answer in exactly the form that is asked for."
+)
+"""Put before a question with `think`, in the user's turn: not every chat template knows a system's."""
+
+
+@frozen
+class _Ask:
+    """A question, ready to be sent."""
+
+    question: Question
+    text: str
+    picture: str
+    """As a data URL."""
+    asked: dict[str, Any]
+    """All that the answer depends on; the picture as a hash."""
+    key: str
+
+
+class Remote:
+    """Answers by asking a server, `concurrency` questions at a time. Raises ConfigError for settings that cannot work.
+
+    Reasoning that the server returns apart from the answer (`reasoning_content`) is left out.
+    """
+
+    def __init__(self, options: RemoteOptions | None = None) -> None:
+        self.options = options or RemoteOptions()
+        url = self.options.url or os.environ.get("OPENAI_BASE_URL", "")
+        self.where = _shown(url)
+        try:
+            from srum_judges.wire import Wire
+        except ImportError as error:
+            raise ConfigError(
+                f"The answerer remote needs packages that are not installed ({error}): install srum[remote]."
+            ) from error
+        key = _key(self.options.key_env)
+        self._wire = Wire(url, key, self.options.timeout, self.options.retries, self.options.max_reply)
+        self._cache = AnswerCache(cache_folder(self.options.cache))
+        self._model = self.options.model
+
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """One answer per question, in order; the same question is sent once. Raises AnswerError, ConfigError."""
+        if not questions:
+            return []
+        self._model = self._model or self._only_model()
+        asks = self._prepare(questions)
+        found = {ask.key: answer for ask in asks if (answer := self._cache.get(ask.key)) is not None}
+        missing = {ask.key: ask for ask in asks if ask.key not in found}
+        if missing:
+            self._ask_all(list(missing.values()), found, sum(ask.key in found for ask in asks), len(asks))
+        return [found[ask.key] for ask in asks]
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+
+    def _ask_all(self, asks: Sequence[_Ask], found: dict[str, str], kept: int, total: int) -> None:
+        """Put the answers into `found`. The first failure, or Ctrl-C, ends the rest at once."""
+        from srum_judges.wire import Stop, Stopped, Trouble
+
+        stop = Stop()
+        pool = ThreadPoolExecutor(min(self.options.concurrency, len(asks)), thread_name_prefix="srum-remote")
+        try:
+            futures = {pool.submit(self._ask_one, ask, stop): ask for ask in asks}
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+        done = [each for each in futures if not each.cancelled()]
+        found.update((futures[each].key, each.result()) for each in done if not each.exception())
+        failed = [each for each in done if each.exception() and not isinstance(each.exception(), Stopped)]
+        if not failed:
+            return
+        error = failed[0].exception()
+        if not isinstance(error, Trouble):
+            assert error is not None
+            raise error
+        kept += sum(not each.exception() for each in done)
+        raise AnswerError(
+            f"The server at {self.where} {error.why}. It was to answer a question about "
+            f"{futures[failed[0]].question.image} with the model {self._model}.{_tries(error)} {error.advice} "
+            f"{self._kept(kept, total)}"
+        ) from error
+
+    def _kept(self, kept: int, total: int) -> str:
+        if self._cache.folder is None:
+            return 'No answer of this batch is kept (answerer.cache is "off").'
+        return (
+            f"{kept} of the {total} answers of this batch are kept in {self._cache.folder}; the same command asks only "
+            "for the others."
+        )
+
+    def _ask_one(self, ask: _Ask, stop: Stop) -> str:
+        try:
+            return self._send(ask, stop)
+        except BaseException:
+            stop.set()  # here, so that no thread takes up another question before anybody looks
+            raise
+
+    def _send(self, ask: _Ask, stop: Stop) -> str:
+        question, extra = ask.question, self.options.extra
+        content: Any = [
+            {"type": "image_url", "image_url": {"url": ask.picture}},
+            {"type": "text", "text": ask.text},
+        ]
+        answer = self._wire.ask(
+            lambda client: client.chat.completions.with_raw_response.create(
+                model=self._model,
+                messages=[{"role": "user", "content": content}],
+                max_tokens=question.max_new_tokens,  # the older name is the one that every server takes
+                temperature=question.temperature,
+                seed=question.seed,
+                extra_body=extra or None,
+            ),
+            _read_answer,
+            stop,
+        )
+        self._cache.put(ask.key, ask.asked, answer)
+        return answer
+
+    def _only_model(self) -> str:
+        """The one model that the server lists. Raises ConfigError if there is not exactly one."""
+        from srum_judges.wire import Stop, Trouble
+
+        try:
+            names = self._wire.ask(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
+        except Trouble as trouble:
+            raise AnswerError(
+                f"The server at {self.where} {trouble.why}. It was to list its models.{_tries(trouble)} "
+                f"{trouble.advice} If it cannot list them, name the model with answerer.model."
+            ) from trouble
+        if len(names) != 1:
+            listed = ", ".join(self._wire.clean(name) for name in names[:20]) or "none"
+            raise ConfigError(
+                f"The server at {self.where} does not serve exactly one model, so answerer.model must say which one to "
+                f"ask. It lists: {listed}."
+            )
+        return names[0]
+
+    # ---- preparing --------------------------------------------------------------------------------------------------
+
+    def _prepare(self, questions: Iterable[Question]) -> list[_Ask]:
+        pictures: dict[tuple[Path, Box | None], tuple[str, str]] = {}
+        asks = []
+        for question in questions:
+            part = (question.image, question.crop)
+            if part not in pictures:
+                pictures[part] = _picture(*part)
+            url, digest = pictures[part]
+            text = f"{REASON_FIRST}\n\n{question.text}" if question.think else question.text
+            text = text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent
+            asked = {
+                "model": self._model,
+                "picture": digest,
+                "text": text,
+                "max_tokens": question.max_new_tokens,
+                "temperature": question.temperature,
+                "seed": question.seed,
+                "think": question.think,
+                "extra": self.options.extra,
+            }
+            asks.append(_Ask(question, text, url, asked, key_of(asked)))
+        return asks
+
+
+def _picture(path: Path, crop: Box | None) -> tuple[str, str]:
+    """(data URL, hash) of a picture or the part inside a box of fractions. Raises RecordError.
+
+    The file's own bytes where they can go as they are; else a PNG, transparency on white, as adapters see pictures."""
+    try:
+        data = path.read_bytes()
+        kind = next((kind for kind, magic in _AS_THEY_ARE.items() if data.startswith(magic)), None)
+        if crop is not None or kind is None or _transparent(path):
+            data, kind = _cut(path, crop), "png"
+    except OSError as error:  # PIL's "cannot identify" is one too
+        raise RecordError(f"The picture {path} cannot be read ({error}). Run the stage that makes it again.") from error
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", hashlib.sha256(data).hexdigest()
+
+
+_AS_THEY_ARE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
+
+
+def _transparent(path: Path) -> bool:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return "A" in image.getbands() or "transparency" in image.info
+
+
+def _cut(path: Path, crop: Box | None) -> bytes:
+    image = open_rgb(path)
+    if crop is not None:
+        width, height = image.size
+        x0, y0, x1, y1 = crop
+        left, top = int(x0 * width), int(y0 * height)
+        image = image.crop((left, top, max(left + 1, round(x1 * width)), max(top + 1, round(y1 * height))))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+# ---- settings and replies --------------------------------------------------------------------------------------------
+
+
+def _shown(url: str) -> str:
+    """The URL as it may be shown: without user, password and query. Raises ConfigError for what is no URL."""
+    if not url:
+        raise ConfigError(
+            "The answerer remote does not know whom to ask: set answerer.url, such as "
+            '"http://localhost:8000/v1", or the environment variable OPENAI_BASE_URL.'
+        )
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ConfigError(
+            "The answerer remote cannot use its URL (answerer.url, or the environment variable OPENAI_BASE_URL): it "
+            'should look like "http://localhost:8000/v1".'
+        )
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _key(name: str) -> str:
+    """The key, or a placeholder: servers of one's own need none. Raises ConfigError, without showing it."""
+    key = os.environ.get(name, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            f"The environment variable {name} holds characters that no key has (only printable ASCII can be sent). Set "
+            "it again, or name another one with answerer.key_env."
+        )
+    return key or "none-needed"
+
+
+def _tries(trouble: Trouble) -> str:
+    return f" It was asked {trouble.attempts} times." if trouble.attempts > 1 else ""
+
+
+def _read_answer(reply: Any) -> str:
+    """The words of the first choice. Raises ValueError for JSON of another shape.
+
+    Null stands for no words where the model did answer: its reasoning took all the tokens, or is all there is, or it
+    declined."""
+    try:
+        choice = reply["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+        apart = [message.get(name) for name in ("reasoning_content", "reasoning", "refusal")]
+        stopped = choice.get("finish_reason") in ("length", "content_filter")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise ValueError("JSON that is no chat completion") from None
+    if isinstance(content, str):
+        return content
+    if content is None and (stopped or any(isinstance(each, str) and each for each in apart)):
+        return ""
+    raise ValueError("a chat completion without words")
+
+
+def _read_models(reply: Any) -> list[str]:
+    try:
+        names = [each["id"] for each in reply["data"]]
+    except (TypeError, KeyError):
+        names = [None]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError("JSON that is no list of models")
+    return names

@@ -1,0 +1,260 @@
+"""Requests that cannot run away: bounded in time and bytes, never redirected, and cut off when the caller gives up.
+
+Needs the extra srum[remote]. httpx bounds every single read, so a server that trickles bytes could hold a request for
+ever. Here each attempt has its own connection, and a timer (or the caller, from another thread) shuts that connection
+down, which wakes whatever waits on it: name look-up aside, nothing outlasts its time.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import httpx
+import openai
+
+T = TypeVar("T")
+FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WISH = 0.5, 30.0, 120.0
+"""Seconds before the first new attempt, the longest pause of ours, and the longest that a server may ask for."""
+_chance = random.Random()  # its own, so that no run's random numbers depend on the weather
+
+
+class Stopped(Exception):
+    """The caller has given up."""
+
+
+class Trouble(Exception):
+    """An attempt that failed: what happened (the predicate of a sentence about the server), and what to do."""
+
+    def __init__(self, why: str, advice: str, *, final: bool = False, wish: float = 0.0) -> None:
+        super().__init__(why)
+        self.why, self.advice, self.final, self.wish = why, advice, final, wish
+        self.attempts = 1
+
+
+class _Connection:
+    """The connection of one attempt, which other threads may cut; `late` says that its time was up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._cut = self.late = False
+
+    def opened(self, made: socket.socket) -> None:
+        with self._lock:
+            self._socket = made
+            if self._cut:
+                _shut(made)
+
+    def cut(self, late: bool = False) -> None:
+        with self._lock:
+            self.late = self.late or (late and not self._cut)
+            self._cut = True
+            if self._socket is not None:
+                _shut(self._socket)
+
+
+def _shut(made: socket.socket) -> None:
+    """Both ways, below TLS; the reader in the other thread sees the end of the stream."""
+    with suppress(OSError):  # closed already
+        socket.socket.shutdown(made, socket.SHUT_RDWR)
+
+
+class Stop:
+    """Ends everything that one call has under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._open: set[_Connection] = set()
+
+    def set(self) -> None:
+        with self._lock:
+            self._event.set()
+            for connection in self._open:
+                connection.cut()
+
+    def check(self) -> None:
+        if self._event.is_set():
+            raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        """Wait, at most until everything ends. Raises Stopped."""
+        self._event.wait(seconds)
+        self.check()
+
+    @contextmanager
+    def connection(self, seconds: float) -> Iterator[_Connection]:
+        """One attempt's connection, cut after so many seconds or by `set`."""
+        connection = _Connection()
+        with self._lock:
+            self.check()
+            self._open.add(connection)
+        timer = threading.Timer(seconds, connection.cut, kwargs={"late": True})
+        timer.daemon = True
+        timer.start()
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._open.discard(connection)
+
+
+class Wire:
+    """An OpenAI client whose every request is bounded. `key` is sent, and never shown: not even when it comes back."""
+
+    def __init__(self, url: str, key: str, timeout: float, retries: int, max_reply: int) -> None:
+        self._key, self._timeout, self._retries, self._max_reply = key, timeout, retries, max_reply
+        self._here = threading.local()
+        client: Any = httpx.Client(
+            timeout=timeout,
+            follow_redirects=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+            event_hooks={"request": [self._watch], "response": [self._bound]},
+        )
+        headers = {"Accept-Encoding": "identity"}
+        self.client = openai.OpenAI(
+            base_url=url, api_key=key, http_client=client, timeout=timeout, max_retries=0, default_headers=headers
+        )
+
+    def ask(self, send: Callable[[openai.OpenAI], Any], read: Callable[[Any], T], stop: Stop) -> T:
+        """What `read` makes of the JSON that `send` gets; `read` raises ValueError for JSON of another shape.
+
+        Tried again, with growing pauses, after a lost connection, no complete reply in time, 408, 409, 429, 5xx and
+        replies that make no sense. (Here and not in the client, whose pauses cannot be ended, and which does not look
+        into replies.) Raises Trouble, Stopped."""
+        for attempt in range(self._retries + 1):
+            try:
+                return self._attempt(send, read, stop)
+            except Trouble as trouble:
+                trouble.attempts = attempt + 1
+                if trouble.final or attempt == self._retries:
+                    raise
+                own = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * _chance.uniform(0.75, 1)
+                stop.pause(max(own, min(trouble.wish, LONGEST_WISH)))
+        raise AssertionError("range(retries + 1) is never empty")
+
+    def _attempt(self, send: Callable[[openai.OpenAI], Any], read: Callable[[Any], T], stop: Stop) -> T:
+        with stop.connection(self._timeout) as connection:
+            self._here.connection = connection
+            try:
+                body = send(self.client).http_response.content
+            except openai.APIStatusError as error:
+                raise self._refused(error.response) from None
+            except (openai.APIConnectionError, httpx.HTTPError) as error:
+                stop.check()
+                if isinstance(error.__cause__, Trouble):  # some versions of the client wrap what is not theirs
+                    raise error.__cause__ from None
+                if connection.late or isinstance(error, openai.APITimeoutError):
+                    raise self._late() from None
+                cause = error.__cause__ or error
+                raise Trouble(
+                    f"lost or refused the connection ({self.clean(str(cause)) or type(cause).__name__})",
+                    "See whether it is running, and what its log says.",
+                ) from None
+            stop.check()
+            if connection.late:  # an end of the stream that we made ourselves can look like the end of a reply
+                raise self._late()
+        try:
+            return read(_json(body))
+        except ValueError as error:
+            begins = f': "{self.clean(body)}"' if body else ""
+            raise Trouble(f"sent {error}{begins}", "See whether this is an OpenAI-compatible server.") from None
+
+    def _late(self) -> Trouble:
+        return Trouble(
+            f"gave no complete reply within {self._timeout:g} seconds",
+            "Raise answerer.timeout, or lower answerer.concurrency.",
+        )
+
+    def _refused(self, response: Any) -> Trouble:
+        status = response.status_code
+        why = f'said {status} {response.reason_phrase}: "{self.clean(response.content)}"'
+        if status < 400:
+            to = self.clean(response.headers.get("location", ""))
+            return Trouble(f"said {status}, look elsewhere ({to})", "Redirects are not followed.", final=True)
+        again = status in (408, 409, 429) or status >= 500
+        advice = _ADVICE.get(status, "See its log." if again else "It does not accept what it is asked.")
+        return Trouble(why, advice, final=not again, wish=_wish(response.headers.get("retry-after", "")))
+
+    def clean(self, text: bytes | str) -> str:
+        """The first words of something that came over the wire, fit to be shown: one line, and never the key."""
+        if isinstance(text, bytes):
+            text = text.decode(errors="replace")
+        text = text.replace(self._key, "(the key)")
+        words = " ".join("".join(each if each.isprintable() else " " for each in text[:2000]).split())
+        return words if len(words) <= 200 else f"{words[:200]}…"
+
+    # ---- what httpx calls in the thread of the request --------------------------------------------------------------
+
+    def _watch(self, request: httpx.Request) -> None:
+        connection = self._here.connection
+
+        def trace(event: str, info: dict[str, Any]) -> None:
+            # TLS wraps the socket in a new one; the last one told is the one in use.
+            if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+                connection.opened(info["return_value"].get_extra_info("socket"))
+
+        request.extensions["trace"] = trace
+
+    def _bound(self, response: httpx.Response) -> None:
+        # Compressed replies could grow without bound when they are unpacked; none was asked for.
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise Trouble("sent a compressed reply", "None was asked for; see what answers there.", final=True)
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        response.stream = _Bounded(response.stream, self._max_reply)
+
+
+class _Bounded(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream, most: int) -> None:
+        self._stream, self._most = stream, most
+
+    def __iter__(self) -> Iterator[bytes]:
+        total = 0
+        for chunk in self._stream:
+            total += len(chunk)
+            if total > self._most:
+                raise Trouble(
+                    f"sent more than {self._most} bytes for one reply",
+                    "Raise answerer.max_reply, or see what answers there.",
+                    final=True,
+                )
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+_ADVICE = {
+    401: "Put a key that it accepts into the environment variable that answerer.key_env names.",
+    403: "Put a key that it accepts into the environment variable that answerer.key_env names.",
+    404: 'Check answerer.url (it usually ends in "/v1") and answerer.model.',
+    429: "Lower answerer.concurrency, or raise answerer.retries.",
+}
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError("something that is not JSON" if body else "an empty reply") from None
+
+
+def _wish(header: str) -> float:
+    """Seconds that Retry-After asks for, given as such or as a date; 0 where it says nothing sensible."""
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0

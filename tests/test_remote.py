@@ -1,0 +1,673 @@
+"""The answerer `remote` against a server on loopback that behaves badly in every way we could think of."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from srum_core.errors import AnswerError, ConfigError, RecordError
+from srum_core.plugins import discover
+from srum_core.records import Question
+from srum_judges import wire
+from srum_judges.options import RemoteOptions
+from srum_judges.remote import REASON_FIRST, Remote
+
+KEY = "sk-do-not-tell-1234"
+Act = Callable[["Handler"], None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Notes what is asked, and then does what the test says."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    body: Any = None
+
+    def do_POST(self) -> None:
+        self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.take(self)
+
+    def do_GET(self) -> None:
+        self.server.take(self)
+
+    def reply(self, status: int, body: bytes | str, length: int | None = None, **headers: str) -> None:
+        data = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(data) if length is None else length))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def say(self, text: Any, finish: str = "stop", **more: Any) -> None:
+        message = {"role": "assistant", "content": text, **more}
+        self.reply(200, json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": finish}]}))
+
+    def asked(self) -> str:
+        """The text of the question."""
+        text: str = self.body["messages"][0]["content"][1]["text"]
+        return text
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    """`act(handler)` answers; `acts` holds what to do first, one for each request."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.act: Act = echo
+        self.acts: list[Act] = []
+        self.taken: list[Handler] = []
+        self.closing = threading.Event()
+        self.in_flight = self.most = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    @property
+    def asked(self) -> list[str]:
+        return [handler.asked() for handler in self.taken if handler.body]
+
+    def take(self, handler: Handler) -> None:
+        with self.lock:
+            self.taken.append(handler)
+            self.in_flight += 1
+            self.most = max(self.most, self.in_flight)
+            act = self.acts.pop(0) if self.acts else self.act
+        try:
+            act(handler)
+        finally:
+            with self.lock:
+                self.in_flight -= 1
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # clients that hang up are what this file is about
+
+
+def echo(handler: Handler) -> None:
+    handler.say(f"answer to {handler.asked()}")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield made
+    made.closing.set()
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(wire, "FIRST_PAUSE", 0.001)
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    image = Image.new("RGB", (40, 20), "red")
+    image.paste("blue", (20, 0, 40, 20))
+    image.save(path)
+    return path
+
+
+def remote(server: Server, **options: Any) -> Remote:
+    settings = {"url": server.url, "model": "m", "retries": 2, "timeout": 5.0, **options}
+    return Remote(RemoteOptions(**settings))
+
+
+def questions(picture: Path, count: int) -> list[Question]:
+    return [Question(picture, f"question {number}") for number in range(count)]
+
+
+# ---- what goes out ---------------------------------------------------------------------------------------------------
+
+
+def sent_picture(handler: Handler) -> tuple[str, bytes]:
+    url = handler.body["messages"][0]["content"][0]["image_url"]["url"]
+    kind, data = url.split(";base64,")
+    return kind, base64.b64decode(data)
+
+
+def test_a_question_is_sent_whole(server: Server, picture: Path) -> None:
+    question = Question(picture, "How\n\x00 is “it”? \ud800", max_new_tokens=7, temperature=0.7, seed=11)
+    assert remote(server, extra={"top_p": 0.5}).answer([question]) == ["answer to How\n\x00 is “it”? ?"]
+    (handler,) = server.taken
+    assert handler.path == "/v1/chat/completions"
+    assert handler.headers["Authorization"] == f"Bearer {KEY}"
+    body = handler.body
+    assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("m", 7, 0.7, 11)
+    assert body["top_p"] == 0.5
+    assert [message["role"] for message in body["messages"]] == ["user"]
+    assert sent_picture(handler) == ("data:image/png", picture.read_bytes())
+
+
+def test_a_crop_is_cut_out_as_adapters_cut_it(server: Server, picture: Path) -> None:
+    remote(server).answer([Question(picture, "x", crop=(0.51, 0.0, 1.0, 0.26))])
+    kind, data = sent_picture(server.taken[0])
+    with Image.open(io.BytesIO(data)) as image:
+        assert (kind, image.format, image.size) == ("data:image/png", "PNG", (20, 5))
+        assert image.getcolors() == [(100, (0, 0, 255))]
+
+
+def test_pictures_that_cannot_go_as_they_are(server: Server, tmp_path: Path) -> None:
+    """JPEG goes unchanged, other formats as PNG, transparency on white."""
+    Image.new("RGB", (9, 9), "green").save(tmp_path / "a.jpg")
+    Image.new("RGB", (9, 9), "green").save(tmp_path / "b.bmp")
+    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / "c.png")
+    names = ["a.jpg", "b.bmp", "c.png"]
+    remote(server, concurrency=1).answer([Question(tmp_path / name, "x") for name in names])
+    jpeg, bitmap, clear = map(sent_picture, server.taken)
+    assert jpeg == ("data:image/jpeg", (tmp_path / "a.jpg").read_bytes())
+    assert bitmap[0] == clear[0] == "data:image/png"
+    with Image.open(io.BytesIO(clear[1])) as image:
+        assert image.convert("RGB").getcolors() == [(81, (255, 255, 255))]
+
+
+def test_a_broken_picture_is_said_to_be_one(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"nothing of the kind")
+    for name in ("x.png", "gone.png"):
+        with pytest.raises(RecordError, match=rf"The picture .*{name} cannot be read"):
+            remote(server).answer([Question(tmp_path / name, "x")])
+
+
+def test_thinking_is_asked_for_in_words(server: Server, picture: Path) -> None:
+    remote(server).answer([Question(picture, "Score it.", think=True)])
+    assert server.asked == [f"{REASON_FIRST}\n\nScore it."]
+    assert "<think>" in REASON_FIRST
+    assert "</think>" in REASON_FIRST
+
+
+def test_without_a_key_a_placeholder_is_sent(server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    remote(server).answer(questions(picture, 1))
+    monkeypatch.setenv("MINE", f" {KEY}\n")
+    remote(server, key_env="MINE", cache="off").answer(questions(picture, 1))
+    assert [handler.headers["Authorization"] for handler in server.taken] == ["Bearer none-needed", f"Bearer {KEY}"]
+
+
+def test_the_url_can_come_from_the_environment(server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    assert remote(server, url="").answer(questions(picture, 1)) == ["answer to question 0"]
+
+
+# ---- order, bound, cache ---------------------------------------------------------------------------------------------
+
+
+def test_order_is_kept_and_concurrency_is_bounded(server: Server, picture: Path) -> None:
+    """The first ones take longest, and the server counts how many it has in hand."""
+    together = threading.Barrier(4, timeout=10)
+
+    def slowly(handler: Handler) -> None:
+        together.wait()  # only passes with all four in flight
+        server.closing.wait(0.06 - int(handler.asked().split()[1]) * 0.004)
+        echo(handler)
+
+    server.act = slowly
+    asked = questions(picture, 12)
+    assert remote(server, concurrency=4).answer(asked) == [f"answer to question {number}" for number in range(12)]
+    assert server.most == 4
+
+
+def test_nothing_is_asked_twice(server: Server, picture: Path) -> None:
+    asked = questions(picture, 3)
+    twice = [*asked, *reversed(asked)]
+    answers = remote(server).answer(twice)
+    assert answers == [f"answer to question {number}" for number in (0, 1, 2, 2, 1, 0)]
+    assert len(server.taken) == 3
+    server.act = lambda handler: handler.reply(500, "closed")
+    assert remote(server).answer(twice) == answers  # another process would find the same files
+    assert len(server.taken) == 3
+    assert remote(server).answer([]) == []
+
+
+def test_the_same_picture_under_another_name_is_the_same_question(server: Server, picture: Path) -> None:
+    copy = picture.with_name("copy.png")
+    copy.write_bytes(picture.read_bytes())
+    remote(server).answer([Question(picture, "x"), Question(copy, "x")])
+    assert len(server.taken) == 1
+
+
+DIFFERENT: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"text": "y"}, {}),
+    ({"max_new_tokens": 9}, {}),
+    ({"temperature": 0.5}, {}),
+    ({"temperature": 0.5, "seed": 1}, {}),
+    ({"think": True}, {}),
+    ({"crop": (0.0, 0.0, 0.5, 0.5)}, {}),
+    ({}, {"model": "other"}),
+    ({}, {"extra": {"top_p": 0.1}}),
+]
+
+
+def test_whatever_could_change_the_answer_makes_another_question(server: Server, picture: Path) -> None:
+    numbers = iter(range(100))
+    server.act = lambda handler: handler.say(f"{next(numbers)}")
+    for count, (changes, options) in enumerate([({}, {}), *DIFFERENT]):
+        question = Question(picture, **{"text": "x", **changes})
+        assert remote(server, **options).answer([question]) == [str(count)]
+    Image.new("RGB", (5, 5)).save(picture)
+    assert remote(server).answer([Question(picture, "x")]) == ["9"]
+    for setting in ({"concurrency": 1}, {"timeout": 9.0}, {"retries": 0}, {"max_reply": 10_000}):
+        assert remote(server, **setting).answer([Question(picture, "x")]) == ["9"]
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "xdg" / "srum" / "answers").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"answer": "made up", "check": ""}', b"[" * 100_000, b"\xff"])
+def test_a_damaged_cache_file_is_asked_again(server: Server, picture: Path, tmp_path: Path, damage: bytes) -> None:
+    remote(server).answer(questions(picture, 1))
+    (path,) = cached(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(damage)
+    assert remote(server).answer(questions(picture, 1)) == ["answer to question 0"]
+    assert (len(server.taken), path.read_bytes()) == (2, whole)
+    path.write_bytes(whole.replace(b"answer to", b"answer two"))
+    assert remote(server).answer(questions(picture, 1)) == ["answer to question 0"]
+    assert len(server.taken) == 3
+
+
+def test_where_answers_are_kept(server: Server, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        remote(server, cache="off").answer(questions(picture, 1))
+    assert len(server.taken) == 2
+    assert not cached(tmp_path)
+    remote(server, cache=str(tmp_path / "mine")).answer(questions(picture, 1))
+    assert len(list((tmp_path / "mine").glob("??/*.json"))) == 1
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    remote(server).answer(questions(picture, 1))
+    assert len(list((tmp_path / "home" / ".cache" / "srum" / "answers").glob("??/*.json"))) == 1
+    remote(server, cache="~/other").answer(questions(picture, 1))
+    assert len(list((tmp_path / "home" / "other").glob("??/*.json"))) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(server: Server, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"The folder of answers .*file cannot be .*answerer.cache"):
+        remote(server, cache=str(tmp_path / "file")).answer(questions(picture, 1))
+
+
+def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(server: Server, picture: Path) -> None:
+    def third_fails(handler: Handler) -> None:
+        if handler.asked() == "question 3":
+            handler.reply(400, "no")
+        else:
+            echo(handler)
+
+    server.act = third_fails
+    asked = questions(picture, 8)
+    with pytest.raises(AnswerError, match=r"3 of the 8 answers of this batch are kept in .*answers; the same command"):
+        remote(server, concurrency=1).answer(asked)
+    assert server.asked == [f"question {number}" for number in range(4)]  # the queue was dropped
+    server.act = echo
+    server.taken.clear()
+    assert remote(server, concurrency=1).answer(asked) == [f"answer to question {number}" for number in range(8)]
+    assert server.asked == [f"question {number}" for number in range(3, 8)]
+
+
+def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, picture: Path) -> None:
+    """Seven requests would take for ever; only their being cut off lets this test end."""
+    waiting = threading.Semaphore(0)
+
+    def first_fails(handler: Handler) -> None:
+        if handler.asked() == "question 0":
+            for _ in range(7):
+                waiting.acquire(timeout=10)
+            handler.reply(400, "no")
+        else:
+            waiting.release()
+            server.closing.wait()
+
+    server.act = first_fails
+    with pytest.raises(AnswerError, match="said 400"):
+        remote(server, concurrency=8, timeout=3600.0).answer(questions(picture, 20))
+    assert len(server.taken) == 8
+
+
+def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, picture: Path, tmp_path: Path) -> None:
+    def interrupt(handler: Handler) -> None:
+        if handler.asked() in ("question 0", "question 1"):
+            echo(handler)
+        elif handler.asked() == "question 2":
+            while len(cached(tmp_path)) < 2:
+                time.sleep(0.005)
+            os.kill(os.getpid(), signal.SIGINT)
+            server.closing.wait()
+        else:
+            server.closing.wait()
+
+    server.act = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        remote(server, concurrency=3, timeout=3600.0).answer(questions(picture, 20))
+    assert len(cached(tmp_path)) == 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("srum-remote")]
+
+
+# ---- what a person sees ----------------------------------------------------------------------------------------------
+
+
+def trickle_body(handler: Handler) -> None:
+    """A byte now and then: no read ever waits long, and the reply never ends."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    while not handler.server.closing.wait(0.02):
+        handler.wfile.write(b" ")
+
+
+def trickle_until_closed(handler: Handler) -> None:
+    """The same without a length: the end of the connection counts as the end of the reply."""
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [{"message": {"content": "x"}}]}')
+    while not handler.server.closing.wait(0.02):
+        handler.wfile.write(b" ")
+
+
+def trickle_headers(handler: Handler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+    while not handler.server.closing.wait(0.02):
+        handler.wfile.write(b"x")
+
+
+def endless(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    while not handler.server.closing.is_set():
+        handler.wfile.write(b"1000\r\n" + b" " * 4096 + b"\r\n")
+
+
+def drop(handler: Handler) -> None:
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def with_status(status: int, body: str = "", **headers: str) -> Act:
+    return lambda handler: handler.reply(status, body, **headers)
+
+
+def with_body(body: str | bytes, **headers: str) -> Act:
+    return lambda handler: handler.reply(200, body, **headers)
+
+
+def saying(text: Any, finish: str = "stop", **more: Any) -> Act:
+    return lambda handler: handler.say(text, finish, **more)
+
+
+def silent(handler: Handler) -> None:
+    handler.server.closing.wait()
+
+
+ECHOES_KEY = f"Incorrect API key provided: {KEY}.\r\n\x1b[31m"
+FAILURES: dict[str, tuple[Act, int, str]] = {
+    # what the server does: (how, requests, what is said about it)
+    "slow first byte": (
+        silent,
+        3,
+        r"gave no complete reply within 0.3 seconds\. .*asked 3 times\. Raise answerer.time",
+    ),
+    "trickling body": (trickle_body, 3, r"gave no complete reply within 0.3 seconds"),
+    "trickling body without a length": (trickle_until_closed, 3, r"gave no complete reply within 0.3 seconds"),
+    "trickling headers": (trickle_headers, 3, r"gave no complete reply within 0.3 seconds"),
+    "500 for ever": (
+        with_status(500, "out of memory"),
+        3,
+        r'said 500 .*"out of memory"\. .*asked 3 times\. See its log',
+    ),
+    "503 for ever": (with_status(503), 3, r"said 503 Service Unavailable"),
+    "429 for ever": (with_status(429, "slow down"), 3, r'said 429 .*"slow down".*Lower answerer\.concurrency'),
+    "408 for ever": (with_status(408), 3, r"said 408"),
+    "401": (with_status(401, ECHOES_KEY), 1, r'said 401 .*provided: \(the key\)\. \[31m".*answerer\.key_env'),
+    "403": (with_status(403, "no"), 1, r"said 403 .*answerer\.key_env"),
+    "404": (with_status(404, '{"detail": "Not Found"}'), 1, r'said 404 .*usually ends in "/v1"'),
+    "400 with a long body": (
+        with_status(400, "too many tokens\0" * 500),
+        1,
+        r'said 400 .*"too many tokens too .{150,200}…"',
+    ),
+    "422": (with_status(422, "Unexpected fields"), 1, r"said 422 .*Unexpected fields.*does not accept"),
+    "redirect": (
+        with_status(307, Location="http://127.0.0.1:9/elsewhere"),
+        1,
+        r"said 307, look elsewhere \(http://127.0.0.1:9/elsewhere\).*Redirects are not followed",
+    ),
+    "garbage": (with_body("<html>hello</html>"), 3, r'sent something that is not JSON: "<html>hello</html>"'),
+    "an empty reply": (with_body(""), 3, r"sent an empty reply\."),
+    "binary garbage": (with_body(b"\xff\xfe\x00\x80"), 3, r"sent something that is not JSON"),
+    "deep JSON": (with_body("[" * 9000), 3, r"sent something that is not JSON"),
+    "JSON of another shape": (with_body('{"answer": 42}'), 3, r'no chat completion: "{"answer": 42}"'),
+    "a JSON list": (with_body("[1]"), 3, r"sent JSON that is no chat completion"),
+    "null": (with_body("null"), 3, r"sent JSON that is no chat completion"),
+    "no choices": (with_body('{"choices": []}'), 3, r"sent JSON that is no chat completion"),
+    "null choices": (with_body('{"choices": null}'), 3, r"sent JSON that is no chat completion"),
+    "null content": (saying(None), 3, r"sent a chat completion without words"),
+    "content of parts": (saying([{"type": "text", "text": "hi"}]), 3, r"sent a chat completion without words"),
+    "content that is a number": (saying(0), 3, r"sent a chat completion without words"),
+    "cut-off JSON": (
+        lambda handler: handler.reply(200, '{"choices": [', length=99) or drop(handler),
+        3,
+        r"lost or refused",
+    ),
+    "dropped connection": (drop, 3, r"lost or refused the connection"),
+    "oversized reply": (saying("x" * 20_000), 1, r"sent more than 9999 bytes for one reply\. .*answerer\.max_reply"),
+    "endless reply": (endless, 1, r"sent more than 9999 bytes"),
+    "oversized error": (with_status(500, "x" * 20_000), 1, r"sent more than 9999 bytes"),
+    "compressed reply": (with_body(b"\x1f\x8b", Content_Encoding="gzip"), 1, r"sent a compressed reply"),
+    "no HTTP": (
+        lambda handler: handler.wfile.write(b"SSH-2.0-x\r\n\r\n") and drop(handler),
+        3,
+        r"lost or refused the con",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_an_error_in_words(server: Server, picture: Path, tmp_path: Path, name: str) -> None:
+    server.act, requests, words = FAILURES[name]
+    with pytest.raises(AnswerError, match=words) as caught:
+        remote(server, timeout=0.3, max_reply=9999).answer(questions(picture, 1))
+    said = str(caught.value)
+    assert len(server.taken) == requests
+    assert f"The server at {server.url} " in said
+    assert f"about {picture} with the model m." in said
+    assert "0 of the 1 answers" in said
+    assert KEY not in said
+    assert said.isprintable()
+    assert len(said) < 900
+    assert not cached(tmp_path)
+
+
+def test_nobody_there(server: Server, picture: Path) -> None:
+    server.server_close()
+    with pytest.raises(AnswerError, match=r"lost or refused the connection \(.*efused.*\).*See whether it is running"):
+        remote(server).answer(questions(picture, 1))
+
+
+RECOVERIES: dict[str, list[Act]] = {
+    "500, 502": [with_status(500), with_status(502)],
+    "429 with Retry-After": [with_status(429, Retry_After="0.01")],
+    "429 with a date": [with_status(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")],
+    "429 with nonsense": [with_status(429, Retry_After="soon")],
+    "a dropped connection": [drop, drop],
+    "garbage": [with_body("<html>"), with_body('{"error": "busy"}')],
+    "a time-out": [silent],
+}
+
+
+@pytest.mark.parametrize("name", RECOVERIES)
+def test_what_passes_is_tried_again(server: Server, picture: Path, name: str) -> None:
+    server.acts = list(RECOVERIES[name])
+    assert remote(server, timeout=0.5).answer(questions(picture, 1)) == ["answer to question 0"]
+    assert len(server.taken) == 1 + len(RECOVERIES[name])
+
+
+def test_pauses_grow_and_follow_the_server_within_limits(
+    server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(wire, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(wire.Stop, "pause", lambda self, seconds: pauses.append(seconds))
+    server.acts = [*[with_status(500)] * 8, with_status(429, Retry_After="77"), with_status(503, Retry_After="inf")]
+    remote(server, retries=10).answer(questions(picture, 1))
+    for attempt, pause in enumerate(pauses[:8]):
+        assert 0.75 * min(0.5 * 2**attempt, 30) <= pause <= min(0.5 * 2**attempt, 30)
+    assert pauses[8:] == [77, 120]
+
+
+WORDS: dict[str, tuple[Act, str]] = {
+    "empty": (saying(""), ""),
+    "all reasoning": (saying(None, "length", reasoning_content="hm"), ""),
+    "reasoning apart": (saying("Score: 1", reasoning="hm"), "Score: 1"),
+    "only reasoning": (saying(None, reasoning_content="hm"), ""),
+    "declined": (saying(None, refusal="I will not."), ""),
+    "cut off": (saying("Score: 0.", "length"), "Score: 0."),
+    "control characters": (saying("\x00\x1b[2J\r\n\u202e"), "\x00\x1b[2J\r\n\u202e"),
+    "surrogates": (
+        with_body(r'{"choices": [{"message": {"content": "\ud800 \ud83d\ude00 \udc00"}}]}'),
+        "\ud800 😀 \udc00",
+    ),
+    "much unicode": (saying("𝒮ç\u0301😀" * 50_000), "𝒮ç\u0301😀" * 50_000),
+    "no finish reason": (with_body('{"choices": [{"message": {"content": "x"}}]}'), "x"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words_arrive_as_they_are_now_and_from_the_cache(server: Server, picture: Path, name: str) -> None:
+    server.act, expected = WORDS[name]
+    for _ in range(2):
+        assert remote(server).answer(questions(picture, 1)) == [expected]
+    assert len(server.taken) == 1
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_written_nowhere(server: Server, picture: Path, tmp_path: Path) -> None:
+    asker = remote(server)
+    asker.answer(questions(picture, 2))
+    assert cached(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        assert KEY.encode() not in path.read_bytes()
+    assert KEY not in repr(asker.options)
+
+
+def test_a_key_is_no_setting() -> None:
+    with pytest.raises(ConfigError, match="api_key"):
+        discover().create("answerer", {"use": "remote", "url": "http://localhost/v1", "api_key": KEY})
+
+
+def test_a_key_that_cannot_be_sent_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nX-Evil: 1")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds characters") as caught:
+        remote(server)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "set answerer.url, .* or the environment variable OPENAI_BASE_URL"),
+        ("localhost:8000/v1", 'should look like "http://localhost:8000/v1"'),
+        ("ftp://localhost/v1", "should look like"),
+        ("http://", "should look like"),
+        ("http://[::1/v1", "should look like"),
+        ("http://localhost:port/v1", "should look like"),
+    ],
+)
+def test_urls_that_cannot_work(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Remote(RemoteOptions(url=url))
+
+
+def test_a_password_in_the_url_is_not_shown(server: Server, picture: Path) -> None:
+    server.act = with_status(400)
+    url = server.url.replace("//", "//me:secret@") + "?token=secret"
+    with pytest.raises(AnswerError, match=re.escape(f"The server at {server.url} said")) as caught:
+        remote(server, url=url).answer(questions(picture, 1))
+    assert "secret" not in str(caught.value)
+
+
+def models(*names: Any) -> Act:
+    return with_body(json.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in names]}))
+
+
+def test_the_only_model_is_found_once_and_late(server: Server, picture: Path) -> None:
+    server.acts = [models("org/the-one")]
+    asker = remote(server, model="")
+    assert not server.taken
+    asker.answer(questions(picture, 1))
+    asker.answer(questions(picture, 2))
+    assert [handler.path for handler in server.taken] == ["/v1/models", *["/v1/chat/completions"] * 2]
+    assert {handler.body["model"] for handler in server.taken[1:]} == {"org/the-one"}
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "words"),
+    [
+        (models("a", "b"), ConfigError, r"answerer\.model must say which one to ask\. It lists: a, b\."),
+        (models(), ConfigError, r"It lists: none\."),
+        (with_status(404), AnswerError, r"said 404 .*It was to list its models.*name the model with answerer\.model"),
+        (with_body('{"data": "x"}'), AnswerError, r"sent JSON that is no list of models.*asked 3 times"),
+        (models(None), AnswerError, r"sent JSON that is no list of models"),
+        (with_body("{}"), AnswerError, r"sent JSON that is no list of models"),
+    ],
+)
+def test_which_model_is_not_guessed(
+    server: Server, picture: Path, act: Act, error: type[Exception], words: str
+) -> None:
+    server.act = act
+    with pytest.raises(error, match=words):
+        remote(server, model="").answer(questions(picture, 1))
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['openai'] = None\n"
+        "from srum_core.plugins import discover\n"
+        "from srum_core.errors import ConfigError\n"
+        "try: discover().create('answerer', {'use': 'remote', 'url': 'http://localhost:1/v1'})\n"
+        "except ConfigError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "install srum[remote]" in done.stdout
+
+
+def test_describing_it_imports_neither_client_nor_pil() -> None:
+    code = "import sys, srum_judges.remote; print({'openai', 'httpx', 'PIL', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
