@@ -1,0 +1,84 @@
+"""The tutorial's pictures, out of a run: `python docs/pictures.py runs/tutorial docs/tutorial`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from srum_core.records import Candidate, Judgement
+from srum_core.run import Run
+
+SIDE, GAP, TEXT = 160, 12, 34
+COUNT = 5
+
+
+def main(folder: Path, out: Path) -> None:
+    """candidates.png, regions.png and rewards.png: the first pictures of the run's first round."""
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run.open(folder)
+    ids = [item.id for item in run.planned(0)][:COUNT]
+    candidates, judgements = list(run.candidates(0).select(ids)), list(run.judgements(0).select(ids))
+    weigh = run.registry.create("map", run.settings.map)
+    save(out / "candidates.png", candidates, lambda _, canvas: canvas)
+    save(out / "regions.png", candidates, lambda index, canvas: boxes(canvas, judgements[index]))
+    save(out / "rewards.png", candidates, lambda index, canvas: heat(canvas, weigh(judgements[index], (4, 4)).tolist()))
+
+
+def save(path: Path, candidates: Sequence[Candidate], paint: Callable[[int, Image.Image], Image.Image]) -> None:
+    """A row of pictures with their prompts below."""
+    sheet = Image.new("RGB", (len(candidates) * (SIDE + GAP) - GAP, SIDE + TEXT), "white")
+    for index, candidate in enumerate(candidates):
+        with Image.open(candidate.image) as image:
+            canvas = paint(index, image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST))
+        left = index * (SIDE + GAP)
+        sheet.paste(canvas, (left, 0))
+        ImageDraw.Draw(sheet).multiline_text((left, SIDE + 4), wrapped(candidate.prompt.text), "black", font(11))
+    sheet.save(path, optimize=True)
+
+
+def boxes(canvas: Image.Image, judgement: Judgement) -> Image.Image:
+    """Each region's box with its score."""
+    scores = {score.region: score.value for score in judgement.scores}
+    draw = ImageDraw.Draw(canvas)
+    for region in judgement.regions:
+        x0, y0, x1, y1 = (value * SIDE for value in region.box)
+        value = scores.get(region.id)
+        colour = "#888888" if value is None else "#0a7d32" if value > 0 else "#c0221f"
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=3)
+        draw.text((x0 + 5, y0 + 4), "?" if value is None else f"{value:+.1f}", colour, font(13))
+    return canvas
+
+
+def heat(canvas: Image.Image, weights: Sequence[Sequence[float]]) -> Image.Image:
+    """Each latent cell's weight over a pale picture: green is kept, red is driven away."""
+    canvas = Image.blend(canvas, Image.new("RGB", canvas.size, "white"), 0.6)
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    step = SIDE / len(weights)
+    for row, values in enumerate(weights):
+        for column, value in enumerate(values):
+            colour = (10, 125, 50) if value > 0 else (192, 34, 31)
+            place = (column * step, row * step, (column + 1) * step, (row + 1) * step)
+            draw.rectangle(place, fill=(*colour, round(170 * min(1, abs(value)))), outline=(255, 255, 255, 255))
+            if abs(value) >= 0.005:
+                draw.text((place[0] + 4, place[1] + 12), f"{value:+.2f}", "black", font(11))
+    return canvas
+
+
+def wrapped(text: str, width: int = 27) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] += f"{word} "
+    return "\n".join(lines[:2])
+
+
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
