@@ -145,7 +145,7 @@ class NativeOptions:
     """Grounder `native`: the answering model itself gives boxes, as JSON."""
 
     template: str = "native"
-    """Name of a packaged template ("native") or path of a text file with {prompt}."""
+    """Name of a packaged template ("native") or path of a text file with {prompt}; {unit} says how to write boxes."""
     boxes: BoxUnit = field(default="model", validator=_box_unit)
     """How the model writes boxes: as its adapter declares (else in pixels of the stored picture), in pixels of the
     stored picture, fractions or thousandths."""
@@ -166,7 +166,7 @@ class FileOptions:
     """Grounder `file`: boxes that you supply."""
 
     path: str = ""
-    """A .json or .jsonl file; docs/writing-a-judge.md shows the format."""
+    """A .json or .jsonl file; the docstring of `srum_judges.file.BoxesFromFile` shows the format."""
     boxes: Literal["pixels", "fraction", "thousand"] = field(
         default="pixels", validator=validators.in_(("pixels", "fraction", "thousand"))
     )
