@@ -183,6 +183,8 @@ class Judgement:
     scores: tuple[Score, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     failures: tuple[Unreadable, ...] = ()
+    boxes: BoxFormat | None = None
+    """How whoever answered writes boxes in this picture: the same questions can be made again without them."""
 
 
 @frozen

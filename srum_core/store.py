@@ -184,19 +184,23 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
             raise RecordError(f"{folder} holds records but no settings.json that says how they were made; {way_out}.")
         return
     try:
-        there = _flat(json.loads(path.read_bytes()))
+        there = json.loads(path.read_bytes())
     except ValueError as error:
         raise RecordError(f"{path} cannot be read ({error}); {way_out}.") from error
-    asked = _flat(json.loads(json.dumps(settings)))
+    if differing := differences(there, settings):
+        told = "; ".join(f"{key} {how}" for key, how in differing.items())
+        raise RecordError(f"{folder} was made with other settings: {told}. Keep the old ones, or {way_out}.")
+
+
+def differences(there: Any, asked: Any) -> dict[str, str]:
+    """What differs between two trees of settings: "was … and is now …" by dotted key."""
+    there, asked = _flat(there), _flat(json.loads(json.dumps(asked)))
     missing = "(nothing)"
-    differing = [
-        f"{key} was {there.get(key, missing)!r} and is now {asked.get(key, missing)!r}"
+    return {
+        key: f"was {there.get(key, missing)!r} and is now {asked.get(key, missing)!r}"
         for key in sorted(there.keys() | asked.keys())
         if there.get(key, missing) != asked.get(key, missing)
-    ]
-    if differing:
-        told = "; ".join(differing)
-        raise RecordError(f"{folder} was made with other settings: {told}. Keep the old ones, or {way_out}.")
+    }
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -258,16 +262,22 @@ def _unreadable(path: Path, number: int, why: str) -> RecordError:
 def _converter(folder: Path) -> cattrs.Converter:
     """JSON to records and back; paths inside the run (two levels above the folder) are relative to the folder."""
     convert = make_converter()
-    inside = folder.absolute().parent.parent
+    folder = _whole(folder)
+    inside = folder.parent.parent
 
     def store(path: Path) -> str:
-        path = path.absolute()
-        return os.path.relpath(path, folder.absolute()) if path.is_relative_to(inside) else str(path)
+        path = _whole(path)
+        return os.path.relpath(path, folder) if path.is_relative_to(inside) else str(path)
 
     convert.register_unstructure_hook(Path, store)
     convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), store)
-    convert.register_structure_hook(Path, lambda text, _: Path(os.path.normpath(folder.absolute() / text)))
+    convert.register_structure_hook(Path, lambda text, _: _whole(folder / text))
     return convert
+
+
+def _whole(path: Path) -> Path:
+    """Absolute, and without the ".." that would make a path inside a folder look like one outside."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -50,4 +50,5 @@ def judgement(grounding: Grounding, hearings: Sequence[Hearing], doubt: float) -
         scores=tuple(each for each in found if isinstance(each, Score)),
         exchanges=tuple(exchange for hearing in hearings for exchange in hearing.exchanges),
         failures=grounding.failures + tuple(each for each in found if isinstance(each, Unreadable)),
+        boxes=hearings[0].candidate.boxes if hearings else None,
     )
