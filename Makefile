@@ -30,11 +30,12 @@ format: install
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-docs: install  ## every command shown in the docs is run
-	$(BIN)/python -m pytest -q tests/test_docs.py
+docs: install  ## the site, in site/; tests/test_docs.py follows its pages
+	$(BIN)/python -m sphinx -W -q -b html docs site
+	@echo "The site is in site/index.html"
 
 bench: install
 	$(BIN)/python -m pytest benchmarks/speed --benchmark-columns=min,median,iqr,rounds
 
 clean:
-	rm -rf build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

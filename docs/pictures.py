@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from srum_core.records import Candidate, Judgement
 from srum_core.run import Run
 
-SIDE, GAP, TEXT = 160, 12, 34
+SIDE, GAP, TEXT = 160, 12, 48
 COUNT = 5
 
 
@@ -48,7 +48,9 @@ def boxes(canvas: Image.Image, judgement: Judgement) -> Image.Image:
         value = scores.get(region.id)
         colour = "#888888" if value is None else "#0a7d32" if value > 0 else "#c0221f"
         draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=3)
-        draw.text((x0 + 5, y0 + 4), "?" if value is None else f"{value:+.1f}", colour, font(13))
+        label = "?" if value is None else f"{value:+.1f}"
+        draw.rectangle((x0, y0, x0 + 32, y0 + 18), fill="white", outline=colour)
+        draw.text((x0 + 4, y0 + 2), label, colour, font(13))
     return canvas
 
 
@@ -73,7 +75,7 @@ def wrapped(text: str, width: int = 27) -> str:
         if len(lines[-1]) + len(word) >= width:
             lines.append("")
         lines[-1] += f"{word} "
-    return "\n".join(lines[:2])
+    return "\n".join(lines)
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

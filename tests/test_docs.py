@@ -1,9 +1,16 @@
-"""What the documentation tells people to type is accepted, and what it points to is there."""
+"""What the documentation tells people to type works, and what it points to is there.
+
+The pages of `RUN` are followed from top to bottom in an empty folder: code blocks that begin with a file name are
+written to it, and commands are run. On other pages, `srum-train` lines are tried as dry runs.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,30 +19,76 @@ from srum_core.cli import main, train_main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = ("tutorial", "data", "writing-a-judge", "writing-an-adapter")
 GOLDEN = ROOT / "tests" / "golden" / "bagel" / "checkpoint"
+ELSEWHERE = {"make", "pip", "vllm", "sglang", "transformers", "export"}
+"""Programs that are not run from a page: they install something, serve a large model, or belong to a checkout."""
+_BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[str]:
-    blocks = [block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
-    lines = [line.split("#")[0].replace("…", "").strip() for block in blocks for line in block.splitlines()]
-    return sorted({line for line in lines if line.startswith(("srum-train ", "srum "))})
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) in order."""
+    return [(found[1], found[2]) for found in _BLOCK.finditer(page.read_text("utf-8"))]
+
+
+def lines(page: Path) -> list[str]:
+    """What a page tells people to type, line by line, without comments."""
+    text = "\n".join(text for language, text in blocks(page) if language == "sh").replace("\\\n", " ")
+    return [line for each in text.splitlines() if (line := each.split(" #")[0].replace("…", "").strip(" #"))]
+
+
+def tried() -> list[str]:
+    pages = [page for page in PAGES if page.stem not in RUN]
+    return sorted({line for page in pages for line in lines(page) if line.startswith(("srum-train ", "srum "))})
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(commands()) >= 4
+    assert len(tried()) >= 4
+    assert all(any(line.startswith("srum") for line in lines(ROOT / "docs" / f"{name}.md")) for name in RUN)
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", tried())
 def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a dry run, with the placeholders filled in: every option, preset and setting must be known."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_prompts.txt").write_text("a red boat on a lake\n", encoding="utf-8")
-    program, *arguments = shlex.split(command)
-    arguments = [str(GOLDEN) if argument == "DIR" else argument for argument in arguments]
+    program, *arguments = shlex.split(command.replace("DIR", str(GOLDEN)))
     if program == "srum":
         assert main(arguments) == 0
     else:
         assert train_main([*arguments, "--dry-run"]) == 0
+
+
+@pytest.mark.slow
+def test_the_tutorial_and_what_builds_on_its_run(tmp_path: Path) -> None:
+    follow(ROOT / "docs" / "tutorial.md", tmp_path)
+    follow(ROOT / "docs" / "data.md", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN[2:])
+def test_a_page_can_be_followed(name: str, tmp_path: Path) -> None:
+    follow(ROOT / "docs" / f"{name}.md", tmp_path)
+
+
+def follow(page: Path, folder: Path) -> None:
+    """Do what the page says, in the folder. Packages that it makes are on the path, as if they were installed."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for language, text in blocks(page):
+        if language == "python":
+            name = re.match(r"# (\S+\.py)\n", text)
+            if name:
+                (folder / name[1]).write_text(text, encoding="utf-8")
+            continue
+        for line in text.replace("\\\n", " ").splitlines():
+            if not line.strip() or line.startswith("#") or shlex.split(line)[0] in ELSEWHERE:
+                continue
+            made = os.pathsep.join(["", *map(str, folder.glob("srum-*"))])
+            environment = {**os.environ, "PATH": path, "PYTHONPATH": made.lstrip(os.pathsep), "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(
+                line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+            )
+            assert done.returncode == 0, f"{page.name}: {line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
 def test_links_lead_somewhere() -> None:
@@ -44,7 +97,20 @@ def test_links_lead_somewhere() -> None:
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_page_is_in_the_sites_contents() -> None:
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    named = set(re.findall(r"^([\w-]+)$", (ROOT / "docs" / "index.md").read_text("utf-8"), re.MULTILINE))
+    assert pages == named - {""}
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text("utf-8"))}
     assert named <= targets
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "index.html").is_file()
