@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from srum_core.errors import RecordError
-from srum_core.records import Box, Judgement, Region, Score
-from srum_losses import PaperOptions, RegionOptions, ReleasedOptions, SparseOptions
+from srum_core.records import Box, Judgement, Mask, Region, Score
+from srum_losses import PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
 from srum_losses.maps import NoGlobal, Paper, Released, Sparse, Uniform, sample_points
 
 LEFT: Box = (0.0, 0.0, 0.5, 1.0)
@@ -180,3 +180,150 @@ def test_maps_have_the_grids_shape_stay_in_range_and_keep_the_mean(
         assert cells.dtype == torch.float32
         assert cells.abs().max() <= 1
     torch.testing.assert_close(paper(judgement, grid).mean(), paper(judgement, (1, 1)).mean(), atol=1e-5, rtol=0)
+
+
+# Exact shapes
+
+
+def mask(pixels: torch.Tensor) -> Mask:
+    """Run lengths the slow way: pixel by pixel, down the columns."""
+    counts, inside = [0], False
+    for pixel in pixels.T.flatten().tolist():
+        if pixel != inside:
+            counts.append(0)
+            inside = pixel
+        counts[-1] += 1
+    return Mask((pixels.shape[1], pixels.shape[0]), tuple(counts))
+
+
+def shaped(*scored: tuple[torch.Tensor | None, Box, float], total: float = 1.0) -> Judgement:
+    regions = tuple(
+        Region(str(i), box, mask=None if pixels is None else mask(pixels)) for i, (pixels, box, _) in enumerate(scored)
+    )
+    return Judgement("c", regions, (*(Score(each[2], str(i)) for i, each in enumerate(scored)), Score(total)))
+
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+def test_run_lengths_are_decoded_down_the_columns() -> None:
+    pixels = torch.tensor([[0, 1, 1], [0, 0, 1]], dtype=torch.bool)
+    assert mask(pixels) == Mask((3, 2), (2, 1, 1, 2))
+    for one in (pixels, ~pixels, torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)):
+        assert torch.equal(shapes.decode(mask(one)), one)
+        assert shapes.share(mask(one)) == pytest.approx(one.double().mean().item())
+    assert shapes.decode(Mask((3, 2), (0, 1, 0, 1, 4))).tolist() == [[True, False, False], [True, False, False]]
+    assert shapes.decode(Mask((0, 0), ())).shape == (0, 0)
+
+
+def test_a_shape_counts_instead_of_its_box() -> None:
+    pixels = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
+    for reward_map in (Paper(), NoGlobal()):
+        cells = reward_map(shaped((pixels, (0.0, 0.0, 0.5, 1.0), -0.8)), (2, 4))
+        torch.testing.assert_close(cells, torch.tensor([[-0.8, 0, 0, 0], [-0.8, -0.8, 0, 0]]))
+    cells = NoGlobal()(shaped((pixels, (0.0, 0.0, 0.5, 1.0), 0.8)), (1, 2))
+    torch.testing.assert_close(cells, torch.tensor([[0.8 * 3 / 4, 0.0]]))
+    cells = Sparse()(shaped((pixels, (0.0, 0.0, 0.5, 1.0), 0.8)), (2, 2))
+    torch.testing.assert_close(cells, torch.tensor([[0.5, 0.0], [1.0, 0.0]]))
+
+
+def test_the_release_knows_boxes_only() -> None:
+    pixels = torch.tensor([[1, 0], [0, 0]], dtype=torch.bool)
+    with_shape, without = (shaped((each, LEFT, 0.8)) for each in (pixels, None))
+    assert torch.equal(Released()(with_shape, (4, 4)), Released()(without, (4, 4)))
+
+
+def test_the_smallest_shape_prevails_by_its_pixels_not_its_box() -> None:
+    thin = torch.eye(4, dtype=torch.bool)  # 4 pixels in the box of the whole picture
+    judgement = shaped((thin, WHOLE, 0.9), (None, (0.0, 0.0, 0.5, 1.0), -0.4))
+    cells = NoGlobal(RegionOptions(overlap="smallest"))(judgement, (4, 4))
+    expected = torch.tensor([[-0.4, -0.4, 0.0, 0.0]] * 4)
+    expected[thin] = 0.9
+    torch.testing.assert_close(cells, expected)
+
+
+def test_an_empty_shape_covers_nothing() -> None:
+    for empty in (Mask((3, 2), (6,)), Mask((0, 0), ())):
+        judgement = Judgement("c", (Region("a", WHOLE, mask=empty),), (Score(1.0, "a"),))
+        assert NoGlobal()(judgement, (2, 2)).tolist() == [[0.0, 0.0]] * 2
+
+
+def test_a_shape_that_fills_its_box_gives_the_same_bits_as_the_box() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for overlap in ("mean", "min", "max", "smallest"):
+        filled, plain = [], []
+        for _ in range(5):
+            (x0, x1), (y0, y1) = (torch.randperm(31, generator=generator)[:2].sort().values.tolist() for _ in "xy")
+            pixels = torch.zeros(30, 30, dtype=torch.bool)
+            pixels[y0:y1, x0:x1] = True
+            score, box = torch.rand(1, generator=generator).item(), (x0 / 30, y0 / 30, x1 / 30, y1 / 30)
+            filled.append((pixels, box, score))
+            plain.append((None, box, score))
+        reward_map = NoGlobal(RegionOptions(overlap=overlap))  # type: ignore[arg-type]
+        assert torch.equal(reward_map(shaped(*filled), (7, 9)), reward_map(shaped(*plain), (7, 9)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 4),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.sampled_from(["mean", "min", "max", "smallest"]),
+)
+def test_shapes_and_boxes_together_equal_the_slow_way(
+    seed: int, count: int, grid: tuple[int, int], overlap: str
+) -> None:
+    """Every mask and box has corners on a 12 x 12 lattice; R is added up over a raster fine enough for lattice and
+    grid alike."""
+    generator = torch.Generator().manual_seed(seed)
+    side = 12
+    scored, held = [], []
+    for index in range(count):
+        score = (torch.rand(1, generator=generator).item() - 0.5) * 2
+        if index % 2:
+            (x0, x1), (y0, y1) = (torch.randperm(13, generator=generator)[:2].sort().values.tolist() for _ in "xy")
+            pixels = torch.zeros(side, side, dtype=torch.bool)
+            pixels[y0:y1, x0:x1] = True
+            scored.append((None, (x0 / side, y0 / side, x1 / side, y1 / side), score))
+        else:
+            height, width = ([1, 2, 3, 4, 6, 12][int(torch.randint(6, (1,), generator=generator))] for _ in "hw")
+            small = torch.rand(height, width, generator=generator) < 0.5
+            pixels = small.repeat_interleave(side // height, 0).repeat_interleave(side // width, 1)
+            scored.append((small, WHOLE, score))
+        held.append(pixels)
+    raster = torch.zeros(side, side, dtype=torch.float64)
+    for y in range(side):
+        for x in range(side):
+            here = [(pixels.sum().item(), each[2]) for pixels, each in zip(held, scored, strict=True) if pixels[y, x]]
+            scores = [score for _, score in here]
+            if here:
+                raster[y, x] = {
+                    "mean": sum(scores) / len(scores),
+                    "min": min(scores),
+                    "max": max(scores),
+                    "smallest": min(here)[1],
+                }[overlap]
+    fine = raster.repeat_interleave(grid[0], 0).repeat_interleave(grid[1], 1)
+    expected = fine.view(grid[0], side, grid[1], side).mean(dim=(1, 3)).float()
+    reward_map = NoGlobal(RegionOptions(overlap=overlap))  # type: ignore[arg-type]
+    torch.testing.assert_close(reward_map(shaped(*scored), grid), expected, atol=1e-6, rtol=0)
+
+
+def test_ten_shapes_of_a_large_picture_are_no_trouble() -> None:
+    """Wobbly discs of 1024 x 1024 pixels on a grid of 64 x 64: a cell is the mean of its 16 x 16 pixels."""
+    lines = torch.arange(1024, dtype=torch.float64)
+    regions, scores, total = [], [], torch.zeros(1024, 1024, dtype=torch.float64)
+    count = torch.zeros_like(total)
+    for number in range(10):
+        away = (lines[:, None] - 100 - 80 * number) ** 2 + (lines - 900 + 70 * number) ** 2
+        pixels = away + 4000 * torch.sin(lines[:, None] / 9) * torch.cos(lines / 7) < (60 + 30 * number) ** 2
+        flat = pixels.T.flatten()
+        ends = torch.cat([torch.tensor([0]), (flat[1:] != flat[:-1]).nonzero().flatten() + 1, torch.tensor([2**20])])
+        counts = tuple(([0] if flat[0] else []) + ends.diff().tolist())
+        regions.append(Region(str(number), WHOLE, mask=Mask((1024, 1024), counts)))
+        scores.append(Score(number / 10 - 0.5, str(number)))
+        total += pixels * scores[-1].value
+        count += pixels
+    expected = (total / count.clamp(min=1)).view(64, 16, 64, 16).mean(dim=(1, 3)).float()
+    cells = NoGlobal()(Judgement("c", tuple(regions), tuple(scores)), (64, 64))
+    torch.testing.assert_close(cells, expected, atol=1e-6, rtol=0)

@@ -7,6 +7,7 @@ Scores of several judges for the same thing are averaged first. The paper leaves
 * where boxes overlap, R at a point combines the scores of the boxes that hold the point (`overlap`, default: mean).
 
 A cell's value is the exact area integral of R over the cell: a box that covers a third of a cell counts for a third.
+A region whose grounder kept its exact shape (`Region.mask`) counts by that shape instead of its box.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+import attrs
 import torch
 from attrs import frozen
 from torch import Tensor
 
 from srum_core.errors import RecordError
-from srum_core.records import Box, Judgement
-from srum_losses import PaperOptions, RegionOptions, ReleasedOptions, SparseOptions
+from srum_core.records import Box, Judgement, Mask
+from srum_losses import PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
 
 Grid = tuple[int, int]
 
 
 @frozen
 class Patch:
-    """A scored box."""
+    """A scored box, or a scored shape within it."""
 
     box: Box
     score: float
+    mask: Mask | None = None
 
 
 class Paper:
@@ -69,7 +72,7 @@ class Sparse:
             if not means:
                 raise RecordError(f'The judgement of candidate "{judgement.candidate}" holds no score at all.')
             return torch.full(grid, min(self._bit(mean) for mean in means))
-        bits = [Patch(patch.box, self._bit(patch.score)) for patch in found]
+        bits = [attrs.evolve(patch, score=self._bit(patch.score)) for patch in found]
         return self._bit(global_score(judgement)) * spread(bits, grid, self.options.overlap, 0.0)
 
     def _bit(self, score: float) -> float:
@@ -88,7 +91,8 @@ class Released:
     times (g + 1) / 2. So a negative regional score has no effect at all.
 
     As there, g is the first global score, and 0 if there is none; boxes are cut down to whole pixels; the pixel map is
-    brought to the grid by bilinear sampling. Only the pixels sampled (four a cell) are ever computed.
+    brought to the grid by bilinear sampling. Only the pixels sampled (four a cell) are ever computed. Boxes count even
+    where exact shapes are known, as in the release.
     """
 
     def __init__(self, options: ReleasedOptions | None = None) -> None:
@@ -129,13 +133,23 @@ def _within(index: Tensor, start: float, end: float) -> Tensor:
 def spread(found: Sequence[Patch], grid: Grid, overlap: str, outside: float) -> Tensor:
     """Mean of R over every cell, R being `outside` where no box is: float32 (rows, columns).
 
-    Exact: the boxes' edges cut the picture into tiles on which R is constant, and each cell adds up its tiles by area.
+    Exact: the edges of boxes and shapes cut the picture into tiles on which R is constant, and each cell adds up its
+    tiles by area.
     """
-    ys = _edges([edge for patch in found for edge in (patch.box[1], patch.box[3])])
-    xs = _edges([edge for patch in found for edge in (patch.box[0], patch.box[2])])
-    tiles = _combine(found, (ys[:-1] + ys[1:]) / 2, (xs[:-1] + xs[1:]) / 2, overlap, outside)
+    pixels = [None if patch.mask is None else shapes.decode(patch.mask) for patch in found]
+    outlines = [_outline(*each) for each in zip(found, pixels, strict=True)]
+    ys, xs = (_edges([edge for outline in outlines for edge in outline[axis]]) for axis in (0, 1))
+    tiles = _combine(found, pixels, (ys[:-1] + ys[1:]) / 2, (xs[:-1] + xs[1:]) / 2, overlap, outside)
     cells = _shares(ys, grid[0]) @ tiles @ _shares(xs, grid[1]).T
     return cells.clamp(-1, 1).float()  # only rounding can leave the interval
+
+
+def _outline(patch: Patch, pixels: Tensor | None) -> tuple[Sequence[float], Sequence[float]]:
+    """The heights and the distances from the left at which the patch may begin or end."""
+    if pixels is not None:
+        return shapes.outline(pixels)
+    x0, y0, x1, y1 = patch.box
+    return (y0, y1), (x0, x1)
 
 
 def _edges(inner: Sequence[float]) -> Tensor:
@@ -149,10 +163,11 @@ def _shares(edges: Tensor, cells: int) -> Tensor:
     return clipped.diff(dim=1)
 
 
-def _combine(found: Sequence[Patch], ys: Tensor, xs: Tensor, overlap: str, outside: float) -> Tensor:
+def _combine(
+    found: Sequence[Patch], pixels: Sequence[Tensor | None], ys: Tensor, xs: Tensor, overlap: str, outside: float
+) -> Tensor:
     """R at the points ys x xs."""
-    boxes = [patch.box for patch in found]
-    held = [((ys > y0) & (ys < y1))[:, None] & ((xs > x0) & (xs < x1)) for x0, y0, x1, y1 in boxes]
+    held = [_holds(patch, shape, ys, xs) for patch, shape in zip(found, pixels, strict=True)]
     value = torch.full((len(ys), len(xs)), outside, dtype=torch.float64)
     if overlap == "mean":
         count = sum((inside.double() for inside in held), torch.zeros_like(value))
@@ -163,28 +178,36 @@ def _combine(found: Sequence[Patch], ys: Tensor, xs: Tensor, overlap: str, outsi
     return value
 
 
+def _holds(patch: Patch, pixels: Tensor | None, ys: Tensor, xs: Tensor) -> Tensor:
+    if pixels is not None:
+        return shapes.holds(pixels, ys, xs)
+    x0, y0, x1, y1 = patch.box
+    return ((ys > y0) & (ys < y1))[:, None] & ((xs > x0) & (xs < x1))
+
+
 def _rank(patch: Patch, overlap: str) -> tuple[float, ...]:
     """Sorts the patches so that the one that prevails comes last."""
     if overlap == "smallest":
         x0, y0, x1, y1 = patch.box
-        return -(x1 - x0) * (y1 - y0), -patch.score  # of equal boxes the lower score prevails
+        size = (x1 - x0) * (y1 - y0) if patch.mask is None else shapes.share(patch.mask)
+        return -size, -patch.score  # of equal sizes the lower score prevails
     return (patch.score if overlap == "max" else -patch.score,)
 
 
 def patches(judgement: Judgement) -> list[Patch]:
     """One patch for every region with a score. Raises RecordError for a score of a region that is not listed."""
-    boxes = {region.id: region.box for region in judgement.regions}
+    regions = {region.id: region for region in judgement.regions}
     values: dict[str, list[float]] = {}
     for score in judgement.scores:
         if score.region is None:
             continue
-        if score.region not in boxes:
+        if score.region not in regions:
             raise RecordError(
                 f'The judgement of candidate "{judgement.candidate}" scores region "{score.region}", which it does not '
                 "list. Judge the picture again (--redo judge)."
             )
         values.setdefault(score.region, []).append(score.value)
-    return [Patch(boxes[name], fmean(given)) for name, given in values.items()]
+    return [Patch(regions[name].box, fmean(given), regions[name].mask) for name, given in values.items()]
 
 
 def global_score(judgement: Judgement) -> float:
