@@ -1,0 +1,53 @@
+"""What several suites share. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from srum_core.records import Candidate, Question
+
+T = TypeVar("T")
+
+
+def not_given(suite: object, fixture: str, what: str) -> NoReturn:
+    """For the fixture that a suite is fed by."""
+    raise NotImplementedError(
+        f"{type(suite).__name__} needs a fixture `{fixture}` that returns {what}:\n"
+        f"    @pytest.fixture\n    def {fixture}(self): return …"
+    )
+
+
+def called(what: str, function: Callable[[], T]) -> T:
+    """The function's result. Whatever it raises fails the test with a sentence that begins with `what`."""
+    try:
+        return function()
+    except Exception as error:
+        raise AssertionError(f"{what}: it raised {type(error).__name__}: {error}") from error
+
+
+def shown(text: str) -> str:
+    """An answer as it stands in a message."""
+    return repr(text) if len(text) <= 200 else f"{text[:160]!r}… ({len(text)} characters)"
+
+
+def check_questions(asked: Sequence[object], again: Sequence[object], candidate: Candidate, who: str) -> None:
+    """Questions about the candidate's own picture, the same when asked twice."""
+    for question in asked:
+        assert isinstance(question, Question), f"{who}.questions must give Question records, not {question!r}."
+        assert question.image == candidate.image, (
+            f"{who} asks about {question.image}, but the candidate's picture is {candidate.image}: "
+            "give `candidate.image`, and `crop` for a part of it."
+        )
+        assert question.text.strip(), f"{who} asks an empty question."
+        assert question.max_new_tokens > 0, f"{who} asks for an answer of {question.max_new_tokens} tokens."
+        if question.crop is not None:
+            x0, y0, x1, y1 = question.crop
+            assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, (  # noqa: PT018
+                f"{who} asks about the crop {question.crop}, which is no box: fractions with 0 <= x0 < x1 <= 1 and "
+                "0 <= y0 < y1 <= 1 are needed."
+            )
+    assert list(asked) == list(again), (
+        f"{who}.questions gave other questions for the same picture the second time. Asking must be pure: no counters, "
+        "no random numbers, nothing remembered; otherwise a run can be neither resumed nor read again."
+    )

@@ -1,0 +1,103 @@
+"""What every grounder must keep to, however it finds its regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from srum_core.loading import check_instance
+from srum_core.protocols import Grounder
+from srum_core.records import Candidate, Question, Region, Unreadable
+from srum_core.testing.checks import called, check_questions, not_given, shown
+from srum_core.testing.fixtures import sample_candidate
+from srum_core.testing.odd_answers import odd_answers
+
+
+class GrounderConformance:
+    """Subclass it as `Test…` with a fixture `grounder`; one that asks should also be given answers by `answer_to`."""
+
+    sizes: Sequence[tuple[int, int]] = ((64, 48), (48, 64), (3, 2))
+    """(width, height) of the pictures: landscape, portrait, tiny."""
+
+    @pytest.fixture
+    def grounder(self) -> Grounder:
+        not_given(self, "grounder", "the grounder to test")
+
+    @pytest.fixture
+    def candidates(self, tmp_path: Path) -> list[Candidate]:
+        """The pictures, one of each of `sizes`."""
+        return [sample_candidate(tmp_path, id=f"{w}x{h}", size=(w, h)) for w, h in self.sizes]
+
+    def answer_to(self, question: Question) -> str:
+        """A good answer to a question of the grounder; override it for a grounder that reads answers."""
+        return ""
+
+    def test_it_is_a_grounder(self, grounder: Grounder) -> None:
+        check_instance(grounder, Grounder, type(grounder).__name__)
+
+    def test_asking_is_pure(self, grounder: Grounder, candidates: list[Candidate]) -> None:
+        before = deepcopy(candidates)
+        asked = [list(grounder.questions(candidate)) for candidate in candidates]
+        for candidate, first in zip(candidates, asked, strict=True):
+            check_questions(first, list(grounder.questions(candidate)), candidate, type(grounder).__name__)
+        assert candidates == before, f"{type(grounder).__name__}.questions changed the candidate."
+
+    def test_regions_have_boxes_and_ids_of_their_own(self, grounder: Grounder, candidates: list[Candidate]) -> None:
+        for candidate in candidates:
+            regions = self._find(grounder, candidate)
+            ids = [region.id for region in regions if isinstance(region, Region)]
+            twice = sorted({id for id in ids if ids.count(id) > 1})
+            assert not twice, (
+                f"{type(grounder).__name__} gave two regions of one picture the same id {twice[0]!r}. Scores belong to "
+                "regions by id, so each needs its own."
+            )
+            assert all(id.strip() for id in ids), f"{type(grounder).__name__} gave a region an empty id."
+
+    def test_looking_again_finds_the_same(self, grounder: Grounder, candidates: list[Candidate]) -> None:
+        first = [self._find(grounder, candidate) for candidate in candidates]
+        again = [self._find(grounder, candidate) for candidate in reversed(candidates)][::-1]
+        for candidate, one, other in zip(candidates, first, again, strict=True):
+            assert one == other, (
+                f"{type(grounder).__name__} found other regions in the same {candidate.size} picture the second time: "
+                "seed whatever is random from the picture, and remember nothing between pictures."
+            )
+
+    def test_looking_changes_neither_picture_nor_answers(self, grounder: Grounder, candidates: list[Candidate]) -> None:
+        for candidate in candidates:
+            answers = [self.answer_to(question) for question in grounder.questions(candidate)]
+            before = (candidate.image.read_bytes(), list(answers), deepcopy(candidate))
+            self._find(grounder, candidate, answers)
+            assert (candidate.image.read_bytes(), answers, candidate) == before, (
+                f"{type(grounder).__name__}.regions changed the picture's file or what it was given."
+            )
+
+    def test_odd_answers_are_regions_or_unreadable(self, grounder: Grounder, candidates: list[Candidate]) -> None:
+        candidate = candidates[0]
+        asked = list(grounder.questions(candidate))
+        good = [self.answer_to(question) for question in asked]
+        for text in odd_answers(good) if asked else ():
+            self._find(grounder, candidate, [text] * len(asked))
+
+    def _find(
+        self, grounder: Grounder, candidate: Candidate, answers: list[str] | None = None
+    ) -> list[Region | Unreadable]:
+        asked = list(grounder.questions(candidate))
+        given = [self.answer_to(question) for question in asked] if answers is None else answers
+        who = f"{type(grounder).__name__}.regions"
+        told = f"a picture of {candidate.size[0]}x{candidate.size[1]}" + (f" and {shown(given[0])}" if given else "")
+        found = list(
+            called(
+                f"{who} must give Region or Unreadable for {told} (a box needs 0 <= x0 < x1 <= 1 and the same for y)",
+                lambda: grounder.regions(candidate, given),
+            )
+        )
+        for each in found:
+            assert isinstance(each, Region | Unreadable), f"{who} gave {each!r} for {told}."
+            if isinstance(each, Unreadable):
+                assert 0 <= each.question < len(asked), (
+                    f"{who} calls the answer to question {each.question} unreadable, but asked {len(asked)}."
+                )
+        return found

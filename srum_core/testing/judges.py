@@ -1,0 +1,189 @@
+"""What every judge must keep to, whatever it asks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from srum_core.errors import SrumError
+from srum_core.hearing import Hearing
+from srum_core.loading import check_instance
+from srum_core.protocols import Judge
+from srum_core.records import Candidate, Region, Score, Unreadable
+from srum_core.testing.checks import called, check_questions, not_given, shown
+from srum_core.testing.fixtures import sample_candidate, sample_regions
+from srum_core.testing.odd_answers import NOTHING, WELL_FORMED, odd_answers, out_of_range
+from srum_core.testing.transcripts import Transcript, read_transcripts
+
+Found = list[Score | Unreadable]
+
+
+class JudgeConformance:
+    """Subclass it as `Test…` with a fixture `judge`. `transcripts`: a file that `srum record` made."""
+
+    transcripts: Path | None = None
+
+    @pytest.fixture
+    def judge(self) -> Judge:
+        not_given(self, "judge", "the judge to test")
+
+    @pytest.fixture
+    def candidate(self, tmp_path: Path) -> Candidate:
+        """The picture that is asked about."""
+        return sample_candidate(tmp_path)
+
+    @pytest.fixture
+    def regions(self) -> list[Region]:
+        """Its regions."""
+        return list(sample_regions())
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+
+    def test_it_is_a_judge(self, judge: Judge) -> None:
+        check_instance(judge, Judge, type(judge).__name__)
+
+    def test_asking_is_pure(self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path) -> None:
+        before = deepcopy((candidate, regions))
+        first = list(judge.questions(candidate, regions))
+        judge.questions(sample_candidate(tmp_path, id="other", text="two dogs", size=(48, 64)), regions[:1])
+        check_questions(first, list(judge.questions(candidate, regions)), candidate, type(judge).__name__)
+        assert (candidate, regions) == before, f"{type(judge).__name__}.questions changed what it was given."
+
+    def test_a_picture_without_regions_is_no_problem(self, judge: Judge, candidate: Candidate) -> None:
+        who = f"{type(judge).__name__} cannot handle a picture in which no region was found"
+        asked = called(who, lambda: list(judge.questions(candidate, [])))
+        check_questions(asked, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
+        if asked:
+            called(who, lambda: read(judge, candidate, [], [WELL_FORMED[1]] * len(asked)))
+
+    @pytest.mark.parametrize("number", [1, 2, 12])
+    def test_any_number_of_regions_will_do(self, judge: Judge, candidate: Candidate, number: int) -> None:
+        regions = [Region(f"r{i}", (i / 16, 0.0, (i + 1) / 16, 1.0)) for i in range(number)]
+        count = len(judge.questions(candidate, regions))
+        read(judge, candidate, regions, [WELL_FORMED[1]] * count)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def test_reading_is_pure(self, judge: Judge, candidate: Candidate, regions: list[Region]) -> None:
+        count = len(judge.questions(candidate, regions))
+        for text in WELL_FORMED:
+            answers = [text] * count
+            before = deepcopy((candidate, regions, answers))
+            first = read(judge, candidate, regions, answers)
+            assert (candidate, regions, answers) == before, f"{type(judge).__name__}.scores changed what it was given."
+            read(judge, candidate, regions, ["Score: 0.1\nReason: another"] * count)
+            assert read(judge, candidate, regions, answers) == first, (
+                f"{type(judge).__name__}.scores read the same answer differently the second time ({shown(text)}). "
+                "Reading must depend on its arguments alone, or recorded answers cannot be read again."
+            )
+
+    def test_odd_answers_are_scores_or_unreadable(
+        self, judge: Judge, candidate: Candidate, regions: list[Region]
+    ) -> None:
+        count = len(judge.questions(candidate, regions))
+        for text in odd_answers(self._recorded()):
+            read(judge, candidate, regions, [text] * count)
+
+    def test_scores_stay_between_minus_one_and_one(
+        self, judge: Judge, candidate: Candidate, regions: list[Region]
+    ) -> None:
+        count = len(judge.questions(candidate, regions))
+        for text in out_of_range([region.id for region in regions], self._recorded()):
+            read(judge, candidate, regions, [text] * count)
+
+    def test_empty_answers_never_give_a_score(self, judge: Judge, candidate: Candidate, regions: list[Region]) -> None:
+        count = len(judge.questions(candidate, regions))
+        for text in NOTHING if count else ():
+            found = read(judge, candidate, regions, [text] * count)
+            scored = [each for each in found if isinstance(each, Score)]
+            assert not scored, (
+                f"{type(judge).__name__} gives the score {scored[0].value} for the answer {text!r}, which says "
+                "nothing: an answer that cannot be read is Unreadable, never a default such as 0."
+            )
+            silent = set(range(count)) - {each.question for each in found if isinstance(each, Unreadable)}
+            assert not silent, (
+                f"{type(judge).__name__} says nothing about its questions {sorted(silent)} when the answer is "
+                f"{text!r}: without an Unreadable for it a question is not asked again, and its score is "
+                "missing without a trace."
+            )
+
+    def test_recorded_answers_read_as_before(self, judge: Judge) -> None:
+        recorded = self._transcripts()
+        if not recorded:
+            pytest.skip("no transcripts: record some with `srum record` and name the file in `transcripts`")
+        for transcript in recorded:
+            try:
+                hearing = Hearing.replay(
+                    transcript.judge, judge, transcript.candidate, transcript.regions, transcript.exchanges
+                )
+            except SrumError as error:
+                raise AssertionError(f"{error} (Transcripts: {self.transcripts})") from error
+            found = hearing.outcome()
+            expected = [*transcript.scores, *transcript.failures]
+            changed = [each for each in found if each not in expected] + [
+                each for each in expected if each not in found
+            ]
+            assert not changed, (
+                f"Of picture {transcript.candidate.id} in {self.transcripts}, {changed[0]} is not what it was "
+                f"(before: {expected}; now: {found}). If the change is wanted, record the transcripts again."
+            )
+
+    # ---- torch ------------------------------------------------------------------------------------------------------
+
+    def test_its_module_imports_no_torch(self, judge: Judge) -> None:
+        module = type(judge).__module__
+        code = f"import sys; sys.path[:] = {sys.path!r}; import {module}; sys.exit('torch' in sys.modules and 3)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode != 3, (
+            f"Importing {module}, where {type(judge).__name__} is, imports torch. Judges are loaded by the command "
+            "line and tested without it: import heavy modules inside the functions that need them, or not at all."
+        )
+        assert done.returncode == 0, f"{module} cannot be imported by itself:\n{done.stderr[-2000:]}"
+
+    def test_judging_imports_no_torch(
+        self, judge: Judge, candidate: Candidate, regions: list[Region], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "torch", None)  # from here on, importing it fails
+        try:
+            count = len(judge.questions(candidate, regions))
+            for text in WELL_FORMED:
+                judge.scores(candidate, regions, [text] * count)
+        except ImportError as error:
+            raise AssertionError(f"{type(judge).__name__} imports torch while it asks or reads: {error}") from error
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _transcripts(self) -> list[Transcript]:
+        return read_transcripts(self.transcripts) if self.transcripts else []
+
+    def _recorded(self) -> list[str]:
+        return [exchange.answer for transcript in self._transcripts() for exchange in transcript.exchanges]
+
+
+def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+    """What the judge reads; fails with a sentence if it raises or gives what no judge may give."""
+    who = f"{type(judge).__name__}.scores"
+    told = f"the answer {shown(answers[0])}" if answers else "no answers"
+    found: Found = list(
+        called(
+            f"{who} must give a Score or Unreadable for {told} (Unreadable also where a number lies outside [-1, 1])",
+            lambda: judge.scores(candidate, regions, answers),
+        )
+    )
+    known = {None, *(region.id for region in regions)}
+    for each in found:
+        assert isinstance(each, Score | Unreadable), f"{who} gave {each!r} for {told}; only Score and Unreadable count."
+        assert each.region in known, f'{who} speaks of region "{each.region}" for {told}; the picture has {known}.'
+        if isinstance(each, Score):
+            assert -1 <= each.value <= 1, f"{who} gave the score {each.value} for {told}; scores lie in [-1, 1]."
+        else:
+            assert 0 <= each.question < max(len(answers), 1), (
+                f"{who} calls the answer to question {each.question} unreadable, but there were {len(answers)} "
+                "questions: `Unreadable.question` is the index of the one to ask again."
+            )
+    return found

@@ -1,0 +1,122 @@
+"""What language models answer on a bad day: a fixed list, and good answers damaged by a seeded hand. No torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from srum_core.testing.fixtures import THREE_REGIONS
+
+WELL_FORMED = (
+    THREE_REGIONS,
+    "Score: 0.5\nReason: Most of it is where it was wanted.",
+    "**Region ID: 1**\nIdentified Object: a cup\n**Score:** -0.8\nReason: melted\n\n**Region ID: 2**\nScore: 1.0",
+    '```json\n{"score": 0.5, "reason": "fine", "regions": [{"id": "1", "score": -1.0}]}\n```',
+    '[{"bbox_2d": [10, 10, 40, 30], "label": "cup"}, {"bbox": [0.1, 0.2, 0.5, 0.9], "label": "table"}]',
+    "<think>The cup looks right to me.</think>\nScore: -0.25\nReason: The table is missing.",
+)
+NOTHING = ("", " ", "\n\n", "\t", "<think></think>", "```\n```", "\u200b")
+"""Answers that say nothing."""
+_ODD = (
+    *NOTHING,
+    "I cannot help with that.",
+    "Region ID: 99\nScore: 0.5\nReason: there is no such region",
+    "Region ID:\nScore: 0.5\nReason: which one?",
+    "Region ID: 1\nScore: 0.5\nReason: a\n---\nRegion ID: 1\nScore: -0.5\nReason: b",
+    "Score:\nReason:",
+    "Score: high\nReason: it looks good",
+    "Score: 0,5\nReason: a comma",
+    "Score: 0.5.1\nReason: two points",
+    "Score: --0.5\nReason: two signs",
+    "Score: −0.5\nReason: a typographic minus",
+    "Score: ٠٫٥\nReason: other digits",
+    "Score: ½\nReason: a fraction in one character",
+    "Score: ²\nReason: a digit that is no number",
+    "Score: 0.5 to 0.9\nReason: a range",
+    "Score: 0.5\r\nReason: line ends\r\n\r\nRegion ID: 2\r\nScore: 0.1",
+    "<think>It might be 0.9, Score: 0.9",
+    "Score: 0.3\nReason: {regions} {prompt} %s {0} \\1 $x",
+    '{"score": 0.5, "reason": "cut o',
+    '{"score": null}',
+    '{"score": [0.5]}',
+    '{"score": {"value": 0.5}}',
+    "[" * 2000,
+    "{}",
+    "[]",
+    "null",
+    "[[1, 2], [3, 4, 5], [], null, {}]",
+    '[{"bbox_2d": [40, 30, 10, 10]}, {"bbox_2d": "10, 10"}, {"bbox_2d": [1e308, -1, "a", null]}, 7]',
+    '[{"bbox_2d": [NaN, Infinity, 1, 2]}]',
+    "\x00\x1b[31m\ufeff\ud83d\U0001f600 ￿ \u202e",
+    "Score: 0.1\n" * 500,
+    "-" * 5000 + "\n" + "*" * 5000,
+    "word " * 5000,
+)
+_NUMBERS = ("7.0", "7", "-3", "1.01", "-1.0001", "1e9", "1e400", "nan", "inf", "-inf", "100%", "8/10", "9" * 400)
+_PIECES = (
+    "---",
+    "\n\n",
+    "Score: ",
+    "Region ID: ",
+    "Reason: ",
+    "0.5",
+    "-",
+    ".",
+    "}",
+    "]",
+    '"',
+    "**",
+    "</think>",
+    "\x00",
+)
+
+
+def odd_answers(recorded: Sequence[str] = (), seed: int = 0, count: int = 150) -> list[str]:
+    """The fixed list, then `count` damaged copies of well-formed and recorded answers; the same for the same seed."""
+    dice = random.Random(seed)
+    bases = [*WELL_FORMED, *recorded]
+    return [*WELL_FORMED, *_ODD, *(_damaged(dice.choice(bases), dice) for _ in range(count))]
+
+
+def out_of_range(ids: Sequence[str], recorded: Sequence[str] = ()) -> list[str]:
+    """Answers in usual formats whose numbers lie outside [-1, 1] or are none; also for these region ids."""
+    texts = []
+    for number in _NUMBERS:
+        texts += [
+            number,
+            f"Score: {number}\nReason: very good",
+            f'{{"score": {number}, "reason": "very good"}}',
+            "\n---\n".join(f"Region ID: {id}\nIdentified Object: a cup\nScore: {number}\nReason: good" for id in ids),
+        ]
+        texts += [_replaced(answer, number) for answer in recorded[:20]]
+    return texts
+
+
+def _replaced(text: str, number: str) -> str:
+    """With another number in place of every decimal one."""
+    words = text.split(" ")
+    return " ".join(
+        number if word.strip("-+\n.").replace(".", "", 1).isdigit() and "." in word else word for word in words
+    )
+
+
+def _damaged(text: str, dice: random.Random) -> str:
+    for _ in range(dice.randint(1, 4)):
+        at, end = sorted((dice.randint(0, len(text)), dice.randint(0, len(text))))
+        lines = text.split("\n")
+        dice.shuffle(lines)
+        text = dice.choice(
+            (
+                text[:at],
+                text[at:],
+                text[:at] + text[end:],
+                text[:end] + text[at:],
+                text[:at] + dice.choice(_PIECES) + text[at:],
+                text[:at] + dice.choice(_NUMBERS) + text[at:],
+                text[:at] + chr(dice.choice((9, 13, 34, 92, 160, 8217, 8722, 65306, 119808))) + text[at:],
+                "\n".join(lines),
+                text.replace("\n", dice.choice(("\r\n", " ", "\n\n", ""))),
+                text.upper(),
+            )
+        )
+    return text
