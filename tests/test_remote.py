@@ -12,12 +12,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import (
+    Act,
+    Handler,
+    Server,
+    drop,
+    echo,
+    endless,
+    saying,
+    silent,
+    trickle_body,
+    trickle_headers,
+    trickle_until_closed,
+    with_body,
+    with_status,
+)
 from PIL import Image
 
 from srum_core.errors import AnswerError, ConfigError, RecordError
@@ -28,86 +42,6 @@ from srum_judges.options import RemoteOptions
 from srum_judges.remote import REASON_FIRST, Remote
 
 KEY = "sk-do-not-tell-1234"
-Act = Callable[["Handler"], None]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Notes what is asked, and then does what the test says."""
-
-    server: Server
-    protocol_version = "HTTP/1.1"
-    body: Any = None
-
-    def do_POST(self) -> None:
-        self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.take(self)
-
-    def do_GET(self) -> None:
-        self.server.take(self)
-
-    def reply(self, status: int, body: bytes | str, length: int | None = None, **headers: str) -> None:
-        data = body.encode() if isinstance(body, str) else body
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(data) if length is None else length))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def say(self, text: Any, finish: str = "stop", **more: Any) -> None:
-        message = {"role": "assistant", "content": text, **more}
-        self.reply(200, json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": finish}]}))
-
-    def asked(self) -> str:
-        """The text of the question."""
-        text: str = self.body["messages"][0]["content"][1]["text"]
-        return text
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    """`act(handler)` answers; `acts` holds what to do first, one for each request."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.act: Act = echo
-        self.acts: list[Act] = []
-        self.taken: list[Handler] = []
-        self.closing = threading.Event()
-        self.in_flight = self.most = 0
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    @property
-    def asked(self) -> list[str]:
-        return [handler.asked() for handler in self.taken if handler.body]
-
-    def take(self, handler: Handler) -> None:
-        with self.lock:
-            self.taken.append(handler)
-            self.in_flight += 1
-            self.most = max(self.most, self.in_flight)
-            act = self.acts.pop(0) if self.acts else self.act
-        try:
-            act(handler)
-        finally:
-            with self.lock:
-                self.in_flight -= 1
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # clients that hang up are what this file is about
-
-
-def echo(handler: Handler) -> None:
-    handler.say(f"answer to {handler.asked()}")
 
 
 @pytest.fixture
@@ -349,7 +283,7 @@ def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, picture: 
             handler.reply(400, "no")
         else:
             waiting.release()
-            server.closing.wait()
+            server.closing.wait(10)
 
     server.act = first_fails
     with pytest.raises(AnswerError, match="said 400"):
@@ -365,9 +299,9 @@ def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, pictu
             while len(cached(tmp_path)) < 2:
                 time.sleep(0.005)
             os.kill(os.getpid(), signal.SIGINT)
-            server.closing.wait()
+            server.closing.wait(10)
         else:
-            server.closing.wait()
+            server.closing.wait(10)
 
     server.act = interrupt
     with pytest.raises(KeyboardInterrupt):
@@ -377,60 +311,6 @@ def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, pictu
 
 
 # ---- what a person sees ----------------------------------------------------------------------------------------------
-
-
-def trickle_body(handler: Handler) -> None:
-    """A byte now and then: no read ever waits long, and the reply never ends."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "100000")
-    handler.end_headers()
-    while not handler.server.closing.wait(0.02):
-        handler.wfile.write(b" ")
-
-
-def trickle_until_closed(handler: Handler) -> None:
-    """The same without a length: the end of the connection counts as the end of the reply."""
-    handler.send_response(200)
-    handler.send_header("Connection", "close")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices": [{"message": {"content": "x"}}]}')
-    while not handler.server.closing.wait(0.02):
-        handler.wfile.write(b" ")
-
-
-def trickle_headers(handler: Handler) -> None:
-    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-    while not handler.server.closing.wait(0.02):
-        handler.wfile.write(b"x")
-
-
-def endless(handler: Handler) -> None:
-    handler.send_response(200)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    while not handler.server.closing.is_set():
-        handler.wfile.write(b"1000\r\n" + b" " * 4096 + b"\r\n")
-
-
-def drop(handler: Handler) -> None:
-    handler.close_connection = True
-    handler.connection.close()
-
-
-def with_status(status: int, body: str = "", **headers: str) -> Act:
-    return lambda handler: handler.reply(status, body, **headers)
-
-
-def with_body(body: str | bytes, **headers: str) -> Act:
-    return lambda handler: handler.reply(200, body, **headers)
-
-
-def saying(text: Any, finish: str = "stop", **more: Any) -> Act:
-    return lambda handler: handler.say(text, finish, **more)
-
-
-def silent(handler: Handler) -> None:
-    handler.server.closing.wait()
 
 
 ECHOES_KEY = f"Incorrect API key provided: {KEY}.\r\n\x1b[31m"
