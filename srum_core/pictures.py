@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from srum_core.records import Box
 
-def open_rgb(path: Path) -> Image:
-    """The picture in RGB; transparency is shown on white."""
+
+def open_rgb(path: Path, crop: Box | None = None) -> Image:
+    """The picture in RGB, or the part of it that `crop` names, at least a pixel; transparency is shown on white."""
+    whole = _open_rgb(path)
+    if crop is None:
+        return whole
+    left, top = int(crop[0] * whole.width), int(crop[1] * whole.height)
+    right, bottom = round(crop[2] * whole.width), round(crop[3] * whole.height)
+    return whole.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
+
+
+def _open_rgb(path: Path) -> Image:
     from PIL import Image
 
     with Image.open(path) as image:
