@@ -16,11 +16,12 @@ SHELVES = ("adapters", "judges", "losses", "benchmarks")
 PLUGINS = {
     path.name: path for shelf in SHELVES for path in (ROOT / shelf).iterdir() if (path / "__init__.py").is_file()
 }
-HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy"}
+HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy", "datasets"}
 LIGHT_CORE = [
     *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
-    *("settings_toml", "config", "store", "prompts", "run", "cli", "errors", "progress", "boxes"),
+    *("settings_toml", "config", "store", "prompts", "run", "cli", "errors", "progress", "boxes", "hearing"),
 ]
+LIGHT_FOLDERS = ("commands", "interchange")
 
 
 def imports(path: Path, run_time: bool = False) -> Iterator[tuple[str, str]]:
@@ -60,6 +61,7 @@ def test_a_plugin_imports_the_core_and_no_other_plugin(name: str) -> None:
 
 def light_files() -> list[Path]:
     core = [ROOT / "srum_core" / f"{name}.py" for name in LIGHT_CORE]
+    core += [path for folder in LIGHT_FOLDERS for path in files(ROOT / "srum_core" / folder)]
     return [*core, *(path / "__init__.py" for path in PLUGINS.values()), *files(PLUGINS["srum_judges"])]
 
 
@@ -70,7 +72,10 @@ def test_light_modules_import_nothing_heavy(path: Path) -> None:
 
 def test_importing_every_light_module_leaves_torch_out() -> None:
     names = [f"srum_core.{name}" for name in LIGHT_CORE if name != "__init__"] + sorted(PLUGINS)
-    code = f"import sys\nfor name in {names}: __import__(name)\nprint(sorted({HEAVY} & sys.modules.keys()))"
+    inner = [path for folder in LIGHT_FOLDERS for path in files(ROOT / "srum_core" / folder)]
+    names += [f"srum_core.{path.parent.name}.{path.stem}" for path in inner if path.stem != "__init__"]
+    loading = f"import sys\nfrom importlib import import_module\nfor name in {names}: import_module(name)\n"
+    code = f"{loading}print(sorted({HEAVY} & sys.modules.keys()))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
 

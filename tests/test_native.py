@@ -129,6 +129,11 @@ def test_what_is_asked_again(answer: str, why: str) -> None:
     assert why in reason
 
 
+def test_a_box_without_width_or_height_is_dropped_even_if_no_box_is_too_small() -> None:
+    for flat in ([10, 10, 10, 90], [10, 10, 90, 10], [250, 10, 300, 90], [10, 200, 90, 300]):
+        assert found(f'[{{"box": {flat}}}, {CAT}]', min_area=0.0) == BOTH[:1]
+
+
 def test_small_boxes_near_duplicates_and_too_many_boxes_are_dropped() -> None:
     near = '{"bbox_2d": [20, 10, 100, 49], "label": "cat again"}'
     small = '{"bbox_2d": [0, 0, 10, 10], "label": "mouse"}'

@@ -194,14 +194,15 @@ def test_a_picture_in_which_nothing_is_found_has_no_region(saved: Path, tmp_path
 
 
 def test_transparency_is_seen_as_white(saved: Path, tmp_path: Path) -> None:
-    sam = Sam(SamOptions(str(saved), "cpu", **PERMISSIVE))
+    sam = Sam(SamOptions(str(saved), "cpu", masks=True, **PERMISSIVE))
     on_white = picture(tmp_path)
     expected = sam.regions(on_white, ())
-    image = Image.open(on_white.image).convert("RGBA")
-    pixels = np.array(image)
+    pixels = np.array(Image.open(on_white.image).convert("RGBA"))
     pixels[(pixels == 255).all(axis=-1)] = (0, 0, 0, 0)
     Image.fromarray(pixels).save(on_white.image)
     assert sam.regions(on_white, ()) == expected
+    Image.fromarray(pixels[..., :3]).save(on_white.image)
+    assert sam.regions(on_white, ()) != expected  # so the background does matter
 
 
 def test_it_asks_nothing_and_loads_nothing_before_the_first_picture(saved: Path, tmp_path: Path) -> None:
