@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, add_help=False)
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = parser.parse_args(given[:1]).command
+    sys.path.insert(0, str(Path.cwd()))  # as in `_train`
     command = import_module(f"srum_core.commands.{name.replace('-', '_')}")
     own = argparse.ArgumentParser(
         prog=f"srum {name}", description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -112,7 +112,7 @@ class Run:
         for k in sorted((k for k in there if k is not None and k >= round), reverse=True):
             keep = _BEFORE[stage] if k == round else set[str]()
             for path in self.round_folder(k).iterdir():
-                if path.name not in keep:
+                if path.name.partition(".before-")[0] not in keep:  # `srum reread` keeps judgements.before-1, …
                     _delete(path)
 
     def _rounds_there(self) -> list[int | None]:

@@ -36,7 +36,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def to_json(value: Any) -> str:
@@ -237,7 +237,7 @@ def _append(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     if fresh:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def _parse(path: Path, number: int, line: bytes) -> Any:
@@ -280,7 +280,7 @@ def _whole(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
