@@ -1,0 +1,68 @@
+"""The whole examination, check after check; one that breaks down is a finding, and the others go on."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import frozen
+
+from srum_core.doctor import answering, convention, cost, drawing, geometry, patient
+from srum_core.doctor.findings import Cost, Finding
+from srum_core.doctor.patient import Patient
+from srum_core.errors import SrumError
+from srum_core.protocols import UnifiedModel
+from srum_core.run import Run
+
+Tell = Callable[[Finding], None]
+
+
+@frozen
+class Examination:
+    findings: list[Finding]
+    costs: list[Cost]
+    estimate: str = ""
+
+
+def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tell: Tell) -> Examination:
+    """Every check of a model. `folder` holds the pictures it draws, `given` those to use instead; `tell` hears each
+    finding at once. Raises what making the pictures does."""
+    take = patient.with_own_pictures if given is None else patient.with_given_pictures
+    examined = take(run, model, folder if given is None else given)
+    findings: list[Finding] = []
+    costs: list[Cost] = []
+
+    def note(found: list[Finding]) -> None:
+        for finding in found:
+            findings.append(finding)
+            tell(finding)
+
+    checks: dict[str, Callable[[Patient], list[Finding]]] = {
+        "sign and time": convention.check,
+        "latents": geometry.check,
+        "drawing": drawing.check,
+        "answers": answering.check,
+    }
+    for name, check in checks.items():
+        note(guarded(name, lambda check=check: check(examined)))  # type: ignore[misc]
+
+    def measure() -> list[Finding]:
+        taken, found = cost.measure(examined)
+        costs.extend(taken)
+        return found
+
+    note(guarded("speed", measure))
+    return Examination(findings, costs, cost.estimate(examined, costs) if costs else "")
+
+
+def guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a check finds. An adapter's exception is a finding too; its traceback goes to stderr."""
+    try:
+        return check()
+    except SrumError as error:
+        return [Finding(name, "wrong", str(error))]
+    except Exception as error:
+        traceback.print_exc()
+        told = f"The check broke down with {type(error).__name__}: {error} (the traceback is above)."
+        return [Finding(name, "wrong", told)]

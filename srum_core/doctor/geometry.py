@@ -1,0 +1,122 @@
+"""Latents as a grid: rows go down, columns go right, and a corner of the picture is a corner of the grid."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from srum_core.doctor.findings import Finding
+from srum_core.doctor.patient import Patient
+from srum_core.errors import SrumError
+
+SHAPE, PLACE, REPEAT = "shape of latents", "place in latents", "encode again"
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+LOCAL = 0.5
+"""Share of a corner's effect that must lie in one quarter of the grid to say where the corner went."""
+
+WHERE = {
+    ("top left", "top right"): "",
+    ("top left", "bottom left"): "Rows and columns are swapped: encode must give (rows, columns, channels), (h, w, c).",
+    ("bottom left", "bottom right"): "The rows are flipped: row 0 must be the top of the picture.",
+    ("top right", "top left"): "The columns are flipped: column 0 must be the left of the picture.",
+    ("bottom right", "bottom left"): "The grid is turned by half: row 0 must be the top, column 0 the left.",
+    ("bottom right", "top right"): "Rows and columns are swapped, and both are flipped.",
+    ("top right", "bottom right"): "The grid is turned clockwise by a quarter.",
+    ("bottom left", "top left"): "The grid is turned anticlockwise by a quarter.",
+}
+"""By the quarters of the grid in which the picture's top left and top right corners are found."""
+
+
+def check(patient: Patient) -> list[Finding]:
+    return [_shape(patient), _place(patient), _repeat(patient)]
+
+
+def _shape(patient: Patient) -> Finding:
+    """Landscape and portrait parts of a picture."""
+    picture = patient.pictures[0]
+    side = min(picture.size)
+    half = max(1, side // 2)
+    parts = [picture.crop((0, 0, side, half)), picture.crop((0, 0, half, side))]
+    try:
+        landscape, portrait = (tuple(patient.encode([part])[0].shape[:2]) for part in parts)
+    except (SrumError, RuntimeError, ValueError) as error:
+        text = f"Only pictures of the drawn shape can be encoded, so that rows and columns cannot be told: {error}"
+        return Finding(SHAPE, "undecided", text)
+    seen = f"A {_size(parts[0])} picture becomes {_grid(landscape)}, a {_size(parts[1])} one {_grid(portrait)}"
+    if landscape[0] < landscape[1] and portrait[0] > portrait[1]:
+        return Finding(SHAPE, "fine", f"{seen}.")
+    if landscape[0] > landscape[1] and portrait[0] < portrait[1]:
+        mend = "rows must follow the height, columns the width: encode gives (columns, rows, channels)."
+        return Finding(SHAPE, "wrong", f"{seen}: {mend}")
+    told = "the adapter brings pictures to shapes of its own, so that rows and columns cannot be told by them."
+    return Finding(SHAPE, "undecided", f"{seen}: {told}")
+
+
+def _place(patient: Patient) -> Finding:
+    """Change one corner of a picture, and look where the grid changes."""
+    picture = patient.pictures[0]
+    plain = patient.encode([picture])[0]
+    if min(plain.shape[:2]) < 2:
+        return Finding(PLACE, "undecided", f"A grid of {_grid(tuple(plain.shape[:2]))} has no corners to compare.")
+    found, shares = [], []
+    for corner in CORNERS[:2]:
+        quarters = _quarters((patient.encode([_changed(picture, corner)])[0] - plain).square().sum(dim=-1))
+        if float(quarters.sum()) == 0:
+            return Finding(PLACE, "wrong", f"Changing the {corner} corner of a picture changes nothing in its latent.")
+        found.append(CORNERS[int(quarters.argmax())])
+        shares.append(float(quarters.max() / quarters.sum()))
+    seen = f"{shares[0]:.0%} and {shares[1]:.0%} of what the top corners change lies in one quarter of the grid each"
+    where = (found[0], found[1])
+    if min(shares) < LOCAL or where not in WHERE:
+        told = "the latent is not local, or its cells are in disorder. A reward for a region will reach beyond it."
+        return Finding(PLACE, "undecided", f"Only {seen}: {told}")
+    if WHERE[where]:
+        proof = f"(The top left corner is found {found[0]}, the top right one {found[1]}.)"
+        return Finding(PLACE, "wrong", f"{WHERE[where]} {proof}")
+    return Finding(PLACE, "fine", f"{seen[0].upper()}{seen[1:]}, where they should be.")
+
+
+def _repeat(patient: Patient) -> Finding:
+    """The same picture again, and beside another."""
+    first, other = patient.pictures[:2] if len(patient.pictures) > 1 else patient.pictures * 2
+    one = patient.encode([first])[0]
+    for words, latent, mend in (
+        ("again", patient.encode([first])[0], "it must be repeatable: use the mean, or seed the sample by the picture"),
+        ("beside another", patient.encode([first, other])[0], "no picture may see its neighbours or their padding"),
+    ):
+        if latent.shape != one.shape:
+            shapes = f"{tuple(one.shape)} and {tuple(latent.shape)}"
+            return Finding(REPEAT, "wrong", f"A picture encoded {words} has another shape: {shapes}.")
+        off = float((latent - one).norm() / one.norm().clamp(min=1e-12))
+        if not off < 0.02:
+            return Finding(REPEAT, "wrong", f"A picture encoded {words} gives a latent that is {off:.0%} off: {mend}.")
+    return Finding(REPEAT, "fine", "The same picture gives the same latent, alone or beside another.")
+
+
+def _changed(picture: Image.Image, corner: str) -> Image.Image:
+    """With the colours of a corner (a quarter of each side) inverted."""
+    width, height = picture.size
+    w, h = max(1, width // 4), max(1, height // 4)
+    left, top = (0 if "left" in corner else width - w), (0 if "top" in corner else height - h)
+    changed = picture.copy()
+    changed.paste(ImageOps.invert(picture.crop((left, top, left + w, top + h))), (left, top))
+    return changed
+
+
+def _quarters(change: Tensor) -> Tensor:
+    """Sums over the quarters of a grid (rows, columns), in the order of `CORNERS`, without a middle row or column."""
+    rows, columns = change.shape[0] // 2, change.shape[1] // 2
+    return torch.stack([part.sum() for half in (change[:rows], change[-rows:]) for part in _halves(half, columns)])
+
+
+def _halves(part: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    return part[:, :columns], part[:, -columns:]
+
+
+def _size(picture: Image.Image) -> str:
+    return f"{picture.width}x{picture.height}"
+
+
+def _grid(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} rows and {shape[1]} columns"

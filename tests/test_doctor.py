@@ -1,0 +1,411 @@
+"""`srum doctor`: silent about the bundled model, and the right sentence for each way to break it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from srum_bagel.model import Bagel
+from srum_bagel.options import Drawing, Options
+from srum_core import config, plugins
+from srum_core.cli import main
+from srum_core.doctor import answering, convention, cost, drawing, geometry
+from srum_core.doctor.examine import examine
+from srum_core.doctor.findings import Finding
+from srum_core.doctor.patient import Patient, text_in_name, with_given_pictures, with_own_pictures
+from srum_core.errors import ConfigError
+from srum_core.records import Question, Sample
+from srum_core.run import Run
+
+HERE = Path(__file__).parent
+GOLDEN = [
+    f"adapter.checkpoint={HERE / 'golden' / 'bagel' / 'checkpoint'}",
+    "adapter.size=[64,64]",
+    "adapter.drawing_sides=[64,64]",
+    "adapter.vision_sides=[56,56]",
+    "adapter.drawing.steps=3",
+]
+QUICK = ["adapter.drawing.steps=8", "generate.batch=2", "judge.batch=2"]
+
+
+class Wrapped(nn.Module):
+    """A denoiser whose time, latents or velocity are tampered with."""
+
+    def __init__(self, inner: nn.Module, said: Callable[..., Any], time: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.said, self.time = inner, said, time
+
+    def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Any) -> list[Tensor]:
+        said = self.inner(noisy, self.time(time), condition)
+        return [self.said(v, x, t) for v, x, t in zip(said, noisy, time, strict=True)]
+
+
+class Broken:
+    """A model that does everything as the real one, except for what it is given here."""
+
+    def __init__(self, model: Bagel, **instead: Any) -> None:
+        self.__dict__.update(instead)
+        self.real = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["real"], name)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    registry = plugins.discover()
+    return Run(
+        tmp_path_factory.mktemp("doctor") / "run",
+        config.load_settings("bagel", ["shapes"], None, QUICK, registry),
+        registry,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(run: Run) -> Bagel:
+    made = run.model(0)
+    assert isinstance(made, Bagel)
+    return made
+
+
+@pytest.fixture(scope="module")
+def patient(run: Run, model: Bagel, tmp_path_factory: pytest.TempPathFactory) -> Patient:
+    return with_own_pictures(run, model, tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def check(patient: Patient) -> Iterator[Callable[..., dict[str, Finding]]]:
+    """Looks at the bundled model, with some of its members replaced."""
+
+    def look(checks: Callable[[Patient], list[Finding]], **instead: Any) -> dict[str, Finding]:
+        broken = Patient(patient.run, Broken(patient.model, **instead), patient.candidates, patient.texts, True)
+        return {finding.check: finding for finding in checks(broken)}
+
+    return look
+
+
+def wrong(findings: Mapping[str, Finding]) -> set[str]:
+    return {name for name, finding in findings.items() if finding.verdict == "wrong"}
+
+
+# ---- sign, time, scale -----------------------------------------------------------------------------------------------
+
+
+def same(velocity: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+    return velocity
+
+
+CONVENTIONS = {
+    "sign": (lambda v, x, t: -v, lambda t: t, "negate it in the adapter"),
+    "reversed time": (same, lambda t: 1 - t, "Time runs the wrong way round"),
+    "time in thousandths for a model in [0, 1]": (same, lambda t: 1000 * t, "hand it t as it comes"),
+    "time in [0, 1] for a model in thousandths": (same, lambda t: t / 1000, "hand it 1000 * t"),
+    "reversed time in thousandths": (same, lambda t: 1 - t / 1000, "hand it 1000 * (1 - t)"),
+    "noise": (lambda v, x, t: x + (1 - t) * v, lambda t: t, "return (noise - noisy) / (1 - t)"),
+    "clean": (lambda v, x, t: x - t * v, lambda t: t, "return (noisy - clean) / t"),
+    "length": (lambda v, x, t: 20 * v, lambda t: t, "19 times as long"),
+}
+
+
+def test_the_bundled_models_convention_is_fine(check: Callable[..., dict[str, Finding]]) -> None:
+    found = check(convention.check)
+    assert {finding.verdict for finding in found.values()} == {"fine"}
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_another_convention_is_named(name: str, check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
+    said, time, mend = CONVENTIONS[name]
+    found = check(convention.check, denoiser=Wrapped(model.denoiser, said, time))
+    assert wrong(found) == {convention.SIGN}
+    assert mend in found[convention.SIGN].text
+
+
+def test_two_mistakes_are_told_together(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
+    both = Wrapped(model.denoiser, lambda v, x, t: -v, lambda t: 1 - t)
+    text = check(convention.check, denoiser=both)[convention.SIGN].text
+    assert "negate it" in text
+    assert "Time runs the wrong way round" in text
+
+
+def test_a_missing_scale_is_told_and_the_sign_is_not_blamed(
+    check: Callable[..., dict[str, Finding]], model: Bagel
+) -> None:
+    found = check(convention.check, encode=lambda images: [x / 0.3611 + 0.1159 for x in model.encode(images)])
+    assert wrong(found) == {convention.SCALE}
+    assert "is the autoencoder's scale (and shift) applied" in found[convention.SCALE].text
+    assert "a standard deviation of 2.8" in found[convention.SCALE].text
+
+
+def test_latents_and_velocities_that_are_no_numbers_are_told(
+    check: Callable[..., dict[str, Finding]], model: Bagel
+) -> None:
+    found = check(convention.check, encode=lambda images: [x / 0 for x in model.encode(images)])
+    assert "no finite numbers" in found[convention.SCALE].text
+    found = check(convention.check, denoiser=Wrapped(model.denoiser, lambda v, x, t: v * float("nan"), lambda t: t))
+    assert "not finite" in found[convention.SIGN].text
+
+
+def test_untrained_weights_cannot_tell(patient: Patient, run: Run) -> None:
+    settings = config.load_settings("bagel", ["shapes"], None, GOLDEN, run.registry)
+    random = Run(run.folder, settings, run.registry)
+    examined = Patient(random, random.model(0), patient.candidates, patient.texts, True)
+    found = {finding.check: finding for finding in convention.check(examined)}
+    assert {finding.verdict for finding in found.values()} == {"undecided"}
+    assert "untrained weights?" in found[convention.SIGN].text
+    assert examined.trained is False
+
+
+# ---- latents ---------------------------------------------------------------------------------------------------------
+
+TURNS = {
+    "transposed": (lambda x: x.transpose(0, 1), {geometry.SHAPE, geometry.PLACE}, "Rows and columns are swapped"),
+    "rows flipped": (lambda x: x.flip(0), {geometry.PLACE}, "The rows are flipped"),
+    "columns flipped": (lambda x: x.flip(1), {geometry.PLACE}, "The columns are flipped"),
+    "turned by half": (lambda x: x.flip(0, 1), {geometry.PLACE}, "turned by half"),
+    "clockwise": (lambda x: x.rot90(-1), {geometry.SHAPE, geometry.PLACE}, "turned clockwise"),
+    "anticlockwise": (lambda x: x.rot90(1), {geometry.SHAPE, geometry.PLACE}, "turned anticlockwise"),
+}
+
+
+def test_the_bundled_models_latents_are_in_place(check: Callable[..., dict[str, Finding]]) -> None:
+    assert {finding.verdict for finding in check(geometry.check).values()} == {"fine"}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_a_turned_grid_is_named(name: str, check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
+    turn, expected, sentence = TURNS[name]
+    found = check(geometry.check, encode=lambda images: [turn(x) for x in model.encode(images)])
+    assert wrong(found) == expected
+    assert sentence in found[geometry.PLACE].text
+
+
+def test_a_latent_that_is_not_local_is_undecided(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
+    def shuffled(images: Sequence[Image.Image]) -> list[Tensor]:
+        return [x.mean(dim=(0, 1), keepdim=True).expand(x.shape) for x in model.encode(images)]
+
+    found = check(geometry.check, encode=shuffled)[geometry.PLACE]
+    assert found.verdict == "undecided"
+    assert "not local" in found.text
+
+
+def test_a_model_for_squares_only_is_undecided(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
+    squares = check(geometry.check, encode=lambda images: model.encode([i.resize((32, 32)) for i in images]))
+    assert squares[geometry.SHAPE].verdict == "undecided"
+
+    def refuses(images: Sequence[Image.Image]) -> list[Tensor]:
+        if any(image.width != image.height for image in images):
+            raise ValueError("squares only")
+        return model.encode(images)
+
+    assert "squares only" in check(geometry.check, encode=refuses)[geometry.SHAPE].text
+
+
+def test_an_encoder_that_is_random_or_sees_neighbours_is_told(
+    check: Callable[..., dict[str, Finding]], model: Bagel
+) -> None:
+    noisy = check(geometry.check, encode=lambda images: [x + torch.randn_like(x) / 9 for x in model.encode(images)])
+    assert "must be repeatable" in noisy[geometry.REPEAT].text
+
+    def leaking(images: Sequence[Image.Image]) -> list[Tensor]:
+        latents = torch.stack(model.encode(images))
+        return list(latents - latents.mean(dim=0, keepdim=True) / 9)
+
+    assert "no picture may see its neighbours" in check(geometry.check, encode=leaking)[geometry.REPEAT].text
+
+
+# ---- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_models_drawing_is_fine(check: Callable[..., dict[str, Finding]]) -> None:
+    assert {finding.verdict for finding in check(drawing.check).values()} == {"fine"}
+
+
+def test_seeds_that_leak_or_do_nothing_are_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
+    def unseeded(prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        return model.generate(prompts, [int(torch.randint(2**31, ())) for _ in seeds])
+
+    def by_place(prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        return model.generate(prompts, [seed + place for place, seed in enumerate(seeds)])
+
+    for broken in (unseeded, by_place):
+        found = check(drawing.check, generate=broken)[drawing.SEEDS]
+        assert found.verdict == "wrong"
+        assert "torch.Generator of the picture's own" in found.text
+    deaf = check(drawing.check, generate=lambda prompts, seeds: model.generate(prompts, [7] * len(seeds)))
+    assert "Two seeds give the same picture" in deaf[drawing.SEEDS].text
+
+
+def test_words_that_do_nothing_are_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
+    found = check(drawing.check, generate=lambda prompts, seeds: model.generate(["x"] * len(prompts), seeds))
+    assert "does generate use its prompts?" in found[drawing.WORDS].text
+    found = check(drawing.check, condition=lambda texts: model.condition([None] * len(texts)))
+    assert "does the denoiser use its condition?" in found[drawing.WORDS].text
+
+
+def test_a_denoiser_that_sees_neighbours_is_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
+    class Leaking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model.denoiser
+
+        def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Any) -> list[Tensor]:
+            said = self.inner(noisy, time, condition)
+            return [v + 0.1 * sum(other[0, 0] for other in said) for v in said]
+
+    found = check(drawing.check, denoiser=Leaking())
+    assert wrong(found) == {drawing.NEIGHBOURS}
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_models_answers_are_read(check: Callable[..., dict[str, Finding]]) -> None:
+    assert {finding.verdict for finding in check(answering.check).values()} == {"fine"}
+
+
+def test_answers_that_are_empty_or_unreadable_are_told(check: Callable[..., dict[str, Finding]]) -> None:
+    empty = check(answering.check, answer=lambda questions: [""] * len(questions))
+    assert wrong(empty) == {answering.ANSWERS, answering.JUDGES}
+    assert "gets an empty answer" in empty[answering.ANSWERS].text
+    chatty = check(answering.check, answer=lambda questions: ["I like it."] * len(questions))
+    assert wrong(chatty) == {answering.JUDGES}
+    assert '0 of 2 answers can be read by local-regions; an unreadable one was "I like it."' in (
+        chatty[answering.JUDGES].text
+    )
+
+
+def test_with_another_answerer_unreadable_answers_need_not_matter(run: Run, patient: Patient) -> None:
+    settings = config.load_settings("bagel", ["shapes"], None, ["answerer=scripted"], run.registry)
+    silent: Any = Broken(patient.model, answer=lambda questions: ["I like it."] * len(questions))
+    other = Patient(Run(run.folder, settings, run.registry), silent, patient.candidates, patient.texts, True)
+    assert {finding.verdict for finding in answering.check(other) if finding.check == answering.JUDGES} == {"undecided"}
+
+
+# ---- everything ------------------------------------------------------------------------------------------------------
+
+
+def told(run: Run, model: Any, tmp_path: Path) -> tuple[dict[str, Finding], Any]:
+    heard: list[Finding] = []
+    found = examine(run, model, tmp_path, None, heard.append)
+    assert heard == found.findings
+    return {finding.check: finding for finding in found.findings}, found
+
+
+def test_every_operation_is_measured_and_a_round_estimated(run: Run, model: Bagel, tmp_path: Path) -> None:
+    copy = Broken(model, denoiser=deepcopy(model.denoiser))  # training prepares it
+    found, everything = told(run, copy, tmp_path)
+    assert not wrong(found)
+    assert [each.operation for each in everything.costs] == ["generate", "encode", "answer", "denoiser", cost.TRAINING]
+    assert all(each.seconds > 0 and each.memory >= 0 for each in everything.costs)
+    assert "A round of these settings (768 pictures, 2 questions each, 1536 trained on)" in everything.estimate
+    assert "evaluate" in everything.estimate
+
+
+def test_a_parameter_without_gradient_is_told(run: Run, model: Bagel, patient: Patient) -> None:
+    broken: Any = Broken(model, denoiser=deepcopy(model.denoiser))
+    broken.denoiser.latent_pos_embed.register_parameter("unused", nn.Parameter(torch.zeros(2)))
+    broken.recipe = model.recipe.__class__(model.recipe.blocks, (*model.recipe.full, ".*unused"), model.recipe.lora)
+    _, findings = cost.measure(Patient(run, broken, patient.candidates, patient.texts, True))
+    assert findings[0].verdict == "wrong"
+    assert "latent_pos_embed.unused" in findings[0].text
+
+
+def test_a_check_that_breaks_down_is_a_finding_and_the_others_go_on(
+    run: Run, model: Bagel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(questions: Sequence[Question]) -> list[str]:
+        raise KeyError("image_token")
+
+    found, _ = told(run, Broken(model, answer=fails, denoiser=deepcopy(model.denoiser)), tmp_path)
+    assert wrong(found) == {"answers", "speed"}
+    assert "KeyError: 'image_token'" in found["answers"].text
+    assert "in fails" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("instead", "sentence"),
+    [
+        ({"encode": lambda images: []}, "encoded 4 pictures as 0"),
+        ({"encode": lambda images: [torch.zeros(16, 64)] * len(images)}, "it should be (rows, columns, channels)"),
+        ({"denoiser": Wrapped(nn.Linear(1, 1), None, None)}, "TypeError"),  # type: ignore[arg-type]
+    ],
+)
+def test_results_of_the_wrong_form_are_told(
+    run: Run, model: Bagel, tmp_path: Path, instead: dict[str, Any], sentence: str
+) -> None:
+    instead = {"denoiser": deepcopy(model.denoiser), **instead}
+    found, _ = told(run, Broken(model, **instead), tmp_path)
+    assert sentence in " ".join(finding.text for finding in found.values() if finding.verdict == "wrong")
+
+
+def test_pictures_may_be_given(run: Run, model: Bagel, patient: Patient, tmp_path: Path) -> None:
+    for name, picture in zip(("a-red-circle.png", "IMG_12.png"), patient.pictures, strict=False):
+        picture.save(tmp_path / name)
+    given = with_given_pictures(run, model, tmp_path)
+    assert given.texts == [None, "a red circle"]
+    assert {finding.verdict for finding in convention.check(given)} == {"fine"}
+    with pytest.raises(ConfigError, match="there is no picture"):
+        with_given_pictures(run, model, HERE / "golden")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a_red_cup.png", "a red cup"), ("a red-cup.jpg", "a red cup"), ("DSC_0001.png", None), ("cup.png", None)],
+)
+def test_a_prompt_may_be_a_files_name(name: str, text: str | None) -> None:
+    assert text_in_name(Path(name)) == text
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_model_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--adapter", "bagel", "--preset", "shapes", *QUICK]) == 0
+    said = capsys.readouterr().out
+    assert "The velocity explains 9" in said
+    assert "wrong" not in said
+    assert "undecided" not in said
+
+
+def test_random_weights_are_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--adapter", "bagel", "--preset", "shapes", *GOLDEN, *QUICK[1:]]) == 0
+    assert "undecided" in capsys.readouterr().out
+
+
+def negated() -> Any:
+    """An adapter to name on the command line."""
+    sides = (32, 32)
+    options = Options(
+        "bundled:shapes", dtype="float32", experts="generation", size=sides, drawing=Drawing(steps=8),
+        drawing_sides=sides, vision_sides=sides,
+    )  # fmt: skip
+    model = Bagel(options)
+    return Broken(model, denoiser=Wrapped(model.denoiser, lambda v, x, t: -v, lambda t: t))
+
+
+def test_something_wrong_is_the_exit_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(
+        'prompts = "shapes:train:4"\njudges = [{use = "global-layout", template = "short-layout", think = false}]\n'
+        "[train]\nmethod = 'full'\nmixed_precision = 'no'\n"
+    )
+    settings = ["--config", str(tmp_path / "settings.toml"), "generate.batch=2"]
+    assert main(["doctor", "--adapter", "test_doctor:negated", *settings]) == 1
+    said = capsys.readouterr().out
+    assert "wrong, sign and time: The velocity points from the noise to the picture" in said
+
+
+def test_settings_that_cannot_be_used_are_told_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor", "--adapter", "bagle"]) == 2
+    assert 'Did you mean "bagel"?' in capsys.readouterr().err
+    unmade = ["--adapter", "bagel", "--checkpoint", "nowhere", 'judges=[{use="global-layout", template="nowhere.txt"}]']
+    assert main(["doctor", *unmade]) == 2
+    assert "nowhere.txt" in capsys.readouterr().err
