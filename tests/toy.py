@@ -199,7 +199,7 @@ class ToyJudge:
     ) -> Sequence[Score | Unreadable]:
         found: list[Score | Unreadable] = []
         for index, (region, answer) in enumerate(zip([None, *[r.id for r in regions]], answers, strict=True)):
-            match = re.search(r"Score: (\S+)", answer)
+            match = re.search(r"Score: (-?(?:0(?:\.\d+)?|1(?:\.0+)?))(?!\S)", answer)
             if match:
                 found.append(Score(float(match[1]), region, judge="toy"))
             else:

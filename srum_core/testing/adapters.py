@@ -1,20 +1,253 @@
-"""What every adapter must keep to, whatever model is behind it."""
+"""What every adapter must keep to, whatever model is behind it: here drawing and looking, training beside it.
+
+Run it on a small model with random weights, loaded in float32. No output layer may be all zeros, or nothing matters.
+"""
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Sequence
+from pathlib import Path
 
+import pytest
+import torch
+from PIL import Image, ImageChops
+from torch import Tensor, nn
+
+from srum_core.flow import Recipe
 from srum_core.loading import check_instance
 from srum_core.protocols import UnifiedModel
-from srum_core.testing.checks import not_given
+from srum_core.records import BoxFormat, Question, Sample
+from srum_core.testing.adapter_training import TrainingConformance
+from srum_core.testing.checks import called
+from srum_core.testing.fixtures import sample_picture
 
 
-class AdapterConformance:
-    """Subclass it as `Test…` with a fixture `adapter`."""
+class AdapterConformance(TrainingConformance):
+    """Subclass it as `Test…` with a fixture `adapter`, which may be shared by the module: tests clean up."""
 
-    @pytest.fixture
-    def adapter(self) -> UnifiedModel:
-        not_given(self, "adapter", "the adapter to test")
+    pixel_tolerance: int = 2
+    """Largest difference, of 255 levels, between pictures that should be the same."""
+    questions: Sequence[str] = ("What is in the picture?", "Is there a cup?", "Which colours do you see?")
 
     def test_it_is_a_unified_model(self, adapter: UnifiedModel) -> None:
         check_instance(adapter, UnifiedModel, type(adapter).__name__)
+        assert isinstance(adapter.denoiser, nn.Module), f"`denoiser` is a {type(adapter.denoiser).__name__}, no Module."
+        assert isinstance(adapter.recipe, Recipe), f"`recipe` is a {type(adapter.recipe).__name__}, no Recipe."
+
+    # ---- encoding ---------------------------------------------------------------------------------------------------
+
+    def test_the_latent_has_the_orientation_of_the_picture(self, adapter: UnifiedModel) -> None:
+        assert len(set(self.sizes)) > 1 and any(w != h for w, h in self.sizes), (  # noqa: PT018
+            "`sizes` must hold several sizes, and at least one that is not square: square ones hide a transposed grid."
+        )
+        for width, height in self.sizes:
+            latent = encode(adapter, [sample_picture((width, height))])[0]
+            assert latent.ndim == 3, (
+                f"A latent has the shape {tuple(latent.shape)}; (rows, columns, channels) is needed."
+            )
+            rows, columns = latent.shape[:2]
+            follows = rows == columns if self.square_grid or width == height else (columns > rows) == (width > height)
+            assert follows and (self.square_grid or (rows == columns) == (width == height)), (  # noqa: PT018
+                f"A picture {width} wide and {height} high has a latent of {rows} rows and {columns} columns. Latents "
+                "are (rows, columns, channels): is the grid transposed, or every picture squeezed into a square? Where "
+                "the model itself works like that, set `square_grid = True`; if it rounds sizes, set other `sizes`."
+            )
+
+    def test_a_corner_of_the_picture_is_that_corner_of_the_grid(self, adapter: UnifiedModel) -> None:
+        for size in self.sizes:
+            if self.square_grid and size[0] != size[1]:
+                continue  # squeezed or cropped: corners move
+            picture = sample_picture(size, 1)
+            plain = encode(adapter, [picture])[0]
+            for corner in CORNERS:
+                changes = encode(adapter, [with_inverted_corner(picture, corner)])[0] - plain
+                felt = by_corner(changes)
+                strongest = max(felt, key=lambda name: felt[name])
+                assert felt[strongest] > 0, f"The latent does not change with the {corner} corner of the picture."
+                assert strongest == corner, (
+                    f"In a {size[0]}x{size[1]} picture, changing the {corner} corner changes the {strongest} corner of "
+                    "the grid most. Rows run from the top, columns from the left: look for a transposed grid, flipped "
+                    "rows, or a reshape that takes width for height. Otherwise rewards land in the wrong place."
+                )
+
+    def test_encoding_is_repeatable(self, adapter: UnifiedModel) -> None:
+        pictures = self.pictures()
+        for one, other in zip(encode(adapter, pictures), encode(adapter, pictures), strict=True):
+            assert torch.equal(one, other), (
+                "Encoding the same picture twice gave two latents: take the posterior's mean, or seed the sample from "
+                "the picture. Latents are kept on disk and training must be repeatable."
+            )
+
+    def test_encoding_is_independent_of_the_batch(self, adapter: UnifiedModel) -> None:
+        pictures = self.pictures()
+        for index, latent in enumerate(encode(adapter, pictures)):
+            alone = encode(adapter, [pictures[index]])[0]
+            assert alone.shape == latent.shape, (
+                f"A picture's latent is {tuple(alone.shape)} alone and {tuple(latent.shape)} in a batch."
+            )
+            self.same(
+                latent, alone, "A picture's latent depends on what else is in the batch. Padding is the usual cause."
+            )
+
+    def test_latents_are_finite_and_carry_no_gradient(self, adapter: UnifiedModel) -> None:
+        for latent in encode(adapter, self.pictures()):
+            assert latent.isfinite().all(), "A latent holds a value that is not finite."
+            assert not latent.requires_grad, "Latents must carry no gradient: decorate `encode` with @torch.no_grad()."
+
+    # ---- drawing ----------------------------------------------------------------------------------------------------
+
+    def test_drawing_gives_a_picture_per_prompt(self, adapter: UnifiedModel) -> None:
+        samples = draw(adapter, self.prompts, range(len(self.prompts)))
+        assert len(samples) == len(self.prompts), f"{len(samples)} pictures came back for {len(self.prompts)} prompts."
+        for sample in samples:
+            assert isinstance(sample, Sample), f"`generate` gave {type(sample).__name__}; Sample records are needed."
+            assert isinstance(sample.image, Image.Image), f"A Sample holds a {type(sample.image).__name__}, no picture."
+            assert isinstance(sample.thought, str), f"A Sample's thought is {sample.thought!r}; a string is needed."
+            called("What is drawn must be encodable", lambda image=sample.image: encode(adapter, [image]))  # type: ignore[misc]
+
+    def test_the_same_seed_gives_the_same_picture_in_any_batch(self, adapter: UnifiedModel) -> None:
+        prompts, seeds = list(self.prompts), list(range(len(self.prompts)))
+        together, turned = draw(adapter, prompts, seeds), draw(adapter, prompts[::-1], seeds[::-1])[::-1]
+        for index, (sample, other) in enumerate(zip(together, turned, strict=True)):
+            alone = draw(adapter, [prompts[index]], [seeds[index]])[0]
+            for where, again in (("in a batch of another order", other), ("alone", alone)):
+                gap = pixel_gap(sample.image, again.image)
+                assert gap <= self.pixel_tolerance and sample.thought == again.thought, (  # noqa: PT018
+                    f"Prompt {index} with seed {seeds[index]} is another picture {where} (pixels differ by up to {gap} "
+                    "of 255). Draw each picture's noise from a generator of its own, on the CPU, seeded with its seed; "
+                    "and look for padding that is attended to."
+                )
+
+    def test_another_seed_gives_another_picture(self, adapter: UnifiedModel) -> None:
+        one, other = draw(adapter, [self.prompts[0]] * 2, [0, 1])
+        assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same picture: `generate` ignores its seeds."
+
+    def test_other_words_give_another_picture(self, adapter: UnifiedModel) -> None:
+        one, other = draw(adapter, self.prompts[:2], [0, 0])
+        assert pixel_gap(one.image, other.image) > 0, (
+            "Two prompts gave the same picture: `generate` ignores its prompts."
+        )
+
+    @pytest.mark.parametrize("training", [False, True], ids=["frozen in eval mode", "trainable in train mode"])
+    def test_drawing_and_answering_leave_the_denoiser_alone(
+        self, adapter: UnifiedModel, tmp_path: Path, training: bool
+    ) -> None:
+        denoiser = adapter.denoiser
+        modes = {name: module.training for name, module in denoiser.named_modules()}
+        needs = {name: parameter.requires_grad for name, parameter in denoiser.named_parameters()}
+        weights = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
+        try:
+            denoiser.train(training).requires_grad_(training)
+            draw(adapter, self.prompts[:1], [0])
+            answer(adapter, self.asked(tmp_path)[:1])
+            encode(adapter, self.pictures()[:1])
+            flags = {module.training for module in denoiser.modules()}
+            grads = {parameter.requires_grad for parameter in denoiser.parameters()}
+            assert torch.is_grad_enabled(), (
+                "Gradients are off after drawing and answering: use torch.no_grad() around it."
+            )
+        finally:
+            torch.set_grad_enabled(True)
+            for name, module in denoiser.named_modules():
+                module.training = modes[name]
+            for name, parameter in denoiser.named_parameters():
+                parameter.requires_grad_(needs[name])
+        assert flags == {training}, (
+            f"Drawing or answering left the denoiser in {'eval' if training else 'train'} mode, it was in the other: "
+            "put `module.training` back as it was."
+        )
+        assert grads == {training}, "Drawing or answering changed which parameters require a gradient."
+        changed = [name for name, tensor in denoiser.state_dict().items() if not torch.equal(tensor, weights[name])]
+        assert not changed, f"Drawing or answering changed the denoiser's weights ({', '.join(changed[:3])})."
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    def test_answering_gives_a_text_per_question(self, adapter: UnifiedModel, tmp_path: Path) -> None:
+        asked = self.asked(tmp_path)
+        part = Question(asked[0].image, self.questions[0], (0.25, 0.25, 0.75, 1.0), max_new_tokens=4)
+        aloud = Question(asked[0].image, self.questions[0], max_new_tokens=4, think=True)
+        answers = answer(adapter, [*asked, part, aloud])
+        assert len(answers) == len(asked) + 2, f"{len(answers)} answers came back for {len(asked) + 2} questions."
+        assert all(isinstance(each, str) for each in answers), f"Answers must be strings, not {answers}."
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampled"])
+    def test_answers_are_repeatable_and_independent_of_the_batch(
+        self, adapter: UnifiedModel, tmp_path: Path, temperature: float
+    ) -> None:
+        asked = self.asked(tmp_path, temperature)
+        together, turned = answer(adapter, asked), answer(adapter, asked[::-1])[::-1]
+        alone = [answer(adapter, [question])[0] for question in asked]
+        for where, others in (("asked in another order", turned), ("asked alone", alone)):
+            assert list(together) == list(others), (
+                f"Questions were answered {list(together)}, but {where} {list(others)}. Answers come in the order of "
+                "the questions, greedy at temperature 0 and else sampled from a generator seeded for each question; "
+                "padding must not be attended to."
+            )
+
+    def test_boxes_have_a_declared_format(self, adapter: UnifiedModel) -> None:
+        if not hasattr(adapter, "box_format"):
+            return  # then boxes are pixels of the stored picture
+        for size in self.sizes:
+            told = adapter.box_format(size)
+            assert isinstance(told, BoxFormat), f"`box_format({size})` gave {told!r}; a BoxFormat is needed."
+            assert told.seen is None or min(told.seen) > 0, (
+                f"`box_format({size})` says the picture is seen as {told.seen}."
+            )
+
+    def asked(self, folder: Path, temperature: float = 0.0) -> list[Question]:
+        """A few short questions about pictures of all `sizes`."""
+        questions = []
+        for index, size in enumerate(self.sizes):
+            path = folder / f"asked-{index}.png"
+            sample_picture(size, index).save(path)
+            text = self.questions[index % len(self.questions)]
+            questions.append(Question(path, text, max_new_tokens=8, temperature=temperature, seed=index))
+        return questions
+
+
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+
+
+def encode(adapter: UnifiedModel, pictures: Sequence[Image.Image]) -> list[Tensor]:
+    sizes = ", ".join(f"{picture.width}x{picture.height}" for picture in pictures)
+    latents = called(f"`encode` failed on pictures of {sizes} pixels", lambda: list(adapter.encode(pictures)))
+    assert len(latents) == len(pictures), f"{len(latents)} latents came back for {len(pictures)} pictures."
+    return latents
+
+
+def draw(adapter: UnifiedModel, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    return called(f"`generate` failed on {len(prompts)} prompts", lambda: list(adapter.generate(prompts, list(seeds))))
+
+
+def answer(adapter: UnifiedModel, questions: Sequence[Question]) -> Sequence[str]:
+    return called(f"`answer` failed on {len(questions)} questions", lambda: adapter.answer(questions))
+
+
+def with_inverted_corner(picture: Image.Image, corner: str) -> Image.Image:
+    """A copy with one quarter of it in negative."""
+    width, height = picture.size
+    left = 0 if "left" in corner else width - width // 2
+    top = 0 if "top" in corner else height - height // 2
+    box = (left, top, left + width // 2, top + height // 2)
+    copy = picture.copy()
+    copy.paste(ImageChops.invert(picture.crop(box)), box)
+    return copy
+
+
+def by_corner(changes: Tensor) -> dict[str, float]:
+    """Mean size of the changes (rows, columns, channels) in each quarter of a grid, without a middle row or column."""
+    rows, columns = changes.shape[0] // 2, changes.shape[1] // 2
+    assert min(rows, columns) > 0, (
+        f"A grid of {changes.shape[0]} rows and {changes.shape[1]} columns has no corners: set larger `sizes`."
+    )
+    cells = changes.float().abs().mean(-1)
+    parts = (cells[:rows, :columns], cells[:rows, -columns:], cells[-rows:, :columns], cells[-rows:, -columns:])
+    return {name: float(part.mean()) for name, part in zip(CORNERS, parts, strict=True)}
+
+
+def pixel_gap(one: Image.Image, other: Image.Image) -> int:
+    """Largest difference of any channel of any pixel; 255 for pictures of different sizes."""
+    if one.size != other.size:
+        return 255
+    extrema = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema()
+    return max(int(high) for _, high in extrema)  # type: ignore[misc,arg-type]

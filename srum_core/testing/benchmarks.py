@@ -14,13 +14,13 @@ from srum_core.errors import SrumError
 from srum_core.loading import check_instance
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Prompt, Row
-from srum_core.testing.checks import called, check_questions, not_given, shown
+from srum_core.testing.checks import called, check_questions, shown
 from srum_core.testing.fixtures import sample_candidate
 from srum_core.testing.odd_answers import WELL_FORMED, odd_answers
 
 
 class BenchmarkConformance:
-    """Subclass it as `Test…` with a fixture `benchmark`; set `splits` and `size` where these do not fit."""
+    """Subclass it as `Test…` with a fixture `srum_benchmark` (pytest-benchmark owns the name `benchmark`)."""
 
     splits: Sequence[str] = ("test",)
     """The splits to look at; if there are several, no prompt may be in two."""
@@ -28,13 +28,9 @@ class BenchmarkConformance:
     """(width, height) of a picture that the benchmark can score."""
 
     @pytest.fixture
-    def benchmark(self) -> Benchmark:
-        not_given(self, "benchmark", "the benchmark to test")
-
-    @pytest.fixture
-    def candidates(self, benchmark: Benchmark, tmp_path: Path) -> list[Candidate]:
+    def candidates(self, srum_benchmark: Benchmark, tmp_path: Path) -> list[Candidate]:
         """Pictures of the first few prompts."""
-        prompts = list(benchmark.prompts(self.splits[0]))[:6]
+        prompts = list(srum_benchmark.prompts(self.splits[0]))[:6]
         made = [sample_candidate(tmp_path, id=f"c{i}", size=self.size, seed=i) for i in range(len(prompts))]
         return [attrs.evolve(each, prompt=prompt) for each, prompt in zip(made, prompts, strict=True)]
 
@@ -42,12 +38,12 @@ class BenchmarkConformance:
         """A good answer to a question with this text; override it for a benchmark that reads answers."""
         return WELL_FORMED[1]
 
-    def test_it_is_a_benchmark(self, benchmark: Benchmark) -> None:
-        check_instance(benchmark, Benchmark, type(benchmark).__name__)
+    def test_it_is_a_benchmark(self, srum_benchmark: Benchmark) -> None:
+        check_instance(srum_benchmark, Benchmark, type(srum_benchmark).__name__)
 
-    def test_every_split_has_prompts_with_ids_of_their_own(self, benchmark: Benchmark) -> None:
+    def test_every_split_has_prompts_with_ids_of_their_own(self, srum_benchmark: Benchmark) -> None:
         for split in self.splits:
-            prompts = list(benchmark.prompts(split))
+            prompts = list(srum_benchmark.prompts(split))
             assert prompts, f'The split "{split}" holds no prompts.'
             assert all(isinstance(each, Prompt) and each.text.strip() for each in prompts), (
                 f'The split "{split}" holds something that is no Prompt, or one without text.'
@@ -55,48 +51,52 @@ class BenchmarkConformance:
             ids = [prompt.id for prompt in prompts]
             twice = sorted({id for id in ids if ids.count(id) > 1})
             assert not twice, f'Two prompts of the split "{split}" have the id {twice[0]!r}; pictures are kept by it.'
-            assert list(benchmark.prompts(split)) == prompts, (
+            assert list(srum_benchmark.prompts(split)) == prompts, (
                 f'The split "{split}" is another one the second time: seed whatever is random, or results before and '
                 "after training cannot be compared."
             )
 
-    def test_splits_share_no_prompt(self, benchmark: Benchmark) -> None:
+    def test_splits_share_no_prompt(self, srum_benchmark: Benchmark) -> None:
         home: dict[str, str] = {}
         for split in self.splits:
-            for text in {prompt.text for prompt in benchmark.prompts(split)}:
+            for text in {prompt.text for prompt in srum_benchmark.prompts(split)}:
                 other = home.setdefault(text, split)
                 assert other == split, f'"{text}" is in the splits "{other}" and "{split}": one leaks into the other.'
 
-    def test_asking_is_pure(self, benchmark: Benchmark, candidates: list[Candidate]) -> None:
+    def test_asking_is_pure(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
         before = deepcopy(candidates)
-        asked = [list(benchmark.questions(candidate)) for candidate in candidates]
+        asked = [list(srum_benchmark.questions(candidate)) for candidate in candidates]
         for candidate, first in zip(candidates, asked, strict=True):
-            check_questions(first, list(benchmark.questions(candidate)), candidate, type(benchmark).__name__)
-        assert candidates == before, f"{type(benchmark).__name__}.questions changed the candidate."
+            check_questions(first, list(srum_benchmark.questions(candidate)), candidate, type(srum_benchmark).__name__)
+        assert candidates == before, f"{type(srum_benchmark).__name__}.questions changed the candidate."
 
-    def test_scores_are_finite_and_repeatable(self, benchmark: Benchmark, candidates: list[Candidate]) -> None:
+    def test_scores_are_finite_and_repeatable(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
         for candidate in candidates:
-            one, other = self._score(benchmark, candidate), self._score(benchmark, candidate)
-            assert one == other, f"{type(benchmark).__name__}.score measured {one}, then {other}: it must be pure."
+            one, other = self._score(srum_benchmark, candidate), self._score(srum_benchmark, candidate)
+            assert one == other, f"{type(srum_benchmark).__name__}.score measured {one}, then {other}: it must be pure."
 
-    def test_odd_answers_give_numbers_or_a_sentence(self, benchmark: Benchmark, candidates: list[Candidate]) -> None:
-        count = len(benchmark.questions(candidates[0]))
+    def test_odd_answers_give_numbers_or_a_sentence(
+        self, srum_benchmark: Benchmark, candidates: list[Candidate]
+    ) -> None:
+        count = len(srum_benchmark.questions(candidates[0]))
         for text in odd_answers() if count else ():
             try:
-                measures = benchmark.score(candidates[0], [text] * count)
+                measures = srum_benchmark.score(candidates[0], [text] * count)
             except SrumError:
                 continue  # says in a sentence what cannot be scored
             except Exception as error:
                 raise AssertionError(
-                    f"{type(benchmark).__name__}.score raised {type(error).__name__}: {error} for the answer "
+                    f"{type(srum_benchmark).__name__}.score raised {type(error).__name__}: {error} for the answer "
                     f"{shown(text)}. Give numbers, or raise an error of srum_core.errors with a sentence."
                 ) from error
-            check_measures(measures, type(benchmark).__name__)
+            check_measures(measures, type(srum_benchmark).__name__)
 
-    def test_the_table_has_well_formed_rows(self, benchmark: Benchmark, candidates: list[Candidate]) -> None:
-        scored = [(candidate, self._score(benchmark, candidate)) for candidate in candidates]
-        who = f"{type(benchmark).__name__}.table"
-        rows = called(f"{who} cannot make a table of {len(scored)} scored pictures", lambda: benchmark.table(scored))
+    def test_the_table_has_well_formed_rows(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
+        scored = [(candidate, self._score(srum_benchmark, candidate)) for candidate in candidates]
+        who = f"{type(srum_benchmark).__name__}.table"
+        rows = called(
+            f"{who} cannot make a table of {len(scored)} scored pictures", lambda: srum_benchmark.table(scored)
+        )
         assert rows, f"{who} made no row out of {len(scored)} scored pictures."
         names = [row.name for row in rows]
         assert len(set(names)) == len(names), f"{who} made two rows with the same name: {names}."
@@ -107,16 +107,16 @@ class BenchmarkConformance:
             assert row.error is None or (math.isfinite(row.error) and row.error >= 0), (
                 f'{who}: the row "{row.name}" has the standard error {row.error}; None where there is none.'
             )
-        assert list(benchmark.table(scored)) == list(rows), f"{who} made another table the second time."
+        assert list(srum_benchmark.table(scored)) == list(rows), f"{who} made another table the second time."
 
-    def _score(self, benchmark: Benchmark, candidate: Candidate) -> Mapping[str, float]:
-        answers = [self.answer_to(question.text) for question in benchmark.questions(candidate)]
+    def _score(self, srum_benchmark: Benchmark, candidate: Candidate) -> Mapping[str, float]:
+        answers = [self.answer_to(question.text) for question in srum_benchmark.questions(candidate)]
         width, height = self.size
         measures = called(
-            f"{type(benchmark).__name__} cannot score a picture of {width}x{height} (set `size` to one that it can)",
-            lambda: benchmark.score(candidate, answers),
+            f"{type(srum_benchmark).__name__} cannot score a {width}x{height} picture (set `size` to one that it can)",
+            lambda: srum_benchmark.score(candidate, answers),
         )
-        check_measures(measures, type(benchmark).__name__)
+        check_measures(measures, type(srum_benchmark).__name__)
         return measures
 
 

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from srum_core.records import Candidate, Question
 
 T = TypeVar("T")
-
-
-def not_given(suite: object, fixture: str, what: str) -> NoReturn:
-    """For the fixture that a suite is fed by."""
-    raise NotImplementedError(
-        f"{type(suite).__name__} needs a fixture `{fixture}` that returns {what}:\n"
-        f"    @pytest.fixture\n    def {fixture}(self): return …"
-    )
 
 
 def called(what: str, function: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ import pytest
 from srum_core.loading import check_instance
 from srum_core.protocols import Grounder
 from srum_core.records import Candidate, Question, Region, Unreadable
-from srum_core.testing.checks import called, check_questions, not_given, shown
+from srum_core.testing.checks import called, check_questions, shown
 from srum_core.testing.fixtures import sample_candidate
 from srum_core.testing.odd_answers import odd_answers
 
@@ -21,10 +21,6 @@ class GrounderConformance:
 
     sizes: Sequence[tuple[int, int]] = ((64, 48), (48, 64), (3, 2))
     """(width, height) of the pictures: landscape, portrait, tiny."""
-
-    @pytest.fixture
-    def grounder(self) -> Grounder:
-        not_given(self, "grounder", "the grounder to test")
 
     @pytest.fixture
     def candidates(self, tmp_path: Path) -> list[Candidate]:

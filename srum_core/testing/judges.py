@@ -15,7 +15,7 @@ from srum_core.hearing import Hearing
 from srum_core.loading import check_instance
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Region, Score, Unreadable
-from srum_core.testing.checks import called, check_questions, not_given, shown
+from srum_core.testing.checks import called, check_questions, shown
 from srum_core.testing.fixtures import sample_candidate, sample_regions
 from srum_core.testing.odd_answers import NOTHING, WELL_FORMED, odd_answers, out_of_range
 from srum_core.testing.transcripts import Transcript, read_transcripts
@@ -27,10 +27,6 @@ class JudgeConformance:
     """Subclass it as `Test…` with a fixture `judge`. `transcripts`: a file that `srum record` made."""
 
     transcripts: Path | None = None
-
-    @pytest.fixture
-    def judge(self) -> Judge:
-        not_given(self, "judge", "the judge to test")
 
     @pytest.fixture
     def candidate(self, tmp_path: Path) -> Candidate:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
-import pytest
 import torch
 from torch import Tensor
 
 from srum_core.flow import FlowStep
 from srum_core.loading import check_instance
 from srum_core.protocols import Loss
-from srum_core.testing.checks import called, not_given
+from srum_core.testing.checks import called
 
 SHAPES = ((4, 6, 3), (2, 3, 3))
 """Two pictures of different sizes."""
@@ -23,10 +22,6 @@ class LossConformance:
 
     ignores_weights: bool = False
     """True: a loss that pays no heed to the reward map, such as plain fine-tuning; then it must not matter at all."""
-
-    @pytest.fixture
-    def loss(self) -> Loss:
-        not_given(self, "loss", "the loss to test")
 
     def test_it_is_a_loss(self, loss: Loss) -> None:
         check_instance(loss, Loss, type(loss).__name__)
@@ -80,9 +75,9 @@ class LossConformance:
     def test_larger_pictures_weigh_more(self, loss: Loss) -> None:
         whole = step()
         cells = [rows * columns for rows, columns, _ in SHAPES]
-        alone = [float(loss(part(whole, index))[0]) for index in range(len(SHAPES))]
+        alone = [float(loss(part(whole, index))[0].detach()) for index in range(len(SHAPES))]
         expected = sum(n * value for n, value in zip(cells, alone, strict=True)) / sum(cells)
-        found = float(loss(whole)[0])
+        found = float(loss(whole)[0].detach())
         assert abs(found - expected) <= 1e-5 * max(1.0, abs(expected)), (
             f"{type(loss).__name__} gives {found:.6g} for two pictures of {cells} cells that give {alone} alone; the "
             f"mean over all cells is {expected:.6g}. Take the mean over cells, not over pictures, or the result "
@@ -92,7 +87,7 @@ class LossConformance:
     def test_a_perfect_velocity_costs_no_more(self, loss: Loss) -> None:
         given = step()
         perfect = attrs.evolve(given, velocity=[goal.clone().requires_grad_() for goal in given.target])
-        right, wrong = float(loss(perfect)[0]), float(loss(given)[0])
+        right, wrong = (float(loss(each)[0].detach()) for each in (perfect, given))
         assert right <= wrong, (
             f"{type(loss).__name__} is larger where the velocity is the target ({right:.6g}) than elsewhere "
             f"({wrong:.6g}), though no weight is negative: check its sign."

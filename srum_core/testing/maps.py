@@ -14,7 +14,7 @@ from srum_core.errors import SrumError
 from srum_core.loading import check_instance
 from srum_core.protocols import RewardMap
 from srum_core.records import Judgement, Region, Score
-from srum_core.testing.checks import called, not_given
+from srum_core.testing.checks import called
 from srum_core.testing.fixtures import sample_judgement, table8
 
 GRIDS = ((1, 1), (3, 5), (5, 3), (1, 7), (8, 8), (16, 12))
@@ -25,10 +25,6 @@ class RewardMapConformance:
 
     local: bool = True
     """False: a map that gives the whole picture one number, so that every score matters everywhere."""
-
-    @pytest.fixture
-    def reward_map(self) -> RewardMap:
-        not_given(self, "reward_map", "the reward map to test")
 
     def test_it_is_a_reward_map(self, reward_map: RewardMap) -> None:
         check_instance(reward_map, RewardMap, type(reward_map).__name__)

@@ -1,0 +1,272 @@
+"""What every adapter must keep to so that its denoiser can be trained; the second half of `AdapterConformance`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from srum_core import tuning
+from srum_core.flow import flow_step
+from srum_core.protocols import UnifiedModel
+from srum_core.settings import Lora
+from srum_core.testing.checks import called
+from srum_core.testing.fixtures import sample_picture
+
+LORA = Lora(rank=2, alpha=4.0)
+
+
+class TrainingConformance:
+    """What the tests are run on, and those about the denoiser."""
+
+    sizes: Sequence[tuple[int, int]] = ((64, 64), (96, 64), (64, 96))
+    """(width, height) of the pictures; at least one not square."""
+    prompts: Sequence[str] = ("a red cup on a wooden table", "two dogs", "a very small house far away, by the sea")
+    mixed_sizes: bool = True
+    """False: pictures of different sizes cannot share a batch; then one size that is not square is used."""
+    square_grid: bool = False
+    """True: the model brings every picture to one square grid, whatever its shape."""
+    tolerance: float = 1e-4
+    """Largest difference between numbers that should be the same, as a share of the largest of them."""
+
+    def reload(self, adapter: UnifiedModel, directory: Path) -> UnifiedModel:
+        """A new adapter like this one, of the checkpoint in `directory`."""
+        options = getattr(adapter, "options", None)
+        if options is None or not attrs.has(type(options)) or not hasattr(options, "checkpoint"):
+            raise NotImplementedError(
+                f"{type(adapter).__name__} has no attrs `options` with a `checkpoint`, so the suite does not know how "
+                "to load what it saved. Override `reload(self, adapter, directory)` to return a new adapter."
+            )
+        return type(adapter)(attrs.evolve(options, checkpoint=str(directory)))  # type: ignore[call-arg,misc]
+
+    # ---- the denoiser -----------------------------------------------------------------------------------------------
+
+    def test_a_velocity_has_the_shape_of_its_latent(self, adapter: UnifiedModel) -> None:
+        for texts in (list(self.prompts), [None, *self.prompts][:3], [None] * 3):
+            noisy = self.noisy(adapter)
+            for velocity, latent in zip(velocities(adapter, noisy, texts[: len(noisy)]), noisy, strict=True):
+                assert velocity.shape == latent.shape, (
+                    f"The velocity of a latent {tuple(latent.shape)} has the shape {tuple(velocity.shape)}."
+                )
+                assert velocity.isfinite().all(), f"A velocity is not finite, with the texts {texts}."
+
+    def test_pictures_do_not_see_their_neighbours(self, adapter: UnifiedModel) -> None:
+        noisy, texts = self.noisy(adapter), list(self.prompts[:3])
+        before = velocities(adapter, noisy, texts)
+        changed = velocities(adapter, [noisy[0], *(10 * other for other in noisy[1:])], [texts[0], "other", "words"])
+        hint = (
+            "Look for attention over all pictures of a batch, for padding that is attended to, and for norms or means "
+            "over the batch."
+        )
+        self.same(changed[0], before[0], f"A picture's velocity changes when its neighbours in the batch do. {hint}")
+        for index, velocity in enumerate(before):
+            alone = velocities(adapter, [noisy[index]], [texts[index]], [TIMES[index]])[0]
+            self.same(velocity, alone, f"A picture's velocity alone is not the one that it has in a batch. {hint}")
+
+    def test_words_matter(self, adapter: UnifiedModel) -> None:
+        noisy = self.noisy(adapter)[:1]
+        one, other, dropped = (velocities(adapter, noisy, [text])[0] for text in (*self.prompts[:2], None))
+        for against, what in ((other, "for two prompts"), (dropped, "with its text and without")):
+            assert differ(one, against), (
+                f"The velocity is the same {what}: the denoiser is deaf to `condition`. (Or its output is all zeros: "
+                "give a freshly made model random weights everywhere.)"
+            )
+
+    def test_time_matters(self, adapter: UnifiedModel) -> None:
+        noisy = self.noisy(adapter)[:1]
+        early, late = (velocities(adapter, noisy, self.prompts[:1], [time])[0] for time in (0.1, 0.9))
+        assert differ(early, late), (
+            "The velocity is the same at times 0.1 and 0.9: the denoiser ignores `time`. Time is 0 for clean and 1 for "
+            "noise; scale it here if the model counts in thousandths."
+        )
+
+    def test_each_block_runs_once_per_call(self, adapter: UnifiedModel) -> None:
+        blocks = [
+            (name, module)
+            for name, module in adapter.denoiser.named_modules()
+            if type(module).__name__ in adapter.recipe.blocks
+        ]
+        missing = set(adapter.recipe.blocks) - {type(module).__name__ for _, module in blocks}
+        assert not missing, f"recipe.blocks names {sorted(missing)}, and no module of the denoiser has such a class."
+        runs: Counter[str] = Counter()
+        hooks = [
+            module.register_forward_hook(lambda *_, name=name: runs.update([name]))  # type: ignore[misc]
+            for name, module in blocks
+        ]
+        noisy = self.noisy(adapter)
+        try:
+            velocities(adapter, noisy, self.prompts[:3])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, _ in blocks:
+            assert runs[name] == 1, (
+                f'The block "{name}" ran {runs[name]} times in one call with {len(noisy)} pictures; once is needed. A '
+                "denoiser that loops over pictures is slow, and waits for ever where weights are sharded and processes "
+                "hold different numbers of pictures: batch the pictures inside."
+            )
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("dropped", [False, True], ids=["with text", "text dropped"])
+    def test_gradients_reach_every_trained_parameter(self, adapter: UnifiedModel, dropped: bool) -> None:
+        tuned = tune(adapter, "full")
+        loss = self.loss(adapter, tuned.module, [None] * 3 if dropped else self.prompts[:3])
+        assert loss.requires_grad, (
+            "The velocity carries no gradient although parameters are trained: look for torch.no_grad(), detach() or "
+            ".data in the denoiser's forward."
+        )
+        loss.backward()
+        unreached = [name for name, parameter in tuned.parameters.items() if parameter.grad is None]
+        assert not unreached, (
+            f"No gradient reaches {len(unreached)} of {len(tuned.parameters)} trained parameters: "
+            f"{', '.join(unreached[:5])}{', …' if len(unreached) > 5 else ''}. Look for a detach() on the way; "
+            "leave out of recipe.full what never takes part (with several devices every step needs every parameter)."
+        )
+        odd = [name for name, parameter in tuned.parameters.items() if not finite(parameter.grad)]
+        assert not odd, f"The gradient of {odd[0]} is not finite."
+        assert any(
+            bool(parameter.grad.any()) for parameter in tuned.parameters.values() if parameter.grad is not None
+        ), "Every gradient is zero."
+
+    def test_lora_starts_neutral(self, adapter: UnifiedModel) -> None:
+        noisy = self.noisy(adapter)
+        before = velocities(adapter, noisy, self.prompts[:3])
+        tuned = tune(adapter, "lora")
+        tuned.module.eval()
+        for velocity, plain in zip(velocities(adapter, noisy, self.prompts[:3], on=tuned.module), before, strict=True):
+            self.same(velocity, plain, "Adding LoRA changes the velocity before anything is trained.")
+
+    def test_lora_trains(self, adapter: UnifiedModel) -> None:
+        noisy = self.noisy(adapter)
+        tuned = tune(adapter, "lora")
+        before = velocities(adapter, noisy, self.prompts[:3], on=tuned.module)
+        torch.manual_seed(0)
+        self.loss(adapter, tuned.module, self.prompts[:3]).backward()
+        unreached = [name for name, parameter in tuned.parameters.items() if parameter.grad is None]
+        assert not unreached, (
+            f"No gradient reaches the LoRA weights {', '.join(unreached[:3])}: recipe.lora matches modules that never "
+            "reach the velocity, or are not called as modules."
+        )
+        torch.optim.Adam(tuned.parameters.values(), lr=1e-2).step()
+        after = velocities(adapter, noisy, self.prompts[:3], on=tuned.module)
+        assert differ(before[0], after[0]), "A step of training with LoRA leaves the velocity as it was."
+
+    def test_activation_checkpointing_changes_no_gradient(self, adapter: UnifiedModel) -> None:
+        gradients = []
+        for checkpointing in (False, True):
+            tuned = tune(adapter, "full", checkpointing)
+            torch.manual_seed(0)
+            self.loss(adapter, tuned.module, self.prompts[:3]).backward()
+            gradients.append({name: parameter.grad for name, parameter in tuned.parameters.items()})
+        for name, plain in gradients[0].items():
+            again = gradients[1][name]
+            assert (plain is None) == (again is None), f"Activation checkpointing makes the gradient of {name} vanish."
+            if plain is not None and again is not None:
+                self.same(
+                    again,
+                    plain,
+                    f"Activation checkpointing changes the gradient of {name}. Each block of recipe.blocks is computed "
+                    "again in the backward pass: it must not change its arguments, a cache or a counter.",
+                )
+
+    def test_a_saved_model_loads_again(self, adapter: UnifiedModel, tmp_path: Path) -> None:
+        tuned = tune(adapter, "full")
+        dice = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in tuned.parameters.values():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=dice).to(parameter))
+        tuned.module.eval()
+        weights = {name: parameter.detach() for name, parameter in tuned.parameters.items()}
+        directory = tmp_path / "checkpoint"
+        directory.mkdir()
+        called("`save` failed", lambda: adapter.save(directory, weights))
+        loaded = called("What `save` wrote cannot be loaded", lambda: self.reload(adapter, directory))
+        noisy, texts = self.noisy(adapter), self.prompts[:3]
+        for velocity, expected in zip(
+            velocities(loaded, noisy, texts), velocities(adapter, noisy, texts, on=tuned.module), strict=True
+        ):
+            self.same(
+                velocity,
+                expected,
+                "A saved and loaded model has another velocity than the one that was saved. `save` gets the trained "
+                "parameters by name and must write them in place of the old ones, and everything else as it was.",
+            )
+        for one, other in zip(loaded.encode(self.pictures()), adapter.encode(self.pictures()), strict=True):
+            self.same(
+                one, other, "A saved and loaded model encodes pictures differently: the checkpoint is incomplete."
+            )
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def pictures(self) -> list[Image.Image]:
+        """Three pictures that may share a batch."""
+        oblong = next((size for size in self.sizes if size[0] != size[1]), self.sizes[0])
+        sizes = [self.sizes[i % len(self.sizes)] for i in range(3)] if self.mixed_sizes else [oblong] * 3
+        return [sample_picture(size, seed) for seed, size in enumerate(sizes)]
+
+    def noisy(self, adapter: UnifiedModel) -> list[Tensor]:
+        """Latents of these pictures, half noise."""
+        dice = torch.Generator().manual_seed(0)
+        clean = adapter.encode(self.pictures())
+        return [0.5 * latent + 0.5 * torch.randn(latent.shape, generator=dice).to(latent) for latent in clean]
+
+    def loss(self, adapter: UnifiedModel, module: nn.Module, texts: Sequence[str | None]) -> Tensor:
+        """Mean squared error of a step of flow matching on these pictures."""
+        dice = torch.Generator().manual_seed(0)
+        time = torch.tensor(TIMES)
+        step = flow_step(module, adapter.encode(self.pictures()), adapter.condition(texts), time, None, dice)
+        errors = [(v - goal).square().flatten() for v, goal in zip(step.velocity, step.target, strict=True)]
+        return torch.cat(errors).mean()
+
+    def same(self, found: Tensor, expected: Tensor, sentence: str) -> None:
+        assert found.shape == expected.shape, f"{sentence} ({tuple(found.shape)} instead of {tuple(expected.shape)})"
+        gap = float((found.detach() - expected.detach().to(found)).abs().max())
+        share = gap / max(float(expected.detach().abs().max()), 1e-12)
+        assert share <= self.tolerance, f"{sentence} (It differs by {share:.2g} of the largest value.)"
+
+
+TIMES = [0.3, 0.6, 0.9]
+
+
+def velocities(
+    adapter: UnifiedModel,
+    noisy: Sequence[Tensor],
+    texts: Sequence[str | None],
+    times: Sequence[float] = TIMES,
+    on: Callable[..., Any] | None = None,
+) -> list[Tensor]:
+    """What the denoiser (or `on`, a copy of it) says, without gradient."""
+    time = torch.tensor(times[: len(noisy)]).to(noisy[0].device)
+    with torch.no_grad():
+        found = called(
+            f"The denoiser failed on latents {[tuple(latent.shape) for latent in noisy]} with the texts {list(texts)}",
+            lambda: list((on or adapter.denoiser)(list(noisy), time, adapter.condition(list(texts)))),
+        )
+    assert len(found) == len(noisy), f"{len(found)} velocities came back for {len(noisy)} latents."
+    return found
+
+
+def tune(adapter: UnifiedModel, method: str, checkpointing: bool = False) -> tuning.Tuned:
+    """A copy of the denoiser, made ready for training as a run does it; the adapter's own stays as it is."""
+    copy: Any = SimpleNamespace(denoiser=deepcopy(adapter.denoiser), recipe=adapter.recipe)
+    torch.manual_seed(0)
+    return tuning.tune(copy, method, LORA, checkpointing)
+
+
+def differ(one: Tensor, other: Tensor) -> bool:
+    """By more than rounding."""
+    return float((one - other).abs().max()) > 1e-6 * float(one.abs().max())
+
+
+def finite(tensor: Tensor | None) -> bool:
+    return tensor is None or bool(tensor.isfinite().all())
