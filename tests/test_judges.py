@@ -15,9 +15,13 @@ from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
 from srum_judges import templates
 from srum_judges.layout import GlobalLayout
-from srum_judges.options import LayoutOptions, RegionsOptions, ScriptedOptions
-from srum_judges.regions import LocalRegions, show
+from srum_judges.listing import show
+from srum_judges.options import LayoutOptions, RegionsOptions, SampleOptions, ScriptedOptions, ZoomOptions
+from srum_judges.penalty import penalised
+from srum_judges.regions import LocalRegions
+from srum_judges.sample import Sample
 from srum_judges.scripted import Scripted
+from srum_judges.zoom import Zoom, widened
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {regions} cup'), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 0.5)), Region("2", (0.25, 0.5, 1.0, 1.0)), Region("3", (0.1, 0.1, 0.2, 0.2)))
@@ -60,13 +64,20 @@ PIECES += [
 @settings(max_examples=400, deadline=None)
 @given(st.one_of(st.text(max_size=80), st.lists(st.sampled_from(PIECES), max_size=25).map("".join)), st.booleans())
 def test_any_answer_gives_scores_in_range_or_unreadable(text: str, strict: bool) -> None:
-    judges = [GlobalLayout(LayoutOptions(require_reason=strict)), LocalRegions(RegionsOptions(require_reason=strict))]
-    for judge, expected in zip(judges, ([None], ["1", "2", "3"]), strict=True):
-        found = judge.scores(CANDIDATE, REGIONS, [text])
+    judges = [
+        (GlobalLayout(LayoutOptions(require_reason=strict)), [None]),
+        (Sample(SampleOptions(require_reason=strict)), [None]),
+        (LocalRegions(RegionsOptions(require_reason=strict)), ["1", "2", "3"]),
+        (Zoom(ZoomOptions(require_reason=strict)), ["1", "2", "3"]),
+    ]
+    for judge, expected in judges:
+        asked = len(judge.questions(CANDIDATE, REGIONS))
+        found = judge.scores(CANDIDATE, REGIONS, [text] * asked)
         assert [item.region for item in found] == expected
-        for item in found:
+        for index, item in enumerate(found):
             assert isinstance(item, Unreadable) or -1 <= item.value <= 1
-            assert isinstance(item, Score) or (item.question == 0 and item.why)
+            assert isinstance(item, Score) or (item.question == min(index, asked - 1) and item.why)
+            assert isinstance(item, Unreadable) or (item.stated is None) == (not item.rules)
             assert item.judge == judge.name
 
 
@@ -110,13 +121,146 @@ def test_regions_question() -> None:
 
 
 def test_regions_are_asked_about_in_groups() -> None:
-    judge = LocalRegions(RegionsOptions(per_question=2, require_reason=False))
+    judge = LocalRegions(RegionsOptions(per_question=2, require_reason=False, grounded=False))
     first, second = judge.questions(CANDIDATE, REGIONS)
     assert "Region ID: 3\nBounding" not in first.text
     assert "Region ID: 3\nBounding" in second.text
     found = judge.scores(CANDIDATE, REGIONS, ["Region ID: 1\nScore: 0.1\nRegion ID: 3\nScore: 0.9", "nothing"])
     assert [(item.region, getattr(item, "value", None)) for item in found] == [("1", 0.1), ("2", None), ("3", None)]
     assert [item.question for item in found if isinstance(item, Unreadable)] == [0, 1]
+
+
+PENALTY = [
+    (-1.0, -0.9),
+    (-0.9, -0.842857),
+    (-0.8, -0.785714),
+    (-0.6, -0.671429),
+    (-0.5, -0.614286),
+    (-0.3, -0.5),
+    (-0.2, -0.333333),
+    (-0.1, -0.166667),
+    (0.0, 0.0),
+    (0.1, 0.1),
+    (0.55, 0.55),
+    (1.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("stated", "counts"), PENALTY)
+def test_penalty(stated: float, counts: float) -> None:
+    assert penalised(stated) == pytest.approx(counts, abs=1e-6)
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_the_penalty_keeps_the_order_and_its_range(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert penalised(low) <= penalised(high)
+    assert abs(penalised(high) - penalised(low)) <= 5 / 3 * (high - low) + 1e-12  # no jump
+    for value in (low, high):
+        if value >= 0:
+            assert penalised(value) == value
+        elif value <= -0.3:
+            assert -0.9 <= penalised(value) <= -0.5
+        else:
+            assert -0.5 <= penalised(value) < 0 or penalised(value) == 0  # the smallest numbers there are
+
+
+HORSE = Candidate("c", Prompt("p", "a microwave hidden by a horse"), Path("c.png"), (64, 48), 0)
+TABLE_8 = [
+    ("A brown horse with a white blaze and white socks.", "0.95"),
+    ("A microwave.", "0.50"),
+    ("The floor.", "0.00"),
+]
+
+
+def region_score(label: str, stated: str, candidate: Candidate = HORSE, **options: Any) -> Score:
+    """What the local judge and the zoom judge, which must agree, make of it."""
+    said = f"Identified Object: {label}\nScore: {stated}\nReason: x"
+    (local,) = LocalRegions(RegionsOptions(**options)).scores(candidate, REGIONS[:1], [f"Region ID: 1\n{said}"])
+    (zoomed,) = Zoom(ZoomOptions(**options)).scores(candidate, REGIONS[:1], [said])
+    assert isinstance(local, Score)
+    assert isinstance(zoomed, Score)
+    assert (local.judge, zoomed.judge) == ("local-regions", "zoom")
+    assert (local.value, local.stated, local.rules, local.label) == (zoomed.value, zoomed.stated, zoomed.rules, label)
+    return local
+
+
+@pytest.mark.parametrize(("label", "stated"), TABLE_8)
+def test_the_rules_leave_the_scores_of_table_8_alone(label: str, stated: str) -> None:
+    score = region_score(label, stated)
+    assert (score.value, score.stated, score.rules) == (float(stated), None, ())
+
+
+def test_an_object_that_the_prompt_does_not_name_stays_in_the_neutral_band() -> None:
+    score = region_score("The floor.", "0.95")
+    assert (score.value, score.stated) == (0.4, 0.95)
+    (rule,) = score.rules
+    for words in ("The floor.", "microwave, horse", "0.4"):
+        assert words in rule
+    assert region_score("", "0.95").value == 0.4  # nothing said is nothing named
+    assert region_score("The floor.", "0.95", neutral_band=0.1).value == 0.1
+    assert region_score("The floor.", "0.3").stated is None
+    assert region_score("The floor.", "0.95", grounded=False).value == 0.95
+    assert region_score("The floor.", "0.95", neutral_band=1.0).value == 0.95
+    unreadable = Candidate("c", Prompt("p", "一匹马"), Path("c.png"), (64, 48), 0)
+    assert region_score("The floor.", "0.95", unreadable).value == 0.95
+
+
+def test_severe_distortions_are_penalised_whatever_they_are() -> None:
+    for label in ("A horse", "The floor."):
+        score = region_score(label, "-0.6")
+        assert score.value == pytest.approx(-0.671429, abs=1e-6)
+        assert score.stated == -0.6
+        assert score.rules == ("Non-linear penalty: -0.6 counts as -0.671.",)
+    assert region_score("A horse", "-0.6", penalty=False).value == -0.6
+    assert region_score("A horse", "-0.6", penalty=False).rules == ()
+
+
+def test_synonyms_are_an_option_of_the_regional_judges(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("horse, steedlet", encoding="utf-8")
+    assert region_score("a steedlet", "0.9").value == 0.4
+    assert region_score("a steedlet", "0.9", synonyms=str(file)).value == 0.9
+    for judge in (
+        lambda: LocalRegions(RegionsOptions(synonyms="none.txt")),
+        lambda: Zoom(ZoomOptions(synonyms="none.txt")),
+    ):
+        with pytest.raises(ConfigError, match=r"none\.txt"):
+            judge()
+
+
+def test_zoom_asks_about_a_part_of_the_picture_for_every_region() -> None:
+    judge = Zoom(ZoomOptions(margin=0.1, max_new_tokens=9, think=False))
+    questions = judge.questions(CANDIDATE, REGIONS)
+    assert [question.crop for question in questions] == [widened(region.box, 0.1) for region in REGIONS]
+    assert {question.text for question in questions} == {questions[0].text}
+    assert 'picture: "a "red" {regions} cup"' in questions[0].text
+    assert (questions[0].image, questions[0].max_new_tokens, questions[0].think) == (CANDIDATE.image, 9, False)
+    assert judge.questions(CANDIDATE, ()) == []
+    answers = ["Identified Object: cup\nScore: 0.5\nReason: x", "none", "Score: -1\nReason: y"]
+    first, second, third = judge.scores(CANDIDATE, REGIONS, answers)
+    assert first == Score(0.5, "1", "x", "zoom", "cup")
+    assert isinstance(second, Unreadable)
+    assert (second.question, second.region) == (1, "2")
+    assert (third.region, getattr(third, "value", None)) == ("3", -0.9)
+
+
+def test_a_widened_box_stays_in_the_picture() -> None:
+    assert widened((0.25, 0.5, 0.75, 1.0), 0.5) == (0.0, 0.25, 1.0, 1.0)
+    assert widened((0.25, 0.5, 0.75, 0.75), 0.0) == (0.25, 0.5, 0.75, 0.75)
+    assert widened((0.0, 0.9, 0.001, 1.0), 1.0) == pytest.approx((0.0, 0.8, 0.002, 1.0))
+
+
+def test_sample_scores_the_picture_as_a_whole() -> None:
+    judge = Sample(SampleOptions(max_new_tokens=9, think=False))
+    (question,) = judge.questions(CANDIDATE, REGIONS)
+    assert 'picture: "a "red" {regions} cup"' in question.text
+    assert (question.crop, question.max_new_tokens, question.think) == (None, 9, False)
+    (score,) = judge.scores(CANDIDATE, REGIONS, ["**Overall Impression:** A bent cup.\nScore: -0.8\nReason: bent"])
+    assert score == Score(-0.8, None, "bent", "sample", "A bent cup.")
+    (score,) = judge.scores(CANDIDATE, REGIONS, ["Overall Score: 0.8\nReason: fine"])
+    assert score == Score(0.8, None, "fine", "sample")
+    assert isinstance(judge.scores(CANDIDATE, (), ["Score: 0.8"])[0], Unreadable)
 
 
 def test_boxes_are_shown_in_the_unit_asked_for() -> None:
@@ -152,7 +296,9 @@ def test_template_files(tmp_path: Path) -> None:
 
 
 def test_packaged_templates() -> None:
-    assert templates.packaged() == ["layout", "regions", "short-layout", "short-regions"]
+    assert templates.packaged() == sorted(
+        ["layout", "native", "regions", "sample", "short-layout", "short-regions", "verify", "zoom"]
+    )
 
 
 def test_scripted_replies_are_readable_and_repeatable(tmp_path: Path) -> None:
@@ -160,7 +306,7 @@ def test_scripted_replies_are_readable_and_repeatable(tmp_path: Path) -> None:
     image.write_bytes(b"picture one")
     candidate = Candidate("c", Prompt("p", "a cup"), image, (64, 48), 0)
     scripted = Scripted()
-    for judge in (GlobalLayout(), LocalRegions(), LocalRegions(RegionsOptions("short-regions"))):
+    for judge in (GlobalLayout(), Sample(), LocalRegions(), LocalRegions(RegionsOptions("short-regions")), Zoom()):
         questions = judge.questions(candidate, REGIONS)
         scores: list[Any] = list(judge.scores(candidate, REGIONS, scripted.answer(questions)))
         assert all(isinstance(score, Score) for score in scores)
@@ -182,7 +328,9 @@ def test_no_heavy_import() -> None:
     code = (
         "import sys, srum_losses;"
         "import srum_judges.layout, srum_judges.regions, srum_judges.scripted, srum_judges.components;"
-        "print({'torch', 'numpy', 'PIL', 'transformers'} & set(sys.modules))"
+        "import srum_judges.zoom, srum_judges.sample, srum_judges.verify;"
+        "srum_judges.regions.LocalRegions();"
+        "print({'torch', 'numpy', 'PIL', 'transformers', 'inflect'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,15 +1,17 @@
-"""Reads scores out of judges' answers, as a careful person would: nothing is clipped, guessed or taken for 0.
+"""Reads scores and verdicts out of judges' answers as a careful person would: nothing is clipped, guessed or taken
+for 0.
 
 Read: what follows the last `</think>`; labels in any case and with any markup; `.5`, `+0.5`, `-1.`, typographic minus
-signs; regions set apart by `---`, blank lines or nothing but the next "Region ID"; a score on the line below its label.
-Not read: an unclosed think block; values out of [-1, 1]; `8/10`, `80 %`, `0,5`, `0.5 to 0.9` (`0.8/1.0` is 0.8);
-two different scores for the same thing; a score that could belong to either of two regions.
+signs; regions set apart by `---`, blank lines or nothing but the next "Region ID"; a score on the line below its
+label. Not read: an unclosed think block; values out of [-1, 1]; `8/10`, `80 %`, `0,5`, `0.5 to 0.9` (`0.8/1.0` is
+0.8); two different scores for the same thing; a score that could belong to either of two regions. A verdict is yes,
+keep or true, or else no, drop or false; not "maybe", "yes or no", "not really", or a yes and a no.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from attrs import frozen
 
@@ -19,10 +21,12 @@ _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")
 _THINK_END = re.compile(r"</think(?:ing)?\s*>", _FLAGS)
 _THINK_START = re.compile(r"<think(?:ing)?\s*>", _FLAGS)
 
+_OBJECT = "identified object"
 _REASON = ("reason", "justification", "explanation")
 _LABEL = re.compile(
-    r"(?<![^\W_])(?P<kind>region[\s_-]*id|bounding[ _]*box|identified[ _]*object|(?:(?:final|overall|total)[ _]+)?score"
-    rf"|reason|justification|explanation|overall[ _]*impression|composition[ _]*analysis){_MARKUP}[:：=]",
+    r"(?<![^\W_])(?P<kind>region[\s_-]*id|bounding[ _]*box|identified[ _]*object"
+    r"|(?:(?:final|overall|total)[ _]+)?(?:score|verdict)|reason|justification|explanation"
+    rf"|overall[ _]*impression|composition[ _]*analysis){_MARKUP}[:：=]",
     _FLAGS,
 )
 _REGION_ID = re.compile(
@@ -48,6 +52,17 @@ _NOT_PLAIN = re.compile(  # what follows the number on its line makes it somethi
     _FLAGS | re.VERBOSE,
 )
 
+_VERDICTS = {"yes": 1.0, "keep": 1.0, "true": 1.0, "no": -1.0, "drop": -1.0, "false": -1.0}
+_WORD = re.compile(r"[^\W\d_]+")
+_AFTER_VERDICT = re.compile(  # the end, or a sign that starts something new: "yes, because", not "yes or no", "yes/no"
+    r"[\s*_`\"')\]}>$\\]*(?:$|[.,;:!(\-–—][\W_]*(?:(?:or|and|but|wait|actually|rather|maybe)[\W_]+)*(?P<next>[^\W\d_]*))"
+    r"|\s+(?:because|since|as)\b",
+    _FLAGS,
+)
+
+_Statement = tuple[re.Match[str], float | str, int]
+"""Something stated: its label, its value (or, where it is none, the words) and where it ends."""
+
 
 @frozen
 class Reading:
@@ -59,16 +74,34 @@ class Reading:
     label: str = ""
 
 
-def read_whole(answer: str, require_reason: bool = True) -> Reading:
-    """The one score of an answer about the whole picture."""
+def read_whole(answer: str, require_reason: bool = True, label: str = _OBJECT) -> Reading:
+    """The one score of an answer about the whole picture; `label` is the field that its label is taken from."""
     text = spoken(answer)
     if isinstance(text, Reading):
         return text
-    return _read(_PARAGRAPH_END.sub("\n", text), require_reason)
+    return _read(_PARAGRAPH_END.sub("\n", text), require_reason, label)
 
 
 def read_regions(answer: str, known: Sequence[str], require_reason: bool = True) -> dict[str, Reading]:
     """One reading for every known region id, in the order of `known`; whatever is said of other ids is ignored."""
+    said = _by_region(answer, known, _statements)
+    return {name: part if isinstance(part, Reading) else _read(part, require_reason) for name, part in said.items()}
+
+
+def read_verdicts(answer: str, known: Sequence[str]) -> dict[str, Reading]:
+    """As `read_regions`, for a yes (1.0) or no (-1.0) about every region; the reason is not mandatory."""
+    said = _by_region(answer, known, _verdicts)
+    return {name: part if isinstance(part, Reading) else _verdict(part) for name, part in said.items()}
+
+
+def _by_region(
+    answer: str, known: Sequence[str], stated: Callable[[str], Iterator[_Statement]]
+) -> dict[str, str | Reading]:
+    """What is said of every known region, in their order; a Reading without value where that is unclear or nothing.
+
+    `stated` finds what the answer states: where that stands before a region id it belongs to the one that follows, and
+    before several to none.
+    """
     text = spoken(answer)
     if isinstance(text, Reading):
         return dict.fromkeys(known, text)
@@ -86,19 +119,16 @@ def read_regions(answer: str, known: Sequence[str], require_reason: bool = True)
         identities = [_resolve(head["id"], known) for head in heads]
         before = paragraph[: heads[0].start()]
         ends = [head.start() for head in heads[1:]] + [len(paragraph)]
-        if not any(_statements(before)):
+        if not any(stated(before)):
             before = ""
         elif len(heads) > 1:
             doubtful.update(identities)
         for identity, head, end in zip(identities, heads, ends, strict=True):
             said.setdefault(identity, []).append(f"{before}\n{paragraph[head.end() : end]}")
         open_region = identities[-1]
-    doubt = Reading(None, "Scores stand both before and after region ids, so it is not clear which belongs to which.")
+    doubt = Reading(None, "Values stand both before and after region ids, so it is not clear which belongs to which.")
     unsaid = Reading(None, "The answer says nothing about this region.")
-    return {
-        name: doubt if name in doubtful else _read("\n".join(said[name]), require_reason) if name in said else unsaid
-        for name in known
-    }
+    return {name: doubt if name in doubtful else "\n".join(said[name]) if name in said else unsaid for name in known}
 
 
 def spoken(answer: str) -> str | Reading:
@@ -152,8 +182,8 @@ def _starts_line(text: str, position: int) -> bool:
     return not re.search(r"[^\W\d_]", text[text.rfind("\n", 0, position) + 1 : position])
 
 
-def _statements(text: str) -> Iterator[tuple[re.Match[str], float | str, int]]:
-    """Every stated score: its label, its value (or, where it is no plain number, the words) and where it ends."""
+def _statements(text: str) -> Iterator[_Statement]:
+    """Every stated score, with the words where it is no plain number."""
     for label in _LABEL.finditer(text):
         if not label["kind"].lower().endswith("score"):
             continue
@@ -173,7 +203,7 @@ def _statements(text: str) -> Iterator[tuple[re.Match[str], float | str, int]]:
             yield label, value if abs(value) <= 1 else words, number.end()
 
 
-def _read(text: str, require_reason: bool) -> Reading:
+def _read(text: str, require_reason: bool, label: str = _OBJECT) -> Reading:
     """The one score stated in a text about one thing."""
     statements = list(_statements(text))
     odd = [value for _, value, _ in statements if isinstance(value, str)]
@@ -184,17 +214,49 @@ def _read(text: str, require_reason: bool) -> Reading:
         return Reading(None, "No score is stated.")
     if len(values) > 1:
         return Reading(None, f"Different scores are stated for the same thing: {', '.join(map(str, values))}.")
-    reason = _reason(text, statements[0][2])
+    reason = _reason(text, statements)
     if require_reason and not re.search(r"\w", reason):
         return Reading(None, "The mandatory reason is missing.")
-    return Reading(values[0], reason=reason, label=_object(text))
+    return Reading(values[0], reason=reason, label=_labelled(text, label))
 
 
-def _reason(text: str, after_score: int) -> str:
-    """The labelled reason, over several lines if need be; without a label, the words that follow the score."""
+def _verdicts(text: str) -> Iterator[_Statement]:
+    """Every stated verdict, 1.0 or -1.0, with the words where it is neither."""
+    for label in _LABEL.finditer(text):
+        if not label["kind"].lower().endswith("verdict"):
+            continue
+        opening = _OPENING.match(text, label.end())
+        assert opening is not None
+        line = text[opening.end() :].split("\n", 1)[0]
+        following = _LABEL.search(line)
+        line = line[: following.start()] if following else line
+        word = _WORD.match(line)
+        value = _VERDICTS.get(word[0].lower()) if word else None
+        after = _AFTER_VERDICT.match(line, word.end()) if word else None
+        more = _VERDICTS.get((after["next"] or "").lower(), value) if after else None  # "yes, no"
+        if word is None or value is None or more != value:
+            yield label, line[:40].strip(), opening.end()
+        else:
+            yield label, value, opening.end() + word.end()
+
+
+def _verdict(text: str) -> Reading:
+    """The one verdict stated in a text about one region."""
+    statements = list(_verdicts(text))
+    odd = [value for _, value, _ in statements if isinstance(value, str)]
+    values = {value for _, value, _ in statements if isinstance(value, float)}
+    if odd:
+        return Reading(None, f'The verdict "{odd[0]}" is neither a plain yes nor a plain no.')
+    if len(values) != 1:
+        return Reading(None, "Both yes and no are stated for this region." if values else "No verdict is stated.")
+    return Reading(values.pop(), reason=_reason(text, statements), label=_labelled(text, _OBJECT))
+
+
+def _reason(text: str, statements: Sequence[_Statement]) -> str:
+    """The labelled reason, over several lines if need be; without a label, the words that follow what is stated."""
     labels = list(_LABEL.finditer(text))
-    start = next((label.end() for label in labels if label["kind"].lower() in _REASON), after_score)
-    stated = {label.start() for label, _, _ in _statements(text)}
+    start = next((label.end() for label in labels if label["kind"].lower() in _REASON), statements[0][2])
+    stated = {label.start() for label, _, _ in statements}
     ends = [
         label.start()
         for label in labels
@@ -203,13 +265,18 @@ def _reason(text: str, after_score: int) -> str:
     return _trim(text[start : min(ends, default=len(text))])
 
 
-def _object(text: str) -> str:
-    label = next((label for label in _LABEL.finditer(text) if label["kind"].lower().startswith("identified")), None)
+def _labelled(text: str, name: str) -> str:
+    """What stands on the line behind a label such as "identified object"; empty without it."""
+    label = next((each for each in _LABEL.finditer(text) if _plain(each["kind"]) == _plain(name)), None)
     if label is None:
         return ""
     line = text[label.end() :].split("\n", 1)[0]
     following = _LABEL.search(line)
     return _trim(line[: following.start()] if following else line)
+
+
+def _plain(kind: str) -> str:
+    return re.sub(r"[\W_]", "", kind.lower())
 
 
 def _trim(text: str) -> str:

@@ -29,10 +29,13 @@ def _reply(question: Question) -> str:
     picture = question.image.read_bytes()
     listed = _LISTED.findall(question.text)
     if not listed:
-        return f"Score: {_value(picture, ''):.1f}\nReason: scripted reply"
+        part = "" if question.crop is None else repr(question.crop)
+        return f"Score: {_value(picture, part):.1f}\nReason: scripted reply"
+    verify = "Verdict:" in question.text  # every box may stay
     return "\n---\n".join(
-        f"Region ID: {identity}\nIdentified Object: something\nScore: {_value(picture, identity):.1f}\n"
-        "Reason: scripted reply"
+        f"Region ID: {identity}\nIdentified Object: something\n"
+        + ("Verdict: yes\n" if verify else f"Score: {_value(picture, identity):.1f}\n")
+        + "Reason: scripted reply"
         for identity in listed
     )
 
