@@ -95,7 +95,7 @@ def echo(handler: Handler) -> None:
 
 
 def trickle(handler: Handler, byte: bytes) -> None:
-    for _ in range(400):
+    for _ in range(100):
         if handler.server.closing.wait(0.02):
             return
         handler.wfile.write(byte)

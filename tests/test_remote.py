@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,13 @@ def test_nothing_is_asked_twice(server: Server, picture: Path) -> None:
     assert remote(server).answer([]) == []
 
 
+def test_threads_may_share_one(server: Server, picture: Path) -> None:
+    asker, asked = remote(server), questions(picture, 4)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: asker.answer(asked), range(24)))
+    assert found == [[f"answer to question {number}" for number in range(4)]] * 24
+
+
 def test_the_same_picture_under_another_name_is_the_same_question(server: Server, picture: Path) -> None:
     copy = picture.with_name("copy.png")
     copy.write_bytes(picture.read_bytes())
@@ -287,7 +295,7 @@ def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, picture: 
 
     server.act = first_fails
     with pytest.raises(AnswerError, match="said 400"):
-        remote(server, concurrency=8, timeout=3600.0).answer(questions(picture, 20))
+        remote(server, concurrency=8, timeout=30.0, retries=0).answer(questions(picture, 20))
     assert len(server.taken) == 8
 
 
@@ -304,8 +312,12 @@ def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, pictu
             server.closing.wait(10)
 
     server.act = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        remote(server, concurrency=3, timeout=3600.0).answer(questions(picture, 20))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            remote(server, concurrency=3, timeout=30.0, retries=0).answer(questions(picture, 20))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(cached(tmp_path)) == 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("srum-remote")]
 
@@ -464,6 +476,12 @@ def test_the_key_is_written_nowhere(server: Server, picture: Path, tmp_path: Pat
     for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
         assert KEY.encode() not in path.read_bytes()
     assert KEY not in repr(asker.options)
+
+
+def test_a_time_limit_is_a_real_one() -> None:
+    for timeout in (0, -1, float("inf"), float("nan"), 1e10):
+        with pytest.raises(ConfigError, match="timeout"):
+            discover().create("answerer", {"use": "remote", "url": "http://localhost/v1", "timeout": timeout})
 
 
 def test_a_key_is_no_setting() -> None:

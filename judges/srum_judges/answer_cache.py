@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from srum_core.errors import ConfigError
 from srum_core.store import write_atomic
@@ -37,6 +38,7 @@ class AnswerCache:
     """One JSON file per answer, in folders by the first two digits of its key. `folder` None remembers nothing."""
 
     folder: Path | None
+    _writing: threading.Lock = field(factory=threading.Lock, init=False, repr=False, eq=False)
 
     def get(self, key: str) -> str | None:
         """None for an answer that is not there, or whose file is damaged. Raises ConfigError."""
@@ -62,7 +64,8 @@ class AnswerCache:
         # Escaped, because an answer may hold lone surrogates, which UTF-8 does not have.
         entry = {"asked": asked, "answer": answer, "check": _check(key, answer)}
         try:
-            write_atomic(self._path(key), json.dumps(entry, indent=1) + "\n")
+            with self._writing:  # two threads with the same answer would write aside to the same file
+                write_atomic(self._path(key), json.dumps(entry, indent=1) + "\n")
         except OSError as error:
             raise self._unusable("written", error) from error
 

@@ -193,8 +193,8 @@ class RemoteOptions:
     """Name of the environment variable with the key. The key itself is never a setting: those are written to disk."""
     concurrency: int = field(default=8, validator=_positive)
     """Requests under way at once, per process."""
-    timeout: float = field(default=300.0, validator=_positive)
-    """Seconds for one request, from connecting to the last byte."""
+    timeout: float = field(default=300.0, validator=[_positive, validators.le(86_400)])
+    """Seconds for one request, from connecting to the last byte; at most a day."""
     retries: int = field(default=5, validator=validators.ge(0))
     """How often a request is sent again after a lost connection, a timeout, 408, 429 or 5xx, with growing pauses."""
     max_reply: int = field(default=4_000_000, validator=_positive)

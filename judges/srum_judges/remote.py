@@ -55,7 +55,7 @@ class Remote:
 
     def __init__(self, options: RemoteOptions | None = None) -> None:
         self.options = options or RemoteOptions()
-        url = self.options.url or os.environ.get("OPENAI_BASE_URL", "")
+        url = (self.options.url or os.environ.get("OPENAI_BASE_URL", "")).strip()
         self.where = _shown(url)
         try:
             from srum_judges.wire import Wire
