@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from clean_environment import CleanEnvironment
+from clean_environment import ROOT, CleanEnvironment
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +27,18 @@ def test_a_dependency_that_is_not_there_is_an_error(clean: CleanEnvironment, tmp
     (tmp_path / "needy.py").write_text("")
     with pytest.raises(AssertionError, match="srum-that-is-not-there"):
         clean.install(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_pair_adapter_passes_its_tests_where_it_is_installed(clean: CleanEnvironment) -> None:
+    check(clean, "srum-pair", "pair")
+
+
+def check(clean: CleanEnvironment, name: str, component: str) -> None:
+    """Install a package, see its component listed, and run its tests, out of a copy without its sources."""
+    project = ROOT / "examples" / name
+    clean.install(project)
+    row = next(line for line in clean.run("srum", "plugins").splitlines() if f" {name} " in line)
+    assert f" {component} " in row
+    shutil.copytree(project / "tests", clean.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    clean.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(clean.folder / name), name)
