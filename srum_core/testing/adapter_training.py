@@ -150,13 +150,12 @@ class TrainingConformance:
         noisy = self.noisy(adapter)
         tuned = tune(adapter, "lora")
         before = velocities(adapter, noisy, self.prompts[:3], on=tuned.module)
-        torch.manual_seed(0)
-        self.loss(adapter, tuned.module, self.prompts[:3]).backward()
+        loss = self.loss(adapter, tuned.module, self.prompts[:3])
+        idle = "recipe.lora matches modules that never reach the velocity, or are used without being called."
+        assert loss.requires_grad, f"With LoRA the velocity carries no gradient: {idle}"
+        loss.backward()
         unreached = [name for name, parameter in tuned.parameters.items() if parameter.grad is None]
-        assert not unreached, (
-            f"No gradient reaches the LoRA weights {', '.join(unreached[:3])}: recipe.lora matches modules that never "
-            "reach the velocity, or are not called as modules."
-        )
+        assert not unreached, f"No gradient reaches the LoRA weights {', '.join(unreached[:3])}: {idle}"
         torch.optim.Adam(tuned.parameters.values(), lr=1e-2).step()
         after = velocities(adapter, noisy, self.prompts[:3], on=tuned.module)
         assert differ(before[0], after[0]), "A step of training with LoRA leaves the velocity as it was."

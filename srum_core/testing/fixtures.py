@@ -52,7 +52,7 @@ def sample_candidate(
     folder: Path,
     *,
     id: str = "sample",
-    text: str = "a red cup on a wooden table",
+    prompt: str = "a red cup on a wooden table",
     size: tuple[int, int] = (64, 48),
     seed: int = 0,
 ) -> Candidate:
@@ -60,7 +60,7 @@ def sample_candidate(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{id}.png"
     sample_picture(size, seed).save(path)
-    return Candidate(id, Prompt(f"prompt-{id}", text), path, size, seed)
+    return Candidate(id, Prompt(f"prompt-{id}", prompt), path, size, seed)
 
 
 def sample_regions() -> tuple[Region, ...]:

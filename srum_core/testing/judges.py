@@ -21,6 +21,14 @@ from srum_core.testing.odd_answers import NOTHING, WELL_FORMED, odd_answers, out
 from srum_core.testing.transcripts import Transcript, read_transcripts
 
 Found = list[Score | Unreadable]
+_STOP_AT_TORCH = """
+import os, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            os._exit(3)
+sys.meta_path.insert(0, Stop())
+"""
 
 
 class JudgeConformance:
@@ -46,7 +54,7 @@ class JudgeConformance:
     def test_asking_is_pure(self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path) -> None:
         before = deepcopy((candidate, regions))
         first = list(judge.questions(candidate, regions))
-        judge.questions(sample_candidate(tmp_path, id="other", text="two dogs", size=(48, 64)), regions[:1])
+        judge.questions(sample_candidate(tmp_path, id="other", prompt="two dogs", size=(48, 64)), regions[:1])
         check_questions(first, list(judge.questions(candidate, regions)), candidate, type(judge).__name__)
         assert (candidate, regions) == before, f"{type(judge).__name__}.questions changed what it was given."
 
@@ -133,7 +141,7 @@ class JudgeConformance:
 
     def test_its_module_imports_no_torch(self, judge: Judge) -> None:
         module = type(judge).__module__
-        code = f"import sys; sys.path[:] = {sys.path!r}; import {module}; sys.exit('torch' in sys.modules and 3)"
+        code = _STOP_AT_TORCH + f"sys.path[:] = {sys.path!r}\nimport {module}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode != 3, (
             f"Importing {module}, where {type(judge).__name__} is, imports torch. Judges are loaded by the command "

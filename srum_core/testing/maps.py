@@ -139,12 +139,12 @@ def judgements() -> Sequence[Judgement]:
 
 
 def effect(reward_map: RewardMap, region: Region, grid: tuple[int, int]) -> Tensor:
-    """How the map changes, cell by cell, when this region's score rises from -1 to 1 among the sample ones."""
+    """How the map changes, cell by cell, when this region's score rises from -0.4 to 0.9 among the sample ones."""
     others = [each for each in sample_judgement().regions if each.id != region.id]
     fixed = (Score(1.0), *(Score(0.2, each.id) for each in others))
     low, high = (
         reward_map(Judgement("sample", (region, *others), (*fixed, Score(value, region.id))), grid)
-        for value in (-1.0, 1.0)
+        for value in (-0.4, 0.9)
     )
     return high - low
 

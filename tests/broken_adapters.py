@@ -1,0 +1,289 @@
+"""Toy models, each broken in one way that happens to people, and the test of `AdapterConformance` that must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from toy import ToyBlock, ToyDenoiser, ToyModel
+
+from srum_core.records import BoxFormat, Question, Sample
+
+
+class TransposedGrid(ToyModel):
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return [latent.transpose(0, 1) for latent in super().encode(images)]
+
+
+class TransposedCells(ToyModel):
+    """The shape is right, what is in it is not."""
+
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return [latent.transpose(0, 1).reshape(latent.shape) for latent in super().encode(images)]
+
+
+class FlippedRows(ToyModel):
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return [latent.flip(0) for latent in super().encode(images)]
+
+
+class SquareOnly(ToyModel):
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return super().encode([image.resize((8, 8)) for image in images])
+
+
+class RandomEncode(ToyModel):
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return [latent + 0.01 * torch.randn_like(latent) for latent in super().encode(images)]
+
+
+class EncodeSeesTheBatch(ToyModel):
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        latents = super().encode(images)
+        mean = torch.stack([latent.mean() for latent in latents]).mean()
+        return [latent - mean for latent in latents]
+
+
+class EncodeWithGraph(ToyModel):
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return [latent.requires_grad_() for latent in super().encode(images)]
+
+
+# ---- the denoiser --------------------------------------------------------------------------------------------------
+
+
+def with_denoiser(wrap: Callable[[ToyDenoiser, list[Tensor], Tensor, Tensor], list[Tensor]]) -> type[ToyModel]:
+    """A toy model whose denoiser's forward is `wrap(denoiser, noisy, time, condition)`."""
+
+    class Denoiser(ToyDenoiser):
+        def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Tensor) -> list[Tensor]:
+            return wrap(self, list(noisy), time, condition)
+
+    class Model(ToyModel):
+        def __init__(self, options: Any = None) -> None:
+            super().__init__(options)
+            self.denoiser.__class__ = Denoiser
+
+    return Model
+
+
+def plain(denoiser: ToyDenoiser, noisy: Sequence[Tensor], time: Tensor, condition: Tensor) -> list[Tensor]:
+    return ToyDenoiser.forward(denoiser, noisy, time, condition)
+
+
+DeafToText = with_denoiser(lambda d, noisy, time, condition: plain(d, noisy, time, 0 * condition))
+DeafToTime = with_denoiser(lambda d, noisy, time, condition: plain(d, noisy, 0 * time, condition))
+OneByOne = with_denoiser(
+    lambda d, noisy, time, condition: [
+        plain(d, [x], time[i : i + 1], condition[i : i + 1])[0] for i, x in enumerate(noisy)
+    ]
+)
+WithoutGradient = with_denoiser(
+    lambda d, noisy, time, condition: [v.detach() for v in plain(d, noisy, time, condition)]
+)
+DetachedInput = with_denoiser(
+    lambda d, noisy, time, condition: [
+        x.detach() + d.leave.bias + 0 * condition.sum() + time.sum() for x in plain(d, noisy, time, condition)
+    ]
+)
+WrongShape = with_denoiser(lambda d, noisy, time, condition: [v[..., :2] for v in plain(d, noisy, time, condition)])
+
+
+def with_block(block: type[nn.Module]) -> type[ToyModel]:
+    class Model(ToyModel):
+        recipe = attrs.evolve(ToyModel.recipe, blocks=(block.__name__,))
+
+        def __init__(self, options: Any = None) -> None:
+            super().__init__(options)
+            for each in self.denoiser.blocks:
+                each.__class__ = block
+
+    return Model
+
+
+class LeakingBlock(ToyBlock):
+    def forward(self, x: Tensor, owner: Tensor) -> Tensor:
+        return super().forward(x, torch.zeros_like(owner))
+
+
+class CountingBlock(ToyBlock):
+    """Does something else the second time, as a cache would."""
+
+    runs = 0
+
+    def forward(self, x: Tensor, owner: Tensor) -> Tensor:
+        self.runs += 1
+        return super().forward(x * self.runs, owner)
+
+
+LeakingNeighbour, NotRecomputable = with_block(LeakingBlock), with_block(CountingBlock)
+
+
+class MissingLora(ToyModel):
+    recipe = attrs.evolve(ToyModel.recipe, lora=r"layers\..*")
+
+
+class IdleLora(ToyModel):
+    """LoRA on a module that never reaches the velocity."""
+
+    recipe = attrs.evolve(ToyModel.recipe, lora="spare")
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__()
+        self.denoiser.spare = nn.Linear(3, 3)
+
+
+class UnusedParameter(IdleLora):
+    recipe = attrs.evolve(ToyModel.recipe, full=(".*",))
+
+
+class MissingBlocks(ToyModel):
+    recipe = attrs.evolve(ToyModel.recipe, blocks=("Layer",))
+
+
+class ForgetfulSave(ToyModel):
+    def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        super().save(directory, {})
+
+
+# ---- drawing and looking --------------------------------------------------------------------------------------------
+
+
+class FlagLeftOff(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        self.denoiser.eval()
+        return super().generate(prompts, seeds)
+
+
+class FlagLeftOn(ToyModel):
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        self.denoiser.train()
+        return super().answer(questions)
+
+
+class FreezesWhatItDrawsWith(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        self.denoiser.requires_grad_(False)
+        return super().generate(prompts, seeds)
+
+
+class ChangesWeights(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        self.denoiser.place.data.mul_(0.99)
+        return super().generate(prompts, seeds)
+
+
+class Unseeded(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        return super().generate(prompts, torch.randint(1000, (len(seeds),)).tolist())
+
+
+class OneSeedForTheBatch(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        return super().generate(prompts, [seeds[0] + i for i in range(len(seeds))])
+
+
+class DeafToSeeds(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        return super().generate(prompts, [0] * len(seeds))
+
+
+class DrawsOnePicture(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        return super().generate(prompts[:1], seeds[:1])
+
+
+class DrawsWithoutWords(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        return super().generate([""] * len(prompts), seeds)
+
+
+class AnswersInReverse(ToyModel):
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return [f"{question.image.name}: {question.text}" for question in sorted(questions, key=lambda q: q.text)]
+
+
+class AnswersAtRandom(ToyModel):
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return [str(torch.randint(1000, ()).item()) if q.temperature else "yes" for q in questions]
+
+
+class AnswersOnce(ToyModel):
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return super().answer(questions[:1])
+
+
+class OddBoxes(ToyModel):
+    def box_format(self, size: tuple[int, int]) -> BoxFormat:
+        return {"unit": "pixels", "seen": size}  # type: ignore[return-value]
+
+
+CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
+    "TransposedGrid": (TransposedGrid, "test_the_latent_has_the_orientation_of_the_picture", "transposed"),
+    "TransposedCells": (
+        TransposedCells,
+        "test_a_corner_of_the_picture_is_that_corner_of_the_grid",
+        "the top left|right",
+    ),
+    "FlippedRows": (FlippedRows, "test_a_corner_of_the_picture_is_that_corner_of_the_grid", "flipped rows"),
+    "SquareOnly": (SquareOnly, "test_the_latent_has_the_orientation_of_the_picture", "4 rows and 4 columns"),
+    "RandomEncode": (RandomEncode, "test_encoding_is_repeatable", "twice gave two latents"),
+    "EncodeSeesTheBatch": (
+        EncodeSeesTheBatch,
+        "test_encoding_is_independent_of_the_batch",
+        "what else is in the batch",
+    ),
+    "EncodeWithGraph": (EncodeWithGraph, "test_latents_are_finite_and_carry_no_gradient", "no gradient"),
+    "LeakingNeighbour": (LeakingNeighbour, "test_pictures_do_not_see_their_neighbours", "neighbours in the batch"),
+    "DeafToText": (DeafToText, "test_words_matter", "deaf to `condition`"),
+    "DeafToTime": (DeafToTime, "test_time_matters", "ignores `time`"),
+    "OneByOne": (OneByOne, "test_each_block_runs_once_per_call", r"ran 3 times in one call with 3 pictures"),
+    "MissingBlocks": (MissingBlocks, "test_each_block_runs_once_per_call", r"recipe\.blocks names \['Layer'\]"),
+    "WithoutGradient": (WithoutGradient, "test_gradients_reach_every_trained_parameter", "carries no gradient"),
+    "DetachedInput": (DetachedInput, "test_gradients_reach_every_trained_parameter", r"No gradient reaches .* detach"),
+    "UnusedParameter": (UnusedParameter, "test_gradients_reach_every_trained_parameter", r"spare\.weight"),
+    "WrongShape": (WrongShape, "test_a_velocity_has_the_shape_of_its_latent", "has the shape"),
+    "NotRecomputable": (NotRecomputable, "test_activation_checkpointing_changes_no_gradient", "changes the gradient"),
+    "MissingLora": (MissingLora, "test_lora_starts_neutral", "matches no module"),
+    "IdleLora": (IdleLora, "test_lora_trains", "With LoRA the velocity carries no gradient"),
+    "ForgetfulSave": (ForgetfulSave, "test_a_saved_model_loads_again", "another velocity than the one that was saved"),
+    "FlagLeftOff": (
+        FlagLeftOff,
+        "test_drawing_and_answering_leave_the_denoiser_alone",
+        "left the denoiser in eval mode",
+    ),
+    "FlagLeftOn": (
+        FlagLeftOn,
+        "test_drawing_and_answering_leave_the_denoiser_alone",
+        "left the denoiser in train mode",
+    ),
+    "Freezes": (
+        FreezesWhatItDrawsWith,
+        "test_drawing_and_answering_leave_the_denoiser_alone",
+        "which parameters require a gradient",
+    ),
+    "ChangesWeights": (ChangesWeights, "test_drawing_and_answering_leave_the_denoiser_alone", r"weights \(place"),
+    "Unseeded": (Unseeded, "test_the_same_seed_gives_the_same_picture_in_any_batch", "is another picture"),
+    "OneSeed": (OneSeedForTheBatch, "test_the_same_seed_gives_the_same_picture_in_any_batch", "is another picture"),
+    "DeafToSeeds": (DeafToSeeds, "test_another_seed_gives_another_picture", "ignores its seeds"),
+    "DrawsOnePicture": (DrawsOnePicture, "test_drawing_gives_a_picture_per_prompt", "1 pictures came back"),
+    "DrawsWithoutWords": (DrawsWithoutWords, "test_other_words_give_another_picture", "ignores its prompts"),
+    "AnswersInReverse": (
+        AnswersInReverse,
+        "test_answers_are_repeatable_and_independent_of_the_batch",
+        "order of the questions",
+    ),
+    "AnswersAtRandom": (
+        AnswersAtRandom,
+        "test_answers_are_repeatable_and_independent_of_the_batch",
+        "seeded for each question",
+    ),
+    "AnswersOnce": (AnswersOnce, "test_answering_gives_a_text_per_question", "answers came back"),
+    "OddBoxes": (OddBoxes, "test_boxes_have_a_declared_format", "BoxFormat is needed"),
+}
+"""Name -> the model, the test that must fail, and a pattern of what it says."""

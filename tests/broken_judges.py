@@ -1,0 +1,140 @@
+"""Judges and grounders, each broken in one way, and the test of their suite that must notice."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from itertools import count
+
+import attrs
+
+from srum_core.records import Candidate, Question, Region, Score, Unreadable
+from srum_judges.components import Grid
+from srum_judges.layout import GlobalLayout
+
+Found = Sequence[Score | Unreadable]
+
+# ---- judges --------------------------------------------------------------------------------------------------------
+
+
+class ReadsFloats(GlobalLayout):
+    """`float` of what follows the label, and nothing else."""
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        words = answers[0].partition("Score:")[2].split()
+        return [Score(float(words[0]))] if words else [Unreadable(0, "there is no score")]
+
+
+class Crashes(ReadsFloats):
+    """Finds the label, but not always a number behind it."""
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        number = re.search(r"-?\d\.\d+", answers[0].split("Score:")[1])
+        return [Score(max(-1.0, min(1.0, float(number[0]))))] if number else [Unreadable(0, "there is no number")]
+
+
+class ReturnsSeven(ReadsFloats):
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        number = re.search(r"-?\d+(\.\d+)?", answers[0])
+        return [Score(float(number[0]))] if number else [Unreadable(0, "there is no number")]
+
+
+class ScoresSilence(GlobalLayout):
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        return [
+            found if isinstance(found, Score) else Score(0.0) for found in super().scores(candidate, regions, answers)
+        ]
+
+
+class DropsWhatItCannotRead(GlobalLayout):
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        return [found for found in super().scores(candidate, regions, answers) if isinstance(found, Score)]
+
+
+class CountsQuestions(GlobalLayout):
+    numbers = count()
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return [Question(candidate.image, f"Question {next(self.numbers)}: is it well arranged?")]
+
+
+class RemembersAnswers(GlobalLayout):
+    last = ""
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        self.last, before = answers[0], self.last
+        return super().scores(candidate, regions, [before or answers[0]])
+
+
+class NeedsRegions(GlobalLayout):
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return [Question(candidate.image, f"What is in region {regions[0].id}?")]
+
+
+class ScoresStrangers(GlobalLayout):
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        named = re.search(r"Region ID: (\w+)", answers[0])
+        return [Score(0.5, named[1] if named else None)] if answers[0].strip() else [Unreadable(0, "it is empty")]
+
+
+class AsksAboutAnotherPicture(GlobalLayout):
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return [Question(candidate.image.with_name("x.png"), "Is it well arranged?")]
+
+
+class ImportsTorchToRead(GlobalLayout):
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        import torch.nn.functional  # noqa: F401
+
+        return super().scores(candidate, regions, answers)
+
+
+# ---- grounders -----------------------------------------------------------------------------------------------------
+
+
+class TwinIds(Grid):
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
+        return [attrs.evolve(region, id="1") for region in super().regions(candidate, answers)]
+
+
+class LooksAtRandom(Grid):
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
+        return [Region("1", (0.0, 0.0, 0.1 + 0.8 * random.random(), 1.0))]
+
+
+class ReadsJsonOnly(Grid):
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return [Question(candidate.image, "Which boxes are there?")]
+
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
+        return [Region(str(i), tuple(box)) for i, box in enumerate(json.loads(answers[0] or "[]"))]
+
+
+class PixelBoxes(Grid):
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
+        return [Region("1", (0, 0, *candidate.size))]
+
+
+# ---- what must be noticed ------------------------------------------------------------------------------------------
+
+JUDGES = {
+    "Crashes": (Crashes, "test_odd_answers_are_scores_or_unreadable", "it raised IndexError"),
+    "ReturnsSeven": (ReturnsSeven, "test_scores_stay_between_minus_one_and_one", "must be <= 1.0: 7"),
+    "ReadsFloats": (ReadsFloats, "test_odd_answers_are_scores_or_unreadable", "could not convert string"),
+    "ScoresSilence": (ScoresSilence, "test_empty_answers_never_give_a_score", "gives the score 0.0 for the answer ''"),
+    "DropsWhatItCannotRead": (DropsWhatItCannotRead, "test_empty_answers_never_give_a_score", "says nothing about"),
+    "CountsQuestions": (CountsQuestions, "test_asking_is_pure", "Asking must be pure"),
+    "RemembersAnswers": (RemembersAnswers, "test_reading_is_pure", "differently the second time"),
+    "NeedsRegions": (NeedsRegions, "test_a_picture_without_regions_is_no_problem", "no region was found"),
+    "ScoresStrangers": (ScoresStrangers, "test_odd_answers_are_scores_or_unreadable", 'speaks of region "99"'),
+    "AsksAboutAnotherPicture": (AsksAboutAnotherPicture, "test_asking_is_pure", "asks about .*x.png, but"),
+    "ImportsTorchToRead": (ImportsTorchToRead, "test_judging_imports_no_torch", "imports torch while it asks or reads"),
+}
+GROUNDERS = {
+    "TwinIds": (TwinIds, "test_regions_have_boxes_and_ids_of_their_own", "the same id '1'"),
+    "LooksAtRandom": (LooksAtRandom, "test_looking_again_finds_the_same", "the second time"),
+    "ReadsJsonOnly": (ReadsJsonOnly, "test_odd_answers_are_regions_or_unreadable", "JSONDecodeError"),
+    "PixelBoxes": (PixelBoxes, "test_regions_have_boxes_and_ids_of_their_own", "must be fractions"),
+}
