@@ -46,7 +46,7 @@ class TrainingConformance:
                 f"{type(adapter).__name__} has no attrs `options` with a `checkpoint`, so the suite does not know how "
                 "to load what it saved. Override `reload(self, adapter, directory)` to return a new adapter."
             )
-        return type(adapter)(attrs.evolve(options, checkpoint=str(directory)))  # type: ignore[call-arg,misc]
+        return type(adapter)(attrs.evolve(options, checkpoint=str(directory)))  # type: ignore[call-arg]
 
     # ---- the denoiser -----------------------------------------------------------------------------------------------
 
@@ -98,10 +98,7 @@ class TrainingConformance:
         missing = set(adapter.recipe.blocks) - {type(module).__name__ for _, module in blocks}
         assert not missing, f"recipe.blocks names {sorted(missing)}, and no module of the denoiser has such a class."
         runs: Counter[str] = Counter()
-        hooks = [
-            module.register_forward_hook(lambda *_, name=name: runs.update([name]))  # type: ignore[misc]
-            for name, module in blocks
-        ]
+        hooks = [module.register_forward_hook(lambda *_, name=name: runs.update([name])) for name, module in blocks]
         noisy = self.noisy(adapter)
         try:
             velocities(adapter, noisy, self.prompts[:3])
@@ -125,7 +122,7 @@ class TrainingConformance:
             "The velocity carries no gradient although parameters are trained: look for torch.no_grad(), detach() or "
             ".data in the denoiser's forward."
         )
-        loss.backward()
+        backward(loss)
         unreached = [name for name, parameter in tuned.parameters.items() if parameter.grad is None]
         assert not unreached, (
             f"No gradient reaches {len(unreached)} of {len(tuned.parameters)} trained parameters: "
@@ -153,7 +150,7 @@ class TrainingConformance:
         loss = self.loss(adapter, tuned.module, self.prompts[:3])
         idle = "recipe.lora matches modules that never reach the velocity, or are used without being called."
         assert loss.requires_grad, f"With LoRA the velocity carries no gradient: {idle}"
-        loss.backward()
+        backward(loss)
         unreached = [name for name, parameter in tuned.parameters.items() if parameter.grad is None]
         assert not unreached, f"No gradient reaches the LoRA weights {', '.join(unreached[:3])}: {idle}"
         torch.optim.Adam(tuned.parameters.values(), lr=1e-2).step()
@@ -165,7 +162,7 @@ class TrainingConformance:
         for checkpointing in (False, True):
             tuned = tune(adapter, "full", checkpointing)
             torch.manual_seed(0)
-            self.loss(adapter, tuned.module, self.prompts[:3]).backward()
+            backward(self.loss(adapter, tuned.module, self.prompts[:3]))
             gradients.append({name: parameter.grad for name, parameter in tuned.parameters.items()})
         for name, plain in gradients[0].items():
             again = gradients[1][name]
@@ -260,6 +257,10 @@ def tune(adapter: UnifiedModel, method: str, checkpointing: bool = False) -> tun
     copy: Any = SimpleNamespace(denoiser=deepcopy(adapter.denoiser), recipe=adapter.recipe)
     torch.manual_seed(0)
     return tuning.tune(copy, method, LORA, checkpointing)
+
+
+def backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def differ(one: Tensor, other: Tensor) -> bool:

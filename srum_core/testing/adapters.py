@@ -250,4 +250,4 @@ def pixel_gap(one: Image.Image, other: Image.Image) -> int:
     if one.size != other.size:
         return 255
     extrema = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema()
-    return max(int(high) for _, high in extrema)  # type: ignore[misc,arg-type]
+    return max(int(high) for _, high in extrema)  # type: ignore[misc]
