@@ -157,7 +157,7 @@ class Run:
     def planned(self, round: int) -> list[Planned]:
         """The pictures a round draws, in order. Everything that follows goes through them in this order."""
         count = self.settings.generate.candidates
-        return [self._plan(prompt, index, round) for prompt in self.prompts(round) for index in range(count)]
+        return [self.plan(prompt, index, round) for prompt in self.prompts(round) for index in range(count)]
 
     def planned_evaluation(self) -> list[Planned]:
         """The pictures every evaluation draws: the same prompts and seeds before and after each round."""
@@ -165,9 +165,10 @@ class Run:
         prompts = list(self.benchmark().prompts(settings.split))
         refuse_twins(prompts, f"benchmark {_need(self.settings.benchmark, 'benchmark').use}, split {settings.split}")
         prompts = prompts[: settings.limit or None]
-        return [self._plan(prompt, index, "evaluate") for prompt in prompts for index in range(settings.pictures)]
+        return [self.plan(prompt, index, "evaluate") for prompt in prompts for index in range(settings.pictures)]
 
-    def _plan(self, prompt: Prompt, index: int, purpose: int | str) -> Planned:
+    def plan(self, prompt: Prompt, index: int, purpose: int | str) -> Planned:
+        """The picture number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
         seed = self.derive_seed("draw", purpose, prompt.id, index)
         return Planned(hashlib.sha256(repr((prompt.id, index, seed)).encode()).hexdigest()[:20], prompt, seed)
 

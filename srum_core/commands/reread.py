@@ -28,7 +28,7 @@ from srum_core.commands.shared import add_run, judged_rounds, refuse_unjudged, s
 from srum_core.errors import ConfigError, RecordError
 from srum_core.hearing import Hearing
 from srum_core.protocols import Judge
-from srum_core.records import Candidate, Judgement, Unreadable
+from srum_core.records import Candidate, Judgement, Score, Unreadable
 from srum_core.run import Run, lock
 from srum_core.settings_toml import as_data
 from srum_core.stages.judge import judgement
@@ -202,7 +202,8 @@ _What = tuple[str, str | None, int]
 def _said(judged: Judgement) -> dict[_What, float | str]:
     """A number, or why there is none, for every (judge, region, how many of the same came before)."""
     found: dict[_What, float | str] = {}
-    for each in [*judged.scores, *judged.failures]:
+    both: tuple[Score | Unreadable, ...] = (*judged.scores, *judged.failures)
+    for each in both:
         number = sum(key[:2] == (each.judge, each.region) for key in found)
         value = f"unreadable ({each.why})" if isinstance(each, Unreadable) else float(each.value)
         found[each.judge, each.region, number] = value

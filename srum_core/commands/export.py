@@ -1,0 +1,75 @@
+"""Write a run's judged pictures for others: in the official SRUM format, or as a Parquet data set.
+
+srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official scripts pass them to one another. Boxes
+          become whole pixels. Pictures with answers that could not be read are left out and counted. A global score of
+          exactly 0 is written as it is, but the official script that makes training records out of judge.jsonl takes 0
+          for a failed judge and drops the picture; train.jsonl here keeps it.
+parquet   one file, pictures included, with everything a judgement holds: datasets.load_dataset("parquet",
+          data_files=...) opens it, and srum import gives equal records back. Needs srum[data].
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from srum_core import plugins
+from srum_core.commands.shared import add_run, refuse_unjudged, shown
+from srum_core.interchange import fresh, judged
+from srum_core.interchange.official_records import write_official
+from srum_core.interchange.parquet import need, write_parquet
+from srum_core.run import Run
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to make; must not hold anything")
+    parser.add_argument("--format", choices=("srum", "parquet"), default="srum", help="default: srum")
+    parser.add_argument("--round", type=int, default=0, metavar="K", help="which round (default: 0)")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0. Raises RecordError if there is nothing to write, or something where it should go."""
+    source = Run.open(parsed.run, plugins.discover())
+    refuse_unjudged(source, parsed.round)
+    if parsed.format == "parquet":
+        need("srum export --format parquet")
+    with fresh(parsed.to) as folder:
+        told = (_srum if parsed.format == "srum" else _parquet)(source, parsed.round, folder)
+    for sentence in [*told, *_unfinished(source, parsed.round)]:
+        print(sentence)
+    print(f"Written to {shown(parsed.to)}")
+    return 0
+
+
+def _srum(run: Run, round: int, folder: Path) -> list[str]:
+    counts = write_official(folder, judged(run, round))
+    told = {
+        "failed": "left out: answers about them could not be read.",
+        "unscored": "left out: nobody scored them.",
+        "zero": "have a global score of exactly 0, which the official reader takes for a failure.",
+        "without": "have no global score, which the official reader counts as 0.",
+        "regions without a score": "are not written.",
+        "masks": "have regions with an exact shape; only their boxes are written.",
+    }
+    sentences = [
+        f"{counts[name]} {name if name.startswith('regions') else 'pictures'} {words}"
+        for name, words in told.items()
+        if counts[name]
+    ]
+    return [f"{counts['pictures']} pictures, judged.", *sentences]
+
+
+def _parquet(run: Run, round: int, folder: Path) -> list[str]:
+    path = folder / f"round-{round}.parquet"
+    rows, mended = write_parquet(path, judged(run, round))
+    sentence = f"In {mended} of them, characters that Parquet cannot hold (lone surrogates) were replaced by U+FFFD."
+    return [f"{rows} pictures in {path.name}.", *([sentence] if mended else [])]
+
+
+def _unfinished(run: Run, round: int) -> list[str]:
+    if run.done("judge", round):
+        return []
+    return [
+        f"Judging of round {round} is not finished: what is there was written, {len(run.planned(round))} are planned."
+    ]

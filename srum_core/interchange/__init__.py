@@ -1,0 +1,124 @@
+"""Judged pictures on their way out of a run and into one, in formats that others read. No torch.
+
+`official` reads and `official_records` writes the JSON lines of the official SRUM code, `parquet` does both for data
+sets with the pictures inside, and `intake` makes a run out of what either reads. PIL and datasets load when used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from attrs import field, frozen
+
+from srum_core.errors import RecordError
+from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
+from srum_core.run import Run
+
+OWN, REFERENCE = Path("image"), Path("reference")
+"""In an `Incoming`, what a question shows: the picture that is judged, or its reference."""
+
+
+@frozen
+class File:
+    """A picture as it is stored."""
+
+    name: str
+    data: bytes = field(repr=False)
+    size: tuple[int, int]
+    """(width, height) in pixels."""
+
+
+@frozen
+class Incoming:
+    """A judged picture on its way into a run."""
+
+    where: str
+    """The file and its line or row, for people."""
+    prompt: Prompt
+    """Its id is a proposal: a second picture of the same prompt gets one of its own."""
+    image: File
+    reference: File | None = None
+    regions: tuple[Region, ...] = ()
+    scores: tuple[Score, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
+    failures: tuple[Unreadable, ...] = ()
+    boxes: BoxFormat | None = None
+    thought: str = ""
+    seed: int | None = None
+    """None = it is not known with which one the picture was drawn."""
+    notes: tuple[str, ...] = ()
+    """What was left out or changed, a sentence each."""
+
+
+@frozen
+class Bad:
+    """A line or row that cannot be used."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
+
+class Unusable(Exception):
+    """Why a line or row cannot be used."""
+
+
+def stored(name: str, data: bytes) -> File:
+    """A picture's bytes, known to be a picture. Raises Unusable."""
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.load()
+            return File(name, data, image.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Unusable(f"{name} is no picture that can be opened ({error})") from error
+
+
+def score_in_range(value: object, what: str) -> float:
+    """A score as it must be. Raises Unusable for anything but a number in [-1, 1]: nothing is clipped or guessed."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1:
+        return float(value)
+    raise Unusable(f"{what} has the score {value!r}, which is not a number in [-1, 1]")
+
+
+def judged(run: Run, round: int) -> Iterator[tuple[Candidate, Judgement]]:
+    """The judged pictures of a round, in the order of judging."""
+    candidates = run.candidates(round)
+    for judgement in run.judgements(round):
+        (candidate,) = candidates.select([judgement.candidate])
+        yield candidate, judgement
+
+
+def read_picture(path: Path) -> bytes:
+    """Raises RecordError if a picture of the run is not there."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"The picture {path} cannot be read ({error.strerror}). Restore the file.") from error
+
+
+@contextmanager
+def fresh(folder: Path) -> Iterator[Path]:
+    """A folder to fill that takes its place once it is complete; it is gone if anything goes wrong.
+
+    Raises RecordError if there is something in that place."""
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecordError(f"{folder} is there already. Choose another folder, or remove that one first.")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise

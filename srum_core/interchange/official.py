@@ -1,0 +1,264 @@
+"""Reads the official judge records and training records: JSON lines, each of which may be of either kind.
+
+A box counts in pixels of the stored picture. As for the official reader its edges may be texts of whole numbers, and it
+is cut to the picture; an entry without a box or a score, or whose box is empty, is left out, which the result says.
+Fractions of pixels are kept. Where the official reader drops the whole sample without a word (a score that is no
+number, an infinite edge) or trains on nonsense (a score of 8), the line is `Bad`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+
+from srum_core.errors import RecordError
+from srum_core.interchange import Bad, File, Incoming, Unusable, score_in_range, stored
+from srum_core.interchange.official_records import GLOBAL
+from srum_core.records import Box, Prompt, Region, Score
+
+JUDGE = "imported"
+"""`Score.judge` of what is read here."""
+
+
+@frozen
+class Drawn:
+    """What a line of the official output.jsonl says of a picture."""
+
+    prompt_id: str
+    prompt: str
+    thought: str
+
+
+def read_official(path: Path, images: Path | None = None, candidates: Path | None = None) -> Iterator[Incoming | Bad]:
+    """Every line of a file.
+
+    images      where the pictures are; None = the file's folder, or `images/` in it
+    candidates  an output.jsonl, whose prompts are then taken instead of the judge records' own
+
+    Raises RecordError if a file cannot be read, or if `candidates` holds a line that is none."""
+    folders = [images] if images else [path.parent, path.parent / "images"]
+    drawn = None if candidates is None else dict(_drawn(candidates))
+    for where, line in _lines(path):
+        try:
+            yield _incoming(where, _object(line), folders, drawn)
+        except Unusable as error:
+            yield Bad(where, str(error))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path.name}:{number}", line
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line.rstrip().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise Unusable(f"it is not UTF-8 text ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise Unusable(f"it is not JSON ({error.msg}, character {error.pos + 1})") from error
+    except (ValueError, RecursionError) as error:
+        raise Unusable(f"it is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise Unusable(f"it is no JSON object but a {type(value).__name__}; a line should hold one record")
+    return value
+
+
+def _drawn(path: Path) -> Iterator[tuple[str, Drawn]]:
+    for where, line in _lines(path):
+        try:
+            record = _object(line)
+            thought = record.get("think_output")
+            prompt, name = _text(record, "original_prompt"), _text(record, "image_file")
+            identity = record.get("prompt_id", Path(name).stem)
+            yield name, Drawn(str(identity), prompt, thought if isinstance(thought, str) else "")
+        except Unusable as error:
+            raise RecordError(f"{path.parent / where}: {error}. It should be the official output.jsonl.") from error
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise Unusable(f'its "{key}" is {value!r}, and should be a text')
+    return value
+
+
+def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn: dict[str, Drawn] | None) -> Incoming:
+    trained = "bad_image_file" in record or "good_image_file" in record
+    if not trained and "image_file" not in record:
+        raise Unusable("it is neither a judge record (image_file) nor a training record (bad_image_file)")
+    if not trained and "vlm_rewards" not in record and GLOBAL not in record:
+        raise Unusable("it holds no scores: an output.jsonl is not judged, and belongs to --candidates")
+    name = _text(record, "bad_image_file" if trained else "image_file")
+    known = None
+    if drawn is not None:
+        known = drawn.get(name)
+        if known is None:
+            raise Unusable(f"{name} is not in the file of --candidates")
+    text = known.prompt if known else _text(record, "prompt")
+    path = _find(name, folders)
+    image = _open(path)
+    found = _Found(image.size)
+    found.read(record, trained)
+    if not found.scores:
+        raise Unusable("; ".join(["it holds no score that can be used", *found.notes]))
+    return Incoming(
+        where,
+        Prompt(known.prompt_id if known else Path(name).stem, text),
+        image,
+        _reference(_text(record, "good_image_file"), path, image, folders) if trained else None,
+        tuple(found.regions),
+        tuple(found.scores),
+        thought=known.thought if known else "",
+        notes=tuple(found.notes),
+    )
+
+
+def _find(name: str, folders: Sequence[Path]) -> Path:
+    paths = [folder / name for folder in folders]
+    path = next((path for path in paths if _is_file(path)), None)
+    if path is None:
+        looked = " or ".join(str(folder) for folder in folders)
+        raise Unusable(f"its picture {name} is not in {looked} (say where with --images)")
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
+
+
+def _open(path: Path) -> File:
+    try:
+        return stored(path.name, path.read_bytes())
+    except OSError as error:
+        raise Unusable(f"its picture {path} cannot be read ({error.strerror})") from error
+
+
+def _reference(name: str, bad: Path, image: File, folders: Sequence[Path]) -> File | None:
+    path = _find(name, folders)
+    if path.resolve() == bad.resolve():
+        return None
+    good = _open(path)
+    if good.size != image.size:
+        sizes = " and ".join(f"{each.name} is {each.size[0]}x{each.size[1]}" for each in (image, good))
+        raise Unusable(f"its two pictures must be of one size, but {sizes}")
+    return good
+
+
+@define
+class _Found:
+    """The entries of one record, as they are read."""
+
+    size: tuple[int, int]
+    regions: list[Region] = field(factory=list)
+    scores: list[Score] = field(factory=list)
+    notes: list[str] = field(factory=list)
+
+    def read(self, record: dict[str, Any], trained: bool) -> None:
+        entries = record.get("vlm_rewards")
+        if not isinstance(entries, list):
+            raise Unusable(f'its "vlm_rewards" is {entries!r}, and should be a list')
+        if not trained and record.get(GLOBAL) is not None:
+            self._global(record[GLOBAL], "global_layout_score")
+        number = 0
+        for entry in entries:
+            whole = trained and isinstance(entry, dict) and entry.get("object") == GLOBAL
+            if whole and any(score.region is None for score in self.scores):
+                self.notes.append("a second global score was left out: the first counts")
+            elif whole:
+                self._global(entry, "score")
+            else:
+                number += 1
+                self._regional(entry, number, "object" if trained else "identified_object")
+
+    def _global(self, entry: Any, key: str) -> None:
+        if not isinstance(entry, dict) or key not in entry:
+            self.notes.append("its global entry has no score, and was left out")
+            return
+        value = score_in_range(entry[key], "its global entry")
+        self.scores.append(Score(value, None, _words(entry, "reason"), JUDGE))
+
+    def _regional(self, entry: Any, number: int, key: str) -> None:
+        label = _words(entry, key) if isinstance(entry, dict) else ""
+        what = f"entry {number} ({label})" if label else f"entry {number}"
+        if not isinstance(entry, dict):
+            self.notes.append(f"{what} was left out: it is no object but {entry!r}")
+            return
+        if "score" not in entry:
+            self.notes.append(f"{what} was left out: it has no score")
+            return
+        value = score_in_range(entry["score"], what)
+        edges = _edges(entry.get("bbox"), what)
+        if isinstance(edges, str):
+            self.notes.append(f"{what} was left out: {edges}")
+            return
+        box = _cut(edges, self.size)
+        if box is None:
+            self.notes.append(f"{what} was left out: {_why_empty(edges, self.size)}")
+            return
+        if any(edge < 0 for edge in edges) or edges[2] > self.size[0] or edges[3] > self.size[1]:
+            self.notes.append(f"{what} was cut to the picture: {_told(edges)} in {self.size[0]}x{self.size[1]}")
+        self.regions.append(Region(str(number), box))
+        self.scores.append(Score(value, str(number), _words(entry, "reason"), JUDGE, label))
+
+
+def _words(entry: dict[str, Any], key: str) -> str:
+    value = entry.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _edges(values: Any, what: str) -> Box | str:
+    """Four numbers, or why there are none. Raises Unusable for what is not finite, as the official reader does."""
+    if not isinstance(values, list) or len(values) != 4:
+        return f"its box is {values!r}, and should be four numbers"
+    found = [_number(value) for value in values]
+    if None in found:
+        return f"its box {values!r} does not hold four numbers"
+    x0, y0, x1, y1 = (edge for edge in found if edge is not None)
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise Unusable(f"{what} has a box that is not finite: {_told((x0, y0, x1, y1))}")
+    return x0, y0, x1, y1
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(int(value)) if isinstance(value, str) else float(value)
+    except ValueError:
+        return None
+    except OverflowError:
+        return math.inf
+
+
+def _cut(edges: Box, size: tuple[int, int]) -> Box | None:
+    """As fractions, within the picture; None if nothing is left."""
+    width, height = size
+    x0, x1 = max(0.0, edges[0] / width), min(1.0, edges[2] / width)
+    y0, y1 = max(0.0, edges[1] / height), min(1.0, edges[3] / height)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _why_empty(edges: Box, size: tuple[int, int]) -> str:
+    x0, y0, x1, y1 = edges
+    if x0 < x1 and y0 < y1:
+        return f"its box {_told(edges)} lies outside the {size[0]}x{size[1]} picture"
+    kind = "empty" if x0 == x1 or y0 == y1 else "reversed"
+    return f"its box {_told(edges)} is {kind}"
+
+
+def _told(edges: Box) -> str:
+    return f"[{', '.join(f'{edge:g}' for edge in edges)}]"

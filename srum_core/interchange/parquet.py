@@ -1,0 +1,301 @@
+"""Judged pictures as a data set of the `datasets` library: one row a picture, with the picture in it.
+
+Written as one Parquet file, which `datasets.load_dataset("parquet", data_files=...)` opens with pictures and nested
+features; read from such files and from what `Dataset.save_to_disk` makes of them. Columns:
+
+image, reference    the pictures (features `datasets.Image`); reference may be null
+id, prompt_id, prompt, tags (JSON), seed, thought
+regions, scores, failures, exchanges, boxes    as in srum_core.records, with their fields
+
+`image`, `prompt`, `regions` and `scores` are enough to be read. Text that is no Unicode (half of a surrogate pair) has
+no place in Parquet: such characters are replaced by U+FFFD.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+from cattrs.preconf.json import make_converter
+
+from srum_core.errors import ConfigError, RecordError
+from srum_core.interchange import (
+    OWN,
+    REFERENCE,
+    Bad,
+    File,
+    Incoming,
+    Unusable,
+    read_picture,
+    score_in_range,
+    stored,
+)
+from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
+
+Json = dict[str, Any]
+NEEDED = ("image", "prompt", "regions", "scores")
+_GROUP = 32
+"""Rows in memory at once."""
+_RECORDS: Mapping[str, Any] = {
+    "regions": tuple[Region, ...],
+    "scores": tuple[Score, ...],
+    "exchanges": tuple[Exchange, ...],
+    "failures": tuple[Unreadable, ...],
+    "boxes": BoxFormat | None,
+}
+
+
+def need(what: str) -> tuple[Any, Any, Any]:
+    """The modules datasets, pyarrow and pyarrow.parquet. Raises ConfigError with how to get them."""
+    try:
+        import datasets
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError(
+            f"{what} needs the package datasets ({error}). Install it: pip install 'srum[data]'."
+        ) from error
+    return datasets, pyarrow, pyarrow.parquet
+
+
+def features(datasets: Any) -> Any:
+    """The columns. A nested one lists every field of its record, so that nothing is lost."""
+    text, number, whole, truth = (datasets.Value(kind) for kind in ("string", "float64", "int64", "bool"))
+    several = datasets.List
+    question = {
+        **{"image": text, "text": text, "crop": several(number), "max_new_tokens": whole, "think": truth},
+        **{"temperature": number, "seed": whole},
+    }
+    score = {
+        **{"value": number, "region": text, "reason": text, "judge": text, "label": text, "stated": number},
+        **{"rules": several(text), "votes": several(number), "spread": number},
+    }
+    mask = {"size": several(whole), "counts": several(whole)}
+    exchange = {"asked_by": text, "question": question, "answer": text, "index": whole, "vote": whole}
+    return datasets.Features(
+        {
+            "id": text,
+            "image": datasets.Image(),
+            "reference": datasets.Image(),
+            **{"prompt_id": text, "prompt": text, "tags": text, "seed": whole, "thought": text},
+            "regions": several({"id": text, "box": several(number), "label": text, "mask": mask}),
+            "scores": several(score),
+            "failures": several({"question": whole, "why": text, "region": text, "judge": text}),
+            "exchanges": several(exchange),
+            "boxes": {"unit": text, "seen": several(whole)},
+        }
+    )
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def write_parquet(path: Path, pictures: Iterable[tuple[Candidate, Judgement]]) -> tuple[int, int]:
+    """Write one file; returns how many rows it has, and in how many of them text had to be mended."""
+    datasets, pyarrow, parquet = need("Writing Parquet")
+    schema = features(datasets).arrow_schema
+    rows = mended = 0
+    with parquet.ParquetWriter(path, schema) as writer:
+        for some in _groups(_row(candidate, judgement) for candidate, judgement in pictures):
+            table = []
+            for row in some:
+                broken: list[str] = []
+                table.append(_mended(row, broken))
+                mended += bool(broken)
+            rows += len(some)
+            writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
+    return rows, mended
+
+
+def _groups(rows: Iterator[Json]) -> Iterator[list[Json]]:
+    some: list[Json] = []
+    for row in rows:
+        some.append(row)
+        if len(some) == _GROUP:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _row(candidate: Candidate, judgement: Judgement) -> Json:
+    convert = _converter()
+    names = {candidate.image: OWN, **({candidate.reference: REFERENCE} if candidate.reference else {})}
+
+    def shown(exchange: Exchange) -> Exchange:
+        image = names.get(exchange.question.image, exchange.question.image)
+        return attrs.evolve(exchange, question=attrs.evolve(exchange.question, image=image))
+
+    judgement = attrs.evolve(judgement, exchanges=tuple(map(shown, judgement.exchanges)))
+    return {
+        "id": candidate.id,
+        "image": _picture(candidate.image),
+        "reference": candidate.reference and _picture(candidate.reference),
+        "prompt_id": candidate.prompt.id,
+        "prompt": candidate.prompt.text,
+        "tags": json.dumps(candidate.prompt.tags),
+        "seed": candidate.seed,
+        "thought": candidate.thought,
+        **{name: convert.unstructure(getattr(judgement, name), kind) for name, kind in _RECORDS.items()},
+    }
+
+
+def _picture(path: Path) -> Json:
+    return {"bytes": read_picture(path), "path": path.name}
+
+
+def _mended(value: Any, broken: list[str]) -> Any:
+    """With U+FFFD in the place of lone surrogates; the texts that had any go to `broken`."""
+    if isinstance(value, str):
+        mended = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        broken += [value] if mended != value else []
+        return mended
+    if isinstance(value, dict):
+        return {key: _mended(each, broken) for key, each in value.items()}
+    return [_mended(each, broken) for each in value] if isinstance(value, list | tuple) else value
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_parquet(path: Path, images: Path | None = None) -> Iterator[Incoming | Bad]:
+    """Every row of a Parquet file, of all in a folder, or of a saved data set.
+
+    images      where pictures are that the rows only name; None = the file's folder
+    Raises RecordError for what is none of these or lacks a column, ConfigError without `datasets`."""
+    for where, row in _rows(path):
+        try:
+            yield _incoming(where, row, images or (path if path.is_dir() else path.parent))
+        except Unusable as error:
+            yield Bad(where, str(error))
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Json]]:
+    datasets, pyarrow, parquet = need("Reading Parquet")
+    if (path / "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(each.name for each in path.iterdir() if each.is_dir()))
+        raise RecordError(f"{path} is a data set in several splits ({splits}). Name the folder of one of them.")
+    if (path / "state.json").is_file():
+        yield from _saved(datasets, path)
+        return
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise RecordError(f"{path} holds neither Parquet files nor a data set that was saved.")
+    for each in files:
+        try:
+            with parquet.ParquetFile(each) as file:
+                _refuse_missing(each, file.schema_arrow.names)
+                batches = file.iter_batches(batch_size=_GROUP)
+                rows = (row for batch in batches for row in batch.to_pylist())
+                yield from ((f"{each.name}, row {number}", row) for number, row in enumerate(rows, 1))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise RecordError(f"{each} cannot be read as Parquet: {error}") from error
+
+
+def _saved(datasets: Any, path: Path) -> Iterator[tuple[str, Json]]:
+    try:
+        data = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read as a saved data set: {error}") from error
+    _refuse_missing(path, data.column_names)
+    for name, kind in data.features.items():
+        if isinstance(kind, datasets.Image):
+            data = data.cast_column(name, datasets.Image(decode=False))
+    yield from ((f"{path.name}, row {number}", row) for number, row in enumerate(data, 1))
+
+
+def _refuse_missing(path: Path, columns: Sequence[str]) -> None:
+    missing = [name for name in NEEDED if name not in columns]
+    if missing:
+        there = ", ".join(columns)
+        raise RecordError(
+            f"{path} has no column {' and no column '.join(missing)}; it has {there}. Needed are {', '.join(NEEDED)}, "
+            "as srum export --format parquet writes them."
+        )
+
+
+def _incoming(where: str, row: Json, folder: Path) -> Incoming:
+    text = row["prompt"]
+    if not isinstance(text, str) or not text.strip():
+        raise Unusable(f"its prompt is {text!r}, and should be a text")
+    image = _file(row["image"], folder, "image")
+    if image is None:
+        raise Unusable("it has no picture")
+    reference = _file(row.get("reference"), folder, "reference")
+    if reference and reference.size != image.size:
+        raise Unusable(f"its picture is {image.size}, its reference {reference.size}: they must be of one size")
+    for number, score in enumerate(row["scores"] or (), 1):
+        score_in_range(score.get("value"), f"score {number}")
+    records = {name: _structured(name, row.get(name)) for name in _RECORDS}
+    _refuse_strangers(records["regions"], [*records["scores"], *records["failures"]])
+    if not records["scores"] and not records["failures"]:
+        raise Unusable("it holds no score")
+    prompt = Prompt(str(row.get("prompt_id") or row.get("id") or where), text, _tags(row.get("tags")))
+    seed, thought = row.get("seed"), row.get("thought") or ""
+    if not isinstance(seed, int | None) or not isinstance(thought, str):
+        raise Unusable(f"its seed is {seed!r} and its thought {thought!r}; they should be a whole number and a text")
+    return Incoming(where, prompt, image, reference, thought=thought, seed=seed, **records)
+
+
+def _file(value: Any, folder: Path, name: str) -> File | None:
+    """A picture's bytes, in the row or in a file that it names; None where there is neither."""
+    value = {"bytes": value} if isinstance(value, bytes) else value
+    if value is None or not (value.get("bytes") or value.get("path")):
+        return None
+    path = folder / (value.get("path") or f"{name}.png")
+    try:
+        return stored(path.name, value.get("bytes") or path.read_bytes())
+    except OSError as error:
+        raise Unusable(f"its {name} {path} cannot be read ({error.strerror})") from error
+
+
+def _tags(text: Any) -> Json:
+    try:
+        tags = json.loads(text) if text else {}
+    except (TypeError, ValueError) as error:
+        raise Unusable(f"its tags are not JSON ({error})") from error
+    if not isinstance(tags, dict):
+        raise Unusable(f"its tags are {text}, and should be a JSON object")
+    return tags
+
+
+def _structured(name: str, value: Any) -> Any:
+    """Plain data as records; null where a field has a default counts as that."""
+    if name == "boxes":
+        value = None if value is None or value.get("unit") is None else value
+    else:
+        value = [_without_null(each) for each in value or ()]
+    try:
+        return _converter().structure(value, _RECORDS[name])
+    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
+        told = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
+        raise Unusable(f"its {name} cannot be used: {'; '.join(told)}") from error
+
+
+def _without_null(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _without_null(each) for key, each in value.items()}
+    return {key: each for key, each in inner.items() if each is not None and each != {}}
+
+
+def _refuse_strangers(regions: Sequence[Region], said: Sequence[Score | Unreadable]) -> None:
+    ids = [region.id for region in regions]
+    if len(set(ids)) != len(ids):
+        raise Unusable("two of its regions have the same id")
+    strange = {each.region for each in said} - {None, *ids}
+    if strange:
+        raise Unusable(f"it scores region {sorted(map(str, strange))[0]!r}, which it does not list")
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    convert = make_converter()
+    convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
+    convert.register_structure_hook(Path, lambda text, _: Path(text))
+    return convert
