@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import pytest
+import torch
 from toy import ToyBenchmark, ToyGrounder, ToyJudge, ToyModel
 
 from srum_core.plugins import discover
+from srum_core.records import Question
 from srum_core.testing import (
     AdapterConformance,
     BenchmarkConformance,
@@ -91,6 +94,48 @@ class TestWordlessGrounders(GrounderConformance):
     @pytest.fixture(params=["components", "grid"])
     def grounder(self, request):
         return create("grounder", request.param)
+
+
+class TestNative(GrounderConformance):
+    @pytest.fixture
+    def grounder(self):
+        return create("grounder", "native")
+
+    def answer_to(self, question: Question) -> str:
+        return '[{"bbox_2d": [0, 0, 2, 2], "label": "cup"}, {"bbox_2d": [1, 1, 40, 30], "label": "table"}]'
+
+
+class TestFile(GrounderConformance):
+    @pytest.fixture
+    def grounder(self, tmp_path):
+        entries = [
+            {"image": f"{w}x{h}", "boxes": [[0, 0, 0.5, 0.5], {"box": [0.25, 0.25, 1, 1], "label": "table"}]}
+            for w, h in self.sizes
+        ]
+        (tmp_path / "boxes.json").write_text(json.dumps(entries))
+        return create("grounder", "file", path=str(tmp_path / "boxes.json"), boxes="fraction")
+
+
+@pytest.fixture(scope="module")
+def sam_checkpoint(tmp_path_factory):
+    pytest.importorskip("segment_anything")
+    from test_sam import small_sam
+
+    path = tmp_path_factory.mktemp("sam") / "small.pth"
+    torch.save(small_sam().state_dict(), path)
+    return path
+
+
+class TestSam(GrounderConformance):
+    @pytest.fixture
+    def grounder(self, sam_checkpoint):
+        from test_sam import PERMISSIVE
+
+        return create("grounder", "sam", checkpoint=str(sam_checkpoint), device="cpu", **PERMISSIVE)
+
+
+def test_every_grounder_is_held_to_the_suite() -> None:
+    assert set(names("grounder")) == {"components", "grid", "native", "file", "sam"}
 
 
 # ---- maps, losses, benchmarks ----------------------------------------------------------------------------------------
