@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srum_core.config import load_settings
 from srum_core.errors import ConfigError
+from srum_core.plugins import discover
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
 from srum_judges import templates
 from srum_judges.layout import GlobalLayout
@@ -227,6 +229,23 @@ def test_synonyms_are_an_option_of_the_regional_judges(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=r"none\.txt"):
             judge()
+
+
+@pytest.mark.parametrize("preset", ["shapes", "released"])
+def test_presets_that_take_the_numbers_as_they_come(preset: str) -> None:
+    """Neither the bundled model's calibrated labels nor the release know the rules."""
+    registry = discover()
+    settings = load_settings("bagel", [preset], None, [], registry)
+    layout, local = (registry.create("judge", use) for use in settings.judges)
+    candidate = Candidate("c", Prompt("p", "a picture of a tree"), Path("c.png"), (64, 48), 0)
+    for value in (-1.0, -0.6, 0.8, 1.0):
+        said = f"Identified Object: floor\nScore: {value}\nReason: x"
+        (whole,) = layout.scores(candidate, REGIONS[:1], [said])
+        (part,) = local.scores(candidate, REGIONS[:1], [f"Region ID: 1\n{said}"])
+        assert (whole.value, whole.rules, part.value, part.rules) == (value, (), value, ())
+    if preset == "released":
+        assert settings.grounder.options["top"] == 10
+        assert (settings.grounder.use, settings.ground.duplicates, settings.verifier) == ("sam", 1.0, None)
 
 
 def test_zoom_asks_about_a_part_of_the_picture_for_every_region() -> None:

@@ -125,7 +125,7 @@ _DIRECTIVES = rf"""
 (?:{_SIDE}|top|bottom)most
 (?:facing|looking|pointing) (?:{_SIDE}|away|up|down|upwards?|downwards?|each other|one another|the (?:camera|viewer))
 (?:in|on|at|along|across) (?:{_THE} )?(?:upper|lower|top|bottom) (?:{_SPAN}|middle|cent(?:re|er))(?: of)?
-in front of|in back of|on top(?: of)?|on (?:either|both|each|one|opposite|the other|the same) sides?(?: of)?
+in back of|on top(?: of)?|on (?:either|both|each|one|opposite|the other|the same) sides?(?: of)?
 in (?:the )?(?:(?:very|exact|dead) )?(?:foreground|background|distance|middle|cent(?:re|er)|front|back|rear)(?: of)?
 in (?:the|a|each|one|every|all|both|two|three|opposite)(?: \w+)? corners?(?: of)?|in opposite corners
 in (?:{_THE}|single) (?:\w+ )?{_FORMATION}|in (?:\w+ )?(?:rows|lines|columns|circles|stacks|piles)|in bed

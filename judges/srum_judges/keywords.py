@@ -13,7 +13,7 @@ A label matches if a *head* of its main phrase (the last noun: "horse" in "a bro
 keyword are the same word in singular or plural, or stand together in the table of synonyms. The main phrase ends
 where a place, an activity or company begins, so that "the floor beneath the horse" is a floor. Both sides of "and"
 and "of" and an owner have heads ("a cup of coffee", "the horse's legs"), and of written-apart compounds either half
-may be named.
+may be named. Where a prompt names nobody, what somebody wears or holds counts: a dress has to be on somebody.
 
 It leans towards matching: a false match only leaves a score as the judge stated it. Where it cannot tell it does not
 decide, see `comparable`.
@@ -62,6 +62,8 @@ class _Phrase:
     """Whether it is what a subject before it is, or shows ("the picture shows a …")."""
     absent: bool
     """It is said not to be there."""
+    held: bool
+    """Somebody wears or holds it."""
 
 
 def readable(text: str) -> bool:
@@ -88,11 +90,23 @@ def names(prompt: str, label: str, known: Synonyms | None = None) -> bool:
     phrases = _said(prompt, known)
     wanted = [word for phrase in phrases if not phrase.absent for word in (*phrase.units, *phrase.joined)]
     unwanted = [word for phrase in phrases if phrase.absent for word in phrase.units]
-    return any(
-        any(_same(head, word) or known.related(head, word) for word in wanted)
-        for head in _heads(label, known)
-        if not any(_same(head, word) for word in unwanted)
-    )
+
+    def named(heads: Sequence[str]) -> bool:
+        return any(
+            any(_same(head, word) or known.related(head, word) for word in wanted)
+            for head in heads
+            if not any(_same(head, word) for word in unwanted)
+        )
+
+    heads, held = _heads(label, known)
+    if named(heads):
+        return True
+    somebody = any(_person(head, known) for head in heads) and not any(_person(word, known) for word in wanted)
+    return somebody and named(held)
+
+
+def _person(word: str, known: Synonyms) -> bool:
+    return _same(word, "person") or known.related(word, "person")
 
 
 def _same(one: str, other: str) -> bool:
@@ -104,37 +118,38 @@ def _said(prompt: str, known: Synonyms) -> tuple[_Phrase, ...]:
     return tuple(_phrases(prompt, known))
 
 
-def _heads(label: str, known: Synonyms) -> list[str]:
-    """What the label's main phrase is about."""
+def _heads(label: str, known: Synonyms) -> tuple[list[str], list[str]]:
+    """What the label's main phrase is about, and what those in it wear or hold."""
     heads: list[str] = []
     vague = False
     for phrase in _phrases(label, known):
         if phrase.closes and (heads or (vague and not phrase.told)):
-            break
+            return heads, list(phrase.units[-1:]) if phrase.held and not phrase.absent else []
         vague = vague or phrase.vague
         if phrase.units and not phrase.absent:
             *others, head = phrase.units
-            heads += [head, *phrase.joined[-1:], *(others[-1:] if head in words.BODY_PARTS else [])]
+            heads += [head, *phrase.joined[-1:], *(others[-1:] if head in words.PARTS else [])]
             if head in words.COPIES:
                 break
-    return heads
+    return heads, []
 
 
 def _phrases(text: str, known: Synonyms) -> Iterator[_Phrase]:
     tokens = list(_tokens(text, known))
     run: list[str] = []
     separators: list[str] = []
-    absent = False
+    absent = held = False
     for token, following in pairwise([*tokens, ".", "."]):
         kind = _kind(token, following)
         if kind == "word":
             run.append(token)
             continue
         if run:
-            yield _phrase(run, separators, token, absent)
-            run, separators, absent = [], [], absent and token in ("or", "nor")
+            yield _phrase(run, separators, token, absent, held)
+            run, separators, absent, held = [], [], absent and token in ("or", "nor"), False
         separators.append(kind if kind != "pass" else token)
         absent = absent or kind == "absent"
+        held = held or token in words.HOLDING
 
 
 def _tokens(text: str, known: Synonyms) -> Iterator[str]:
@@ -174,7 +189,7 @@ def _kind(token: str, following: str) -> str:
     return "word"
 
 
-def _phrase(run: Sequence[str], separators: Sequence[str], after: str, absent: bool) -> _Phrase:
+def _phrase(run: Sequence[str], separators: Sequence[str], after: str, absent: bool, held: bool) -> _Phrase:
     things = [word for word in run if not _describes(word)]
     predicate = "told" in separators and words.PASSING.isdisjoint(separators)  # "the ball is orange"
     units = tuple(
@@ -192,9 +207,10 @@ def _phrase(run: Sequence[str], separators: Sequence[str], after: str, absent: b
         closes=not {"close", "told", "absent"}.isdisjoint(separators),
         told="told" in separators,
         absent=absent,
+        held=held,
     )
 
 
 def _describes(word: str) -> bool:
     adverb = word.endswith("ly") and len(word) > 4 and word not in words.LY_NOUNS
-    return adverb or word in words.DESCRIPTIONS or word in words.NUMBERS or not any(map(str.isalpha, word))
+    return adverb or word in words.DESCRIPTIONS or word in words.NUMBERS or not word[0].isalpha()

@@ -128,9 +128,13 @@ LY_NOUNS = _words(
     "butterfly fly dragonfly grizzly firefly jelly lily belly family doily bully holly ally trolly tally italy"
 )
 
-BODY_PARTS = _words(
+PARTS = _words(
     """head face body leg legs tail ear ears eye eyes nose mouth hand hands arm arms wing wings paw paws foot feet
-    neck back hair fur skin beak claw claws horn horns mane hoof hooves snout muzzle torso shoulder
-    shoulders chest belly finger fingers"""
+    neck back hair fur skin beak claw claws horn horns mane hoof hooves snout muzzle torso shoulder shoulders chest
+    belly finger fingers door doors window windows wheel wheels tire tires tyre tyres handle handles lid screen
+    button buttons seat roof leaf leaves petal petals stem branch branches trunk peel crust cover blade rim"""
 )
 """Parts: "horse head" names the horse as well."""
+
+HOLDING = _words("wearing holding carrying")
+"""What follows is on or in the hands of somebody."""
