@@ -94,6 +94,14 @@ DetachedInput = with_denoiser(
 WrongShape = with_denoiser(lambda d, noisy, time, condition: [v[..., :2] for v in plain(d, noisy, time, condition)])
 
 
+def one_size(d: ToyDenoiser, noisy: list[Tensor], time: Tensor, condition: Tensor) -> list[Tensor]:
+    torch.stack(noisy)
+    return plain(d, noisy, time, condition)
+
+
+OneSizeOnly = with_denoiser(one_size)
+
+
 def with_block(block: type[nn.Module]) -> type[ToyModel]:
     class Model(ToyModel):
         recipe = attrs.evolve(ToyModel.recipe, blocks=(block.__name__,))
@@ -243,6 +251,7 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
     "DeafToText": (DeafToText, "test_words_matter", "deaf to `condition`"),
     "DeafToTime": (DeafToTime, "test_time_matters", "ignores `time`"),
     "OneByOne": (OneByOne, "test_each_block_runs_once_per_call", r"ran 3 times in one call with 3 pictures"),
+    "OneSizeOnly": (OneSizeOnly, "test_a_velocity_has_the_shape_of_its_latent", "failed on latents .* equal size"),
     "MissingBlocks": (MissingBlocks, "test_each_block_runs_once_per_call", r"recipe\.blocks names \['Layer'\]"),
     "WithoutGradient": (WithoutGradient, "test_gradients_reach_every_trained_parameter", "carries no gradient"),
     "DetachedInput": (DetachedInput, "test_gradients_reach_every_trained_parameter", r"No gradient reaches .* detach"),

@@ -203,12 +203,21 @@ KINDS: Mapping[str, tuple[type, type, Mapping[str, tuple[Any, str, str]], Mappin
 """Fixture -> the suite, the sound plugin, the broken ones, and what the suite's attributes are set to."""
 
 
-def suite(fixture: str, made: Any) -> type:
+def suite(fixture: str, made: Any, **own: Any) -> type:
     base, _, _, attributes = KINDS[fixture]
-    return type(f"Test{made.__name__}", (base,), {fixture: pytest.fixture(lambda self: made()), **attributes})
+    return type(f"Test{made.__name__}", (base,), {fixture: pytest.fixture(lambda self: made()), **attributes, **own})
 
 
-for _fixture, (_, _sound, _cases, _) in KINDS.items():
-    globals()[f"TestSound_{_fixture}"] = suite(_fixture, _sound)
+SOUND = {
+    **{fixture: suite(fixture, sound) for fixture, (_, sound, _, _) in KINDS.items()},
+    "adapter_that_squeezes": suite("adapter", broken_adapters.SquareOnly, square_grid=True),
+    "adapter_for_one_size": suite("adapter", broken_adapters.OneSizeOnly, mixed_sizes=False),
+}
+"""Suites that everything passes; also with what a suite can be told about a model."""
+
+
+for _name, _suite in SOUND.items():
+    globals()[f"TestSound_{_name}"] = _suite
+for _fixture, (_, _, _cases, _) in KINDS.items():
     for _name, (_made, _, _) in _cases.items():
         globals()[f"Test{_name}"] = suite(_fixture, _made)

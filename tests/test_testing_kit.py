@@ -58,7 +58,7 @@ class Recorder:
 def results(tmp_path_factory) -> Recorder:
     """Every sound plugin before its whole suite, every broken one before the test that must notice."""
     recorder, path = Recorder(), Path(broken_plugins.__file__)
-    chosen = [f"TestSound_{fixture}" for fixture in broken_plugins.KINDS]
+    chosen = [f"TestSound_{name}" for name in broken_plugins.SOUND]
     chosen += [f"Test{name}::{test}" for name, test, _ in BROKEN]
     folder = tmp_path_factory.mktemp("inner")
     (folder / "pytest.ini").write_text("[pytest]\n")
@@ -79,9 +79,9 @@ def test_a_broken_plugin_is_caught_by_the_test_that_names_its_fault(
     assert message.startswith(("AssertionError: ", "srum_core.errors."))
 
 
-@pytest.mark.parametrize("kind", broken_plugins.KINDS)
-def test_the_sound_twin_passes_everything(results: Recorder, kind: str) -> None:
-    own = {key: found for key, found in results.outcomes.items() if key.startswith(f"TestSound_{kind}::")}
+@pytest.mark.parametrize("name", broken_plugins.SOUND)
+def test_what_is_sound_passes_everything(results: Recorder, name: str) -> None:
+    own = {key: found for key, found in results.outcomes.items() if key.startswith(f"TestSound_{name}::")}
     assert len(own) >= 6
     assert {outcome for found in own.values() for outcome in found} <= {"passed", "skipped"}, results.messages
 
