@@ -9,7 +9,7 @@ what follows "no" or "without".
     two red fire hydrants                fire hydrant
     a wooden chair without a cushion     chair
 
-A label matches if a *head* of its main phrase (the last noun: "horse" in "a brown horse with a white blaze") and a
+A label matches if a *head* of its main phrase (the last noun: "horse" in "a grey horse with a long tail") and a
 keyword are the same word in singular or plural, or stand together in the table of synonyms. The main phrase ends
 where a place, an activity or company begins, so that "the floor beneath the horse" is a floor. Both sides of "and"
 and "of" and an owner have heads ("a cup of coffee", "the horse's legs"), and of written-apart compounds either half
