@@ -117,12 +117,17 @@ def test_saving_leaves_the_model_as_it_was(pair: Pair, tmp_path: Path) -> None:
     assert not Pair(evolve(pair.options, checkpoint=str(tmp_path))).denoiser.state_dict()[name].any()
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_pictures_that_cannot_share_a_call_are_refused(pair_of: Callable[[str], Pair], family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "sizes"), [("sd3", [(48, 32), (32, 48)]), ("flux", [(48, 32), (32, 48)]), ("flux", [(32, 48)])]
+)
+def test_pictures_that_cannot_be_in_a_call_are_refused(
+    pair_of: Callable[[str], Pair], family: str, sizes: list[tuple[int, int]]
+) -> None:
+    """Packed latents of another shape could have as many tokens, and would get the wrong places."""
     pair = pair_of(family)
-    latents = pair.encode([sample_picture((48, 32)), sample_picture((32, 48))])
+    latents = pair.encode([sample_picture(size) for size in sizes])
     with pytest.raises(TrainingError, match=r"takes pictures of .* cells in a call"):
-        pair.denoiser(latents, torch.tensor([0.5, 0.5]), pair.condition(["a", "b"]))
+        pair.denoiser(latents, torch.full((len(sizes),), 0.5), pair.condition(["a cat"] * len(sizes)))
 
 
 def test_a_pipeline_of_another_kind_is_refused(sd3: Pair, tmp_path: Path) -> None:
@@ -131,6 +136,15 @@ def test_a_pipeline_of_another_kind_is_refused(sd3: Pair, tmp_path: Path) -> Non
     other.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="no flow-matching pipeline"):
         Pair(evolve(sd3.options, checkpoint=str(tmp_path)))
+
+
+def test_sampled_answers_follow_their_seed_and_nobody_elses(sd3: Pair, tmp_path: Path) -> None:
+    sample_picture((64, 48)).save(tmp_path / "picture.png")
+    question = Question(tmp_path / "picture.png", "What is it?", max_new_tokens=8, temperature=1.0)
+    torch.manual_seed(0)
+    one, other = sd3.answer([question, evolve(question, seed=1)])
+    assert one != other
+    assert torch.initial_seed() == 0
 
 
 def test_a_crop_and_thinking_change_what_the_eye_is_shown(
