@@ -60,7 +60,7 @@ class Server(ThreadingHTTPServer):
         self.acts: list[Act] = []
         self.taken: list[Handler] = []
         self.closing = threading.Event()
-        self.in_flight = self.most = 0
+        self.in_flight = self.most = self.tired = 0
         self.lock = threading.Lock()
 
     @property
@@ -149,4 +149,6 @@ def saying(text: Any, finish: str = "stop", **more: Any) -> Act:
 
 
 def silent(handler: Handler) -> None:
-    handler.server.closing.wait(10)
+    """No answer, until the test is over or the server tires of it."""
+    if not handler.server.closing.wait(10):
+        handler.server.tired += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from PIL import Image
 from srum_core.errors import AnswerError, ConfigError, RecordError
 from srum_core.plugins import discover
 from srum_core.records import Question
-from srum_judges import wire
+from srum_judges import answer_cache, wire
+from srum_judges import remote as remote_module
 from srum_judges.options import RemoteOptions
 from srum_judges.remote import REASON_FIRST, Remote
 
@@ -262,7 +264,24 @@ def test_a_cache_that_cannot_be_written_is_an_error(server: Server, picture: Pat
         remote(server, cache=str(tmp_path / "file")).answer(questions(picture, 1))
 
 
-def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(server: Server, picture: Path) -> None:
+def test_a_full_disk_is_an_error(server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(answer_cache, "write_atomic", full)
+    with pytest.raises(ConfigError, match=r"answers cannot be written \(No space left on device\)"):
+        remote(server).answer(questions(picture, 1))
+
+
+def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(
+    server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*arguments: Any, **more: Any) -> None:
+        wait(*arguments, **more)
+        time.sleep(0.1)  # whoever waits wakes up late; the queue must be closed by then
+
+    monkeypatch.setattr(remote_module, "wait", late)
+
     def third_fails(handler: Handler) -> None:
         if handler.asked() == "question 3":
             handler.reply(400, "no")
@@ -281,7 +300,7 @@ def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(ser
 
 
 def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, picture: Path) -> None:
-    """Seven requests would take for ever; only their being cut off lets this test end."""
+    """Seven requests get no answer: they have to be cut off before the server tires of them."""
     waiting = threading.Semaphore(0)
 
     def first_fails(handler: Handler) -> None:
@@ -291,12 +310,12 @@ def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, picture: 
             handler.reply(400, "no")
         else:
             waiting.release()
-            server.closing.wait(10)
+            silent(handler)
 
     server.act = first_fails
     with pytest.raises(AnswerError, match="said 400"):
         remote(server, concurrency=8, timeout=30.0, retries=0).answer(questions(picture, 20))
-    assert len(server.taken) == 8
+    assert (len(server.taken), server.tired) == (8, 0)
 
 
 def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, picture: Path, tmp_path: Path) -> None:
@@ -307,9 +326,9 @@ def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, pictu
             while len(cached(tmp_path)) < 2:
                 time.sleep(0.005)
             os.kill(os.getpid(), signal.SIGINT)
-            server.closing.wait(10)
+            silent(handler)
         else:
-            server.closing.wait(10)
+            silent(handler)
 
     server.act = interrupt
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
@@ -318,7 +337,7 @@ def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, pictu
             remote(server, concurrency=3, timeout=30.0, retries=0).answer(questions(picture, 20))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert len(cached(tmp_path)) == 2
+    assert (len(cached(tmp_path)), server.tired) == (2, 0)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("srum-remote")]
 
 
