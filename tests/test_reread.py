@@ -149,7 +149,7 @@ def test_an_option_of_a_judge_changes_the_scores_and_nothing_else(
     said = capsys.readouterr().out
     assert said.count("round 0: ") == 2
     assert f"… and {3 * len(WORDS) - 2} more" in said
-    assert re.search(rf"{len(WORDS)} │ +{6 * len(WORDS)} │ +{3 * len(WORDS)} │", said)
+    assert re.search(rf"{len(WORDS)} │ +{3 * len(WORDS)} of {6 * len(WORDS)} │", said)
 
     new = judgements(run.stage_folder("judge", 0))
     assert [each.candidate for each in new] == [each.candidate for each in old]

@@ -219,13 +219,13 @@ def _example(candidate: Candidate, what: _What, was: float | str | None, now: fl
 
 def _show(tallies: Sequence[_Tally], examples: int) -> None:
     table = Table()
-    for name in ("round", "pictures", "scores", "changed", "mean change", "failures", "now readable", "now unreadable"):
+    for name in ("round", "pictures", "scores changed", "mean change", "failures", "now readable", "now unreadable"):
         table.add_column(name, justify="right")
     for tally in tallies:
         number = len(tally.distances)
-        mean = f"{sum(tally.distances) / number:.4f}" if number else "-"
+        changed, mean = f"{number} of {tally.scores}", f"{sum(tally.distances) / number:.4f}" if number else "-"
         failures = f"{tally.failures[0]} → {tally.failures[1]}"
-        cells = (tally.round, tally.pictures, tally.scores, number, mean, failures, tally.readable, tally.unreadable)
+        cells = (tally.round, tally.pictures, changed, mean, failures, tally.readable, tally.unreadable)
         table.add_row(*map(str, cells))
     Console().print(table)
     every = [f"round {tally.round}: {line}" for tally in tallies for line in tally.examples]
