@@ -69,9 +69,15 @@ class Hearing:
         self.answers[vote][index] = answer
         self.exchanges.append(Exchange(self.name, question, answer, index, vote))
 
+    def said(self, vote: int) -> list[str]:
+        """The answers of one vote, without questions that they repeat."""
+        return [
+            without_echo(answer, each.text) for answer, each in zip(self.answers[vote], self.questions, strict=True)
+        ]
+
     def read(self, vote: int) -> Reading:
         """What the judge reads in one vote. Raises PluginError for nonsense about its own questions and regions."""
-        found = list(self.judge.scores(self.candidate, self.regions, self.answers[vote]))
+        found = list(self.judge.scores(self.candidate, self.regions, self.said(vote)))
         known = {None, *(region.id for region in self.regions)}
         for each in found:
             if isinstance(each, Unreadable) and not 0 <= each.question < len(self.questions):
@@ -127,6 +133,19 @@ def conduct(hearings: Sequence[Hearing], ask: Ask, retries: int, temperature: fl
         todo = [(hearing, *place) for hearing in again for place in hearing.unreadable()]
         if not todo:
             return
+
+
+def without_echo(answer: str, question: str) -> str:
+    """What an answer says of its own. A server with the wrong chat template, or a model that never learnt to answer,
+    repeats the question, and the example in it would be read as the answer.
+
+    Only long repetitions count: those of the whole question, and answers that are nothing but a piece of it."""
+    question = question.strip()
+    if len(question) >= 200 and question in answer:
+        return answer.rpartition(question)[2]
+    if len(answer.strip()) >= 40 and answer.strip() in question:
+        return ""
+    return answer
 
 
 def _by_region(found: Sequence[Score | Unreadable]) -> list[list[Score | Unreadable]]:

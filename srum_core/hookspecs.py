@@ -20,6 +20,10 @@ hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
 
+SPEED: Mapping[str, bool] = {"srum_speed": True}
+"""Metadata of an option that changes how fast something works or where, and nothing that is recorded."""
+
+
 @frozen
 class Component:
     """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
@@ -29,7 +33,7 @@ class Component:
     load: str
     """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
     options: type | None = None
-    """attrs class of what can be set; None = nothing."""
+    """attrs class of what can be set; None = nothing. A field with `metadata=SPEED` may change within a run."""
     presets: Mapping[str, Path] = field(factory=dict, hash=False)
     """Adapters only: whole settings by name, as TOML files. One called "default" is always applied first."""
     summary: str = ""

@@ -18,7 +18,7 @@ from attrs import field, frozen
 from srum_core import config, plugins
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, PluginError, RecordError
-from srum_core.hookspecs import Use
+from srum_core.hookspecs import SPEED, Use
 from srum_core.prompts import load_prompts, refuse_twins
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
 from srum_core.store import Records, check_settings, read_list, write_atomic, write_list
@@ -124,12 +124,12 @@ class Run:
     def stage_settings(self, stage: str) -> dict[str, Any]:
         """The settings that a stage's folder remembers; those of the stages before it are checked in their folders."""
         s = self.settings
-        answering = {"answerer": _plain(s.answerer)}
+        answering = {"answerer": self._made_with("answerer", s.answerer)}
         drawing = {"seed": s.seed, "adapter": _plain(s.adapter)}
         by_stage: dict[str, dict[str, Any]] = {
             "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
             "ground": {
-                "grounder": _plain(s.grounder),
+                "grounder": self._made_with("grounder", s.grounder),
                 "verifier": _plain(s.verifier),
                 "ground": _plain(s.ground),
                 **answering,
@@ -140,6 +140,14 @@ class Run:
         }
         by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
         return by_stage[stage]
+
+    def _made_with(self, kind: str, use: Use | None) -> Any:
+        """A component as plain data, without options that change only its speed."""
+        options = self.registry.component(kind, use.use).options if use else None
+        fields = attrs.fields(options) if options else ()
+        fast = {each.name for each in fields if each.metadata.keys() >= SPEED.keys()}
+        made = _plain(use)
+        return {name: value for name, value in made.items() if name not in fast} if use else made
 
     def prompts(self, round: int) -> list[Prompt]:
         """The prompts of a round, as they were when it started (`prompts.jsonl`) or as they are now."""
@@ -168,7 +176,7 @@ class Run:
         return [self.plan(prompt, index, "evaluate") for prompt in prompts for index in range(settings.pictures)]
 
     def plan(self, prompt: Prompt, index: int, purpose: int | str) -> Planned:
-        """The picture number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
+        """Picture number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
         seed = self.derive_seed("draw", purpose, prompt.id, index)
         return Planned(hashlib.sha256(repr((prompt.id, index, seed)).encode()).hexdigest()[:20], prompt, seed)
 

@@ -11,7 +11,7 @@ from toy import COMPONENTS, ToyModel
 from srum_core import plugins
 from srum_core.cli import train_main
 from srum_core.config import load_settings
-from srum_core.errors import ConfigError, PluginError
+from srum_core.errors import ConfigError, PluginError, RecordError
 from srum_core.hookspecs import Use
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
@@ -87,3 +87,14 @@ def test_two_judges_of_one_kind_are_told_apart(tmp_path: Path, prompts: Path) ->
 def test_a_judge_that_cannot_be_made_is_named(tmp_path: Path, prompts: Path) -> None:
     with pytest.raises(PluginError, match="no_such_module"):
         make(tmp_path / "run", prompts, judges=(Use("no_such_module:Judge"),)).preflight()
+
+
+def test_a_run_goes_on_at_another_address_but_not_with_another_model(tmp_path: Path, prompts: Path) -> None:
+    def asking(**options: object) -> Use:
+        return Use("remote", {"model": "eye", "url": "http://localhost:1/v1", "cache": "off", **options})
+
+    run = make(tmp_path / "run", prompts, answerer=asking())
+    run.judgements(0).mark_done()
+    make(run.folder, prompts, answerer=asking(url="http://localhost:2/v1", concurrency=3, timeout=5.0)).check()
+    with pytest.raises(RecordError, match=r"answerer.model was 'eye' and is now 'other'"):
+        make(run.folder, prompts, answerer=asking(model="other")).check()

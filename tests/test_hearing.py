@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from srum_core.errors import PluginError, RecordError
-from srum_core.hearing import Hearing, conduct
+from srum_core.hearing import Hearing, conduct, without_echo
 from srum_core.records import Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
 
 CANDIDATE = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (64, 48), 0)
@@ -171,3 +171,37 @@ def test_an_exchange_of_before_counts_as_the_first_question() -> None:
     exchange = Exchange("numbers", Numbers().questions(CANDIDATE, REGIONS)[0], "0.5")
     hearing = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], [exchange])
     assert hearing.outcome() == [Score(0.5, "1", reason="said 0.5")]
+
+
+EXAMPLE = "Score: -0.8\nReason: The lamp stands on the wrong side of the sofa."
+QUESTION = "Judge the picture. " * 12 + f"For instance:\n{EXAMPLE}\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ("Score: 0.5\nReason: fine", "Score: 0.5\nReason: fine"),
+        (f"user\n{QUESTION}\nassistant\nScore: 0.5", "\n\nassistant\nScore: 0.5"),
+        (f"{QUESTION}", ""),
+        (EXAMPLE, ""),  # word for word
+        ("lamp", "lamp"),  # a short answer may well stand in the question
+    ],
+)
+def test_a_repeated_question_is_no_answer(answer: str, left: str) -> None:
+    assert without_echo(answer, QUESTION).strip() == left.strip()
+    assert without_echo("It is a cup: 0.5", "a cup") == "It is a cup: 0.5"
+
+
+def test_the_example_in_a_repeated_question_is_never_read_as_a_score() -> None:
+    class Example(Numbers):
+        wording = "1.0\n" * 60 + "for region {}"
+
+        def scores(
+            self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+        ) -> list[Score | Unreadable]:
+            return super().scores(candidate, regions, [answer.split("\n")[0] or "?" for answer in answers])
+
+    hearing = Hearing.open("example", Example(), CANDIDATE, REGIONS[:1])
+    conduct([hearing], lambda questions: [question.text for question in questions], 0, 0.7, seed)
+    assert [type(each) for each in hearing.outcome()] == [Unreadable]
+    assert hearing.exchanges[0].answer == hearing.questions[0].text  # recorded as it came

@@ -6,8 +6,11 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
+from srum_core.hookspecs import SPEED
+
 _positive = validators.gt(0)
 _unit: Any = [validators.ge(0), validators.le(1)]
+_a_day: Any = [validators.gt(0), validators.le(86_400)]
 BoxUnit = Literal["model", "pixels", "fraction", "thousand"]
 _box_unit: Any = validators.in_(("model", "pixels", "fraction", "thousand"))
 
@@ -187,19 +190,19 @@ class RemoteOptions:
 
     model: str = ""
     """The served model's name; empty = the only one that the server lists."""
-    url: str = ""
+    url: str = field(default="", metadata=SPEED)
     """Base URL up to and with /v1; empty = the environment variable OPENAI_BASE_URL."""
-    key_env: str = "OPENAI_API_KEY"
+    key_env: str = field(default="OPENAI_API_KEY", metadata=SPEED)
     """Name of the environment variable with the key. The key itself is never a setting: those are written to disk."""
-    concurrency: int = field(default=8, validator=_positive)
+    concurrency: int = field(default=8, validator=_positive, metadata=SPEED)
     """Requests under way at once, per process."""
-    timeout: float = field(default=300.0, validator=[_positive, validators.le(86_400)])
+    timeout: float = field(default=300.0, validator=_a_day, metadata=SPEED)
     """Seconds for one request, from connecting to the last byte; at most a day."""
-    retries: int = field(default=5, validator=validators.ge(0))
+    retries: int = field(default=5, validator=validators.ge(0), metadata=SPEED)
     """How often a request is sent again after a lost connection, a timeout, 408, 429 or 5xx, with growing pauses."""
-    max_reply: int = field(default=4_000_000, validator=_positive)
+    max_reply: int = field(default=4_000_000, validator=_positive, metadata=SPEED)
     """Largest reply that is read, in bytes."""
-    cache: str = ""
+    cache: str = field(default="", metadata=SPEED)
     """Folder of answers by the hash of what was asked, so that nothing is asked twice, also after an interruption;
     empty = srum/answers in the user's cache folder, "off" = none."""
     extra: dict[str, Any] = field(factory=dict, hash=False)

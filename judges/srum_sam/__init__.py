@@ -8,6 +8,7 @@ from typing import Any
 from attrs import field, frozen, validators
 
 from srum_core import Component, hookimpl
+from srum_core.hookspecs import SPEED
 
 _positive = validators.gt(0)
 _unit: Any = [validators.ge(0), validators.le(1)]
@@ -20,7 +21,7 @@ class SamOptions:
     checkpoint: str = "vit_h"
     """A checkpoint file (.pth or .safetensors, of any size of SAM), or vit_b, vit_l or vit_h: the published file of
     that size, looked for in the folder where torch.hub keeps checkpoints."""
-    device: str = "auto"
+    device: str = field(default="auto", metadata=SPEED)
     """`auto` takes the accelerator if there is one."""
     top: int = field(default=10, validator=_positive)
     """At most so many regions per picture, the largest ones."""
@@ -33,7 +34,7 @@ class SamOptions:
     """Keep the exact shapes (run lengths): reward maps then weigh shapes instead of boxes."""
     points_per_side: int = field(default=32, validator=_positive)
     """The generator is asked at so many points along each side."""
-    points_per_batch: int = field(default=64, validator=_positive)
+    points_per_batch: int = field(default=64, validator=_positive, metadata=SPEED)
     """Points at once; more is faster on a GPU and takes more memory."""
     pred_iou_thresh: float = field(default=0.88, validator=_unit)
     """Masks that the model itself rates below it are dropped."""

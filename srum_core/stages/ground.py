@@ -63,7 +63,7 @@ def _conduct(run: Run, round: int, hearings: Sequence[Hearing]) -> None:
 
 def _proposed(grounder: Grounder, hearing: Hearing, threshold: float) -> Grounding:
     """What the grounder says, without near-duplicates of earlier regions."""
-    found = list(grounder.regions(hearing.candidate, hearing.answers[0]))
+    found = list(grounder.regions(hearing.candidate, hearing.said(0)))
     failures = tuple(each for each in found if isinstance(each, Unreadable))
     regions = [each for each in found if isinstance(each, Region)]
     identity = hearing.candidate.id
