@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -18,7 +19,7 @@ from srum_core import config, plugins
 from srum_core.cli import main
 from srum_core.doctor import answering, convention, cost, drawing, geometry
 from srum_core.doctor.examine import examine
-from srum_core.doctor.findings import Finding
+from srum_core.doctor.findings import Cost, Finding
 from srum_core.doctor.patient import Patient, text_in_name, with_given_pictures, with_own_pictures
 from srum_core.errors import ConfigError
 from srum_core.records import Question, Sample
@@ -306,6 +307,25 @@ def test_every_operation_is_measured_and_a_round_estimated(run: Run, model: Bage
     assert all(each.seconds > 0 and each.memory >= 0 for each in everything.costs)
     assert "A round of these settings (768 pictures, 2 questions each, 1536 trained on)" in everything.estimate
     assert "evaluate" in everything.estimate
+
+
+def test_what_is_quick_is_measured_with_as_much_at_once_as_a_run_would() -> None:
+    asked: list[int] = []
+    quick = cost.take("look", 32, torch.device("cpu"), asked.append)
+    assert (quick.count, asked) == (32, [cost.FEW, 32])
+    asked.clear()
+    slow = cost.take("look", 32, torch.device("cpu"), lambda n: asked.append(n) or time.sleep(cost.BRIEF))
+    assert (slow.count, asked) == (cost.FEW, [cost.FEW])
+
+
+def test_a_fixed_number_of_steps_is_what_is_counted(run: Run, patient: Patient) -> None:
+    overrides = ["train.steps=10", "train.accumulation=2", "train.max_cells=64", "benchmark=", "prompts=shapes:train:4"]
+    settings = config.load_settings("bagel", ["shapes"], None, overrides, run.registry)
+    other = Patient(Run(run.folder, settings, run.registry), patient.model, patient.candidates, patient.texts)
+    one_second = [Cost(name, 1, 1.0, 0.0) for name in ("generate", "encode", "answer", "denoiser", cost.TRAINING)]
+    told = cost.estimate(other, one_second)  # pictures have 16 cells: 4 in a micro-batch, 80 in all
+    assert "(8 pictures, 2 questions each, 80 trained on) would take about 1:52" in told
+    assert "generate 0:08, judge 0:16, train 1:28." in told
 
 
 def test_a_parameter_without_gradient_is_told(run: Run, model: Bagel, patient: Patient) -> None:

@@ -7,67 +7,77 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psutil
 import torch
 from attrs import define, field
+from torch import Tensor
 
 from srum_core import tuning
 from srum_core.doctor import answering
 from srum_core.doctor.findings import Cost, Finding
 from srum_core.doctor.patient import Patient
 from srum_core.flow import FlowStep, flow_step
+from srum_core.latents import CHUNK
 from srum_core.progress import clock
 from srum_core.records import Question
 
-MOST = 8
-"""Pictures in a call, however large the run's batches are."""
+T = TypeVar("T")
+FEW = 8
+"""Pictures in a first call, however large the run's batches are."""
+BRIEF = 2.0
+"""Seconds. What takes less is done again: warm, and with as much at once as the run would."""
 TRAINING = "training step"
 GRADIENTS = "gradients"
-_BRIEF = 2.0
-"""What takes fewer seconds is timed again, warm."""
 
 
 def measure(patient: Patient) -> tuple[list[Cost], list[Finding]]:
     """One call of each operation, then a training step, which prepares the model for training and so comes last."""
     settings, device = patient.run.settings, patient.device
-    drawn, asked, cells = (min(MOST, each.batch) for each in (settings.generate, settings.judge, settings.generate))
     text = next((each for each in patient.texts if each), "a picture")
-    pictures = _fill(patient.pictures, drawn)
-    questions = _fill(_questions(patient), asked)
-    latents = patient.encode(pictures)
-    times = torch.full((cells,), 0.5)
+    questions = _questions(patient)
+    latents = patient.encode(patient.pictures)
+    together = fitting(patient, latents[0])
+
+    def denoise(count: int) -> object:
+        return patient.velocity(_fill(latents, count), torch.full((count,), 0.5), [text] * count)
+
     found = [
-        take("generate", drawn, device, lambda: patient.draw([text] * drawn, list(range(drawn)))),
-        take("encode", drawn, device, lambda: patient.encode(pictures)),
-        take("answer", asked, device, lambda: answering.ask(patient, questions)),
-        take("denoiser", cells, device, lambda: patient.velocity(latents, times, [text] * cells)),
+        take("generate", settings.generate.batch, device, lambda n: patient.draw([text] * n, range(n))),
+        take("encode", CHUNK, device, lambda n: patient.encode(_fill(patient.pictures, n))),
+        take("answer", settings.judge.batch, device, lambda n: answering.ask(patient, _fill(questions, n))),
+        take("denoiser", together, device, denoise),
     ]
-    trainer = _Trainer(patient, _fitting(patient, latents[0].shape[0] * latents[0].shape[1]), text)
-    found.append(take(TRAINING, trainer.count, device, trainer.step))
+    trainer = _Trainer(patient, [latent.to(device) for latent in latents], text)
+    found.append(take(TRAINING, together, device, trainer.step))
     return found, [trainer.finding()]
 
 
-def take(operation: str, count: int, device: torch.device, call: Callable[[], object]) -> Cost:
-    """Time and memory of a call; a quick one is made twice, and the second time counts."""
+def fitting(patient: Patient, latent: Tensor) -> int:
+    """Pictures with latents of this size in a micro-batch of training."""
+    return max(1, patient.run.settings.train.max_cells // (latent.shape[0] * latent.shape[1]))
+
+
+def take(operation: str, most: int, device: torch.device, call: Callable[[int], object]) -> Cost:
+    """Time and memory of a call with a few at once, or with `most` if that is quick."""
+    count = min(FEW, most)
+    first = _take(operation, count, device, call)
+    return first if first.seconds > BRIEF else _take(operation, most, device, call)
+
+
+def _take(operation: str, count: int, device: torch.device, call: Callable[[int], object]) -> Cost:
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     with _watched() as memory:
-        seconds = _seconds(call, cuda)
-    if seconds < _BRIEF:
-        seconds = min(seconds, _seconds(call, cuda))
-    return Cost(
-        operation, count, seconds, memory.grown, torch.cuda.max_memory_allocated(device) / 2**20 if cuda else None
-    )
-
-
-def _seconds(call: Callable[[], object], cuda: bool) -> float:
-    began = time.perf_counter()
-    call()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+        began = time.perf_counter()
+        call(count)
+        if cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    on_device = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else None
+    return Cost(operation, count, seconds, memory.grown, on_device)
 
 
 @define
@@ -99,7 +109,7 @@ def _watched() -> Iterator[_Memory]:
         thread.join()
 
 
-def _fill(some: Sequence[object], count: int) -> list:  # type: ignore[type-arg]
+def _fill(some: Sequence[T], count: int) -> list[T]:
     return [some[index % len(some)] for index in range(count)]
 
 
@@ -107,11 +117,6 @@ def _questions(patient: Patient) -> list[Question]:
     """Those of the run's judges, or a plain one."""
     asked = [question for hearing in answering.hearings(patient) for question in hearing.questions]
     return asked or [Question(patient.candidates[0].image, "What does this picture show?")]
-
-
-def _fitting(patient: Patient, cells: int) -> int:
-    """Pictures in a micro-batch of training."""
-    return max(1, min(MOST, patient.run.settings.train.max_cells // cells))
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -122,7 +127,7 @@ class _Trainer:
     """A step of the run's own loss on the run's own trained parameters; no weight is changed."""
 
     patient: Patient
-    count: int
+    latents: list[Tensor]
     text: str
     tuned: tuning.Tuned = field(init=False)
     missing: list[str] = field(init=False, factory=list)
@@ -136,15 +141,14 @@ class _Trainer:
                 self.patient.model, settings.train.method, settings.lora, settings.train.checkpointing
             )
 
-    def step(self) -> None:
+    def step(self, count: int) -> None:
         patient, settings = self.patient, self.patient.run.settings
         objective = patient.run.registry.create("loss", settings.loss)
-        clean = [latent.to(patient.device) for latent in patient.encode(_fill(patient.pictures, self.count))]
-        times = torch.linspace(0.2, 0.8, self.count)
+        times = torch.linspace(0.2, 0.8, count)
         noise = torch.Generator().manual_seed(0)
         with patient.precision():
-            condition = patient.condition([self.text] * self.count)
-            flow: FlowStep = flow_step(self.tuned.module, clean, condition, times, None, noise)
+            condition = patient.condition([self.text] * count)
+            flow: FlowStep = flow_step(self.tuned.module, _fill(self.latents, count), condition, times, None, noise)
             loss, _ = objective(flow)
         loss.backward()
         self.missing = [name for name, parameter in self.tuned.parameters.items() if parameter.grad is None]
@@ -173,8 +177,8 @@ def estimate(patient: Patient, found: Sequence[Cost]) -> str:
     opened = answering.hearings(patient)
     questions = math.ceil(sum(len(h.questions) for h in opened) / len({h.candidate.id for h in opened}))
     train = settings.train
-    step = next(cost.count for cost in found if cost.operation == TRAINING)
-    trained = train.steps * train.accumulation * step if train.steps else train.epochs * pictures
+    together = train.accumulation * fitting(patient, patient.encode(patient.pictures[:1])[0])
+    trained = train.steps * together if train.steps else train.epochs * pictures
     parts = {
         "generate": pictures * each["generate"],
         "judge": pictures * questions * settings.judge.votes * each["answer"],
@@ -185,6 +189,6 @@ def estimate(patient: Patient, found: Sequence[Cost]) -> str:
     told = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items())
     return (
         f"A round of these settings ({pictures} pictures, {questions} question{'s' * (questions != 1)} each, {trained} "
-        f"trained on) would take about {clock(sum(parts.values()))} on this machine: {told}. Larger batches than "
-        "those above are faster; finding regions and asking again are not counted."
+        f"trained on) would take about {clock(sum(parts.values()))} on this machine: {told}. Finding regions and "
+        "asking again are not counted."
     )
