@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -34,11 +35,34 @@ def test_the_pair_adapter_passes_its_tests_where_it_is_installed(clean: CleanEnv
     check(clean, "srum-pair", "pair")
 
 
+def test_the_counting_judge_passes_its_tests_where_it_is_installed(clean: CleanEnvironment) -> None:
+    check(clean, "srum-count", "count")
+
+
+@pytest.mark.slow
+def test_the_counting_judge_takes_part_in_a_run(clean: CleanEnvironment) -> None:
+    clean.install(ROOT / "examples" / "srum-count")
+    (clean.folder / "words.txt").write_text("two red circles\na green square\n")
+    says = r'answerer={use="scripted", text="Score: 0.5\nReason: because\nCount: 3"}'
+    judges = 'judges=["global-layout", {use="count", strict=true}]'
+    less = ("generate.candidates=1", "adapter.drawing.steps=2", "train.steps=1", 'benchmark=""')
+    clean.run(
+        *("srum-train", "--adapter", "bagel", "--preset", "shapes", "--out", "run"),
+        *("prompts=words.txt", judges, says, *less),
+    )
+    parts = (clean.folder / "run" / "round-0" / "judgements").glob("part-*.jsonl")
+    judgements = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+    counts = [score for each in judgements for score in each["scores"] if score["judge"] == "count"]
+    assert len(judgements) == 2
+    assert [(score["value"], score["reason"]) for score in counts] == [(-1.0, "red circles: 2 asked for, 3 seen")]
+
+
 def check(clean: CleanEnvironment, name: str, component: str) -> None:
     """Install a package, see its component listed, and run its tests, out of a copy without its sources."""
     project = ROOT / "examples" / name
     clean.install(project)
-    row = next(line for line in clean.run("srum", "plugins").splitlines() if f" {name} " in line)
-    assert f" {component} " in row
-    shutil.copytree(project / "tests", clean.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    clean.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(clean.folder / name), name)
+    rows = [line for line in clean.run("srum", "plugins").splitlines() if f" {name} " in line]
+    assert [f" {component} " in row for row in rows] == [True]
+    tests = clean.folder / f"{name}-tests"
+    shutil.copytree(project / "tests", tests, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    clean.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tests), str(tests))
