@@ -146,6 +146,8 @@ def test_answers_to_other_questions_are_not_read() -> None:
     judge.wording = "Rate region {}."
     with pytest.raises(RecordError, match="its template"):
         Hearing.replay("numbers", judge, CANDIDATE, REGIONS, exchanges)
+    again = Hearing.replay("numbers", judge, CANDIDATE, REGIONS, exchanges, reworded=True)
+    assert [getattr(each, "value", None) for each in again.outcome()] == [0.5, 0.1]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,12 @@ class JudgeConformance:
         for transcript in recorded:
             try:
                 hearing = Hearing.replay(
-                    transcript.judge, judge, transcript.candidate, transcript.regions, transcript.exchanges
+                    transcript.judge,
+                    judge,
+                    transcript.candidate,
+                    transcript.regions,
+                    transcript.exchanges,
+                    reworded=True,  # to work on the wording is no reason to record anew
                 )
             except SrumError as error:
                 raise AssertionError(f"{error} (Transcripts: {self.transcripts})") from error
