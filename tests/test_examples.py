@@ -21,6 +21,12 @@ def test_the_clean_environment_sees_the_wheel_and_nothing_of_the_checkout(clean:
     assert "toy" not in clean.python("-c", "import importlib.util; print(importlib.util.find_spec('toy') or '')")
 
 
+def test_a_clean_environment_has_no_plugins_but_those_installed_into_it(tmp_path: Path) -> None:
+    bare = CleanEnvironment.create(tmp_path, srum=False)
+    code = "from importlib.metadata import entry_points as e; print([each.name for each in e(group='srum')])"
+    assert bare.python("-c", code).strip() == "[]"
+
+
 def test_a_dependency_that_is_not_there_is_an_error(clean: CleanEnvironment, tmp_path: Path) -> None:
     build = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
     about = '[project]\nname = "needy"\nversion = "1"\ndependencies = ["srum-that-is-not-there"]\n'
