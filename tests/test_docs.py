@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_plugins import install
 
 from srum_core.cli import main, train_main
 
@@ -23,6 +24,13 @@ RUN = ("tutorial", "data", "writing-a-judge", "writing-an-adapter")
 GOLDEN = ROOT / "tests" / "golden" / "bagel" / "checkpoint"
 ELSEWHERE = {"make", "pip", "vllm", "sglang", "transformers", "export"}
 """Programs that are not run from a page: they install something, serve a large model, or belong to a checkout."""
+MINE = """
+from srum_core import Component, hookimpl
+
+@hookimpl
+def srum_judges():
+    return [Component("mine", "srum_mine.judge:Mine")]
+"""
 _BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -51,6 +59,9 @@ def test_there_are_commands_to_check() -> None:
 def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a dry run, with the placeholders filled in: every option, preset and setting must be known."""
     monkeypatch.chdir(tmp_path)
+    if '"mine"' in command:  # what `srum new-plugin judge mine` makes
+        install(tmp_path, "srum-mine", "0.1.0", MINE)
+        monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "my_prompts.txt").write_text("a red boat on a lake\n", encoding="utf-8")
     program, *arguments = shlex.split(command.replace("DIR", str(GOLDEN)))
     if program == "srum":
