@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 def open_rgb(path: Path, crop: Box | None = None) -> Image:
     """The picture in RGB, or the part of it that `crop` names, at least a pixel; transparency is shown on white."""
-    whole = _open_rgb(path)
+    from PIL import Image
+
+    with Image.open(path) as image:
+        whole = flatten(image)
     if crop is None:
         return whole
     left, top = int(crop[0] * whole.width), int(crop[1] * whole.height)
@@ -21,11 +24,11 @@ def open_rgb(path: Path, crop: Box | None = None) -> Image:
     return whole.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
 
 
-def _open_rgb(path: Path) -> Image:
+def flatten(image: Image) -> Image:
+    """In RGB, transparency on white."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        if "A" in image.getbands() or "transparency" in image.info:
-            layer = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-        return image.convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")

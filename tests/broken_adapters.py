@@ -10,7 +10,7 @@ import attrs
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from toy import ToyBlock, ToyDenoiser, ToyModel
+from toy import ToyBlock, ToyDenoiser, ToyModel, ToyOptions
 
 from srum_core.records import BoxFormat, Question, Sample
 
@@ -150,6 +150,27 @@ class UnusedParameter(IdleLora):
     recipe = attrs.evolve(ToyModel.recipe, full=(".*",))
 
 
+class _Idle(ToyDenoiser):
+    """Has a parameter that is used, but makes no difference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = nn.Parameter(torch.ones(1))
+
+    def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Tensor) -> list[Tensor]:
+        return [velocity + 0 * self.idle for velocity in super().forward(noisy, time, condition)]
+
+
+class IdleParameter(ToyModel):
+    recipe = attrs.evolve(ToyModel.recipe, full=(".*",))
+
+    def __init__(self, options: ToyOptions | None = None) -> None:
+        super().__init__(options)
+        denoiser = _Idle()
+        denoiser.load_state_dict(self.denoiser.state_dict(), strict=False)
+        self.denoiser = denoiser.requires_grad_(False).eval()
+
+
 class MissingBlocks(ToyModel):
     recipe = attrs.evolve(ToyModel.recipe, blocks=("Layer",))
 
@@ -255,6 +276,7 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
     "MissingBlocks": (MissingBlocks, "test_each_block_runs_once_per_call", r"recipe\.blocks names \['Layer'\]"),
     "WithoutGradient": (WithoutGradient, "test_gradients_reach_every_trained_parameter", "carries no gradient"),
     "DetachedInput": (DetachedInput, "test_gradients_reach_every_trained_parameter", r"No gradient reaches .* detach"),
+    "IdleParameter": (IdleParameter, "test_gradients_reach_every_trained_parameter", "exactly zero: idle"),
     "UnusedParameter": (UnusedParameter, "test_gradients_reach_every_trained_parameter", r"spare\.weight"),
     "WrongShape": (WrongShape, "test_a_velocity_has_the_shape_of_its_latent", "has the shape"),
     "NotRecomputable": (NotRecomputable, "test_activation_checkpointing_changes_no_gradient", "changes the gradient"),

@@ -11,7 +11,7 @@ from itertools import count
 import attrs
 
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
-from srum_judges.components import Grid
+from srum_judges.grounders.components import Grid
 from srum_judges.layout import GlobalLayout
 
 Found = Sequence[Score | Unreadable]

@@ -26,7 +26,7 @@ from srum_core.testing import (
     LossConformance,
     RewardMapConformance,
 )
-from srum_judges.components import Grid
+from srum_judges.grounders.components import Grid
 from srum_judges.layout import GlobalLayout
 from srum_losses.maps import Paper
 from srum_losses.objectives import SftLoss, SrumLoss

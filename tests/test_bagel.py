@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from srum_bagel.images import flatten, to_tensor
+from srum_bagel.images import to_tensor
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
 from srum_core.errors import CheckpointError
 from srum_core.flow import flow_step
+from srum_core.pictures import flatten
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Question
 
@@ -229,9 +230,14 @@ def test_sampling_follows_the_questions_own_seed(model: Bagel, tmp_path: Path) -
     assert len({ask(seed) for seed in range(5)}) > 1
 
 
-def test_a_crop_is_what_is_looked_at(model: Bagel, tmp_path: Path) -> None:
+def test_a_crop_is_what_is_looked_at(model: Bagel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = Image.new("RGB", (64, 64), "red"), noise_picture(64, 64)
     both = Image.new("RGB", (128, 64))
     both.paste(left, (0, 0)), both.paste(right, (64, 0))
     both.save(tmp_path / "both.png")
-    assert np.array_equal(np.asarray(model.open(tmp_path / "both.png", (0.5, 0.0, 1.0, 1.0))), np.asarray(right))
+    look, seen = model.look, list[Image.Image]()
+    monkeypatch.setattr(model, "look", lambda images: look(seen.extend(images) or images))
+    crop = (0.5, 0.0, 1.0, 1.0)
+    model.answer([Question(tmp_path / "both.png", "what?", crop, 2), Question(tmp_path / "both.png", "how?", crop, 2)])
+    (picture,) = seen  # looked at once, for both questions
+    assert np.array_equal(np.asarray(picture), np.asarray(right))

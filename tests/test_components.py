@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
 from srum_core.records import Candidate, Prompt, Region
-from srum_judges.components import Components, Grid, component_boxes, label_colours, reading_order
+from srum_judges.grounders.components import Components, Grid, component_boxes, label_colours, reading_order
 from srum_judges.options import ComponentsOptions, GridOptions
 
 RED, BLUE, WHITE = (230, 30, 30), (30, 30, 230), (255, 255, 255)

@@ -10,7 +10,7 @@ import pytest
 
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt, Region
-from srum_judges.file import BoxesFromFile
+from srum_judges.grounders.file import BoxesFromFile
 from srum_judges.options import FileOptions
 
 BOX = [20, 10, 100, 50]

@@ -16,13 +16,13 @@ from srum_core.errors import ConfigError
 from srum_core.plugins import discover
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
 from srum_judges import templates
+from srum_judges.answerers.scripted import Scripted
 from srum_judges.layout import GlobalLayout
 from srum_judges.listing import show
 from srum_judges.options import LayoutOptions, RegionsOptions, SampleOptions, ScriptedOptions, ZoomOptions
-from srum_judges.penalty import penalised
 from srum_judges.regions import LocalRegions
+from srum_judges.rules.penalty import penalised
 from srum_judges.sample import Sample
-from srum_judges.scripted import Scripted
 from srum_judges.zoom import Zoom, widened
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {regions} cup'), Path("c.png"), (64, 48), 0)
@@ -346,8 +346,8 @@ def _written(folder: Path, number: int) -> Path:
 def test_no_heavy_import() -> None:
     code = (
         "import sys, srum_losses;"
-        "import srum_judges.layout, srum_judges.regions, srum_judges.scripted, srum_judges.components;"
-        "import srum_judges.zoom, srum_judges.sample, srum_judges.verify;"
+        "import srum_judges.layout, srum_judges.regions, srum_judges.answerers.scripted;"
+        "import srum_judges.grounders.components, srum_judges.zoom, srum_judges.sample, srum_judges.verify;"
         "srum_judges.regions.LocalRegions();"
         "print({'torch', 'numpy', 'PIL', 'transformers', 'inflect'} & set(sys.modules))"
     )

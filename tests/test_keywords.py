@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.lessons import BLOB, lesson
 from srum_core.errors import ConfigError
-from srum_judges import vocabulary
-from srum_judges.forms import forms
-from srum_judges.keywords import Synonyms, comparable, keywords, names, readable
+from srum_judges.rules import vocabulary
+from srum_judges.rules.forms import forms
+from srum_judges.rules.keywords import Synonyms, comparable, keywords, names, readable
 
 HORSE = "a microwave hidden by a horse"  # paper, Table 8
 CASES = [

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from srum_core.boxes import area, iou
 from srum_core.errors import ConfigError
 from srum_core.records import BoxFormat, Candidate, Prompt, Region, Unreadable
-from srum_judges.box_json import read_boxes
-from srum_judges.native import Native
+from srum_judges.grounders.box_json import read_boxes
+from srum_judges.grounders.native import Native
 from srum_judges.options import NativeOptions
 
 PICTURE = Candidate("c", Prompt("p", 'a {cat} and a "dog"'), Path("c.png"), (200, 100), 0)

@@ -39,10 +39,10 @@ from PIL import Image
 from srum_core.errors import AnswerError, ConfigError, RecordError
 from srum_core.plugins import discover
 from srum_core.records import Question
-from srum_judges import answer_cache, wire
-from srum_judges import remote as remote_module
+from srum_judges.answerers import answer_cache, wire
+from srum_judges.answerers import remote as remote_module
+from srum_judges.answerers.remote import REASON_FIRST, Remote
 from srum_judges.options import RemoteOptions
-from srum_judges.remote import REASON_FIRST, Remote
 
 KEY = "sk-do-not-tell-1234"
 
@@ -276,9 +276,10 @@ def test_a_full_disk_is_an_error(server: Server, picture: Path, monkeypatch: pyt
 def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(
     server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def late(*arguments: Any, **more: Any) -> None:
-        wait(*arguments, **more)
+    def late(*arguments: Any, **more: Any) -> Any:
+        found = wait(*arguments, **more)
         time.sleep(0.1)  # whoever waits wakes up late; the queue must be closed by then
+        return found
 
     monkeypatch.setattr(remote_module, "wait", late)
 
@@ -585,6 +586,6 @@ def test_without_the_extra_it_says_what_to_install() -> None:
 
 
 def test_describing_it_imports_neither_client_nor_pil() -> None:
-    code = "import sys, srum_judges.remote; print({'openai', 'httpx', 'PIL', 'torch'} & set(sys.modules))"
+    code = "import sys, srum_judges.answerers.remote; print({'openai', 'httpx', 'PIL', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

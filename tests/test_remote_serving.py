@@ -24,8 +24,8 @@ from srum_core.run import Run
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
+from srum_judges.answerers.remote import Remote
 from srum_judges.options import RemoteOptions
-from srum_judges.remote import Remote
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from srum_benchmarks.shapes.benchmark import Shapes
 from srum_benchmarks.shapes.render import Object, draw
 from srum_core.errors import ConfigError, RecordError
 from srum_core.records import Candidate, Prompt
-from srum_judges.components import Components
+from srum_judges.grounders.components import Components
 from srum_judges.options import ComponentsOptions
 from srum_judges.parsing import read_regions, read_whole
 

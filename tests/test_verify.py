@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
+from srum_judges.answerers.scripted import Scripted
 from srum_judges.options import RegionsOptions, VerifyOptions
 from srum_judges.parsing import read_verdicts
 from srum_judges.regions import LocalRegions
-from srum_judges.scripted import Scripted
 from srum_judges.verify import VerifyBoxes
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {regions} cup'), Path("c.png"), (64, 48), 0)

@@ -42,18 +42,6 @@ class SizeRule:
         return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def flatten(image: Image.Image) -> Image.Image:
-    """RGB, transparency over white."""
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        ground = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
 def to_tensor(image: Image.Image) -> Tensor:
     """(3, H, W) float32 in [-1, 1]."""
     pixels = torch.from_numpy(np.asarray(image, dtype=np.uint8).copy())

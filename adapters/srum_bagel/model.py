@@ -16,13 +16,14 @@ from srum_bagel.autoencoder import Autoencoder, patchify, read_sizes, unpatchify
 from srum_bagel.chat import PLAN_A_PICTURE, REASON_FIRST, Chat
 from srum_bagel.context import Context
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.images import SizeRule, flatten, to_image, to_tensor
+from srum_bagel.images import SizeRule, to_image, to_tensor
 from srum_bagel.options import Options
 from srum_bagel.place import choose_device, choose_dtype, find
 from srum_bagel.sampling import Contexts, sample
 from srum_bagel.vision import Eye
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
+from srum_core.pictures import flatten, open_rgb
 from srum_core.records import Question, Sample
 
 
@@ -177,7 +178,7 @@ class Bagel:
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """All questions at once; a picture that several ask about is looked at once."""
         keys = [(question.image, question.crop) for question in questions]
-        seen = dict(zip(dict.fromkeys(keys), self.look([self.open(*key) for key in dict.fromkeys(keys)]), strict=True))
+        seen = dict(zip(dict.fromkeys(keys), self.look([open_rgb(*key) for key in dict.fromkeys(keys)]), strict=True))
         context = self.denoiser.context(len(questions))
         if any(question.think for question in questions):
             self.denoiser.read_text(context, [self.chat.frame(REASON_FIRST if q.think else None) for q in questions])
@@ -185,17 +186,6 @@ class Bagel:
         self.denoiser.read_text(context, [self.chat.frame(question.text) for question in questions])
         replies = [Reply(q.max_new_tokens, q.temperature, q.seed) for q in questions]
         return [self.chat.text(ids) for ids in speak(self.denoiser, self.chat, context, replies)]
-
-    def open(self, path: Path, crop: tuple[float, float, float, float] | None) -> Image.Image:
-        """The picture, or the part of it inside a box of fractions."""
-        with Image.open(path) as image:
-            picture = flatten(image)
-        if crop is None:
-            return picture
-        width, height = picture.size
-        x0, y0, x1, y1 = crop
-        left, top = int(x0 * width), int(y0 * height)
-        return picture.crop((left, top, max(left + 1, round(x1 * width)), max(top + 1, round(y1 * height))))
 
     def look(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Tower tokens (t, hidden) per picture. Resized twice, first as for drawing, as the reference does."""

@@ -35,10 +35,15 @@ def srum_judges() -> Iterable[Component]:
 @hookimpl
 def srum_grounders() -> Iterable[Component]:
     offered = [
-        ("components", "components:Components", ComponentsOptions, "connected patches of one colour; needs no weights"),
-        ("grid", "components:Grid", GridOptions, "equal tiles, whatever the picture shows"),
-        ("native", "native:Native", NativeOptions, "boxes that the answering model gives as JSON"),
-        ("file", "file:BoxesFromFile", FileOptions, "boxes out of a file"),
+        (
+            "components",
+            "grounders.components:Components",
+            ComponentsOptions,
+            "connected patches of one colour",
+        ),
+        ("grid", "grounders.components:Grid", GridOptions, "equal tiles, whatever the picture shows"),
+        ("native", "grounders.native:Native", NativeOptions, "boxes that the answering model gives as JSON"),
+        ("file", "grounders.file:BoxesFromFile", FileOptions, "boxes out of a file"),
     ]
     return [_component(*each) for each in offered]
 
@@ -46,8 +51,18 @@ def srum_grounders() -> Iterable[Component]:
 @hookimpl
 def srum_answerers() -> Iterable[Component]:
     offered = [
-        ("remote", "remote:Remote", RemoteOptions, "a server that speaks OpenAI's chat protocol, such as vLLM"),
-        ("scripted", "scripted:Scripted", ScriptedOptions, "fixed replies for smoke tests; never for results"),
+        (
+            "remote",
+            "answerers.remote:Remote",
+            RemoteOptions,
+            "a server that speaks OpenAI's chat protocol",
+        ),
+        (
+            "scripted",
+            "answerers.scripted:Scripted",
+            ScriptedOptions,
+            "fixed replies for smoke tests only",
+        ),
     ]
     return [_component(*each) for each in offered]
 

@@ -24,9 +24,7 @@ class GlobalLayout:
         self.rules = rules.layout(self.options.neutral_band)
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        text = templates.fill(self.template, {"prompt": candidate.prompt.text})
-        options = self.options
-        return [Question(candidate.image, text, max_new_tokens=options.max_new_tokens, think=options.think)]
+        return [templates.question(candidate, self.template, self.options)]
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from srum_core.boxes import sides
-from srum_core.records import Box, Candidate, Region
+from srum_core.records import Box, Candidate, Question, Region
+from srum_judges import templates
+
+
+class Listing(templates.Asking, Protocol):
+    """Options that say how regions are asked about."""
+
+    @property
+    def boxes(self) -> str: ...
+    @property
+    def per_question(self) -> int: ...
+
+
+def questions_about(candidate: Candidate, regions: Sequence[Region], template: str, options: Listing) -> list[Question]:
+    """One question for each group of regions."""
+    return [
+        templates.question(candidate, template, options, regions=listing(candidate, some, options.boxes))
+        for some in groups(regions, options.per_question)
+    ]
 
 
 def listing(candidate: Candidate, regions: Sequence[Region], unit: str) -> str:

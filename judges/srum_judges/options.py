@@ -169,7 +169,7 @@ class FileOptions:
     """Grounder `file`: boxes that you supply."""
 
     path: str = ""
-    """A .json or .jsonl file; the docstring of `srum_judges.file.BoxesFromFile` shows the format."""
+    """A .json or .jsonl file; the docstring of `srum_judges.grounders.file.BoxesFromFile` shows the format."""
     boxes: Literal["pixels", "fraction", "thousand"] = field(
         default="pixels", validator=validators.in_(("pixels", "fraction", "thousand"))
     )

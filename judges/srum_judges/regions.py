@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
 from srum_judges import rules, templates
-from srum_judges.listing import groups, listing
+from srum_judges.listing import groups, questions_about
 from srum_judges.options import RegionsOptions
 from srum_judges.parsing import read_regions
 
@@ -25,7 +25,7 @@ class LocalRegions:
         self.rules = rules.regional(self.options)
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        return [self._question(candidate, some) for some in groups(regions, self.options.per_question)]
+        return questions_about(candidate, regions, self.template, self.options)
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
@@ -40,9 +40,3 @@ class LocalRegions:
                     score = Score(reading.value, identity, reading.reason, self.name, reading.label)
                     found.append(rules.apply(self.rules, candidate.prompt.text, score))
         return found
-
-    def _question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
-        options = self.options
-        values = {"prompt": candidate.prompt.text, "regions": listing(candidate, regions, options.boxes)}
-        text = templates.fill(self.template, values)
-        return Question(candidate.image, text, max_new_tokens=options.max_new_tokens, think=options.think)

@@ -23,9 +23,7 @@ class Sample:
         self.template = templates.load(self.options.template, ["prompt"])
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        text = templates.fill(self.template, {"prompt": candidate.prompt.text})
-        options = self.options
-        return [Question(candidate.image, text, max_new_tokens=options.max_new_tokens, think=options.think)]
+        return [templates.question(candidate, self.template, self.options)]
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]

@@ -1,4 +1,4 @@
-"""Question templates: packaged text files, or the user's own."""
+"""Question templates: packaged text files, or the user's own; and questions made of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 from srum_core.errors import ConfigError
+from srum_core.records import Box, Candidate, Question
+
+
+class Asking(Protocol):
+    """Options that say how something is asked."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def think(self) -> bool: ...
 
 
 def packaged() -> list[str]:
@@ -45,3 +56,9 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     """Put the values in, all at once: braces inside a value (a prompt may hold any text) stay as they are."""
     names = "|".join(re.escape(name) for name in values)
     return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)
+
+
+def question(candidate: Candidate, template: str, options: Asking, crop: Box | None = None, **values: str) -> Question:
+    """A question about a picture or a part of it; {prompt} is filled in by itself."""
+    text = fill(template, {"prompt": candidate.prompt.text, **values})
+    return Question(candidate.image, text, crop, options.max_new_tokens, options.think)

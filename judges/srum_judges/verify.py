@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
 from srum_judges import templates
-from srum_judges.listing import groups, listing
+from srum_judges.listing import groups, questions_about
 from srum_judges.options import VerifyOptions
 from srum_judges.parsing import read_verdicts
 
@@ -27,7 +27,7 @@ class VerifyBoxes:
         self.template = templates.load(self.options.template, ["prompt", "regions"])
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        return [self._question(candidate, some) for some in groups(regions, self.options.per_question)]
+        return questions_about(candidate, regions, self.template, self.options)
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
@@ -41,9 +41,3 @@ class VerifyBoxes:
                     reason = reading.reason or "The answer gives no reason."
                     found.append(Score(reading.value, identity, reason, self.name, reading.label))
         return found
-
-    def _question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
-        options = self.options
-        values = {"prompt": candidate.prompt.text, "regions": listing(candidate, regions, options.boxes)}
-        text = templates.fill(self.template, values)
-        return Question(candidate.image, text, max_new_tokens=options.max_new_tokens, think=options.think)

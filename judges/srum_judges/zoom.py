@@ -21,18 +21,8 @@ class Zoom:
         self.rules = rules.regional(self.options)
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        text = templates.fill(self.template, {"prompt": candidate.prompt.text})
-        options = self.options
-        return [
-            Question(
-                candidate.image,
-                text,
-                crop=widened(region.box, options.margin),
-                max_new_tokens=options.max_new_tokens,
-                think=options.think,
-            )
-            for region in regions
-        ]
+        crops = [widened(region.box, self.options.margin) for region in regions]
+        return [templates.question(candidate, self.template, self.options, crop) for crop in crops]
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]

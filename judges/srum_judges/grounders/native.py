@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from srum_core.boxes import area, sides, twin
 from srum_core.records import Box, Candidate, Question, Region, Unreadable
 from srum_judges import templates
-from srum_judges.box_json import Corners, read_boxes
+from srum_judges.grounders.box_json import Corners, read_boxes
 from srum_judges.options import NativeOptions
 
 
@@ -26,10 +26,8 @@ class Native:
         self.template = templates.load(self.options.template, ["prompt"])
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
-        values = {"prompt": candidate.prompt.text, "unit": _describe(sides(self.options.boxes, candidate))}
-        options = self.options
-        text = templates.fill(self.template, values)
-        return [Question(candidate.image, text, max_new_tokens=options.max_new_tokens, think=options.think)]
+        unit = _describe(sides(self.options.boxes, candidate))
+        return [templates.question(candidate, self.template, self.options, unit=unit)]
 
     def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region | Unreadable]:
         (answer,) = answers

@@ -14,9 +14,9 @@ from typing import Protocol
 from attrs import evolve
 
 from srum_core.records import Score
-from srum_judges.directives import spatial_directives
-from srum_judges.keywords import Synonyms, comparable, keywords, names, readable
-from srum_judges.penalty import penalised
+from srum_judges.rules.directives import spatial_directives
+from srum_judges.rules.keywords import Synonyms, comparable, keywords, names, readable
+from srum_judges.rules.penalty import penalised
 
 Rule = Callable[[str, Score], Score]
 """From a prompt and a score to the score that counts."""

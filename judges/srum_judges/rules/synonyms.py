@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import define, field
 
 from srum_core.errors import ConfigError
-from srum_judges.forms import forms
+from srum_judges.rules.forms import forms
 
 _ALL, _GENERAL, _KIND = "all", "general", "kind"
 _PARTNERS = {(_ALL, _ALL), (_GENERAL, _KIND), (_KIND, _GENERAL)}
@@ -55,7 +55,7 @@ class Synonyms:
 
 @lru_cache(maxsize=16)
 def _load(path: str) -> Synonyms:
-    texts = [("synonyms.txt", (files("srum_judges") / "synonyms.txt").read_text(encoding="utf-8"))]
+    texts = [("synonyms.txt", (files("srum_judges.rules") / "synonyms.txt").read_text(encoding="utf-8"))]
     if path:
         try:
             texts.append((path, Path(path).expanduser().read_text(encoding="utf-8-sig")))

@@ -29,9 +29,9 @@ from itertools import pairwise
 
 from attrs import frozen
 
-from srum_judges import vocabulary as words
-from srum_judges.forms import forms
-from srum_judges.synonyms import Synonyms
+from srum_judges.rules import vocabulary as words
+from srum_judges.rules.forms import forms
+from srum_judges.rules.synonyms import Synonyms
 
 __all__ = ["Synonyms", "comparable", "keywords", "names", "readable"]
 

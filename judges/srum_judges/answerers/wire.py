@@ -81,8 +81,12 @@ class Stop:
             for connection in self._open:
                 connection.cut()
 
+    @property
+    def over(self) -> bool:
+        return self._event.is_set()
+
     def check(self) -> None:
-        if self._event.is_set():
+        if self.over:
             raise Stopped
 
     def pause(self, seconds: float) -> None:

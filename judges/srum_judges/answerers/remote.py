@@ -21,11 +21,11 @@ from attrs import frozen
 from srum_core.errors import AnswerError, ConfigError, RecordError
 from srum_core.pictures import open_rgb
 from srum_core.records import Box, Question
-from srum_judges.answer_cache import AnswerCache, cache_folder, key_of
+from srum_judges.answerers.answer_cache import AnswerCache, cache_folder, key_of
 from srum_judges.options import RemoteOptions
 
 if TYPE_CHECKING:
-    from srum_judges.wire import Stop, Trouble
+    from srum_judges.answerers.wire import Stop, Trouble
 
 REASON_FIRST = (
     "Before you answer, think the task through step by step, and write your thoughts between <think> and </think>. "
@@ -58,7 +58,7 @@ class Remote:
         url = (self.options.url or os.environ.get("OPENAI_BASE_URL", "")).strip()
         self.where = _shown(url)
         try:
-            from srum_judges.wire import Wire
+            from srum_judges.answerers.wire import Wire
         except ImportError as error:
             raise ConfigError(
                 f"The answerer remote needs packages that are not installed ({error}): install srum[remote]."
@@ -84,13 +84,15 @@ class Remote:
 
     def _ask_all(self, asks: Sequence[_Ask], found: dict[str, str], kept: int, total: int) -> None:
         """Put the answers into `found`. The first failure, or Ctrl-C, ends the rest at once."""
-        from srum_judges.wire import Stop, Stopped, Trouble
+        from srum_judges.answerers.wire import Stop, Stopped, Trouble
 
         stop = Stop()
         pool = ThreadPoolExecutor(min(self.options.concurrency, len(asks)), thread_name_prefix="srum-remote")
         try:
             futures = {pool.submit(self._ask_one, ask, stop): ask for ask in asks}
-            wait(futures, return_when=FIRST_EXCEPTION)
+            left = set(futures)
+            while left and not stop.over:  # not for ever at once: a Ctrl-C that comes just before would not be noticed
+                _, left = wait(left, timeout=0.5, return_when=FIRST_EXCEPTION)
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -148,7 +150,7 @@ class Remote:
 
     def _only_model(self) -> str:
         """The one model that the server lists. Raises ConfigError if there is not exactly one."""
-        from srum_judges.wire import Stop, Trouble
+        from srum_judges.answerers.wire import Stop, Trouble
 
         try:
             names = self._wire.ask(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
@@ -216,14 +218,8 @@ def _transparent(path: Path) -> bool:
 
 
 def _cut(path: Path, crop: Box | None) -> bytes:
-    image = open_rgb(path)
-    if crop is not None:
-        width, height = image.size
-        x0, y0, x1, y1 = crop
-        left, top = int(x0 * width), int(y0 * height)
-        image = image.crop((left, top, max(left + 1, round(x1 * width)), max(top + 1, round(y1 * height))))
     file = io.BytesIO()
-    image.save(file, "PNG")
+    open_rgb(path, crop).save(file, "PNG")
     return file.getvalue()
 
 

@@ -1,0 +1,1 @@
+"""Who can answer in the place of the model itself."""

@@ -1,0 +1,1 @@
+"""Grounders that need no weights of their own."""
