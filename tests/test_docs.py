@@ -17,6 +17,9 @@ import pytest
 from fake_plugins import install
 
 from srum_core.cli import main, train_main
+from srum_core.errors import ConfigError
+from srum_core.plugins import discover
+from srum_core.records import Candidate, Prompt, Region, Score, Unreadable
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -125,3 +128,60 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+# ---- tables of what goes wrong --------------------------------------------------------------------------------------
+
+
+def rows(page: str, heading: str) -> list[tuple[str, str]]:
+    """The rows of the table whose first heading is this one."""
+    text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    table = text.split(f"| {heading} |")[1].split("\n\n")[0].splitlines()[2:]
+    cells = [re.split(r"\s\|(?:\s|$)", row.removeprefix("| ")) for row in table]
+    return [(left.removeprefix("`").removesuffix("`").strip(), right) for left, right, *_ in cells]
+
+
+@pytest.mark.parametrize(("typed", "told"), rows("errors", "typed"))
+def test_a_mistake_is_told_as_the_page_says(
+    typed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    program, *arguments = shlex.split(typed)
+    assert (main if program == "srum" else train_main)(arguments) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize(("answer", "becomes"), rows("errors", "the answer"))
+def test_an_answer_becomes_what_the_page_says(answer: str, becomes: str) -> None:
+    candidate = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (200, 100), 0)
+    (found,) = discover().create("judge", "global-layout").scores(candidate, (), [answer.replace("⏎", "\n")])
+    number, _, why = becomes.partition(": ")
+    if isinstance(found, Score):
+        assert (found.value, bool(found.rules)) == (float(number), bool(why))
+    else:
+        assert becomes in found.why
+
+
+@pytest.mark.parametrize(("answer", "becomes"), rows("grounders", "the answer"))
+def test_boxes_become_what_the_page_says(answer: str, becomes: str) -> None:
+    candidate = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (200, 100), 0)
+    grounder = discover().create("grounder", {"use": "native", "boxes": "pixels"})
+    found = grounder.regions(
+        candidate, ["" if answer == "an empty answer" else answer.strip("` ").removeprefix("json")]
+    )
+    if becomes == "unreadable":
+        assert [type(each) for each in found] == [Unreadable]
+    else:
+        assert [type(each) for each in found] == [Region] * int(becomes[0])
+
+
+@pytest.mark.parametrize(("entry", "told"), rows("grounders", "in the file"))
+def test_a_file_of_boxes_is_refused_as_the_page_says(entry: str, told: str, tmp_path: Path) -> None:
+    candidate = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (200, 100), 0)
+    path = tmp_path / "boxes.jsonl"
+    path.write_text(entry if entry.startswith("{") else '{"image": "other", "boxes": []}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        discover().create("grounder", {"use": "file", "path": str(path)}).regions(candidate, ())
