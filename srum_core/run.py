@@ -252,7 +252,7 @@ class Run:
         return made
 
     def preflight(self) -> None:
-        """Read the prompts and make what is cheap to make, so that a missing file, package or address stops a run before it draws.
+        """Read the prompts and make what is cheap to make, so that what is missing stops a run before it draws.
 
         Raises PluginError or ConfigError as making them does; a model (also one that only answers) is not made."""
         self.prompts(0)
