@@ -65,6 +65,8 @@ def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest
     if '"mine"' in command:  # what `srum new-plugin judge mine` makes
         install(tmp_path, "srum-mine", "0.1.0", MINE)
         monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setitem(sys.modules, "srum_mine", None)  # so that it is gone afterwards
+        del sys.modules["srum_mine"]
     (tmp_path / "my_prompts.txt").write_text("a red boat on a lake\n", encoding="utf-8")
     program, *arguments = shlex.split(command.replace("DIR", str(GOLDEN)))
     if program == "srum":

@@ -32,6 +32,7 @@ ARGUMENTS = [
 
 def train(*arguments: str, told: Path | None = None, **environment: str) -> None:
     """`srum-train` with the toy, in a process of its own. The environment says where it dies; stderr goes to `told`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     if told is not None:
         os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT), 2)
     sys.path.insert(0, str(HERE))
