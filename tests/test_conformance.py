@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from srum_core.testing import (
     RewardMapConformance,
 )
 
+TRANSCRIPTS = Path(__file__).parent / "transcripts"
 registry = cache(discover)
 
 
@@ -79,6 +81,24 @@ class TestEveryJudge(JudgeConformance):
     @pytest.fixture(params=names("judge"))
     def judge(self, request):
         return create("judge", request.param)
+
+
+class TestGlobalLayoutOnRecordedAnswers(JudgeConformance):
+    """The bundled model's own answers, out of a demo run, read with the default rules."""
+
+    transcripts = TRANSCRIPTS / "global-layout.jsonl"
+
+    @pytest.fixture
+    def judge(self):
+        return create("judge", "global-layout")
+
+
+class TestLocalRegionsOnRecordedAnswers(JudgeConformance):
+    transcripts = TRANSCRIPTS / "local-regions.jsonl"
+
+    @pytest.fixture
+    def judge(self):
+        return create("judge", "local-regions")
 
 
 # ---- grounders -----------------------------------------------------------------------------------------------------
