@@ -23,7 +23,7 @@ from srum_core.records import Candidate, Prompt, Region, Score, Unreadable
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUN = ("tutorial", "data", "writing-a-judge", "writing-an-adapter")
+RUN = ("tutorial", "data", "writing-a-judge", "writing-an-adapter", "testing")
 GOLDEN = ROOT / "tests" / "golden" / "bagel" / "checkpoint"
 ELSEWHERE = {"make", "pip", "vllm", "sglang", "transformers", "export"}
 """Programs that are not run from a page: they install something, serve a large model, or belong to a checkout."""
