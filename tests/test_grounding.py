@@ -45,29 +45,30 @@ class Strict:
     """A verifier: what it is told decides."""
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        return [Question(candidate.image, f"Keep region {region.id}?") for region in regions]
+        width = (candidate.boxes or BoxFormat()).seen or (0, 0)
+        return [Question(candidate.image, f"{width[0]} wide. Keep region {region.id}?") for region in regions]
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
     ) -> Sequence[Score | Unreadable]:
         found: list[Score | Unreadable] = []
         for index, (region, answer) in enumerate(zip(regions, answers, strict=True)):
-            if answer in ("yes", "no"):
-                found.append(Score(1.0 if answer == "yes" else -1.0, region.id, reason=f"because {answer}"))
+            if answer in ("yes", "no", "hm"):
+                found.append(Score({"yes": 1.0, "hm": 0.0, "no": -1.0}[answer], region.id, reason=f"because {answer}"))
             else:
                 found.append(Unreadable(index, "neither yes nor no", region.id))
         return found
 
 
 class Clerk:
-    """Says no to region 3, mumbles about region 4, gives places; writes boxes in its own pixels."""
+    """Is undecided about region 1, says no to 3, mumbles about 4, gives places; writes boxes in its own pixels."""
 
     asked: list[Question] = []  # noqa: RUF012 - the tests look here
     place = "everywhere"
 
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         Clerk.asked += questions
-        said = {"1": "yes", "3": "no", "4": "mm"}
+        said = {"1": "hm", "3": "no", "4": "mm"}
         return [
             Clerk.place if question.text == "Where?" else said.get(question.text[-2], "Score: 0.5\nReason: x")
             for question in questions
@@ -125,8 +126,8 @@ def test_boxes_that_fail_verification_are_dropped_and_unreadable_verdicts_drop_n
         assert [(one.region, one.why) for one in each.unverified] == [("4", "neither yes nor no")]
         assert each.failures == ()
         said = [(one.question.text, one.answer, one.question.temperature) for one in each.exchanges]
-        assert ("Keep region 3?", "no", 0.0) in said
-        assert ("Keep region 4?", "mm", 0.3) in said  # asked again, sampled
+        assert ("24 wide. Keep region 3?", "no", 0.0) in said  # told how the answerer writes boxes
+        assert ("24 wide. Keep region 4?", "mm", 0.3) in said  # asked again, sampled
     judge(run, 0)
     assert all(not each.failures and len(each.regions) == 2 for each in run.judgements(0))
 
