@@ -7,7 +7,7 @@ import gc
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from attrs import field, frozen
 from srum_core import config, plugins
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, PluginError, RecordError
-from srum_core.hookspecs import SPEED, Use
+from srum_core.hookspecs import Use
 from srum_core.prompts import load_prompts, refuse_twins
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
+from srum_core.remembered import remembered
 from srum_core.store import Records, check_settings, read_list, write_atomic, write_list
 
 if TYPE_CHECKING:
@@ -123,31 +124,7 @@ class Run:
 
     def stage_settings(self, stage: str) -> dict[str, Any]:
         """The settings that a stage's folder remembers; those of the stages before it are checked in their folders."""
-        s = self.settings
-        answering = {"answerer": self._made_with("answerer", s.answerer)}
-        drawing = {"seed": s.seed, "adapter": _plain(s.adapter)}
-        by_stage: dict[str, dict[str, Any]] = {
-            "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
-            "ground": {
-                "grounder": self._made_with("grounder", s.grounder),
-                "verifier": _plain(s.verifier),
-                "ground": _plain(s.ground),
-                **answering,
-            },
-            "judge": {"judges": _plain(s.judges), "judge": _plain(s.judge), **answering},
-            "train": {"seed": s.seed, **{name: _plain(getattr(s, name)) for name in ("train", "lora", "map", "loss")}},
-            "evaluate": {**drawing, "benchmark": _plain(s.benchmark), "evaluate": _plain(s.evaluate), **answering},
-        }
-        by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
-        return by_stage[stage]
-
-    def _made_with(self, kind: str, use: Use | None) -> Any:
-        """A component as plain data, without options that change only its speed."""
-        options = self.registry.component(kind, use.use).options if use else None
-        fields = attrs.fields(options) if options else ()
-        fast = {each.name for each in fields if each.metadata.keys() >= SPEED.keys()}
-        made = _plain(use)
-        return {name: value for name, value in made.items() if name not in fast} if use else made
+        return remembered(self.settings, self.registry, stage)
 
     def prompts(self, round: int) -> list[Prompt]:
         """The prompts of a round, as they were when it started (`prompts.jsonl`) or as they are now."""
@@ -286,19 +263,6 @@ def lock(folder: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-def _plain(value: Any) -> Any:
-    """Settings as plain data."""
-    if isinstance(value, Use):
-        return {"use": value.use, **_plain(value.options)}
-    if attrs.has(type(value)):
-        return {name: _plain(each) for name, each in attrs.asdict(value, recurse=False).items()}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _need(use: Use | None, kind: str) -> Use:

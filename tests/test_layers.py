@@ -19,7 +19,19 @@ PLUGINS = {
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy", "datasets"}
 LIGHT_CORE = [
     *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
-    *("settings_toml", "config", "store", "prompts", "run", "cli", "errors", "progress", "boxes", "hearing"),
+    *(
+        "settings_toml",
+        "config",
+        "store",
+        "prompts",
+        "run",
+        "cli",
+        "errors",
+        "progress",
+        "boxes",
+        "remembered",
+        "hearing",
+    ),
 ]
 LIGHT_FOLDERS = ("commands", "interchange")
 

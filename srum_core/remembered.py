@@ -1,0 +1,56 @@
+"""Which settings a stage's output depends on: what its folder remembers, so that it is not mixed with another run's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from srum_core.hookspecs import SPEED, Use
+from srum_core.plugins import Registry
+from srum_core.settings import Settings
+
+
+def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, Any]:
+    """As plain data; the settings of the stages before it are not repeated."""
+    s = settings
+    answering = {"answerer": _made_with(registry, "answerer", s.answerer)}
+    drawing = {"seed": s.seed, "adapter": _plain(s.adapter)}
+    by_stage: dict[str, dict[str, Any]] = {
+        "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
+        "ground": {
+            "grounder": _made_with(registry, "grounder", s.grounder),
+            "verifier": _plain(s.verifier),
+            "ground": _plain(s.ground),
+            **answering,
+        },
+        "judge": {"judges": _plain(s.judges), "judge": _plain(s.judge), **answering},
+        "train": {"seed": s.seed, **{name: _plain(getattr(s, name)) for name in ("train", "lora", "map", "loss")}},
+        "evaluate": {**drawing, "benchmark": _plain(s.benchmark), "evaluate": _plain(s.evaluate), **answering},
+    }
+    by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
+    return by_stage[stage]
+
+
+def _made_with(registry: Registry, kind: str, use: Use | None) -> Any:
+    """A component as plain data, without options that change only its speed."""
+    options = registry.component(kind, use.use).options if use else None
+    fields = attrs.fields(options) if options else ()
+    fast = {each.name for each in fields if each.metadata.keys() >= SPEED.keys()}
+    made = _plain(use)
+    return {name: value for name, value in made.items() if name not in fast} if use else made
+
+
+def _plain(value: Any) -> Any:
+    """Settings as plain data."""
+    if isinstance(value, Use):
+        return {"use": value.use, **_plain(value.options)}
+    if attrs.has(type(value)):
+        return {name: _plain(each) for name, each in attrs.asdict(value, recurse=False).items()}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
