@@ -19,19 +19,8 @@ PLUGINS = {
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy", "datasets"}
 LIGHT_CORE = [
     *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
-    *(
-        "settings_toml",
-        "config",
-        "store",
-        "prompts",
-        "run",
-        "cli",
-        "errors",
-        "progress",
-        "boxes",
-        "remembered",
-        "hearing",
-    ),
+    *("settings_toml", "config", "store", "prompts", "run", "remembered", "cli", "errors", "progress", "boxes"),
+    *("hearing", "pictures"),
 ]
 LIGHT_FOLDERS = ("commands", "interchange")
 
