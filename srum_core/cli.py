@@ -171,7 +171,8 @@ def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
 
 
 def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> None:
-    """What would be done. Settings that differ from what is there are refused, unless it would be made again."""
+    """What would be done, and what is missing for it. Settings that differ from what is there are refused, unless it
+    would be made again."""
     table = Table(title=f"{_shown(run.folder)} (nothing is run)")
     for name in ("stage", "done", "of", "folder"):
         table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")
@@ -182,6 +183,10 @@ def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> 
         folder = _shown(run.stage_folder(step.stage, step.round))
         table.add_row(str(step), str(finished), f"{total} {unit}", folder)
     Console().print(table)
+    try:
+        run.preflight()
+    except SrumError as error:
+        _tell(f"It would stop before it draws: {error}")
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------

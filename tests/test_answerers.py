@@ -98,3 +98,14 @@ def test_a_run_goes_on_at_another_address_but_not_with_another_model(tmp_path: P
     make(run.folder, prompts, answerer=asking(url="http://localhost:2/v1", concurrency=3, timeout=5.0)).check()
     with pytest.raises(RecordError, match=r"answerer.model was 'eye' and is now 'other'"):
         make(run.folder, prompts, answerer=asking(model="other")).check()
+
+
+def test_a_dry_run_tells_what_is_missing(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    parts = [part for part in COMPONENTS if not part.startswith("grounder")]
+    assert train_main([*parts, f"prompts={prompts}", "--dry-run", "grounder=sam"]) == 0
+    assert "It would stop before it draws: The checkpoint" in capsys.readouterr().err
+    assert train_main([*parts, f"prompts={prompts}", "--dry-run", "grounder=grid"]) == 0
+    assert "It would stop" not in capsys.readouterr().err
