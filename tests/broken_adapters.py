@@ -242,6 +242,11 @@ class AnswersAtRandom(ToyModel):
         return [str(torch.randint(1000, ()).item()) if q.temperature else "yes" for q in questions]
 
 
+class AnswersGreedily(ToyModel):
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return super().answer([attrs.evolve(question, temperature=0.0) for question in questions])
+
+
 class AnswersOnce(ToyModel):
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         return super().answer(questions[:1])
@@ -314,6 +319,7 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
         "test_answers_are_repeatable_and_independent_of_the_batch",
         "seeded for each question",
     ),
+    "AnswersGreedily": (AnswersGreedily, "test_another_seed_gives_another_sampled_answer", "eight seeds all gave"),
     "AnswersOnce": (AnswersOnce, "test_answering_gives_a_text_per_question", "answers came back"),
     "OddBoxes": (OddBoxes, "test_boxes_have_a_declared_format", "BoxFormat is needed"),
 }

@@ -138,9 +138,10 @@ class ToyModel:
             return "I would rather not say."
         brightness = reduce(_pixels(question.image), "h w c -> c", "mean") / 255
         regions = re.findall(r"Region ID: (\S+)", question.text) or [""]
+        doubt = f", or so ({question.seed % 5})" if question.temperature else ""
         return "\n---\n".join(
             (f"Region ID: {region}\n" if region else "")
-            + f"Score: {2 * float(brightness[i % 3]) - 1:.2f}\nReason: it is that bright"
+            + f"Score: {2 * float(brightness[i % 3]) - 1:.2f}\nReason: it is that bright{doubt}"
             for i, region in enumerate(regions)
         )
 

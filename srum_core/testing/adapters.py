@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 from PIL import Image, ImageChops
 from torch import Tensor, nn
 
@@ -183,6 +184,14 @@ class AdapterConformance(TrainingConformance):
                 "the questions, greedy at temperature 0 and else sampled from a generator seeded for each question; "
                 "padding must not be attended to."
             )
+
+    def test_another_seed_gives_another_sampled_answer(self, adapter: UnifiedModel, tmp_path: Path) -> None:
+        question = evolve(self.asked(tmp_path)[0], temperature=5.0)
+        answers = answer(adapter, [evolve(question, seed=seed) for seed in range(8)])
+        assert len(set(answers)) > 1, (
+            f"At temperature 5, eight seeds all gave {answers[0]!r}. A retry asks the same question with another seed, "
+            "and votes do: sample from the question's own `temperature` and `seed`."
+        )
 
     def test_boxes_have_a_declared_format(self, adapter: UnifiedModel) -> None:
         if not hasattr(adapter, "box_format"):
