@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srum_core import config, plugins
+from srum_core.console import add_settings, find_modules_here, read_settings, shown, tell
 from srum_core.errors import ConfigError, SrumError
 from srum_core.run import STAGES, Run, lock
 from srum_core.stages import Step, count, needed, perform, steps, undone
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, add_help=False)
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = parser.parse_args(given[:1]).command
-    sys.path.insert(0, str(Path.cwd()))  # as in `_train`
+    find_modules_here()
     command = import_module(f"srum_core.commands.{name.replace('-', '_')}")
     own = argparse.ArgumentParser(
         prog=f"srum {name}", description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,10 +69,10 @@ def _guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except SrumError as error:
-        _tell(f"srum: {error}")
+        tell(f"srum: {error}")
         return 2
     except KeyboardInterrupt:
-        _tell("srum: stopped.")
+        tell("srum: stopped.")
         return 130
 
 
@@ -86,11 +86,8 @@ def _train_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_settings(parser)
     add = parser.add_argument
-    add("--adapter", help="name of an installed adapter, or an import path module:Class")
-    add("--preset", action="append", default=[], help="a named set of settings of the adapter; may be repeated")
-    add("--checkpoint", help="short for adapter.checkpoint=...: a model directory, or a hub id")
-    add("--config", type=Path, help="a TOML file with settings; a run's run.toml repeats that run")
     add("--only", choices=STAGES, metavar="STAGE", help=f"run one stage only: {', '.join(STAGES)}")
     add(
         "--redo",
@@ -104,14 +101,13 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of the run (default: runs/ADAPTER-PRESET)")
     add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
     add("--print-config", action="store_true", help="print every setting with what it means, as TOML, and stop")
-    add("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
     return parser
 
 
 def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: `use = "my_module:MyJudge"` means a file right here
+    find_modules_here()
     registry = plugins.discover()
-    settings = _settings(parsed, registry)
+    settings = read_settings(parsed, registry)
     if parsed.print_config:
         print(config.describe(settings, registry), end="")
         return 0
@@ -133,13 +129,6 @@ def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
     return 0
 
 
-def _settings(parsed: argparse.Namespace, registry: plugins.Registry) -> config.Settings:
-    overrides = list(parsed.settings)
-    if parsed.checkpoint is not None:
-        overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
-    return config.load_settings(parsed.adapter, parsed.preset, parsed.config, overrides, registry)
-
-
 def _default_folder(parsed: argparse.Namespace, settings: config.Settings) -> Path:
     adapter = settings.adapter.use.replace(":", ".")
     return Path("runs") / f"{adapter}-{'-'.join(parsed.preset) or 'default'}"
@@ -154,39 +143,44 @@ def _redo(text: str) -> tuple[str, int]:
 
 def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
     todo = steps(run, parsed.only)
-    if any(step.stage in ("ground", "judge") and not run.done(step.stage, step.round) for step in todo):
+    if _will_ask(run, todo):
         run.preflight()
     for step in todo:
         if run.done(step.stage, step.round):
-            _tell(f"{step}: done before")
+            tell(f"{step}: done before")
             continue
         if parsed.only and step.round and needed(run, step):
-            _tell(f"{step}: waits for {needed(run, step)}")
+            tell(f"{step}: waits for {needed(run, step)}")
             return
-        _tell(f"{step}: {_shown(run.stage_folder(step.stage, step.round))}")
+        tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}")
         if parsed.launch == "none":
             perform(run, step.stage, step.round)
         else:
             _launch(run, step, parsed.launch, parsed.processes, handle)
 
 
+def _will_ask(run: Run, todo: Sequence[Step]) -> bool:
+    return any(step.stage in ("ground", "judge") and not run.done(step.stage, step.round) for step in todo)
+
+
 def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> None:
     """What would be done, and what is missing for it. Settings that differ from what is there are refused, unless it
     would be made again."""
-    table = Table(title=f"{_shown(run.folder)} (nothing is run)")
+    table = Table(title=f"{shown(run.folder)} (nothing is run)")
     for name in ("stage", "done", "of", "folder"):
         table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")
     for step in steps(run, only):
         again = any(undone(*each, step) for each in redone)
         finished, total = count(run, step, fresh=again)
         unit = "checkpoint" if step.stage == "train" else "pictures"
-        folder = _shown(run.stage_folder(step.stage, step.round))
+        folder = shown(run.stage_folder(step.stage, step.round))
         table.add_row(str(step), str(finished), f"{total} {unit}", folder)
     Console().print(table)
     try:
-        run.preflight()
+        if _will_ask(run, steps(run, only)):
+            run.preflight()
     except SrumError as error:
-        _tell(f"It would stop before it draws: {error}")
+        tell(f"It would stop before it draws: {error}")
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
@@ -224,14 +218,14 @@ def _accelerators() -> int:
 
 def _say_stopped(run: Run, parsed: argparse.Namespace, given: Sequence[str], stop: BaseException) -> int:
     """What is done, and how to go on. The exit status: 130 when interrupted, else the stage's."""
-    _tell("")
+    tell("")
     if isinstance(stop, Stopped) and stop.code != 130:
-        _tell(f"srum: {stop.step} ended with exit status {stop.code}; what it said is above.")
+        tell(f"srum: {stop.step} ended with exit status {stop.code}; what it said is above.")
     for step in steps(run, parsed.only):
         finished, total = count(run, step)
         if finished:
-            _tell(f"  {step}: {finished} of {total}")
-    _tell(f"srum: stopped; nothing that is on disk is lost. To go on:\n  {resume_command(given)}")
+            tell(f"  {step}: {finished} of {total}")
+    tell(f"srum: stopped; nothing that is on disk is lost. To go on:\n  {resume_command(given)}")
     return stop.code if isinstance(stop, Stopped) else 130
 
 
@@ -249,17 +243,7 @@ def _say_done(run: Run, parsed: argparse.Namespace) -> None:
     table = compare(run)
     if table is not None and parsed.only in (None, "evaluate"):
         Console().print(table)
-    print(f"The run is in {_shown(run.folder)}")
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _shown(folder: Path) -> str:
-    """Relative to here where that is shorter to read."""
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    print(f"The run is in {shown(run.folder)}")
 
 
 # ---- srum -----------------------------------------------------------------------------------------------------------

@@ -109,3 +109,5 @@ def test_a_dry_run_tells_what_is_missing(
     assert "It would stop before it draws: The checkpoint" in capsys.readouterr().err
     assert train_main([*parts, f"prompts={prompts}", "--dry-run", "grounder=grid"]) == 0
     assert "It would stop" not in capsys.readouterr().err
+    assert train_main([*parts, f"prompts={prompts}", "--dry-run", "grounder=sam", "--only", "train"]) == 0
+    assert "It would stop" not in capsys.readouterr().err

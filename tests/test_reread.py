@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import test_stages
 import toy
 from attrs import evolve, frozen
 from training import clean  # noqa: F401 - a fixture
 
 from srum_core import cli, config, plugins
 from srum_core.errors import RecordError
+from srum_core.hookspecs import Use
 from srum_core.records import BoxFormat, Candidate, Judgement, Question, Region, Score, Unreadable
 from srum_core.run import Run, lock
 from srum_core.stages import perform
@@ -350,3 +352,17 @@ def test_interrupted_anywhere_the_same_command_finishes(
     assert not list(run.folder.glob("round-*/*.before-2"))
     assert not list(run.folder.glob("round-*/.judgements.new"))
     assert open_with(run.folder, "judges.1.factor=0.5", "rounds=2").done("judge", 1)
+
+
+def test_judges_that_ask_nothing_are_read_again_by_looking_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("a cup\na boat\n", encoding="utf-8")
+    plan = test_stages.make(tmp_path / "run", words, judges=(Use("test_hearing:Sighted"),))
+    made = Run.open(Run.create(plan.folder, plan.settings, plan.registry).folder)  # with every option filled in
+    for stage in ("generate", "ground", "judge"):
+        perform(made, stage, 0)
+    assert [score.value for each in made.judgements(0) for score in each.scores] == [0.25, 0.25]
+    assert cli.main(["reread", str(made.folder)]) == 0
+    assert "Nothing changes." in capsys.readouterr().out

@@ -12,35 +12,25 @@ The exit status is 1 if something is wrong; what these weights cannot tell is no
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
-from srum_core import config, plugins
+from srum_core import plugins
+from srum_core.console import add_settings, read_settings
 from srum_core.run import Run
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--adapter", help="name of an installed adapter, or an import path module:Class")
-    add("--preset", action="append", default=[], help="a named set of settings of the adapter; may be repeated")
-    add("--checkpoint", help="short for adapter.checkpoint=...: a model directory, or a hub id")
-    add("--config", type=Path, help="a TOML file with settings")
     add("--pictures", type=Path, metavar="FOLDER", help="look at these pictures; a-red-cup.png is shown as a red cup")
-    add("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.method=full")
+    add_settings(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """0, or 1 if something is wrong with the adapter."""
-    sys.path.insert(0, str(Path.cwd()))  # as `srum-train` does: `--adapter my_module:MyModel` means a file right here
-    registry = plugins.discover()
-    overrides = list(parsed.settings)
-    if parsed.checkpoint is not None:
-        overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
-    settings = config.load_settings(parsed.adapter, parsed.preset, parsed.config, overrides, registry)
+    settings = read_settings(parsed, registry := plugins.discover())
     with tempfile.TemporaryDirectory(prefix="srum-doctor-") as folder:
         return _examine(Run(Path(folder) / "run", settings, registry), Path(folder), parsed.pictures)
 

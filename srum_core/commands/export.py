@@ -14,7 +14,8 @@ import argparse
 from pathlib import Path
 
 from srum_core import plugins
-from srum_core.commands.shared import add_run, refuse_unjudged, shown
+from srum_core.commands.shared import add_run, refuse_unjudged
+from srum_core.console import shown
 from srum_core.interchange import fresh, judged
 from srum_core.interchange.official_records import write_official
 from srum_core.interchange.parquet import need, write_parquet

@@ -13,13 +13,12 @@ The run's round 0 is then as if it had been drawn and judged. Further rounds dra
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from srum_core import config, plugins
-from srum_core.commands.shared import listed, shown, tell
+from srum_core import plugins
+from srum_core.console import add_settings, listed, read_settings, shown, tell
 from srum_core.errors import RecordError
 from srum_core.interchange import Bad, Incoming
 from srum_core.interchange.intake import LOG, Intake, take_in
@@ -34,20 +33,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--candidates", type=Path, metavar="FILE", help="official output.jsonl: take prompts and thoughts from it")
     add("--skip-bad", action="store_true", help="leave out lines that cannot be used, instead of stopping")
     add("--out", type=Path, required=True, metavar="RUN", help="folder of the run to make")
-    add("--adapter", metavar="NAME", help="as for srum-train; so are the following")
-    add("--preset", action="append", default=[])
-    add("--checkpoint")
-    add("--config", type=Path)
-    add("settings", nargs="*", metavar="KEY=VALUE")
+    add_settings(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError with all lines that cannot be used, ConfigError for the settings."""
     registry = plugins.discover()
-    overrides = list(parsed.settings)
-    if parsed.checkpoint is not None:
-        overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
-    settings = config.load_settings(parsed.adapter, parsed.preset, parsed.config, overrides, registry)
+    settings = read_settings(parsed, registry)
     found = _read(parsed.data, parsed.images, parsed.candidates)
     intake = take_in(found, parsed.out, settings, registry, parsed.skip_bad)
     _say(intake, parsed, settings.map.use)
@@ -76,7 +68,7 @@ def _say(intake: Intake, parsed: argparse.Namespace, reward_map: str) -> None:
         log = f", all in {shown(parsed.out / LOG)}"
         tell(f"{len(intake.notes)} entries were left out or changed:{listed(intake.notes, log)}")
     if intake.bad:
-        tell(f"{len(intake.bad)} lines were skipped:{listed([str(bad) for bad in intake.bad])}")
+        tell(f"{len(intake.bad)} lines were skipped:{listed(intake.bad)}")
     if intake.without:
         tell(
             f"{intake.without} pictures have no global score. The map released weighs them with the factor 0.5, as "

@@ -17,7 +17,8 @@ from pathlib import Path
 import attrs
 
 from srum_core import plugins
-from srum_core.commands.shared import add_run, refuse_unjudged, shown
+from srum_core.commands.shared import add_run, refuse_unjudged
+from srum_core.console import shown
 from srum_core.errors import RecordError
 from srum_core.hearing import Hearing
 from srum_core.protocols import Judge

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from srum_core import config, plugins
-from srum_core.commands.shared import add_run, judged_rounds, refuse_unjudged, shown
+from srum_core.commands.shared import add_run, judged_rounds, refuse_unjudged
+from srum_core.console import shown
 from srum_core.errors import ConfigError, RecordError
 from srum_core.hearing import Hearing
 from srum_core.protocols import Judge
@@ -145,7 +146,8 @@ def _again(run: Run, round: int, judges: Judges) -> Iterator[Pair]:
     for old in there:
         (candidate,) = candidates.select([old.candidate])
         (grounding,) = groundings.select([old.candidate])
-        if not old.exchanges and old.scores:
+        asks = any(each.questions(candidate, grounding.regions) for _, each in judges)
+        if asks and not old.exchanges and old.scores:
             raise RecordError(
                 f"{there.folder} holds scores of picture {old.candidate}, but no answers that they were read from, as "
                 "after srum import. There is nothing to read again; to judge these pictures use --redo judge."

@@ -10,6 +10,7 @@ import attrs
 from attrs import define, field, frozen
 
 from srum_core.config import Settings
+from srum_core.console import listed
 from srum_core.errors import ConfigError, RecordError
 from srum_core.interchange import OWN, REFERENCE, Bad, File, Incoming, fresh
 from srum_core.plugins import Registry
@@ -19,7 +20,6 @@ from srum_core.store import Records, write_atomic, write_list
 
 LOG = "import.log"
 _CHUNK = 32
-_LISTED = 20
 
 
 @define
@@ -107,16 +107,13 @@ def _count(intake: Intake, each: Incoming) -> None:
 
 def _refuse(intake: Intake, skip_bad: bool) -> None:
     bad, count = intake.bad, len(intake.bad)
-    listed = "".join(f"\n  {each}" for each in bad[:_LISTED]) + (
-        f"\n  … and {count - _LISTED} more" if count > _LISTED else ""
-    )
     if bad and not skip_bad:
         raise RecordError(
             f"{count} of {intake.pictures + count} lines cannot be used, and nothing was imported. Mend them, or leave "
-            f"them out with --skip-bad:{listed}"
+            f"them out with --skip-bad:{listed(bad)}"
         )
     if not intake.pictures:
-        raise RecordError(f"There is no judged picture in it that can be used.{listed}")
+        raise RecordError(f"There is no judged picture in it that can be used.{listed(bad)}")
 
 
 @frozen

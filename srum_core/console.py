@@ -1,0 +1,54 @@
+"""What every command shares: the settings that people type, and how things are said to them. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from srum_core import config, plugins
+
+LISTED = 20
+"""Lines of a long list that are shown."""
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `read_settings` takes."""
+    add = parser.add_argument
+    add("--adapter", metavar="NAME", help="name of an installed adapter, or an import path module:Class")
+    add("--preset", action="append", default=[], help="a named set of settings of the adapter; may be repeated")
+    add("--checkpoint", help="short for adapter.checkpoint=...: a model directory, or a hub id")
+    add("--config", type=Path, help="a TOML file with settings; a run's run.toml repeats that run")
+    add("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
+
+
+def read_settings(parsed: argparse.Namespace, registry: plugins.Registry) -> config.Settings:
+    """The settings that were typed. Raises ConfigError with all that is wrong."""
+    overrides = list(parsed.settings)
+    if parsed.checkpoint is not None:
+        overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
+    return config.load_settings(parsed.adapter, parsed.preset, parsed.config, overrides, registry)
+
+
+def find_modules_here() -> None:
+    """As `python -m` does: `use = "my_module:MyJudge"` means a file in the current folder."""
+    sys.path.insert(0, str(Path.cwd()))
+
+
+def tell(text: str) -> None:
+    """To people, not to what reads the output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def shown(path: Path) -> str:
+    """Relative to here where that is shorter to read."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def listed(lines: Sequence[object], elsewhere: str = "") -> str:
+    """The first lines of a list, a line each, and how many more there are."""
+    more = [f"… and {len(lines) - LISTED} more{elsewhere}"] if len(lines) > LISTED else []
+    return "".join(f"\n  {line}" for line in [*lines[:LISTED], *more])
