@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from srum_core.errors import RecordError
 from srum_core.records import Box, Judgement, Mask, Region, Score
 from srum_losses import PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
-from srum_losses.maps import NoGlobal, Paper, Released, Sparse, Uniform, sample_points
+from srum_losses.maps import GlobalOnly, NoGlobal, Paper, Released, Sparse, Uniform, sample_points
 
 LEFT: Box = (0.0, 0.0, 0.5, 1.0)
 MIDDLE: Box = (0.25, 0.0, 0.75, 1.0)
@@ -112,6 +112,15 @@ def test_sparse_knows_only_nought_and_one() -> None:
     assert picture(judged((LEFT, 0.4), total=None), (1, 2)).tolist() == [[1.0, 1.0]]
     with pytest.raises(RecordError, match="no score at all"):
         picture(Judgement("c"), (1, 2))
+
+
+def test_global_only_is_alpha_everywhere_whatever_the_regions_say() -> None:
+    for total, alpha in ((1.0, 1.0), (0.0, 0.5), (-0.5, 0.25), (-1.0, 0.0)):
+        cells = GlobalOnly()(judged((LEFT, -0.8), total=total), (2, 3))
+        assert cells.dtype == torch.float32
+        torch.testing.assert_close(cells, torch.full((2, 3), alpha))
+    with pytest.raises(RecordError, match="no score for the whole picture"):
+        GlobalOnly()(judged((LEFT, -0.8), total=None), (2, 3))
 
 
 def test_uniform() -> None:

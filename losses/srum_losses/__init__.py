@@ -86,5 +86,6 @@ def srum_reward_maps() -> Iterable[Component]:
         ),
         Component("sparse", "srum_losses.maps:Sparse", SparseOptions, summary="rewards of 0 or 1 (ablation)"),
         Component("no-global", "srum_losses.maps:NoGlobal", RegionOptions, summary="R alone, alpha = 1 (ablation)"),
+        Component("global-only", "srum_losses.maps:GlobalOnly", summary="alpha everywhere, no regions (ablation)"),
         Component("uniform", "srum_losses.maps:Uniform", summary="1 everywhere (control)"),
     ]

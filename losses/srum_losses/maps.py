@@ -59,6 +59,13 @@ class NoGlobal:
         return spread(patches(judgement), grid, self.options.overlap, self.options.outside_value)
 
 
+class GlobalOnly:
+    """alpha in every cell: the global score alone (the paper's "sample reward", Figure 4). RecordError without one."""
+
+    def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
+        return torch.full(grid, (global_score(judgement) + 1) / 2)
+
+
 class Sparse:
     """Rewards of 0 or 1 only (the paper's ablation), for every score on its own or for the picture as a whole."""
 
