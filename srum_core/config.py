@@ -29,6 +29,7 @@ __all__ = [
     "Settings",
     "Train",
     "Use",
+    "changed",
     "describe",
     "load_settings",
     "open_settings",
@@ -72,10 +73,25 @@ def load_settings(
     if name == "" and not unread:
         broken.append(_no_adapter(registry))
     layers = [*_presets(name or "", presets, registry, broken), file, line]
-    data, origins = _merge_all(Settings(adapter=Use(name or "")), layers)
-    if adapter is not None:
-        origins.setdefault(("adapter",), COMMAND_LINE)
+    said: Origins = {} if adapter is None else {("adapter",): COMMAND_LINE}
+    return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry)
+
+
+def changed(settings: Settings, overrides: Sequence[str], registry: Registry, where: str) -> Settings:
+    """Settings with some of them changed by "KEY=VALUE"; `where` they are said ("in arm sft") goes into what is told.
+
+    Raises ConfigError with all that is wrong."""
+    broken: list[str] = []
+    layer = Layer(where, _parse_overrides(overrides, broken, where))
+    return _settings(settings, [layer], {}, broken, registry)
+
+
+def _settings(
+    start: Settings, layers: Sequence[Layer], said: Origins, broken: list[str], registry: Registry
+) -> Settings:
+    data, origins = _merge_all(start, layers)
     settings, found = _structure(data, registry)
+    origins = {**said, **origins}
     broken += [_sentence(problem, origins) for problem in found]
     if broken or settings is None:
         lines = "".join(f"\n  - {sentence}" for sentence in broken)
@@ -104,23 +120,23 @@ def _read(path: Path, broken: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _parse_overrides(overrides: Sequence[str], broken: list[str]) -> dict[str, Any]:
+def _parse_overrides(overrides: Sequence[str], broken: list[str], where: str = COMMAND_LINE) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         keys = tuple(part.strip() for part in key.split("."))
         if not equals or not all(keys):
-            broken.append(f'"{text}" on the command line should read KEY=VALUE, such as train.lr=1e-5.')
+            broken.append(f'"{text}" {where} should read KEY=VALUE, such as train.lr=1e-5.')
             continue
         try:
             parsed = _parse_value(value)
         except tomllib.TOMLDecodeError as error:
-            broken.append(f"{text} on the command line: the value is not TOML: {error}.")
+            broken.append(f"{text} {where}: the value is not TOML: {error}.")
             continue
         nested: Any = parsed
         for part in reversed(keys):
             nested = {part: nested}
-        data = _merge(data, nested, (), COMMAND_LINE, {})
+        data = _merge(data, nested, (), where, {})
     return data
 
 
