@@ -250,6 +250,7 @@ def _say_done(run: Run, parsed: argparse.Namespace) -> None:
 
 
 _COMMANDS = {
+    "ablate": "run the method with one thing changed at a time, over seeds, and tabulate the results",
     "doctor": "try an adapter on its real weights, and say in sentences what is wrong",
     "export": "write a run's judged pictures in the official SRUM format, or as a Parquet dataset",
     "import": "make a run out of judged pictures in one of those formats, ready to be trained on",

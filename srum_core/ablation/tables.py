@@ -1,0 +1,186 @@
+"""The numbers of an ablation: per arm means over training seeds and pictures, and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from attrs import define, field, frozen
+
+from srum_core import statistics
+from srum_core.ablation.arms import Arm
+from srum_core.ablation.plan import Plan
+from srum_core.errors import ConfigError
+from srum_core.run import Run
+from srum_core.stages.evaluate import scored
+from srum_core.statistics import Estimate
+
+if TYPE_CHECKING:
+    from srum_core.statistics import Table
+
+BASE = "base"
+"""What the column of differences to an arm's own model before training is called."""
+
+
+@frozen
+class Measured:
+    """One evaluation."""
+
+    prompts: tuple[str, ...]
+    """Ids, in the order of the means."""
+    pictures: int
+    """Per prompt."""
+    means: Mapping[str, tuple[float, ...]]
+    """By measure: the mean of each prompt's pictures."""
+
+    def mean(self, measure: str) -> float:
+        return sum(self.means[measure]) / len(self.prompts)
+
+
+@frozen
+class Row:
+    """An arm in the table. Estimates are missing where no training seed could be evaluated (or compared)."""
+
+    arm: Arm
+    seeds: tuple[int, ...]
+    """Training seeds that are evaluated."""
+    means: Mapping[str, Estimate]
+    """By measure."""
+    changes: Mapping[str, Estimate]
+    """Difference of the first measure to "base" and to the arms it is compared with."""
+    drop: Estimate | None
+    """Difference to the reference arm."""
+    notes: tuple[str, ...]
+    """What has to be known about it: what failed, and with what it agrees by construction."""
+
+
+@frozen
+class Line:
+    """One evaluation in the long form: `round` None is the model before training."""
+
+    arm: str
+    seed: int
+    round: int | None
+    measured: Measured
+
+
+@frozen
+class Tables:
+    """What an ablation has found so far."""
+
+    measures: tuple[str, ...]
+    against: tuple[str, ...]
+    reference: str
+    rows: tuple[Row, ...]
+    lines: tuple[Line, ...]
+
+
+@define
+class Reader:
+    """Reads evaluations once: a finished one does not change."""
+
+    known: dict[tuple[str, int | None], Measured] = field(factory=dict)
+
+    def measured(self, run: Run, round: int | None) -> Measured | None:
+        """None while the evaluation is not finished."""
+        if not run.done("evaluate", round):
+            return None
+        key = (str(run.folder), round)
+        if key not in self.known:
+            self.known[key] = _measured(run, round)
+        return self.known[key]
+
+
+def _measured(run: Run, round: int | None) -> Measured:
+    plan, pictures = run.planned_evaluation(), run.settings.evaluate.pictures
+    values = [each.values for each in scored(run, round).select(item.id for item in plan)]
+    names = [name for name in values[0] if all(name in each for each in values)] if values else []
+    if not names:
+        raise ConfigError(
+            f'The benchmark "{run.settings.benchmark and run.settings.benchmark.use}" has no measure that all pictures '
+            "have, so arms cannot be compared. Take another benchmark, or evaluate more prompts (evaluate.limit)."
+        )
+    starts = range(0, len(plan), pictures)
+    means = {name: tuple(_mean([each[name] for each in values[i : i + pictures]]) for i in starts) for name in names}
+    return Measured(tuple(plan[i].prompt.id for i in starts), pictures, means)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], reader: Reader) -> Tables:
+    """All arms, in order; with what is there so far."""
+    final: dict[str, dict[int, Measured]] = {}
+    start: dict[str, dict[int, Measured]] = {}
+    lines = []
+    for arm in plan.chosen:
+        for seed in plan.seeds:
+            unit = plan.unit(seed, arm.name)
+            rounds = [None] if arm.untrained else [None, *range(unit.run.settings.rounds)]
+            for round in rounds:
+                found = reader.measured(unit.run, round)
+                if found is None:
+                    continue
+                lines.append(Line(arm.name, seed, round, found))
+                if round is None:
+                    start.setdefault(arm.name, {})[seed] = found
+                if round == unit.last:
+                    final.setdefault(arm.name, {})[seed] = found
+    measures = tuple(lines[0].measured.means) if lines else ()
+    against = tuple(name for name in plan.arms.against if name in final)
+    rows = []
+    for arm in plan.chosen:
+        own = final.get(arm.name, {})
+        others = {} if arm.untrained else {BASE: start.get(arm.name, {})}
+        others |= {name: final[name] for name in against if name != arm.name}
+        changes = {name: _difference(own, other, measures) for name, other in others.items()}
+        reference = final.get(plan.arms.reference, {}) if arm.name != plan.arms.reference else {}
+        rows.append(
+            Row(
+                arm,
+                tuple(own),
+                {name: each for name in measures if (each := _estimate(own, name))},
+                {name: each for name, each in changes.items() if each},
+                _difference(own, reference, measures),
+                _notes(plan, arm, own, failures),
+            )
+        )
+    return Tables(measures, against, plan.arms.reference, tuple(rows), tuple(lines))
+
+
+def _notes(
+    plan: Plan, arm: Arm, own: Mapping[int, Measured], failures: Mapping[tuple[int, str], str]
+) -> tuple[str, ...]:
+    same = plan.same_as(arm)
+    notes = [f"the same settings as {same}"] if same else []
+    why: dict[str, list[int]] = {}
+    for seed in plan.seeds:
+        if seed not in own and (seed, arm.name) in failures:
+            why.setdefault(failures[seed, arm.name], []).append(seed)
+    for text, seeds in why.items():
+        notes.append(f"failed with training seed {', '.join(map(str, seeds))}: {text}")
+    return tuple(notes)
+
+
+def _estimate(own: Mapping[int, Measured], measure: str) -> Estimate | None:
+    table = _table([each for _, each in sorted(own.items())], measure)
+    return None if table is None else statistics.estimate(table)
+
+
+def _difference(own: Mapping[int, Measured], other: Mapping[int, Measured], measures: Sequence[str]) -> Estimate | None:
+    """Of the first measure, over the training seeds that both have; None where prompts differ."""
+    seeds = sorted(own.keys() & other.keys())
+    if not seeds or any(own[seed].prompts != other[seed].prompts for seed in seeds):
+        return None
+    ours, theirs = (_table([each[seed] for seed in seeds], measures[0]) for each in (own, other))
+    return None if ours is None or theirs is None else statistics.difference(ours, theirs)
+
+
+def _table(found: Sequence[Measured], measure: str) -> Table | None:
+    """(seeds, prompts)."""
+    import numpy as np
+
+    if not found or any(measure not in each.means or each.prompts != found[0].prompts for each in found):
+        return None
+    return np.array([each.means[measure] for each in found], dtype=np.float64)
