@@ -1,8 +1,8 @@
 """What is to be done for every arm, and whose work it can take over.
 
 Two runs make the same records where the settings that those depend on are the same (`Run.stage_settings` of the stage
-and of those before it). So an arm that trains otherwise shares candidates, regions, judgements and the evaluation of the
-model before training; one with more rounds shares all of the first; one that draws otherwise shares nothing.
+and of those before it). So an arm that trains otherwise shares candidates, regions, judgements and the evaluation of
+the model before training; one with more rounds shares all of the first; one that draws otherwise shares nothing.
 """
 
 from __future__ import annotations
