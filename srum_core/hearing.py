@@ -21,26 +21,74 @@ Ask = Callable[[Sequence[Question]], Sequence[str]]
 Seed = Callable[..., int]
 """A seed that depends on what it is for, and on nothing else."""
 Reading = list[Score | Unreadable]
+MOST_TURNS = 8
+"""A judge that has still not asked everything after so many turns will never have."""
+
+
+@define
+class Vote:
+    """One of several answers to the same questions, with what followed from it; all lists are in order of asking."""
+
+    questions: list[Question]
+    answers: list[str]
+    """The last answer to each question, "" before the first."""
+    times: list[int]
+    """How often each was answered."""
+    turns: list[int]
+    """How many questions there were at the end of each turn."""
+
+    @classmethod
+    def open(cls, questions: Sequence[Question]) -> Vote:
+        vote = cls([], [], [], [])
+        vote.add(questions)
+        return vote
+
+    def add(self, questions: Sequence[Question]) -> None:
+        """A turn."""
+        self.questions += questions
+        self.answers += [""] * len(questions)
+        self.times += [0] * len(questions)
+        self.turns.append(len(self.questions))
+
+    def hear(self, index: int, answer: str) -> None:
+        """Another answer than before takes along the turns that followed from it."""
+        if self.times[index] and answer != self.answers[index]:
+            end = self.end_of_turn(index)
+            del self.questions[end:], self.answers[end:], self.times[end:]
+            self.turns = [each for each in self.turns if each <= end]
+        self.answers[index] = answer
+        self.times[index] += 1
+
+    def end_of_turn(self, index: int) -> int:
+        """Of the one in which this question was asked."""
+        return next(end for end in self.turns if index < end)
+
+    def unasked(self) -> list[int]:
+        return [index for index, times in enumerate(self.times) if not times]
+
+    def said(self) -> list[str]:
+        """The answers, without questions that they repeat."""
+        return [without_echo(answer, each.text) for answer, each in zip(self.answers, self.questions, strict=True)]
 
 
 @define
 class Hearing:
-    """`answers[v][i]` is the last answer to question i in vote v; `exchanges` are all that were given, in order."""
+    """`questions` are those that the judge asks first, in every vote; `exchanges` are all answers, in order."""
 
     name: str
     judge: Judge
     candidate: Candidate
     regions: tuple[Region, ...]
     questions: list[Question]
-    answers: list[list[str]]
+    votes: list[Vote]
     exchanges: list[Exchange]
 
     @classmethod
     def open(cls, name: str, judge: Judge, candidate: Candidate, regions: Sequence[Region], votes: int = 1) -> Hearing:
-        """Ask the judge for its questions; nothing is answered yet. One that asks nothing has one vote."""
+        """Ask the judge for its first questions; nothing is answered yet. One that asks nothing has one vote."""
         questions = list(judge.questions(candidate, regions))
-        answers = [[""] * len(questions) for _ in range(votes if questions else 1)]
-        return cls(name, judge, candidate, tuple(regions), questions, answers, [])
+        opened = [Vote.open(questions) for _ in range(votes if questions else 1)]
+        return cls(name, judge, candidate, tuple(regions), questions, opened, [])
 
     @classmethod
     def replay(
@@ -57,40 +105,69 @@ class Hearing:
         Raises RecordError if the judge asks more or fewer questions today or, unless they may be `reworded` (in the
         test of a parser, say), asks them in other words."""
         own = [exchange for exchange in exchanges if exchange.asked_by == name]
-        votes = 1 + max((exchange.vote for exchange in own), default=0)
-        hearing = cls.open(name, judge, candidate, regions, votes)
-        heard = {(exchange.vote, exchange.index) for exchange in own}
-        missing = {(vote, index) for vote in range(votes) for index in range(len(hearing.questions))} ^ heard
-        texts = [question.text for question in hearing.questions]
-        if missing or not (reworded or all(exchange.question.text == texts[exchange.index] for exchange in own)):
+        hearing = cls.open(name, judge, candidate, regions, 1 + max((exchange.vote for exchange in own), default=0))
+        same = all(hearing._repeat(exchange, reworded) for exchange in own)
+        if not same or any(hearing.follow(vote) for vote in range(len(hearing.votes))):
+            count = max(len(vote.questions) for vote in hearing.votes)
             raise RecordError(
-                f'The judge "{name}" asks {len(texts)} questions about picture {candidate.id} today, and they are not '
+                f'The judge "{name}" asks {count} questions about picture {candidate.id} today, and they are not '
                 "those that the recorded answers belong to. Keep the settings that shape its questions (such as its "
                 "template), or judge again with --redo judge."
             )
-        for exchange in own:
-            hearing.hear(exchange.vote, exchange.index, exchange.question, exchange.answer)
         return hearing
 
+    def _repeat(self, exchange: Exchange, reworded: bool) -> bool:
+        """Hear what was recorded; False if it answers no question that is asked today."""
+        if exchange.vote >= len(self.votes):
+            return False
+        vote = self.votes[exchange.vote]
+        if exchange.index == len(vote.questions):
+            self.follow(exchange.vote)
+        if exchange.index >= len(vote.questions):
+            return False
+        same = reworded or exchange.question.text == vote.questions[exchange.index].text
+        if same:
+            self.hear(exchange.vote, exchange.index, exchange.question, exchange.answer)
+        return same
+
+    @property
+    def answers(self) -> list[list[str]]:
+        """`answers[v][i]` is the last answer to question i of vote v."""
+        return [vote.answers for vote in self.votes]
+
     def hear(self, vote: int, index: int, question: Question, answer: str) -> None:
-        self.answers[vote][index] = answer
+        self.votes[vote].hear(index, answer)
         self.exchanges.append(Exchange(self.name, question, answer, index, vote))
 
     def said(self, vote: int) -> list[str]:
         """The answers of one vote, without questions that they repeat."""
-        return [
-            without_echo(answer, each.text) for answer, each in zip(self.answers[vote], self.questions, strict=True)
-        ]
+        return self.votes[vote].said()
+
+    def follow(self, number: int) -> list[int]:
+        """The questions of one vote that wait for an answer; once there are none, those that follow from the answers.
+
+        Raises PluginError for a judge that never comes to an end."""
+        vote, further = self.votes[number], getattr(self.judge, "further", None)
+        if vote.questions and not vote.unasked() and further is not None:
+            asked = list(further(self.candidate, self.regions, vote.said()))
+            if asked and len(vote.turns) == MOST_TURNS:
+                raise PluginError(
+                    f'"{self.name}" still has questions about picture {self.candidate.id} after {MOST_TURNS} turns. '
+                    "Its `further` must come to an end: it gets all answers so far, and gives [] when it knows enough."
+                )
+            if asked:
+                vote.add(asked)
+        return vote.unasked()
 
     def read(self, vote: int) -> Reading:
         """What the judge reads in one vote. Raises PluginError for nonsense about its own questions and regions."""
         found = list(self.judge.scores(self.candidate, self.regions, self.said(vote)))
-        known = {None, *(region.id for region in self.regions)}
+        known, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote].questions)
         for each in found:
-            if isinstance(each, Unreadable) and not 0 <= each.question < len(self.questions):
+            if isinstance(each, Unreadable) and not 0 <= each.question < count:
                 raise PluginError(
                     f'"{self.name}" calls the answer to a question unreadable that it did not ask ({each.question}; '
-                    f"it asked {len(self.questions)} about picture {self.candidate.id})."
+                    f"it asked {count} about picture {self.candidate.id})."
                 )
             if each.region not in known:
                 raise PluginError(
@@ -99,17 +176,30 @@ class Hearing:
         return found
 
     def unreadable(self) -> list[tuple[int, int]]:
-        """(vote, question) of every answer to be asked for again."""
-        return [
-            (vote, index)
-            for vote in range(len(self.answers))
-            for index in sorted({each.question for each in self.read(vote) if isinstance(each, Unreadable)})
-        ]
+        """(vote, question) of every answer that cannot be read."""
+        return [(vote, index) for vote in range(len(self.votes)) for index in self._unreadable(vote)]
+
+    def _unreadable(self, vote: int) -> list[int]:
+        return sorted({each.question for each in self.read(vote) if isinstance(each, Unreadable)})
+
+    def due(self, retries: int) -> list[tuple[int, int]]:
+        """(vote, question) of all that is to be asked now: what was never asked, or else, for the (at most `retries`)
+        times that are left, what cannot be read: that of the earliest turn, because later ones follow from it."""
+        return [(vote, index) for vote in range(len(self.votes)) for index in self._due(vote, retries)]
+
+    def _due(self, number: int, retries: int) -> list[int]:
+        vote = self.votes[number]
+        if not vote.questions:
+            return []  # it asks nothing, and to look again may be dear
+        if waiting := self.follow(number):
+            return waiting
+        again = [index for index in self._unreadable(number) if vote.times[index] <= retries]
+        return [index for index in again if index < vote.end_of_turn(again[0])]
 
     def outcome(self, doubt: float = 0.0) -> Reading:
         """One score or failure per thing scored. With several votes the median of those that could be read, times
         1 - doubt * spread; a failure where fewer than half of them could."""
-        readings = [self.read(vote) for vote in range(len(self.answers))]
+        readings = [self.read(vote) for vote in range(len(self.votes))]
         if len(readings) == 1:
             return readings[0]
         every = [each for reading in readings for each in reading]
@@ -119,27 +209,21 @@ class Hearing:
 def conduct(hearings: Sequence[Hearing], ask: Ask, retries: int, temperature: float, seed: Seed) -> None:
     """Ask everything, then what cannot be read again, at most `retries` times, with sampling on and a new seed.
 
-    A single first answer is greedy; several votes are sampled from the start."""
-    todo = [
-        (hearing, vote, index)
-        for hearing in hearings
-        for vote in range(len(hearing.answers))
-        for index in range(len(hearing.questions))
-    ]
-    for attempt in range(retries + 1):
+    Whatever is due in any of the hearings is asked together. A single first answer is greedy; several votes are sampled
+    from the start."""
+    todo = [(hearing, *place) for hearing in hearings for place in hearing.due(retries)]
+    while todo:
         asked = []
         for hearing, vote, index in todo:
-            question = hearing.questions[index]
-            if attempt or len(hearing.answers) > 1:
-                own = seed(hearing.candidate.id, hearing.name, index, attempt, *([vote] if vote else []))
+            question, times = hearing.votes[vote].questions[index], hearing.votes[vote].times[index]
+            if times or len(hearing.votes) > 1:
+                own = seed(hearing.candidate.id, hearing.name, index, times, *([vote] if vote else []))
                 question = attrs.evolve(question, temperature=temperature, seed=own)
             asked.append(question)
         for (hearing, vote, index), question, answer in zip(todo, asked, ask(asked), strict=True):
             hearing.hear(vote, index, question, answer)
-        again = {id(hearing): hearing for hearing, _, _ in todo}.values()
-        todo = [(hearing, *place) for hearing in again for place in hearing.unreadable()]
-        if not todo:
-            return
+        heard = {id(hearing): hearing for hearing, _, _ in todo}.values()
+        todo = [(hearing, *place) for hearing in heard for place in hearing.due(retries)]
 
 
 def without_echo(answer: str, question: str) -> str:

@@ -78,6 +78,12 @@ class Judge(Protocol):
         """`answers[i]` answers `questions(...)[i]`. Odd answers give `Unreadable`, never an exception, never a 0."""
         ...
 
+    # Optional, for one that asks in turns: `further(candidate, regions, answers) -> Sequence[Question]` gives the
+    # questions that follow from all answers so far, in order of asking; they are asked, and `further` is called again,
+    # until it gives none. Then `scores` gets all answers. It is pure. Where answers that it needs cannot be read it
+    # gives none, and `scores` says `Unreadable` of them: asked again, they lead on from there. An answer that changes
+    # takes along what followed from it.
+
 
 @runtime_checkable
 class RewardMap(Protocol):
@@ -95,6 +101,10 @@ class Loss(Protocol):
     def __call__(self, step: FlowStep) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A scalar, the mean over all cells and channels of the step, and named scalar parts to log."""
         ...
+
+    # Optional: `constraint`, lambda_c, tells the guard that a cell is pushed away where weight + constraint < 0 (0 if
+    # there is none). `needs_start = True` asks for `step.start`, what the model said before this round's training; that
+    # takes one more pass without gradient a step, and a copy of the trained parameters.
 
 
 @runtime_checkable

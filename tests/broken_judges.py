@@ -13,6 +13,7 @@ import attrs
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
 from srum_judges.grounders.components import Grid
 from srum_judges.layout import GlobalLayout
+from srum_judges.self_play import SelfPlay
 
 Found = Sequence[Score | Unreadable]
 
@@ -91,6 +92,44 @@ class ImportsTorchToRead(GlobalLayout):
         return super().scores(candidate, regions, answers)
 
 
+class AsksOnAtRandom(SelfPlay):
+    def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Question]:
+        return random.sample(asked := super().further(candidate, regions, answers), len(asked))
+
+
+class RemembersTurns(SelfPlay):
+    """Asks on once, and not for the next picture."""
+
+    asked = False
+
+    def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Question]:
+        before, self.asked = self.asked, True
+        return [] if before else super().further(candidate, regions, answers)
+
+
+class NeverEnds(SelfPlay):
+    def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Question]:
+        return super().further(candidate, regions, answers[:1])
+
+
+class CrashesOnTheWay(SelfPlay):
+    def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Question]:
+        number = int(re.findall(r"\d+", answers[0])[0]) if "Score" in answers[0] else 0
+        return super().further(candidate, regions, answers)[number:]
+
+
+class TakesSilenceForNo(SelfPlay):
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        return super().scores(candidate, regions, [answers[0], *(each.strip() or "no" for each in answers[1:])])
+
+
+class NeverLedOn(SelfPlay):
+    """Wants questions in a form of its own, and its suite was not told of it."""
+
+    def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Question]:
+        return super().further(candidate, regions, answers) if answers[0].startswith("Q:") else []
+
+
 # ---- grounders -----------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +169,16 @@ JUDGES = {
     "NeedsRegions": (NeedsRegions, "test_a_picture_without_regions_is_no_problem", "no region was found"),
     "ScoresStrangers": (ScoresStrangers, "test_odd_answers_are_scores_or_unreadable", 'speaks of region "99"'),
     "AsksAboutAnotherPicture": (AsksAboutAnotherPicture, "test_asking_is_pure", "asks about .*x.png, but"),
+    "AsksOnAtRandom": (AsksOnAtRandom, "test_asking_further_is_pure", r"AsksOnAtRandom\.further gave other questions"),
+    "RemembersTurns": (RemembersTurns, "test_asking_further_is_pure", r"RemembersTurns\.further gave other questions"),
+    "NeverEnds": (NeverEnds, "test_reading_is_pure", "still gives questions after 8 turns"),
+    "CrashesOnTheWay": (
+        CrashesOnTheWay,
+        "test_odd_answers_are_scores_or_unreadable",
+        "further .* it raised IndexError",
+    ),
+    "TakesSilenceForNo": (TakesSilenceForNo, "test_empty_answers_never_give_a_score", "gives the score -1.0 for"),
+    "NeverLedOn": (NeverLedOn, "test_asking_further_is_pure", "into the attribute `openers`"),
     "ImportsTorchToRead": (ImportsTorchToRead, "test_judging_imports_no_torch", "imports torch while it asks or reads"),
 }
 GROUNDERS = {

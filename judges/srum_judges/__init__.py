@@ -15,6 +15,7 @@ from srum_judges.options import (
     RemoteOptions,
     SampleOptions,
     ScriptedOptions,
+    SelfPlayOptions,
     VerifyOptions,
     ZoomOptions,
 )
@@ -27,6 +28,7 @@ def srum_judges() -> Iterable[Component]:
         ("local-regions", "regions:LocalRegions", RegionsOptions, "one score for every region, asked about together"),
         ("zoom", "zoom:Zoom", ZoomOptions, "one score for every region, each shown by itself"),
         ("sample", "sample:Sample", SampleOptions, "one score for the picture as a whole"),
+        ("self-play", "self_play:SelfPlay", SelfPlayOptions, "yes/no questions that the model makes of the prompt"),
         ("verify-boxes", "verify:VerifyBoxes", VerifyOptions, "a verifier: which proposed boxes are worth judging"),
     ]
     return [_component(*each) for each in offered]

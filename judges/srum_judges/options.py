@@ -98,6 +98,28 @@ class ZoomOptions:
 
 
 @frozen
+class SelfPlayOptions:
+    """Judge `self-play`: the model writes yes/no questions, then answers them (the paper's future work)."""
+
+    level: Literal["global", "local"] = field(default="global", validator=validators.in_(("global", "local")))
+    """One score for the whole picture, from the share of yes; or 1 or -1 for every region, each shown by itself."""
+    questions_template: str = "self-play"
+    """How questions are asked for: name of a packaged template ("self-play", "short-self-play") or path of a text file
+    with {prompt}; {limit} is the number below."""
+    answers_template: str = "self-play-answer"
+    """How each is put: name of a packaged template ("self-play-answer", "short-self-play-answer") or path of a text
+    file with {question}; {prompt} is optional."""
+    limit: int = field(default=8, validator=_positive)
+    """At most so many questions about a picture (or, with level = "local", about each region), the first ones."""
+    max_new_tokens: int = field(default=512, validator=_positive)
+    """Longest answer to any question, in tokens, reasoning included."""
+    think: bool = False
+    """Ask for reasoning before each answer; off for models that cannot."""
+    margin: float = field(default=0.1, validator=_unit)
+    """With level = "local": what is shown around a region, on each side, as a fraction of its box."""
+
+
+@frozen
 class VerifyOptions:
     """Verifier `verify-boxes`: whether a box is a sensible region with something that matters to the prompt (§3.1)."""
 

@@ -60,6 +60,10 @@ _AFTER_VERDICT = re.compile(  # the end, or a sign that starts something new: "y
     _FLAGS,
 )
 
+_ANSWER_LABEL = re.compile(rf"^[*_`#> \t]*(?:(?:final|short)[ _]+)?answer{_MARKUP}[:：=]", _FLAGS)
+_BARE_VERDICT = re.compile(rf"(?<=\n)[*_` \t]*(?:{'|'.join(_VERDICTS)})\b(?=[*_` \t]*(?:$|[.,;:!]))", _FLAGS)
+_UNPUNCTUATED = re.compile(r"^([*_` \t]*(?:yes|no))(?=[ \t]+(?:it|there|they|the|this)\b)", _FLAGS)  # "yes it is"
+
 _Statement = tuple[re.Match[str], float | str, int]
 """Something stated: its label, its value (or, where it is none, the words) and where it ends."""
 
@@ -92,6 +96,15 @@ def read_verdicts(answer: str, known: Sequence[str]) -> dict[str, Reading]:
     """As `read_regions`, for a yes (1.0) or no (-1.0) about every region; the reason is not mandatory."""
     said = _by_region(answer, known, _verdicts)
     return {name: part if isinstance(part, Reading) else _verdict(part) for name, part in said.items()}
+
+
+def read_verdict(answer: str) -> Reading:
+    """The one yes (1.0) or no (-1.0) of an answer to a plain question, labelled or not; the reason is not mandatory."""
+    text = spoken(answer)
+    if isinstance(text, Reading):
+        return text
+    text = _UNPUNCTUATED.sub(r"\1,", _ANSWER_LABEL.sub("Verdict:", text.lstrip()))
+    return _verdict(text if any(_verdicts(text)) else _BARE_VERDICT.sub(r"Verdict: \g<0>", f"Verdict: {text}"))
 
 
 def _by_region(
@@ -248,7 +261,7 @@ def _verdict(text: str) -> Reading:
     if odd:
         return Reading(None, f'The verdict "{odd[0]}" is neither a plain yes nor a plain no.')
     if len(values) != 1:
-        return Reading(None, "Both yes and no are stated for this region." if values else "No verdict is stated.")
+        return Reading(None, "Both yes and no are stated." if values else "No verdict is stated.")
     return Reading(values.pop(), reason=_reason(text, statements), label=_labelled(text, _OBJECT))
 
 

@@ -27,9 +27,10 @@ def packaged() -> list[str]:
     return sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt"))
 
 
-def load(name: str, placeholders: Sequence[str]) -> str:
-    """The text of a packaged template or of a file, checked to hold every placeholder. Raises ConfigError."""
-    text = _read(name)
+def load(name: str, placeholders: Sequence[str], option: str = "template") -> str:
+    """The text of a packaged template or of a file, checked to hold every placeholder. Raises ConfigError, which tells
+    the option that names it."""
+    text = _read(name, option)
     missing = [f"{{{placeholder}}}" for placeholder in placeholders if f"{{{placeholder}}}" not in text]
     if missing:
         raise ConfigError(
@@ -39,7 +40,7 @@ def load(name: str, placeholders: Sequence[str]) -> str:
     return text
 
 
-def _read(name: str) -> str:
+def _read(name: str, option: str) -> str:
     if name in packaged():
         return (files("srum_judges") / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
     path = Path(name).expanduser()
@@ -48,7 +49,7 @@ def _read(name: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f'The judge template "{name}" is neither a packaged one ({", ".join(packaged())}) '
-            f"nor a readable UTF-8 text file: {error}. Check the option `template`."
+            f"nor a readable UTF-8 text file: {error}. Check the option `{option}`."
         ) from error
 
 

@@ -8,7 +8,7 @@ import attrs
 
 from srum_core.doctor.findings import Finding, Verdict
 from srum_core.doctor.patient import Patient
-from srum_core.hearing import Hearing
+from srum_core.hearing import Hearing, conduct
 from srum_core.records import Candidate, Question, Region
 from srum_core.run import refuse
 
@@ -52,14 +52,13 @@ def _judged(patient: Patient) -> list[Finding]:
     """The share of questions with readable answers, judge by judge."""
     opened = hearings(patient)
     for hearing in opened:
-        for index, answer in enumerate(ask(patient, hearing.questions)):
-            hearing.hear(0, index, hearing.questions[index], answer)
+        conduct([hearing], lambda questions: ask(patient, questions), retries=0, temperature=0.0, seed=lambda *_: 0)
     return [_readable(patient, name, opened) for name in dict.fromkeys(hearing.name for hearing in opened)]
 
 
 def _readable(patient: Patient, name: str, opened: Sequence[Hearing]) -> Finding:
     mine = [hearing for hearing in opened if hearing.name == name]
-    asked = sum(len(hearing.questions) for hearing in mine)
+    asked = sum(len(answers) for hearing in mine for answers in hearing.answers)
     if not asked:
         return Finding(JUDGES, "fine", f"{name} asks nothing.")
     unread = sum(len(hearing.unreadable()) for hearing in mine)

@@ -23,10 +23,12 @@ def shown(text: str) -> str:
     return repr(text) if len(text) <= 200 else f"{text[:160]!r}… ({len(text)} characters)"
 
 
-def check_questions(asked: Sequence[object], again: Sequence[object], candidate: Candidate, who: str) -> None:
+def check_questions(
+    asked: Sequence[object], again: Sequence[object], candidate: Candidate, who: str, method: str = "questions"
+) -> None:
     """Questions about the candidate's own picture, the same when asked twice."""
     for question in asked:
-        assert isinstance(question, Question), f"{who}.questions must give Question records, not {question!r}."
+        assert isinstance(question, Question), f"{who}.{method} must give Question records, not {question!r}."
         assert question.image == candidate.image, (
             f"{who} asks about {question.image}, but the candidate's picture is {candidate.image}: "
             "give `candidate.image`, and `crop` for a part of it."
@@ -40,6 +42,6 @@ def check_questions(asked: Sequence[object], again: Sequence[object], candidate:
                 "0 <= y0 < y1 <= 1 are needed."
             )
     assert list(asked) == list(again), (
-        f"{who}.questions gave other questions for the same picture the second time. Asking must be pure: no counters, "
+        f"{who}.{method} gave other questions for the same picture the second time. Asking must be pure: no counters, "
         "no random numbers, nothing remembered; otherwise a run can be neither resumed nor read again."
     )

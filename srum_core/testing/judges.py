@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from srum_core.errors import SrumError
-from srum_core.hearing import Hearing
+from srum_core.hearing import MOST_TURNS, Hearing, without_echo
 from srum_core.loading import check_instance
 from srum_core.protocols import Judge
-from srum_core.records import Candidate, Region, Score, Unreadable
+from srum_core.records import Candidate, Question, Region, Score, Unreadable
 from srum_core.testing.checks import called, check_questions, shown
 from srum_core.testing.fixtures import sample_candidate, sample_regions
-from srum_core.testing.odd_answers import NOTHING, WELL_FORMED, odd_answers, out_of_range
+from srum_core.testing.odd_answers import NOTHING, QUESTIONS, WELL_FORMED, odd_answers, out_of_range
 from srum_core.testing.transcripts import Transcript, read_transcripts
 
 Found = list[Score | Unreadable]
@@ -32,9 +32,11 @@ sys.meta_path.insert(0, Stop())
 
 
 class JudgeConformance:
-    """Subclass it as `Test…` with a fixture `judge`. `transcripts`: a file that `srum record` made."""
+    """Subclass it as `Test…` with a fixture `judge`. `transcripts`: a file that `srum record` made. `openers`, for a
+    judge that asks in turns: answers to its first questions that lead on."""
 
     transcripts: Path | None = None
+    openers: tuple[str, ...] = (QUESTIONS,)
 
     @pytest.fixture
     def candidate(self, tmp_path: Path) -> Candidate:
@@ -62,25 +64,45 @@ class JudgeConformance:
         who = f"{type(judge).__name__} cannot handle a picture in which no region was found"
         asked = called(who, lambda: list(judge.questions(candidate, [])))
         check_questions(asked, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
-        if asked:
-            called(who, lambda: read(judge, candidate, [], [WELL_FORMED[1]] * len(asked)))
+        for text in (WELL_FORMED[1], *self._leading(judge)) if asked else ():
+            called(who, lambda text=text: read(judge, candidate, [], replies(judge, candidate, [], text)))
 
     @pytest.mark.parametrize("number", [1, 2, 12])
     def test_any_number_of_regions_will_do(self, judge: Judge, candidate: Candidate, number: int) -> None:
         regions = [Region(f"r{i}", (i / 16, 0.0, (i + 1) / 16, 1.0)) for i in range(number)]
-        count = len(judge.questions(candidate, regions))
-        read(judge, candidate, regions, [WELL_FORMED[1]] * count)
+        for text in (WELL_FORMED[1], *self._leading(judge)):
+            read(judge, candidate, regions, replies(judge, candidate, regions, text))
+
+    def test_asking_further_is_pure(
+        self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path
+    ) -> None:
+        further, who = getattr(judge, "further", None), f"{type(judge).__name__}.further"
+        if further is None:
+            return
+        for text in self._leading(judge):
+            answers = [text] * len(judge.questions(candidate, regions))
+            before = deepcopy((candidate, regions, answers))
+            first = called(who, lambda answers=answers: list(further(candidate, regions, answers)))
+            other = sample_candidate(tmp_path, id="other", prompt="two dogs", size=(48, 64))
+            further(other, regions[:1], [text] * len(judge.questions(other, regions[:1])))
+            check_questions(
+                first, list(further(candidate, regions, answers)), candidate, type(judge).__name__, "further"
+            )
+            assert (candidate, regions, answers) == before, f"{who} changed what it was given."
+        assert any(self._answered(judge, candidate, regions, "")), (
+            f"{who} gave no question for any of the answers {', '.join(map(shown, self._leading(judge)))}: nothing "
+            "that follows was tested. Put an answer that leads on into the attribute `openers`."
+        )
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def test_reading_is_pure(self, judge: Judge, candidate: Candidate, regions: list[Region]) -> None:
-        count = len(judge.questions(candidate, regions))
-        for text in WELL_FORMED:
-            answers = [text] * count
+        for text in (*WELL_FORMED, *self._leading(judge)):
+            answers = replies(judge, candidate, regions, text)
             before = deepcopy((candidate, regions, answers))
             first = read(judge, candidate, regions, answers)
             assert (candidate, regions, answers) == before, f"{type(judge).__name__}.scores changed what it was given."
-            read(judge, candidate, regions, ["Score: 0.1\nReason: another"] * count)
+            read(judge, candidate, regions, replies(judge, candidate, regions, "Score: 0.1\nReason: another"))
             assert read(judge, candidate, regions, answers) == first, (
                 f"{type(judge).__name__}.scores read the same answer differently the second time ({shown(text)}). "
                 "Reading must depend on its arguments alone, or recorded answers cannot be read again."
@@ -89,32 +111,23 @@ class JudgeConformance:
     def test_odd_answers_are_scores_or_unreadable(
         self, judge: Judge, candidate: Candidate, regions: list[Region]
     ) -> None:
-        count = len(judge.questions(candidate, regions))
         for text in odd_answers(self._recorded()):
-            read(judge, candidate, regions, [text] * count)
+            read(judge, candidate, regions, replies(judge, candidate, regions, text))
+            self._answered(judge, candidate, regions, text)
 
     def test_scores_stay_between_minus_one_and_one(
         self, judge: Judge, candidate: Candidate, regions: list[Region]
     ) -> None:
-        count = len(judge.questions(candidate, regions))
         for text in out_of_range([region.id for region in regions], self._recorded()):
-            read(judge, candidate, regions, [text] * count)
+            read(judge, candidate, regions, replies(judge, candidate, regions, text))
+            self._answered(judge, candidate, regions, text)
 
     def test_empty_answers_never_give_a_score(self, judge: Judge, candidate: Candidate, regions: list[Region]) -> None:
-        count = len(judge.questions(candidate, regions))
-        for text in NOTHING if count else ():
-            found = read(judge, candidate, regions, [text] * count)
-            scored = [each for each in found if isinstance(each, Score)]
-            assert not scored, (
-                f"{type(judge).__name__} gives the score {scored[0].value} for the answer {text!r}, which says "
-                "nothing: an answer that cannot be read is Unreadable, never a default such as 0."
-            )
-            silent = set(range(count)) - {each.question for each in found if isinstance(each, Unreadable)}
-            assert not silent, (
-                f"{type(judge).__name__} says nothing about its questions {sorted(silent)} when the answer is "
-                f"{text!r}: without an Unreadable for it a question is not asked again, and its score is "
-                "missing without a trace."
-            )
+        for text in NOTHING:
+            answers = replies(judge, candidate, regions, text)
+            _check_silence(judge, text, read(judge, candidate, regions, answers), range(len(answers)))
+            for found, later in self._answered(judge, candidate, regions, text):
+                _check_silence(judge, text, found, later)
 
     def test_recorded_answers_read_as_before(self, judge: Judge) -> None:
         recorded = self._transcripts()
@@ -159,9 +172,8 @@ class JudgeConformance:
     ) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)  # from here on, importing it fails
         try:
-            count = len(judge.questions(candidate, regions))
-            for text in WELL_FORMED:
-                judge.scores(candidate, regions, [text] * count)
+            for text in (*WELL_FORMED, *self._leading(judge)):
+                judge.scores(candidate, regions, replies(judge, candidate, regions, text))
         except ImportError as error:
             raise AssertionError(f"{type(judge).__name__} imports torch while it asks or reads: {error}") from error
 
@@ -170,8 +182,65 @@ class JudgeConformance:
     def _transcripts(self) -> list[Transcript]:
         return read_transcripts(self.transcripts) if self.transcripts else []
 
+    def _leading(self, judge: Judge) -> Sequence[str]:
+        """First answers to try, of a judge that asks in turns: those that are known, and recorded ones."""
+        if not hasattr(judge, "further"):
+            return ()
+        first = (next(iter(transcript.exchanges), None) for transcript in self._transcripts()[:3])
+        return (*self.openers, *(exchange.answer for exchange in first if exchange is not None))
+
+    def _answered(
+        self, judge: Judge, candidate: Candidate, regions: list[Region], later: str
+    ) -> list[tuple[Found, range]]:
+        """What is read, and which questions followed, where a good first answer is followed by `later` throughout."""
+        count, found = len(judge.questions(candidate, regions)), []
+        for first in self._leading(judge):
+            answers = replies(judge, candidate, regions, first, later)
+            if len(answers) > count:
+                found.append((read(judge, candidate, regions, answers), range(count, len(answers))))
+        return found
+
     def _recorded(self) -> list[str]:
         return [exchange.answer for transcript in self._transcripts() for exchange in transcript.exchanges]
+
+
+def replies(
+    judge: Judge, candidate: Candidate, regions: Sequence[Region], first: str, later: str | None = None
+) -> list[str]:
+    """`first` in answer to every question that the judge asks first, and `later` (or the same) to all that follow."""
+    asked = list(judge.questions(candidate, regions))
+    answers, further = [first] * len(asked), getattr(judge, "further", None)
+    for turn in range(MOST_TURNS if further and asked else 0):
+        who = f"{type(judge).__name__}.further must give questions, or none, after the answer {shown(answers[-1])}"
+        said = [without_echo(answer, each.text) for answer, each in zip(answers, asked, strict=True)]
+        more: list[Question] = called(who, lambda said=said: list(further(candidate, regions, said)))
+        if not more:
+            return said
+        check_questions(more, list(further(candidate, regions, said)), candidate, type(judge).__name__, "further")
+        asked += more
+        answers += [first if later is None else later] * len(more)
+        assert turn < MOST_TURNS - 1, (
+            f"{type(judge).__name__}.further still gives questions after {MOST_TURNS} turns (the answers begin with "
+            f"{shown(first)}). It must come to an end: [] when the judge knows enough."
+        )
+    return answers
+
+
+def _check_silence(judge: Judge, text: str, found: Found, asked: range) -> None:
+    """Nothing said is no score, and every question that got no answer is named."""
+    if not asked:
+        return
+    scored = [each for each in found if isinstance(each, Score)]
+    assert not scored, (
+        f"{type(judge).__name__} gives the score {scored[0].value} for the answer {text!r}, which says "
+        "nothing: an answer that cannot be read is Unreadable, never a default such as 0."
+    )
+    silent = set(asked) - {each.question for each in found if isinstance(each, Unreadable)}
+    assert not silent, (
+        f"{type(judge).__name__} says nothing about its questions {sorted(silent)} when the answer is "
+        f"{text!r}: without an Unreadable for it a question is not asked again, and its score is "
+        "missing without a trace."
+    )
 
 
 def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:

@@ -14,7 +14,11 @@ WELL_FORMED = (
     '```json\n{"score": 0.5, "reason": "fine", "regions": [{"id": "1", "score": -1.0}]}\n```',
     '[{"bbox_2d": [10, 10, 40, 30], "label": "cup"}, {"bbox": [0.1, 0.2, 0.5, 0.9], "label": "table"}]',
     "<think>The cup looks right to me.</think>\nScore: -0.25\nReason: The table is missing.",
+    "Verdict: no\nReason: There is no cup.",
+    "yes",
 )
+QUESTIONS = "Is there a cup?\nIs there a table?\nIs the cup on the table?"
+"""An answer that leads on, for a judge that wants questions."""
 NOTHING = ("", " ", "\n\n", "\t", "<think></think>", "```\n```", "\u200b")
 """Answers that say nothing."""
 _ODD = (
@@ -24,6 +28,14 @@ _ODD = (
     "Region ID:\nScore: 0.5\nReason: which one?",
     "Region ID: 1\nScore: 0.5\nReason: a\n---\nRegion ID: 1\nScore: -0.5\nReason: b",
     "Score:\nReason:",
+    "Verdict: maybe",
+    "yes or no",
+    "Yes.\nNo.",
+    "?",
+    "1. \n2. \n- ?\n??",
+    "Which one?\nWould you like to know more?",
+    "Is it so? " * 1000,
+    f"{QUESTIONS}\n{QUESTIONS}",
     "Score: high\nReason: it looks good",
     "Score: 0,5\nReason: a comma",
     "Score: 0.5.1\nReason: two points",

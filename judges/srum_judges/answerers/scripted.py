@@ -28,6 +28,11 @@ class Scripted:
 def _reply(question: Question) -> str:
     picture = question.image.read_bytes()
     listed = _LISTED.findall(question.text)
+    if "Write questions" in question.text:
+        return "Is there anything?\nIs it what was asked for?"
+    if not listed and "Verdict:" in question.text:
+        verdict = "yes" if _value(picture, question.text) > 0 else "no"
+        return f"Verdict: {verdict}\nReason: scripted reply"
     if not listed:
         part = "" if question.crop is None else repr(question.crop)
         return f"Score: {_value(picture, part):.1f}\nReason: scripted reply"

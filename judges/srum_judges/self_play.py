@@ -1,0 +1,132 @@
+"""The self-play judge (the paper's future work): questions made of the prompt, and answered on the picture.
+
+In its first turn the model writes yes/no questions whose answers are all yes if the picture is as asked; in its second
+it answers each of them by itself. Their agreement is the score.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from srum_core.records import Box, Candidate, Question, Region, Score, Unreadable
+from srum_judges import templates
+from srum_judges.options import SelfPlayOptions
+from srum_judges.parsing import Reading, read_verdict
+from srum_judges.rules.forms import forms
+from srum_judges.written import read_questions
+from srum_judges.zoom import widened
+
+_PRESENCE = re.compile(
+    r"(?:is|are) there\b|(?:can|do) (?:you|we) see\b"
+    r"|do(?:es)? (?:the|this) (?:picture|image|photo\w*|drawing|painting|scene) (?:show|have|contain|include|depict)\b",
+    re.IGNORECASE,
+)
+_SEVERAL = re.compile(
+    r"are there (?:exactly |at least |only )?(?:[0-9]+|two|three|four|five|six|seven|eight|nine|ten|several|many|some) "
+    r"(?P<things>[^?]+)\?",
+    re.IGNORECASE,
+)
+
+
+class SelfPlay:
+    """Asks one question a picture, and then those that the answer holds: about the picture as a whole, or about parts.
+
+    `level="global"`: one score without a region, 2 · (share of yes) - 1; the reason names the questions that failed.
+
+    `level="local"`: the questions that ask whether something is there are put to every region, shown by itself. Its
+    score is 1 if one of them is answered yes, so that the region holds something that was asked for, as it was asked
+    for; -1 if none is: an odd thing, a wrong colour. The best question counts and not the mean, because a region
+    need not hold everything; relations, and whether that is all, are not asked, because a part of the picture
+    cannot tell; "Are there three …?" becomes "Is there a …?". Where no question is of that kind, all are asked.
+
+    Raises ConfigError for a template that cannot be used.
+    """
+
+    name = "self-play"
+
+    def __init__(self, options: SelfPlayOptions | None = None) -> None:
+        self.options = options or SelfPlayOptions()
+        self.asking = templates.load(self.options.questions_template, ["prompt"], "questions_template")
+        self.answering = templates.load(self.options.answers_template, ["question"], "answers_template")
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        if self.options.level == "local" and not regions:
+            return []
+        return [templates.question(candidate, self.asking, self.options, limit=str(self.options.limit))]
+
+    def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Question]:
+        if len(answers) != 1:
+            return []
+        texts = self._written(answers[0])
+        return [
+            templates.question(candidate, self.answering, self.options, crop, question=text)
+            for crop in self._parts(regions)
+            for text in texts
+        ]
+
+    def scores(
+        self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+    ) -> Sequence[Score | Unreadable]:
+        if not answers:
+            return []
+        texts = self._written(answers[0])
+        places = [None] if self.options.level == "global" else [region.id for region in regions]
+        if not texts:
+            why = "The answer holds no question that can be answered with yes or no."
+            return [Unreadable(0, why, place, self.name) for place in places]
+        found: list[Score | Unreadable] = []
+        for start, place in zip(range(1, len(answers), len(texts)), places, strict=True):
+            readings = [read_verdict(answer) for answer in answers[start : start + len(texts)]]
+            found += self._agreement(texts, readings, start, place)
+        return found
+
+    def _written(self, answer: str) -> list[str]:
+        """The questions to put, out of the first answer."""
+        texts = read_questions(answer)
+        if self.options.level == "local":
+            texts = list(dict.fromkeys(_single(text) for text in texts if _PRESENCE.match(text))) or texts
+        return texts[: self.options.limit]
+
+    def _parts(self, regions: Sequence[Region]) -> Sequence[Box | None]:
+        """What is shown: the whole picture, or every region."""
+        if self.options.level == "global":
+            return [None]
+        return [widened(region.box, self.options.margin) for region in regions]
+
+    def _agreement(
+        self, texts: Sequence[str], readings: Sequence[Reading], start: int, place: str | None
+    ) -> list[Score | Unreadable]:
+        """The score of one place, or one failure for every answer that it lacks."""
+        values = [reading.value for reading in readings]
+        told = [f"{text} ({_told(reading)})" for text, reading in zip(texts, readings, strict=True)]
+        if place is not None and 1.0 in values:
+            return [Score(1.0, place, f"Yes: {texts[values.index(1.0)]}", self.name)]
+        if None in values:
+            return [
+                Unreadable(start + index, f'"{text}" is not answered: {reading.why}', place, self.name)
+                for index, (text, reading) in enumerate(zip(texts, readings, strict=True))
+                if reading.value is None
+            ]
+        failed = [each for each, value in zip(told, values, strict=True) if value != 1.0]
+        share = 1 - len(failed) / len(values)
+        reason = f"{len(values) - len(failed)} of {len(values)} answers are yes."
+        if failed:
+            reason += f" Not so: {'; '.join(failed)}"
+        return [Score(2 * share - 1, place, reason, self.name)]
+
+
+def _told(reading: Reading) -> str:
+    return reading.reason if re.search(r"\w", reading.reason) else "no"
+
+
+def _single(text: str) -> str:
+    """Whether there is one of them, where the question is whether there are several."""
+    several = _SEVERAL.fullmatch(text)
+    if several is None:
+        return text
+    things = several["things"].strip()
+    thing = next(iter(forms(things.lower()) - {things.lower()}), None)
+    if thing is None:
+        return f"Are there any {things}?"
+    return f"Is there {'an' if thing[0] in 'aeiou' else 'a'} {thing}?"
