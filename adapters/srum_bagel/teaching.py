@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from attrs import frozen
+from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,56 +24,94 @@ if TYPE_CHECKING:
 IGNORED = -100
 
 
+@frozen
+class _Block:
+    """Exchanges of about the same length, one after the other in the flat row: `count` of `length` tokens each."""
+
+    start: int
+    count: int
+    length: int
+    picture: Tensor
+    """(count,) which picture each is about."""
+
+
 class _Lessons:
-    """A plan for rows of [picture][question, answer][question, answer]…: the picture in full, each exchange causal and
-    blind to the others. Every exchange sits at the rotary positions that it would have on its own."""
+    """A plan for one flat row: [pictures][block of exchanges][block]…. A picture is seen in full by itself and by its
+    exchanges; these are causal and blind to each other. Every exchange sits at the rotary positions that it would have
+    on its own. Blocks are padded at the end of each exchange only, which causality hides."""
 
     rope_gen = None
 
-    def __init__(self, rope_und: Rope, part: Tensor) -> None:
-        """`part` (n, t): 0 for the picture, k for the k-th exchange, -1 for padding."""
-        self.rope_und = rope_und
-        size = part.shape[1]
-        earlier = torch.ones(size, size, dtype=torch.bool, device=part.device).tril()
-        same = part[:, :, None] == part[:, None, :]
-        self.mask = ((part[:, None, :] == 0) | (same & earlier))[:, None]
+    def __init__(self, rope_und: Rope, pictures: int, valid: Tensor, blocks: Sequence[_Block]) -> None:
+        """`valid` (pictures, t): False where a picture has fewer tokens than the largest."""
+        self.rope_und, self.pictures, self.blocks = rope_und, pictures, blocks
+        self.valid = None if bool(valid.all()) else valid[:, None, None, :]
+        self.size = valid.shape[1]
 
     def attend(self, layer: int, und: QKV | None, gen: QKV | None) -> tuple[Tensor | None, None]:
         assert und is not None
-        q, k, v = und
-        return attend(q, k, v, self.mask), None
+        seen = self.pictures * self.size
+        q, k, v = (rearrange(each[0, :, :seen], "h (n t) d -> n h t d", n=self.pictures) for each in und)
+        out = [attend(q, k, v, self.valid)]
+        for block in self.blocks:
+            part = slice(block.start, block.start + block.count * block.length)
+            qs, ks, vs = (rearrange(each[0, :, part], "h (n t) d -> n h t d", n=block.count) for each in und)
+            keys, values = torch.cat([k[block.picture], ks], dim=2), torch.cat([v[block.picture], vs], dim=2)
+            own = torch.ones(block.length, block.length, dtype=torch.bool, device=q.device).tril()
+            mask = torch.cat([own.new_ones(block.length, self.size), own], dim=1)[None, None]
+            if self.valid is not None:
+                hidden = torch.cat([self.valid[block.picture], own.new_ones(block.count, 1, 1, block.length)], dim=3)
+                mask = mask & hidden
+            out.append(attend(qs, keys, values, mask))
+        return torch.cat([rearrange(each, "n h t d -> h (n t) d") for each in out], dim=1)[None], None
 
 
 def answer_loss(model: Bagel, pictures: Sequence[Image], exchanges: Sequence[Sequence[tuple[str, str]]]) -> Tensor:
     """Mean cross-entropy of the answers' tokens. `exchanges[i]`: (question, answer) pairs about `pictures[i]`."""
     chat, denoiser = model.chat, model.denoiser
-    seen = model.eye(
-        [to_tensor(model.seen_size.resize(model.drawn_size.resize(p))).to(denoiser.device) for p in pictures]
-    )
-    start, end = (denoiser.embed_text(torch.tensor([i], device=denoiser.device)) for i in chat.markers)
-    rows, parts, places, targets = [], [], [], []
-    for tokens, pairs in zip(seen, exchanges, strict=True):
-        size = len(tokens) + 2
-        ids, part, place, target = [], [0] * size, [0] * size, [IGNORED] * size
-        for number, (question, answer) in enumerate(pairs, 1):
-            asked = chat.frame(question).tolist()
-            said = [chat.bos, *chat.ids(answer)]
-            ids += asked + said
-            part += [number] * (len(asked) + len(said))
-            place += range(1, 1 + len(asked) + len(said))
-            target += [IGNORED] * len(asked) + [*said[1:], chat.eos]
-        text = denoiser.embed_text(torch.tensor(ids, device=denoiser.device))
-        rows.append(torch.cat([start, tokens.to(start), end, text]))
-        parts.append(torch.tensor(part) + 1)
-        places.append(torch.tensor(place))
-        targets.append(torch.tensor(target) - IGNORED)
-    x, _ = pad_rows(rows)
-    which, where, wanted = (pad_rows(each)[0].to(x.device) for each in (parts, places, targets))
-    und, _ = denoiser.language_model.model(x, None, _Lessons(denoiser.rope(where), which - 1))
-    wanted = wanted + IGNORED
+    device = denoiser.device
+    seen = model.eye([to_tensor(model.seen_size.resize(model.drawn_size.resize(p))).to(device) for p in pictures])
+    start, end = (denoiser.embed_text(torch.tensor([i], device=device)) for i in chat.markers)
+    shown, valid = pad_rows([torch.cat([start, tokens.to(start), end]) for tokens in seen])
+    ids, places, targets = list[int](), [0] * valid.numel(), [IGNORED] * valid.numel()
+    blocks = list[_Block]()
+    for some in _alike([(i, *_tokens(model, *pair)) for i, pairs in enumerate(exchanges) for pair in pairs]):
+        length = max(len(said) for _, said, _ in some)
+        about = torch.tensor([i for i, _, _ in some], device=device)
+        blocks.append(_Block(len(places), len(some), length, about))
+        for _, said, target in some:
+            rest = length - len(said)
+            ids += said + [0] * rest
+            targets += target + [IGNORED] * rest
+            places += range(1, 1 + length)
+    text = denoiser.embed_text(torch.tensor(ids, device=device))
+    row = torch.cat([shown.flatten(0, 1), text])[None]
+    rope = denoiser.rope(torch.tensor(places, device=device)[None])
+    und, _ = denoiser.language_model.model(row, None, _Lessons(rope, len(pictures), valid, blocks))
+    wanted = torch.tensor(targets, device=device)
     # Only where something is to be said: the head over every position would cost as much as a layer.
-    logits = denoiser.language_model.lm_head(und[wanted != IGNORED])
+    logits = denoiser.language_model.lm_head(und[0][wanted != IGNORED])
     return F.cross_entropy(logits.float(), wanted[wanted != IGNORED])
+
+
+def _tokens(model: Bagel, question: str, answer: str) -> tuple[list[int], list[int]]:
+    """An exchange's tokens, and what each should be followed by."""
+    asked: list[int] = model.chat.frame(question).tolist()
+    said = [model.chat.bos, *model.chat.ids(answer)]
+    return asked + said, [IGNORED] * len(asked) + [*said[1:], model.chat.eos]
+
+
+_Exchange = tuple[int, list[int], list[int]]
+
+
+def _alike(exchanges: Sequence[_Exchange]) -> list[list[_Exchange]]:
+    """Groups in which the shortest has at least 0.7 of the longest's tokens: little padding, few blocks."""
+    groups: list[list[_Exchange]] = []
+    for each in sorted(exchanges, key=lambda each: -len(each[1])):
+        if not groups or len(each[1]) < 0.7 * len(groups[-1][0][1]):
+            groups.append([])
+        groups[-1].append(each)
+    return groups
 
 
 def write(model: Bagel, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None:
