@@ -16,7 +16,7 @@ from rich.table import Table
 
 from srum_core import config, plugins
 from srum_core.console import add_settings, find_modules_here, read_settings, shown, tell
-from srum_core.errors import ConfigError, SrumError
+from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.run import STAGES, Run, lock
 from srum_core.stages import Step, count, needed, perform, steps, undone
 from srum_core.stages.evaluate import compare
@@ -244,6 +244,22 @@ def _say_done(run: Run, parsed: argparse.Namespace) -> None:
     if table is not None and parsed.only in (None, "evaluate"):
         Console().print(table)
     print(f"The run is in {shown(run.folder)}")
+    if parsed.only in (None, "evaluate"):
+        _report(run)
+
+
+def _report(run: Run) -> None:
+    """Write the run as a page. Raises RecordError where that cannot be done; the run itself is on disk by then."""
+    from srum_core import report
+
+    try:
+        path = report.write_report(run.folder)
+    except (SrumError, OSError) as error:
+        raise RecordError(
+            f"The run is finished, but no report of it could be made: {error} "
+            f"Once that is mended, make it with: srum report {shlex.quote(shown(run.folder))}"
+        ) from error
+    print(f"The report is in {shown(path)}")
 
 
 # ---- srum -----------------------------------------------------------------------------------------------------------
@@ -257,6 +273,7 @@ _COMMANDS = {
     "new-plugin": "write an installable plugin package with passing tests",
     "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
     "record": "write what a judge asked and was answered in a run down as transcripts for tests",
+    "report": "write a run, or what srum ablate made, as one HTML page with curves, pictures and reward maps",
     "reread": "read a run's recorded answers again with today's judges; no model is needed",
 }
 """Each is a module of srum_core.commands with `arguments(parser)` and `run(parsed) -> int`, imported when used."""

@@ -1,0 +1,201 @@
+"""Charts as inline SVG, told apart by line style, marker and a label at the line's end, never by colour alone.
+
+Colours and fonts are the page's (classes in page.css).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil, floor, isfinite, log10
+from statistics import fmean
+from typing import Any
+
+from attrs import frozen
+from markupsafe import Markup, escape
+
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 540, 52, 124, 12, 34
+_MOST = 300
+"""Points of a line; with more steps each is the mean of several."""
+_APART = 13.0
+"""Pixels between the labels at the ends of lines."""
+
+
+@frozen
+class Line:
+    """y over x; None where there is nothing to measure."""
+
+    label: str
+    points: tuple[tuple[float, float | None], ...]
+
+
+@frozen
+class Scale:
+    """From values in [low, high] to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers that span [low, high]."""
+    if high <= low:
+        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    rough = (high - low) / about
+    power = 10.0 ** floor(log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """Short, and never -0."""
+    text = f"{value:.3g}" if abs(value) < 1e5 and (value == 0 or abs(value) >= 1e-3) else f"{value:.1e}"
+    return "0" if text == "-0" else text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def thin(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
+    """At most `_MOST` points, each the mean of as many neighbours."""
+    size = ceil(len(points) / _MOST) or 1
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    out: list[tuple[float, float | None]] = []
+    for part in parts:
+        values = [y for _, y in part if y is not None]
+        out.append((fmean(x for x, _ in part), fmean(values) if values else None))
+    return out
+
+
+def line_chart(title: str, lines: Sequence[Line], breaks: Mapping[float, str], height: int = 210) -> Markup:
+    """`breaks`: where a round begins, by x. Empty without a number to show."""
+    lines = [Line(line.label, tuple(thin(line.points))) for line in lines]
+    lines = [line for line in lines if any(y is not None for _, y in line.points)]
+    if not lines:
+        return Markup("")
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points if y is not None]
+    marks = ticks(min(0.0, *ys) if min(ys) < 0.5 * max(ys) else min(ys), max(ys))
+    across = Scale(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
+    up = Scale(marks[0], marks[-1], height - BOTTOM, TOP)
+    parts = [_level(mark, up(mark)) for mark in marks]
+    parts += [_begin(across(x), words, height) for x, words in breaks.items()]
+    wanted = [x for x in ticks(across.low, across.high, 6) if across.low <= x <= across.high and x == int(x)]
+    parts += [_text(across(x), height - BOTTOM + 14, number(x), "middle") for x in wanted]
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 4, "training step", "middle"))
+    ends = []
+    for index, line in enumerate(lines):
+        parts.append(f'<path class="line s{index % 6}" d="{_path(line, across, up)}"/>')
+        last = next((x, y) for x, y in reversed(line.points) if y is not None)
+        parts.append(f'<circle class="dot s{index % 6}" cx="{across(last[0])}" cy="{up(last[1])}" r="2.5"/>')
+        ends.append((up(last[1]), index, f"{line.label} {number(last[1])}"))
+    for (y, index, label), place in zip(sorted(ends), _spread([end[0] for end in sorted(ends)], height), strict=True):
+        right = WIDTH - RIGHT
+        parts.append(f'<path class="lead" d="M{right + 4} {y}L{right + 12} {place:.1f}"/>')
+        parts.append(f'<path class="line s{index % 6}" d="M{right + 12} {place:.1f}h16"/>')
+        parts.append(_text(right + 32, place + 3.5, label, "start", "label"))
+    told = "; ".join(f"{line.label} from {_end(line, 1)} to {_end(line, -1)}" for line in lines)
+    return _svg(f"{title}. {told}.", height, parts)
+
+
+def _end(line: Line, step: int) -> str:
+    return number(next(y for _, y in line.points[::step] if y is not None))
+
+
+def _path(line: Line, across: Scale, up: Scale) -> str:
+    """A gap where there is no number; a number on its own becomes a short dash."""
+    pen, out = False, []
+    for x, y in line.points:
+        if y is not None:
+            out.append(f"{'L' if pen else 'M'}{across(x)} {up(y)}" + ("" if pen else "h0.5"))
+        pen = y is not None
+    return "".join(out)
+
+
+def _spread(places: Sequence[float], height: int) -> list[float]:
+    """Sorted places, moved apart just enough for labels, and kept inside."""
+    out: list[float] = []
+    for place in places:
+        out.append(max(place, out[-1] + _APART) if out else place)
+    over = out[-1] - (height - BOTTOM)
+    return [place - max(0.0, over) for place in out]
+
+
+def dumbbells(title: str, tables: Sequence[Mapping[str, Any]]) -> Markup:
+    """For every measure the value of each evaluation, with its standard error; the last is filled."""
+    names = list(dict.fromkeys(name for table in tables for name in table["rows"]))
+    found = [row for table in tables for row in table["rows"].values() if isfinite(row["value"])]
+    if not found:
+        return Markup("")
+    low = min(row["value"] - (row["error"] or 0) for row in found)
+    high = max(row["value"] + (row["error"] or 0) for row in found)
+    marks = ticks(low, high, 6)
+    left, row_height = 170, 16 + 10 * len(tables)
+    height = row_height * len(names) + TOP + BOTTOM
+    across = Scale(marks[0], marks[-1], left, WIDTH - 24)
+    parts = []
+    for mark in marks:
+        parts.append(f'<path class="grid" d="M{across(mark)} {TOP}V{height - BOTTOM}"/>')
+        parts.append(_text(across(mark), height - BOTTOM + 15, number(mark), "middle"))
+    for index, name in enumerate(names):
+        y = TOP + row_height * (index + 0.5)
+        parts.append(_text(left - 14, y + 4, name, "end", "label"))
+        rows = [(place, table["rows"][name]) for place, table in enumerate(tables) if name in table["rows"]]
+        values = [row["value"] for _, row in rows if isfinite(row["value"])]
+        if len(values) > 1:
+            parts.append(f'<path class="joint" d="M{across(values[0])} {y}H{across(values[-1])}"/>')
+        for place, row in rows:
+            parts.append(_mark(across, row, y + 9 * (place - (len(tables) - 1) / 2), place, place == len(tables) - 1))
+    told = "; ".join(f"{table['name']}: " + _told(table) for table in tables)
+    return _svg(f"{title}. {told}.", height, parts)
+
+
+def _told(table: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number(row['value'])}" for name, row in table["rows"].items())
+
+
+def _mark(across: Scale, row: Mapping[str, Any], y: float, place: int, last: bool) -> str:
+    if not isfinite(row["value"]):
+        return ""
+    x, error = across(row["value"]), row["error"] or 0
+    bar = f'<path class="bar" d="M{across(row["value"] - error)} {y}H{across(row["value"] + error)}"/>' if error else ""
+    return f"{bar}{marker(place, last, x, y)}"
+
+
+def marker(place: int, last: bool, x: float, y: float) -> str:
+    """The first evaluation is an open circle, the last a filled one, those between open squares and diamonds."""
+    kind = "mark last" if last and place else "mark"
+    if place == 0 or last:
+        return f'<circle class="{kind}" cx="{x}" cy="{y}" r="5"/>'
+    turn = f' transform="rotate(45 {x} {y})"' if place % 2 == 0 else ""
+    return f'<rect class="{kind}" x="{x - 4}" y="{y - 4}" width="8" height="8"{turn}/>'
+
+
+def key(names: Sequence[str]) -> Markup:
+    """The markers of `dumbbells`, by name."""
+    items = [
+        f'<span><svg viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
+        f"{marker(place, place == len(names) - 1, 7, 7)}</svg> {escape(name)}</span>"
+        for place, name in enumerate(names)
+    ]
+    return Markup('<p class="key">{}</p>').format(Markup("").join(map(Markup, items)))
+
+
+def _level(mark: float, y: float) -> str:
+    line = f'<path class="{"axis" if mark == 0 else "grid"}" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
+    return line + _text(LEFT - 7, y + 4, number(mark), "end")
+
+
+def _begin(x: float, words: str, height: int) -> str:
+    return f'<path class="break" d="M{x} {TOP}V{height - BOTTOM}"/>' + _text(x + 4, TOP + 8, words, "start")
+
+
+def _text(x: float, y: float, words: str, anchor: str, kind: str = "tick") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _svg(told: str, height: float, parts: Sequence[str]) -> Markup:
+    head = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(told)}">'
+    return Markup(f"{head}{''.join(parts)}</svg>")

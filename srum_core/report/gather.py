@@ -1,0 +1,190 @@
+"""A folder's records as plain data (what JSON can hold), for page.py to lay out. No model is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from srum_core import config
+from srum_core.errors import RecordError
+from srum_core.report.ablation import FILE as ABLATION
+from srum_core.report.ablation import read_ablation
+from srum_core.report.gallery import Choice, gallery
+from srum_core.report.pairs import pairs
+from srum_core.run import Run
+from srum_core.settings_toml import as_data
+from srum_core.stages import Step, count, steps
+from srum_core.stages.evaluate import read_table
+
+Data = dict[str, Any]
+_SHOWN = (
+    *("adapter.use", "adapter.checkpoint", "prompts", "rounds", "generate.candidates", "grounder.use", "verifier.use"),
+    *("judges", "answerer.use", "judge.votes", "map.use", "loss.use", "loss.constraint", "train.method", "train.lr"),
+    *("train.steps", "train.epochs", "lora.rank", "benchmark.use", "evaluate.split", "evaluate.pictures", "seed"),
+)
+"""The settings that the overview names; all of them are in a section of their own."""
+
+
+def gather(folder: Path, limit: int) -> Data:
+    """All that the page shows about the run or the ablation in a folder; at most `limit` pictures per round.
+
+    Raises RecordError for a folder that holds neither, and for records that cannot be read."""
+    folder = Path(folder).absolute()
+    is_run, is_ablation = (folder / "run.toml").is_file(), (folder / ABLATION).is_file()
+    if not (is_run or is_ablation):
+        raise RecordError(
+            f"There is nothing to report in {folder}: it has neither a run.toml (a run of srum-train) nor an "
+            f"{ABLATION} (of srum ablate)."
+        )
+    data: Data = {"name": folder.name, "run": None, "ablation": None}
+    if is_ablation:
+        data["ablation"] = read_ablation(folder)
+    if is_run:
+        data["run"] = gather_run(Run.open(folder), limit)
+    return data
+
+
+def gather_run(run: Run, limit: int) -> Data:
+    rounds = _rounds(run)
+    choice = Choice(limit)
+    return {
+        "settings": _settings(run),
+        "toml": config.to_toml(run.settings, run.registry.versions()),
+        "rounds": [{"round": k, "stages": _stages(run, k)} for k in rounds],
+        "base": [_evaluated(run, None)] if run.stage_folder("evaluate", None).exists() else [],
+        "metrics": {k: rows for k in rounds if (rows := metrics(run, k))},
+        "tables": tables(run, rounds),
+        "benchmark": f"{run.settings.benchmark.use}, {run.settings.evaluate.split}" if run.settings.benchmark else "",
+        "pairs": pairs(run, rounds, limit),
+        "candidates": [each for k in rounds for each in gallery(run, k, choice)],
+        "left_out": choice.left_out,
+    }
+
+
+def _rounds(run: Run) -> list[int]:
+    """The rounds of which there is anything."""
+    return [k for k in range(run.settings.rounds) if run.round_folder(k).is_dir()]
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    data, shown = as_data(run.settings), []
+    for key in _SHOWN:
+        value: Any = data
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if key == "judges":
+            value = ", ".join(each["use"] for each in value)
+        if key == "lora.rank" and run.settings.train.method != "lora":
+            continue
+        if value not in (None, ""):
+            shown.append((key.removesuffix(".use"), str(value)))
+    return shown
+
+
+# ---- what every stage made ------------------------------------------------------------------------------------------
+
+
+def _stages(run: Run, round: int) -> list[Data]:
+    makers = {"generate": _generated, "ground": _grounded, "judge": _judged, "train": _trained, "evaluate": _evaluated}
+    names = [step.stage for step in steps(run) if step.round == round]
+    return [makers[name](run, round) for name in names]
+
+
+def _stage(run: Run, name: str, round: int | None, facts: Sequence[str] = (), failures: Sequence[str] = ()) -> Data:
+    """`made` of `total` pictures; facts and failures are phrases."""
+    made, total = count(run, Step(name, round))
+    return {
+        "stage": name,
+        "made": made,
+        "total": total,
+        "unit": "pictures",
+        "done": run.done(name, round),
+        "facts": list(facts),
+        "failures": list(failures),
+    }
+
+
+def _generated(run: Run, round: int) -> Data:
+    prompts = run.prompts(round)
+    thoughts = sum(bool(each.thought) for each in run.candidates(round))
+    facts = [f"{len(prompts)} prompts"] + ([f"{thoughts} with a thought"] if thoughts else [])
+    return _stage(run, "generate", round, facts)
+
+
+def _grounded(run: Run, round: int) -> Data:
+    found = list(run.groundings(round))
+    regions, dropped = sum(len(each.regions) for each in found), sum(len(each.dropped) for each in found)
+    facts = [f"{regions} regions, {regions / len(found):.1f} a picture"] if found else []
+    facts += [f"{dropped} dropped"] if dropped else []
+    failures = _failed([each.failures for each in found], "answers about regions unreadable")
+    return _stage(
+        run, "ground", round, facts, failures + _failed([each.unverified for each in found], "verdicts unreadable")
+    )
+
+
+def _judged(run: Run, round: int) -> Data:
+    found = list(run.judgements(round))
+    whole = [score.value for each in found for score in each.scores if score.region is None]
+    local = [score.value for each in found for score in each.scores if score.region is not None]
+    changed = sum(bool(score.rules) for each in found for score in each.scores)
+    facts = [
+        f"{name} {fmean(values):+.2f} on average" for name, values in (("global", whole), ("local", local)) if values
+    ]
+    if local:
+        facts.append(f"{sum(value < 0 for value in local) / len(local):.0%} of {len(local)} local scores negative")
+    facts += [f"{changed} scores changed by rules"] if changed else []
+    failures = _failed(
+        [each.failures for each in found], "pictures left out: an answer could not be read", pictures=True
+    )
+    return _stage(run, "judge", round, facts, failures)
+
+
+def _failed(failures: Sequence[Sequence[object]], words: str, pictures: bool = False) -> list[str]:
+    number = sum(bool(each) if pictures else len(each) for each in failures)
+    return [f"{number} {words}"] if number else []
+
+
+def _trained(run: Run, round: int) -> Data:
+    rows = metrics(run, round)
+    seconds = sum(row["seconds"] for row in _lines(run.round_folder(round) / "speed.jsonl"))
+    facts = [f"on {rows[-1]['judged']} pictures"] if rows else []
+    facts += [f"{seconds:.0f} s"] if seconds else []
+    return {**_stage(run, "train", round, facts), "made": len(rows), "total": None, "unit": "steps"}
+
+
+def _evaluated(run: Run, round: int | None) -> Data:
+    return _stage(run, "evaluate", round)
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def metrics(run: Run, round: int) -> list[Data]:
+    """The lines of a round's metrics.jsonl."""
+    return _lines(run.round_folder(round) / "metrics.jsonl")
+
+
+def _lines(path: Path) -> list[Data]:
+    """The whole lines of a log; a last one without an end is still being written."""
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except ValueError as error:
+        raise RecordError(f"{path} cannot be read ({error}); train again with --redo train.") from error
+
+
+def tables(run: Run, rounds: Sequence[int]) -> list[Data]:
+    """The finished evaluations, in order: [{"name": "base", "rows": {measure: {value, count, error}}}]."""
+    found = {"base": read_table(run, None), **{f"round {k}": read_table(run, k) for k in rounds}}
+    return [
+        {
+            "name": name,
+            "rows": {row.name: {"value": row.value, "count": row.count, "error": row.error} for row in table.values()},
+        }
+        for name, table in found.items()
+        if table
+    ]

@@ -1,0 +1,128 @@
+"""The page: gathered data laid out by template.html, with page.css and page.js inside it, and nothing outside it."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from srum_core.report import charts
+from srum_core.report.charts import Line
+from srum_core.report.gather import Data, gather
+from srum_core.store import write_atomic
+
+NAME = "report.html"
+LIMIT = 1000
+"""Pictures of a round that are shown, unless told otherwise."""
+_HERE = Path(__file__).parent
+_UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
+
+
+def write_report(folder: Path, out: Path | None = None, limit: int = LIMIT) -> Path:
+    """Write the report of a run's or an ablation's folder, into it unless `out` says where, and return its path.
+
+    Raises RecordError for a folder that holds neither, and for records or pictures that cannot be read."""
+    path = out or Path(folder) / NAME
+    # A lone surrogate in a model's words is no UTF-8.
+    write_atomic(path, render(gather(folder, limit)).encode("utf-8", "replace"))
+    return path
+
+
+def render(data: Data) -> str:
+    """The page for what `gather` has found."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=shown, estimate=estimate)
+    run, script = data["run"], _own("page.js")
+    lazy = {"pairs": run["pairs"], "candidates": run["candidates"]} if run else {}
+    return environment.get_template("template.html").render(
+        **data,
+        style=Markup(_own("page.css")),
+        script=Markup(script),
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        lazy=embedded(lazy),
+        curves=curves(run["metrics"]) if run else [],
+        key=charts.key([table["name"] for table in run["tables"]]) if run else "",
+        dumbbells=charts.dumbbells("Every measure before and after", run["tables"]) if run else "",
+    )
+
+
+def _own(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def embedded(data: Any) -> Markup:
+    """JSON that can stand in a script element: nothing in it ends the element, and it is ASCII."""
+    return Markup(json.dumps(_finite(data), separators=(",", ":")).translate(_UNSAFE))
+
+
+def _finite(data: Any) -> Any:
+    """JSON has no numbers that are not finite: null."""
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not isfinite(data) else data
+
+
+def shown(value: float | None, signed: bool = False) -> str:
+    """Four digits behind the point; an en dash where there is no number."""
+    if value is None or not isfinite(value):
+        return "–"
+    return f"{value:{'+' if signed else ''}.4f}".replace("-", "−")
+
+
+def estimate(cell: Mapping[str, Any]) -> str:
+    """A cell of an ablation's table as text: the value and its interval."""
+    if "text" in cell:
+        return str(cell["text"])
+    value, low, high = (shown(cell[part]) for part in ("value", "low", "high"))
+    return value if cell["low"] is None or cell["high"] is None else f"{value} [{low}, {high}]"
+
+
+def curves(rounds: Mapping[int, Sequence[Data]]) -> list[Data]:
+    """Charts of everything in metrics.jsonl, the rounds one after the other: [{"title", "note", "svg"}]."""
+    rows, breaks = list[Data](), dict[float, str]()
+    for round, lines in rounds.items():
+        breaks[float(len(rows) + 1)] = f"round {round}"
+        rows += lines
+    if not rows:
+        return []
+    names = [name for name in rows[-1] if name not in ("step", "cells", "judged", "unjudged")]
+    losses = [name for name in names if name.startswith("loss")]
+    errors = [name for name in names if name in ("error", "negative_error")]
+    groups = [
+        ("Loss and its parts", "", losses),
+        (
+            "Net-negative cells, share",
+            "Cells whose weight + λ is below 0: the loss rewards error there.",
+            ["negative_share"],
+        ),
+        ("Squared error", "Of all cells, and of the net-negative ones.", errors),
+    ]
+    taken = {name for _, _, group in groups for name in group}
+    groups += [(_words(name).capitalize(), "", [name]) for name in names if name not in taken]
+    found = [
+        {"title": title, "note": note, "svg": charts.line_chart(title, [_line(name, rows) for name in group], breaks)}
+        for title, note, group in groups
+    ]
+    return [each for each in found if each["svg"]]
+
+
+def _line(name: str, rows: Sequence[Data]) -> Line:
+    label = {"loss": "total", "error": "all cells", "negative_error": "net-negative", "negative_share": "share"}
+    words = label.get(name, _words(name.removeprefix("loss_")))
+    return Line(words, tuple((float(index), row.get(name)) for index, row in enumerate(rows, 1)))
+
+
+def _words(name: str) -> str:
+    return {"lr": "learning rate"}.get(name, name.replace("_", " "))

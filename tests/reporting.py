@@ -1,0 +1,177 @@
+"""Folders for the tests of the report: a run's records written by hand, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from toy import COMPONENTS
+
+from srum_core.config import load_settings
+from srum_core.plugins import discover
+from srum_core.records import (
+    Candidate,
+    Exchange,
+    Grounding,
+    Judgement,
+    Prompt,
+    Question,
+    Region,
+    Row,
+    Score,
+    Unreadable,
+)
+from srum_core.run import Run
+from srum_core.stages.evaluate import Scored, scored
+from srum_core.store import to_json, write_list
+
+ODD = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'&amp;&\u2028\u2029{{ 7 * 7 }}]]><!-- 😀"
+"""What must be shown as it is, wherever it comes from."""
+SIDE = 8
+
+
+class Odd:
+    """A benchmark with hostile prompts."""
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        return [Prompt(f"e{index}", f"{ODD} number {index}") for index in range(4)]
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return []
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        raise AssertionError
+
+    def table(self, scored: object) -> Sequence[Row]:
+        raise AssertionError
+
+
+def make_run(folder: Path, count: int = 6, rounds: int = 1) -> Run:
+    """A finished run with `count` candidates a round. The second cannot be read, the third has no latent; the scores of
+    candidate i (of more than three) are worse the larger i is."""
+    settings = load_settings(
+        None,
+        (),
+        None,
+        [
+            *[each.lstrip("-") for each in COMPONENTS if "benchmark" not in each],
+            "benchmark=reporting:Odd",
+            f"rounds={rounds}",
+            f"adapter.checkpoint={json.dumps(ODD, ensure_ascii=False)}",
+        ],
+        discover(),
+    )
+    run = Run.create(folder, settings, discover())
+    for k in range(rounds):
+        _write_round(run, k, count)
+    for k in (None, *range(rounds)):
+        _write_evaluation(run, k)
+    return run
+
+
+def _write_round(run: Run, k: int, count: int) -> None:
+    home = run.round_folder(k)
+    write_list(home / "prompts.jsonl", [Prompt(f"p{index}", f"{ODD} picture {index}") for index in range(count)])
+    candidates, latents = [], home / "latents"
+    latents.mkdir(parents=True)
+    for index, item in enumerate(run.planned(k)):
+        path = draw(home / "candidates" / "images" / f"{item.id}.png", index)
+        candidates.append(Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed, thought=ODD))
+        if index != 2:
+            save_file({"clean": torch.zeros(4, 4, 3)}, latents / f"{item.id}.safetensors")
+    judgements = [_judgement(candidate, index, count) for index, candidate in enumerate(candidates)]
+    groundings = [Grounding(each.candidate, each.regions) for each in judgements]
+    for records, found in (
+        (run.candidates(k), candidates),
+        (run.groundings(k), groundings),
+        (run.judgements(k), judgements),
+    ):
+        records.extend(found)
+        records.mark_done()
+    rows = [
+        {
+            "step": step,
+            "loss": 1 / step,
+            "loss_reward": 0.5 / step,
+            "loss_reference": 1.0,
+            "error": 0.9,
+            "mean_weight": 0.1,
+            "negative_share": 0.25,
+            "negative_error": None if step % 2 else 2.0,
+            "cells": 16,
+            "judged": count - 1,
+            "unjudged": 1,
+            "lr": 1e-5 * step,
+            "gradient_norm": 1.0,
+        }
+        for step in range(1, 9)
+    ]
+    (home / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9, "lo')
+    checkpoint = run.stage_folder("train", k)
+    checkpoint.mkdir()
+    (checkpoint / "settings.json").write_text(to_json(run.stage_settings("train")))
+    (checkpoint / "DONE").write_text("8\n")
+
+
+def _judgement(candidate: Candidate, index: int, count: int) -> Judgement:
+    left, right = Region("1", (0.0, 0.0, 0.5, 1.0), ODD), Region("2", (0.5, 0.25, 1.0, 0.75))
+    value = 1 - 2 * index / max(count - 1, 1)
+    scores = (
+        Score(value, reason=f"{ODD} whole", judge=ODD),
+        Score(value, "1", f"{ODD} left", "local", label=ODD, stated=0.5, rules=(ODD,)),
+        Score(-0.5, "2", "needle" if index == 4 else "hay", "local"),
+    )
+    said = Exchange(ODD, Question(candidate.image, ODD), f"{ODD} and \ud800 half a character")
+    failures = (Unreadable(0, f"{ODD} unreadable", None, "local"),) if index == 1 else ()
+    return Judgement(candidate.id, (left, right), scores, (said,), failures)
+
+
+def _write_evaluation(run: Run, k: int | None) -> None:
+    records = scored(run, k)
+    found = []
+    for index, item in enumerate(run.planned_evaluation()):
+        path = draw(records.folder / "images" / f"{item.id}.png", index + 7 * (k is not None))
+        right = index % 2 if k is None else index // 2 % 2  # one stays right, one wrong, one is won, one is lost
+        values = {"green": 0.25 + 0.1 * index * (k is not None), "correct": float(right)}
+        found.append(Scored(item.id, Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed), values))
+    records.extend(found)
+    records.mark_done()
+    rows = [{"name": ODD, "value": 0.5 + 0.1 * (k is not None), "count": 4, "error": 0.05}]
+    (records.folder / "table.json").write_text(json.dumps(rows))
+
+
+def draw(path: Path, number: int, side: int = SIDE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (side, side), (number * 37 % 256, number * 91 % 256, 90)).save(path)
+    return path
+
+
+def make_ablation(folder: Path) -> None:
+    """What `srum ablate` leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "left.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><script>hacked = 1</script>'
+        '<rect width="5" height="9"/></svg>'
+    )
+    cells = {
+        "accuracy": {"value": 0.5, "low": 0.25, "high": 0.75},
+        "seconds": {"value": 9.0, "low": None, "high": None},
+    }
+    table = {
+        "title": f"{ODD} ablation",
+        "command": "srum ablate --adapter toy",
+        "note": ODD,
+        "columns": ["accuracy", "seconds", ODD],
+        "rows": [
+            {"arm": ODD, "cells": {**cells, ODD: "failed"}},
+            {"arm": "sft", "cells": {"accuracy": {"value": -0.125, "low": None, "high": None}}},
+        ],
+        "figures": [{"title": ODD, "svg": "left.svg"}],
+    }
+    (folder / "ablation.json").write_text(json.dumps(table))
+    (folder / "seed-0" / "sft").mkdir(parents=True)
+    (folder / "seed-0" / "sft" / "run.toml").write_text("")
