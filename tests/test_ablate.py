@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import toy
 from training import clean  # noqa: F401 - a fixture
 
@@ -26,6 +27,7 @@ from srum_core.ablation.tables import Row, Tables
 from srum_core.config import changed, load_settings
 from srum_core.errors import ConfigError
 from srum_core.plugins import discover
+from srum_core.records import Judgement
 from srum_core.run import Run
 from srum_core.stages import Step, steps
 from srum_core.stages.evaluate import read_table
@@ -53,7 +55,7 @@ settings = ["judge.votes=2"]
 [[arm]]
 name = "failing"
 text = "stops"
-settings = ["map=paper", "loss=srum", "loss.constraint=0", "train.guard=1e-9", "train.steps=8"]
+settings = ["map=test_ablate:Negative", "loss=srum", "loss.constraint=0", "train.guard=1e-9", "train.steps=8"]
 drop = true
 
 [[arm]]
@@ -61,6 +63,13 @@ name = "twice"
 text = "two rounds"
 settings = ["map=paper", "loss=srum", "loss.constraint=0.5", "rounds=2"]
 """
+
+
+class Negative:
+    """Every cell is to be pushed away."""
+
+    def __call__(self, judgement: Judgement, grid: tuple[int, int]) -> torch.Tensor:
+        return -torch.ones(grid)
 
 
 def command(folder: Path, arms: str, *more: str, seeds: int = 1) -> list[str]:
@@ -428,7 +437,7 @@ def test_bars_go_from_zero_to_the_change() -> None:
 
 
 def test_lines_differ_in_dashes_and_marks_and_take_the_colour_of_the_text() -> None:
-    rows = [(Arm(f"{line}{x}", curve=Curve(line, x)), x / 2, None) for line in ("a<b", "c") for x in (0.1, 1.0, 0.5)]
+    rows = [(Arm(f"at-{x}", curve=Curve(line, x)), x / 2, None) for line in ("a<b", "c") for x in (0.1, 1.0, 0.5)]
     figure = curves(table(*rows), "λ")
     assert figure is not None
     root = ET.fromstring(figure.svg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
@@ -75,6 +75,9 @@ class Tables:
     lines: tuple[Line, ...]
 
 
+BySeed = dict[int, Measured]
+
+
 @define
 class Reader:
     """Reads evaluations once: a finished one does not change."""
@@ -111,22 +114,14 @@ def _mean(values: Sequence[float]) -> float:
 
 def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], reader: Reader) -> Tables:
     """All arms, in order; with what is there so far."""
-    final: dict[str, dict[int, Measured]] = {}
-    start: dict[str, dict[int, Measured]] = {}
-    lines = []
-    for arm in plan.chosen:
-        for seed in plan.seeds:
-            unit = plan.unit(seed, arm.name)
-            rounds = [None] if arm.untrained else [None, *range(unit.run.settings.rounds)]
-            for round in rounds:
-                found = reader.measured(unit.run, round)
-                if found is None:
-                    continue
-                lines.append(Line(arm.name, seed, round, found))
-                if round is None:
-                    start.setdefault(arm.name, {})[seed] = found
-                if round == unit.last:
-                    final.setdefault(arm.name, {})[seed] = found
+    lines = tuple(line for arm in plan.chosen for line in _lines(plan, arm, reader))
+    final: dict[str, BySeed] = {}
+    start: dict[str, BySeed] = {}
+    for line in lines:
+        if line.round is None:
+            start.setdefault(line.arm, {})[line.seed] = line.measured
+        if line.round == plan.unit(line.seed, line.arm).last:
+            final.setdefault(line.arm, {})[line.seed] = line.measured
     measures = tuple(lines[0].measured.means) if lines else ()
     against = tuple(name for name in plan.arms.against if name in final)
     rows = []
@@ -134,19 +129,25 @@ def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], reader: Reader
         own = final.get(arm.name, {})
         others = {} if arm.untrained else {BASE: start.get(arm.name, {})}
         others |= {name: final[name] for name in against if name != arm.name}
-        changes = {name: _difference(own, other, measures) for name, other in others.items()}
         reference = final.get(plan.arms.reference, {}) if arm.name != plan.arms.reference else {}
-        rows.append(
-            Row(
-                arm,
-                tuple(own),
-                {name: each for name in measures if (each := _estimate(own, name))},
-                {name: each for name, each in changes.items() if each},
-                _difference(own, reference, measures),
-                _notes(plan, arm, own, failures),
-            )
-        )
-    return Tables(measures, against, plan.arms.reference, tuple(rows), tuple(lines))
+        means = {name: _estimate(own, name) for name in measures}
+        changes = {name: _difference(own, other, measures) for name, other in others.items()}
+        drop, notes = _difference(own, reference, measures), _notes(plan, arm, own, failures)
+        rows.append(Row(arm, tuple(own), _known(means), _known(changes), drop, notes))
+    return Tables(measures, against, plan.arms.reference, tuple(rows), lines)
+
+
+def _lines(plan: Plan, arm: Arm, reader: Reader) -> Iterator[Line]:
+    """An arm's finished evaluations."""
+    for seed in plan.seeds:
+        unit = plan.unit(seed, arm.name)
+        for round in [None] if arm.untrained else [None, *range(unit.run.settings.rounds)]:
+            if found := reader.measured(unit.run, round):
+                yield Line(arm.name, seed, round, found)
+
+
+def _known(estimates: Mapping[str, Estimate | None]) -> dict[str, Estimate]:
+    return {name: each for name, each in estimates.items() if each}
 
 
 def _notes(
@@ -154,12 +155,10 @@ def _notes(
 ) -> tuple[str, ...]:
     same = plan.same_as(arm)
     notes = [f"the same settings as {same}"] if same else []
-    why: dict[str, list[int]] = {}
-    for seed in plan.seeds:
-        if seed not in own and (seed, arm.name) in failures:
-            why.setdefault(failures[seed, arm.name], []).append(seed)
-    for text, seeds in why.items():
-        notes.append(f"failed with training seed {', '.join(map(str, seeds))}: {text}")
+    failed = [seed for seed in plan.seeds if seed not in own and (seed, arm.name) in failures]
+    if failed:  # the reasons of several seeds differ in their numbers; all have been told
+        seeds = ", ".join(map(str, failed))
+        notes.append(f"failed with training seed {seeds}: {failures[failed[0], arm.name]}")
     return tuple(notes)
 
 

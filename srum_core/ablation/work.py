@@ -23,7 +23,7 @@ Failures = Mapping[tuple[int, str], str]
 def work(plan: Plan, after_seed: Callable[[Failures], None]) -> Failures:
     """Everything that is not there yet. An arm that fails is told and passed over; what is shared must not fail.
 
-    `after_seed` is called when all arms of a training seed are through."""
+    `after_seed` is called when all arms of a training seed are through and others follow."""
     failures: dict[tuple[int, str], str] = {}
     forecast = Forecast([unit for units in plan.units.values() for unit in units])
     for seed in plan.seeds:
@@ -39,7 +39,8 @@ def work(plan: Plan, after_seed: Callable[[Failures], None]) -> Failures:
                 failures[seed, unit.name] = str(error)
                 forecast.given_up.add(id(unit))
                 tell(f"seed {seed} · {unit.name} failed; the others go on. {error}")
-        after_seed(failures)
+        if seed != plan.seeds[-1]:
+            after_seed(failures)
     return failures
 
 

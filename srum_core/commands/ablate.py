@@ -75,7 +75,7 @@ def _work(plan: Plan, folder: Path, command: str) -> None:
     tables = tabulate(plan, failures, reader)
     write(folder, plan, tables, command)
     Console().print(_table(tables, len(plan.seeds)))
-    print(f"The table is in {shown(folder.absolute() / 'ablation.md')}")
+    print(f"The table is in {shown(folder.absolute() / 'ablation.md')}; srum report {folder} makes a page of it.")
 
 
 def _table(tables: Tables, seeds: int) -> Table:
