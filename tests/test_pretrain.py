@@ -7,43 +7,102 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
+from srum_benchmarks.shapes import measure, pretrain, world
+from srum_benchmarks.shapes.checker import check
 from srum_benchmarks.shapes.curriculum import Recipe, Steps
-from srum_benchmarks.shapes.lessons import lesson
-from srum_benchmarks.shapes.measure import auc, balanced, judging
-from srum_benchmarks.shapes.pretrain import main
+from srum_benchmarks.shapes.sight import BACKGROUND
+from srum_core import tuning
+from srum_core.config import Lora
 from srum_core.records import Question
 
 TEMPLATES = Path(__file__).parent.parent / "judges" / "srum_judges" / "prompts"
 WORDS = tuple((TEMPLATES / f"short-{name}.txt").read_text() for name in ("layout", "regions"))
 
 
-def pretrain(out: Path, steps: int) -> None:
-    main([
-        "--out", str(out), "--device", "cpu", "--measure", "0",
-        "--layout-template", str(TEMPLATES / "short-layout.txt"),
-        "--regions-template", str(TEMPLATES / "short-regions.txt"), "--autoencoder-steps", "2",
-        "--autoencoder-batch", "2", "--steps", str(steps), "--turn", "3", "--drawings", "4", "--lessons", "2",
-        "--late-drawings", "2", "--late-lessons", "2",
+ARGUMENTS = [
+    "--layout-template", str(TEMPLATES / "short-layout.txt"),
+    "--regions-template", str(TEMPLATES / "short-regions.txt"),
+]  # fmt: skip
+SIDES = {"size": (32, 32), "drawing_sides": (32, 32), "vision_sides": (32, 32)}
+
+
+def run(out: Path, steps: int, *more: str) -> None:
+    pretrain.main([
+        "--out", str(out), "--device", "cpu", "--measure", "0", *ARGUMENTS, "--autoencoder-steps", "2",
+        "--autoencoder-batch", "2", "--eye-steps", "2", "--eye-batch", "2", "--steps", str(steps), "--turn", "3",
+        "--drawings", "4", "--lessons", "2", "--late-drawings", "2", "--late-lessons", "2", *more,
     ])  # fmt: skip
 
 
+def load(checkpoint: Path) -> Bagel:
+    return Bagel(Options(checkpoint=str(checkpoint), device="cpu", dtype="float32", drawing=Drawing(steps=3), **SIDES))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four steps, made in two goes, leave behind."""
+    out = tmp_path_factory.mktemp("pretrained")
+    run(out, 2)
+    states = [(out / f"{phase}.pt").read_bytes() for phase in ("autoencoder", "eye")]
+    run(out, 4)
+    assert [(out / f"{phase}.pt").read_bytes() for phase in ("autoencoder", "eye")] == states, (
+        "a finished phase is not made again"
+    )
+    return out
+
+
 @pytest.mark.slow
-def test_pretraining_resumes_and_writes_a_checkpoint_that_runs(tmp_path: Path) -> None:
-    pretrain(tmp_path, 2)
-    state = (tmp_path / "autoencoder.pt").read_bytes()
-    pretrain(tmp_path, 4)
-    assert (tmp_path / "autoencoder.pt").read_bytes() == state, "a finished phase is not made again"
-    steps = [json.loads(line)["step"] for line in (tmp_path / "both.jsonl").read_text().splitlines()]
+def test_pretraining_resumes_and_writes_a_checkpoint_that_runs(pretrained: Path, tmp_path: Path) -> None:
+    steps = [json.loads(line)["step"] for line in (pretrained / "both.jsonl").read_text().splitlines()]
     assert steps == [2, 4], "the second call goes on after the first"
-    sides = {"size": (32, 32), "drawing_sides": (32, 32), "vision_sides": (32, 32)}
-    model = Bagel(Options(checkpoint=str(tmp_path / "model"), device="cpu", drawing=Drawing(steps=3), **sides))
+    eye = [json.loads(line) for line in (pretrained / "eye.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in eye] == [2]
+    assert {"loss", "right"} < set(eye[0])
+    model = load(pretrained / "model")
     sample = model.generate(["a red circle and a blue square"], [0])[0]
     sample.image.save(tmp_path / "a.png")
     assert sample.image.size == (32, 32)
     assert isinstance(model.answer([Question(tmp_path / "a.png", "what?", max_new_tokens=3)])[0], str)
+
+
+@pytest.mark.slow
+def test_pretraining_can_go_on_from_a_checkpoint_and_keeps_its_autoencoder(pretrained: Path, tmp_path: Path) -> None:
+    run(tmp_path, 1, "--start", str(pretrained / "model"))
+    assert not (tmp_path / "autoencoder.pt").exists()
+    assert (tmp_path / "eye.pt").is_file()
+    old, new = (folder / "model" for folder in (pretrained, tmp_path))
+    assert (old / "tokenizer.json").read_bytes() == (new / "tokenizer.json").read_bytes()
+    ours, theirs = (load_file(folder / "ae.safetensors") for folder in (old, new))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (old / "ema.safetensors").read_bytes() != (new / "ema.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_what_training_wrote_is_measured_like_any_checkpoint(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def figures(*arguments: str) -> dict:
+        small = ["--count", "4", "--pictures", "1", "--steps", "3", "--only", "drawing"]
+        capsys.readouterr()
+        measure.main([*ARGUMENTS, *small, "--markdown", str(tmp_path / "table.md"), *arguments])
+        return json.loads(capsys.readouterr().out)
+
+    for method in ("full", "lora"):
+        model = load(pretrained / "model")
+        tuning.save(model, tuning.tune(model, method, Lora(), False), tmp_path / method, {})
+    base = figures("--checkpoint", str(pretrained / "model"))
+    assert base["drawing"]["all"]["correct"]["count"] == 4
+    assert figures("--checkpoint", str(tmp_path / "full")) == base, "not trained, so it draws the same"
+    assert figures("--checkpoint", str(pretrained / "model"), "--lora", str(tmp_path / "lora")) == base
+    assert "| drawing | correct |" in (tmp_path / "table.md").read_text()
+    with pytest.raises(SystemExit):
+        figures("--checkpoint", str(tmp_path / "lora"))
+    assert "this folder with --lora" in capsys.readouterr().err
 
 
 def test_every_step_has_its_own_lessons_and_looking_comes_late() -> None:
@@ -54,39 +113,51 @@ def test_every_step_has_its_own_lessons_and_looking_comes_late() -> None:
     assert (len(early[0][0]), len(early[0][2])) == (3, 1)
     assert (len(late[0]), len(late[2])) == (2, 2)
     assert not np.array_equal(early[0][0][:2], late[0])
-    assert any("Describe" in question for pairs in late[3] for question, _ in pairs)
 
 
-class Parrot:
-    """Answers every question with what a perfect (or an always pleased) judge would say."""
-
-    def __init__(self, lessons, pleased: bool) -> None:
-        from srum_benchmarks.shapes.lessons import exchanges
-
-        self.pleased = pleased
-        self.said = [answer for each in lessons for _, answer in exchanges(each, *WORDS)]
-
-    def answer(self, questions):
-        out, self.said = self.said[: len(questions)], self.said[len(questions) :]
-        if not self.pleased:
-            return out
-        return ["\n".join("Score: 1.0" if "Score" in line else line for line in text.splitlines()) for text in out]
-
-
-def test_measuring_tells_a_perfect_judge_from_a_pleased_one() -> None:
-    rng = np.random.default_rng(0)
-    lessons = [lesson(rng) for _ in range(60)]
-    perfect = judging(Parrot(lessons, pleased=False), lessons, WORDS)
-    assert (perfect["layout_balanced_accuracy"], perfect["region_auc"], perfect["readable"]["regions"]) == (
-        1.0,
-        1.0,
-        1.0,
-    )
-    pleased = judging(Parrot(lessons, pleased=True), lessons, WORDS)
-    assert (pleased["layout_balanced_accuracy"], pleased["region_auc"]) == (0.5, 0.5)
-    assert pleased["layout_correlation"] is None
+def test_a_picture_is_judged_for_three_prompts_and_each_judgement_is_the_checkers() -> None:
+    known = {p.text: p for category in world.CATEGORIES for p in world.every_prompt("train", category)}
+    _, _, pictures, asked = Steps(Recipe(turn=0, late_drawings=1, late_lessons=40), WORDS, 0, "both")[0]
+    both = 0
+    for picture, pairs in zip(pictures, asked, strict=True):
+        whole = [(question, answer) for question, answer in pairs if question.endswith("Rate the layout.")]
+        regional = [question for question, _ in pairs if question.endswith("Rate each region.")]
+        played = [answer for question, answer in pairs if answer in ("yes", "no")]
+        written = [question for question, _ in pairs if question.endswith("Write questions.")]
+        assert len(whole) == 3
+        assert len(played) == 2
+        assert len(pairs) == 5 + len(written) + len(regional)
+        assert len(regional) <= 1
+        assert len(written) <= 1
+        verdicts = set()
+        for question, answer in whole:
+            prompt = known[question.removeprefix("Prompt: ").splitlines()[0]]
+            right = check(picture, prompt.tags).correct
+            assert ("Score: 1.0\n" in answer) == right, (prompt.text, answer)
+            verdicts.add(right)
+        both += len(verdicts) == 2
+    assert both > 10, "often the same picture is right for one prompt and wrong for another"
 
 
-def test_figures_of_one_kind_only_are_not_invented() -> None:
-    assert balanced(np.array([True, True]), np.array([True, False])) is None
-    assert auc(np.array([False]), np.array([0.5])) is None
+def test_drawings_miss_their_captions_as_often_as_the_recipe_says() -> None:
+    known = {p.text: p for category in world.CATEGORIES for p in world.every_prompt("train", category)}
+
+    def missed(share: float) -> float:
+        recipe = Recipe(turn=0, late_drawings=200, late_lessons=0, missed_captions=share)
+        drawn, captions, _, _ = Steps(recipe, WORDS, 0, "both")[0]
+        named = [(picture, text) for picture, text in zip(drawn, captions, strict=True) if text is not None]
+        assert 160 < len(named) < 195, "a tenth has no caption"
+        return float(np.mean([not check(picture, known[text].tags).correct for picture, text in named]))
+
+    assert missed(0.0) == 0
+    assert missed(0.4) == pytest.approx(0.35, abs=0.1)  # half as often for three objects
+
+
+def test_the_eye_is_shown_fresh_pictures_with_a_label_for_every_patch() -> None:
+    steps = Steps(Recipe(eye_steps=5, eye_batch=3), WORDS, 1, "eye", patch=4)
+    assert len(steps) == 4
+    pictures, labels = steps[0]
+    assert pictures.shape == (3, 32, 32, 3)
+    assert labels.shape == (3, 64)
+    assert 0 <= labels.min() < labels.max() <= BACKGROUND
+    assert not np.array_equal(pictures, steps[1][0])

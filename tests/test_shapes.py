@@ -300,7 +300,7 @@ def test_answers_and_questions_read_as_the_judges_write_them():
         lessons.appraise(things, BINDING), "Prompt: {prompt}\nRate it.", "Prompt: {prompt}\n{regions}Rate each."
     )
     assert layout == "Prompt: a red circle and a blue square\nRate it."
-    assert layout_answer == "Score: -0.2\nReason: wrong colour"
+    assert layout_answer == "red circle 1 1, cyan square 2 5\nScore: -0.2\nReason: wrong colour"
     assert regions == (
         "Prompt: a red circle and a blue square\nRegion ID: 1\nBounding Box: [2, 3, 11, 12]\n---\n"
         "Region ID: 2\nBounding Box: [18, 5, 28, 15]\nRate each."
@@ -311,10 +311,24 @@ def test_answers_and_questions_read_as_the_judges_write_them():
     )
 
 
+def test_the_answer_about_the_whole_picture_lists_what_is_seen_and_where_its_middle_is():
+    def seen(*things: Object) -> str:
+        return lessons.layout_answer(lessons.appraise(draw(things), BINDING)).splitlines()[0]
+
+    corner = Object("green", "cross", 21, 21, 11)  # pixels 21 to 31: its middle is in the seventh of eight parts
+    assert seen(RED_CIRCLE, corner) == "red circle 1 1, green cross 6 6"
+    assert seen(Object("blue", "square", 0, 20, 9)) == "blue square 6 1", "the row comes first"
+    assert seen() == "nothing"
+    blob = draw([])
+    blob[24:28, 10:20] = world.PALETTE["green"]
+    assert lessons.layout_answer(lessons.appraise(blob, BINDING)).startswith("blurred blob 6 3\nScore:")
+
+
 def test_every_answer_is_read_back_by_the_judges():
     source = rng()
     for _ in range(200):
         lesson = lessons.lesson(source)
+        assert len(lessons.layout_answer(lesson).splitlines()) == 3
         whole = read_whole(lessons.layout_answer(lesson))
         assert (whole.value, whole.reason) == (lesson.score, lesson.reason)
         if lesson.parts:

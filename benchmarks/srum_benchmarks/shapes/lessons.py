@@ -10,6 +10,7 @@ right) in steps of 0.2. Region: 1.0 for an object that was asked for, less than 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from attrs import evolve, frozen
 from srum_benchmarks.shapes.checker import Found, PixelBox, holds, look
 from srum_benchmarks.shapes.render import Picture, compose, draw
 from srum_benchmarks.shapes.spoil import DAMAGES, model_like, spoil
-from srum_benchmarks.shapes.world import Kind, random_prompt, wanted
+from srum_benchmarks.shapes.world import COUNTS, SIDE, Kind, plural, random_prompt, wanted
 from srum_core.records import Prompt
 
 BLOB = "blurred blob"
@@ -173,8 +174,14 @@ def _whole(found: tuple[Found, ...], reasons: list[str], missing: int, tags: Map
 
 
 def layout_answer(lesson: Lesson) -> str:
-    """The answer about the whole picture, in the words that the judge reads."""
-    return f"Score: {lesson.score:.1f}\nReason: {lesson.reason}"
+    """The answer about the whole picture, in the words that the judge reads: first what there is to see and where its
+    middle is (row and column of an 8 × 8 grid), then the score."""
+    seen = ", ".join(f"{part.label} {_eighth(part.box[1::2])} {_eighth(part.box[::2])}" for part in lesson.parts)
+    return f"{seen or 'nothing'}\nScore: {lesson.score:.1f}\nReason: {lesson.reason}"
+
+
+def _eighth(ends: tuple[int, ...]) -> int:
+    return sum(ends) * 4 // SIDE
 
 
 def regions_answer(lesson: Lesson) -> str:
@@ -199,3 +206,34 @@ def exchanges(lesson: Lesson, layout: str, regions: str) -> list[tuple[str, str]
         asked.append((regions, regions_answer(lesson)))
     listing = regions_listing(lesson)
     return [(q.replace("{prompt}", lesson.prompt.text).replace("{regions}", listing), a) for q, a in asked]
+
+
+def self_questions(prompt: Prompt) -> list[str]:
+    """What to ask about a picture for this prompt; every answer is yes if, and only if, the picture is as asked."""
+    tags = prompt.tags
+    kinds = [f"{colour} {shape}" for colour, shape in tags["objects"]]
+    if tags["count"]:
+        colour, shape = tags["objects"][0]
+        return [f"Are there {COUNTS[tags['count']]} {colour} {plural(shape)}?", "Is that all?"]
+    between = [f"Is the {kinds[0]} {tags['relation']} the {kinds[1]}?"] if tags["relation"] else []
+    return [*(f"Is there a {kind}?" for kind in kinds), *between, "Is that all?"]
+
+
+def self_answers(picture: Picture, prompt: Prompt) -> list[bool]:
+    """What the checker would answer to `self_questions`."""
+    found, need = look(picture), wanted(prompt.tags)
+    seen = Counter(thing.kind for thing in found)
+    there = [seen[kind] == count if prompt.tags["count"] else seen[kind] >= count for kind, count in need.items()]
+    between = [holds(found, prompt.tags)] if prompt.tags["relation"] else []
+    return [*there, *between, all(thing.kind in need for thing in found)]
+
+
+def self_play(taught: Lesson, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """(question, answer) pairs: the questions that follow from the prompt, and two of them answered."""
+    questions, answers = self_questions(taught.prompt), self_answers(taught.image, taught.prompt)
+    some = rng.permutation(len(questions))[:2].tolist()
+    start = f"Prompt: {taught.prompt.text}\n"
+    return [
+        (start + "Write questions.", "\n".join(questions)),
+        *((start + questions[i], "yes" if answers[i] else "no") for i in some),
+    ]

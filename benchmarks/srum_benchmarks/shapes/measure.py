@@ -1,86 +1,168 @@
 """How well a model draws and judges the world of shapes: `python -m srum_benchmarks.shapes.measure --checkpoint DIR`.
 
-Judging is measured on the model's own pictures, against what the exact checker reads in them.
+Drawing is what the exact checker finds in the model's pictures of held-out prompts. Judging is measured on these very
+pictures, and with `--lessons` on held-out rendered ones, clean and damaged: understanding before and after training
+(paper, Table 2) on the same pictures. A checkpoint that training wrote is measured like any other:
+`--checkpoint RUN/round-0/checkpoint` after full training, and after LoRA `--lora RUN/round-0/checkpoint` on top of the
+checkpoint that was trained.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from srum_benchmarks.shapes.checker import check
-from srum_benchmarks.shapes.lessons import Lesson, appraise, exchanges
+from srum_benchmarks.shapes.checker import Verdict, check
+from srum_benchmarks.shapes.figures import Figure, auc, balanced, correlation, share
+from srum_benchmarks.shapes.lessons import Lesson, appraise, exchanges, lesson
+from srum_benchmarks.shapes.render import Picture
 from srum_benchmarks.shapes.world import CATEGORIES, prompts
+from srum_core.errors import CheckpointError
 from srum_core.protocols import UnifiedModel
-from srum_core.records import Question
+from srum_core.records import Prompt, Question
+from srum_core.store import write_atomic
 
 BATCH = 64
+RIGHT = 0.5
+"""A picture that scores above this is said to be right."""
 _SCORE = re.compile(r"Score: (-?\d\.\d)$", re.MULTILINE)
 _REGION = re.compile(r"Region ID: (\d+)\n.*\nScore: (-?\d\.\d)$", re.MULTILINE)
 
 
 def measure(
-    model: UnifiedModel, templates: tuple[str, str], split: str = "dev", count: int = 256, seed: int = 0
+    model: UnifiedModel,
+    templates: tuple[str, str],
+    split: str = "dev",
+    count: int = 256,
+    seed: int = 0,
+    pictures: int = 1,
+    lessons: int = 0,
+    only: str | None = None,
 ) -> dict[str, Any]:
-    """One picture per prompt. Shares with their standard errors; judging figures are over these very pictures."""
-    asked = prompts(split, count)
-    pictures = []
-    for start in range(0, count, BATCH):
-        batch = asked[start : start + BATCH]
-        seeds = [seed * count + start + i for i in range(len(batch))]
-        pictures += [np.asarray(sample.image) for sample in model.generate([p.text for p in batch], seeds)]
-    verdicts = [check(picture, prompt.tags) for picture, prompt in zip(pictures, asked, strict=True)]
-    drawing = {"all": share([v.correct for v in verdicts]), "fidelity": share([v.fidelity for v in verdicts])}
-    for category in CATEGORIES:
-        of = [v.correct for v, p in zip(verdicts, asked, strict=True) if p.tags["category"] == category]
-        drawing[category] = share(of)
-    lessons = [appraise(picture, prompt) for picture, prompt in zip(pictures, asked, strict=True)]
-    return {"drawing": drawing, "judging": judging(model, lessons, templates)}
+    """Figures with 95 % intervals over prompts: of `pictures` drawn for each of `count` prompts, of how these are
+    judged, and of how `lessons` rendered pictures of the split are. `only`: "drawing" asks nothing, "judging" draws
+    nothing and judges the lessons."""
+    found: dict[str, Any] = {"split": split, "seed": seed}
+    if only != "judging":
+        found |= {"prompts": count, "pictures": pictures}
+        asked = [prompt for prompt in prompts(split, count) for _ in range(pictures)]
+        seeds = [seed_of(prompt, i % pictures, seed) for i, prompt in enumerate(asked)]
+        drawn = draw_all(model, asked, seeds)
+        which = np.arange(len(asked)) // pictures
+        found["drawing"] = drawing([check(each, p.tags) for each, p in zip(drawn, asked, strict=True)], asked, which)
+        if only != "drawing":
+            own = [appraise(each, prompt) for each, prompt in zip(drawn, asked, strict=True)]
+            found["judging"] = judging(model, own, templates, which)
+    if lessons and only != "drawing":
+        rng = np.random.default_rng(seed)
+        found["lessons"] = judging(model, [lesson(rng, split) for _ in range(lessons)], templates)
+    return found
 
 
-def share(values: Sequence[float]) -> dict[str, float]:
-    x = np.asarray(values, float)
+def seed_of(prompt: Prompt, picture: int, seed: int) -> int:
+    """The seed (31 bits) of a prompt's n-th picture, whatever else is drawn with it."""
+    digest = hashlib.sha256(f"{seed}|{picture}|{prompt.text}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def draw_all(model: UnifiedModel, asked: Sequence[Prompt], seeds: Sequence[int]) -> list[Picture]:
+    drawn: list[Picture] = []
+    for start in range(0, len(asked), BATCH):
+        texts = [prompt.text for prompt in asked[start : start + BATCH]]
+        drawn += [np.asarray(sample.image) for sample in model.generate(texts, seeds[start : start + BATCH])]
+    return drawn
+
+
+def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndarray) -> dict[str, dict[str, Figure]]:
+    """For all and by category. Correct: share of pictures that are as asked. Fidelity: mean share of the required
+    objects that are there. Clean things: share of all drawn things that are shapes of the world, asked for or not (no
+    blobs). Clean pictures: share of pictures with something on them, all of it clean. `which` prompt each is of."""
+    things = np.array([len(v.found) for v in verdicts])
+    clean = np.array([sum(thing.shape is not None for thing in v.found) for v in verdicts])
+    correct, fidelity = np.array([v.correct for v in verdicts]), np.array([v.fidelity for v in verdicts])
+    of = np.array([prompt.tags["category"] for prompt in asked])
     return {
-        "value": round(float(x.mean()), 4),
-        "error": round(float(x.std() / max(1, len(x)) ** 0.5), 4),
-        "count": len(x),
+        name: {
+            "correct": share(correct[some], which[some]),
+            "fidelity": share(fidelity[some], which[some]),
+            "clean_things": share(clean[some], which[some], things[some]),
+            "clean_pictures": share((clean == things)[some] & (things > 0)[some], which[some]),
+        }
+        for name in ("all", *CATEGORIES)
+        if (some := (of == name) | (name == "all")).any()
     }
 
 
-def judging(model: UnifiedModel, lessons: Sequence[Lesson], templates: tuple[str, str]) -> dict[str, Any]:
-    """Whole pictures: balanced accuracy of "score > 0.5" for "right", correlation. Regions: sign accuracy, AUC."""
+def judging(
+    model: UnifiedModel, lessons: Sequence[Lesson], templates: tuple[str, str], which: np.ndarray | None = None
+) -> dict[str, Any]:
+    """What the model says of pictures against what the checker reads in them. Unreadable answers are left out of every
+    figure but the readable shares. `which` prompt each picture is of; without it each is of its own."""
     said = answers(model, lessons, templates)
-    whole = [
-        (lesson.score, float(found[1]))
-        for lesson, (text, _) in zip(lessons, said, strict=True)
-        if (found := _SCORE.search(text))
+    which = np.arange(len(lessons)) if which is None else which
+    scores = [float(found[1]) if (found := _SCORE.search(text)) else np.nan for text, _ in said]
+    whole = _whole(lessons, np.array(scores), which)
+    given = [{int(number): float(score) for number, score in _REGION.findall(text)} for _, text in said]
+    complete = [
+        scored.keys() >= set(range(1, len(each.parts) + 1)) for each, scored in zip(lessons, given, strict=True)
     ]
-    parts = []
-    readable = regional = 0
-    for lesson, (_, text) in zip(lessons, said, strict=True):
-        given = {int(number): float(score) for number, score in _REGION.findall(text)}
-        regional += bool(lesson.parts)
-        readable += bool(lesson.parts) and given.keys() >= set(range(1, len(lesson.parts) + 1))
-        parts += [(part.score, given[i]) for i, part in enumerate(lesson.parts, 1) if i in given]
-    truth, score = np.array(whole).T if whole else np.zeros((2, 0))
-    region_truth, region_score = np.array(parts).T if parts else np.zeros((2, 0))
+    asked = np.array([bool(each.parts) for each in lessons])
+    readable = {
+        "layout_readable": share(~np.isnan(scores), which),
+        "regions_readable": share(np.array(complete)[asked], which[asked]),
+    }
+    return {**readable, **whole, **_regional(lessons, given, which)}
+
+
+def _whole(lessons: Sequence[Lesson], scores: np.ndarray, which: np.ndarray) -> dict[str, Any]:
+    read = ~np.isnan(scores)
+    scores, which = scores[read], which[read]
+    some = [each for each, readable in zip(lessons, read, strict=True) if readable]
+    truth = np.array([each.score for each in some])
+    right, said = truth > 0.9, scores > RIGHT
+    reasons, kinds = np.array([each.reason for each in some]), np.array([each.kind for each in some])
+    found: dict[str, Any] = {
+        "layout_balanced_accuracy": balanced(right, said, which),
+        "right_recognised": share(said[right], which[right]),
+        "wrong_recognised": share(~said[~right], which[~right]),
+        "layout_auc": auc(right, scores, which),
+        "layout_correlation": correlation(truth, scores, which),
+        "wrong_recognised_by_fault": {
+            reason: share(~said[of], which[of])
+            for reason in sorted(set(reasons[~right].tolist()))
+            if (of := ~right & (reasons == reason)).any()
+        },
+    }
+    names = sorted(set(kinds.tolist()) - {""})
+    if names:  # how rendered pictures came about; the model's own have no kind
+        by_kind = {name: share((said == right)[kinds == name], which[kinds == name]) for name in names}
+        found["accuracy_by_kind"] = by_kind
+    return found
+
+
+def _regional(lessons: Sequence[Lesson], given: Sequence[Mapping[int, float]], which: np.ndarray) -> dict[str, Figure]:
+    """Sign accuracy is balanced between good and bad regions."""
+    pairs = [
+        (part.score, scored[i], prompt)
+        for each, scored, prompt in zip(lessons, given, which, strict=True)
+        for i, part in enumerate(each.parts, 1)
+        if i in scored
+    ]
+    truth, score, prompt = np.array(pairs).T if pairs else np.zeros((3, 0))
     return {
-        "readable": {"layout": round(len(whole) / len(lessons), 4), "regions": round(readable / max(1, regional), 4)},
-        "layout_balanced_accuracy": balanced(truth > 0.9, score > 0.5),
-        "layout_correlation": correlation(truth, score),
-        "region_sign_accuracy": balanced(region_truth > 0, region_score > 0),
-        "region_auc": auc(region_truth > 0, region_score),
-        "region_correlation": correlation(region_truth, region_score),
-        "right_pictures": int((truth > 0.9).sum()), "good_regions": int((region_truth > 0).sum()),
-        "regions": len(parts),
-    }  # fmt: skip
+        "region_sign_accuracy": balanced(truth > 0, score > 0, prompt),
+        "region_auc": auc(truth > 0, score, prompt),
+        "region_correlation": correlation(truth, score, prompt),
+        "good_regions": share(truth > 0, prompt),
+    }
 
 
 def answers(model: UnifiedModel, lessons: Sequence[Lesson], templates: tuple[str, str]) -> list[tuple[str, str]]:
@@ -90,60 +172,113 @@ def answers(model: UnifiedModel, lessons: Sequence[Lesson], templates: tuple[str
     said: dict[tuple[int, int], str] = {}
     with tempfile.TemporaryDirectory() as folder:
         questions, places = [], []
-        for i, lesson in enumerate(lessons):
+        for i, each in enumerate(lessons):
             path = Path(folder) / f"{i}.png"
-            Image.fromarray(lesson.image).save(path)
-            for kind, (question, _) in enumerate(exchanges(lesson, *templates)):
-                questions.append(Question(path, question, max_new_tokens=40 if kind == 0 else 200))
+            Image.fromarray(each.image).save(path)
+            for kind, (question, _) in enumerate(exchanges(each, *templates)):
+                questions.append(Question(path, question, max_new_tokens=90 if kind == 0 else 200))
                 places.append((i, kind))
         for start in range(0, len(questions), BATCH):
             said |= zip(places[start : start + BATCH], model.answer(questions[start : start + BATCH]), strict=True)
     return [(said[i, 0], said.get((i, 1), "")) for i in range(len(lessons))]
 
 
-def balanced(truth: np.ndarray, guess: np.ndarray) -> float | None:
-    """Mean of the accuracies on true and on false cases; None where there is only one kind."""
-    if truth.all() or not truth.any():
-        return None
-    return round(float((guess[truth].mean() + (~guess[~truth]).mean()) / 2), 4)
+def as_json(found: Mapping[str, Any]) -> str:
+    """Indented, one line for each figure."""
+    text = json.dumps(found, indent=2)
+    return re.sub(r"\{[^{}]*\}", lambda match: re.sub(r"\s+", " ", match[0]), text)
 
 
-def auc(truth: np.ndarray, score: np.ndarray) -> float | None:
-    """Chance that a good region scores above a bad one, ties half."""
-    if truth.all() or not truth.any():
-        return None
-    difference = score[truth][:, None] - score[~truth][None, :]
-    return round(float((difference > 0).mean() + 0.5 * (difference == 0).mean()), 4)
+def as_markdown(found: Mapping[str, Any]) -> str:
+    """Drawing by category, and every figure of judging, each with its interval and count."""
+    tables = []
+    if "drawing" in found:
+        names = list(found["drawing"]["all"])
+        rows = [[name, *map(_cell, of.values())] for name, of in found["drawing"].items()]
+        tables.append(_table(["drawing", *(name.replace("_", " ") for name in names)], rows))
+    columns = {"judging": "own pictures", "lessons": "rendered pictures"}
+    seen = {title: dict(_flat(found[name])) for name, title in columns.items() if name in found}
+    if seen:
+        names = list(dict.fromkeys(name for figures in seen.values() for name in figures))
+        rows = [[name, *(_cell(figures.get(name)) for figures in seen.values())] for name in names]
+        tables.append(_table(["judging", *seen], rows))
+    about = ", ".join(f"{name} {found[name]}" for name in ("split", "prompts", "pictures", "seed") if name in found)
+    return f"{about}; 95 % intervals over prompts, number of cases in brackets\n\n" + "\n".join(tables)
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    if len(a) < 3 or a.std() == 0 or b.std() == 0:
-        return None
-    return round(float(np.corrcoef(a, b)[0, 1]), 4)
+def _flat(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Figure]]:
+    for name, figure in figures.items():
+        title = before + name.replace("_", " ")
+        yield from [(title, figure)] if "value" in figure else _flat(figure, f"{title}: ")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    if figure["value"] is None:
+        return f"– ({figure['count']})"
+    ends = f" [{figure['low']:.3f}, {figure['high']:.3f}]" if "low" in figure else ""
+    return f"{figure['value']:.3f}{ends} ({figure['count']})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def load(adapter: str, options: Mapping[str, Any], lora: Path | None) -> UnifiedModel:
+    """The model of a checkpoint, with what LoRA learnt on top. Raises CheckpointError if one is taken for the other."""
+    from srum_core import tuning
     from srum_core.config import Use
     from srum_core.plugins import discover
 
+    folder = options["checkpoint"]
+    if (Path(folder) / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds LoRA weights, which change another checkpoint: name that one with --checkpoint (the run's "
+            f"adapter.checkpoint) and this folder with --lora."
+        )
+    model: UnifiedModel = discover().create("adapter", Use(adapter, dict(options)))
+    if lora is not None:
+        tuning.apply(model, lora)
+    return model
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--adapter", default="bagel")
-    parser.add_argument("--checkpoint", default="bundled:shapes")
+    parser.add_argument("--checkpoint", default="bundled:shapes", help="a model, or what full training wrote")
+    parser.add_argument("--lora", type=Path, help="what LoRA training wrote, applied to the checkpoint")
     parser.add_argument("--layout-template", type=Path, required=True)
     parser.add_argument("--regions-template", type=Path, required=True)
     parser.add_argument("--split", default="dev")
-    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--count", type=int, default=256, help="prompts")
+    parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
+    parser.add_argument("--lessons", type=int, default=0, help="rendered pictures of the split to judge as well")
+    parser.add_argument("--only", choices=("drawing", "judging"), help="ask nothing, or draw nothing (needs --lessons)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--markdown", type=Path, help="a file for the same figures as Markdown tables")
     parser.add_argument("--steps", type=int, default=30, help="points of the sampler's time grid")
     parser.add_argument("--guidance", type=float, default=4.0)
     given = parser.parse_args(arguments)
+    if given.only == "judging" and not given.lessons:
+        parser.error("--only judging draws nothing, so it needs --lessons N: how many rendered pictures to judge")
     side = [32, 32]
     options = {
         "checkpoint": given.checkpoint, "size": side, "drawing_sides": side, "vision_sides": side, "dtype": "float32",
         "drawing": {"steps": given.steps, "guidance": given.guidance},
     }  # fmt: skip
-    model = discover().create("adapter", Use(given.adapter, options))
     templates = (given.layout_template.read_text(), given.regions_template.read_text())
-    print(json.dumps(measure(model, templates, given.split, given.count), indent=2))
+    try:
+        model = load(given.adapter, options, given.lora)
+    except CheckpointError as error:
+        parser.error(str(error))
+    found = measure(
+        model, templates, given.split, given.count, given.seed, given.pictures, given.lessons, given.only
+    )  # fmt: skip
+    print(as_json(found))
+    if given.markdown:
+        write_atomic(given.markdown, as_markdown(found).encode())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Pretrain the bundled tiny model on the world of shapes: `python -m srum_benchmarks.shapes.pretrain --out DIR`.
 
-Two phases, both resumable by repeating the command: the autoencoder, then drawing and looking together (one optimiser,
-the drawing loss plus the answers' cross-entropy). Lessons are rendered fresh for every step from (seed, step).
+Three phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
+picture tower alone, then drawing and looking together (the drawing loss plus the answers' cross-entropy). Lessons are
+rendered fresh for every step from (seed, step).
 Any adapter can be pretrained that offers what `Pretrainable` lists.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 
 from srum_benchmarks.shapes.curriculum import Recipe, corpus, loader
 from srum_benchmarks.shapes.measure import measure
+from srum_benchmarks.shapes.sight import Sight
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
@@ -32,7 +35,7 @@ from srum_core.store import write_atomic
 class Pretrainable(UnifiedModel, Protocol):
     """What pretraining needs beyond a `UnifiedModel`."""
 
-    eye: nn.Module
+    eye: Any
     autoencoder: Any
 
     def answer_loss(
@@ -84,6 +87,50 @@ def train_autoencoder(model: Pretrainable, recipe: Recipe, out: Path, templates:
     net.eval().requires_grad_(False)
 
 
+def train_eye(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
+    """The picture tower alone: what covers each patch."""
+    tower, size = model.eye.vit_model, model.eye.patch
+    torch.manual_seed(recipe.seed)
+    sight = Sight(tower, tower.vision_model.post_layernorm.normalized_shape[0]).to(next(tower.parameters()).device)
+    named = {f"sight.{key}": parameter for key, parameter in sight.named_parameters()}
+    for parameter in named.values():
+        parameter.requires_grad_(True)
+    steppers = optimisers(named, recipe)
+    path = out / "eye.pt"
+    done = restore(path, named, steppers)
+    log, rates = Log(out / "eye.jsonl", done), rates_of(steppers)
+    for step, (batch, labels) in enumerate(loader(recipe, templates, done, "eye", size), done):
+        set_rates(steppers, rates, min(1.0, (step + 1) / 50, (recipe.eye_steps - step) / (0.4 * recipe.eye_steps)))
+        x = as_tensor(batch).to(next(tower.parameters()).device)
+        with autocast(x.device):
+            patches = torch.stack([model.eye.patches(each)[0] for each in x])
+            loss, right = sight.loss(patches, torch.from_numpy(labels).to(x.device))
+        for stepper in steppers:
+            stepper.zero_grad()
+        loss.backward()
+        for stepper in steppers:
+            stepper.step()
+        log(step, recipe.eye_steps, loss=loss.item(), right=right.item())
+        if (step + 1) % 200 == 0 or step + 1 == recipe.eye_steps:
+            save(path, state_of(step + 1, named, steppers))
+    for parameter in named.values():
+        parameter.requires_grad_(False)
+
+
+def rates_of(steppers: Sequence[torch.optim.Optimizer]) -> list[float]:
+    return [group["lr"] for stepper in steppers for group in stepper.param_groups]
+
+
+def set_rates(steppers: Sequence[torch.optim.Optimizer], rates: Sequence[float], share: float) -> None:
+    for group, rate in zip((g for s in steppers for g in s.param_groups), rates, strict=True):
+        group["lr"] = rate * share
+
+
+def state_of(step: int, named: Mapping[str, nn.Parameter], steppers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    weights = {key: parameter.detach() for key, parameter in named.items()}
+    return {"step": step, "weights": weights, "optimisers": [stepper.state_dict() for stepper in steppers]}
+
+
 def optimisers(named: Mapping[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for everything else."""
     inner = [p for name, p in named.items() if p.dim() == 2 and (".layers." in name)]
@@ -106,16 +153,15 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
     for parameter in named.values():
         parameter.requires_grad_(True)
     steppers = optimisers(named, recipe)
-    rates = [group["lr"] for stepper in steppers for group in stepper.param_groups]
+    rates = rates_of(steppers)
     average = {k: p.detach().clone() for k, p in named.items()}
     path = out / "both.pt"
-    done = restore(path, named, average, steppers)
+    done = restore(path, named, steppers, average)
     log = Log(out / "both.jsonl", done)
     device = next(iter(named.values())).device
     for step, (drawn, captions, seen, asked) in enumerate(loader(recipe, templates, done, "both"), done):
         fall = min(1.0, (step + 1) / 100, (recipe.steps - step) / (recipe.decay * recipe.steps))
-        for group, rate in zip((g for s in steppers for g in s.param_groups), rates, strict=True):
-            group["lr"] = rate * fall
+        set_rates(steppers, rates, fall)
         rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         with autocast(device):
             clean = [x.float() for x in model.encode([Image.fromarray(each) for each in drawn])]
@@ -138,14 +184,15 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
             average[key].lerp_(parameter.detach(), 1 - keep)
         log(step, recipe.steps, drawing=drawing.item(), looking=looking.item(), norm=float(norm), rate=fall)
         if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
-            save(path, {"step": step + 1, "weights": {k: p.detach() for k, p in named.items()}, "average": average,
-                        "optimisers": [s.state_dict() for s in steppers]})  # fmt: skip
+            save(path, {**state_of(step + 1, named, steppers), "average": average})
             export(model, average, out / "model")
     for parameter in named.values():
         parameter.requires_grad_(False)
 
 
-def restore(path: Path, named: Mapping[str, nn.Parameter], average: dict[str, Tensor], steppers: Sequence[Any]) -> int:
+def restore(
+    path: Path, named: Mapping[str, nn.Parameter], steppers: Sequence[Any], average: dict[str, Tensor] | None = None
+) -> int:
     """Continue where the last state was saved; returns the number of steps done."""
     if not path.is_file():
         return 0
@@ -153,7 +200,8 @@ def restore(path: Path, named: Mapping[str, nn.Parameter], average: dict[str, Te
     with torch.no_grad():
         for key, parameter in named.items():
             parameter.copy_(state["weights"][key])
-            average[key].copy_(state["average"][key])
+            if average is not None:
+                average[key].copy_(state["average"][key])
     for stepper, saved in zip(steppers, state["optimisers"], strict=True):
         stepper.load_state_dict(saved)
     return int(state["step"])
@@ -207,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
     parser.add_argument("--adapter", default="bagel")
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from, instead of fresh weights and tokenizer")
     parser.add_argument("--layout-template", type=Path, required=True, help="the global judge's template")
     parser.add_argument("--regions-template", type=Path, required=True, help="the local judge's template")
     parser.add_argument("--device", default="auto")
@@ -215,19 +264,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args(arguments))
     out, adapter, device = options.pop("out"), options.pop("adapter"), options.pop("device")
-    pictures = options.pop("measure")
+    pictures, start = options.pop("measure"), options.pop("start")
     templates = (options.pop("layout_template").read_text(), options.pop("regions_template").read_text())
     recipe = Recipe(**options)
     out.mkdir(parents=True, exist_ok=True)
     registry = discover()
     make = registry.load("adapter", adapter)
-    if not (out / "fresh" / "ema.safetensors").is_file():
+    if start is not None:
+        shutil.copytree(start, out / "fresh", dirs_exist_ok=True)
+    elif not (out / "fresh" / "ema.safetensors").is_file():
         make.create(out / "fresh", corpus(templates), recipe.seed)
     write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     side = (32, 32)
     sizes = {"size": side, "drawing_sides": side, "vision_sides": side, "device": device, "dtype": "float32"}
     model = registry.create("adapter", {"use": adapter, "checkpoint": str(out / "fresh"), **sizes})
-    train_autoencoder(model, recipe, out, templates)
+    if start is None:  # the one that a checkpoint brings stays as it is
+        train_autoencoder(model, recipe, out, templates)
+    train_eye(model, recipe, out, templates)
     train_both(model, recipe, out, templates)
     trained = registry.create("adapter", {"use": adapter, "checkpoint": str(out / "model"), **sizes})
     if pictures:

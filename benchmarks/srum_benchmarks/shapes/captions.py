@@ -1,0 +1,137 @@
+"""Captions for a picture at hand: one that it fulfils, one that it just misses, and pictures that miss their caption.
+
+All are of the train split: no held-out pair of objects or count is ever put into words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from srum_benchmarks.shapes.checker import APART, Found
+from srum_benchmarks.shapes.render import Picture, Scene, draw, related
+from srum_benchmarks.shapes.spoil import spoil
+from srum_benchmarks.shapes.world import (
+    BINDING_WORDINGS,
+    CATEGORIES,
+    COLOURS,
+    COUNTS,
+    KINDS,
+    NUMERACY_WORDINGS,
+    RELATIONS,
+    SHAPES,
+    Kind,
+    binding,
+    count_split,
+    numeracy,
+    pair,
+    pair_split,
+    spatial,
+    three,
+    triple_split,
+)
+from srum_core.records import Prompt
+
+BINDING, SPATIAL, NUMERACY, THREE = CATEGORIES
+MISSES: Mapping[str, tuple[tuple[str, float], ...]] = {
+    BINDING: (("extra", 0.6), ("wrong colour", 0.2), ("wrong shape", 0.2)),
+    SPATIAL: (("wrong relation", 0.8), ("extra", 0.2)),
+    NUMERACY: (("extra", 1.0),),
+    THREE: (("extra", 0.5), ("wrong colour", 0.25), ("wrong shape", 0.25)),
+}
+"""How a picture misses its caption in the drawing data, by category: mostly by what the caption leaves out."""
+FEWER = {THREE: 0.5}
+"""Three objects go wrong often enough by themselves: they miss their caption this many times as often."""
+
+
+T = TypeVar("T")
+
+
+def _any(choices: Sequence[T], rng: np.random.Generator) -> T:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def picture_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generator) -> Picture:
+    """The picture that a caption comes with; a `share` of them misses it in one thing, cleanly drawn all the same."""
+    category = prompt.tags["category"]
+    if rng.random() >= share * FEWER.get(category, 1.0):
+        return draw(scene)
+    names, shares = zip(*MISSES[category], strict=True)
+    return spoil(str(rng.choice(names, p=shares)), scene, prompt.tags, rng)
+
+
+def fulfilled(found: Sequence[Found], rng: np.random.Generator) -> Prompt | None:
+    """A train prompt that a picture with these things fulfils; None where no such prompt is."""
+    kinds = [thing.kind for thing in found]
+    if any(kind is None for kind in kinds):
+        return None
+    order = rng.permutation(len(found)).tolist()
+    mixed: list[Kind] = [kind for i in order if (kind := kinds[i]) is not None]
+    if len(set(mixed)) == 1 and len(mixed) in COUNTS:
+        return _trained(numeracy(mixed[0], len(mixed), _any(NUMERACY_WORDINGS, rng)))
+    if len(set(mixed)) < len(mixed):
+        return None
+    if len(mixed) == 3:
+        return _trained(three(*mixed))
+    if len(mixed) != 2:
+        return None
+    one, other = (found[i].centre for i in order)
+    relations = [name for name in RELATIONS if related(one, other, name, APART, 0)]
+    if relations and rng.random() < 0.6:
+        return _trained(spatial(mixed[0], mixed[1], _any(relations, rng)))
+    return _trained(binding(mixed[0], mixed[1], _any(BINDING_WORDINGS, rng)))
+
+
+def near_miss(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    """A train prompt that differs from this one in one colour, shape, relation, count or object (or two swapped
+    colours). About one in six asks for the same after all: a colour or shape drawn anew can be the old one."""
+    while True:
+        changed = _trained(_changed(prompt, rng))
+        if changed is not None:
+            return changed
+
+
+def _changed(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    tags = prompt.tags
+    kinds: list[Kind] = [(colour, shape) for colour, shape in tags["objects"]]
+    category, fate = tags["category"], rng.random()
+    if category == SPATIAL and fate < 0.6:
+        # Left and right, above and below stand next to each other.
+        mirrored = RELATIONS[RELATIONS.index(tags["relation"]) ^ 1]
+        others = [relation for relation in RELATIONS if relation != tags["relation"]]
+        return spatial(kinds[0], kinds[1], mirrored if fate < 0.35 else _any(others, rng))
+    if category == NUMERACY and fate < 0.7:
+        return numeracy(kinds[0], _any([c for c in COUNTS if c != tags["count"]], rng), _any(NUMERACY_WORDINGS, rng))
+    if category == BINDING and fate < 0.2:
+        return three(kinds[0], kinds[1], _any(KINDS, rng))
+    if category == THREE and fate < 0.3:
+        one, other = (kinds[i] for i in rng.permutation(3)[:2].tolist())
+        return binding(one, other, _any(BINDING_WORDINGS, rng))
+    if len(kinds) > 1 and fate > 0.85:  # colours swapped
+        (first_colour, first), (second_colour, second) = kinds[:2]
+        kinds[:2] = [(second_colour, first), (first_colour, second)]
+    else:
+        i = int(rng.integers(len(kinds)))
+        colour, shape = kinds[i]
+        kinds[i] = (_any(COLOURS, rng), shape) if rng.random() < 0.5 else (colour, _any(SHAPES, rng))
+    if category == NUMERACY:
+        return numeracy(kinds[0], tags["count"], _any(NUMERACY_WORDINGS, rng))
+    if category == THREE:
+        return three(*kinds)
+    if category == SPATIAL:
+        return spatial(kinds[0], kinds[1], tags["relation"])
+    return binding(kinds[0], kinds[1], _any(BINDING_WORDINGS, rng))
+
+
+def _trained(prompt: Prompt) -> Prompt | None:
+    """The prompt, if it is one of the train split."""
+    kinds: list[Kind] = [(colour, shape) for colour, shape in prompt.tags["objects"]]
+    if prompt.tags["count"]:
+        split: str | None = count_split()[kinds[0], prompt.tags["count"]]
+    elif len(set(kinds)) < len(kinds):
+        split = None
+    else:
+        split = triple_split(kinds) if len(kinds) == 3 else pair_split()[pair(*kinds)]
+    return prompt if split == "train" else None

@@ -1,0 +1,53 @@
+"""First lessons for the picture tower alone: what covers each of its patches. A SigLIP tower, too, comes pretrained.
+
+The exact checker labels every patch of clean and damaged pictures; the linear head that is trained with the tower is
+thrown away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from srum_benchmarks.shapes.checker import FIRM, SMALLEST, colours, components, recognise
+from srum_benchmarks.shapes.render import Picture
+from srum_benchmarks.shapes.world import COLOURS, SHAPES
+
+BACKGROUND = len(COLOURS) * (len(SHAPES) + 1)
+"""The label of a patch without a thing; a thing's is colour × 5 + shape, where shape 4 is none (a blob)."""
+
+
+def patch_labels(picture: Picture, patch: int) -> NDArray[np.int64]:
+    """What covers each patch of a (side, side, 3) picture, row by row: the thing with most pixels, from
+    a quarter of the patch on."""
+    colour, strength = colours(picture)
+    covered = np.full(colour.shape, BACKGROUND)
+    for area in components(colour):
+        if area.sum() < SMALLEST:
+            continue
+        shape = recognise(area)[0] if strength[area].mean() >= FIRM else None
+        which = len(SHAPES) if shape is None else SHAPES.index(shape)
+        covered[area] = int(colour[area][0]) * (len(SHAPES) + 1) + which
+    side = len(picture) // patch
+    pixels = covered.reshape(side, patch, side, patch).swapaxes(1, 2).reshape(side * side, patch * patch)
+    counts = (pixels[:, :, None] == np.arange(BACKGROUND)).sum(1)
+    return np.where(counts.max(1) * 4 >= patch * patch, counts.argmax(1), BACKGROUND)
+
+
+class Sight(nn.Module):
+    """The tower with a head that names what covers each patch."""
+
+    def __init__(self, tower: nn.Module, width: int) -> None:
+        super().__init__()
+        self.tower, self.head = tower, nn.Linear(width, BACKGROUND + 1)
+
+    def loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """`patches` (n, t, values), `labels` (n, t) -> cross-entropy, share of the covered patches named right."""
+        where = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[:2])
+        said = self.head(self.tower(patches, where, torch.ones_like(where, dtype=torch.bool))).float()
+        covered = labels != BACKGROUND
+        right = (said.argmax(-1) == labels)[covered].float().mean()
+        return F.cross_entropy(said.flatten(0, 1), labels.flatten()), right
