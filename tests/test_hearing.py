@@ -207,3 +207,165 @@ def test_the_example_in_a_repeated_question_is_never_read_as_a_score() -> None:
     conduct([hearing], lambda questions: [question.text for question in questions], 0, 0.7, seed)
     assert [type(each) for each in hearing.outcome()] == [Unreadable]
     assert hearing.exchanges[0].answer == hearing.questions[0].text  # recorded as it came
+
+
+# ---- in turns ------------------------------------------------------------------------------------------------------
+
+
+class Turns:
+    """Wants a list of things, then a number for each; a number above 1 is wanted again, in a third turn."""
+
+    careful = True
+    """Whether it goes on only once it can read the list."""
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> list[Question]:
+        return [Question(candidate.image, "Which things?")]
+
+    def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> list[Question]:
+        things = answers[0].split()
+        if "?" in things and self.careful:
+            return []
+        if len(answers) == 1:
+            return [Question(candidate.image, f"How is the {thing}?") for thing in things]
+        if len(answers) == 1 + len(things):
+            loud = [thing for thing, said in zip(things, answers[1:], strict=True) if said.isdigit() and int(said) > 1]
+            return [Question(candidate.image, f"Really, the {thing}?") for thing in loud]
+        return []
+
+    def scores(
+        self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+    ) -> list[Score | Unreadable]:
+        odd = [Unreadable(index, "what?") for index, answer in enumerate(answers) if "?" in answer]
+        numbers = [max(-1.0, min(1.0, float(answer))) for answer in answers[1:] if "?" not in answer]
+        return [*odd] or [Score(sum(numbers) / len(numbers), reason=" ".join(answers))]
+
+
+class Batches:
+    """Answers by question text, each a list for the first time, the second, …; keeps what was asked together."""
+
+    def __init__(self, **answers: str) -> None:
+        self.left = {key: value.split(",") for key, value in answers.items()}
+        self.asked: list[list[str]] = []
+
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        self.asked.append([question.text for question in questions])
+        return [self.left[question.text.split()[-1].strip("?")].pop(0) for question in questions]
+
+
+def turned(ask: Batches, votes: int = 1, retries: int = 2, judge: Turns | None = None) -> Hearing:
+    hearing = Hearing.open("turns", judge or Turns(), CANDIDATE, REGIONS, votes)
+    conduct([hearing], ask, retries, 0.7, seed)
+    return hearing
+
+
+def same_again(hearing: Hearing) -> None:
+    again = Hearing.replay("turns", hearing.judge, CANDIDATE, REGIONS, hearing.exchanges)
+    assert (again.votes, again.exchanges, again.outcome()) == (hearing.votes, hearing.exchanges, hearing.outcome())
+
+
+def test_what_follows_from_answers_is_asked_until_nothing_does() -> None:
+    ask = Batches(things="cup pot", cup="0.5", pot="9,1")
+    hearing = turned(ask)
+    assert ask.asked == [["Which things?"], ["How is the cup?", "How is the pot?"], ["Really, the pot?"]]
+    assert hearing.outcome() == [Score(0.5 * 5 / 3, reason="cup pot 0.5 9 1")]
+    assert [(each.index, each.question.temperature) for each in hearing.exchanges] == [(i, 0.0) for i in range(4)]
+    assert hearing.questions == [Question(CANDIDATE.image, "Which things?")]
+    same_again(hearing)
+
+
+def test_hearings_in_different_turns_are_asked_together() -> None:
+    hearings = [Hearing.open("turns", Turns(), CANDIDATE, REGIONS) for _ in range(2)]
+    hearings.append(Hearing.open("numbers", Numbers(), CANDIDATE, REGIONS[:1]))
+    ask = Batches(things="cup,? ?,pot", cup="1", pot="-1", **{"1": "?,0.5"})
+    conduct(hearings, ask, 2, 0.7, seed)
+    first, further, last = ask.asked
+    assert first == ["Which things?", "Which things?", "How good is region 1?"]
+    assert further == ["How is the cup?", "Which things?", "How good is region 1?"]
+    assert last == ["How is the pot?"]
+    assert [getattr(each, "value", None) for hearing in hearings for each in hearing.outcome()] == [1.0, -1.0, 0.5]
+
+
+def test_nothing_follows_from_what_cannot_be_read() -> None:
+    ask = Batches(things="?,cup", cup="?,?,1")
+    hearing = turned(ask)
+    assert ask.asked == [["Which things?"]] * 2 + [["How is the cup?"]] * 3
+    assert [(each.index, each.question.temperature) for each in hearing.exchanges] == [
+        (0, 0.0), (0, 0.7), (1, 0.0), (1, 0.7), (1, 0.7),
+    ]  # fmt: skip
+    assert hearing.outcome() == [Score(1.0, reason="cup 1")]
+    same_again(hearing)
+    lost = turned(Batches(things="?,?,?"))
+    assert lost.outcome() == [Unreadable(0, "what?")]
+    same_again(lost)
+
+
+def test_another_answer_takes_along_what_followed_from_it() -> None:
+    judge = Turns()
+    judge.careful = False  # it goes on, and finds only in the end that it cannot read the list
+    ask = Batches(things="cup ?,pot", cup="?", pot="0.5", **{"": "1"})
+    hearing = turned(ask, judge=judge)
+    assert ask.asked == [
+        ["Which things?"],
+        ["How is the cup?", "How is the ??"],
+        ["Which things?"],
+        ["How is the pot?"],
+    ]
+    assert hearing.answers == [["pot", "0.5"]]
+    assert hearing.outcome() == [Score(0.5, reason="pot 0.5")]
+    assert [each.answer for each in hearing.exchanges] == ["cup ?", "?", "1", "pot", "0.5"]  # all that was said is kept
+    same_again(hearing)
+
+
+def test_nothing_follows_from_a_repeated_question() -> None:
+    class Wordy(Turns):
+        def questions(self, candidate: Candidate, regions: Sequence[Region]) -> list[Question]:
+            return [Question(candidate.image, "cup pot " * 30)]
+
+    hearing = Hearing.open("turns", Wordy(), CANDIDATE, REGIONS)
+    conduct([hearing], lambda questions: [f"{each.text.strip()}0.5" for each in questions], 0, 0.7, seed)
+    assert [question.text for question in hearing.votes[0].questions[1:]] == ["How is the 0.5?"]
+
+
+def test_the_same_answer_again_keeps_what_followed_from_it() -> None:
+    judge = Turns()
+    judge.careful = False
+    ask = Batches(things="cup ?,cup ?", cup="?,1", **{"": "1"})
+    hearing = turned(ask, retries=1, judge=judge)
+    assert ask.asked[2:] == [["Which things?"], ["How is the cup?"]]
+    assert hearing.answers == [["cup ?", "1", "1"]]
+    same_again(hearing)
+
+
+def test_each_vote_has_questions_of_its_own() -> None:
+    hearing = turned(Batches(things="cup pot,pot,cup", cup="0.1,0.3", pot="0.5,-1"), votes=3)
+    assert [[question.text for question in vote.questions[1:]] for vote in hearing.votes] == [
+        ["How is the cup?", "How is the pot?"], ["How is the pot?"], ["How is the cup?"],
+    ]  # fmt: skip
+    (score,) = hearing.outcome()
+    assert isinstance(score, Score)
+    assert score.votes == (pytest.approx(0.3), -1.0, 0.3)
+    assert all(each.question.temperature == 0.7 for each in hearing.exchanges)
+    same_again(hearing)
+
+
+def test_recorded_turns_are_only_read_where_the_same_follows_today() -> None:
+    exchanges = turned(Batches(things="cup pot", cup="0.5", pot="9,1")).exchanges
+    for some in (exchanges[:1], exchanges[:2], exchanges[:3], [*exchanges, attrs.evolve(exchanges[0], index=4)]):
+        with pytest.raises(RecordError, match="judge again with --redo judge"):
+            Hearing.replay("turns", Turns(), CANDIDATE, REGIONS, some)
+    other = [attrs.evolve(exchanges[0], answer="cup jug"), *exchanges[1:]]
+    with pytest.raises(RecordError, match="asks 3 questions about picture c today"):
+        Hearing.replay("turns", Turns(), CANDIDATE, REGIONS, other)
+    reworded = Hearing.replay("turns", Turns(), CANDIDATE, REGIONS, other, reworded=True)
+    assert [type(each) for each in reworded.outcome()] == [Score]
+
+
+def test_a_judge_that_never_comes_to_an_end_is_stopped() -> None:
+    class Endless(Turns):
+        def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> list[Question]:
+            return [Question(candidate.image, "And then?")]
+
+    hearing = Hearing.open("endless", Endless(), CANDIDATE, REGIONS)
+    with pytest.raises(PluginError, match=r'"endless" still has questions about picture c after 8 turns.*`further`'):
+        conduct([hearing], lambda questions: ["so"] * len(questions), 0, 0.7, seed)
+    assert len(hearing.exchanges) == 8

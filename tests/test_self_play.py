@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_reread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srum_core import cli
 from srum_core.errors import ConfigError
 from srum_core.hearing import Hearing, conduct
 from srum_core.plugins import discover
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
-from srum_core.testing import JudgeConformance, ScriptedModel
+from srum_core.testing import JudgeConformance, ScriptedModel, read_transcripts
 from srum_judges.answerers.scripted import Scripted
 from srum_judges.options import SelfPlayOptions
 from srum_judges.parsing import read_verdict
@@ -87,12 +89,12 @@ def test_whatever_is_read_is_a_question_and_reads_as_itself(text: str) -> None:
 
 def test_long_nonsense_is_read_at_once() -> None:
     for text in (
-        "?" * 20000,
-        "q" + "_" * 20000,
-        "*" * 20000 + "?",
-        "(" * 20000 + "1.?",
-        "Is it? " * 3000,
-        "\n" * 20000,
+        "?" * 9000,
+        "q" + "_" * 9000,
+        "*" * 9000 + "?",
+        "(" * 9000 + "1.?",
+        "Is it? " * 1000,
+        "\n" * 9000,
     ):
         read_questions(text)
         read_verdict(f"x{text}")
@@ -310,3 +312,25 @@ def test_scripted_replies_let_it_be_tried_without_a_model(level: str, tmp_path: 
         assert [each.region for each in found] == ([None] if level == "global" else ["1", "2"])
         values |= {each.value for each in found if isinstance(each, Score)}
     assert len(values) >= 2
+
+
+@pytest.mark.parametrize("settings", [[], ["judge.votes=2"]], ids=["one answer", "votes"])
+def test_a_run_is_read_again_and_recorded(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = test_reread.make(tmp_path / "run", "judges=['self-play']", "answerer=scripted", *settings)
+    assert all(len(each.scores) == 1 and not each.failures for each in run.judgements(0))
+    assert {exchange.index for each in run.judgements(0) for exchange in each.exchanges} == {0, 1, 2}
+    test_reread.reread(run)
+    assert "Nothing changes." in capsys.readouterr().out
+    test_reread.reread(run, "judges.0.limit=1", code=2)  # what it would ask today is not what was answered
+    assert "judge again with --redo judge" in test_reread.flat(capsys.readouterr().err)
+    file = tmp_path / "t/self-play.jsonl"
+    assert cli.main(["record", str(run.folder), "--judge", "self-play", "--out", str(file)]) == 0
+    suite = JudgeConformance()
+    suite.transcripts = file
+    suite.test_recorded_answers_read_as_before(judge())
+    (first, *_) = read_transcripts(file)
+    hearing = Hearing.open("self-play", judge(), first.candidate, first.regions)
+    conduct([hearing], ScriptedModel([first]).answer, retries=0, temperature=0.0, seed=seed)
+    assert [getattr(each, "value", None) for each in hearing.outcome()] == [score.value for score in first.scores]
