@@ -16,7 +16,7 @@ from attrs import frozen
 from srum_core.errors import ConfigError, PluginError
 from srum_core.hookspecs import Use
 from srum_core.plugins import Registry
-from srum_core.settings import COMPONENTS, Evaluate, Generate, Ground, Judge, Lora, Settings, Train
+from srum_core.settings import COMPONENTS, Evaluate, Generate, Ground, Judge, Lora, Select, Settings, Train
 from srum_core.settings_toml import as_data, describe, to_toml
 from srum_core.structuring import Keys, Problem, Problems, build, closest, did_you_mean, plain
 
@@ -26,6 +26,7 @@ __all__ = [
     "Ground",
     "Judge",
     "Lora",
+    "Select",
     "Settings",
     "Train",
     "Use",

@@ -5,7 +5,7 @@ Time 0 is clean and 1 is noise. A latent is a grid (rows, columns, channels); a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -67,6 +67,9 @@ class FlowStep:
     """The reward map, (rows, columns)."""
     time: Tensor
     """(n,)."""
+    start: list[Tensor] | None = None
+    """What the model said before this round's training, of the same noised input: (rows, columns, channels), without
+    gradient. Only there for a loss with `needs_start`."""
 
 
 def flow_step(
@@ -77,6 +80,7 @@ def flow_step(
     weight: Sequence[Tensor] | None,
     noise: Sequence[Tensor] | torch.Generator,
     reference: Sequence[Tensor | None] | None = None,
+    start: Callable[..., Sequence[Tensor]] | None = None,
 ) -> FlowStep:
     """Noise `clean` to `time`, (1 - t) * x0 + t * noise, and ask the denoiser for the velocity, noise - x0.
 
@@ -84,6 +88,7 @@ def flow_step(
     weight     reward maps (rows, columns); None = 1 everywhere
     noise      one grid per picture, or the generator to draw them from, picture by picture
     reference  latents that the constraint term pulls towards; None (also per picture) = the picture itself
+    start      called like the denoiser, before it: the model as it was before training (tuning.Start); None = not asked
 
     Raises TrainingError for a weight or a reference that does not have its picture's grid.
     """
@@ -98,12 +103,14 @@ def flow_step(
     noisy = [(1 - t) * x + t * eps for t, x, eps in zip(times, clean, noise, strict=True)]
     target = [eps - x for x, eps in zip(clean, noise, strict=True)]
     pairs = zip(pulls, noise, target, strict=True)
+    began = None if start is None else list(start(noisy, times, condition))
     return FlowStep(
         velocity=list(denoiser(noisy, times, condition)),
         target=target,
         reference=[own if pull is None else eps - pull.to(eps) for pull, eps, own in pairs],
         weight=[cells.to(x.device) for cells, x in zip(weight, clean, strict=True)],
         time=times,
+        start=began,
     )
 
 

@@ -88,8 +88,8 @@ class Guard:
             f"The net-negative cells run away: their mean squared error is {error:.4g}, which is {error / usual:.1f} "
             f"times the {usual:.4g} of the first steps (train.guard allows {self.factor:g} times). Those are cells "
             "whose weight + loss.constraint is below 0, so the loss rewards any error there. Raise loss.constraint, "
-            "lower train.lr, or use map=released, whose weights are never negative, and train again with --redo train; "
-            "train.guard=0 switches this check off."
+            "lower train.lr, or use map=released, whose weights are never negative, or loss=bounded, whose push dies "
+            "out, and train again with --redo train; train.guard=0 switches this check off."
         )
 
 

@@ -12,6 +12,8 @@ from srum_core.hookspecs import SPEED, Use
 from srum_core.plugins import Registry
 from srum_core.settings import Settings
 
+_TRAINING = ("select", "train", "lora", "map", "loss")
+
 
 def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, Any]:
     """As plain data; the settings of the stages before it are not repeated."""
@@ -27,7 +29,7 @@ def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, 
             **answering,
         },
         "judge": {"judges": _plain(s.judges), "judge": _plain(s.judge), **answering},
-        "train": {"seed": s.seed, **{name: _plain(getattr(s, name)) for name in ("train", "lora", "map", "loss")}},
+        "train": {"seed": s.seed, **{name: _plain(getattr(s, name)) for name in _TRAINING}},
         "evaluate": {**drawing, "benchmark": _plain(s.benchmark), "evaluate": _plain(s.evaluate), **answering},
     }
     by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made

@@ -65,6 +65,20 @@ class Judge:
 
 
 @frozen
+class Select:
+    """Which judged pictures are trained on, and what their scores are measured against; records stay as they are."""
+
+    best_of: int = field(default=0, validator=_at_least_0)
+    """Only so many of each prompt's pictures, those with the best global scores (of equal ones, the best mean regional
+    score); 0 = all."""
+    least: float = field(default=-1.0, validator=[validators.ge(-1), validators.le(1)])
+    """Only pictures whose global score is at least so; -1 = all."""
+    relative: Literal["none", "centre", "standardise"] = "none"
+    """centre = scores less the mean of their prompt's pictures; standardise = that, in standard deviations; both cut to
+    [-1, 1]. Scores that are all the same become 0."""
+
+
+@frozen
 class Train:
     """Training (paper, Table 5)."""
 
@@ -168,6 +182,7 @@ class Settings:
     generate: Generate = Generate()
     ground: Ground = Ground()
     judge: Judge = Judge()
+    select: Select = Select()
     train: Train = Train()
     lora: Lora = Lora()
     evaluate: Evaluate = Evaluate()

@@ -13,6 +13,7 @@ import torch
 from attrs import frozen
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint as recompute
 
 from srum_core.errors import CheckpointError, TrainingError
@@ -48,6 +49,32 @@ def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool) -> T
         checkpoint_blocks(module, recipe.blocks)
     module.train()
     return Tuned(module, parameters, method)
+
+
+@frozen(eq=False)
+class Start:
+    """The tuned module as it was when this was made, whatever training does to it since; called like the module.
+
+    No gradient and no dropout. It holds a copy of the trained parameters: with full training as much memory as these
+    take in float32; with LoRA that of the adapters, a few megabytes, because all else is frozen.
+    """
+
+    module: nn.Module
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, tuned: Tuned) -> Start:
+        """Make it before the first update. `tuned.module` is called, not what wraps it for several processes."""
+        return cls(tuned.module, {name: each.detach().clone() for name, each in tuned.parameters.items()})
+
+    @torch.no_grad()
+    def __call__(self, *given: Any) -> Any:
+        training = self.module.training
+        self.module.eval()
+        try:
+            return functional_call(self.module, self.weights, given)
+        finally:
+            self.module.train(training)
 
 
 def check_types(tuned: Tuned, precision: str) -> None:

@@ -142,7 +142,7 @@ def test_defaults_are_the_papers(load: Load) -> None:
 
 def test_every_knob_says_what_it_is() -> None:
     sections = [type(field.default) for field in attrs.fields(Settings) if attrs.has(type(field.default))]
-    assert len(sections) == 6
+    assert len(sections) == 7
     for kind in sections:
         assert set(knob_docs(kind)) == {field.name for field in attrs.fields(kind)}
     assert set(knob_docs(Settings)) == {

@@ -38,7 +38,13 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def make(
-    folder: Path, map: str = "srum_losses.maps:Paper", seed: int = 0, lora_dropout: float = 0.2, **settings: Any
+    folder: Path,
+    map: str = "srum_losses.maps:Paper",
+    seed: int = 0,
+    lora_dropout: float = 0.2,
+    loss: str = "srum_losses.objectives:SrumLoss",
+    select: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Run:
     """A run whose pictures are drawn and judged; one more has an unreadable answer."""
     file = folder.with_suffix(".toml")
@@ -48,7 +54,8 @@ def make(
         "grounder": "toy:ToyGrounder",
         "judges": ["toy:ToyJudge"],
         "map": map,
-        "loss": "srum_losses.objectives:SrumLoss",
+        "loss": loss,
+        "select": select or {},
         "train": {**TRAIN, "method": "full", **settings},
         "lora": {"rank": 2, "dropout": lora_dropout},
     }

@@ -21,6 +21,25 @@ class SrumOptions:
 
 
 @frozen
+class BoundedOptions(SrumOptions):
+    """Loss `bounded`: `srum` whose push away from a target dies out."""
+
+    margin: float = field(default=0.5, validator=validators.gt(0))
+    """In net-negative cells the push falls to 1/e where the squared error is 1 + margin times that before training."""
+
+
+@frozen
+class NegativeAwareOptions:
+    """Loss `negative-aware`: DiffusionNFT (arXiv 2509.16117) with a weight per cell."""
+
+    beta: float = field(default=1.0, validator=validators.gt(0))
+    """How far the two implicit velocities lie from the one before training: a cell of weight 1 is drawn 1 / beta of the
+    way to its target, one of weight -1 as far away from it."""
+    constraint: float = field(default=0.0, validator=validators.ge(0))
+    """lambda_c, the weight of the reference term; 0 = none, as the model before training already holds on."""
+
+
+@frozen
 class RegionOptions:
     """How regional scores become R, the regional part of a map."""
 
@@ -69,6 +88,15 @@ def srum_losses() -> Iterable[Component]:
     return [
         Component(
             "srum", "srum_losses.objectives:SrumLoss", SrumOptions, summary="equations 1-3: reward and reference"
+        ),
+        Component(
+            "bounded", "srum_losses.objectives:BoundedLoss", BoundedOptions, summary="srum whose push away dies out"
+        ),
+        Component(
+            "negative-aware",
+            "srum_losses.objectives:NegativeAwareLoss",
+            NegativeAwareOptions,
+            summary="pushes away by a finite amount, measured from the model before training (DiffusionNFT)",
         ),
         Component("sft", "srum_losses.objectives:SftLoss", summary="plain mean squared error; ignores the weights"),
     ]

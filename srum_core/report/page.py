@@ -89,6 +89,9 @@ def estimate(cell: Mapping[str, Any]) -> str:
     return value if cell["low"] is None or cell["high"] is None else f"{value} [{low}, {high}]"
 
 
+_COUNTS = ("step", "cells", "judged", "unjudged", "below_least", "not_best")
+
+
 def curves(rounds: Mapping[int, Sequence[Data]]) -> list[Data]:
     """Charts of everything in metrics.jsonl, the rounds one after the other: [{"title", "note", "svg"}]."""
     rows, breaks = list[Data](), dict[float, str]()
@@ -97,7 +100,7 @@ def curves(rounds: Mapping[int, Sequence[Data]]) -> list[Data]:
         rows += lines
     if not rows:
         return []
-    names = [name for name in rows[-1] if name not in ("step", "cells", "judged", "unjudged")]
+    names = [name for name in rows[-1] if name not in _COUNTS]
     losses = [name for name in names if name.startswith("loss")]
     errors = [name for name in names if name in ("error", "negative_error")]
     groups = [

@@ -15,36 +15,26 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 from torch import Tensor, nn
 
 from srum_core import packing, trackers, tuning
-from srum_core.errors import RecordError, TrainingError
+from srum_core.errors import TrainingError
 from srum_core.flow import FlowStep, flow_step
 from srum_core.gauges import Guard, Tally, memory, refuse_infinite
 from srum_core.latents import Latents
 from srum_core.packing import Batch
 from srum_core.progress import track
 from srum_core.resume import Log, Saved, sync
+from srum_core.selection import Pictures, choose
 from srum_core.store import check_settings, to_json
 
 if TYPE_CHECKING:
     from srum_core.protocols import Loss, RewardMap, UnifiedModel
-    from srum_core.records import Candidate, Judgement
     from srum_core.run import Run
 
 Metrics = dict[str, float | int | None]
 log = logging.getLogger("srum")
-
-
-@frozen
-class Pictures:
-    """What there is to train on, in an order that depends on the ids alone."""
-
-    candidates: list[Candidate]
-    judgements: list[Judgement]
-    unjudged: int
-    """Pictures left out: an answer about them could not be read, or they have no judgement."""
 
 
 def train(run: Run, round: int) -> Path:
@@ -75,26 +65,6 @@ def train(run: Run, round: int) -> Path:
         trackers.finish(accelerator)
         run.release()  # the model is no longer the one that the round started with
     return result
-
-
-def choose(run: Run, round: int) -> Pictures:
-    """The candidates whose judgement holds no failure. Raises TrainingError if there is none."""
-    if not run.done("judge", round):
-        raise RecordError(
-            f"{run.stage_folder('judge', round)} is not finished, which training needs: run --only judge."
-        )
-    judged = {judgement.candidate: judgement for judgement in run.judgements(round)}
-    candidates = sorted(run.candidates(round), key=lambda candidate: candidate.id)
-    failed = [candidate for candidate in candidates if candidate.id in judged and judged[candidate.id].failures]
-    usable = [candidate for candidate in candidates if candidate.id in judged and not judged[candidate.id].failures]
-    if not usable:
-        raise TrainingError(
-            f"There is nothing to train on: of {len(candidates)} pictures, {len(failed)} had answers that no score "
-            f"could be read from and {len(candidates) - len(failed)} have no judgement. Look at what was answered in "
-            f"{run.stage_folder('judge', round)}, then try another judge or another template for its questions; a "
-            'checkpoint that cannot speak can be judged with answerer={use="scripted"} (then --redo judge).'
-        )
-    return Pictures(usable, [judged[candidate.id] for candidate in usable], len(candidates) - len(usable))
 
 
 def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
@@ -134,6 +104,8 @@ class Trainer:
     tuned: tuning.Tuned = field(init=False)
     denoiser: nn.Module = field(init=False)
     """`tuned.module` as accelerate wraps it."""
+    beginning: tuning.Start | None = field(init=False, default=None)
+    """The model that this round started with, if the loss compares with it."""
     optimizer: torch.optim.Optimizer = field(init=False)
     average: tuning.Average = field(init=False)
     guard: Guard = field(init=False)
@@ -148,6 +120,8 @@ class Trainer:
         self.tuned = tuning.tune(self.model, settings.train.method, settings.lora, settings.train.checkpointing)
         tuning.check_types(self.tuned, accelerator.mixed_precision)
         self.denoiser = accelerator.prepare(self.tuned.module)
+        if getattr(self.objective, "needs_start", False):
+            self.beginning = tuning.Start.of(self.tuned)  # before a saved state is taken up
         betas = (settings.train.beta1, settings.train.beta2)
         self.optimizer = torch.optim.AdamW(
             self.tuned.parameters.values(), settings.train.lr, betas, settings.train.eps, settings.train.weight_decay
@@ -216,7 +190,7 @@ class Trainer:
 
         norm = accelerator.clip_grad_norm_(self.tuned.parameters.values(), settings.clip or float("inf"))
         metrics = tally.means(accelerator.reduce(torch.stack(list(tally.sums.values())), "sum"))
-        metrics = {"step": self.done + 1, **metrics, **self.counts(), "lr": rate, "gradient_norm": float(norm)}
+        metrics = {"step": self.done + 1, **metrics, **self.pictures.counts(), "lr": rate, "gradient_norm": float(norm)}
         refuse_infinite(metrics, self.done + 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -238,7 +212,8 @@ class Trainer:
             noise.append(torch.randn(x.shape, generator=rng))
         weight = [self.reward_map(self.pictures.judgements[i], x.shape[:2]) for i, x in zip(batch, clean, strict=True)]
         condition = self.model.condition(texts)
-        return flow_step(self.denoiser, clean, condition, torch.cat(times), weight, noise, reference)
+        drawn = torch.cat(times)
+        return flow_step(self.denoiser, clean, condition, drawn, weight, noise, reference, self.beginning)
 
     def latent(self, index: int) -> tuple[Tensor, Tensor | None]:
         clean, reference = self.latents.load(self.pictures.candidates[index])
@@ -246,9 +221,6 @@ class Trainer:
         return clean.to(device), None if reference is None else reference.to(device)
 
     # ---- what is written down ---------------------------------------------------------------------------------------
-
-    def counts(self) -> dict[str, int]:
-        return {"judged": len(self.pictures.candidates), "unjudged": self.pictures.unjudged}
 
     def log(self, metrics: Metrics, seconds: float) -> None:
         """What a repeat must reproduce goes to metrics.jsonl, what the machine did to speed.jsonl."""

@@ -28,14 +28,14 @@ class LossConformance:
 
     def test_it_is_a_finite_scalar(self, loss: Loss) -> None:
         for weights in (1.0, 0.0, -1.0):
-            value, _ = called(f"{type(loss).__name__} failed", lambda w=weights: loss(step(weights=w)))  # type: ignore[misc]
+            value, _ = called(f"{type(loss).__name__} failed", lambda w=weights: loss(step(loss, w)))  # type: ignore[misc]
             assert value.shape == (), f"{type(loss).__name__} gave the shape {tuple(value.shape)}; a scalar is needed."
             assert value.is_floating_point() and value.isfinite(), (  # noqa: PT018
                 f"{type(loss).__name__} gave {value} where every weight is {weights}."
             )
 
     def test_parts_are_scalars_without_gradient(self, loss: Loss) -> None:
-        _, parts = loss(step())
+        _, parts = loss(step(loss))
         for name, part in parts.items():
             assert isinstance(part, Tensor) and part.shape == () and part.isfinite(), (  # noqa: PT018
                 f'{type(loss).__name__}: the part "{name}" is {part!r}; parts to log are finite scalar tensors.'
@@ -46,7 +46,7 @@ class LossConformance:
             )
 
     def test_the_gradient_reaches_every_picture(self, loss: Loss) -> None:
-        for index, gradient in enumerate(gradients(loss, step())):
+        for index, gradient in enumerate(gradients(loss, step(loss))):
             assert float(gradient.abs().max()) > 0, (
                 f"{type(loss).__name__}: no gradient reaches the velocity of picture {index}. Look for a detach(), a "
                 "no_grad() or an item() on the way."
@@ -54,7 +54,7 @@ class LossConformance:
             assert gradient.isfinite().all(), f"{type(loss).__name__}: the gradient of picture {index} is not finite."
 
     def test_weights_matter(self, loss: Loss) -> None:
-        plain, raised = step(), step()
+        plain, raised = step(loss), step(loss)
         raised.weight[0][1, 4] += 0.5
         moved = [one - other for one, other in zip(gradients(loss, raised), gradients(loss, plain), strict=True)]
         change = moved[0].abs().sum(-1)
@@ -73,7 +73,7 @@ class LossConformance:
         )
 
     def test_larger_pictures_weigh_more(self, loss: Loss) -> None:
-        whole = step()
+        whole = step(loss)
         cells = [rows * columns for rows, columns, _ in SHAPES]
         alone = [float(loss(part(whole, index))[0].detach()) for index in range(len(SHAPES))]
         expected = sum(n * value for n, value in zip(cells, alone, strict=True)) / sum(cells)
@@ -85,39 +85,50 @@ class LossConformance:
         )
 
     def test_a_perfect_velocity_costs_no_more(self, loss: Loss) -> None:
-        given = step()
+        given = step(loss, 1.0)
         perfect = attrs.evolve(given, velocity=[goal.clone().requires_grad_() for goal in given.target])
         right, wrong = (float(loss(each)[0].detach()) for each in (perfect, given))
         assert right <= wrong, (
             f"{type(loss).__name__} is larger where the velocity is the target ({right:.6g}) than elsewhere "
-            f"({wrong:.6g}), though no weight is negative: check its sign."
+            f"({wrong:.6g}), though every weight is 1: check its sign."
         )
 
     def test_the_step_is_left_as_it_is(self, loss: Loss) -> None:
-        given, before = step(), step()
+        given, before = step(loss), step(loss)
         loss(given)
-        for name in ("velocity", "target", "weight"):
-            pairs: Sequence[tuple[Tensor, Tensor]] = list(zip(getattr(given, name), getattr(before, name), strict=True))
+        for name in ("velocity", "target", "weight", "start"):
+            one, other = (getattr(each, name) or () for each in (given, before))
+            pairs: Sequence[tuple[Tensor, Tensor]] = list(zip(one, other, strict=True))
             assert all(torch.equal(one, other) for one, other in pairs), (
                 f"{type(loss).__name__} changed `step.{name}` in place."
             )
 
 
-def step(weights: float | None = None) -> FlowStep:
-    """Two pictures, always the same numbers; weights in [0.1, 1] unless one value is given for all."""
+def step(loss: Loss, weights: float | None = None) -> FlowStep:
+    """Two pictures, always the same numbers; weights in [0.1, 1] unless one value is given for all. What the model said
+    before training is there only for a loss with `needs_start`."""
     dice = torch.Generator().manual_seed(0)
     target = [torch.randn(shape, generator=dice) for shape in SHAPES]
     velocity = [goal + torch.randn(goal.shape, generator=dice) for goal in target]
     random = [0.1 + 0.9 * torch.rand(shape[:2], generator=dice) for shape in SHAPES]
     weight = random if weights is None else [torch.full(shape[:2], weights) for shape in SHAPES]
-    return FlowStep([v.requires_grad_() for v in velocity], target, target, weight, torch.tensor([0.3, 0.7]))
+    start = [goal + torch.randn(goal.shape, generator=dice) for goal in target]
+    return FlowStep(
+        [v.requires_grad_() for v in velocity],
+        target,
+        target,
+        weight,
+        torch.tensor([0.3, 0.7]),
+        start if getattr(loss, "needs_start", False) else None,
+    )
 
 
 def part(whole: FlowStep, index: int) -> FlowStep:
     """One picture of a step by itself."""
     some = slice(index, index + 1)
     target = whole.target[some]
-    return FlowStep(whole.velocity[some], target, target, whole.weight[some], whole.time[some])
+    start = None if whole.start is None else whole.start[some]
+    return FlowStep(whole.velocity[some], target, target, whole.weight[some], whole.time[some], start)
 
 
 def gradients(loss: Loss, given: FlowStep) -> list[Tensor]:

@@ -1,0 +1,154 @@
+"""Which of a round's judged pictures training reads, and what their scores are measured against. No torch.
+
+Nothing on disk is changed: it is a way of reading. A prompt's group is all judged pictures with the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING
+
+from attrs import evolve, frozen
+
+from srum_core.errors import RecordError, TrainingError
+
+if TYPE_CHECKING:
+    from srum_core.records import Candidate, Judgement, Score
+    from srum_core.run import Run
+    from srum_core.settings import Select
+
+Pair = tuple["Candidate", "Judgement"]
+
+
+@frozen
+class Pictures:
+    """What there is to train on, in an order that depends on the ids alone."""
+
+    candidates: list[Candidate]
+    judgements: list[Judgement]
+    unjudged: int
+    """Pictures left out: an answer about them could not be read, or they have no judgement."""
+    below_least: int = 0
+    """Left out by `select.least`."""
+    not_best: int = 0
+    """Left out by `select.best_of`."""
+
+    def counts(self) -> dict[str, int]:
+        """For the metrics; `judged` are all that could be read, trained on or not."""
+        left_out = {"below_least": self.below_least, "not_best": self.not_best}
+        return {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged, **left_out}
+
+
+def choose(run: Run, round: int) -> Pictures:
+    """The candidates whose judgement holds no failure, as far as `select` lets them through. Raises TrainingError if
+    there is none."""
+    if not run.done("judge", round):
+        raise RecordError(
+            f"{run.stage_folder('judge', round)} is not finished, which training needs: run --only judge."
+        )
+    judged = {judgement.candidate: judgement for judgement in run.judgements(round)}
+    candidates = sorted(run.candidates(round), key=lambda candidate: candidate.id)
+    failed = [candidate for candidate in candidates if candidate.id in judged and judged[candidate.id].failures]
+    usable = [candidate for candidate in candidates if candidate.id in judged and not judged[candidate.id].failures]
+    if not usable:
+        raise TrainingError(
+            f"There is nothing to train on: of {len(candidates)} pictures, {len(failed)} had answers that no score "
+            f"could be read from and {len(candidates) - len(failed)} have no judgement. Look at what was answered in "
+            f"{run.stage_folder('judge', round)}, then try another judge or another template for its questions; a "
+            'checkpoint that cannot speak can be judged with answerer={use="scripted"} (then --redo judge).'
+        )
+    pairs = [(candidate, judged[candidate.id]) for candidate in usable]
+    return select(pairs, run.settings.select, len(candidates) - len(usable))
+
+
+def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictures:
+    """The pictures that the settings keep, in the given order, their scores measured against their prompt's group.
+
+    `least` and `best_of` look at the scores as they were given, and a group's mean is that of all its pictures, also of
+    those that are left out. Raises TrainingError if nothing is left, RecordError where a global score is missing."""
+    enough = [pair for pair in pairs if settings.least == -1 or _global_score(pair) >= settings.least]
+    if not enough:
+        raise TrainingError(
+            f"There is nothing to train on: select.least={settings.least:g}, but the highest global score of the "
+            f"{len(pairs)} judged pictures is {max(map(_global_score, pairs)):g}. Lower select.least, or draw more "
+            "pictures a prompt (generate.candidates, then --redo generate)."
+        )
+    chosen = {candidate.id for candidate, _ in _best(enough, settings.best_of)}
+    kept = [pair for pair in relative(pairs, settings.relative) if pair[0].id in chosen]
+    return Pictures(
+        [candidate for candidate, _ in kept],
+        [judgement for _, judgement in kept],
+        unjudged,
+        below_least=len(pairs) - len(enough),
+        not_best=len(enough) - len(kept),
+    )
+
+
+def relative(pairs: Sequence[Pair], how: str) -> list[Pair]:
+    """Scores less the mean of their group, divided by the group's standard deviation with "standardise", cut to
+    [-1, 1]; "none" leaves them.
+
+    A group's global scores have one mean and all its regional scores another. Scores that are all the same become 0, a
+    prompt's only picture among them: where there is nothing to compare with, there is no evidence."""
+    if how == "none":
+        return list(pairs)
+    groups = _grouped(pairs)
+    moved: dict[str, Judgement] = {}
+    for members in groups.values():
+        scores = [score for _, judgement in members for score in judgement.scores]
+        whole, regional = (
+            _against([score.value for score in scores if (score.region is None) is kind], how) for kind in (True, False)
+        )
+
+        def move(score: Score, whole: Measure = whole, regional: Measure = regional) -> Score:
+            return evolve(score, value=(whole if score.region is None else regional)(score.value))
+
+        for candidate, judgement in members:
+            moved[candidate.id] = evolve(judgement, scores=tuple(map(move, judgement.scores)))
+    return [(candidate, moved[candidate.id]) for candidate, _ in pairs]
+
+
+Measure = Callable[[float], float]
+
+
+def _against(values: Sequence[float], how: str) -> Measure:
+    """How to measure a value against these."""
+    spread = pstdev(values) if values else 0.0  # exactly 0 for equal ones
+    if not spread:
+        return lambda value: 0.0
+    mean, scale = fmean(values), spread if how == "standardise" else 1.0
+    return lambda value: max(-1.0, min(1.0, (value - mean) / scale))
+
+
+def _best(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """The `count` best of each group: by global score, then by mean regional score (none is the lowest), then by id."""
+    if not count:
+        return list(pairs)
+    return [pair for group in _grouped(pairs).values() for pair in sorted(group, key=_rank)[:count]]
+
+
+def _rank(pair: Pair) -> tuple[float, float, str]:
+    candidate, judgement = pair
+    regional = [score.value for score in judgement.scores if score.region is not None]
+    return -_global_score(pair), -fmean(regional) if regional else 2.0, candidate.id
+
+
+def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """By the prompt's words: imported pictures have a prompt each, some with the same words."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair[0].prompt.text, []).append(pair)
+    return groups
+
+
+def _global_score(pair: Pair) -> float:
+    candidate, judgement = pair
+    scores = [score.value for score in judgement.scores if score.region is None]
+    if not scores:
+        raise RecordError(
+            f'The judgement of candidate "{candidate.id}" has no score for the whole picture, which select.best_of and '
+            'select.least go by. Add a judge that gives one ("global-layout") and judge again with --redo judge, or '
+            "switch them off."
+        )
+    return fmean(scores)
