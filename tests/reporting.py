@@ -50,22 +50,17 @@ class Odd:
         raise AssertionError
 
 
-def make_run(folder: Path, count: int = 6, rounds: int = 1) -> Run:
+def make_run(folder: Path, count: int = 6, rounds: int = 1, *settings: str) -> Run:
     """A finished run with `count` candidates a round. The second cannot be read, the third has no latent; the scores of
     candidate i (of more than three) are worse the larger i is."""
-    settings = load_settings(
-        None,
-        (),
-        None,
-        [
-            *[each.lstrip("-") for each in COMPONENTS if "benchmark" not in each],
-            "benchmark=reporting:Odd",
-            f"rounds={rounds}",
-            f"adapter.checkpoint={json.dumps(ODD, ensure_ascii=False)}",
-        ],
-        discover(),
-    )
-    run = Run.create(folder, settings, discover())
+    chosen = [each.lstrip("-") for each in COMPONENTS if "benchmark" not in each]
+    chosen += [
+        "benchmark=reporting:Odd",
+        f"rounds={rounds}",
+        f"adapter.checkpoint={json.dumps(ODD, ensure_ascii=False)}",
+    ]
+    registry = discover()
+    run = Run.create(folder, load_settings(None, (), None, [*chosen, *settings], registry), registry)
     for k in range(rounds):
         _write_round(run, k, count)
     for k in (None, *range(rounds)):

@@ -141,8 +141,8 @@ def test_a_map_is_what_the_runs_map_computes(folder: Path, page: Page) -> None:
         weights = found["weights"]
         if found["round"] == 0 and "cells" in weights:
             expected = reward_map(judged[found["id"]], (weights["rows"], weights["columns"])).flatten().tolist()
-            cells = [(byte - 127) / 127 * weights["scale"] for byte in base64.b64decode(weights["cells"])]
-            assert cells == pytest.approx(expected, abs=0.5 / 127 + 1e-6)
+            cells = [(byte - 100) / 100 * weights["scale"] for byte in base64.b64decode(weights["cells"])]
+            assert cells == pytest.approx(expected, abs=0.005 + 1e-6)
             assert (weights["rows"], weights["columns"]) == (4, 4)
             checked += 1
     assert checked == 5
@@ -152,6 +152,13 @@ def test_where_there_is_no_map_the_reason_is_told(page: Page) -> None:
     _, failed, unknown, *_ = page.data["candidates"]
     assert "could not be read" in failed["weights"]["why"]
     assert "grid is not known" in unknown["weights"]["why"]
+
+
+def test_weights_are_of_the_scores_that_training_reads(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 7, 1, "select.least=0")
+    found = gather(run.folder, 0)["run"]["candidates"]
+    assert ["cells" in each["weights"] for each in found] == [True, False, False, True, False, False, False]
+    assert all("under select" in each["weights"]["why"] for each in found[4:])
 
 
 def test_a_map_that_a_judgement_does_not_suffice_for_says_so(own: Path) -> None:

@@ -134,10 +134,10 @@ def test_it_asks_for_nothing_and_complains_of_nothing(page: Browser, report: Pat
 def test_words_in_records_are_shown_and_never_run(page: Browser) -> None:
     page.js("document.querySelector('#candidates .look').click()")
     assert page.js("return document.getElementById('closer-title').textContent") == f"{ODD} picture 0"
-    said = page.js("return document.querySelector('#closer pre').textContent")
+    said = page.js("return document.querySelector('#closer pre').textContent.toWellFormed()")
     assert said.startswith(f"{ODD} and ")
     for words in ("whole", "left"):
-        assert f"{ODD} {words}" in page.js("return document.getElementById('closer').textContent")
+        assert f"{ODD} {words}" in page.js("return document.getElementById('closer').textContent.toWellFormed()")
     assert page.js("return document.querySelector('#pairs .prompt').textContent") == f"{ODD} number 0"
     assert page.js("return document.querySelector('#ablation h2').textContent") == f"{ODD} ablation"
     assert page.js("return document.querySelectorAll('script').length") == 2
@@ -149,9 +149,8 @@ def test_the_heat_map_is_drawn_over_the_picture_when_it_is_switched_on(page: Bro
     assert page.js("return document.querySelectorAll('#candidates canvas').length") == 0
     page.js("document.querySelector('#candidates [data-for=map]').click()")
     page.settle()
-    assert (
-        page.js("return document.querySelectorAll('#candidates canvas').length") == 10
-    )  # of 14, 2 of each round have none
+    canvases = page.js("return document.querySelectorAll('#candidates canvas').length")
+    assert canvases == 10  # of 14: two of each round have no map
     # Candidate 0: R is 1 on the left and -0.5 in the middle of the right half, alpha is 1.
     colour = """const canvas = document.querySelector('#candidates canvas'), pen = canvas.getContext('2d');
         const at = (x, y) => [...pen.getImageData(x * canvas.width, y * canvas.height, 1, 1).data];

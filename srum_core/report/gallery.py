@@ -9,13 +9,16 @@ from typing import Any
 
 from attrs import define, field
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Score
 from srum_core.report.pictures import data_uri
 from srum_core.run import Run
+from srum_core.selection import choose
 
 Data = dict[str, Any]
 Grid = tuple[int, int]
+STEPS = 100
+"""Steps from 0 to the largest weight: hundredths, which is what is printed, where that is 1."""
 _LONGEST = 4000
 """Characters of an answer that are shown."""
 
@@ -102,16 +105,30 @@ def _cut(text: str) -> str:
 
 
 class Weights:
-    """The run's reward map on the grids that training had. Torch loads with the first map."""
+    """The run's reward map on the grids that training had, of judgements as training reads them (`select`). Torch loads
+    with the first map."""
 
     def __init__(self, run: Run, round: int) -> None:
         self.run, self.folder = run, run.round_folder(round) / "latents"
         self._map: Any = None
+        self._read: dict[str, Judgement] = {}
+        self._why = "It is not trained on: the settings under select leave it out."
+        if not run.done("judge", round):
+            self._why = "Judging is not finished."
+            return
+        try:
+            pictures = choose(run, round)
+        except (TrainingError, RecordError) as error:
+            self._why = str(error)
+        else:
+            self._read = {each.candidate: each for each in pictures.judgements}
 
     def of(self, candidate: Candidate, judgement: Judgement) -> Data:
-        """The map's weights (row by row, in bytes of -127 to 127 times `scale` / 127), or `why` there are none."""
+        """The map's weights, or `why` there are none. Row by row in bytes: (byte - 100) / 100 * `scale`."""
         if judgement.failures:
             return {"why": "It is not trained on: an answer about it could not be read."}
+        if candidate.id not in self._read:
+            return {"why": self._why}
         path = self.folder / f"{candidate.id}.safetensors"
         if not path.is_file():
             return {"why": "It was not encoded for training yet, so its latent grid is not known."}
@@ -120,11 +137,11 @@ class Weights:
         if self._map is None:
             self._map = self.run.registry.create("map", self.run.settings.map)
         try:
-            cells = self._map(judgement, Latents(self.folder, "").grid(candidate))
+            cells = self._map(self._read[candidate.id], Latents(self.folder, "").grid(candidate))
         except RecordError as error:
             return {"why": str(error)}
         flat = [float(value) for value in cells.flatten()]
         scale = max(1.0, *map(abs, flat))
-        packed = bytes(round(value / scale * 127) + 127 for value in flat)
+        packed = bytes(round(value / scale * STEPS) + STEPS for value in flat)
         shape = {"rows": cells.shape[0], "columns": cells.shape[1], "scale": scale}
         return {**shape, "cells": b64encode(packed).decode(), "mean": fmean(flat)}

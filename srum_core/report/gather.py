@@ -150,7 +150,10 @@ def _failed(failures: Sequence[Sequence[object]], words: str, pictures: bool = F
 def _trained(run: Run, round: int) -> Data:
     rows = metrics(run, round)
     seconds = sum(row["seconds"] for row in _lines(run.round_folder(round) / "speed.jsonl"))
-    facts = [f"on {rows[-1]['judged']} pictures"] if rows else []
+    facts = []
+    if rows:
+        out = rows[-1].get("below_least", 0) + rows[-1].get("not_best", 0)
+        facts = [f"on {rows[-1]['judged'] - out} pictures"] + ([f"{out} left out by select"] if out else [])
     facts += [f"{seconds:.0f} s"] if seconds else []
     return {**_stage(run, "train", round, facts), "made": len(rows), "total": None, "unit": "steps"}
 

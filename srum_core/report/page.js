@@ -82,7 +82,7 @@ const picture = (source, small, alt) => make("img", { src: source, alt, class: s
 
 function cells(weights) {
   const bytes = Uint8Array.from(atob(weights.cells), (letter) => letter.charCodeAt(0));
-  return Array.from(bytes, (byte) => ((byte - 127) / 127) * weights.scale);
+  return Array.from(bytes, (byte) => ((byte - 100) / 100) * weights.scale);
 }
 
 // Diverging colours; negative cells are also hatched, and values are printed where cells have room for them.
@@ -132,7 +132,7 @@ function hatching(ratio) {
 
 function told(weights, values) {
   const negative = values.filter((value) => value < -0.005).length;
-  return `Reward map, ${weights.rows} by ${weights.columns} cells: mean ${plain(mean(values))}, ` +
+  return `Reward map, ${weights.rows} by ${weights.columns} cells: mean ${plain(weights.mean)}, ` +
     `from ${plain(Math.min(...values))} to ${plain(Math.max(...values))}, ${negative} negative`;
 }
 
