@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ class JudgeConformance:
         asked = called(who, lambda: list(judge.questions(candidate, [])))
         check_questions(asked, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
         for text in (WELL_FORMED[1], *self._leading(judge)) if asked else ():
-            called(who, lambda text=text: read(judge, candidate, [], replies(judge, candidate, [], text)))
+            answers = replies(judge, candidate, [], text)
+            called(who, partial(read, judge, candidate, [], answers))
 
     @pytest.mark.parametrize("number", [1, 2, 12])
     def test_any_number_of_regions_will_do(self, judge: Judge, candidate: Candidate, number: int) -> None:
@@ -82,7 +84,7 @@ class JudgeConformance:
         for text in self._leading(judge):
             answers = [text] * len(judge.questions(candidate, regions))
             before = deepcopy((candidate, regions, answers))
-            first = called(who, lambda answers=answers: list(further(candidate, regions, answers)))
+            first = list(called(who, partial(further, candidate, regions, answers)))
             other = sample_candidate(tmp_path, id="other", prompt="two dogs", size=(48, 64))
             further(other, regions[:1], [text] * len(judge.questions(other, regions[:1])))
             check_questions(
@@ -210,10 +212,12 @@ def replies(
     """`first` in answer to every question that the judge asks first, and `later` (or the same) to all that follow."""
     asked = list(judge.questions(candidate, regions))
     answers, further = [first] * len(asked), getattr(judge, "further", None)
-    for turn in range(MOST_TURNS if further and asked else 0):
+    if further is None:
+        return answers
+    for turn in range(MOST_TURNS if asked else 0):
         who = f"{type(judge).__name__}.further must give questions, or none, after the answer {shown(answers[-1])}"
         said = [without_echo(answer, each.text) for answer, each in zip(answers, asked, strict=True)]
-        more: list[Question] = called(who, lambda said=said: list(further(candidate, regions, said)))
+        more: list[Question] = list(called(who, partial(further, candidate, regions, said)))
         if not more:
             return said
         check_questions(more, list(further(candidate, regions, said)), candidate, type(judge).__name__, "further")
