@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 from markupsafe import Markup, escape
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 540, 52, 124, 12, 34
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 540, 52, 124, 18, 34
 _MOST = 300
 """Points of a line; with more steps each is the mean of several."""
 _APART = 13.0
@@ -189,7 +189,7 @@ def _level(mark: float, y: float) -> str:
 
 
 def _begin(x: float, words: str, height: int) -> str:
-    return f'<path class="break" d="M{x} {TOP}V{height - BOTTOM}"/>' + _text(x + 4, TOP + 8, words, "start")
+    return f'<path class="break" d="M{x} {TOP}V{height - BOTTOM}"/>' + _text(x, TOP - 6, words, "start")
 
 
 def _text(x: float, y: float, words: str, anchor: str, kind: str = "tick") -> str:

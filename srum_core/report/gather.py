@@ -22,7 +22,7 @@ from srum_core.stages.evaluate import read_table
 Data = dict[str, Any]
 _SHOWN = (
     *("adapter.use", "adapter.checkpoint", "prompts", "rounds", "generate.candidates", "grounder.use", "verifier.use"),
-    *("judges", "answerer.use", "judge.votes", "map.use", "loss.use", "loss.constraint", "train.method", "train.lr"),
+    *("judges", "answerer.use", "map.use", "loss.use", "loss.constraint", "train.method", "train.lr"),
     *("train.steps", "train.epochs", "lora.rank", "benchmark.use", "evaluate.split", "evaluate.pictures", "seed"),
 )
 """The settings that the overview names; all of them are in a section of their own."""
@@ -70,14 +70,14 @@ def _rounds(run: Run) -> list[int]:
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
-    data, shown = as_data(run.settings), []
+    data, shown, steps_given = as_data(run.settings), [], run.settings.train.steps
     for key in _SHOWN:
         value: Any = data
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if key == "judges":
             value = ", ".join(each["use"] for each in value)
-        if key == "lora.rank" and run.settings.train.method != "lora":
+        if (key == "lora.rank" and run.settings.train.method != "lora") or (key == "train.epochs" and steps_given):
             continue
         if value not in (None, ""):
             shown.append((key.removesuffix(".use"), str(value)))
