@@ -39,6 +39,9 @@ class Recipe:
     late_looking: float = 2.0
     """Weight of the answers' cross-entropy from `turn` on (0.3 before): most of their tokens never change, so
     their mean says little about what was seen."""
+    drawing_steps: int = 0
+    """Of the last phase, in which drawing is trained alone."""
+    drawing_batch: int = 128
     muon: float = 0.01
     """Learning rate of the matrices."""
     adam: float = 1.5e-3
@@ -82,7 +85,12 @@ class Steps(Dataset):
         self.recipe, self.templates, self.first, self.phase, self.patch = recipe, templates, first, phase, patch
 
     def __len__(self) -> int:
-        total = {"autoencoder": self.recipe.autoencoder_steps, "eye": self.recipe.eye_steps, "both": self.recipe.steps}
+        total = {
+            "autoencoder": self.recipe.autoencoder_steps,
+            "eye": self.recipe.eye_steps,
+            "both": self.recipe.steps,
+            "drawing": self.recipe.drawing_steps,
+        }
         return max(0, total[self.phase] - self.first)
 
     def __getitem__(self, index: int) -> Any:
@@ -93,13 +101,19 @@ class Steps(Dataset):
         if self.phase == "eye":
             seen = [lesson(rng).image for _ in range(self.recipe.eye_batch)]
             return np.stack(seen), np.stack([patch_labels(image, self.patch) for image in seen])
+        if self.phase == "drawing":
+            return self._drawings(rng, self.recipe.drawing_batch)
         late = self.first + index >= self.recipe.turn
         pictures = self.recipe.late_drawings if late else self.recipe.drawings
-        drawn = [picture(rng, self.recipe.missed_captions) for _ in range(pictures)]
-        captions = [None if rng.random() < self.recipe.dropped else text for _, text in drawn]
+        drawn, captions = self._drawings(rng, pictures)
         taught = [lesson(rng) for _ in range(self.recipe.late_lessons if late else self.recipe.lessons)]
         asked = [asked_about(each, self.templates, rng) for each in taught]
-        return np.stack([image for image, _ in drawn]), captions, [each.image for each in taught], asked
+        return drawn, captions, [each.image for each in taught], asked
+
+    def _drawings(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[str | None]]:
+        drawn = [picture(rng, self.recipe.missed_captions) for _ in range(count)]
+        captions = [None if rng.random() < self.recipe.dropped else text for _, text in drawn]
+        return np.stack([image for image, _ in drawn]), captions
 
 
 def _as_is(item: Any) -> Any:

@@ -1,8 +1,8 @@
 """Pretrain the bundled tiny model on the world of shapes: `python -m srum_benchmarks.shapes.pretrain --out DIR`.
 
-Three phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
-picture tower alone, then drawing and looking together (the drawing loss plus the answers' cross-entropy). Lessons are
-rendered fresh for every step from (seed, step).
+Four phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
+picture tower alone, drawing and looking together (the drawing loss plus the answers' cross-entropy), then drawing
+alone, in which nothing that looks is changed. Lessons are rendered fresh for every step from (seed, step).
 Any adapter can be pretrained that offers what `Pretrainable` lists.
 """
 
@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from attrs import asdict
 from PIL import Image
@@ -26,10 +24,23 @@ from torch.nn import functional as F
 from srum_benchmarks.shapes.curriculum import Recipe, corpus, loader
 from srum_benchmarks.shapes.measure import measure
 from srum_benchmarks.shapes.sight import Sight
+from srum_benchmarks.shapes.stepping import (
+    Log,
+    as_tensor,
+    autocast,
+    optimisers,
+    rates_of,
+    restore,
+    save,
+    set_rates,
+    state_of,
+)
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
+from srum_core.settings import Lora
 from srum_core.store import write_atomic
+from srum_core.tuning import tune
 
 
 class Pretrainable(UnifiedModel, Protocol):
@@ -43,11 +54,6 @@ class Pretrainable(UnifiedModel, Protocol):
     ) -> Tensor: ...
 
     def write(self, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None: ...
-
-
-def as_tensor(pictures: np.ndarray) -> Tensor:
-    """(n, h, w, 3) uint8 -> (n, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train_autoencoder(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
@@ -117,31 +123,6 @@ def train_eye(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[s
         parameter.requires_grad_(False)
 
 
-def rates_of(steppers: Sequence[torch.optim.Optimizer]) -> list[float]:
-    return [group["lr"] for stepper in steppers for group in stepper.param_groups]
-
-
-def set_rates(steppers: Sequence[torch.optim.Optimizer], rates: Sequence[float], share: float) -> None:
-    for group, rate in zip((g for s in steppers for g in s.param_groups), rates, strict=True):
-        group["lr"] = rate * share
-
-
-def state_of(step: int, named: Mapping[str, nn.Parameter], steppers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    weights = {key: parameter.detach() for key, parameter in named.items()}
-    return {"step": step, "weights": weights, "optimisers": [stepper.state_dict() for stepper in steppers]}
-
-
-def optimisers(named: Mapping[str, nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices, AdamW for everything else."""
-    inner = [p for name, p in named.items() if p.dim() == 2 and (".layers." in name)]
-    known = {id(p) for p in inner}
-    outer = [p for p in named.values() if id(p) not in known]
-    return [
-        torch.optim.Muon(inner, lr=recipe.muon, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(outer, lr=recipe.adam, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-
 def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """Drawing and looking share embeddings and text weights, so they are trained in the same steps."""
     named = {
@@ -162,16 +143,8 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
     for step, (drawn, captions, seen, asked) in enumerate(loader(recipe, templates, done, "both"), done):
         fall = min(1.0, (step + 1) / 100, (recipe.steps - step) / (recipe.decay * recipe.steps))
         set_rates(steppers, rates, fall)
-        rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        drawing = drawing_loss(model, recipe, drawn, captions, step, device)
         with autocast(device):
-            clean = [x.float() for x in model.encode([Image.fromarray(each) for each in drawn])]
-        time_ = Schedule("logit-normal", recipe.shift).sample(len(clean), rng)
-        noise = [torch.randn(x.shape, generator=rng).to(device) for x in clean]
-        with autocast(device):
-            flow = flow_step(model.denoiser, clean, model.condition(captions), time_.to(device), None, noise=noise)
-            drawing = torch.stack(
-                [(v.float() - t).square().mean() for v, t in zip(flow.velocity, flow.target, strict=True)]
-            ).mean()
             looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
         for stepper in steppers:
             stepper.zero_grad()
@@ -190,65 +163,51 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
         parameter.requires_grad_(False)
 
 
-def restore(
-    path: Path, named: Mapping[str, nn.Parameter], steppers: Sequence[Any], average: dict[str, Tensor] | None = None
-) -> int:
-    """Continue where the last state was saved; returns the number of steps done."""
-    if not path.is_file():
-        return 0
-    state = torch.load(path, weights_only=True)
-    with torch.no_grad():
+def train_drawing(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
+    """The generation experts alone: drawing takes far longer to learn than looking, and such a step costs a quarter."""
+    tuned = tune(model, "full", Lora(), checkpointing=False)
+    named = dict(tuned.parameters)
+    steppers, average = optimisers(named, recipe), {k: p.detach().clone() for k, p in named.items()}
+    path, rates = out / "drawing.pt", rates_of(steppers)
+    done = restore(path, named, steppers, average)
+    log, device = Log(out / "drawing.jsonl", done), next(iter(named.values())).device
+    for step, (drawn, captions) in enumerate(loader(recipe, templates, done, "drawing"), done):
+        fall = min(1.0, (step + 1) / 100, (recipe.drawing_steps - step) / (recipe.decay * recipe.drawing_steps))
+        set_rates(steppers, rates, fall)
+        loss = drawing_loss(model, recipe, drawn, captions, step + recipe.steps, device)
+        for stepper in steppers:
+            stepper.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(named.values()), 1.0)
+        for stepper in steppers:
+            stepper.step()
+        keep = min(recipe.ema, (step + 1) / (step + 10))
         for key, parameter in named.items():
-            parameter.copy_(state["weights"][key])
-            if average is not None:
-                average[key].copy_(state["average"][key])
-    for stepper, saved in zip(steppers, state["optimisers"], strict=True):
-        stepper.load_state_dict(saved)
-    return int(state["step"])
+            average[key].lerp_(parameter.detach(), 1 - keep)
+        log(step, recipe.drawing_steps, drawing=loss.item(), norm=float(norm), rate=fall)
+        if (step + 1) % 500 == 0 or step + 1 == recipe.drawing_steps:
+            save(path, {**state_of(step + 1, named, steppers), "average": average})
+            model.write(out / "model-drawing", average)
+
+
+def drawing_loss(
+    model: Pretrainable, recipe: Recipe, drawn: Any, captions: Sequence[str | None], step: int, device: torch.device
+) -> Tensor:
+    """Mean over pictures of the flow-matching error; times and noise follow from the recipe's seed and the step."""
+    rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    with autocast(device):
+        clean = [x.float() for x in model.encode([Image.fromarray(each) for each in drawn])]
+    time = Schedule("logit-normal", recipe.shift).sample(len(clean), rng)
+    noise = [torch.randn(x.shape, generator=rng).to(device) for x in clean]
+    with autocast(device):
+        flow = flow_step(model.denoiser, clean, model.condition(captions), time.to(device), None, noise=noise)
+        errors = [(v.float() - t).square().mean() for v, t in zip(flow.velocity, flow.target, strict=True)]
+    return torch.stack(errors).mean()
 
 
 def export(model: Pretrainable, average: Mapping[str, Tensor], directory: Path) -> None:
     """The averaged weights as a checkpoint directory."""
     model.write(directory, {key.split(".", 1)[1]: value for key, value in average.items()})
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16)
-
-
-def save(path: Path, state: Any) -> None:
-    aside = path.with_suffix(".aside")
-    torch.save(state, aside)
-    aside.replace(path)
-
-
-class Log:
-    """One JSON line every 20 steps, and on the screen with the remaining time."""
-
-    def __init__(self, path: Path, done: int) -> None:
-        self.path, self.start, self.first = path, time.monotonic(), done
-        if path.is_file():  # steps after the last saved state are made again
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= done]
-            path.write_text("".join(line + "\n" for line in kept))
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def __call__(self, step: int, total: int, **values: float) -> None:
-        for key, value in values.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-        self.count += 1
-        if (step + 1) % 20 and step + 1 < total:
-            return
-        means = {key: round(value / self.count, 5) for key, value in self.sums.items()}
-        self.sums, self.count = {}, 0
-        pace = (time.monotonic() - self.start) / (step + 1 - self.first)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step + 1, **means, "seconds_per_step": round(pace, 3)}) + "\n")
-        print(
-            f"{self.path.stem} {step + 1}/{total} {means} {pace:.2f} s/step, "
-            f"{pace * (total - step - 1) / 60:.0f} min left",
-            flush=True,
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -282,6 +241,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_autoencoder(model, recipe, out, templates)
     train_eye(model, recipe, out, templates)
     train_both(model, recipe, out, templates)
+    if recipe.drawing_steps:
+        model = registry.create(
+            "adapter", {"use": adapter, "checkpoint": str(out / "model"), **sizes, "experts": "generation"}
+        )
+        train_drawing(model, recipe, out, templates)
     trained = registry.create("adapter", {"use": adapter, "checkpoint": str(out / "model"), **sizes})
     if pictures:
         print(json.dumps(measure(trained, templates, count=pictures), indent=2))
