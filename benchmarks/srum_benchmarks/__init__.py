@@ -27,6 +27,12 @@ def srum_benchmarks() -> Iterable[Component]:
 
 
 @hookimpl
+def srum_judges() -> Iterable[Component]:
+    summary = "exact checker (not self-rewarding): the ceiling on prompts of the shapes world"
+    return [Component("shapes-oracle", "srum_benchmarks.shapes.oracle:ShapesOracle", summary=summary)]
+
+
+@hookimpl
 def srum_prompts(source: str) -> Sequence[Prompt] | None:
     """ "starter", or "shapes:SPLIT" and "shapes:SPLIT:COUNT" (the first COUNT); None for anybody else's source."""
     if source == "starter":
