@@ -198,7 +198,7 @@ def test_negative_aware_is_the_two_implicit_velocities_against_the_target(beta: 
     assert not any(part.requires_grad for part in parts.values())
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0, -0.2, -1.0])
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0, -0.2, -0.3, -1.0])
 @pytest.mark.parametrize(("beta", "constraint"), [(1.0, 0.0), (0.5, 0.0), (2.0, 0.4)])
 def test_negative_aware_has_its_minimum_where_it_says(weight: float, beta: float, constraint: float) -> None:
     """Target 0, 1 before training: the minimum is at 1 - (b * weight + lambda) / (b^2 + lambda)."""

@@ -11,7 +11,7 @@ import torch
 import toy
 from accelerate.state import AcceleratorState
 from test_resume import process
-from torch import Tensor
+from torch import Tensor, nn
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
 from srum_core import tuning
@@ -63,6 +63,14 @@ def test_it_says_what_a_separately_loaded_model_says(method: str) -> None:
     assert all(torch.equal(tuned.parameters[name], before) for name, before in moved.items())
     assert all(parameter.requires_grad for parameter in tuned.parameters.values())
     assert all(module.training for module in tuned.module.modules())
+
+
+def test_a_denoisers_own_dropout_has_no_part_in_it() -> None:
+    module = nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.5))
+    start = tuning.Start.of(tuning.Tuned(module, dict(module.named_parameters()), "full"))
+    x = torch.randn(2, 3)
+    assert torch.equal(start(x), module[0](x))
+    assert not torch.equal(module(x), module[0](x))
 
 
 @pytest.mark.parametrize(("method", "precision"), [("lora", "no"), ("full", "no"), ("full", "bf16")])
