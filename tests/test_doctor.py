@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -111,7 +112,7 @@ CONVENTIONS = {
     "reversed time in thousandths": (same, lambda t: 1 - t / 1000, "hand it 1000 * (1 - t)"),
     "noise": (lambda v, x, t: x + (1 - t) * v, lambda t: t, "return (noise - noisy) / (1 - t)"),
     "clean": (lambda v, x, t: x - t * v, lambda t: t, "return (noisy - clean) / t"),
-    "length": (lambda v, x, t: 20 * v, lambda t: t, "19 times as long"),
+    "length": (lambda v, x, t: 20 * v, lambda t: t, " times as long as noise - clean"),
 }
 
 
@@ -126,6 +127,10 @@ def test_another_convention_is_named(name: str, check: Callable[..., dict[str, F
     found = check(convention.check, denoiser=Wrapped(model.denoiser, said, time))
     assert wrong(found) == {convention.SIGN}
     assert mend in found[convention.SIGN].text
+    if name == "length":
+        told = re.search(r"(\d+) times as long", found[convention.SIGN].text)
+        assert told is not None
+        assert 17 <= int(told[1]) <= 22, "the bundled model's own velocity is about as long as it should be"
 
 
 def test_two_mistakes_are_told_together(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
@@ -141,7 +146,9 @@ def test_a_missing_scale_is_told_and_the_sign_is_not_blamed(
     found = check(convention.check, encode=lambda images: [x / 0.3611 + 0.1159 for x in model.encode(images)])
     assert wrong(found) == {convention.SCALE}
     assert "is the autoencoder's scale (and shift) applied" in found[convention.SCALE].text
-    assert "a standard deviation of 2.8" in found[convention.SCALE].text
+    told = re.search(r"a standard deviation of (\d\.\d)", found[convention.SCALE].text)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(1 / 0.3611, abs=0.3)
 
 
 def test_latents_and_velocities_that_are_no_numbers_are_told(

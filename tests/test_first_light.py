@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 SHORT = [
     "--adapter", "bagel", "--preset", "shapes", "prompts=shapes:train:4", "evaluate.limit=4", "adapter.drawing.steps=4",
     "train.steps=3", "train.save_every=1", "generate.batch=4", "judge.batch=4", "judge.retries=1",
-    "judges.0.max_new_tokens=20", "judges.1.max_new_tokens=120",
+    "judges.0.max_new_tokens=60", "judges.1.max_new_tokens=120",
 ]  # fmt: skip
 TINY = [
     "adapter.size=[64, 64]",
