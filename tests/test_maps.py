@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from srum_core.errors import RecordError
 from srum_core.records import Box, Judgement, Mask, Region, Score
-from srum_losses import PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
+from srum_losses import GlobalOnlyOptions, PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
 from srum_losses.maps import GlobalOnly, NoGlobal, Paper, Released, Sparse, Uniform, sample_points
 
 LEFT: Box = (0.0, 0.0, 0.5, 1.0)
@@ -121,6 +121,12 @@ def test_global_only_is_alpha_everywhere_whatever_the_regions_say() -> None:
         torch.testing.assert_close(cells, torch.full((2, 3), alpha))
     with pytest.raises(RecordError, match="no score for the whole picture"):
         GlobalOnly()(judged((LEFT, -0.8), total=None), (2, 3))
+
+
+@pytest.mark.parametrize("total", [-0.6, 0.0, 0.4])
+def test_global_only_can_keep_the_sign(total: float) -> None:
+    cells = GlobalOnly(GlobalOnlyOptions(signed=True))(judged((LEFT, -0.8), total=total), (2, 3))
+    torch.testing.assert_close(cells, torch.full((2, 3), total))
 
 
 def test_uniform() -> None:

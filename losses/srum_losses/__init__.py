@@ -83,6 +83,14 @@ class SparseOptions:
     """As for `paper`; cells outside every box get 0."""
 
 
+@frozen
+class GlobalOnlyOptions:
+    """Map `global-only`."""
+
+    signed: bool = False
+    """The score g itself, in [-1, 1], instead of alpha = (g + 1) / 2: for losses that use the sign."""
+
+
 @hookimpl
 def srum_losses() -> Iterable[Component]:
     return [
@@ -114,6 +122,11 @@ def srum_reward_maps() -> Iterable[Component]:
         ),
         Component("sparse", "srum_losses.maps:Sparse", SparseOptions, summary="rewards of 0 or 1 (ablation)"),
         Component("no-global", "srum_losses.maps:NoGlobal", RegionOptions, summary="R alone, alpha = 1 (ablation)"),
-        Component("global-only", "srum_losses.maps:GlobalOnly", summary="alpha everywhere, no regions (ablation)"),
+        Component(
+            "global-only",
+            "srum_losses.maps:GlobalOnly",
+            GlobalOnlyOptions,
+            summary="the global score everywhere, no regions (ablation)",
+        ),
         Component("uniform", "srum_losses.maps:Uniform", summary="1 everywhere (control)"),
     ]

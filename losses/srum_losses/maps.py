@@ -22,7 +22,7 @@ from torch import Tensor
 
 from srum_core.errors import RecordError
 from srum_core.records import Box, Judgement, Mask
-from srum_losses import PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
+from srum_losses import GlobalOnlyOptions, PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
 
 Grid = tuple[int, int]
 
@@ -60,10 +60,14 @@ class NoGlobal:
 
 
 class GlobalOnly:
-    """alpha in every cell: the global score alone (the paper's "sample reward", Figure 4). RecordError without one."""
+    """The global score alone, in every cell (the paper's "sample reward", Figure 4). RecordError without one."""
+
+    def __init__(self, options: GlobalOnlyOptions | None = None) -> None:
+        self.options = options or GlobalOnlyOptions()
 
     def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
-        return torch.full(grid, (global_score(judgement) + 1) / 2)
+        score = global_score(judgement)
+        return torch.full(grid, score if self.options.signed else (score + 1) / 2)
 
 
 class Sparse:
