@@ -136,9 +136,7 @@ def _judged(run: Run, round: int) -> Data:
     if local:
         facts.append(f"{sum(value < 0 for value in local) / len(local):.0%} of {len(local)} local scores negative")
     facts += [f"{changed} scores changed by rules"] if changed else []
-    failures = _failed(
-        [each.failures for each in found], "pictures left out: an answer could not be read", pictures=True
-    )
+    failures = _failed([each.failures for each in found], "left out: an answer could not be read", pictures=True)
     return _stage(run, "judge", round, facts, failures)
 
 
