@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
 
 from srum_benchmarks import ShapesOptions
+from srum_benchmarks.shapes import stored
 from srum_benchmarks.shapes.checker import check
-from srum_benchmarks.shapes.world import CATEGORIES, SIDE, prompts
-from srum_core.errors import RecordError
+from srum_benchmarks.shapes.world import CATEGORIES, prompts
 from srum_core.records import Candidate, Prompt, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
@@ -29,18 +28,7 @@ class Shapes:
         return ()
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
-        if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
-            raise RecordError(
-                f'The shapes benchmark cannot check picture {candidate.id}: its prompt "{candidate.prompt.text}" does '
-                "not say which objects it asks for. Evaluate with prompts of the shapes world."
-            )
-        with Image.open(candidate.image) as image:
-            picture = np.asarray(image.convert("RGB"))
-        if picture.shape != (SIDE, SIDE, 3):
-            raise RecordError(
-                f"The shapes benchmark reads pictures of {SIDE}×{SIDE} pixels, but {candidate.image} has "
-                f"{picture.shape[1]}×{picture.shape[0]}. Evaluate a model that draws that size."
-            )
+        picture = stored.read(candidate, "The shapes benchmark")
         verdict = check(picture, candidate.prompt.tags)
         return {"correct": float(verdict.correct), "fidelity": verdict.fidelity}
 
