@@ -8,6 +8,7 @@ from html import escape
 from attrs import frozen
 
 from srum_core.ablation.tables import Row, Tables
+from srum_core.report.charts import Scale, ticks
 from srum_core.statistics import Estimate
 
 WIDTH = 640
@@ -26,31 +27,9 @@ class Figure:
     svg: str
 
 
-@frozen
-class Scale:
-    """Numbers to pixels, with round numbers to label."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        step = _round_step((self.high - self.low) / 4)
-        first = -(-self.low // step)
-        return [round((first + i) * step, 10) for i in range(20) if (first + i) * step <= self.high + 1e-12]
-
-
-def _round_step(rough: float) -> float:
-    power = 1.0
-    while power > rough:
-        power /= 10
-    while power * 10 <= rough:
-        power *= 10
-    return next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
+def _labelled(scale: Scale) -> list[float]:
+    """The round numbers within a scale."""
+    return [value for value in ticks(scale.low, scale.high) if scale.low <= value <= scale.high]
 
 
 def _scale(values: Sequence[float], start: float, end: float) -> Scale:
@@ -70,7 +49,7 @@ def drops(tables: Tables) -> Figure | None:
     scale = _scale([0.0, *(end for _, each in rows for end in _ends(each))], left, WIDTH - 90)
     bottom = top + step * len(rows)
     parts = [_text(WIDTH / 2, 20, name, anchor="middle", bold=True)]
-    for tick in scale.ticks():
+    for tick in _labelled(scale):
         parts.append(_path([(scale(tick), top - 8), (scale(tick), bottom)], opacity=0.15))
         parts.append(_text(scale(tick), bottom + 18, _number(tick, signed=True), anchor="middle"))
     parts.append(_path([(scale(0), top - 8), (scale(0), bottom)]))
@@ -107,7 +86,7 @@ def curves(tables: Tables, axis: str) -> Figure | None:
     across = _scale([x for x, _ in every], 70, WIDTH - 130)
     down = _scale([end for _, each in every for end in _ends(each)], 300, 44)
     parts = [_text(WIDTH / 2, 20, name, anchor="middle", bold=True)]
-    for tick in down.ticks():
+    for tick in _labelled(down):
         parts.append(_path([(70, down(tick)), (WIDTH - 130, down(tick))], opacity=0.15))
         parts.append(_text(62, down(tick) + 4, _number(tick), anchor="end"))
     for x in sorted({x for x, _ in every}):
