@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from safetensors.torch import load_file
 
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
-from srum_benchmarks.shapes import measure, pretrain, world
-from srum_benchmarks.shapes.checker import check
+from srum_benchmarks.shapes import looking, measure, pretrain, world
+from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.curriculum import Recipe, Steps
+from srum_benchmarks.shapes.render import compose, draw
 from srum_benchmarks.shapes.sight import BACKGROUND
 from srum_core import tuning
 from srum_core.config import Lora
@@ -80,6 +82,45 @@ def test_pretraining_can_go_on_from_a_checkpoint_and_keeps_its_autoencoder(pretr
     ours, theirs = (load_file(folder / "ae.safetensors") for folder in (old, new))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (old / "ema.safetensors").read_bytes() != (new / "ema.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_drawing_alone_leaves_looking_as_it_was_and_looking_alone_leaves_drawing(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pretrained, tmp_path / "out")
+    more = ["--drawing-steps", "2", "--drawing-batch", "2", "--looking-batch", "3", "--looking-pictures", "2"]
+    run(tmp_path / "out", 4, *more, "--looking-steps", "2")
+    monkeypatch.setattr(looking, "draw_all", None)  # what was drawn once is not drawn again
+    run(tmp_path / "out", 4, *more, "--looking-steps", "3")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "looking.jsonl").read_text().splitlines()]
+    assert steps == [2, 3]
+    joint, drawing, last = (
+        load_file(tmp_path / "out" / name / "ema.safetensors") for name in ("model", "model-drawing", "model-looking")
+    )
+    drawn = {key for key in joint if not torch.equal(joint[key], drawing[key])}
+    seen = {key for key in joint if not torch.equal(drawing[key], last[key])}
+    assert drawn
+    assert not any(key.startswith(("vit_model", "connector")) for key in drawn)
+    assert {key.split(".")[0] for key in seen} == {"vit_model", "connector"}
+    samples = [
+        load(tmp_path / "out" / name).generate(["a red circle"], [0])[0] for name in ("model-drawing", "model-looking")
+    ]
+    assert samples[0].image.tobytes() == samples[1].image.tobytes()
+
+
+def test_a_drawn_picture_is_moved_a_little_and_judged_as_it_is_then() -> None:
+    prompt = world.binding(("red", "circle"), ("blue", "cross"))
+    picture = draw(compose(prompt.tags, np.random.default_rng(0)))
+    recipe = Recipe(looking_steps=1, looking_batch=60)
+    pictures, labels, asked = looking.Glances(recipe, WORDS, 0, 4, np.stack([picture]), [prompt])[0]
+    ours = [{thing.kind for thing in look(each)} for each in pictures]
+    own = [i for i, kinds in enumerate(ours) if kinds == {("blue", "cross"), ("red", "circle")}]
+    assert len({pictures[i].tobytes() for i in own}) > 20
+    assert labels.shape == (60, 64)
+    for (question, answer), each in zip((pairs[0] for pairs in asked), pictures, strict=True):
+        if question.startswith(f"Prompt: {prompt.text}\n") and question.endswith("Rate the layout."):
+            assert ("Score: 1.0" in answer) == check(each, prompt.tags).correct
 
 
 @pytest.mark.slow

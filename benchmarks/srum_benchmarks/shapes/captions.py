@@ -86,11 +86,21 @@ def fulfilled(found: Sequence[Found], rng: np.random.Generator) -> Prompt | None
 
 def near_miss(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     """A train prompt that differs from this one in one colour, shape, relation, count or object (or two swapped
-    colours). About one in six asks for the same after all: a colour or shape drawn anew can be the old one."""
+    colours)."""
     while True:
         changed = _trained(_changed(prompt, rng))
-        if changed is not None:
+        if changed is not None and _meaning(changed) != _meaning(prompt):
             return changed
+
+
+def _meaning(prompt: Prompt) -> tuple[object, ...]:
+    """Equal for prompts that the same pictures fulfil: the order of objects matters to a relation only."""
+    tags = prompt.tags
+    kinds = [tuple(kind) for kind in tags["objects"]]
+    if tags["relation"] in RELATIONS[1::2]:  # a right of b = b left of a
+        mirrored = RELATIONS[RELATIONS.index(tags["relation"]) ^ 1]
+        return tuple(reversed(kinds)), mirrored, tags["count"]
+    return tuple(kinds if tags["relation"] else sorted(kinds)), tags["relation"], tags["count"]
 
 
 def _changed(prompt: Prompt, rng: np.random.Generator) -> Prompt:

@@ -42,6 +42,13 @@ class Recipe:
     drawing_steps: int = 0
     """Of the last phase, in which drawing is trained alone."""
     drawing_batch: int = 128
+    looking_steps: int = 0
+    """Of the phase after it, in which the picture tower learns from pictures that the model drew (`looking.py`)."""
+    looking_batch: int = 32
+    looking_rate: float = 0.4
+    """Share of both learning rates that this phase begins with."""
+    looking_pictures: int = 4000
+    """That the model draws for it with each of three guidance scales."""
     muon: float = 0.01
     """Learning rate of the matrices."""
     adam: float = 1.5e-3
@@ -79,7 +86,7 @@ def asked_about(taught: Lesson, templates: tuple[str, str], rng: np.random.Gener
 
 
 class Steps(Dataset):
-    """Item i is everything that step i learns from."""
+    """Item i is everything that step first + i learns from; `patch`: pixels of a side of the tower's patches."""
 
     def __init__(self, recipe: Recipe, templates: tuple[str, str], first: int, phase: str, patch: int = 0) -> None:
         self.recipe, self.templates, self.first, self.phase, self.patch = recipe, templates, first, phase, patch
@@ -120,15 +127,9 @@ def _as_is(item: Any) -> Any:
     return item
 
 
-def loader(recipe: Recipe, templates: tuple[str, str], first: int, phase: str, patch: int = 0) -> DataLoader:
-    """The rest of a phase from step `first` on; `patch`: pixels of a side of the tower's patches."""
-    return DataLoader(
-        Steps(recipe, templates, first, phase, patch),
-        batch_size=None,
-        num_workers=1,
-        prefetch_factor=4,
-        collate_fn=_as_is,
-    )
+def loader(dataset: Dataset) -> DataLoader:
+    """What each of the steps learns from, made by a process of its own."""
+    return DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=_as_is)
 
 
 def corpus(templates: tuple[str, str], count: int = 2000) -> list[str]:

@@ -225,7 +225,7 @@ def self_answers(picture: Picture, prompt: Prompt) -> list[bool]:
     seen = Counter(thing.kind for thing in found)
     there = [seen[kind] == count if prompt.tags["count"] else seen[kind] >= count for kind, count in need.items()]
     between = [holds(found, prompt.tags)] if prompt.tags["relation"] else []
-    return [*there, *between, all(thing.kind in need for thing in found)]
+    return [*there, *between, set(seen) <= set(need) and (seen <= need or prompt.tags["count"] is not None)]
 
 
 def self_play(taught: Lesson, rng: np.random.Generator) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Pretrain the bundled tiny model on the world of shapes: `python -m srum_benchmarks.shapes.pretrain --out DIR`.
 
-Four phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
+Five phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
 picture tower alone, drawing and looking together (the drawing loss plus the answers' cross-entropy), then drawing
-alone, in which nothing that looks is changed. Lessons are rendered fresh for every step from (seed, step).
+alone, in which nothing that looks is changed, and looking at its own pictures, in which nothing that draws is. Each
+writes DIR/model…; the last is the result. Lessons are rendered fresh for every step from (seed, step).
 Any adapter can be pretrained that offers what `Pretrainable` lists.
 """
 
@@ -21,7 +22,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srum_benchmarks.shapes.curriculum import Recipe, corpus, loader
+from srum_benchmarks.shapes.curriculum import Recipe, Steps, corpus, loader
+from srum_benchmarks.shapes.looking import GUIDANCE, train_looking
 from srum_benchmarks.shapes.measure import measure
 from srum_benchmarks.shapes.sight import Sight
 from srum_benchmarks.shapes.stepping import (
@@ -66,7 +68,7 @@ def train_autoencoder(model: Pretrainable, recipe: Recipe, out: Path, templates:
         net.load_state_dict(state["net"]), optimiser.load_state_dict(state["optimiser"])
     device = next(net.parameters()).device
     log = Log(out / "autoencoder.jsonl", state["step"])
-    for step, batch in enumerate(loader(recipe, templates, state["step"], "autoencoder"), state["step"]):
+    for step, batch in enumerate(loader(Steps(recipe, templates, state["step"], "autoencoder")), state["step"]):
         for group in optimiser.param_groups:
             group["lr"] = (
                 2e-3
@@ -105,7 +107,7 @@ def train_eye(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[s
     path = out / "eye.pt"
     done = restore(path, named, steppers)
     log, rates = Log(out / "eye.jsonl", done), rates_of(steppers)
-    for step, (batch, labels) in enumerate(loader(recipe, templates, done, "eye", size), done):
+    for step, (batch, labels) in enumerate(loader(Steps(recipe, templates, done, "eye", size)), done):
         set_rates(steppers, rates, min(1.0, (step + 1) / 50, (recipe.eye_steps - step) / (0.4 * recipe.eye_steps)))
         x = as_tensor(batch).to(next(tower.parameters()).device)
         with autocast(x.device):
@@ -140,7 +142,7 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
     done = restore(path, named, steppers, average)
     log = Log(out / "both.jsonl", done)
     device = next(iter(named.values())).device
-    for step, (drawn, captions, seen, asked) in enumerate(loader(recipe, templates, done, "both"), done):
+    for step, (drawn, captions, seen, asked) in enumerate(loader(Steps(recipe, templates, done, "both")), done):
         fall = min(1.0, (step + 1) / 100, (recipe.steps - step) / (recipe.decay * recipe.steps))
         set_rates(steppers, rates, fall)
         drawing = drawing_loss(model, recipe, drawn, captions, step, device)
@@ -171,7 +173,7 @@ def train_drawing(model: Pretrainable, recipe: Recipe, out: Path, templates: tup
     path, rates = out / "drawing.pt", rates_of(steppers)
     done = restore(path, named, steppers, average)
     log, device = Log(out / "drawing.jsonl", done), next(iter(named.values())).device
-    for step, (drawn, captions) in enumerate(loader(recipe, templates, done, "drawing"), done):
+    for step, (drawn, captions) in enumerate(loader(Steps(recipe, templates, done, "drawing")), done):
         fall = min(1.0, (step + 1) / 100, (recipe.drawing_steps - step) / (recipe.decay * recipe.drawing_steps))
         set_rates(steppers, rates, fall)
         loss = drawing_loss(model, recipe, drawn, captions, step + recipe.steps, device)
@@ -236,19 +238,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     side = (32, 32)
     sizes = {"size": side, "drawing_sides": side, "vision_sides": side, "device": device, "dtype": "float32"}
-    model = registry.create("adapter", {"use": adapter, "checkpoint": str(out / "fresh"), **sizes})
+
+    def load(name: str, **more: Any) -> Any:
+        return registry.create("adapter", {"use": adapter, "checkpoint": str(out / name), **sizes, **more})
+
+    model = load("fresh")
     if start is None:  # the one that a checkpoint brings stays as it is
         train_autoencoder(model, recipe, out, templates)
     train_eye(model, recipe, out, templates)
     train_both(model, recipe, out, templates)
+    last = "model"
     if recipe.drawing_steps:
-        model = registry.create(
-            "adapter", {"use": adapter, "checkpoint": str(out / "model"), **sizes, "experts": "generation"}
-        )
-        train_drawing(model, recipe, out, templates)
-    trained = registry.create("adapter", {"use": adapter, "checkpoint": str(out / "model"), **sizes})
+        train_drawing(load(last, experts="generation"), recipe, out, templates)
+        last = "model-drawing"
+    if recipe.looking_steps:
+        parts = [load(last, drawing={"steps": 25, "guidance": guidance}) for guidance in GUIDANCE]
+        train_looking(load(last), recipe, out, templates, parts)
+        last = "model-looking"
     if pictures:
-        print(json.dumps(measure(trained, templates, count=pictures), indent=2))
+        print(json.dumps(measure(load(last), templates, count=pictures), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,155 @@
+"""The last phase: looking at pictures that the model itself drew, with all that drawing reads frozen.
+
+A model's own mistakes are subtler than any damage that we thought of. It draws train prompts, with several guidance
+scales; the exact checker says what is right and wrong about each picture; the picture tower and its connector learn
+from the answers, and from what covers each patch. Drawing uses neither, so it stays bit-identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset
+
+from srum_benchmarks.shapes.captions import fulfilled, near_miss
+from srum_benchmarks.shapes.checker import look
+from srum_benchmarks.shapes.curriculum import Recipe, loader
+from srum_benchmarks.shapes.lessons import Lesson, appraise, exchanges, lesson
+from srum_benchmarks.shapes.measure import draw_all
+from srum_benchmarks.shapes.render import Picture
+from srum_benchmarks.shapes.sight import Sight, patch_labels
+from srum_benchmarks.shapes.stepping import (
+    Log,
+    as_tensor,
+    autocast,
+    optimisers,
+    rates_of,
+    restore,
+    save,
+    set_rates,
+    state_of,
+)
+from srum_benchmarks.shapes.world import SIDE, random_prompt
+from srum_core.protocols import UnifiedModel
+from srum_core.records import Prompt
+
+GUIDANCE = (1.5, 2.5, 4.0)
+"""The less guidance, the more goes wrong."""
+RENDERED = 0.3
+"""Share of the lessons that are rendered, so that nothing learnt before is lost."""
+UNCLEAN = 0.5
+"""Share of the drawn ones that are taken from those with something in them that is no shape."""
+SHIFT = 2
+"""Pixels; a drawn picture is shown moved by up to so many, and mirrored every other time."""
+
+
+def draw_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tuple[np.ndarray, list[Prompt]]:
+    """What each of these draws for as many train prompts of its own: pictures (n, 32, 32, 3) and prompts. A part that
+    lies in `out` already is not drawn again."""
+    drawn, asked, count = [], list[Prompt](), recipe.looking_pictures
+    for part, painter in enumerate(painters):
+        rng = np.random.default_rng([recipe.seed, part, len("looking")])
+        prompts = [random_prompt(rng, "train") for _ in range(count)]
+        path = out / f"own-{part}.npy"
+        if not path.is_file():
+            pictures = draw_all(painter, prompts, [part * 1_000_003 + i for i in range(count)])
+            with path.with_suffix(".aside").open("wb") as aside:
+                np.save(aside, np.stack(pictures))
+            path.with_suffix(".aside").replace(path)
+        drawn.append(np.load(path))
+        asked += prompts
+    return np.concatenate(drawn), asked
+
+
+class Glances(Dataset):
+    """Item i is what step first + i learns from: pictures, their patches' labels, a (question, answer) for each."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        templates: tuple[str, str],
+        first: int,
+        patch: int,
+        drawn: np.ndarray,
+        prompts: Sequence[Prompt],
+    ) -> None:
+        self.recipe, self.templates, self.first, self.patch = recipe, templates, first, patch
+        self.drawn, self.prompts = drawn, prompts
+        unclean = [i for i, each in enumerate(drawn) if any(thing.shape is None for thing in look(each))]
+        self.unclean = unclean or list(range(len(drawn)))
+
+    def __len__(self) -> int:
+        return max(0, self.recipe.looking_steps - self.first)
+
+    def __getitem__(self, index: int) -> Any:
+        rng = np.random.default_rng([self.recipe.seed, self.first + index, len("looking")])
+        taught = [self._one(rng) for _ in range(self.recipe.looking_batch)]
+        pictures, asked = zip(*taught, strict=True)
+        return np.stack(pictures), np.stack([patch_labels(each, self.patch) for each in pictures]), asked
+
+    def _one(self, rng: np.random.Generator) -> tuple[Picture, list[tuple[str, str]]]:
+        taught = lesson(rng) if rng.random() < RENDERED else self._drawn(rng)
+        pairs = exchanges(taught, *self.templates)
+        return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many pictures teach more than many questions
+
+    def _drawn(self, rng: np.random.Generator) -> Lesson:
+        among = self.unclean if rng.random() < UNCLEAN else range(len(self.drawn))
+        i = among[int(rng.integers(len(among)))]
+        picture, prompt = moved(self.drawn[i], rng), self.prompts[i]
+        if rng.random() < 0.3:
+            other = fulfilled(look(picture), rng) if rng.random() < 0.5 else None
+            prompt = other or near_miss(prompt, rng)
+        return appraise(picture, prompt)
+
+
+def moved(picture: Picture, rng: np.random.Generator) -> Picture:
+    """The picture mirrored or not, and moved by up to SHIFT pixels; what comes in repeats the edge."""
+    wide = np.pad(picture[:, ::-1] if rng.random() < 0.5 else picture, [(SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)], "edge")
+    y, x = rng.integers(2 * SHIFT + 1, size=2).tolist()
+    return wide[y : y + SIDE, x : x + SIDE]
+
+
+def train_looking(
+    model: Any, recipe: Recipe, out: Path, templates: tuple[str, str], painters: Sequence[UnifiedModel]
+) -> None:
+    """Cross-entropy of the answers and of the patches' labels on what the `painters` draw; only tower and connector are
+    changed. Writes `out`/model-looking."""
+    eye = model.eye
+    torch.manual_seed(recipe.seed)
+    device = next(eye.parameters()).device
+    sight = Sight(eye.vit_model, eye.vit_model.vision_model.post_layernorm.normalized_shape[0]).to(device)
+    named = {f"sight.{key}": parameter for key, parameter in sight.named_parameters()}
+    named |= {f"connector.{key}": parameter for key, parameter in eye.connector.named_parameters()}
+    for parameter in named.values():
+        parameter.requires_grad_(True)
+    steppers = optimisers(named, recipe)
+    path, rates = out / "looking.pt", rates_of(steppers)
+    done = restore(path, named, steppers)
+    drawn, prompts = draw_own(painters, recipe, out)
+    glances = Glances(recipe, templates, done, eye.patch, drawn, prompts)
+    log = Log(out / "looking.jsonl", done)
+    for step, (seen, labels, asked) in enumerate(loader(glances), done):
+        fall = min(1.0, (step + 1) / 50) * (1 - step / recipe.looking_steps)
+        set_rates(steppers, rates, recipe.looking_rate * fall)
+        with autocast(device):
+            patches = torch.stack([eye.patches(each)[0] for each in as_tensor(seen).to(device)])
+            covered, right = sight.loss(patches, torch.from_numpy(labels).to(device))
+            looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
+        for stepper in steppers:
+            stepper.zero_grad()
+        (covered + 2 * looking).backward()
+        nn.utils.clip_grad_norm_(list(named.values()), 1.0)
+        for stepper in steppers:
+            stepper.step()
+        log(step, recipe.looking_steps, covered=covered.item(), right=right.item(), looking=looking.item(), rate=fall)
+        if (step + 1) % 200 == 0 or step + 1 == recipe.looking_steps:
+            save(path, state_of(step + 1, named, steppers))
+    for parameter in named.values():
+        parameter.requires_grad_(False)
+    model.write(out / "model-looking")
