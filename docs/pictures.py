@@ -1,8 +1,9 @@
-"""The tutorial's pictures, out of a run: `python docs/pictures.py runs/tutorial docs/tutorial`."""
+"""The pictures of these pages, out of a run: `python docs/pictures.py runs/tutorial docs/tutorial`."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from srum_core.records import Candidate, Judgement
 from srum_core.run import Run
+from srum_core.stages.evaluate import scored
 
 SIDE, GAP, TEXT = 160, 12, 48
 COUNT = 5
 
 
 def main(folder: Path, out: Path) -> None:
-    """candidates.png, regions.png and rewards.png: the first pictures of the run's first round."""
+    """candidates.png, regions.png and rewards.png: the first pictures of the run's first round. before-after.png: the
+    first prompts of every category, as they were drawn before the first round and after the last one."""
     out.mkdir(parents=True, exist_ok=True)
     run = Run.open(folder)
     ids = [item.id for item in run.planned(0)][:COUNT]
@@ -25,17 +28,45 @@ def main(folder: Path, out: Path) -> None:
     save(out / "candidates.png", candidates, lambda _, canvas: canvas)
     save(out / "regions.png", candidates, lambda index, canvas: boxes(canvas, judgements[index]))
     save(out / "rewards.png", candidates, lambda index, canvas: heat(canvas, weigh(judgements[index], (4, 4)).tolist()))
+    before_after(run, out / "before-after.png")
 
 
-def save(path: Path, candidates: Sequence[Candidate], paint: Callable[[int, Image.Image], Image.Image]) -> None:
+def before_after(run: Run, path: Path, each: int = 2) -> None:
+    """Two rows of pictures that start from the same noise, framed green where the benchmark calls them right."""
+    count: Counter[str] = Counter()
+    ids = []
+    for item in run.planned_evaluation():
+        category = item.prompt.tags["category"]
+        if count[category] < each and item.prompt.text not in {text for text, _ in ids}:
+            count[category] += 1
+            ids.append((item.prompt.text, item.id))
+    rows = [list(scored(run, round).select([key for _, key in ids])) for round in (None, run.settings.rounds - 1)]
+
+    def both(index: int, after: Image.Image) -> Image.Image:
+        with Image.open(rows[0][index].candidate.image) as image:
+            before = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        canvas = Image.new("RGB", (SIDE, 2 * SIDE + GAP), "white")
+        for row, picture in enumerate((before, after)):
+            right = rows[row][index].values["correct"] == 1
+            outline = "#0a7d32" if right else "#c0221f"
+            ImageDraw.Draw(picture).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=outline, width=4)
+            canvas.paste(picture, (0, row * (SIDE + GAP)))
+        return canvas
+
+    save(path, [found.candidate for found in rows[1]], both, 2 * SIDE + GAP)
+
+
+def save(
+    path: Path, candidates: Sequence[Candidate], paint: Callable[[int, Image.Image], Image.Image], height: int = SIDE
+) -> None:
     """A row of pictures with their prompts below."""
-    sheet = Image.new("RGB", (len(candidates) * (SIDE + GAP) - GAP, SIDE + TEXT), "white")
+    sheet = Image.new("RGB", (len(candidates) * (SIDE + GAP) - GAP, height + TEXT), "white")
     for index, candidate in enumerate(candidates):
         with Image.open(candidate.image) as image:
             canvas = paint(index, image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST))
         left = index * (SIDE + GAP)
         sheet.paste(canvas, (left, 0))
-        ImageDraw.Draw(sheet).multiline_text((left, SIDE + 4), wrapped(candidate.prompt.text), "black", font(11))
+        ImageDraw.Draw(sheet).multiline_text((left, height + 4), wrapped(candidate.prompt.text), "black", font(11))
     sheet.save(path, optimize=True)
 
 

@@ -258,8 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=("drawing", "judging"), help="ask nothing, or draw nothing (needs --lessons)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--markdown", type=Path, help="a file for the same figures as Markdown tables")
-    parser.add_argument("--steps", type=int, default=30, help="points of the sampler's time grid")
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=25, help="points of the sampler's time grid")
+    parser.add_argument("--guidance", type=float, default=2.0)
     given = parser.parse_args(arguments)
     if given.only == "judging" and not given.lessons:
         parser.error("--only judging draws nothing, so it needs --lessons N: how many rendered pictures to judge")
