@@ -312,7 +312,7 @@ def test_every_operation_is_measured_and_a_round_estimated(run: Run, model: Bage
     assert not wrong(found)
     assert [each.operation for each in everything.costs] == ["generate", "encode", "answer", "denoiser", cost.TRAINING]
     assert all(each.seconds > 0 and each.memory >= 0 for each in everything.costs)
-    assert "A round of these settings (768 pictures, 2 questions each, 1536 trained on)" in everything.estimate
+    assert "A round of these settings (1024 pictures, 2 questions each, 9600 trained on)" in everything.estimate
     assert "evaluate" in everything.estimate
 
 

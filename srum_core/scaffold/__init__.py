@@ -26,7 +26,7 @@ TRY = {
     "adapter": "srum-train --adapter ${name} answerer=scripted generate.limit=4 train.steps=2",
     "grounder": "srum-train --adapter bagel --preset shapes grounder=${name}",
     "judge": (
-        "srum-train --adapter bagel --preset shapes judges='[{use=\"${name}\"}]' map.outside=global "
+        "srum-train --adapter bagel --preset shapes judges='[{use=\"${name}\"}]' map=paper map.outside=global "
         'answerer=\'{use="scripted", text="7 of 10: fine."}\''
     ),
     "map": "srum-train --adapter bagel --preset shapes map=${name}",
