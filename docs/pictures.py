@@ -18,8 +18,8 @@ COUNT = 5
 
 
 def main(folder: Path, out: Path) -> None:
-    """candidates.png, regions.png and rewards.png: the first pictures of the run's first round. before-after.png: the
-    first prompts of every category, as they were drawn before the first round and after the last one."""
+    """candidates.png, regions.png and rewards.png: the first pictures of the run's first round. before-after.png, of
+    a run that was evaluated: the first prompts of every category, before the first round and after the last one."""
     out.mkdir(parents=True, exist_ok=True)
     run = Run.open(folder)
     ids = [item.id for item in run.planned(0)][:COUNT]
@@ -28,7 +28,8 @@ def main(folder: Path, out: Path) -> None:
     save(out / "candidates.png", candidates, lambda _, canvas: canvas)
     save(out / "regions.png", candidates, lambda index, canvas: boxes(canvas, judgements[index]))
     save(out / "rewards.png", candidates, lambda index, canvas: heat(canvas, weigh(judgements[index], (4, 4)).tolist()))
-    before_after(run, out / "before-after.png")
+    if run.settings.benchmark:
+        before_after(run, out / "before-after.png")
 
 
 def before_after(run: Run, path: Path, each: int = 2) -> None:
