@@ -10,5 +10,5 @@ html_theme = "furo"
 html_title = f"srum {version}"
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
-exclude_patterns = ["results"]
+exclude_patterns = ["results/shapes-pretraining"]
 suppress_warnings = ["myst.xref_missing"]  # links into the source tree; a test follows them
