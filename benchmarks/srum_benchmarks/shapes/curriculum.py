@@ -40,14 +40,14 @@ class Recipe:
     """Weight of the answers' cross-entropy from `turn` on (0.3 before): most of their tokens never change, so
     their mean says little about what was seen."""
     drawing_steps: int = 0
-    """Of the last phase, in which drawing is trained alone."""
+    """Of the phase after it, in which drawing is trained alone."""
     drawing_batch: int = 128
     looking_steps: int = 0
-    """Of the phase after it, in which the picture tower learns from pictures that the model drew (`looking.py`)."""
+    """Of the last phase, in which the picture tower learns from pictures that the model drew (`looking.py`)."""
     looking_batch: int = 32
     looking_rate: float = 0.4
     """Share of both learning rates that this phase begins with."""
-    looking_pictures: int = 4000
+    looking_pictures: int = 1600
     """That the model draws for it with each of three guidance scales."""
     muon: float = 0.01
     """Learning rate of the matrices."""

@@ -2,8 +2,8 @@
 
 Five phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
 picture tower alone, drawing and looking together (the drawing loss plus the answers' cross-entropy), then drawing
-alone, in which nothing that looks is changed, and looking at its own pictures, in which nothing that draws is. Each
-writes DIR/model…; the last is the result. Lessons are rendered fresh for every step from (seed, step).
+alone, in which nothing that looks is changed, and looking at its own pictures, in which nothing that draws is. The last
+three write a model each; the last one is the result. Lessons are rendered fresh for every step from (seed, step).
 Any adapter can be pretrained that offers what `Pretrainable` lists.
 """
 
