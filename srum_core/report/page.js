@@ -73,7 +73,15 @@ function tools(section, change) {
   return { read, say: (text) => { bar.querySelector("output").textContent = text; } };
 }
 
-const sorted = (items, value) => items.map((item, index) => [value(item), index, item])
+// A picture, or a pair, that can be looked at closer, with its prompt and more below.
+function entry(item, view, act, ...below) {
+  const button = make("button", { class: "look", type: "button", "aria-label": `Look closer: ${item.prompt}` }, view);
+  button.addEventListener("click", () => act(button));
+  const prompt = make("p", { class: "prompt", title: item.prompt }, item.prompt);
+  return make("article", { class: "card", "data-id": item.id }, button, prompt, ...below);
+}
+
+const sorted = (items, value) => !value ? items : items.map((item, index) => [value(item), index, item])
   .sort((one, other) => (one[0] ?? Infinity) - (other[0] ?? Infinity) || one[1] - other[1]).map((each) => each[2]);
 
 // ---- pictures -------------------------------------------------------------------------------------------------------
@@ -104,11 +112,8 @@ function heat(weights, side, printed) {
     if (value < -0.005) { pen.fillStyle = hatch; pen.fillRect(x, y, width, height); }
   });
   if (printed && w / ratio >= 30 && h / ratio >= 16) {
-    pen.font = `600 ${11 * ratio}px system-ui, sans-serif`;
-    pen.textAlign = "center";
-    pen.textBaseline = "middle";
-    pen.lineWidth = 3 * ratio;
-    pen.lineJoin = "round";
+    Object.assign(pen, { font: `600 ${11 * ratio}px system-ui, sans-serif`, textAlign: "center", textBaseline: "middle",
+      lineWidth: 3 * ratio, lineJoin: "round" });
     each((value, x, y, width, height) => {
       if (Math.abs(value) < 0.005) return;
       pen.strokeStyle = "#fff";
@@ -122,8 +127,7 @@ function heat(weights, side, printed) {
 
 function hatching(ratio) {
   const size = Math.round(6 * ratio), tile = make("canvas", { width: size, height: size }), pen = tile.getContext("2d");
-  pen.strokeStyle = "rgba(0, 0, 0, .6)";
-  pen.lineWidth = ratio;
+  Object.assign(pen, { strokeStyle: "rgba(0, 0, 0, .6)", lineWidth: ratio });
   pen.beginPath();
   for (const shift of [-size, 0, size]) { pen.moveTo(shift, size); pen.lineTo(shift + size, 0); }
   pen.stroke();
@@ -163,9 +167,10 @@ function look(item, options, side) {
 
 // ---- candidates -----------------------------------------------------------------------------------------------------
 
-const values = (item) => (item.judged ? [...item.whole.map((each) => each.value), ...item.regions.map(score).filter((each) => each !== null)] : []);
+const regional = (item) => (item.judged ? item.regions.map(score).filter((each) => each !== null) : []);
+const values = (item) => (item.judged ? [...item.whole.map((each) => each.value), ...regional(item)] : []);
 const whole = (item) => (item.judged ? mean(item.whole.map((each) => each.value)) : null);
-const lowest = (item) => { const all = item.judged ? item.regions.map(score).filter((each) => each !== null) : []; return all.length ? Math.min(...all) : null; };
+const lowest = (item) => { const all = regional(item); return all.length ? Math.min(...all) : null; };
 const worth = (item) => (item.weights && item.weights.mean !== undefined ? item.weights.mean : mean(values(item)));
 const spread = (item) => { const all = values(item); return all.length ? Math.max(...all) - Math.min(...all) : null; };
 const minus = (value) => (value === null ? null : -value);
@@ -184,20 +189,16 @@ function words(item) {
 
 function gallery(section) {
   const host = section.querySelector(".grid"), legend = document.getElementById("legend");
-  const grid = cards(host, 208, 92, 1, (item) => {
-    const button = make("button", { class: "look", type: "button", "aria-label": `Look closer: ${item.prompt}` }, look(item, bar.read(), 208));
-    button.addEventListener("click", () => closer(item, button));
-    return make("article", { class: "card", "data-id": item.id }, button, make("p", { class: "prompt", title: item.prompt }, item.prompt), ...summary(item));
-  });
+  const grid = cards(host, 208, 92, 1, (item) =>
+    entry(item, look(item, bar.read(), 208), (button) => closer(item, button), ...summary(item)));
   const bar = tools(section, (chosen, which) => {
     legend.hidden = !chosen.map;
     if (which === "map" || which === "boxes") grid.refresh(); else show(chosen);
   });
   function show(chosen) {
     const text = chosen.text.toLowerCase().trim();
-    let found = data.candidates.filter((item) => SHOWN[chosen.show](item) && (!text || words(item).includes(text))
-      && (!chosen.round || chosen.round === "all" || item.round === Number(chosen.round)));
-    if (ORDERS[chosen.sort]) found = sorted(found, ORDERS[chosen.sort]);
+    const found = sorted(data.candidates.filter((item) => SHOWN[chosen.show](item) && (!text || words(item).includes(text))
+      && (!chosen.round || chosen.round === "all" || item.round === Number(chosen.round))), ORDERS[chosen.sort]);
     bar.say(`${found.length} of ${data.candidates.length}`);
     grid.show(found);
   }
@@ -236,12 +237,11 @@ function details(item) {
   const line = (name, each) => make("li", {}, make("b", {}, `${name} ${signed(each.value)}`), each.label ? ` ${each.label}` : "",
     each.reason ? `: ${each.reason}` : "", make("br"), make("span", { class: "sub" }, each.judge,
       ...each.rules.map((rule) => ` · ${rule}`), each.stated === null ? "" : ` · stated ${signed(each.stated)}`));
-  if (item.whole.length) side.append(make("h4", {}, "The whole picture"), make("ul", {}, ...item.whole.map((each) => line("global", each))));
-  if (item.regions.length) {
-    side.append(make("h4", {}, "Regions"), make("ul", {}, ...item.regions.flatMap((region) =>
-      region.scores.length ? region.scores.map((each) => line(region.id, each)) : [make("li", {}, `${region.id} ${region.label} has no score`)])));
-  }
-  if (item.failures.length) side.append(make("h4", {}, "Could not be read"), make("ul", {}, ...item.failures.map((each) => make("li", { class: "failure" }, `${each.judge}: ${each.why}`))));
+  const list = (title, lines) => { if (lines.length) side.append(make("h4", {}, title), make("ul", {}, ...lines)); };
+  list("The whole picture", item.whole.map((each) => line("global", each)));
+  list("Regions", item.regions.flatMap((region) =>
+    region.scores.length ? region.scores.map((each) => line(region.id, each)) : [make("li", {}, `${region.id} ${region.label} has no score`)]));
+  list("Could not be read", item.failures.map((each) => make("li", { class: "failure" }, `${each.judge}: ${each.why}`)));
   side.append(answers(item.answers));
   return side;
 }
@@ -277,20 +277,16 @@ function compare(section) {
   });
   const change = (pair, measure) => (pair.after.values[measure] ?? 0) - (pair.before.values[measure] ?? 0);
   const total = (pair) => mean(measures.map((each) => Math.abs(change(pair, each.name))));
-  const grid = cards(host, 290, 78, 2, (pair) => {
-    const button = make("button", { class: "look", type: "button", "aria-label": `Look closer: ${pair.prompt}` },
-      make("span", { class: "two" }, ...both(pair, bar.read().measure, false)));
-    button.addEventListener("click", () => open(pair.prompt, button, "body pair", ...both(pair, null, true),
-      make("p", { class: "sub" }, `seed ${pair.seed}`), answers(pair.answers)));
-    return make("article", { class: "card", "data-id": pair.id }, button, make("p", { class: "prompt", title: pair.prompt }, pair.prompt));
-  });
+  const closer = (pair, button) => open(pair.prompt, button, "body pair", ...both(pair, null, true),
+    make("p", { class: "sub" }, `seed ${pair.seed}`), answers(pair.answers));
+  const grid = cards(host, 290, 78, 2, (pair) =>
+    entry(pair, make("span", { class: "two" }, ...both(pair, bar.read().measure, false)), (button) => closer(pair, button)));
   const bar = tools(section, show);
   function show(chosen) {
     const by = (pair) => change(pair, chosen.measure), text = chosen.text.toLowerCase().trim();
     const kept = { all: () => true, up: (pair) => by(pair) > 0, down: (pair) => by(pair) < 0, same: (pair) => by(pair) === 0 }[chosen.show];
-    let found = pairs.filter((pair) => kept(pair) && pair.prompt.toLowerCase().includes(text));
     const order = { changed: (pair) => -total(pair), better: (pair) => -by(pair), worse: by }[chosen.sort];
-    if (order) found = sorted(found, order);
+    const found = sorted(pairs.filter((pair) => kept(pair) && pair.prompt.toLowerCase().includes(text)), order);
     bar.say(`${found.length} of ${pairs.length}`);
     grid.show(found);
   }
