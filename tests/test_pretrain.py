@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
 from srum_benchmarks.shapes import looking, measure, pretrain, world
+from srum_benchmarks.shapes.anchor import Anchor, text_weights
 from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.curriculum import Recipe, Steps
 from srum_benchmarks.shapes.render import compose, draw
@@ -41,8 +44,9 @@ def run(out: Path, steps: int, *more: str) -> None:
     ])  # fmt: skip
 
 
-def load(checkpoint: Path) -> Bagel:
-    return Bagel(Options(checkpoint=str(checkpoint), device="cpu", dtype="float32", drawing=Drawing(steps=3), **SIDES))
+def load(checkpoint: Path | str, **more: Any) -> Bagel:
+    few = Drawing(steps=3)
+    return Bagel(Options(checkpoint=str(checkpoint), device="cpu", dtype="float32", drawing=few, **SIDES, **more))
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,45 @@ def test_drawing_alone_leaves_looking_as_it_was_and_looking_alone_leaves_drawing
         load(tmp_path / "out" / name).generate(["a red circle"], [0])[0] for name in ("model-drawing", "model-looking")
     ]
     assert samples[0].image.tobytes() == samples[1].image.tobytes()
+
+
+@pytest.mark.slow
+def test_with_an_anchor_the_text_weights_learn_too(pretrained: Path, tmp_path: Path) -> None:
+    shutil.copytree(pretrained, tmp_path / "out")
+    run(tmp_path / "out", 4, "--looking-steps", "2", "--looking-pictures", "2", "--looking-anchor", "1")
+    before, after = (load_file(tmp_path / "out" / name / "ema.safetensors") for name in ("model", "model-looking"))
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {"language_model.lm_head.weight", "language_model.model.layers.0.self_attn.k_proj.weight"} < changed
+    assert not any("moe_gen" in key or "embed" in key for key in changed - set(load_eye(changed)))
+    assert {"moved"} < set(json.loads((tmp_path / "out" / "looking.jsonl").read_text().splitlines()[-1]))
+
+
+def load_eye(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(("vit_model", "connector"))]
+
+
+def test_an_anchor_pulls_what_is_drawn_back_to_what_it_was() -> None:
+    model = load("bundled:shapes", experts="generation")
+    rng = np.random.default_rng(0)
+    prompts = [world.random_prompt(rng, "train") for _ in range(4)]
+    drawn = np.stack([draw(compose(prompt.tags, rng)) for prompt in prompts])
+    weights = text_weights(model)
+    anchor = Anchor(model, weights, Recipe(looking_batch=8), drawn, prompts)
+    assert anchor(0).item() == 0
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    keys = weights["language_model.model.layers.2.self_attn.k_proj.weight"]
+    with torch.no_grad():
+        keys += 0.1 * torch.randn(keys.shape, generator=torch.Generator().manual_seed(0))
+    moved = anchor(0)
+    moved.backward()
+    assert moved.item() > 1e-5
+    with torch.no_grad():
+        keys -= 0.5 * moved.item() / keys.grad.square().sum() * keys.grad
+    assert anchor(0).item() < moved.item()
+    with torch.no_grad():
+        model.eye.connector.fc1.weight.zero_()
+    assert anchor(0).item() < moved.item(), "what looks is not asked"
 
 
 def test_a_drawn_picture_is_moved_a_little_and_judged_as_it_is_then() -> None:

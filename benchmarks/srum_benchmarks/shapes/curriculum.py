@@ -47,10 +47,13 @@ class Recipe:
     looking_batch: int = 32
     looking_rate: float = 0.4
     """Share of both learning rates that this phase begins with."""
+    looking_anchor: float = 0.0
+    """Weight of the squared distance that the velocities move in it. Above 0 the text weights learn too; 0 leaves them,
+    and so drawing, exactly as they are."""
     looking_pictures: int = 1600
     """That the model draws for it with each of three guidance scales."""
     muon: float = 0.01
-    """Learning rate of the matrices."""
+    """Learning rate of the matrices; 0 leaves them to AdamW."""
     adam: float = 1.5e-3
     """Learning rate of embeddings, norms, biases, heads."""
     decay: float = 0.35

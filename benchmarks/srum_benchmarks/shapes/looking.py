@@ -1,8 +1,9 @@
-"""The last phase: looking at pictures that the model itself drew, with all that drawing reads frozen.
+"""The last phase: looking at pictures that the model itself drew, while drawing stays as it is.
 
 A model's own mistakes are subtler than any damage that we thought of. It draws train prompts, with several guidance
 scales; the exact checker says what is right and wrong about each picture; the picture tower and its connector learn
-from the answers, and from what covers each patch. Drawing uses neither, so it stays bit-identical.
+from the answers, and from what covers each patch. Drawing uses neither, so it stays bit-identical. With an anchor the
+text weights learn too, which drawing reads: then it is held by the distance of its velocities from what they were.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from srum_benchmarks.shapes.anchor import Anchor, text_weights
 from srum_benchmarks.shapes.captions import fulfilled, near_miss
 from srum_benchmarks.shapes.checker import look
 from srum_benchmarks.shapes.curriculum import Recipe, loader
-from srum_benchmarks.shapes.lessons import Lesson, appraise, exchanges, lesson
+from srum_benchmarks.shapes.lessons import Lesson, appraise, exchanges, lesson, self_play
 from srum_benchmarks.shapes.measure import draw_all
 from srum_benchmarks.shapes.render import Picture
 from srum_benchmarks.shapes.sight import Sight, patch_labels
@@ -45,6 +47,10 @@ RENDERED = 0.3
 """Share of the lessons that are rendered, so that nothing learnt before is lost."""
 UNCLEAN = 0.5
 """Share of the drawn ones that are taken from those with something in them that is no shape."""
+PLAYED = 0.15
+"""Share of the lessons that ask a question of self-play, which the text weights would forget."""
+NEW_HEAD = 100
+"""Steps in which only the head learns what covers each patch: a new one's gradients would spoil the tower."""
 SHIFT = 2
 """Pixels; a drawn picture is shown moved by up to so many, and mirrored every other time."""
 
@@ -95,7 +101,8 @@ class Glances(Dataset):
 
     def _one(self, rng: np.random.Generator) -> tuple[Picture, list[tuple[str, str]]]:
         taught = lesson(rng) if rng.random() < RENDERED else self._drawn(rng)
-        pairs = exchanges(taught, *self.templates)
+        played = self.recipe.looking_anchor and rng.random() < PLAYED
+        pairs = self_play(taught, rng) if played else exchanges(taught, *self.templates)
         return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many pictures teach more than many questions
 
     def _drawn(self, rng: np.random.Generator) -> Lesson:
@@ -118,38 +125,49 @@ def moved(picture: Picture, rng: np.random.Generator) -> Picture:
 def train_looking(
     model: Any, recipe: Recipe, out: Path, templates: tuple[str, str], painters: Sequence[UnifiedModel]
 ) -> None:
-    """Cross-entropy of the answers and of the patches' labels on what the `painters` draw; only tower and connector are
-    changed. Writes `out`/model-looking."""
-    eye = model.eye
+    """Cross-entropy of the answers and of the patches' labels on what the `painters` draw. Changes tower and connector
+    only; with `looking_anchor` the text weights too, and the `model` must be one that trains its drawing apart. Writes
+    `out`/model-looking."""
     torch.manual_seed(recipe.seed)
-    device = next(eye.parameters()).device
-    sight = Sight(eye.vit_model, eye.vit_model.vision_model.post_layernorm.normalized_shape[0]).to(device)
+    drawn, prompts = draw_own(painters, recipe, out)
+    words = text_weights(model) if recipe.looking_anchor else {}
+    anchor = Anchor(model, words, recipe, drawn, prompts) if words else None  # before anything is restored
+    sight = Sight(model.eye.vit_model, model.eye.vit_model.vision_model.post_layernorm.normalized_shape[0])
+    sight.to(next(model.eye.parameters()).device)
     named = {f"sight.{key}": parameter for key, parameter in sight.named_parameters()}
-    named |= {f"connector.{key}": parameter for key, parameter in eye.connector.named_parameters()}
+    named |= {f"connector.{key}": parameter for key, parameter in model.eye.connector.named_parameters()}
+    named |= {f"words.{key}": parameter for key, parameter in words.items()}
     for parameter in named.values():
         parameter.requires_grad_(True)
     steppers = optimisers(named, recipe)
     path, rates = out / "looking.pt", rates_of(steppers)
     done = restore(path, named, steppers)
-    drawn, prompts = draw_own(painters, recipe, out)
-    glances = Glances(recipe, templates, done, eye.patch, drawn, prompts)
     log = Log(out / "looking.jsonl", done)
-    for step, (seen, labels, asked) in enumerate(loader(glances), done):
+    for step, item in enumerate(loader(Glances(recipe, templates, done, model.eye.patch, drawn, prompts)), done):
         fall = min(1.0, (step + 1) / 50) * (1 - step / recipe.looking_steps)
         set_rates(steppers, rates, recipe.looking_rate * fall)
-        with autocast(device):
-            patches = torch.stack([eye.patches(each)[0] for each in as_tensor(seen).to(device)])
-            covered, right = sight.loss(patches, torch.from_numpy(labels).to(device))
-            looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
+        losses = _losses(model, sight, item, step, anchor)
         for stepper in steppers:
             stepper.zero_grad()
-        (covered + 2 * looking).backward()
+        (losses["covered"] + 2 * losses["looking"] + recipe.looking_anchor * losses["moved"]).backward()
         nn.utils.clip_grad_norm_(list(named.values()), 1.0)
         for stepper in steppers:
             stepper.step()
-        log(step, recipe.looking_steps, covered=covered.item(), right=right.item(), looking=looking.item(), rate=fall)
+        log(step, recipe.looking_steps, **{name: loss.item() for name, loss in losses.items()}, rate=fall)
         if (step + 1) % 200 == 0 or step + 1 == recipe.looking_steps:
             save(path, state_of(step + 1, named, steppers))
     for parameter in named.values():
         parameter.requires_grad_(False)
     model.write(out / "model-looking")
+
+
+def _losses(model: Any, sight: Sight, item: Any, step: int, anchor: Anchor | None) -> dict[str, Tensor]:
+    """Of the patches' labels ("right": the share named right), of the answers, and how far the velocities moved."""
+    seen, labels, asked = item
+    device = sight.head.weight.device
+    with autocast(device):
+        patches = torch.stack([model.eye.patches(each)[0] for each in as_tensor(seen).to(device)])
+        covered, right = sight.loss(patches, torch.from_numpy(labels).to(device), head_only=step < NEW_HEAD)
+        looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
+        moved = anchor(step) if anchor else covered.new_zeros(())
+    return {"covered": covered, "right": right, "looking": looking, "moved": moved}

@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         last = "model-drawing"
     if recipe.looking_steps:
         parts = [load(last, drawing={"steps": 25, "guidance": guidance}) for guidance in GUIDANCE]
-        train_looking(load(last), recipe, out, templates, parts)
+        train_looking(load(last, experts="generation"), recipe, out, templates, parts)
         last = "model-looking"
     if pictures:
         print(json.dumps(measure(load(last), templates, count=pictures), indent=2))

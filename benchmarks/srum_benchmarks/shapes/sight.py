@@ -44,10 +44,12 @@ class Sight(nn.Module):
         super().__init__()
         self.tower, self.head = tower, nn.Linear(width, BACKGROUND + 1)
 
-    def loss(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """`patches` (n, t, values), `labels` (n, t) -> cross-entropy, share of the covered patches named right."""
+    def loss(self, patches: Tensor, labels: Tensor, head_only: bool = False) -> tuple[Tensor, Tensor]:
+        """`patches` (n, t, values), `labels` (n, t) -> cross-entropy, share of the covered patches named right.
+        `head_only`: the tower gets no gradient."""
         where = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[:2])
-        said = self.head(self.tower(patches, where, torch.ones_like(where, dtype=torch.bool))).float()
+        features = self.tower(patches, where, torch.ones_like(where, dtype=torch.bool))
+        said = self.head(features.detach() if head_only else features).float()
         covered = labels != BACKGROUND
         right = (said.argmax(-1) == labels)[covered].float().mean()
         return F.cross_entropy(said.flatten(0, 1), labels.flatten()), right
