@@ -105,6 +105,9 @@ def test_sparse_knows_only_nought_and_one() -> None:
     assert Sparse()(judgement, (1, 2)).tolist() == [[1.0, 0.0]]
     assert Sparse(SparseOptions(threshold=0.2))(judgement, (1, 2)).tolist() == [[0.0, 0.0]]
     assert Sparse()(judged((LEFT, 0.0), total=0.2), (1, 2)).tolist() == [[0.0, 0.0]]
+    held = Sparse(SparseOptions(outside="global"))
+    assert held(judged((LEFT, -0.4), total=0.2), (1, 2)).tolist() == [[0.0, 1.0]], "the rest is as right as the whole"
+    assert held(judged((LEFT, 0.4), total=-0.2), (1, 2)).tolist() == [[0.0, 0.0]]
     picture = Sparse(SparseOptions(scope="picture"))
     assert picture(judged((LEFT, 0.4), (MIDDLE, -0.1), total=0.2), (1, 2)).tolist() == [[1.0, 1.0]]
     assert picture(judged((LEFT, 0.1), (MIDDLE, -0.4), total=0.2), (1, 2)).tolist() == [[0.0, 0.0]]

@@ -84,7 +84,8 @@ class Sparse:
                 raise RecordError(f'The judgement of candidate "{judgement.candidate}" holds no score at all.')
             return torch.full(grid, min(self._bit(mean) for mean in means))
         bits = [attrs.evolve(patch, score=self._bit(patch.score)) for patch in found]
-        return self._bit(global_score(judgement)) * spread(bits, grid, self.options.overlap, 0.0)
+        outside = 1.0 if self.options.outside == "global" else 0.0
+        return self._bit(global_score(judgement)) * spread(bits, grid, self.options.overlap, outside)
 
     def _bit(self, score: float) -> float:
         return float(score > self.options.threshold)
