@@ -23,19 +23,26 @@ class Schedule:
         default="logit-normal", validator=validators.in_(("logit-normal", "uniform"))
     )
     shift: float = field(default=1.0, validator=validators.gt(0))
+    levels: int = field(default=0, validator=validators.ge(0))
+    """How many times there are, k / levels up to 1, before the shift (a discrete scheduler's); 0 = all of (0, 1)."""
+
+    def whole(self, time: Tensor) -> Tensor:
+        """The next of the `levels` times; without levels the time itself."""
+        return (time * self.levels).ceil() / self.levels if self.levels else time
 
     def warp(self, time: Tensor) -> Tensor:
         """s * t / (1 + (s - 1) * t), s being `shift`: leaves 0 and 1 where they are."""
         return self.shift * time / (1 + (self.shift - 1) * time)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n,) float32 times in (0, 1), on the generator's device."""
+        """(n,) float32 times in (0, 1), or in (0, 1] with `levels`, on the generator's device."""
         if self.density == "uniform":
             time = torch.rand(n, generator=generator, device=generator.device)
         else:
             time = torch.randn(n, generator=generator, device=generator.device).sigmoid()
-        # Neither end is a time to train at: t = 0 has nothing to remove, t = 1 nothing to see.
-        return self.warp(time.clamp(1e-6, 1 - 1e-6))
+        # Neither end is a time to train at: t = 0 has nothing to remove, t = 1 nothing to see. (Models with levels have
+        # been trained at 1.)
+        return self.warp(self.whole(time.clamp(1e-6, 1 - 1e-6)))
 
 
 @frozen
