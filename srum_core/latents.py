@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,11 @@ from torch import Tensor
 from srum_core.errors import RecordError, TrainingError
 from srum_core.progress import progress
 from srum_core.store import write_atomic
+from srum_core.window import WHOLE
 
 if TYPE_CHECKING:
     from srum_core.protocols import UnifiedModel
-    from srum_core.records import Candidate
+    from srum_core.records import Box, Candidate
 
 CHUNK = 8
 """Pictures encoded at once."""
@@ -43,18 +45,28 @@ class Latents:
                 advance(len(chunk))
 
     def _prepare(self, model: UnifiedModel, chunk: Sequence[Candidate]) -> None:
+        window_of = getattr(model, "window", None)
         sources = {candidate.id: self._source(candidate) for candidate in chunk}
         missing = {candidate.id for candidate in chunk if not self._there(candidate, sources[candidate.id])}
         if missing:
             for candidate, tensors in zip(chunk, encode(model, chunk), strict=True):
                 if candidate.id in missing:
-                    write_atomic(self._path(candidate), save(tensors, {"source": sources[candidate.id]}))
+                    about = {"source": sources[candidate.id]}
+                    if window_of is not None and candidate.latent is None:
+                        about["window"] = json.dumps(window_of(candidate.size))
+                    write_atomic(self._path(candidate), save(tensors, about))
 
     def grid(self, candidate: Candidate) -> tuple[int, int]:
         """(rows, columns), out of the file's header."""
         with safe_open(self._path(candidate), framework="pt") as file:
             rows, columns, _ = file.get_slice("clean").get_shape()
         return rows, columns
+
+    def window(self, candidate: Candidate) -> Box:
+        """The part of the picture that the grid covers (the model's `window`), out of the file's header."""
+        with safe_open(self._path(candidate), framework="pt") as file:
+            stored = (file.metadata() or {}).get("window")
+        return WHOLE if stored is None else tuple(json.loads(stored))
 
     def load(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """The latent (rows, columns, channels) on the CPU, and the reference's."""
@@ -74,14 +86,18 @@ class Latents:
     def _source(self, candidate: Candidate) -> str:
         """A digest of the files and settings: a picture drawn again under the same id makes its latent stale."""
         digest = hashlib.sha256(self.made_by.encode())
-        for path in (candidate.image, candidate.reference):
+        for path in (candidate.image, candidate.reference, *([candidate.latent] if candidate.latent else [])):
             digest.update(b"\0" if path is None else hashlib.sha256(_read(path, candidate)).digest())
         return digest.hexdigest()
 
 
 def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[str, Tensor]]:
-    """Latents by name ("clean", "reference") per candidate. Raises TrainingError if a reference has another grid."""
-    clean = model.encode([_open(candidate.image) for candidate in candidates])
+    """Latents by name ("clean", "reference") per candidate: the one that it was drawn from where that was kept, else
+    encoded. Raises TrainingError if a reference has another grid."""
+    kept = {index: load_file(each.latent)["latent"] for index, each in enumerate(candidates) if each.latent}
+    drawn = [_open(each.image) for index, each in enumerate(candidates) if index not in kept]
+    made = iter(model.encode(drawn) if drawn else [])
+    clean = [kept[index] if index in kept else next(made) for index in range(len(candidates))]
     out = [{"clean": _stored(latent)} for latent in clean]
     paired = [(index, candidate.reference) for index, candidate in enumerate(candidates) if candidate.reference]
     if paired:

@@ -51,8 +51,16 @@ class UnifiedModel(Answerer, Protocol):
         ...
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write a complete checkpoint in the upstream layout. `weights`: the trained denoiser parameters by name."""
+        """Write a checkpoint that the adapter loads again. `weights`: the trained denoiser parameters by name.
+
+        It is complete and in the upstream layout, or else the adapter has `export`."""
         ...
+
+    # Optional:
+    # `window(size: (width, height)) -> Box` says which part of a picture `encode` sees, where that is not all of it.
+    # `before_training(texts)` is called once before the first step with all texts that `condition` will be asked for,
+    # so that what they need can be computed and let go of.
+    # `export(directory)` writes the whole model as it is, in the upstream layout, where `save` keeps only a part of it.
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1) as fractions of the picture's width and height, 0 <= x0 < x1 <= 1: no resize can break them."""
@@ -57,6 +58,8 @@ class Candidate:
     reference: Path | None = None
     boxes: BoxFormat | None = None
     """How the model that is asked about this picture writes boxes; the stages fill it in. None = stored pixels."""
+    latent: Path | None = None
+    """The latent that the picture was drawn from, where the model gave one: trained on instead of encoding."""
 
 
 @frozen
@@ -65,6 +68,9 @@ class Sample:
 
     image: Image
     thought: str = ""
+    latent: Tensor | None = field(default=None, eq=False)
+    """(rows, columns, channels), what the picture was drawn from: given, it is stored beside the picture and trained on
+    in place of `encode`. None = pictures are encoded."""
 
 
 def _whole_mask(_: Any, attribute: Any, counts: tuple[int, ...], size: tuple[int, int]) -> None:

@@ -14,6 +14,7 @@ from srum_core.records import Candidate, Judgement, Score
 from srum_core.report.pictures import data_uri
 from srum_core.run import Run
 from srum_core.selection import choose
+from srum_core.window import within
 
 Data = dict[str, Any]
 Grid = tuple[int, int]
@@ -137,7 +138,9 @@ class Weights:
         if self._map is None:
             self._map = self.run.registry.create("map", self.run.settings.map)
         try:
-            cells = self._map(self._read[candidate.id], Latents(self.folder, "").grid(candidate))
+            latents = Latents(self.folder, "")
+            seen = within(self._read[candidate.id], latents.window(candidate))
+            cells = self._map(seen, latents.grid(candidate))
         except RecordError as error:
             return {"why": str(error)}
         flat = [float(value) for value in cells.flatten()]

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
 
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate
 from srum_core.run import Planned, Run, refuse
 from srum_core.stages import Step, chunks
 from srum_core.store import write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def generate(run: Run, round: int) -> None:
@@ -34,5 +40,15 @@ def draw(model: UnifiedModel, items: Sequence[Planned], folder: Path) -> list[Ca
         data = BytesIO()
         sample.image.save(data, format="PNG")
         write_atomic(path, data.getvalue())
-        candidates.append(Candidate(item.id, item.prompt, path, sample.image.size, item.seed, sample.thought))
+        drawn = Candidate(item.id, item.prompt, path, sample.image.size, item.seed, sample.thought)
+        candidates.append(drawn if sample.latent is None else attrs.evolve(drawn, latent=_keep(sample.latent, path)))
     return candidates
+
+
+def _keep(latent: Tensor, picture: Path) -> Path:
+    """The latent's file, beside the picture."""
+    from safetensors.torch import save
+
+    path = picture.with_suffix(".safetensors")
+    write_atomic(path, save({"latent": latent.detach().cpu().contiguous()}))
+    return path

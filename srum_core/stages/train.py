@@ -28,9 +28,11 @@ from srum_core.progress import track
 from srum_core.resume import Log, Saved, sync
 from srum_core.selection import Pictures, choose
 from srum_core.store import check_settings, to_json
+from srum_core.window import within
 
 if TYPE_CHECKING:
     from srum_core.protocols import Loss, RewardMap, UnifiedModel
+    from srum_core.records import Judgement
     from srum_core.run import Run
 
 Metrics = dict[str, float | int | None]
@@ -56,6 +58,9 @@ def train(run: Run, round: int) -> Path:
     latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate")["adapter"]))
     latents.prepare(model, pictures.candidates, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
+    announce = getattr(model, "before_training", None)
+    if announce is not None:
+        announce(sorted({candidate.prompt.text for candidate in pictures.candidates}))
 
     trainer = Trainer(run, round, accelerator, model, pictures, latents, reward_map, objective)
     try:
@@ -101,6 +106,8 @@ class Trainer:
     objective: Loss
     sizes: list[int] = field(init=False)
     """Latent cells per picture."""
+    judgements: list[Judgement] = field(init=False)
+    """Of what each latent covers of its picture."""
     tuned: tuning.Tuned = field(init=False)
     denoiser: nn.Module = field(init=False)
     """`tuned.module` as accelerate wraps it."""
@@ -116,6 +123,8 @@ class Trainer:
     def __attrs_post_init__(self) -> None:
         run, settings, accelerator = self.run, self.run.settings, self.accelerator
         self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.pictures.candidates)]
+        pairs = zip(self.pictures.judgements, self.pictures.candidates, strict=True)
+        self.judgements = [within(judgement, self.latents.window(candidate)) for judgement, candidate in pairs]
         set_seed(run.derive_seed("start of training", self.round))  # LoRA's first weights are random
         self.tuned = tuning.tune(self.model, settings.train.method, settings.lora, settings.train.checkpointing)
         tuning.check_types(self.tuned, accelerator.mixed_precision)
@@ -210,7 +219,7 @@ class Trainer:
             texts.append(None if dropped else self.pictures.candidates[index].prompt.text)
             times.append(schedule.sample(1, rng))
             noise.append(torch.randn(x.shape, generator=rng))
-        weight = [self.reward_map(self.pictures.judgements[i], x.shape[:2]) for i, x in zip(batch, clean, strict=True)]
+        weight = [self.reward_map(self.judgements[i], x.shape[:2]) for i, x in zip(batch, clean, strict=True)]
         condition = self.model.condition(texts)
         drawn = torch.cat(times)
         return flow_step(self.denoiser, clean, condition, drawn, weight, noise, reference, self.beginning)
