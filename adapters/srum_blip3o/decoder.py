@@ -1,0 +1,122 @@
+"""Pixels out of features: the checkpoint's UNet and autoencoder through diffusers' SDXL pipeline. The pipeline file
+that a checkpoint may bring along is code, and is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from attrs import frozen
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+from srum_blip3o.options import Drawing
+from srum_blip3o.weights import read_json
+from srum_core.errors import CheckpointError
+
+ORIGINAL = (1024, 1024)
+"""(height, width) that the UNet is told the picture was cut from, whatever is drawn."""
+Watch = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+@frozen
+class Decoder:
+    """The pipeline, and the autoencoder beside it in float32 (16-bit decoding shows)."""
+
+    pipeline: Any
+    autoencoder: Any
+    size: tuple[int, int]
+    """(width, height) of what it was made to draw."""
+
+    def noise(self, size: tuple[int, int], dice: torch.Generator) -> Tensor:
+        """One picture's starting noise (c, h, w), before the scheduler's scaling."""
+        factor = self.pipeline.vae_scale_factor
+        width, height = size
+        if width % factor or height % factor:
+            raise CheckpointError(
+                f"adapter.size {width}x{height} cannot be drawn: both sides must be multiples of {factor}."
+            )
+        channels = self.pipeline.unet.config.in_channels
+        return torch.randn(channels, height // factor, width // factor, generator=dice)
+
+    @torch.no_grad()
+    def latents(
+        self, features: Tensor, negative: Tensor, noise: Tensor, drawing: Drawing, watch: Watch | None = None
+    ) -> Tensor:
+        """Features (n, tokens, c) row-major, what to guide away from (same shape), noise (n, c, h, w) -> latents."""
+        unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
+        features, negative, noise = (each.to(unet.device, unet.dtype) for each in (features, negative, noise))
+        height, width = (side * factor for side in noise.shape[-2:])
+        watched = {} if watch is None else {"callback_on_step_end": watch}
+        return self.pipeline(
+            prompt_embeds=features,
+            pooled_prompt_embeds=features.mean(1),
+            negative_prompt_embeds=negative,
+            negative_pooled_prompt_embeds=negative.mean(1),
+            latents=noise,
+            height=height,
+            width=width,
+            original_size=ORIGINAL,
+            crops_coords_top_left=(0, 0),
+            target_size=(height, width),
+            num_inference_steps=drawing.decoder_steps,
+            guidance_scale=drawing.decoder_guidance,
+            output_type="latent",
+            return_dict=False,
+            **watched,
+        )[0]
+
+    @torch.no_grad()
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Latents -> pictures (n, 3, H, W) in [0, 1]."""
+        scaled = latents.float() / self.autoencoder.config.scaling_factor
+        return (self.autoencoder.decode(scaled, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+
+
+def load(directory: Path, channels: int, device: torch.device, dtype: torch.dtype) -> Decoder:
+    """Raises CheckpointError if a part is missing or the UNet does not read features of so many channels."""
+    for part in ("unet", "vae", "scheduler"):
+        if not (directory / part).is_dir():
+            raise CheckpointError(
+                f"{directory} has no {part}: BLIP3-o draws with the decoder in diffusion-decoder (unet, vae, "
+                "scheduler). Download it, or say where it is with adapter.decoder."
+            )
+    unet = UNet2DConditionModel.from_pretrained(
+        directory / "unet", torch_dtype=dtype, variant=_variant(directory / "unet"), use_safetensors=True
+    )
+    if unet.config.cross_attention_dim != channels:
+        raise CheckpointError(
+            f"The decoder in {directory} reads features of {unet.config.cross_attention_dim} channels, the head draws "
+            f"{channels}: they are of different checkpoints."
+        )
+    autoencoder = AutoencoderKL.from_pretrained(
+        directory / "vae", torch_dtype=torch.float32, variant=_variant(directory / "vae"), use_safetensors=True
+    )
+    for module in (unet, autoencoder):
+        module.to(device).eval().requires_grad_(False)
+    pipeline: Any = StableDiffusionXLPipeline(
+        autoencoder, None, None, None, None, unet, _scheduler(directory / "scheduler"), add_watermarker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    side = unet.config.sample_size * pipeline.vae_scale_factor
+    return Decoder(pipeline, autoencoder, (side, side))
+
+
+def _variant(folder: Path) -> str | None:
+    """Weights are published as `….bf16.safetensors`; a plain file is taken first."""
+    names = [path.name for path in folder.glob("diffusion_pytorch_model*.safetensors*")]
+    plain = any(".bf16." not in name for name in names)
+    return None if plain or not names else "bf16"
+
+
+def _scheduler(folder: Path) -> Any:
+    """A class of diffusers' own, by the name in the configuration."""
+    name = read_json(folder / "scheduler_config.json").get("_class_name")
+    found = getattr(diffusers, str(name), None)
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        raise CheckpointError(f"{folder / 'scheduler_config.json'} names {name!r}, which is no scheduler of diffusers.")
+    return found.from_pretrained(str(folder))  # type: ignore[attr-defined]

@@ -1,0 +1,155 @@
+"""The feature tower, EVA-CLIP-E+: what the head's targets are made of. A plain transformer with the norms behind."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from attrs import frozen
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from srum_core.errors import CheckpointError
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of CLIP's training pictures, red, green and blue."""
+
+
+@frozen
+class Preset:
+    """What `gen_vision_tower` names."""
+
+    head_width: int
+    """Of the attention; the weights cannot tell."""
+    grid: int
+    """Patches a side; with it pictures can be drawn without the tower's weights."""
+
+
+PRESETS = {"eva-clip-E-14-plus": Preset(head_width=112, grid=32)}
+
+
+@frozen
+class Sizes:
+    """What a tower is built from."""
+
+    width: int
+    patch: int
+    grid: int
+    """Patches a side."""
+    blocks: int
+    heads: int
+    mlp: int
+
+    @property
+    def image(self) -> int:
+        """Pixels a side of the pictures it sees."""
+        return self.patch * self.grid
+
+
+def read_sizes(shapes: Mapping[str, Sequence[int]], heads: int) -> Sizes:
+    """From the tower's own names and shapes. Raises CheckpointError where these are of no such tower."""
+    try:
+        width, _, patch, _ = shapes["patch_embed.proj.weight"]
+        positions = shapes["pos_embed"][1] - 1
+        mlp = shapes["blocks.0.mlp.fc1.weight"][0]
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"The feature tower's weights are incomplete: {error} is missing or odd.") from error
+    grid = math.isqrt(positions)
+    if grid * grid != positions or width % heads:
+        raise CheckpointError(
+            f"A feature tower of {positions} positions, width {width} and {heads} heads is not possible."
+        )
+    numbers = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
+    return Sizes(width, patch, grid, max(numbers) + 1, heads, mlp)
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "n t (three h d) -> three n h t d", three=3, h=self.heads)
+        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "n h t d -> n t (h d)"))
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class _Block(nn.Module):
+    """x + norm(f(x)), twice: the norm is behind the branch, not before it."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (nn.LayerNorm(sizes.width, eps=1e-6) for _ in range(2))
+        self.attn, self.mlp = _Attention(sizes.width, sizes.heads), _Mlp(sizes.width, sizes.mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.norm1(self.attn(x))
+        return x + self.norm2(self.mlp(x))
+
+
+class Tower(nn.Module):
+    """Names as stored. No rotary positions, no final norm, no projection."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, sizes.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + sizes.grid**2, sizes.width))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, sizes.width, sizes.patch, sizes.patch)})
+        self.blocks = nn.ModuleList(_Block(sizes) for _ in range(sizes.blocks))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures (n, 3, side, side) as `preprocess` makes them -> features (n, patches, width), row-major."""
+        patches = rearrange(self.patch_embed["proj"](pictures.to(self.cls_token)), "n c h w -> n (h w) c")
+        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return x[:, 1:]
+
+
+def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Own name -> shape of every tensor."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Tower(sizes).state_dict().items()}
+
+
+def pool(features: Tensor, stride: int) -> Tensor:
+    """Patch features (n, patches, c) -> mean over stride x stride patches, grids (n, rows, columns, c)."""
+    side = math.isqrt(features.shape[1])
+    square = rearrange(features, "n (h w) c -> n c h w", h=side)
+    return rearrange(F.avg_pool2d(square, stride), "n c h w -> n h w c")
+
+
+def preprocess(image: Image.Image, side: int) -> Tensor:
+    """(3, side, side): the short side resized (the long one cut to whole pixels), then the middle square.
+
+    Offsets round half to even, as torchvision's crop does; transformers' is a pixel off for odd margins."""
+    short = min(image.size)
+    width, height = (side if length == short else int(side * length / short) for length in image.size)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    resized = image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(resized.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
+    mean, std = np.asarray(MEAN, dtype=np.float32), np.asarray(STD, dtype=np.float32)
+    return torch.from_numpy((pixels - mean) / std).permute(2, 0, 1)
+
+
+def window(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of a (width, height) picture that the tower sees, the middle square, as fractions."""
+    width, height = size
+    side = min(width, height)
+    left, top = (width - side) / 2 / width, (height - side) / 2 / height
+    return left, top, left + side / width, top + side / height

@@ -1,0 +1,211 @@
+"""BLIP3-o as a `UnifiedModel`: a frozen Qwen2.5-VL reads, looks and answers; a head draws features of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from srum_blip3o import decoder, eva, language, tower
+from srum_blip3o.checkpoint import HEAD, QUERIES, open_checkpoint
+from srum_blip3o.denoiser import Denoiser, Told
+from srum_blip3o.options import Options
+from srum_blip3o.parts import Parts
+from srum_blip3o.place import choose_device, choose_dtype
+from srum_blip3o.reader import Reader
+from srum_blip3o.sampling import sample
+from srum_blip3o.weights import fill, save_trained, write_whole
+from srum_blip3o.words import QUERIES as QUERIES_TOKEN
+from srum_blip3o.words import Words
+from srum_core.flow import Recipe, Schedule
+from srum_core.pictures import flatten, open_rgb
+from srum_core.records import Box, BoxFormat, Question, Sample
+
+READ_AT_ONCE = 16
+"""Captions whose conditions are computed together when all are wanted."""
+
+
+class Blip3o:
+    """Load a checkpoint directory (or hub id) strictly: no missing, no unused key. Only the head is loaded at once; the
+    language model, the decoder and the feature tower come when something needs them."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.device = choose_device(options.device)
+        self.dtype = choose_dtype(options.dtype, self.device)
+        self.checkpoint = open_checkpoint(options.checkpoint, self.device, options.device)
+        sizes = self.checkpoint.sizes
+        self.words = Words.load(
+            self.checkpoint.directory, int(self.checkpoint.config.get("tokenizer_model_max_length", 512))
+        )
+        self.eyes = language.Eyes(*options.vision_pixels)
+        self.parts = Parts(
+            {
+                "language model": lambda: language.load(self.checkpoint, self.device, self.dtype),
+                "decoder": self._load_decoder,
+                "feature tower": lambda: tower.load(self.checkpoint, options, self.device, self.dtype),
+            },
+            options.release,
+        )
+        self.denoiser = self._load_denoiser(sizes)
+        self.told: dict[str, Tensor] = {}
+        """With train_queries off: the condition of every caption so far, on the CPU."""
+        self.recipe = Recipe(
+            blocks=("LuminaNextDiTBlock",),
+            full=(r"dit\..*", *([r"latent_queries"] if options.train_queries else [])),
+            lora=r"dit\.model\.layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])",
+            schedule=Schedule("uniform", levels=1000),
+        )
+
+    def _load_denoiser(self, sizes: Any) -> Denoiser:
+        reader = Reader(
+            lambda: self.parts["language model"].model.language_model,
+            self.words.special[QUERIES_TOKEN],
+            self.words.special["<|endoftext|>"],
+            self.options.recompute,
+        )
+        with torch.device("meta"):
+            denoiser = Denoiser(sizes.head, sizes.queries, reader, self.options.train_queries)
+        names = {name: stored_name(name) for name in denoiser.state_dict()}
+        stored = self.checkpoint.stored.tensors(names.values())
+        fill(denoiser, {name: stored[its] for name, its in names.items()}, self.device, self.dtype)
+        return denoiser
+
+    def _load_decoder(self) -> decoder.Decoder:
+        directory = Path(self.options.decoder).expanduser() if self.options.decoder else None
+        directory = directory or self.checkpoint.directory / "diffusion-decoder"
+        return decoder.load(directory, self.checkpoint.sizes.head.channels, self.device, self.dtype)
+
+    # ---- drawing ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """One picture of `options.size` per prompt. The features it was drawn from go along with `x0="sampled"`."""
+        self.parts.only("language model", "decoder")
+        drawing, made = self.options.drawing, self.parts["decoder"]
+        size = (self.options.size[0] or made.size[0], self.options.size[1] or made.size[1])
+        side, channels = self.side, self.checkpoint.sizes.head.channels
+        dice = [torch.Generator().manual_seed(seed) for seed in [*seeds, drawing.negative_seed]]
+        noise = torch.stack([torch.randn(channels, side, side, generator=each) for each in dice])
+        for_pixels = torch.stack([made.noise(size, each) for each in dice[:-1]])
+        # No prompt at all is one more row: features that the decoder is guided away from, with the weights of now.
+        rows = [*(self.read(prompt, self.options.drawing_turn) for prompt in prompts), []]
+        used = len(rows) if drawing.negative == "empty_prompt" else len(prompts)
+        states = self.denoiser.reader.states(self.denoiser.latent_queries, rows[:used])
+        grids = sample(self.denoiser, states, noise[:used], drawing)
+        tokens = rearrange(grids, "n c h w -> n (h w) c")
+        features, negative = tokens[: len(prompts)], self._negative(tokens)
+        latents = made.latents(features, negative.expand_as(features), for_pixels, drawing)
+        kept = rearrange(grids, "n c h w -> n h w c").cpu() if self.options.x0 == "sampled" else [None] * len(grids)
+        images = [to_image(picture) for picture in made.pixels(latents)]
+        return [Sample(image, latent=latent) for image, latent in zip(images, kept[: len(images)], strict=True)]
+
+    def _negative(self, tokens: Tensor) -> Tensor:
+        """(1, tokens, c) that the decoder is guided away from; `tokens` are what was drawn, for no prompt last."""
+        kind = self.options.drawing.negative
+        if kind == "empty_prompt":
+            return tokens[-1:]
+        if kind == "zeros":
+            return torch.zeros_like(tokens[:1])
+        found: tower.Tower = self.parts["feature tower"]
+        black = torch.zeros(1, 3, found.image, found.image, device=self.device)
+        return rearrange(found.features(black), "n h w c -> n (h w) c").to(tokens)
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of the feature grid, from the tower's weights."""
+        if not hasattr(self, "_side"):
+            self._side = tower.grid_side(self.checkpoint, self.options)
+        return self._side
+
+    def read(self, prompt: str, turn: str) -> list[int]:
+        """A caption's ids up to the queries, the assistant's turn closed or open."""
+        return self.words.caption(prompt, turn == "closed", self.checkpoint.sizes.queries)
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Feature grids (rows, columns, channels), float32, of each picture's middle square."""
+        self.parts.only("feature tower")
+        found: tower.Tower = self.parts["feature tower"]
+        pictures = torch.stack([eva.preprocess(flatten(image), found.image) for image in images])
+        return list(found.features(pictures.to(self.device)).float())
+
+    def window(self, size: tuple[int, int]) -> Box:
+        """The part of a picture that `encode` sees."""
+        return eva.window(size)
+
+    def condition(self, texts: Sequence[str | None]) -> list[Told]:
+        """A caption's ids, which the denoiser reads with the queries as they are; with train_queries off what it would
+        make of them, (queries, hidden). None where the text is dropped."""
+        if not self.options.train_queries:
+            self._tell(texts)
+            return [None if text is None else self.told[text].to(self.device) for text in texts]
+        ids = [None if text is None else self.read(text, self.options.training_turn) for text in texts]
+        return [None if row is None else torch.tensor(row, device=self.device) for row in ids]
+
+    def before_training(self, texts: Sequence[str]) -> None:
+        """All the captions that `condition` will be asked for: with train_queries off they are read now, and the
+        language model goes. Nothing else stays in memory either."""
+        self.parts.only("language model")
+        if not self.options.train_queries:
+            self._tell(texts)
+            self.parts.only()
+
+    @torch.no_grad()
+    def _tell(self, texts: Sequence[str | None]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text is not None and text not in self.told]
+        for start in range(0, len(new), READ_AT_ONCE):
+            some = new[start : start + READ_AT_ONCE]
+            rows = [self.read(text, self.options.training_turn) for text in some]
+            states = self.denoiser.reader.states(self.denoiser.latent_queries, rows)
+            self.told |= zip(some, states.cpu(), strict=True)
+
+    def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """What was trained, under the official names, and which checkpoint it belongs to; it loads like one."""
+        changed = {stored_name(name): tensor for name, tensor in weights.items()}
+        save_trained(self.checkpoint.stored, self.checkpoint.base, directory, changed)
+
+    def export(self, directory: Path) -> None:
+        """The whole model as it is now, as a directory in the published layout."""
+        now = {stored_name(name): tensor for name, tensor in self.denoiser.state_dict().items()}
+        write_whole(self.checkpoint.stored, directory, now)
+        tower.copy_beside(self.checkpoint, self.options, directory)
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """All questions at once, whatever their lengths."""
+        self.parts.only("language model")
+        images = [open_rgb(question.image, question.crop) for question in questions]
+        patches, grids = self.eyes.patches(images)
+        rows = [
+            self.words.question(question.text, language.cells(grid), question.think)
+            for question, grid in zip(questions, grids, strict=True)
+        ]
+        asked = language.Asked.of(self.words, rows, (patches, grids), self.device)
+        replies = [language.Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
+        said = language.speak(self.parts["language model"], self.words, asked, replies)
+        return [self.words.text(ids) for ids in said]
+
+    def box_format(self, size: tuple[int, int]) -> BoxFormat:
+        """Pixels of the picture as it was resized for the model, not of the file and not thousandths."""
+        return BoxFormat("pixels", self.eyes.seen(size))
+
+
+def stored_name(name: str) -> str:
+    """A denoiser parameter -> its name in the checkpoint."""
+    return QUERIES if name == "latent_queries" else HEAD + name.removeprefix("dit.model.")
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] -> RGB, rounded to whole levels."""
+    levels = (picture * 255).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
