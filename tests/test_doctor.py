@@ -335,6 +335,37 @@ def test_a_fixed_number_of_steps_is_what_is_counted(run: Run, patient: Patient) 
     assert "generate 0:08, judge 0:16, train 1:28." in told
 
 
+def test_questions_of_further_turns_are_counted_or_said_to_be_missing(run: Run, patient: Patient) -> None:
+    overrides = ["judges=['self-play']", "prompts=shapes:train:4", "train.steps=1", "benchmark="]
+    settings = config.load_settings("bagel", ["shapes"], None, overrides, run.registry)
+    one_second = [Cost(name, 1, 1.0, 0.0) for name in ("generate", "encode", "answer", "denoiser", cost.TRAINING)]
+
+    def estimated(first: str) -> tuple[str, list[str]]:
+        asked: list[str] = []
+
+        def answer(questions: Sequence[Question]) -> list[str]:
+            asked.extend(question.text for question in questions)
+            return [first if "Write questions" in question.text else "Verdict: yes" for question in questions]
+
+        model: Any = Broken(patient.model, answer=answer)
+        other = Patient(Run(run.folder, settings, run.registry), model, patient.candidates, patient.texts, True)
+        answering.check(other)
+        before = list(asked)
+        told = cost.estimate(other, one_second)
+        assert asked == before, "an estimate asks nothing"
+        return told, before[1:]  # the first is the doctor's own
+
+    told, asked = estimated("Is there a cat?\nIs there a dog?\nIs the sky blue?")
+    assert len(asked) == 8, "for each of two pictures one question, and the three that follow"
+    assert "8 pictures, 4 questions each" in told
+    assert "judge 0:32" in told
+    assert "asking again are not counted. Further turns are: as on two pictures (self-play)." in told
+    told, asked = estimated("I like it.")
+    assert len(asked) == 2
+    assert "8 pictures, 1 question each" in told
+    assert "Finding regions, asking again and further turns of self-play are not counted." in told
+
+
 def test_a_parameter_without_gradient_is_told(run: Run, model: Bagel, patient: Patient) -> None:
     broken: Any = Broken(model, denoiser=deepcopy(model.denoiser))
     broken.denoiser.latent_pos_embed.register_parameter("unused", nn.Parameter(torch.zeros(2)))

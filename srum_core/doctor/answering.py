@@ -22,7 +22,11 @@ def check(patient: Patient) -> list[Finding]:
 
 
 def hearings(patient: Patient) -> list[Hearing]:
-    """Two pictures before each of the run's judges."""
+    """Two pictures before each of the run's judges: as they were heard, or else with the first questions only."""
+    return patient.heard or _opened(patient)
+
+
+def _opened(patient: Patient) -> list[Hearing]:
     judges = patient.run.judges()
     return [Hearing.open(name, each, candidate, HALVES) for candidate in _seen(patient) for name, each in judges]
 
@@ -50,9 +54,10 @@ def _plain(patient: Patient) -> Finding:
 
 def _judged(patient: Patient) -> list[Finding]:
     """The share of questions with readable answers, judge by judge."""
-    opened = hearings(patient)
+    opened = _opened(patient)
     for hearing in opened:
         conduct([hearing], lambda questions: ask(patient, questions), retries=0, temperature=0.0, seed=lambda *_: 0)
+    patient.heard = opened
     return [_readable(patient, name, opened) for name in dict.fromkeys(hearing.name for hearing in opened)]
 
 

@@ -19,6 +19,7 @@ from srum_core.doctor import answering
 from srum_core.doctor.findings import Cost, Finding
 from srum_core.doctor.patient import Patient
 from srum_core.flow import FlowStep, flow_step
+from srum_core.hearing import Hearing
 from srum_core.latents import CHUNK
 from srum_core.progress import clock
 from srum_core.records import Question
@@ -114,8 +115,8 @@ def _fill(some: Sequence[T], count: int) -> list[T]:
 
 
 def _questions(patient: Patient) -> list[Question]:
-    """Those of the run's judges, or a plain one."""
-    asked = [question for hearing in answering.hearings(patient) for question in hearing.questions]
+    """Those of the run's judges, further turns included, or a plain one."""
+    asked = [question for hearing in answering.hearings(patient) for question in hearing.votes[0].questions]
     return asked or [Question(patient.candidates[0].image, "What does this picture show?")]
 
 
@@ -174,8 +175,8 @@ def estimate(patient: Patient, found: Sequence[Cost]) -> str:
     settings = patient.run.settings
     each = {cost.operation: cost.seconds / cost.count for cost in found}
     pictures = len(patient.run.planned(0))
-    opened = answering.hearings(patient)
-    questions = math.ceil(sum(len(h.questions) for h in opened) / len({h.candidate.id for h in opened}))
+    heard = answering.hearings(patient)
+    questions = math.ceil(sum(len(h.votes[0].questions) for h in heard) / len({h.candidate.id for h in heard}))
     train = settings.train
     together = train.accumulation * fitting(patient, patient.encode(patient.pictures[:1])[0])
     trained = train.steps * together if train.steps else train.epochs * pictures
@@ -189,6 +190,14 @@ def estimate(patient: Patient, found: Sequence[Cost]) -> str:
     told = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items())
     return (
         f"A round of these settings ({pictures} pictures, {questions} question{'s' * (questions != 1)} each, {trained} "
-        f"trained on) would take about {clock(sum(parts.values()))} on this machine: {told}. Finding regions and "
-        "asking again are not counted."
+        f"trained on) would take about {clock(sum(parts.values()))} on this machine: {told}. {_left_out(heard)}"
     )
+
+
+def _left_out(heard: Sequence[Hearing]) -> str:
+    """What is not counted. How many questions come in further turns only answers tell, here those on two pictures."""
+    counted = dict.fromkeys(h.name for h in heard if len(h.votes[0].turns) > 1)
+    turning = dict.fromkeys(h.name for h in heard if hasattr(h.judge, "further") and h.name not in counted)
+    *parts, last = ["Finding regions", "asking again", *(f"further turns of {name}" for name in turning)]
+    told = f"{', '.join(parts)} and {last} are not counted."
+    return f"{told} Further turns are: as on two pictures ({', '.join(counted)})." if counted else told

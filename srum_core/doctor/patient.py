@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from attrs import define
+from attrs import define, field
 from PIL import Image
 from torch import Tensor
 
 from srum_core.errors import ConfigError
+from srum_core.hearing import Hearing
 from srum_core.pictures import open_rgb
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate, Prompt
@@ -33,6 +34,8 @@ class Patient:
     texts: list[str | None]
     """What each shows; None = not known."""
     trained: bool | None = None
+    heard: list[Hearing] = field(factory=list)
+    """Two of the pictures before each of the run's judges, once all that they ask is answered."""
 
     @property
     def pictures(self) -> list[Image.Image]:
