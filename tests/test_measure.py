@@ -11,8 +11,9 @@ from PIL import Image
 
 from srum_benchmarks.shapes import figures, world
 from srum_benchmarks.shapes.checker import Found, Verdict, check
+from srum_benchmarks.shapes.judging import judging
 from srum_benchmarks.shapes.lessons import appraise, layout_answer, lesson, regions_answer
-from srum_benchmarks.shapes.measure import as_json, as_markdown, drawing, judging, main, measure
+from srum_benchmarks.shapes.measure import as_json, as_markdown, drawing, main, measure
 from srum_benchmarks.shapes.render import compose, draw
 from srum_benchmarks.shapes.spoil import DAMAGES, spoil
 from srum_core.records import Sample
@@ -22,10 +23,11 @@ WORDS = ("Prompt: {prompt}\nRate the layout.", "Prompt: {prompt}\n{regions}Rate 
 
 class Artist:
     """Draws a right picture and, every second time a prompt comes, one with an object too many (or one too few); judges
-    as the checker does, or calls everything right (`pleased`), or mumbles about every second picture (`mumbling`)."""
+    as the checker does, or calls everything right (`pleased`), mumbles about every second picture (`mumbling`), or says
+    the opposite in so many sampled answers (`wavering`)."""
 
-    def __init__(self, pleased: bool = False, mumbling: bool = False) -> None:
-        self.pleased, self.mumbling = pleased, mumbling
+    def __init__(self, pleased: bool = False, mumbling: bool = False, wavering: float = 0.0) -> None:
+        self.pleased, self.mumbling, self.wavering = pleased, mumbling, wavering
         self.known = {p.text: p for category in world.CATEGORIES for p in world.every_prompt("dev", category)}
         self.drawn: list[tuple[str, int]] = []
         self.asked = 0
@@ -50,7 +52,12 @@ class Artist:
         prompt = self.known[re.search(r"Prompt: (.*)\n", question.text)[1]]
         seen = appraise(np.asarray(Image.open(question.image)), prompt)
         text = regions_answer(seen) if "Rate each" in question.text else layout_answer(seen)
-        return re.sub(r"(?<=Score: ).*", "1.0", text) if self.pleased else text
+        rng = np.random.default_rng(question.seed)
+
+        def waver(score):
+            return str(-float(score[0])) if question.temperature and rng.random() < self.wavering else score[0]
+
+        return re.sub(r"(?<=Score: ).*", "1.0" if self.pleased else waver, text)
 
 
 def values(figure):
@@ -109,6 +116,16 @@ def test_measuring_tells_a_perfect_judge_from_a_pleased_one():
     certain = {"wrong colour", "wrong shape", "missing", "extra", "wrong relation", "wrong count"} & set(kinds)
     assert {pleased["accuracy_by_kind"][name]["value"] for name in certain} == {0.0}
     assert sum(figure["count"] for figure in kinds.values()) == 60
+
+
+def test_several_answers_are_sampled_and_their_disagreement_counts():
+    def judged(votes):
+        return measure(Artist(wavering=0.25), WORDS, "dev", lessons=60, only="judging", votes=votes)["lessons"]
+
+    assert judged(1)["region_auc"]["value"] == 1.0, "a single answer is greedy"
+    few, many = judged(3), judged(9)
+    assert 0.75 < few["region_auc"]["value"] < many["region_auc"]["value"]
+    assert few["region_sign_accuracy"]["value"] < many["region_sign_accuracy"]["value"]
 
 
 def test_lessons_are_the_same_pictures_of_held_out_prompts_every_time():

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,18 @@ from typing import Any
 import numpy as np
 
 from srum_benchmarks.shapes.checker import Verdict, check
-from srum_benchmarks.shapes.figures import Figure, auc, balanced, correlation, share
-from srum_benchmarks.shapes.lessons import Lesson, appraise, exchanges, lesson
+from srum_benchmarks.shapes.figures import Figure, share
+from srum_benchmarks.shapes.judging import judging
+from srum_benchmarks.shapes.lessons import appraise, lesson
 from srum_benchmarks.shapes.render import Picture
 from srum_benchmarks.shapes.world import CATEGORIES, prompts
 from srum_core.errors import CheckpointError
 from srum_core.protocols import UnifiedModel
-from srum_core.records import Prompt, Question
+from srum_core.records import Prompt
 from srum_core.store import write_atomic
 
 BATCH = 64
-RIGHT = 0.5
-"""A picture that scores above this is said to be right."""
-_SCORE = re.compile(r"Score: (-?\d\.\d)$", re.MULTILINE)
-_REGION = re.compile(r"Region ID: (\d+)\n.*\nScore: (-?\d\.\d)$", re.MULTILINE)
+_ABOUT = ("split", "prompts", "pictures", "seed", "votes")
 
 
 def measure(
@@ -46,11 +43,12 @@ def measure(
     pictures: int = 1,
     lessons: int = 0,
     only: str | None = None,
+    votes: int = 1,
 ) -> dict[str, Any]:
     """Figures with 95 % intervals over prompts: of `pictures` drawn for each of `count` prompts, of how these are
     judged, and of how `lessons` rendered pictures of the split are. `only`: "drawing" asks nothing, "judging" draws
-    nothing and judges the lessons."""
-    found: dict[str, Any] = {"split": split, "seed": seed}
+    nothing and judges the lessons. `votes`: see `judging`."""
+    found: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
         found |= {"prompts": count, "pictures": pictures}
         asked = [prompt for prompt in prompts(split, count) for _ in range(pictures)]
@@ -60,10 +58,10 @@ def measure(
         found["drawing"] = drawing([check(each, p.tags) for each, p in zip(drawn, asked, strict=True)], asked, which)
         if only != "drawing":
             own = [appraise(each, prompt) for each, prompt in zip(drawn, asked, strict=True)]
-            found["judging"] = judging(model, own, templates, which)
+            found["judging"] = judging(model, own, templates, which, votes)
     if lessons and only != "drawing":
         rng = np.random.default_rng(seed)
-        found["lessons"] = judging(model, [lesson(rng, split) for _ in range(lessons)], templates)
+        found["lessons"] = judging(model, [lesson(rng, split) for _ in range(lessons)], templates, votes=votes)
     return found
 
 
@@ -101,88 +99,6 @@ def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndar
     }
 
 
-def judging(
-    model: UnifiedModel, lessons: Sequence[Lesson], templates: tuple[str, str], which: np.ndarray | None = None
-) -> dict[str, Any]:
-    """What the model says of pictures against what the checker reads in them. Unreadable answers are left out of every
-    figure but the readable shares. `which` prompt each picture is of; without it each is of its own."""
-    said = answers(model, lessons, templates)
-    which = np.arange(len(lessons)) if which is None else which
-    scores = [float(found[1]) if (found := _SCORE.search(text)) else np.nan for text, _ in said]
-    whole = _whole(lessons, np.array(scores), which)
-    given = [{int(number): float(score) for number, score in _REGION.findall(text)} for _, text in said]
-    complete = [
-        scored.keys() >= set(range(1, len(each.parts) + 1)) for each, scored in zip(lessons, given, strict=True)
-    ]
-    asked = np.array([bool(each.parts) for each in lessons])
-    readable = {
-        "layout_readable": share(~np.isnan(scores), which),
-        "regions_readable": share(np.array(complete)[asked], which[asked]),
-    }
-    return {**readable, **whole, **_regional(lessons, given, which)}
-
-
-def _whole(lessons: Sequence[Lesson], scores: np.ndarray, which: np.ndarray) -> dict[str, Any]:
-    read = ~np.isnan(scores)
-    scores, which = scores[read], which[read]
-    some = [each for each, readable in zip(lessons, read, strict=True) if readable]
-    truth = np.array([each.score for each in some])
-    right, said = truth > 0.9, scores > RIGHT
-    reasons, kinds = np.array([each.reason for each in some]), np.array([each.kind for each in some])
-    found: dict[str, Any] = {
-        "layout_balanced_accuracy": balanced(right, said, which),
-        "right_recognised": share(said[right], which[right]),
-        "wrong_recognised": share(~said[~right], which[~right]),
-        "layout_auc": auc(right, scores, which),
-        "layout_correlation": correlation(truth, scores, which),
-        "wrong_recognised_by_fault": {
-            reason: share(~said[of], which[of])
-            for reason in sorted(set(reasons[~right].tolist()))
-            if (of := ~right & (reasons == reason)).any()
-        },
-    }
-    names = sorted(set(kinds.tolist()) - {""})
-    if names:  # how rendered pictures came about; the model's own have no kind
-        by_kind = {name: share((said == right)[kinds == name], which[kinds == name]) for name in names}
-        found["accuracy_by_kind"] = by_kind
-    return found
-
-
-def _regional(lessons: Sequence[Lesson], given: Sequence[Mapping[int, float]], which: np.ndarray) -> dict[str, Figure]:
-    """Sign accuracy is balanced between good and bad regions."""
-    pairs = [
-        (part.score, scored[i], prompt)
-        for each, scored, prompt in zip(lessons, given, which, strict=True)
-        for i, part in enumerate(each.parts, 1)
-        if i in scored
-    ]
-    truth, score, prompt = np.array(pairs).T if pairs else np.zeros((3, 0))
-    return {
-        "region_sign_accuracy": balanced(truth > 0, score > 0, prompt),
-        "region_auc": auc(truth > 0, score, prompt),
-        "region_correlation": correlation(truth, score, prompt),
-        "good_regions": share(truth > 0, prompt),
-    }
-
-
-def answers(model: UnifiedModel, lessons: Sequence[Lesson], templates: tuple[str, str]) -> list[tuple[str, str]]:
-    """What the model says about each picture (layout, regions)."""
-    from PIL import Image
-
-    said: dict[tuple[int, int], str] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        questions, places = [], []
-        for i, each in enumerate(lessons):
-            path = Path(folder) / f"{i}.png"
-            Image.fromarray(each.image).save(path)
-            for kind, (question, _) in enumerate(exchanges(each, *templates)):
-                questions.append(Question(path, question, max_new_tokens=90 if kind == 0 else 200))
-                places.append((i, kind))
-        for start in range(0, len(questions), BATCH):
-            said |= zip(places[start : start + BATCH], model.answer(questions[start : start + BATCH]), strict=True)
-    return [(said[i, 0], said.get((i, 1), "")) for i in range(len(lessons))]
-
-
 def as_json(found: Mapping[str, Any]) -> str:
     """Indented, one line for each figure."""
     text = json.dumps(found, indent=2)
@@ -202,7 +118,9 @@ def as_markdown(found: Mapping[str, Any]) -> str:
         names = list(dict.fromkeys(name for figures in seen.values() for name in figures))
         rows = [[name, *(_cell(figures.get(name)) for figures in seen.values())] for name in names]
         tables.append(_table(["judging", *seen], rows))
-    about = ", ".join(f"{name} {found[name]}" for name in ("split", "prompts", "pictures", "seed") if name in found)
+    about = ", ".join(
+        f"{name} {found[name]}" for name in ("split", "prompts", "pictures", "seed", "votes") if name in found
+    )
     return f"{about}; 95 % intervals over prompts, number of cases in brackets\n\n" + "\n".join(tables)
 
 
@@ -256,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
     parser.add_argument("--lessons", type=int, default=0, help="rendered pictures of the split to judge as well")
     parser.add_argument("--only", choices=("drawing", "judging"), help="ask nothing, or draw nothing (needs --lessons)")
+    parser.add_argument("--votes", type=int, default=1, help="answers to each question; several are sampled")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--markdown", type=Path, help="a file for the same figures as Markdown tables")
     parser.add_argument("--steps", type=int, default=25, help="points of the sampler's time grid")
@@ -274,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CheckpointError as error:
         parser.error(str(error))
     found = measure(
-        model, templates, given.split, given.count, given.seed, given.pictures, given.lessons, given.only
+        model, templates, given.split, given.count, given.seed, given.pictures, given.lessons, given.only, given.votes
     )  # fmt: skip
     print(as_json(found))
     if given.markdown:
