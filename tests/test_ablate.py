@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ from srum_core.ablation.figures import curves, drops
 from srum_core.ablation.plan import fingerprint
 from srum_core.ablation.tables import Row, Tables
 from srum_core.config import changed, load_settings
-from srum_core.errors import ConfigError
+from srum_core.errors import ConfigError, TrainingError
 from srum_core.plugins import discover
 from srum_core.records import Judgement
 from srum_core.run import Run
@@ -130,6 +134,18 @@ def test_arms_that_train_otherwise_share_everything_before(tmp_path: Path, made:
     assert inode(latent) == inode(here / "paper/round-0/latents" / latent.name)
 
 
+def test_a_second_arm_asks_the_model_for_nothing_but_its_own_evaluation(tmp_path: Path) -> None:
+    def asked(name: str, arms: str) -> Counter[str]:
+        (tmp_path / name).mkdir()
+        toy._calls.clear()
+        ablate(tmp_path / name, arms)
+        return Counter({what: toy._calls[what] for what in ("draw", "look", "answer", "encode", "measure")})
+
+    one, two = asked("one", "sft"), asked("two", "sft,paper")
+    assert all(one.values())
+    assert two - one == {"draw": 1, "measure": 6}  # the 6 pictures of an evaluation are one batch
+
+
 def test_training_seeds_share_nothing(tmp_path: Path) -> None:
     ablate(tmp_path, "sft", seeds=2)
     one, two = (tmp_path / "out" / f"seed-{seed}" / "sft" for seed in (0, 1))
@@ -170,9 +186,9 @@ def test_an_arm_that_draws_otherwise_shares_none_of_it(tmp_path: Path, made: lis
     own = [stage for name, stage in made if name == "more"]
     assert own == [f"{stage} (round 0)" for stage in ("generate", "ground", "judge", "train", "evaluate")]
     assert [stage for name, stage in made if name == "other"] == ["evaluate (base)", *own]
-    files = [path for path in (tmp_path / "out/seed-0/other").rglob("*") if path.is_file()]
-    assert files
-    assert all(path.stat().st_nlink == 1 for path in files)
+    own_files = files(tmp_path / "out/seed-0/other")
+    assert own_files
+    assert all(path.stat().st_nlink == 1 for path in own_files)
 
 
 def test_an_arm_that_judges_otherwise_shares_pictures_and_regions(tmp_path: Path, made: list[tuple[str, str]]) -> None:
@@ -287,6 +303,76 @@ def test_interrupted_while_sharing_it_ends_with_the_same_tables(
     assert not list((tmp_path / "out").rglob("*.linked"))
 
 
+TAKEN: dict[str, tuple[str, Callable[[Run, Run], None]]] = {
+    "pictures": ("round-0/candidates", lambda source, target: sharing.share(source, target, Step("generate", 0))),
+    "evaluation": ("base/evaluation", lambda source, target: sharing.share(source, target, Step("evaluate", None))),
+    "training": ("round-0/checkpoint", lambda source, target: sharing.share(source, target, Step("train", 0))),
+    "latents": ("round-0/latents", sharing.share_latents),
+}
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished arm that others can take from."""
+    folder = tmp_path_factory.mktemp("arm")
+    ablate(folder, "sft")
+    return Run.open(folder / "out/seed-0/sft")
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
+@pytest.mark.parametrize("what", TAKEN)
+def test_what_is_taken_is_there_as_a_whole_or_not_at_all(
+    what: str, links: bool, arm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before every single thing that is done to the disk, with half a file where files are copied."""
+    name, take = TAKEN[what]
+    there = {path.relative_to(arm.folder / name): path.read_bytes() for path in files(arm.folder / name)}
+    for stop in count():
+        run = Run(tmp_path / str(stop), arm.settings, arm.registry)
+        with monkeypatch.context() as patch:
+            stopped = stop_at(patch, stop, links)
+            try:
+                take(arm, run)
+            except KeyboardInterrupt:
+                assert not (run.folder / name).exists(), f"stopped at {stopped[-1]}"
+        take(arm, run)
+        assert {path.relative_to(run.folder / name): path.read_bytes() for path in files(run.folder / name)} == there
+        assert not list(run.folder.rglob("*.linked"))
+        if len(stopped) <= stop:
+            break
+    assert len(stopped) > len(there)
+
+
+def stop_at(patch: pytest.MonkeyPatch, number: int, links: bool) -> list[str]:
+    """Interrupt the sharing before its `number`th deed on the disk; returns the deeds so far, to be."""
+    deeds: list[str] = []
+    really = {"copy": shutil.copy2, "write": sharing.write_atomic, "rename": Path.rename, "link": os.link}
+
+    def doing(name: str) -> Callable[..., Any]:
+        def do(*paths: Any) -> Any:
+            deeds.append(f"{name} {paths[0]}")
+            if len(deeds) == number + 1:
+                if name == "copy":
+                    Path(paths[1]).write_bytes(Path(paths[0]).read_bytes()[:-1])
+                raise KeyboardInterrupt
+            return really[name](*paths)
+
+        return do
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no links here")
+
+    patch.setattr(sharing.os, "link", doing("link") if links else refuse)
+    patch.setattr(sharing.shutil, "copy2", doing("copy"))
+    patch.setattr(sharing, "write_atomic", doing("write"))
+    patch.setattr(Path, "rename", doing("rename"))
+    return deeds
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["draw:2", "answer:4", "train:8", "measure:20"])
 def test_killed_it_ends_with_the_same_tables(when: str, whole: dict[str, Any], tmp_path: Path) -> None:
@@ -340,6 +426,33 @@ def test_an_arm_that_fails_is_reported_and_the_others_go_on(
     made.clear()
     assert cells(ablate(tmp_path, "failing,paper", seeds=2)) == found  # tried again, and it stops as before
     assert {name for name, _ in made} == {"failing"}
+
+
+def test_an_arm_that_fails_with_one_seed_is_reported_beside_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, given = working.perform, command(tmp_path, "sft,paper", seeds=2)
+
+    def perform(run: Run, stage: str, round: int | None, last: int = 1) -> None:
+        if run.settings.seed > last:
+            raise KeyboardInterrupt
+        if (run.folder.name, run.settings.seed, stage) == ("sft", 0, "train"):
+            raise TrainingError("No luck.")
+        really(run, stage, round)
+
+    monkeypatch.setattr(working, "perform", partial(perform, last=0))
+    assert cli.main(given) == 130
+    found = cells(results(tmp_path))["sft"]  # as it was written after the first seed
+    assert (found["green"], found["seeds"]) == ("failed", "0 of 2")
+    assert found["what it is"].endswith("; failed with training seed 0: No luck.")
+    monkeypatch.setattr(working, "perform", perform)
+    assert cli.main(given) == 0
+    found = cells(results(tmp_path))
+    assert found["sft"]["seeds"] == "1 of 2"
+    assert found["sft"]["what it is"].endswith("; failed with training seed 0: No luck.")
+    sft, paper = (mean([greens(tmp_path, 1, name, "round-0")]) for name in ("sft", "paper"))
+    assert found["sft"]["green"]["value"] == pytest.approx(sft)
+    assert found["paper"]["change to sft"]["value"] == pytest.approx(paper - sft)
 
 
 def test_what_is_shared_must_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
