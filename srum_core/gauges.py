@@ -6,8 +6,10 @@ falls without bound as the error grows: what the paper wants a little of, and a 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from math import isfinite
+from pathlib import Path
 
 import psutil
 import torch
@@ -102,6 +104,25 @@ def refuse_infinite(metrics: Mapping[str, float | int | None], step: int) -> Non
             "training stops before this update spoils the weights. Lower train.lr, raise train.warmup, or use "
             "train.mixed_precision=no, and train again with --redo train."
         )
+
+
+def forget_peaks() -> None:
+    """Let `peaks` count from now on. (Where the system does not let a process forget, from its start on.)"""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peaks() -> dict[str, float]:
+    """The most memory that this process and its GPU have taken, in MiB."""
+    found = {"memory_peak": psutil.Process().memory_info().rss / 2**20}
+    with contextlib.suppress(OSError):
+        high = next((line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line), "")
+        found["memory_peak"] = max(found["memory_peak"], int(high.split()[1]) / 2**10 if high else 0.0)
+    if torch.cuda.is_available():
+        found["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    return found
 
 
 def memory() -> dict[str, float]:

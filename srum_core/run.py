@@ -31,9 +31,9 @@ STAGES = ("generate", "ground", "judge", "train", "evaluate")
 FOLDERS = dict(zip(STAGES, ("candidates", "regions", "judgements", "checkpoint", "evaluation"), strict=True))
 _BEFORE = {  # what a round's folder holds before each stage
     "generate": set[str](),
-    "ground": {"prompts.jsonl", "candidates"},
-    "judge": {"prompts.jsonl", "candidates", "regions"},
-    "train": {"prompts.jsonl", "candidates", "regions", "judgements"},
+    "ground": {"memory.json", "prompts.jsonl", "candidates"},
+    "judge": {"memory.json", "prompts.jsonl", "candidates", "regions"},
+    "train": {"memory.json", "prompts.jsonl", "candidates", "regions", "judgements"},
 }
 
 

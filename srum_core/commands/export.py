@@ -1,4 +1,4 @@
-"""Write a run's judged pictures for others: in the official SRUM format, or as a Parquet data set.
+"""Write a run's judged pictures for others, in the official SRUM format or as a Parquet data set, or its model.
 
 srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official scripts pass them to one another. Boxes
           become whole pixels. Pictures with answers that could not be read are left out and counted. A global score of
@@ -6,6 +6,7 @@ srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official sc
           for a failed judge and drops the picture; train.jsonl here keeps it.
 parquet   one file, pictures included, with everything a judgement holds: datasets.load_dataset("parquet",
           data_files=...) opens it, and srum import gives equal records back. Needs srum[data].
+checkpoint  the model as the round's training left it, whole and in the layout of its own project, LoRA merged.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from srum_core.run import Run
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to make; must not hold anything")
-    parser.add_argument("--format", choices=("srum", "parquet"), default="srum", help="default: srum")
+    parser.add_argument("--format", choices=("srum", "parquet", "checkpoint"), default="srum", help="default: srum")
     parser.add_argument("--round", type=int, default=0, metavar="K", help="which round (default: 0)")
 
 
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError if there is nothing to write, or something where it should go."""
     source = Run.open(parsed.run, plugins.discover())
+    if parsed.format == "checkpoint":
+        with fresh(parsed.to) as folder:
+            _checkpoint(source, parsed.round, folder)
+        print(f"Written to {shown(parsed.to)}")
+        return 0
     refuse_unjudged(source, parsed.round)
     if parsed.format == "parquet":
         need("srum export --format parquet")
@@ -41,6 +47,16 @@ def run(parsed: argparse.Namespace) -> int:
         print(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
+
+
+def _checkpoint(run: Run, round: int, folder: Path) -> None:
+    """By the adapter's `export`; without one what it saves is whole. Raises RecordError if the round is not trained."""
+    model = run.model(round + 1)
+    export = getattr(model, "export", None)
+    if export is None:
+        model.save(folder, {name: parameter.detach() for name, parameter in model.denoiser.named_parameters()})
+    else:
+        export(folder)
 
 
 def _srum(run: Run, round: int, folder: Path) -> list[str]:

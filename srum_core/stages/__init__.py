@@ -7,9 +7,11 @@ processes, chunk i belongs to process i % world. So an interrupted stage ends wi
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -17,7 +19,7 @@ from attrs import frozen
 from srum_core.errors import RecordError
 from srum_core.progress import progress
 from srum_core.run import FOLDERS, STAGES, Run
-from srum_core.store import Records, check_settings, rank_and_world
+from srum_core.store import Records, check_settings, rank_and_world, write_atomic
 
 _NEEDS = {"ground": "generate", "judge": "ground", "train": "judge", "evaluate": "train"}
 
@@ -80,12 +82,23 @@ def perform(run: Run, stage: str, round: int | None) -> None:
     before = needed(run, Step(stage, round))
     if before is not None:
         raise RecordError(f"{Step(stage, round)} needs {before}, which is not finished. Run that first.")
+    from srum_core import gauges  # torch
+
     seed_everything(run.derive_seed(stage, round))
+    gauges.forget_peaks()
     getattr(import_module(f"srum_core.stages.{stage}"), stage)(run, round)
+    if rank_and_world()[0] == 0:
+        _keep_peaks(run.round_folder(round) / "memory.json", stage, gauges.peaks())
     if stage == "train":
         run.release()  # what was trained is on disk; what is in memory is wrapped and in the middle of things
     if rank_and_world()[0] == 0:
         run.registry.hook.srum_stage_finished(run=run, stage=stage, round=round)
+
+
+def _keep_peaks(path: Path, stage: str, found: dict[str, float]) -> None:
+    """What each stage took at most (the first process of it), by stage."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_atomic(path, json.dumps({**known, stage: found}, indent=1) + "\n")
 
 
 def chunks(
