@@ -22,6 +22,7 @@ from srum_core.testing import (
 )
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
+GOLDEN = Path(__file__).parent / "golden"
 registry = cache(discover)
 
 
@@ -60,6 +61,30 @@ class TestBagelGenerationExperts(AdapterConformance):
 
 class TestBagelAllExperts(TestBagelGenerationExperts):
     experts = "all"
+
+
+@cache
+def blip3o(train_queries: bool):
+    """The golden checkpoint: random weights in the published layout."""
+    drawing = {"steps": 4, "decoder_steps": 3}
+    fixed = {"checkpoint": str(GOLDEN / "blip3o" / "checkpoint"), "device": "cpu", "dtype": "float32"}
+    return create(
+        "adapter", "blip3o", train_queries=train_queries, drawing=drawing, release=False,
+        vision_pixels=[3136, 12544], **fixed,
+    )  # fmt: skip
+
+
+class TestBlip3oWithQueries(AdapterConformance):
+    square_grid = True
+    train_queries = True
+
+    @pytest.fixture
+    def adapter(self):
+        return blip3o(self.train_queries)
+
+
+class TestBlip3oHeadAlone(TestBlip3oWithQueries):
+    train_queries = False
 
 
 # ---- judges --------------------------------------------------------------------------------------------------------

@@ -65,11 +65,16 @@ def find_tower(option: str, checkpoint: Path, asked: str) -> Path | None:
     if option:
         place = Path(option).expanduser()
         return place if place.exists() else download(option, "adapter.feature_tower", ["*.json", "*.bin", *FILES])
-    beside = (checkpoint / "eva_clip_vision_tower", checkpoint.parent / "eva_clip_vision_tower")
-    found = next((place for place in beside if place.is_dir()), None)
+    found = beside(checkpoint)
     if found is None and not Path(asked).expanduser().is_dir():
         return download(TOWER, "adapter.feature_tower", ["*.json", "*.bin", *FILES])
     return found
+
+
+def beside(checkpoint: Path) -> Path | None:
+    """The tower's folder in the checkpoint, or next to it."""
+    places = (checkpoint / "eva_clip_vision_tower", checkpoint.parent / "eva_clip_vision_tower")
+    return next((place for place in places if place.is_dir()), None)
 
 
 def refuse_large(checkpoint: str, size: int, device: torch.device, asked: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from srum_blip3o import eva
 from srum_blip3o.checkpoint import TOWER, Checkpoint, within
 from srum_blip3o.options import Options
-from srum_blip3o.place import find_tower
+from srum_blip3o.place import beside, find_tower
 from srum_blip3o.weights import differences, fill, read_json, refuse
 from srum_core.errors import CheckpointError
 
@@ -82,11 +83,13 @@ def side_of(patches: int, stride: int) -> int:
 
 
 def copy_beside(checkpoint: Checkpoint, options: Options, directory: Path) -> None:
-    """Put a tower that lies beside the checkpoint beside its copy too, inside the directory."""
-    if not checkpoint.sizes.tower_inside and not (directory / FOLDER).exists():
-        found = find_tower(options.feature_tower, checkpoint.directory, checkpoint.base)
-        if found is not None and found.is_dir():
-            shutil.copytree(found, directory / FOLDER, ignore=shutil.ignore_patterns("*.py"))
+    """Put a tower that lies beside the checkpoint beside its copy too, inside the directory; of one whose weights are
+    in the checkpoint, what is said about it. One that came from the hub is found there again."""
+    own = Path(options.feature_tower).expanduser()
+    found = own if options.feature_tower and own.is_dir() else beside(checkpoint.directory)
+    if found is not None and not (directory / FOLDER).exists():
+        skipped = ("*.py", *(("*.bin",) if checkpoint.sizes.tower_inside else ()))
+        shutil.copytree(found, directory / FOLDER, ignore=shutil.ignore_patterns(*skipped))
 
 
 def _tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Tensor], str]:
@@ -103,8 +106,10 @@ def _tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Ten
             "pictures into what the head learns: set adapter.feature_tower=jiuhai/eva_clip_vision_tower (8.7 GB), or "
             'learn from the features that pictures were drawn from with adapter.x0="sampled".'
         )
-    # Tensors only: a pickle could run anything.
-    return torch.load(files[0], map_location="cpu", weights_only=True, mmap=True), str(files[0])
+    try:  # tensors only: a pickle could run anything
+        return torch.load(files[0], map_location="cpu", weights_only=True, mmap=True), str(files[0])
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{files[0]} is no file of tensors alone ({error}); download it again.") from error
 
 
 def _heads(shapes: Mapping[str, Any], checkpoint: Checkpoint, options: Options) -> int:

@@ -1,0 +1,191 @@
+"""The main job with BLIP3-o: `srum-train --adapter blip3o --checkpoint DIR`, from drawing to drawing otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from blip3o_layouts import BESIDE, CHECKPOINT, build, copied, sharded, tied, tower_inside
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from srum_blip3o.model import Blip3o
+from srum_blip3o.weights import TRAINED
+from srum_core.cli import main, train_main
+from srum_core.latents import Latents
+from srum_core.records import Question
+from srum_core.run import Run
+from srum_judges.answerers.scripted import Scripted
+
+TINY = [
+    "adapter.device=cpu", "adapter.vision_pixels=[3136, 12544]", "adapter.drawing.steps=3",
+    "adapter.drawing.decoder_steps=2", "generate.limit=3", "train.steps=2", "train.warmup=0", "train.lr=1e-2",
+]  # fmt: skip
+
+
+def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
+    given = ["--adapter", "blip3o", "--checkpoint", str(checkpoint), *TINY, *arguments, "--out", str(folder)]
+    assert train_main(given) == 0
+    return Run.open(folder)
+
+
+def drawn(run: Run, checkpoint: Path) -> list[np.ndarray]:
+    """The pictures that a checkpoint draws of the run's plan."""
+    model = run.registry.create("adapter", run.settings.adapter, checkpoint=str(checkpoint))
+    plan = run.planned(0)
+    samples = model.generate([item.prompt.text for item in plan], [item.seed for item in plan])
+    return [np.asarray(sample.image) for sample in samples]
+
+
+def stored(run: Run) -> list[np.ndarray]:
+    folder = run.stage_folder("generate", 0) / "images"
+    return [np.asarray(Image.open(folder / f"{item.id}.png")) for item in run.planned(0)]
+
+
+@pytest.fixture
+def tongue(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
+    """Words in the mouth of a model whose random weights have none; it still says itself how it writes boxes."""
+    asked: list[Question] = []
+
+    def answer(self: Blip3o, questions: Sequence[Question]) -> Sequence[str]:
+        asked.extend(questions)
+        return Scripted().answer(questions)
+
+    monkeypatch.setattr(Blip3o, "answer", answer)
+    return asked
+
+
+def test_the_whole_loop(tmp_path: Path, tongue: list[Question]) -> None:
+    """generate, native ground, verify, judge, train, save, reload; then it draws something else."""
+    done = run(tmp_path / "run", "verifier=verify-boxes")
+    folder = done.round_folder(0)
+    for stage in ("prompts.jsonl", "candidates", "regions", "judgements", "checkpoint", "metrics.jsonl"):
+        assert (folder / stage).exists()
+    # The picture is 32x32 in the file and 56x56 for the model, which is what it was told and what its boxes count in.
+    assert any("counts as 56 wide and 56 high" in question.text for question in tongue)
+    assert any("Verdict:" in question.text for question in tongue)
+    for grounding in done.groundings(0):
+        assert [region.box for region in grounding.regions] == [(0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0)]
+    assert all(judged.scores and not judged.failures for judged in done.judgements(0))
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in metrics] == [1, 2]
+    assert {each["cells"] for each in metrics} == {3 * 64}
+    result = folder / "checkpoint"
+    before = stored(done)
+    assert all((a == b).all() for a, b in zip(before, drawn(done, CHECKPOINT), strict=True))
+    assert any((a != b).any() for a, b in zip(before, drawn(done, result), strict=True))
+    with safe_open(result / TRAINED, "pt") as trained, safe_open(CHECKPOINT / "model.safetensors", "pt") as base:
+        names = set(trained.keys())
+        assert names == {name for name in base.keys() if ".dit." in name or "latent_queries" in name}  # noqa: SIM118
+        changed = {name for name in names if not trained.get_tensor(name).equal(base.get_tensor(name))}
+        assert {"model.latent_queries", "model.dit.model.norm_out.linear_2.weight"} <= changed
+    peaks = json.loads((folder / "memory.json").read_text())
+    assert set(peaks) == {"generate", "ground", "judge", "train"}
+    assert all(each["memory_peak"] > 0 for each in peaks.values())
+
+
+def test_the_command_with_scripted_answers(tmp_path: Path) -> None:
+    """What a person types who only has a checkpoint that cannot speak."""
+    done = run(tmp_path / "run", "answerer=scripted")
+    assert all(len(grounding.regions) == 2 for grounding in done.groundings(0))
+    assert any(
+        (a != b).any() for a, b in zip(stored(done), drawn(done, tmp_path / "run/round-0/checkpoint"), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "form",
+    [sharded, tied, tower_inside, lambda each: sharded(tied(tower_inside(each)))],
+    ids=["sharded", "tied", "tower inside", "all of it"],
+)
+def test_other_forms_of_the_layout(tmp_path: Path, form: Callable[[Path], Path]) -> None:
+    checkpoint = form(copied(tmp_path))
+    done = run(tmp_path / "run", "answerer=scripted", "generate.limit=2", "train.steps=1", checkpoint=checkpoint)
+    result = tmp_path / "run/round-0/checkpoint"
+    assert any((a != b).any() for a, b in zip(stored(done), drawn(done, result), strict=True))
+
+
+def test_two_rounds_and_an_export(tmp_path: Path) -> None:
+    """Round 1 draws with round 0's weights; the export is a checkpoint by itself, frozen bytes as they were."""
+    done = run(tmp_path / "run", "answerer=scripted", "rounds=2", "--preset", "head-only")
+    for round in (0, 1):
+        names = set(load_file(done.stage_folder("train", round) / TRAINED))
+        assert "model.latent_queries" not in names
+    out = tmp_path / "whole"
+    assert main(["export", str(done.folder), "--to", str(out), "--format", "checkpoint", "--round", "1"]) == 0
+    assert all(
+        (a == b).all() for a, b in zip(drawn(done, out), drawn(done, done.stage_folder("train", 1)), strict=True)
+    )
+    before, after = load_file(CHECKPOINT / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("model.dit.model.") for name in changed)
+    assert {path.name for path in (out / BESIDE.name).iterdir()} == {path.name for path in BESIDE.iterdir()}
+
+
+def test_low_rank_adapters(tmp_path: Path) -> None:
+    done = run(tmp_path / "run", "answerer=scripted", "train.method=lora", "rounds=2", "lora.rank=2")
+    assert (done.stage_folder("train", 0) / "adapter_config.json").is_file()
+    assert main(["export", str(done.folder), "--to", str(tmp_path / "out"), "--format", "checkpoint"]) == 0
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    before = load_file(CHECKPOINT / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], merged[name])}
+    assert changed
+    assert all(".attn" in name or ".feed_forward." in name for name in changed)
+
+
+def test_what_it_learns_from_is_a_setting(tmp_path: Path) -> None:
+    """x0: features of the picture's pixels, or those that it was drawn from, which are kept beside it."""
+    sampled = run(tmp_path / "sampled", "answerer=scripted", "adapter.x0=sampled")
+    encoded = run(tmp_path / "encoded", "answerer=scripted")
+    for candidate in sampled.candidates(0):
+        assert candidate.latent == candidate.image.with_suffix(".safetensors")
+        kept = load_file(candidate.latent)["latent"]
+        read, _ = Latents(sampled.round_folder(0) / "latents", "").load(candidate)
+        assert torch.equal(read, kept)
+    for candidate in encoded.candidates(0):
+        assert candidate.latent is None
+        read, _ = Latents(encoded.round_folder(0) / "latents", "").load(candidate)
+        (made,) = build().encode([Image.open(candidate.image)])
+        assert torch.allclose(read, made, atol=1e-5)
+
+
+def test_without_a_tower_it_learns_from_what_it_sampled(tmp_path: Path) -> None:
+    """Nothing of the loop needs the tower then, where the preset says how large the grid is."""
+    checkpoint = copied(tmp_path, tower=False)
+    config = json.loads((checkpoint / "config.json").read_text())
+    named = {"gen_vision_tower": "eva-clip-E-14-plus", "gen_pooling": "early_pool2d_4"}
+    (checkpoint / "config.json").write_text(json.dumps({**config, **named}))
+    run(tmp_path / "run", "answerer=scripted", "adapter.x0=sampled", "--preset", "head-only", checkpoint=checkpoint)
+
+
+def test_training_goes_by_the_models_own_times(tmp_path: Path) -> None:
+    """The preset that is applied by itself: no shift of BAGEL's, the official batch, boxes from the model."""
+    settings = run(tmp_path / "run", "answerer=scripted", "train.steps=1").settings
+    assert (settings.train.shift, settings.train.method, settings.train.max_cells) == (1.0, "full", 1024)
+    assert settings.grounder.use == "native"
+
+
+def test_a_model_that_cannot_speak_is_not_trained_on_guesses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--adapter", "blip3o", "--checkpoint", str(CHECKPOINT), *TINY, "generate.limit=1", "ground.retries=0"]
+    more = ["grounder.max_new_tokens=4", "--out", str(tmp_path / "run")]
+    assert train_main([*given, *more]) == 2
+    assert "nothing to train on" in capsys.readouterr().err
+
+
+def test_a_machine_that_cannot_hold_the_default_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    assert train_main(["--adapter", "blip3o", "--out", str(tmp_path / "run")]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "BLIP3o/BLIP3o-Model-8B is 33 GB of weights and this machine has no accelerator" in told
+    assert "srum-train --adapter bagel --preset shapes" in told
