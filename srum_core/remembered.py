@@ -10,7 +10,7 @@ import attrs
 
 from srum_core.hookspecs import SPEED, Use
 from srum_core.plugins import Registry
-from srum_core.settings import Settings
+from srum_core.settings import NEUTRAL, Settings
 
 _TRAINING = ("select", "train", "lora", "map", "loss")
 
@@ -34,6 +34,22 @@ def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, 
     }
     by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
     return by_stage[stage]
+
+
+def completed(there: Any, asked: Mapping[str, Any]) -> Any:
+    """What a folder remembers, with the settings that it is too old to know and that do nothing at their default.
+
+    Only those marked NEUTRAL: others began to do something when they came, as `ground.duplicates` did."""
+    if not isinstance(there, dict):
+        return there
+    found = dict(there)
+    for section in attrs.fields(Settings):
+        kind = type(section.default)
+        if section.name in asked and attrs.has(kind):
+            fields = [each for each in attrs.fields(kind) if each.metadata.keys() >= NEUTRAL.keys()]
+            neutral = {each.name: _plain(each.default) for each in fields}
+            found |= {section.name: {**neutral, **there.get(section.name, {})}} if neutral else {}
+    return found
 
 
 def _made_with(registry: Registry, kind: str, use: Use | None) -> Any:

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
 from srum_core.hookspecs import Use
+
+NEUTRAL: Mapping[str, bool] = {"srum_neutral": True}
+"""Metadata of a setting that at its default does nothing: what was made before there was such a setting was made so."""
 
 _at_least_0: Any = validators.ge(0)
 _at_least_1: Any = validators.ge(1)
@@ -68,12 +72,12 @@ class Judge:
 class Select:
     """Which judged pictures are trained on, and what their scores are measured against; records stay as they are."""
 
-    best_of: int = field(default=0, validator=_at_least_0)
+    best_of: int = field(default=0, validator=_at_least_0, metadata=NEUTRAL)
     """Only so many of each prompt's pictures, those with the best global scores (of equal ones, the best mean regional
     score); 0 = all."""
-    least: float = field(default=-1.0, validator=[validators.ge(-1), validators.le(1)])
+    least: float = field(default=-1.0, validator=[validators.ge(-1), validators.le(1)], metadata=NEUTRAL)
     """Only pictures whose global score is at least so; -1 = all."""
-    relative: Literal["none", "centre", "standardise"] = "none"
+    relative: Literal["none", "centre", "standardise"] = field(default="none", metadata=NEUTRAL)
     """centre = scores less the mean of their prompt's pictures; standardise = that, in standard deviations; both cut to
     [-1, 1]. Scores that are all the same become 0."""
 

@@ -17,6 +17,7 @@ import cattrs
 from cattrs.preconf.json import make_converter
 
 from srum_core.errors import RecordError
+from srum_core.remembered import completed
 
 T = TypeVar("T")
 _FENCE = b"\x18\n"
@@ -193,8 +194,8 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
 
 
 def differences(there: Any, asked: Any) -> dict[str, str]:
-    """What differs between two trees of settings: "was … and is now …" by dotted key."""
-    there, asked = _flat(there), _flat(json.loads(json.dumps(asked)))
+    """What differs between two trees of settings, an older one first: "was … and is now …" by dotted key."""
+    there, asked = _flat(completed(there, asked)), _flat(json.loads(json.dumps(asked)))
     missing = "(nothing)"
     return {
         key: f"was {there.get(key, missing)!r} and is now {asked.get(key, missing)!r}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import fmean, pstdev
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from training import clean, make, metrics  # noqa: F401  (clean is used by being here)
+from training import clean, interrupt, make, metrics  # noqa: F401  (clean is used by being here)
 
 from srum_core.config import Select
 from srum_core.errors import RecordError, TrainingError
@@ -183,3 +184,30 @@ def test_the_training_remembers_it(tmp_path: Path) -> None:
         "relative": "none",
     }
     assert "select" not in remembered(run.settings, run.registry, "judge")
+
+
+def forget(path: Path, *keys: str) -> None:
+    """As if it were from before these settings."""
+    there = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in there.items() if key not in keys}))
+
+
+def test_a_training_from_before_these_settings_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, run = make(tmp_path / "whole"), make(tmp_path / "run")
+    train(whole, 0)
+    interrupt(monkeypatch, run, after=6)
+    forget(run.round_folder(0) / "training" / "settings.json", "select")
+    train(run, 0)
+    assert metrics(run) == metrics(whole)
+    forget(run.stage_folder("train", 0) / "settings.json", "select")
+    run.check()
+    with pytest.raises(RecordError, match=r"other settings: select\.best_of was 0 and is now 1\. Keep the old ones"):
+        make(run.folder, select={"best_of": 1})
+
+
+def test_other_settings_that_a_training_is_too_old_to_know_are_refused(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    train(run, 0)
+    forget(run.stage_folder("train", 0) / "settings.json", "select", "lora")
+    with pytest.raises(RecordError, match=r"other settings: lora\.alpha was '\(nothing\)' and is now 32"):
+        run.check()
