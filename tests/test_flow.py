@@ -80,3 +80,15 @@ def test_times_follow_the_density_and_the_shift() -> None:
 def test_a_schedule_checks_itself(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Schedule(**wrong)  # type: ignore[arg-type]
+
+
+def test_levels_are_the_next_of_so_many_times() -> None:
+    schedule = Schedule("uniform", levels=4)
+    assert schedule.whole(torch.tensor([0.01, 0.25, 0.26, 0.99])).tolist() == [0.25, 0.25, 0.5, 1.0]
+    times = schedule.sample(4000, torch.Generator().manual_seed(0))
+    shares = [float((times == k / 4).float().mean()) for k in (1, 2, 3, 4)]
+    assert sum(shares) == pytest.approx(1)
+    assert all(abs(share - 0.25) < 0.03 for share in shares)
+    shifted = Schedule("uniform", shift=3.0, levels=4)
+    drawn = shifted.sample(100, torch.Generator().manual_seed(0)).unique()
+    assert torch.allclose(drawn, shifted.warp(torch.tensor([0.25, 0.5, 0.75, 1.0])))

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError
 from srum_core.plugins import discover
-from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
+from srum_core.records import BoxFormat, Candidate, Prompt, Question, Region, Score, Unreadable
 from srum_judges import templates
 from srum_judges.answerers.scripted import Scripted
+from srum_judges.grounders.native import Native
 from srum_judges.layout import GlobalLayout
 from srum_judges.listing import show
 from srum_judges.options import LayoutOptions, RegionsOptions, SampleOptions, ScriptedOptions, ZoomOptions
@@ -338,6 +339,17 @@ def test_scripted_replies_are_readable_and_repeatable(tmp_path: Path) -> None:
     assert len(values) > 3
     assert before[0].startswith("Score: ")
     assert Scripted(ScriptedOptions("hello")).answer([Question(image, "x")]) == ["hello"]
+
+
+@pytest.mark.parametrize("boxes", [None, BoxFormat("pixels", (56, 28)), BoxFormat("thousand"), BoxFormat("fraction")])
+def test_scripted_boxes_are_in_the_units_of_the_question(boxes: BoxFormat | None, tmp_path: Path) -> None:
+    image = _written(tmp_path, 1)
+    candidate = Candidate("c", Prompt("p", "a cup"), image, (64, 48), 0, boxes=boxes)
+    native = Native()
+    regions = native.regions(candidate, Scripted().answer(native.questions(candidate)))
+    assert [region.box for region in regions if isinstance(region, Region)] == [
+        (0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0),
+    ]  # fmt: skip
 
 
 def _written(folder: Path, number: int) -> Path:

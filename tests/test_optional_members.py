@@ -1,0 +1,137 @@
+"""What an adapter may have besides the protocol: a window, kept latents, preparation, an export."""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+import pytest
+import torch
+import toy
+from attrs import evolve
+from safetensors.torch import load_file, save_file
+from training import clean, make  # noqa: F401  (clean is used by being here)
+
+from srum_core import cli
+from srum_core.latents import Latents
+from srum_core.plugins import discover
+from srum_core.records import Judgement, Mask, Region, Score
+from srum_core.stages import perform
+from srum_core.stages.train import train
+from srum_core.window import WHOLE, within
+
+MIDDLE = (0.25, 0.0, 0.75, 1.0)
+"""The middle square of a picture twice as wide as high."""
+
+
+def judged(*regions: Region) -> Judgement:
+    scores = [Score(0.5), *(Score(1.0 / (2 + n), region.id) for n, region in enumerate(regions))]
+    return Judgement("c", regions, tuple(scores))
+
+
+def test_the_whole_window_changes_nothing() -> None:
+    judgement = judged(Region("1", (0.1, 0.2, 0.9, 0.8)))
+    assert within(judgement, WHOLE) is judgement
+
+
+def test_regions_are_cut_to_the_window_and_counted_in_it() -> None:
+    left, across, outside = (
+        Region("1", (0.25, 0.0, 0.5, 0.5), "cup"), Region("2", (0.0, 0.5, 1.0, 1.0)), Region("3", (0.8, 0.0, 1.0, 1.0)),
+    )  # fmt: skip
+    seen = within(judged(left, across, outside), MIDDLE)
+    assert [(region.id, region.box) for region in seen.regions] == [
+        ("1", (0.0, 0.0, 0.5, 0.5)), ("2", (0.0, 0.5, 1.0, 1.0)),
+    ]  # fmt: skip
+    assert seen.regions[0].label == "cup"
+    assert [score.region for score in seen.scores] == [None, "1", "2"]
+
+
+def test_a_mask_is_cut_with_its_box() -> None:
+    """Of a 4x2 picture with its left half and one more pixel, the middle has two columns: a full one and a half."""
+    mask = Mask((4, 2), (0, 5, 3))
+    (region,) = within(judged(Region("1", (0.0, 0.0, 0.75, 1.0), "", mask)), MIDDLE).regions
+    assert region.mask == Mask((2, 2), (0, 3, 1))
+    cells = discover().create("map", "no-global", outside_value=0.0)(judged(region), (2, 2))
+    assert torch.equal(cells, torch.tensor([[0.5, 0.5], [0.5, 0.0]]))
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy that sees the left half only, as far as judgements go."""
+    monkeypatch.setattr(toy.ToyModel, "window", lambda self, size: (0.0, 0.0, 0.5, 1.0), raising=False)
+
+
+def test_training_weighs_what_the_model_sees(half: None, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions are the left halves; in the window they are the whole of it."""
+    seen = []
+    run = make(tmp_path / "run", "test_optional_members:Spy", steps=1)
+    monkeypatch.setattr(Spy, "seen", seen)
+    train(run, 0)
+    assert seen
+    assert {judgement.regions[0].box for judgement in seen} == {(0.0, 0.0, 1.0, 1.0)}
+    latents = Latents(run.round_folder(0) / "latents", "")
+    assert latents.window(next(iter(run.candidates(0)))) == (0.0, 0.0, 0.5, 1.0)
+
+
+class Spy:
+    """A map that remembers what it is asked about."""
+
+    seen: ClassVar[list[Judgement]] = []
+
+    def __call__(self, judgement: Judgement, grid: tuple[int, int]) -> torch.Tensor:
+        self.seen.append(judgement)
+        return torch.ones(grid)
+
+
+def test_a_kept_latent_takes_the_place_of_encoding(half: None, tmp_path) -> None:
+    """And covers the whole picture, whatever the encoder sees; a change of the file makes it stale."""
+    run = make(tmp_path / "run")
+    first, second, *_ = run.candidates(0)
+    path = first.image.with_suffix(".safetensors")
+    model, latents = run.model(0), Latents(tmp_path / "latents", "")
+    (plain,) = model.encode([toy_picture(first)])
+    save_file({"latent": plain + 1}, path)
+    kept = evolve(first, latent=path)
+    latents.prepare(model, [kept, second])
+    assert torch.equal(latents.load(kept)[0], plain + 1)
+    assert latents.window(kept) == WHOLE
+    assert latents.window(second) == (0.0, 0.0, 0.5, 1.0)
+    save_file({"latent": plain + 2}, path)
+    latents.prepare(model, [kept, second])
+    assert torch.equal(latents.load(kept)[0], plain + 2)
+
+
+def toy_picture(candidate):
+    from PIL import Image
+
+    return Image.open(candidate.image)
+
+
+def test_a_model_is_told_what_it_will_be_asked_for(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, asked, condition = [], set(), toy.ToyModel.condition
+    monkeypatch.setattr(toy.ToyModel, "before_training", lambda self, texts: told.append(texts), raising=False)
+    monkeypatch.setattr(toy.ToyModel, "condition", lambda self, texts: asked.update(texts) or condition(self, texts))
+    train(make(tmp_path / "run", steps=6), 0)
+    assert len(told) == 1
+    assert asked - {None} <= set(told[0])
+    assert len(told[0]) == 5  # of the six pictures one has an answer that could not be read
+
+
+def test_a_model_whose_saving_is_whole_is_exported_by_it(tmp_path) -> None:
+    run = make(tmp_path / "run", steps=2)
+    train(run, 0)
+    arguments = ["export", str(run.folder), "--format", "checkpoint", "--to"]
+    assert cli.main([*arguments, str(tmp_path / "whole")]) == 0
+    expected = load_file(next(run.stage_folder("train", 0).glob("*.safetensors")))
+    written = load_file(next((tmp_path / "whole").glob("*.safetensors")))
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+    assert cli.main([*arguments, str(tmp_path / "other"), "--round", "1"]) == 2  # there is no such round
+    assert not (tmp_path / "other").exists()
+
+
+def test_every_stage_leaves_its_peak_memory(tmp_path) -> None:
+    run = make(tmp_path / "run", steps=1)
+    perform(run, "train", 0)
+    found = json.loads((run.round_folder(0) / "memory.json").read_text())
+    assert found["train"]["memory_peak"] > 10
+    assert set(found) == {"train"}
