@@ -24,7 +24,8 @@ class Answerer(Protocol):
         ...
 
     # Optional: `box_format(size: (width, height)) -> BoxFormat` says how it writes boxes in a picture of that size;
-    # without it, boxes are pixels of the stored picture.
+    # without it, boxes are pixels of the stored picture. `converses = True` says that it hears `question.history` as
+    # earlier turns; without it, the stages write them into the question's text.
 
 
 @runtime_checkable
@@ -128,3 +129,6 @@ class Benchmark(Protocol):
         ...
 
     def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]: ...
+
+    # Optional, for one that asks in turns: `further(candidate, answers) -> Sequence[Question]`, as for a judge: the
+    # questions that follow from all answers so far, until it gives none; `score` gets all answers in order of asking.

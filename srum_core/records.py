@@ -111,6 +111,8 @@ class Question:
     think: bool = False
     temperature: float = 0.0
     seed: int = 0
+    history: tuple[tuple[str, str], ...] = ()
+    """What was said before about the same picture, (asked, answered) in order; the picture came with the first."""
 
 
 @frozen
@@ -201,3 +203,8 @@ class Row:
     value: float
     count: int
     error: float | None = None
+    low: float | None = None
+    """Ends of the 95 % interval over prompts, where the benchmark resamples."""
+    high: float | None = None
+    note: str = ""
+    """What a reader must know before comparing the number: incomplete, other prompts, another rubric, …"""

@@ -15,9 +15,18 @@ def ask(run: Run, round: int, questions: Sequence[Question]) -> list[str]:
     if not questions:
         return []
     answerer = run.answerer(round)
-    answers = list(answerer.answer(questions))
+    told = questions if getattr(answerer, "converses", False) else [told_at_once(each) for each in questions]
+    answers = list(answerer.answer(told))
     refuse(len(answers) != len(questions), answerer, f"gave {len(answers)} answers to {len(questions)} questions.")
     return answers
+
+
+def told_at_once(question: Question) -> Question:
+    """The question with what was said before it in its text, for who cannot hear a conversation."""
+    if not question.history:
+        return question
+    before = [f"Before, you were asked:\n{asked}\n\nYou answered:\n{said}\n\n" for asked, said in question.history]
+    return attrs.evolve(question, text="".join([*before, question.text]), history=())
 
 
 def seen_by_answerer(run: Run, round: int, candidates: Iterable[Candidate]) -> list[Candidate]:

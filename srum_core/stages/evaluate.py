@@ -11,8 +11,9 @@ import attrs
 from attrs import frozen
 from rich.table import Table
 
+from srum_core.hearing import MOST_TURNS
 from srum_core.protocols import Benchmark
-from srum_core.records import Candidate, Exchange, Row
+from srum_core.records import Candidate, Exchange, Question, Row
 from srum_core.run import Run, refuse
 from srum_core.stages import Step, chunks
 from srum_core.store import Records, to_json, write_atomic
@@ -51,20 +52,40 @@ def evaluate(run: Run, round: int | None) -> None:
 
 
 def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
-    from srum_core.stages.asking import ask
-
-    questions = [list(benchmark.questions(candidate)) for candidate in drawn]
-    answers = iter(ask(run, weights, [question for each in questions for question in each]))
     name = run.settings.benchmark.use if run.settings.benchmark else ""
     results = []
-    for candidate, asked in zip(drawn, questions, strict=True):
-        said = [next(answers) for _ in asked]
+    for candidate, exchanged in zip(drawn, _hear(run, weights, benchmark, drawn), strict=True):
+        said = [answer for _, answer in exchanged]
         values = {key: float(value) for key, value in benchmark.score(candidate, said).items()}
         odd = [key for key, value in values.items() if not math.isfinite(value)]
         refuse(bool(odd), benchmark, f"gave picture {candidate.id} a {' and a '.join(odd)} that is no finite number.")
-        exchanges = tuple(Exchange(name, question, answer) for question, answer in zip(asked, said, strict=True))
+        exchanges = tuple(Exchange(name, question, answer, index) for index, (question, answer) in enumerate(exchanged))
         results.append(Scored(candidate.id, candidate, values, exchanges))
     return results
+
+
+def _hear(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[list[tuple[Question, str]]]:
+    """What was asked about each picture and answered, in order; the pictures' turns are asked together."""
+    from srum_core.stages.asking import ask
+
+    further = getattr(benchmark, "further", None)
+    due = [list(benchmark.questions(candidate)) for candidate in drawn]
+    heard: list[list[tuple[Question, str]]] = [[] for _ in drawn]
+    for _ in range(MOST_TURNS):
+        answers = iter(ask(run, weights, [question for each in due for question in each]))
+        for own, each in zip(heard, due, strict=True):
+            own += [(question, next(answers)) for question in each]
+        if further is None:
+            return heard
+        following = [
+            list(further(candidate, [answer for _, answer in own])) if each else []
+            for candidate, own, each in zip(drawn, heard, due, strict=True)
+        ]
+        if not any(following):
+            return heard
+        due = following
+    refuse(True, benchmark, f"still has questions after {MOST_TURNS} turns: `further` must give none in the end.")
+    return heard
 
 
 def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
@@ -92,6 +113,8 @@ def compare(run: Run) -> Table | None:
     every = list(tables.values())
     for name in dict.fromkeys(name for rows in every for name in rows):
         table.add_row(*_cells(name, every))
+    notes = dict.fromkeys(row.note for rows in every for row in rows.values() if row.note)
+    table.caption = "\n".join(notes) or None
     return table
 
 
@@ -106,4 +129,6 @@ def _cells(name: str, tables: Sequence[Mapping[str, Row]]) -> list[str]:
 
 
 def _show(row: Row) -> str:
+    if row.low is not None and row.high is not None:
+        return f"{row.value:.4f} [{row.low:.4f}, {row.high:.4f}]"
     return f"{row.value:.4f}" if row.error is None else f"{row.value:.4f} ± {row.error:.4f}"
