@@ -7,6 +7,13 @@ from pathlib import Path
 
 from attrs import field, frozen, validators
 
+from srum_benchmarks.options import (
+    CompBenchOptions,
+    GenEvalOptions,
+    ReasonBenchOptions,
+    WiseOptions,
+    WiseVerifiedOptions,
+)
 from srum_core import Component, hookimpl
 from srum_core.errors import ConfigError
 from srum_core.records import Prompt
@@ -22,8 +29,47 @@ class ShapesOptions:
 
 @hookimpl
 def srum_benchmarks() -> Iterable[Component]:
-    summary = "coloured shapes on a plain background, judged exactly by a program (bundled; 32×32 pixels)"
-    return [Component("shapes", "srum_benchmarks.shapes.benchmark:Shapes", ShapesOptions, summary=summary)]
+    offered = [
+        (
+            "shapes",
+            "shapes.benchmark:Shapes",
+            ShapesOptions,
+            "coloured shapes on a plain background, judged exactly by a program (bundled; 32×32 pixels)",
+        ),
+        (
+            "compbench",
+            "compbench.benchmark:CompBench",
+            CompBenchOptions,
+            "T2I-CompBench as the SRUM authors judge it: one grade from 0 to 100 a picture",
+        ),
+        (
+            "geneval",
+            "geneval.benchmark:GenEval",
+            GenEvalOptions,
+            "GenEval's rules on what a detector saw (recorded in a file)",
+        ),
+        (
+            "wise",
+            "wise.benchmark:Wise",
+            WiseOptions,
+            "WISE as reported in 2025: consistency, realism and aesthetics from 0 to 2",
+        ),
+        (
+            "wise-verified",
+            "wise.benchmark:WiseVerified",
+            WiseVerifiedOptions,
+            "WISE_Verified of 2026: other prompts, right or wrong; not comparable with wise",
+        ),
+        (
+            "reasonbench",
+            "reasonbench.benchmark:ReasonBench",
+            ReasonBenchOptions,
+            "T2I-ReasonBench: a description first, then groups of questions with criteria",
+        ),
+    ]
+    return [
+        Component(name, f"srum_benchmarks.{load}", options, summary=summary) for name, load, options, summary in offered
+    ]
 
 
 @hookimpl

@@ -1,0 +1,73 @@
+"""The benchmark `compbench`: T2I-CompBench as the SRUM authors judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from srum_benchmarks import summary, templates
+from srum_benchmarks.compbench import mllm, prompts
+from srum_benchmarks.options import CompBenchOptions
+from srum_benchmarks.summary import Cell, Part
+from srum_core.records import Candidate, Prompt, Question, Row
+
+Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
+
+
+class CompBench:
+    """Grades from 0 to 100. `complex` (the 300 prompts) and the mean of the released code's three complex folders (it
+    counts 270 prompts twice) both have their overall.
+
+    Raises ConfigError for a folder without the prompts, and for a template that cannot be used.
+    """
+
+    def __init__(self, options: CompBenchOptions | None = None) -> None:
+        self.options = options or CompBenchOptions()
+        self.template = templates.load(self.options.template, ["prompt"])
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        return prompts.load(self.options.data, split, self.options.verify)
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        text = templates.fill(self.template, {"prompt": candidate.prompt.text})
+        return [Question(candidate.image, text, max_new_tokens=self.options.max_new_tokens)]
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        """`reference` is what the released code would count; without `score` the answer could not be read."""
+        (answer,) = answers
+        value, _ = mllm.read(answer)
+        reference = float(mllm.reference_score(answer))
+        return {"reference": reference} if value is None else {"reference": reference, "score": float(value)}
+
+    def table(self, scored: Scored) -> Sequence[Row]:
+        cells = [(each.prompt.tags["category"], self._cell(each, values)) for each, values in scored]
+        readable = summary.coverage(Cell(each.prompt.id, values.get("score")) for each, values in scored)
+        note = self._note(scored, readable)
+        failed = summary.failed_as(self.options.policy)
+        groups = {name: summary.part(each, failed) for name, each in summary.by_group(cells, prompts.TEST).items()}
+        rows = _rows({name: each for name, each in groups.items() if each.count}, note)
+        return [*rows, Row("readable", readable, len(scored), note=note)]
+
+    def _cell(self, candidate: Candidate, values: Mapping[str, float]) -> Cell:
+        reference = self.options.policy == "reference"
+        return Cell(candidate.prompt.id, values["reference"] if reference else values.get("score"))
+
+    def _note(self, scored: Scored, readable: float) -> str:
+        more = [f"policy {self.options.policy}"] if self.options.policy != "exclude" else []
+        more += [word] if (word := templates.label(self.template, mllm.KNOWN_MESSAGES, self.options.template)) else []
+        more += [] if self.options.verify else ["prompts not verified"]
+        drawn = {each.prompt.id for each, _ in scored}
+        return summary.note(readable, len(drawn), sum(each.count for each in prompts.TEST.values()), more)
+
+
+def _rows(groups: Mapping[str, Part], note: str) -> list[Row]:
+    rows = [summary.row(name, [(1.0, part)], note) for name, part in groups.items()]
+    parts = [groups[name] for name in mllm.COMPLEX if name in groups]
+    if len(parts) > 1:
+        rows.append(summary.row("complex (composite)", summary.equal(parts), note))
+    plain = [part for name, part in groups.items() if name not in mllm.COMPLEX[1:]]
+    if plain:
+        rows.append(summary.row("overall (plain complex)", summary.equal(plain), note))
+    if groups:
+        weights = mllm.columns(list(groups))
+        rows.append(summary.row("overall", [(weights[name], part) for name, part in groups.items()], note))
+    return rows

@@ -1,0 +1,102 @@
+"""What a detector saw, recorded: one JSON object a line, found again by the picture's own bytes. No torch.
+
+    {"sha256": "…", "detections": [{"label": "dog", "box": [x0, y0, x1, y1], "score": 0.9, "color": "red"}, …]}
+
+Boxes are pixels; "color" is what a colour classifier says of that detection, where somebody asked one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from srum_benchmarks import files
+from srum_core.errors import ConfigError
+
+Box = tuple[float, float, float, float]
+
+
+@frozen
+class Detection:
+    """One object, with its box in pixels."""
+
+    label: str
+    box: Box
+    score: float
+    color: str = ""
+
+
+@frozen
+class Seen:
+    """All that is recorded about pictures, by the SHA-256 of their files."""
+
+    path: str
+    pictures: dict[str, tuple[Detection, ...]]
+
+    def of(self, image: Path) -> tuple[Detection, ...]:
+        """Raises ConfigError for a picture that is missing or that nobody looked at."""
+        try:
+            sha = hashlib.sha256(image.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigError(f"The picture {image} cannot be read: {error}. Draw it again.") from error
+        if sha not in self.pictures:
+            raise ConfigError(
+                f"{self.path} holds no detections of {image} (SHA-256 {sha[:12]}…). Run the detector on it; if the "
+                "picture was drawn again since, its detections belong to another picture."
+            )
+        return self.pictures[sha]
+
+
+def read(name: str, benchmark: str) -> Seen:
+    """The records of a file. Raises ConfigError with the line of the first that cannot be used."""
+    if not name:
+        raise ConfigError(
+            f"{benchmark} is scored from what a detector saw. Set the option `detections` to a file of JSON lines, "
+            "one picture a line; the docstring of srum_benchmarks.detections shows the format."
+        )
+    path = Path(name).expanduser()
+    pictures: dict[str, tuple[Detection, ...]] = {}
+    for number, record in files.read_objects(path):
+        where = f"{path}, line {number}"
+        sha, found = record.get("sha256"), record.get("detections")
+        if not isinstance(sha, str) or not isinstance(found, list):
+            raise ConfigError(f'{where}: a record needs "sha256" and a list "detections".')
+        if sha in pictures:
+            raise ConfigError(f"{where}: picture {sha[:12]}… was recorded before. Keep one line of each picture.")
+        pictures[sha] = tuple(detection(each, where) for each in found)
+    return Seen(name, pictures)
+
+
+def detection(entry: Any, where: str) -> Detection:
+    """One detection out of JSON. Raises ConfigError."""
+    if isinstance(entry, dict) and isinstance(entry.get("label"), str):
+        numbers = [*entry["box"], entry.get("score")] if isinstance(entry.get("box"), list) else []
+        if len(numbers) == 5 and all(_number(each) for each in numbers):
+            x0, y0, x1, y1, score = (float(each) for each in numbers)
+            return Detection(entry["label"], (x0, y0, x1, y1), score, str(entry.get("color", "")))
+    raise ConfigError(f'{where}: a detection needs "label", "box" [x0, y0, x1, y1] and "score", not {str(entry)[:80]}.')
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def iou(one: Box, other: Box, pixel: float = 0.0) -> float:
+    """Intersection over union; with `pixel` = 1 boxes include their last pixel. 0 of two empty boxes."""
+    shared = overlap(one, other, pixel)
+    union = area(one, pixel) + area(other, pixel) - shared
+    return shared / union if union else 0.0
+
+
+def overlap(one: Box, other: Box, pixel: float = 0.0) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0]) + pixel
+    height = min(one[3], other[3]) - max(one[1], other[1]) + pixel
+    return max(0.0, width) * max(0.0, height)
+
+
+def area(box: Box, pixel: float = 0.0) -> float:
+    return (box[2] - box[0] + pixel) * (box[3] - box[1] + pixel)

@@ -1,0 +1,145 @@
+"""The prompt files of published benchmarks, read from a folder of yours: none is shipped. No torch.
+
+What a release holds is known by counts and by one prompt of each file (the first 16 hex digits of its SHA-256). Several
+problems are told at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from srum_core.errors import ConfigError
+
+
+@frozen
+class Expected:
+    """A file of a release."""
+
+    places: tuple[str, ...]
+    """Where a checkout has it, tried in order; its bare name is tried last."""
+    count: int
+    """How many entries it holds."""
+    spots: Mapping[int, str] = field(factory=dict, hash=False)
+    """Entry, from 0 → the first 16 hex digits of the SHA-256 of its prompt."""
+    source: str = ""
+    """The repository that it is part of, and the commit at which it was looked at."""
+
+    @property
+    def name(self) -> str:
+        return Path(self.places[0]).name
+
+
+@frozen
+class Found:
+    """A prompt file that was found: what `srum eval prompts` lists."""
+
+    expected: Expected
+    path: Path
+    count: int
+    sha256: str
+    problems: tuple[str, ...] = ()
+
+
+def find(folder: Path, expected: Expected) -> Path | None:
+    """Where the file is under a checkout, or in a plain folder."""
+    tried = [folder / place for place in (*expected.places, expected.name)]
+    return next((path for path in tried if path.is_file()), None)
+
+
+def need(folder: str, benchmark: str, files: Sequence[Expected]) -> list[Path]:
+    """The files, in order. Raises ConfigError that names every one that is missing and where it comes from."""
+    if not folder:
+        sources = " and ".join(dict.fromkeys(each.source for each in files))
+        raise ConfigError(
+            f"The prompts of {benchmark} are not part of srum. Clone {sources}, and set the option `data` of the "
+            "benchmark to that folder."
+        )
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f'data = "{folder}" of {benchmark} is no folder here.')
+    found = [(each, find(root, each)) for each in files]
+    missing = [f"{each.places[0]} (from {each.source})" for each, path in found if path is None]
+    if missing:
+        raise ConfigError(f"{benchmark}: {root} does not hold {', '.join(missing)}.")
+    return [path for _, path in found if path is not None]
+
+
+def check(expected: Expected, path: Path, prompts: Sequence[str]) -> Found:
+    """Compare what was read with the release."""
+    problems = []
+    if len(prompts) != expected.count:
+        problems.append(f"{path} holds {len(prompts)} prompts; the release has {expected.count}.")
+    for index, known in expected.spots.items():
+        if index < len(prompts) and digest(prompts[index]) != known:
+            problems.append(f"{path}: prompt {index + 1} is not the one of {expected.source}.")
+    return Found(expected, path, len(prompts), hashlib.sha256(path.read_bytes()).hexdigest(), tuple(problems))
+
+
+def refuse(benchmark: str, found: Sequence[Found], more: Sequence[str] = ()) -> None:
+    """Raise ConfigError with everything that is wrong, and the way out."""
+    problems = [problem for each in found for problem in each.problems] + list(more)
+    if problems:
+        raise ConfigError(
+            f"{benchmark}: these are not the prompts that published numbers were measured on. {' '.join(problems)} "
+            "Get the commit that is named, or set verify = false to use them as they are; every row then says so."
+        )
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without their ends."""
+    return [line for line in _text(path).split("\n") if line.strip()]
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file that holds one list or one object. Raises ConfigError with what it is instead."""
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON ({error}). Was the download cut off? Get it again.") from error
+    if not isinstance(value, kind):
+        raise ConfigError(f"{path} should hold a JSON {kind.__name__}, but it holds one {type(value).__name__}.")
+    return value
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a file of JSON lines. Raises ConfigError for what is none, such as half a line."""
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{path}, line {number}: this is not a whole JSON record ({error}). If whoever wrote it was "
+                "interrupted, remove the line and run that step again."
+            ) from error
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}, line {number}: a record is an object, not {json.dumps(value)[:60]}.")
+        yield number, value
+
+
+def texts(path: Path, entries: Sequence[Any], key: str) -> list[str]:
+    """The field `key` of every entry. Raises ConfigError for the first entry without such a text."""
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or not entry[key].strip():
+            raise ConfigError(f'{path}, entry {number}: there is no text "{key}" in it.')
+    return [entry[key] for entry in entries]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error}).") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error

@@ -1,0 +1,58 @@
+"""The benchmark `geneval`: nobody is asked; what a detector saw is read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from srum_benchmarks import detections, summary
+from srum_benchmarks.geneval import prompts, rules
+from srum_benchmarks.options import GenEvalOptions
+from srum_benchmarks.summary import Cell
+from srum_core.records import Candidate, Prompt, Question, Row
+
+Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
+
+
+class GenEval:
+    """Raises ConfigError for a folder without the prompts, and for pictures that no detector looked at."""
+
+    def __init__(self, options: GenEvalOptions | None = None) -> None:
+        self.options = options or GenEvalOptions()
+        self._seen: detections.Seen | None = None
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        return prompts.load(self.options.data, self.options.prompts, self.options.verify)
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return ()
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        if self._seen is None:
+            self._seen = detections.read(self.options.detections, prompts.NAME)
+        verdict = rules.evaluate(self._seen.of(candidate.image), candidate.prompt.tags["metadata"])
+        return {"correct": float(verdict.correct)}
+
+    def table(self, scored: Scored) -> Sequence[Row]:
+        """One row a task, their mean, and the share of prompts with any correct picture."""
+        cells = [(each.prompt.tags["tag"], Cell(each.prompt.id, values["correct"])) for each, values in scored]
+        note = self._note(len({cell.prompt for _, cell in cells}))
+        parts = {tag: summary.part(each) for tag, each in summary.by_group(cells, prompts.TAGS).items()}
+        rows = [summary.row(tag, [(1.0, part)], note) for tag, part in parts.items()]
+        if parts:
+            rows.append(summary.row("overall", summary.equal(parts.values()), note))
+            rows.append(summary.row("pictures", [(1.0, summary.part(cell for _, cell in cells))], note))
+            rows.append(summary.row("any of a prompt", [(1.0, _any(cells))], note))
+        return rows
+
+    def _note(self, drawn: int) -> str:
+        more = [f"{self.options.prompts} prompts"]
+        more += [f"detector {self.options.detector}"] if self.options.detector else []
+        more += [] if self.options.verify else ["prompts not verified"]
+        return summary.note(1.0, drawn, sum(prompts.TAGS.values()), more)
+
+
+def _any(cells: Sequence[tuple[str, Cell]]) -> summary.Part:
+    best: dict[str, float] = {}
+    for _, cell in cells:
+        best[cell.prompt] = max(best.get(cell.prompt, 0.0), cell.value or 0.0)
+    return summary.part(Cell(prompt, value) for prompt, value in best.items())

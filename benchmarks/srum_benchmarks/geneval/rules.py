@@ -1,0 +1,121 @@
+"""GenEval's rules, exactly as its scorer has them: is what a prompt asks for in what a detector saw?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import hypot
+from typing import Any
+
+from attrs import frozen
+
+from srum_benchmarks.detections import Box, Detection, iou
+
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+
+
+@frozen
+class Thresholds:
+    """The benchmark's own; anything else is another benchmark."""
+
+    score: float = 0.3
+    """A detection counts above this confidence …"""
+    counting: float = 0.9
+    """… and above this one where a number is asked for."""
+    most: int = 16
+    """At most so many of a class, the surest ones."""
+    overlap: float = 1.0
+    """Of two boxes of a class with at least this intersection over union the surer one stays; 1 = keep all."""
+    position: float = 0.1
+    """How much of both sizes an offset must exceed to count."""
+
+
+@frozen
+class Verdict:
+    """Whether the picture shows what was asked for, what is wrong (a line each), and the detections that counted."""
+
+    correct: bool
+    reason: str
+    kept: Mapping[str, Sequence[Detection]]
+
+
+def evaluate(detections: Sequence[Detection], metadata: Mapping[str, Any], limits: Thresholds | None = None) -> Verdict:
+    """Judge one picture. `metadata` is a line of the prompt file. Boxes include their last pixel."""
+    limits = limits or Thresholds()
+    kept = keep(detections, limits.counting if metadata["tag"] == "counting" else limits.score, limits)
+    wrong: list[str] = []
+    groups: list[Sequence[Detection] | None] = []
+    for clause in metadata.get("include", []):
+        taken = kept.get(clause["class"], [])[: clause["count"]]
+        problem = _clause(clause, taken, groups, limits)
+        groups.append(None if problem else taken)
+        wrong += [problem] if problem else []
+    for clause in metadata.get("exclude", []):
+        count = len(kept.get(clause["class"], []))
+        if count >= clause["count"]:
+            wrong.append(f"expected {clause['class']}<{clause['count']}, found {count}")
+    return Verdict(not wrong, "\n".join(wrong), kept)
+
+
+def keep(detections: Sequence[Detection], score: float, limits: Thresholds) -> dict[str, list[Detection]]:
+    """The detections that count, by class, the surest first."""
+    kept: dict[str, list[Detection]] = {}
+    for each in sorted(detections, key=lambda each: -each.score):
+        if each.score > score:
+            kept.setdefault(each.label, []).append(each)
+    kept = {name: found[: limits.most] for name, found in kept.items()}
+    return kept if limits.overlap >= 1 else {name: _apart(found, limits.overlap) for name, found in kept.items()}
+
+
+def _apart(found: Sequence[Detection], overlap: float) -> list[Detection]:
+    kept: list[Detection] = []
+    for each in found:
+        if all(iou(each.box, other.box, 1) < overlap for other in kept):
+            kept.append(each)
+    return kept
+
+
+def _clause(
+    clause: Mapping[str, Any],
+    taken: Sequence[Detection],
+    groups: Sequence[Sequence[Detection] | None],
+    limits: Thresholds,
+) -> str:
+    """What is wrong with one thing that was asked for; "" if nothing is. Only the surest objects are looked at."""
+    name, count = clause["class"], clause["count"]
+    if len(taken) < count:
+        return f"expected {name}>={count}, found {len(taken)}"
+    if "color" in clause:
+        colors = [each.color for each in taken]
+        color = clause["color"]
+        if colors.count(color) < count:
+            others = ", ".join(f"{colors.count(each)} {each}" for each in COLORS if each in colors)
+            return f"expected {color} {name}>={count}, found {colors.count(color)} {color}; and {others}"
+    if "position" in clause:
+        relation, target = clause["position"]
+        if groups[target] is None:
+            return f"no target for {name} to be {relation}"
+        for other in groups[target] or ():
+            for each in taken:
+                found = relations(each.box, other.box, limits.position)
+                if relation not in found:
+                    return f"expected {name} {relation} target, found {' and '.join(sorted(found))} target"
+    return ""
+
+
+def relations(one: Box, other: Box, threshold: float = 0.1) -> set[str]:
+    """Where the first box is, seen from the second: none, one or two of left of, right of, above, below."""
+    dx = (one[0] + one[2] - other[0] - other[2]) / 2
+    dy = (one[1] + one[3] - other[1] - other[3]) / 2
+    wide = one[2] - one[0] + other[2] - other[0]
+    high = one[3] - one[1] + other[3] - other[1]
+    x, y = _beyond(dx, threshold * wide), _beyond(dy, threshold * high)
+    if abs(x) < 1e-3 and abs(y) < 1e-3:
+        return set()
+    far = hypot(dx, dy)  # of the whole offset, not of what is left of it: the benchmark's way
+    signs = {"left of": -x, "right of": x, "above": -y, "below": y}
+    return {name for name, part in signs.items() if part / far > 0.5}
+
+
+def _beyond(offset: float, slack: float) -> float:
+    rest = max(abs(offset) - slack, 0.0)
+    return rest if offset > 0 else -rest

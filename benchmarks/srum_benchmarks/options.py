@@ -1,0 +1,101 @@
+"""What can be set about the published benchmarks. Light: no torch, no PIL, no numpy."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import field, frozen, validators
+
+Policy = Literal["exclude", "zero", "reference"]
+_policy: Any = validators.in_(("exclude", "zero", "reference"))
+_positive = validators.gt(0)
+
+
+@frozen
+class CompBenchOptions:
+    """Benchmark `compbench`: T2I-CompBench with the SRUM authors' protocol, one grade from 0 to 100 a picture."""
+
+    data: str = ""
+    """Folder with val_comp.json (a checkout of SRUM), or a checkout of T2I-CompBench. Its prompts are not shipped."""
+    verify: bool = True
+    """Whether to refuse prompts that are not the release's; off = use them, and say so in every row."""
+    template: str = "compbench"
+    """Name of a packaged rubric ("compbench") or path of a text file with {prompt}, such as the published one."""
+    max_new_tokens: int = field(default=512, validator=_positive)
+    """Longest answer, in tokens."""
+    policy: Policy = field(default="exclude", validator=_policy)
+    """Answers that cannot be read: left out, counted as 0, or as the released code does (-1 stays in the mean)."""
+
+
+@frozen
+class GenEvalOptions:
+    """Benchmark `geneval`: objects, counts, colours and positions, by rules on what a detector saw."""
+
+    data: str = ""
+    """A checkout of GenEval, or a folder with evaluation_metadata.jsonl."""
+    prompts: Literal["short", "long"] = field(default="short", validator=validators.in_(("short", "long")))
+    """The benchmark's own prompts, or the rewritten ones of the BAGEL and SRUM checkouts."""
+    verify: bool = True
+    """Whether to refuse prompts that are not the release's; off = use them, and say so in every row."""
+    detections: str = ""
+    """File of JSON lines with what a detector saw; `srum_benchmarks.detections` shows the format."""
+    detector: str = ""
+    """Its name, for the rows; "" = the benchmark's own (Mask2Former Swin-S in mmdet 2, CLIP ViT-L/14 for colours)."""
+
+
+@frozen
+class WiseOptions:
+    """Benchmark `wise`: three grades from 0 to 2 a picture (the version that papers of 2025 report)."""
+
+    data: str = ""
+    """A checkout of WISE, or a folder with the three files of WISE_legacy/data."""
+    verify: bool = True
+    """Whether to refuse prompts that are not the release's; off = use them, and say so in every row."""
+    template: str = "wise"
+    """Name of a packaged rubric ("wise") or path of a text file with {prompt} and {explanation}."""
+    max_new_tokens: int = field(default=2000, validator=_positive)
+    """Longest answer, in tokens."""
+    policy: Policy = field(default="exclude", validator=_policy)
+    """Answers that cannot be read: left out, counted as 0, or as the original does (no overall if one is missing)."""
+    trained: Literal["", "cultural", "spatio-temporal", "science"] = field(
+        default="", validator=validators.in_(("", "cultural", "spatio-temporal", "science"))
+    )
+    """The group that the model was trained on (paper, Figure 6): it is left out of every mean."""
+
+
+@frozen
+class WiseVerifiedOptions:
+    """Benchmark `wise-verified`: one grade, 0 or 1, a picture, on the prompts of 2026. Not comparable with `wise`."""
+
+    data: str = ""
+    """A checkout of WISE, or a folder with the three files of data_verified."""
+    verify: bool = True
+    """Whether to refuse prompts that are not the release's; off = use them, and say so in every row."""
+    template: str = "wise-verified"
+    """Name of a packaged rubric ("wise-verified") or path of a text file with {prompt} and {explanation}."""
+    max_new_tokens: int = field(default=500, validator=_positive)
+    """Longest answer, in tokens."""
+    policy: Policy = field(default="exclude", validator=_policy)
+    """Answers that cannot be read: left out, counted as 0, or as the original does (no overall if one is missing)."""
+    trained: Literal["", "cultural", "spatio-temporal", "science"] = field(
+        default="", validator=validators.in_(("", "cultural", "spatio-temporal", "science"))
+    )
+    """The group that the model was trained on: it is left out of every mean."""
+
+
+@frozen
+class ReasonBenchOptions:
+    """Benchmark `reasonbench`: T2I-ReasonBench, a description first, then one question for every group of criteria."""
+
+    data: str = ""
+    """A checkout of T2I-ReasonBench (its folders `prompts` and `deepseek_evaluation_qs` are read)."""
+    verify: bool = True
+    """Whether to refuse prompts that are not the release's; off = use them, and say so in every row."""
+    describe: str = "reasonbench-describe"
+    """First turn: name of a packaged text ("reasonbench-describe") or path of a text file."""
+    template: str = "reasonbench"
+    """Second turn: name of a packaged rubric ("reasonbench") or path of a text file with {questions}."""
+    max_new_tokens: int = field(default=1000, validator=_positive)
+    """Longest answer to either, in tokens."""
+    policy: Policy = field(default="exclude", validator=_policy)
+    """Answers that cannot be read: left out, counted as 0, or as the original does (it stops)."""

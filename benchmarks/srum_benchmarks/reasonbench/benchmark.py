@@ -1,0 +1,90 @@
+"""The benchmark `reasonbench`: the judge describes the picture, then answers each group of questions by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from srum_benchmarks import summary, templates
+from srum_benchmarks.options import ReasonBenchOptions
+from srum_benchmarks.reasonbench import prompts, scores
+from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
+from srum_benchmarks.summary import Cell, Part
+from srum_core.errors import RecordError
+from srum_core.records import Candidate, Prompt, Question, Row
+
+Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
+
+
+class ReasonBench:
+    """Accuracy (reasoning) and quality in per cent; `overall` is the mean accuracy of the four dimensions.
+
+    Raises ConfigError for a folder without the prompts, and for templates that cannot be used.
+    """
+
+    def __init__(self, options: ReasonBenchOptions | None = None) -> None:
+        self.options = options or ReasonBenchOptions()
+        self.describe = templates.load(self.options.describe, [], "describe")
+        self.template = templates.load(self.options.template, ["questions"])
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        return prompts.load(self.options.data, self.options.verify)
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return [Question(candidate.image, self.describe, max_new_tokens=self.options.max_new_tokens)]
+
+    def further(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Question]:
+        """A question for each group; no group sees what was said about another."""
+        if len(answers) != 1:
+            return ()
+        history = ((self.describe, answers[0]),)
+        groups = candidate.prompt.tags["criteria"].values()
+        limit = self.options.max_new_tokens
+        texts = [templates.fill(self.template, {"questions": _listed(pairs)}) for pairs in groups]
+        return [Question(candidate.image, text, max_new_tokens=limit, history=history) for text in texts]
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        """The average of each group that could be read, and `accuracy` where all that it needs could be."""
+        groups = candidate.prompt.tags["criteria"]
+        dimension = candidate.prompt.tags["dimension"]
+        averages = {}
+        for (name, pairs), answer in zip(groups.items(), answers[1:], strict=False):
+            found, _, _ = scores.read(answer, len(pairs))
+            if found is not None:
+                averages[name] = scores.mean(found)
+        measures = {"readable": len(averages) / len(groups), **averages}
+        if all(name in averages for name in DIMENSIONS[dimension].weights):
+            measures["accuracy"] = scores.accuracy(dimension, averages)
+        return measures
+
+    def table(self, scored: Scored) -> Sequence[Row]:
+        readable = sum(values["readable"] for _, values in scored) / len(scored) if scored else 1.0
+        if self.options.policy == "reference" and readable < 1:
+            raise RecordError(
+                "T2I-ReasonBench's own scripts stop at the first answer that they cannot read, and here are some. "
+                'So policy = "reference" has no result. Take "exclude" or "zero".'
+            )
+        note = self._note(len({each.prompt.id for each, _ in scored}), readable)
+        accurate, quality = self._parts(scored, "accuracy"), self._parts(scored, QUALITY)
+        rows = [summary.row(name, [(100.0, part)], note) for name, part in accurate.items()]
+        if len(accurate) == len(DIMENSIONS):
+            rows.append(summary.row("overall", summary.equal(accurate.values(), 100.0), note))
+        rows += [summary.row(f"{name} (quality)", [(100.0, part)], note) for name, part in quality.items()]
+        return [*rows, Row("readable", readable, len(scored), note=note)] if scored else rows
+
+    def _parts(self, scored: Scored, measure: str) -> dict[str, Part]:
+        cells = [(each.prompt.tags["dimension"], Cell(each.prompt.id, values.get(measure))) for each, values in scored]
+        failed = summary.failed_as(self.options.policy)
+        parts = {name: summary.part(each, failed) for name, each in summary.by_group(cells, DIMENSIONS).items()}
+        return {name: part for name, part in parts.items() if part.count}
+
+    def _note(self, drawn: int, readable: float) -> str:
+        more = [f"policy {self.options.policy}"] if self.options.policy != "exclude" else []
+        more.append(templates.label(self.template, {}, self.options.template))
+        more += [] if self.options.verify else ["prompts not verified"]
+        return summary.note(readable, drawn, sum(each.prompts.count for each in DIMENSIONS.values()), more)
+
+
+def _listed(pairs: Sequence[Sequence[str]]) -> str:
+    return "\n\n".join(
+        f"Question {number}: {question}\nIts rule: {criterion}" for number, (question, criterion) in enumerate(pairs, 1)
+    )

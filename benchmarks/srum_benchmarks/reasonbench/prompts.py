@@ -1,0 +1,119 @@
+"""The prompts of T2I-ReasonBench and the questions that belong to them.
+
+Prompts are read from `prompts/`, never from `deepseek_evaluation_qs/`: there, some scientific prompts hold the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from srum_benchmarks import files
+from srum_benchmarks.files import Expected, Found
+from srum_core.errors import ConfigError
+from srum_core.records import Prompt
+
+NAME = "reasonbench"
+SOURCE = "KaiyueSun98/T2I-ReasonBench at efc1d20"
+
+
+@frozen
+class Dimension:
+    """`groups`: the groups of questions in order of asking; `weights`: what of them is the reasoning accuracy."""
+
+    prompts: Expected
+    criteria: Expected
+    groups: tuple[str, ...]
+    weights: Mapping[str, float] = field(hash=False)
+
+
+def _dimension(stem: str, short: str, spot: tuple[int, str], main: str, details: bool) -> Dimension:
+    prompts = Expected((f"prompts/{stem}.json",), 200, dict([spot]), SOURCE)
+    criteria = Expected((f"deepseek_evaluation_qs/evaluation_{short}.json",), 200, {}, SOURCE)
+    groups = (main, "other_details_evaluation") if details else (main,)
+    weights = {main: 0.7, "other_details_evaluation": 0.3} if details else {main: 1.0}
+    return Dimension(prompts, criteria, (*groups, QUALITY), weights)
+
+
+QUALITY = "quality_evaluation"
+DIMENSIONS: Mapping[str, Dimension] = {
+    "entity": _dimension("entity_reasoning", "entity", (184, "e0a2d6f5092170da"), "entity_evaluation", True),
+    "idiom": _dimension("idiom_interpretation", "idiom", (58, "6479577a1981630c"), "reason_evaluation", False),
+    "scientific": _dimension(
+        "scientific_reasoning", "scientific", (151, "abff27e63a876a73"), "scientific_evaluation", True
+    ),
+    "textual_image": _dimension(
+        "textual_image_design", "textual_image", (26, "64303fa2ea6e393c"), "reason_evaluation", False
+    ),
+}
+
+
+def load(data: str, verify: bool = True) -> list[Prompt]:
+    """Prompts with ids such as "idiom-0001"; tags `dimension`, `number`, and `criteria`: group → pairs of question and
+    criterion. Raises ConfigError."""
+    found, prompts, problems = survey(data)
+    if verify:
+        files.refuse(NAME, found, problems)
+    return prompts
+
+
+def survey(data: str) -> tuple[list[Found], list[Prompt], list[str]]:
+    """The files, the prompts, and what more is wrong with them."""
+    wanted = [each for dimension in DIMENSIONS.values() for each in (dimension.prompts, dimension.criteria)]
+    paths = dict(zip(wanted, files.need(data, NAME, wanted), strict=True))
+    found, prompts, problems = [], [], []
+    for name, dimension in DIMENSIONS.items():
+        path, asked = paths[dimension.prompts], paths[dimension.criteria]
+        entries, criteria = files.read_json(path, list), files.read_json(asked, list)
+        found += [
+            files.check(dimension.prompts, path, files.texts(path, entries, "prompt")),
+            files.check(dimension.criteria, asked, files.texts(asked, criteria, "prompt")),
+        ]
+        by_id = {_number(asked, place, entry): entry for place, entry in enumerate(criteria, 1)}
+        numbers = [_number(path, place, entry) for place, entry in enumerate(entries, 1)]
+        if numbers != list(range(1, len(numbers) + 1)):
+            problems.append(f"{path}: the ids do not go on one by one from 1.")
+        for number, entry in zip(numbers, entries, strict=True):
+            if number not in by_id:
+                raise ConfigError(f"{asked} has no questions about id {number} of {path}.")
+            groups = {group: _pairs(asked, number, by_id[number].get(group), group) for group in dimension.groups}
+            tags = {"dimension": name, "number": number, "criteria": groups}
+            prompts.append(Prompt(f"{name}-{number:04d}", entry["prompt"], tags))
+    return found, prompts, problems
+
+
+def _number(path: Path, place: int, entry: Mapping[str, Any]) -> int:
+    try:
+        return int(entry["id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f'{path}, entry {place}: there is no number "id" in it.') from error
+
+
+def _pairs(path: Path, number: int, asked: Any, group: str) -> list[list[str]]:
+    """[question, criterion] by order: some entries name them otherwise than q1, c1, q2, …"""
+    words = list(asked.values()) if isinstance(asked, dict) else []
+    if not words or len(words) % 2:
+        raise ConfigError(f'{path}, id {number}: "{group}" should hold questions and criteria in turns.')
+    return [[str(question), str(criterion)] for question, criterion in zip(words[::2], words[1::2], strict=True)]
+
+
+def picture(folder: Path, dimension: str, number: int) -> Path:
+    """Where the original scorers look for a picture; the first four characters of its name are the id."""
+    return folder / dimension / f"{number:04d}.png"
+
+
+def check(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Raise ConfigError for a folder that the original would score in part, or stop at."""
+    wanted = {picture(folder, each.tags["dimension"], each.tags["number"]) for each in prompts}
+    there = {path for name in DIMENSIONS for path in (folder / name).glob("*") if path.suffix in (".png", ".jpg")}
+    missing = sorted(path for path in wanted if path not in there and path.with_suffix(".jpg") not in there)
+    extra = sorted(path for path in there if path.with_suffix(".png") not in wanted)
+    if missing:
+        raise ConfigError(f"{missing[0]} is missing, with {len(missing) - 1} more. Draw them first.")
+    if extra:
+        raise ConfigError(
+            f"{extra[0]} is no picture of T2I-ReasonBench: they are named by id, such as 0007.png. Remove it."
+        )

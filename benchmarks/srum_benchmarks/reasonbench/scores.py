@@ -1,0 +1,104 @@
+"""Scores out of answers, and accuracy out of scores, as the original computes it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
+
+ALLOWED = (0.0, 0.5, 1.0)
+_LIST = re.compile(r'"score"\s*:\s*\[([^\[\]]*)\]')
+
+
+def reference_json(text: str) -> Any:
+    """What the original reads: the text from the first brace to the next one that closes. Raises ValueError where the
+    original stops the run: another brace inside, a trailing comma, a stray quote, no JSON at all."""
+    start = text.find("{")
+    end = text.find("}", start)
+    if start < 0 or end < 0:
+        raise ValueError("there is no {…} in the answer")
+    return json.loads(text[start : end + 1])
+
+
+def read(text: str, count: int) -> tuple[list[float] | None, str, str]:
+    """(the scores, how they were read, why not). Tries the original's way, then whole JSON objects, then the list
+    alone; there must be `count` scores, each 0, 0.5 or 1."""
+    why = "The answer holds no list of scores."
+    for how, given in (("reference", _reference(text)), ("object", _objects(text)), ("list", _list(text))):
+        if given is None:
+            continue
+        scores = [_score(each) for each in given] if isinstance(given, list) else []
+        if len(scores) != count:
+            why = f"The answer holds {len(scores)} scores for {count} questions."
+        elif any(each not in ALLOWED for each in scores):
+            why = "A score is none of 0, 0.5 and 1."
+        else:
+            return [each for each in scores if each is not None], how, ""
+    return None, "", why
+
+
+def _reference(text: str) -> Any:
+    try:
+        found = reference_json(text)
+    except (ValueError, RecursionError):
+        return None
+    return found.get("score") if isinstance(found, dict) else None
+
+
+def _objects(text: str) -> Any:
+    """The list in the last JSON object of the answer that has one."""
+    decoder, place, found = json.JSONDecoder(), text.find("{"), None
+    while place >= 0:
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            end = place + 1
+        else:
+            found = value.get("score", found) if isinstance(value, dict) else found
+        place = text.find("{", end)
+    return found
+
+
+def _list(text: str) -> list[str] | None:
+    found = _LIST.findall(text)
+    return [each.strip().strip('"') for each in found[-1].split(",")] if found else None
+
+
+def _score(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def mean(scores: Sequence[Any]) -> float:
+    """Of one group; scores may be texts, as the original allows."""
+    return sum(float(each) for each in scores) / len(scores)
+
+
+def accuracy(dimension: str, averages: Mapping[str, float]) -> float:
+    """Reasoning accuracy of one picture, in [0, 1], from the averages of its groups."""
+    return sum(weight * averages[group] for group, weight in DIMENSIONS[dimension].weights.items())
+
+
+def reference_model_score(dimension: str, rows: Sequence[Sequence[Any]]) -> tuple[float, float]:
+    """(accuracy, quality) in per cent, two decimals, from the averages at the end of each line of the original's CSV.
+    Lines that hold no numbers are left out, such as the summary of an earlier run."""
+    groups = DIMENSIONS[dimension].groups
+    kept = [numbers for row in rows if (numbers := _numbers(row[-len(groups) :])) is not None]
+    pictures = [dict(zip(groups, numbers, strict=True)) for numbers in kept]
+    accurate = sum(accuracy(dimension, each) for each in pictures) / len(pictures)
+    quality = sum(each[QUALITY] for each in pictures) / len(pictures)
+    return round(100 * accurate, 2), round(100 * quality, 2)
+
+
+def _numbers(cells: Sequence[Any]) -> list[float] | None:
+    try:
+        return [float(cell) for cell in cells]
+    except (TypeError, ValueError):
+        return None

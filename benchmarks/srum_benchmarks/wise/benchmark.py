@@ -1,0 +1,124 @@
+"""The benchmarks `wise` and `wise-verified`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from srum_benchmarks import summary, templates
+from srum_benchmarks.options import WiseOptions, WiseVerifiedOptions
+from srum_benchmarks.summary import Cell, Part
+from srum_benchmarks.wise import grades, prompts
+from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED
+from srum_core.records import Candidate, Prompt, Question, Row
+
+Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
+
+
+class _Wise:
+    """What both versions have in common."""
+
+    version = LEGACY
+    options: WiseOptions | WiseVerifiedOptions
+
+    def __init__(self, options: WiseOptions | WiseVerifiedOptions) -> None:
+        self.options = options
+        self.template = templates.load(options.template, ["prompt", "explanation"])
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        return prompts.load(self.version, self.options.data, split, self.options.verify)
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        prompt = candidate.prompt
+        text = templates.fill(self.template, {"prompt": prompt.text, "explanation": prompt.tags["explanation"]})
+        return [Question(candidate.image, text, max_new_tokens=self.options.max_new_tokens)]
+
+    def table(self, scored: Scored) -> Sequence[Row]:
+        """Categories, groups and the overall; with `trained`, the other two groups and their pictures' mean only."""
+        kept = [(each, values) for each, values in scored if each.prompt.tags["group"] != self.options.trained]
+        cells = [(each.prompt.tags["category"], Cell(each.prompt.id, self._value(values))) for each, values in kept]
+        readable = summary.coverage(cell for _, cell in cells)
+        note = self._note(len({cell.prompt for _, cell in cells}), readable)
+        failed = summary.failed_as(self.options.policy)
+        found = {
+            name: summary.part(each, failed) for name, each in summary.by_group(cells, self.version.ranges).items()
+        }
+        parts = {name: part for name, part in found.items() if part.count}
+        rows = [summary.row(name, [(1.0, part)], note) for name, part in parts.items()]
+        rows += [summary.row(name, _pooled(own), note) for name, own in _grouped(parts).items()]
+        rows += self._overall(parts, readable, note)
+        return [*rows, Row("readable", readable, len(kept), note=note)] if kept else rows
+
+    def _overall(self, parts: Mapping[str, Part], readable: float, note: str) -> list[Row]:
+        if self.options.trained and parts:
+            return [summary.row("other groups", _pooled(list(parts.values())), note)]
+        if len(parts) < len(self.version.ranges) or (self.options.policy == "reference" and readable < 1):
+            return []  # as the original: no overall with anything missing
+        weighted = [(self.version.weights[name], part) for name, part in parts.items()]
+        rows = [summary.row("overall", weighted, note)]
+        if self.version is LEGACY:  # BAGEL's and SRUM's scripts take the plain mean of the six
+            rows.append(summary.row("overall (plain mean of categories)", summary.equal(parts.values()), note))
+        return rows
+
+    def _value(self, values: Mapping[str, float]) -> float | None:
+        return values.get("reference" if self.options.policy == "reference" else "wiscore")
+
+    def _note(self, drawn: int, readable: float) -> str:
+        trained = self.options.trained
+        more = [f"policy {self.options.policy}"] if self.options.policy != "exclude" else []
+        more += [f"trained on {trained}, which is left out"] if trained else []
+        more.append(templates.label(self.template, {}, self.options.template))
+        more += [] if self.options.verify else ["prompts not verified"]
+        ranges = [self.version.ranges[name] for group, names in GROUPS.items() if group != trained for name in names]
+        return summary.note(readable, drawn, sum(last - first + 1 for first, last in ranges), more)
+
+
+class Wise(_Wise):
+    """Three grades a picture, and the WiScore in [0, 1]: 0.7 consistency + 0.2 realism + 0.1 aesthetics, halved.
+
+    Raises ConfigError for a folder without the prompts, and for a template that cannot be used.
+    """
+
+    version = LEGACY
+
+    def __init__(self, options: WiseOptions | None = None) -> None:
+        super().__init__(options or WiseOptions())
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        """`reference`: what the original counts; without `wiscore` the answer could not be read."""
+        (answer,) = answers
+        original = grades.legacy(answer)
+        found, _ = grades.read_legacy(answer)
+        measures = {"readable": float(found is not None)}
+        if all(name in original for name in grades.NAMES):
+            measures["reference"] = grades.wiscore(original)
+        return {**measures, **found, "wiscore": grades.wiscore(found)} if found else measures
+
+
+class WiseVerified(_Wise):
+    """One grade a picture, 0 or 1. Its rows are named as those of `wise` and mean something else: never mix them.
+
+    Raises ConfigError for a folder without the prompts, and for a template that cannot be used.
+    """
+
+    version = VERIFIED
+
+    def __init__(self, options: WiseVerifiedOptions | None = None) -> None:
+        super().__init__(options or WiseVerifiedOptions())
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        (answer,) = answers
+        found = grades.binary(answer)
+        if not found:
+            return {"readable": 0.0}
+        return {"readable": 1.0, "wiscore": found["score"], "reference": found["score"]}
+
+
+def _grouped(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
+    found = {group: [parts[name] for name in names if name in parts] for group, names in GROUPS.items()}
+    return {group: own for group, own in found.items() if own}
+
+
+def _pooled(parts: Sequence[Part]) -> list[tuple[float, Part]]:
+    """The mean over all pictures of several categories."""
+    sums = tuple(each for part in parts for each in part.sums)
+    return [(1.0, Part(sums, tuple(each for part in parts for each in part.counts)))]

@@ -1,0 +1,169 @@
+"""The prompts of both versions of WISE: three JSON files each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from srum_benchmarks import files
+from srum_benchmarks.files import Expected, Found
+from srum_core.errors import ConfigError
+from srum_core.records import Prompt
+
+SOURCE = "PKU-YuanGroup/WISE at eb51174"
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "cultural": ("CULTURE",),
+    "spatio-temporal": ("TIME", "SPACE"),
+    "science": ("BIOLOGY", "PHYSICS", "CHEMISTRY"),
+}
+"""The three files and their categories; the paper's Figure 6 trains on one and tests on the other two."""
+
+
+@frozen
+class Version:
+    """Ids run from 1 on, without gaps, in the order of the categories. `weights` add up to 1."""
+
+    name: str
+    ranges: Mapping[str, tuple[int, int]] = field(hash=False)
+    weights: Mapping[str, float] = field(hash=False)
+    files: Mapping[str, Expected] = field(hash=False)
+
+    def category(self, identity: int) -> str:
+        """Of a prompt. Raises KeyError for an id that this version does not have."""
+        for name, (first, last) in self.ranges.items():
+            if first <= identity <= last:
+                return name
+        raise KeyError(identity)
+
+    @property
+    def ids(self) -> range:
+        return range(1, max(last for _, last in self.ranges.values()) + 1)
+
+
+LEGACY = Version(
+    "wise",
+    {
+        "CULTURE": (1, 400), "TIME": (401, 567), "SPACE": (568, 700),
+        "BIOLOGY": (701, 800), "PHYSICS": (801, 900), "CHEMISTRY": (901, 1000),
+    },
+    {"CULTURE": 0.4, "TIME": 0.167, "SPACE": 0.133, "BIOLOGY": 0.1, "PHYSICS": 0.1, "CHEMISTRY": 0.1},
+    {
+        "cultural": Expected(
+            ("WISE_legacy/data/cultural_common_sense.json",), 400, {311: "e23000954ef46b7a"}, SOURCE
+        ),
+        "spatio-temporal": Expected(
+            ("WISE_legacy/data/spatio-temporal_reasoning.json",), 300, {1: "acd7c51b6a9e2d06"}, SOURCE
+        ),
+        "science": Expected(("WISE_legacy/data/natural_science.json",), 300, {228: "2c871453f659d2e9"}, SOURCE),
+    },
+)  # fmt: skip
+VERIFIED = Version(
+    "wise-verified",
+    {
+        "CULTURE": (1, 400), "TIME": (401, 520), "SPACE": (521, 640),
+        "BIOLOGY": (641, 760), "PHYSICS": (761, 880), "CHEMISTRY": (881, 1000),
+    },
+    {"CULTURE": 0.4, **dict.fromkeys(("TIME", "SPACE", "BIOLOGY", "PHYSICS", "CHEMISTRY"), 0.12)},
+    {
+        "cultural": Expected(
+            ("data_verified/cultural_common_sense_verified.json",), 400, {390: "e035987ede879c00"}, SOURCE
+        ),
+        "spatio-temporal": Expected(
+            ("data_verified/spatio-temporal_reasoning_verified.json",), 240, {178: "a17c1b55ab78f522"}, SOURCE
+        ),
+        "science": Expected(
+            ("data_verified/natural_science_verified.json",), 360, {136: "d011985f94e5ef3a"}, SOURCE
+        ),
+    },
+)  # fmt: skip
+
+
+def load(version: Version, data: str, split: str = "test", verify: bool = True) -> list[Prompt]:
+    """Prompts with their own ids; tags `category`, `group`, `explanation` and `subcategory`. Raises ConfigError.
+
+    `split`: "test" is all of them; the name of a group ("cultural", "spatio-temporal", "science") that group alone,
+    which is what the paper's Figure 6 trains on; "not-" before it the other two."""
+    if split not in ("test", *GROUPS, *(f"not-{name}" for name in GROUPS)):
+        raise ConfigError(
+            f'{version.name} has the splits "test", {_quoted(GROUPS)}, and each with "not-", not "{split}".'
+        )
+    found, prompts, problems = survey(version, data)
+    if verify:
+        files.refuse(version.name, found, problems)
+    if split == "test":
+        return prompts
+    name = split.removeprefix("not-")
+    return [prompt for prompt in prompts if (prompt.tags["group"] == name) == (split == name)]
+
+
+def survey(version: Version, data: str) -> tuple[list[Found], list[Prompt], list[str]]:
+    """The files, their prompts, and what more is wrong with them."""
+    paths = files.need(data, version.name, list(version.files.values()))
+    found, prompts, problems = [], [], []
+    for (group, expected), path in zip(version.files.items(), paths, strict=True):
+        entries = files.read_json(path, list)
+        found.append(files.check(expected, path, files.texts(path, entries, "Prompt")))
+        own = [_prompt(version, path, number, group, entry) for number, entry in enumerate(entries, 1)]
+        ids = [int(prompt.id) for prompt in own]
+        if ids != list(range(ids[0], ids[0] + len(ids))) or version.category(ids[0]) != GROUPS[group][0]:
+            problems.append(f"{path}: the ids do not go on one by one from the first of {GROUPS[group][0]}.")
+        prompts += own
+    return found, prompts, problems
+
+
+def _prompt(version: Version, path: Path, number: int, group: str, entry: Mapping[str, Any]) -> Prompt:
+    identity = entry.get("prompt_id")
+    try:
+        if not isinstance(identity, int) or version.category(identity) not in GROUPS[group]:
+            raise KeyError(identity)
+    except KeyError:
+        raise ConfigError(
+            f'{path}, entry {number}: "prompt_id" is {identity!r}, which is no id of the {group} prompts of '
+            f"{version.name}. The two versions of WISE number other prompts alike and cannot be mixed."
+        ) from None
+    tags = {
+        "category": version.category(identity),
+        "group": group,
+        "explanation": str(entry.get("Explanation", "")),
+        "subcategory": str(entry.get("Subcategory", "")),
+    }
+    return Prompt(str(identity), entry["Prompt"], tags)
+
+
+def _quoted(names: Mapping[str, Any]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+Trained = Literal["", "cultural", "spatio-temporal", "science"]
+
+
+def picture(folder: Path, identity: str) -> Path:
+    """Where every scorer looks for a prompt's picture: no leading zeros, png only."""
+    return folder / f"{identity}.png"
+
+
+def pictures(folder: Path, ids: range) -> list[int]:
+    """The ids that have a picture there. Raises ConfigError for files that scorers would silently pass over."""
+    there = {path.name for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")}
+    known = {f"{identity}.png": identity for identity in ids}
+    return sorted(known[name] for name in there & known.keys())
+
+
+def check(folder: Path, ids: range) -> None:
+    """Raise ConfigError where a scorer would silently leave pictures out."""
+    there = pictures(folder, ids)
+    missing = sorted(set(ids) - set(there))
+    extra = sorted(
+        path.name for path in folder.iterdir() if path.suffix == ".png" and path.name not in {f"{i}.png" for i in ids}
+    )
+    if extra:
+        raise ConfigError(
+            f"{folder / extra[0]}: WISE's pictures are named by prompt_id, such as 7.png. Rename or remove it."
+        )
+    if missing:
+        raise ConfigError(
+            f"{folder} lacks {len(missing)} of {len(ids)} pictures, such as {missing[0]}.png. Draw them first."
+        )

@@ -1,0 +1,90 @@
+"""GenEval's rules on recorded detections, against what its scorer computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmark_goldens import cases, near, table
+from PIL import Image
+
+from srum_benchmarks.detections import Detection, iou
+from srum_benchmarks.geneval import crops, layout, rules, scores
+
+pytestmark = pytest.mark.golden
+OPTIONS = {"threshold": "score", "counting_threshold": "counting", "max_objects": "most", "max_overlap": "overlap",
+           "position_threshold": "position"}  # fmt: skip
+
+
+def detections(given: dict[str, Any]) -> list[Detection]:
+    colors = given.get("crop_colors", {})
+    return [
+        Detection(name, tuple(numbers[:4]), numbers[4], colors[name][place] if name in colors else "")
+        for name, found in given["detections"].items()
+        for place, numbers in enumerate(found)
+    ]
+
+
+@pytest.mark.parametrize("case", cases("geneval", "evaluate_image"))
+def test_a_picture_is_judged_as_by_the_reference(case: Any) -> None:
+    given, expected = case["input"], case["expected"]
+    limits = rules.Thresholds(**{OPTIONS[name]: value for name, value in given.get("options", {}).items()})
+    verdict = rules.evaluate(detections(given), given["metadata"], limits)
+    assert verdict.correct == expected["correct"]
+    if "reason" in expected:
+        assert verdict.reason == expected["reason"]
+    kept = {name: [[*each.box, each.score] for each in found] for name, found in verdict.kept.items()}
+    assert kept == expected["details"]
+
+
+@pytest.mark.parametrize("case", cases("geneval", "relative_position"))
+def test_relations(case: Any) -> None:
+    given = case["input"]
+    found = rules.relations(given["box_a"], given["box_b"], given["position_threshold"])
+    assert sorted(found) == case["expected"]
+    opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+    back = rules.relations(given["box_b"], given["box_a"], given["position_threshold"])
+    assert back == {opposite[name] for name in found}
+
+
+@pytest.mark.parametrize("case", cases("geneval", "compute_iou"))
+def test_boxes_include_their_last_pixel(case: Any) -> None:
+    assert iou(case["input"]["box_a"], case["input"]["box_b"], 1) == near(case["expected"])
+
+
+@pytest.mark.parametrize("case", cases("geneval", "image_crops"))
+def test_what_the_colour_classifier_sees(case: Any) -> None:
+    given, expected, options = case["input"], case["expected"], case["input"]["options"]
+    image = Image.fromarray(np.array(given["image_rgb_rows"], dtype=np.uint8))
+    mask = None if given["mask_rows"] is None else np.array(given["mask_rows"], dtype=bool)
+    background = options.get("bgcolor", crops.GREY)
+    shown = crops.crop(image, given["box_xyxy_score"][:4], mask, background, cut=str(options.get("crop", "1")) == "1")
+    assert list(shown.size) == expected["size_wh"]
+    assert np.asarray(shown.convert("RGB")).tolist() == expected["rgb_rows"]
+
+
+@pytest.mark.parametrize("case", cases("geneval", "summary"))
+def test_the_table(case: Any) -> None:
+    expected = case["expected"]
+    rows = [(row["tag"], str(row["prompt_index"]), row["correct"]) for row in case["input"]["rows"]]
+    found = scores.summarise(rows)
+    assert (found.pictures, found.prompts) == (expected["total_images"], expected["total_prompts"])
+    assert f"{found.correct_pictures:.2%}" == expected["pct_correct_images"]
+    assert f"{found.correct_prompts:.2%}" == expected["pct_correct_prompts"]
+    tasks = [[task.tag, f"{task.score:.2%}", task.correct, task.total] for task in found.tasks]
+    assert tasks == expected["tasks_in_order_of_appearance"]
+    assert f"{found.overall:.5f}" == expected["overall_5dp"]
+    assert scores.released_table(found) == expected["geneval_results_txt"]
+
+
+def test_which_files_are_scored(tmp_path: Path) -> None:
+    golden = table("geneval", "discovery")
+    for name in golden["input"]["tree"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [path.as_posix() for path in layout.scored(tmp_path)] == golden["expected"]["scored"]
+    metadata = {"tag": "single_object", "prompt": "p", "include": []}
+    row = layout.row(Path("00000.png"), metadata, rules.evaluate([], metadata))
+    assert list(row) == golden["expected"]["row_keys"]
