@@ -7,6 +7,7 @@ their own; a mean of groups is the same combination of their resamples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import fsum
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     Draws = NDArray[np.float64]
 
-POLICIES = ("exclude", "zero", "reference")
-"""exclude: leave unreadable answers out; zero: count them as 0; reference: whatever the published scorer does."""
 COMPLETE = 0.99
 """A table over a smaller share of the answers says that it is incomplete."""
 
@@ -53,14 +52,13 @@ class Part:
 
 def part(cells: Iterable[Cell], failed: float | None = None) -> Part:
     """Gather cells by prompt. `failed` is what an unreadable answer counts as, None = nothing."""
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    values: dict[str, list[float]] = {}
     for cell in cells:
         value = failed if cell.value is None else cell.value
         if value is not None:
-            sums[cell.prompt] = sums.get(cell.prompt, 0.0) + value
-            counts[cell.prompt] = counts.get(cell.prompt, 0) + 1
-    return Part(tuple(sums.values()), tuple(counts.values()))
+            values.setdefault(cell.prompt, []).append(value)
+    own = [values[prompt] for prompt in sorted(values)]  # whatever order pictures come in, the same numbers follow
+    return Part(tuple(fsum(each) for each in own), tuple(len(each) for each in own))
 
 
 def coverage(cells: Iterable[Cell]) -> float:

@@ -1,0 +1,171 @@
+"""The published benchmarks against the suite for benchmarks, on made-up prompts; an evaluation that asks in turns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder, wise_folder
+
+from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
+from srum_core import config, plugins
+from srum_core.errors import PluginError
+from srum_core.hookspecs import Use
+from srum_core.records import Candidate, Prompt, Question, Row
+from srum_core.run import Run
+from srum_core.stages.asking import told_at_once
+from srum_core.stages.evaluate import compare, evaluate, scored
+from srum_core.testing import BenchmarkConformance
+from srum_core.testing.fixtures import sample_candidate
+
+
+def create(name: str, folder: Path, **options: Any) -> Any:
+    return plugins.discover().create("benchmark", name, data=str(folder), verify=False, **options)
+
+
+class TestCompBench(BenchmarkConformance):
+    @pytest.fixture
+    def srum_benchmark(self, tmp_path: Path) -> Any:
+        return create("compbench", compbench_folder(tmp_path / "data"))
+
+    def answer_to(self, text: str) -> str:
+        return '{"score": 80, "explanation": "fine"}'
+
+
+class TestGenEval(BenchmarkConformance):
+    @pytest.fixture
+    def srum_benchmark(self, tmp_path: Path) -> Any:
+        """The suite's pictures are the same whenever they are made, so their detections can be recorded before."""
+        lines = []
+        for number in range(6):
+            made = sample_candidate(tmp_path / "same", id=f"c{number}", size=self.size, seed=number)
+            found = [{"label": "dog", "box": [0, 0, 9, 9], "score": 0.9}] * (number % 2)
+            lines.append({"sha256": hashlib.sha256(made.image.read_bytes()).hexdigest(), "detections": found})
+        file = tmp_path / "seen.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return create("geneval", geneval_folder(tmp_path / "data"), detections=str(file))
+
+
+class TestWise(BenchmarkConformance):
+    version = LEGACY
+
+    @pytest.fixture
+    def srum_benchmark(self, tmp_path: Path) -> Any:
+        return create(self.version.name, wise_folder(tmp_path / "data", self.version))
+
+    def answer_to(self, text: str) -> str:
+        return "Consistency: 2\nRealism: 1\nAesthetic Quality: 1"
+
+
+class TestWiseVerified(TestWise):
+    version = VERIFIED
+
+    def answer_to(self, text: str) -> str:
+        return "Score: 1"
+
+
+class TestReasonBench(BenchmarkConformance):
+    @pytest.fixture
+    def srum_benchmark(self, tmp_path: Path) -> Any:
+        return create("reasonbench", reasonbench_folder(tmp_path / "data"))
+
+
+# ---- turns -----------------------------------------------------------------------------------------------------------
+
+
+class Twice:
+    """Asks once more about what was answered, as often as `turns` says."""
+
+    turns = 1
+
+    def prompts(self, split: str) -> Sequence[Prompt]:
+        return [Prompt(f"{split}-{number}", f"a leaf {number}") for number in range(3)]
+
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return [Question(candidate.image, f"What is it? {candidate.prompt.text}")]
+
+    def further(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Question]:
+        if len(answers) > self.turns:
+            return []
+        history = ((f"What is it? {candidate.prompt.text}", answers[-1]),)
+        return [Question(candidate.image, f"How much? {len(answers)}", history=history)]
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        return {"answers": float(len(answers))}
+
+    def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]:
+        return [Row("answers", 0.5, len(scored), 0.1, 0.25, 0.75, "incomplete: half of it")]
+
+
+class Endless(Twice):
+    turns = 1000
+
+
+class Hears:
+    """Who answers; `converses` is set by the tests."""
+
+    asked: list[list[Question]] = []  # noqa: RUF012
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        Hears.asked.append(list(questions))
+        return [f"answer to {question.text}" for question in questions]
+
+
+def run(folder: Path, benchmark: str = "Twice") -> Run:
+    Hears.asked = []
+    prompts = folder / "words.txt"
+    prompts.write_text("a leaf\n")
+    here = "test_benchmark_conformance"
+    settings = config.Settings(
+        prompts=str(prompts),
+        adapter=Use("toy:ToyModel"),
+        judges=(Use("toy:ToyJudge"),),
+        answerer=Use(f"{here}:Hears"),
+        benchmark=Use(f"{here}:{benchmark}"),
+        evaluate=config.Evaluate(batch=2),
+    )
+    return Run(folder / "run", settings, plugins.discover())
+
+
+@pytest.mark.parametrize("converses", [True, False])
+def test_what_follows_from_answers_is_asked_in_a_turn_of_its_own(
+    converses: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hears, "converses", converses, raising=False)
+    made = run(tmp_path)
+    evaluate(made, None)
+    assert [len(batch) for batch in Hears.asked] == [2, 2, 1, 1]
+    second = Hears.asked[1][0]
+    first = "What is it? a leaf 0"
+    if converses:
+        assert (second.text, second.history) == ("How much? 1", ((first, f"answer to {first}"),))
+    else:
+        assert second.history == ()
+        assert [words in second.text for words in (first, f"answer to {first}", "How much? 1")] == [True] * 3
+    for each in scored(made, None):
+        assert each.values == {"answers": 2.0}
+        assert [exchange.index for exchange in each.exchanges] == [0, 1]
+        assert each.exchanges[1].question.history[0][0] == each.exchanges[0].question.text
+
+
+def test_a_benchmark_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="Endless still has questions after 8 turns"):
+        evaluate(run(tmp_path, "Endless"), None)
+
+
+def test_a_table_shows_intervals_and_notes(tmp_path: Path) -> None:
+    made = run(tmp_path)
+    evaluate(made, None)
+    table = compare(made)
+    assert table is not None
+    assert list(table.columns[2].cells) == ["0.5000 [0.2500, 0.7500]"]
+    assert table.caption == "incomplete: half of it"
+
+
+def test_a_question_without_a_history_stays_as_it_is(tmp_path: Path) -> None:
+    question = Question(tmp_path / "a.png", "Is it?")
+    assert told_at_once(question) is question
