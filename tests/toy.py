@@ -46,6 +46,7 @@ def called(what: str) -> None:
     if os.environ.get("SRUM_TOY_KILL") == f"{what}:{_calls[what]}":
         os.kill(os.getpid(), signal.SIGKILL)
     if os.environ.get("SRUM_TOY_INTERRUPT") == f"{what}:{_calls[what]}":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
         os.kill(os.getpid(), signal.SIGINT)
 
 
