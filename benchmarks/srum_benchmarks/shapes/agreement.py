@@ -1,0 +1,103 @@
+"""How well a run's judges agree with the exact checker on the pictures that they judged.
+
+    python -m srum_benchmarks.shapes.agreement RUN [RUN ...]
+
+prints a row for every run and judge, whatever it asked. A whole picture is right if it is as asked, a region if
+what it holds was asked for; 95 % intervals over prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from srum_benchmarks.shapes.figures import Figure, auc, balanced
+from srum_benchmarks.shapes.judging import RIGHT
+from srum_benchmarks.shapes.lessons import Lesson, appraise
+from srum_benchmarks.shapes.world import SIDE
+from srum_core.console import tell
+from srum_core.errors import RecordError, SrumError
+from srum_core.records import Candidate, Judgement
+from srum_core.run import Run
+
+COLUMNS = ("balanced accuracy", "AUC", "region sign accuracy", "region AUC")
+
+
+def agreement(run: Run, round: int = 0) -> dict[str, dict[str, Figure]]:
+    """Judge -> the figures of COLUMNS, over all that it scored. Raises RecordError for another world's prompts, or
+    where nothing was judged."""
+    judged = {each.candidate: each for each in run.judgements(round)}
+    pairs = [(each, judged[each.id]) for each in run.candidates(round) if each.id in judged]
+    if not pairs:
+        raise RecordError(f"{run.stage_folder('judge', round)} holds no judgement: run --only judge first.")
+    names = dict.fromkeys(score.judge for _, judgement in pairs for score in judgement.scores)
+    true = [(_true(*pair), *pair) for pair in pairs]
+    return {name: _figures([row for each in true for row in _rows(name, *each)]) for name in names}
+
+
+def _true(candidate: Candidate, judgement: Judgement) -> Lesson:
+    """What the checker says of the picture, and of what is in the boxes that were judged."""
+    if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
+        raise RecordError(f'The prompt "{candidate.prompt.text}" is not of the world of shapes: nothing can check it.')
+    with Image.open(candidate.image) as image:
+        picture = np.asarray(image.convert("RGB"))
+    boxes = [tuple(round(edge * SIDE) for edge in region.box) for region in judgement.regions]
+    return appraise(picture, candidate.prompt, boxes=boxes)  # type: ignore[arg-type]
+
+
+def _rows(
+    name: str, true: Lesson, candidate: Candidate, judgement: Judgement
+) -> Iterator[tuple[bool, bool, float, str]]:
+    """(about the whole, right, score, prompt) for every score of the judge."""
+    parts = {region.id: part for region, part in zip(judgement.regions, true.parts, strict=True)}
+    for score in judgement.scores:
+        if score.judge == name:
+            whole = score.region is None
+            right = true.score > 0.9 if score.region is None else parts[score.region].score > 0
+            yield whole, right, score.value, candidate.prompt.text
+
+
+def _figures(rows: Sequence[tuple[bool, bool, float, str]]) -> dict[str, Figure]:
+    whole = np.array([row[0] for row in rows])
+    right, score, prompt = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
+    found: list[Figure] = []
+    for some, least in ((whole, RIGHT), (~whole, 0.0)):
+        found.append(balanced(right[some], score[some] > least, prompt[some]))
+        found.append(auc(right[some], score[some], prompt[some]))
+    return dict(zip(COLUMNS, found, strict=True))
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m srum_benchmarks.shapes.agreement", description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run that was judged")
+    parser.add_argument("--round", type=int, default=0, help="which round's pictures (default: 0)")
+    parsed = parser.parse_args(given)
+    try:
+        found = [(folder, agreement(Run.open(folder), parsed.round)) for folder in parsed.runs]
+    except SrumError as error:
+        tell(f"srum: {error}")
+        return 2
+    print("| run | judge |", " | ".join(COLUMNS), "|")
+    print("| --- " * (2 + len(COLUMNS)) + "|")
+    for folder, judges in found:
+        for name, figures in judges.items():
+            print(f"| {folder} | {name} |", " | ".join(_cell(figures[column]) for column in COLUMNS), "|")
+    return 0
+
+
+def _cell(figure: Figure) -> str:
+    if figure["value"] is None:
+        return ""
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] ({figure['count']})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
