@@ -268,6 +268,7 @@ def _report(run: Run) -> None:
 _COMMANDS = {
     "ablate": "run the method with one thing changed at a time, over seeds, and tabulate the results",
     "doctor": "try an adapter on its real weights, and say in sentences what is wrong",
+    "eval": "look at a folder of a published benchmark: which prompts are there, are they the release's",
     "export": "write a run's judged pictures in the official SRUM format, or as a Parquet dataset",
     "import": "make a run out of judged pictures in one of those formats, ready to be trained on",
     "new-plugin": "write an installable plugin package with passing tests",

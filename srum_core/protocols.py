@@ -132,3 +132,5 @@ class Benchmark(Protocol):
 
     # Optional, for one that asks in turns: `further(candidate, answers) -> Sequence[Question]`, as for a judge: the
     # questions that follow from all answers so far, until it gives none; `score` gets all answers in order of asking.
+    # For one whose prompts are read from a folder of the user's, its option `data`: `survey() -> Sequence[PromptFile]`
+    # says what is there and what is missing, without raising; `srum eval prompts` shows it.

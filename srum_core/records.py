@@ -208,3 +208,22 @@ class Row:
     high: float | None = None
     note: str = ""
     """What a reader must know before comparing the number: incomplete, other prompts, another rubric, …"""
+
+
+@frozen
+class PromptFile:
+    """A file of prompts that a benchmark looks for, and what it found."""
+
+    name: str
+    """Its path in the repository that it is part of."""
+    source: str
+    """That repository, and which state of it."""
+    expected: int
+    """How many prompts it should hold."""
+    path: Path | None = None
+    """Where it is; None = it is missing."""
+    count: int = 0
+    """How many prompts it holds."""
+    sha256: str = ""
+    problems: tuple[str, ...] = ()
+    """How it differs from what was expected, a sentence each."""

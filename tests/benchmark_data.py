@@ -14,7 +14,7 @@ from srum_benchmarks.compbench import prompts as compbench
 from srum_benchmarks.geneval import prompts as geneval
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.wise.prompts import GROUPS, Version
-from srum_core.records import Candidate, Prompt
+from srum_core.records import Candidate, Prompt, PromptFile
 
 
 def write(path: Path, value: Any) -> Path:
@@ -87,7 +87,7 @@ def believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the one prompt of each file that is known by its hash for granted: made-up prompts have others."""
     check = files.check
 
-    def lenient(expected: files.Expected, path: Path, prompts: Any) -> files.Found:
+    def lenient(expected: files.Expected, path: Path, prompts: Any) -> PromptFile:
         return check(attrs.evolve(expected, spots={}), path, prompts)
 
     monkeypatch.setattr(files, "check", lenient)

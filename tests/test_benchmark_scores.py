@@ -131,6 +131,13 @@ def test_the_mean_is_over_pictures_also_where_prompts_have_different_numbers_of_
     assert summary.row("x", [(1.0, part)]).value == 0.75
 
 
+def test_sums_and_counts_of_a_prompt_are_drawn_together() -> None:
+    """Where every picture has the same value, so has every resample, however many pictures prompts have."""
+    part = summary.part(Cell(str(prompt), 0.5) for prompt in range(20) for _ in range(1 + prompt % 4))
+    row = summary.row("x", [(1.0, part)])
+    assert (row.low, row.high, row.error) == pytest.approx((0.5, 0.5, 0))
+
+
 def test_one_prompt_has_no_interval() -> None:
     row = summary.row("x", [(1.0, summary.part([Cell("a", 0.0), Cell("a", 1.0)]))])
     assert (row.value, row.low, row.error) == (0.5, None, None)

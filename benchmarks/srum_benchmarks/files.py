@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from srum_core.errors import ConfigError
+from srum_core.records import PromptFile
 
 
 @frozen
@@ -29,21 +30,12 @@ class Expected:
     """Entry, from 0 → the first 16 hex digits of the SHA-256 of its prompt."""
     source: str = ""
     """The repository that it is part of, and the commit at which it was looked at."""
+    key: str = ""
+    """What entries call their prompt; "" = the file is text, one prompt a line."""
 
     @property
     def name(self) -> str:
         return Path(self.places[0]).name
-
-
-@frozen
-class Found:
-    """A prompt file that was found: what `srum eval prompts` lists."""
-
-    expected: Expected
-    path: Path
-    count: int
-    sha256: str
-    problems: tuple[str, ...] = ()
 
 
 def find(folder: Path, expected: Expected) -> Path | None:
@@ -70,7 +62,7 @@ def need(folder: str, benchmark: str, files: Sequence[Expected]) -> list[Path]:
     return [path for _, path in found if path is not None]
 
 
-def check(expected: Expected, path: Path, prompts: Sequence[str]) -> Found:
+def check(expected: Expected, path: Path, prompts: Sequence[str]) -> PromptFile:
     """Compare what was read with the release."""
     problems = []
     if len(prompts) != expected.count:
@@ -78,10 +70,42 @@ def check(expected: Expected, path: Path, prompts: Sequence[str]) -> Found:
     for index, known in expected.spots.items():
         if index < len(prompts) and digest(prompts[index]) != known:
             problems.append(f"{path}: prompt {index + 1} is not the one of {expected.source}.")
-    return Found(expected, path, len(prompts), hashlib.sha256(path.read_bytes()).hexdigest(), tuple(problems))
+    sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    return PromptFile(expected.places[0], expected.source, expected.count, path, len(prompts), sha, tuple(problems))
 
 
-def refuse(benchmark: str, found: Sequence[Found], more: Sequence[str] = ()) -> None:
+def survey(data: str, wanted: Sequence[Expected], more: Callable[[], Sequence[str]]) -> list[PromptFile]:
+    """What is there of the files. `more` finds what only shows when all are read together; called if all can be."""
+    root = Path(data).expanduser()
+    found = [_inspect(root, each) for each in wanted]
+    if any(each.path is None or (each.problems and not each.count) for each in found):
+        return found
+    try:
+        problems = tuple(more())
+    except ConfigError as error:
+        problems = (str(error),)
+    return [*found[:-1], evolve(found[-1], problems=found[-1].problems + problems)]
+
+
+def _inspect(root: Path, expected: Expected) -> PromptFile:
+    missing = PromptFile(expected.places[0], expected.source, expected.count)
+    path = find(root, expected)
+    if path is None:
+        return missing
+    try:
+        return check(expected, path, _prompts(path, expected.key))
+    except ConfigError as error:
+        return evolve(missing, path=path, problems=(str(error),))
+
+
+def _prompts(path: Path, key: str) -> list[str]:
+    if not key:
+        return [line.strip() for line in read_lines(path)]
+    entries = [each for _, each in read_objects(path)] if path.suffix == ".jsonl" else read_json(path, list)
+    return texts(path, entries, key)
+
+
+def refuse(benchmark: str, found: Sequence[PromptFile], more: Sequence[str] = ()) -> None:
     """Raise ConfigError with everything that is wrong, and the way out."""
     problems = [problem for each in found for problem in each.problems] + list(more)
     if problems:

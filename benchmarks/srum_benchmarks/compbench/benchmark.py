@@ -8,7 +8,7 @@ from srum_benchmarks import summary, templates
 from srum_benchmarks.compbench import mllm, prompts
 from srum_benchmarks.options import CompBenchOptions
 from srum_benchmarks.summary import Cell, Part
-from srum_core.records import Candidate, Prompt, Question, Row
+from srum_core.records import Candidate, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
@@ -26,6 +26,9 @@ class CompBench:
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         return prompts.load(self.options.data, split, self.options.verify)
+
+    def survey(self) -> Sequence[PromptFile]:
+        return prompts.survey(self.options.data)
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         text = templates.fill(self.template, {"prompt": candidate.prompt.text})

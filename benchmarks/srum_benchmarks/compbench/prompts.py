@@ -9,9 +9,9 @@ from typing import Any
 from attrs import frozen
 
 from srum_benchmarks import files
-from srum_benchmarks.files import Expected, Found
+from srum_benchmarks.files import Expected
 from srum_core.errors import ConfigError
-from srum_core.records import Prompt
+from srum_core.records import Prompt, PromptFile
 
 NAME = "compbench"
 SRUM = "WayneJin0918/SRUM at a53ba18"
@@ -55,8 +55,8 @@ TRAIN: Mapping[str, Category] = {
 SPLITS = {"test": TEST, "train": TRAIN}
 _WORDS = {"test": "val", "train": "train"}
 _JSON = {
-    "test": Expected(("val_comp.json",), 2670, {1998: "093838ce19bdf93d"}, SRUM),
-    "train": Expected(("train_comp.json",), 6234, {232: "3a2d980323585a25"}, SRUM),
+    "test": Expected(("val_comp.json",), 2670, {1998: "093838ce19bdf93d"}, SRUM, "Question"),
+    "train": Expected(("train_comp.json",), 6234, {232: "3a2d980323585a25"}, SRUM, "Question"),
 }
 _SPOTS = {
     "3d_spatial": (68, "d7b0f889ccb5e7bb"),
@@ -91,18 +91,35 @@ def load(data: str, split: str, verify: bool = True) -> list[Prompt]:
     prompts: the SRUM authors have the list from before September 2025."""
     if split not in SPLITS:
         raise ConfigError(f'{NAME} has the splits "test" and "train", not "{split}".')
-    found, prompts, problems = survey(data, split)
+    found, prompts, problems = _read(data, split)
     if verify:
         files.refuse(NAME, found, problems)
     return prompts
 
 
-def survey(data: str, split: str) -> tuple[list[Found], list[Prompt], list[str]]:
-    """What is there: the files, their prompts, and what more is wrong with them."""
+def survey(data: str) -> list[PromptFile]:
+    """What is there of both splits, in the format that the folder has."""
+    found = []
+    for split in SPLITS:
+        wanted = list(expected_texts(split).values()) if _has_texts(data, split) else [_JSON[split]]
+        found += files.survey(data, wanted, lambda split=split: _read(data, split)[2])  # type: ignore[misc]
+    return found
+
+
+def expected_texts(split: str) -> dict[str, Expected]:
+    return {name: expected_text(split, name) for name in SPLITS[split]}
+
+
+def _has_texts(data: str, split: str) -> bool:
     root = Path(data).expanduser()
-    texts = {name: expected_text(split, name) for name in SPLITS[split]}
-    if data and files.find(root, _JSON[split]) is None and any(files.find(root, each) for each in texts.values()):
-        return _from_texts(data, split, texts)
+    texts = expected_texts(split).values()
+    return bool(data) and files.find(root, _JSON[split]) is None and any(files.find(root, each) for each in texts)
+
+
+def _read(data: str, split: str) -> tuple[list[PromptFile], list[Prompt], list[str]]:
+    """The files, their prompts, and what more is wrong with them."""
+    if _has_texts(data, split):
+        return _from_texts(data, split, expected_texts(split))
     (path,) = files.need(data, NAME, [_JSON[split]])
     entries = files.read_json(path, list)
     found = files.check(_JSON[split], path, files.texts(path, entries, "Question"))
@@ -110,7 +127,9 @@ def survey(data: str, split: str) -> tuple[list[Found], list[Prompt], list[str]]
     return [found], prompts, _miscounted(path, split, prompts)
 
 
-def _from_texts(data: str, split: str, texts: Mapping[str, Expected]) -> tuple[list[Found], list[Prompt], list[str]]:
+def _from_texts(
+    data: str, split: str, texts: Mapping[str, Expected]
+) -> tuple[list[PromptFile], list[Prompt], list[str]]:
     paths = files.need(data, NAME, list(texts.values()))
     found, prompts = [], []
     for (name, expected), path in zip(texts.items(), paths, strict=True):

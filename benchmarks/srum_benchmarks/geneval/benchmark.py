@@ -8,7 +8,7 @@ from srum_benchmarks import detections, summary
 from srum_benchmarks.geneval import prompts, rules
 from srum_benchmarks.options import GenEvalOptions
 from srum_benchmarks.summary import Cell
-from srum_core.records import Candidate, Prompt, Question, Row
+from srum_core.records import Candidate, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
@@ -22,6 +22,9 @@ class GenEval:
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         return prompts.load(self.options.data, self.options.prompts, self.options.verify)
+
+    def survey(self) -> Sequence[PromptFile]:
+        return prompts.survey(self.options.data, self.options.prompts)
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return ()

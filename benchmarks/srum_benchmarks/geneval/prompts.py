@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from srum_benchmarks import files
-from srum_benchmarks.files import Expected, Found
+from srum_benchmarks.files import Expected
 from srum_core.errors import ConfigError
-from srum_core.records import Prompt
+from srum_core.records import Prompt, PromptFile
 
 NAME = "geneval"
 TAGS: Mapping[str, int] = {
@@ -23,25 +23,37 @@ FILES = {
         553,
         {399: "a90b264d42c4e18c"},
         "djghosh13/geneval at af4902f",
+        "prompt",
     ),
     "long": Expected(
         ("eval/gen/geneval/prompts/evaluation_metadata_long.jsonl", "prompts/evaluation_metadata_long.jsonl"),
         553,
         {443: "b7688d646e673afa"},
         "WayneJin0918/SRUM at a53ba18",
+        "prompt",
     ),
 }
 
 
 def load(data: str, which: str = "short", verify: bool = True) -> list[Prompt]:
     """Prompts with ids "00000", "00001", … (their lines); tags `tag` and `metadata`, the line as it is."""
-    found, prompts, problems = survey(data, which)
+    found, prompts, problems = _read(data, which)
     if verify:
         files.refuse(NAME, [found], problems)
     return prompts
 
 
-def survey(data: str, which: str = "short") -> tuple[Found, list[Prompt], list[str]]:
+def survey(data: str, which: str = "short") -> list[PromptFile]:
+    """What is there: whichever of the two files, or the one that is wanted, missing."""
+    there = [name for name, each in FILES.items() if files.find(Path(data).expanduser(), each)] or [which]
+    return [
+        found
+        for name in there
+        for found in files.survey(data, [FILES[name]], lambda name=name: _read(data, name)[2])  # type: ignore[misc]
+    ]
+
+
+def _read(data: str, which: str) -> tuple[PromptFile, list[Prompt], list[str]]:
     """The file, its prompts, and what more is wrong with it."""
     (path,) = files.need(data, NAME, [FILES[which]])
     lines = list(files.read_objects(path))

@@ -10,7 +10,7 @@ from srum_benchmarks.reasonbench import prompts, scores
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
 from srum_benchmarks.summary import Cell, Part
 from srum_core.errors import RecordError
-from srum_core.records import Candidate, Prompt, Question, Row
+from srum_core.records import Candidate, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
@@ -28,6 +28,9 @@ class ReasonBench:
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         return prompts.load(self.options.data, self.options.verify)
+
+    def survey(self) -> Sequence[PromptFile]:
+        return prompts.survey(self.options.data)
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return [Question(candidate.image, self.describe, max_new_tokens=self.options.max_new_tokens)]

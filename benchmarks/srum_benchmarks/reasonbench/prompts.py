@@ -12,9 +12,9 @@ from typing import Any
 from attrs import field, frozen
 
 from srum_benchmarks import files
-from srum_benchmarks.files import Expected, Found
+from srum_benchmarks.files import Expected
 from srum_core.errors import ConfigError
-from srum_core.records import Prompt
+from srum_core.records import Prompt, PromptFile
 
 NAME = "reasonbench"
 SOURCE = "KaiyueSun98/T2I-ReasonBench at efc1d20"
@@ -31,8 +31,8 @@ class Dimension:
 
 
 def _dimension(stem: str, short: str, spot: tuple[int, str], main: str, details: bool) -> Dimension:
-    prompts = Expected((f"prompts/{stem}.json",), 200, dict([spot]), SOURCE)
-    criteria = Expected((f"deepseek_evaluation_qs/evaluation_{short}.json",), 200, {}, SOURCE)
+    prompts = Expected((f"prompts/{stem}.json",), 200, dict([spot]), SOURCE, "prompt")
+    criteria = Expected((f"deepseek_evaluation_qs/evaluation_{short}.json",), 200, {}, SOURCE, "prompt")
     groups = (main, "other_details_evaluation") if details else (main,)
     weights = {main: 0.7, "other_details_evaluation": 0.3} if details else {main: 1.0}
     return Dimension(prompts, criteria, (*groups, QUALITY), weights)
@@ -54,15 +54,24 @@ DIMENSIONS: Mapping[str, Dimension] = {
 def load(data: str, verify: bool = True) -> list[Prompt]:
     """Prompts with ids such as "idiom-0001"; tags `dimension`, `number`, and `criteria`: group → pairs of question and
     criterion. Raises ConfigError."""
-    found, prompts, problems = survey(data)
+    found, prompts, problems = _read(data)
     if verify:
         files.refuse(NAME, found, problems)
     return prompts
 
 
-def survey(data: str) -> tuple[list[Found], list[Prompt], list[str]]:
+def survey(data: str) -> list[PromptFile]:
+    """What is there of prompts and questions."""
+    return files.survey(data, _wanted(), lambda: _read(data)[2])
+
+
+def _wanted() -> list[Expected]:
+    return [each for dimension in DIMENSIONS.values() for each in (dimension.prompts, dimension.criteria)]
+
+
+def _read(data: str) -> tuple[list[PromptFile], list[Prompt], list[str]]:
     """The files, the prompts, and what more is wrong with them."""
-    wanted = [each for dimension in DIMENSIONS.values() for each in (dimension.prompts, dimension.criteria)]
+    wanted = _wanted()
     paths = dict(zip(wanted, files.need(data, NAME, wanted), strict=True))
     found, prompts, problems = [], [], []
     for name, dimension in DIMENSIONS.items():

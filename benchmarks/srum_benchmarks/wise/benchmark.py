@@ -9,7 +9,7 @@ from srum_benchmarks.options import WiseOptions, WiseVerifiedOptions
 from srum_benchmarks.summary import Cell, Part
 from srum_benchmarks.wise import grades, prompts
 from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED
-from srum_core.records import Candidate, Prompt, Question, Row
+from srum_core.records import Candidate, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
@@ -26,6 +26,9 @@ class _Wise:
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         return prompts.load(self.version, self.options.data, split, self.options.verify)
+
+    def survey(self) -> Sequence[PromptFile]:
+        return prompts.survey(self.version, self.options.data)
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         prompt = candidate.prompt

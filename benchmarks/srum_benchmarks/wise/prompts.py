@@ -9,9 +9,9 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from srum_benchmarks import files
-from srum_benchmarks.files import Expected, Found
+from srum_benchmarks.files import Expected
 from srum_core.errors import ConfigError
-from srum_core.records import Prompt
+from srum_core.records import Prompt, PromptFile
 
 SOURCE = "PKU-YuanGroup/WISE at eb51174"
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -52,12 +52,14 @@ LEGACY = Version(
     {"CULTURE": 0.4, "TIME": 0.167, "SPACE": 0.133, "BIOLOGY": 0.1, "PHYSICS": 0.1, "CHEMISTRY": 0.1},
     {
         "cultural": Expected(
-            ("WISE_legacy/data/cultural_common_sense.json",), 400, {311: "e23000954ef46b7a"}, SOURCE
+            ("WISE_legacy/data/cultural_common_sense.json",), 400, {311: "e23000954ef46b7a"}, SOURCE, "Prompt"
         ),
         "spatio-temporal": Expected(
-            ("WISE_legacy/data/spatio-temporal_reasoning.json",), 300, {1: "acd7c51b6a9e2d06"}, SOURCE
+            ("WISE_legacy/data/spatio-temporal_reasoning.json",), 300, {1: "acd7c51b6a9e2d06"}, SOURCE, "Prompt"
         ),
-        "science": Expected(("WISE_legacy/data/natural_science.json",), 300, {228: "2c871453f659d2e9"}, SOURCE),
+        "science": Expected(
+            ("WISE_legacy/data/natural_science.json",), 300, {228: "2c871453f659d2e9"}, SOURCE, "Prompt"
+        ),
     },
 )  # fmt: skip
 VERIFIED = Version(
@@ -69,13 +71,13 @@ VERIFIED = Version(
     {"CULTURE": 0.4, **dict.fromkeys(("TIME", "SPACE", "BIOLOGY", "PHYSICS", "CHEMISTRY"), 0.12)},
     {
         "cultural": Expected(
-            ("data_verified/cultural_common_sense_verified.json",), 400, {390: "e035987ede879c00"}, SOURCE
+            ("data_verified/cultural_common_sense_verified.json",), 400, {390: "e035987ede879c00"}, SOURCE, "Prompt"
         ),
         "spatio-temporal": Expected(
-            ("data_verified/spatio-temporal_reasoning_verified.json",), 240, {178: "a17c1b55ab78f522"}, SOURCE
+            ("data_verified/spatio-temporal_reasoning_verified.json",), 240, {178: "a17c1b55ab78f522"}, SOURCE, "Prompt"
         ),
         "science": Expected(
-            ("data_verified/natural_science_verified.json",), 360, {136: "d011985f94e5ef3a"}, SOURCE
+            ("data_verified/natural_science_verified.json",), 360, {136: "d011985f94e5ef3a"}, SOURCE, "Prompt"
         ),
     },
 )  # fmt: skip
@@ -90,7 +92,7 @@ def load(version: Version, data: str, split: str = "test", verify: bool = True) 
         raise ConfigError(
             f'{version.name} has the splits "test", {_quoted(GROUPS)}, and each with "not-", not "{split}".'
         )
-    found, prompts, problems = survey(version, data)
+    found, prompts, problems = _read(version, data)
     if verify:
         files.refuse(version.name, found, problems)
     if split == "test":
@@ -99,7 +101,12 @@ def load(version: Version, data: str, split: str = "test", verify: bool = True) 
     return [prompt for prompt in prompts if (prompt.tags["group"] == name) == (split == name)]
 
 
-def survey(version: Version, data: str) -> tuple[list[Found], list[Prompt], list[str]]:
+def survey(version: Version, data: str) -> list[PromptFile]:
+    """What is there of the three files."""
+    return files.survey(data, list(version.files.values()), lambda: _read(version, data)[2])
+
+
+def _read(version: Version, data: str) -> tuple[list[PromptFile], list[Prompt], list[str]]:
     """The files, their prompts, and what more is wrong with them."""
     paths = files.need(data, version.name, list(version.files.values()))
     found, prompts, problems = [], [], []
