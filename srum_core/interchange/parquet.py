@@ -69,7 +69,7 @@ def features(datasets: Any) -> Any:
     several = datasets.List
     question = {
         **{"image": text, "text": text, "crop": several(number), "max_new_tokens": whole, "think": truth},
-        **{"temperature": number, "seed": whole},
+        **{"temperature": number, "seed": whole, "history": several(several(text))},
     }
     score = {
         **{"value": number, "region": text, "reason": text, "judge": text, "label": text, "stated": number},
