@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmark_data import drawn
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from srum_benchmarks import detections, summary
@@ -166,6 +167,29 @@ def test_the_papers_overall_is_the_mean_of_its_columns(line: str) -> None:
     *means, overall = map(float, line.split())
     result = mllm.reference_overall(dict(zip(COLUMNS, means, strict=True)))
     assert result.overall == pytest.approx(overall, abs=0.006)
+
+
+_PIECES = (
+    "{",
+    "}",
+    '"score": 5',
+    '"score":07',
+    '"score": "6"',
+    ", ",
+    " ",
+    '"a": ',
+    '{"score": 80}',
+    '"x"',
+    "```json",
+    "no",
+)
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=8).map("".join))
+@example('{"a": {"score": 5}, "score": 7}')
+def test_the_object_around_the_score_is_that_of_the_references_expression(text: str) -> None:
+    match = re.search(r'{\s*.*"score":\s*(\d+).*?}', text, re.DOTALL)
+    assert mllm._object(text) == (match[0] if match else "")
 
 
 def test_both_overalls_of_compbench() -> None:

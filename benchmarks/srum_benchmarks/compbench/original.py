@@ -132,9 +132,8 @@ def _mean_depth(depth: Depth, box: Box, axes: str) -> float:
 
 
 def same_box(one: Box, other: Box) -> bool:
-    """Whether two boxes of the same label count as one object."""
-    shared = overlap(one, other, 1)
-    return iou(one, other, 1) > 0.9 or shared / area(one, 1) > 0.9 or shared / area(other, 1) > 0.9
+    """Whether two boxes of the same label count as one object: most of either is in the other."""
+    return overlap(one, other, 1) > 0.9 * min(area(one, 1), area(other, 1))
 
 
 def read_objects(lines: Sequence[str]) -> dict[str, str]:

@@ -40,11 +40,10 @@ def bagel(text: str) -> Grades:
 
 
 def binary(text: str) -> Grades:
-    """The grade of the verified version, if the answer has one."""
+    """The grade of the verified version, if the answer has one: the first that is named, or else the only bare line."""
     text = text.rpartition("</think>")[2]
-    matches = _BINARY.findall(text)
-    if matches:
-        return {"score": float(matches[-1])}
+    if match := _BINARY.search(text):
+        return {"score": float(match[1])}
     bare = [line.strip() for line in text.split("\n") if line.strip() in ("0", "1")]
     return {"score": float(bare[0])} if len(bare) == 1 else {}
 
