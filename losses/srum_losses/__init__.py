@@ -78,8 +78,8 @@ class SparseOptions:
     """regions: alpha * R with every score replaced by 0 or 1. picture: one number for the whole picture, 1 if both the
     global score and the mean regional score (as far as there are any) are above the threshold."""
     outside: Literal["zero", "global"] = field(default="zero", validator=validators.in_(("zero", "global")))
-    """With scope regions, the weight outside every scored box: 0, or the 0 or 1 of the global score. With 0 and lambda_c
-    = 0 nothing holds the background."""
+    """With scope regions, the weight outside every scored box: 0, or the 0 or 1 of the global score. With 0 and no
+    reference term nothing holds the background."""
     overlap: Literal["mean", "min", "max", "smallest"] = field(
         default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
     )
