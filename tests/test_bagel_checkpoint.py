@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from srum_bagel import checkpoint, place
+from srum_bagel import checkpoint
 from srum_bagel.autoencoder import Autoencoder, AutoencoderSizes
 from srum_bagel.checkpoint import build_sizes
 from srum_bagel.model import Bagel, build_denoiser
 from srum_bagel.options import Options
 from srum_bagel.vision import Eye
+from srum_core import place
 from srum_core.errors import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"

@@ -25,11 +25,12 @@ from blip3o_layouts import (
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLConfig
 
-from srum_blip3o import eva, head, place
+from srum_blip3o import eva, head
 from srum_blip3o.checkpoint import language_config, official_name
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
 from srum_blip3o.weights import BASE, TRAINED
+from srum_core import place
 from srum_core.errors import CheckpointError
 from srum_core.testing import sample_picture
 

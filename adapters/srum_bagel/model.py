@@ -18,12 +18,13 @@ from srum_bagel.context import Context
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.images import SizeRule, to_image, to_tensor
 from srum_bagel.options import Options
-from srum_bagel.place import choose_device, choose_dtype, find
+from srum_bagel.place import find
 from srum_bagel.sampling import Contexts, sample
 from srum_bagel.vision import Eye
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
 from srum_core.pictures import flatten, open_rgb
+from srum_core.place import choose_device, choose_dtype
 from srum_core.records import Question, Sample
 
 

@@ -16,7 +16,6 @@ from srum_blip3o.checkpoint import HEAD, QUERIES, open_checkpoint
 from srum_blip3o.denoiser import Denoiser, Told
 from srum_blip3o.options import Options
 from srum_blip3o.parts import Parts
-from srum_blip3o.place import choose_device, choose_dtype
 from srum_blip3o.reader import Reader
 from srum_blip3o.sampling import sample
 from srum_blip3o.weights import fill, save_trained, write_whole
@@ -24,6 +23,7 @@ from srum_blip3o.words import QUERIES as QUERIES_TOKEN
 from srum_blip3o.words import Words
 from srum_core.flow import Recipe, Schedule
 from srum_core.pictures import flatten, open_rgb
+from srum_core.place import choose_device, choose_dtype
 from srum_core.records import Box, BoxFormat, Question, Sample
 
 READ_AT_ONCE = 16

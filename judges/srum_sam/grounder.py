@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -98,11 +97,12 @@ def _device(name: str) -> torch.device:
     """`auto`: this process's accelerator if there is one, else the CPU. Raises ConfigError for a device not there."""
     import torch
 
+    from srum_core.place import choose_device
+
     if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        if found is None or found.type == "mps":  # segment-anything hands over points in float64, which MPS lacks
-            return torch.device("cpu")
-        return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
+        found = choose_device(name)
+        # segment-anything hands over points in float64, which MPS lacks.
+        return torch.device("cpu") if found.type == "mps" else found
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -1,0 +1,55 @@
+"""Where weights come from and where they go: what components that load a model have in common, for any of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from srum_core.errors import CheckpointError
+
+LARGE = 4 * 2**30
+"""Bytes of weights above which a machine without an accelerator is refused before anything is loaded."""
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: this process's accelerator if there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: float32 on a CPU, else bfloat16."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def download(repository: str, setting: str, patterns: Sequence[str], instead: str = "") -> Path:
+    """A hub repository as a directory here; only files that match. Raises CheckpointError naming the setting that asked
+    for it; `instead`: what else would run."""
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{setting}={repository} is neither a directory here nor a repository that could be downloaded from the "
+            f"hub ({type(error).__name__}: {error}). Give a directory in the published layout{instead}."
+        ) from error
+
+
+def refuse_large(checkpoint: str, size: int, device: torch.device, asked: str, needs: str) -> None:
+    """A large model on a CPU would swap for hours: CheckpointError at once. Naming the device (`asked`) overrules.
+    `size`: bytes; `needs`: what training takes, and what else would run."""
+    if device.type == "cpu" and asked == "auto" and size > LARGE:
+        raise CheckpointError(
+            f"{checkpoint} is {size / 1e9:.0f} GB of weights and this machine has no accelerator. {needs} To load it "
+            "on the CPU all the same, set adapter.device=cpu."
+        )
