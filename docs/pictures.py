@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from srum_core.run import Run
 from srum_core.stages.evaluate import scored
 
 SIDE, GAP, TEXT = 160, 12, 48
-COUNT = 5
+COUNT, ACROSS = 5, 8
 
 
 def main(folder: Path, out: Path) -> None:
     """candidates.png, regions.png and rewards.png: the first pictures of the run's first round. before-after.png, of
-    a run that was evaluated: the first prompts of every category, before the first round and after the last one."""
+    a run that was evaluated: what became right and what became wrong between the first round and the last one."""
     out.mkdir(parents=True, exist_ok=True)
     run = Run.open(folder)
     ids = [item.id for item in run.planned(0)][:COUNT]
@@ -32,16 +31,14 @@ def main(folder: Path, out: Path) -> None:
         before_after(run, out / "before-after.png")
 
 
-def before_after(run: Run, path: Path, each: int = 2) -> None:
-    """Two rows of pictures that start from the same noise, framed green where the benchmark calls them right."""
-    count: Counter[str] = Counter()
-    ids = []
-    for item in run.planned_evaluation():
-        category = item.prompt.tags["category"]
-        if count[category] < each and item.prompt.text not in {text for text, _ in ids}:
-            count[category] += 1
-            ids.append((item.prompt.text, item.id))
-    rows = [list(scored(run, round).select([key for _, key in ids])) for round in (None, run.settings.rounds - 1)]
+def before_after(run: Run, path: Path) -> None:
+    """Before above after, from the same noise, framed green where the benchmark calls them right: the first ACROSS
+    pictures that became right, and below them the first that became wrong. Says how many there are of either."""
+    every = zip(*(list(scored(run, round)) for round in (None, run.settings.rounds - 1)), strict=True)
+    pairs = [(pair, pair[1].values["correct"] - pair[0].values["correct"]) for pair in every]
+    gained, lost = ([pair for pair, change in pairs if change == wanted] for wanted in (1, -1))
+    print(f"{len(gained)} became right and {len(lost)} wrong of {len(pairs)}.")
+    rows = list(zip(*gained[:ACROSS], *lost[:ACROSS], strict=True))
 
     def both(index: int, after: Image.Image) -> Image.Image:
         with Image.open(rows[0][index].candidate.image) as image:
@@ -60,14 +57,18 @@ def before_after(run: Run, path: Path, each: int = 2) -> None:
 def save(
     path: Path, candidates: Sequence[Candidate], paint: Callable[[int, Image.Image], Image.Image], height: int = SIDE
 ) -> None:
-    """A row of pictures with their prompts below."""
-    sheet = Image.new("RGB", (len(candidates) * (SIDE + GAP) - GAP, height + TEXT), "white")
+    """Rows of up to ACROSS pictures with their prompts below."""
+    band = height + TEXT
+    size = (min(ACROSS, len(candidates)) * (SIDE + GAP) - GAP, band * -(-len(candidates) // ACROSS))
+    sheet = Image.new("RGB", size, "white")
     for index, candidate in enumerate(candidates):
         with Image.open(candidate.image) as image:
             canvas = paint(index, image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST))
-        left = index * (SIDE + GAP)
-        sheet.paste(canvas, (left, 0))
-        ImageDraw.Draw(sheet).multiline_text((left, height + 4), wrapped(candidate.prompt.text), "black", font(11))
+        left, top = index % ACROSS * (SIDE + GAP), index // ACROSS * band
+        sheet.paste(canvas, (left, top))
+        ImageDraw.Draw(sheet).multiline_text(
+            (left, top + height + 4), wrapped(candidate.prompt.text), "black", font(11)
+        )
     sheet.save(path, optimize=True)
 
 
