@@ -99,3 +99,12 @@ def test_the_share_named_right_is_of_covered_patches_only():
         sight.head.bias.zero_()[RED_SQUARE] = 9
     labels = torch.tensor([[RED_SQUARE] + [BLUE_CROSS] * 3 + [BACKGROUND] * 60])
     assert sight.loss(torch.zeros(1, 64, 48), labels)[1] == 0.25
+
+
+def test_a_new_head_can_learn_first_without_touching_the_tower():
+    sight, (patches, labels) = Sight(Tower(), 32), batch(2)
+    sight.loss(patches, labels, head_only=True)[0].backward()
+    assert sight.head.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in sight.tower.parameters())
+    sight.loss(patches, labels)[0].backward()
+    assert all(parameter.grad is not None for parameter in sight.tower.parameters())
