@@ -6,9 +6,10 @@ import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from attrs import field, frozen
 from rich.console import Console
@@ -49,20 +50,37 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`srum`: the other commands."""
-    parser = argparse.ArgumentParser(prog="srum", description="Companion commands of srum-train.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in _COMMANDS.items():
-        commands.add_parser(name, help=text, add_help=False)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    name = parser.parse_args(given[:1]).command
+    words = [_choose("srum", "Companion commands of srum-train.", _COMMANDS, given)]
     find_modules_here()
-    command = import_module(f"srum_core.commands.{name.replace('-', '_')}")
-    own = argparse.ArgumentParser(
-        prog=f"srum {name}", description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    command = _command(words)
+    if hasattr(command, "ACTIONS"):
+        words.append(_choose(f"srum {words[0]}", command.__doc__, command.ACTIONS, given[1:]))
+        command = _command(words)
+    own = _parser(f"srum {' '.join(words)}", command.__doc__)
     command.arguments(own)
-    parsed = own.parse_intermixed_args(given[1:])
-    return _guarded(lambda: command.run(parsed))
+    parsed = own.parse_intermixed_args(given[len(words) :])
+    return _guarded(lambda: int(command.run(parsed)))
+
+
+def _parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _choose(prog: str, description: str | None, choices: Mapping[str, str], given: Sequence[str]) -> str:
+    """The first word, one of several (name -> help)."""
+    parser = _parser(prog, description)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in choices.items():
+        commands.add_parser(name, help=text, add_help=False)
+    chosen: str = parser.parse_args(given[:1]).command
+    return chosen
+
+
+def _command(words: Sequence[str]) -> Any:
+    return import_module(f"srum_core.commands.{'_'.join(words).replace('-', '_')}")
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -268,7 +286,7 @@ def _report(run: Run) -> None:
 _COMMANDS = {
     "ablate": "run the method with one thing changed at a time, over seeds, and tabulate the results",
     "doctor": "try an adapter on its real weights, and say in sentences what is wrong",
-    "eval": "look at a folder of a published benchmark: which prompts are there, are they the release's",
+    "eval": "run published benchmarks, step by step: srum eval --help lists the steps",
     "export": "write a run's judged pictures in the official SRUM format, or as a Parquet dataset",
     "import": "make a run out of judged pictures in one of those formats, ready to be trained on",
     "new-plugin": "write an installable plugin package with passing tests",
@@ -277,7 +295,8 @@ _COMMANDS = {
     "report": "write a run, or what srum ablate made, as one HTML page with curves, pictures and reward maps",
     "reread": "read a run's recorded answers again with today's judges; no model is needed",
 }
-"""Each is a module of srum_core.commands with `arguments(parser)` and `run(parsed) -> int`, imported when used."""
+"""Each is a module of srum_core.commands with `arguments(parser)` and `run(parsed) -> int`, imported when used; or with
+`ACTIONS`, a table like this one whose commands are modules `NAME_ACTION`."""
 
 
 if __name__ == "__main__":

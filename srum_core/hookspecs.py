@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 from attrs import field, frozen
 
-from srum_core.protocols import Answerer, Benchmark, Grounder, Judge, Loss, RewardMap, UnifiedModel
+from srum_core.protocols import Answerer, Benchmark, Drawer, Grounder, Judge, Loss, RewardMap, UnifiedModel
 from srum_core.records import Prompt
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Component:
     options: type | None = None
     """attrs class of what can be set; None = nothing. A field with `metadata=SPEED` may change within a run."""
     presets: Mapping[str, Path] = field(factory=dict, hash=False)
-    """Adapters only: whole settings by name, as TOML files. One called "default" is always applied first."""
+    """Adapters and drawers only: settings by name, as TOML files. One called "default" is always applied first."""
     summary: str = ""
     """One line for lists."""
 
@@ -68,6 +68,7 @@ KINDS: Mapping[str, Kind] = {
     "loss": Kind("srum_losses", Loss, "loss"),
     "benchmark": Kind("srum_benchmarks", Benchmark, "benchmark"),
     "answerer": Kind("srum_answerers", Answerer, "answerer", also="adapter"),
+    "drawer": Kind("srum_drawers", Drawer, "drawer", also="adapter"),
 }
 
 
@@ -107,6 +108,11 @@ class Hooks:
     @hookspec
     def srum_answerers(self) -> Iterable[Component]:
         """What answers judges in the model's place (`Answerer`)."""
+        return ()
+
+    @hookspec
+    def srum_drawers(self) -> Iterable[Component]:
+        """Text-to-image models that are only evaluated (`Drawer`); they may have presets, as adapters do."""
         return ()
 
     @hookspec(firstresult=True)

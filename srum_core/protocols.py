@@ -1,4 +1,4 @@
-"""The six things a plugin can be (and the one-method subset that is enough to answer questions)."""
+"""The six things a plugin can be (and the one-method subsets that are enough to answer questions, or to draw)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,21 @@ class Answerer(Protocol):
 
     # Optional: `box_format(size: (width, height)) -> BoxFormat` says how it writes boxes in a picture of that size;
     # without it, boxes are pixels of the stored picture. `converses = True` says that it hears `question.history` as
-    # earlier turns; without it, the stages write them into the question's text.
+    # earlier turns; without it, the stages write them into the question's text. `identity() -> str` says who answers in
+    # the end, where the options leave it open (the model that a server happens to serve); recorded with the answers.
 
 
 @runtime_checkable
-class UnifiedModel(Answerer, Protocol):
+class Drawer(Protocol):
+    """Anything that draws; a text-to-image model that is only evaluated needs nothing else."""
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        """One picture per prompt; the same prompt and seed give the same picture, whatever else is in the batch."""
+        ...
+
+
+@runtime_checkable
+class UnifiedModel(Drawer, Answerer, Protocol):
     """A model that can draw, look, and be trained to draw better."""
 
     denoiser: nn.Module
@@ -38,10 +48,6 @@ class UnifiedModel(Answerer, Protocol):
     Time 0 is clean and 1 is noise. Each block of `recipe.blocks` runs exactly once per call."""
     recipe: Recipe
     """What only the adapter can say about training: blocks, trainable patterns, LoRA targets, time schedule."""
-
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
-        """One picture per prompt; the same prompt and seed give the same picture, whatever else is in the batch."""
-        ...
 
     def encode(self, images: Sequence[Image]) -> list[Tensor]:
         """Clean latents, each (rows, columns, channels), without gradient; repeatable and independent of the batch."""

@@ -1,91 +1,11 @@
-"""Look at a folder with the prompts of published benchmarks: what is there, is it the release, what is missing.
+"""Published benchmarks, on any adapter or text-to-image model: pictures, answers about them, tables.
 
-srum eval prompts ~/T2I-CompBench                       whatever benchmarks it belongs to
-srum eval prompts ~/prompts --benchmark wise            all that this benchmark needs
+srum eval prompts DIR                                   is a folder of prompts the release's?
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import attrs
-from rich.console import Console
-from rich.table import Table
-
-from srum_core import plugins
-from srum_core.errors import ConfigError
-from srum_core.hookspecs import Use
-from srum_core.records import PromptFile
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("prompts",), metavar="prompts", help="what to look at")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a checkout, or a folder with the files")
-    parser.add_argument(
-        "--benchmark", action="append", default=[], metavar="NAME", help="only this one, complete; may be repeated"
-    )
-
-
-def run(parsed: argparse.Namespace) -> int:
-    """0, or 1 if a file is missing or is not the release's. Raises ConfigError where there is nothing to look at."""
-    registry = plugins.discover()
-    if not parsed.folder.expanduser().is_dir():
-        raise ConfigError(f"{parsed.folder} is no folder here.")
-    surveys = _surveys(registry, str(parsed.folder), parsed.benchmark)
-    if not surveys:
-        known = ", ".join(_readers(registry))
-        raise ConfigError(
-            f"{parsed.folder} holds no prompt file of a benchmark that is known here ({known}). "
-            "Name one with --benchmark to see which files it needs and where they come from."
-        )
-    Console(soft_wrap=True).print(_table(surveys))
-    problems = [_told(name, each) for name, found in surveys.items() for each in found]
-    for sentence in (sentence for each in problems for sentence in each):
-        print(sentence)
-    for name, found in surveys.items():
-        if not any(_told(name, each) for each in found):
-            print(f'{name}: complete. Use it with benchmark={{use="{name}", data="{parsed.folder}"}}.')
-    return int(any(problems))
-
-
-def _readers(registry: plugins.Registry) -> list[str]:
-    """The benchmarks whose prompts are read from a folder."""
-    found = [each.component for each in registry.listing() if each.kind == "benchmark"]
-    return [each.name for each in found if each.options and "data" in attrs.fields_dict(each.options)]
-
-
-def _surveys(registry: plugins.Registry, folder: str, chosen: Sequence[str]) -> dict[str, list[PromptFile]]:
-    """By benchmark; of those that were not asked for, the ones that something is there of."""
-    readers = _readers(registry)
-    surveys = {}
-    for name in chosen or readers:
-        benchmark = registry.create("benchmark", Use(name, {"data": folder} if name in readers else {}))
-        survey = getattr(benchmark, "survey", None)
-        if survey is None:
-            if chosen:
-                raise ConfigError(f'The benchmark "{name}" reads no prompts from a folder.')
-            continue
-        found = list(survey())
-        if chosen or any(each.path for each in found):
-            surveys[name] = found
-    return surveys
-
-
-def _table(surveys: Mapping[str, Sequence[PromptFile]]) -> Table:
-    table = Table()
-    for column in ("benchmark", "file", "prompts", "release", "SHA-256", ""):
-        table.add_column(column, justify="right" if column in ("prompts", "release") else "left", overflow="fold")
-    for name, found in surveys.items():
-        for each in found:
-            state = "missing" if each.path is None else "not the release" if each.problems else "ok"
-            count = "" if each.path is None else str(each.count)
-            table.add_row(name, each.name, count, str(each.expected), each.sha256[:12], state)
-    return table
-
-
-def _told(name: str, file: PromptFile) -> list[str]:
-    if file.path is None:
-        return [f"{name}: {file.name} is missing. It is part of {file.source}."]
-    return [f"{name}: {problem}" for problem in file.problems]
+ACTIONS = {
+    "prompts": "look at a folder of a published benchmark: which prompts are there, are they the release's",
+}
+"""Each is a module `eval_NAME` beside this one, with `arguments(parser)` and `run(parsed) -> int`."""
