@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
 from attrs import frozen
 from rich.table import Table
 
+from srum_core import tables
 from srum_core.hearing import MOST_TURNS
+from srum_core.hookspecs import Use
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Exchange, Question, Row
 from srum_core.run import Run, refuse
 from srum_core.stages import Step, chunks
-from srum_core.store import Records, to_json, write_atomic
+from srum_core.store import Records
+from srum_core.tables import BenchmarkTable
+
+Scores = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
 @frozen
@@ -47,8 +50,23 @@ def evaluate(run: Run, round: int | None) -> None:
         records.extend(_score(run, weights, benchmark, drawn))
     if records.done:
         pairs = [(each.candidate, each.values) for each in records.select(plan)]
-        rows = [attrs.asdict(row) for row in benchmark.table(pairs)]
-        write_atomic(records.folder / "table.json", to_json(rows))
+        tables.write(records.folder / "table.json", _table(run, round, benchmark, pairs, len(plan)))
+
+
+def _table(run: Run, round: int | None, benchmark: Benchmark, pairs: Scores, planned: int) -> BenchmarkTable:
+    s = run.settings
+    after = "before any training" if round is None else f"after round {round}"
+    asks = any(benchmark.questions(candidate) for candidate, _ in pairs)
+    return tables.make(
+        benchmark,
+        s.benchmark or Use(""),
+        pairs,
+        split=s.evaluate.split,
+        model=f"{tables.named(s.adapter)}, {after}",
+        judge=("self" if s.answerer is None else tables.named(s.answerer)) if asks else "",
+        self_judged=asks and s.answerer is None,
+        planned=planned,
+    )
 
 
 def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
@@ -91,26 +109,24 @@ def _hear(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidat
 def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
     """A finished evaluation's rows by name, or None."""
     path = run.stage_folder("evaluate", round) / "table.json"
-    if not path.exists():
-        return None
-    return {row["name"]: Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
+    return tables.read(path).by_name() if path.exists() else None
 
 
 def compare(run: Run) -> Table | None:
     """The base, every round and the change from the first to the last, as a table; None if nothing was evaluated."""
     found = {f"round {k}": read_table(run, k) for k in range(run.settings.rounds)}
-    tables = {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
-    if not tables:
+    there = {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
+    if not there:
         return None
     name = run.settings.benchmark.use if run.settings.benchmark else ""
     table = Table(title=f"{name}, {run.settings.evaluate.split}")
     table.add_column("measure")
     table.add_column("pictures", justify="right")
-    for name in tables:
+    for name in there:
         table.add_column(name, justify="right")
-    if len(tables) > 1:
+    if len(there) > 1:
         table.add_column("change", justify="right")
-    every = list(tables.values())
+    every = list(there.values())
     for name in dict.fromkeys(name for rows in every for name in rows):
         table.add_row(*_cells(name, every))
     notes = dict.fromkeys(row.note for rows in every for row in rows.values() if row.note)
@@ -118,17 +134,11 @@ def compare(run: Run) -> Table | None:
     return table
 
 
-def _cells(name: str, tables: Sequence[Mapping[str, Row]]) -> list[str]:
-    rows: list[Any] = [rows.get(name) for rows in tables]
+def _cells(name: str, every: Sequence[Mapping[str, Row]]) -> list[str]:
+    rows: list[Any] = [rows.get(name) for rows in every]
     count = next(row.count for row in rows if row is not None)
-    cells = [name, str(count), *("" if row is None else _show(row) for row in rows)]
-    if len(tables) > 1:
+    cells = [name, str(count), *map(tables.cell, rows)]
+    if len(every) > 1:
         first, last = rows[0], rows[-1]
         cells.append("" if first is None or last is None else f"{last.value - first.value:+.4f}")
     return cells
-
-
-def _show(row: Row) -> str:
-    if row.low is not None and row.high is not None:
-        return f"{row.value:.4f} [{row.low:.4f}, {row.high:.4f}]"
-    return f"{row.value:.4f}" if row.error is None else f"{row.value:.4f} ± {row.error:.4f}"

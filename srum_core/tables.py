@@ -1,0 +1,122 @@
+"""A benchmark's table on disk, `table.json`: its rows, what they are of, and who answered. No torch.
+
+A training run has one in `base/evaluation` and in every `round-k/evaluation`; an evaluation (`srum eval`) has one for
+every judge, in `tables/JUDGE`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import cattrs
+from attrs import field, frozen
+
+from srum_core.errors import RecordError
+from srum_core.hookspecs import Use
+from srum_core.records import Candidate, Row
+from srum_core.store import to_json, write_atomic
+
+if TYPE_CHECKING:
+    from srum_core.protocols import Benchmark
+
+COMPLETE = 0.99
+"""A table of a smaller share of what was planned says that it is incomplete."""
+
+
+_CONVERTER = cattrs.Converter()
+
+
+@frozen
+class BenchmarkTable:
+    """`rows` follow the failure policy that is named; `coverage` says how much of what was planned they are of."""
+
+    benchmark: str
+    split: str
+    model: str
+    """The adapter or drawer with its checkpoint, and which training if any."""
+    rows: tuple[Row, ...]
+    judge: str = ""
+    """Who answered; "" = nobody was asked."""
+    self_judged: bool = False
+    """The model judged its own pictures: no number to compare with other models'."""
+    policy: str = ""
+    """What unreadable answers count as; "" = the benchmark has no choice."""
+    planned: int = 0
+    """Pictures that the evaluation consists of."""
+    pictures: int = 0
+    """Pictures that were scored."""
+    readable: float = 1.0
+    """The share of what the scored pictures needed that could be read out of answers."""
+    again: int = 0
+    """Unreadable answers that have not been asked for again as often as they may be, as after a parser has changed."""
+    reference: tuple[Row, ...] = ()
+    """The rows with the policy "reference", where that is another and they differ."""
+    reference_refused: str = ""
+    """Why there are none of them."""
+    options: dict[str, Any] = field(factory=dict, hash=False)
+    """The benchmark's options."""
+
+    @property
+    def coverage(self) -> float:
+        """The share of what was planned that could be scored, in [0, 1]."""
+        return self.readable * (self.pictures / self.planned if self.planned else 1.0)
+
+    @property
+    def complete(self) -> bool:
+        return self.coverage >= COMPLETE
+
+    def by_name(self) -> dict[str, Row]:
+        return {row.name: row for row in self.rows}
+
+
+def named(use: Use) -> str:
+    """A component as people say it: with the model, checkpoint or hub id that it is set to, if any."""
+    which = next((str(use.options[key]) for key in ("checkpoint", "model", "id") if use.options.get(key)), "")
+    return f"{use.use} ({which})" if which else use.use
+
+
+def make(
+    benchmark: Benchmark, use: Use, scored: Sequence[tuple[Candidate, Mapping[str, float]]], **about: Any
+) -> BenchmarkTable:
+    """The table of scored pictures. `readable` is what the benchmark's own row of that name says."""
+    rows = tuple(benchmark.table(scored))
+    readable = next((row.value for row in rows if row.name == "readable"), 1.0)
+    policy = str(use.options.get("policy", ""))
+    options = dict(use.options)
+    return BenchmarkTable(
+        use.use, rows=rows, pictures=len(scored), readable=readable, policy=policy, options=options, **about
+    )
+
+
+def write(path: Path, table: BenchmarkTable) -> None:
+    write_atomic(path, to_json(attrs.asdict(table)))
+
+
+def read(path: Path) -> BenchmarkTable:
+    """Raises RecordError for what is no table. Those of older runs are lists of rows, and say nothing of the rest."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data = data if isinstance(data, dict) else {"benchmark": "", "split": "", "model": "", "rows": data}
+        return _CONVERTER.structure(data, BenchmarkTable)
+    except (OSError, ValueError, cattrs.BaseValidationError) as error:
+        raise RecordError(f"{path} is no table of a benchmark ({error}). Score again.") from error
+
+
+def cell(row: Row | None) -> str:
+    """A value with its interval, or else its standard error."""
+    if row is None:
+        return ""
+    if row.low is not None and row.high is not None:
+        return f"{row.value:.4f} [{row.low:.4f}, {row.high:.4f}]"
+    return f"{row.value:.4f}" if row.error is None else f"{row.value:.4f} ± {row.error:.4f}"
+
+
+def differing(rows: Sequence[Row], others: Mapping[str, Row]) -> list[str]:
+    """The names of the rows whose value is another in the other table, or that only one of both has."""
+    names = dict.fromkeys([*(row.name for row in rows), *others])
+    own = {row.name: row.value for row in rows}
+    return [name for name in names if own.get(name) != (others[name].value if name in others else None)]
