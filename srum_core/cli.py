@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -15,14 +14,13 @@ from attrs import field, frozen
 from rich.console import Console
 from rich.table import Table
 
-from srum_core import config, plugins
+from srum_core import config, launching, plugins
 from srum_core.console import add_settings, find_modules_here, read_settings, shown, tell
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.run import STAGES, Run, lock
 from srum_core.stages import Step, count, needed, perform, steps, undone
 from srum_core.stages.evaluate import compare
 
-LAUNCHES = ("none", "ddp", "fsdp2")
 _EXAMPLES = """\
 examples:
   srum-train --adapter bagel --preset shapes               the whole method on the bundled model, on a CPU
@@ -114,8 +112,7 @@ def _train_parser() -> argparse.ArgumentParser:
         metavar="STAGE[:ROUND]",
         help="first delete what STAGE and all after it made",
     )
-    add("--launch", choices=LAUNCHES, default="none", help="how each stage runs: in this process, or by accelerate")
-    add("--processes", type=int, help="processes per stage with --launch (default: one per accelerator; 2 on a CPU)")
+    launching.add_arguments(parser)
     add("--out", type=Path, help="folder of the run (default: runs/ADAPTER-PRESET)")
     add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
     add("--print-config", action="store_true", help="print every setting with what it means, as TOML, and stop")
@@ -206,29 +203,15 @@ def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> 
 
 def launch_command(launch: str, processes: int, run: Path, step: Step) -> list[str]:
     """The command that runs one stage in a process group of its own."""
-    preset = Path(__file__).with_name("launch") / f"{launch}.yaml"
     round = "base" if step.round is None else str(step.round)
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(preset)]
-    return [*accelerate, "--num_processes", str(processes), "-m", "srum_core.stages", step.stage, str(run), round]
+    return launching.command(launch, processes, "srum_core.stages", step.stage, str(run), round)
 
 
 def _launch(run: Run, step: Step, launch: str, processes: int | None, handle: int) -> None:
     """Run one stage by accelerate. The stage holds on to the run's lock, should this process be killed."""
-    command = launch_command(launch, processes or _accelerators() or 2, run.folder, step)
-    child = subprocess.Popen(command, pass_fds=[handle])
-    try:
-        code = child.wait()
-    except KeyboardInterrupt:
-        child.wait()  # the terminal has told it too
-        raise
+    code = launching.wait_for(launch_command(launch, processes or launching.devices(), run.folder, step), handle)
     if code:
         raise Stopped(code, step)
-
-
-def _accelerators() -> int:
-    """How many accelerators torch sees; asked in a process of its own, so that this one stays small."""
-    code = "import torch; print(torch.accelerator.device_count() if torch.accelerator.is_available() else 0)"
-    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
 # ---- what people read -----------------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ def load_settings(
     config_file: Path | None,
     overrides: Sequence[str],
     registry: Registry,
+    first: Mapping[str, Any] | None = None,
+    drawn_by: str = "adapter",
 ) -> Settings:
     """The settings of a run, with every option of every component filled in.
 
@@ -63,6 +65,8 @@ def load_settings(
     presets      names of the adapter's presets, later ones win; one called "default" comes before them by itself
     config_file  TOML, such as a run's run.toml; its [versions] are not read
     overrides    "KEY=VALUE" with a dotted key; a value that is not TOML is taken as a text
+    first        settings that come before all others, in place of built-in ones
+    drawn_by     the kind of component that `adapter` names: "drawer" allows text-to-image models too
 
     Raises ConfigError with all that is wrong.
     """
@@ -72,10 +76,11 @@ def load_settings(
     line = Layer(COMMAND_LINE, _parse_overrides(overrides, broken))
     name = _adapter(adapter, [line, file], broken)
     if name == "" and not unread:
-        broken.append(_no_adapter(registry))
-    layers = [*_presets(name or "", presets, registry, broken), file, line]
+        broken.append(_no_adapter(registry, drawn_by))
+    beneath = Layer("by default", first or {})
+    layers = [beneath, *_presets(name or "", presets, registry, broken, drawn_by), file, line]
     said: Origins = {} if adapter is None else {("adapter",): COMMAND_LINE}
-    return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry)
+    return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry, drawn_by)
 
 
 def changed(settings: Settings, overrides: Sequence[str], registry: Registry, where: str) -> Settings:
@@ -88,10 +93,15 @@ def changed(settings: Settings, overrides: Sequence[str], registry: Registry, wh
 
 
 def _settings(
-    start: Settings, layers: Sequence[Layer], said: Origins, broken: list[str], registry: Registry
+    start: Settings,
+    layers: Sequence[Layer],
+    said: Origins,
+    broken: list[str],
+    registry: Registry,
+    drawn_by: str = "adapter",
 ) -> Settings:
     data, origins = _merge_all(start, layers)
-    settings, found = _structure(data, registry)
+    settings, found = _structure(data, registry, {**COMPONENTS, "adapter": drawn_by})
     origins = {**said, **origins}
     broken += [_sentence(problem, origins) for problem in found]
     if broken or settings is None:
@@ -100,9 +110,9 @@ def _settings(
     return settings
 
 
-def open_settings(path: Path, registry: Registry) -> Settings:
+def open_settings(path: Path, registry: Registry, drawn_by: str = "adapter") -> Settings:
     """The settings that a run.toml holds. Raises ConfigError."""
-    return load_settings(None, (), path, (), registry)
+    return load_settings(None, (), path, (), registry, drawn_by=drawn_by)
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
@@ -166,14 +176,16 @@ def _adapter(named: str | None, layers: Sequence[Layer], broken: list[str]) -> s
     return name if isinstance(name, str) else None
 
 
-def _no_adapter(registry: Registry) -> str:
-    names = ", ".join(found.component.name for found in registry.listing() if found.kind == "adapter")
+def _no_adapter(registry: Registry, drawn_by: str) -> str:
+    names = ", ".join(found.component.name for found in registry.listing() if found.kind in ("adapter", drawn_by))
     return f"No adapter is named. Add --adapter NAME; installed are: {names or 'none'}."
 
 
-def _presets(adapter: str, names: Sequence[str], registry: Registry, broken: list[str]) -> Iterator[Layer]:
+def _presets(
+    adapter: str, names: Sequence[str], registry: Registry, broken: list[str], drawn_by: str
+) -> Iterator[Layer]:
     try:
-        there = registry.component("adapter", adapter).presets if adapter else {}
+        there = registry.component(drawn_by, adapter).presets if adapter else {}
     except PluginError:
         return  # told with the other components
     for name in [*(["default"] if "default" in there else []), *names]:
@@ -232,11 +244,13 @@ def _shape(path: Keys, value: Any) -> Any:
 # ---- checking --------------------------------------------------------------------------------------------------------
 
 
-def _structure(data: Mapping[str, Any], registry: Registry) -> tuple[Settings | None, list[Problem]]:
+def _structure(
+    data: Mapping[str, Any], registry: Registry, components: Mapping[str, str]
+) -> tuple[Settings | None, list[Problem]]:
     """Components first, each with its own options; then everything else, whatever was found there."""
     found: list[Problem] = []
     parts = dict(data)
-    for name, kind in COMPONENTS.items():
+    for name, kind in components.items():
         value = data[name]
         optional = name in ("answerer", "verifier", "benchmark")
         if name == "judges" and isinstance(value, list):
@@ -259,7 +273,7 @@ def _component(path: Keys, data: Any, kind: str, registry: Registry, found: list
         found.append(Problem(path, 'should be a name, or a table {use = "name", option = value}.'))
         return Use("")
     given = Use(use, {key: value for key, value in data.items() if key != "use"})
-    if use == "" and kind == "adapter":
+    if use == "" and path == ("adapter",):
         return given  # nobody named one: that has been told
     try:
         options = registry.options(kind, given)

@@ -20,6 +20,8 @@ Ask = Callable[[Sequence[Question]], Sequence[str]]
 """Answers, one per question, in order."""
 Seed = Callable[..., int]
 """A seed that depends on what it is for, and on nothing else."""
+Known = Callable[[Question], str | None]
+"""The recorded answer to a question, None if there is none."""
 Reading = list[Score | Unreadable]
 MOST_TURNS = 8
 """A judge that has still not asked everything after so many turns will never have."""
@@ -196,6 +198,15 @@ class Hearing:
         again = [index for index in self._unreadable(number) if vote.times[index] <= retries]
         return [index for index in again if index < vote.end_of_turn(again[0])]
 
+    def asking(self, vote: int, index: int, temperature: float, seed: Seed) -> Question:
+        """A question as it is to be asked now: a single first answer is greedy, all else is sampled, each time with
+        another seed."""
+        question, times = self.votes[vote].questions[index], self.votes[vote].times[index]
+        if not times and len(self.votes) == 1:
+            return question
+        own = seed(self.candidate.id, self.name, index, times, *([vote] if vote else []))
+        return attrs.evolve(question, temperature=temperature, seed=own)
+
     def outcome(self, doubt: float = 0.0) -> Reading:
         """One score or failure per thing scored. With several votes the median of those that could be read, times
         1 - doubt * spread; a failure where fewer than half of them could."""
@@ -213,17 +224,22 @@ def conduct(hearings: Sequence[Hearing], ask: Ask, retries: int, temperature: fl
     from the start."""
     todo = [(hearing, *place) for hearing in hearings for place in hearing.due(retries)]
     while todo:
-        asked = []
-        for hearing, vote, index in todo:
-            question, times = hearing.votes[vote].questions[index], hearing.votes[vote].times[index]
-            if times or len(hearing.votes) > 1:
-                own = seed(hearing.candidate.id, hearing.name, index, times, *([vote] if vote else []))
-                question = attrs.evolve(question, temperature=temperature, seed=own)
-            asked.append(question)
+        asked = [hearing.asking(vote, index, temperature, seed) for hearing, vote, index in todo]
         for (hearing, vote, index), question, answer in zip(todo, asked, ask(asked), strict=True):
             hearing.hear(vote, index, question, answer)
         heard = {id(hearing): hearing for hearing, _, _ in todo}.values()
         todo = [(hearing, *place) for hearing in heard for place in hearing.due(retries)]
+
+
+def recall(hearing: Hearing, known: Known, retries: int, temperature: float, seed: Seed) -> list[Question]:
+    """Hear what was answered before, as far as it leads; the questions that would be asked next, if any."""
+    while True:
+        due = [(place, hearing.asking(*place, temperature, seed)) for place in hearing.due(retries)]
+        found = [(place, question, said) for place, question in due if (said := known(question)) is not None]
+        for place, question, said in found:
+            hearing.hear(*place, question, said)
+        if not found:
+            return [question for _, question in due]
 
 
 def without_echo(answer: str, question: str) -> str:

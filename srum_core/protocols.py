@@ -136,7 +136,16 @@ class Benchmark(Protocol):
 
     def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]: ...
 
-    # Optional, for one that asks in turns: `further(candidate, answers) -> Sequence[Question]`, as for a judge: the
-    # questions that follow from all answers so far, until it gives none; `score` gets all answers in order of asking.
-    # For one whose prompts are read from a folder of the user's, its option `data`: `survey() -> Sequence[PromptFile]`
-    # says what is there and what is missing, without raising; `srum eval prompts` shows it.
+    # Optional:
+    # `further(candidate, answers) -> Sequence[Question]`, for one that asks in turns, as for a judge: the questions
+    # that follow from all answers so far, until it gives none; `score` gets all answers in order of asking.
+    # `unreadable(candidate, answers) -> Mapping[int, str]` says which answers cannot be read (by their index) and why:
+    # they are asked for again. It gets all answers so far, and is pure.
+    # `item(prompt) -> (group, id)`: how the published release knows a prompt. Seeds are made of it.
+    # `reference_seed(prompt, picture) -> int`: the seed of the original for picture 0, 1, … of a prompt.
+    # `layouts: Mapping[str, str]` and `layout(target, pictures) -> Layout`: folders as original scorers expect them, by
+    # name (with who reads them), of pictures with their numbers: `Sequence[(which of its prompt's, Candidate)]`.
+    # `survey() -> Sequence[PromptFile]`, for one whose prompts are read from a folder of the user's, its option `data`:
+    # what is there and what is missing, without raising; `srum eval prompts` shows it.
+    # An option `policy` ("exclude", "zero", "reference") says what unreadable answers count as; a row "readable" holds
+    # the share of answers that could be read.

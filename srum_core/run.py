@@ -7,15 +7,15 @@ import gc
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 from attrs import field, frozen
 
-from srum_core import config, plugins
+from srum_core import benchmarking, config, plugins
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, PluginError, RecordError
 from srum_core.hookspecs import Use
@@ -54,6 +54,8 @@ def _absolute(folder: Path) -> Path:
 class Run:
     """Round k lies in `round-k/`; it starts from the base model and the checkpoints of all earlier rounds."""
 
+    drawn_by: ClassVar[str] = "adapter"
+    """The kind of component that the setting `adapter` names."""
     folder: Path = field(converter=_absolute)
     settings: Settings
     registry: plugins.Registry
@@ -124,7 +126,11 @@ class Run:
 
     def stage_settings(self, stage: str) -> dict[str, Any]:
         """The settings that a stage's folder remembers; those of the stages before it are checked in their folders."""
-        return remembered(self.settings, self.registry, stage)
+        made = remembered(self.settings, self.registry, stage)
+        if self.settings.start and stage in ("generate", "train", "evaluate"):
+            run, rounds = started_from(self.settings.start, self.registry)
+            made["start"] = {"run": self.settings.start, "trained": run.fingerprint(rounds)}
+        return made
 
     def prompts(self, round: int) -> list[Prompt]:
         """The prompts of a round, as they were when it started (`prompts.jsonl`) or as they are now."""
@@ -150,11 +156,22 @@ class Run:
         prompts = list(self.benchmark().prompts(settings.split))
         refuse_twins(prompts, f"benchmark {_need(self.settings.benchmark, 'benchmark').use}, split {settings.split}")
         prompts = prompts[: settings.limit or None]
-        return [self.plan(prompt, index, "evaluate") for prompt in prompts for index in range(settings.pictures)]
+        return self.plan_evaluation(prompts)
 
-    def plan(self, prompt: Prompt, index: int, purpose: int | str) -> Planned:
+    def plan_evaluation(self, prompts: Sequence[Prompt]) -> list[Planned]:
+        """As many pictures as are set for each prompt of a benchmark, with the seeds that are set."""
+        settings, use = self.settings.evaluate, _need(self.settings.benchmark, "benchmark")
+        places = [(prompt, index) for prompt in prompts for index in range(settings.pictures)]
+        if settings.seeds == "run":
+            return [self.plan(prompt, index, "evaluate") for prompt, index in places]
+        made, base = self.benchmark(), self.settings.seed
+        if settings.seeds == "reference":
+            return [self.plan(*each, "", benchmarking.reference_seed(use.use, made, *each)) for each in places]
+        return [self.plan(*each, "", benchmarking.picture_seed(base, use.use, made, *each)) for each in places]
+
+    def plan(self, prompt: Prompt, index: int, purpose: int | str, seed: int | None = None) -> Planned:
         """Picture number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
-        seed = self.derive_seed("draw", purpose, prompt.id, index)
+        seed = self.derive_seed("draw", purpose, prompt.id, index) if seed is None else seed
         return Planned(hashlib.sha256(repr((prompt.id, index, seed)).encode()).hexdigest()[:20], prompt, seed)
 
     def derive_seed(self, *what: str | int | None) -> int:
@@ -195,19 +212,35 @@ class Run:
     def _load(self, round: int) -> UnifiedModel:
         from srum_core import tuning  # torch
 
+        use, adapters = self.trained(round)
+        model: UnifiedModel = self.registry.create(self.drawn_by, use)
+        for folder in adapters:
+            tuning.apply(model, folder)
+        return model
+
+    def trained(self, round: int) -> tuple[Use, list[Path]]:
+        """What round k starts from: the adapter with its last full checkpoint, and the PEFT ones to merge into it."""
+        from srum_core import tuning  # torch
+
         use, adapters = self.settings.adapter, list[Path]()
+        if self.settings.start:
+            run, rounds = started_from(self.settings.start, self.registry)
+            before, adapters = run.trained(rounds)
+            use = Use(use.use, {**use.options, **{k: v for k, v in before.options.items() if k == "checkpoint"}})
         for k in range(round):
             folder = self.stage_folder("train", k)
             if not self.done("train", k):
                 raise RecordError(f"Round {round} needs the model that round {k} trains, but {folder} is not finished.")
             if tuning.kind(folder) == "lora":
-                adapters.append(folder)
+                adapters = [*adapters, folder]
             else:
                 use, adapters = Use(use.use, {**use.options, "checkpoint": str(folder)}), []
-        model: UnifiedModel = self.registry.create("adapter", use)
-        for folder in adapters:
-            tuning.apply(model, folder)
-        return model
+        return use, adapters
+
+    def fingerprint(self, rounds: int) -> str:
+        """A hash of how the first rounds were trained: another training has another log."""
+        logs = [self.round_folder(k) / "metrics.jsonl" for k in range(rounds)]
+        return hashlib.sha256(b"".join(path.read_bytes() for path in logs if path.is_file())).hexdigest()
 
     def answerer(self, round: int) -> Answerer:
         """Who answers the questions of a round: `answerer`, or else the model itself."""
@@ -244,6 +277,23 @@ class Run:
     def benchmark(self) -> Benchmark:
         benchmark: Benchmark = self.registry.create("benchmark", _need(self.settings.benchmark, "benchmark"))
         return benchmark
+
+
+def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
+    """The run that FOLDER, or FOLDER:ROUND, means, and how many of its rounds have trained the model.
+
+    Raises RecordError where that training is not finished."""
+    folder, round = Path(start), ""
+    if not folder.is_dir():
+        name, _, round = start.rpartition(":")
+        folder = Path(name)
+    if not (folder / "run.toml").is_file() or (round and not round.isdecimal()):
+        raise RecordError(f"{start} is not the folder of a run, nor FOLDER:ROUND of one: there is no run.toml.")
+    run = Run.open(folder, registry)
+    last = int(round) if round else run.settings.rounds - 1
+    if not run.done("train", last):
+        raise RecordError(f"{start} has not trained its round {last} to the end. Finish that run first.")
+    return run, last + 1
 
 
 @contextmanager

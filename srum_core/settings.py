@@ -153,6 +153,14 @@ class Evaluate:
     """Pictures drawn at once, per device."""
     limit: int = field(default=0, validator=_at_least_0)
     """Use only the first so many prompts; 0 = all."""
+    seeds: Literal["run", "picture", "reference"] = field(default="run", metadata=NEUTRAL)
+    """run = from the run's seed; picture = from the run's seed and the benchmark's own names for a picture, the same in
+    every run; reference = those of the benchmark's original scripts, where they can be had."""
+    # Neutral, although they do something: until they came, no benchmark said what it could not read.
+    retries: int = field(default=2, validator=_at_least_0, metadata=NEUTRAL)
+    """How often an answer that the benchmark cannot read is asked for again before it counts as unreadable."""
+    temperature: float = field(default=0.7, validator=_positive, metadata=NEUTRAL)
+    """Sampling temperature of those retries; the first answer is greedy."""
     before: bool = True
     """Also evaluate the model as it was before any training."""
 
@@ -169,6 +177,9 @@ class Settings:
     """A list that a plugin knows ("starter"), or a .txt, .json or .jsonl file."""
     adapter: Use
     """The model."""
+    start: str = ""
+    """The folder of another run, whose trained model this one starts from (FOLDER, or FOLDER:ROUND for the model after
+    that round); "" = the adapter's own weights."""
     answerer: Use | None = None
     """Who answers the judges' questions; "" = the model itself."""
     grounder: Use = field(factory=lambda: Use("grid"))

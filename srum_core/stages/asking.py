@@ -6,15 +6,18 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from srum_core.protocols import Answerer
 from srum_core.records import Candidate, Question
 from srum_core.run import Run, refuse
 
 
 def ask(run: Run, round: int, questions: Sequence[Question]) -> list[str]:
+    """What whoever answers in a round says, in order."""
+    return put(run.answerer(round), questions) if questions else []
+
+
+def put(answerer: Answerer, questions: Sequence[Question]) -> list[str]:
     """The answers, in order. Raises PluginError if there are more or fewer than questions."""
-    if not questions:
-        return []
-    answerer = run.answerer(round)
     told = questions if getattr(answerer, "converses", False) else [told_at_once(each) for each in questions]
     answers = list(answerer.answer(told))
     refuse(len(answers) != len(questions), answerer, f"gave {len(answers)} answers to {len(questions)} questions.")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 from rich.table import Table
 
-from srum_core import tables
-from srum_core.hearing import MOST_TURNS
+from srum_core import benchmarking, tables
+from srum_core.hearing import conduct
 from srum_core.hookspecs import Use
 from srum_core.protocols import Benchmark
-from srum_core.records import Candidate, Exchange, Question, Row
-from srum_core.run import Run, refuse
+from srum_core.records import Candidate, Exchange, Row
+from srum_core.run import Run
 from srum_core.stages import Step, chunks
+from srum_core.stages.asking import ask
 from srum_core.store import Records
 from srum_core.tables import BenchmarkTable
 
@@ -70,40 +70,24 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, pairs: Scores, pla
 
 
 def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
-    name = run.settings.benchmark.use if run.settings.benchmark else ""
-    results = []
-    for candidate, exchanged in zip(drawn, _hear(run, weights, benchmark, drawn), strict=True):
-        said = [answer for _, answer in exchanged]
-        values = {key: float(value) for key, value in benchmark.score(candidate, said).items()}
-        odd = [key for key, value in values.items() if not math.isfinite(value)]
-        refuse(bool(odd), benchmark, f"gave picture {candidate.id} a {' and a '.join(odd)} that is no finite number.")
-        exchanges = tuple(Exchange(name, question, answer, index) for index, (question, answer) in enumerate(exchanged))
-        results.append(Scored(candidate.id, candidate, values, exchanges))
-    return results
-
-
-def _hear(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[list[tuple[Question, str]]]:
-    """What was asked about each picture and answered, in order; the pictures' turns are asked together."""
-    from srum_core.stages.asking import ask
-
-    further = getattr(benchmark, "further", None)
-    due = [list(benchmark.questions(candidate)) for candidate in drawn]
-    heard: list[list[tuple[Question, str]]] = [[] for _ in drawn]
-    for _ in range(MOST_TURNS):
-        answers = iter(ask(run, weights, [question for each in due for question in each]))
-        for own, each in zip(heard, due, strict=True):
-            own += [(question, next(answers)) for question in each]
-        if further is None:
-            return heard
-        following = [
-            list(further(candidate, [answer for _, answer in own])) if each else []
-            for candidate, own, each in zip(drawn, heard, due, strict=True)
-        ]
-        if not any(following):
-            return heard
-        due = following
-    refuse(True, benchmark, f"still has questions after {MOST_TURNS} turns: `further` must give none in the end.")
-    return heard
+    s, name = run.settings.evaluate, run.settings.benchmark.use if run.settings.benchmark else ""
+    hearings = [benchmarking.opened(name, benchmark, candidate) for candidate in drawn]
+    conduct(
+        hearings,
+        lambda questions: ask(run, weights, questions),
+        s.retries,
+        s.temperature,
+        lambda *what: run.derive_seed("evaluate", *what),
+    )
+    return [
+        Scored(
+            each.candidate.id,
+            each.candidate,
+            benchmarking.measure(benchmark, each.candidate, each.said(0)),
+            tuple(each.exchanges),
+        )
+        for each in hearings
+    ]
 
 
 def read_table(run: Run, round: int | None) -> dict[str, Row] | None:

@@ -1,0 +1,78 @@
+"""What running a benchmark takes, whoever runs it: a training run's last stage, or `srum eval`. No torch.
+
+A benchmark's questions are heard like a judge's (`srum_core.hearing`): asked in turns, asked again where the benchmark
+says that an answer cannot be read, and read again from records by the same lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from attrs import define
+
+from srum_core.errors import ConfigError, PluginError
+from srum_core.hearing import Hearing
+from srum_core.protocols import Benchmark
+from srum_core.records import Candidate, Prompt, Question, Region, Unreadable
+
+
+@define
+class _AsJudge:
+    """A benchmark, as hearings know those who ask. `further` is there only where the benchmark has it."""
+
+    benchmark: Benchmark
+    further: Callable[..., Sequence[Question]] | None = None
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return self.benchmark.questions(candidate)
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Unreadable]:
+        why = getattr(self.benchmark, "unreadable", None)
+        found = why(candidate, answers) if why is not None else {}
+        return [Unreadable(index, text) for index, text in sorted(found.items())]
+
+
+def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Hearing:
+    """A hearing about one picture; nothing is asked yet."""
+    further = getattr(benchmark, "further", None)
+    judge = _AsJudge(benchmark, partial(_further, further) if further else None)
+    return Hearing.open(name, judge, candidate, ())
+
+
+def _further(
+    further: Callable[..., Any], candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+) -> Sequence[Question]:
+    return list(further(candidate, answers))
+
+
+def measure(benchmark: Benchmark, candidate: Candidate, answers: Sequence[str]) -> dict[str, float]:
+    """The measures of one picture. Raises PluginError for one that is no finite number."""
+    values = {key: float(value) for key, value in benchmark.score(candidate, answers).items()}
+    odd = [key for key, value in values.items() if not math.isfinite(value)]
+    if odd:
+        who = f"{type(benchmark).__module__}:{type(benchmark).__qualname__}"
+        raise PluginError(f"{who} gave picture {candidate.id} a {' and a '.join(odd)} that is no finite number.")
+    return values
+
+
+def picture_seed(base: int, name: str, benchmark: Benchmark, prompt: Prompt, picture: int) -> int:
+    """Of a picture by itself, whatever else is drawn: the first four bytes of SHA-256 of "base:name:group:item:k"."""
+    item = getattr(benchmark, "item", None)
+    group, own = item(prompt) if item is not None else ("", prompt.id)
+    return int.from_bytes(hashlib.sha256(f"{base}:{name}:{group}:{own}:{picture}".encode()).digest()[:4], "big")
+
+
+def reference_seed(name: str, benchmark: Benchmark, prompt: Prompt, picture: int) -> int:
+    """The seed that the original gives a picture. Raises ConfigError where it gives none."""
+    seed = getattr(benchmark, "reference_seed", None)
+    if seed is None:
+        raise ConfigError(
+            f'evaluate.seeds = "reference" cannot be had for {name}: the original scripts seed once and then draw '
+            "picture after picture, so that what a picture looks like depends on how many processes drew it and which "
+            'were there before. Use evaluate.seeds = "picture".'
+        )
+    return int(seed(prompt, picture))
