@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -208,6 +209,18 @@ class Row:
     high: float | None = None
     note: str = ""
     """What a reader must know before comparing the number: incomplete, other prompts, another rubric, …"""
+
+
+@frozen
+class Layout:
+    """A folder as an original scorer expects it; paths are relative to that folder."""
+
+    pictures: Mapping[Path, Path] = field(hash=False)
+    """Where a picture is to lie → where it lies now."""
+    texts: Mapping[Path, str] = field(factory=dict, hash=False)
+    """Files beside the pictures."""
+    found: Callable[[Path], Iterable[Path]] = field(default=lambda folder: (), eq=False)
+    """What the scorer would look at in a folder that is there."""
 
 
 @frozen

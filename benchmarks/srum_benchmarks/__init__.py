@@ -80,10 +80,13 @@ def srum_judges() -> Iterable[Component]:
 
 @hookimpl
 def srum_prompts(source: str) -> Sequence[Prompt] | None:
-    """ "starter", or "shapes:SPLIT" and "shapes:SPLIT:COUNT" (the first COUNT); None for anybody else's source."""
+    """ "starter", "shapes:SPLIT" and "shapes:SPLIT:COUNT" (the first COUNT), and to train on a published benchmark's
+    prompts "compbench:SPLIT:DIR" and "wise:SPLIT:DIR"; None for anybody else's source."""
     if source == "starter":
         return _starter()
     name, _, rest = source.partition(":")
+    if name in ("compbench", "wise"):
+        return _published(name, rest)
     if name != "shapes":
         return None
     from srum_benchmarks.shapes.world import prompts
@@ -92,6 +95,19 @@ def srum_prompts(source: str) -> Sequence[Prompt] | None:
     if count and not count.isdecimal():
         raise ConfigError(f'The prompts "{source}" should read "shapes:SPLIT:COUNT"; {count!r} is not a number.')
     return prompts(split or "train", int(count) if count else None)
+
+
+def _published(name: str, rest: str) -> list[Prompt]:
+    from srum_benchmarks.compbench import prompts as compbench
+    from srum_benchmarks.wise import prompts as wise
+
+    split, _, folder = rest.partition(":")
+    if not split or not folder:
+        raise ConfigError(
+            f'The prompts "{name}:{rest}" should read "{name}:SPLIT:DIR", with the folder that holds the benchmark, '
+            f'such as "{name}:{"cultural" if name == "wise" else "train"}:checkouts/{name}".'
+        )
+    return wise.load(wise.LEGACY, folder, split) if name == "wise" else compbench.load(folder, split)
 
 
 def _starter() -> list[Prompt]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from srum_benchmarks import summary, templates
-from srum_benchmarks.compbench import mllm, prompts
+from srum_benchmarks.compbench import layout, mllm, prompts
 from srum_benchmarks.options import CompBenchOptions
 from srum_benchmarks.summary import Cell, Part
-from srum_core.records import Candidate, Prompt, PromptFile, Question, Row
+from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
@@ -19,6 +20,11 @@ class CompBench:
 
     Raises ConfigError for a folder without the prompts, and for a template that cannot be used.
     """
+
+    layouts: ClassVar[Mapping[str, str]] = {
+        "compbench-srum": "CompBench_eval/qwen_eval.py of the SRUM authors: the first picture of each prompt",
+        "compbench-orig": "T2I-CompBench's own scorers (BLIP, UniDet, CLIP, 3-in-1)",
+    }
 
     def __init__(self, options: CompBenchOptions | None = None) -> None:
         self.options = options or CompBenchOptions()
@@ -33,6 +39,20 @@ class CompBench:
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         text = templates.fill(self.template, {"prompt": candidate.prompt.text})
         return [Question(candidate.image, text, max_new_tokens=self.options.max_new_tokens)]
+
+    def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
+        value, why = mllm.read(answers[0])
+        return {0: why} if value is None else {}
+
+    def item(self, prompt: Prompt) -> tuple[str, str]:
+        return prompt.tags["category"], prompt.id
+
+    def reference_seed(self, prompt: Prompt, picture: int) -> int:
+        """T2I-CompBench's own, 42 for the first picture of every prompt; the SRUM authors seed once per process."""
+        return 42 + picture
+
+    def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
+        return layout.for_srum(pictures) if target == "compbench-srum" else layout.for_original(pictures)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference` is what the released code would count; without `score` the answer could not be read."""

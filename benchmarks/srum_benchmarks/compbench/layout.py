@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import frozen
 
 from srum_benchmarks import files
 from srum_core.errors import ConfigError
-from srum_core.records import Candidate
+from srum_core.records import Candidate, Layout
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ORIGINAL_PICTURES = 10
@@ -95,11 +95,35 @@ def shares(total: int, workers: int) -> list[tuple[int, int, int]]:
     return [(worker, worker * each, (worker + 1) * each) for worker in range(workers) if worker * each < total]
 
 
-def indexed(candidates: Iterable[Candidate]) -> list[tuple[int, Candidate]]:
-    """(which of its prompt's pictures, candidate), in order."""
-    seen: dict[str, int] = {}
-    numbered = []
-    for candidate in candidates:
-        number = seen[candidate.prompt.id] = seen.get(candidate.prompt.id, -1) + 1
-        numbered.append((number, candidate))
-    return numbered
+def for_srum(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
+    """The first picture of each prompt. The lists lie in the `_think` folders, also of a run without thinking."""
+    first = [candidate for number, candidate in pictures if number == 0]
+    think = any(candidate.thought for candidate in first)
+    links, lines = {}, dict[Path, str]()
+    for candidate in first:
+        category = candidate.prompt.tags["category"]
+        links[srum_path(category, candidate.prompt.id, think)] = candidate.image
+        listed = srum_path(category, "", True).with_name("output.jsonl")
+        lines[listed] = lines.get(listed, "") + srum_line(candidate) + "\n"
+    return Layout(links, lines, lambda folder: _pictures_in(folder, "*_50_*"))
+
+
+def for_original(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
+    """Raises ConfigError for more pictures of a prompt than the names have room for."""
+    if any(number >= ORIGINAL_PICTURES for number, _ in pictures):
+        raise ConfigError(
+            f"T2I-CompBench counts {ORIGINAL_PICTURES} pictures of each prompt and has no names for more: set "
+            f"evaluate.pictures to {ORIGINAL_PICTURES} at most."
+        )
+    links = {
+        original_path(each.prompt.tags["category"], each.prompt.text, each.prompt.tags["line"], number): each.image
+        for number, each in pictures
+    }
+    return Layout(links, {}, lambda folder: _pictures_in(folder, "*"))
+
+
+def _pictures_in(folder: Path, pattern: str) -> list[Path]:
+    """What scorers take for pictures: those in `samples` where there is such a folder, else those beside it."""
+    own = [each for each in folder.glob(pattern) if each.is_dir()]
+    where = [each / "samples" if (each / "samples").is_dir() else each for each in own]
+    return [path.relative_to(folder) for each in where for path in each.iterdir() if path.suffix.lower() in SUFFIXES]

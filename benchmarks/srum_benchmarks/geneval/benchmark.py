@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from srum_benchmarks import detections, summary
-from srum_benchmarks.geneval import prompts, rules
+from srum_benchmarks.geneval import layout, prompts, rules
 from srum_benchmarks.options import GenEvalOptions
 from srum_benchmarks.summary import Cell
-from srum_core.records import Candidate, Prompt, PromptFile, Question, Row
+from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
 class GenEval:
     """Raises ConfigError for a folder without the prompts, and for pictures that no detector looked at."""
+
+    layouts: ClassVar[Mapping[str, str]] = {"geneval": "GenEval's evaluation/evaluate_images.py, and copies of it"}
 
     def __init__(self, options: GenEvalOptions | None = None) -> None:
         self.options = options or GenEvalOptions()
@@ -28,6 +31,12 @@ class GenEval:
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return ()
+
+    def item(self, prompt: Prompt) -> tuple[str, str]:
+        return prompt.tags["tag"], str(int(prompt.id))
+
+    def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
+        return layout.made(pictures)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         if self._seen is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from srum_benchmarks.geneval.rules import Verdict
 from srum_core.errors import ConfigError
+from srum_core.records import Candidate, Layout
 
 PICTURES = 4
 """Pictures of each prompt."""
@@ -19,6 +20,15 @@ _PICTURE = re.compile(r"\d+\.png")
 def path(prompt: str, picture: int) -> Path:
     """Where picture number `picture` (from 0) of a prompt with this id lies."""
     return Path(prompt) / "samples" / f"{picture:05d}.png"
+
+
+def made(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
+    """Pictures by prompt, each folder with the prompt's own line."""
+    links = {path(each.prompt.id, number): each.image for number, each in pictures}
+    lines = {
+        Path(each.prompt.id) / "metadata.jsonl": json.dumps(each.prompt.tags["metadata"]) + "\n" for _, each in pictures
+    }
+    return Layout(links, lines, scored)
 
 
 def scored(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from srum_benchmarks import summary, templates
 from srum_benchmarks.options import ReasonBenchOptions
@@ -10,7 +11,7 @@ from srum_benchmarks.reasonbench import prompts, scores
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
 from srum_benchmarks.summary import Cell, Part
 from srum_core.errors import RecordError
-from srum_core.records import Candidate, Prompt, PromptFile, Question, Row
+from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
@@ -20,6 +21,8 @@ class ReasonBench:
 
     Raises ConfigError for a folder without the prompts, and for templates that cannot be used.
     """
+
+    layouts: ClassVar[Mapping[str, str]] = {"reasonbench": "T2I-ReasonBench's evaluation/eval_*.py"}
 
     def __init__(self, options: ReasonBenchOptions | None = None) -> None:
         self.options = options or ReasonBenchOptions()
@@ -37,13 +40,27 @@ class ReasonBench:
 
     def further(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Question]:
         """A question for each group; no group sees what was said about another."""
-        if len(answers) != 1:
+        if len(answers) != 1 or not answers[0].strip():
             return ()
         history = ((self.describe, answers[0]),)
         groups = candidate.prompt.tags["criteria"].values()
         limit = self.options.max_new_tokens
         texts = [templates.fill(self.template, {"questions": _listed(pairs)}) for pairs in groups]
         return [Question(candidate.image, text, max_new_tokens=limit, history=history) for text in texts]
+
+    def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
+        if not answers[0].strip():
+            return {0: "The picture was not described."}
+        counts = [len(pairs) for pairs in candidate.prompt.tags["criteria"].values()]
+        read = [scores.read(answer, count) for answer, count in zip(answers[1:], counts, strict=False)]
+        return {place: why for place, (found, _, why) in enumerate(read, 1) if found is None}
+
+    def item(self, prompt: Prompt) -> tuple[str, str]:
+        return prompt.tags["dimension"], str(prompt.tags["number"])
+
+    def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
+        """The first picture of each prompt: the scorers know no others."""
+        return prompts.layout([candidate for number, candidate in pictures if number == 0])
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """The average of each group that could be read, and `accuracy` where all that it needs could be."""

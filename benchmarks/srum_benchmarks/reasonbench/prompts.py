@@ -14,7 +14,7 @@ from attrs import field, frozen
 from srum_benchmarks import files
 from srum_benchmarks.files import Expected
 from srum_core.errors import ConfigError
-from srum_core.records import Prompt, PromptFile
+from srum_core.records import Candidate, Layout, Prompt, PromptFile
 
 NAME = "reasonbench"
 SOURCE = "KaiyueSun98/T2I-ReasonBench at efc1d20"
@@ -114,10 +114,22 @@ def picture(folder: Path, dimension: str, number: int) -> Path:
     return folder / dimension / f"{number:04d}.png"
 
 
+def layout(candidates: Sequence[Candidate]) -> Layout:
+    links = {
+        picture(Path(), each.prompt.tags["dimension"], each.prompt.tags["number"]): each.image for each in candidates
+    }
+    return Layout(links, {}, lambda folder: [path.relative_to(folder) for path in _there(folder)])
+
+
+def _there(folder: Path) -> set[Path]:
+    """What the original takes for pictures."""
+    return {path for name in DIMENSIONS for path in (folder / name).glob("*") if path.suffix in (".png", ".jpg")}
+
+
 def check(folder: Path, prompts: Sequence[Prompt]) -> None:
     """Raise ConfigError for a folder that the original would score in part, or stop at."""
     wanted = {picture(folder, each.tags["dimension"], each.tags["number"]) for each in prompts}
-    there = {path for name in DIMENSIONS for path in (folder / name).glob("*") if path.suffix in (".png", ".jpg")}
+    there = _there(folder)
     missing = sorted(path for path in wanted if path not in there and path.with_suffix(".jpg") not in there)
     extra = sorted(path for path in there if path.with_suffix(".png") not in wanted)
     if missing:

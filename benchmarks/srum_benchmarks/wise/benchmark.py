@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
 
 from srum_benchmarks import summary, templates
 from srum_benchmarks.options import WiseOptions, WiseVerifiedOptions
 from srum_benchmarks.summary import Cell, Part
 from srum_benchmarks.wise import grades, prompts
 from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED
-from srum_core.records import Candidate, Prompt, PromptFile, Question, Row
+from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
@@ -17,6 +19,7 @@ Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 class _Wise:
     """What both versions have in common."""
 
+    layouts: ClassVar[Mapping[str, str]] = {"wise": "WISE's scorers, legacy and verified, and copies of them"}
     version = LEGACY
     options: WiseOptions | WiseVerifiedOptions
 
@@ -34,6 +37,14 @@ class _Wise:
         prompt = candidate.prompt
         text = templates.fill(self.template, {"prompt": prompt.text, "explanation": prompt.tags["explanation"]})
         return [Question(candidate.image, text, max_new_tokens=self.options.max_new_tokens)]
+
+    def item(self, prompt: Prompt) -> tuple[str, str]:
+        return prompt.tags["category"], prompt.id
+
+    def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
+        """The first picture of each prompt: the scorers know no others."""
+        links = {prompts.picture(Path(), each.prompt.id): each.image for number, each in pictures if number == 0}
+        return Layout(links, {}, lambda folder: [path.relative_to(folder) for path in folder.glob("*.png")])
 
     def table(self, scored: Scored) -> Sequence[Row]:
         """Categories, groups and the overall; with `trained`, the other two groups and their pictures' mean only."""
@@ -86,6 +97,10 @@ class Wise(_Wise):
     def __init__(self, options: WiseOptions | None = None) -> None:
         super().__init__(options or WiseOptions())
 
+    def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
+        found, why = grades.read_legacy(answers[0])
+        return {0: why} if found is None else {}
+
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference`: what the original counts; without `wiscore` the answer could not be read."""
         (answer,) = answers
@@ -107,6 +122,9 @@ class WiseVerified(_Wise):
 
     def __init__(self, options: WiseVerifiedOptions | None = None) -> None:
         super().__init__(options or WiseVerifiedOptions())
+
+    def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
+        return {} if grades.binary(answers[0]) else {0: "The answer holds no grade, 0 or 1."}
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         (answer,) = answers
