@@ -57,6 +57,7 @@ def load_settings(
     overrides: Sequence[str],
     registry: Registry,
     first: Mapping[str, Any] | None = None,
+    above: Mapping[str, Any] | None = None,
     drawn_by: str = "adapter",
 ) -> Settings:
     """The settings of a run, with every option of every component filled in.
@@ -66,6 +67,7 @@ def load_settings(
     config_file  TOML, such as a run's run.toml; its [versions] are not read
     overrides    "KEY=VALUE" with a dotted key; a value that is not TOML is taken as a text
     first        settings that come before all others, in place of built-in ones
+    above        settings that come after the presets, and before the file
     drawn_by     the kind of component that `adapter` names: "drawer" allows text-to-image models too
 
     Raises ConfigError with all that is wrong.
@@ -78,9 +80,25 @@ def load_settings(
     if name == "" and not unread:
         broken.append(_no_adapter(registry, drawn_by))
     beneath = Layer("by default", first or {})
-    layers = [beneath, *_presets(name or "", presets, registry, broken, drawn_by), file, line]
+    between = Layer("from the trained run", above or {})
+    layers = [beneath, *_presets(name or "", presets, registry, broken, drawn_by), between, file, line]
     said: Origins = {} if adapter is None else {("adapter",): COMMAND_LINE}
     return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry, drawn_by)
+
+
+def component(kind: str, text: str, registry: Registry, option: str) -> Use:
+    """A component as it is typed after an option such as --judge: a name, or a table in TOML; its options filled in.
+
+    Raises ConfigError with all that is wrong."""
+    try:
+        value = _parse_value(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{option} {text}: this is not TOML: {error}.") from error
+    found: list[Problem] = []
+    use = _component((option,), {"use": value} if isinstance(value, str) else value, kind, registry, found)
+    if found:
+        raise ConfigError(" ".join(f"{'.'.join(each.path)} {each.text}{each.hint}" for each in found))
+    return use
 
 
 def changed(settings: Settings, overrides: Sequence[str], registry: Registry, where: str) -> Settings:

@@ -18,12 +18,12 @@ _TRAINING = ("select", "train", "lora", "map", "loss")
 def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, Any]:
     """As plain data; the settings of the stages before it are not repeated."""
     s = settings
-    answering = {"answerer": _made_with(registry, "answerer", s.answerer)}
+    answering = {"answerer": made_with(registry, "answerer", s.answerer)}
     drawing = {"seed": s.seed, "adapter": _plain(s.adapter)}
     by_stage: dict[str, dict[str, Any]] = {
         "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
         "ground": {
-            "grounder": _made_with(registry, "grounder", s.grounder),
+            "grounder": made_with(registry, "grounder", s.grounder),
             "verifier": _plain(s.verifier),
             "ground": _plain(s.ground),
             **answering,
@@ -52,7 +52,7 @@ def completed(there: Any, asked: Mapping[str, Any]) -> Any:
     return found
 
 
-def _made_with(registry: Registry, kind: str, use: Use | None) -> Any:
+def made_with(registry: Registry, kind: str, use: Use | None) -> Any:
     """A component as plain data, without options that change only its speed."""
     options = registry.component(kind, use.use).options if use else None
     fields = attrs.fields(options) if options else ()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import cattrs
 from attrs import field, frozen
+from rich.table import Table
 
 from srum_core.errors import RecordError
 from srum_core.hookspecs import Use
@@ -47,6 +48,8 @@ class BenchmarkTable:
     """What unreadable answers count as; "" = the benchmark has no choice."""
     planned: int = 0
     """Pictures that the evaluation consists of."""
+    limit: int = 0
+    """Only the first so many prompts were meant; 0 = all."""
     pictures: int = 0
     """Pictures that were scored."""
     readable: float = 1.0
@@ -115,8 +118,45 @@ def cell(row: Row | None) -> str:
     return f"{row.value:.4f}" if row.error is None else f"{row.value:.4f} ± {row.error:.4f}"
 
 
-def differing(rows: Sequence[Row], others: Mapping[str, Row]) -> list[str]:
+def differing(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
     """The names of the rows whose value is another in the other table, or that only one of both has."""
-    names = dict.fromkeys([*(row.name for row in rows), *others])
-    own = {row.name: row.value for row in rows}
-    return [name for name in names if own.get(name) != (others[name].value if name in others else None)]
+    one, other = ({row.name: row.value for row in each} for each in (rows, others))
+    return [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+
+
+def show(table: BenchmarkTable) -> Table:
+    """For people; what they must know before they compare a number is below it."""
+    made = Table(
+        title=f"{table.benchmark}, {table.split}: {table.model}",
+        caption="\n".join(remarks(table)) or None,
+        caption_justify="left",
+    )
+    made.add_column("measure")
+    made.add_column("pictures", justify="right")
+    made.add_column(table.policy or "value", justify="right")
+    reference = {row.name: row for row in table.reference}
+    if reference:
+        made.add_column("reference", justify="right")
+    rows = table.by_name()
+    for name in dict.fromkeys([*rows, *reference]):
+        row, other = rows.get(name), reference.get(name)
+        count = str((row or other).count)  # type: ignore[union-attr]
+        made.add_row(name, count, cell(row), *([cell(other) or "none"] if reference else []))
+    return made
+
+
+def remarks(table: BenchmarkTable) -> list[str]:
+    """Who answered, what is missing, and what the rows themselves say, a line each."""
+    said = [f"judge: {table.judge}"] if table.judge else []
+    if table.self_judged:
+        said.append("The model judged its own pictures: no number to set beside other models'.")
+    said.append(f"coverage {table.coverage:.1%}: {table.pictures} of {table.planned} pictures" if table.planned else "")
+    if table.limit:
+        said.append(f"Only the first {table.limit} prompts: a trial, not a result.")
+    if not table.complete:
+        said.append(f"Incomplete: below {COMPLETE:.0%} of what was planned could be scored.")
+    if table.again:
+        said.append(f"{table.again} unreadable answers may be asked for again: run srum eval judge.")
+    if table.reference_refused:
+        said.append(f'No result with policy "reference": {table.reference_refused}')
+    return [each for each in [*said, *dict.fromkeys(row.note for row in table.rows)] if each]

@@ -1,11 +1,24 @@
-"""Published benchmarks, on any adapter or text-to-image model: pictures, answers about them, tables.
+"""Published benchmarks on any adapter or text-to-image model: draw, ask, score. docs/evaluation.md has the details.
 
 srum eval prompts DIR                                   is a folder of prompts the release's?
+srum eval run --adapter bagel --preset shapes --benchmark shapes
+                                                        all steps at once; each can be run by itself:
+srum eval generate --adapter … --benchmark …            the pictures
+srum eval judge RUN --judge …                           somebody is asked about them
+srum eval score RUN                                     the tables; no model is needed
+srum eval layout RUN --to DIR                           the folder that the original scorer expects
+
+Everything goes on where it stopped when the same command is given again.
 """
 
 from __future__ import annotations
 
 ACTIONS = {
     "prompts": "look at a folder of a published benchmark: which prompts are there, are they the release's",
+    "run": "draw a benchmark's pictures, have them judged, and score them",
+    "generate": "draw a benchmark's pictures",
+    "judge": "ask somebody about the pictures, and keep every answer",
+    "score": "read the answers, and write the tables; needs no model",
+    "layout": "lay the pictures out as a benchmark's original scorer expects them",
 }
 """Each is a module `eval_NAME` beside this one, with `arguments(parser)` and `run(parsed) -> int`."""

@@ -62,6 +62,7 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, pairs: Scores, pla
         s.benchmark or Use(""),
         pairs,
         split=s.evaluate.split,
+        limit=s.evaluate.limit,
         model=f"{tables.named(s.adapter)}, {after}",
         judge=("self" if s.answerer is None else tables.named(s.answerer)) if asks else "",
         self_judged=asks and s.answerer is None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from srum_core.protocols import UnifiedModel
+from srum_core.protocols import Drawer
 from srum_core.records import Candidate
 from srum_core.run import Planned, Run, refuse
 from srum_core.stages import Step, chunks
@@ -30,8 +30,10 @@ def generate(run: Run, round: int) -> None:
         records.extend(draw(run.model(round), items, records.folder / "images"))
 
 
-def draw(model: UnifiedModel, items: Sequence[Planned], folder: Path) -> list[Candidate]:
-    """One batch of pictures, stored as FOLDER/ID.png. Raises PluginError if the model returns another number."""
+def draw(model: Drawer, items: Sequence[Planned], folder: Path, latents: bool = True) -> list[Candidate]:
+    """One batch of pictures, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted.
+
+    Raises PluginError if the model returns another number."""
     samples = model.generate([item.prompt.text for item in items], [item.seed for item in items])
     refuse(len(samples) != len(items), model, f"drew {len(samples)} pictures for {len(items)} prompts.")
     candidates = []
@@ -41,7 +43,8 @@ def draw(model: UnifiedModel, items: Sequence[Planned], folder: Path) -> list[Ca
         sample.image.save(data, format="PNG")
         write_atomic(path, data.getvalue())
         drawn = Candidate(item.id, item.prompt, path, sample.image.size, item.seed, sample.thought)
-        candidates.append(drawn if sample.latent is None else attrs.evolve(drawn, latent=_keep(sample.latent, path)))
+        kept = _keep(sample.latent, path) if latents and sample.latent is not None else None
+        candidates.append(attrs.evolve(drawn, latent=kept))
     return candidates
 
 

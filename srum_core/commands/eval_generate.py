@@ -1,0 +1,67 @@
+"""Draw a benchmark's pictures with any adapter or text-to-image model.
+
+srum eval generate --adapter bagel --preset shapes --benchmark shapes evaluate.limit=20
+srum eval generate --trained runs/bagel-shapes --benchmark '{use="wise", data="DIR"}'
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from srum_core import launching, plugins
+from srum_core.console import shown, tell
+from srum_core.errors import SrumError
+from srum_core.evaluation import console
+from srum_core.evaluation.run import Evaluation
+from srum_core.run import lock
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    console.add_model(parser)
+    launching.add_arguments(parser)
+    add_redo(parser)
+
+
+def add_redo(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--redo", action="append", default=[], choices=("pictures", "answers"), help="first delete what was made")
+    add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
+
+
+def begin(parsed: argparse.Namespace) -> Evaluation:
+    """The evaluation that was typed, not yet written down."""
+    registry = plugins.discover()
+    settings = console.read_model(parsed, registry)
+    return Evaluation(parsed.out or console.default_folder(settings), settings, registry)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0 when every picture is there."""
+    made = begin(parsed)
+    if parsed.dry_run:
+        announce(made)
+        return 0
+    with lock(made.folder) as handle:
+        console.redo(made, parsed.redo)
+        console.generate_all(made, parsed, handle)
+    print(f"The pictures are in {shown(made.folder / 'pictures')}")
+    return 0
+
+
+def announce(made: Evaluation) -> None:
+    """How many pictures would be drawn. What is missing for it is told."""
+    try:
+        prompts = made.evaluated_prompts()
+        plan = made.plan_evaluation(prompts)
+        there = len(made.pictures().ids().intersection(item.id for item in plan))
+    except SrumError as error:
+        tell(f"It would stop before it draws: {error}")
+        return
+    table = Table(title=f"{shown(made.folder)} (nothing is run)")
+    for name, cell in (("prompts", len(prompts)), ("pictures", len(plan)), ("drawn", there)):
+        table.add_column(name, justify="right", footer=str(cell))
+    table.add_row(str(len(prompts)), str(len(plan)), str(there))
+    Console().print(table)

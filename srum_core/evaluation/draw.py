@@ -1,0 +1,29 @@
+"""prompts -> pictures."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from srum_core.evaluation.run import Evaluation, Picture, digest
+from srum_core.stages import Step, chunks
+from srum_core.stages.generate import draw as draw_batch
+
+
+@frozen
+class Stage(Step):
+    """A stage of an evaluation, which has no rounds."""
+
+    def __str__(self) -> str:
+        return self.stage
+
+
+def draw(run: Evaluation) -> None:
+    """Draw every picture that is not there yet; a picture is on disk before its record."""
+    records = run.pictures()
+    plan, numbers = {item.id: item for item in run.plan_pictures()}, run.numbers()
+    for chunk in chunks(
+        run, list(plan), run.settings.evaluate.batch, records, Stage("generate", None), load=lambda: run.drawer
+    ):
+        items = [plan[identity] for identity in chunk]
+        drawn = draw_batch(run.drawer, items, records.folder / "images", latents=False)
+        records.extend(Picture(each.id, each, digest(each.image), numbers[each.id]) for each in drawn)

@@ -1,0 +1,164 @@
+"""The folder of an evaluation: settings, plan, pictures. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+from attrs import frozen
+
+from srum_core import config, plugins
+from srum_core.errors import ConfigError, RecordError
+from srum_core.prompts import refuse_twins
+from srum_core.protocols import Drawer
+from srum_core.records import Candidate, Prompt
+from srum_core.run import Planned, Run
+from srum_core.store import Records, check_settings, read_list, write_atomic, write_list
+
+NOBODY = "rules"
+"""The table of a benchmark that asks nobody."""
+
+
+@frozen
+class Picture:
+    """A picture of a benchmark as it was drawn."""
+
+    id: str
+    candidate: Candidate
+    sha256: str
+    """Of its file."""
+    number: int = 0
+    """Which of its prompt's pictures, from 0."""
+
+
+@attrs.define
+class Evaluation(Run):
+    """Settings are those of a training run; of them count adapter, start, benchmark, evaluate, answerer and seed."""
+
+    drawn_by: ClassVar[str] = "drawer"
+
+    @classmethod
+    def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Evaluation:
+        """The evaluation in a folder. Raises RecordError where there is none."""
+        path = Path(folder) / "run.toml"
+        if not path.is_file():
+            raise RecordError(
+                f"{folder} is not the folder of an evaluation: it has no run.toml. Begin with srum eval run."
+            )
+        registry = registry or plugins.discover()
+        return cls(Path(folder), config.open_settings(path, registry, cls.drawn_by), registry)
+
+    def keep(self) -> None:
+        """Write the settings down. Raises RecordError if the pictures that are there were made with others."""
+        check_settings(self.folder / "pictures", self.drawing_settings(), "pictures")
+        text = config.to_toml(self.settings, self.registry.versions())
+        path = self.folder / "run.toml"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
+
+    @property
+    def drawer(self) -> Drawer:
+        """The model that is evaluated, with all rounds that `start` names."""
+        return self.model(0)
+
+    # ---- what is drawn ----------------------------------------------------------------------------------------------
+
+    def evaluated_prompts(self) -> list[Prompt]:
+        """The benchmark's prompts as they are today, as many as are set. Raises ConfigError if there is none."""
+        s = self.settings
+        assert s.benchmark is not None
+        prompts = list(self.benchmark().prompts(s.evaluate.split))
+        refuse_twins(prompts, f"benchmark {s.benchmark.use}, split {s.evaluate.split}")
+        prompts = prompts[: s.evaluate.limit or None]
+        if not prompts:
+            raise ConfigError(f"benchmark {s.benchmark.use} has no prompts in the split {s.evaluate.split}.")
+        return prompts
+
+    def choose_prompts(self) -> list[Prompt]:
+        """Those prompts, written down the first time. Raises RecordError if they are others today."""
+        prompts = self.evaluated_prompts()
+        path = self.folder / "prompts.jsonl"
+        if not (path.exists() and self.pictures().ids()):
+            write_list(path, prompts)
+        elif _as_json(there := read_list(path, Prompt)) != _as_json(prompts):
+            raise RecordError(
+                f"{path} holds {len(there)} prompts, and the benchmark gives {len(prompts)} today, which are not the "
+                "same. Restore the benchmark's files, or choose another folder with --out."
+            )
+        return prompts
+
+    def plan_pictures(self) -> list[Planned]:
+        """The pictures of the prompts that were written down, in order; the benchmark's own files are not needed."""
+        path = self.folder / "prompts.jsonl"
+        if not path.exists():
+            raise RecordError(f"Nothing is drawn in {self.folder} yet. Begin with srum eval generate.")
+        return self.plan_evaluation(read_list(path, Prompt))
+
+    def all_drawn(self) -> bool:
+        """Whether every picture of the plan is there."""
+        if not (self.folder / "prompts.jsonl").exists():
+            return False
+        return self.pictures().ids().issuperset(item.id for item in self.plan_pictures())
+
+    def numbers(self) -> dict[str, int]:
+        """Which of its prompt's pictures each is, by id."""
+        count = self.settings.evaluate.pictures
+        return {item.id: place % count for place, item in enumerate(self.plan_pictures())}
+
+    def drawing_settings(self) -> dict[str, Any]:
+        """What pictures depend on; the prompts themselves are compared word by word."""
+        made: dict[str, Any] = self.stage_settings("evaluate")
+        benchmark = made["benchmark"] or {"use": ""}
+        drawn = {name: made["evaluate"][name] for name in ("split", "pictures", "batch", "limit", "seeds")}
+        kept: dict[str, Any] = {name: made[name] for name in ("seed", "adapter", "start") if name in made}
+        return {**kept, "benchmark": benchmark["use"], "drawn": drawn}
+
+    def pictures(self) -> Records[Picture]:
+        return Records(self.folder / "pictures", Picture, self.drawing_settings(), stage="pictures")
+
+    def drawn(self, partial: bool = False) -> list[Picture]:
+        """All pictures in order, their files being what they were. Raises RecordError for what is missing or changed;
+        with `partial`, pictures that are not drawn yet are left out."""
+        plan, records = [item.id for item in self.plan_pictures()], self.pictures()
+        there = records.ids()
+        missing = [identity for identity in plan if identity not in there]
+        if missing and not partial:
+            raise RecordError(
+                f"{len(missing)} of {len(plan)} pictures of {self.folder} are not drawn yet. Draw them first with srum "
+                "eval generate and the settings of before, or add --partial to go on with those that are there."
+            )
+        found = list(records.select(identity for identity in plan if identity in there))
+        for picture in found:
+            _check(picture)
+        return found
+
+
+def _as_json(prompts: Sequence[Prompt]) -> list[str]:
+    """Tags may hold tuples, which JSON gives back as lists."""
+    return [json.dumps(attrs.asdict(prompt), sort_keys=True) for prompt in prompts]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check(picture: Picture) -> None:
+    path = picture.candidate.image
+    way_out = (
+        f"Restore it; or remove the line of {picture.id} from {path.parent.parent}/part-*.jsonl, and srum eval "
+        "generate draws it again."
+    )
+    try:
+        sha = digest(path)
+    except OSError as error:
+        raise RecordError(f"The picture {path} is missing: {error.strerror}. {way_out}") from error
+    if sha != picture.sha256:
+        raise RecordError(
+            f"The picture {path} is not the one that was drawn: its SHA-256 is {sha[:12]}…, and was "
+            f"{picture.sha256[:12]}…. {way_out}"
+        )

@@ -1,0 +1,140 @@
+"""answers -> tables: pure, without a model, torch or a network. The same records give the same tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import evolve, frozen
+
+from srum_core import benchmarking, tables
+from srum_core.errors import ConfigError, RecordError
+from srum_core.evaluation.answers import SELF, Answers
+from srum_core.evaluation.run import Evaluation, Picture
+from srum_core.hookspecs import Use
+from srum_core.protocols import Benchmark
+from srum_core.records import Candidate, Unreadable
+from srum_core.store import write_list
+from srum_core.tables import BenchmarkTable
+
+POLICIES = ("exclude", "reference", "zero")
+
+
+@frozen
+class Measured:
+    """The measures of one picture, and what could not be read about it."""
+
+    id: str
+    prompt: str
+    number: int
+    values: dict[str, float]
+    unreadable: tuple[str, ...] = ()
+    again: int = 0
+    """How many of the unreadable answers may be asked for again."""
+
+
+def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", partial: bool = False) -> BenchmarkTable:
+    """Write `tables/NAME`, and return the table. `judge` None: nobody was asked.
+
+    Raises RecordError for pictures about which something is still to be asked; `partial` leaves them out."""
+    use = run.settings.benchmark
+    assert use is not None
+    use = _with_policy(run, use, policy)
+    benchmark: Benchmark = run.registry.create("benchmark", use)
+    pictures = run.drawn(partial)
+    answers = Answers(run, name, judge) if judge else None
+    measured = _measure_all(run, benchmark, pictures, answers, partial)
+    there = {each.id: each for each in measured}
+    pairs = [(each.candidate, there[each.id].values) for each in pictures if each.id in there]
+    about: dict[str, Any] = {
+        "split": run.settings.evaluate.split,
+        "limit": run.settings.evaluate.limit,
+        "model": named(run),
+        "judge": judged_by(answers),
+        "self_judged": bool(judge and judge.use == SELF),
+        "planned": len(run.plan_pictures()),
+        "again": sum(each.again for each in measured),
+    }
+    table = _beside_reference(run, use, tables.make(benchmark, use, pairs, **about), pairs, about)
+    folder = table_folder(run, name)
+    write_list(folder / "pictures.jsonl", measured)
+    tables.write(folder / "table.json", table)
+    return table
+
+
+def table_folder(run: Evaluation, name: str) -> Path:
+    return run.folder / "tables" / name
+
+
+def named(run: Evaluation) -> str:
+    """The model, with the training that it has behind it."""
+    start = run.settings.start
+    return tables.named(run.settings.adapter) + (f", trained in {start}" if start else "")
+
+
+def judged_by(answers: Answers | None) -> str:
+    if answers is None:
+        return ""
+    use = Use(answers.judge.use, {**answers.judge.options, **({"model": answers.by} if answers.by else {})})
+    return tables.named(use)
+
+
+def _with_policy(run: Evaluation, use: Use, policy: str) -> Use:
+    options = run.registry.component("benchmark", use.use).options
+    known = options is not None and "policy" in attrs.fields_dict(options)
+    if policy and not known:
+        raise ConfigError(f"{use.use} has no choice of what unreadable answers count as: leave --failures out.")
+    return Use(use.use, {**use.options, "policy": policy}) if policy else use
+
+
+def _measure_all(
+    run: Evaluation, benchmark: Benchmark, pictures: Sequence[Picture], answers: Answers | None, partial: bool
+) -> list[Measured]:
+    measured, unasked = [], 0
+    for picture in pictures:
+        found = _measure(benchmark, picture, answers)
+        if found is None:
+            unasked += 1
+        else:
+            measured.append(found)
+    if unasked and not partial:
+        raise RecordError(
+            f"Somebody has still to be asked about {unasked} of {len(pictures)} pictures of {run.folder}. Ask with "
+            "srum eval judge, or add --partial to score the others."
+        )
+    if not measured:
+        raise RecordError(f"There is nothing to score in {run.folder}.")
+    return measured
+
+
+def _measure(benchmark: Benchmark, picture: Picture, answers: Answers | None) -> Measured | None:
+    """None where an answer is missing that was never given."""
+    if answers is None:
+        values = benchmarking.measure(benchmark, picture.candidate, ())
+        return Measured(picture.id, picture.candidate.prompt.id, picture.number, values)
+    hearing, waiting = answers.recall(benchmark, picture)
+    if hearing.votes[0].unasked():
+        return None
+    why = tuple(each.why for each in hearing.outcome() if isinstance(each, Unreadable))
+    values = benchmarking.measure(benchmark, picture.candidate, hearing.said(0))
+    return Measured(picture.id, picture.candidate.prompt.id, picture.number, values, why, len(waiting))
+
+
+def _beside_reference(
+    run: Evaluation,
+    use: Use,
+    table: BenchmarkTable,
+    pairs: Sequence[tuple[Candidate, dict[str, float]]],
+    about: dict[str, Any],
+) -> BenchmarkTable:
+    """The table, with the rows of the policy "reference" where those are others."""
+    if not table.policy or table.policy == "reference" or table.readable == 1.0:
+        return table
+    other = Use(use.use, {**use.options, "policy": "reference"})
+    try:
+        reference = tables.make(run.registry.create("benchmark", other), other, pairs, **about)
+    except RecordError as error:  # the original has no result then, and says why
+        return evolve(table, reference_refused=str(error))
+    return evolve(table, reference=reference.rows if tables.differing(table.rows, reference.rows) else ())
