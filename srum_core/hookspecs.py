@@ -22,6 +22,8 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 SPEED: Mapping[str, bool] = {"srum_speed": True}
 """Metadata of an option that changes how fast something works or where, and nothing that is recorded."""
+NEUTRAL: Mapping[str, bool] = {"srum_neutral": True}
+"""Metadata of an option or setting that at its default does what was done before there was one."""
 
 
 @frozen

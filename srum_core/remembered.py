@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
-from srum_core.hookspecs import SPEED, Use
+from srum_core.hookspecs import NEUTRAL, SPEED, Use
 from srum_core.plugins import Registry
-from srum_core.settings import NEUTRAL, Settings
+from srum_core.settings import Settings
 
 _TRAINING = ("select", "train", "lora", "map", "loss")
 
@@ -53,12 +53,15 @@ def completed(there: Any, asked: Mapping[str, Any]) -> Any:
 
 
 def made_with(registry: Registry, kind: str, use: Use | None) -> Any:
-    """A component as plain data, without options that change only its speed."""
+    """A component as plain data, without options that change only its speed, and neutral ones at their default."""
     options = registry.component(kind, use.use).options if use else None
     fields = attrs.fields(options) if options else ()
-    fast = {each.name for each in fields if each.metadata.keys() >= SPEED.keys()}
+    left_out = {each.name for each in fields if each.metadata.keys() >= SPEED.keys()}
     made = _plain(use)
-    return {name: value for name, value in made.items() if name not in fast} if use else made
+    for each in fields:
+        if each.metadata.keys() >= NEUTRAL.keys() and made.get(each.name) == _plain(each.default):
+            left_out.add(each.name)
+    return {name: value for name, value in made.items() if name not in left_out} if use else made
 
 
 def _plain(value: Any) -> Any:

@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.hookspecs import Use
-
-NEUTRAL: Mapping[str, bool] = {"srum_neutral": True}
-"""Metadata of a setting that at its default does nothing: what was made before there was such a setting was made so."""
+from srum_core.hookspecs import NEUTRAL, Use
 
 _at_least_0: Any = validators.ge(0)
 _at_least_1: Any = validators.ge(1)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.hookspecs import SPEED
+from srum_core.hookspecs import NEUTRAL, SPEED
 
 _positive = validators.gt(0)
 _unit: Any = [validators.ge(0), validators.le(1)]
@@ -227,5 +227,7 @@ class RemoteOptions:
     cache: str = field(default="", metadata=SPEED)
     """Folder of answers by the hash of what was asked, so that nothing is asked twice, also after an interruption;
     empty = srum/answers in the user's cache folder, "off" = none."""
+    converses: bool = field(default=True, metadata=NEUTRAL)
+    """Send what was said before about a picture as turns of a conversation; off = written into one message."""
     extra: dict[str, Any] = field(factory=dict, hash=False)
     """More fields for the body of every request, such as {top_p = 0.9}."""

@@ -67,12 +67,18 @@ class Remote:
         self._wire = Wire(url, key, self.options.timeout, self.options.retries, self.options.max_reply)
         self._cache = AnswerCache(cache_folder(self.options.cache))
         self._model = self.options.model
+        self.converses = self.options.converses
+
+    def identity(self) -> str:
+        """The model that answers. Raises AnswerError, ConfigError where the server has to be asked for it."""
+        self._model = self._model or self._only_model()
+        return self._model
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """One answer per question, in order; the same question is sent once. Raises AnswerError, ConfigError."""
         if not questions:
             return []
-        self._model = self._model or self._only_model()
+        self.identity()
         asks = self._prepare(questions)
         found = {ask.key: answer for ask in asks if (answer := self._cache.get(ask.key)) is not None}
         missing = {ask.key: ask for ask in asks if ask.key not in found}
@@ -129,14 +135,10 @@ class Remote:
 
     def _send(self, ask: _Ask, stop: Stop) -> str:
         question, extra = ask.question, self.options.extra
-        content: Any = [
-            {"type": "image_url", "image_url": {"url": ask.picture}},
-            {"type": "text", "text": ask.text},
-        ]
         answer = self._wire.ask(
             lambda client: client.chat.completions.with_raw_response.create(
                 model=self._model,
-                messages=[{"role": "user", "content": content}],
+                messages=_messages(ask),
                 max_tokens=question.max_new_tokens,  # the older name is the one that every server takes
                 temperature=question.temperature,
                 seed=question.seed,
@@ -178,7 +180,7 @@ class Remote:
                 pictures[part] = _picture(*part)
             url, digest = pictures[part]
             text = f"{REASON_FIRST}\n\n{question.text}" if question.think else question.text
-            text = text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent
+            text = _sendable(text)
             asked = {
                 "model": self._model,
                 "picture": digest,
@@ -188,9 +190,23 @@ class Remote:
                 "seed": question.seed,
                 "think": question.think,
                 "extra": self.options.extra,
+                **({"history": question.history} if question.history else {}),
             }
             asks.append(_Ask(question, text, url, asked, key_of(asked)))
         return asks
+
+
+def _messages(ask: _Ask) -> Any:
+    """The conversation so far; the picture comes with its first words."""
+    turns = [("user", ask.text)]
+    for asked, said in reversed(ask.question.history):
+        turns = [("user", _sendable(asked)), ("assistant", _sendable(said)), *turns]
+    first = [{"type": "image_url", "image_url": {"url": ask.picture}}, {"type": "text", "text": turns[0][1]}]
+    return [{"role": "user", "content": first}, *({"role": role, "content": text} for role, text in turns[1:])]
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent
 
 
 def _picture(path: Path, crop: Box | None) -> tuple[str, str]:
