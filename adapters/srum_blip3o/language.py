@@ -9,19 +9,14 @@ import torch
 from attrs import frozen
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    Qwen2_5_VLForConditionalGeneration,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from srum_blip3o.checkpoint import Checkpoint, language_names
 from srum_blip3o.words import Words
+from srum_core import replies as replies_of
 from srum_core.errors import CheckpointError
+from srum_core.replies import Reply
 
 PATCH, MERGE = 14, 2
 
@@ -118,59 +113,9 @@ class Asked:
         return {name: value for name, value in named.items() if value is not None}
 
 
-@frozen
-class Reply:
-    """How one row speaks: at temperature 0 the likeliest token, else a draw from softmax(logits / temperature)."""
-
-    max_new_tokens: int
-    temperature: float = 0.0
-    seed: int = 0
-
-
 @torch.no_grad()
 def speak(
     model: Any, words: Words, asked: Asked, replies: Sequence[Reply], watch: Callable[[Tensor], None] | None = None
 ) -> list[list[int]]:
     """Ids said, row by row, possibly with what stopped them at the end; `watch` gets every step's logits."""
-    start = asked.input_ids.shape[1]
-    longest = max(1, *(reply.max_new_tokens for reply in replies))
-    settings = GenerationConfig(
-        do_sample=False, num_beams=1, repetition_penalty=1.0, max_new_tokens=longest,
-        eos_token_id=words.stops, pad_token_id=words.special["<|endoftext|>"],
-    )  # fmt: skip
-    out = model.generate(
-        **asked.arguments(),
-        generation_config=settings,
-        logits_processor=LogitsProcessorList([_Choice(replies, watch)]),
-        stopping_criteria=StoppingCriteriaList([_Enough(replies, start)]),
-    )
-    return [row[start : start + each.max_new_tokens].tolist() for row, each in zip(out, replies, strict=True)]
-
-
-class _Choice(LogitsProcessor):
-    """Every row draws from a generator of its own, so that no answer depends on what is asked beside it."""
-
-    def __init__(self, replies: Sequence[Reply], watch: Callable[[Tensor], None] | None) -> None:
-        self.replies, self.watch = replies, watch
-        self.dice = [torch.Generator().manual_seed(reply.seed) for reply in replies]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        if self.watch is not None:
-            self.watch(scores)
-        chosen = scores.clone()
-        for row, (reply, dice) in enumerate(zip(self.replies, self.dice, strict=True)):
-            if reply.temperature > 0:
-                odds = torch.softmax(scores[row].float().cpu() / reply.temperature, dim=-1)
-                chosen[row] = -torch.inf
-                chosen[row, int(torch.multinomial(odds, 1, generator=dice))] = 0.0
-        return chosen
-
-
-class _Enough(StoppingCriteria):
-    """A row that has said as much as it may stops, whatever the others do."""
-
-    def __init__(self, replies: Sequence[Reply], start: int) -> None:
-        self.most = torch.tensor([start + reply.max_new_tokens for reply in replies])
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
-        return (input_ids.shape[1] >= self.most).to(input_ids.device)
+    return replies_of.speak(model, asked.arguments(), replies, words.stops, words.special["<|endoftext|>"], watch)

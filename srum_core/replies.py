@@ -1,0 +1,86 @@
+"""Text from many rows at once through transformers' `generate`: each row has its own length, temperature and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+
+@frozen
+class Reply:
+    """How one row speaks: at temperature 0 the likeliest token, else a draw from softmax(logits / temperature)."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
+class Choice(LogitsProcessor):
+    """Every row draws from a generator of its own, so that no row depends on those beside it."""
+
+    def __init__(self, replies: Sequence[Reply], watch: Callable[[Tensor], None] | None = None) -> None:
+        self.replies, self.watch = replies, watch
+        self.dice = [torch.Generator().manual_seed(reply.seed) for reply in replies]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(rows, vocabulary) logits; of a row that draws, all but the drawn one become -inf."""
+        if self.watch is not None:
+            self.watch(scores)
+        chosen = scores.clone()
+        for row, (reply, dice) in enumerate(zip(self.replies, self.dice, strict=True)):
+            if reply.temperature > 0:
+                odds = torch.softmax(scores[row].float().cpu() / reply.temperature, dim=-1)
+                chosen[row] = -torch.inf
+                chosen[row, int(torch.multinomial(odds, 1, generator=dice))] = 0.0
+        return chosen
+
+
+class _Enough(StoppingCriteria):
+    """A row that has said as much as it may stops, whatever the others do."""
+
+    def __init__(self, replies: Sequence[Reply], start: int) -> None:
+        self.most = torch.tensor([start + reply.max_new_tokens for reply in replies])
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        return (input_ids.shape[1] >= self.most).to(input_ids.device)
+
+
+@torch.no_grad()
+def speak(
+    model: Any,
+    asked: Mapping[str, Any],
+    replies: Sequence[Reply],
+    stops: Sequence[int],
+    pad: int,
+    watch: Callable[[Tensor], None] | None = None,
+) -> list[list[int]]:
+    """Ids said, row by row, possibly with what stopped them at the end.
+
+    asked  the model's arguments, `input_ids` and `attention_mask` padded on the left
+    stops  tokens that end an answer
+    watch  gets every step's logits
+
+    The checkpoint's own sampling options do not count: every option is given here."""
+    start = asked["input_ids"].shape[1]
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, num_beams=1, repetition_penalty=1.0, pad_token_id=pad, eos_token_id=list(stops),
+        max_new_tokens=max(1, *(reply.max_new_tokens for reply in replies)),
+    )  # fmt: skip
+    out = model.generate(
+        **asked,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([Choice(replies, watch)]),
+        stopping_criteria=StoppingCriteriaList([_Enough(replies, start)]),
+    )
+    return [row[start : start + each.max_new_tokens].tolist() for row, each in zip(out, replies, strict=True)]
