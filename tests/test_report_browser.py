@@ -49,6 +49,8 @@ class Browser:
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
     def open(self, path: Path) -> None:
+        """Go to the page from an empty one; what was logged before is forgotten."""
+        self.driver.get("about:blank")
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)
         self.driver.get(path.as_uri())
@@ -90,10 +92,14 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Everything that was asked for, but what is inside the page."""
+        """Everything that was asked for since `open`, but what is inside the page, and what Chromium asks itself for.
+
+        Chromium loads its own start page in the background when it likes (documents chrome://…), and logs that too.
+        """
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith("data:")]
+        sent = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+        asked = [each["request"]["url"] for each in sent if not each["documentURL"].startswith("chrome")]
+        return [url for url in asked if not url.startswith("data:")]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +135,22 @@ def test_it_asks_for_nothing_and_complains_of_nothing(page: Browser, report: Pat
     page.js("document.querySelector('#closer .close').click()")
     assert page.requests() == [report.as_uri()]
     assert page.complaints() == []
+
+
+def test_what_a_page_asks_for_is_seen_and_what_chromium_asks_itself_for_is_not(
+    browser: Browser, tmp_path: Path
+) -> None:
+    path, asked = tmp_path / "page.html", ["http://127.0.0.1:9/far.png", (tmp_path / "near.css").as_uri()]
+    path.write_text(
+        f'<link rel=stylesheet href="{asked[1]}"><img src="{asked[0]}"><img src="data:image/gif;base64,R0">'
+    )
+    browser.open(path)
+    home = browser.driver.current_window_handle
+    browser.driver.switch_to.new_window("tab")
+    browser.driver.get("chrome://version")
+    browser.driver.close()
+    browser.driver.switch_to.window(home)
+    assert sorted(browser.requests()) == sorted([*asked, path.as_uri()])
 
 
 def test_words_in_records_are_shown_and_never_run(page: Browser) -> None:
