@@ -125,12 +125,8 @@ def differing(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
 
 
 def show(table: BenchmarkTable) -> Table:
-    """For people; what they must know before they compare a number is below it."""
-    made = Table(
-        title=f"{table.benchmark}, {table.split}: {table.model}",
-        caption="\n".join(remarks(table)) or None,
-        caption_justify="left",
-    )
+    """For people. What they must know before they compare a number (`remarks`) belongs below it."""
+    made = Table(title=f"{table.benchmark}, {table.split}: {table.model}")
     made.add_column("measure")
     made.add_column("pictures", justify="right")
     made.add_column(table.policy or "value", justify="right")

@@ -211,5 +211,7 @@ def score_all(run: Evaluation, name: str | None, policy: str, partial: bool) -> 
         raise RecordError(f"Nobody has judged the pictures of {run.folder} yet. Begin with srum eval judge.")
     for each, use in known.items():
         if name in (None, each):
-            Console().print(tables.show(scoring.score(run, each, use, policy, partial)))
+            table = scoring.score(run, each, use, policy, partial)
+            Console().print(tables.show(table))
+            print("\n".join(tables.remarks(table)))
             print(f"The table is in {shown(scoring.table_folder(run, each) / 'table.json')}")

@@ -46,7 +46,8 @@ def evaluate(run: Run, round: int | None) -> None:
     plan = {item.id: item for item in run.planned_evaluation()}
     batch, step = run.settings.evaluate.batch, Step("evaluate", round)
     for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(weights)):
-        drawn = draw(run.model(weights), [plan[identity] for identity in chunk], records.folder / "images")
+        items = [plan[identity] for identity in chunk]
+        drawn = draw(run.model(weights), items, records.folder / "images", records.ids())
         records.extend(_score(run, weights, benchmark, drawn))
     if records.done:
         pairs = [(each.candidate, each.values) for each in records.select(plan)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +27,14 @@ def generate(run: Run, round: int) -> None:
     batch, step = run.settings.generate.batch, Step("generate", round)
     for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(round)):
         items = [plan[identity] for identity in chunk]
-        records.extend(draw(run.model(round), items, records.folder / "images"))
+        records.extend(draw(run.model(round), items, records.folder / "images", records.ids()))
 
 
-def draw(model: Drawer, items: Sequence[Planned], folder: Path, latents: bool = True) -> list[Candidate]:
-    """One batch of pictures, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted.
+def draw(
+    model: Drawer, items: Sequence[Planned], folder: Path, there: Container[str] = (), latents: bool = True
+) -> list[Candidate]:
+    """One batch of pictures, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted. Pictures
+    that are `there` are drawn along with the others, but their files stay as they are.
 
     Raises PluginError if the model returns another number."""
     samples = model.generate([item.prompt.text for item in items], [item.seed for item in items])
@@ -39,9 +42,10 @@ def draw(model: Drawer, items: Sequence[Planned], folder: Path, latents: bool = 
     candidates = []
     for item, sample in zip(items, samples, strict=True):
         path = folder / f"{item.id}.png"
-        data = BytesIO()
-        sample.image.save(data, format="PNG")
-        write_atomic(path, data.getvalue())
+        if item.id not in there or not path.exists():
+            data = BytesIO()
+            sample.image.save(data, format="PNG")
+            write_atomic(path, data.getvalue())
         drawn = Candidate(item.id, item.prompt, path, sample.image.size, item.seed, sample.thought)
         kept = _keep(sample.latent, path) if latents and sample.latent is not None else None
         candidates.append(attrs.evolve(drawn, latent=kept))

@@ -1,0 +1,483 @@
+"""`srum eval`: from prompts to tables, interrupted anywhere, with judges and files that misbehave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder, wise_folder
+from PIL import Image
+
+from srum_benchmarks.wise.prompts import LEGACY
+from srum_core import tables
+from srum_core.cli import main
+from srum_core.records import Question, Sample
+
+HERE = "test_evaluation"
+LEFT: dict[str, int] = {}
+"""How many more calls end well, by kind; after them the process is as good as killed."""
+COUNT = 20
+
+
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+def called(what: str) -> None:
+    LEFT[what] = LEFT.get(what, 10**9) - 1
+    if os.environ.get("SRUM_TEST_KILL") == what and LEFT[what] < 10**9 - 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if LEFT[what] < 0:
+        raise Killed
+
+
+class Draws:
+    """Draws one colour, and can do nothing else."""
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        called("draw")
+        colours = [hashlib.sha256(f"{p}{s}".encode()).digest()[:3] for p, s in zip(prompts, seeds, strict=True)]
+        return [Sample(Image.new("RGB", (32, 32), tuple(colour))) for colour in colours]
+
+
+class DrawsAndAnswers(Draws):
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return Judges().answer(questions)
+
+
+class Judges:
+    """Grades by the picture's bytes; of some pictures it talks in prose, and of some of those also when asked again."""
+
+    converses = True
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        called("answer")
+        return [self.about(question) for question in questions]
+
+    def about(self, question: Question) -> str:
+        number = hashlib.sha256(question.image.read_bytes()).digest()[0]
+        again = hashlib.sha256(f"{question.image.name}{question.seed}".encode()).digest()[0]
+        if number % 4 == 0 and not (question.temperature and again % 3 == 0):
+            return "What a lovely picture!"
+        if "Its rule:" in question.text:
+            assert question.history
+            return json.dumps({"reason": ["so", "so"], "score": [1, 0.5 if number % 2 else 0]})
+        grade = number % 3
+        return json.dumps({"score": number % 101}) + f"\nConsistency: {grade}\nRealism: {grade}\nAesthetic Quality: 1"
+
+
+class Wordy(Judges):
+    """Never says a grade."""
+
+    def about(self, question: Question) -> str:
+        return "I would rather talk about the weather."
+
+
+class Another(Judges):
+    """A server that says who answers."""
+
+    def identity(self) -> str:
+        return os.environ.get("SRUM_TEST_MODEL", "one")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    LEFT.clear()
+    yield
+    LEFT.clear()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up prompts of every benchmark, in one folder."""
+    folder = tmp_path_factory.mktemp("data")
+    wise_folder(reasonbench_folder(compbench_folder(geneval_folder(folder))), LEGACY)
+    return folder
+
+
+def use(name: str, data: Path, **options: Any) -> str:
+    if name == "shapes":
+        return name
+    more = "".join(f", {key}={json.dumps(value)}" for key, value in options.items())
+    return f'{{use="{name}", data="{data}", verify=false{more}}}'
+
+
+def model(benchmark: str, out: Path, *more: str, limit: int = COUNT) -> list[str]:
+    named = ["--adapter", f"{HERE}:Draws", "--benchmark", benchmark]
+    return [*named, "--out", str(out), f"evaluate.limit={limit}", "evaluate.batch=4", *more]
+
+
+def srum(*words: str | Path) -> int:
+    return main(["eval", *map(str, words)])
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """Everything that must not depend on interruptions."""
+    kept = [*folder.glob("tables/*/*"), *folder.glob("pictures/images/*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+def until_killed(act: Callable[[], object], **left: int) -> None:
+    LEFT.update(left)
+    with pytest.raises(Killed):
+        act()
+    LEFT.clear()
+
+
+def detect(run: Path) -> Path:
+    """A detector that sees a dog in every other picture."""
+    lines = []
+    for number, path in enumerate(sorted(run.glob("pictures/images/*.png"))):
+        found = [{"label": "dog", "box": [0, 0, 9, 9], "score": 0.9}] * (number % 2)
+        lines.append({"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "detections": found})
+    file = run / "seen.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+# ---- end to end ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["compbench", "wise", "reasonbench"])
+def test_killed_anywhere_and_resumed_the_tables_are_the_same(
+    name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(out: Path) -> int:
+        return srum("run", *model(use(name, data), out, "--judge", f"{HERE}:Judges", "--as", "j"))
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole) == 0
+    until_killed(lambda: run(parts), draw=2)
+    until_killed(lambda: run(parts), draw=1)
+    until_killed(lambda: run(parts), answer=3)
+    with next((parts / "answers/j").glob("part-*.jsonl")).open("a") as file:
+        file.write('{"id": "torn')  # what a killed writer leaves
+    until_killed(lambda: run(parts), answer=2)
+    assert run(parts) == 0
+    assert made(parts) == made(whole)
+    table = tables.read(whole / "tables/j/table.json")
+    assert (table.pictures, table.planned, table.limit) == (COUNT, COUNT, COUNT)
+    assert table.judge == f"{HERE}:Judges"
+    assert table.readable < 1
+    assert all(row.low is not None and row.low <= row.value <= row.high for row in table.rows if row.name != "readable")  # type: ignore[operator]
+    said = capsys.readouterr().out
+    assert "coverage" in said
+    assert "Incomplete: below 99%" in said
+    assert "own rubric" in said
+
+
+def test_shapes_needs_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    until_killed(lambda: srum("run", *model("shapes", tmp_path / "parts")), draw=3)
+    for name in ("parts", "whole"):
+        assert srum("run", *model("shapes", tmp_path / name)) == 0
+    assert made(tmp_path / "parts") == made(tmp_path / "whole")
+    assert tables.read(tmp_path / "parts/tables/rules/table.json").judge == ""
+    assert "Only the first 20 prompts: a trial, not a result." in capsys.readouterr().out
+    assert srum("judge", tmp_path / "parts", "--judge", "self") == 2
+    assert "shapes asks nobody about its pictures" in capsys.readouterr().err
+
+
+def test_geneval_is_scored_from_detections(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    words = model(use("geneval", data), run, "evaluate.pictures=4", limit=5)
+    until_killed(lambda: srum("generate", *words), draw=3)
+    assert srum("generate", *words) == 0
+    assert srum("score", run) == 2
+    assert "Set the option `detections`" in capsys.readouterr().err
+    file = detect(run)
+    assert srum("score", run, f"benchmark.detections={file}") == 0
+    first = made(run)
+    table = tables.read(run / "tables/rules/table.json").by_name()
+    assert (table["pictures"].value, table["pictures"].count, table["any of a prompt"].count) == (0.5, 20, 5)
+    assert srum("score", run) == 0  # the option is remembered
+    assert made(run) == first
+    file.write_text(file.read_text().split("\n", 1)[1])
+    assert srum("score", run) == 2
+    assert "holds no detections of" in capsys.readouterr().err
+
+
+def test_killed_for_good_and_resumed(data: Path, tmp_path: Path) -> None:
+    """With SIGKILL, in processes of their own: while it draws, and while it is judged."""
+    words = [*model(use("wise", data), tmp_path / "run"), "--judge", f"{HERE}:Judges", "--as", "j"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    code = "import sys; from srum_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    for kill in ("draw", "answer"):
+        killing = {**environment, "SRUM_TEST_KILL": kill}
+        done = subprocess.run([sys.executable, "-c", code, "eval", "run", *words], env=killing, capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert srum("run", *words) == 0
+    assert srum("run", *model(use("wise", data), tmp_path / "whole"), "--judge", f"{HERE}:Judges", "--as", "j") == 0
+    assert made(tmp_path / "run") == made(tmp_path / "whole")
+
+
+def test_scoring_needs_no_torch_no_model_and_no_network(data: Path, tmp_path: Path) -> None:
+    assert srum("run", *model(use("wise", data), tmp_path), "--judge", f"{HERE}:Judges", "--as", "j") == 0
+    before = made(tmp_path)
+    code = (
+        "import sys, socket\n"
+        "socket.socket.connect = None\n"
+        "from srum_core.cli import main\n"
+        f"code = main(['eval', 'score', {str(tmp_path)!r}])\n"
+        "print(code, sorted({'torch', 'transformers', 'openai'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert made(tmp_path) == before
+
+
+# ---- judges ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    assert srum("run", *model(use("compbench", data), folder), "--judge", f"{HERE}:Judges", "--as", "j") == 0
+    return folder
+
+
+@pytest.fixture
+def run(judged: Path, tmp_path: Path) -> Path:
+    """A copy: an evaluation can be moved."""
+    return Path(shutil.copytree(judged, tmp_path / "run"))
+
+
+def test_the_same_again_asks_nobody(run: Path) -> None:
+    before = made(run)
+    LEFT.update(draw=0, answer=0)
+    assert srum("judge", run) == 0
+    assert srum("score", run) == 0
+    assert made(run) == before
+
+
+@pytest.mark.parametrize("policy", ["reference", "zero", "exclude"])
+def test_a_policy_changes_the_table_and_asks_nobody(policy: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LEFT.update(answer=0)
+    assert srum("score", run, "--failures", policy) == 0
+    table = tables.read(run / "tables/j/table.json")
+    measured = [json.loads(line) for line in (run / "tables/j/pictures.jsonl").read_text().splitlines()]
+    read = [each["values"]["score"] for each in measured if "score" in each["values"]]
+    lost = len(measured) - len(read)
+    assert 0 < lost < COUNT / 2
+    assert all(len(each["unreadable"]) == ("score" not in each["values"]) for each in measured)
+    sums = {"exclude": sum(read) / len(read), "zero": sum(read) / COUNT, "reference": (sum(read) - lost) / COUNT}
+    assert table.by_name()["3d_spatial"].value == pytest.approx(sums[policy])
+    assert table.policy == policy
+    assert table.coverage == pytest.approx(len(read) / COUNT)
+    said = capsys.readouterr().out
+    assert ("reference" in said.split("judge:")[0]) == bool(policy)  # the reference's number stands beside ours
+    if policy != "reference":
+        assert {row.name: row.value for row in table.reference}["3d_spatial"] == pytest.approx(sums["reference"])
+
+
+def test_another_parser_needs_no_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from srum_benchmarks.compbench import mllm
+
+    before = {row.name: row.value for row in tables.read(run / "tables/j/table.json").rows}
+    monkeypatch.setattr(mllm, "read", lambda text: (7, ""))
+    LEFT.update(answer=0)
+    assert srum("score", run) == 0
+    table = tables.read(run / "tables/j/table.json")
+    assert table.by_name()["3d_spatial"].value == 7 != before["3d_spatial"]
+    assert table.readable == 1
+
+
+def test_what_a_new_parser_cannot_read_may_be_asked_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from srum_benchmarks.compbench import mllm
+
+    monkeypatch.setattr(mllm, "read", lambda text: (None, "no"))
+    assert srum("score", run) == 0
+    known = len((run / "answers/j/part-0.jsonl").read_text().splitlines())
+    assert "unreadable answers may be asked for again: run srum eval judge" in capsys.readouterr().out
+    assert srum("judge", run) == 0
+    assert len((run / "answers/j/part-0.jsonl").read_text().splitlines()) == 3 * COUNT > known
+    assert srum("score", run) == 0
+    assert "asked for again" not in capsys.readouterr().out
+
+
+def test_other_words_are_asked_about_anew(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    template = tmp_path / "mine.txt"
+    template.write_text('How well does it show {prompt}? Say {"score": N}.\n')
+    assert srum("score", run, f"benchmark.template={template}") == 2
+    assert "Somebody has still to be asked about 20 of 20 pictures" in capsys.readouterr().err
+    assert srum("judge", run, f"benchmark.template={template}") == 0
+    assert srum("score", run) == 0
+    assert "rubric mine.txt" in capsys.readouterr().out
+
+
+def test_a_model_that_judges_itself_is_labelled(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--adapter", f"{HERE}:DrawsAndAnswers", "--benchmark", use("wise", data), "--out", str(tmp_path / "run")]
+    assert srum("run", *words, "evaluate.limit=3", "--judge", "self") == 0
+    table = tables.read(tmp_path / "run/tables/self/table.json")
+    assert (table.self_judged, table.judge) == (True, "self")
+    assert "The model judged its own pictures" in capsys.readouterr().out
+    assert srum("run", *model(use("wise", data), tmp_path / "other"), "--judge", "self") == 2
+    assert "only draws, so it cannot judge its own pictures" in capsys.readouterr().err
+
+
+def test_two_judges_of_the_same_pictures_are_kept_apart(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LEFT.update(draw=0)
+    assert srum("judge", run, "--judge", f"{HERE}:Wordy", "--as", "j") == 2
+    assert "was made with other settings: judge.use was" in " ".join(capsys.readouterr().err.split())
+    assert srum("judge", run, "--judge", f"{HERE}:Another", "--as", "other") == 0
+    assert srum("score", run) == 0
+    assert sorted(path.name for path in (run / "tables").iterdir()) == ["j", "other"]
+    assert tables.read(run / "tables/other/table.json").judge == f"{HERE}:Another (one)"
+
+
+def test_a_server_with_another_model_than_before_is_noticed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*model(use("wise", data), tmp_path, limit=8), "--judge", f"{HERE}:Another", "--as", "j"]
+    until_killed(lambda: srum("run", *words), answer=1)
+    monkeypatch.setenv("SRUM_TEST_MODEL", "two")
+    assert srum("run", *words) == 2
+    assert 'holds answers of "one", and now "two" answers' in capsys.readouterr().err
+    assert srum("run", *words, "--redo", "answers") == 0
+
+
+def test_a_judge_that_answers_prose_scores_nothing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert srum("run", *model(use("wise", data), tmp_path), "--judge", f"{HERE}:Wordy", "--as", "j") == 0
+    table = tables.read(tmp_path / "tables/j/table.json")
+    assert [row.name for row in table.rows] == ["readable"]
+    assert table.coverage == 0
+    said = capsys.readouterr().out
+    assert "Incomplete: below 99% of what was planned could be scored." in said
+    measured = json.loads((tmp_path / "tables/j/pictures.jsonl").read_text().splitlines()[0])
+    assert measured["unreadable"] == ["The answer holds no grade for consistency, realism, aesthetic_quality."]
+    asked = [json.loads(line) for line in (tmp_path / "answers/j/part-0.jsonl").read_text().splitlines()]
+    assert len(asked) == 3 * COUNT  # each is asked for twice more
+    assert srum("judge", tmp_path, "evaluate.retries=3") == 0
+    assert len((tmp_path / "answers/j/part-0.jsonl").read_text().splitlines()) == 4 * COUNT
+
+
+def test_nobody_to_judge_is_told_before_anything_is_drawn(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    words = model(use("wise", data), tmp_path / "run")
+    assert srum("run", *words) == 2
+    assert "The benchmark wise asks about its pictures. Say who answers: --judge" in capsys.readouterr().err
+    assert srum("run", *words, "--judge", "remote") == 2
+    assert "does not know whom to ask" in capsys.readouterr().err
+    assert srum("run", *words, "--judge", "remotely") == 2
+    assert 'Did you mean "remote"?' in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def picture_of(run: Path) -> Path:
+    return sorted(run.glob("pictures/images/*.png"))[0]
+
+
+def test_a_missing_picture_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = picture_of(run)
+    path.unlink()
+    for words in (["judge", run], ["score", run], ["layout", run, "--target", "compbench-srum", "--to", run / "out"]):
+        assert srum(*words) == 2
+        assert f"The picture {path} is missing" in capsys.readouterr().err
+
+
+def test_a_changed_picture_is_not_scored_with_an_old_answer(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = picture_of(run)
+    Image.new("RGB", (32, 32), "red").save(path)
+    assert srum("score", run) == 2
+    said = capsys.readouterr().err
+    assert f"The picture {path} is not the one that was drawn" in said
+    lines = (run / "pictures/part-0.jsonl").read_text().splitlines(keepends=True)
+    (run / "pictures/part-0.jsonl").write_text("".join(each for each in lines if path.stem not in each.split(",")[0]))
+    assert srum("score", run) == 2
+    assert "1 of 20 pictures" in capsys.readouterr().err
+    monkeypatch.setattr(
+        Draws, "generate", lambda self, prompts, seeds: [Sample(Image.new("RGB", (9, 9), "red"))] * len(prompts)
+    )
+    assert srum("generate", "--config", run / "run.toml", "--out", run) == 0
+    assert srum("score", run) == 2  # it is another picture, whatever its name is
+    assert "Somebody has still to be asked about 1 of 20 pictures" in capsys.readouterr().err
+    assert srum("score", run, "--partial") == 0
+    assert "19 of 20 pictures" in capsys.readouterr().out
+
+
+def test_half_a_record_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "answers/j/part-0.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0][:40] + "\n", *lines[1:]]))
+    assert srum("score", run) == 2
+    assert f"Line 1 of {path} cannot be read" in capsys.readouterr().err
+    before = made(run)
+    path.write_text("".join([*lines[:-1], lines[-1][:40]]))  # the last line is what a killed writer leaves
+    assert srum("score", run) == 0
+    assert "1 unreadable answers may be asked for again" in capsys.readouterr().out  # it was asked for twice
+    path.write_text("".join([*lines[:12], lines[12][:40]]))
+    assert srum("score", run) == 2
+    assert "Somebody has still to be asked about" in capsys.readouterr().err
+    assert srum("judge", run) == 0
+    assert srum("score", run) == 0
+    assert made(run) == before
+
+
+def test_a_wrong_number_of_prompts_gets_its_sentence(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    path = tmp_path / "data/val_comp.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[:-1]))
+    strict = f'{{use="compbench", data="{tmp_path / "data"}"}}'
+    assert srum("generate", *model(strict, tmp_path / "run")) == 2
+    assert "holds 2669 prompts; the release has 2670" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_prompts_that_change_in_between_are_noticed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    words = model(use("compbench", tmp_path / "data"), tmp_path / "run")
+    until_killed(lambda: srum("generate", *words), draw=2)
+    path = tmp_path / "data/val_comp.json"
+    path.write_text(path.read_text().replace("3d_spatial prompt 0", "something else"))
+    assert srum("generate", *words) == 2
+    assert "gives 20 today, which are not the same" in capsys.readouterr().err
+
+
+def test_other_settings_are_refused_with_the_way_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert srum("generate", "--config", run / "run.toml", "--out", run, "seed=7") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "seed was 42 and is now 7" in said
+    assert "--redo pictures" in said
+    assert srum("score", run, "evaluate.limit=3") == 2
+    assert "evaluate.limit=3 cannot be set once pictures are drawn" in capsys.readouterr().err
+    assert srum("generate", "--config", run / "run.toml", "--out", run, "seed=7", "--redo", "pictures") == 0
+    assert srum("score", run) == 2
+    assert "Somebody has still to be asked about 20 of 20" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["score"], ["judge"], ["layout", "--to", "x"]])
+def test_a_folder_that_is_none_is_told(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert srum(words[0], tmp_path, *words[1:]) == 2
+    assert "is not the folder of an evaluation" in capsys.readouterr().err
+
+
+def test_a_dry_run_draws_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert srum("run", *model(use("wise", data), tmp_path / "run"), "--dry-run") == 0
+    assert "20" in capsys.readouterr().out
+    assert srum("generate", *model('{use="wise", data="nowhere"}', tmp_path / "run"), "--dry-run") == 0
+    assert "It would stop before it draws" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
