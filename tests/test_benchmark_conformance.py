@@ -153,7 +153,7 @@ def test_what_follows_from_answers_is_asked_in_a_turn_of_its_own(
 
 
 def test_a_benchmark_without_an_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match='Endless" still has questions about picture \\w+ after 8 turns'):
+    with pytest.raises(PluginError, match=r'Endless" still has questions about picture \w+ after 8 turns'):
         evaluate(run(tmp_path, "Endless"), None)
 
 

@@ -42,7 +42,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
 def command(clean: CleanEnvironment, kind: str) -> list[str]:
     """The run that the package's README shows, and that the command prints."""
     lines = (clean.folder / f"srum-my-{kind}" / "README.md").read_text().splitlines()
-    (found,) = [line for line in lines if line.startswith("srum-train ")]
+    (found,) = [line for line in lines if line.startswith(("srum-train ", "srum eval "))]
     return shlex.split(found)
 
 
@@ -67,7 +67,7 @@ def test_new_plugins_are_listed(clean: CleanEnvironment) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adapter"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("adapter", "drawer")])
 def test_a_new_plugin_works_in_a_run(clean: CleanEnvironment, kind: str) -> None:
     own = ["benchmark=my-benchmark", "evaluate.limit=1"] if kind == "benchmark" else []
     fewer = [each for each in TINY if not (kind == "judge" and each.startswith("judges."))]
@@ -83,6 +83,13 @@ def test_a_new_adapter_draws_and_is_trained(clean: CleanEnvironment) -> None:
     clean.run(*command(clean, "adapter"), "--out", "runs/adapter")
     assert (clean.folder / "runs" / "adapter" / "round-0" / "checkpoint" / "adapter_model.safetensors").is_file()
     assert "untrained weights?" in clean.run("srum", "doctor", "--adapter", "my-adapter", "generate.limit=4")
+
+
+@pytest.mark.slow
+def test_a_new_drawer_is_evaluated(clean: CleanEnvironment) -> None:
+    said = clean.run(*command(clean, "drawer"), "--out", "runs/drawer")
+    assert "coverage 100.0%: 4 of 4 pictures" in said
+    assert "my-drawer" in said
 
 
 @pytest.mark.parametrize("name", ["x1", LONG])

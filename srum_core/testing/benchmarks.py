@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -90,6 +91,21 @@ class BenchmarkConformance:
                     f"{shown(text)}. Give numbers, or raise an error of srum_core.errors with a sentence."
                 ) from error
             check_measures(measures, type(srum_benchmark).__name__)
+
+    def test_unreadable_answers_are_told_by_their_index(
+        self, srum_benchmark: Benchmark, candidates: list[Candidate]
+    ) -> None:
+        unreadable: Any = getattr(srum_benchmark, "unreadable", None)
+        who = f"{type(srum_benchmark).__name__}.unreadable"
+        count = len(srum_benchmark.questions(candidates[0]))
+        for text in odd_answers() if count and unreadable is not None else ():
+            answers = [text] * count
+            found = dict(called(f"{who} failed on {shown(text)}", lambda: unreadable(candidates[0], answers)))  # noqa: B023
+            assert all(0 <= index < count for index in found), (
+                f"{who} speaks of the answers {sorted(found)}, but there are {count}; it gives their indices."
+            )
+            assert answers == [text] * count, f"{who} changed what it was given."
+            assert dict(unreadable(candidates[0], answers)) == found, f"{who} must say the same of the same answers."
 
     def test_the_table_has_well_formed_rows(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
         scored = [(candidate, self._score(srum_benchmark, candidate)) for candidate in candidates]
