@@ -6,16 +6,20 @@ written to it, and commands are run. On other pages, `srum-train` lines are trie
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from benchmark_data import believed, wise_folder
 from fake_plugins import install
 
+from srum_benchmarks.wise.prompts import LEGACY
 from srum_core.cli import main, train_main
 from srum_core.errors import ConfigError
 from srum_core.plugins import discover
@@ -68,11 +72,25 @@ def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setitem(sys.modules, "srum_mine", None)  # so that it is gone afterwards
         del sys.modules["srum_mine"]
     (tmp_path / "my_prompts.txt").write_text("a red boat on a lake\n", encoding="utf-8")
+    if "=wise:" in command:  # prompts that are not part of srum
+        believed(monkeypatch)
+        command = command.replace("DIR", str(wise_folder(tmp_path / "prompts", LEGACY)))
     program, *arguments = shlex.split(command.replace("DIR", str(GOLDEN)))
-    if program == "srum":
+    if arguments[0] == "eval":
+        evaluation_is_accepted(arguments[1], arguments[2:])
+    elif program == "srum":
         assert main([*arguments, *(["--dry-run"] if arguments[0] == "ablate" else [])]) == 0
     else:
         assert train_main([*arguments, "--dry-run"]) == 0
+
+
+def evaluation_is_accepted(action: str, arguments: list[str]) -> None:
+    """Its options are known; where no run has to be there before, also its settings, as a dry run."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    import_module(f"srum_core.commands.eval_{action}").arguments(parser)
+    parsed = parser.parse_intermixed_args(arguments)
+    if action in ("generate", "run") and not parsed.trained:
+        assert main(["eval", action, *arguments, "--dry-run"]) == 0
 
 
 @pytest.mark.slow
