@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder, wise_folder
 
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
 from srum_core import config, plugins
-from srum_core.errors import PluginError
+from srum_core.errors import PluginError, RecordError
 from srum_core.hookspecs import Use
 from srum_core.records import Candidate, Prompt, Question, Row
+from srum_core.remembered import made_with
 from srum_core.run import Run
 from srum_core.stages.asking import told_at_once
 from srum_core.stages.evaluate import compare, evaluate, scored
@@ -105,6 +107,13 @@ class Endless(Twice):
     turns = 1000
 
 
+class Doubts(Twice):
+    """Cannot read any first answer that was not sampled."""
+
+    def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
+        return {} if "again" in answers[0] else {0: "it does not say again"}
+
+
 class Hears:
     """Who answers; `converses` is set by the tests."""
 
@@ -112,7 +121,7 @@ class Hears:
 
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         Hears.asked.append(list(questions))
-        return [f"answer to {question.text}" for question in questions]
+        return [f"answer{' again' if question.temperature else ''} to {question.text}" for question in questions]
 
 
 def run(folder: Path, benchmark: str = "Twice") -> Run:
@@ -150,6 +159,40 @@ def test_what_follows_from_answers_is_asked_in_a_turn_of_its_own(
         assert each.values == {"answers": 2.0}
         assert [exchange.index for exchange in each.exchanges] == [0, 1]
         assert each.exchanges[1].question.history[0][0] == each.exchanges[0].question.text
+
+
+def test_what_a_benchmark_cannot_read_is_asked_again(tmp_path: Path) -> None:
+    made = run(tmp_path, "Doubts")
+    evaluate(made, None)
+    for each in scored(made, None):
+        assert [exchange.index for exchange in each.exchanges] == [0, 1, 0, 1]  # another answer leads on anew
+        assert [exchange.question.temperature for exchange in each.exchanges] == [0.0, 0.0, 0.7, 0.0]
+        assert each.exchanges[3].question.history[0][1].startswith("answer again")
+        assert each.values == {"answers": 2.0}
+
+
+def test_an_evaluation_from_before_there_were_retries_and_seeds_goes_on(tmp_path: Path) -> None:
+    made = run(tmp_path)
+    evaluate(made, None)
+    path = made.stage_folder("evaluate", None) / "settings.json"
+    there = json.loads(path.read_text())
+    for name in ("retries", "temperature", "seeds"):
+        del there["evaluate"][name]
+    path.write_text(json.dumps(there))
+    evaluate(run(tmp_path), None)
+    changed = run(tmp_path)
+    changed.settings = attrs.evolve(changed.settings, evaluate=attrs.evolve(changed.settings.evaluate, retries=3))
+    with pytest.raises(RecordError, match=r"evaluate\.retries was 2 and is now 3"):
+        evaluate(changed, None)
+
+
+def test_a_judge_that_was_there_before_it_could_converse_is_the_same(tmp_path: Path) -> None:
+    registry = plugins.discover()
+    plain = {"use": "remote", "model": "m", "extra": {}}
+    options = registry.options("answerer", Use("remote", {"model": "m"}))
+    assert made_with(registry, "answerer", Use("remote", attrs.asdict(options))) == plain
+    other = attrs.asdict(attrs.evolve(options, converses=False))
+    assert made_with(registry, "answerer", Use("remote", other)) == {**plain, "converses": False}
 
 
 def test_a_benchmark_without_an_end_is_refused(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensor
 LIGHT_CORE = [
     *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
     *("settings_toml", "config", "store", "prompts", "run", "remembered", "cli", "errors", "progress", "boxes"),
-    *("hearing", "pictures", "console", "selection", "window"),
+    *("hearing", "pictures", "console", "selection", "window", "benchmarking", "launching", "tables"),
 ]
-LIGHT_FOLDERS = ("commands", "interchange")
+LIGHT_FOLDERS = ("commands", "evaluation", "interchange")
 
 
 def imports(path: Path, run_time: bool = False) -> Iterator[tuple[str, str]]:
