@@ -16,19 +16,22 @@ from torch import Tensor, nn
 
 from srum_core.flow import Recipe
 from srum_core.loading import check_instance
-from srum_core.protocols import UnifiedModel
-from srum_core.records import BoxFormat, Question, Sample
+from srum_core.protocols import Drawer, UnifiedModel
+from srum_core.records import BoxFormat, Question
 from srum_core.testing.adapter_training import TrainingConformance
 from srum_core.testing.checks import called
+from srum_core.testing.drawers import SeedConformance, check_samples, draw
 from srum_core.testing.fixtures import sample_picture
 
 
-class AdapterConformance(TrainingConformance):
+class AdapterConformance(TrainingConformance, SeedConformance):
     """Subclass it as `Test…` with a fixture `adapter`, which may be shared by the module: tests clean up."""
 
-    pixel_tolerance: int = 2
-    """Largest difference, of 255 levels, between pictures that should be the same."""
     questions: Sequence[str] = ("What is in the picture?", "Is there a cup?", "Which colours do you see?")
+
+    @pytest.fixture
+    def drawer(self, adapter: UnifiedModel) -> Drawer:
+        return adapter
 
     def test_it_is_a_unified_model(self, adapter: UnifiedModel) -> None:
         check_instance(adapter, UnifiedModel, type(adapter).__name__)
@@ -98,36 +101,8 @@ class AdapterConformance(TrainingConformance):
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
     def test_drawing_gives_a_picture_per_prompt(self, adapter: UnifiedModel) -> None:
-        samples = draw(adapter, self.prompts, range(len(self.prompts)))
-        assert len(samples) == len(self.prompts), f"{len(samples)} pictures came back for {len(self.prompts)} prompts."
-        for sample in samples:
-            assert isinstance(sample, Sample), f"`generate` gave {type(sample).__name__}; Sample records are needed."
-            assert isinstance(sample.image, Image.Image), f"A Sample holds a {type(sample.image).__name__}, no picture."
-            assert isinstance(sample.thought, str), f"A Sample's thought is {sample.thought!r}; a string is needed."
+        for sample in check_samples(draw(adapter, self.prompts, range(len(self.prompts))), len(self.prompts)):
             called("What is drawn must be encodable", lambda image=sample.image: encode(adapter, [image]))  # type: ignore[misc]
-
-    def test_the_same_seed_gives_the_same_picture_in_any_batch(self, adapter: UnifiedModel) -> None:
-        prompts, seeds = list(self.prompts), list(range(len(self.prompts)))
-        together, turned = draw(adapter, prompts, seeds), draw(adapter, prompts[::-1], seeds[::-1])[::-1]
-        for index, (sample, other) in enumerate(zip(together, turned, strict=True)):
-            alone = draw(adapter, [prompts[index]], [seeds[index]])[0]
-            for where, again in (("in a batch of another order", other), ("alone", alone)):
-                gap = pixel_gap(sample.image, again.image)
-                assert gap <= self.pixel_tolerance and sample.thought == again.thought, (  # noqa: PT018
-                    f"Prompt {index} with seed {seeds[index]} is another picture {where} (pixels differ by up to {gap} "
-                    "of 255). Draw each picture's noise from a generator of its own, on the CPU, seeded with its seed; "
-                    "and look for padding that is attended to."
-                )
-
-    def test_another_seed_gives_another_picture(self, adapter: UnifiedModel) -> None:
-        one, other = draw(adapter, [self.prompts[0]] * 2, [0, 1])
-        assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same picture: `generate` ignores its seeds."
-
-    def test_other_words_give_another_picture(self, adapter: UnifiedModel) -> None:
-        one, other = draw(adapter, self.prompts[:2], [0, 0])
-        assert pixel_gap(one.image, other.image) > 0, (
-            "Two prompts gave the same picture: `generate` ignores its prompts."
-        )
 
     @pytest.mark.parametrize("training", [False, True], ids=["frozen in eval mode", "trainable in train mode"])
     def test_drawing_and_answering_leave_the_denoiser_alone(
@@ -224,10 +199,6 @@ def encode(adapter: UnifiedModel, pictures: Sequence[Image.Image]) -> list[Tenso
     return latents
 
 
-def draw(adapter: UnifiedModel, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-    return called(f"`generate` failed on {len(prompts)} prompts", lambda: list(adapter.generate(prompts, list(seeds))))
-
-
 def answer(adapter: UnifiedModel, questions: Sequence[Question]) -> Sequence[str]:
     return called(f"`answer` failed on {len(questions)} questions", lambda: adapter.answer(questions))
 
@@ -252,11 +223,3 @@ def by_corner(changes: Tensor) -> dict[str, float]:
     cells = changes.float().abs().mean(-1)
     parts = (cells[:rows, :columns], cells[:rows, -columns:], cells[-rows:, :columns], cells[-rows:, -columns:])
     return {name: float(part.mean()) for name, part in zip(CORNERS, parts, strict=True)}
-
-
-def pixel_gap(one: Image.Image, other: Image.Image) -> int:
-    """Largest difference of any channel of any pixel; 255 for pictures of different sizes."""
-    if one.size != other.size:
-        return 255
-    extrema = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema()
-    return max(int(high) for _, high in extrema)  # type: ignore[misc]

@@ -1,0 +1,74 @@
+"""What everything that draws must keep to: adapters, and text-to-image models that are only evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageChops
+
+from srum_core.loading import check_instance
+from srum_core.protocols import Drawer
+from srum_core.records import Sample
+from srum_core.testing.checks import called
+
+
+class SeedConformance:
+    """Pictures follow from their own prompt and seed; for a fixture `drawer`."""
+
+    prompts: Sequence[str] = ("a red cup on a wooden table", "two dogs", "a very small house far away, by the sea")
+    pixel_tolerance: int = 2
+    """Largest difference, of 255 levels, between pictures that should be the same."""
+
+    def test_the_same_seed_gives_the_same_picture_in_any_batch(self, drawer: Drawer) -> None:
+        prompts, seeds = list(self.prompts), list(range(len(self.prompts)))
+        together, turned = draw(drawer, prompts, seeds), draw(drawer, prompts[::-1], seeds[::-1])[::-1]
+        for index, (sample, other) in enumerate(zip(together, turned, strict=True)):
+            alone = draw(drawer, [prompts[index]], [seeds[index]])[0]
+            for where, again in (("in a batch of another order", other), ("alone", alone)):
+                gap = pixel_gap(sample.image, again.image)
+                assert gap <= self.pixel_tolerance and sample.thought == again.thought, (  # noqa: PT018
+                    f"Prompt {index} with seed {seeds[index]} is another picture {where} (pixels differ by up to {gap} "
+                    "of 255). Draw each picture's noise from a generator of its own, on the CPU, seeded with its seed; "
+                    "and look for padding that is attended to."
+                )
+
+    def test_another_seed_gives_another_picture(self, drawer: Drawer) -> None:
+        one, other = draw(drawer, [self.prompts[0]] * 2, [0, 1])
+        assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same picture: `generate` ignores its seeds."
+
+    def test_other_words_give_another_picture(self, drawer: Drawer) -> None:
+        one, other = draw(drawer, self.prompts[:2], [0, 0])
+        assert pixel_gap(one.image, other.image) > 0, (
+            "Two prompts gave the same picture: `generate` ignores its prompts."
+        )
+
+
+class DrawerConformance(SeedConformance):
+    """Subclass it as `Test…` with a fixture `drawer`, a small model with random weights, loaded in float32."""
+
+    def test_it_is_a_drawer(self, drawer: Drawer) -> None:
+        check_instance(drawer, Drawer, type(drawer).__name__)
+
+    def test_drawing_gives_a_picture_per_prompt(self, drawer: Drawer) -> None:
+        check_samples(draw(drawer, self.prompts, range(len(self.prompts))), len(self.prompts))
+
+
+def check_samples(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    assert len(samples) == count, f"{len(samples)} pictures came back for {count} prompts."
+    for sample in samples:
+        assert isinstance(sample, Sample), f"`generate` gave {type(sample).__name__}; Sample records are needed."
+        assert isinstance(sample.image, Image.Image), f"A Sample holds a {type(sample.image).__name__}, no picture."
+        assert isinstance(sample.thought, str), f"A Sample's thought is {sample.thought!r}; a string is needed."
+    return samples
+
+
+def draw(drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    return called(f"`generate` failed on {len(prompts)} prompts", lambda: list(drawer.generate(prompts, list(seeds))))
+
+
+def pixel_gap(one: Image.Image, other: Image.Image) -> int:
+    """Largest difference of any channel of any pixel; 255 for pictures of different sizes."""
+    if one.size != other.size:
+        return 255
+    extrema = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema()
+    return max(int(high) for _, high in extrema)  # type: ignore[misc]
