@@ -333,6 +333,9 @@ def test_two_judges_of_the_same_pictures_are_kept_apart(run: Path, capsys: pytes
     assert srum("judge", run, "--judge", f"{HERE}:Another", "--as", "other") == 0
     assert srum("score", run) == 0
     assert sorted(path.name for path in (run / "tables").iterdir()) == ["j", "other"]
+    lines = {name: (run / "answers" / name / "part-0.jsonl").read_text().splitlines() for name in ("j", "other")}
+    ids = {name: {json.loads(line)["id"] for line in own} for name, own in lines.items()}
+    assert not ids["j"] & ids["other"]  # the same questions about the same pictures, to others
     assert tables.read(run / "tables/other/table.json").judge == f"{HERE}:Another (one)"
 
 
