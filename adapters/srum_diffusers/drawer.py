@@ -1,0 +1,92 @@
+"""A diffusers pipeline that draws."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoPipelineForText2Image
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from srum_core.errors import CheckpointError, ConfigError
+from srum_core.place import choose_device, choose_dtype, refuse_large
+from srum_core.records import Sample
+from srum_diffusers import Options
+
+PUBLISHED = {
+    "black-forest-labs/FLUX.1-dev": 33_700_000_000,
+    "black-forest-labs/FLUX.1-schnell": 33_700_000_000,
+    "stabilityai/stable-diffusion-3-medium-diffusers": 15_500_000_000,
+    "stabilityai/stable-diffusion-xl-base-1.0": 6_900_000_000,
+}
+"""About how many bytes of weights are behind well-known hub ids, so that a laptop does not download them first."""
+NEEDS = "Drawing with it takes an accelerator with about that much memory."
+
+
+class Diffusers:
+    """Load a pipeline; settings that it does not know are refused before anything is drawn."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.device = choose_device(self.options.device)
+        self.pipeline: Any = _load(self.options, self.device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.arguments = self._arguments()
+
+    def _arguments(self) -> dict[str, Any]:
+        """What every call of the pipeline gets. Raises ConfigError for what it does not take."""
+        o = self.options
+        given = {
+            "num_inference_steps": o.steps, "guidance_scale": o.guidance,
+            "width": o.size[0] or None, "height": o.size[1] or None,
+        }  # fmt: skip
+        known = inspect.signature(self.pipeline.__call__).parameters
+        arguments = {name: value for name, value in {**given, **o.extra}.items() if value is not None}
+        ours = {"prompt", "generator", "output_type", "num_images_per_prompt", "return_dict"} & arguments.keys()
+        if wrong := sorted(ours | (arguments.keys() - known.keys())):
+            free = [name for name in known if name not in ("prompt", "generator", "output_type", "return_dict")]
+            raise ConfigError(
+                f"{type(self.pipeline).__name__} of {o.checkpoint} cannot be given {', '.join(wrong)} here. Its call "
+                f"takes {', '.join(free)}."
+            )
+        return arguments
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """A picture per prompt; each has a generator of its own, on the CPU, so that any device starts alike."""
+        samples = []
+        for start in range(0, len(prompts), self.options.batch):
+            some = slice(start, start + self.options.batch)
+            dice = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
+            drawn = self.pipeline(prompt=list(prompts[some]), generator=dice, output_type="pil", **self.arguments)
+            samples += [Sample(image) for image in drawn.images]
+        return samples
+
+
+def _load(options: Options, device: torch.device) -> Any:
+    """Raises CheckpointError for what is no text-to-image pipeline, or cannot be had."""
+    name, directory = options.checkpoint, Path(options.checkpoint).expanduser()
+    if directory.is_dir():
+        if not (directory / "model_index.json").is_file():
+            raise CheckpointError(
+                f"{directory} holds no pipeline of diffusers: it has no model_index.json. Single-file checkpoints are "
+                "converted with from_single_file(…).save_pretrained(DIR) of the pipeline's class in diffusers."
+            )
+        size = sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
+    else:
+        size = PUBLISHED.get(name, 0)
+    refuse_large(name, size, device, options.device, NEEDS)
+    source = str(directory) if directory.is_dir() else name
+    dtype = choose_dtype(options.dtype, device)
+    try:
+        pipeline = AutoPipelineForText2Image.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        raise CheckpointError(
+            f"adapter.checkpoint={name} could not be loaded as a text-to-image pipeline of diffusers "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Give a directory or a hub id that "
+            "AutoPipelineForText2Image knows; a repository with a licence to accept also needs a login (hf auth login)."
+        ) from error
+    return pipeline.to(device)

@@ -1,0 +1,116 @@
+"""Janus draws: its language model writes a picture as tokens, which a decoder turns into pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, JanusForConditionalGeneration, LogitsProcessor, LogitsProcessorList
+
+from srum_core.errors import CheckpointError
+from srum_core.place import choose_device, choose_dtype, download, refuse_large
+from srum_core.records import Sample
+from srum_core.replies import Choice, Reply
+from srum_janus import Options
+
+FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+"""What is taken from a repository: weights and settings, never code."""
+PUBLISHED = {"deepseek-community/Janus-Pro-7B": 14_800_000_000}
+"""About how many bytes of weights are behind a hub id, so that a laptop does not download them first."""
+NEEDS = "Drawing with it takes an accelerator with about that much memory and some more."
+
+
+class Janus:
+    """Load a checkpoint in the layout of transformers, all of it."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.device = choose_device(self.options.device)
+        directory = _find(self.options.checkpoint, self.device, self.options.device)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, padding_side="left")
+        self.template = _template(directory, self.tokenizer)
+        dtype = choose_dtype(self.options.dtype, self.device)
+        loaded: Any = JanusForConditionalGeneration.from_pretrained(directory, dtype=dtype)
+        self.model = loaded.to(self.device).eval().requires_grad_(False)
+        words, settings = self.tokenizer, self.model.generation_config
+        settings.bos_token_id, settings.pad_token_id = words.bos_token_id, words.pad_token_id
+        # What the unconditional rows keep; transformers looks for it here and does not always store it.
+        settings.generation_kwargs = {"boi_token_id": words.convert_tokens_to_ids(words.boi_token)}
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """A picture per prompt, each drawn from its own seed."""
+        samples = []
+        for start in range(0, len(prompts), self.options.batch):
+            some = slice(start, start + self.options.batch)
+            samples += [Sample(image) for image in self._draw(prompts[some], seeds[some])]
+        return samples
+
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        asked = self.tokenizer([self._ask(prompt) for prompt in prompts], padding=True, return_tensors="pt")
+        replies = [Reply(0, self.options.temperature, seed) for seed in seeds]
+        tokens = self.model.generate(
+            input_ids=asked["input_ids"].to(self.device),
+            attention_mask=asked["attention_mask"].to(self.device),
+            generation_mode="image",
+            do_sample=False,  # the likeliest of what is left, which is what each row has drawn itself
+            guidance_scale=1.0,  # transformers would guide after the rows have drawn
+            logits_processor=LogitsProcessorList([_Guided(self.options.guidance, Choice(replies))]),
+        )
+        pixels = (self.model.decode_image_tokens(tokens).float() + 1) / 2 * 255  # (pictures, rows, columns, 3)
+        return [Image.fromarray(each) for each in pixels.clamp(0, 255).to(torch.uint8).cpu().numpy()]
+
+    def _ask(self, prompt: str) -> str:
+        said = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+        text = self.tokenizer.apply_chat_template(
+            said, chat_template=self.template, tokenize=False, add_generation_prompt=True
+        )
+        return f"{text}{self.tokenizer.boi_token}"
+
+
+class _Guided(LogitsProcessor):
+    """Guidance first, then each row's own draw: conditional rows come first, as many unconditional ones follow."""
+
+    def __init__(self, guidance: float, choice: Choice) -> None:
+        self.guidance, self.choice = guidance, choice
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        told, untold = scores.chunk(2)
+        return self.choice(input_ids, untold + self.guidance * (told - untold))
+
+
+def _find(checkpoint: str, device: torch.device, asked: str) -> Path:
+    """The directory behind a path or a hub id. Raises CheckpointError for another layout."""
+    directory = Path(checkpoint).expanduser()
+    if directory.is_dir():
+        size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+        refuse_large(checkpoint, size, device, asked, NEEDS)
+    else:
+        refuse_large(checkpoint, PUBLISHED.get(checkpoint, 0), device, asked, NEEDS)
+        directory = download(checkpoint, "adapter.checkpoint", FILES)
+    path = directory / "config.json"
+    kind = json.loads(path.read_bytes()).get("model_type") if path.is_file() else None
+    if kind != "janus":
+        raise CheckpointError(
+            f"{checkpoint} is no Janus in the layout of transformers: its config.json says model_type {kind!r}, not "
+            "'janus'. The authors' own repositories (deepseek-ai/…, model_type 'multi_modality') have another layout; "
+            "deepseek-community/Janus-Pro-1B and -7B hold the same weights in this one."
+        )
+    return directory
+
+
+def _template(directory: Path, tokenizer: Any) -> str:
+    """How a conversation is written, which a checkpoint keeps in any of several places."""
+    for name in ("chat_template.jinja", "chat_template.json"):
+        path = directory / name
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            return text if name.endswith("jinja") else str(json.loads(text)["chat_template"])
+    if not tokenizer.chat_template:
+        raise CheckpointError(f"{directory} has no chat template (chat_template.jinja), so a prompt cannot be put.")
+    return str(tokenizer.chat_template)

@@ -1,0 +1,171 @@
+"""Answers by a vision-language model that is loaded here: many questions at once, each with its own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from srum_core import replies
+from srum_core.errors import CheckpointError, ConfigError
+from srum_core.pictures import open_rgb
+from srum_core.place import choose_device, choose_dtype, download, refuse_large
+from srum_core.records import BoxFormat, Question
+from srum_local import LocalOptions
+
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+"""What is taken from a repository: weights and settings, never code."""
+PUBLISHED = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": 7_500_000_000,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 16_600_000_000,
+    "Qwen/Qwen2.5-VL-32B-Instruct": 67_000_000_000,
+    "Qwen/Qwen2.5-VL-72B-Instruct": 147_000_000_000,
+}
+"""About how many bytes of weights are behind well-known hub ids, so that a laptop does not download them first."""
+NEEDS = (
+    "Answering with it takes an accelerator with that much memory and some more; a server can hold it instead "
+    '(answerer={use="remote", url="…"}).'
+)
+REASON_FIRST = (
+    "Before you answer, think the task through step by step, and write your thoughts between <think> and </think>. "
+    "Then answer in exactly the form that is asked for.\n\n"
+)
+
+
+class Local:
+    """Greedy at temperature 0, else sampled from each question's own seed; what was said before is sent as turns."""
+
+    converses = True
+
+    def __init__(self, options: LocalOptions | None = None) -> None:
+        self.options = options or LocalOptions()
+        self.device = choose_device(self.options.device)
+        self.dtype = choose_dtype(self.options.dtype, self.device)
+        directory = _find(self.options.checkpoint, self.device, self.options.device)
+        self.processor = _processor(directory, self.options)
+        self.model: Any = _model(directory, self.dtype).to(self.device).eval().requires_grad_(False)
+        self.stops, self.pad = _ends(self.model, self.processor, directory)
+        # A question says itself how it is to be answered: the checkpoint's sampling options do not count.
+        self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """One answer per question, in order."""
+        answers: list[str] = []
+        for start in range(0, len(questions), self.options.batch):
+            answers += self._answer(questions[start : start + self.options.batch])
+        return answers
+
+    def _answer(self, questions: Sequence[Question]) -> list[str]:
+        asked = self.processor.apply_chat_template(
+            [self._turns(question) for question in questions],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
+        )
+        arguments = {
+            name: value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
+            for name, value in asked.items()
+        }
+        how = [replies.Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
+        said = replies.speak(self.model, arguments, how, self.stops, self.pad)
+        return [self._text(ids) for ids in said]
+
+    def _turns(self, question: Question) -> list[dict[str, Any]]:
+        """The conversation; the picture comes with the first thing that was asked."""
+        think = REASON_FIRST if question.think else ""
+        asked = [*(asked for asked, _ in question.history), think + question.text]
+        turns: list[dict[str, Any]] = [_turn("system", self.options.system)] if self.options.system else []
+        for index, text in enumerate(asked):
+            turns.append(_turn("user", text))
+            if index < len(question.history):
+                turns.append(_turn("assistant", question.history[index][1]))
+        first = next(turn for turn in turns if turn["role"] == "user")
+        first["content"].insert(0, {"type": "image", "image": open_rgb(question.image, question.crop)})
+        return turns
+
+    def _text(self, ids: Sequence[int]) -> str:
+        end = next((place for place, token in enumerate(ids) if token in self.stops), len(ids))
+        return str(self.processor.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))
+
+    def box_format(self, size: tuple[int, int]) -> BoxFormat:
+        """Qwen2-VL writes thousandths, Qwen2.5-VL pixels of the picture as it was resized for it; others are taken to
+        write pixels of the stored picture (a judge's or grounder's option `boxes` overrules)."""
+        kind, eyes = self.model.config.model_type, self.processor.image_processor
+        if kind == "qwen2_vl":
+            return BoxFormat("thousand")
+        if kind != "qwen2_5_vl":
+            return BoxFormat("pixels")
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+        least, most = eyes.size["shortest_edge"], eyes.size["longest_edge"]
+        rows, columns = smart_resize(size[1], size[0], eyes.patch_size * eyes.merge_size, least, most)
+        return BoxFormat("pixels", (columns, rows))
+
+
+def _turn(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def _find(checkpoint: str, device: torch.device, asked: str) -> Path:
+    directory = Path(checkpoint).expanduser()
+    there = directory.is_dir()
+    size = sum(path.stat().st_size for path in directory.glob("*.safetensors")) if there else PUBLISHED.get(checkpoint)
+    if device.type == "cpu" and asked == "auto":
+        refuse_large(checkpoint, size or 0, device, asked, NEEDS)
+    return directory if there else download(checkpoint, "answerer.checkpoint", FILES)
+
+
+def _processor(directory: Path, options: LocalOptions) -> Any:
+    """Raises CheckpointError for a checkpoint without a processor, ConfigError for limits that it does not know."""
+    try:
+        processor: Any = AutoProcessor.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise _unusable(directory, error) from error
+    eyes = getattr(processor, "image_processor", None)
+    if eyes is None or not getattr(processor, "chat_template", None):
+        raise CheckpointError(
+            f"{directory} has no processor for pictures with a chat template, so no question about a picture can be "
+            "put to it. The answerer local takes instruction-tuned vision-language models."
+        )
+    processor.tokenizer.padding_side = "left"
+    limits = {"shortest_edge": options.min_pixels, "longest_edge": options.max_pixels}
+    if any(limits.values()):
+        known = dict(getattr(eyes, "size", None) or {})
+        if not {"shortest_edge", "longest_edge"} <= known.keys() or not hasattr(eyes, "merge_size"):
+            raise ConfigError(
+                f"answerer.min_pixels and max_pixels are for models of Qwen's kind; {type(eyes).__name__} does not "
+                "limit pixels. Leave them out."
+            )
+        eyes.size = {**known, **{name: value for name, value in limits.items() if value}}
+    return processor
+
+
+def _model(directory: Path, dtype: torch.dtype) -> Any:
+    try:
+        return AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise _unusable(directory, error) from error
+
+
+def _unusable(directory: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{directory} could not be loaded as a vision-language model of transformers ({type(error).__name__}: "
+        f"{' '.join(str(error).split())[:300]}). answerer.checkpoint takes what AutoModelForImageTextToText knows."
+    )
+
+
+def _ends(model: Any, processor: Any, directory: Path) -> tuple[list[int], int]:
+    """Tokens that end an answer, and the one that fills rows up."""
+    told = model.generation_config.eos_token_id
+    stops = [told] if isinstance(told, int) else list(told or ())
+    tokenizer = processor.tokenizer
+    stops += [each for each in (tokenizer.eos_token_id,) if each is not None and each not in stops]
+    if not stops:
+        raise CheckpointError(f"{directory} does not say which token ends an answer (eos_token_id).")
+    pad = tokenizer.pad_token_id
+    return stops, stops[0] if pad is None else int(pad)

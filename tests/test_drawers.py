@@ -1,0 +1,139 @@
+"""Models that are only compared with: diffusers pipelines and Janus, on random checkpoints in their layouts."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tiny_drawers
+import torch
+from PIL import ImageChops
+
+from srum_core.cli import main, train_main
+from srum_core.errors import CheckpointError, ConfigError
+from srum_core.plugins import discover
+from srum_core.testing import DrawerConformance
+from srum_diffusers import Options as DiffusersOptions
+from srum_diffusers.drawer import Diffusers
+from srum_janus import Options as JanusOptions
+from srum_janus.drawer import Janus
+
+FIXED = {"device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("drawers")
+
+    @cache
+    def of(kind: str) -> Path:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            getattr(tiny_drawers, kind)(folder / kind)
+        return folder / kind
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def drawn_by(tiny):
+    @cache
+    def of(kind: str):
+        if kind == "janus":
+            return Janus(JanusOptions(str(tiny(kind)), **FIXED))
+        return Diffusers(DiffusersOptions(str(tiny(kind)), steps=2, guidance=2.0, size=(48, 32), batch=2, **FIXED))
+
+    return of
+
+
+class _Conformance(DrawerConformance):
+    kind: str
+
+    @pytest.fixture
+    def drawer(self, drawn_by):
+        return drawn_by(self.kind)
+
+
+class TestSdxl(_Conformance):
+    kind = "sdxl"
+
+
+class TestStableDiffusion3(_Conformance):
+    kind = "sd3"
+
+
+class TestFlux(_Conformance):
+    kind = "flux"
+
+
+class TestJanus(_Conformance):
+    kind = "janus"
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux"])
+def test_pictures_have_the_size_that_is_set(drawn_by, kind: str) -> None:
+    (sample,) = drawn_by(kind).generate(["a red cup"], [0])
+    assert sample.image.size == (48, 32)
+
+
+def test_a_picture_is_the_one_that_the_pipeline_draws(drawn_by) -> None:
+    drawer = drawn_by("sd3")
+    how = {"num_inference_steps": 2, "guidance_scale": 2.0, "width": 48, "height": 32}
+    theirs = drawer.pipeline("two dogs", generator=torch.Generator().manual_seed(7), **how).images[0]
+    assert not ImageChops.difference(theirs, drawer.generate(["two dogs"], [7])[0].image).getbbox()
+
+
+def test_guidance_and_temperature_of_janus_matter(drawn_by, tiny) -> None:
+    plain = drawn_by("janus").generate(["two dogs"], [0])[0].image.tobytes()
+    for options in ({"guidance": 1.0}, {"temperature": 0.0}):
+        other = Janus(JanusOptions(str(tiny("janus")), **options, **FIXED))
+        assert other.generate(["two dogs"], [0])[0].image.tobytes() != plain
+    greedy = [each.image.tobytes() for each in other.generate(["two dogs"] * 2, [0, 1])]
+    assert greedy[0] == greedy[1]
+
+
+def test_what_a_pipeline_does_not_take_is_refused(tiny) -> None:
+    options = DiffusersOptions(str(tiny("sd3")), extra={"negativ_prompt": "blurry"}, **FIXED)
+    with pytest.raises(ConfigError, match=r"cannot be given negativ_prompt here. Its call takes .*negative_prompt"):
+        Diffusers(options)
+    with pytest.raises(ConfigError, match="cannot be given num_images_per_prompt"):
+        Diffusers(DiffusersOptions(str(tiny("sd3")), extra={"num_images_per_prompt": 2}, **FIXED))
+
+
+def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no pipeline of diffusers"):
+        Diffusers(DiffusersOptions(str(tmp_path), **FIXED))
+    (tmp_path / "config.json").write_text('{"model_type": "multi_modality"}')
+    with pytest.raises(CheckpointError, match=r"model_type 'multi_modality', not 'janus'.*deepseek-community"):
+        Janus(JanusOptions(str(tmp_path), **FIXED))
+
+
+@pytest.mark.parametrize(("name", "made"), [("diffusers", Diffusers), ("janus", Janus)])
+def test_a_laptop_does_not_begin_to_download(name: str, made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    with pytest.raises(CheckpointError, match="GB of weights and this machine has no accelerator"):
+        discover().create("drawer", name)
+
+
+@pytest.mark.parametrize("preset", ["flux-dev", "flux-schnell", "sd3-medium", "sdxl"])
+def test_presets_are_settings(preset: str, tmp_path: Path) -> None:
+    words = ["eval", "run", "--adapter", "diffusers", "--preset", preset, "--benchmark", "shapes"]
+    assert main([*words, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+
+
+def test_an_evaluation_from_the_command_line(tiny, tmp_path: Path) -> None:
+    model = ["--adapter", "diffusers", "--checkpoint", str(tiny("sd3")), "adapter.size=[32, 32]", "adapter.steps=1"]
+    where = ["--benchmark", "shapes", "--out", str(tmp_path / "run"), "evaluate.limit=3", "adapter.device=cpu"]
+    assert main(["eval", "run", *model, *where]) == 0
+    assert len(list((tmp_path / "run" / "pictures" / "images").glob("*.png"))) == 3
+    (table,) = (tmp_path / "run" / "tables").glob("*/table.json")
+    assert "diffusers" in json.loads(table.read_text())["model"]
+
+
+def test_it_is_neither_trained_nor_asked(tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_main(["--adapter", "diffusers", "--out", str(tmp_path / "run")]) == 2
+    assert '"diffusers" only draws' in capsys.readouterr().err
+    assert train_main(["--adapter", "bagel", "--preset", "shapes", "answerer=janus", "--dry-run"]) == 2
+    assert '"janus" only draws' in capsys.readouterr().err
