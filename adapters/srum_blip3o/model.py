@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +133,12 @@ class Blip3o:
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Feature grids (rows, columns, channels), float32, of each picture's middle square."""
         self.parts.only("feature tower")
-        found: tower.Tower = self.parts["feature tower"]
-        pictures = torch.stack([eva.preprocess(flatten(image), found.image) for image in images])
-        return list(found.features(pictures.to(self.device)).float())
+        return list(self.parts["feature tower"].features(self.seen(images)).float())
+
+    def seen(self, images: Sequence[Image.Image]) -> Tensor:
+        """The middle squares as the feature tower takes them, (n, 3, side, side)."""
+        side = self.parts["feature tower"].image
+        return torch.stack([eva.preprocess(flatten(image), side) for image in images]).to(self.device)
 
     def window(self, size: tuple[int, int]) -> Box:
         """The part of a picture that `encode` sees."""
@@ -177,6 +180,19 @@ class Blip3o:
         now = {stored_name(name): tensor for name, tensor in self.denoiser.state_dict().items()}
         write_whole(self.checkpoint.stored, directory, now)
         tower.copy_beside(self.checkpoint, self.options, directory)
+
+    @staticmethod
+    def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
+        """A small checkpoint with random weights, its tokenizer made of the corpus."""
+        from srum_blip3o.fresh import create
+
+        create(directory, corpus, seed)
+
+    def write(self, directory: Path) -> None:
+        """Every part as it is now, as a checkpoint of its own: what pretraining writes."""
+        from srum_blip3o.fresh import write
+
+        write(self, directory)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,182 @@
+"""Make a small BLIP3-o checkpoint with random weights, in the published layout: for tests, and to pretrain from."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import frozen
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from srum_blip3o import eva, head
+from srum_blip3o.checkpoint import HEAD, QUERIES, TOWER, language_config, language_names
+from srum_blip3o.tower import CONFIG, FOLDER
+from srum_blip3o.weights import write_whole
+from srum_blip3o.words import DRAW, PAD, SPECIAL, SYSTEM
+
+if TYPE_CHECKING:
+    from srum_blip3o.model import Blip3o
+
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2's tokenizer cuts text before merging bytes."""
+
+HEAD_SIZES = head.Sizes(context=128, width=128, channels=64, blocks=8, heads=4, kv_heads=4, feed_forward=256)
+TOWER_SIZES = eva.Sizes(width=64, patch=8, grid=4, blocks=2, heads=4, mlp=128)
+
+
+@frozen
+class Blueprint:
+    """Sizes of a small model."""
+
+    side: int = 32
+    """Pixels of a picture's side."""
+    hidden: int = 128
+    """Of the language model, as are the next four."""
+    mlp: int = 256
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    vocabulary: int = 400
+    queries: int = 16
+    head: head.Sizes = HEAD_SIZES
+    tower: eva.Sizes = TOWER_SIZES
+    widths: tuple[int, ...] = (24, 32, 48)
+    """Of the decoder's autoencoder, which halves a picture between two of them."""
+    latent: int = 8
+    """Its channels."""
+    unet: tuple[int, int] = (48, 64)
+    """Widths of the decoder's UNet, whose second level has half the first one's sides."""
+
+
+def train_tokenizer(corpus: Iterable[str], size: int, directory: Path) -> Qwen2Tokenizer:
+    """A byte-level BPE of at most `size` entries plus the special tokens, saved in every form the layout has."""
+    bpe = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator(corpus, trainer)
+    directory.mkdir(parents=True, exist_ok=True)
+    bpe.model.save(str(directory))
+    lines = (directory / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges: Any = [tuple(line.split(" ")) for line in lines if not line.startswith("#")]
+    vocabulary = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, pad_token=PAD, eos_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
+    tokenizer.save_pretrained(directory)
+    return Qwen2Tokenizer.from_pretrained(directory)
+
+
+def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blueprint | None = None) -> None:
+    """Write the whole directory, the feature tower inside: language model, queries, head, decoder, tokenizer."""
+    torch.manual_seed(seed)
+    b = blueprint or Blueprint()
+    frame = [f"system\n{SYSTEM}", "user\n" + DRAW, "assistant\n"] * 50
+    tokenizer = train_tokenizer([*frame, *corpus], b.vocabulary, directory)
+    config = _config(b, tokenizer)
+    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    language = language_config(config, directory)
+    model = Qwen2_5_VLForConditionalGeneration(language).state_dict()
+    tensors: dict[str, Tensor] = {name: model[ours] for ours, name in language_names(language).items()}
+    tensors[QUERIES] = torch.randn(1, b.queries, b.hidden)
+    tensors |= {HEAD + name: tensor for name, tensor in head.build(b.head).state_dict().items()}
+    tensors |= {TOWER + name: tensor for name, tensor in _tower(b.tower).state_dict().items()}
+    stored = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
+    about = {"vision_cfg": {"head_width": b.tower.width // b.tower.heads}}  # what the tower's weights do not tell
+    (directory / FOLDER).mkdir(exist_ok=True)
+    (directory / FOLDER / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    _decoder(b, directory / "diffusion-decoder")
+
+
+def _config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIAL}
+    sixth = b.hidden // b.heads // 2 // 4
+    return {
+        "architectures": ["blip3oQwenForCausalLM"], "model_type": "blip3o_qwen", "hidden_act": "silu",
+        "hidden_size": b.hidden, "intermediate_size": b.mlp, "num_hidden_layers": b.layers,
+        "num_attention_heads": b.heads, "num_key_value_heads": b.kv_heads, "max_position_embeddings": 4096,
+        "vocab_size": -(-len(tokenizer) // 16) * 16, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "rope_scaling": {"type": "default", "rope_type": "default",
+                         "mrope_section": [b.hidden // b.heads // 2 - 2 * (sixth + 2), sixth + 2, sixth + 2]},
+        "tie_word_embeddings": True, "use_cache": True, "tokenizer_model_max_length": 512,
+        "bos_token_id": ids[PAD], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids[PAD],
+        "image_token_id": ids["<|image_pad|>"], "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "n_query": b.queries, "gen_hidden_size": b.tower.width, "gen_pooling": "early_pool2d_1",
+        "gen_vision_tower": "eva-clip-tiny",
+        "vision_config": {
+            "model_type": "qwen2_5_vl", "depth": 1, "fullatt_block_indexes": [0], "hidden_act": "silu",
+            "hidden_size": 32, "in_channels": 3, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": b.hidden,
+            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "tokens_per_second": 2,
+            "window_size": 112,
+        },
+    }  # fmt: skip
+
+
+def _tower(sizes: eva.Sizes) -> eva.Tower:
+    """Its tokens start out far apart by place: the decoder reads them as a set."""
+    tower = eva.Tower(sizes)
+    nn.init.normal_(tower.pos_embed, std=0.5)
+    nn.init.normal_(tower.cls_token, std=0.5)
+    for block in tower.blocks:
+        for norm in (block.norm1, block.norm2):  # type: ignore[union-attr]
+            nn.init.constant_(norm.weight, 0.1)  # type: ignore[arg-type, union-attr]
+    return tower
+
+
+def _decoder(b: Blueprint, directory: Path) -> None:
+    levels = len(b.widths)
+    autoencoder: Any = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=b.widths, latent_channels=b.latent, layers_per_block=1, norm_num_groups=8,
+        sample_size=b.side, scaling_factor=1.0, mid_block_add_attention=False,
+    )  # fmt: skip
+    autoencoder.save_pretrained(directory / "vae")
+    times, side = 16, b.side // 2 ** (levels - 1)
+    unet: Any = UNet2DConditionModel(
+        sample_size=side, in_channels=b.latent, out_channels=b.latent, block_out_channels=b.unet, layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn", cross_attention_dim=b.tower.width, attention_head_dim=(4, 4),
+        norm_num_groups=8, use_linear_projection=True, addition_embed_type="text_time",
+        addition_time_embed_dim=times, projection_class_embeddings_input_dim=6 * times + b.tower.width,
+    )  # fmt: skip
+    unet.save_pretrained(directory / "unet")
+    # It predicts the clean latent: the features say almost all of it, so that few steps are enough.
+    scheduler: Any = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="sample",
+        timestep_spacing="trailing",
+    )  # fmt: skip
+    scheduler.save_pretrained(directory / "scheduler")
+
+
+def write(model: Blip3o, directory: Path) -> None:
+    """The whole model as it is now, every part, in 16 bits."""
+    language = model.parts["language model"].state_dict()
+    names = language_names(model.checkpoint.sizes.language)
+    now = {name: language[ours] for ours, name in names.items()}
+    now |= {TOWER + name: tensor for name, tensor in model.parts["feature tower"].net.state_dict().items()}
+    now |= {QUERIES: model.denoiser.latent_queries}
+    now |= {HEAD + name: tensor for name, tensor in model.denoiser.head.state_dict().items()}
+    write_whole(model.checkpoint.stored, directory, {})  # tokenizer, configurations
+    half = {name: tensor.detach().half().contiguous() for name, tensor in now.items()}
+    save_file(half, directory / "model.safetensors", metadata={"format": "pt"})
+    made = model.parts["decoder"]
+    for part, module in (("unet", made.pipeline.unet), ("vae", made.autoencoder)):
+        copy.deepcopy(module).half().save_pretrained(directory / "diffusion-decoder" / part)

@@ -1,0 +1,287 @@
+"""Pretrain a tiny model that draws features of pictures: `python -m srum_benchmarks.shapes.pretrain_head --out DIR`.
+
+For adapters like `blip3o`, whose drawing goes text -> language model -> head -> features -> decoder -> pixels. Four
+phases, each resumable by repeating the command: the feature tower, the decoder's autoencoder, the decoder's UNet, and
+the head together with its queries and the language model that reads the captions. Nothing of it learns to look: who
+judges is another model (`answerer`). Pictures are rendered fresh for every step from (seed, step). `--phase` makes one
+phase only; `unet` and `head` need the features, but not each other, and may run side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import asdict, evolve, frozen
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from srum_benchmarks.shapes import curriculum
+from srum_benchmarks.shapes.checker import check
+from srum_benchmarks.shapes.curriculum import Steps, loader, picture
+from srum_benchmarks.shapes.measure import draw_all, drawing, seed_of
+from srum_benchmarks.shapes.render import compose, draw
+from srum_benchmarks.shapes.stepping import Log, as_tensor, rates_of, restore, save, set_rates, state_of
+from srum_benchmarks.shapes.world import prompts
+from srum_core.flow import Schedule, flow_step
+from srum_core.plugins import discover
+from srum_core.store import write_atomic
+
+PHASES = ("features", "autoencoder", "unet", "head")
+SEEN_AS = (1024.0, 1024.0, 0.0, 0.0)
+"""What SDXL's UNet is told of a picture's original size and crop, as in drawing."""
+
+
+@frozen
+class Recipe:
+    """What the tiny model was made with; every field is a command-line option."""
+
+    seed: int = 0
+    features_steps: int = 1500
+    features_batch: int = 64
+    features_noise: float = 0.1
+    """Added to features (of deviation 1) while tower and decoder learn: the head's will not be exact."""
+    autoencoder_steps: int = 1500
+    autoencoder_batch: int = 32
+    unet_steps: int = 4000
+    unet_batch: int = 64
+    head_steps: int = 6000
+    head_batch: int = 128
+    rate: float = 1e-3
+    """Of AdamW, in all phases; it falls to zero over the last `decay` of the steps."""
+    decay: float = 0.4
+    shift: float = 2.0
+    """Time shift of the head's loss."""
+    dropped: float = 0.1
+    """Share of drawings without their text, for guidance."""
+    ema: float = 0.998
+    missed_captions: float = 0.2
+    """Share of drawings that miss their caption in one thing (`captions.MISSES`), as pictures of the web do."""
+
+
+Named = Mapping[str, nn.Parameter]
+
+
+def named_of(**modules: nn.Module) -> dict[str, nn.Parameter]:
+    found = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
+    for parameter in found.values():
+        parameter.requires_grad_(True)
+    return found
+
+
+def work(
+    name: str,
+    recipe: Recipe,
+    out: Path,
+    named: Named,
+    batches: Callable[[int], Iterator[Any]],
+    loss_of: Callable[[int, Any], tuple[Tensor, dict[str, float]]],
+) -> None:
+    """The steps of one phase that are still to be made; then the parameters are the averaged ones, and frozen."""
+    total = int(getattr(recipe, f"{name}_steps"))
+    stepper = torch.optim.AdamW(named.values(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
+    average = {key: parameter.detach().clone() for key, parameter in named.items()}
+    path, rates = out / f"{name}.pt", rates_of([stepper])
+    done = restore(path, named, [stepper], average)
+    log = Log(out / f"{name}.jsonl", done)
+    for step, batch in enumerate(batches(done), done):
+        fall = min(1.0, (step + 1) / 100, (total - step) / (recipe.decay * total))
+        set_rates([stepper], rates, fall)
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        loss, told = loss_of(step, batch)
+        stepper.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(named.values()), 1.0)
+        stepper.step()
+        keep = min(recipe.ema, (step + 1) / (step + 10))
+        for key, parameter in named.items():
+            average[key].lerp_(parameter.detach(), 1 - keep)
+        log(step, total, loss=loss.item(), **told, norm=float(norm), rate=fall)
+        if (step + 1) % 250 == 0 or step + 1 == total:
+            save(path, {**state_of(step + 1, named, [stepper]), "average": average})
+    with torch.no_grad():
+        for key, parameter in named.items():
+            parameter.copy_(average[key])
+            parameter.requires_grad_(False)
+
+
+def seen(recipe: Recipe, name: str) -> Callable[[int], Iterator[Any]]:
+    """Pictures, half of them damaged, for the phases that know no captions."""
+    steps, batch = getattr(recipe, f"{name}_steps"), getattr(recipe, f"{name}_batch")
+    plan = curriculum.Recipe(seed=recipe.seed + PHASES.index(name), autoencoder_steps=steps, autoencoder_batch=batch)
+    return lambda done: iter(loader(Steps(plan, ("", ""), done, "autoencoder")))
+
+
+def images(batch: Any) -> list[Image.Image]:
+    return [Image.fromarray(each) for each in batch]
+
+
+def train_features(model: Any, recipe: Recipe, out: Path) -> None:
+    """The tower, by what a small reader makes of each token alone: its patch's pixels, and where it lies (the decoder
+    reads tokens as a set). Channels are pulled to mean 0 and deviation 1, which the head's noise has."""
+    tower = model.parts["feature tower"]
+    channels, side = tower.net.sizes.width, tower.net.sizes.grid // tower.stride
+    patch = tower.image // side
+    torch.manual_seed(recipe.seed)
+    pixels = nn.Sequential(nn.Linear(channels, 256), nn.GELU(), nn.Linear(256, 3 * patch**2))
+    where = nn.Linear(channels, side**2)
+    places = torch.arange(side**2)
+
+    def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        features = rearrange(tower.features(model.seen(images(batch))), "n h w c -> n (h w) c")
+        noisy = features + recipe.features_noise * torch.randn_like(features)
+        target = rearrange(as_tensor(batch), "n c (h p) (w q) -> n (h w) (c p q)", p=patch, q=patch)
+        error = F.mse_loss(pixels(noisy), target) + 0.2 * F.l1_loss(pixels(noisy), target)
+        lost = F.cross_entropy(where(noisy).flatten(0, 1), places.repeat(len(noisy)))
+        flat = features.flatten(0, 1)
+        moments = flat.mean(0).square().mean() + (flat.std(0) - 1).square().mean()
+        told = {"error": error.item(), "lost": lost.item(), "moments": moments.item()}
+        return error + 0.05 * lost + 0.05 * moments, told
+
+    named = named_of(tower=tower.net, pixels=pixels, where=where)
+    work("features", recipe, out, named, seen(recipe, "features"), loss_of)
+
+
+def train_autoencoder(model: Any, recipe: Recipe, out: Path) -> None:
+    """Squared and absolute error, and a pull of each latent channel to mean 0 and deviation 1."""
+    net = model.parts["decoder"].autoencoder
+
+    def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        x = as_tensor(batch)
+        found = net.encode(x).latent_dist
+        z = found.sample()
+        back = net.decode(z).sample
+        moments = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
+        error = F.mse_loss(back, x) + 0.2 * F.l1_loss(back, x)
+        return error + 0.02 * moments + 1e-4 * (found.logvar + 4).square().mean(), {"mse": F.mse_loss(back, x).item()}
+
+    work("autoencoder", recipe, out, named_of(net=net), seen(recipe, "autoencoder"), loss_of)
+
+
+def train_unet(model: Any, recipe: Recipe, out: Path) -> None:
+    """Clean latents out of noisy ones, at every noise level, given the features."""
+    made, tower = model.parts["decoder"], model.parts["feature tower"]
+    unet, kept = made.pipeline.unet, made.pipeline.scheduler.alphas_cumprod
+    ids = torch.tensor([*SEEN_AS, *map(float, reversed(made.size))])
+
+    def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        with torch.no_grad():
+            features = rearrange(tower.features(model.seen(images(batch))), "n h w c -> n (h w) c")
+            clean = (
+                made.autoencoder.encode(as_tensor(batch)).latent_dist.mode() * made.autoencoder.config.scaling_factor
+            )
+        features = features + recipe.features_noise * torch.randn_like(features)
+        time = torch.randint(0, len(kept), (len(clean),))
+        share = kept[time].view(-1, 1, 1, 1)
+        noisy = share.sqrt() * clean + (1 - share).sqrt() * torch.randn_like(clean)
+        told = {"text_embeds": features.mean(1), "time_ids": ids.expand(len(clean), -1)}
+        back = unet(noisy, time, features, added_cond_kwargs=told).sample
+        return F.mse_loss(back, clean), {}
+
+    work("unet", recipe, out, named_of(unet=unet), seen(recipe, "unet"), loss_of)
+
+
+def train_head(model: Any, recipe: Recipe, out: Path) -> None:
+    """The head, its queries and the language model: flow matching of the tower's features given captions."""
+    plan = curriculum.Recipe(
+        seed=recipe.seed, drawing_steps=recipe.head_steps, drawing_batch=recipe.head_batch,
+        dropped=recipe.dropped, missed_captions=recipe.missed_captions,
+    )  # fmt: skip
+    language = model.parts["language model"].model.language_model
+
+    def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        drawn, captions = batch
+        clean = model.encode(images(drawn))
+        time = Schedule("uniform", recipe.shift).sample(len(clean), torch.Generator().manual_seed(step))
+        noise = [torch.randn_like(x) for x in clean]
+        flow = flow_step(model.denoiser, clean, model.condition(captions), time, None, noise=noise)
+        errors = [(v - t).square().mean() for v, t in zip(flow.velocity, flow.target, strict=True)]
+        return torch.stack(errors).mean(), {}
+
+    named = named_of(denoiser=model.denoiser, language=language)
+    work("head", recipe, out, named, lambda done: iter(loader(Steps(plan, ("", ""), done, "drawing"))), loss_of)
+
+
+def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
+    """How right rendered pictures still are after tower and decoder: the ceiling of what the head can draw."""
+    asked = prompts(split, count)
+    dice = np.random.default_rng(0)
+    rendered = [Image.fromarray(draw(compose(prompt.tags, dice))) for prompt in asked]
+    made, options = model.parts["decoder"], model.options.drawing
+    features = torch.stack(model.encode(rendered)).flatten(1, 2)
+    noise = torch.stack([made.noise(made.size, torch.Generator().manual_seed(i)) for i in range(count)])
+    latents = made.latents(features, torch.zeros_like(features), noise, options)
+    back = [(255 * each).round().byte().permute(1, 2, 0).numpy() for each in made.pixels(latents)]
+    return drawing([check(each, p.tags) for each, p in zip(back, asked, strict=True)], asked, np.arange(count))
+
+
+def drawn(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
+    """How right the model's own pictures are."""
+    asked = prompts(split, count)
+    made = draw_all(model, asked, [seed_of(prompt, 0, 0) for prompt in asked])
+    return drawing([check(each, p.tags) for each, p in zip(made, asked, strict=True)], asked, np.arange(count))
+
+
+def corpus(count: int = 4000) -> list[str]:
+    dice = np.random.default_rng(1)
+    return [picture(dice)[1] for _ in range(count)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
+    parser.add_argument("--adapter", default="blip3o")
+    parser.add_argument("--phase", choices=PHASES, help="this one only (default: all, and then the model)")
+    parser.add_argument("--guidance", type=float, default=2.0, help="of the head, for what is measured in the end")
+    parser.add_argument("--measure", type=int, default=256, help="prompts to measure the result on; 0 = do not")
+    for name, default in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    options = vars(parser.parse_args(arguments))
+    out, adapter, phase = options.pop("out"), options.pop("adapter"), options.pop("phase")
+    count, guidance = options.pop("measure"), options.pop("guidance")
+    recipe = Recipe(**options)
+    out.mkdir(parents=True, exist_ok=True)
+    registry = discover()
+    if not (out / "fresh" / "model.safetensors").is_file():
+        registry.load("adapter", adapter).create(out / "fresh", corpus(), recipe.seed)
+    write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
+    shape = {"steps": 25, "guidance": guidance, "shift": recipe.shift, "decoder_steps": 4, "decoder_guidance": 1.0}
+    made = {"use": adapter, "checkpoint": str(out / "fresh"), "dtype": "float32", "device": "cpu", "release": False}
+    model: Any = registry.create("adapter", {**made, "recompute": False, "training_turn": "open", "drawing": shape})
+    trainers = dict(zip(PHASES, (train_features, train_autoencoder, train_unet, train_head), strict=True))
+    for name in PHASES[: PHASES.index(phase) + 1] if phase else PHASES:
+        if name == phase or not phase or name in needed(phase):
+            finished = {f"{name}_steps": steps_made(out, name)} if phase and name != phase else {}
+            trainers[name](model, evolve(recipe, **finished), out)
+    if phase:
+        return
+    model.write(out / "model")
+    if count:
+        model = registry.create(
+            "adapter", {**made, "checkpoint": str(out / "model"), "training_turn": "open", "drawing": shape}
+        )
+        print(json.dumps({"rebuilt": rebuilt(model, count), "drawn": drawn(model, count)}, indent=2))
+
+
+def needed(phase: str) -> Sequence[str]:
+    """The phases before this one whose result it works with."""
+    return {"unet": ("features", "autoencoder"), "head": ("features",)}.get(phase, ())
+
+
+def steps_made(out: Path, name: str) -> int:
+    """Of a phase that another one needs; loading its state then leaves nothing to do."""
+    path = out / f"{name}.pt"
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there: make the phase `{name}` first.")
+    return int(torch.load(path, weights_only=True)["step"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The recipe of a tiny model that draws features: every phase runs, and repeating the command goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srum_benchmarks.shapes.pretrain_head import main
+from srum_core.plugins import discover
+
+STEPS = ["--features-steps", "2", "--autoencoder-steps", "2", "--unet-steps", "2", "--measure", "0"]
+BATCHES = ["--features-batch", "4", "--autoencoder-batch", "4", "--unet-batch", "4", "--head-batch", "4"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("head")
+    main(["--out", str(folder), *STEPS, *BATCHES, "--head-steps", "1"])
+    return folder
+
+
+def load(folder: Path) -> Any:
+    return discover().create("adapter", {"use": "blip3o", "checkpoint": str(folder), "device": "cpu", "dtype": "float32",
+                                         "drawing": {"steps": 2, "decoder_steps": 2, "decoder_guidance": 1.0}})  # fmt: skip
+
+
+def test_what_it_writes_is_a_checkpoint_in_the_published_layout(out: Path) -> None:
+    drawn = load(out / "model").generate(["a red circle and a blue square"], [0])
+    assert drawn[0].image.size == (32, 32)
+
+
+def test_the_same_command_goes_on(out: Path) -> None:
+    before = torch.load(out / "features.pt", weights_only=True)["weights"]
+    main(["--out", str(out), *STEPS, *BATCHES, "--head-steps", "2"])
+    after = torch.load(out / "features.pt", weights_only=True)["weights"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.load(out / "head.pt", weights_only=True)["step"] == 2
+    steps = [json.loads(line)["step"] for line in (out / "head.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
+
+
+def test_a_phase_says_which_one_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="make the phase `features` first"):
+        main(["--out", str(tmp_path), *STEPS, *BATCHES, "--phase", "head"])
