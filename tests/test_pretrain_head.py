@@ -24,8 +24,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path) -> Any:
-    return discover().create("adapter", {"use": "blip3o", "checkpoint": str(folder), "device": "cpu", "dtype": "float32",
-                                         "drawing": {"steps": 2, "decoder_steps": 2, "decoder_guidance": 1.0}})  # fmt: skip
+    few = {"steps": 2, "decoder_steps": 2, "decoder_guidance": 1.0}
+    made = {"use": "blip3o", "checkpoint": str(folder), "device": "cpu", "dtype": "float32", "drawing": few}
+    return discover().create("adapter", made)
 
 
 def test_what_it_writes_is_a_checkpoint_in_the_published_layout(out: Path) -> None:
