@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from srum_core.errors import SrumError
 
 LAUNCHES = ("none", "ddp", "fsdp2")
 
@@ -22,6 +24,19 @@ def command(launch: str, processes: int, module: str, *words: str) -> list[str]:
     preset = Path(__file__).with_name("launch") / f"{launch}.yaml"
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(preset)]
     return [*accelerate, "--num_processes", str(processes), "-m", module, *words]
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Of a process that does one stage: 0 when done, 2 with a sentence for errors that a person can mend, 130 when
+    interrupted."""
+    try:
+        work()
+    except SrumError as error:
+        print(f"srum: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def wait_for(words: Sequence[str], handle: int) -> int:

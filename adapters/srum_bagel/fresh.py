@@ -5,27 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from attrs import frozen
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import Qwen2Tokenizer
 
 from srum_bagel.autoencoder import Autoencoder, AutoencoderSizes
 from srum_bagel.chat import BOS, END, EOS, START
 from srum_bagel.checkpoint import build_sizes
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.vision import Eye
+from srum_core.byte_pairs import train_tokenizer
 
 SPECIAL = ("<|endoftext|>", BOS, EOS, START, END)
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How Qwen2's tokenizer cuts text before merging bytes."""
-
 
 AUTOENCODER = AutoencoderSizes(widths=(64, 64, 64), blocks=0, channels=16)
 
@@ -51,38 +44,10 @@ class Blueprint:
     theta: float = 10000.0
 
 
-def train_tokenizer(corpus: Iterable[str], size: int, directory: Path) -> Qwen2Tokenizer:
-    """A byte-level BPE of at most `size` entries plus the special tokens, saved in every form the layout has."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        corpus, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
-    )
-    directory.mkdir(parents=True, exist_ok=True)
-    bpe.model.save(str(directory))
-    lines = (directory / "merges.txt").read_text().splitlines()
-    merges: Any = [tuple(line.split(" ")) for line in lines if not line.startswith("#")]
-    tokenizer = Qwen2Tokenizer(
-        vocab=json.loads((directory / "vocab.json").read_text()),
-        merges=merges,
-        pad_token=SPECIAL[0], eos_token=EOS,
-    )  # fmt: skip
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
-    tokenizer.save_pretrained(directory)
-    return Qwen2Tokenizer.from_pretrained(directory)
-
-
 def create(directory: Path, blueprint: Blueprint, corpus: Iterable[str], seed: int = 0) -> None:
     """Write the whole directory. Velocities start at zero (`llm2vae`), residual outputs small."""
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(corpus, blueprint.vocabulary, directory)
+    tokenizer = train_tokenizer(corpus, blueprint.vocabulary, directory, SPECIAL, SPECIAL[0], EOS)
     b = blueprint
     language = {
         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu", "hidden_size": b.hidden,

@@ -12,7 +12,6 @@ import torch
 from attrs import frozen
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
@@ -20,15 +19,11 @@ from srum_blip3o import eva, head
 from srum_blip3o.checkpoint import HEAD, QUERIES, TOWER, language_config, language_names
 from srum_blip3o.tower import CONFIG, FOLDER
 from srum_blip3o.weights import write_whole
-from srum_blip3o.words import DRAW, PAD, SPECIAL, SYSTEM
+from srum_blip3o.words import DRAW, END, PAD, SPECIAL, SYSTEM
+from srum_core.byte_pairs import train_tokenizer
 
 if TYPE_CHECKING:
     from srum_blip3o.model import Blip3o
-
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How Qwen2's tokenizer cuts text before merging bytes."""
 
 HEAD_SIZES = head.Sizes(context=128, width=128, channels=64, blocks=8, heads=4, kv_heads=4, feed_forward=256)
 TOWER_SIZES = eva.Sizes(width=64, patch=8, grid=4, blocks=2, heads=4, mlp=128)
@@ -58,35 +53,12 @@ class Blueprint:
     """Widths of the decoder's UNet, whose second level has half the first one's sides."""
 
 
-def train_tokenizer(corpus: Iterable[str], size: int, directory: Path) -> Qwen2Tokenizer:
-    """A byte-level BPE of at most `size` entries plus the special tokens, saved in every form the layout has."""
-    bpe = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(WORDS), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    bpe.train_from_iterator(corpus, trainer)
-    directory.mkdir(parents=True, exist_ok=True)
-    bpe.model.save(str(directory))
-    lines = (directory / "merges.txt").read_text(encoding="utf-8").splitlines()
-    merges: Any = [tuple(line.split(" ")) for line in lines if not line.startswith("#")]
-    vocabulary = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, pad_token=PAD, eos_token="<|im_end|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
-    tokenizer.save_pretrained(directory)
-    return Qwen2Tokenizer.from_pretrained(directory)
-
-
 def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blueprint | None = None) -> None:
     """Write the whole directory, the feature tower inside: language model, queries, head, decoder, tokenizer."""
     torch.manual_seed(seed)
     b = blueprint or Blueprint()
     frame = [f"system\n{SYSTEM}", "user\n" + DRAW, "assistant\n"] * 50
-    tokenizer = train_tokenizer([*frame, *corpus], b.vocabulary, directory)
+    tokenizer = train_tokenizer([*frame, *corpus], b.vocabulary, directory, SPECIAL, PAD, END)
     config = _config(b, tokenizer)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     language = language_config(config, directory)
@@ -115,7 +87,7 @@ def _config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
         "rope_scaling": {"type": "default", "rope_type": "default",
                          "mrope_section": [b.hidden // b.heads // 2 - 2 * (sixth + 2), sixth + 2, sixth + 2]},
         "tie_word_embeddings": True, "use_cache": True, "tokenizer_model_max_length": 512,
-        "bos_token_id": ids[PAD], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids[PAD],
+        "bos_token_id": ids[PAD], "eos_token_id": ids[END], "pad_token_id": ids[PAD],
         "image_token_id": ids["<|image_pad|>"], "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],
         "n_query": b.queries, "gen_hidden_size": b.tower.width, "gen_pooling": "early_pool2d_1",

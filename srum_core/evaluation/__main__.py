@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from srum_core.errors import SrumError
 from srum_core.evaluation.console import perform
 from srum_core.evaluation.run import Evaluation
+from srum_core.launching import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when done, 2 with a sentence for errors that a person can mend, 130 when interrupted."""
+    """The exit status of the process."""
     parser = argparse.ArgumentParser(prog="python -m srum_core.evaluation", description=__doc__)
     parser.add_argument("stage", choices=("generate", "judge"))
     parser.add_argument("run", type=Path)
@@ -20,14 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--partial", action="store_true")
     parser.add_argument("--batch", type=int, default=0)
     parsed = parser.parse_args(arguments)
-    try:
-        perform(Evaluation.open(parsed.run), parsed.stage, parsed.name, parsed.partial, parsed.batch)
-    except SrumError as error:
-        print(f"srum: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(
+        lambda: perform(Evaluation.open(parsed.run), parsed.stage, parsed.name, parsed.partial, parsed.batch)
+    )
 
 
 if __name__ == "__main__":

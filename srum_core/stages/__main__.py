@@ -6,26 +6,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from srum_core.errors import SrumError
+from srum_core.launching import exit_status
 from srum_core.run import STAGES, Run
 from srum_core.stages import perform
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when done, 2 with a sentence for errors that a person can mend, 130 when interrupted."""
+    """The exit status of the process."""
     parser = argparse.ArgumentParser(prog="python -m srum_core.stages", description=__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("run", type=Path)
     parser.add_argument("round", help="number of the round, or base")
     parsed = parser.parse_args(arguments)
-    try:
-        perform(Run.open(parsed.run), parsed.stage, None if parsed.round == "base" else int(parsed.round))
-    except SrumError as error:
-        print(f"srum: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(
+        lambda: perform(Run.open(parsed.run), parsed.stage, None if parsed.round == "base" else int(parsed.round))
+    )
 
 
 if __name__ == "__main__":
