@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from srum_benchmarks.shapes.pretrain_head import main
+from srum_benchmarks.shapes.pretrain_head import main, rebuilt
 from srum_core.plugins import discover
 
 STEPS = ["--features-steps", "2", "--autoencoder-steps", "2", "--unet-steps", "2", "--measure", "0"]
@@ -47,3 +49,20 @@ def test_the_same_command_goes_on(out: Path) -> None:
 def test_a_phase_says_which_one_it_needs(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="make the phase `features` first"):
         main(["--out", str(tmp_path), *STEPS, *BATCHES, "--phase", "head"])
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_ceiling_is_what_tower_and_decoder_keep(keeps: bool) -> None:
+    """With a stand-in whose features are the pixels: all pictures stay right, or none does."""
+    decoder = SimpleNamespace(
+        size=(32, 32),
+        noise=lambda size, dice: torch.zeros(1),
+        latents=lambda features, *_: features,
+        pixels=lambda latents: latents.unflatten(1, (32, 32)).permute(0, 3, 1, 2) * keeps,
+    )
+    model = SimpleNamespace(
+        parts={"decoder": decoder},
+        options=SimpleNamespace(drawing=None),
+        encode=lambda images: [torch.from_numpy(np.array(image)) / 255 for image in images],
+    )
+    assert rebuilt(model, 12)["all"]["correct"]["value"] == float(keeps)

@@ -32,6 +32,7 @@ from srum_benchmarks.shapes.stepping import Log, as_tensor, rates_of, restore, s
 from srum_benchmarks.shapes.world import prompts
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
+from srum_core.records import Prompt
 from srum_core.store import write_atomic
 
 PHASES = ("features", "autoencoder", "unet", "head")
@@ -219,14 +220,19 @@ def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
     noise = torch.stack([made.noise(made.size, torch.Generator().manual_seed(i)) for i in range(count)])
     latents = made.latents(features, torch.zeros_like(features), noise, options)
     back = [(255 * each).round().byte().permute(1, 2, 0).numpy() for each in made.pixels(latents)]
-    return drawing([check(each, p.tags) for each, p in zip(back, asked, strict=True)], asked, np.arange(count))
+    return _figures(back, asked)
 
 
 def drawn(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
     """How right the model's own pictures are."""
     asked = prompts(split, count)
     made = draw_all(model, asked, [seed_of(prompt, 0, 0) for prompt in asked])
-    return drawing([check(each, p.tags) for each, p in zip(made, asked, strict=True)], asked, np.arange(count))
+    return _figures(made, asked)
+
+
+def _figures(pictures: Sequence[Any], asked: Sequence[Prompt]) -> dict[str, Any]:
+    found = [check(each, prompt.tags) for each, prompt in zip(pictures, asked, strict=True)]
+    return drawing(found, asked, np.arange(len(asked)))
 
 
 def corpus(count: int = 4000) -> list[str]:
