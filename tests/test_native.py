@@ -219,6 +219,10 @@ def test_any_text_gives_regions_or_a_reason(answer: str) -> None:
     assert bool(read_boxes(answer).why) + bool(read_boxes(answer).boxes) < 2
 
 
+def test_white_space_that_float_does_not_know_is_no_number() -> None:
+    check('[[0, 0, 0, "0\\u001f"]]')
+
+
 @settings(max_examples=300, deadline=None)
 @given(anything, st.sampled_from(["pixels", "fraction", "thousand", "model"]), st.floats(0, 1), st.integers(1, 3))
 def test_any_json_gives_regions_or_a_reason(value: Any, unit: str, min_area: float, top: int) -> None:

@@ -116,7 +116,18 @@ def test_drawing_alone_leaves_looking_as_it_was_and_looking_alone_leaves_drawing
 @pytest.mark.slow
 def test_with_an_anchor_the_text_weights_learn_too(pretrained: Path, tmp_path: Path) -> None:
     shutil.copytree(pretrained, tmp_path / "out")
-    run(tmp_path / "out", 4, "--looking-steps", "2", "--looking-pictures", "2", "--looking-anchor", "1")
+    run(
+        tmp_path / "out",
+        4,
+        "--looking-steps",
+        "2",
+        "--looking-pictures",
+        "2",
+        "--looking-batch",
+        "4",
+        "--looking-anchor",
+        "1",
+    )
     before, after = (load_file(tmp_path / "out" / name / "ema.safetensors") for name in ("model", "model-looking"))
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert {"language_model.lm_head.weight", "language_model.model.layers.0.self_attn.k_proj.weight"} < changed

@@ -136,7 +136,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except OverflowError:
+    except (OverflowError, ValueError):  # float() knows fewer kinds of white space than the pattern
         return None
     return number if math.isfinite(number) else None
 
