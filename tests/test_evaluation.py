@@ -20,6 +20,7 @@ from PIL import Image
 from srum_benchmarks.wise.prompts import LEGACY
 from srum_core import tables
 from srum_core.cli import main
+from srum_core.evaluation import answers
 from srum_core.records import Question, Sample
 
 HERE = "test_evaluation"
@@ -251,12 +252,27 @@ def run(judged: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(judged, tmp_path / "run"))
 
 
-def test_the_same_again_asks_nobody(run: Path) -> None:
+def test_the_same_again_asks_nobody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = made(run)
     LEFT.update(draw=0, answer=0)
+    monkeypatch.setattr(answers, "who_answers", lambda *_: pytest.fail("a judge is loaded that nobody asks"))
     assert srum("judge", run) == 0
     assert srum("score", run) == 0
     assert made(run) == before
+
+
+def test_what_is_answered_is_not_asked_along_with_what_follows(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, asked = made(run), []
+    (part,) = (run / "answers").rglob("part-*.jsonl")
+    lines = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(line for line in lines if not json.loads(line)["question"]["temperature"]))
+    answer = Judges.answer
+    monkeypatch.setattr(Judges, "answer", lambda self, some: asked.extend(some) or answer(self, some))
+    assert srum("judge", run) == 0
+    assert asked
+    assert all(question.temperature for question in asked), "first answers are there; only retries are missing"
+    assert srum("score", run) == 0
+    assert {k: v for k, v in made(run).items() if "tables" in k} == {k: v for k, v in whole.items() if "tables" in k}
 
 
 @pytest.mark.parametrize("policy", ["reference", "zero", "exclude"])
