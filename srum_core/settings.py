@@ -84,6 +84,8 @@ class Train:
 
     method: Literal["lora", "full"] = "lora"
     """lora = low-rank adapters; full = every weight that the adapter's recipe lists."""
+    optimizer: Literal["adamw", "adamw8bit"] = field(default="adamw", metadata=NEUTRAL)
+    """adamw = torch's, fused on an accelerator; adamw8bit = its two means in 8 bits (bitsandbytes)."""
     lr: float = field(default=2.5e-5, validator=_positive)
     """Learning rate of AdamW after warm-up; it stays constant."""
     beta1: float = field(default=0.9, validator=_share)
@@ -114,6 +116,8 @@ class Train:
     """auto = bf16 on an accelerator that has it. Trained weights are kept in float32 either way."""
     checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
+    compile: bool = field(default=False, metadata=NEUTRAL)
+    """Compile the repeated layers (torch.compile): the first steps of every shape take long, the others less."""
     shift: float = field(default=4.0, validator=_positive)
     """Shift of the training times, s*t / (1 + (s-1)*t); larger = noisier."""
     save_every: int = field(default=100, validator=_at_least_1)

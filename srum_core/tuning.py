@@ -37,7 +37,7 @@ class Tuned:
     """lora or full."""
 
 
-def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool) -> Tuned:
+def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, compiled: bool = False) -> Tuned:
     """Freeze `model.denoiser` except for what `method` trains. Its trained parameters become float32 master weights,
     the frozen ones keep their type. LoRA's initial weights come from torch's global generator."""
     recipe = model.recipe
@@ -45,6 +45,8 @@ def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool) -> T
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     for parameter in parameters.values():
         parameter.data = parameter.data.float()
+    if compiled:
+        compile_blocks(module, recipe.blocks)
     if checkpointing:
         checkpoint_blocks(module, recipe.blocks)
     module.train()
@@ -119,12 +121,24 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
 def checkpoint_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
     """Let every block (by class name) forget its activations and compute them again in the backward pass. The gradients
     stay the same; module and parameter names too."""
+    for block in find_blocks(module, blocks):
+        block.forward = partial(recompute, block.forward, use_reentrant=False)
+
+
+def compile_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
+    """Let every block (by class name) run compiled, each by itself: they are alike, so that one compilation serves all.
+    Only `forward` is replaced: names stay, and what shards or recomputes a block works around it."""
+    for block in find_blocks(module, blocks):
+        block.forward = torch.compile(block.forward)
+
+
+def find_blocks(module: nn.Module, blocks: Iterable[str]) -> list[nn.Module]:
+    """The modules of these classes. Raises TrainingError for a class of which there is none."""
+    there = list(module.modules())
     for name in blocks:
-        found = [block for block in module.modules() if type(block).__name__ == name]
-        if not found:
-            raise _no_match("recipe.blocks", name, "class", sorted({type(m).__name__ for m in module.modules()}))
-        for block in found:
-            block.forward = partial(recompute, block.forward, use_reentrant=False)
+        if not any(type(each).__name__ == name for each in there):
+            raise _no_match("recipe.blocks", name, "class", sorted({type(each).__name__ for each in there}))
+    return [each for each in there if type(each).__name__ in set(blocks)]
 
 
 def _no_match(where: str, pattern: str, kind: str, names: list[str]) -> TrainingError:

@@ -32,7 +32,7 @@ TRAIN: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Accelerate remembers its precision for the whole process; and collecting garbage takes longer than a training."""
-    monkeypatch.setattr("srum_core.run.gc.collect", lambda: 0)
+    monkeypatch.setattr("srum_core.run.gc.collect", lambda *_: 0)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 

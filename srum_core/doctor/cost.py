@@ -138,9 +138,8 @@ class _Trainer:
         settings = self.patient.run.settings
         with torch.random.fork_rng():
             torch.manual_seed(0)  # LoRA's first weights
-            self.tuned = tuning.tune(
-                self.patient.model, settings.train.method, settings.lora, settings.train.checkpointing
-            )
+            own = settings.train
+            self.tuned = tuning.tune(self.patient.model, own.method, settings.lora, own.checkpointing, own.compile)
 
     def step(self, count: int) -> None:
         patient, settings = self.patient, self.patient.run.settings

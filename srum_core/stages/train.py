@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType, set_seed
 from attrs import define, evolve, field
 from torch import Tensor, nn
 
-from srum_core import packing, trackers, tuning
+from srum_core import optimizers, packing, trackers, tuning
 from srum_core.errors import TrainingError
 from srum_core.flow import FlowStep, flow_step
 from srum_core.gauges import Guard, Tally, memory, refuse_infinite
@@ -126,15 +126,13 @@ class Trainer:
         pairs = zip(self.pictures.judgements, self.pictures.candidates, strict=True)
         self.judgements = [within(judgement, self.latents.window(candidate)) for judgement, candidate in pairs]
         set_seed(run.derive_seed("start of training", self.round))  # LoRA's first weights are random
-        self.tuned = tuning.tune(self.model, settings.train.method, settings.lora, settings.train.checkpointing)
+        own = settings.train
+        self.tuned = tuning.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile)
         tuning.check_types(self.tuned, accelerator.mixed_precision)
         self.denoiser = accelerator.prepare(self.tuned.module)
         if getattr(self.objective, "needs_start", False):
             self.beginning = tuning.Start.of(self.tuned)  # before a saved state is taken up
-        betas = (settings.train.beta1, settings.train.beta2)
-        self.optimizer = torch.optim.AdamW(
-            self.tuned.parameters.values(), settings.train.lr, betas, settings.train.eps, settings.train.weight_decay
-        )
+        self.optimizer = optimizers.make(self.tuned.parameters.values(), settings.train)
         self.average = tuning.Average(self.tuned.parameters, settings.train.ema)
         self.guard = Guard(settings.train.guard)
         folder = run.round_folder(self.round)
