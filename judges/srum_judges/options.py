@@ -213,15 +213,17 @@ class RemoteOptions:
     model: str = ""
     """The served model's name; empty = the only one that the server lists."""
     url: str = field(default="", metadata=SPEED)
-    """Base URL up to and with /v1; empty = the environment variable OPENAI_BASE_URL."""
+    """Base URL up to and with /v1; several servers of the same model, with commas in between, are asked in turn. Empty
+    = the environment variable OPENAI_BASE_URL."""
     key_env: str = field(default="OPENAI_API_KEY", metadata=SPEED)
     """Name of the environment variable with the key. The key itself is never a setting: those are written to disk."""
     concurrency: int = field(default=8, validator=_positive, metadata=SPEED)
-    """Requests under way at once, per process."""
+    """Requests under way at once, per server and process."""
     timeout: float = field(default=300.0, validator=_a_day, metadata=SPEED)
     """Seconds for one request, from connecting to the last byte; at most a day."""
     retries: int = field(default=5, validator=validators.ge(0), metadata=SPEED)
-    """How often a request is sent again after a lost connection, a timeout, 408, 429 or 5xx, with growing pauses."""
+    """How often a request is sent again after a lost connection, a timeout, 408, 429 or 5xx: with growing pauses, or to
+    the next server."""
     max_reply: int = field(default=4_000_000, validator=_positive, metadata=SPEED)
     """Largest reply that is read, in bytes."""
     cache: str = field(default="", metadata=SPEED)

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from srum_core.errors import AnswerError, ConfigError, RecordError
 from srum_core.pictures import open_rgb
 from srum_core.records import Box, Question
+from srum_judges.answerers.addresses import read_key, read_urls
 from srum_judges.answerers.answer_cache import AnswerCache, cache_folder, key_of
 from srum_judges.options import RemoteOptions
 
@@ -48,23 +48,25 @@ class _Ask:
 
 
 class Remote:
-    """Answers by asking a server, `concurrency` questions at a time. Raises ConfigError for settings that cannot work.
+    """Answers by asking one server or several, `concurrency` questions at a time each. Raises ConfigError for settings
+    that cannot work.
 
     Reasoning that the server returns apart from the answer (`reasoning_content`) is left out.
     """
 
     def __init__(self, options: RemoteOptions | None = None) -> None:
         self.options = options or RemoteOptions()
-        url = (self.options.url or os.environ.get("OPENAI_BASE_URL", "")).strip()
-        self.where = _shown(url)
+        urls = read_urls(self.options.url or os.environ.get("OPENAI_BASE_URL", ""))
         try:
+            from srum_judges.answerers.servers import Server, Servers
             from srum_judges.answerers.wire import Wire
         except ImportError as error:
             raise ConfigError(
                 f"The answerer remote needs packages that are not installed ({error}): install srum[remote]."
             ) from error
-        key = _key(self.options.key_env)
-        self._wire = Wire(url, key, self.options.timeout, self.options.retries, self.options.max_reply)
+        key, timeout, most = read_key(self.options.key_env), self.options.timeout, self.options.max_reply
+        servers = [Server(Wire(url, key, timeout, most), shown) for shown, url in urls.items()]
+        self._servers = Servers(servers, self.options.concurrency, self.options.retries)
         self._cache = AnswerCache(cache_folder(self.options.cache))
         self._model = self.options.model
         self.converses = self.options.converses
@@ -93,7 +95,8 @@ class Remote:
         from srum_judges.answerers.wire import Stop, Stopped, Trouble
 
         stop = Stop()
-        pool = ThreadPoolExecutor(min(self.options.concurrency, len(asks)), thread_name_prefix="srum-remote")
+        most = self.options.concurrency * len(self._servers.servers)
+        pool = ThreadPoolExecutor(min(most, len(asks)), thread_name_prefix="srum-remote")
         try:
             futures = {pool.submit(self._ask_one, ask, stop): ask for ask in asks}
             left = set(futures)
@@ -113,8 +116,8 @@ class Remote:
             raise error
         kept += sum(not each.exception() for each in done)
         raise AnswerError(
-            f"The server at {self.where} {error.why}. It was to answer a question about "
-            f"{futures[failed[0]].question.image} with the model {self._model}.{_tries(error)} {error.advice} "
+            f"The server at {error.where} {error.why}. It was to answer a question about "
+            f"{futures[failed[0]].question.image} with the model {self._model}.{self._tries(error)} {error.advice} "
             f"{self._kept(kept, total)}"
         ) from error
 
@@ -135,7 +138,7 @@ class Remote:
 
     def _send(self, ask: _Ask, stop: Stop) -> str:
         question, extra = ask.question, self.options.extra
-        answer = self._wire.ask(
+        answer = self._servers.ask(
             lambda client: client.chat.completions.with_raw_response.create(
                 model=self._model,
                 messages=_messages(ask),
@@ -151,23 +154,35 @@ class Remote:
         return answer
 
     def _only_model(self) -> str:
-        """The one model that the server lists. Raises ConfigError if there is not exactly one."""
+        """The one model that the servers list. Raises ConfigError if there is not exactly one."""
         from srum_judges.answerers.wire import Stop, Trouble
 
         try:
-            names = self._wire.ask(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
+            lists = self._servers.survey(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
         except Trouble as trouble:
             raise AnswerError(
-                f"The server at {self.where} {trouble.why}. It was to list its models.{_tries(trouble)} "
+                f"The server at {trouble.where} {trouble.why}. It was to list its models.{self._tries(trouble)} "
                 f"{trouble.advice} If it cannot list them, name the model with answerer.model."
             ) from trouble
-        if len(names) != 1:
-            listed = ", ".join(self._wire.clean(name) for name in names[:20]) or "none"
-            raise ConfigError(
-                f"The server at {self.where} does not serve exactly one model, so answerer.model must say which one to "
-                f"ask. It lists: {listed}."
-            )
-        return names[0]
+        clean = self._servers.servers[0].wire.clean
+        for where, names in lists.items():
+            if len(names) != 1:
+                listed = ", ".join(clean(name) for name in names[:20]) or "none"
+                raise ConfigError(
+                    f"The server at {where} does not serve exactly one model, so answerer.model must say which one to "
+                    f"ask. It lists: {listed}."
+                )
+        served = {where: names[0] for where, names in lists.items()}
+        if len(set(served.values())) > 1:
+            listed = ", ".join(f"{clean(name)} at {where}" for where, name in served.items())
+            raise ConfigError(f"The servers of answerer.url must all serve one model, and serve: {listed}.")
+        return next(iter(served.values()))
+
+    def _tries(self, trouble: Trouble) -> str:
+        if trouble.attempts < 2:
+            return ""
+        asked = f"The {len(self._servers.servers)} servers were" if self._servers.several else "It was"
+        return f" {asked} asked {trouble.attempts} times."
 
     # ---- preparing --------------------------------------------------------------------------------------------------
 
@@ -239,42 +254,7 @@ def _cut(path: Path, crop: Box | None) -> bytes:
     return file.getvalue()
 
 
-# ---- settings and replies --------------------------------------------------------------------------------------------
-
-
-def _shown(url: str) -> str:
-    """The URL as it may be shown: without user, password and query. Raises ConfigError for what is no URL."""
-    if not url:
-        raise ConfigError(
-            "The answerer remote does not know whom to ask: set answerer.url, such as "
-            '"http://localhost:8000/v1", or the environment variable OPENAI_BASE_URL.'
-        )
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole:
-        raise ConfigError(
-            "The answerer remote cannot use its URL (answerer.url, or the environment variable OPENAI_BASE_URL): it "
-            'should look like "http://localhost:8000/v1".'
-        )
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _key(name: str) -> str:
-    """The key, or a placeholder: servers of one's own need none. Raises ConfigError, without showing it."""
-    key = os.environ.get(name, "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise ConfigError(
-            f"The environment variable {name} holds characters that no key has (only printable ASCII can be sent). Set "
-            "it again, or name another one with answerer.key_env."
-        )
-    return key or "none-needed"
-
-
-def _tries(trouble: Trouble) -> str:
-    return f" It was asked {trouble.attempts} times." if trouble.attempts > 1 else ""
+# ---- replies --------------------------------------------------------------------------------------------------------
 
 
 def _read_answer(reply: Any) -> str:

@@ -37,6 +37,8 @@ class Trouble(Exception):
         super().__init__(why)
         self.why, self.advice, self.final, self.wish = why, advice, final, wish
         self.attempts = 1
+        self.where = ""
+        """The URL of the server as it may be shown."""
 
 
 class _Connection:
@@ -115,8 +117,8 @@ class Stop:
 class Wire:
     """An OpenAI client whose every request is bounded. `key` is sent, and never shown: not even when it comes back."""
 
-    def __init__(self, url: str, key: str, timeout: float, retries: int, max_reply: int) -> None:
-        self._key, self._timeout, self._retries, self._max_reply = key, timeout, retries, max_reply
+    def __init__(self, url: str, key: str, timeout: float, max_reply: int) -> None:
+        self._key, self._timeout, self._max_reply = key, timeout, max_reply
         self._here = threading.local()
         client: Any = httpx.Client(
             timeout=timeout,
@@ -129,24 +131,9 @@ class Wire:
             base_url=url, api_key=key, http_client=client, timeout=timeout, max_retries=0, default_headers=headers
         )
 
-    def ask(self, send: Callable[[openai.OpenAI], Any], read: Callable[[Any], T], stop: Stop) -> T:
-        """What `read` makes of the JSON that `send` gets; `read` raises ValueError for JSON of another shape.
-
-        Tried again, with growing pauses, after a lost connection, no complete reply in time, 408, 409, 429, 5xx and
-        replies that make no sense. (Here and not in the client, whose pauses cannot be ended, and which does not look
-        into replies.) Raises Trouble, Stopped."""
-        for attempt in range(self._retries + 1):
-            try:
-                return self._attempt(send, read, stop)
-            except Trouble as trouble:
-                trouble.attempts = attempt + 1
-                if trouble.final or attempt == self._retries:
-                    raise
-                own = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * _chance.uniform(0.75, 1)
-                stop.pause(max(own, min(trouble.wish, LONGEST_WISH)))
-        raise AssertionError("range(retries + 1) is never empty")
-
-    def _attempt(self, send: Callable[[openai.OpenAI], Any], read: Callable[[Any], T], stop: Stop) -> T:
+    def attempt(self, send: Callable[[openai.OpenAI], Any], read: Callable[[Any], T], stop: Stop) -> T:
+        """What `read` makes of the JSON that `send` gets; `read` raises ValueError for JSON of another shape. Asked
+        once. Raises Trouble, Stopped."""
         with stop.connection(self._timeout) as connection:
             self._here.connection = connection
             try:
@@ -250,6 +237,17 @@ def _json(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise ValueError("something that is not JSON" if body else "an empty reply") from None
+
+
+def own_pause(attempt: int, trouble: Trouble) -> float:
+    """Seconds to wait after the `attempt`-th attempt (from 0) failed, where there is no other server to ask."""
+    own = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * _chance.uniform(0.75, 1)
+    return max(own, wished(trouble))
+
+
+def wished(trouble: Trouble) -> float:
+    """Seconds that the server asked for, within reason."""
+    return min(trouble.wish, LONGEST_WISH)
 
 
 def _wish(header: str) -> float:

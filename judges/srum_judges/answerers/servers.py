@@ -1,0 +1,149 @@
+"""Several servers with the same model, asked in turn; one is the simplest case.
+
+Each has at most so many requests under way, so that what a server cannot take in yet waits here and not in its queue.
+One that fails is left out for a while, longer each time, and then tried with a single request.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, TypeVar
+
+import openai
+from attrs import define, field
+
+from srum_judges.answerers.wire import Stop, Trouble, Wire, own_pause, wished
+
+T = TypeVar("T")
+FIRST_REST, LONGEST_REST = 5.0, 300.0
+"""Seconds for which a server of several is left out after its first failure in a row, and at most."""
+LOOK = 0.2
+"""Seconds after which somebody who waits for a server looks again whether all is over."""
+log = logging.getLogger("srum")
+
+Send = Callable[[openai.OpenAI], Any]
+
+
+@define(eq=False)
+class Server:
+    """One server, and how it has done so far."""
+
+    wire: Wire
+    where: str
+    """Its URL as it may be shown."""
+    under_way: int = 0
+    failures: int = 0
+    """Rests in a row, without an answer in between."""
+    wakes: float = 0.0
+    """When its rest is over, on the monotonic clock; 0 = it does not rest."""
+
+
+@define(eq=False)
+class Servers:
+    """Asks `servers` in turn, each with at most `room` requests under way; one request is sent `retries` times more."""
+
+    servers: Sequence[Server]
+    room: int
+    retries: int
+    _next: int = field(default=0, init=False)
+    _changed: threading.Condition = field(factory=threading.Condition, init=False)
+
+    @property
+    def several(self) -> bool:
+        return len(self.servers) > 1
+
+    def ask(self, send: Send, read: Callable[[Any], T], stop: Stop) -> T:
+        """What `read` makes of the JSON that `send` gets; `read` raises ValueError for JSON of another shape.
+
+        Tried again after a lost connection, no complete reply in time, 408, 409, 429, 5xx and replies that make no
+        sense: at the same server with growing pauses, or at the next one. (Here and not in the client, whose pauses
+        cannot be ended, and which does not look into replies.) Raises Trouble, Stopped."""
+        for attempt in count():
+            with self._turn(stop) as server:
+                try:
+                    return self._ask(server, send, read, stop)
+                except Trouble as trouble:
+                    trouble.attempts = attempt + 1
+                    if trouble.final or attempt == self.retries or self._hopeless():
+                        raise
+                    pause = 0.0 if self.several else own_pause(attempt, trouble)
+            if pause:
+                stop.pause(pause)
+        raise AssertionError("count() does not end")
+
+    def survey(self, send: Send, read: Callable[[Any], T], stop: Stop) -> dict[str, T]:
+        """What each server says, by its URL as it may be shown. Those that do not answer are left out, unless none
+        does. Raises Trouble, Stopped."""
+        found = {}
+        for server in self.servers if self.several else ():
+            try:
+                found[server.where] = self._ask(server, send, read, stop)
+            except Trouble as trouble:
+                if trouble.final:
+                    raise
+        return found or {self.servers[0].where: self.ask(send, read, stop)}
+
+    def _ask(self, server: Server, send: Send, read: Callable[[Any], T], stop: Stop) -> T:
+        """Once, and remember how it went."""
+        began = time.monotonic()
+        try:
+            found = server.wire.attempt(send, read, stop)
+        except Trouble as trouble:
+            trouble.where = server.where
+            if self.several and not trouble.final:
+                self._leave_out(server, trouble, began)
+            raise
+        self._welcome(server)
+        return found
+
+    # ---- whose turn it is -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _turn(self, stop: Stop) -> Iterator[Server]:
+        """The next server that does not rest and has room; waits for one. Raises Stopped."""
+        with self._changed:
+            while (server := self._free()) is None:
+                self._changed.wait(LOOK)
+                stop.check()
+            server.under_way += 1
+            self._next = (self.servers.index(server) + 1) % len(self.servers)
+        try:
+            yield server
+        finally:
+            with self._changed:
+                server.under_way -= 1
+                self._changed.notify_all()
+
+    def _free(self) -> Server | None:
+        now = time.monotonic()
+        in_turn = [*self.servers[self._next :], *self.servers[: self._next]]
+        return next((each for each in in_turn if each.wakes <= now and each.under_way < self._limit(each)), None)
+
+    def _limit(self, server: Server) -> int:
+        return 1 if server.failures else self.room
+
+    def _leave_out(self, server: Server, trouble: Trouble, began: float) -> None:
+        """Failures of requests that were under way together count as one."""
+        with self._changed:
+            if began < server.wakes:
+                return
+            server.failures += 1
+            rest = max(min(FIRST_REST * 2 ** (server.failures - 1), LONGEST_REST), wished(trouble))
+            server.wakes = time.monotonic() + rest
+        log.warning("The server at %s %s. It is left out for %g seconds.", server.where, trouble.why, rest)
+
+    def _welcome(self, server: Server) -> None:
+        with self._changed:
+            back, server.failures, server.wakes = server.failures > 0, 0, 0.0
+            self._changed.notify_all()
+        if back:
+            log.warning("The server at %s answers again.", server.where)
+
+    def _hopeless(self) -> bool:
+        """Whether every one of several servers has failed as often in a row as a request may."""
+        return self.several and all(server.failures > self.retries for server in self.servers)
