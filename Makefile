@@ -28,7 +28,7 @@ format: install
 	$(BIN)/ruff format .
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: install  ## the site, in site/; tests/test_docs.py follows its pages
 	$(BIN)/python -m sphinx -W -q -b html docs site

@@ -19,10 +19,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
+from warm import Warm, started
 
 ROOT = Path(__file__).parent.parent
 _LEFT_OUT = ("PYTHONPATH", "PYTEST_", "SRUM_", "VIRTUAL_ENV", "COV_")
@@ -76,17 +79,20 @@ class CleanEnvironment:
         """The same for any program; the name of one in `scripts` is enough. Runs in `folder` unless `cwd` is given."""
         found = self.scripts / program  # an absolute path stays what it is
         command = [str(found) if found.exists() else program, *arguments]
-        done = subprocess.run(
-            command,
-            cwd=cwd or self.folder,
-            env=self._variables(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-        )
-        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
-        return done.stdout
+        if program in ("srum", "srum-train") or arguments[:2] == ("-m", "pytest"):
+            words = arguments if arguments[:1] == ("-m",) else command
+            done = self._warm.run(words, cwd or self.folder, self._variables())
+            assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.output}"
+            return done.output
+        both: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        ended = subprocess.run(command, cwd=cwd or self.folder, env=self._variables(), timeout=timeout, **both)
+        assert ended.returncode == 0, f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stdout}"
+        return ended.stdout
+
+    @cached_property
+    def _warm(self) -> Warm:
+        """Programs that import torch start from this one."""
+        return started(self.scripts / "python")
 
     def _variables(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +18,7 @@ import pytest
 import torch
 import toy
 from training import clean  # noqa: F401 - a fixture
+from warm import shared
 
 from srum_core import cli, statistics
 from srum_core.ablation import share as sharing
@@ -378,9 +377,9 @@ def files(folder: Path) -> list[Path]:
 def test_killed_it_ends_with_the_same_tables(when: str, whole: dict[str, Any], tmp_path: Path) -> None:
     given = command(tmp_path, "base,sft,paper", seeds=2)
     environment = {**os.environ, "SRUM_TOY_KILL": when, "PYTHONPATH": str(Path(toy.__file__).parent)}
-    words = [sys.executable, "-c", "import sys; from srum_core.cli import main; sys.exit(main())", *given]
-    killed = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stderr
+    words = ["-c", "import sys; from srum_core.cli import main; sys.exit(main())", *given]
+    killed = shared().run(words, tmp_path, environment)
+    assert killed.returncode == -9, killed.output
     assert cli.main(given) == 0
     assert results(tmp_path)["rows"] == whole["rows"]
 

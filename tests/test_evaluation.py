@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder, wise_folder
 from PIL import Image
+from warm import shared
 
 from srum_benchmarks.wise.prompts import LEGACY
 from srum_core import tables
@@ -213,8 +214,8 @@ def test_killed_for_good_and_resumed(data: Path, tmp_path: Path) -> None:
     code = "import sys; from srum_core.cli import main; sys.exit(main(sys.argv[1:]))"
     for kill in ("draw", "answer"):
         killing = {**environment, "SRUM_TEST_KILL": kill}
-        done = subprocess.run([sys.executable, "-c", code, "eval", "run", *words], env=killing, capture_output=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        done = shared().run(["-c", code, "eval", "run", *words], tmp_path, killing)
+        assert done.returncode == -signal.SIGKILL, done.output
     assert srum("run", *words) == 0
     assert srum("run", *model(use("wise", data), tmp_path / "whole"), "--judge", f"{HERE}:Judges", "--as", "j") == 0
     assert made(tmp_path / "run") == made(tmp_path / "whole")
