@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from srum_benchmarks.shapes.pretrain_head import main, rebuilt
+from srum_benchmarks.shapes.curriculum import Recipe, Steps
+from srum_benchmarks.shapes.measure_head import rebuilt
+from srum_benchmarks.shapes.pretrain_head import main
+from srum_blip3o.reader import Reader
 from srum_core.plugins import discover
 
 STEPS = ["--features-steps", "2", "--autoencoder-steps", "2", "--unet-steps", "2", "--measure", "0"]
@@ -49,6 +52,29 @@ def test_the_same_command_goes_on(out: Path) -> None:
 def test_a_phase_says_which_one_it_needs(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="make the phase `features` first"):
         main(["--out", str(tmp_path), *STEPS, *BATCHES, "--phase", "head"])
+
+
+def test_captions_are_read_once_for_all_their_pictures(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four pictures a step are two captions', which the language model reads; all parts of the head learn."""
+    read: list[int] = []
+    states = Reader.states
+    monkeypatch.setattr(
+        Reader, "states", lambda self, queries, rows: read.append(len(rows)) or states(self, queries, rows)
+    )
+    before = torch.load(out / "head.pt", weights_only=True)
+    main(["--out", str(out), *STEPS, *BATCHES, "--head-steps", str(before["step"] + 1), "--dropped", "0"])
+    assert read == [2]
+    after = torch.load(out / "head.pt", weights_only=True)["weights"]
+    moved = {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before["weights"][name])}
+    assert moved == {"denoiser", "language", "guess"}
+
+
+def test_pictures_of_one_caption_lie_together() -> None:
+    plan = Recipe(drawing_steps=1, drawing_batch=6, alike=3, dropped=0.0)
+    drawn, captions = Steps(plan, ("", ""), 0, "drawing")[0]
+    assert [captions[0]] * 3 + [captions[3]] * 3 == captions
+    assert captions[0] != captions[3]
+    assert not np.array_equal(drawn[0], drawn[1])
 
 
 @pytest.mark.parametrize("keeps", [True, False])

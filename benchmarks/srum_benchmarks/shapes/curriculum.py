@@ -42,6 +42,8 @@ class Recipe:
     drawing_steps: int = 0
     """Of the phase after it, in which drawing is trained alone."""
     drawing_batch: int = 128
+    alike: int = 1
+    """Pictures of each caption, one after another."""
     looking_steps: int = 0
     """Of the last phase, in which the picture tower learns from pictures that the model drew (`looking.py`)."""
     looking_batch: int = 32
@@ -70,8 +72,13 @@ class Recipe:
 
 def picture(rng: np.random.Generator, missed: float = 0.0) -> tuple[np.ndarray, str]:
     """A picture and its caption, which a share of the pictures misses in one thing."""
+    return pictures_of_one(rng, 1, missed)[0]
+
+
+def pictures_of_one(rng: np.random.Generator, count: int, missed: float) -> list[tuple[np.ndarray, str]]:
+    """Pictures of one caption, each with it."""
     prompt = random_prompt(rng, "train")
-    return picture_for(prompt, compose(prompt.tags, rng), missed, rng), prompt.text
+    return [(picture_for(prompt, compose(prompt.tags, rng), missed, rng), prompt.text) for _ in range(count)]
 
 
 def asked_about(taught: Lesson, templates: tuple[str, str], rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -121,8 +128,10 @@ class Steps(Dataset):
         return drawn, captions, [each.image for each in taught], asked
 
     def _drawings(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[str | None]]:
-        drawn = [picture(rng, self.recipe.missed_captions) for _ in range(count)]
-        captions = [None if rng.random() < self.recipe.dropped else text for _, text in drawn]
+        each, missed = self.recipe.alike, self.recipe.missed_captions
+        drawn = [shot for _ in range(count // each) for shot in pictures_of_one(rng, each, missed)]
+        kept = [rng.random() >= self.recipe.dropped for _ in range(count // each)]
+        captions = [text if kept[place // each] else None for place, (_, text) in enumerate(drawn)]
         return np.stack([image for image, _ in drawn]), captions
 
 

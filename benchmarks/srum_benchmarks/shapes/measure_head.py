@@ -1,0 +1,41 @@
+"""How right a model that draws features draws: what tower and decoder keep of rendered pictures, and its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from srum_benchmarks.shapes.checker import check
+from srum_benchmarks.shapes.measure import draw_all, drawing, seed_of
+from srum_benchmarks.shapes.render import compose, draw
+from srum_benchmarks.shapes.world import prompts
+from srum_core.records import Prompt
+
+
+def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
+    """How right rendered pictures still are after tower and decoder: the ceiling of what the head can draw."""
+    asked = prompts(split, count)
+    dice = np.random.default_rng(0)
+    rendered = [Image.fromarray(draw(compose(prompt.tags, dice))) for prompt in asked]
+    made, options = model.parts["decoder"], model.options.drawing
+    features = torch.stack(model.encode(rendered)).flatten(1, 2)
+    noise = torch.stack([made.noise(made.size, torch.Generator().manual_seed(i)) for i in range(count)])
+    latents = made.latents(features, torch.zeros_like(features), noise, options)
+    back = [(255 * each).round().byte().permute(1, 2, 0).numpy() for each in made.pixels(latents)]
+    return _figures(back, asked)
+
+
+def drawn(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
+    """How right the model's own pictures are."""
+    asked = prompts(split, count)
+    made = draw_all(model, asked, [seed_of(prompt, 0, 0) for prompt in asked])
+    return _figures(made, asked)
+
+
+def _figures(pictures: Sequence[Any], asked: Sequence[Prompt]) -> dict[str, Any]:
+    found = [check(each, prompt.tags) for each, prompt in zip(pictures, asked, strict=True)]
+    return drawing(found, asked, np.arange(len(asked)))
