@@ -17,7 +17,8 @@ from rich.table import Table
 from srum_core import config, launching, plugins
 from srum_core.console import add_settings, find_modules_here, read_settings, shown, tell
 from srum_core.errors import ConfigError, RecordError, SrumError
-from srum_core.run import STAGES, Run, lock
+from srum_core.folders import lock
+from srum_core.run import STAGES, Run
 from srum_core.stages import Step, count, needed, perform, steps, undone
 from srum_core.stages.evaluate import compare
 

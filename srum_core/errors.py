@@ -27,3 +27,9 @@ class TrainingError(SrumError):
 
 class AnswerError(SrumError):
     """Whoever is asked about pictures cannot be reached, or does not answer."""
+
+
+def refuse(condition: bool, component: object, sentence: str) -> None:
+    """Raise PluginError naming the component's class if the condition holds."""
+    if condition:
+        raise PluginError(f"{type(component).__module__}:{type(component).__qualname__} {sentence}")

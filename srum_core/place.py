@@ -33,6 +33,19 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
+def bundled(checkpoint: str, package: Path, proof: str) -> Path | None:
+    """The folder of a package that `bundled:NAME` means, told by a file that every checkpoint of its layout has; None
+    for anything else. Raises CheckpointError if nothing of that name is bundled, and lists what is."""
+    if not checkpoint.startswith("bundled:"):
+        return None
+    there = sorted(path.parent.name for path in package.glob(f"*/{proof}"))
+    name = checkpoint.removeprefix("bundled:")
+    if name not in there:
+        known = ", ".join(f"bundled:{each}" for each in there) or "none"
+        raise CheckpointError(f"adapter.checkpoint={checkpoint}: no such bundled model; there is {known}.")
+    return package / name
+
+
 def download(repository: str, setting: str, patterns: Sequence[str], instead: str = "") -> Path:
     """A hub repository as a directory here; only files that match. Raises CheckpointError naming the setting that asked
     for it; `instead`: what else would run."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +14,8 @@ from attrs import field, frozen
 
 from srum_core import benchmarking, config, plugins
 from srum_core.config import Settings
-from srum_core.errors import ConfigError, PluginError, RecordError
+from srum_core.errors import ConfigError, RecordError
+from srum_core.folders import delete
 from srum_core.hookspecs import Use
 from srum_core.prompts import load_prompts, refuse_twins
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
@@ -116,7 +114,7 @@ class Run:
             keep = _BEFORE[stage] if k == round else set[str]()
             for path in self.round_folder(k).iterdir():
                 if path.name.partition(".before-")[0] not in keep:  # `srum reread` keeps judgements.before-1, …
-                    _delete(path)
+                    delete(path)
 
     def _rounds_there(self) -> list[int | None]:
         numbers = [path.name.removeprefix("round-") for path in self.folder.glob("round-*")]
@@ -296,39 +294,7 @@ def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
     return run, last + 1
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[int]:
-    """Keep other processes out of a run's folder; yields the descriptor, for stage processes to hold on to.
-
-    Raises RecordError if somebody else is at work there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordError(
-                f"Another process is at work in {folder}. Wait for it, stop it, or choose another folder with --out."
-            ) from error
-        yield handle
-    finally:
-        os.close(handle)
-
-
 def _need(use: Use | None, kind: str) -> Use:
     if use is None:
         raise ConfigError(f"This needs a {kind}, but the settings name none. Set {kind}=NAME (see `srum plugins`).")
     return use
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def refuse(condition: bool, component: object, sentence: str) -> None:
-    """Raise PluginError naming the component's class if the condition holds."""
-    if condition:
-        raise PluginError(f"{type(component).__module__}:{type(component).__qualname__} {sentence}")

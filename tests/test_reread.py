@@ -14,9 +14,10 @@ from training import clean  # noqa: F401 - a fixture
 
 from srum_core import cli, config, plugins
 from srum_core.errors import RecordError
+from srum_core.folders import lock
 from srum_core.hookspecs import Use
 from srum_core.records import BoxFormat, Candidate, Judgement, Question, Region, Score, Unreadable
-from srum_core.run import Run, lock
+from srum_core.run import Run
 from srum_core.stages import perform
 from srum_core.store import Records
 

@@ -16,9 +16,10 @@ from toy import COMPONENTS
 
 from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError
+from srum_core.folders import lock
 from srum_core.hookspecs import Use
 from srum_core.prompts import load_prompts, read_prompts
-from srum_core.run import FOLDERS, STAGES, Run, lock
+from srum_core.run import FOLDERS, STAGES, Run
 from srum_core.stages import Step, count, needed, perform, steps, undone
 
 HERE = Path(__file__).parent

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import torch
 
-from srum_core.errors import CheckpointError
-from srum_core.place import download, refuse_large
+from srum_core.place import bundled, download, refuse_large
 
-BUNDLED = Path(__file__).parent
 FILES = ["*.json", "*.safetensors", "merges.txt"]
 PUBLISHED = {"ByteDance-Seed/BAGEL-7B-MoT": 29_200_000_000}
 """Bytes of weights behind well-known hub ids, so that a laptop does not download them first."""
@@ -22,11 +20,9 @@ NEEDS = (
 
 def find(checkpoint: str, device: torch.device, asked: str) -> Path:
     """The directory behind a path, a hub id or `bundled:NAME`. Errors say what is needed and what else would run."""
-    if checkpoint.startswith("bundled:"):
-        directory = BUNDLED / checkpoint.removeprefix("bundled:")
-        if not (directory / "llm_config.json").is_file():
-            raise CheckpointError(f"adapter.checkpoint={checkpoint}: no such bundled model; there is bundled:shapes.")
-        return directory
+    inside = bundled(checkpoint, Path(__file__).parent, "llm_config.json")
+    if inside is not None:
+        return inside
     directory = Path(checkpoint).expanduser()
     if directory.is_dir():
         size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))

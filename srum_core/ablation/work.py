@@ -12,8 +12,9 @@ from srum_core.ablation.plan import Plan, Task, Unit
 from srum_core.ablation.share import share, share_latents
 from srum_core.console import tell
 from srum_core.errors import SrumError
+from srum_core.folders import lock
 from srum_core.progress import clock
-from srum_core.run import Run, lock
+from srum_core.run import Run
 from srum_core.stages import perform
 
 Failures = Mapping[tuple[int, str], str]

@@ -21,7 +21,7 @@ from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
 from srum_core.console import add_settings, read_settings, shown, tell
 from srum_core.errors import ConfigError
-from srum_core.run import lock
+from srum_core.folders import lock
 from srum_core.stages import Step
 
 if TYPE_CHECKING:

@@ -6,7 +6,13 @@ of the latents, at seeds, words and answers, and measures one call of everything
   srum doctor --adapter bagel --preset shapes
   srum doctor --adapter mine --checkpoint DIR --pictures FOLDER train.method=full
 
-The exit status is 1 if something is wrong; what these weights cannot tell is no failure.
+With --plan it loads no weights, and says what each stage would take of a GPU's memory and what to change where that is
+too much.
+
+  srum doctor --plan --gib 80 --adapter bagel train.method=full
+  srum doctor --plan --gib 80 --gpus 8 --adapter blip3o
+
+The exit status is 1 if something is wrong or does not fit; what these weights cannot tell is no failure.
 """
 
 from __future__ import annotations
@@ -25,6 +31,10 @@ from srum_core.run import Run
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--pictures", type=Path, metavar="FOLDER", help="look at these pictures; a-red-cup.png is shown as a red cup")
+    add("--plan", action="store_true", help="predict each stage's memory from shapes alone, and what would make it fit")
+    add("--gib", type=_positive, help="with --plan: GiB of each GPU (default: those of the one here, or 80)")
+    add("--gpus", type=int, default=1, help="with --plan: how many there are")
+    add("--on", choices=("cuda", "cpu"), default="cuda", help="with --plan: what is planned for")
     add_settings(parser)
 
 
@@ -32,7 +42,22 @@ def run(parsed: argparse.Namespace) -> int:
     """0, or 1 if something is wrong with the adapter."""
     settings = read_settings(parsed, registry := plugins.discover())
     with tempfile.TemporaryDirectory(prefix="srum-doctor-") as folder:
-        return _examine(Run(Path(folder) / "run", settings, registry), Path(folder), parsed.pictures)
+        run = Run(Path(folder) / "run", settings, registry)
+        return _plan(run, parsed) if parsed.plan else _examine(run, Path(folder), parsed.pictures)
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := float(text)) < 1e6:
+        raise ValueError
+    return value
+
+
+def _plan(run: Run, parsed: argparse.Namespace) -> int:
+    from srum_core.doctor.advice import show
+    from srum_core.doctor.plan import Device, Planner, memory_here
+
+    device = Device(parsed.on, parsed.gib or memory_here(parsed.on), max(1, parsed.gpus))
+    return 0 if show(Planner(run.registry, device, run), run.settings, Console()) else 1
 
 
 def _examine(run: Run, folder: Path, pictures: Path | None) -> int:

@@ -16,7 +16,7 @@ from srum_core.console import shown, tell
 from srum_core.errors import SrumError
 from srum_core.evaluation import console
 from srum_core.evaluation.run import Evaluation
-from srum_core.run import lock
+from srum_core.folders import lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

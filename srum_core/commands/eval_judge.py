@@ -14,7 +14,7 @@ from srum_core import launching, plugins
 from srum_core.console import shown
 from srum_core.errors import ConfigError
 from srum_core.evaluation import console
-from srum_core.run import lock
+from srum_core.folders import lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from srum_core import plugins
 from srum_core.console import shown
 from srum_core.evaluation.layout import lay_out
 from srum_core.evaluation.run import Evaluation
-from srum_core.run import lock
+from srum_core.folders import lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from srum_core import launching
 from srum_core.commands import eval_generate, eval_score
 from srum_core.console import shown, tell
 from srum_core.evaluation import console
-from srum_core.run import lock
+from srum_core.folders import lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

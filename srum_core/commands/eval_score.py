@@ -12,7 +12,7 @@ import argparse
 from srum_core import plugins
 from srum_core.evaluation import console
 from srum_core.evaluation.scoring import POLICIES
-from srum_core.run import lock
+from srum_core.folders import lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

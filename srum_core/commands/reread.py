@@ -27,10 +27,11 @@ from srum_core import config, plugins
 from srum_core.commands.shared import add_run, judged_rounds, refuse_unjudged
 from srum_core.console import shown
 from srum_core.errors import ConfigError, RecordError
+from srum_core.folders import lock
 from srum_core.hearing import Hearing
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Judgement, Score, Unreadable
-from srum_core.run import Run, lock
+from srum_core.run import Run
 from srum_core.settings_toml import as_data
 from srum_core.stages.judge import judgement
 from srum_core.store import Records, differences, sync_folder

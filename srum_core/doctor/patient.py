@@ -12,12 +12,12 @@ from attrs import define, field
 from PIL import Image
 from torch import Tensor
 
-from srum_core.errors import ConfigError
+from srum_core.errors import ConfigError, refuse
 from srum_core.hearing import Hearing
 from srum_core.pictures import open_rgb
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate, Prompt
-from srum_core.run import Run, refuse
+from srum_core.run import Run
 
 PICTURES = 4
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

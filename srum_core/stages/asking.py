@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from srum_core.errors import refuse
 from srum_core.protocols import Answerer
 from srum_core.records import Candidate, Question
-from srum_core.run import Run, refuse
+from srum_core.run import Run
 
 
 def ask(run: Run, round: int, questions: Sequence[Question]) -> list[str]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from srum_core.errors import refuse
 from srum_core.protocols import Drawer
 from srum_core.records import Candidate
-from srum_core.run import Planned, Run, refuse
+from srum_core.run import Planned, Run
 from srum_core.stages import Step, chunks
 from srum_core.store import write_atomic
 

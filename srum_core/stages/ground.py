@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from srum_core.boxes import iou, twin
+from srum_core.errors import refuse
 from srum_core.hearing import Hearing, conduct
 from srum_core.protocols import Grounder, Judge
 from srum_core.records import Candidate, Dropped, Grounding, Question, Region, Score, Unreadable
-from srum_core.run import Run, refuse
+from srum_core.run import Run
 from srum_core.stages import Step, chunks
 from srum_core.stages.asking import ask, seen_by_answerer
 
