@@ -68,6 +68,8 @@ class UnifiedModel(Drawer, Answerer, Protocol):
     # `before_training(texts)` is called once before the first step with all texts that `condition` will be asked for,
     # so that what they need can be computed and let go of.
     # `export(directory)` writes the whole model as it is, in the upstream layout, where `save` keeps only a part of it.
+    # `outline(options, device: str) -> srum_core.outline.Outline`, a class method: the model without its weights, for
+    # `srum doctor --plan`.
 
 
 @runtime_checkable

@@ -18,11 +18,13 @@ from srum_bagel.context import Context
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.images import SizeRule, to_image, to_tensor
 from srum_bagel.options import Options
+from srum_bagel.outline import outline
 from srum_bagel.place import find
 from srum_bagel.sampling import Contexts, sample
 from srum_bagel.vision import Eye
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
+from srum_core.outline import Outline
 from srum_core.pictures import flatten, open_rgb
 from srum_core.place import choose_device, choose_dtype
 from srum_core.records import Question, Sample
@@ -64,12 +66,12 @@ class Bagel:
         self.stride = self.patch * self.autoencoder.sizes.factor
         self.drawn_size = size_rule(options.drawing_sides, self.stride, self.denoiser.side)
         self.seen_size = size_rule(options.vision_sides, self.eye.patch, self.eye.side)
-        self.recipe = Recipe(
-            blocks=("MoTLayer",),
-            full=trained_patterns(sizes.language.num_hidden_layers, options.experts),
-            lora=r".*\.([qkvo]_proj_moe_gen|mlp_moe_gen\.(gate|up|down)_proj)",
-            schedule=Schedule("logit-normal"),
-        )
+        self.recipe = make_recipe(sizes.language.num_hidden_layers, options)
+
+    @classmethod
+    def outline(cls, options: Options, device: str) -> Outline:
+        """The same model without weights, to plan for."""
+        return outline(options, device, lambda layers: make_recipe(layers, options))
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
@@ -221,6 +223,15 @@ def size_rule(sides: tuple[int, int], stride: int, table: int) -> SizeRule:
 
 def build_denoiser(sizes: checkpoint.Sizes, markers: tuple[int, int]) -> BagelDenoiser:
     return BagelDenoiser(sizes.language, sizes.cell, sizes.latent_side, markers, sizes.theta)
+
+
+def make_recipe(layers: int, options: Options) -> Recipe:
+    return Recipe(
+        blocks=("MoTLayer",),
+        full=trained_patterns(layers, options.experts),
+        lora=r".*\.([qkvo]_proj_moe_gen|mlp_moe_gen\.(gate|up|down)_proj)",
+        schedule=Schedule("logit-normal"),
+    )
 
 
 def trained_patterns(layers: int, experts: str) -> tuple[str, ...]:

@@ -41,11 +41,11 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
     if wrong:
         raise CheckpointError(f"transformers could not load {', '.join(wrong[:5])} of {checkpoint.directory}.")
     model.generation_config = GenerationConfig()
-    _allow_recomputing(model)
+    allow_recomputing(model)
     return model.eval().requires_grad_(False)
 
 
-def _allow_recomputing(model: Any) -> None:
+def allow_recomputing(model: Any) -> None:
     """Layers then compute their activations again where they are in training mode, which nothing else depends on."""
     newer = getattr(model, "activation_checkpointing_enable", None)
     (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})

@@ -22,6 +22,7 @@ from srum_blip3o.weights import fill, save_trained, write_whole
 from srum_blip3o.words import QUERIES as QUERIES_TOKEN
 from srum_blip3o.words import Words
 from srum_core.flow import Recipe, Schedule
+from srum_core.outline import Outline
 from srum_core.pictures import flatten, open_rgb
 from srum_core.place import choose_device, choose_dtype
 from srum_core.records import Box, BoxFormat, Question, Sample
@@ -55,12 +56,14 @@ class Blip3o:
         self.denoiser = self._load_denoiser(sizes)
         self.told: dict[str, Tensor] = {}
         """With train_queries off: the condition of every caption so far, on the CPU."""
-        self.recipe = Recipe(
-            blocks=("LuminaNextDiTBlock",),
-            full=(r"dit\..*", *([r"latent_queries"] if options.train_queries else [])),
-            lora=r"dit\.model\.layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])",
-            schedule=Schedule("uniform", levels=1000),
-        )
+        self.recipe = make_recipe(options)
+
+    @classmethod
+    def outline(cls, options: Options, device: str) -> Outline:
+        """The same model without weights, to plan for."""
+        from srum_blip3o.outline import outline
+
+        return outline(options, device, make_recipe(options))
 
     def _load_denoiser(self, sizes: Any) -> Denoiser:
         reader = Reader(
@@ -214,6 +217,15 @@ class Blip3o:
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
         """Pixels of the picture as it was resized for the model, not of the file and not thousandths."""
         return BoxFormat("pixels", self.eyes.seen(size))
+
+
+def make_recipe(options: Options) -> Recipe:
+    return Recipe(
+        blocks=("LuminaNextDiTBlock",),
+        full=(r"dit\..*", *([r"latent_queries"] if options.train_queries else [])),
+        lora=r"dit\.model\.layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])",
+        schedule=Schedule("uniform", levels=1000),
+    )
 
 
 def stored_name(name: str) -> str:

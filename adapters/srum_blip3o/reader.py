@@ -38,13 +38,13 @@ class Reader:
         """`queries` (1, q, hidden), and each row's ids up to them; an empty row is no prompt at all."""
         count, device = queries.shape[1], queries.device
         lengths = torch.tensor([len(row) + 1 for row in rows], device=device)
-        longest = int(lengths.max()) + count
+        longest = max(len(row) for row in rows) + 1 + count
         ids = [[*row, self.start, *[self.pad] * (longest - len(row) - 1)] for row in rows]
         place = torch.arange(longest, device=device)
         here = (place >= lengths[:, None]) & (place < lengths[:, None] + count)
         embeds = embed(torch.tensor(ids, device=device))
         filling = queries.to(embeds).expand(len(rows), -1, -1)
-        embeds = embeds.masked_scatter(here[..., None], filling)
+        embeds = embeds.scatter(1, _at(lengths, count)[..., None].expand_as(filling), filling)
         return Prepared(embeds, (place < lengths[:, None] + count).long(), here)
 
     def hidden(self, prepared: Prepared) -> Tensor:
@@ -65,4 +65,10 @@ class Reader:
         """The condition of each row: (n, q, hidden)."""
         prepared = self.prepare(queries, rows, self.text_model().embed_tokens)
         hidden = self.hidden(prepared)
-        return hidden[prepared.queries].unflatten(0, (len(rows), queries.shape[1]))
+        starts = torch.tensor([len(row) + 1 for row in rows], device=hidden.device)
+        return hidden[torch.arange(len(rows), device=hidden.device)[:, None], _at(starts, queries.shape[1])]
+
+
+def _at(starts: Tensor, count: int) -> Tensor:
+    """(n, count) consecutive places. No mask: how many it picks would have to be looked up in its values."""
+    return starts[:, None] + torch.arange(count, device=starts.device)

@@ -1,0 +1,104 @@
+"""Predicted and measured memory of training steps of a mid-size BAGEL on this CPU, as a table.
+
+  OMP_NUM_THREADS=1 python benchmarks/memory/measure.py [--pictures 8] [--rounds 3]
+
+Every row is a process of its own, forked when everything is imported. Measured is the high-water mark of its resident
+memory in the second step (optimiser state is there then) less what it had before the model was loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import multiprocessing
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from srum_bagel.fresh import Blueprint, create
+from srum_bagel.model import Bagel
+from srum_bagel.options import Options
+from srum_core import config, gauges, optimizers, plugins, tuning
+from srum_core.doctor.plan import Device, Planner
+from srum_core.flow import flow_step
+from srum_core.run import Run
+
+MID = Blueprint(side=128, hidden=512, mlp=1408, layers=6, heads=8, kv_heads=4)
+CASES = {
+    "LoRA": ["train.method=lora"],
+    "generation experts": ["train.method=full", "adapter.experts=generation"],
+    "full": ["train.method=full"],
+}
+
+
+def settings(checkpoint: Path, pictures: int, extra: list[str], registry: plugins.Registry) -> config.Settings:
+    cells = pictures * (MID.side // 8) ** 2
+    words = [f'adapter.checkpoint="{checkpoint}"', f"train.max_cells={cells}", *extra]
+    quoted = [
+        word if word.split("=")[1][0] in '"0123456789tf' else '{}="{}"'.format(*word.split("=")) for word in words
+    ]
+    return config.load_settings("bagel", [], None, quoted, registry)
+
+
+def step_peak(own: config.Settings, pictures: int, queue: multiprocessing.Queue[float]) -> None:
+    """MiB of two real training steps at their height."""
+    gc.collect()
+    before = psutil.Process().memory_info().rss / 2**20
+    model = Bagel(Options(**own.adapter.options))
+    tuned = tuning.tune(model, own.train.method, own.lora, own.train.checkpointing)
+    optimizer = optimizers.make(tuned.parameters.values(), own.train)
+    objective = plugins.discover().create("loss", own.loss)
+    side = MID.side // 8
+    latents = [torch.randn(side, side, 64) for _ in range(pictures)]
+    ids = [torch.randint(0, 10, (80,)) for _ in range(pictures)]  # as many tokens as the plan counts
+    gauges.forget_peaks()
+    for _ in range(2):
+        flow = flow_step(tuned.module, latents, ids, torch.full((pictures,), 0.5), None, latents)
+        loss, _ = objective(flow)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tuned.parameters.values(), own.train.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        del flow, loss
+    queue.put(gauges.peaks()["memory_peak"] - before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parsed = parser.parse_args()
+    for parameter in (-3, -1):  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: what is freed goes back to the system
+        ctypes.CDLL(None).mallopt(parameter, 65536)
+    registry, context = plugins.discover(), multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "mid"
+        checkpoint.mkdir()
+        create(checkpoint, MID, ["a red cup left of two blue boxes"] * 50)
+        print("| training | recompute | predicted, MiB | measured, MiB (spread) | predicted / measured |", flush=True)
+        print("|---|---|---|---|---|", flush=True)
+        for name, words in CASES.items():
+            for again in ("false", "true"):
+                own = settings(checkpoint, parsed.pictures, [*words, f"train.checkpointing={again}"], registry)
+                run = Run(Path(folder) / "run", own, registry)
+                told = Planner(registry, Device("cpu", 8), run).train(own).total / 2**20
+                found = []
+                for _ in range(parsed.rounds):
+                    queue = context.Queue()
+                    child = context.Process(target=step_peak, args=(own, parsed.pictures, queue))
+                    child.start()
+                    found.append(queue.get())
+                    child.join()
+                    time.sleep(0.1)
+                mean = statistics.mean(found)
+                spread = f"{min(found):.0f}–{max(found):.0f}"
+                print(f"| {name} | {again} | {told:.0f} | {mean:.0f} ({spread}) | {told / mean:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

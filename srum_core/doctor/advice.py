@@ -1,0 +1,133 @@
+"""A plan as a table, and what to change where a stage does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+from attrs import frozen
+from rich.console import Console
+from rich.table import Table
+
+from srum_core.config import Settings
+from srum_core.doctor.plan import GIB, Need, Planner
+
+ASSUMED = (
+    "These are predictions from shapes, of one process a device; docs/results/memory.md has what was measured. "
+    "Of a GPU, 1 GiB and then 5 % are taken to be lost to its libraries and to gaps."
+)
+
+
+@frozen
+class Mend:
+    """Settings with which a stage fits, and what it needs then."""
+
+    words: tuple[str, ...]
+    need: Need
+
+
+def needs(planner: Planner, settings: Settings) -> list[Need]:
+    """Of the stages that the run's model takes part in."""
+    found = [planner.generate(settings), planner.judge(settings), planner.train(settings)]
+    return [need for need in found if need is not None]
+
+
+def mend(planner: Planner, settings: Settings, need: Need) -> Mend | None:
+    """The first changes, one added to another, with which the stage fits, less those that it fits without; None if all
+    together are not enough."""
+    made: list[Change] = []
+    for change in _changes(planner, settings, need):
+        made.append(change)
+        if _after(planner, settings, need.stage, made).total <= planner.device.usable:
+            break
+    else:
+        return None
+    for change in made[:-1]:
+        others = [each for each in made if each is not change]
+        if _after(planner, settings, need.stage, others).total <= planner.device.usable:
+            made = others
+    return Mend(tuple(word for word, _ in made), _after(planner, settings, need.stage, made))
+
+
+Change = tuple[str, Callable[[Settings], Settings]]
+
+
+def _after(planner: Planner, settings: Settings, stage: str, changes: Sequence[Change]) -> Need:
+    for _, change in changes:
+        settings = change(settings)
+    found: Need = getattr(planner, stage)(settings)
+    return found
+
+
+def _changes(planner: Planner, settings: Settings, need: Need) -> Iterator[Change]:
+    if need.stage != "train":
+        batch = getattr(settings, need.stage).batch
+        room = planner.device.usable - need.weights
+        fewer = max(1, min(int(batch * room / need.passing), batch - 1)) if need.passing and batch > 1 else batch
+        if room > 0 and fewer < batch:
+            yield _set(need.stage, "batch", fewer)
+        return
+    own = settings.train
+    rows, columns, _ = planner.outline(settings).grid
+    if not own.checkpointing:
+        yield _set("train", "checkpointing", True)
+    if own.max_cells // (rows * columns) > 1:
+        yield _set("train", "max_cells", rows * columns)
+    if own.ema:
+        yield _set("train", "ema", 0.0)
+    if own.method == "full":
+        if own.optimizer == "adamw":
+            yield _set("train", "optimizer", "adamw8bit")
+        yield _set("train", "method", "lora")
+
+
+def _set(section: str, name: str, value: object) -> Change:
+    shown = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+
+    def change(settings: Settings) -> Settings:
+        return attrs.evolve(settings, **{section: attrs.evolve(getattr(settings, section), **{name: value})})
+
+    return f"{section}.{name}={shown}", change
+
+
+def show(planner: Planner, settings: Settings, console: Console) -> bool:
+    """Print the plan. Returns whether everything fits as it is."""
+    device, found = planner.device, needs(planner, settings)
+    name = f"{device.gib:g} GiB" if device.count == 1 else f"{device.count} devices of {device.gib:g} GiB"
+    console.print(table(found, device.usable))
+    fits = True
+    console.print(f"At once: {'; '.join(f'{need.stage} {need.work}' for need in found)}.", markup=False, soft_wrap=True)
+    for need in found:
+        if need.total > device.usable:
+            fits = False
+            console.print(_advice(planner, settings, need), markup=False, soft_wrap=True)
+    if fits:
+        console.print(f"All of it fits on {name}, {device.usable / GIB:.1f} of them usable.", markup=False)
+    console.print(f"{planner.outline(settings).note} {ASSUMED}".strip(), markup=False, soft_wrap=True)
+    return fits
+
+
+def _advice(planner: Planner, settings: Settings, need: Need) -> str:
+    device, own = planner.device, mend(planner, settings, need)
+    told = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
+    ways = [] if own is None else [f"{' '.join(own.words)} brings it to {own.need.total / GIB:.1f}"]
+    if need.stage == "train" and device.count > 1:
+        each = need.sharded(device.count).total
+        enough = "" if each <= device.usable else ", which is not enough either"
+        ways.append(f"--launch fsdp2 over {device.count} devices to about {each / GIB:.1f} each{enough}")
+    if not ways:
+        lack = "its weights alone do not fit" if need.weights > device.usable else "no setting of these is enough"
+        return f"{told} Here {lack}: take a device with more memory, a smaller checkpoint, or smaller pictures."
+    return f"{told} {'; '.join(ways)}."
+
+
+def table(found: list[Need], usable: float) -> Table:
+    """GiB by stage."""
+    made = Table("stage")
+    for name in ("weights", "gradients", "optimiser", "passing", "all, GiB", "fits"):
+        made.add_column(name, justify="right")
+    for need in found:
+        sizes = (need.weights, need.gradients, need.optimizer, need.passing, need.total)
+        fits = "[green]yes[/]" if need.total <= usable else "[bold red]no[/]"
+        made.add_row(need.stage, *(f"{size / GIB:.2f}" for size in sizes), fits)
+    return made

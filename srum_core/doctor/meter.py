@@ -1,0 +1,148 @@
+"""Counts the memory of tensors as they come and go, on torch's meta device, where they have shapes and no values."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import define, field
+from einops import rearrange
+from torch import Tensor
+from torch.autograd import graph
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+aten = torch.ops.aten
+_SIXTEEN = {F.linear, F.conv2d, torch.matmul, torch.bmm, torch.addmm, Tensor.matmul, Tensor.__matmul__}
+_THIRTY_TWO = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax, F.mse_loss}
+"""What autocast computes in bfloat16 and in float32, of what models here do."""
+
+
+@define
+class Metered:
+    """Bytes of what was allocated since the meter began."""
+
+    now: int = 0
+    peak: int = 0
+    _known: weakref.WeakSet[Any] = field(factory=weakref.WeakSet, init=False)
+
+    def know(self, tensor: Tensor) -> None:
+        """It was there before, or comes from elsewhere: not counted."""
+        self._known.add(tensor.untyped_storage())
+
+    def add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, size).atexit = False
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+class _Count(TorchDispatchMode):
+    """Every storage that an operation makes, until nobody holds it. A condition on values is taken to be true."""
+
+    def __init__(self, metered: Metered) -> None:
+        super().__init__()
+        self.metered = metered
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten._local_scalar_dense.default and args[0].is_meta:
+            return True if args[0].dtype == torch.bool else 1
+        for each in tree_leaves((args, kwargs)):
+            if isinstance(each, Tensor):
+                self.metered.know(each)  # weights and inputs, before a view of them is seen
+        out = func(*args, **(kwargs or {}))
+        for each in tree_leaves(out):
+            if isinstance(each, Tensor) and each.is_meta:
+                self.metered.add(each)
+        return out
+
+
+class _Fused(torch.autograd.Function):
+    """Attention as flash kernels do it: kept are queries, keys, values, the output and one number per query."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, masked: bool) -> Tensor:
+    """Attention in plain products, as a CPU does it where gradients are needed."""
+    grouped = rearrange(q * q.shape[-1] ** -0.5, "n (k g) t d -> n k (g t) d", k=k.shape[1])
+    odds = grouped @ k.transpose(-1, -2)
+    if masked:
+        odds = odds.masked_fill(odds.new_empty(odds.shape[-2:], dtype=torch.bool), 0.0)
+    return rearrange(odds.softmax(-1).to(v.dtype) @ v, "n k (g t) d -> n (k g) t d", k=k.shape[1], t=q.shape[2])
+
+
+class _Like(TorchFunctionMode):
+    """Meta tensors have no kernels and no autocast of their own: as on the device that is planned for."""
+
+    def __init__(self, device: str, autocast: bool) -> None:
+        super().__init__()
+        self.device, self.autocast = device, autocast
+        self.cast: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
+        if self.autocast and func in _SIXTEEN:
+            args, kwargs = tree_map(self._sixteen, (args, kwargs))
+        elif self.autocast and func in _THIRTY_TWO:
+            args, kwargs = tree_map(_thirty_two, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, *_: Any, **more: Any) -> Tensor:
+        if self.autocast:
+            q, k, v = (self._sixteen(each) for each in (q, k, v))
+        if self.device == "cpu" and q.requires_grad and torch.is_grad_enabled():
+            return _products(q, k, v, attn_mask is not None or bool(more.get("is_causal")))
+        found: Tensor = _Fused.apply(q, k, v)
+        return found
+
+    def _sixteen(self, value: Any) -> Any:
+        """Casts of weights in training are kept until the step is over, as autocast does."""
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(torch.bfloat16)
+        if id(value) not in self.cast:
+            self.cast[id(value)] = value.to(torch.bfloat16)
+        return self.cast[id(value)]
+
+
+def _thirty_two(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+
+
+@contextmanager
+def metered(device: str, autocast: bool = False) -> Iterator[Metered]:
+    """Counts what is allocated on the meta device meanwhile, as if it were `device` ("cuda", "cpu"): there attention is
+    fused, except for gradients on a CPU. `autocast`: products in bfloat16."""
+    found = Metered()
+    with _Like(device, autocast), _Count(found):
+        yield found
+
+
+def backward(loss: Tensor) -> None:
+    """`loss.backward()` inside `metered`. torch's own function switches function modes off meanwhile, and blocks that
+    compute their activations again would do so without attention and autocast as planned for."""
+    graph._engine_run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, accumulate_grad=True)

@@ -1,0 +1,179 @@
+"""What a run's stages take of a device's memory, predicted from shapes alone: no weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import attrs
+import psutil
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from srum_core import tuning
+from srum_core.config import Settings
+from srum_core.doctor.answering import HALVES
+from srum_core.doctor.meter import backward, metered
+from srum_core.errors import ConfigError
+from srum_core.flow import flow_step
+from srum_core.hearing import Hearing
+from srum_core.outline import Outline
+from srum_core.plugins import Registry
+from srum_core.protocols import UnifiedModel
+from srum_core.records import Candidate, Prompt
+from srum_core.run import Run
+
+GIB = 2**30
+
+
+@frozen
+class Device:
+    """What is planned for. `count` of them, with `gib` GiB each."""
+
+    kind: str
+    """cuda or cpu."""
+    gib: float
+    count: int = 1
+
+    @property
+    def usable(self) -> float:
+        """Bytes left for tensors. An assumption: a GPU's context and libraries take 1 GiB, and 5 % is lost in gaps."""
+        return max(0.0, self.gib - 1) * 0.95 * GIB if self.kind == "cuda" else self.gib * GIB
+
+
+def memory_here(kind: str) -> float:
+    """GiB of the GPU of this machine, or of a large one if it has none; of the machine's own memory for a CPU."""
+    if kind == "cpu":
+        return psutil.virtual_memory().total / GIB
+    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 80.0
+
+
+@frozen
+class Need:
+    """Bytes that a stage takes of each device."""
+
+    stage: str
+    work: str
+    """What is done at once."""
+    weights: int
+    passing: int
+    """Activations, and whatever else comes and goes within the step, at their height."""
+    gradients: int = 0
+    optimizer: int = 0
+    """Its state; an averaged copy of the weights and the round's first weights too, where they are kept."""
+    largest: int = 0
+    """Weights and gradients of the largest of the repeated layers, which sharding gathers one by one."""
+    replicated: int = 0
+    """Of the weights, what no sharding divides."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.passing + self.gradients + self.optimizer
+
+    def sharded(self, count: int) -> Need:
+        """As on each of `count` devices with --launch fsdp2: two layers gathered at a time (an estimate)."""
+        weights = self.replicated + (self.weights - self.replicated) // count + 2 * self.largest
+        divided = {"gradients": self.gradients // count, "optimizer": self.optimizer // count}
+        return attrs.evolve(self, weights=weights, largest=0, **divided)
+
+
+@frozen
+class Planner:
+    """Predicts for settings; `registry` knows their adapter."""
+
+    registry: Registry
+    device: Device
+    run: Run
+
+    def outline(self, settings: Settings) -> Outline:
+        """Of the run's adapter. Raises ConfigError for one that has none."""
+        made: Any = self.registry.load("adapter", settings.adapter.use)
+        if not hasattr(made, "outline"):
+            raise ConfigError(
+                f"The adapter {settings.adapter.use} has no `outline`, from which a plan could be made. Without --plan "
+                "srum doctor measures it with its weights; docs/writing-an-adapter.md says how to add one."
+            )
+        found: Outline = made.outline(self.registry.options("adapter", settings.adapter), self.device.kind)
+        return found
+
+    def generate(self, settings: Settings) -> Need | None:
+        model, batch = self.outline(settings), settings.generate.batch
+        if model.generate is None:
+            return None
+        peak = self._peak(lambda: model.generate(batch))  # type: ignore[misc]
+        return Need("generate", f"{batch} pictures", self._held(model, "generate"), peak)
+
+    def judge(self, settings: Settings) -> Need | None:
+        """With every first question of the run's judges about each picture. None if somebody else answers."""
+        model = self.outline(settings)
+        asked = [question for each in self._hearings(settings) for question in each.votes[0].questions]
+        if model.judge is None or settings.answerer is not None or not asked:
+            return None
+        count = settings.judge.batch * len(asked)
+        tokens = max(question.max_new_tokens for question in asked)
+        peak = self._peak(lambda: model.judge(count, tokens))  # type: ignore[misc]
+        work = f"{count} questions about {settings.judge.batch} pictures, {tokens} tokens"
+        return Need("judge", work, self._held(model, "judge"), peak)
+
+    def train(self, settings: Settings) -> Need:
+        """A step of the run's own loss, as full as `train.max_cells` allows."""
+        own, model = settings.train, self.outline(settings)
+        rows, columns, channels = model.grid
+        count = max(1, own.max_cells // (rows * columns))
+        with torch.device("meta"):
+            tuned = tuning.tune(cast(UnifiedModel, model), own.method, settings.lora, own.checkpointing)
+        objective = self.registry.create("loss", settings.loss)
+        begins = tuning.Start.of(tuned) if getattr(objective, "needs_start", False) else None
+        latents = [torch.zeros(rows, columns, channels, device="meta") for _ in range(count)]
+
+        def step() -> None:
+            for _ in range(min(own.accumulation, 2)):  # from the second on gradients are there from the start
+                condition = model.condition(count)
+                flow = flow_step(
+                    tuned.module, latents, condition, torch.zeros(count, device="meta"), None, latents, start=begins
+                )
+                backward(objective(flow)[0])
+
+        autocast = own.mixed_precision == "bf16" or (own.mixed_precision == "auto" and self.device.kind == "cuda")
+        peak = self._peak(step, autocast)
+        numbers = sum(each.numel() for each in tuned.parameters.values())
+        gradients = 4 * numbers
+        copies = bool(own.ema) + (begins is not None)
+        return Need(
+            "train",
+            f"{count} pictures of {rows} x {columns} cells, {numbers / 1e6:,.1f} M parameters trained",
+            weights=_bytes(tuned.module.parameters()) + model.parts.get("train", 0),
+            passing=max(0, peak - gradients),
+            gradients=gradients,
+            optimizer=self._state(own.optimizer, numbers) + 4 * numbers * copies,
+            largest=_largest(tuned.module, model.recipe.blocks),
+            replicated=model.parts.get("train", 0),
+        )
+
+    @staticmethod
+    def _state(optimizer: str, numbers: int) -> int:
+        """Two means per number: in float32, or in 8 bits with a float32 scale for every 256."""
+        return 8 * numbers if optimizer == "adamw" else round(2 * numbers * (1 + 4 / 256))
+
+    def _peak(self, work: Callable[[], object], autocast: bool = False) -> int:
+        with metered(self.device.kind, autocast) as found:
+            work()
+        return found.peak
+
+    def _held(self, model: Outline, stage: str) -> int:
+        return _bytes(model.denoiser.parameters()) + model.parts.get(stage, 0)
+
+    def _hearings(self, settings: Settings) -> list[Hearing]:
+        """One picture before each judge, with two regions; what is asked does not depend on what it shows."""
+        candidate = Candidate("picture", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
+        return [Hearing.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+def _largest(module: torch.nn.Module, blocks: tuple[str, ...]) -> int:
+    own = [each for each in module.modules() if type(each).__name__ in blocks]
+    return max((_bytes(b.parameters()) + _bytes(p for p in b.parameters() if p.requires_grad) for b in own), default=0)

@@ -1,0 +1,40 @@
+"""A model without its weights: what `srum doctor --plan` needs of an adapter to say what would fit where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from srum_core.flow import Recipe
+
+
+@frozen(eq=False)
+class Outline:
+    """What an adapter's optional class method `outline(options, device: str) -> Outline` returns: the modules that the
+    options would give on such a device ("cuda", "cpu"), on torch's meta device and in the type of the loaded weights.
+
+    It reads configuration files and the headers of weights, and no weights. The functions here run on meta tensors:
+    they have shapes and types, and no values; `bool(tensor)` is True.
+    """
+
+    denoiser: nn.Module
+    """As the adapter's own."""
+    recipe: Recipe
+    """As the adapter's own."""
+    grid: tuple[int, int, int]
+    """(rows, columns, channels) of the latent of a picture of the size that is drawn."""
+    condition: Callable[[int], Any]
+    """What the denoiser takes as `condition` for so many captions of a usual length."""
+    parts: Mapping[str, int] = field(factory=dict)
+    """Bytes of the weights beside the denoiser in the stages "generate", "judge" and "train"."""
+    generate: Callable[[int], object] | None = None
+    """Does once what takes the most memory in drawing so many pictures together."""
+    judge: Callable[[int, int], object] | None = None
+    """Does once what takes the most memory in answering so many questions together, with so many new tokens each."""
+    note: str = ""
+    """A sentence on what the numbers leave out or take for granted."""

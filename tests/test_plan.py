@@ -1,0 +1,295 @@
+"""`srum doctor --plan`: what is counted on the meta device is what really is allocated, and what it tells is so."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from srum_bagel import checkpoint as bagel_checkpoint
+from srum_bagel.model import Bagel
+from srum_bagel.options import Options
+from srum_core import config, optimizers, plugins, tuning
+from srum_core.cli import main
+from srum_core.doctor.advice import mend
+from srum_core.doctor.meter import Metered, backward, metered
+from srum_core.doctor.plan import GIB, Device, Need, Planner
+from srum_core.errors import ConfigError
+from srum_core.flow import flow_step
+from srum_core.run import Run
+from srum_core.settings import Settings, Train
+
+GOLDENS = Path(__file__).parent / "golden"
+BAGEL, BLIP3O = GOLDENS / "bagel" / "checkpoint", GOLDENS / "blip3o" / "checkpoint"
+LORA, FULL = {"method": "lora"}, {"method": "full"}
+
+
+@pytest.fixture(scope="module")
+def registry() -> plugins.Registry:
+    return plugins.discover()
+
+
+def planner(registry: plugins.Registry, folder: Path, gib: float = 80.0, kind: str = "cpu", **train: Any) -> Any:
+    """(planner, settings) of two pictures of the golden BAGEL's size."""
+    settings = config.load_settings("bagel", [], None, [f'adapter.checkpoint="{BAGEL}"'], registry)
+    settings = attrs.evolve(settings, train=attrs.evolve(settings.train, **train))
+    rows, columns, _ = Bagel.outline(Options(checkpoint=str(BAGEL)), "cpu").grid
+    if "max_cells" not in train:
+        settings = attrs.evolve(settings, train=attrs.evolve(settings.train, max_cells=2 * rows * columns))
+    return Planner(registry, Device(kind, gib), Run(folder / "run", settings, registry)), settings
+
+
+# ---- the meter -------------------------------------------------------------------------------------------------------
+
+
+def test_allocations_are_counted_until_they_are_let_go_of() -> None:
+    with torch.device("meta"):
+        net, x = nn.Linear(10, 20), torch.zeros(5, 10)
+    with metered("cuda") as found:
+        y = net(x)
+        assert found.now == 5 * 20 * 4  # neither weights nor input, nor views of them
+        z = y.view(100)[10:]
+        assert found.now == 5 * 20 * 4
+        squared = z.square()
+        assert found.now == (100 + 90) * 4
+        del squared
+        assert (found.now, found.peak) == (5 * 20 * 4, (100 + 90) * 4)
+        assert bool((y > 0).all())  # a condition on values
+
+
+@pytest.mark.parametrize(("kind", "quadratic"), [("cpu", True), ("cuda", False)])
+def test_attention_is_fused_but_for_gradients_on_a_cpu(kind: str, quadratic: bool) -> None:
+    q, k = (torch.zeros(1, heads, 1000, 4, device="meta", requires_grad=True) for heads in (4, 2))
+    with metered(kind) as found:
+        nn.functional.scaled_dot_product_attention(q, k, k, enable_gqa=True).sum().backward()
+    assert q.grad is not None
+    assert q.grad.shape == q.shape
+    assert k.grad is not None
+    assert k.grad.shape == k.shape
+    assert (found.peak > 4 * 1000 * 1000 * 4) is quadratic
+    with torch.no_grad(), metered(kind) as found:
+        nn.functional.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+    assert found.peak < 1000 * 1000
+
+
+def test_autocast_keeps_what_it_casts() -> None:
+    """A float32 master weight has a bfloat16 copy, cast once; products are bfloat16."""
+    with torch.device("meta"):
+        net, x = nn.Linear(100, 100, bias=False), torch.zeros(1, 100)
+    with metered("cuda", autocast=True) as found:
+        assert net(net(x)).dtype == torch.bfloat16
+        assert 100 * 100 * 2 <= found.now < 100 * 100 * 2 + 2000
+
+
+# ---- predictions and what is really allocated ------------------------------------------------------------------------
+
+
+class Really(TorchDispatchMode):
+    """Counts what operations on real tensors allocate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = Metered()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given, out = tree_leaves((args, kwargs)), func(*args, **(kwargs or {}))
+        for tensors, count in ((given, self.found.know), (tree_leaves(out), self.found.add)):
+            for each in tensors:
+                if isinstance(each, Tensor):
+                    count(each)
+        return out
+
+
+def really(settings: Settings, registry: plugins.Registry) -> tuple[int, tuning.Tuned]:
+    """Bytes that a step of the model with its weights allocates at its height."""
+    model = Bagel(Options(**settings.adapter.options))
+    tuned = tuning.tune(model, settings.train.method, settings.lora, settings.train.checkpointing)
+    objective = registry.create("loss", settings.loss)
+    rows, columns, channels = Bagel.outline(Options(checkpoint=str(BAGEL)), "cpu").grid
+    latents = [torch.randn(rows, columns, channels) for _ in range(2)]
+    ids = [torch.ones(80, dtype=torch.long)] * 2
+    with Really() as counted:
+        backward(objective(flow_step(tuned.module, latents, ids, torch.full((2,), 0.5), None, latents))[0])
+    return counted.found.peak, tuned
+
+
+@pytest.mark.parametrize(
+    "train", [LORA, {**LORA, "checkpointing": True}, FULL, {**FULL, "checkpointing": True}], ids=str
+)
+def test_a_step_takes_what_was_predicted(registry: plugins.Registry, tmp_path: Path, train: dict[str, Any]) -> None:
+    made, settings = planner(registry, tmp_path, **train)
+    told: Need = made.train(settings)
+    peak, tuned = really(settings, registry)
+    trained = sum(parameter.numel() for parameter in tuned.parameters.values())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in tuned.module.parameters())
+    assert told.gradients == 4 * trained
+    assert told.weights - told.replicated == weights
+    assert told.passing + told.gradients == pytest.approx(peak, rel=0.04)
+
+
+def test_what_settings_do_to_a_step(registry: plugins.Registry, tmp_path: Path) -> None:
+    def train(**changed: Any) -> Need:
+        made, settings = planner(registry, tmp_path, **changed)
+        found: Need = made.train(settings)
+        return found
+
+    plain, full = train(), train(**FULL)
+    assert train(checkpointing=True).passing < 0.7 * plain.passing
+    assert train(max_cells=1).passing < 0.6 * plain.passing  # one picture by itself
+    assert full.optimizer == 2 * full.gradients > 2 * plain.gradients
+    assert train(ema=0.9).optimizer == plain.optimizer + plain.gradients
+    assert train(**FULL, optimizer="adamw8bit").optimizer < 0.26 * full.optimizer
+    assert train(**FULL, accumulation=2).passing >= full.passing  # gradients are there from the start
+
+
+def test_the_optimizer_s_state_is_as_large_as_said() -> None:
+    weight = nn.Parameter(torch.zeros(64, 256))
+    for name in ("adamw", "adamw8bit"):
+        if name == "adamw8bit":
+            pytest.importorskip("bitsandbytes")
+        made = optimizers.make([weight], Train(optimizer=name))  # type: ignore[arg-type]
+        weight.grad = torch.ones_like(weight)
+        made.step()
+        state = [each for each in made.state[weight].values() if isinstance(each, Tensor) and each.numel() > 256]
+        scales = [each for each in made.state[weight].values() if isinstance(each, Tensor) and each.numel() == 64]
+        size = sum(each.numel() * each.element_size() for each in [*state, *scales])
+        assert Planner._state(name, weight.numel()) == size
+
+
+# ---- outlines --------------------------------------------------------------------------------------------------------
+
+
+def tensors(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {name: (tuple(each.shape), each.dtype) for name, each in module.state_dict().items()}
+
+
+def test_bagel_s_outline_is_the_model_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(checkpoint=str(BAGEL), dtype="float32")
+    model = Bagel(options)
+    monkeypatch.setattr(bagel_checkpoint, "load", None)  # nothing is read but headers
+    found = Bagel.outline(options, "cuda")
+    assert tensors(found.denoiser) == tensors(model.denoiser)
+    assert all(parameter.is_meta for parameter in found.denoiser.parameters())
+    assert found.recipe == model.recipe
+    beside = [*model.eye.state_dict().values(), *model.autoencoder.state_dict().values()]
+    assert found.parts["judge"] == sum(each.numel() * each.element_size() for each in beside)
+    assert found.grid[:2] == model.grid(options.size)
+    assert Bagel.outline(Options(checkpoint=str(BAGEL)), "cuda").denoiser.vae2llm.weight.dtype == torch.bfloat16
+
+
+def test_the_published_bagel_is_known_by_its_sizes() -> None:
+    """14.607 B parameters with the tower that looks and its connector, 83.82 M in the autoencoder."""
+    found = Bagel.outline(Options(), "cuda")
+    drawing = sum(parameter.numel() for parameter in found.denoiser.parameters())
+    looking = (found.parts["judge"] - 4 * 83_819_683) / 2
+    assert (drawing + looking) / 1e9 == pytest.approx(14.607, abs=0.001)
+    assert found.grid == (64, 64, 64)
+
+
+def test_blip3o_s_outline_is_the_model_without_its_weights() -> None:
+    from srum_blip3o.model import Blip3o
+    from srum_blip3o.options import Options as Blip3oOptions
+
+    options = Blip3oOptions(checkpoint=str(BLIP3O), dtype="float32", device="cpu")
+    model, found = Blip3o(options), Blip3o.outline(options, "cpu")
+    assert tensors(found.denoiser) == tensors(model.denoiser)
+    assert found.recipe == model.recipe
+    reads = model.parts["language model"]
+    assert found.parts["judge"] == sum(each.numel() * each.element_size() for each in reads.parameters())
+    assert found.grid == (model.side, model.side, model.checkpoint.sizes.head.channels)
+    for needs in ((lambda: found.generate(2)), (lambda: found.judge(2, 8))):  # type: ignore[misc]
+        with metered("cpu") as counted:
+            needs()
+        assert counted.peak > 0
+
+
+# ---- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_mended_by_what_is_named(registry: plugins.Registry, tmp_path: Path) -> None:
+    made, settings = planner(registry, tmp_path, **FULL)
+    for stage in ("generate", "judge", "train"):
+        need: Need = getattr(made, stage)(settings)
+        tight = attrs.evolve(made, device=Device("cpu", (need.weights + 0.8 * (need.total - need.weights)) / GIB))
+        found = mend(tight, settings, need)
+        assert found is not None
+        words = [f'adapter.checkpoint="{BAGEL}"', 'train.method="full"', f"train.max_cells={settings.train.max_cells}"]
+        again = config.load_settings("bagel", [], None, [*words, *found.words], registry)  # as a person types them
+        assert getattr(tight, stage)(again).total == found.need.total <= tight.device.usable
+        assert mend(attrs.evolve(made, device=Device("cpu", 1e-6)), settings, need) is None
+
+
+class Stub:
+    """A planner for whom low-rank training takes 10, and full training 20 or more."""
+
+    def __init__(self, gib: float) -> None:
+        self.device = Device("cpu", gib / GIB)
+
+    def outline(self, _: Settings) -> Any:
+        return argparse.Namespace(grid=(8, 8, 4))
+
+    def train(self, settings: Settings) -> Need:
+        own = settings.train
+        spared = 10 * own.checkpointing + 10 * (own.max_cells == 64) + 10 * (own.optimizer == "adamw8bit")
+        return Need("train", "", weights=10 if own.method == "lora" else 50 - spared, passing=0)
+
+
+@pytest.mark.parametrize(
+    ("room", "words"),
+    [
+        (40, ("train.checkpointing=true",)),
+        (30, ("train.checkpointing=true", "train.max_cells=64")),
+        (20, ("train.checkpointing=true", "train.max_cells=64", "train.optimizer=adamw8bit")),
+        (10, ("train.method=lora",)),
+        (9, None),
+    ],
+)
+def test_nothing_is_named_that_is_not_needed(room: float, words: tuple[str, ...] | None) -> None:
+    settings = Settings(adapter=config.Use("bagel"), train=Train(method="full"))
+    made: Any = Stub(room)
+    found = mend(made, settings, made.train(settings))
+    assert (None if found is None else found.words) == words
+
+
+def test_sharding_divides_what_can_be() -> None:
+    need = Need("train", "", weights=110, passing=7, gradients=40, optimizer=80, largest=5, replicated=10)
+    assert need.sharded(4) == Need("train", "", 10 + 25 + 10, 7, 10, 20, 0, 10)
+
+
+def test_the_command_tells_and_its_status_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: Callable[[str], list[str]] = lambda gib: [  # noqa: E731
+        *("doctor", "--plan", "--on", "cpu", "--gib", gib, "--gpus", "2"),
+        *("--adapter", "bagel", "--checkpoint", str(BAGEL)),
+    ]
+    assert main(asked("80")) == 0
+    told = capsys.readouterr().out
+    assert "All of it fits on 2 devices of 80 GiB" in told
+    assert "train 8 pictures" in told or "pictures of" in told
+    assert main(asked("0.0001")) == 1
+    told = capsys.readouterr().out
+    assert "its weights alone do not fit" in told
+    assert "--launch fsdp2 over 2 devices to about" in told
+
+
+def test_an_adapter_without_an_outline_is_told(registry: plugins.Registry, tmp_path: Path) -> None:
+    settings = config.load_settings("toy:ToyModel", [], None, [], registry)
+    made = Planner(registry, Device("cpu", 1), Run(tmp_path / "run", settings, registry))
+    with pytest.raises(ConfigError, match=r"toy:ToyModel has no `outline`.*writing-an-adapter"):
+        made.train(settings)
+
+
+def test_amounts_are_amounts() -> None:
+    from srum_core.commands.doctor import arguments
+
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    arguments(parser)
+    with pytest.raises(argparse.ArgumentError):
+        parser.parse_args(["--plan", "--gib", "-3"])
