@@ -205,10 +205,26 @@ def test_blip3o_s_outline_is_the_model_without_its_weights() -> None:
     reads = model.parts["language model"]
     assert found.parts["judge"] == sum(each.numel() * each.element_size() for each in reads.parameters())
     assert found.grid == (model.side, model.side, model.checkpoint.sizes.head.channels)
-    for needs in ((lambda: found.generate(2)), (lambda: found.judge(2, 8))):  # type: ignore[misc]
-        with metered("cpu") as counted:
-            needs()
-        assert counted.peak > 0
+    assert height(lambda: found.generate(4)) > height(lambda: found.generate(2)) > 0  # type: ignore[misc]
+    config = model.checkpoint.sizes.language.get_text_config()
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    more = height(lambda: found.judge(2, 40_000)) - height(lambda: found.judge(2, 20_000))  # type: ignore[misc]
+    assert more == pytest.approx(2 * 20_000 * cache * 4, rel=0.05)
+
+
+def test_bagel_s_stages_grow_with_what_is_done_at_once() -> None:
+    found = Bagel.outline(Options(checkpoint=str(BAGEL), dtype="float32"), "cpu")
+    assert height(lambda: found.generate(4)) > 1.5 * height(lambda: found.generate(2)) > 0  # type: ignore[misc]
+    config = found.denoiser.language_model.config
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    more = height(lambda: found.judge(2, 40_000)) - height(lambda: found.judge(2, 20_000))  # type: ignore[misc]
+    assert 2 * 20_000 * cache * 4 <= more <= 2.5 * 2 * 20_000 * cache * 4  # and while the buffers grow
+
+
+def height(work: Callable[[], object]) -> int:
+    with metered("cpu") as found:
+        work()
+    return found.peak
 
 
 # ---- what is told ----------------------------------------------------------------------------------------------------

@@ -42,6 +42,12 @@ class SizeRule:
         return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
+def size_rule(sides: tuple[int, int], stride: int, table: int) -> SizeRule:
+    """The rule for (longest, shortest) sides in pixels, kept inside a position table of `table` strides."""
+    longest, shortest = (min(side, table * stride) for side in sides)
+    return SizeRule(longest, shortest, stride)
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """(3, H, W) float32 in [-1, 1]."""
     pixels = torch.from_numpy(np.asarray(image, dtype=np.uint8).copy())

@@ -16,7 +16,7 @@ from srum_bagel.autoencoder import Autoencoder, patchify, read_sizes, unpatchify
 from srum_bagel.chat import PLAN_A_PICTURE, REASON_FIRST, Chat
 from srum_bagel.context import Context
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.images import SizeRule, to_image, to_tensor
+from srum_bagel.images import size_rule, to_image, to_tensor
 from srum_bagel.options import Options
 from srum_bagel.outline import outline
 from srum_bagel.place import find
@@ -213,12 +213,6 @@ class Bagel:
     def write(self, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None:
         """Everything as it is now (with `changed` in place of what has these names) as a checkpoint directory."""
         teaching.write(self, directory, changed)
-
-
-def size_rule(sides: tuple[int, int], stride: int, table: int) -> SizeRule:
-    """The rule for (longest, shortest) sides in pixels, kept inside a position table of `table` strides."""
-    longest, shortest = (min(side, table * stride) for side in sides)
-    return SizeRule(longest, shortest, stride)
 
 
 def build_denoiser(sizes: checkpoint.Sizes, markers: tuple[int, int]) -> BagelDenoiser:

@@ -15,7 +15,7 @@ from srum_bagel import checkpoint
 from srum_bagel.answering import next_logits
 from srum_bagel.autoencoder import Autoencoder, AutoencoderSizes, read_sizes, unpatchify
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.images import SizeRule
+from srum_bagel.images import size_rule
 from srum_bagel.options import Options
 from srum_bagel.place import find
 from srum_bagel.sampling import Contexts, sample
@@ -81,9 +81,8 @@ class Parts:
     @torch.no_grad()
     def judge(self, count: int, tokens: int) -> None:
         """As many pictures as questions are looked at and read, and the first word is said."""
-        drawn = SizeRule(*(min(s, self.denoiser.side * self.stride) for s in self.options.drawing_sides), self.stride)
-        table = self.eye.side * self.eye.patch
-        seen = SizeRule(*(min(side, table) for side in self.options.vision_sides), self.eye.patch)
+        drawn = size_rule(self.options.drawing_sides, self.stride, self.denoiser.side)
+        seen = size_rule(self.options.vision_sides, self.eye.patch, self.eye.side)
         width, height = seen(*drawn(*self.size))
         pictures = self.eye([torch.zeros(3, height, width, device="meta") for _ in range(count)])
         context = self.denoiser.context(count)

@@ -119,11 +119,10 @@ class Parts:
         text = self.language.model.language_model
         embeds = torch.zeros(count, seen + QUESTION, self.sizes.head.context, device="meta", dtype=text.dtype)
         found = text(inputs_embeds=embeds, use_cache=True)
-        # The cache grows by copies: the longest one, and the layer that is being copied.
-        layers = self.sizes.language.get_text_config().num_hidden_layers
-        kept = [torch.zeros_like(found.last_hidden_state[:, :tokens, : self._cached()]) for _ in range(layers)]
+        config = self.sizes.language.get_text_config()
+        said = torch.zeros(config.num_hidden_layers, count, tokens, self._cached(), device="meta", dtype=text.dtype)
         self.language.lm_head(found.last_hidden_state[:, -1])
-        del kept
+        del said
 
     def _cached(self) -> int:
         """Numbers a token and layer, keys and values."""
@@ -136,11 +135,13 @@ def outline(options: Options, device: str, recipe: Recipe) -> Outline:
     dtype = choose_dtype(options.dtype, torch.device(device))
     sizes, known = _sizes(options)
     with torch.device("meta"):
-        reads: Any = Qwen2_5_VLForConditionalGeneration(sizes.language).to(dtype)
-        unet: Any = nn.Module.to(UNet2DConditionModel(**sizes.unet), dtype)  # its own `to` warns of nothing
+        reads: Any = Qwen2_5_VLForConditionalGeneration(sizes.language)
+        unet: Any = UNet2DConditionModel(**sizes.unet)
         autoencoder: Any = AutoencoderKL(**sizes.autoencoder)
         reader = Reader(lambda: reads.model.language_model, 0, 0, options.recompute)
         denoiser = Denoiser(sizes.head, sizes.queries, reader, options.train_queries).to(dtype)
+    for module in (reads, unet):
+        nn.Module.to(module, dtype)  # diffusers' own `to` warns of nothing
     language.allow_recomputing(reads)
     for module in (denoiser, reads, unet, autoencoder):
         module.eval().requires_grad_(False)

@@ -49,11 +49,11 @@ class Metered:
         self.now -= size
 
 
-class _Count(TorchDispatchMode):
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every storage that an operation makes, until nobody holds it. A condition on values is taken to be true."""
 
     def __init__(self, metered: Metered) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.metered = metered
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -89,7 +89,8 @@ def _products(q: Tensor, k: Tensor, v: Tensor, masked: bool) -> Tensor:
     odds = grouped @ k.transpose(-1, -2)
     if masked:
         odds = odds.masked_fill(odds.new_empty(odds.shape[-2:], dtype=torch.bool), 0.0)
-    return rearrange(odds.softmax(-1).to(v.dtype) @ v, "n k (g t) d -> n (k g) t d", k=k.shape[1], t=q.shape[2])
+    out: Tensor = rearrange(odds.softmax(-1).to(v.dtype) @ v, "n k (g t) d -> n (k g) t d", t=q.shape[2])
+    return out
 
 
 class _Like(TorchFunctionMode):

@@ -46,7 +46,7 @@ def memory_here(kind: str) -> float:
     """GiB of the GPU of this machine, or of a large one if it has none; of the machine's own memory for a CPU."""
     if kind == "cpu":
         return psutil.virtual_memory().total / GIB
-    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 80.0
+    return float(torch.cuda.get_device_properties(0).total_memory / GIB) if torch.cuda.is_available() else 80.0
 
 
 @frozen
@@ -74,8 +74,8 @@ class Need:
     def sharded(self, count: int) -> Need:
         """As on each of `count` devices with --launch fsdp2: two layers gathered at a time (an estimate)."""
         weights = self.replicated + (self.weights - self.replicated) // count + 2 * self.largest
-        divided = {"gradients": self.gradients // count, "optimizer": self.optimizer // count}
-        return attrs.evolve(self, weights=weights, largest=0, **divided)
+        gradients, optimizer = self.gradients // count, self.optimizer // count
+        return attrs.evolve(self, weights=weights, largest=0, gradients=gradients, optimizer=optimizer)
 
 
 @frozen

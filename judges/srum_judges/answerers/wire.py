@@ -241,7 +241,7 @@ def _json(body: bytes) -> Any:
 
 def own_pause(attempt: int, trouble: Trouble) -> float:
     """Seconds to wait after the `attempt`-th attempt (from 0) failed, where there is no other server to ask."""
-    own = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * _chance.uniform(0.75, 1)
+    own: float = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * _chance.uniform(0.75, 1)
     return max(own, wished(trouble))
 
 
