@@ -158,7 +158,7 @@ def _redo(text: str) -> tuple[str, int]:
 
 
 def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
-    todo = steps(run, parsed.only)
+    todo, apart = steps(run, parsed.only), launching.apart(parsed)
     if _will_ask(run, todo):
         run.preflight()
     for step in todo:
@@ -169,10 +169,10 @@ def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
             tell(f"{step}: waits for {needed(run, step)}")
             return
         tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}")
-        if parsed.launch == "none":
-            perform(run, step.stage, step.round)
+        if apart:
+            _launch(run, step, parsed, handle)
         else:
-            _launch(run, step, parsed.launch, parsed.processes, handle)
+            perform(run, step.stage, step.round)
 
 
 def _will_ask(run: Run, todo: Sequence[Step]) -> bool:
@@ -202,15 +202,15 @@ def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> 
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
-def launch_command(launch: str, processes: int, run: Path, step: Step) -> list[str]:
+def launch_command(parsed: argparse.Namespace, run: Path, step: Step) -> list[str]:
     """The command that runs one stage in a process group of its own."""
     round = "base" if step.round is None else str(step.round)
-    return launching.command(launch, processes, "srum_core.stages", step.stage, str(run), round)
+    return launching.command(parsed, "srum_core.stages", step.stage, str(run), round)
 
 
-def _launch(run: Run, step: Step, launch: str, processes: int | None, handle: int) -> None:
-    """Run one stage by accelerate. The stage holds on to the run's lock, should this process be killed."""
-    code = launching.wait_for(launch_command(launch, processes or launching.devices(), run.folder, step), handle)
+def _launch(run: Run, step: Step, parsed: argparse.Namespace, handle: int) -> None:
+    """Run one stage by its launcher. The stage holds on to the run's lock, should this process be killed."""
+    code = launching.wait_for(launch_command(parsed, run.folder, step), handle)
     if code:
         raise Stopped(code, step)
 

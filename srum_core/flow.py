@@ -50,7 +50,8 @@ class Recipe:
     """What only the adapter can say about training its denoiser."""
 
     blocks: tuple[str, ...]
-    """Class names of the repeated layers, recomputed one by one with activation checkpointing."""
+    """Class names of the repeated layers: recomputed one by one with activation checkpointing, and sharded one by one
+    with --launch fsdp2."""
     full: tuple[str, ...]
     """Regular expressions (whole names) of the parameters trained without LoRA. Must leave out what never reaches the
     velocity: every trained parameter has to be used in every step."""

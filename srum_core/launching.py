@@ -1,29 +1,74 @@
-"""Stages in process groups of their own, started by accelerate. No torch in this process."""
+"""Stages in process groups of their own, started by accelerate or by who is named. No torch in this process."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from srum_core.errors import SrumError
+from srum_core.errors import ConfigError, SrumError
 
-LAUNCHES = ("none", "ddp", "fsdp2")
+LAUNCHES = ("none", "ddp", "fsdp2", "fsdp2-offload")
+PRESETS = Path(__file__).with_name("launch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--launch", choices=LAUNCHES, default="none", help="how each stage runs: in this process, or by accelerate")
+    add(
+        "--launch",
+        choices=LAUNCHES,
+        default="none",
+        help="how each stage runs: in this process, or in several, which share the weights in training with fsdp2",
+    )
     add("--processes", type=int, help="processes per stage with --launch (default: one per accelerator; 2 on a CPU)")
+    add(
+        "--launcher",
+        metavar="COMMAND",
+        help="what starts the processes of --launch instead of accelerate, as in --launcher 'srun torchrun ...'",
+    )
 
 
-def command(launch: str, processes: int, module: str, *words: str) -> list[str]:
-    """The command that runs a module in so many processes."""
-    preset = Path(__file__).with_name("launch") / f"{launch}.yaml"
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(preset)]
-    return [*accelerate, "--num_processes", str(processes), "-m", module, *words]
+def apart(parsed: argparse.Namespace) -> bool:
+    """Whether stages run in processes of their own. Raises ConfigError for a launcher with nothing to launch."""
+    if parsed.launcher and parsed.launch == "none":
+        raise ConfigError(f"--launcher needs --launch, which says what it starts: {', '.join(LAUNCHES[1:])}.")
+    return bool(parsed.launch != "none")
+
+
+def command(parsed: argparse.Namespace, module: str, *words: str) -> list[str]:
+    """The command that runs a module in as many processes as the arguments of `add_arguments` say."""
+    if parsed.launcher:
+        return [*shlex.split(parsed.launcher), "-m", module, *words, "--launch", parsed.launch]
+    count = parsed.processes or devices()
+    accelerate = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(PRESETS / f"{parsed.launch}.yaml"),
+    ]
+    return [*accelerate, "--num_processes", str(count), "-m", module, *words]
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """For a stage that another launcher starts."""
+    parser.add_argument("--launch", choices=LAUNCHES[1:], default="ddp", help="what accelerate's preset would say")
+
+
+def take_preset(launch: str) -> None:
+    """Set the variables that accelerate would have set for this process."""
+    if launch != "ddp":
+        import yaml
+
+        chosen = yaml.safe_load((PRESETS / f"{launch}.yaml").read_text())["fsdp_config"]
+        os.environ |= {
+            "ACCELERATE_USE_FSDP": "true",
+            **{key.upper(): str(value).upper() for key, value in chosen.items()},
+        }
 
 
 def exit_status(work: Callable[[], object]) -> int:

@@ -59,11 +59,13 @@ class Saved:
     """What a training must have been begun with to be continued."""
     logs: tuple[Log, ...]
 
-    def load(self) -> dict[str, Any] | None:
-        """The last state, on the CPU, or None. Raises RecordError for a state made with other settings."""
+    def load(self, lazily: bool = False) -> dict[str, Any] | None:
+        """The last state, on the CPU, or None; `lazily`: its tensors are read from disk as they are used.
+
+        Raises RecordError for a state made with other settings."""
         check_settings(self.folder, self.settings, "train")
         path = self.folder / STATE
-        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily) if path.is_file() else None
 
     def rewind(self, state: Mapping[str, Any] | None) -> None:
         """Cut the logs back to where they were with `state`, or to nothing. For one process only."""

@@ -13,9 +13,9 @@ import torch
 from attrs import frozen
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint as recompute
 
+from srum_core import sharding
 from srum_core.errors import CheckpointError, TrainingError
 
 if TYPE_CHECKING:
@@ -57,26 +57,37 @@ def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, comp
 class Start:
     """The tuned module as it was when this was made, whatever training does to it since; called like the module.
 
-    No gradient and no dropout. It holds a copy of the trained parameters: with full training as much memory as these
-    take in float32; with LoRA that of the adapters, a few megabytes, because all else is frozen.
+    No gradient and no dropout. It holds a copy of the trained parameters, which change places with the module's own
+    for as long as it is called: with full training as much memory as these take in float32; with LoRA that of the
+    adapters, a few megabytes, because all else is frozen.
     """
 
-    module: nn.Module
+    tuned: Tuned
     weights: dict[str, Tensor]
 
     @classmethod
     def of(cls, tuned: Tuned) -> Start:
         """Make it before the first update. `tuned.module` is called, not what wraps it for several processes."""
-        return cls(tuned.module, {name: each.detach().clone() for name, each in tuned.parameters.items()})
+        return cls(tuned, {name: each.detach().clone() for name, each in tuned.parameters.items()})
 
     @torch.no_grad()
     def __call__(self, *given: Any) -> Any:
-        training = self.module.training
-        self.module.eval()
+        module = self.tuned.module
+        training = module.training
+        module.eval()
+        self._exchange()
         try:
-            return functional_call(self.module, self.weights, given)
+            return module(*given)
         finally:
-            self.module.train(training)
+            self._exchange()
+            module.train(training)
+
+    def _exchange(self) -> None:
+        for name, parameter in self.tuned.parameters.items():
+            now = parameter.detach().clone()
+            parameter.copy_(self.weights[name])
+            self.weights[name].copy_(now)
+        sharding.reshard(self.tuned.module)
 
 
 def check_types(tuned: Tuned, precision: str) -> None:
@@ -170,9 +181,9 @@ class Average:
 
 @torch.no_grad()
 def copy_into(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Overwrite parameters in place, name by name."""
+    """Overwrite parameters, sharded or not, in place and name by name."""
     for name, weight in weights.items():
-        parameters[name].copy_(weight)
+        parameters[name].copy_(sharding.like(weight, parameters[name]))
 
 
 def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str, Any]) -> None:

@@ -91,6 +91,16 @@ DetachedInput = with_denoiser(
         x.detach() + d.leave.bias + 0 * condition.sum() + time.sum() for x in plain(d, noisy, time, condition)
     ]
 )
+BlocksFromOutside = with_denoiser(
+    lambda d, noisy, time, condition: plain(d, noisy, time + 0 * d.blocks[0].up.bias.sum(), condition)
+)
+
+
+class ConditionOutOfWeights(ToyModel):
+    def condition(self, texts: Sequence[str | None]) -> Tensor:
+        return super().condition(texts) + 0 * self.denoiser.leave.weight.sum()
+
+
 WrongShape = with_denoiser(lambda d, noisy, time, condition: [v[..., :2] for v in plain(d, noisy, time, condition)])
 
 
@@ -258,6 +268,8 @@ class OddBoxes(ToyModel):
 
 
 CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
+    "BlocksFromOutside": (BlocksFromOutside, "test_sharding_changes_no_gradient", "must not be used outside"),
+    "ConditionOutOfWeights": (ConditionOutOfWeights, "test_sharding_changes_no_gradient", "must use no weights"),
     "TransposedGrid": (TransposedGrid, "test_the_latent_has_the_orientation_of_the_picture", "transposed"),
     "TransposedCells": (
         TransposedCells,

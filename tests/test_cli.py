@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from toy import COMPONENTS
 
-from srum_core import cli
+from srum_core import cli, launching
 from srum_core.stages import Step
+from srum_core.stages.__main__ import main as stages_main
 
 HERE = Path(__file__).parent
 
@@ -90,10 +92,33 @@ def test_the_way_to_go_on_is_the_same_command_without_redo() -> None:
 
 
 def test_a_stage_in_a_process_group_of_its_own(tmp_path: Path) -> None:
-    command = cli.launch_command("fsdp2", 4, tmp_path, Step("evaluate", None))
-    assert command[-4:] == ["srum_core.stages", "evaluate", str(tmp_path), "base"]
-    assert command[command.index("--num_processes") + 1] == "4"
-    assert Path(command[command.index("--config_file") + 1]).is_file()
+    for launch in launching.LAUNCHES[1:]:
+        parsed = Namespace(launch=launch, processes=4, launcher=None)
+        command = cli.launch_command(parsed, tmp_path, Step("evaluate", None))
+        assert command[-4:] == ["srum_core.stages", "evaluate", str(tmp_path), "base"]
+        assert command[command.index("--num_processes") + 1] == "4"
+        assert Path(command[command.index("--config_file") + 1]).is_file()
+
+
+def test_a_launcher_starts_the_same_stage_and_says_what_it_is_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: str
+) -> None:
+    parsed = Namespace(launch="fsdp2-offload", processes=None, launcher="srun 'my torchrun' --nnodes=2")
+    command = cli.launch_command(parsed, tmp_path, Step("train", 1))
+    assert command[:3] == ["srun", "my torchrun", "--nnodes=2"]
+    assert command[3:] == ["-m", "srum_core.stages", "train", str(tmp_path), "1", "--launch", "fsdp2-offload"]
+    assert cli.train_main([*COMPONENTS, prompts, "--out", str(tmp_path / "run"), "--launcher", "srun"]) == 2
+    assert "--launcher needs --launch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("launch", "offload"), [("ddp", None), ("fsdp2", "FALSE"), ("fsdp2-offload", "TRUE")])
+def test_a_stage_takes_the_preset_that_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: str, offload: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    assert stages_main(["train", str(tmp_path), "0", "--launch", launch]) == 2  # no run is there
+    assert os.environ.get("FSDP_OFFLOAD_PARAMS") == offload
+    assert os.environ.get("ACCELERATE_USE_FSDP") == (None if offload is None else "true")
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import pytest
 import torch
 import toy
 from accelerate.state import AcceleratorState
-from test_resume import process
 from torch import Tensor, nn
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
@@ -122,17 +121,3 @@ def test_where_srum_runs_away_the_remedies_do_not(tmp_path: Path, loss: str, sto
     train(run, 0)
     errors = [row["negative_error"] for row in metrics(run)]
     assert max(errors) < 10 * errors[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_two_processes_compare_with_the_start_as_one_does(tmp_path: Path, method: str) -> None:
-    settings: dict[str, Any] = {"method": method, "steps": 0, "epochs": 2, "max_cells": 12, "clip": 0.5, "eps": 1e-3}
-    one = make(tmp_path / "one", loss=BOUNDED, lora_dropout=0.0, accumulation=2, **settings)
-    two = make(tmp_path / "two", loss=BOUNDED, lora_dropout=0.0, accumulation=1, **settings)
-    train(one, 0)
-    done = process(two, processes=2)
-    assert done.returncode == 0, done.stderr
-    assert len(metrics(one)) == len(metrics(two)) > 2
-    for name, tensor in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from srum_core.evaluation.console import perform
 from srum_core.evaluation.run import Evaluation
-from srum_core.launching import exit_status
+from srum_core.launching import add_preset, exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", default="", help="of the judge")
     parser.add_argument("--partial", action="store_true")
     parser.add_argument("--batch", type=int, default=0)
+    add_preset(parser)
     parsed = parser.parse_args(arguments)
     return exit_status(
         lambda: perform(Evaluation.open(parsed.run), parsed.stage, parsed.name, parsed.partial, parsed.batch)

@@ -166,13 +166,12 @@ def keep_judge(run: Evaluation, name: str, use: Use) -> None:
 
 def _perform(run: Evaluation, parsed: argparse.Namespace, handle: int, stage: str, name: str = "") -> None:
     partial, batch = bool(getattr(parsed, "partial", False)), getattr(parsed, "batch", None) or 0
-    if parsed.launch == "none":
+    if not launching.apart(parsed):
         perform(run, stage, name, partial, batch)
         return
     words = [stage, str(run.folder), *([name] if name else []), *(["--partial"] if partial else [])]
     words += ["--batch", str(batch)] if batch else []
-    count = parsed.processes or launching.devices()
-    code = launching.wait_for(launching.command(parsed.launch, count, "srum_core.evaluation", *words), handle)
+    code = launching.wait_for(launching.command(parsed, "srum_core.evaluation", *words), handle)
     if code:
         raise RecordError(f"{stage} ended with exit status {code}; what it said is above. The same command goes on.")
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from srum_core.launching import exit_status
+from srum_core.launching import add_preset, exit_status, take_preset
 from srum_core.run import STAGES, Run
 from srum_core.stages import perform
 
@@ -17,7 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("run", type=Path)
     parser.add_argument("round", help="number of the round, or base")
+    add_preset(parser)
     parsed = parser.parse_args(arguments)
+    take_preset(parsed.launch)
     return exit_status(
         lambda: perform(Run.open(parsed.run), parsed.stage, None if parsed.round == "base" else int(parsed.round))
     )

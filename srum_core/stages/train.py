@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType, set_seed
 from attrs import define, evolve, field
 from torch import Tensor, nn
 
-from srum_core import optimizers, packing, trackers, tuning
+from srum_core import optimizers, packing, sharding, trackers, tuning
 from srum_core.errors import TrainingError
 from srum_core.flow import FlowStep, flow_step
 from srum_core.gauges import Guard, Tally, memory, refuse_infinite
@@ -40,8 +40,8 @@ log = logging.getLogger("srum")
 
 
 def train(run: Run, round: int) -> Path:
-    """Train round `round` and return its checkpoint folder. Continues where an interrupted training was last saved;
-    with the same settings and number of processes the result is then the same, bit for bit on a CPU.
+    """Train round `round` and return its checkpoint folder. Continues where an interrupted training was last saved,
+    with any number of processes; with as many as before the result is then the same, bit for bit on a CPU.
 
     Raises RecordError without finished judgements, TrainingError where training cannot start or must not go on.
     """
@@ -84,10 +84,11 @@ def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
         log_with=list(run.settings.train.trackers) or None,
         project_dir=run.round_folder(round) / "logs",
     )
-    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
+    if accelerator.distributed_type not in known:
         raise TrainingError(
-            f"Training on {accelerator.distributed_type.value} is not supported: every process must hold the "
-            "whole model. Use --launch ddp, and train.method=lora or train.checkpointing=true if memory is short."
+            f"Training on {accelerator.distributed_type.value} is not supported. Use --launch ddp, or --launch fsdp2 "
+            "if memory is short."
         )
     return accelerator
 
@@ -117,6 +118,8 @@ class Trainer:
     average: tuning.Average = field(init=False)
     guard: Guard = field(init=False)
     saved: Saved = field(init=False)
+    width: int = field(init=False)
+    """Batches of a full step, of all processes together. A training keeps it when their number changes."""
     done: int = field(init=False, default=0)
     """Updates made."""
 
@@ -129,16 +132,21 @@ class Trainer:
         own = settings.train
         self.tuned = tuning.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile)
         tuning.check_types(self.tuned, accelerator.mixed_precision)
-        self.denoiser = accelerator.prepare(self.tuned.module)
+        if sharding.wanted() and accelerator.num_processes > 1:
+            blocks = tuning.find_blocks(self.tuned.module, self.model.recipe.blocks)
+            self.tuned = sharding.shard(self.tuned, blocks, accelerator.mixed_precision == "bf16")
+            self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
+        else:
+            self.denoiser = accelerator.prepare(self.tuned.module)
         if getattr(self.objective, "needs_start", False):
             self.beginning = tuning.Start.of(self.tuned)  # before a saved state is taken up
         self.optimizer = optimizers.make(self.tuned.parameters.values(), settings.train)
         self.average = tuning.Average(self.tuned.parameters, settings.train.ema)
         self.guard = Guard(settings.train.guard)
         folder = run.round_folder(self.round)
-        begun_with = {**run.stage_settings("train"), "processes": accelerator.num_processes}
         logs = (Log(folder / "metrics.jsonl"), Log(folder / "speed.jsonl"))
-        self.saved = Saved(folder / "training", begun_with, logs)
+        self.saved = Saved(folder / "training", run.stage_settings("train"), logs)
+        self.width = accelerator.num_processes * own.accumulation
         self.take_up()
 
     # ---- step by step -----------------------------------------------------------------------------------------------
@@ -170,16 +178,14 @@ class Trainer:
                 f"A picture of {large} latent cells is larger than train.max_cells={settings.max_cells}: such pictures "
                 "are trained on one by one. Raise train.max_cells if memory allows."
             )
-        width = self.accelerator.num_processes * settings.accumulation
         seed = partial(self.run.derive_seed, "order", self.round)
-        return list(packing.steps(self.sizes, settings.max_cells, width, seed, settings.epochs, settings.steps))
+        return list(packing.steps(self.sizes, settings.max_cells, self.width, seed, settings.epochs, settings.steps))
 
     def update(self, step: Sequence[Batch]) -> Metrics:
         """One update of the weights. Every cell of the step counts once, whichever batch and process it is in."""
         settings, accelerator = self.run.settings.train, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         total = sum(self.sizes[index] for batch in step for index in batch)
-        set_seed(self.run.derive_seed("step", self.round, self.done, rank))  # for dropout: steps know no history
         # The first update is the first of the warm-up, at lr / warmup. The release's has lr 0 and so changes nothing.
         rate = settings.lr * min(1.0, (self.done + 1) / max(settings.warmup, 1))
         for group in self.optimizer.param_groups:
@@ -188,7 +194,10 @@ class Trainer:
         tally = Tally(getattr(self.objective, "constraint", 0.0), accelerator.device)
         mine = packing.share(step, rank, world)
         for place, (batch, counts) in enumerate(mine):
-            with nullcontext() if place == len(mine) - 1 else accelerator.no_sync(self.denoiser):
+            # For dropout: it depends on the step and the batch, not on the steps before or who computes it.
+            set_seed(self.run.derive_seed("step", self.round, self.done, place * world + rank))
+            last = place == len(mine) - 1 or sharding.is_sharded(self.denoiser)  # kept whole, gradients need the memory
+            with nullcontext() if last else accelerator.no_sync(self.denoiser):
                 flow = self.flow(batch)
                 loss, parts = self.objective(flow)
                 cells = sum(self.sizes[index] for index in batch) if counts else 0
@@ -241,29 +250,35 @@ class Trainer:
 
     def take_up(self) -> None:
         """Go back to the last saved state, if there is one."""
-        state = self.saved.load()
+        state = self.saved.load(lazily=sharding.is_sharded(self.denoiser))
         self.accelerator.wait_for_everyone()  # nobody writes before all have read
         if self.accelerator.is_main_process:
             self.saved.rewind(state)
         if state is not None:
-            self.done = state["step"]
+            self.done, self.width = state["step"], state["width"]
             self.guard.first, self.guard.warning = state["guard"]
+            sharding.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
             tuning.copy_into(self.tuned.parameters, state["weights"])
             tuning.copy_into(self.average.weights, state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
         trackers.start(self.accelerator, self.run.round_folder(self.round), self.saved.settings, self.done)
 
     def save(self) -> None:
-        if self.accelerator.is_main_process:
-            weights = {name: parameter.detach() for name, parameter in self.tuned.parameters.items()}
+        """Whole tensors, by name, so that any number of processes can take them up."""
+        main = self.accelerator.is_main_process
+        weights = sharding.whole(self.tuned.parameters, main)
+        average = sharding.whole(self.average.weights, main)
+        optimizer = sharding.optimizer_state(self.tuned.module, self.optimizer)
+        if main:
             guard = (self.guard.first, self.guard.warning)
-            state = {"step": self.done, "weights": weights, "average": self.average.weights, "guard": guard}
-            self.saved.save({**state, "optimizer": self.optimizer.state_dict()})
+            state = {"step": self.done, "width": self.width, "weights": weights, "average": average, "guard": guard}
+            self.saved.save({**state, "optimizer": optimizer})
         self.accelerator.wait_for_everyone()
 
     def finish(self, result: Path) -> None:
         """The checkpoint folder, of the averaged weights if there are any, complete or not there at all."""
         tuning.copy_into(self.tuned.parameters, self.average.weights)
+        if sharding.is_sharded(self.denoiser):
+            self.tuned = sharding.unshard(self.tuned, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             aside = result.with_name(f".{result.name}.tmp")
             shutil.rmtree(aside, ignore_errors=True)

@@ -18,13 +18,13 @@ from srum_core.flow import Recipe
 from srum_core.loading import check_instance
 from srum_core.protocols import Drawer, UnifiedModel
 from srum_core.records import BoxFormat, Question
-from srum_core.testing.adapter_training import TrainingConformance
+from srum_core.testing.adapter_sharding import ShardingConformance
 from srum_core.testing.checks import called
 from srum_core.testing.drawers import SeedConformance, check_samples, draw
 from srum_core.testing.fixtures import sample_picture
 
 
-class AdapterConformance(TrainingConformance, SeedConformance):
+class AdapterConformance(ShardingConformance, SeedConformance):
     """Subclass it as `Test…` with a fixture `adapter`, which may be shared by the module: tests clean up."""
 
     questions: Sequence[str] = ("What is in the picture?", "Is there a cup?", "Which colours do you see?")
