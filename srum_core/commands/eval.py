@@ -6,6 +6,7 @@ srum eval run --adapter bagel --preset shapes --benchmark shapes
 srum eval generate --adapter … --benchmark …            the pictures
 srum eval judge RUN --judge …                           somebody is asked about them
 srum eval score RUN                                     the tables; no model is needed
+srum eval table RUN…                                    several runs beside each other and what is published
 srum eval layout RUN --to DIR                           the folder that the original scorer expects
 
 Everything goes on where it stopped when the same command is given again.
@@ -19,6 +20,7 @@ ACTIONS = {
     "generate": "draw a benchmark's pictures",
     "judge": "ask somebody about the pictures, and keep every answer",
     "score": "read the answers, and write the tables; needs no model",
+    "table": "set the tables of several runs beside each other, and below published ones",
     "layout": "lay the pictures out as a benchmark's original scorer expects them",
 }
 """Each is a module `eval_NAME` beside this one, with `arguments(parser)` and `run(parsed) -> int`."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from srum_benchmarks import summary, templates
+from srum_benchmarks import published, summary, templates
 from srum_benchmarks.compbench import layout, mllm, prompts
 from srum_benchmarks.options import CompBenchOptions
 from srum_benchmarks.summary import Cell, Part
+from srum_core.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
@@ -35,6 +36,10 @@ class CompBench:
 
     def survey(self) -> Sequence[PromptFile]:
         return prompts.survey(self.options.data)
+
+    @staticmethod
+    def published() -> Published:
+        return published.read("compbench")
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         text = templates.fill(self.template, {"prompt": candidate.prompt.text})

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from srum_benchmarks import detections, summary
+from srum_benchmarks import detections, published, summary
 from srum_benchmarks.geneval import layout, prompts, rules
 from srum_benchmarks.options import GenEvalOptions
 from srum_benchmarks.summary import Cell
+from srum_core.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
@@ -28,6 +29,10 @@ class GenEval:
 
     def survey(self) -> Sequence[PromptFile]:
         return prompts.survey(self.options.data, self.options.prompts)
+
+    @staticmethod
+    def published() -> Published:
+        return published.read("geneval")
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return ()

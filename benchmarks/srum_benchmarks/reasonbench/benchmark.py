@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from srum_benchmarks import summary, templates
+from srum_benchmarks import published, summary, templates
 from srum_benchmarks.options import ReasonBenchOptions
 from srum_benchmarks.reasonbench import prompts, scores
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
 from srum_benchmarks.summary import Cell, Part
 from srum_core.errors import RecordError
+from srum_core.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
@@ -34,6 +35,10 @@ class ReasonBench:
 
     def survey(self) -> Sequence[PromptFile]:
         return prompts.survey(self.options.data)
+
+    @staticmethod
+    def published() -> Published:
+        return published.read("reasonbench")
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return [Question(candidate.image, self.describe, max_new_tokens=self.options.max_new_tokens)]

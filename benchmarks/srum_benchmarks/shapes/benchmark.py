@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from srum_benchmarks import ShapesOptions
+from srum_benchmarks import ShapesOptions, summary
 from srum_benchmarks.shapes import stored
 from srum_benchmarks.shapes.checker import check
 from srum_benchmarks.shapes.world import CATEGORIES, prompts
+from srum_benchmarks.summary import Cell
 from srum_core.records import Candidate, Prompt, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
@@ -42,8 +43,9 @@ class Shapes:
 
 
 def _row(name: str, scored: Scored, measure: str) -> Row:
-    """Mean and standard error. Pictures of one prompt are not independent: the error is clustered by prompt text
-    (Liang & Zeger's sandwich with the G / (G - 1) correction); None with a single prompt."""
+    """Mean, standard error and 95 % interval. Pictures of one prompt are not independent: the error is clustered by
+    prompt text (Liang & Zeger's sandwich with the G / (G - 1) correction), and prompts are resampled for the interval;
+    neither with a single prompt."""
     values = np.array([score[measure] for _, score in scored])
     mean = values.mean()
     sums: dict[str, float] = {}
@@ -53,4 +55,6 @@ def _row(name: str, scored: Scored, measure: str) -> Row:
     error = None
     if groups > 1:
         error = float(np.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / len(values))
-    return Row(name, float(mean), len(values), error)
+    cells = [Cell(candidate.prompt.text, score[measure]) for candidate, score in scored]
+    drawn = summary.row(name, [(1.0, summary.part(cells))])
+    return Row(name, float(mean), len(values), error, drawn.low, drawn.high)

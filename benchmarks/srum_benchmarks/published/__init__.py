@@ -1,0 +1,12 @@
+"""The paper's tables, as facts with their source, and what must be known before a number is compared with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from srum_core.published import Published
+
+
+def read(name: str) -> Published:
+    """The table of a benchmark. `unequal` of it is empty: its arithmetic has been checked."""
+    return Published.read(Path(__file__).with_name(f"{name}.toml"))

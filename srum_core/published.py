@@ -1,0 +1,68 @@
+"""Results that somebody has published for a benchmark, and how they stand beside ours. No torch.
+
+A benchmark with such results has the optional member `published`; it reads them from a file like this:
+
+    title = "T2I-ReasonBench"
+    source = "SRUM (arXiv 2510.12784), Table 4"
+    digits = 2                      # as printed
+    mean = "Overall"                # the column that is the mean of the others, if one is
+    [columns]                       # name in the publication = name of the benchmark's own row
+    "Idiom" = "idiom"
+    "Overall" = "overall"
+    [rows]
+    "Bagel" = [34.46, 43.82]
+    [notes]                         # about a column or a row
+    "Idiom" = "…"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from math import fsum
+from pathlib import Path
+
+import cattrs
+from attrs import field, frozen
+
+from srum_core.errors import PluginError
+
+
+@frozen
+class Published:
+    """Numbers as printed, with their source."""
+
+    title: str
+    source: str
+    columns: Mapping[str, str] = field(hash=False)
+    rows: Mapping[str, tuple[float, ...]] = field(hash=False)
+    digits: int = 2
+    mean: str = ""
+    notes: Mapping[str, str] = field(factory=dict, hash=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Published:
+        """Raises PluginError for a file that is not like the one above."""
+        try:
+            found = cattrs.Converter(forbid_extra_keys=True).structure(tomllib.loads(path.read_text("utf-8")), cls)
+        except (OSError, tomllib.TOMLDecodeError, cattrs.BaseValidationError) as error:
+            raise PluginError(f"{path} holds no published results: {error}") from error
+        wrong = [name for name, values in found.rows.items() if len(values) != len(found.columns)]
+        wrong += [name for name in found.notes if name not in found.columns and name not in found.rows]
+        wrong += [found.mean] if found.mean and found.mean not in found.columns else []
+        if wrong:
+            raise PluginError(f"{path}: {', '.join(wrong)} does not fit its {len(found.columns)} columns.")
+        return found
+
+    def unequal(self) -> dict[str, float]:
+        """Rows whose mean column is not the mean of the others within rounding: by how much it is off."""
+        if not self.mean:
+            return {}
+        place = list(self.columns).index(self.mean)
+        off = {}
+        for name, values in self.rows.items():
+            others = [value for k, value in enumerate(values) if k != place]
+            # The mean of rounded numbers is off by half a digit at most, and so is the printed one.
+            if abs(fsum(others) / len(others) - values[place]) > 10**-self.digits + 1e-9:
+                off[name] = fsum(others) / len(others) - values[place]
+        return off
