@@ -149,5 +149,6 @@ class Benchmark(Protocol):
     # name (with who reads them), of pictures with their numbers: `Sequence[(which of its prompt's, Candidate)]`.
     # `survey() -> Sequence[PromptFile]`, for one whose prompts are read from a folder of the user's, its option `data`:
     # what is there and what is missing, without raising; `srum eval prompts` shows it.
+    # `published() -> srum_core.published.Published`, a static method: results of others, for `srum eval table`.
     # An option `policy` ("exclude", "zero", "reference") says what unreadable answers count as; a row "readable" holds
     # the share of answers that could be read.
