@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_data import believed, wise_folder
+from benchmark_data import believed, compbench_entries, wise_folder, write
 from fake_plugins import install
 from warm import shared
 
@@ -77,6 +77,10 @@ def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest
     if "=wise:" in command:  # prompts that are not part of srum
         believed(monkeypatch)
         command = command.replace("DIR", str(wise_folder(tmp_path / "prompts", LEGACY)))
+    if "=compbench:" in command:
+        believed(monkeypatch)
+        write(tmp_path / "prompts" / "train_comp.json", compbench_entries("train"))
+        command = command.replace("compbench:train:DIR", f"compbench:train:{tmp_path / 'prompts'}")
     program, *arguments = shlex.split(command.replace("DIR", str(GOLDEN)))
     if arguments[0] == "eval":
         evaluation_is_accepted(arguments[1], arguments[2:])
