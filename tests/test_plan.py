@@ -20,7 +20,7 @@ from srum_bagel.options import Options
 from srum_core import config, optimizers, plugins, tuning
 from srum_core.cli import main
 from srum_core.doctor.advice import mend
-from srum_core.doctor.meter import Metered, backward, metered
+from srum_core.doctor.meter import Metered, metered
 from srum_core.doctor.plan import GIB, Device, Need, Planner
 from srum_core.errors import ConfigError
 from srum_core.flow import flow_step
@@ -80,13 +80,17 @@ def test_attention_is_fused_but_for_gradients_on_a_cpu(kind: str, quadratic: boo
     assert found.peak < 1000 * 1000
 
 
-def test_autocast_keeps_what_it_casts() -> None:
+def test_autocast_keeps_what_it_casts_while_it_lasts() -> None:
     """A float32 master weight has a bfloat16 copy, cast once; products are bfloat16."""
     with torch.device("meta"):
         net, x = nn.Linear(100, 100, bias=False), torch.zeros(1, 100)
     with metered("cuda", autocast=True) as found:
-        assert net(net(x)).dtype == torch.bfloat16
+        y = net(net(x))
+        assert y.dtype == torch.bfloat16
         assert 100 * 100 * 2 <= found.now < 100 * 100 * 2 + 2000
+        found.backward(y.float().sum())
+        del y
+        assert 100 * 100 * 4 <= found.now < 100 * 100 * 4 + 2000  # the gradient, and no copy
 
 
 # ---- predictions and what is really allocated ------------------------------------------------------------------------
@@ -117,13 +121,11 @@ def really(settings: Settings, registry: plugins.Registry) -> tuple[int, tuning.
     latents = [torch.randn(rows, columns, channels) for _ in range(2)]
     ids = [torch.ones(80, dtype=torch.long)] * 2
     with Really() as counted:
-        backward(objective(flow_step(tuned.module, latents, ids, torch.full((2,), 0.5), None, latents))[0])
+        objective(flow_step(tuned.module, latents, ids, torch.full((2,), 0.5), None, latents))[0].backward()
     return counted.found.peak, tuned
 
 
-@pytest.mark.parametrize(
-    "train", [LORA, {**LORA, "checkpointing": True}, FULL, {**FULL, "checkpointing": True}], ids=str
-)
+@pytest.mark.parametrize("train", [{**LORA, "checkpointing": True}, FULL], ids=str)
 def test_a_step_takes_what_was_predicted(registry: plugins.Registry, tmp_path: Path, train: dict[str, Any]) -> None:
     made, settings = planner(registry, tmp_path, **train)
     told: Need = made.train(settings)
@@ -141,13 +143,13 @@ def test_what_settings_do_to_a_step(registry: plugins.Registry, tmp_path: Path) 
         found: Need = made.train(settings)
         return found
 
-    plain, full = train(), train(**FULL)
-    assert train(checkpointing=True).passing < 0.7 * plain.passing
-    assert train(max_cells=1).passing < 0.6 * plain.passing  # one picture by itself
-    assert full.optimizer == 2 * full.gradients > 2 * plain.gradients
-    assert train(ema=0.9).optimizer == plain.optimizer + plain.gradients
-    assert train(**FULL, optimizer="adamw8bit").optimizer < 0.26 * full.optimizer
-    assert train(**FULL, accumulation=2).passing >= full.passing  # gradients are there from the start
+    plain, less = train(), train(checkpointing=True, max_cells=1)  # one picture by itself
+    assert less.passing < 0.4 * plain.passing
+    assert plain.optimizer == 2 * plain.gradients
+    full = train(**FULL, ema=0.9, accumulation=2)  # gradients are there from the start of the second batch
+    assert full.gradients > plain.gradients
+    assert full.optimizer == 3 * full.gradients
+    assert full.passing >= plain.passing
 
 
 def test_the_optimizer_s_state_is_as_large_as_said() -> None:
@@ -214,7 +216,6 @@ def test_blip3o_s_outline_is_the_model_without_its_weights() -> None:
 
 def test_bagel_s_stages_grow_with_what_is_done_at_once() -> None:
     found = Bagel.outline(Options(checkpoint=str(BAGEL), dtype="float32"), "cpu")
-    assert height(lambda: found.generate(4)) > 1.5 * height(lambda: found.generate(2)) > 0  # type: ignore[misc]
     config = found.denoiser.language_model.config
     cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     more = height(lambda: found.judge(2, 40_000)) - height(lambda: found.judge(2, 20_000))  # type: ignore[misc]
@@ -231,16 +232,15 @@ def height(work: Callable[[], object]) -> int:
 
 
 def test_what_does_not_fit_is_mended_by_what_is_named(registry: plugins.Registry, tmp_path: Path) -> None:
-    made, settings = planner(registry, tmp_path, **FULL)
-    for stage in ("generate", "judge", "train"):
+    made, settings = planner(registry, tmp_path)
+    for stage in ("generate", "train"):
         need: Need = getattr(made, stage)(settings)
         tight = attrs.evolve(made, device=Device("cpu", (need.weights + 0.8 * (need.total - need.weights)) / GIB))
         found = mend(tight, settings, need)
         assert found is not None
-        words = [f'adapter.checkpoint="{BAGEL}"', 'train.method="full"', f"train.max_cells={settings.train.max_cells}"]
-        again = config.load_settings("bagel", [], None, [*words, *found.words], registry)  # as a person types them
+        words = [f'adapter.checkpoint="{BAGEL}"', f"train.max_cells={settings.train.max_cells}", *found.words]
+        again = config.load_settings("bagel", [], None, words, registry)  # as a person types them
         assert getattr(tight, stage)(again).total == found.need.total <= tight.device.usable
-        assert mend(attrs.evolve(made, device=Device("cpu", 1e-6)), settings, need) is None
 
 
 class Stub:
@@ -280,19 +280,23 @@ def test_sharding_divides_what_can_be() -> None:
     assert need.sharded(4) == Need("train", "", 10 + 25 + 10, 7, 10, 20, 0, 10)
 
 
-def test_the_command_tells_and_its_status_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    asked: Callable[[str], list[str]] = lambda gib: [  # noqa: E731
-        *("doctor", "--plan", "--on", "cpu", "--gib", gib, "--gpus", "2"),
-        *("--adapter", "bagel", "--checkpoint", str(BAGEL)),
-    ]
-    assert main(asked("80")) == 0
+def test_the_command_tells_and_its_status_says_whether_it_fits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need = Need("train", "2 pictures", weights=4 * GIB, passing=2 * GIB, gradients=GIB, optimizer=2 * GIB)
+    monkeypatch.setattr(Planner, "generate", lambda *_: attrs.evolve(need, stage="generate", gradients=0, optimizer=0))
+    monkeypatch.setattr(Planner, "judge", lambda *_: None)  # somebody else answers
+    monkeypatch.setattr(Planner, "train", lambda *_: need)
+    asked = ["doctor", "--plan", "--on", "cpu", "--gpus", "2", "--adapter", "bagel", "--checkpoint", str(BAGEL)]
+    assert main([*asked, "--gib", "9"]) == 0
     told = capsys.readouterr().out
-    assert "All of it fits on 2 devices of 80 GiB" in told
-    assert "train 8 pictures" in told or "pictures of" in told
-    assert main(asked("0.0001")) == 1
+    assert "At once: generate 2 pictures; train 2 pictures." in told
+    assert "All of it fits on 2 devices of 9 GiB" in told
+    assert main([*asked, "--gib", "8"]) == 1
     told = capsys.readouterr().out
-    assert "its weights alone do not fit" in told
-    assert "--launch fsdp2 over 2 devices to about" in told
+    assert "train needs 9.0 GiB and has 8.0. --launch fsdp2 over 2 devices to about 5.5 each." in told
+    assert main([*asked, "--gib", "3"]) == 1
+    assert "generate needs 6.0 GiB and has 3.0. Here its weights alone do not fit" in capsys.readouterr().out
 
 
 def test_an_adapter_without_an_outline_is_told(registry: plugins.Registry, tmp_path: Path) -> None:

@@ -30,6 +30,18 @@ class Metered:
     now: int = 0
     peak: int = 0
     _known: weakref.WeakSet[Any] = field(factory=weakref.WeakSet, init=False)
+    _like: _Like | None = None
+
+    def backward(self, loss: Tensor) -> None:
+        """`loss.backward()`. torch's own function switches function modes off meanwhile, and blocks that compute their
+        activations again would do so without attention and autocast as planned for."""
+        if self._like is not None:
+            self._like.cast = None  # autocast ends with the forward pass; what it cast is kept only where it is needed
+        try:
+            graph._engine_run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, accumulate_grad=True)
+        finally:
+            if self._like is not None:
+                self._like.cast = {}
 
     def know(self, tensor: Tensor) -> None:
         """It was there before, or comes from elsewhere: not counted."""
@@ -99,7 +111,7 @@ class _Like(TorchFunctionMode):
     def __init__(self, device: str, autocast: bool) -> None:
         super().__init__()
         self.device, self.autocast = device, autocast
-        self.cast: dict[int, Tensor] = {}
+        self.cast: dict[int, Tensor] | None = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -120,10 +132,10 @@ class _Like(TorchFunctionMode):
         return found
 
     def _sixteen(self, value: Any) -> Any:
-        """Casts of weights in training are kept until the step is over, as autocast does."""
+        """Casts of weights in training are kept until the forward pass is over, as autocast does."""
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             return value
-        if not (value.is_leaf and value.requires_grad):
+        if self.cast is None or not (value.is_leaf and value.requires_grad):
             return value.to(torch.bfloat16)
         if id(value) not in self.cast:
             self.cast[id(value)] = value.to(torch.bfloat16)
@@ -138,12 +150,7 @@ def _thirty_two(value: Any) -> Any:
 def metered(device: str, autocast: bool = False) -> Iterator[Metered]:
     """Counts what is allocated on the meta device meanwhile, as if it were `device` ("cuda", "cpu"): there attention is
     fused, except for gradients on a CPU. `autocast`: products in bfloat16."""
-    found = Metered()
-    with _Like(device, autocast), _Count(found):
+    like = _Like(device, autocast)
+    found = Metered(like=like)
+    with like, _Count(found):
         yield found
-
-
-def backward(loss: Tensor) -> None:
-    """`loss.backward()` inside `metered`. torch's own function switches function modes off meanwhile, and blocks that
-    compute their activations again would do so without attention and autocast as planned for."""
-    graph._engine_run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, accumulate_grad=True)

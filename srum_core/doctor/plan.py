@@ -14,7 +14,7 @@ from torch import Tensor
 from srum_core import tuning
 from srum_core.config import Settings
 from srum_core.doctor.answering import HALVES
-from srum_core.doctor.meter import backward, metered
+from srum_core.doctor.meter import Metered, metered
 from srum_core.errors import ConfigError
 from srum_core.flow import flow_step
 from srum_core.hearing import Hearing
@@ -45,7 +45,7 @@ class Device:
 def memory_here(kind: str) -> float:
     """GiB of the GPU of this machine, or of a large one if it has none; of the machine's own memory for a CPU."""
     if kind == "cpu":
-        return psutil.virtual_memory().total / GIB
+        return float(psutil.virtual_memory().total / GIB)
     return float(torch.cuda.get_device_properties(0).total_memory / GIB) if torch.cuda.is_available() else 80.0
 
 
@@ -58,7 +58,7 @@ class Need:
     """What is done at once."""
     weights: int
     passing: int
-    """Activations, and whatever else comes and goes within the step, at their height."""
+    """Activations and whatever else comes and goes: by how much the height of a step is above its gradients."""
     gradients: int = 0
     optimizer: int = 0
     """Its state; an averaged copy of the weights and the round's first weights too, where they are kept."""
@@ -101,7 +101,7 @@ class Planner:
         model, batch = self.outline(settings), settings.generate.batch
         if model.generate is None:
             return None
-        peak = self._peak(lambda: model.generate(batch))  # type: ignore[misc]
+        peak = self._peak(lambda _: model.generate(batch))  # type: ignore[misc]
         return Need("generate", f"{batch} pictures", self._held(model, "generate"), peak)
 
     def judge(self, settings: Settings) -> Need | None:
@@ -112,7 +112,7 @@ class Planner:
             return None
         count = settings.judge.batch * len(asked)
         tokens = max(question.max_new_tokens for question in asked)
-        peak = self._peak(lambda: model.judge(count, tokens))  # type: ignore[misc]
+        peak = self._peak(lambda _: model.judge(count, tokens))  # type: ignore[misc]
         work = f"{count} questions about {settings.judge.batch} pictures, {tokens} tokens"
         return Need("judge", work, self._held(model, "judge"), peak)
 
@@ -127,13 +127,13 @@ class Planner:
         begins = tuning.Start.of(tuned) if getattr(objective, "needs_start", False) else None
         latents = [torch.zeros(rows, columns, channels, device="meta") for _ in range(count)]
 
-        def step() -> None:
+        def step(found: Metered) -> None:
             for _ in range(min(own.accumulation, 2)):  # from the second on gradients are there from the start
                 condition = model.condition(count)
                 flow = flow_step(
                     tuned.module, latents, condition, torch.zeros(count, device="meta"), None, latents, start=begins
                 )
-                backward(objective(flow)[0])
+                found.backward(objective(flow)[0])
 
         autocast = own.mixed_precision == "bf16" or (own.mixed_precision == "auto" and self.device.kind == "cuda")
         peak = self._peak(step, autocast)
@@ -156,9 +156,9 @@ class Planner:
         """Two means per number: in float32, or in 8 bits with a float32 scale for every 256."""
         return 8 * numbers if optimizer == "adamw" else round(2 * numbers * (1 + 4 / 256))
 
-    def _peak(self, work: Callable[[], object], autocast: bool = False) -> int:
+    def _peak(self, work: Callable[[Metered], object], autocast: bool = False) -> int:
         with metered(self.device.kind, autocast) as found:
-            work()
+            work(found)
         return found.peak
 
     def _held(self, model: Outline, stage: str) -> int:
