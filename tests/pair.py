@@ -17,13 +17,14 @@ from typing import Any
 
 from attrs import frozen
 
-WAIT = 120.0
+PRELOADED = ["srum_core.stages.train", "srum_losses.objectives", "srum_losses.maps", "numpy", "pytest", "tomli_w"]
+WAIT = 300.0
 """Seconds until a step that a process waits in counts as hung."""
 
 
 def server() -> ForkServerContext:
     context = get_context("forkserver")
-    context.set_forkserver_preload(["srum_core.stages.train", "peft", "torch.distributed.fsdp"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 

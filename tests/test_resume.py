@@ -7,19 +7,24 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 import toy
+from torch import Tensor
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
+from srum_core import sharding
 from srum_core.cli import launch_command
 from srum_core.errors import RecordError
+from srum_core.flow import FlowStep
 from srum_core.run import Run
 from srum_core.stages import Step
 from srum_core.stages.train import train
+from srum_losses.objectives import SrumLoss
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -52,6 +57,13 @@ def test_logs_that_were_tampered_with_are_noticed(tmp_path: Path, monkeypatch: p
         train(run, 0)
 
 
+class Launched(SrumLoss):
+    def __call__(self, step: FlowStep) -> tuple[Tensor, Mapping[str, Tensor]]:
+        assert sharding.wanted()
+        assert (os.environ["WORLD_SIZE"], os.environ["FSDP_STATE_DICT_TYPE"]) == ("2", "FULL_STATE_DICT")
+        return super().__call__(step)
+
+
 def process(run: Run, launch: str = "none", **environment: str) -> subprocess.CompletedProcess[str]:
     """The stage as a process of its own, or as two as `--launch` starts them."""
     here = Path(__file__).parent
@@ -80,8 +92,8 @@ def test_killed_for_real_and_resumed_is_the_same_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_launched_by_accelerate_two_processes_share_the_weights(tmp_path: Path) -> None:
-    """With the preset's own variables; what they compute is looked at in test_scaling.py."""
-    run = make(tmp_path / "run", steps=2)
+    """As far as the preset and `sharding` agree on how to say so; what they compute is looked at in test_scaling.py."""
+    run = make(tmp_path / "run", steps=2, loss="test_resume:Launched")
     done = process(run, launch="fsdp2")
     assert done.returncode == 0, done.stderr
     assert len(metrics(run)) == 2

@@ -17,7 +17,7 @@ import toy
 from accelerate.state import AcceleratorState
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
-from srum_core import config, plugins
+from srum_core import config, plugins, sharding
 from srum_core.hookspecs import Use
 from srum_core.launching import take_preset
 from srum_core.run import Run
@@ -36,8 +36,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pair.Pair]:
         yield processes
 
 
-def train_here(folder: Path, launch: str, after: int | None = None) -> str:
-    """What each process of a pair does: train, or be interrupted when the denoiser runs for the `after`th time."""
+def train_here(folder: Path, launch: str, after: int | None = None) -> tuple[str, bool]:
+    """What each process of a pair does: train, or be interrupted when the denoiser runs for the `after`th time. Returns
+    how it ended, and whether weights were sharded."""
     os.environ["ACCELERATE_USE_FSDP"] = "false"
     take_preset(launch)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -47,12 +48,17 @@ def train_here(folder: Path, launch: str, after: int | None = None) -> str:
         if what == "train" and next(calls) == after:
             raise KeyboardInterrupt
 
-    with patch.object(toy, "called", called), patch("srum_core.run.gc.collect", lambda *_: 0):
+    ended = "trained"
+    with (
+        patch.object(toy, "called", called),
+        patch("srum_core.run.gc.collect", lambda *_: 0),
+        patch.object(sharding, "shard", wraps=sharding.shard) as shard,
+    ):
         try:
             train(Run.open(folder), 0)
         except KeyboardInterrupt:
-            return "interrupted"
-    return "trained"
+            ended = "interrupted"
+    return ended, shard.called
 
 
 def same(run: Run, other: Run) -> None:
@@ -85,7 +91,7 @@ def test_two_processes_train_as_one(
     both = make(tmp_path / "both", accumulation=2, **settings)
     train(one, 0)
     assert len({row["cells"] for row in metrics(one)}) > 2
-    assert two.do(train_here, both.folder, launch) == ["trained"] * 2
+    assert two.do(train_here, both.folder, launch) == [("trained", launch != "ddp")] * 2
     same(one, both)
 
 
@@ -103,14 +109,14 @@ def test_a_training_goes_on_with_another_number_of_processes(
     train(whole, 0)
     run = make(tmp_path / "run", accumulation=2 if before == "none" else 1, **settings)
     if before == "none":
-        interrupt(monkeypatch, run, after=6)
+        interrupt(monkeypatch, run, after=16)
     else:
-        assert two.do(train_here, run.folder, before, 3) == ["interrupted"] * 2
-    assert 2 <= len(metrics(run)) < len(metrics(whole))
+        assert two.do(train_here, run.folder, before, 9) == [("interrupted", before == "fsdp2")] * 2
+    assert 7 < len(metrics(run)) < len(metrics(whole))
     if after == "none":
         train(run, 0)
     else:
-        assert two.do(train_here, run.folder, after) == ["trained"] * 2
+        assert two.do(train_here, run.folder, after) == [("trained", after == "fsdp2")] * 2
     same(whole, run)
 
 
