@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from srum_core.errors import AnswerError, ConfigError
 from srum_core.records import Question
 from srum_judges.answerers import servers as servers_module
+from srum_judges.answerers import wire
 from srum_judges.answerers.remote import Remote
 from srum_judges.options import RemoteOptions
 
@@ -186,6 +188,15 @@ def test_a_refusal_ends_all_at_once_although_others_wait(servers: list[Server], 
     with pytest.raises(AnswerError, match=rf"The server at {servers[1].url} said 400 .*too long"):
         remote(servers).answer(asked)
     assert len(servers[1].taken) == 1
+
+
+def test_who_waits_for_servers_that_rest_notices_the_end(servers: list[Server]) -> None:
+    asker, stop = remote(servers), wire.Stop()
+    for state in asker._servers.servers:
+        state.wakes = time.monotonic() + REST
+    stop.set()
+    with pytest.raises(wire.Stopped):
+        asker._servers.ask(lambda client: None, lambda reply: reply, stop)
 
 
 def models(*names: str) -> Any:
