@@ -42,7 +42,7 @@ def mend(planner: Planner, settings: Settings, need: Need) -> Mend | None:
             break
     else:
         return None
-    for change in made[:-1]:
+    for change in reversed(made[:-1]):  # what changes least about a training stays longest
         others = [each for each in made if each is not change]
         if _after(planner, settings, need.stage, others).total <= planner.device.usable:
             made = others
