@@ -1,0 +1,166 @@
+"""What GenEval looks with, out of transformers: Mask2Former for objects, CLIP for their colours.
+
+The original runs mmdet 2; what follows the network is done as there, and not as in transformers' own processor, which
+squeezes masks through 384 x 384. Whether published weights then give the very same detections was not tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTokenizer,
+    Mask2FormerForUniversalSegmentation,
+)
+
+from srum_benchmarks.detections import Box
+from srum_benchmarks.geneval.crops import GREY, crop
+from srum_benchmarks.geneval.rules import COLORS
+from srum_core.errors import CheckpointError
+from srum_core.place import download
+
+FILES = ["*.json", "*.safetensors", "*.txt"]
+SHORT, LONG, MULTIPLE = 800, 1333, 32
+"""Pictures are resized to have this short side, or this long one if that is less, and padded to whole multiples."""
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+MOST = 100
+"""Detections of a picture, over all queries and classes."""
+RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
+"""COCO's name → the benchmark's."""
+TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
+
+
+@frozen
+class Found:
+    """One object: its class, box in pixels (right and bottom ends outside it), confidence, and mask (rows, columns)."""
+
+    label: str
+    box: Box
+    score: float
+    mask: np.ndarray
+
+
+class Detector:
+    """Objects in pictures. `where`: a directory or hub id of a Mask2Former that was trained for instances."""
+
+    def __init__(self, where: str, device: torch.device) -> None:
+        self.model = _load(Mask2FormerForUniversalSegmentation, "mask2former", where, device)
+        known: dict[int, str] = {int(place): name for place, name in self.model.config.id2label.items()}
+        self.names = [RENAMED.get(known[place], known[place]) for place in range(len(known))]
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[Image.Image]) -> list[list[Found]]:
+        """Of each picture, the surest first."""
+        pixels, seen = batch(images)
+        made = self.model(pixels.to(self.model.device), pixel_mask=None)
+        out = []
+        for image, size, scores, masks in zip(
+            images, seen, made.class_queries_logits, made.masks_queries_logits, strict=True
+        ):
+            full = F.interpolate(masks[None].float(), pixels.shape[-2:], mode="bilinear", align_corners=False)
+            full = full[..., : size[0], : size[1]]
+            full = F.interpolate(full, (image.height, image.width), mode="bilinear", align_corners=False)[0]
+            out.append(self._objects(scores.float(), full))
+        return out
+
+    def _objects(self, logits: Tensor, masks: Tensor) -> list[Found]:
+        """Class logits (queries, classes + 1) and mask logits (queries, rows, columns), the last class being none."""
+        shares = logits.softmax(-1)[:, :-1]
+        top = shares.flatten().topk(min(MOST, shares.numel()))
+        found = []
+        for share, place in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            query, label = divmod(place, shares.shape[1])
+            inside = masks[query] > 0
+            sure = (masks[query].sigmoid() * inside).sum() / (inside.sum() + 1e-6)
+            found.append(Found(self.names[label], _box(inside), share * float(sure), inside.cpu().numpy()))
+        return sorted(found, key=lambda each: -each.score)
+
+
+class Colors:
+    """Colours of objects. `where`: a directory or hub id of a CLIP."""
+
+    def __init__(self, where: str, device: torch.device) -> None:
+        directory = _place(where)
+        self.model = _load(CLIPModel, "clip", where, device)
+        self.words = CLIPTokenizer.from_pretrained(directory)
+        self.eyes = CLIPImageProcessor.from_pretrained(directory)
+        self._texts: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def classify(self, image: Image.Image, objects: Sequence[Found], background: str = GREY) -> list[str]:
+        """The colour of each object, all of one class."""
+        if not objects:
+            return []
+        views = [crop(image, each.box, each.mask, background) for each in objects]
+        pixels = self.eyes(views, return_tensors="pt")["pixel_values"].to(self.model.device)
+        seen = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
+        best = (seen @ self.texts(objects[0].label).T).argmax(-1)
+        return [COLORS[place] for place in best.tolist()]
+
+    def texts(self, name: str) -> Tensor:
+        """(colours, channels) of a class: each template's embedding has length 1, and so has their mean."""
+        if name not in self._texts:
+            texts = [form.format(color=color, name=name) for color in COLORS for form in TEMPLATES]
+            asked = self.words(texts, padding=True, return_tensors="pt").to(self.model.device)
+            each = F.normalize(_embedding(self.model.get_text_features(**asked)), dim=-1)
+            means = rearrange(each, "(color form) c -> color form c", form=len(TEMPLATES)).mean(1)
+            self._texts[name] = F.normalize(means, dim=-1)
+        return self._texts[name]
+
+
+def batch(images: Sequence[Image.Image]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Pictures side by side, (n, 3, H, W), zeros to the right and below; and (rows, columns) of each."""
+    made = [_resized(image) for image in images]
+    rows, columns = (-(-max(each.shape[axis] for each in made) // MULTIPLE) * MULTIPLE for axis in (1, 2))
+    padded = [F.pad(each, (0, columns - each.shape[2], 0, rows - each.shape[1])) for each in made]
+    return torch.stack(padded), [(each.shape[1], each.shape[2]) for each in made]
+
+
+def _resized(image: Image.Image) -> Tensor:
+    scale = min(SHORT / min(image.size), LONG / max(image.size))
+    size = (int(image.height * scale + 0.5), int(image.width * scale + 0.5))
+    pixels = rearrange(torch.from_numpy(np.array(image.convert("RGB"))), "h w c -> 1 c h w").float()
+    resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0].round()
+    return (resized - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
+
+
+def _box(inside: Tensor) -> Box:
+    """Around a mask; the far ends lie one pixel behind it. All zeros for an empty one."""
+    rows, columns = inside.any(1).nonzero().flatten().tolist(), inside.any(0).nonzero().flatten().tolist()
+    if not rows:
+        return (0.0, 0.0, 0.0, 0.0)
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def _embedding(found: Any) -> Tensor:
+    """Newer releases of transformers give an output object, older ones the tensor."""
+    made: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+    return made
+
+
+def _place(where: str) -> Path:
+    directory = Path(where).expanduser()
+    return directory if directory.is_dir() else download(where, "the detector", FILES)
+
+
+def _load(kind: Any, expected: str, where: str, device: torch.device) -> Any:
+    directory = _place(where)
+    try:
+        known = AutoConfig.from_pretrained(directory).model_type
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{where} cannot be read as a checkpoint of transformers: {error}") from error
+    if known != expected:
+        raise CheckpointError(f"{where} is a checkpoint of the kind {known}; what is needed is {expected}.")
+    return kind.from_pretrained(directory).eval().requires_grad_(False).to(device)

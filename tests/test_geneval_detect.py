@@ -1,0 +1,249 @@
+"""GenEval's detector and colour classifier, on small random checkpoints in the layout of the published ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmark_data import geneval_folder
+from PIL import Image
+from test_evaluation import made, model, srum, use
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    SwinConfig,
+)
+
+from srum_benchmarks import detections
+from srum_benchmarks.geneval import detect, detector
+from srum_benchmarks.geneval.crops import crop
+from srum_benchmarks.geneval.detector import Colors, Detector, Found
+from srum_benchmarks.geneval.rules import COLORS
+from srum_core.errors import CheckpointError
+from srum_core.evaluation.run import Evaluation
+
+CPU = torch.device("cpu")
+LABELS = ("dog", "mouse", "remote", "keyboard", "apple")
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mask2former")
+    torch.manual_seed(0)
+    swin = SwinConfig(
+        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = Mask2FormerConfig(
+        backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
+        encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=9,
+        id2label=dict(enumerate(LABELS)), label2id={name: place for place, name in enumerate(LABELS)},
+    )  # fmt: skip
+    Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(each) for each in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
+    words = [*letters, *(each + "</w>" for each in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(words), "eos_token_id": len(words) - 1, "bos_token_id": len(words) - 2}
+    config = CLIPConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 8}, projection_dim=12)
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (height // 4, width // 4, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark's sizes, divided by ten."""
+    monkeypatch.setattr(detector, "SHORT", 80)
+    monkeypatch.setattr(detector, "LONG", 133)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_resized_and_padded_as_in_the_original() -> None:
+    pixels, seen = detector.batch([picture(1024, 1024), picture(1000, 400)])
+    assert seen == [(800, 800), (533, 1333)]
+    assert pixels.shape == (2, 3, 800, 1344)
+    assert (pixels[0, :, :, 800:] == 0).all()
+    assert (pixels[1, :, 533:] == 0).all()
+    (flat,), _ = detector.batch([Image.new("RGB", (64, 64), (124, 116, 104))])
+    assert flat.abs().max() < 0.02  # the colour that the normalisation takes away
+
+
+def test_what_follows_the_network_is_done_query_by_query(eyes: Path, small: None) -> None:
+    """Against the definition, in loops: softmax without "none", the best pairs, confidence times mean mask."""
+    image = picture(120, 90)
+    found = Detector(str(eyes), CPU).detect([image])[0]
+    network = Mask2FormerForUniversalSegmentation.from_pretrained(eyes).eval()
+    pixels, ((rows, columns),) = detector.batch([image])
+    with torch.no_grad():
+        made = network(pixels)
+    expected = []
+    for logits, mask in zip(made.class_queries_logits[0], made.masks_queries_logits[0], strict=True):
+        big = torch.nn.functional.interpolate(mask[None, None], pixels.shape[-2:], mode="bilinear")
+        big = big[..., :rows, :columns]
+        whole = torch.nn.functional.interpolate(big, (90, 120), mode="bilinear")[0, 0]
+        inside = whole > 0
+        sure = float(whole.sigmoid()[inside].mean()) if inside.any() else 0.0
+        ys, xs = np.nonzero(inside.numpy())
+        box = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) if inside.any() else (0, 0, 0, 0)
+        expected += [(float(share) * sure, place, box) for place, share in enumerate(logits.softmax(-1)[:-1])]
+    expected.sort(key=lambda each: -each[0])
+    assert len(found) == 9 * len(LABELS)
+    for mine, (score, place, box) in zip(found, expected, strict=True):
+        assert mine.score == pytest.approx(score, rel=1e-4)
+        assert mine.label == {1: "computer mouse", 2: "tv remote", 3: "computer keyboard"}.get(place, LABELS[place])
+        assert mine.box == tuple(map(float, box))
+        assert mine.mask.shape == (90, 120)
+
+
+def test_no_more_than_a_hundred_and_the_same_together_as_alone(
+    eyes: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector, "MOST", 10)
+    looks, images = Detector(str(eyes), CPU), [picture(80, 80, 1), picture(80, 80, 2)]
+    together = looks.detect(images)
+    for image, found in zip(images, together, strict=True):
+        assert len(found) == 10
+        (alone,) = looks.detect([image])
+        assert [each.label for each in alone] == [each.label for each in found]
+        assert [each.score for each in alone] == pytest.approx([each.score for each in found], rel=1e-4)
+
+
+# ---- colours ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
+    image = picture(64, 64)
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[10:40, 5:50] = True
+    things = [Found("dog", (5.0, 10.0, 50.0, 40.0), 0.9, mask), Found("dog", (0.0, 0.0, 64.0, 64.0), 0.9, ~mask)]
+    reads = Colors(str(clip), CPU)
+    texts = reads.texts("dog")
+    assert torch.allclose(texts.norm(dim=-1), torch.ones(len(COLORS)))
+    three = ["a photo of a red dog", "a photo of a red-colored dog", "a photo of a red object"]
+    one = reads.words(three, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        made = reads.model.text_projection(reads.model.text_model(**one).pooler_output)
+        unit = torch.nn.functional.normalize(made, dim=-1).mean(0)
+        assert torch.allclose(texts[0], unit / unit.norm(), atol=1e-5)
+        for thing, said in zip(things, reads.classify(image, things), strict=True):
+            pixels = reads.eyes(crop(image, thing.box, thing.mask), return_tensors="pt")["pixel_values"]
+            seen = reads.model.visual_projection(reads.model.vision_model(pixels).pooler_output)[0]
+            assert said == COLORS[int((texts @ seen).argmax())]
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every prompt asks for a red dog."""
+    folder = geneval_folder(tmp_path_factory.mktemp("data"))
+    path = folder / "prompts" / "evaluation_metadata.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["include"] = [{"class": "dog", "count": 1, "color": "red"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Path:
+    assert srum("generate", *model(use("geneval", data), tmp_path / "run", "evaluate.pictures=2", limit=3)) == 0
+    return tmp_path / "run"
+
+
+def looked(run: Path, eyes: Path, clip: Path) -> int:
+    words = ["--detector", str(eyes), "--clip", str(clip), "--device", "cpu", "--batch", "2"]
+    return detect.main([str(run), *words])
+
+
+def test_an_evaluation_is_looked_at_and_scored(
+    run: Path, eyes: Path, clip: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(detect, "LEAST", 0.0)
+    asked: list[int] = []
+    look = Detector.detect
+
+    def counted(self: Detector, images: list[Image.Image]) -> Any:
+        asked.append(len(images))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return look(self, images)
+
+    monkeypatch.setattr(Detector, "detect", counted)
+    with pytest.raises(KeyboardInterrupt):
+        looked(run, eyes, clip)
+    assert looked(run, eyes, clip) == 0
+    pictures = {each.sha256 for each in Evaluation.open(run).drawn()}
+    assert sum(asked) - 2 == len(pictures)  # what was seen before the interruption is not looked at again
+    said = capsys.readouterr().out.splitlines()[-1].strip()
+    assert said.startswith(f"srum eval score {run} benchmark.detections=")
+    seen = detections.read(str(run / "detections.jsonl"), "GenEval")
+    assert seen.pictures.keys() == pictures
+    for found in seen.pictures.values():
+        dogs = [each for each in found if each.label == "dog"]
+        assert all(each.color in COLORS for each in dogs)
+        assert not any(each.color for each in found if each.label != "dog")
+    assert srum("score", run, f"benchmark.detections={run / 'detections.jsonl'}", "benchmark.detector=tiny") == 0
+    assert any(path.endswith("table.json") for path in made(run))
+    before = (run / "detections.jsonl").read_bytes()
+    assert looked(run, eyes, clip) == 0
+    assert (run / "detections.jsonl").read_bytes() == before
+
+
+def test_what_cannot_be_looked_with_or_at_is_told(
+    run: Path,
+    eyes: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert looked(run, clip, clip) == 2
+    assert "is a checkpoint of the kind clip; what is needed is mask2former" in capsys.readouterr().err
+    assert looked(run, tmp_path, clip) == 2
+    assert "cannot be read as a checkpoint of transformers" in capsys.readouterr().err
+    assert looked(tmp_path / "none", eyes, clip) == 2
+    assert "is not the folder of" in capsys.readouterr().err
+    assert srum("generate", *model("shapes", tmp_path / "shapes", limit=1)) == 0
+    assert looked(tmp_path / "shapes", eyes, clip) == 2
+    assert "is no evaluation of geneval: shapes" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert looked(run, eyes, clip) == 2
+    assert "Install srum[detectors]" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="kind mask2former; what is needed is clip"):
+        Colors(str(eyes), CPU)
+
+
+def test_other_detectors_do_not_add_to_what_is_there(
+    run: Path, eyes: Path, clip: Path, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert looked(run, eyes, clip) == 0
+    (tmp_path / "other").symlink_to(eyes)
+    assert looked(run, tmp_path / "other", clip) == 2
+    assert "detector" in capsys.readouterr().err
