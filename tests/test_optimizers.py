@@ -136,6 +136,7 @@ def test_a_run_with_compiled_layers_is_the_same_run(tmp_path: Path, monkeypatch:
         torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bagel_s_layers_compile_whole_and_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """No graph break, one graph for all layers, the same names and gradients; recomputed and with LoRA inside."""
     torch._dynamo.reset()
