@@ -57,6 +57,14 @@ def saved(optimizer: torch.optim.Optimizer) -> bytes:
 
 
 @pytest.mark.parametrize("optimizer", BOTH)
+def test_settings_reach_the_optimiser(optimizer: Any) -> None:
+    asked = Train(optimizer=optimizer, lr=0.3, beta1=0.8, beta2=0.9, eps=1e-7, weight_decay=0.1)
+    (group,) = optimizers.make([nn.Parameter(torch.zeros(4))], asked).param_groups
+    assert [group[name] for name in ("lr", "eps", "weight_decay")] == [0.3, 1e-7, 0.1]
+    assert tuple(group["betas"]) == (0.8, 0.9)
+
+
+@pytest.mark.parametrize("optimizer", BOTH)
 def test_a_saved_state_goes_on_as_if_it_had_never_stopped(optimizer: str) -> None:
     whole, _ = fitted(optimizer, 8)
     half, made = fitted(optimizer, 4)
