@@ -269,6 +269,7 @@ def _report(run: Run) -> None:
 
 _COMMANDS = {
     "ablate": "run the method with one thing changed at a time, over seeds, and tabulate the results",
+    "analyze": "look into models: scores along the steps of drawing, and which neurons are active",
     "doctor": "try an adapter on its real weights, and say in sentences what is wrong",
     "eval": "run published benchmarks, step by step: srum eval --help lists the steps",
     "export": "write a run's judged pictures in the official SRUM format, or as a Parquet dataset",

@@ -70,6 +70,12 @@ class UnifiedModel(Drawer, Answerer, Protocol):
     # `export(directory)` writes the whole model as it is, in the upstream layout, where `save` keeps only a part of it.
     # `outline(options, device: str) -> srum_core.outline.Outline`, a class method: the model without its weights, for
     # `srum doctor --plan`.
+    # For `srum analyze steps`: `drawing_times() -> Sequence[float]`, the times of drawing from 1 to 0, one more than
+    # steps; and `trace(prompts, seeds, steps) -> Sequence[Sequence[Image]]`, per prompt the clean estimate x - time * v
+    # at each of these steps (v after guidance) as a picture; at the last step it is what `generate` draws.
+    # For `srum analyze activations`: `neurons() -> Mapping[str, Sequence[nn.Module]]`, per expert the modules, layer by
+    # layer, whose output (rows, tokens, units) is what the units are activated with. One prompt or question is given at
+    # a time; of several rows (guidance) the first is the conditional branch.
 
 
 @runtime_checkable
@@ -150,5 +156,7 @@ class Benchmark(Protocol):
     # `survey() -> Sequence[PromptFile]`, for one whose prompts are read from a folder of the user's, its option `data`:
     # what is there and what is missing, without raising; `srum eval prompts` shows it.
     # `published() -> srum_core.published.Published`, a static method: results of others, for `srum eval table`.
+    # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of a picture from 0 to 1 without asking anybody,
+    # also of unfinished ones, for `srum analyze steps`.
     # An option `policy` ("exclude", "zero", "reference") says what unreadable answers count as; a row "readable" holds
     # the share of answers that could be read.

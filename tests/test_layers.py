@@ -22,7 +22,7 @@ LIGHT_CORE = [
     *("settings_toml", "config", "store", "prompts", "run", "remembered", "cli", "errors", "progress", "boxes"),
     *("hearing", "pictures", "console", "selection", "window", "benchmarking", "launching", "tables"),
 ]
-LIGHT_FOLDERS = ("commands", "evaluation", "interchange")
+LIGHT_FOLDERS = ("commands", "evaluation", "interchange", "analysis")
 
 
 def imports(path: Path, run_time: bool = False) -> Iterator[tuple[str, str]]:
@@ -90,5 +90,7 @@ def test_every_plugin_package_is_shipped_registered_and_typed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     shipped = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     assert shipped == {"srum_core", *(str(path.relative_to(ROOT)) for path in PLUGINS.values())}
-    assert set(project["project"]["entry-points"]["srum"].values()) == PLUGINS.keys()
+    groups = project["project"]["entry-points"]
+    elsewhere = {place.split(":")[0] for place in groups["lmms_eval.models"].values()}
+    assert {*groups["srum"].values(), *elsewhere} == PLUGINS.keys()
     assert all((path / "py.typed").is_file() for path in [ROOT / "srum_core", *PLUGINS.values()])

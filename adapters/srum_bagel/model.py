@@ -17,10 +17,11 @@ from srum_bagel.chat import PLAN_A_PICTURE, REASON_FIRST, Chat
 from srum_bagel.context import Context
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.images import size_rule, to_image, to_tensor
+from srum_bagel.mot import GENERATION
 from srum_bagel.options import Options
 from srum_bagel.outline import outline
 from srum_bagel.place import find
-from srum_bagel.sampling import Contexts, sample
+from srum_bagel.sampling import Branches, Contexts, Watch, sample, time_grid
 from srum_bagel.vision import Eye
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
@@ -78,6 +79,15 @@ class Bagel:
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """One picture of `options.size` per prompt."""
+        latents, thoughts = self._draw(prompts, seeds)
+        return [
+            Sample(to_image(picture), thought) for picture, thought in zip(self.decode(latents), thoughts, strict=True)
+        ]
+
+    def _draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], watch: Watch | None = None
+    ) -> tuple[list[Tensor], list[str]]:
+        """(clean latent grids, thoughts)."""
         rows, columns = self.grid(self.options.size)
         thoughts = self.think(prompts) if self.options.think else [""] * len(prompts)
         cell = self.denoiser.vae2llm.in_features
@@ -89,10 +99,35 @@ class Bagel:
             )
             for seed in seeds
         ]
-        latents = sample(self.denoiser, self.drawing_contexts(prompts, thoughts), noise, self.options.drawing)
-        return [
-            Sample(to_image(picture), thought) for picture, thought in zip(self.decode(latents), thoughts, strict=True)
-        ]
+        contexts = self.drawing_contexts(prompts, thoughts)
+        return sample(self.denoiser, contexts, noise, self.options.drawing, watch), thoughts
+
+    # ---- looking into it --------------------------------------------------------------------------------------------
+
+    def drawing_times(self) -> list[float]:
+        """From 1 to 0; one more than steps."""
+        return time_grid(self.options.drawing.steps, self.options.drawing.shift).tolist()
+
+    @torch.no_grad()
+    def trace(self, prompts: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> list[list[Image.Image]]:
+        """Per prompt, the clean estimate x - t·v (guided v) at each of these steps, as a picture."""
+        rows, _ = self.grid(self.options.size)
+        estimates: list[Tensor] = []
+
+        def watch(time: float, x: Tensor, velocities: Branches) -> None:
+            estimates.append(rearrange(x - time * velocities.used, "n (h w) c -> n h w c", h=rows))
+
+        self._draw(prompts, seeds, watch)
+        pictures = [[to_image(each) for each in self.decode(list(estimates[step]))] for step in steps]
+        return [list(of_one) for of_one in zip(*pictures, strict=True)]
+
+    def neurons(self) -> dict[str, list[torch.nn.Module]]:
+        """What each expert's MLPs activate with, layer by layer: the understanding expert's, and the generation's."""
+        layers = self.denoiser.language_model.model.layers
+        return {
+            name: [layer.get_submodule(f"mlp{expert}.act_fn") for layer in layers]
+            for name, expert in (("understanding", ""), ("generation", GENERATION))
+        }
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of the latent grid of a (width, height) picture; a side of 0 is `Options.size`'s default."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from attrs import frozen
@@ -81,7 +81,11 @@ def curves(tables: Tables, axis: str) -> Figure | None:
             lines.setdefault(row.arm.curve.line, []).append((row.arm.curve.x, row.means[tables.measures[0]]))
     if not any(len(points) > 1 for points in lines.values()):
         return None
-    name = f"{tables.measures[0]} against {axis}"
+    return chart("ablation-curve.svg", f"{tables.measures[0]} against {axis}", axis, lines)
+
+
+def chart(file: str, name: str, axis: str, lines: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Figure:
+    """A value with its interval over x, a line each."""
     every = [point for points in lines.values() for point in points]
     across = _scale([x for x, _ in every], 70, WIDTH - 130)
     down = _scale([end for _, each in every for end in _ends(each)], 300, 44)
@@ -95,7 +99,7 @@ def curves(tables: Tables, axis: str) -> Figure | None:
     parts += [_path([(70, 300), (WIDTH - 130, 300)]), _text((WIDTH - 60) / 2, 344, axis, anchor="middle")]
     for number, (line, points) in enumerate(lines.items()):
         parts += _curve(line, sorted(points, key=lambda point: point[0]), number, across, down)
-    return _figure("ablation-curve.svg", name, 356, parts)
+    return _figure(file, name, 356, parts)
 
 
 def _curve(line: str, points: Sequence[tuple[float, Estimate]], number: int, across: Scale, down: Scale) -> list[str]:

@@ -12,10 +12,11 @@ from benchmark_goldens import cases, near, table
 from srum_benchmarks.compbench import prompts as compbench
 from srum_benchmarks.files import Expected
 from srum_benchmarks.geneval import prompts as geneval
-from srum_benchmarks.instruments import activations, released_parsers, steps
+from srum_benchmarks.instruments import released_parsers, steps
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.understanding import choices, mathvista, mme, mmmu
 from srum_benchmarks.wise import prompts as wise
+from srum_core.analysis import strength as activations
 
 pytestmark = pytest.mark.golden
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from srum_benchmarks import ShapesOptions, summary
 from srum_benchmarks.shapes import stored
-from srum_benchmarks.shapes.checker import check
+from srum_benchmarks.shapes.checker import check, layout
 from srum_benchmarks.shapes.world import CATEGORIES, prompts
 from srum_benchmarks.summary import Cell
 from srum_core.records import Candidate, Prompt, Question, Row
@@ -32,6 +32,12 @@ class Shapes:
         picture = stored.read(candidate, "The shapes benchmark")
         verdict = check(picture, candidate.prompt.tags)
         return {"correct": float(verdict.correct), "fidelity": verdict.fidelity}
+
+    def rubrics(self, candidate: Candidate) -> Mapping[str, float]:
+        """Layout, whatever the forms are; and detail, wherever things stand. Exact, also for unfinished pictures."""
+        picture = stored.read(candidate, "The shapes benchmark")
+        found = check(picture, candidate.prompt.tags)
+        return {"layout": layout(found.found, candidate.prompt.tags), "detail": found.fidelity}
 
     def table(self, scored: Scored) -> Sequence[Row]:
         """Accuracy per category, then over all pictures, then object fidelity."""

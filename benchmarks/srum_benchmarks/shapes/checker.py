@@ -9,6 +9,7 @@ plain nearest-colour rule would read the rim of one object as another colour.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -186,6 +187,22 @@ def holds(found: tuple[Found, ...], tags: Mapping[str, Any]) -> bool:
         return True
     first, second = (next((f for f in found if f.kind == tuple(kind)), None) for kind in tags["objects"])
     return bool(first and second and related(first.centre, second.centre, tags["relation"], APART, 0))
+
+
+def layout(found: tuple[Found, ...], tags: Mapping[str, Any]) -> float:
+    """How well colours, counts and places are as asked, 0 to 1, whatever form the things have (also blobs).
+
+    The F1 of things asked for and things there, paired by colour; where a relation is asked, the mean of that and of
+    whether any two things of the two colours stand so."""
+    need = Counter(colour for colour, _ in wanted(tags).elements())
+    there = Counter(thing.colour for thing in found)
+    matched = 2 * (need & there).total() / (need.total() + there.total())
+    if tags["relation"] is None:
+        return matched
+    one, other = (colour for colour, _ in tags["objects"])
+    pairs = [(a, b) for a in found for b in found if a is not b and (a.colour, b.colour) == (one, other)]
+    stands = any(related(a.centre, b.centre, tags["relation"], APART, 0) for a, b in pairs)
+    return (matched + stands) / 2
 
 
 def check(picture: Picture, tags: Mapping[str, Any]) -> Verdict:
