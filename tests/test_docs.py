@@ -84,6 +84,10 @@ def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest
     program, *arguments = shlex.split(command.replace("DIR", str(GOLDEN)))
     if arguments[0] == "eval":
         evaluation_is_accepted(arguments[1], arguments[2:])
+    elif arguments[0] == "analyze":
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        import_module(f"srum_core.commands.analyze_{arguments[1]}").arguments(parser)
+        parser.parse_intermixed_args(arguments[2:])
     elif program == "srum":
         assert main([*arguments, *(["--dry-run"] if arguments[0] == "ablate" else [])]) == 0
     else:

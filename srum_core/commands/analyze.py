@@ -1,4 +1,4 @@
-"""Look into models that runs have trained, beside the one they started from. docs/analyses.md has the details.
+"""Look into models that runs have trained, beside the one they started from. docs/results/analyses.md has the details.
 
 srum analyze steps sft=RUN srum=RUN                     the paper's Figure 4: layout and detail along the steps
 srum analyze activations sft=RUN srum=RUN               its Appendix B: how active which neurons are
