@@ -1,4 +1,4 @@
-"""Any adapter, or whatever answers, as a model of lmms-eval: `lmms-eval --model srum_umm --model_args adapter=…`.
+"""Any adapter as a model of lmms-eval: `lmms-eval --model srum_umm --model_args adapter=…`.
 
 lmms-eval finds `manifest` through the entry point `lmms_eval.models`; srum itself gets nothing from this package.
 """

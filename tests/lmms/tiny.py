@@ -1,0 +1,21 @@
+"""The functions of srum_tiny.yaml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+
+def pictures(doc: dict[str, Any]) -> list[Image.Image]:
+    picture = Image.new("RGB", (32, 32), "white")
+    ImageDraw.Draw(picture).ellipse((10, 10, 21, 21), fill=doc["colour"])
+    return [picture]
+
+
+def question(doc: dict[str, Any], kwargs: dict[str, Any] | None = None) -> str:
+    return "Is there a red circle?"
+
+
+def results(doc: dict[str, Any], said: list[str]) -> dict[str, float]:
+    return {"said_something": float(bool(said[0].strip()))}
