@@ -11,6 +11,7 @@ import pytest
 import torch
 from benchmark_data import geneval_folder
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_evaluation import made, model, srum, use
 from transformers import (
     CLIPConfig,
@@ -30,7 +31,8 @@ from srum_core.errors import CheckpointError
 from srum_core.evaluation.run import Evaluation
 
 CPU = torch.device("cpu")
-LABELS = ("dog", "mouse", "remote", "keyboard", "apple")
+FULL = np.ones((64, 64), dtype=bool)
+LABELS = ("dog", "mouse", "sofa", "keyboard", "apple")
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +89,9 @@ def test_pictures_are_resized_and_padded_as_in_the_original() -> None:
     pixels, seen = detector.batch([picture(1024, 1024), picture(1000, 400)])
     assert seen == [(800, 800), (533, 1333)]
     assert pixels.shape == (2, 3, 800, 1344)
-    assert (pixels[0, :, :, 800:] == 0).all()
-    assert (pixels[1, :, 533:] == 0).all()
+    grey = [(128 - 123.675) / 58.395, (128 - 116.28) / 57.12, (128 - 103.53) / 57.375]
+    for padding in (pixels[0, :, :, 800:], pixels[1, :, 533:]):
+        assert torch.allclose(padding, torch.tensor(grey)[:, None, None].expand_as(padding), atol=1e-5)
     (flat,), _ = detector.batch([Image.new("RGB", (64, 64), (124, 116, 104))])
     assert flat.abs().max() < 0.02  # the colour that the normalisation takes away
 
@@ -115,7 +118,7 @@ def test_what_follows_the_network_is_done_query_by_query(eyes: Path, small: None
     assert len(found) == 9 * len(LABELS)
     for mine, (score, place, box) in zip(found, expected, strict=True):
         assert mine.score == pytest.approx(score, rel=1e-4)
-        assert mine.label == {1: "computer mouse", 2: "tv remote", 3: "computer keyboard"}.get(place, LABELS[place])
+        assert mine.label == {1: "computer mouse", 2: "couch", 3: "computer keyboard"}.get(place, LABELS[place])
         assert mine.box == tuple(map(float, box))
         assert mine.mask.shape == (90, 120)
 
@@ -124,7 +127,7 @@ def test_no_more_than_a_hundred_and_the_same_together_as_alone(
     eyes: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detector, "MOST", 10)
-    looks, images = Detector(str(eyes), CPU), [picture(80, 80, 1), picture(80, 80, 2)]
+    looks, images = Detector(str(eyes), CPU), [picture(80, 80, 1), picture(100, 60, 3), picture(80, 80, 2)]
     together = looks.detect(images)
     for image, found in zip(images, together, strict=True):
         assert len(found) == 10
@@ -154,6 +157,13 @@ def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
             pixels = reads.eyes(crop(image, thing.box, thing.mask), return_tensors="pt")["pixel_values"]
             seen = reads.model.visual_projection(reads.model.vision_model(pixels).pooler_output)[0]
             assert said == COLORS[int((texts @ seen).argmax())]
+
+
+@pytest.mark.parametrize("high", [1, 3])
+def test_a_flat_object_has_a_colour(clip: Path, high: int) -> None:
+    """One or three rows of pixels are no channels."""
+    (said,) = Colors(str(clip), CPU).classify(picture(64, 64), [Found("dog", (5.0, 8.0, 50.0, 8.0 + high), 0.9, FULL)])
+    assert said in COLORS
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -247,3 +257,25 @@ def test_other_detectors_do_not_add_to_what_is_there(
     (tmp_path / "other").symlink_to(eyes)
     assert looked(run, tmp_path / "other", clip) == 2
     assert "detector" in capsys.readouterr().err
+
+
+def test_a_class_that_the_detector_does_not_know_is_no_missing_object(
+    run: Path, eyes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Mask2FormerForUniversalSegmentation.from_pretrained(eyes)
+    made.config.id2label = {**made.config.id2label, 0: "wolf"}
+    made.save_pretrained(tmp_path / "forest")
+    assert looked(run, tmp_path / "forest", clip) == 2
+    assert "has no class for dog, which the prompts ask for" in capsys.readouterr().err
+    assert not (run / "detections.jsonl").exists()
+
+
+def test_a_checkpoint_without_its_weights_is_refused(eyes: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((eyes / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"The weights of .* cannot be read"):
+        Detector(str(tmp_path), CPU)
+    weights = load_file(eyes / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "class_predictor" not in name}
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 2 weights of Mask2Former.*class_predictor"):
+        Detector(str(tmp_path), CPU)

@@ -10,14 +10,15 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from srum_benchmarks.detections import Detection
-from srum_core.errors import PluginError, RecordError, SrumError
+from srum_benchmarks.geneval.rules import Thresholds
+from srum_core.errors import CheckpointError, PluginError, RecordError, SrumError
 from srum_core.evaluation.run import Evaluation, Picture
 from srum_core.folders import lock
 from srum_core.pictures import open_rgb
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from srum_benchmarks.geneval.detector import Colors, Found
 
 DETECTOR, CLIP = "facebook/mask2former-swin-small-coco-instance", "openai/clip-vit-large-patch14"
-LEAST, MOST = 0.3, 16
+LEAST, MOST = Thresholds().score, Thresholds().most
 """Below this confidence nothing counts, and of a class no more than so many: no colour is asked for beyond."""
 
 
@@ -46,7 +47,7 @@ def look(run: Evaluation, detector: str, clip: str, device: str = "auto", batch:
     """Look at all pictures that nobody looked at yet; the file of all detections.
 
     Raises PluginError without scipy, RecordError for an evaluation of another benchmark and for pictures that are
-    missing, CheckpointError for checkpoints of another kind."""
+    missing, CheckpointError for checkpoints of another kind and detectors that do not know what prompts ask for."""
     if importlib.util.find_spec("scipy") is None:
         raise PluginError("Mask2Former needs scipy, which this environment does not have. Install srum[detectors].")
     benchmark = run.settings.benchmark
@@ -54,10 +55,8 @@ def look(run: Evaluation, detector: str, clip: str, device: str = "auto", batch:
         raise RecordError(f"{run.folder} is no evaluation of geneval: {benchmark.use if benchmark else 'it has none'}.")
     records = Records(run.folder / "detections", Looked, {"detector": detector, "clip": clip}, stage="detections")
     pictures = run.drawn()
-    wanted = colors_asked(pictures)
-    todo = {each.sha256: each.candidate.image for each in pictures if each.sha256 not in records.ids()}
-    if todo:
-        _look_at(todo, wanted, records, detector, clip, device, batch)
+    if not records.ids().issuperset(each.sha256 for each in pictures):
+        _look_at(pictures, records, detector, clip, device, batch)
     path = run.folder / "detections.jsonl"
     there = records.select(dict.fromkeys(each.sha256 for each in pictures))
     write_atomic(path, "".join(_line(each) for each in there))
@@ -74,27 +73,40 @@ def colors_asked(pictures: Sequence[Picture]) -> dict[str, set[str]]:
 
 
 def _look_at(
-    todo: Mapping[str, Path],
-    wanted: Mapping[str, set[str]],
-    records: Records[Looked],
-    detector: str,
-    clip: str,
-    device: str,
-    batch: int,
+    pictures: Sequence[Picture], records: Records[Looked], detector: str, clip: str, device: str, batch: int
 ) -> None:
     from srum_benchmarks.geneval.detector import Colors, Detector  # torch, transformers
     from srum_core.place import choose_device
 
     where = choose_device(device)
-    eyes, colors = Detector(detector, where), Colors(clip, where)
-    names = list(todo)
-    with progress(len(names), "detect") as advance:
-        for start in range(0, len(names), batch):
-            some = names[start : start + batch]
-            images = [open_rgb(todo[name]) for name in some]
-            for name, image, found in zip(some, images, eyes.detect(images), strict=True):
-                records.append(Looked(name, _told(image, found, wanted[name], colors)))
-            advance(len(some))
+    eyes = Detector(detector, where)
+    _refuse_strangers(pictures, eyes.names, detector)
+    colors, wanted = Colors(clip, where), colors_asked(pictures)
+    images = {each.sha256: each.candidate.image for each in pictures}
+    names, there = list(images), records.ids()
+    # by place among all pictures, whole again if any is missing: what is seen must not depend on interruptions
+    chunks = [names[start : start + batch] for start in range(0, len(names), batch)]
+    with progress(len(names), "detect", sum(name in there for name in names)) as advance:
+        for some in chunks:
+            new = [name for name in some if name not in there]
+            if not new:
+                continue
+            shown = [open_rgb(images[name]) for name in some]
+            for name, image, found in zip(some, shown, eyes.detect(shown), strict=True):
+                if name in new:
+                    records.append(Looked(name, _told(image, found, wanted[name], colors)))
+            advance(len(new))
+
+
+def _refuse_strangers(pictures: Sequence[Picture], known: Sequence[str], detector: str) -> None:
+    """What a detector has no class for would count as not drawn."""
+    tags = [each.candidate.prompt.tags["metadata"] for each in pictures]
+    asked = {clause["class"] for each in tags for part in ("include", "exclude") for clause in each.get(part, [])}
+    if strange := sorted(asked.difference(known)):
+        raise CheckpointError(
+            f"{detector} has no class for {', '.join(strange)}, which the prompts ask for. Take a Mask2Former that was "
+            "trained on COCO's 80 classes."
+        )
 
 
 def _told(image: Image.Image, found: Sequence[Found], wanted: set[str], colors: Colors) -> tuple[Detection, ...]:
@@ -114,13 +126,19 @@ def _line(looked: Looked) -> str:
     return json.dumps({"sha256": looked.id, "detections": entries}, ensure_ascii=False) + "\n"
 
 
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m srum_benchmarks.geneval.detect", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="an evaluation of geneval whose pictures are drawn")
     parser.add_argument("--detector", default=DETECTOR, metavar="DIR", help=f"Mask2Former (default: {DETECTOR})")
     parser.add_argument("--clip", default=CLIP, metavar="DIR", help=f"for the colours (default: {CLIP})")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch", type=int, default=4, help="pictures at once (default: 4)")
+    parser.add_argument("--batch", type=_positive, default=4, help="pictures at once (default: 4)")
     given = parser.parse_args(arguments)
     try:
         with lock(given.run):

@@ -1,7 +1,8 @@
 """What GenEval looks with, out of transformers: Mask2Former for objects, CLIP for their colours.
 
-The original runs mmdet 2; what follows the network is done as there, and not as in transformers' own processor, which
-squeezes masks through 384 x 384. Whether published weights then give the very same detections was not tested.
+The original runs mmdet 2; what comes before and after the network is done as in its instance configuration, and not as
+in transformers' own processor, which squeezes masks through 384 x 384. Whether published weights then give the very
+same detections was not tested.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from attrs import frozen
 from einops import rearrange
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
     AutoConfig,
-    CLIPImageProcessor,
     CLIPModel,
     CLIPTokenizer,
     Mask2FormerForUniversalSegmentation,
@@ -37,8 +39,20 @@ SHORT, LONG, MULTIPLE = 800, 1333, 32
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 MOST = 100
 """Detections of a picture, over all queries and classes."""
-RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
-"""COCO's name → the benchmark's."""
+PADDING = 128
+"""Grey level of the padding."""
+RENAMED = {
+    "mouse": "computer mouse",
+    "remote": "tv remote",
+    "keyboard": "computer keyboard",
+    "aeroplane": "airplane",
+    "motorbike": "motorcycle",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+}
+"""COCO's name → the benchmark's. Published checkpoints of transformers write six of COCO's names in another way."""
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 
 
@@ -62,7 +76,15 @@ class Detector:
 
     @torch.no_grad()
     def detect(self, images: Sequence[Image.Image]) -> list[list[Found]]:
-        """Of each picture, the surest first."""
+        """Of each picture, the surest first. Only pictures of one size are looked at together: padding for another one
+        would be seen."""
+        found: dict[int, list[Found]] = {}
+        for size in dict.fromkeys(image.size for image in images):
+            places = [place for place, image in enumerate(images) if image.size == size]
+            found |= zip(places, self._together([images[place] for place in places]), strict=True)
+        return [found[place] for place in range(len(images))]
+
+    def _together(self, images: Sequence[Image.Image]) -> list[list[Found]]:
         pixels, seen = batch(images)
         made = self.model(pixels.to(self.model.device), pixel_mask=None)
         out = []
@@ -92,10 +114,14 @@ class Colors:
     """Colours of objects. `where`: a directory or hub id of a CLIP."""
 
     def __init__(self, where: str, device: torch.device) -> None:
-        directory = _place(where)
         self.model = _load(CLIPModel, "clip", where, device)
-        self.words = CLIPTokenizer.from_pretrained(directory)
-        self.eyes = CLIPImageProcessor.from_pretrained(directory)
+        directory = _place(where)
+        # PIL's resampling is the original's; the processor of that name needs torchvision in newer releases
+        processor: Any = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+        try:
+            self.words, self.eyes = CLIPTokenizer.from_pretrained(directory), processor.from_pretrained(directory)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{where} lacks its tokenizer or preprocessor_config.json: {error}") from error
         self._texts: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -104,7 +130,9 @@ class Colors:
         if not objects:
             return []
         views = [crop(image, each.box, each.mask, background) for each in objects]
-        pixels = self.eyes(views, return_tensors="pt")["pixel_values"].to(self.model.device)
+        # said, not guessed: a view one or three pixels high would pass for a picture with its channels first
+        made = self.eyes(views, input_data_format="channels_last", return_tensors="pt")
+        pixels = made["pixel_values"].to(self.model.device)
         seen = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
         best = (seen @ self.texts(objects[0].label).T).argmax(-1)
         return [COLORS[place] for place in best.tolist()]
@@ -121,19 +149,20 @@ class Colors:
 
 
 def batch(images: Sequence[Image.Image]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Pictures side by side, (n, 3, H, W), zeros to the right and below; and (rows, columns) of each."""
+    """Pictures side by side, (n, 3, H, W), grey to the right and below; and (rows, columns) of each."""
     made = [_resized(image) for image in images]
     rows, columns = (-(-max(each.shape[axis] for each in made) // MULTIPLE) * MULTIPLE for axis in (1, 2))
-    padded = [F.pad(each, (0, columns - each.shape[2], 0, rows - each.shape[1])) for each in made]
-    return torch.stack(padded), [(each.shape[1], each.shape[2]) for each in made]
+    padded = [F.pad(each, (0, columns - each.shape[2], 0, rows - each.shape[1]), value=PADDING) for each in made]
+    pixels = (torch.stack(padded) - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
+    return pixels, [(each.shape[1], each.shape[2]) for each in made]
 
 
 def _resized(image: Image.Image) -> Tensor:
+    """(3, rows, columns), whole levels from 0 to 255."""
     scale = min(SHORT / min(image.size), LONG / max(image.size))
     size = (int(image.height * scale + 0.5), int(image.width * scale + 0.5))
     pixels = rearrange(torch.from_numpy(np.array(image.convert("RGB"))), "h w c -> 1 c h w").float()
-    resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0].round()
-    return (resized - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
+    return F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0].round()
 
 
 def _box(inside: Tensor) -> Box:
@@ -156,6 +185,7 @@ def _place(where: str) -> Path:
 
 
 def _load(kind: Any, expected: str, where: str, device: torch.device) -> Any:
+    """In float32. Raises CheckpointError for one of another kind, and for one that lacks weights."""
     directory = _place(where)
     try:
         known = AutoConfig.from_pretrained(directory).model_type
@@ -163,4 +193,13 @@ def _load(kind: Any, expected: str, where: str, device: torch.device) -> Any:
         raise CheckpointError(f"{where} cannot be read as a checkpoint of transformers: {error}") from error
     if known != expected:
         raise CheckpointError(f"{where} is a checkpoint of the kind {known}; what is needed is {expected}.")
-    return kind.from_pretrained(directory).eval().requires_grad_(False).to(device)
+    try:
+        model, info = kind.from_pretrained(directory, dtype=torch.float32, output_loading_info=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"The weights of {where} cannot be read: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(
+            f"{where} lacks {len(missing)} weights of {kind.__name__}, such as {missing[0]}. Take a checkpoint that "
+            "holds the whole model."
+        )
+    return model.eval().requires_grad_(False).to(device)
