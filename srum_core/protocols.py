@@ -156,7 +156,7 @@ class Benchmark(Protocol):
     # `survey() -> Sequence[PromptFile]`, for one whose prompts are read from a folder of the user's, its option `data`:
     # what is there and what is missing, without raising; `srum eval prompts` shows it.
     # `published() -> srum_core.published.Published`, a static method: results of others, for `srum eval table`.
-    # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of a picture from 0 to 1 without asking anybody,
-    # also of unfinished ones, for `srum analyze steps`.
+    # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of a picture from 0 to 1 without asking
+    # anybody, also of unfinished ones, for `srum analyze steps`.
     # An option `policy` ("exclude", "zero", "reference") says what unreadable answers count as; a row "readable" holds
     # the share of answers that could be read.

@@ -61,13 +61,14 @@ def _overlap(one: set[int], other: set[int]) -> float:
     return len(one & other) / max(1, len(one | other))
 
 
-def _select(probes: Probes, layers: Activity, eligible: Activity, share: float) -> dict[str, tuple[int, ...]]:
+def _select(probes: Probes, layers: Activity, eligible: Any, share: float) -> dict[str, tuple[int, ...]]:
     import numpy as np
 
     found: dict[str, list[int]] = {task: [] for task in TASKS}
     for layer in np.unique(layers[eligible]):
         inside = eligible[layers[eligible] == layer]
-        chosen = select(*(probes[task][:, inside] for task in TASKS), max(1, round(share * len(inside))))
+        one, other = (probes[task][:, inside] for task in TASKS)
+        chosen = select(one, other, max(1, round(share * len(inside))))
         found["understanding"] += [int(inside[k]) for k in chosen.understanding]
         found["generation"] += [int(inside[k]) for k in chosen.generation]
     return {task: tuple(sorted(each)) for task, each in found.items()}

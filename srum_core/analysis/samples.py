@@ -36,7 +36,7 @@ class Samples:
 
 def understanding(run: Run, count: int) -> Samples:
     """The judges' questions of the run's first round, one a picture, in turn. Raises RecordError for too few."""
-    questions = []
+    questions: list[Question] = []
     for judgement in run.judgements(0):
         asked = [each.question for each in judgement.exchanges if not each.question.history]
         if asked:
