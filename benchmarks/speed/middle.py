@@ -1,0 +1,44 @@
+"""A middle-sized BAGEL with random weights: hidden 512, MLP 1408, 6 layers, 8 heads of 64 (4 for keys and values)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import Qwen2Config
+
+from srum_bagel.denoiser import BagelDenoiser
+
+SIDE, CELL, TEXT = 16, 64, 32
+"""Latent cells of a side, channels of a cell, tokens of a caption."""
+
+
+def build() -> BagelDenoiser:
+    config = Qwen2Config(
+        hidden_size=512, intermediate_size=1408, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=4,
+        vocab_size=2000, rms_norm_eps=1e-6, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return BagelDenoiser(config, CELL, 64, (1, 2), 1e6)
+
+
+def pictures(count: int, side: int = SIDE) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    """Noisy grids, times and captions."""
+    dice = torch.Generator().manual_seed(1)
+    grids = [torch.randn(side, side, CELL, generator=dice) for _ in range(count)]
+    texts = [torch.randint(3, 2000, (TEXT,), generator=dice) for _ in range(count)]
+    return grids, torch.rand(count, generator=dice), texts
+
+
+def products(denoiser: BagelDenoiser, count: int, backward: Sequence[str] = ("inputs", "weights")) -> float:
+    """Multiplications and additions of the blocks' matrix products for so many pictures, forwards and what is asked for
+    backwards: each linear map counts 2 a weight and token, attention 4 a channel and pair that may look."""
+    config = denoiser.language_model.config
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    keys = hidden * (config.num_key_value_heads or 1) // config.num_attention_heads
+    tokens = count * (SIDE**2 + 2 + TEXT)
+    linear = 2 * tokens * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner)
+    block, text = (SIDE**2 + 2) * (SIDE**2 + 2 + TEXT), TEXT * (TEXT + 1) / 2
+    attention = 4 * hidden * count * (block + text)
+    return layers * (linear * (1 + len(backward)) + attention * (1 + 2 * bool(backward)))

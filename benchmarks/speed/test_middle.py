@@ -1,0 +1,102 @@
+"""A middle-sized BAGEL: ours beside the reference's algorithm in our own words (`reference.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import middle
+import pytest
+import reference
+import torch
+
+from srum_bagel.context import Context
+from srum_bagel.model import make_recipe
+from srum_bagel.options import Drawing, Options
+from srum_bagel.sampling import Contexts, sample
+from srum_core.settings import Lora
+from srum_core.tuning import tune
+
+COUNT, STEPS, GUIDANCE = 4, 13, 4.0
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> Any:
+    return middle.build()
+
+
+def step(module: Any, given: Any) -> Callable[[], object]:
+    """Forwards and backwards, gradients thrown away."""
+
+    def run() -> None:
+        torch.stack(module(*given)).square().mean().backward()
+        module.zero_grad(set_to_none=True)
+
+    return run
+
+
+def packed(denoiser: Any, given: Any) -> Callable[[], object]:
+    def run() -> None:
+        reference.velocities(denoiser, *given).square().mean().backward()
+        denoiser.zero_grad(set_to_none=True)
+
+    return run
+
+
+def test_both_ways_give_the_same(denoiser: Any) -> None:
+    """A ratio between different results would mean nothing."""
+    given = middle.pictures(2)
+    with torch.no_grad():
+        ours = torch.stack(denoiser(*given)).flatten(0, 2)
+        assert torch.allclose(ours, reference.velocities(denoiser, *given), atol=1e-4)
+        noise, text = given[0][0], given[2][0]
+        assert torch.allclose(
+            drawn(denoiser, [noise], [text], 6)[0], reference.sampled(denoiser, noise, text, 6, GUIDANCE), atol=1e-4
+        )
+
+
+def drawn(denoiser: Any, noise: list[torch.Tensor], texts: list[torch.Tensor], steps: int) -> list[torch.Tensor]:
+    full: Context = denoiser.context(len(noise))
+    denoiser.read_text(full, texts)
+    drawing = Drawing(steps=steps, shift=3.0, guidance=GUIDANCE, interval=(0.0, 1.0), renorm="global", renorm_min=0.0)
+    return sample(denoiser, Contexts(full, denoiser.context(len(noise)), full), noise, drawing)
+
+
+def test_training(denoiser: Any, compare: Any, peak: float) -> None:
+    given = middle.pictures(COUNT)
+    denoiser.requires_grad_(True)
+    work = middle.products(denoiser, COUNT)
+    compare(
+        "training step, all weights, 4 pictures",
+        step(denoiser, given),
+        packed(denoiser, given),
+        1.25,
+        products=work,
+        peak=peak,
+    )
+
+
+@pytest.mark.parametrize("method", ["generation experts", "LoRA"])
+def test_training_less(compare: Any, method: str) -> None:
+    """Against full training: what is frozen needs no gradient of its weights."""
+    given, whole = middle.pictures(COUNT), middle.build()
+    kind = "lora" if method == "LoRA" else "full"
+    recipe = make_recipe(6, Options(experts="generation"))
+    model: Any = SimpleNamespace(denoiser=middle.build(), recipe=recipe)
+    tuned = tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=False)
+    compare(f"training step, {method}, beside all weights", step(tuned.module, given), step(whole, given), 1.5)
+
+
+def test_drawing(denoiser: Any, compare: Any, peak: float) -> None:
+    denoiser.requires_grad_(False)
+    (noise,), _, (text,) = middle.pictures(1)
+    one = middle.products(denoiser, 1, backward=())
+    compare(
+        f"one picture, {STEPS} points, guidance",
+        lambda: drawn(denoiser, [noise], [text], STEPS),
+        lambda: reference.sampled(denoiser, noise, text, STEPS, GUIDANCE),
+        1.35,
+        products=2 * (STEPS - 1) * one * (middle.SIDE**2 + 2) / (middle.SIDE**2 + 2 + middle.TEXT),
+        peak=peak,
+    )
