@@ -190,4 +190,4 @@ def test_a_machine_that_cannot_hold_the_default_checkpoint_says_so(
     assert train_main(["--adapter", "blip3o", "--out", str(tmp_path / "run")]) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "BLIP3o/BLIP3o-Model-8B is 33 GB of weights and this machine has no accelerator" in told
-    assert "srum-train --adapter bagel --preset shapes" in told
+    assert "srum-train --adapter blip3o --preset shapes" in told

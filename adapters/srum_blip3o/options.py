@@ -46,7 +46,7 @@ class Options:
     """BLIP3-o 8B by default."""
 
     checkpoint: str = "BLIP3o/BLIP3o-Model-8B"
-    """A directory in the published layout, what training saved, or a hub id."""
+    """A directory in the published layout, what training saved, a hub id, or `bundled:shapes`."""
     feature_tower: str = ""
     """Where the EVA-CLIP weights are if not inside or beside the checkpoint: a directory, a file, or a hub id."""
     feature_head_width: int = field(default=0, validator=validators.ge(0))

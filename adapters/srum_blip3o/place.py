@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from srum_core.place import download, refuse_large
+from srum_core.place import bundled, download, refuse_large
 
 FILES = ["*.json", "*.safetensors", "*.txt"]
 """What is taken from a checkpoint repository, folders included: weights and settings, never code."""
@@ -17,12 +17,15 @@ PUBLISHED = {"BLIP3o/BLIP3o-Model-8B": 33_000_000_000, "BLIP3o/BLIP3o-Model-4B":
 NEEDS = (
     "Training the head needs a GPU that holds the language model in bfloat16 beside it (80 GB is a safe size); with "
     "adapter.train_queries=false it needs the head alone. To see the whole method on this machine, run the bundled "
-    "model: srum-train --adapter bagel --preset shapes."
+    "model: srum-train --adapter blip3o --preset shapes."
 )
 
 
 def find(checkpoint: str, device: torch.device, asked: str) -> Path:
-    """The directory behind a path or a hub id. Errors say what is needed and what else would run."""
+    """The directory behind a path, a hub id or `bundled:NAME`. Errors say what is needed and what else would run."""
+    inside = bundled(checkpoint, Path(__file__).parent, "config.json")
+    if inside is not None:
+        return inside
     directory = Path(checkpoint).expanduser()
     if directory.is_dir():
         refuse_large(checkpoint, _size(directory), device, asked, NEEDS)
