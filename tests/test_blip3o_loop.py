@@ -14,10 +14,15 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from srum_benchmarks.shapes.measure_head import drawn as measured
 from srum_blip3o.model import Blip3o
-from srum_blip3o.weights import TRAINED
+from srum_blip3o.options import Options
+from srum_blip3o.weights import BASE, TRAINED
 from srum_core.cli import main, train_main
+from srum_core.errors import CheckpointError
+from srum_core.hookspecs import Use
 from srum_core.latents import Latents
+from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_core.run import Run
 from srum_judges.answerers.scripted import Scripted
@@ -191,3 +196,27 @@ def test_a_machine_that_cannot_hold_the_default_checkpoint_says_so(
     told = " ".join(capsys.readouterr().err.split())
     assert "BLIP3o/BLIP3o-Model-8B is 33 GB of weights and this machine has no accelerator" in told
     assert "srum-train --adapter blip3o --preset shapes" in told
+
+
+def test_the_bundled_model_draws_what_is_asked() -> None:
+    """As its card says, roughly: 16 development prompts are not many."""
+    options = {"checkpoint": "bundled:shapes", "device": "cpu", "dtype": "float32", "release": False}
+    drawing = {"steps": 25, "guidance": 3.0, "shift": 2.0, "decoder_steps": 4, "decoder_guidance": 1.0}
+    found = measured(discover().create("adapter", Use("blip3o", {**options, "drawing": drawing})), 16)["all"]
+    assert found["correct"]["value"] >= 0.3
+    assert found["fidelity"]["value"] >= 0.7
+
+
+def test_the_bundled_models_work_together(tmp_path: Path) -> None:
+    """`--preset shapes`: one draws and is trained, the other judges."""
+    few = ["prompts=shapes:train:4", "generate.candidates=1", "benchmark=", "train.steps=1", "adapter.drawing.steps=8"]
+    given = ["--adapter", "blip3o", "--preset", "shapes", *few, "map=paper", "loss.constraint=0.5"]
+    assert train_main([*given, "--out", str(tmp_path / "run")]) == 0
+    done = Run.open(tmp_path / "run")
+    assert all(judged.scores for judged in done.judgements(0))
+    assert json.loads((done.stage_folder("train", 0) / BASE).read_text())["checkpoint"] == "bundled:shapes"
+
+
+def test_another_name_is_not_bundled() -> None:
+    with pytest.raises(CheckpointError, match=r"bundled:squares: no such bundled model; there is bundled:shapes\."):
+        Blip3o(Options(checkpoint="bundled:squares"))
