@@ -35,7 +35,7 @@ docs: install  ## the site, in site/; tests/test_docs.py follows its pages
 	@echo "The site is in site/index.html"
 
 bench: install
-	$(BIN)/python -m pytest benchmarks/speed --benchmark-columns=min,median,iqr,rounds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist benchmarks/speed --benchmark-columns=min,median,iqr,rounds
 
 clean:
 	rm -rf build dist runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -31,14 +31,19 @@ def pictures(count: int, side: int = SIDE) -> tuple[list[Tensor], Tensor, list[T
     return grids, torch.rand(count, generator=dice), texts
 
 
-def products(denoiser: BagelDenoiser, count: int, backward: Sequence[str] = ("inputs", "weights")) -> float:
+def products(
+    denoiser: BagelDenoiser,
+    count: int,
+    backward: Sequence[str] = ("inputs", "weights"),
+    side: int = SIDE,
+    text: int = TEXT,
+) -> float:
     """Multiplications and additions of the blocks' matrix products for so many pictures, forwards and what is asked for
     backwards: each linear map counts 2 a weight and token, attention 4 a channel and pair that may look."""
     config = denoiser.language_model.config
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     keys = hidden * (config.num_key_value_heads or 1) // config.num_attention_heads
-    tokens = count * (SIDE**2 + 2 + TEXT)
+    tokens = count * (side**2 + 2 + text)
     linear = 2 * tokens * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner)
-    block, text = (SIDE**2 + 2) * (SIDE**2 + 2 + TEXT), TEXT * (TEXT + 1) / 2
-    attention = 4 * hidden * count * (block + text)
-    return layers * (linear * (1 + len(backward)) + attention * (1 + 2 * bool(backward)))
+    pairs = (side**2 + 2) * (side**2 + 2 + text) + text * (text + 1) / 2
+    return layers * (linear * (1 + len(backward)) + 4 * hidden * count * pairs * (1 + 2 * bool(backward)))

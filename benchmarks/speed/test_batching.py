@@ -7,7 +7,6 @@ maps painted pixel by pixel and then shrunk), not the reference's code.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,7 @@ from srum_core.config import Use
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Question, Region, Score
 
-ROUNDS = 5
 PROMPTS = [f"a {colour} circle and a blue square" for colour in ("red", "green", "yellow", "cyan")] * 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -34,45 +27,40 @@ def model() -> Any:
     return discover().create("adapter", Use("bagel", {"checkpoint": "bundled:shapes", "dtype": "float32", **sides}))
 
 
-def measure(benchmark: Any, work: Callable[[], object]) -> None:
-    benchmark.pedantic(work, rounds=ROUNDS, warmup_rounds=1)
-
-
-@pytest.mark.benchmark(group="draw 16 pictures")
-@pytest.mark.parametrize("way", ["batched", "one by one"])
-def test_drawing(benchmark: Any, model: Any, way: str) -> None:
+def test_drawing(compare: Any, model: Any) -> None:
     seeds = list(range(len(PROMPTS)))
-    if way == "batched":
-        measure(benchmark, lambda: model.generate(PROMPTS, seeds))
-    else:
-        measure(benchmark, lambda: [model.generate([p], [s]) for p, s in zip(PROMPTS, seeds, strict=True)])
+    compare(
+        "16 small pictures together, beside one by one (bundled model)",
+        lambda: model.generate(PROMPTS, seeds),
+        lambda: [model.generate([p], [s]) for p, s in zip(PROMPTS, seeds, strict=True)],
+        5,
+    )
 
 
-@pytest.mark.benchmark(group="answer 16 questions about 8 pictures")
-@pytest.mark.parametrize("way", ["batched", "one by one"])
-def test_answering(benchmark: Any, model: Any, way: str, tmp_path: Path) -> None:
+def test_answering(compare: Any, model: Any, tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(8)]
     for i, path in enumerate(paths):
         Image.new("RGB", (32, 32), (30 * i, 200, 90)).save(path)
     asked = [Question(p, f"Prompt: {t}\nRate the layout.", max_new_tokens=16) for p in paths for t in PROMPTS[:2]]
-    if way == "batched":
-        measure(benchmark, lambda: model.answer(asked))
-    else:
-        measure(benchmark, lambda: [model.answer([question]) for question in asked])
+    compare(
+        "16 questions about 8 pictures together, beside one by one (bundled model)",
+        lambda: model.answer(asked),
+        lambda: [model.answer([question]) for question in asked],
+        5,
+    )
 
 
-@pytest.mark.benchmark(group="released map of a 1024x1024 picture, 10 boxes")
-@pytest.mark.parametrize("way", ["token grid", "painted"])
-def test_reward_map(benchmark: Any, way: str) -> None:
+def test_reward_maps(compare: Any) -> None:
     boxes = [(i / 16, i / 20, (i + 5) / 16, (i + 6) / 20) for i in range(10)]
     regions = tuple(Region(str(i), box) for i, box in enumerate(boxes))
     scores = (Score(0.5), *(Score(i / 10, str(i)) for i in range(10)))
-    judgement = Judgement("c", regions, scores)
-    if way == "token grid":
-        released = discover().create("map", Use("released"))
-        measure(benchmark, lambda: released(judgement, (64, 64)))
-    else:
-        measure(benchmark, lambda: paint(boxes, [i / 10 for i in range(10)], 0.5))
+    judgement, released = Judgement("c", regions, scores), discover().create("map", Use("released"))
+    compare(
+        "released maps of 16 pictures of 1024 x 1024, 10 boxes, beside painting",
+        lambda: [released(judgement, (64, 64)) for _ in range(16)],
+        lambda: [paint(boxes, [i / 10 for i in range(10)], 0.5) for _ in range(16)],
+        10,
+    )
 
 
 def paint(boxes: list[tuple[float, float, float, float]], scores: list[float], whole: float) -> torch.Tensor:
@@ -85,18 +73,17 @@ def paint(boxes: list[tuple[float, float, float, float]], scores: list[float], w
     return torch.nn.functional.interpolate(canvas[None, None], size=(64, 64), mode="bilinear", align_corners=False)
 
 
-@pytest.mark.benchmark(group="attention forward and backward, bfloat16, 64 rows of 66 x 82, 4 heads of 32")
-@pytest.mark.parametrize("way", ["plain products", "fused kernel"])
-def test_attention_when_training_on_a_cpu(benchmark: Any, way: str) -> None:
+def test_attention_when_training_on_a_cpu(compare: Any) -> None:
     from srum_bagel.context import attend
 
-    q = torch.randn(64, 4, 66, 32, dtype=torch.bfloat16, requires_grad=True)
-    k, v = (torch.randn(64, 2, 82, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    q = torch.randn(64, 4, 66, 32, requires_grad=True)
+    k, v = (torch.randn(64, 2, 82, 32, requires_grad=True) for _ in range(2))
     fused = torch.nn.functional.scaled_dot_product_attention
-    if way == "plain products":
-        measure(benchmark, lambda: attend(q, k, v).sum().backward())
-    else:
-        measure(benchmark, lambda: fused(q, k, v, enable_gqa=True).sum().backward())
+    compare(
+        "attention forwards and backwards, 64 rows of 66 x 82, plain products beside the fused kernel",
+        lambda: attend(q, k, v).sum().backward(),
+        lambda: fused(q, k, v, enable_gqa=True).sum().backward(),
+    )
 
 
 def test_both_ways_agree() -> None:

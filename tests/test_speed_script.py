@@ -1,0 +1,51 @@
+"""The script for a GPU runs, with tiny sizes on the CPU, and counts what there is to count."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SPEED = Path(__file__).parent.parent / "benchmarks" / "speed"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(SPEED))
+    spec = importlib.util.spec_from_file_location("speed_gpu", SPEED / "gpu.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_every_work_is_measured(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    script.main(["--tiny", "--rounds", "2", "--points", "3", "--tokens", "2", "--peak", "1e9"])
+    found = {each["work"]: each for each in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert list(found) == [
+        "training, LoRA, 2 pictures", "training, generation experts, 2 pictures", "drawing 1, guidance",
+        "drawing 4, guidance", "drawing 8, guidance", "answering 1", "answering 32",
+    ]  # fmt: skip
+    assert all(each["low"] <= each["seconds"] <= each["high"] for each in found.values())
+    more, less = found["training, generation experts, 2 pictures"], found["training, LoRA, 2 pictures"]
+    assert more["products"] > less["products"]
+    assert found["drawing 8, guidance"]["products"] == 8 * found["drawing 1, guidance"]["products"]
+    assert found["answering 32"]["tokens_per_second"] == pytest.approx(64 / found["answering 32"]["seconds"])
+
+
+def test_products_are_those_of_the_definition(script: Any) -> None:
+    """One layer's weights and pairs, counted by hand."""
+    import middle
+    import torch
+
+    denoiser = script.build(True, torch.device("cpu"), torch.float32)
+    weights = 2 * 32 * 32 + 2 * 32 * 32 + 3 * 32 * 48  # four heads, and four for keys and values
+    tokens, pairs = 4 * 4 + 2 + 5, (16 + 2) * (16 + 2 + 5) + 15
+    assert middle.products(denoiser, 1, (), 4, 5) == 2 * (2 * tokens * weights + 4 * 32 * pairs)
+    assert middle.products(denoiser, 3, ("inputs",), 4, 5) == 3 * 2 * (4 * tokens * weights + 12 * 32 * pairs)
+    sys.modules.pop("middle", None)
