@@ -166,8 +166,9 @@ def _losses(model: Any, sight: Sight, item: Any, step: int, anchor: Anchor | Non
     seen, labels, asked = item
     device = sight.head.weight.device
     with autocast(device):
+        # First: it puts the weights of the beginning in place for a moment, which no graph may have seen before.
+        moved = anchor(step) if anchor else torch.zeros((), device=device)
         patches = torch.stack([model.eye.patches(each)[0] for each in as_tensor(seen).to(device)])
         covered, right = sight.loss(patches, torch.from_numpy(labels).to(device), head_only=step < NEW_HEAD)
         looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
-        moved = anchor(step) if anchor else covered.new_zeros(())
     return {"covered": covered, "right": right, "looking": looking, "moved": moved}
