@@ -155,6 +155,7 @@ class Benchmark(Protocol):
     # name (with who reads them), of pictures with their numbers: `Sequence[(which of its prompt's, Candidate)]`.
     # `survey() -> Sequence[PromptFile]`, for one whose prompts are read from a folder of the user's, its option `data`:
     # what is there and what is missing, without raising; `srum eval prompts` shows it.
+    # `judge: str`: which judge it is meant for, as `--judge` takes it, where not just anybody can answer.
     # `published() -> srum_core.published.Published`, a static method: results of others, for `srum eval table`.
     # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of a picture from 0 to 1 without asking
     # anybody, also of unfinished ones, for `srum analyze steps`.

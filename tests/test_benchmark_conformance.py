@@ -52,6 +52,15 @@ class TestGenEval(BenchmarkConformance):
         return create("geneval", geneval_folder(tmp_path / "data"), detections=str(file))
 
 
+class TestGenEvalAsked(BenchmarkConformance):
+    @pytest.fixture
+    def srum_benchmark(self, tmp_path: Path) -> Any:
+        return create("geneval", geneval_folder(tmp_path / "data"))
+
+    def answer_to(self, text: str) -> str:
+        return '{"detections": [{"label": "dog", "box": [0, 0, 9, 9], "score": 0.9}]}'
+
+
 class TestWise(BenchmarkConformance):
     version = LEGACY
 

@@ -22,13 +22,15 @@ from transformers import (
     SwinConfig,
 )
 
-from srum_benchmarks import detections
-from srum_benchmarks.geneval import detect, detector
+from srum_benchmarks.detections import Detection
+from srum_benchmarks.geneval import asking, detect, detector
 from srum_benchmarks.geneval.crops import crop
 from srum_benchmarks.geneval.detector import Colors, Detector, Found
 from srum_benchmarks.geneval.rules import COLORS
-from srum_core.errors import CheckpointError
+from srum_core import tables
+from srum_core.errors import CheckpointError, PluginError
 from srum_core.evaluation.run import Evaluation
+from srum_core.records import Question
 
 CPU = torch.device("cpu")
 FULL = np.ones((64, 64), dtype=bool)
@@ -187,9 +189,9 @@ def run(data: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def looked(run: Path, eyes: Path, clip: Path) -> int:
-    words = ["--detector", str(eyes), "--clip", str(clip), "--device", "cpu", "--batch", "2"]
-    return detect.main([str(run), *words])
+def looked(run: Path, eyes: Path, clip: Path, *more: str) -> int:
+    judge = f'{{use="mask2former", checkpoint="{eyes}", clip="{clip}", device="cpu"}}'
+    return srum("judge", run, "--judge", judge, "--batch", "2", *more)
 
 
 def test_an_evaluation_is_looked_at_and_scored(
@@ -206,24 +208,23 @@ def test_an_evaluation_is_looked_at_and_scored(
         return look(self, images)
 
     monkeypatch.setattr(Detector, "detect", counted)
-    with pytest.raises(KeyboardInterrupt):
-        looked(run, eyes, clip)
+    assert looked(run, eyes, clip) == 130
     assert looked(run, eyes, clip) == 0
-    pictures = {each.sha256 for each in Evaluation.open(run).drawn()}
-    assert sum(asked) - 2 == len(pictures)  # what was seen before the interruption is not looked at again
-    said = capsys.readouterr().out.splitlines()[-1].strip()
-    assert said.startswith(f"srum eval score {run} benchmark.detections=")
-    seen = detections.read(str(run / "detections.jsonl"), "GenEval")
-    assert seen.pictures.keys() == pictures
-    for found in seen.pictures.values():
-        dogs = [each for each in found if each.label == "dog"]
-        assert all(each.color in COLORS for each in dogs)
-        assert not any(each.color for each in found if each.label != "dog")
-    assert srum("score", run, f"benchmark.detections={run / 'detections.jsonl'}", "benchmark.detector=tiny") == 0
-    assert any(path.endswith("table.json") for path in made(run))
-    before = (run / "detections.jsonl").read_bytes()
+    assert asked == [2, 2, 2, 2]  # what was seen before the interruption is not looked at again
+    answers = [json.loads(line) for line in (run / "answers/mask2former/part-0.jsonl").read_text().splitlines()]
+    assert {each["sha256"] for each in answers} == {each.sha256 for each in Evaluation.open(run).drawn()}
+    for each in answers:
+        found = json.loads(each["answer"])["detections"]
+        assert found
+        assert all((one["color"] in COLORS) == (one["label"] == "dog") for one in found)
+    assert srum("score", run) == 0
+    table = tables.read(run / "tables/mask2former/table.json")
+    assert table.judge == f"mask2former ({eyes})"
+    assert (table.by_name()["pictures"].count, table.readable) == (6, 1.0)
+    before = made(run)
     assert looked(run, eyes, clip) == 0
-    assert (run / "detections.jsonl").read_bytes() == before
+    assert srum("score", run) == 0
+    assert (made(run), len(asked)) == (before, 4)
 
 
 def test_what_cannot_be_looked_with_or_at_is_told(
@@ -234,29 +235,19 @@ def test_what_cannot_be_looked_with_or_at_is_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert looked(run, clip, clip) == 2
+    assert srum("judge", run) == 2
+    assert "It is meant to be answered by mask2former: --judge mask2former" in capsys.readouterr().err
+    assert looked(run, clip, clip, "--as", "a") == 2
     assert "is a checkpoint of the kind clip; what is needed is mask2former" in capsys.readouterr().err
-    assert looked(run, tmp_path, clip) == 2
+    assert looked(run, tmp_path, clip, "--as", "b") == 2
     assert "cannot be read as a checkpoint of transformers" in capsys.readouterr().err
-    assert looked(tmp_path / "none", eyes, clip) == 2
-    assert "is not the folder of" in capsys.readouterr().err
-    assert srum("generate", *model("shapes", tmp_path / "shapes", limit=1)) == 0
-    assert looked(tmp_path / "shapes", eyes, clip) == 2
-    assert "is no evaluation of geneval: shapes" in capsys.readouterr().err
+    with pytest.raises(PluginError, match="looks for objects that a question names"):
+        detect.Mask2Former().answer([Question(tmp_path / "none.png", "Is it a dog?")])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert looked(run, eyes, clip) == 2
+    assert looked(run, eyes, clip, "--as", "c") == 2
     assert "Install srum[detectors]" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="kind mask2former; what is needed is clip"):
         Colors(str(eyes), CPU)
-
-
-def test_other_detectors_do_not_add_to_what_is_there(
-    run: Path, eyes: Path, clip: Path, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert looked(run, eyes, clip) == 0
-    (tmp_path / "other").symlink_to(eyes)
-    assert looked(run, tmp_path / "other", clip) == 2
-    assert "detector" in capsys.readouterr().err
 
 
 def test_a_class_that_the_detector_does_not_know_is_no_missing_object(
@@ -267,7 +258,46 @@ def test_a_class_that_the_detector_does_not_know_is_no_missing_object(
     made.save_pretrained(tmp_path / "forest")
     assert looked(run, tmp_path / "forest", clip) == 2
     assert "has no class for dog, which the prompts ask for" in capsys.readouterr().err
-    assert not (run / "detections.jsonl").exists()
+    assert not list((run / "answers").rglob("part-*"))
+
+
+# ---- what is asked and answered --------------------------------------------------------------------------------------
+
+RED = {"tag": "colors", "include": [{"class": "tv remote", "count": 1, "color": "red"}, {"class": "dog", "count": 2}]}
+
+
+def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
+    want = asking.wanted({**RED, "exclude": [{"class": "cat", "count": 3}]})
+    assert want == asking.Wanted(("tv remote", "dog", "cat"), ("tv remote",))
+    text = asking.question(want)
+    assert "Find every tv remote and every dog and every cat" in text
+    assert "Of every tv remote also say its colour: red, orange" in text
+    assert asking.understood(text) == want
+    assert "colour" not in asking.question(asking.Wanted(("dog",), ()))
+    assert asking.understood("Is it a dog?") is asking.understood('{"objects": 3}') is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("I see a dog.", 'no JSON with a list "detections"'),
+        ('{"detections": 3}', 'no JSON with a list "detections"'),
+        ('{"detections": [{"label": "dog"}]}', 'a detection needs "label", "box"'),
+        ('{"detections": [{"label": "tv remote", "box": [1, 2, 3, 4], "score": 0.5}]}', "which colour the tv remote"),
+    ],
+)
+def test_what_is_no_list_of_detections_is_unreadable_and_no_missing_object(text: str, told: str) -> None:
+    found, why = asking.read(text, RED)
+    assert found is None
+    assert told in why
+
+
+def test_detections_are_read_as_they_were_told() -> None:
+    seen = (Detection("tv remote", (0.5, 1.25, 3.0, 4.0), 1 / 3, "red"), Detection("cat", (0.0, 0.0, 1.0, 1.0), 0.9))
+    assert asking.read(asking.answer(seen), RED) == (seen, "")
+    unsure = '```json\n{"detections": [{"label": "tv remote", "box": [1, 2, 3, 4], "score": 0.3}]}\n```'
+    assert asking.read(unsure, RED)[0] is not None  # it does not count, so its colour does not matter
+    assert asking.read('Nothing: {"detections": []}', RED) == ((), "")
 
 
 def test_a_checkpoint_without_its_weights_is_refused(eyes: Path, tmp_path: Path) -> None:

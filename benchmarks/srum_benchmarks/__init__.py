@@ -10,6 +10,7 @@ from attrs import field, frozen, validators
 from srum_benchmarks.options import (
     CompBenchOptions,
     GenEvalOptions,
+    Mask2FormerOptions,
     ReasonBenchOptions,
     WiseOptions,
     WiseVerifiedOptions,
@@ -46,7 +47,7 @@ def srum_benchmarks() -> Iterable[Component]:
             "geneval",
             "geneval.benchmark:GenEval",
             GenEvalOptions,
-            "GenEval's rules on what a detector saw (recorded in a file)",
+            "GenEval's rules on what a detector sees (the judge `mask2former`), or on what is recorded in a file",
         ),
         (
             "wise",
@@ -76,6 +77,12 @@ def srum_benchmarks() -> Iterable[Component]:
 def srum_judges() -> Iterable[Component]:
     summary = "exact checker (not self-rewarding): the ceiling on prompts of the shapes world"
     return [Component("shapes-oracle", "srum_benchmarks.shapes.oracle:ShapesOracle", summary=summary)]
+
+
+@hookimpl
+def srum_answerers() -> Iterable[Component]:
+    summary = "Mask2Former and CLIP: finds the objects and colours that GenEval asks about"
+    return [Component("mask2former", "srum_benchmarks.geneval.detect:Mask2Former", Mask2FormerOptions, summary=summary)]
 
 
 @hookimpl

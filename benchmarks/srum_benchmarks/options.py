@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
+from srum_core.hookspecs import SPEED
+
 Policy = Literal["exclude", "zero", "reference"]
 _policy: Any = validators.in_(("exclude", "zero", "reference"))
 _positive = validators.gt(0)
@@ -38,9 +40,23 @@ class GenEvalOptions:
     verify: bool = True
     """Whether to refuse prompts that are not the release's; off = use them, and say so in every row."""
     detections: str = ""
-    """File of JSON lines with what a detector saw; `srum_benchmarks.detections` shows the format."""
+    """File of JSON lines with what a detector saw (`srum_benchmarks.detections` shows the format); "" = a judge looks,
+    such as `mask2former`."""
     detector: str = ""
-    """Its name, for the rows; "" = the benchmark's own (Mask2Former Swin-S in mmdet 2, CLIP ViT-L/14 for colours)."""
+    """The name of what made that file, for the rows; "" = the benchmark's own (Mask2Former Swin-S in mmdet 2, CLIP
+    ViT-L/14 for colours)."""
+
+
+@frozen
+class Mask2FormerOptions:
+    """Answerer `mask2former`: looks for GenEval's objects and colours, out of transformers (extra srum[detectors])."""
+
+    checkpoint: str = "facebook/mask2former-swin-small-coco-instance"
+    """A Mask2Former for instances of COCO's 80 classes; a directory or a hub id."""
+    clip: str = "openai/clip-vit-large-patch14"
+    """The CLIP that says which colour an object has; a directory or a hub id."""
+    device: str = field(default="auto", metadata=SPEED)
+    """`auto` takes the accelerator if there is one."""
 
 
 @frozen

@@ -105,17 +105,23 @@ def chosen_judge(run: Evaluation, text: str | None, name: str | None) -> tuple[s
         known = judges(run)
         if name in known or (name is None and len(known) == 1):
             return next((each, use) for each, use in known.items() if name in (each, None))
-        raise ConfigError(
-            f"The benchmark {run.settings.benchmark.use if run.settings.benchmark else ''} asks about its pictures. "
-            'Say who answers: --judge \'{use="remote", url="http://localhost:8000/v1"}\' for a server, any adapter, or '
-            "--judge self for the model itself, whose numbers cannot be set beside other models'."
-        )
+        raise ConfigError(_who(run))
     if text is None:
         assert run.settings.answerer is not None
         use = run.settings.answerer
     else:
         use = Use(SELF) if text == SELF else config.component("answerer", text, run.registry, "--judge")
     return name or re.sub(r"[^\w.-]+", ".", use.use), use
+
+
+def _who(run: Evaluation) -> str:
+    asks = f"The benchmark {run.settings.benchmark.use if run.settings.benchmark else ''} asks about its pictures."
+    if meant := getattr(run.benchmark(), "judge", ""):
+        return f"{asks} It is meant to be answered by {meant}: --judge {meant} (srum plugins lists others)."
+    return (
+        f'{asks} Say who answers: --judge \'{{use="remote", url="http://localhost:8000/v1"}}\' for a server, any '
+        "adapter, or --judge self for the model itself, whose numbers cannot be set beside other models'."
+    )
 
 
 def judges(run: Evaluation) -> dict[str, Use]:

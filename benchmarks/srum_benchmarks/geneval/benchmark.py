@@ -1,4 +1,4 @@
-"""The benchmark `geneval`: nobody is asked; what a detector saw is read from a file."""
+"""The benchmark `geneval`: a detector is asked what it sees, or what it saw is read from a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from srum_benchmarks import detections, published, summary
-from srum_benchmarks.geneval import layout, prompts, rules
+from srum_benchmarks.detections import Detection
+from srum_benchmarks.geneval import asking, layout, prompts, rules
 from srum_benchmarks.options import GenEvalOptions
 from srum_benchmarks.summary import Cell
 from srum_core.published import Published
@@ -18,6 +19,7 @@ Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 class GenEval:
     """Raises ConfigError for a folder without the prompts, and for pictures that no detector looked at."""
 
+    judge: ClassVar[str] = "mask2former"
     layouts: ClassVar[Mapping[str, str]] = {"geneval": "GenEval's evaluation/evaluate_images.py, and copies of it"}
 
     def __init__(self, options: GenEvalOptions | None = None) -> None:
@@ -35,7 +37,14 @@ class GenEval:
         return published.read("geneval")
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
-        return ()
+        if self.options.detections:
+            return ()
+        text = asking.question(asking.wanted(candidate.prompt.tags["metadata"]))
+        return [Question(candidate.image, text, max_new_tokens=asking.TOKENS)]
+
+    def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
+        found, why = self._looked(candidate, answers)
+        return {0: why} if found is None else {}
 
     def item(self, prompt: Prompt) -> tuple[str, str]:
         return prompt.tags["tag"], str(int(prompt.id))
@@ -44,28 +53,39 @@ class GenEval:
         return layout.made(pictures)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        """Without `correct` the answer could not be read."""
+        found, _ = self._looked(candidate, answers)
+        if found is None:
+            return {"readable": 0.0}
+        verdict = rules.evaluate(found, candidate.prompt.tags["metadata"])
+        return {"correct": float(verdict.correct)}
+
+    def _looked(self, candidate: Candidate, answers: Sequence[str]) -> tuple[Sequence[Detection] | None, str]:
+        if answers:
+            return asking.read(answers[0], candidate.prompt.tags["metadata"])
         if self._seen is None:
             self._seen = detections.read(self.options.detections, prompts.NAME)
-        verdict = rules.evaluate(self._seen.of(candidate.image), candidate.prompt.tags["metadata"])
-        return {"correct": float(verdict.correct)}
+        return self._seen.of(candidate.image), ""
 
     def table(self, scored: Scored) -> Sequence[Row]:
         """One row a task, their mean, and the share of prompts with any correct picture."""
-        cells = [(each.prompt.tags["tag"], Cell(each.prompt.id, values["correct"])) for each, values in scored]
-        note = self._note(len({cell.prompt for _, cell in cells}))
+        cells = [(each.prompt.tags["tag"], Cell(each.prompt.id, values.get("correct"))) for each, values in scored]
+        readable = summary.coverage(cell for _, cell in cells)
+        note = self._note(len({cell.prompt for _, cell in cells}), readable)
+        cells = [(tag, cell) for tag, cell in cells if cell.value is not None]
         parts = {tag: summary.part(each) for tag, each in summary.by_group(cells, prompts.TAGS).items()}
         rows = [summary.row(tag, [(1.0, part)], note) for tag, part in parts.items()]
         if parts:
             rows.append(summary.row("overall", summary.equal(parts.values()), note))
             rows.append(summary.row("pictures", [(1.0, summary.part(cell for _, cell in cells))], note))
             rows.append(summary.row("any of a prompt", [(1.0, _any(cells))], note))
-        return rows
+        return [*rows, Row("readable", readable, len(scored), note=note)]
 
-    def _note(self, drawn: int) -> str:
+    def _note(self, drawn: int, readable: float) -> str:
         more = [f"{self.options.prompts} prompts"]
         more += [f"detector {self.options.detector}"] if self.options.detector else []
         more += [] if self.options.verify else ["prompts not verified"]
-        return summary.note(1.0, drawn, sum(prompts.TAGS.values()), more)
+        return summary.note(readable, drawn, sum(prompts.TAGS.values()), more)
 
 
 def _any(cells: Sequence[tuple[str, Cell]]) -> summary.Part:
