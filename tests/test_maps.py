@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -146,6 +148,17 @@ def test_released_never_goes_below_its_canvas() -> None:
         torch.testing.assert_close(Released()(judged((LEFT, score), total=None), (2, 4)), expected * 0.5)
 
 
+def test_a_map_takes_no_more_memory_for_a_larger_picture() -> None:
+    judgement = judged((LEFT, 0.5), (MIDDLE, 0.7))
+    for side in (16, 4096):  # 4096: a picture of 262,144 pixels a side
+        reward_map = Released(ReleasedOptions(pixels_per_cell=side))
+        tracemalloc.start()
+        reward_map(judgement, (64, 64))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 500_000  # a single float64 for every cell takes 32,768 bytes
+
+
 boxes = st.tuples(*[st.integers(0, 60)] * 4).filter(lambda b: b[0] < b[2] and b[1] < b[3])
 scored = st.lists(st.tuples(boxes, st.floats(-1, 1, width=32)), max_size=4)
 
@@ -174,7 +187,7 @@ def test_released_equals_a_pixel_map_brought_to_the_grid(
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_sample_points_are_those_of_a_bilinear_resize(pixels: int, cells: int) -> None:
     line = torch.randn(pixels, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    index, share = sample_points(pixels, cells)
+    index, share = map(torch.from_numpy, sample_points(pixels, cells))
     expected = interpolate(line[None, None, None], size=(1, cells), mode="bilinear", align_corners=False)[0, 0, 0]
     torch.testing.assert_close((line[index] * share).sum(dim=1), expected, atol=1e-9, rtol=0)
 
@@ -228,7 +241,7 @@ def test_run_lengths_are_decoded_down_the_columns() -> None:
     pixels = torch.tensor([[0, 1, 1], [0, 0, 1]], dtype=torch.bool)
     assert mask(pixels) == Mask((3, 2), (2, 1, 1, 2))
     for one in (pixels, ~pixels, torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)):
-        assert torch.equal(shapes.decode(mask(one)), one)
+        assert torch.equal(torch.from_numpy(shapes.decode(mask(one))), one)
         assert shapes.share(mask(one)) == pytest.approx(one.double().mean().item())
     assert shapes.decode(Mask((3, 2), (0, 1, 0, 1, 4))).tolist() == [[True, False, False], [True, False, False]]
     assert shapes.decode(Mask((0, 0), ())).shape == (0, 0)

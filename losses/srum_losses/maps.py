@@ -13,11 +13,16 @@ A region whose grounder kept its exact shape (`Region.mask`) counts by that shap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
 from statistics import fmean
+from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from attrs import frozen
+from numpy.typing import NDArray
 from torch import Tensor
 
 from srum_core.errors import RecordError
@@ -25,6 +30,7 @@ from srum_core.records import Box, Judgement, Mask
 from srum_losses import GlobalOnlyOptions, PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
 
 Grid = tuple[int, int]
+Array = NDArray[Any]
 
 
 @frozen
@@ -103,8 +109,8 @@ class Released:
     times (g + 1) / 2. So a negative regional score has no effect at all.
 
     As there, g is the first global score, and 0 if there is none; boxes are cut down to whole pixels; the pixel map is
-    brought to the grid by bilinear sampling. Only the pixels sampled (four a cell) are ever computed. Boxes count even
-    where exact shapes are known, as in the release.
+    brought to the grid by bilinear sampling. Nothing is painted: only tiles between the boxes' edges are computed.
+    Boxes count even where exact shapes are known, as in the release.
     """
 
     def __init__(self, options: ReleasedOptions | None = None) -> None:
@@ -112,34 +118,40 @@ class Released:
 
     def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
         height, width = (cells * self.options.pixels_per_cell for cells in grid)
-        row_pixels, row_shares = sample_points(height, grid[0])
-        column_pixels, column_shares = sample_points(width, grid[1])
-        canvas = torch.full((*row_pixels.shape, *column_pixels.shape), 0.5, dtype=torch.float64)
-        for patch in patches(judgement):
-            x0, y0, x1, y1 = patch.box
-            rows = _within(row_pixels, y0 * height, y1 * height)
-            columns = _within(column_pixels, x0 * width, x1 * width)
-            raised = canvas.clamp(min=(patch.score + 1) / 2)
-            canvas = torch.where(rows[:, :, None, None] & columns, raised, canvas)
+        higher = [
+            Patch(_whole_pixels(patch.box, width, height), (patch.score + 1) / 2)
+            for patch in patches(judgement)
+            if patch.score > 0
+        ]
+        ys, xs, tiles = _tiles(higher, "max", 0.5, (width, height))
+        down, across = _sampled(ys, height, grid[0]), _sampled(xs, width, grid[1])
         alpha = (next(iter(_globals(judgement)), 0.0) + 1) / 2
-        return (alpha * torch.einsum("ikjl,ik,jl->ij", canvas, row_shares, column_shares)).float()
+        return _tensor(alpha * (down @ tiles @ across.T))
 
 
-def sample_points(pixels: int, cells: int) -> tuple[Tensor, Tensor]:
+def _whole_pixels(box: Box, width: int, height: int) -> Box:
+    """In pixels, each end cut down to a whole one (with slack: 15 / 22 * 22 is 14.99…)."""
+    x0, y0, x1, y1 = box
+    return int(x0 * width + 1e-6), int(y0 * height + 1e-6), int(x1 * width + 1e-6), int(y1 * height + 1e-6)
+
+
+def _sampled(edges: Array, pixels: int, cells: int) -> Array:
+    """The share of each cell's samples that lies in each stretch between edges, in pixels: (cells, stretches)."""
+    index, share = sample_points(pixels, cells)
+    below = (index[:, None] < edges[:, None]) @ share[..., None]
+    return np.diff(below[..., 0])
+
+
+@lru_cache
+def sample_points(pixels: int, cells: int) -> tuple[Array, Array]:
     """Which pixels along one axis a bilinear resize (corners not aligned, no anti-aliasing) reads for each cell.
 
     Returns indices and shares, both (cells, 2). With an even number of pixels a cell: the middle two, half each.
     """
-    position = ((torch.arange(cells, dtype=torch.float64) + 0.5) * (pixels / cells) - 0.5).clamp(min=0)
-    low = position.floor()
+    position = np.maximum((np.arange(cells) + 0.5) * (pixels / cells) - 0.5, 0)
+    low = np.floor(position)
     share = position - low
-    index = torch.stack([low, (low + 1).clamp(max=pixels - 1)], dim=1).long()
-    return index, torch.stack([1 - share, share], dim=1)
-
-
-def _within(index: Tensor, start: float, end: float) -> Tensor:
-    """Which pixels lie in [start, end), both ends cut down to whole pixels (with slack: 15 / 22 * 22 is 14.99…)."""
-    return (index >= int(start + 1e-6)) & (index < int(end + 1e-6))
+    return np.stack([low, np.minimum(low + 1, pixels - 1)], axis=1).astype(int), np.stack([1 - share, share], axis=1)
 
 
 def spread(found: Sequence[Patch], grid: Grid, overlap: str, outside: float) -> Tensor:
@@ -148,15 +160,38 @@ def spread(found: Sequence[Patch], grid: Grid, overlap: str, outside: float) -> 
     Exact: the edges of boxes and shapes cut the picture into tiles on which R is constant, and each cell adds up its
     tiles by area.
     """
+    ys, xs, tiles = _tiles(found, overlap, outside)
+    cells = _shares(ys, grid[0]) @ tiles @ _shares(xs, grid[1]).T
+    return _tensor(cells.clip(-1, 1))  # only rounding can leave the interval
+
+
+def _shares(edges: Array, cells: int) -> Array:
+    """The share of each cell's length that lies in each stretch between edges: (cells, stretches), rows add up to 1."""
+    return np.diff((edges * cells - np.arange(cells)[:, None]).clip(0, 1))
+
+
+def _tiles(
+    found: Sequence[Patch], overlap: str, outside: float, size: tuple[float, float] = (1, 1)
+) -> tuple[Array, Array, Array]:
+    """The edges down and across of a picture of `size` (width, height), and R on the tiles between them."""
     pixels = [None if patch.mask is None else shapes.decode(patch.mask) for patch in found]
     outlines = [_outline(*each) for each in zip(found, pixels, strict=True)]
-    ys, xs = (_edges([edge for outline in outlines for edge in outline[axis]]) for axis in (0, 1))
-    tiles = _combine(found, pixels, (ys[:-1] + ys[1:]) / 2, (xs[:-1] + xs[1:]) / 2, overlap, outside)
-    cells = _shares(ys, grid[0]) @ tiles @ _shares(xs, grid[1]).T
-    return cells.clamp(-1, 1).float()  # only rounding can leave the interval
+    ys, xs = (sorted({0, size[1 - axis], *chain(*(each[axis] for each in outlines))}) for axis in (0, 1))
+    places = [_place(*each, ys, xs) for each in zip(found, pixels, strict=True)]
+    tiles = np.full((len(ys) - 1, len(xs) - 1), outside, dtype=float)
+    if overlap == "mean":
+        count, total = np.zeros_like(tiles), np.zeros_like(tiles)
+        for place, patch in zip(places, found, strict=True):
+            count[place] += 1
+            total[place] += patch.score
+        np.divide(total, count, out=tiles, where=count > 0)
+    else:
+        for index in sorted(range(len(found)), key=lambda index: _rank(found[index], overlap)):
+            tiles[places[index]] = found[index].score  # later ones win
+    return np.array(ys, dtype=float), np.array(xs, dtype=float), tiles
 
 
-def _outline(patch: Patch, pixels: Tensor | None) -> tuple[Sequence[float], Sequence[float]]:
+def _outline(patch: Patch, pixels: Array | None) -> tuple[Sequence[float], Sequence[float]]:
     """The heights and the distances from the left at which the patch may begin or end."""
     if pixels is not None:
         return shapes.outline(pixels)
@@ -164,37 +199,12 @@ def _outline(patch: Patch, pixels: Tensor | None) -> tuple[Sequence[float], Sequ
     return (y0, y1), (x0, x1)
 
 
-def _edges(inner: Sequence[float]) -> Tensor:
-    return torch.tensor(sorted({0.0, 1.0, *inner}), dtype=torch.float64)
-
-
-def _shares(edges: Tensor, cells: int) -> Tensor:
-    """The share of each cell's length that lies in each stretch between edges: (cells, stretches), rows add up to 1."""
-    start = torch.arange(cells, dtype=torch.float64)[:, None]
-    clipped = (edges * cells - start).clamp(0, 1)
-    return clipped.diff(dim=1)
-
-
-def _combine(
-    found: Sequence[Patch], pixels: Sequence[Tensor | None], ys: Tensor, xs: Tensor, overlap: str, outside: float
-) -> Tensor:
-    """R at the points ys x xs."""
-    held = [_holds(patch, shape, ys, xs) for patch, shape in zip(found, pixels, strict=True)]
-    value = torch.full((len(ys), len(xs)), outside, dtype=torch.float64)
-    if overlap == "mean":
-        count = sum((inside.double() for inside in held), torch.zeros_like(value))
-        total = sum((inside * patch.score for inside, patch in zip(held, found, strict=True)), torch.zeros_like(value))
-        return torch.where(count > 0, total / count.clamp(min=1), value)
-    for index in sorted(range(len(found)), key=lambda index: _rank(found[index], overlap)):
-        value[held[index]] = found[index].score  # later ones win
-    return value
-
-
-def _holds(patch: Patch, pixels: Tensor | None, ys: Tensor, xs: Tensor) -> Tensor:
+def _place(patch: Patch, pixels: Array | None, ys: Sequence[float], xs: Sequence[float]) -> Any:
+    """Which tiles the patch covers, as an index: a rectangle of them, or for a shape a bool for each."""
     if pixels is not None:
-        return shapes.holds(pixels, ys, xs)
+        return shapes.holds(pixels, *((np.array(edges[1:]) + edges[:-1]) / 2 for edges in (ys, xs)))
     x0, y0, x1, y1 = patch.box
-    return ((ys > y0) & (ys < y1))[:, None] & ((xs > x0) & (xs < x1))
+    return slice(ys.index(y0), ys.index(y1)), slice(xs.index(x0), xs.index(x1))
 
 
 def _rank(patch: Patch, overlap: str) -> tuple[float, ...]:
@@ -204,6 +214,10 @@ def _rank(patch: Patch, overlap: str) -> tuple[float, ...]:
         size = (x1 - x0) * (y1 - y0) if patch.mask is None else shapes.share(patch.mask)
         return -size, -patch.score  # of equal sizes the lower score prevails
     return (patch.score if overlap == "max" else -patch.score,)
+
+
+def _tensor(cells: Array) -> Tensor:
+    return torch.from_numpy(cells.astype(np.float32))
 
 
 def patches(judgement: Judgement) -> list[Patch]:

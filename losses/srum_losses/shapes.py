@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from srum_core.records import Mask
 
+Array = NDArray[Any]
 
-def decode(mask: Mask) -> Tensor:
+
+def decode(mask: Mask) -> Array:
     """The shape's pixels, bool (height, width)."""
     width, height = mask.size
-    lengths = torch.tensor(mask.counts, dtype=torch.long)
-    inside = torch.arange(len(lengths)) % 2 == 1
-    return inside.repeat_interleave(lengths, output_size=width * height).view(width, height).T
+    inside = np.arange(len(mask.counts)) % 2 == 1
+    pixels: Array = inside.repeat(mask.counts).reshape(width, height)
+    return pixels.T
 
 
 def share(mask: Mask) -> float:
@@ -21,20 +25,20 @@ def share(mask: Mask) -> float:
     return sum(mask.counts[1::2]) / max(mask.size[0] * mask.size[1], 1)
 
 
-def outline(pixels: Tensor) -> tuple[list[float], list[float]]:
+def outline(pixels: Array) -> tuple[list[float], list[float]]:
     """The heights and the distances from the left, as fractions, across which the shape changes."""
     return _changes(pixels), _changes(pixels.T)
 
 
-def _changes(lines: Tensor) -> list[float]:
-    differs = (lines[1:] != lines[:-1]).any(dim=1)
-    return [(line + 1) / len(lines) for line in differs.nonzero().flatten().tolist()]
+def _changes(lines: Array) -> list[float]:
+    differs = (lines[1:] != lines[:-1]).any(axis=1)
+    return [(line + 1) / len(lines) for line in differs.nonzero()[0].tolist()]
 
 
-def holds(pixels: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
+def holds(pixels: Array, ys: Array, xs: Array) -> Array:
     """Which of the points ys x xs (fractions) lie inside: bool (points down, points across)."""
     rows, columns = pixels.shape
-    if not pixels.numel():
-        return torch.zeros(len(ys), len(xs), dtype=torch.bool)
-    down, across = (ys * rows).long().clamp(max=rows - 1), (xs * columns).long().clamp(max=columns - 1)
-    return pixels[down[:, None], across]
+    if not pixels.size:
+        return np.zeros((len(ys), len(xs)), dtype=bool)
+    down, across = (ys * rows).astype(int).clip(max=rows - 1), (xs * columns).astype(int).clip(max=columns - 1)
+    return pixels[np.ix_(down, across)]
