@@ -156,6 +156,8 @@ class Evaluate:
     seeds: Literal["run", "picture", "reference"] = field(default="run", metadata=NEUTRAL)
     """run = from the run's seed; picture = from the run's seed and the benchmark's own names for a picture, the same in
     every run; reference = those of the benchmark's original scripts, where they can be had."""
+    postprocess: Literal["none", "reference"] = field(default="none", metadata=NEUTRAL)
+    """reference = borders of pure black are cut off, as in BAGEL's and SRUM's scripts; pictures may become smaller."""
     # Neutral, although they do something: until they came, no benchmark said what it could not read.
     retries: int = field(default=2, validator=_at_least_0, metadata=NEUTRAL)
     """How often an answer that the benchmark cannot read is asked for again before it counts as unreadable."""
@@ -163,6 +165,11 @@ class Evaluate:
     """Sampling temperature of those retries; the first answer is greedy."""
     before: bool = True
     """Also evaluate the model as it was before any training."""
+
+    @property
+    def borders(self) -> bool:
+        """Whether pictures keep black borders."""
+        return self.postprocess == "none"
 
 
 @frozen(kw_only=True)

@@ -60,6 +60,8 @@ class BenchmarkTable:
     """The rows with the policy "reference", where that is another and they differ."""
     reference_refused: str = ""
     """Why there are none of them."""
+    borders: bool = True
+    """Whether pictures are as they were drawn; False = black borders were cut off."""
     options: dict[str, Any] = field(factory=dict, hash=False)
     """The benchmark's options."""
 
@@ -151,6 +153,8 @@ def remarks(table: BenchmarkTable) -> list[str]:
         said.append(f"Only the first {table.limit} prompts: a trial, not a result.")
     if not table.complete:
         said.append(f"Incomplete: below {COMPLETE:.0%} of what was planned could be scored.")
+    if not table.borders:
+        said.append("Black borders were cut off the pictures, as BAGEL's and SRUM's scripts do.")
     if table.again:
         said.append(f"{table.again} unreadable answers may be asked for again: run srum eval judge.")
     if table.reference_refused:

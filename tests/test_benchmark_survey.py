@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 from benchmark_data import (
     believed,
@@ -18,6 +21,7 @@ from benchmark_data import (
 from srum_benchmarks.compbench import prompts as compbench
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
+from srum_core import fetching
 from srum_core.cli import main
 
 
@@ -94,7 +98,7 @@ def test_files_that_cannot_be_read_or_do_not_fit_together_are_told(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("nowhere",), "nowhere is no folder here"),
+        (("nowhere",), "nowhere is no folder here, no git address"),
         ((".",), "holds no prompt file of a benchmark that is known here (compbench, geneval"),
         ((".", "--benchmark", "shapes"), 'The benchmark "shapes" reads no prompts from a folder'),
         ((".", "--benchmark", "wice"), "wise"),
@@ -111,3 +115,82 @@ def test_where_there_is_nothing_to_look_at(
     code, text = told(capsys, *arguments)
     assert code == 2
     assert sentence in " ".join(text.split())
+
+
+# ---- repositories ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> str:
+    """A git repository of GenEval's prompts in two states: the release, tagged "good", and one with a prompt less."""
+    origin = tmp_path / "djghosh13" / "geneval"
+    geneval_folder(origin)
+    who = ["-c", "user.name=n", "-c", "user.email=e@x"]
+    path = origin / "prompts" / "evaluation_metadata.jsonl"
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "one"], ["tag", "good"]):
+        subprocess.run(["git", "-C", str(origin), *words], check=True)
+    path.write_text(path.read_text().split("\n", 1)[1])
+    subprocess.run(["git", "-C", str(origin), *who, "commit", "-qam", "two"], check=True)
+    return origin.as_uri()
+
+
+def test_a_git_repository_is_cloned_in_the_state_that_is_asked_for_and_once(
+    repository: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believed(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    code, text = told(capsys, repository, "--revision", "good")
+    assert (code, 'data="checkouts/geneval"' in text) == (0, True)
+    assert not list((tmp_path / "checkouts").glob(".*"))
+    monkeypatch.setattr(fetching, "_clone", lambda *_: pytest.fail("cloned again"))
+    assert told(capsys, repository, "--revision", "good") == (code, text)
+    monkeypatch.undo()
+    believed(monkeypatch)
+    code, text = told(capsys, repository, "--revision", "HEAD", "--to", tmp_path / "new")
+    assert code == 1
+    assert "holds 552 prompts; the release has 553" in text
+
+
+def test_a_repository_that_is_known_is_got_as_it_was_looked_at(
+    repository: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text = told(capsys, repository)
+    assert code == 2
+    assert f"{repository} has no state af4902f" in text  # this one is not the real one
+    assert not (tmp_path / "checkouts" / "geneval").exists()
+
+
+def test_what_cannot_be_got_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text = told(capsys, (tmp_path / "none").as_uri())
+    assert (code, "cannot be cloned" in text, "Is there a network" in text) == (2, True, True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, text = told(capsys, "somebody/prompts")
+    assert code == 2
+    assert "no data set that could be got from the Hugging Face hub" in text
+    assert "Or get the files in another way, and name the folder." in text
+    monkeypatch.setenv("PATH", "")
+    assert "there is no git on this machine" in told(capsys, "https://localhost/x/y.git")[1]
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_data_set_of_the_hub_is_downloaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believed(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    asked: list[dict[str, Any]] = []
+
+    def download(repository: str, **asks: Any) -> str:
+        asked.append({"repository": repository, **asks})
+        return str(geneval_folder(asks["local_dir"]))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    code, text = told(capsys, "somebody/prompts", "--revision", "v1")
+    assert (code, 'data="checkouts/prompts"' in text) == (0, True)
+    (one,) = asked
+    assert (one["repository"], one["repo_type"], one["revision"]) == ("somebody/prompts", "dataset", "v1")
+    assert "*.jsonl" in one["allow_patterns"]

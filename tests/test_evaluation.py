@@ -21,7 +21,8 @@ from warm import shared
 from srum_benchmarks.wise.prompts import LEGACY
 from srum_core import tables
 from srum_core.cli import main
-from srum_core.evaluation import answers
+from srum_core.evaluation import answers, console
+from srum_core.evaluation.run import Evaluation
 from srum_core.records import Question, Sample
 
 HERE = "test_evaluation"
@@ -363,6 +364,25 @@ def test_two_judges_of_the_same_pictures_are_kept_apart(run: Path, capsys: pytes
     assert tables.read(run / "tables/other/table.json").judge == f"{HERE}:Another (one)"
 
 
+def test_the_same_judge_is_not_asked_twice(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LEFT.update(answer=0)
+    assert srum("judge", run, "--judge", f"{HERE}:Judges", "--as", "second") == 2
+    assert f"{run / 'answers/j'} holds answers of this very judge" in capsys.readouterr().err
+    assert not (run / "answers/second").exists()
+    assert srum("judge", run, "--judge", f"{HERE}:Judges", "--as", "j") == 0  # that is to go on
+
+
+@pytest.mark.parametrize("now", ["one", "two"])
+def test_the_same_server_with_another_model_is_another_judge(
+    now: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_light", lambda run: {f"{HERE}:Another"})
+    words = [*model(use("wise", data), tmp_path, limit=4), "--judge", f"{HERE}:Another"]
+    assert srum("run", *words, "--as", "a") == 0
+    monkeypatch.setenv("SRUM_TEST_MODEL", now)
+    assert srum("run", *words, "--as", "b") == (2 if now == "one" else 0)
+
+
 def test_a_server_with_another_model_than_before_is_noticed(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +438,19 @@ def test_a_missing_picture_gets_its_sentence(run: Path, capsys: pytest.CaptureFi
     for words in (["judge", run], ["score", run], ["layout", run, "--target", "compbench-srum", "--to", run / "out"]):
         assert srum(*words) == 2
         assert f"The picture {path} is missing" in capsys.readouterr().err
+
+
+def test_an_extra_file_between_the_pictures_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "pictures/images/.DS_Store").touch()
+    assert srum("score", run) == 0
+    extra = run / "pictures/images/mine.png"
+    shutil.copy(picture_of(run), extra)
+    lay_out = ["layout", run, "--target", "compbench-srum", "--to", run / "out"]
+    for words in (["judge", run], ["score", run, "--partial"], lay_out):
+        assert srum(*words) == 2
+        assert f"{extra} is no picture of this evaluation" in capsys.readouterr().err
+    extra.rename(extra.with_name(f"{picture_of(run).name}.bak"))
+    assert srum("score", run) == 2
 
 
 def test_a_changed_picture_is_not_scored_with_an_old_answer(
@@ -500,6 +533,29 @@ def test_other_settings_are_refused_with_the_way_out(run: Path, capsys: pytest.C
 def test_a_folder_that_is_none_is_told(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert srum(words[0], tmp_path, *words[1:]) == 2
     assert "is not the folder of an evaluation" in capsys.readouterr().err
+
+
+def test_black_borders_can_be_cut_off_as_in_the_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(self: Draws, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        """A square in a black border, and every other picture all black."""
+        drawn = [Image.new("RGB", (32, 32)) for _ in prompts]
+        for image in drawn[::2]:
+            image.paste((255, 0, 1), (4, 6, 30, 31))
+        return [Sample(image) for image in drawn]
+
+    monkeypatch.setattr(Draws, "generate", generate)
+    sizes = {}
+    for name in ("none", "reference"):
+        run = tmp_path / name
+        assert srum("generate", *model("shapes", run, f"evaluate.postprocess={name}", limit=4)) == 0
+        sizes[name] = [each.candidate.size for each in Evaluation.open(run).drawn()]
+        assert sizes[name] == [Image.open(each.candidate.image).size for each in Evaluation.open(run).drawn()]
+    assert sizes == {"none": [(32, 32)] * 4, "reference": [(26, 25), (32, 32)] * 2}
+    words = model("shapes", tmp_path / "none", "evaluate.postprocess=reference", limit=4)
+    assert srum("generate", *words) == 2
+    assert "drawn.postprocess was" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_dry_run_draws_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

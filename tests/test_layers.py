@@ -20,7 +20,7 @@ HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensor
 LIGHT_CORE = [
     *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
     *("settings_toml", "config", "store", "prompts", "run", "remembered", "cli", "errors", "progress", "boxes"),
-    *("hearing", "pictures", "console", "selection", "window", "benchmarking", "launching", "tables"),
+    *("hearing", "pictures", "console", "selection", "window", "benchmarking", "launching", "tables", "fetching"),
 ]
 LIGHT_FOLDERS = ("commands", "evaluation", "interchange", "analysis")
 

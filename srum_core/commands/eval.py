@@ -1,6 +1,6 @@
 """Published benchmarks on any adapter or text-to-image model: draw, ask, score. docs/evaluation.md has the details.
 
-srum eval prompts DIR                                   is a folder of prompts the release's?
+srum eval prompts DIR|URL|OWNER/NAME                    are its prompts the release's? Repositories are fetched
 srum eval run --adapter bagel --preset shapes --benchmark shapes
                                                         all steps at once; each can be run by itself:
 srum eval generate --adapter … --benchmark …            the pictures
@@ -15,7 +15,7 @@ Everything goes on where it stopped when the same command is given again.
 from __future__ import annotations
 
 ACTIONS = {
-    "prompts": "look at a folder of a published benchmark: which prompts are there, are they the release's",
+    "prompts": "look at a published benchmark's folder or repository: are its prompts there, are they the release's",
     "run": "draw a benchmark's pictures, have them judged, and score them",
     "generate": "draw a benchmark's pictures",
     "judge": "ask somebody about the pictures, and keep every answer",

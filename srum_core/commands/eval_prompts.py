@@ -1,7 +1,9 @@
-"""Look at a folder with the prompts of published benchmarks: what is there, is it the release, what is missing.
+"""Look at the prompts of published benchmarks: what is there, is it the release, what is missing.
 
-srum eval prompts ~/T2I-CompBench                       whatever benchmarks it belongs to
+srum eval prompts ~/T2I-CompBench                       a folder: whatever benchmarks it belongs to
 srum eval prompts ~/prompts --benchmark wise            all that this benchmark needs
+srum eval prompts https://github.com/djghosh13/geneval  a repository: the state that is known here, put in checkouts/
+srum eval prompts OWNER/NAME --revision main            a data set of the Hugging Face hub
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
-from srum_core import plugins
+from srum_core import fetching, plugins
 from srum_core.errors import ConfigError
 from srum_core.hookspecs import Use
 from srum_core.records import PromptFile
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a checkout, or a folder with the files")
+    parser.add_argument("source", metavar="SOURCE", help="a checkout or folder, a git address, or a hub id OWNER/NAME")
+    parser.add_argument("--revision", default="", help="which state to get (default: the one that is known, or newest)")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where to put it (default: checkouts/NAME)")
     parser.add_argument(
         "--benchmark", action="append", default=[], metavar="NAME", help="only this one, complete; may be repeated"
     )
@@ -30,13 +34,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """0, or 1 if a file is missing or is not the release's. Raises ConfigError where there is nothing to look at."""
     registry = plugins.discover()
-    if not parsed.folder.expanduser().is_dir():
-        raise ConfigError(f"{parsed.folder} is no folder here.")
-    surveys = _surveys(registry, str(parsed.folder), parsed.benchmark)
+    revision = parsed.revision or _known_revision(registry, parsed.source)
+    folder = fetching.fetched(parsed.source, revision, parsed.to)
+    surveys = _surveys(registry, str(folder), parsed.benchmark)
     if not surveys:
         known = ", ".join(_readers(registry))
         raise ConfigError(
-            f"{parsed.folder} holds no prompt file of a benchmark that is known here ({known}). "
+            f"{folder} holds no prompt file of a benchmark that is known here ({known}). "
             "Name one with --benchmark to see which files it needs and where they come from."
         )
     Console(soft_wrap=True).print(_table(surveys))
@@ -45,8 +49,17 @@ def run(parsed: argparse.Namespace) -> int:
         print(sentence)
     for name, found in surveys.items():
         if not any(_told(name, each) for each in found):
-            print(f'{name}: complete. Use it with benchmark={{use="{name}", data="{parsed.folder}"}}.')
+            print(f'{name}: complete. Use it with benchmark={{use="{name}", data="{folder}"}}.')
     return int(any(problems))
+
+
+def _known_revision(registry: plugins.Registry, source: str) -> str:
+    """The state of a repository at which a benchmark's files were looked at; "" if it is none of theirs."""
+    every = _surveys(registry, "", _readers(registry))
+    known = {each.source for found in every.values() for each in found}
+    states = {tuple(each.split(" at ")) for each in known if each.count(" at ") == 1}
+    name = source.rstrip("/").removesuffix(".git")
+    return next((state for repository, state in sorted(states) if name.endswith(f"/{repository}")), "")
 
 
 def _readers(registry: plugins.Registry) -> list[str]:

@@ -76,6 +76,10 @@ class Answers:
         model = self.run.drawing_settings()
         return {"judge": {"use": SELF, "adapter": model["adapter"], "start": model.get("start")}}
 
+    def of_the_same(self, other: Answers) -> bool:
+        """Whether somebody with the same options answers; which model a server happens to serve is not asked here."""
+        return self._judge == other._judge
+
     def reload(self) -> None:
         """Take up what is on disk, also from other processes. Raises RecordError where two have answered."""
         if len(self.records) == self._count:
@@ -147,8 +151,7 @@ class Answers:
 
     def introduce(self, answerer: Answerer) -> None:
         """Note who answers. Raises RecordError if it is somebody else than before."""
-        identity = getattr(answerer, "identity", None)
-        by = identity() if identity is not None else ""
+        by = _identity(answerer)
         if self._known and by != self.by:
             raise RecordError(
                 f'{self.records.folder} holds answers of "{self.by}", and now "{by}" answers. Let the same one go on, '
@@ -177,6 +180,16 @@ def judge(run: Evaluation, name: str, use: Use, partial: bool = False, batch: in
             seed_everything(run.derive_seed("answers", chunk[0].id))
             answers.ask_about(benchmark, chunk, answerer)
             advance(len(chunk))
+
+
+def _identity(answerer: Answerer) -> str:
+    identity = getattr(answerer, "identity", None)
+    return str(identity()) if identity is not None else ""
+
+
+def who_is(run: Evaluation, use: Use) -> str:
+    """What a judge says of itself, where its options leave that open; "" otherwise."""
+    return _identity(who_answers(run, use))
 
 
 def who_answers(run: Evaluation, use: Use) -> Answerer:

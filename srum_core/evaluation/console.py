@@ -16,7 +16,7 @@ from srum_core import config, launching, plugins, tables
 from srum_core.console import add_settings, shown, tell
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation import scoring
-from srum_core.evaluation.answers import SELF, Answers, judge, who_answers
+from srum_core.evaluation.answers import SELF, Answers, judge, who_answers, who_is
 from srum_core.evaluation.draw import draw
 from srum_core.evaluation.run import NOBODY, Evaluation
 from srum_core.hookspecs import Use
@@ -111,7 +111,27 @@ def chosen_judge(run: Evaluation, text: str | None, name: str | None) -> tuple[s
         use = run.settings.answerer
     else:
         use = Use(SELF) if text == SELF else config.component("answerer", text, run.registry, "--judge")
-    return name or re.sub(r"[^\w.-]+", ".", use.use), use
+    name = name or re.sub(r"[^\w.-]+", ".", use.use)
+    _refuse_twin(run, name, use)
+    return name, use
+
+
+def _refuse_twin(run: Evaluation, name: str, use: Use) -> None:
+    """The table of a judge that is asked twice would look like a second opinion."""
+    known = judges(run)
+    others = {other: Answers(run, other, theirs) for other, theirs in known.items() if other != name}
+    if name in known or not others:
+        return
+    mine = Answers(run, name, use)
+    if not any(each.of_the_same(mine) for each in others.values()):
+        return
+    mine.by = who_is(run, use) if use.use in _light(run) else ""  # a server's model may be another one by now
+    if twin := next((other for other, each in others.items() if each.of_the_same(mine) and each.by == mine.by), ""):
+        raise ConfigError(
+            f"{run.folder / 'answers' / twin} holds answers of this very judge, {tables.named(use)}: a second table "
+            f"would look like a second opinion. Go on with --as {twin}. To see how its answers vary, judge a copy of "
+            "the folder."
+        )
 
 
 def _who(run: Evaluation) -> str:
@@ -192,9 +212,12 @@ def perform(run: Evaluation, stage: str, name: str, partial: bool = False, batch
 
 def preflight(run: Evaluation, use: Use) -> None:
     """Make a judge that is cheap to make, so that what it lacks stops an evaluation before it draws."""
-    light = {found.component.name for found in run.registry.listing() if found.kind == "answerer"}
-    if use.use in light:
+    if use.use in _light(run):
         who_answers(run, use)
+
+
+def _light(run: Evaluation) -> set[str]:
+    return {found.component.name for found in run.registry.listing() if found.kind == "answerer"}
 
 
 def asks(run: Evaluation) -> bool:

@@ -25,5 +25,12 @@ def draw(run: Evaluation) -> None:
         run, list(plan), run.settings.evaluate.batch, records, Stage("generate", None), load=lambda: run.drawer
     ):
         items = [plan[identity] for identity in chunk]
-        drawn = draw_batch(run.drawer, items, records.folder / "images", records.ids(), latents=False)
+        drawn = draw_batch(
+            run.drawer,
+            items,
+            records.folder / "images",
+            records,
+            latents=False,
+            borders=run.settings.evaluate.borders,
+        )
         records.extend(Picture(each.id, each, digest(each.image), numbers[each.id]) for each in drawn)

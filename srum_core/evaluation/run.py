@@ -114,6 +114,8 @@ class Evaluation(Run):
         made: dict[str, Any] = self.stage_settings("evaluate")
         benchmark = made["benchmark"] or {"use": ""}
         drawn = {name: made["evaluate"][name] for name in ("split", "pictures", "batch", "limit", "seeds")}
+        if not self.settings.evaluate.borders:  # folders from before there was a choice do not say it
+            drawn["postprocess"] = made["evaluate"]["postprocess"]
         kept: dict[str, Any] = {name: made[name] for name in ("seed", "adapter", "start") if name in made}
         return {**kept, "benchmark": benchmark["use"], "drawn": drawn}
 
@@ -131,6 +133,7 @@ class Evaluation(Run):
                 f"{len(missing)} of {len(plan)} pictures of {self.folder} are not drawn yet. Draw them first with srum "
                 "eval generate and the settings of before, or add --partial to go on with those that are there."
             )
+        _refuse_extra(records.folder / "images", plan)
         found = list(records.select(identity for identity in plan if identity in there))
         for picture in found:
             _check(picture)
@@ -145,6 +148,17 @@ def _as_json(prompts: Sequence[Prompt]) -> list[str]:
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
+    """What somebody put between the pictures would not be scored, which they might not expect."""
+    planned = {f"{identity}.png" for identity in plan}
+    extra = sorted(path for path in folder.glob("[!.]*") if path.name not in planned)
+    if extra:
+        raise RecordError(
+            f"{extra[0]} is no picture of this evaluation ({len(extra)} of its folder are none), and would not be "
+            "looked at. Remove it; pictures are drawn with srum eval generate."
+        )
 
 
 def _check(picture: Picture) -> None:

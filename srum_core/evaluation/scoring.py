@@ -56,6 +56,7 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
         "self_judged": bool(judge and judge.use == SELF),
         "planned": len(run.plan_pictures()),
         "again": sum(each.again for each in measured),
+        "borders": run.settings.evaluate.borders,
     }
     table = _beside_reference(run, use, tables.make(benchmark, use, pairs, **about), pairs, about)
     folder = table_folder(run, name)

@@ -47,7 +47,9 @@ def evaluate(run: Run, round: int | None) -> None:
     batch, step = run.settings.evaluate.batch, Step("evaluate", round)
     for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(weights)):
         items = [plan[identity] for identity in chunk]
-        drawn = draw(run.model(weights), items, records.folder / "images", records.ids())
+        drawn = draw(
+            run.model(weights), items, records.folder / "images", records, borders=run.settings.evaluate.borders
+        )
         records.extend(_score(run, weights, benchmark, drawn))
     if records.done:
         pairs = [(each.candidate, each.values) for each in records.select(plan)]
@@ -68,6 +70,7 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, pairs: Scores, pla
         judge=("self" if s.answerer is None else tables.named(s.answerer)) if asks else "",
         self_judged=asks and s.answerer is None,
         planned=planned,
+        borders=run.settings.evaluate.borders,
     )
 
 

@@ -28,11 +28,16 @@ def generate(run: Run, round: int) -> None:
     batch, step = run.settings.generate.batch, Step("generate", round)
     for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(round)):
         items = [plan[identity] for identity in chunk]
-        records.extend(draw(run.model(round), items, records.folder / "images", records.ids()))
+        records.extend(draw(run.model(round), items, records.folder / "images", records))
 
 
 def draw(
-    model: Drawer, items: Sequence[Planned], folder: Path, there: Container[str] = (), latents: bool = True
+    model: Drawer,
+    items: Sequence[Planned],
+    folder: Path,
+    there: Container[str] = (),
+    latents: bool = True,
+    borders: bool = True,
 ) -> list[Candidate]:
     """One batch of pictures, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted. Pictures
     that are `there` are drawn along with the others, but their files stay as they are.
@@ -42,12 +47,14 @@ def draw(
     refuse(len(samples) != len(items), model, f"drew {len(samples)} pictures for {len(items)} prompts.")
     candidates = []
     for item, sample in zip(items, samples, strict=True):
-        path = folder / f"{item.id}.png"
+        path, image = folder / f"{item.id}.png", sample.image
+        if not borders:
+            image = image.crop(image.convert("RGB").getbbox())
         if item.id not in there or not path.exists():
             data = BytesIO()
-            sample.image.save(data, format="PNG")
+            image.save(data, format="PNG")
             write_atomic(path, data.getvalue())
-        drawn = Candidate(item.id, item.prompt, path, sample.image.size, item.seed, sample.thought)
+        drawn = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought)
         kept = _keep(sample.latent, path) if latents and sample.latent is not None else None
         candidates.append(attrs.evolve(drawn, latent=kept))
     return candidates
