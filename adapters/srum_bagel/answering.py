@@ -48,7 +48,7 @@ def speak(denoiser: BagelDenoiser, chat: Chat, context: Context, replies: Sequen
 def next_logits(denoiser: BagelDenoiser, context: Context, tokens: Sequence[int]) -> Tensor:
     """Feed one token a row; float32 logits (rows, vocabulary) of what follows."""
     ids = [torch.tensor([token], device=denoiser.device) for token in tokens]
-    hidden = denoiser.read_text(context, ids)
+    hidden = denoiser.read_states(context, ids)
     return denoiser.language_model.lm_head(hidden[:, -1]).float()
 
 

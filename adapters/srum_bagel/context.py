@@ -6,17 +6,18 @@ one causal text and one picture block per row) and `Segment` (inference: a new p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+GENERATION = "_moe_gen"
+"""The suffix of the weights that serve latent cells; all else is served by those without one."""
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines, (rows, tokens, head width) each, in float32."""
-QKV = tuple[Tensor, Tensor, Tensor]
-"""Queries (n, heads, t, width), keys and values (n, kv heads, t, width)."""
+Projected = tuple[Tensor | None, Tensor, Tensor]
+"""Queries (n, heads, t, width), None for a stream that does not ask; keys and values (n, kv heads, t, width)."""
 
 
 class PositionTable(nn.Module):
@@ -53,26 +54,20 @@ def rope(positions: Tensor, head: int, theta: float) -> Rope:
     return angles.cos(), angles.sin()
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the halves of each head's channels by its token's angles; x (n, heads, t, width), the others (n, t, width).
+
+    The same as transformers' `apply_rotary_pos_emb`, in fewer passes over memory.
+    """
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos[:, None], torch.cat([-second, first], dim=-1), sin[:, None])
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Grouped-query attention; `mask` is True where a query may look."""
-    if q.device.type == "cpu" and q.requires_grad:
-        return _explicit(q, k, v, mask, causal)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
     )
-
-
-def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """The same in plain products: torch's fused CPU kernel is several times slower backwards on short sequences."""
-    size = q.shape[2]
-    if causal:
-        mask = torch.ones(size, k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
-    grouped = rearrange(q * q.shape[-1] ** -0.5, "n (k g) t d -> n k (g t) d", k=k.shape[1])
-    odds = rearrange(grouped @ k.transpose(-1, -2), "n k (g t) s -> n k g t s", t=size)
-    if mask is not None:
-        odds = odds.masked_fill(~mask[:, :, None], torch.finfo(odds.dtype).min)
-    weights = rearrange(odds.softmax(-1).to(v.dtype), "n k g t s -> n k (g t) s")
-    return rearrange(weights @ v, "n k (g t) d -> n (k g) t d", t=size)
 
 
 def _key_mask(valid: Tensor) -> Tensor | None:
@@ -81,27 +76,58 @@ def _key_mask(valid: Tensor) -> Tensor | None:
 
 
 class Joint:
-    """Training. The plain stream holds [start marker, end marker, text…], the picture stream the latent cells.
+    """Training. Text is causal and never sees the picture (so right padding needs no mask); markers and cells see
+    everything.
 
-    Text is causal and never sees the picture (so right padding needs no mask); markers and cells see everything.
+    The streams are text, markers, cells if `apart`: then text whose weights are frozen gets no graph at all, as nothing
+    that is trained reaches it. Else markers and text are one stream, markers first: larger products.
     """
 
-    def __init__(self, rope_und: Rope, rope_gen: Rope, valid_text: Tensor, valid_cells: Tensor) -> None:
-        self.rope_und, self.rope_gen = rope_und, rope_gen
-        markers = valid_text.new_ones(len(valid_text), 2)
-        self.mask = _key_mask(torch.cat([markers, valid_text, valid_cells], dim=1))
+    def __init__(
+        self, text: Rope, block: Rope, valid_text: Tensor, valid_cells: Tensor, apart: bool, wanted: tuple[bool, bool]
+    ) -> None:
+        """Angles of the text, and of the markers and cells; whether the final states of text and markers, and of cells,
+        are wanted."""
+        markers, cells = cut(block, 2)
+        plain, drawn = wanted
+        if apart:
+            experts, angles, asks = ["", "", GENERATION], [text, markers, cells], [plain, plain, drawn]
+        else:
+            both = (torch.cat([markers[0], text[0]], dim=1), torch.cat([markers[1], text[1]], dim=1))
+            experts, angles, asks = ["", GENERATION], [both, cells], [plain, drawn]
+        self.apart, self.experts, self.angles, self.wanted = apart, experts, angles, asks
+        self.mask = _key_mask(torch.cat([valid_text.new_ones(len(valid_text), 2), valid_text, valid_cells], dim=1))
 
-    def attend(self, layer: int, und: QKV | None, gen: QKV | None) -> tuple[Tensor | None, Tensor | None]:
-        assert und is not None
-        assert gen is not None
-        (qu, ku, vu), (qg, kg, vg) = und, gen
-        keys, values = torch.cat([ku, kg], dim=2), torch.cat([vu, vg], dim=2)
-        block = attend(torch.cat([qu[:, :, :2], qg], dim=2), keys, values, self.mask)
-        out_und = block[:, :, :2]
-        if qu.shape[2] > 2:
-            text = attend(qu[:, :, 2:], ku[:, :, 2:], vu[:, :, 2:], causal=True)
-            out_und = torch.cat([out_und, text], dim=2)
-        return out_und, block[:, :, 2:]
+    def attend(self, layer: int, streams: Sequence[Projected]) -> list[Tensor | None]:
+        (qt, kt, vt), (qm, km, vm), (qg, kg, vg) = streams if self.apart else (*_split(streams[0]), streams[1])
+        keys, values = torch.cat([km, kt, kg], dim=2), torch.cat([vm, vt, vg], dim=2)
+        markers, cells = _shared(lambda q: attend(q, keys, values, self.mask), qm, qg)
+        text = qt if qt is None or not qt.shape[2] else attend(qt, kt, vt, causal=True)
+        if self.apart:
+            return [text, markers, cells]
+        return [None if text is None or markers is None else torch.cat([markers, text], dim=2), cells]
+
+
+def _split(stream: Projected) -> tuple[Projected, Projected]:
+    """Markers and text, one after the other -> text, markers."""
+    (qm, qt), (km, kt), (vm, vt) = ((None, None) if x is None else (x[:, :, :2], x[:, :, 2:]) for x in stream)
+    assert km is not None and kt is not None and vm is not None and vt is not None  # noqa: PT018
+    return (qt, kt, vt), (qm, km, vm)
+
+
+def _shared(act: Callable[[Tensor], Tensor], *queries: Tensor | None) -> list[Tensor | None]:
+    """`act` on all queries at once, cut up again as they were."""
+    there = [q for q in queries if q is not None]
+    if not there:
+        return [None] * len(queries)
+    parts = iter(act(torch.cat(there, dim=2) if len(there) > 1 else there[0]).split([q.shape[2] for q in there], dim=2))
+    return [None if q is None else next(parts) for q in queries]
+
+
+def cut(angles: Rope, size: int) -> tuple[Rope, Rope]:
+    """The first `size` tokens' angles, and the others'."""
+    (cos, sin) = angles
+    return (cos[:, :size], sin[:, :size]), (cos[:, size:], sin[:, size:])
 
 
 class Context:
@@ -149,17 +175,30 @@ class Context:
 
     @staticmethod
     def stack(contexts: Sequence[Context], room: int) -> Context:
-        """All rows of all contexts in one, laid out once with `room` free columns."""
+        """All rows of all contexts in one, laid out once with `room` free columns; what a row has read ends where these
+        begin, so that rows which have read equally much can look without a mask."""
         used = max(context.used for context in contexts)
-        grown = [context.select(range(context.rows)).reserve(used - context.used + room) for context in contexts]
-        size = used + room
+        laid = [context._right(used).reserve(room) for context in contexts]
         out = object.__new__(Context)
-        out.keys = [torch.cat([k[:, :, :size] for k in layer]) for layer in zip(*(c.keys for c in grown), strict=True)]
-        out.values = [
-            torch.cat([v[:, :, :size] for v in layer]) for layer in zip(*(c.values for c in grown), strict=True)
-        ]
-        out.valid = torch.cat([context.valid[:, :size] for context in grown])
-        out.position, out.used = torch.cat([context.position for context in grown]), used
+        out.keys = [torch.cat(layer) for layer in zip(*(c.keys for c in laid), strict=True)]
+        out.values = [torch.cat(layer) for layer in zip(*(c.values for c in laid), strict=True)]
+        out.valid = torch.cat([context.valid for context in laid])
+        out.position, out.used = torch.cat([context.position for context in laid]), used
+        return out
+
+    def _right(self, used: int) -> Context:
+        """A copy with `used` columns whose real ones come last."""
+        out = object.__new__(Context)
+        valid = F.pad(self.valid[:, : self.used], (used - self.used, 0))
+        order = valid.int().argsort(dim=1, stable=True)
+        place = order[:, None, :, None]
+
+        def moved(x: Tensor) -> Tensor:
+            x = F.pad(x[:, :, : self.used], (0, 0, used - self.used, 0))
+            return x.gather(2, place.expand_as(x))
+
+        out.keys, out.values = [moved(key) for key in self.keys], [moved(value) for value in self.values]
+        out.valid, out.position, out.used = valid.gather(1, order), self.position, used
         return out
 
 
@@ -167,39 +206,62 @@ class Segment:
     """Inference. A new piece attends to all of its row's context and to itself, causally or in full."""
 
     def __init__(
-        self, context: Context, rope_und: Rope | None, rope_gen: Rope | None, valid: Tensor, causal: bool
+        self,
+        context: Context,
+        streams: Sequence[tuple[str, Rope]],
+        valid: Tensor,
+        causal: bool,
+        wanted: Sequence[bool],
     ) -> None:
-        self.context, self.rope_und, self.rope_gen = context, rope_und, rope_gen
+        """`streams`: expert and angles of each, in the order in which the context keeps them."""
+        self.context, self.wanted = context, wanted
+        self.experts, self.angles = zip(*streams, strict=True)
         size = valid.shape[1]
         context.reserve(size)
         self.columns = slice(context.used, context.used + size)
         context.valid[:, self.columns] = valid
         seen = context.valid[:, : self.columns.stop]
         self.causal = causal and size > 1
-        self.mask = _key_mask(seen)
+        self.groups = [] if self.causal else _groups(seen)
+        self.mask = None if self.groups else _key_mask(seen)
         if self.causal and context.used:
             past = torch.ones(size, self.columns.stop, dtype=torch.bool, device=valid.device).tril(context.used)
             # Every query may see itself, or a padded one in a row that has read nothing would divide by zero.
             itself = past & ~past.tril(context.used - 1)
             self.mask, self.causal = past & (seen[:, None, None, :] | itself), False
 
-    def attend(self, layer: int, und: QKV | None, gen: QKV | None) -> tuple[Tensor | None, Tensor | None]:
-        parts = [part for part in (und, gen) if part is not None]
-        q, k, v = (torch.cat(each, dim=2) if len(parts) > 1 else each[0] for each in zip(*parts, strict=True))
+    def attend(self, layer: int, streams: Sequence[Projected]) -> list[Tensor | None]:
+        k, v = (torch.cat([stream[part] for stream in streams], dim=2) for part in (1, 2))  # type: ignore[misc]
         keys, values = self.context.keys[layer], self.context.values[layer]
         keys[:, :, self.columns], values[:, :, self.columns] = k, v
-        seen = slice(0, self.columns.stop)
+        return _shared(lambda q: self._look(q, k, v, keys, values), *(stream[0] for stream in streams))
+
+    def _look(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        stop = self.columns.stop
         if self.causal:
             # Nothing precedes this text: plain causal attention, right padding is never seen by what is real.
-            out = attend(q, k, v, causal=True)
-        else:
-            out = attend(q, keys[:, :, seen], values[:, :, seen], self.mask)
-        if und is None or gen is None:
-            return (None, out) if und is None else (out, None)
-        size = und[0].shape[2]
-        return out[:, :, :size], out[:, :, size:]
+            return attend(q, k, v, causal=True)
+        if self.groups:
+            parts = [
+                attend(q[a:b], keys[a:b, :, start:stop], values[a:b, :, start:stop]) for a, b, start in self.groups
+            ]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return attend(q, keys[:, :, :stop], values[:, :, :stop], self.mask)
 
     def keep(self, advance: Tensor) -> None:
         """Make the piece part of the context and move each row's position on."""
         self.context.used = self.columns.stop
         self.context.position = self.context.position + advance
+
+
+def _groups(valid: Tensor, most: int = 4) -> list[tuple[int, int, int]]:
+    """(first row, row after the last, first column) of neighbouring rows that see all columns from one on; empty if
+    there are more such groups than `most`, or a gap. Attention without a mask is faster: one call a group."""
+    start = valid.shape[1] - valid.sum(dim=1)
+    if not bool((torch.arange(valid.shape[1], device=valid.device) >= start[:, None]).eq(valid).all()):
+        return []
+    starts, counts = torch.unique_consecutive(start, return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    if len(ends) > most:
+        return []
+    return list(zip([0, *ends[:-1]], ends, starts.tolist(), strict=True))

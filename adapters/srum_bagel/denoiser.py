@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import Qwen2Config
 
-from srum_bagel.context import Context, Joint, PositionTable, Segment, pad_rows, rope
+from srum_bagel.context import GENERATION, Context, Joint, PositionTable, Segment, cut, pad_rows, rope
 from srum_bagel.mot import MoTLanguageModel
 from srum_core.errors import CheckpointError
 
@@ -46,34 +46,53 @@ class BagelDenoiser(nn.Module):
 
     def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
         """Noisy grids (h, w, c), time (n,), condition = caption ids per picture (empty: dropped) -> velocities."""
-        _, gen = self.hidden(noisy, time, condition)
+        _, gen = self.hidden(noisy, time, condition, text=False)
         return [
             rearrange(row[: grid.shape[0] * grid.shape[1]], "(h w) c -> h w c", h=grid.shape[0])
             for row, grid in zip(self.llm2vae(gen), noisy, strict=True)
         ]
 
-    def hidden(self, noisy: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Final hidden states: (n, 2 + longest text, hidden), the two markers first; (n, most cells, hidden)."""
-        text, valid_text = pad_rows([ids.to(self.device) for ids in condition])
+    def hidden(
+        self, noisy: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor], text: bool = True
+    ) -> tuple[Tensor | None, Tensor]:
+        """Final hidden states: (n, 2 + longest text, hidden), the two markers first, if `text` is wanted; and
+        (n, most cells, hidden)."""
+        ids, valid_text = pad_rows([each.to(self.device) for each in condition])
         lengths = valid_text.sum(dim=1)
         cells, valid_cells = self.embed_cells(noisy, time.to(self.device))
-        markers = torch.tensor(self.markers, device=self.device).expand(len(text), 2)
-        und = self.embed_text(torch.cat([markers, text], dim=1))
-        text_positions = torch.arange(text.shape[1], device=self.device).expand(len(text), -1)
+        # Text sees only text, so where its weights are frozen nothing that is trained reaches it: it gets no graph.
+        apart = not (torch.is_grad_enabled() and self._teaches_text())
         plan = Joint(
-            self.rope(torch.cat([lengths[:, None].expand(-1, 2), text_positions], dim=1)),
-            self.rope(lengths[:, None].expand(-1, cells.shape[1])),
+            self.rope(torch.arange(ids.shape[1], device=self.device).expand(len(ids), -1)),
+            self.rope(lengths[:, None].expand(-1, 2 + cells.shape[1])),
             valid_text,
             valid_cells,
+            apart,
+            (text, True),
         )
-        und, gen = self.language_model.model(und, cells, plan)
-        return und, gen
+        words, markers = self.embed_text(ids), self.embed_markers(len(ids))
+        plain = [words, markers] if apart else [torch.cat([markers, words], dim=1)]
+        *plain, gen = self.language_model.model([*plain, cells], plan)
+        if not text:
+            return None, gen
+        return (torch.cat(plain[::-1], dim=1) if apart else plain[0]), gen
+
+    def _teaches_text(self) -> bool:
+        """Whether anything that reads text is trained."""
+        return any(
+            weight.requires_grad
+            for name, weight in self.language_model.model.named_parameters()
+            if GENERATION not in name
+        )
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         return rope(positions, self.language_model.head, self.theta)
 
     def embed_text(self, ids: Tensor) -> Tensor:
         return self.language_model.model.embed_tokens(ids)
+
+    def embed_markers(self, rows: int) -> Tensor:
+        return self.embed_text(torch.tensor(self.markers, device=self.device)).expand(rows, -1, -1)
 
     def embed_cells(self, grids: Sequence[Tensor], time: Tensor) -> tuple[Tensor, Tensor]:
         """Grids (h, w, c) at their times -> (n, most cells, hidden) and which are real."""
@@ -100,44 +119,50 @@ class BagelDenoiser(nn.Module):
             self.language_model.dtype, self.device,
         )  # fmt: skip
 
-    def read_text(self, context: Context, ids: Sequence[Tensor]) -> Tensor:
-        """Append one text per row, causal; returns its hidden states (n, longest, hidden)."""
+    def read_text(self, context: Context, ids: Sequence[Tensor]) -> None:
+        """Append one text per row, causal."""
+        self._read(context, ids, False)
+
+    def read_states(self, context: Context, ids: Sequence[Tensor]) -> Tensor:
+        """The same, and its hidden states (n, longest, hidden)."""
+        states = self._read(context, ids, True)
+        assert states is not None
+        return states
+
+    def _read(self, context: Context, ids: Sequence[Tensor], states: bool) -> Tensor | None:
         tokens, valid = pad_rows([row.to(self.device) for row in ids])
         positions = context.position[:, None] + torch.arange(tokens.shape[1], device=self.device)
-        plan = Segment(context, self.rope(positions), None, valid, causal=True)
-        und, _ = self.language_model.model(self.embed_text(tokens), None, plan)
+        plan = Segment(context, [("", self.rope(positions))], valid, True, [states])
+        (und,) = self.language_model.model([self.embed_text(tokens)], plan)
         plan.keep(valid.sum(dim=1))
         return und
 
     def read_picture(self, context: Context, tokens: Sequence[Tensor]) -> None:
         """Append one looked-at picture per row: markers and tower tokens (t, hidden), all at one rotary position."""
-        start, end = self.embed_text(torch.tensor(self.markers, device=self.device)).unbind(0)
-        rows = [torch.cat([start[None], row.to(start), end[None]]) for row in tokens]
-        x, valid = pad_rows(rows)
-        plan = Segment(context, self.rope(context.position[:, None].expand(-1, x.shape[1])), None, valid, causal=False)
-        self.language_model.model(x, None, plan)
+        start, end = self.embed_markers(1)[0].unbind(0)
+        x, valid = pad_rows([torch.cat([start[None], row.to(start), end[None]]) for row in tokens])
+        angles = self.rope(context.position[:, None].expand(-1, x.shape[1]))
+        plan = Segment(context, [("", angles)], valid, False, [False])
+        self.language_model.model([x], plan)
         plan.keep(torch.ones_like(context.position))
 
     def read_latent(self, context: Context, grids: Sequence[Tensor]) -> None:
         """Append one clean picture to edit per row, as latent cells at time 0."""
-        plan, _ = self._block(context, grids, torch.zeros(len(grids), device=self.device))
+        plan = self.block(context, grids, drawing=False)
+        self._see(plan, grids, torch.zeros(len(grids), device=self.device))
         plan.keep(torch.ones_like(context.position))
 
-    def velocity(self, context: Context, x: Sequence[Tensor], time: Tensor) -> Tensor:
+    def block(self, context: Context, grids: Sequence[Tensor], drawing: bool = True) -> Segment:
+        """Room for grids of these sizes after the context, for `velocity`. The same serves every step."""
+        sizes = torch.tensor([grid.shape[0] * grid.shape[1] for grid in grids], device=self.device)
+        valid = torch.arange(2 + int(sizes.max()), device=self.device) < 2 + sizes[:, None]
+        markers, cells = cut(self.rope(context.position[:, None].expand(-1, valid.shape[1])), 2)
+        return Segment(context, [("", markers), (GENERATION, cells)], valid, False, [False, drawing])
+
+    def velocity(self, block: Segment, x: Sequence[Tensor], time: Tensor) -> Tensor:
         """Velocities of the cells being drawn, (n, most cells, c); the context stays as it is."""
-        _, gen = self._block(context, x, time)
-        return self.llm2vae(gen)
+        return self.llm2vae(self._see(block, x, time))
 
-    def _block(self, context: Context, grids: Sequence[Tensor], time: Tensor) -> tuple[Segment, Tensor]:
-        cells, valid = self.embed_cells(grids, time)
-        markers = self.embed_text(torch.tensor(self.markers, device=self.device).expand(len(cells), 2))
-        valid = torch.cat([valid.new_ones(len(valid), 2), valid], dim=1)
-        angles = self.rope(context.position[:, None].expand(-1, valid.shape[1]))
-        plan = Segment(context, _slice(angles, 0, 2), _slice(angles, 2, None), valid, causal=False)
-        _, gen = self.language_model.model(markers, cells, plan)
-        return plan, gen
-
-
-def _slice(angles: tuple[Tensor, Tensor], start: int, stop: int | None) -> tuple[Tensor, Tensor]:
-    cos, sin = angles
-    return cos[:, start:stop], sin[:, start:stop]
+    def _see(self, block: Segment, grids: Sequence[Tensor], time: Tensor) -> Tensor | None:
+        cells, _ = self.embed_cells(grids, time)
+        return self.language_model.model([self.embed_markers(len(grids)), cells], block)[1]

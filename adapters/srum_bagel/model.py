@@ -14,10 +14,9 @@ from srum_bagel import checkpoint, fresh, teaching
 from srum_bagel.answering import Reply, speak
 from srum_bagel.autoencoder import Autoencoder, patchify, read_sizes, unpatchify
 from srum_bagel.chat import PLAN_A_PICTURE, REASON_FIRST, Chat
-from srum_bagel.context import Context
+from srum_bagel.context import GENERATION, Context
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.images import size_rule, to_image, to_tensor
-from srum_bagel.mot import GENERATION
 from srum_bagel.options import Options
 from srum_bagel.outline import outline
 from srum_bagel.place import find

@@ -1,31 +1,34 @@
 """BAGEL's mixture of transformers: two sets of weights a layer, one joint attention.
 
-Plain weights serve text, picture markers and looked-at pictures; `*_moe_gen` weights serve latent cells. The two kinds
-of token travel as two tensors, so no layer has to sort them. Module names are the checkpoint's.
+Plain weights serve text, picture markers and looked-at pictures; `*_moe_gen` weights serve latent cells. Tokens travel
+in streams, tensors of one expert each, so no layer has to sort them. Module names are the checkpoint's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from transformers import Qwen2Config
-from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm, apply_rotary_pos_emb
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
 
-from srum_bagel.context import QKV, Rope
-
-GENERATION = "_moe_gen"
+from srum_bagel.context import GENERATION, Projected, Rope, rotate
 
 
 class Plan(Protocol):
-    """Who attends to whom; see `context`."""
+    """Which streams travel through the layers, who attends to whom (see `context`), and what is wanted at the end."""
 
-    rope_und: Rope | None
-    rope_gen: Rope | None
+    experts: Sequence[str]
+    """Each stream's expert: "" or GENERATION."""
+    angles: Sequence[Rope]
+    """Each stream's rotary angles."""
+    wanted: Sequence[bool]
+    """Which streams' final states are wanted. Of the others the last layer makes keys and values only."""
 
-    def attend(self, layer: int, und: QKV | None, gen: QKV | None) -> tuple[Tensor | None, Tensor | None]: ...
+    def attend(self, layer: int, streams: Sequence[Projected]) -> list[Tensor | None]: ...
 
 
 class MoTAttention(nn.Module):
@@ -43,57 +46,52 @@ class MoTAttention(nn.Module):
             self.add_module(f"q_norm{expert}", Qwen2RMSNorm(self.head, eps=config.rms_norm_eps))
             self.add_module(f"k_norm{expert}", Qwen2RMSNorm(self.head, eps=config.rms_norm_eps))
 
-    def project(self, x: Tensor | None, angles: Rope | None, expert: str) -> QKV | None:
-        """Queries, keys and values of one stream, rotated; None for an absent stream."""
-        if x is None:
-            return None
-        assert angles is not None
-        q, k, v = (
-            rearrange(self.get_submodule(f"{name}_proj{expert}")(x), "n t (h d) -> n t h d", d=self.head)
-            for name in "qkv"
-        )
-        q, k = self.get_submodule(f"q_norm{expert}")(q), self.get_submodule(f"k_norm{expert}")(k)
-        q, k, v = (rearrange(part, "n t h d -> n h t d") for part in (q, k, v))
-        cos, sin = (angle.to(q.dtype) for angle in angles)
-        q, k = apply_rotary_pos_emb(q, k, cos, sin)
+    def project(self, x: Tensor, angles: Rope, expert: str, asks: bool) -> Projected:
+        """Queries (if the stream asks), keys and values of one stream, normed by head and rotated."""
+        q = self._rotated(x, "q", angles, expert) if asks else None
+        k = self._rotated(x, "k", angles, expert)
+        v = self._heads(x, "v", expert)
         # Under autocast the norms may answer in another type than the projections; attention wants one.
-        return q.to(v.dtype), k.to(v.dtype), v
+        return None if q is None else q.to(v.dtype), k.to(v.dtype), v
 
-    def forward(self, und: Tensor | None, gen: Tensor | None, plan: Plan, layer: int) -> tuple[Tensor | None, ...]:
-        out_und, out_gen = plan.attend(
-            layer, self.project(und, plan.rope_und, ""), self.project(gen, plan.rope_gen, GENERATION)
-        )
-        return self._out(out_und, ""), self._out(out_gen, GENERATION)
+    def _heads(self, x: Tensor, name: str, expert: str) -> Tensor:
+        return rearrange(self.get_submodule(f"{name}_proj{expert}")(x), "n t (h d) -> n h t d", d=self.head)
 
-    def _out(self, x: Tensor | None, expert: str) -> Tensor | None:
-        return None if x is None else self.get_submodule(f"o_proj{expert}")(rearrange(x, "n h t d -> n t (h d)"))
+    def _rotated(self, x: Tensor, name: str, angles: Rope, expert: str) -> Tensor:
+        x = self.get_submodule(f"{name}_norm{expert}")(self._heads(x, name, expert))
+        return rotate(x, *(angle.to(x.dtype) for angle in angles))
+
+    def out(self, x: Tensor, expert: str) -> Tensor:
+        return self.get_submodule(f"o_proj{expert}")(rearrange(x, "n h t d -> n t (h d)"))
 
 
 class MoTLayer(nn.Module):
-    """x += attention(norm(x)); x += mlp(norm(x)), each stream with its own weights."""
+    """x += attention(norm(x)); x += mlp(norm(x)), each stream with its own expert's weights."""
 
     def __init__(self, config: Qwen2Config, index: int) -> None:
         super().__init__()
-        self.index = index
+        self.index, self.last = index, index == config.num_hidden_layers - 1
         self.self_attn = MoTAttention(config)
         for expert in ("", GENERATION):
             self.add_module(f"mlp{expert}", Qwen2MLP(config))
             for norm in ("input_layernorm", "post_attention_layernorm"):
                 self.add_module(f"{norm}{expert}", Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
 
-    def forward(self, und: Tensor | None, gen: Tensor | None, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
-        seen_und, seen_gen = self.self_attn(
-            self._norm(und, "input_layernorm", ""), self._norm(gen, "input_layernorm", GENERATION), plan, self.index
-        )
-        return self._finish(und, seen_und, ""), self._finish(gen, seen_gen, GENERATION)
+    def forward(self, streams: Sequence[Tensor], plan: Plan) -> list[Tensor | None]:
+        """None for what is not wanted after the last layer."""
+        asks = plan.wanted if self.last else [True] * len(streams)
+        projected = [
+            self.self_attn.project(self.get_submodule(f"input_layernorm{expert}")(x), angles, expert, ask)
+            for x, angles, expert, ask in zip(streams, plan.angles, plan.experts, asks, strict=True)
+        ]
+        seen = plan.attend(self.index, projected)
+        return [
+            None if each is None else self._finish(x, each, expert)
+            for x, each, expert in zip(streams, seen, plan.experts, strict=True)
+        ]
 
-    def _norm(self, x: Tensor | None, name: str, expert: str) -> Tensor | None:
-        return None if x is None else self.get_submodule(name + expert)(x)
-
-    def _finish(self, x: Tensor | None, seen: Tensor | None, expert: str) -> Tensor | None:
-        if x is None or seen is None:
-            return None
-        x = x + seen
+    def _finish(self, x: Tensor, seen: Tensor, expert: str) -> Tensor:
+        x = x + self.self_attn.out(seen, expert)
         return x + self.get_submodule(f"mlp{expert}")(self.get_submodule(f"post_attention_layernorm{expert}")(x))
 
 
@@ -105,11 +103,14 @@ class MoTModel(nn.Module):
         self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.norm_moe_gen = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, und: Tensor | None, gen: Tensor | None, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
-        """Embeddings (n, t, hidden) of the two streams -> their normed hidden states."""
+    def forward(self, streams: Sequence[Tensor], plan: Plan) -> list[Tensor | None]:
+        """Embeddings (n, t, hidden) of each stream -> normed hidden states; None for what `plan` does not want."""
         for layer in self.layers:
-            und, gen = layer(und, gen, plan)
-        return (None if und is None else self.norm(und)), (None if gen is None else self.norm_moe_gen(gen))
+            streams = layer(streams, plan)
+        return [
+            None if x is None else self.get_submodule(f"norm{expert}")(x)
+            for x, expert in zip(streams, plan.experts, strict=True)
+        ]
 
 
 class MoTLanguageModel(nn.Module):

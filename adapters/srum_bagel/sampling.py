@@ -60,14 +60,15 @@ def sample(
         if drawing.picture_guidance > 1:
             branches.append(contexts.pictureless)
     everything = Context.stack(branches, room=cells + 2)
-    alone = everything.first(count)
     x = torch.stack([grid.to(denoiser.device, torch.float32) for grid in noise])
+    together = denoiser.block(everything, list(x.repeat(len(branches), 1, 1, 1)))
+    alone = denoiser.block(everything.first(count), list(x)) if guided else together
     times = time_grid(drawing.steps, drawing.shift)
     for time, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         wide = guided and low < time <= high
-        context = everything if wide else alone
-        state = x.repeat(context.rows // count, 1, 1, 1)
-        flat = denoiser.velocity(context, list(state), state.new_full((len(state),), time)).float()
+        state = x.repeat(len(branches) if wide else 1, 1, 1, 1)
+        times_now = state.new_full((len(state),), time)
+        flat = denoiser.velocity(together if wide else alone, list(state), times_now).float()
         velocities = Branches(flat, flat)
         if wide:
             velocities = guide(list(flat.chunk(len(branches))), drawing)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from srum_bagel.context import QKV, Rope, attend, pad_rows
+from srum_bagel.context import Projected, Rope, attend, pad_rows
 from srum_bagel.images import to_tensor
 
 if TYPE_CHECKING:
@@ -40,16 +40,18 @@ class _Lessons:
     exchanges; these are causal and blind to each other. Every exchange sits at the rotary positions that it would have
     on its own. Blocks are padded at the end of each exchange only, which causality hides."""
 
-    rope_gen = None
+    experts, wanted = ("",), (True,)
 
-    def __init__(self, rope_und: Rope, pictures: int, valid: Tensor, blocks: Sequence[_Block]) -> None:
+    def __init__(self, angles: Rope, pictures: int, valid: Tensor, blocks: Sequence[_Block]) -> None:
         """`valid` (pictures, t): False where a picture has fewer tokens than the largest."""
-        self.rope_und, self.pictures, self.blocks = rope_und, pictures, blocks
+        self.angles, self.pictures, self.blocks = (angles,), pictures, blocks
         self.valid = None if bool(valid.all()) else valid[:, None, None, :]
         self.size = valid.shape[1]
 
-    def attend(self, layer: int, und: QKV | None, gen: QKV | None) -> tuple[Tensor | None, None]:
-        assert und is not None
+    def attend(self, layer: int, streams: Sequence[Projected]) -> list[Tensor | None]:
+        ((q, k, v),) = streams
+        assert q is not None
+        und = (q, k, v)
         seen = self.pictures * self.size
         q, k, v = (rearrange(each[0, :, :seen], "h (n t) d -> n h t d", n=self.pictures) for each in und)
         out = [attend(q, k, v, self.valid)]
@@ -63,7 +65,7 @@ class _Lessons:
                 hidden = torch.cat([self.valid[block.picture], own.new_ones(block.count, 1, 1, block.length)], dim=3)
                 mask = mask & hidden
             out.append(attend(qs, keys, values, mask))
-        return torch.cat([rearrange(each, "n h t d -> h (n t) d") for each in out], dim=1)[None], None
+        return [torch.cat([rearrange(each, "n h t d -> h (n t) d") for each in out], dim=1)[None]]
 
 
 def answer_loss(model: Bagel, pictures: Sequence[Image], exchanges: Sequence[Sequence[tuple[str, str]]]) -> Tensor:
@@ -87,7 +89,7 @@ def answer_loss(model: Bagel, pictures: Sequence[Image], exchanges: Sequence[Seq
     text = denoiser.embed_text(torch.tensor(ids, device=device))
     row = torch.cat([shown.flatten(0, 1), text])[None]
     rope = denoiser.rope(torch.tensor(places, device=device)[None])
-    und, _ = denoiser.language_model.model(row, None, _Lessons(rope, len(pictures), valid, blocks))
+    (und,) = denoiser.language_model.model([row], _Lessons(rope, len(pictures), valid, blocks))
     wanted = torch.tensor(targets, device=device)
     # Only where something is to be said: the head over every position would cost as much as a layer.
     logits = denoiser.language_model.lm_head(und[0][wanted != IGNORED])

@@ -119,10 +119,10 @@ def answering(given: Any, count: int) -> dict[str, float]:
 
     def answer() -> None:
         context = denoiser.context(count).reserve(length + given.tokens)
-        said = denoiser.read_text(context, asked)[:, -1:]
+        said = denoiser.read_states(context, asked)[:, -1:]
         for _ in range(given.tokens):
             ids = denoiser.language_model.lm_head(said[:, -1]).argmax(-1)
-            said = denoiser.read_text(context, list(ids[:, None]))
+            said = denoiser.read_states(context, list(ids[:, None]))
 
     found = timed(answer, given.device, given.rounds)
     return {**found, "tokens_per_second": count * given.tokens / found["seconds"]}

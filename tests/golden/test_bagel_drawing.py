@@ -109,7 +109,7 @@ def test_velocities(batch: Batch, shift: int) -> None:
 def test_hidden_states_of_every_layer(batch: Batch) -> None:
     denoiser, seen = batch.model.denoiser, {}
     layers = denoiser.language_model.model.layers
-    hooks = [layers[0].register_forward_pre_hook(lambda _, args: seen.__setitem__("llm_input", args[:2]))]
+    hooks = [layers[0].register_forward_pre_hook(lambda _, args: seen.__setitem__("llm_input", args[0]))]
     for index, layer in enumerate(layers):
         hooks.append(layer.register_forward_hook(lambda _, __, out, i=index: seen.__setitem__(f"layer{i}_output", out)))
     noisy = [(1 - t) * x + t * e for x, e, t in zip(batch.clean, batch.noise, batch.time(1), strict=True)]
@@ -118,37 +118,48 @@ def test_hidden_states_of_every_layer(batch: Batch) -> None:
     for hook in hooks:
         hook.remove()
     assert len(seen) == len(layers) + 2
-    for name, (und, gen) in seen.items():
+    for name, (*plain, gen) in seen.items():
+        und = torch.cat(plain[::-1], dim=1)  # a text without a graph travels before its markers
         assert_packed(batch, und, gen, f"shift1.{name}")
 
 
-def test_attention_pattern(batch: Batch) -> None:
-    """A query sees exactly the tokens whose inputs its attention output has a gradient for."""
+@pytest.mark.parametrize("taught", [False, True])
+def test_attention_pattern(batch: Batch, taught: bool) -> None:
+    """A query sees exactly the tokens whose inputs its attention output has a gradient for, whether or not the text
+    travels with the markers, as it does when its weights are trained."""
     attention = batch.model.denoiser.language_model.model.layers[0].self_attn
     for row, (grid, ids) in enumerate(zip(batch.grids, batch.condition, strict=True)):
         allowed = batch.tensors[f"sample{row}.attention_allowed"]
-        und, gen, plan = layer_inputs(batch, row)
-        und.requires_grad_(True), gen.requires_grad_(True)
+        streams, plan = layer_inputs(batch, row, taught)
+        assert len(streams) == (2 if taught else 3)
+        inputs = [stream.requires_grad_(True) for stream in streams]
 
-        def in_order(und, gen):
+        def in_order(streams):
+            *plain, gen = streams
+            und = plain[0] if len(plain) == 1 else torch.cat(plain[::-1], dim=1)
             return torch.cat([und[0, 2:], und[0, :1], gen[0], und[0, 1:2]])
 
-        queries = in_order(*attention(und, gen, plan, 0))
+        sides = list(zip(plan.angles, plan.experts, strict=True))
+        asked = [attention.project(x, angles, expert, True) for x, (angles, expert) in zip(inputs, sides, strict=True)]
+        seen = zip(plan.attend(0, asked), plan.experts, strict=True)
+        queries = in_order([attention.out(x, expert) for x, expert in seen])
         assert len(queries) == len(ids) + 2 + grid[0] * grid[1] == len(allowed)
         for query, expected in zip(queries, allowed, strict=True):
-            grads = torch.autograd.grad(query.abs().sum(), (und, gen), retain_graph=True)
-            assert torch.equal(in_order(*grads).abs().sum(1) > 0, expected)
+            grads = torch.autograd.grad(query.abs().sum(), inputs, retain_graph=True)
+            assert torch.equal(in_order(grads).abs().sum(1) > 0, expected)
 
 
-def layer_inputs(batch: Batch, row: int):
-    """The first layer's arguments for one sample on its own."""
+def layer_inputs(batch: Batch, row: int, taught: bool):
+    """The first layer's arguments for one sample on its own: streams and plan."""
     kept, denoiser = {}, batch.model.denoiser
-    hook = denoiser.language_model.model.layers[0].register_forward_pre_hook(lambda _, args: kept.update(args=args))
-    with torch.no_grad():
-        denoiser.hidden([batch.clean[row]], batch.time(1)[row : row + 1], [batch.condition[row]])
+    layers = denoiser.language_model.model.layers
+    hook = layers[0].register_forward_pre_hook(lambda _, args: kept.update(args=args))
+    layers.requires_grad_(taught)
+    denoiser.hidden([batch.clean[row]], batch.time(1)[row : row + 1], [batch.condition[row]])
+    layers.requires_grad_(False)
     hook.remove()
-    und, gen, plan = kept["args"]
-    return und.clone(), gen.clone(), plan
+    streams, plan = kept["args"]
+    return [stream.detach().clone() for stream in streams], plan
 
 
 @pytest.mark.parametrize("shift", SHIFTS)

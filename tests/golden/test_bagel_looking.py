@@ -40,6 +40,10 @@ def test_special_ids(bagel: Goldens) -> None:
     assert chat.size == info["tokenizer_len"]
 
 
+NOWHERE = (torch.empty(0), torch.empty(0))
+"""Angles: attention itself needs none."""
+
+
 def test_attention_patterns(bagel: Goldens) -> None:
     """Zero queries and keys make attention a mean; one-hot values then show which tokens it is over."""
     cases = bagel.json("masks_and_sizes.json")["attention_masks"]
@@ -51,9 +55,9 @@ def test_attention_patterns(bagel: Goldens) -> None:
         order = []
         for mode, length in case["splits"]:
             own = slice(len(rows), len(rows) + length)
-            plan = Segment(context, None, None, torch.ones(1, length, dtype=torch.bool), causal=mode == "causal")
+            plan = Segment(context, [("", NOWHERE)], torch.ones(1, length, dtype=torch.bool), mode == "causal", [True])
             zero = torch.zeros(1, 1, length, total)
-            seen, _ = plan.attend(0, (zero, zero, values[:, :, own]), None)
+            (seen,) = plan.attend(0, [(zero, zero, values[:, :, own])])
             rows += ["".join("01"[bool(x > 0)] for x in row) for row in seen[0, 0]]
             order.append(mode)
             if mode != "noise":
