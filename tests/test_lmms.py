@@ -12,6 +12,8 @@ import toy
 from PIL import Image
 
 from srum_core.errors import AnswerError, ConfigError
+from srum_core.hookspecs import Use
+from srum_core.plugins import Registry
 from srum_lmms import MODEL, asking, manifest
 
 
@@ -72,6 +74,31 @@ def test_arguments_that_are_not_known_are_refused() -> None:
     assert asking.answerer(adapter="toy:ToyModel", options="mumbles=true", device="cpu").options == toy.ToyOptions(
         mumbles=True
     )
+
+
+def test_a_checkpoint_and_a_preset_become_options_of_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Use] = []
+    monkeypatch.setattr(Registry, "create", lambda self, kind, use: made.append(use))
+    asking.answerer(adapter="bagel", checkpoint="a b", preset="shapes")
+    asking.answerer(adapter="bagel")
+    assert made[0].options["checkpoint"] == "a b"
+    assert made[0].options["size"] == [32, 32] != made[1].options["size"]
+
+
+def test_what_a_run_has_trained_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SimpleNamespace(model=lambda rounds: f"after {rounds} rounds")
+    monkeypatch.setattr("srum_core.run.started_from", lambda start, registry: (run, 2))
+    assert asking.answerer(trained="runs/x:1") == "after 2 rounds"
+
+
+def test_so_many_are_asked_at_once(made: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, sizes in (("2", [2, 1]), ("auto", [1, 1, 1])):
+        model, asked = made(adapter="toy:ToyModel", batch_size=given), []
+        model.task_dict = {"t": {"s": [{"image": Image.new("L", (4, 4))}] * 3}}
+        answer = model.answerer.answer
+        monkeypatch.setattr(model.answerer, "answer", lambda some, a=answer, n=asked: n.append(len(some)) or a(some))
+        model.generate_until([request(number, {}) for number in range(3)])
+        assert asked == sizes
 
 
 def test_the_installed_registry_finds_it() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,40 @@ def test_what_was_said_before_is_turns_and_the_picture_comes_first(local: Local,
     assert turns[1]["content"][0]["text"] == "A cup."
     assert turns[2]["content"] == [{"type": "text", "text": REASON_FIRST + "Is there a red cup here?"}]
     assert local.converses
+
+
+def test_a_checkpoints_own_ways_of_answering_do_not_count(
+    checkpoint: Path, local: Local, asked: list[Question], tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    path = other / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "no_repeat_ngram_size": 1, "min_new_tokens": 6}))
+    assert Local(LocalOptions(str(other), **FIXED)).answer(asked) == local.answer(asked)
+
+
+def test_each_answer_ends_at_its_own_limit_or_stop(local: Local, asked: list[Question]) -> None:
+    long = evolve(asked[0], max_new_tokens=6)
+    short = evolve(long, max_new_tokens=2)
+    whole, part = local.answer([long, short])
+    assert whole.startswith(part)
+    assert whole != part
+    assert local._text([5, 6, local.stops[0], 7]) == local._text([5, 6]) != local._text([5, 6, 7])
+
+
+def test_a_system_turn_comes_first_without_the_picture(local: Local, asked: list[Question]) -> None:
+    strict = copy(local)
+    strict.options = evolve(local.options, system="Be strict.")
+    system, user = strict._turns(asked[0])
+    assert system == {"role": "system", "content": [{"type": "text", "text": "Be strict."}]}
+    assert [part["type"] for part in user["content"]] == ["image", "text"]
+
+
+@pytest.mark.parametrize(("kind", "format"), [("qwen2_vl", BoxFormat("thousand")), ("llava", BoxFormat("pixels"))])
+def test_other_models_write_boxes_in_other_ways(
+    kind: str, format: BoxFormat, local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local.model.config, "model_type", kind)
+    assert local.box_format((96, 64)) == format
 
 
 def test_a_crop_is_what_is_seen(local: Local, asked: list[Question]) -> None:
