@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from srum_bagel.context import Context
 from srum_bagel.images import to_tensor
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
@@ -56,6 +57,24 @@ def test_a_batch_draws_what_each_prompt_draws_alone(model: Bagel) -> None:
     for prompt, seed, sample in zip(prompts, seeds, together, strict=True):
         alone = np.asarray(model.generate([prompt], [seed])[0].image, int)
         assert np.abs(alone - np.asarray(sample.image, int)).max() <= 1
+
+
+def test_branches_that_have_read_equally_much_look_without_a_mask(
+    model: Bagel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = []
+    look = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q, k, v, attn_mask=None, **more):
+        masks.append((q.shape[0], attn_mask is not None))
+        return look(q, k, v, attn_mask=attn_mask, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    model.generate(["two cups", "a tall cup"], [1, 2])
+    assert not any(masked for _, masked in masks)
+    masks.clear()
+    model.generate(["a" * count for count in range(1, 7)], [1] * 6)
+    assert (12, True) in masks, "many lengths: one call with a mask"
 
 
 def test_seed_and_words_matter(model: Bagel) -> None:
@@ -148,6 +167,31 @@ def test_each_block_runs_once_for_ragged_pictures(model: Bagel) -> None:
         assert torch.allclose(alone[0], out[row], atol=1e-5), "a picture saw its neighbour's padding"
 
 
+@pytest.mark.parametrize("taught", [False, True])
+def test_text_has_a_graph_only_where_its_weights_are_trained(taught: bool) -> None:
+    """And the last layer computes of text and markers only what the cells look at."""
+    model = build()
+    model.denoiser.requires_grad_(True)
+    if not taught:
+        for name, weight in model.denoiser.named_parameters():
+            weight.requires_grad_("_moe_gen" in name)
+    seen: dict[str, list[tuple[int, bool]]] = {}
+    layers = model.denoiser.language_model.model.layers
+    for index, layer in enumerate(layers):
+        for name in ("q_proj", "k_proj"):
+            kept = seen.setdefault(f"{index}.{name}", [])
+            layer.self_attn.get_submodule(name).register_forward_hook(
+                lambda _, __, out, kept=kept: kept.append((out.shape[1], out.requires_grad))
+            )
+    (out,) = model.denoiser([torch.ones(2, 2, 64)], torch.ones(1), model.condition(["a cup"]))
+    out.sum().backward()
+    words = len(model.condition(["a cup"])[0])
+    assert seen["1.k_proj"] == ([(2 + words, True)] if taught else [(words, False), (2, True)])
+    assert seen["0.q_proj"]
+    assert not seen[f"{len(layers) - 1}.q_proj"]
+    assert (layers[0].self_attn.k_proj.weight.grad is not None) is taught
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_every_precision_runs(dtype: str, autocast: bool, tmp_path: Path) -> None:
@@ -216,6 +260,55 @@ def test_a_picture_is_looked_at_once_however_often_it_is_asked_about(model: Bage
     model.answer([Question(tmp_path / "a.png", text, max_new_tokens=2) for text in ("a", "b", "c")])
     hook.remove()
     assert seen == [1]
+
+
+def test_waiting_questions_take_the_places_of_answered_ones(model: Bagel, tmp_path: Path) -> None:
+    """Few places give the same answers in fewer words than batch after batch, and never more rows than places."""
+    for name, size in (("a", (80, 64)), ("b", (64, 96))):
+        noise_picture(*size).save(tmp_path / f"{name}.png")
+    lengths = [1, 9, 2, 3, 1, 8, 0, 2]
+    asked = [
+        Question(
+            tmp_path / f"{'ab'[i % 2]}.png",
+            "what " * (i % 3 + 1),
+            max_new_tokens=count,
+            temperature=float(i % 2),
+            seed=i,
+            think=i == 3,
+        )
+        for i, count in enumerate(lengths)
+    ]
+    together = model.answer(asked)
+    assert len(set(together)) > 3
+    rows = []
+    hook = model.denoiser.language_model.lm_head.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
+    few = build(rows=3)
+    few.denoiser = model.denoiser
+    assert few.answer(asked) == together
+    hook.remove()
+    assert max(rows) == 3
+    assert len(rows) < sum(max(lengths[start : start + 3]) for start in range(0, len(lengths), 3))
+
+
+def test_stacking_forgets_columns_that_nobody_has_read(model: Bagel) -> None:
+    both = model.read(["a long text about two boats", "a"])
+    left = Context.stack([both.select([1])], room=0)
+    assert left.used == len(model.chat.frame("a")) < both.used
+    assert left.valid.all()
+    assert torch.equal(left.keys[1][0], both.keys[1][1, :, : left.used])
+
+
+def test_a_picture_is_read_once_for_all_questions_that_are_asked_together(model: Bagel, tmp_path: Path) -> None:
+    noise_picture(80, 64).save(tmp_path / "a.png")
+    rows = []
+    hook = model.denoiser.language_model.model.layers[0].register_forward_hook(
+        lambda _, a, __: rows.append(a[0][0].shape)
+    )
+    model.answer([Question(tmp_path / "a.png", "what?", max_new_tokens=1)] * 3)
+    hook.remove()
+    picture, question, word = rows
+    assert [len(shape) and shape[0] for shape in rows] == [1, 3, 3]
+    assert picture[1] > question[1] > word[1] == 1
 
 
 def test_sampling_follows_the_questions_own_seed(model: Bagel, tmp_path: Path) -> None:

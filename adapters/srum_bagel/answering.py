@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 import torch
 from attrs import frozen
@@ -23,26 +24,44 @@ class Reply:
 
 
 @torch.no_grad()
-def speak(denoiser: BagelDenoiser, chat: Chat, context: Context, replies: Sequence[Reply]) -> list[list[int]]:
-    """Ids said after [bos], without the end token. A finished row costs no more once a quarter is done."""
-    context = context.select(range(context.rows)).reserve(max(reply.max_new_tokens for reply in replies) + 1)
+def speak(
+    denoiser: BagelDenoiser,
+    chat: Chat,
+    read: Callable[[list[int]], Context],
+    replies: Sequence[Reply],
+    most: int | None = None,
+) -> list[list[int]]:
+    """Ids said after [bos], without the end token. `read` makes the context of these rows, given their numbers in
+    `replies`; at most `most` rows speak at once, and others take the places of those that have finished."""
     said: list[list[int]] = [[] for _ in replies]
-    draws = [torch.Generator().manual_seed(reply.seed) for reply in replies]
-    speaking = [reply.max_new_tokens > 0 for reply in replies]
-    rows, tokens = list(range(len(replies))), [chat.bos] * len(replies)
-    while active := sum(speaking[row] for row in rows):
-        # Shrinking copies the caches, so a few silent rows are carried along until a quarter is done.
-        if active <= 0.75 * len(rows):
-            places = [place for place, row in enumerate(rows) if speaking[row]]
-            context, rows, tokens = context.select(places), [rows[p] for p in places], [tokens[p] for p in places]
+    dice = [torch.Generator().manual_seed(reply.seed) for reply in replies]
+    waiting = deque(row for row, reply in enumerate(replies) if reply.max_new_tokens > 0)
+    most = most or len(replies)
+    context, rows, tokens = denoiser.context(0), list[int](), list[int]()
+    silent = set[int]()
+    while True:
+        live = [place for place, row in enumerate(rows) if row not in silent]
+        # Another set of rows means to copy the caches, so a few silent ones are carried along until a quarter is done.
+        if len(live) <= 0.75 * len(rows):
+            entering = [waiting.popleft() for _ in range(min(len(waiting), most - len(live)))]
+            rows = [rows[place] for place in live] + entering
+            if not rows:
+                return said
+            tokens = [tokens[place] for place in live] + [chat.bos] * len(entering)
+            parts = [context.select(live)] if live else []
+            parts += [read(entering)] if entering else []
+            context = Context.stack(parts, max(replies[row].max_new_tokens - len(said[row]) for row in rows) + 1)
         logits = next_logits(denoiser, context, tokens)[:, : chat.size]
+        likeliest = logits.argmax(dim=-1).tolist()  # of all at once: each look at a value waits for the device
         for place, row in enumerate(rows):
-            if speaking[row]:
-                tokens[place] = token = choose(logits[place], replies[row], draws[row])
+            if row not in silent:
+                tokens[place] = token = (
+                    likeliest[place] if replies[row].temperature <= 0 else draw(logits[place], replies[row], dice[row])
+                )
                 if token != chat.eos:
                     said[row].append(token)
-                speaking[row] = token != chat.eos and len(said[row]) < replies[row].max_new_tokens
-    return said
+                if token == chat.eos or len(said[row]) == replies[row].max_new_tokens:
+                    silent.add(row)
 
 
 def next_logits(denoiser: BagelDenoiser, context: Context, tokens: Sequence[int]) -> Tensor:
@@ -52,8 +71,6 @@ def next_logits(denoiser: BagelDenoiser, context: Context, tokens: Sequence[int]
     return denoiser.language_model.lm_head(hidden[:, -1]).float()
 
 
-def choose(logits: Tensor, reply: Reply, draw: torch.Generator) -> int:
-    if reply.temperature <= 0:
-        return int(logits.argmax())
+def draw(logits: Tensor, reply: Reply, dice: torch.Generator) -> int:
     odds = torch.softmax(logits.cpu() / reply.temperature, dim=-1)
-    return int(torch.multinomial(odds, 1, generator=draw))
+    return int(torch.multinomial(odds, 1, generator=dice))

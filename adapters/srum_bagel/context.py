@@ -177,7 +177,7 @@ class Context:
     def stack(contexts: Sequence[Context], room: int) -> Context:
         """All rows of all contexts in one, laid out once with `room` free columns; what a row has read ends where these
         begin, so that rows which have read equally much can look without a mask."""
-        used = max(context.used for context in contexts)
+        used = max(context.longest() for context in contexts)
         laid = [context._right(used).reserve(room) for context in contexts]
         out = object.__new__(Context)
         out.keys = [torch.cat(layer) for layer in zip(*(c.keys for c in laid), strict=True)]
@@ -186,16 +186,21 @@ class Context:
         out.position, out.used = torch.cat([context.position for context in laid]), used
         return out
 
+    def longest(self) -> int:
+        """Columns of the row that has read the most (on the meta device nothing has a value: all that are used)."""
+        return self.used if self.valid.is_meta else int(self.valid[:, : self.used].sum(dim=1).max())
+
     def _right(self, used: int) -> Context:
-        """A copy with `used` columns whose real ones come last."""
+        """A copy with `used` columns whose real ones come last; no row may have more."""
         out = object.__new__(Context)
-        valid = F.pad(self.valid[:, : self.used], (used - self.used, 0))
-        order = valid.int().argsort(dim=1, stable=True)
+        missing = max(0, used - self.used)
+        valid = F.pad(self.valid[:, : self.used], (missing, 0))
+        order = valid.int().argsort(dim=1, stable=True)[:, valid.shape[1] - used :]
         place = order[:, None, :, None]
 
         def moved(x: Tensor) -> Tensor:
-            x = F.pad(x[:, :, : self.used], (0, 0, used - self.used, 0))
-            return x.gather(2, place.expand_as(x))
+            x = F.pad(x[:, :, : self.used], (0, 0, missing, 0))
+            return x.gather(2, place.expand(-1, x.shape[1], -1, x.shape[3]))
 
         out.keys, out.values = [moved(key) for key in self.keys], [moved(value) for value in self.values]
         out.valid, out.position, out.used = valid.gather(1, order), self.position, used
@@ -257,6 +262,8 @@ class Segment:
 def _groups(valid: Tensor, most: int = 4) -> list[tuple[int, int, int]]:
     """(first row, row after the last, first column) of neighbouring rows that see all columns from one on; empty if
     there are more such groups than `most`, or a gap. Attention without a mask is faster: one call a group."""
+    if valid.is_meta:
+        return []
     start = valid.shape[1] - valid.sum(dim=1)
     if not bool((torch.arange(valid.shape[1], device=valid.device) >= start[:, None]).eq(valid).all()):
         return []

@@ -154,8 +154,8 @@ class BagelDenoiser(nn.Module):
 
     def block(self, context: Context, grids: Sequence[Tensor], drawing: bool = True) -> Segment:
         """Room for grids of these sizes after the context, for `velocity`. The same serves every step."""
-        sizes = torch.tensor([grid.shape[0] * grid.shape[1] for grid in grids], device=self.device)
-        valid = torch.arange(2 + int(sizes.max()), device=self.device) < 2 + sizes[:, None]
+        sizes = [2 + grid.shape[0] * grid.shape[1] for grid in grids]
+        valid = torch.arange(max(sizes), device=self.device) < torch.tensor(sizes, device=self.device)[:, None]
         markers, cells = cut(self.rope(context.position[:, None].expand(-1, valid.shape[1])), 2)
         return Segment(context, [("", markers), (GENERATION, cells)], valid, False, [False, drawing])
 

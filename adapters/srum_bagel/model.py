@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -141,9 +141,15 @@ class Bagel:
 
     def think(self, prompts: Sequence[str]) -> list[str]:
         """Let the model plan each picture in words, greedily; the words become part of what it draws from."""
-        context = self.read([self.plan] * len(prompts), prompts)
-        replies = [Reply(self.options.think_tokens)] * len(prompts)
-        return [self.chat.text(ids) for ids in speak(self.denoiser, self.chat, context, replies)]
+
+        def read(rows: list[int]) -> Context:
+            return self.read([self.plan] * len(rows), [prompts[row] for row in rows])
+
+        return self._say(read, [Reply(self.options.think_tokens)] * len(prompts))
+
+    def _say(self, read: Callable[[list[int]], Context], replies: Sequence[Reply]) -> list[str]:
+        said = speak(self.denoiser, self.chat, read, replies, self.options.rows)
+        return [self.chat.text(ids) for ids in said]
 
     def drawing_contexts(self, prompts: Sequence[str], thoughts: Sequence[str]) -> Contexts:
         """Without thoughts: prompt | nothing | prompt. With: system, prompt, thought | system | system, prompt."""
@@ -213,16 +219,25 @@ class Bagel:
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """All questions at once; a picture that several ask about is looked at once."""
-        keys = [(question.image, question.crop) for question in questions]
-        seen = dict(zip(dict.fromkeys(keys), self.look([open_rgb(*key) for key in dict.fromkeys(keys)]), strict=True))
-        context = self.denoiser.context(len(questions))
-        if any(question.think for question in questions):
-            self.denoiser.read_text(context, [self.chat.frame(REASON_FIRST if q.think else None) for q in questions])
-        self.denoiser.read_picture(context, [seen[key] for key in keys])
-        self.denoiser.read_text(context, [self.chat.frame(question.text) for question in questions])
-        replies = [Reply(q.max_new_tokens, q.temperature, q.seed) for q in questions]
-        return [self.chat.text(ids) for ids in speak(self.denoiser, self.chat, context, replies)]
+        """Up to `Options.rows` questions at once; a picture that several ask about is looked at and read once."""
+        keys = dict.fromkeys((question.image, question.crop) for question in questions)
+        seen = dict(zip(keys, self.look([open_rgb(*key) for key in keys]), strict=True))
+
+        def read(rows: list[int]) -> Context:
+            asked = [questions[row] for row in rows]
+            views = [(q.image, q.crop, q.think) for q in asked]
+            once = list(dict.fromkeys(views))
+            context = self.denoiser.context(len(once))
+            if any(think for *_, think in once):
+                self.denoiser.read_text(
+                    context, [self.chat.frame(REASON_FIRST if think else None) for *_, think in once]
+                )
+            self.denoiser.read_picture(context, [seen[image, crop] for image, crop, _ in once])
+            context = context.select([once.index(view) for view in views])
+            self.denoiser.read_text(context, [self.chat.frame(q.text) for q in asked])
+            return context
+
+        return self._say(read, [Reply(q.max_new_tokens, q.temperature, q.seed) for q in questions])
 
     def look(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Tower tokens (t, hidden) per picture. Resized twice, first as for drawing, as the reference does."""

@@ -70,16 +70,15 @@ class MoTLayer(nn.Module):
 
     def __init__(self, config: Qwen2Config, index: int) -> None:
         super().__init__()
-        self.index, self.last = index, index == config.num_hidden_layers - 1
+        self.index = index
         self.self_attn = MoTAttention(config)
         for expert in ("", GENERATION):
             self.add_module(f"mlp{expert}", Qwen2MLP(config))
             for norm in ("input_layernorm", "post_attention_layernorm"):
                 self.add_module(f"{norm}{expert}", Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
 
-    def forward(self, streams: Sequence[Tensor], plan: Plan) -> list[Tensor | None]:
-        """None for what is not wanted after the last layer."""
-        asks = plan.wanted if self.last else [True] * len(streams)
+    def forward(self, streams: Sequence[Tensor], plan: Plan, asks: Sequence[bool]) -> list[Tensor | None]:
+        """None for a stream that does not ask: others only see its keys and values."""
         projected = [
             self.self_attn.project(self.get_submodule(f"input_layernorm{expert}")(x), angles, expert, ask)
             for x, angles, expert, ask in zip(streams, plan.angles, plan.experts, asks, strict=True)
@@ -105,8 +104,10 @@ class MoTModel(nn.Module):
 
     def forward(self, streams: Sequence[Tensor], plan: Plan) -> list[Tensor | None]:
         """Embeddings (n, t, hidden) of each stream -> normed hidden states; None for what `plan` does not want."""
-        for layer in self.layers:
-            streams = layer(streams, plan)
+        *others, last = self.layers
+        for layer in others:
+            streams = layer(streams, plan, [True] * len(streams))
+        streams = last(streams, plan, plan.wanted)
         return [
             None if x is None else self.get_submodule(f"norm{expert}")(x)
             for x, expert in zip(streams, plan.experts, strict=True)

@@ -54,6 +54,8 @@ class Options:
     """Longest plan, in tokens."""
     think_template: str = ""
     """A text file that replaces the wording which asks for a plan (the published model was tuned on its own)."""
+    rows: int = field(default=64, validator=validators.ge(1))
+    """Most questions or plans that are answered at once; the others of a batch take the places of finished ones."""
     sample_latents: bool = False
     """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
     drawing_sides: tuple[int, int] = (1024, 512)

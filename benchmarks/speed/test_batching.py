@@ -81,19 +81,6 @@ def shrunk(batch: torch.Tensor) -> list[torch.Tensor]:
     return [resize(each[None, None], size=size, mode="bilinear", align_corners=False)[0, 0] for each in batch]
 
 
-def test_attention_when_training_on_a_cpu(compare: Any) -> None:
-    from srum_bagel.context import attend
-
-    q = torch.randn(64, 4, 66, 32, requires_grad=True)
-    k, v = (torch.randn(64, 2, 82, 32, requires_grad=True) for _ in range(2))
-    fused = torch.nn.functional.scaled_dot_product_attention
-    compare(
-        "attention forwards and backwards, 64 rows of 66 x 82, plain products beside the fused kernel",
-        lambda: attend(q, k, v).sum().backward(),
-        lambda: fused(q, k, v, enable_gqa=True).sum().backward(),
-    )
-
-
 def test_both_ways_agree() -> None:
     """A ratio between different results would mean nothing."""
     boxes = [(0.25, 0.25, 0.5, 0.75)]

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from attrs import define, field
-from einops import rearrange
 from torch import Tensor
 from torch.autograd import graph
 from torch.nn import functional as F
@@ -95,16 +94,6 @@ class _Fused(torch.autograd.Function):
         return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
 
 
-def _products(q: Tensor, k: Tensor, v: Tensor, masked: bool) -> Tensor:
-    """Attention in plain products, as a CPU does it where gradients are needed."""
-    grouped = rearrange(q * q.shape[-1] ** -0.5, "n (k g) t d -> n k (g t) d", k=k.shape[1])
-    odds = grouped @ k.transpose(-1, -2)
-    if masked:
-        odds = odds.masked_fill(odds.new_empty(odds.shape[-2:], dtype=torch.bool), 0.0)
-    out: Tensor = rearrange(odds.softmax(-1).to(v.dtype) @ v, "n k (g t) d -> n (k g) t d", t=q.shape[2])
-    return out
-
-
 class _Like(TorchFunctionMode):
     """Meta tensors have no kernels and no autocast of their own: as on the device that is planned for."""
 
@@ -123,11 +112,9 @@ class _Like(TorchFunctionMode):
             args, kwargs = tree_map(_thirty_two, (args, kwargs))
         return func(*args, **kwargs)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, *_: Any, **more: Any) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
         if self.autocast:
             q, k, v = (self._sixteen(each) for each in (q, k, v))
-        if self.device == "cpu" and q.requires_grad and torch.is_grad_enabled():
-            return _products(q, k, v, attn_mask is not None or bool(more.get("is_causal")))
         found: Tensor = _Fused.apply(q, k, v)
         return found
 

@@ -158,7 +158,7 @@ def layer_inputs(batch: Batch, row: int, taught: bool):
     denoiser.hidden([batch.clean[row]], batch.time(1)[row : row + 1], [batch.condition[row]])
     layers.requires_grad_(False)
     hook.remove()
-    streams, plan = kept["args"]
+    streams, plan, _ = kept["args"]
     return [stream.detach().clone() for stream in streams], plan
 
 

@@ -129,7 +129,7 @@ def test_logits(bagel: Goldens, name: str) -> None:
 def test_greedy_text(bagel: Goldens, name: str) -> None:
     model, facts, context = read(bagel, name)
     # The reference returns what it fed, so the token sampled in the last step is not part of its text.
-    said = speak(model.denoiser, model.chat, context, [Reply(len(facts["fed_tokens"]) - 1)])[0]
+    said = speak(model.denoiser, model.chat, lambda _: context, [Reply(len(facts["fed_tokens"]) - 1)])[0]
     assert model.chat.text(said) == facts["reference_text"]
 
 
