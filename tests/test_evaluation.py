@@ -153,7 +153,7 @@ def detect(run: Path) -> Path:
 # ---- end to end ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["compbench", "geneval", "wise", "reasonbench"])
+@pytest.mark.parametrize("name", ["compbench", "geneval", "reasonbench"])
 def test_killed_anywhere_and_resumed_the_tables_are_the_same(
     name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
