@@ -15,7 +15,7 @@ from pathlib import Path
 from srum_core.errors import ConfigError
 
 PATTERNS = ("*.json", "*.jsonl", "*.txt")
-"""What is taken from the hub; the rest of a data set may be pictures."""
+"""What is taken; the rest may be large, such as pictures and weights."""
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+")
 _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -41,10 +41,11 @@ def fetched(source: str, revision: str = "", to: Path | None = None) -> Path:
 
 
 def _clone(source: str, revision: str, folder: Path) -> None:
-    """Only the files of one state: blobs of others are left out where the server can do that."""
+    """Only texts of one state: other blobs are left out where the server can do that."""
     shutil.rmtree(folder, ignore_errors=True)
     words = ["clone", "--quiet", "--no-checkout", "--filter=blob:none", "--", source, str(folder)]
     _git(words, f"{source} cannot be cloned")
+    _git(["-C", str(folder), "sparse-checkout", "set", "--no-cone", *PATTERNS], f"{source} cannot be read")
     which = ["--detach", revision] if revision else []
     _git(["-C", str(folder), "checkout", "--quiet", *which], f"{source} has no state {revision or 'to check out'}")
 

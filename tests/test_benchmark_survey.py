@@ -125,6 +125,7 @@ def repository(tmp_path: Path) -> str:
     """A git repository of GenEval's prompts in two states: the release, tagged "good", and one with a prompt less."""
     origin = tmp_path / "djghosh13" / "geneval"
     geneval_folder(origin)
+    (origin / "weights.pth").touch()
     who = ["-c", "user.name=n", "-c", "user.email=e@x"]
     path = origin / "prompts" / "evaluation_metadata.jsonl"
     for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "one"], ["tag", "good"]):
@@ -142,6 +143,7 @@ def test_a_git_repository_is_cloned_in_the_state_that_is_asked_for_and_once(
     code, text = told(capsys, repository, "--revision", "good")
     assert (code, 'data="checkouts/geneval"' in text) == (0, True)
     assert not list((tmp_path / "checkouts").glob(".*"))
+    assert [path.name for path in (tmp_path / "checkouts/geneval").iterdir() if path.name != ".git"] == ["prompts"]
     monkeypatch.setattr(fetching, "_clone", lambda *_: pytest.fail("cloned again"))
     assert told(capsys, repository, "--revision", "good") == (code, text)
     monkeypatch.undo()
