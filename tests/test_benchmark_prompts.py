@@ -114,7 +114,7 @@ def test_missing_files_are_all_named_with_their_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"), [("", "are not part of srum. Clone WayneJin0918/SRUM"), ("/nowhere/at/all", "is no folder here")]
+    ("data", "told"), [("", "are not part of srum. Get WayneJin0918/SRUM"), ("/nowhere/at/all", "is no folder here")]
 )
 def test_without_a_folder_the_way_to_one_is_told(data: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):

@@ -208,6 +208,7 @@ def test_an_evaluation_is_looked_at_and_scored(
         return look(self, images)
 
     monkeypatch.setattr(Detector, "detect", counted)
+    assert looked(run, clip, clip, "--as", "wrong") == 2  # leaves nothing that scoring would stumble over
     assert looked(run, eyes, clip) == 130
     assert looked(run, eyes, clip) == 0
     assert asked == [2, 2, 2, 2]  # what was seen before the interruption is not looked at again

@@ -47,10 +47,11 @@ def find(folder: Path, expected: Expected) -> Path | None:
 def need(folder: str, benchmark: str, files: Sequence[Expected]) -> list[Path]:
     """The files, in order. Raises ConfigError that names every one that is missing and where it comes from."""
     if not folder:
-        sources = " and ".join(dict.fromkeys(each.source for each in files))
+        sources = list(dict.fromkeys(each.source for each in files))
+        got = " and ".join(f"srum eval prompts https://github.com/{each.partition(' at ')[0]}" for each in sources)
         raise ConfigError(
-            f"The prompts of {benchmark} are not part of srum. Clone {sources}, and set the option `data` of the "
-            "benchmark to that folder."
+            f"The prompts of {benchmark} are not part of srum. Get {' and '.join(sources)} ({got}), and set the option "
+            "`data` of the benchmark to that folder."
         )
     root = Path(folder).expanduser()
     if not root.is_dir():

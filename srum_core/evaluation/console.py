@@ -231,6 +231,9 @@ def score_all(run: Evaluation, name: str | None, policy: str, partial: bool) -> 
     """The table of every judge, or of one."""
     run.keep()
     known: dict[str, Use | None] = dict(judges(run))
+    if name is None:  # a judge that could not even begin has no table to miss
+        begun = {each: use for each, use in known.items() if any((run.folder / "answers" / each).glob("part-*"))}
+        known = begun or known
     if not asks(run):
         known = {NOBODY: None}
     if name is not None and name not in known:
