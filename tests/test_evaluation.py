@@ -1,4 +1,4 @@
-"""`srum eval`: from prompts to tables, interrupted anywhere, with judges and files that misbehave."""
+"""`srum eval`: from prompts to tables, interrupted anywhere, with judges that misbehave."""
 
 from __future__ import annotations
 
@@ -104,10 +104,12 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_up(tmp_path_factory.mktemp("data"))
+
+
+def made_up(folder: Path) -> Path:
     """Made-up prompts of every benchmark, in one folder."""
-    folder = tmp_path_factory.mktemp("data")
-    wise_folder(reasonbench_folder(compbench_folder(geneval_folder(folder))), LEGACY)
-    return folder
+    return wise_folder(reasonbench_folder(compbench_folder(geneval_folder(folder))), LEGACY)
 
 
 def use(name: str, data: Path, **options: Any) -> str:
@@ -250,7 +252,11 @@ def test_scoring_needs_no_torch_no_model_and_no_network(data: Path, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def judged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judged") / "run"
+    return evaluated(data, tmp_path_factory.mktemp("judged") / "run")
+
+
+def evaluated(data: Path, folder: Path) -> Path:
+    """T2I-CompBench, judged under the name "j"."""
     assert srum("run", *model(use("compbench", data), folder), "--judge", f"{HERE}:Judges", "--as", "j") == 0
     return folder
 
@@ -425,114 +431,7 @@ def test_nobody_to_judge_is_told_before_anything_is_drawn(
     assert not list(tmp_path.rglob("*.png"))
 
 
-# ---- bad input -------------------------------------------------------------------------------------------------------
-
-
-def picture_of(run: Path) -> Path:
-    return sorted(run.glob("pictures/images/*.png"))[0]
-
-
-def test_a_missing_picture_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = picture_of(run)
-    path.unlink()
-    for words in (["judge", run], ["score", run], ["layout", run, "--target", "compbench-srum", "--to", run / "out"]):
-        assert srum(*words) == 2
-        assert f"The picture {path} is missing" in capsys.readouterr().err
-
-
-def test_an_extra_file_between_the_pictures_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run / "pictures/images/.DS_Store").touch()
-    assert srum("score", run) == 0
-    extra = run / "pictures/images/mine.png"
-    shutil.copy(picture_of(run), extra)
-    lay_out = ["layout", run, "--target", "compbench-srum", "--to", run / "out"]
-    for words in (["judge", run], ["score", run, "--partial"], lay_out):
-        assert srum(*words) == 2
-        assert f"{extra} is no picture of this evaluation" in capsys.readouterr().err
-    extra.rename(extra.with_name(f"{picture_of(run).name}.bak"))
-    assert srum("score", run) == 2
-
-
-def test_a_changed_picture_is_not_scored_with_an_old_answer(
-    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = picture_of(run)
-    Image.new("RGB", (32, 32), "red").save(path)
-    assert srum("score", run) == 2
-    said = capsys.readouterr().err
-    assert f"The picture {path} is not the one that was drawn" in said
-    lines = (run / "pictures/part-0.jsonl").read_text().splitlines(keepends=True)
-    (run / "pictures/part-0.jsonl").write_text("".join(each for each in lines if path.stem not in each.split(",")[0]))
-    assert srum("score", run) == 2
-    assert "1 of 20 pictures" in capsys.readouterr().err
-    monkeypatch.setattr(
-        Draws, "generate", lambda self, prompts, seeds: [Sample(Image.new("RGB", (9, 9), "red"))] * len(prompts)
-    )
-    assert srum("generate", "--config", run / "run.toml", "--out", run) == 0
-    assert srum("score", run) == 2  # it is another picture, whatever its name is
-    assert "Somebody has still to be asked about 1 of 20 pictures" in capsys.readouterr().err
-    assert srum("score", run, "--partial") == 0
-    assert "19 of 20 pictures" in capsys.readouterr().out
-
-
-def test_half_a_record_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = run / "answers/j/part-0.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([lines[0][:40] + "\n", *lines[1:]]))
-    assert srum("score", run) == 2
-    assert f"Line 1 of {path} cannot be read" in capsys.readouterr().err
-    before = made(run)
-    path.write_text("".join([*lines[:-1], lines[-1][:40]]))  # the last line is what a killed writer leaves
-    assert srum("score", run) == 0
-    assert "1 unreadable answers may be asked for again" in capsys.readouterr().out  # it was asked for twice
-    path.write_text("".join([*lines[:12], lines[12][:40]]))
-    assert srum("score", run) == 2
-    assert "Somebody has still to be asked about" in capsys.readouterr().err
-    assert srum("judge", run) == 0
-    assert srum("score", run) == 0
-    assert made(run) == before
-
-
-def test_a_wrong_number_of_prompts_gets_its_sentence(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(data, tmp_path / "data")
-    path = tmp_path / "data/val_comp.json"
-    path.write_text(json.dumps(json.loads(path.read_text())[:-1]))
-    strict = f'{{use="compbench", data="{tmp_path / "data"}"}}'
-    assert srum("generate", *model(strict, tmp_path / "run")) == 2
-    assert "holds 2669 prompts; the release has 2670" in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.png"))
-
-
-def test_prompts_that_change_in_between_are_noticed(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(data, tmp_path / "data")
-    words = model(use("compbench", tmp_path / "data"), tmp_path / "run")
-    until_killed(lambda: srum("generate", *words), draw=2)
-    path = tmp_path / "data/val_comp.json"
-    path.write_text(path.read_text().replace("3d_spatial prompt 0", "something else"))
-    assert srum("generate", *words) == 2
-    assert "gives 20 today, which are not the same" in capsys.readouterr().err
-
-
-def test_other_settings_are_refused_with_the_way_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert srum("generate", "--config", run / "run.toml", "--out", run, "seed=7") == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "seed was 42 and is now 7" in said
-    assert "--redo pictures" in said
-    assert srum("score", run, "evaluate.limit=3") == 2
-    assert "evaluate.limit=3 cannot be set once pictures are drawn" in capsys.readouterr().err
-    assert srum("generate", "--config", run / "run.toml", "--out", run, "seed=7", "--redo", "pictures") == 0
-    assert srum("score", run) == 2
-    assert "Somebody has still to be asked about 20 of 20" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [["score"], ["judge"], ["layout", "--to", "x"]])
-def test_a_folder_that_is_none_is_told(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert srum(words[0], tmp_path, *words[1:]) == 2
-    assert "is not the folder of an evaluation" in capsys.readouterr().err
+# ---- drawing ---------------------------------------------------------------------------------------------------------
 
 
 def test_black_borders_can_be_cut_off_as_in_the_reference(
