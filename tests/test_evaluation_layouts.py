@@ -119,19 +119,24 @@ def test_a_copy_where_no_link_can_be_made(data: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "extra"),
     [
+        ("compbench-orig", "color/samples/notes.txt"),
         ("wise", "7.png"),
         ("geneval", "00001/samples/00005.png.bak"),
         ("reasonbench", "idiom/0007.jpg"),
-        ("compbench", "color_50_think/1.jpeg"),
+        ("compbench-srum", "color_50_think/1.jpeg"),
     ],
 )
 def test_an_extra_file_that_would_be_scored_gets_its_sentence(
     name: str, extra: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = drawn(name, data, tmp_path / "run")
+    if name == "compbench-orig":  # its names hold the prompts, which may hold no underscore
+        data = tmp_path
+        entry = {"Question": "a dog", "Category": "3d_spatial", "Question_id": 701}
+        (data / "val_comp.json").write_text(json.dumps([entry]))
+    run = drawn(name.partition("-")[0], data, tmp_path / "run")
     (tmp_path / "to" / extra).parent.mkdir(parents=True)
     (tmp_path / "to" / extra).touch()
-    target = ["--target", "compbench-srum"] if name == "compbench" else []
+    target = ["--target", name] if name.startswith("compbench") else []
     assert srum("layout", run.folder, *target, "--to", tmp_path / "to") == 2
     assert f"{tmp_path / 'to' / extra} is no picture of this evaluation" in capsys.readouterr().err
 

@@ -105,7 +105,7 @@ def for_srum(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
         links[srum_path(category, candidate.prompt.id, think)] = candidate.image
         listed = srum_path(category, "", True).with_name("output.jsonl")
         lines[listed] = lines.get(listed, "") + srum_line(candidate) + "\n"
-    return Layout(links, lines, lambda folder: _pictures_in(folder, "*_50_*"))
+    return Layout(links, lines, _pictures_in)
 
 
 def for_original(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
@@ -119,11 +119,13 @@ def for_original(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
         original_path(each.prompt.tags["category"], each.prompt.text, each.prompt.tags["line"], number): each.image
         for number, each in pictures
     }
-    return Layout(links, {}, lambda folder: _pictures_in(folder, "*"))
+    # its scorers take whatever lies there for a picture, and read a number out of its name
+    return Layout(links, {}, lambda folder: [path.relative_to(folder) for path in folder.glob("*/samples/*")])
 
 
-def _pictures_in(folder: Path, pattern: str) -> list[Path]:
-    """What scorers take for pictures: those in `samples` where there is such a folder, else those beside it."""
-    own = [each for each in folder.glob(pattern) if each.is_dir()]
+def _pictures_in(folder: Path) -> list[Path]:
+    """What the SRUM authors' scorer takes for pictures: those in `samples` where there is such a folder, else those
+    beside it."""
+    own = [each for each in folder.glob("*_50_*") if each.is_dir()]
     where = [each / "samples" if (each / "samples").is_dir() else each for each in own]
     return [path.relative_to(folder) for each in where for path in each.iterdir() if path.suffix.lower() in SUFFIXES]
