@@ -47,7 +47,8 @@ def choose(run: Run, round: int) -> Pictures:
         raise RecordError(
             f"{run.stage_folder('judge', round)} is not finished, which training needs: run --only judge."
         )
-    judged = {judgement.candidate: judgement for judgement in run.judgements(round)}
+    # Without what was asked and answered: training does not read it, and it is most of a judgement.
+    judged = {each.candidate: evolve(each, exchanges=()) for each in run.judgements(round)}
     candidates = sorted(run.candidates(round), key=lambda candidate: candidate.id)
     failed = [candidate for candidate in candidates if candidate.id in judged and judged[candidate.id].failures]
     usable = [candidate for candidate in candidates if candidate.id in judged and not judged[candidate.id].failures]

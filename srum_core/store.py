@@ -81,6 +81,9 @@ class Records(Generic[T]):
     def __len__(self) -> int:
         return len(self._positions())
 
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._positions()
+
     def __iter__(self) -> Iterator[T]:
         """Every record once, shard after shard, in the order of writing; the first of two with the same id."""
         seen: set[str] = set()

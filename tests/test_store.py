@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from srum_core import store
 from srum_core.errors import RecordError
 from srum_core.records import Candidate, Exchange, Grounding, Judgement, Prompt, Question, Region, Score, Unreadable
 from srum_core.store import Records, read_list, write_atomic, write_list
@@ -219,3 +220,30 @@ def test_the_store_imports_no_torch() -> None:
     code = "import sys, srum_core.store, srum_core.progress; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_every_line_is_read_once_however_often_is_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of many records is opened in one pass, and an append looks at what is new only."""
+    many, more = 500, 100
+    reopen(tmp_path).extend(Prompt(str(number), "x") for number in range(many))
+    read: list[str] = []
+    parse = store._parse
+    monkeypatch.setattr(store, "_parse", lambda *what: read.append(what[1]) or parse(*what))
+    records = reopen(tmp_path)
+    for number in range(many - 10, many + more):
+        records.append(Prompt(str(number), "x"))
+        assert str(number) in records
+    assert "z" not in records
+    assert len(records) == many + more
+    assert len(read) == many + more
+
+
+def test_memory_for_a_record_is_an_id_and_a_place(tmp_path: Path) -> None:
+    count = 3000
+    reopen(tmp_path).extend(Prompt(f"{number:020}", "x" * 2000) for number in range(count))
+    records = reopen(tmp_path)
+    tracemalloc.start()
+    assert len(records) == count
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500 * count
