@@ -334,3 +334,15 @@ def test_a_crop_is_what_is_looked_at(model: Bagel, tmp_path: Path, monkeypatch: 
     model.answer([Question(tmp_path / "both.png", "what?", crop, 2), Question(tmp_path / "both.png", "how?", crop, 2)])
     (picture,) = seen  # looked at once, for both questions
     assert np.array_equal(np.asarray(picture), np.asarray(right))
+
+
+def test_encoding_resizes_and_encodes_a_picture_once(model: Bagel, monkeypatch: pytest.MonkeyPatch) -> None:
+    resized, encoded = list[tuple[int, int]](), list[int]()
+    resize, encode = Image.Image.resize, model.autoencoder.encode
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *how: resized.append(self.size) or resize(self, *how))
+    monkeypatch.setattr(model.autoencoder, "encode", lambda x, *more: encoded.append(len(x)) or encode(x, *more))
+    sizes = [(200, 100), (320, 160), (100, 200)]
+    model.encode([noise_picture(*size) for size in sizes])
+    assert resized == sizes
+    assert sum(encoded) == len(sizes)
+    assert len(encoded) == 2, "pictures that end up at one size share a batch"

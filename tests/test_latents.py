@@ -8,8 +8,8 @@ import pytest
 import torch
 import toy
 from attrs import evolve
-from PIL import Image
-from training import clean, make, metrics  # noqa: F401  (clean is used by being here)
+from PIL import Image, ImageFile
+from training import SIZES, clean, interrupt, make, metrics  # noqa: F401  (clean is used by being here)
 
 from srum_core.errors import TrainingError
 from srum_core.latents import Latents
@@ -39,6 +39,25 @@ def test_latents_are_encoded_once_and_again_when_the_picture_changes(
     assert latents.load(candidates[0])[0].unique().tolist() == [-1.0]
     Latents(tmp_path / "latents", "other settings").prepare(model, candidates)
     assert sum(seen) == 18
+
+
+def test_a_training_decodes_and_encodes_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over several epochs, an interruption and a second start; the release does it twice a step and epoch."""
+    run = make(tmp_path / "run", steps=0, epochs=3)
+    decoded, encoded = list[str](), list[int]()
+    load, encode = ImageFile.ImageFile.load, toy.ToyModel.encode
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda self: (decoded.append(self.filename) if self.tile else None, load(self))[1]
+    )
+    monkeypatch.setattr(
+        toy.ToyModel, "encode", lambda self, images: encoded.append(len(images)) or encode(self, images)
+    )
+    interrupt(monkeypatch, run, after=3)
+    train(run, 0)
+    trained_on = [candidate for candidate in run.candidates(0) if candidate.id != f"c{len(SIZES)}"]
+    assert sum(row["cells"] for row in metrics(run)) == 3 * sum(w * h // 4 for w, h in SIZES)
+    assert sorted(decoded) == sorted(str(candidate.image) for candidate in trained_on)
+    assert sum(encoded) == len(trained_on)
 
 
 def test_a_reference_is_what_the_constraint_pulls_towards(tmp_path: Path) -> None:
