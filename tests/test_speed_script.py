@@ -1,10 +1,11 @@
-"""The script for a GPU runs, with tiny sizes on the CPU, and counts what there is to count."""
+"""The scripts that measure run, with tiny sizes on the CPU, and count what there is to count."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ SPEED = Path(__file__).parent.parent / "benchmarks" / "speed"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return opened("gpu", monkeypatch)
+
+
+def opened(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(SPEED))
-    spec = importlib.util.spec_from_file_location("speed_gpu", SPEED / "gpu.py")
+    spec = importlib.util.spec_from_file_location(f"speed_{name}", SPEED / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
@@ -49,3 +54,28 @@ def test_products_are_those_of_the_definition(script: Any) -> None:
     assert middle.products(denoiser, 1, (), 4, 5) == 2 * (2 * tokens * weights + 4 * 32 * pairs)
     assert middle.products(denoiser, 3, ("inputs",), 4, 5) == 3 * 2 * (4 * tokens * weights + 12 * 32 * pairs)
     sys.modules.pop("middle", None)
+
+
+def test_a_fit_finds_the_power_and_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = opened("curves", monkeypatch)
+    assert curves.fitted([(x, 3 * x**2) for x in (1, 2, 4)]).startswith("x^2.00;")
+    assert curves.fitted([(x, 5 + 2 * x) for x in (1, 2, 4)]).endswith("5 + 2 x explains 100.00%")
+    sys.modules.pop("middle", None)
+
+
+def test_a_point_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = opened("curves", monkeypatch)
+    point = curves.measure(curves.Curve("released maps", "regions", (3,), partial(curves.mapping, "released")), 3, 2)
+    assert point["work"] == "released maps"
+    assert point["regions"] == 3
+    assert point["low"] <= point["seconds"] <= point["high"]
+    sys.modules.pop("middle", None)
+
+
+def test_the_store_is_measured_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened("store", monkeypatch).main(["--records", "50"])
+    *steps, total = map(json.loads, capsys.readouterr().out.splitlines())
+    assert next(each["step"] for each in steps) == "append the first tenth"
+    assert total["records"] == 58

@@ -125,8 +125,11 @@ def test_a_chunk_with_something_missing_is_drawn_whole_and_only_that_is_added(
     kept = shard.read_bytes().splitlines(keepends=True)
     shard.write_bytes(b"".join(kept[:1] + kept[2:4]))  # chunks of two: the first lacks its second, the last is gone
     (run.folder / "round-0/candidates/DONE").unlink()
+    first = run.folder / "round-0/candidates/images" / f"{run.planned(0)[0].id}.png"
+    before = first.stat().st_mtime_ns, first.stat().st_ino
     monkeypatch.setattr(ToyModel, "generate", spy)
     generate(run, 0)
+    assert (first.stat().st_mtime_ns, first.stat().st_ino) == before, "a picture that is there stays as it is"
     assert batches == [2, 1]
     assert lines(shard.parent) == lines(whole.folder / "round-0/candidates")
     assert len(shard.read_bytes().splitlines()) == 5

@@ -1,0 +1,181 @@
+"""How time and memory grow with tokens, pictures and regions: `python benchmarks/speed/curves.py --out docs/results`.
+
+Training and drawing are of the middle-sized BAGEL (`middle.py`), judging of the bundled model. Every point is a forked
+process of its own: the median of several rounds, and the high-water mark of resident memory above what it had before
+the first. Writes figures, one JSON line a point, and how well a power and a straight line fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import functools
+import gc
+import json
+import math
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import correlation, linear_regression, median
+from typing import Any
+
+import torch
+from attrs import frozen
+from PIL import Image
+
+from srum_bagel.options import Drawing
+from srum_bagel.sampling import Contexts, sample
+from srum_core import gauges
+from srum_core.ablation.figures import chart
+from srum_core.config import Use
+from srum_core.plugins import discover
+from srum_core.records import Judgement, Question, Region, Score
+from srum_core.statistics import Estimate
+from srum_core.store import write_atomic
+
+sys.path.insert(0, str(Path(__file__).parent))
+import middle
+
+Work = Callable[[], object]
+
+
+@frozen
+class Curve:
+    """`make(x)` builds the work whose cost is measured."""
+
+    name: str
+    axis: str
+    xs: Sequence[int]
+    make: Callable[[int], Work]
+
+
+def training(count: int, side: int) -> Work:
+    """Forwards and backwards, all weights."""
+    denoiser, given = middle.build(), middle.pictures(count, side)
+
+    def step() -> None:
+        torch.stack(denoiser(*given)).square().mean().backward()
+        denoiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def drawing(count: int, side: int) -> Work:
+    """Two guided steps."""
+    denoiser = middle.build().requires_grad_(False)
+    noise, _, texts = middle.pictures(count, side)
+    full = denoiser.context(count)
+    denoiser.read_text(full, texts)
+    contexts, wanted = Contexts(full, denoiser.context(count), full), Drawing(steps=3, interval=(0.0, 1.0))
+    return lambda: sample(denoiser, contexts, noise, wanted)
+
+
+def judgement(regions: int) -> Judgement:
+    """Boxes that overlap in all ways; scores above and below 0."""
+    sides = [(i * 7 % 60 / 64, i * 11 % 60 / 64) for i in range(regions)]
+    boxes = [(x, y, min(1.0, x + 0.3), min(1.0, y + 0.25)) for x, y in sides]
+    scores = [Score((i % 21) / 10 - 1, str(i)) for i in range(regions)]
+    return Judgement("c", tuple(Region(str(i), box) for i, box in enumerate(boxes)), (Score(0.5), *scores))
+
+
+def mapping(name: str, regions: int) -> Work:
+    """A batch of 16 maps of 64 x 64 cells."""
+    reward_map, judged = discover().create("map", Use(name)), judgement(regions)
+    return lambda: [reward_map(judged, (64, 64)) for _ in range(16)]
+
+
+def judging(folder: Path, regions: int) -> Work:
+    """A question about every region of one picture, all at once, cut out for it; 16 tokens at most an answer."""
+    sides = {"size": [32, 32], "drawing_sides": [32, 32], "vision_sides": [32, 32]}
+    model = discover().create("adapter", Use("bagel", {"checkpoint": "bundled:shapes", "dtype": "float32", **sides}))
+    path = folder / "picture.png"
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(path)
+    boxes = [region.box for region in judgement(regions).regions]
+    asked = [Question(path, "Prompt: a red circle\nRate the region.", crop=box, max_new_tokens=16) for box in boxes]
+    return lambda: model.answer(asked)
+
+
+def curves(folder: Path, tiny: bool) -> Iterator[Curve]:
+    sides, counts = ((2, 3), (1, 2)) if tiny else ((8, 12, 16, 20, 24, 28, 32), (1, 2, 4, 6, 8, 12))
+    tokens, usual = {side**2 + 2 + middle.TEXT: side for side in sides}, 2 if tiny else middle.SIDE
+    works: dict[str, Callable[[int, int], Work]] = {"training": training, "drawing": drawing}
+    for name, work in works.items():
+        yield Curve(name, "tokens", list(tokens), lambda x, w=work: w(1, tokens[x]))  # type: ignore[misc]
+        yield Curve(name, "pictures", counts, lambda x, w=work: w(x, usual))  # type: ignore[misc]
+    regions = (1, 2) if tiny else (1, 5, 10, 20, 40, 80)
+    for name in ("released", "paper"):
+        yield Curve(f"{name} maps", "regions", regions, functools.partial(mapping, name))
+    yield Curve("judging", "regions judged", regions, functools.partial(judging, folder))
+
+
+def measure(curve: Curve, x: int, rounds: int) -> dict[str, Any]:
+    """One point, in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_measure, args=(curve, x, rounds, theirs))
+    child.start()
+    theirs.close()
+    try:
+        return {"work": curve.name, curve.axis: x, **ours.recv()}
+    finally:
+        child.join()
+
+
+def _measure(curve: Curve, x: int, rounds: int, answer: Any) -> None:
+    work, seconds = curve.make(x), list[float]()
+    gc.collect()
+    gauges.forget_peaks()
+    before = gauges.memory()["memory"]
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    memory = gauges.peaks()["memory_peak"] - before
+    answer.send({"seconds": median(seconds[1:]), "low": min(seconds[1:]), "high": max(seconds[1:]), "mib": memory})
+
+
+def fitted(points: Sequence[tuple[float, float]]) -> str:
+    """By least squares: the exponent b of y = a * x^b, and the straight line with its share of explained variance."""
+    xs, ys = zip(*points, strict=True)
+    power = linear_regression([math.log(x) for x in xs], [math.log(max(y, 1e-9)) for y in ys]).slope
+    line, explained = linear_regression(xs, ys), correlation(xs, ys) ** 2
+    return f"x^{power:.2f}; {line.intercept:.3g} + {line.slope:.3g} x explains {explained:.2%}"
+
+
+def draw(out: Path, found: Sequence[dict[str, Any]], axis: str, key: str, unit: str) -> None:
+    lines: dict[str, list[tuple[float, Estimate]]] = {}
+    for each in (each for each in found if axis in each):
+        ends = (each["low"], each["high"]) if key == "seconds" else (None, None)
+        lines.setdefault(each["work"], []).append((each[axis], Estimate(each[key], *ends)))
+    name = f"speed-{key}-{axis.replace(' ', '-')}.svg"
+    write_atomic(out / name, chart(name, f"{unit} against {axis}", axis, lines).svg)
+    for work, points in lines.items():
+        print(f"{work}, {unit} over {axis}: {fitted([(x, each.value) for x, each in points])}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/curves"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="two small points a curve, to try it")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    for parameter in (-3, -1):  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: what is freed goes back to the system
+        ctypes.CDLL(None).mallopt(parameter, 65536 * 64)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for curve in curves(Path(folder), given.tiny):
+            for x in curve.xs:
+                found.append(measure(curve, x, given.rounds))
+                print(json.dumps(found[-1]), flush=True)
+    for axis in ("tokens", "pictures", "regions", "regions judged"):
+        draw(given.out, found, axis, "seconds", "seconds")
+        if axis in ("tokens", "pictures"):
+            draw(given.out, found, axis, "mib", "MiB")
+
+
+if __name__ == "__main__":
+    main()
