@@ -1,8 +1,8 @@
 """How time and memory grow with tokens, pictures and regions: `python benchmarks/speed/curves.py --out docs/results`.
 
-Training and drawing are of the middle-sized BAGEL (`middle.py`), judging of the bundled model. Every point is a forked
-process of its own: the median of several rounds, and the high-water mark of resident memory above what it had before
-the first. Writes figures, one JSON line a point, and how well a power and a straight line fit.
+Training and drawing are of the middle-sized BAGEL (`middle.py`), judging of the bundled model. Every point is the
+median of several rounds in a forked process of its own, and the high-water mark of resident memory in another one.
+Writes figures, one JSON line a point, and how well a power and a straight line fit.
 """
 
 from __future__ import annotations
@@ -112,29 +112,43 @@ def curves(folder: Path, tiny: bool) -> Iterator[Curve]:
 
 
 def measure(curve: Curve, x: int, rounds: int) -> dict[str, Any]:
-    """One point, in a process of its own."""
+    """One point: its seconds and its memory, each in a process of its own."""
+    return {"work": curve.name, curve.axis: x, **_apart(seconds, curve, x, rounds), **_apart(mib, curve, x, 2)}
+
+
+def _apart(measured: Callable[[Work, int], dict[str, float]], curve: Curve, x: int, rounds: int) -> dict[str, float]:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_measure, args=(curve, x, rounds, theirs))
+    child = context.Process(target=lambda: theirs.send(measured(curve.make(x), rounds)))
     child.start()
     theirs.close()
     try:
-        return {"work": curve.name, curve.axis: x, **ours.recv()}
+        found: dict[str, float] = ours.recv()
+        return found
     finally:
         child.join()
 
 
-def _measure(curve: Curve, x: int, rounds: int, answer: Any) -> None:
-    work, seconds = curve.make(x), list[float]()
-    gc.collect()
-    gauges.forget_peaks()
-    before = gauges.memory()["memory"]
+def seconds(work: Work, rounds: int) -> dict[str, float]:
+    """After one round that does not count."""
+    found = []
     for _ in range(rounds + 1):
         start = time.perf_counter()
         work()
-        seconds.append(time.perf_counter() - start)
-    memory = gauges.peaks()["memory_peak"] - before
-    answer.send({"seconds": median(seconds[1:]), "low": min(seconds[1:]), "high": max(seconds[1:]), "mib": memory})
+        found.append(time.perf_counter() - start)
+    return {"seconds": median(found[1:]), "low": min(found[1:]), "high": max(found[1:])}
+
+
+def mib(work: Work, rounds: int) -> dict[str, float]:
+    """Above what there is before. What is freed goes back to the system at once, which takes time."""
+    for parameter in (-3, -1):  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        ctypes.CDLL(None).mallopt(parameter, 65536)
+    gc.collect()
+    gauges.forget_peaks()
+    before = gauges.memory()["memory"]
+    for _ in range(rounds):
+        work()
+    return {"mib": gauges.peaks()["memory_peak"] - before}
 
 
 def fitted(points: Sequence[tuple[float, float]]) -> str:
@@ -163,8 +177,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="two small points a curve, to try it")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    for parameter in (-3, -1):  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: what is freed goes back to the system
-        ctypes.CDLL(None).mallopt(parameter, 65536 * 64)
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for curve in curves(Path(folder), given.tiny):
