@@ -19,7 +19,7 @@ def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, 
     """As plain data; the settings of the stages before it are not repeated."""
     s = settings
     answering = {"answerer": made_with(registry, "answerer", s.answerer)}
-    drawing = {"seed": s.seed, "adapter": _plain(s.adapter)}
+    drawing = {"seed": s.seed, "adapter": made_with(registry, "drawer", s.adapter)}  # finds adapters too
     by_stage: dict[str, dict[str, Any]] = {
         "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
         "ground": {

@@ -242,6 +242,24 @@ def test_the_same_settings_take_a_run_up_and_others_are_refused(tmp_path: Path, 
         Run.open(tmp_path / "round-0")
 
 
+def test_options_of_the_adapter_that_only_change_its_speed_may_change_within_a_run(
+    tmp_path: Path, prompts: Path
+) -> None:
+    def bagel(**options: Any) -> Run:
+        return make(tmp_path, prompts, adapter=Use("bagel", {"rows": 64, "think": False, **options}))
+
+    run = bagel()
+    for stage in ("generate", "evaluate"):
+        assert "rows" not in run.stage_settings(stage)["adapter"]
+    Run.create(tmp_path, run.settings, run.registry)
+    run.candidates(0).mark_done()
+    run = bagel(rows=8)
+    Run.create(tmp_path, run.settings, run.registry)
+    run = bagel(think=True)
+    with pytest.raises(RecordError, match=r"adapter\.think was False and is now True"):
+        Run.create(tmp_path, run.settings, run.registry)
+
+
 def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path) -> None:
     with lock(tmp_path), pytest.raises(RecordError, match="Another process"), lock(tmp_path):
         pass

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
+from srum_core.hookspecs import SPEED
+
 
 def _interval(_: Any, attribute: Any, value: tuple[float, float]) -> None:
     low, high = value
@@ -54,7 +56,7 @@ class Options:
     """Longest plan, in tokens."""
     think_template: str = ""
     """A text file that replaces the wording which asks for a plan (the published model was tuned on its own)."""
-    rows: int = field(default=64, validator=validators.ge(1))
+    rows: int = field(default=64, validator=validators.ge(1), metadata=SPEED)
     """Most questions or plans that are answered at once; the others of a batch take the places of finished ones."""
     sample_latents: bool = False
     """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
