@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from srum_bagel.context import Context
+from srum_bagel.context import Context, attend
 from srum_bagel.images import to_tensor
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
@@ -57,6 +57,19 @@ def test_a_batch_draws_what_each_prompt_draws_alone(model: Bagel) -> None:
     for prompt, seed, sample in zip(prompts, seeds, together, strict=True):
         alone = np.asarray(model.generate([prompt], [seed])[0].image, int)
         assert np.abs(alone - np.asarray(sample.image, int)).max() <= 1
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_cpu_s_training_in_bfloat16_attends_in_float32(autocast: bool) -> None:
+    """torch's kernel is many times slower backwards in bfloat16; the answer is rounded once, at the end."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 5, 8).bfloat16().requires_grad_() for heads in (4, 2, 2))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = attend(q, k, v, causal=True)
+    assert torch.equal(found, attend(q.float(), k.float(), v.float(), causal=True).bfloat16())
+    found.float().sum().backward()
+    assert q.grad is not None
+    assert q.grad.dtype == torch.bfloat16
 
 
 def test_branches_that_have_read_equally_much_look_without_a_mask(
