@@ -95,11 +95,11 @@ class _Fused(torch.autograd.Function):
 
 
 class _Like(TorchFunctionMode):
-    """Meta tensors have no kernels and no autocast of their own: as on the device that is planned for."""
+    """Meta tensors have no kernels and no autocast of their own: fused attention and autocast are stood in for."""
 
-    def __init__(self, device: str, autocast: bool) -> None:
+    def __init__(self, autocast: bool) -> None:
         super().__init__()
-        self.device, self.autocast = device, autocast
+        self.autocast = autocast
         self.cast: dict[int, Tensor] | None = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -134,10 +134,10 @@ def _thirty_two(value: Any) -> Any:
 
 
 @contextmanager
-def metered(device: str, autocast: bool = False) -> Iterator[Metered]:
-    """Counts what is allocated on the meta device meanwhile, as if it were `device` ("cuda", "cpu"): there attention is
-    fused, except for gradients on a CPU. `autocast`: products in bfloat16."""
-    like = _Like(device, autocast)
+def metered(autocast: bool = False) -> Iterator[Metered]:
+    """Counts what is allocated on the meta device meanwhile, as if attention were fused there. `autocast`: products in
+    bfloat16."""
+    like = _Like(autocast)
     found = Metered(like=like)
     with like, _Count(found):
         yield found

@@ -157,7 +157,7 @@ class Planner:
         return 8 * numbers if optimizer == "adamw" else round(2 * numbers * (1 + 4 / 256))
 
     def _peak(self, work: Callable[[Metered], object], autocast: bool = False) -> int:
-        with metered(self.device.kind, autocast) as found:
+        with metered(autocast) as found:
             work(found)
         return found.peak
 
