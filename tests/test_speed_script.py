@@ -7,6 +7,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,12 +36,27 @@ def test_every_work_is_measured(script: Any, capsys: pytest.CaptureFixture[str])
     assert list(found) == [
         "training, LoRA, 2 pictures", "training, generation experts, 2 pictures", "drawing 1, guidance",
         "drawing 4, guidance", "drawing 8, guidance", "answering 1", "answering 32",
+        *(f"attention, {name}" for name in script.ATTENTIONS),
     ]  # fmt: skip
+    failed = found.pop("attention, cudnn")  # a CPU has none: it is told, and what comes after is measured
+    assert "No viable backend" in failed["failed"]
     assert all(each["low"] <= each["seconds"] <= each["high"] for each in found.values())
     more, less = found["training, generation experts, 2 pictures"], found["training, LoRA, 2 pictures"]
     assert more["products"] > less["products"]
     assert found["drawing 8, guidance"]["products"] == 8 * found["drawing 1, guidance"]["products"]
     assert found["answering 32"]["tokens_per_second"] == pytest.approx(64 / found["answering 32"]["seconds"])
+
+
+@pytest.mark.parametrize("name", ["flash", "products", "flex"])
+def test_every_attention_computes_the_same(script: Any, name: str) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 25, 16) for heads in (4, 2, 2))
+    given = SimpleNamespace(device=torch.device("cpu"), compile=False)
+    text, all_see = torch.ones(25, 25).tril().bool(), (torch.arange(25) >= 7)[:, None]
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, text | all_see, enable_gqa=True)
+    assert torch.allclose(script.attention(given, name, 25, 7)(q, k, v), wanted, atol=1e-5)
 
 
 def test_products_are_those_of_the_definition(script: Any) -> None:

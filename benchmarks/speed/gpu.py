@@ -1,25 +1,33 @@
 """BAGEL of 7 billion active weights, random, on an accelerator: `python benchmarks/speed/gpu.py`. Not run on a GPU yet.
 
-Training steps (LoRA, generation experts) at two pictures of 1024 x 1024, drawing with guidance by batch, and decoding
-of answers by batch: seconds (median and range), share of the device's peak, peak memory. `--tiny` runs all of it with
-small sizes on whatever there is, which is how it is tested. One JSON line a measurement.
+Training steps (LoRA, generation experts; blocks compiled or not) at two pictures of 1024 x 1024, drawing with guidance
+by batch, answers by batch, and ways to compute attention: seconds (median and range), share of the device's peak, peak
+memory. `--tiny` runs all of it with small sizes on whatever there is, which is how it is tested. One JSON line each.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import Qwen2Config
 
+from srum_bagel.answering import Reply, speak
+from srum_bagel.context import Context, attend
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.model import make_recipe
 from srum_bagel.options import Drawing, Options
@@ -74,12 +82,10 @@ def _wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def training(given: Any, method: str) -> dict[str, float]:
+def training(given: Any, kind: Literal["lora", "full"], compiled: bool) -> dict[str, float]:
     """Forwards and backwards of two pictures."""
-    kind = "lora" if method == "lora" else "full"
     recipe = make_recipe(2 if given.tiny else 28, Options(experts="generation"))
     model: Any = SimpleNamespace(denoiser=build(given.tiny, given.device, given.dtype), recipe=recipe)
-    compiled = given.compile and given.device.type != "cpu"
     tuned = tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=given.recompute, compiled=compiled)
     grids, at, texts = middle.pictures(2, given.side)
     grids, at = [grid.to(given.device, given.dtype) for grid in grids], at.to(given.device)
@@ -112,20 +118,95 @@ def drawing(given: Any, count: int) -> dict[str, float]:
 
 @torch.no_grad()
 def answering(given: Any, count: int) -> dict[str, float]:
-    """So many answers at once, token by token behind a prompt."""
+    """So many answers at once, four about each picture: its tokens are read once, then each question's."""
     denoiser = build(given.tiny, given.device, given.dtype)
-    length = 8 if given.tiny else 1200
-    asked = [torch.randint(3, 90, (length,)) for _ in range(count)]
+    picture, question = (6, 2) if given.tiny else (1100, 100)
+    dice = torch.Generator().manual_seed(2)
+    looked = [torch.randint(3, 90, (picture,), generator=dice) for _ in range(count)]
+    asked = [torch.randint(3, 90, (question,), generator=dice) for _ in range(count)]
+    chat: Any = SimpleNamespace(bos=1, eos=-1, size=90)  # nobody ends by himself
 
-    def answer() -> None:
-        context = denoiser.context(count).reserve(length + given.tokens)
-        said = denoiser.read_states(context, asked)[:, -1:]
-        for _ in range(given.tokens):
-            ids = denoiser.language_model.lm_head(said[:, -1]).argmax(-1)
-            said = denoiser.read_states(context, list(ids[:, None]))
+    def read(rows: list[int]) -> Context:
+        first = sorted({row // 4 for row in rows})
+        context = denoiser.context(len(first))
+        denoiser.read_text(context, [looked[each] for each in first])
+        context = context.select([first.index(row // 4) for row in rows])
+        denoiser.read_text(context, [asked[row] for row in rows])
+        return context
 
-    found = timed(answer, given.device, given.rounds)
+    replies = [Reply(given.tokens)] * count
+    found = timed(lambda: speak(denoiser, chat, read, replies), given.device, given.rounds)
     return {**found, "tokens_per_second": count * given.tokens / found["seconds"]}
+
+
+ATTENTIONS: dict[str, Sequence[SDPBackend]] = {
+    "torch's choice": (),
+    "flash": (SDPBackend.FLASH_ATTENTION,),
+    "cudnn": (SDPBackend.CUDNN_ATTENTION,),
+    "products": (SDPBackend.MATH,),
+    "flex": (),
+}
+
+
+def attention(given: Any, name: str, length: int, text: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Training's: `text` tokens look back, all after them see everything."""
+    if name == "flex":
+
+        def may(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (key <= query) | (query >= text)
+
+        where = create_block_mask(may, None, None, length, length, given.device)
+        flex: Any = torch.compile(flex_attention) if given.compile else flex_attention
+        return partial(flex, block_mask=where, enable_gqa=True)
+
+    def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(list(ATTENTIONS[name])) if ATTENTIONS[name] else nullcontext():
+            plain = attend(q[:, :, :text], k[:, :, :text], v[:, :, :text], causal=True)
+            return torch.cat([plain, attend(q[:, :, text:], k, v)], dim=2)
+
+    return fused
+
+
+def attending(given: Any, name: str) -> dict[str, float]:
+    """One layer's attention over two pictures, forwards and backwards (FlexAttention on a CPU: forwards only)."""
+    config = Qwen2Config(**(TINY if given.tiny else SEVEN))
+    heads, kv = config.num_attention_heads, config.num_key_value_heads
+    width, text, block = config.hidden_size // heads, middle.TEXT, given.side**2 + 2
+    backwards = name != "flex" or given.device.type != "cpu"
+
+    def made(count: int) -> Tensor:
+        shape = (2, count, text + block, width)
+        return torch.randn(shape, device=given.device, dtype=given.dtype, requires_grad=backwards)
+
+    q, k, v = made(heads), made(kv), made(kv)
+    look = attention(given, name, text + block, text)
+
+    def step() -> None:
+        loss = look(q, k, v).float().square().mean()
+        if backwards:
+            loss.backward()
+
+    found = timed(step, given.device, given.rounds)
+    pairs = block * (block + text) + text * (text + 1) / 2
+    return {**found, "products": 2 * (12 if backwards else 4) * heads * width * pairs}
+
+
+def measured(name: str, work: Callable[[], dict[str, float]], given: Any) -> dict[str, Any]:
+    """One line. What the device has no room or no kernel for is told, and the others go on."""
+    if given.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    found: dict[str, Any] = {"work": name}
+    try:
+        found |= work()
+    except (RuntimeError, NotImplementedError) as error:  # torch's OutOfMemoryError is a RuntimeError
+        found["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if "products" in found:
+        found["share_of_peak"] = found["products"] / found["seconds"] / given.peak
+    if given.device.type == "cuda":
+        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        gc.collect()
+        torch.cuda.empty_cache()
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -135,28 +216,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--points", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--recompute", action="store_true")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="too (default: not on a CPU)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only what has this in its name")
     parser.add_argument("--peak", type=float, default=989e12, help="of the device, a second (default: H100, H200)")
     given = parser.parse_args(arguments)
     given.device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     given.dtype = torch.float32 if given.device.type == "cpu" else torch.bfloat16
     given.side = 4 if given.tiny else 64
-    works: list[tuple[str, Callable[[], dict[str, float]]]] = [
-        ("training, LoRA, 2 pictures", lambda: training(given, "lora")),
-        ("training, generation experts, 2 pictures", lambda: training(given, "full")),
-        *((f"drawing {n}, guidance", lambda n=n: drawing(given, n)) for n in (1, 4, 8)),  # type: ignore[misc]
-        *((f"answering {n}", lambda n=n: answering(given, n)) for n in (1, 32)),  # type: ignore[misc]
-    ]
-    for name, work in works:
-        if given.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        found: dict[str, Any] = {"work": name, **work()}
-        if "products" in found:
-            found["share_of_peak"] = found["products"] / found["seconds"] / given.peak
-        if given.device.type == "cuda":
-            found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            torch.cuda.empty_cache()
-        print(json.dumps(found), flush=True)
+    given.compile = given.device.type != "cpu" if given.compile is None else given.compile
+    works: list[tuple[str, Callable[[], dict[str, float]]]] = []
+    for method, kind in (("LoRA", "lora"), ("generation experts", "full")):
+        for compiled in (False, True) if given.compile else (False,):
+            name = f"training, {method}, 2 pictures" + ", compiled" * compiled
+            works.append((name, partial(training, given, kind, compiled)))
+    works += [(f"drawing {n}, guidance", partial(drawing, given, n)) for n in (1, 4, 8)]
+    works += [(f"answering {n}", partial(answering, given, n)) for n in (1, 32)]
+    works += [(f"attention, {name}", partial(attending, given, name)) for name in ATTENTIONS]
+    lines = [line for line in works if given.only in line[0]]
+    for name, work in lines:
+        print(json.dumps(measured(name, work, given)), flush=True)
 
 
 if __name__ == "__main__":
