@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srum_bagel.context import Context, attend
 from srum_bagel.images import to_tensor
 from srum_bagel.model import Bagel
+from srum_bagel.norm import RMSNorm
 from srum_bagel.options import Drawing, Options
 from srum_core.errors import CheckpointError
 from srum_core.flow import flow_step
@@ -57,6 +59,37 @@ def test_a_batch_draws_what_each_prompt_draws_alone(model: Bagel) -> None:
     for prompt, seed, sample in zip(prompts, seeds, together, strict=True):
         alone = np.asarray(model.generate([prompt], [seed])[0].image, int)
         assert np.abs(alone - np.asarray(sample.image, int)).max() <= 1
+
+
+@pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)])
+def test_norms_are_those_of_transformers_in_one_step(trained: tuple[bool, bool]) -> None:
+    """Values and gradients, whichever are asked for; only the input and one number a row are kept."""
+    torch.manual_seed(0)
+    theirs, ours = Qwen2RMSNorm(16, eps=1e-3), RMSNorm(16, eps=1e-3)
+    with torch.no_grad():
+        theirs.weight.copy_(torch.randn(16))
+        ours.load_state_dict(theirs.state_dict())
+    x, g = torch.randn(2, 3, 5, 16), torch.randn(2, 3, 5, 16)
+    found, kept = [], list[torch.Tensor]()
+    for norm in (theirs, ours):
+        given = x.clone().requires_grad_(trained[0])
+        norm.weight.requires_grad_(trained[1])
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each):
+            y = norm(given)
+        y.backward(g)
+        found.append((y, given.grad, norm.weight.grad))
+    for ours_, theirs_, asked in zip(found[1], found[0], (True, *trained), strict=True):
+        assert (ours_ is not None) == (theirs_ is not None) == asked
+        assert ours_ is None or torch.allclose(ours_, theirs_, atol=1e-5)
+    assert sorted(each.numel() for each in kept) == [16, x.numel() // 16, x.numel()]
+
+
+def test_norms_of_other_types_are_left_to_transformers() -> None:
+    x, ours, theirs = torch.randn(3, 16).bfloat16(), RMSNorm(16), Qwen2RMSNorm(16)
+    for each in (x, x.float()):
+        assert torch.equal(ours.bfloat16()(each), theirs.bfloat16()(each))
+    assert torch.equal(ours.float()(x), theirs.float()(x))
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -13,9 +13,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from transformers import Qwen2Config
-from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from srum_bagel.context import GENERATION, Projected, Rope, rotate
+from srum_bagel.norm import RMSNorm
 
 
 class Plan(Protocol):
@@ -43,8 +44,8 @@ class MoTAttention(nn.Module):
             self.add_module(f"k_proj{expert}", nn.Linear(hidden, kv * self.head))
             self.add_module(f"v_proj{expert}", nn.Linear(hidden, kv * self.head))
             self.add_module(f"o_proj{expert}", nn.Linear(heads * self.head, hidden, bias=False))
-            self.add_module(f"q_norm{expert}", Qwen2RMSNorm(self.head, eps=config.rms_norm_eps))
-            self.add_module(f"k_norm{expert}", Qwen2RMSNorm(self.head, eps=config.rms_norm_eps))
+            self.add_module(f"q_norm{expert}", RMSNorm(self.head, eps=config.rms_norm_eps))
+            self.add_module(f"k_norm{expert}", RMSNorm(self.head, eps=config.rms_norm_eps))
 
     def project(self, x: Tensor, angles: Rope, expert: str, asks: bool) -> Projected:
         """Queries (if the stream asks), keys and values of one stream, normed by head and rotated."""
@@ -75,7 +76,7 @@ class MoTLayer(nn.Module):
         for expert in ("", GENERATION):
             self.add_module(f"mlp{expert}", Qwen2MLP(config))
             for norm in ("input_layernorm", "post_attention_layernorm"):
-                self.add_module(f"{norm}{expert}", Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
+                self.add_module(f"{norm}{expert}", RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
 
     def forward(self, streams: Sequence[Tensor], plan: Plan, asks: Sequence[bool]) -> list[Tensor | None]:
         """None for a stream that does not ask: others only see its keys and values."""
@@ -99,8 +100,8 @@ class MoTModel(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(MoTLayer(config, index) for index in range(config.num_hidden_layers))
-        self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.norm_moe_gen = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm_moe_gen = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, streams: Sequence[Tensor], plan: Plan) -> list[Tensor | None]:
         """Embeddings (n, t, hidden) of each stream -> normed hidden states; None for what `plan` does not want."""
