@@ -77,6 +77,21 @@ def test_training(denoiser: Any, compare: Any, peak: float) -> None:
     )
 
 
+def test_training_compiled(compare: Any, peak: float) -> None:
+    """As `train.compile` does it."""
+    given, plain = middle.pictures(COUNT), middle.build()
+    model: Any = SimpleNamespace(denoiser=middle.build(), recipe=make_recipe(6, Options()))
+    tuned = tune(model, "full", Lora(), checkpointing=False, compiled=True)
+    compare(
+        "training step, all weights, blocks compiled",
+        step(tuned.module, given),
+        packed(plain, given),
+        1.25,
+        products=middle.products(plain, COUNT),
+        peak=peak,
+    )
+
+
 @pytest.mark.parametrize("method", ["generation experts", "LoRA"])
 def test_training_less(compare: Any, method: str) -> None:
     """Against full training: what is frozen needs no gradient of its weights."""
