@@ -124,7 +124,7 @@ class Released:
             if patch.score > 0
         ]
         ys, xs, tiles = _tiles(higher, "max", 0.5, (width, height))
-        down, across = _sampled(ys, height, grid[0]), _sampled(xs, width, grid[1])
+        down, across = sampled(ys, height, grid[0]), sampled(xs, width, grid[1])
         alpha = (next(iter(_globals(judgement)), 0.0) + 1) / 2
         return _tensor(alpha * (down @ tiles @ across.T))
 
@@ -135,23 +135,17 @@ def _whole_pixels(box: Box, width: int, height: int) -> Box:
     return int(x0 * width + 1e-6), int(y0 * height + 1e-6), int(x1 * width + 1e-6), int(y1 * height + 1e-6)
 
 
-def _sampled(edges: Array, pixels: int, cells: int) -> Array:
-    """The share of each cell's samples that lies in each stretch between edges, in pixels: (cells, stretches)."""
-    index, share = sample_points(pixels, cells)
-    below = (index[:, None] < edges[:, None]) @ share[..., None]
-    return np.diff(below[..., 0])
+def sampled(edges: Array, pixels: int, cells: int) -> Array:
+    """The share of each cell's samples that lies in each stretch between whole pixels, (cells, stretches), in a
+    bilinear resize (corners not aligned, no anti-aliasing)."""
+    return np.diff((edges - _positions(pixels, cells)).clip(0, 1))
 
 
 @lru_cache
-def sample_points(pixels: int, cells: int) -> tuple[Array, Array]:
-    """Which pixels along one axis a bilinear resize (corners not aligned, no anti-aliasing) reads for each cell.
-
-    Returns indices and shares, both (cells, 2). With an even number of pixels a cell: the middle two, half each.
-    """
-    position = np.maximum((np.arange(cells) + 0.5) * (pixels / cells) - 0.5, 0)
-    low = np.floor(position)
-    share = position - low
-    return np.stack([low, np.minimum(low + 1, pixels - 1)], axis=1).astype(int), np.stack([1 - share, share], axis=1)
+def _positions(pixels: int, cells: int) -> Array:
+    """Where each cell is sampled, (cells, 1): p reads pixel floor(p), and the next one by its fraction."""
+    position = (np.arange(cells)[:, None] + 0.5) * (pixels / cells) - 0.5
+    return position.clip(0, pixels - 1)
 
 
 def spread(found: Sequence[Patch], grid: Grid, overlap: str, outside: float) -> Tensor:
