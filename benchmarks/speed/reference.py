@@ -9,13 +9,14 @@ values into fresh buffers in every layer of every step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, apply_rotary_pos_emb
 
 from srum_bagel.context import rope
 from srum_bagel.denoiser import BagelDenoiser
@@ -34,7 +35,12 @@ def scattered(x: Tensor, und: Tensor, gen: Tensor, plain: Any, drawn: Any) -> Te
 
 
 def both(module: Any, name: str, x: Tensor, und: Tensor, gen: Tensor) -> Tensor:
-    return scattered(x, und, gen, module.get_submodule(name), module.get_submodule(name + GEN))
+    return scattered(x, und, gen, stock(module.get_submodule(name)), stock(module.get_submodule(name + GEN)))
+
+
+def stock(module: Any) -> Any:
+    """The layer as transformers computes it."""
+    return partial(Qwen2RMSNorm.forward, module) if isinstance(module, Qwen2RMSNorm) else module
 
 
 def project(attention: Any, x: Tensor, und: Tensor, gen: Tensor, angles: tuple[Tensor, Tensor]) -> list[Tensor]:
