@@ -77,30 +77,38 @@ def test_training(denoiser: Any, compare: Any, peak: float) -> None:
     )
 
 
+def tuned(method: str, compiled: bool) -> Any:
+    """A fresh model as training prepares it: "all weights", "generation experts" or "LoRA" (rank 16)."""
+    recipe = make_recipe(6, Options(experts="all" if method == "all weights" else "generation"))
+    model: Any = SimpleNamespace(denoiser=middle.build(), recipe=recipe)
+    kind = "lora" if method == "LoRA" else "full"
+    return tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=False, compiled=compiled).module
+
+
 def test_training_compiled(compare: Any, peak: float) -> None:
     """As `train.compile` does it."""
-    given, plain = middle.pictures(COUNT), middle.build()
-    model: Any = SimpleNamespace(denoiser=middle.build(), recipe=make_recipe(6, Options()))
-    tuned = tune(model, "full", Lora(), checkpointing=False, compiled=True)
+    given, stock = middle.pictures(COUNT), middle.build()
     compare(
         "training step, all weights, blocks compiled",
-        step(tuned.module, given),
-        packed(plain, given),
+        step(tuned("all weights", True), given),
+        packed(stock, given),
         1.25,
-        products=middle.products(plain, COUNT),
+        products=middle.products(stock, COUNT),
         peak=peak,
     )
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("method", ["generation experts", "LoRA"])
-def test_training_less(compare: Any, method: str) -> None:
+def test_training_less(compare: Any, method: str, compiled: bool) -> None:
     """Against full training: what is frozen needs no gradient of its weights."""
-    given, whole = middle.pictures(COUNT), middle.build()
-    kind = "lora" if method == "LoRA" else "full"
-    recipe = make_recipe(6, Options(experts="generation"))
-    model: Any = SimpleNamespace(denoiser=middle.build(), recipe=recipe)
-    tuned = tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=False)
-    compare(f"training step, {method}, beside all weights", step(tuned.module, given), step(whole, given), 1.5)
+    given = middle.pictures(COUNT)
+    compare(
+        f"training step, {method}, beside all weights{', both compiled' * compiled}",
+        step(tuned(method, compiled), given),
+        step(tuned("all weights", compiled), given),
+        1.5,
+    )
 
 
 def test_drawing(denoiser: Any, compare: Any, peak: float) -> None:
