@@ -148,6 +148,10 @@ ATTENTIONS: dict[str, Sequence[SDPBackend]] = {
 }
 
 
+NO_KERNEL = ("No viable backend for scaled_dot_product_attention", "No available kernel")
+"""What torch says where none of the allowed ones can do it (on a CPU, on a GPU)."""
+
+
 def attention(given: Any, name: str, length: int, text: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Training's: `text` tokens look back, all after them see everything."""
     if name == "flex":
@@ -192,14 +196,18 @@ def attending(given: Any, name: str) -> dict[str, float]:
 
 
 def measured(name: str, work: Callable[[], dict[str, float]], given: Any) -> dict[str, Any]:
-    """One line. What the device has no room or no kernel for is told, and the others go on."""
+    """One line. What the device has no room or no kernel for is told, and the others go on; other errors are raised."""
     if given.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     found: dict[str, Any] = {"work": name}
     try:
         found |= work()
-    except (RuntimeError, NotImplementedError) as error:  # torch's OutOfMemoryError is a RuntimeError
-        found["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    except torch.OutOfMemoryError as error:
+        found["failed"] = f"no room: {str(error).splitlines()[0]}"
+    except RuntimeError as error:
+        if not any(words in str(error) for words in NO_KERNEL):
+            raise
+        found["failed"] = f"no kernel: {str(error).splitlines()[0]}"
     if "products" in found:
         found["share_of_peak"] = found["products"] / found["seconds"] / given.peak
     if given.device.type == "cuda":
