@@ -39,12 +39,25 @@ def test_every_work_is_measured(script: Any, capsys: pytest.CaptureFixture[str])
         *(f"attention, {name}" for name in script.ATTENTIONS),
     ]  # fmt: skip
     failed = found.pop("attention, cudnn")  # a CPU has none: it is told, and what comes after is measured
-    assert "No viable backend" in failed["failed"]
+    assert failed["failed"].startswith("no kernel: No viable backend")
     assert all(each["low"] <= each["seconds"] <= each["high"] for each in found.values())
     more, less = found["training, generation experts, 2 pictures"], found["training, LoRA, 2 pictures"]
     assert more["products"] > less["products"]
     assert found["drawing 8, guidance"]["products"] == 8 * found["drawing 1, guidance"]["products"]
     assert found["answering 32"]["tokens_per_second"] == pytest.approx(64 / found["answering 32"]["seconds"])
+
+
+def test_no_room_is_told_and_other_errors_are_raised(script: Any) -> None:
+    import torch
+
+    def fails(error: Exception) -> dict[str, float]:
+        raise error
+
+    given = SimpleNamespace(device=torch.device("cpu"), peak=1.0)
+    told = script.measured("w", lambda: fails(torch.OutOfMemoryError("so much\nand more")), given)
+    assert told == {"work": "w", "failed": "no room: so much"}
+    with pytest.raises(RuntimeError, match="shapes"):
+        script.measured("w", lambda: fails(RuntimeError("shapes do not match")), given)
 
 
 @pytest.mark.parametrize("name", ["flash", "products", "flex"])
@@ -70,6 +83,17 @@ def test_products_are_those_of_the_definition(script: Any) -> None:
     assert middle.products(denoiser, 1, (), 4, 5) == 2 * (2 * tokens * weights + 4 * 32 * pairs)
     assert middle.products(denoiser, 3, ("inputs",), 4, 5) == 3 * 2 * (4 * tokens * weights + 12 * 32 * pairs)
     sys.modules.pop("middle", None)
+
+
+@pytest.mark.parametrize(("work", "ways"), [("norms", 3), ("products", 10)])
+def test_parts_are_measured_alone(
+    work: str, ways: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened("parts", monkeypatch).main([work])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({tuple(v for v in each.values() if not isinstance(v, float)) for each in lines}) == len(lines) == ways
+    for name in ("middle", "test_middle", "reference"):
+        sys.modules.pop(name, None)
 
 
 def test_a_fit_finds_the_power_and_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
