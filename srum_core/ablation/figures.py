@@ -92,7 +92,7 @@ def chart(file: str, name: str, axis: str, lines: Mapping[str, Sequence[tuple[fl
     parts = [_text(WIDTH / 2, 20, name, anchor="middle", bold=True)]
     for tick in _labelled(down):
         parts.append(_path([(70, down(tick)), (WIDTH - 130, down(tick))], opacity=0.15))
-        parts.append(_text(62, down(tick) + 4, _number(tick), anchor="end"))
+        parts.append(_text(62, down(tick) + 4, f"{tick:g}".replace("-", "−"), anchor="end"))
     for x in sorted({x for x, _ in every}):
         parts.append(_path([(across(x), 300), (across(x), 305)]))
         parts.append(_text(across(x), 322, f"{x:g}", anchor="middle"))
