@@ -66,7 +66,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Grouped-query attention; `mask` is True where a query may look."""
     if q.dtype is torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
-        # torch's CPU kernel goes backwards in bfloat16 up to nine times slower than in float32 (docs/decisions.md).
+        # torch's CPU kernel goes backwards in bfloat16 up to eight times slower than in float32 (docs/decisions.md).
         with torch.autocast("cpu", enabled=False):
             return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
     return F.scaled_dot_product_attention(

@@ -1,4 +1,4 @@
-"""Root-mean-square norms that keep less for the way back, and take half the time on a CPU."""
+"""Root-mean-square norms that keep less for the way back, and about half the time on a CPU."""
 
 from __future__ import annotations
 
