@@ -38,8 +38,9 @@ def find_modules_here() -> None:
 
 
 def tell(text: str) -> None:
-    """To people, not to what reads the output."""
-    print(text, file=sys.stderr, flush=True)
+    """To people, not to what reads the output. Line breaks stay; other control characters do not reach the terminal."""
+    safe = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+    print(safe, file=sys.stderr, flush=True)
 
 
 def shown(path: Path) -> str:

@@ -33,3 +33,30 @@ def refuse(condition: bool, component: object, sentence: str) -> None:
     """Raise PluginError naming the component's class if the condition holds."""
     if condition:
         raise PluginError(f"{type(component).__module__}:{type(component).__qualname__} {sentence}")
+
+
+_secrets: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """Never show this text again: `clean` masks it."""
+    if secret:
+        _secrets.add(secret)
+
+
+def clean(text: object, limit: int = 400) -> str:
+    """Return what a server, plugin or file says as one printable line of at most `limit` characters.
+
+    Control characters (also those that reorder text) become spaces and secrets given to `hide` are masked. Bytes are
+    decoded; an object whose `str` fails is named by its type. Markup of rich is left: print it with markup=False.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    try:
+        words = str(text)
+    except BaseException:  # a plugin's exception can raise anything here, SystemExit too
+        words = f"({type(text).__name__} without a message)"
+    for secret in sorted(_secrets, key=len, reverse=True):
+        words = words.replace(secret, "(hidden)")
+    line = " ".join("".join(each if each.isprintable() else " " for each in words[: 10 * limit]).split())
+    return line if len(line) <= limit else f"{line[:limit]}…"

@@ -1,0 +1,39 @@
+"""What others say is shown as one safe line."""
+
+import pytest
+
+from srum_core.console import tell
+from srum_core.errors import clean, hide
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two\nlines\tand a tab", "two lines and a tab"),
+        ("\x1b[31mred\x1b[0m\x07\x00\x9b1m", "[31mred [0m 1m"),
+        ("a\u202eb\u2066c", "a b c"),
+        (b"caf\xe9", "caf\ufffd"),
+        ("x" * 500, "x" * 400 + "…"),
+        (Mute(), "(Mute without a message)"),
+        ("[/10] stays", "[/10] stays"),
+    ],
+)
+def test_what_others_say_becomes_one_printable_line(text, shown):
+    assert clean(text) == shown
+
+
+def test_secrets_are_masked_the_longest_first():
+    hide("sk-secret")
+    hide("sk-secret-and-more")
+    hide("")
+    assert clean("a sk-secret-and-more b sk-secret") == "a (hidden) b (hidden)"
+
+
+def test_no_control_character_reaches_the_terminal(capsys):
+    tell("one\ntwo \x1b]0;title\x07")
+    assert capsys.readouterr().err == "one\ntwo  ]0;title \n"
