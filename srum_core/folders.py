@@ -1,4 +1,4 @@
-"""A folder that is worked in: one process at a time, and what is made again is deleted first."""
+"""Folders: one process at a time, deleting what is made again, and files that stay inside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, clean
 
 
 @contextmanager
@@ -37,3 +37,23 @@ def delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def inside(folder: Path, name: str | Path) -> Path:
+    """Return the regular file inside the folder that a record names; links are followed.
+
+    A name that is absolute or holds ".." is allowed where it leads back into the folder. Nothing is
+    opened: a device or a pipe cannot block. Raises RecordError for a file that is missing, outside, or
+    no regular file."""
+    try:
+        path = (folder / name).resolve(strict=True)
+        within = path.is_relative_to(folder.resolve(strict=True))
+        regular = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # also a loop of links, NUL in the name
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RecordError(f"{clean(name)} is not in {clean(folder)} ({clean(why, 100)})") from error
+    if not within:
+        raise RecordError(f"{clean(name)} leads out of {clean(folder)}, and only files inside it are read")
+    if not regular:
+        raise RecordError(f"{clean(name)} in {clean(folder)} is no regular file")
+    return path
