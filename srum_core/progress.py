@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -14,24 +13,15 @@ from rich.text import Text
 
 from srum_core.store import rank_and_world
 
-T = TypeVar("T")
 EVERY = 10.0
 """Seconds between plain lines."""
 
 
-def track(iterable: Iterable[T], total: int, label: str, done: int = 0) -> Iterator[T]:
-    """Pass the items through and show how far they are; `done` of `total` were there before."""
-    with progress(total, label, done) as advance:
-        for item in iterable:
-            yield item
-            advance(1)
-
-
 @contextmanager
-def progress(total: int, label: str, done: int = 0, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(count)`. What was done before does not count towards the rate."""
+def progress(total: int, label: str, done: int = 0, console: Console | None = None) -> Iterator[Callable[..., None]]:
+    """Yield `advance(count, note="")`; the last note is shown. What was done before does not count towards the rate."""
     if rank_and_world()[0]:
-        yield lambda count: None
+        yield lambda count, note="": None
         return
     console = console or Console(stderr=True)
     if not console.is_terminal:
@@ -39,10 +29,18 @@ def progress(total: int, label: str, done: int = 0, console: Console | None = No
         yield lines.advance
         lines.finish()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    note = TextColumn("{task.fields[note]}", markup=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        note,
+    )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(label, total=total, completed=done)
-        yield lambda count: bar.advance(task, count)
+        task = bar.add_task(label, total=total, completed=done, note="")
+        yield lambda count, note="": bar.update(task, advance=count, note=note)
 
 
 class _Rate(ProgressColumn):
@@ -57,11 +55,12 @@ class _Lines:
     def __init__(self, total: int, label: str, done: int) -> None:
         self.total, self.label, self.before, self.count = total, label, done, done
         self.start = self.last = time.monotonic()
-        self.shown = -1
+        self.shown, self.note = -1, ""
         self._show()
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, note: str = "") -> None:
         self.count += count
+        self.note = note
         if time.monotonic() - self.last >= EVERY:
             self._show()
 
@@ -77,7 +76,7 @@ class _Lines:
             text += f" · {rate(made / seconds)} · {clock(seconds)} so far"
             if self.count < self.total:
                 text += f", {clock((self.total - self.count) * seconds / made)} left"
-        print(text, file=sys.stderr, flush=True)
+        print(f"{text} · {self.note}" if self.note else text, file=sys.stderr, flush=True)
 
 
 def rate(per_second: float) -> str:

@@ -98,8 +98,8 @@ class Train:
     """AdamW: decoupled weight decay."""
     clip: float = field(default=1.0, validator=_at_least_0)
     """Largest gradient norm; a larger one is scaled down to it. 0 = off."""
-    warmup: int = field(default=500, validator=_at_least_0)
-    """Steps in which the learning rate rises linearly."""
+    warmup: int = field(default=-1, validator=validators.ge(-1))
+    """Steps in which the learning rate rises linearly; -1 = a tenth of the round's steps, at most 500 (the paper's)."""
     steps: int = field(default=0, validator=_at_least_0)
     """Optimiser steps per round; 0 = as many as `epochs` takes."""
     epochs: int = field(default=1, validator=_at_least_1)
@@ -185,8 +185,8 @@ class Settings:
     adapter: Use
     """The model."""
     start: str = ""
-    """The folder of another run, whose trained model this one starts from (FOLDER, or FOLDER:ROUND for the model after
-    that round); "" = the adapter's own weights."""
+    """The folder of another run, whose trained model this one starts from (FOLDER = after its last finished round, or
+    FOLDER:ROUND); "" = the adapter's own weights."""
     answerer: Use | None = None
     """Who answers the judges' questions; "" = the model itself."""
     grounder: Use = field(factory=lambda: Use("grid"))

@@ -136,7 +136,7 @@ def refused(load: Load, *overrides: str, **others: object) -> list[str]:
 def test_defaults_are_the_papers(load: Load) -> None:
     train = load().train
     assert (train.beta1, train.beta2, train.eps, train.lr) == (0.9, 0.95, 1e-15, 2.5e-5)
-    assert (train.weight_decay, train.clip, train.warmup, train.shift) == (0.0, 1.0, 500, 4.0)
+    assert (train.weight_decay, train.clip, train.warmup, train.shift) == (0.0, 1.0, -1, 4.0)
     assert (train.method, train.text_dropout, train.ema) == ("lora", 0.1, 0.0)
 
 
@@ -294,7 +294,7 @@ def test_the_layer_that_said_it_is_named(load: Load) -> None:
         "seed=-1", "rounds=0", "prompts=", "generate.candidates=0", "generate.batch=0", "generate.limit=-1",
         "ground.batch=0", "judge.batch=0", "judge.retries=-1", "judge.temperature=0", "train.lr=0", "train.lr=nan",
         "train.beta1=1", "train.beta2=-0.1", "train.eps=0", "train.weight_decay=-1", "train.clip=-1",
-        "train.warmup=-1", "train.steps=-1", "train.epochs=0", "train.max_cells=0", "train.accumulation=0",
+        "train.warmup=-2", "train.steps=-1", "train.epochs=0", "train.max_cells=0", "train.accumulation=0",
         "train.text_dropout=1.1", "train.ema=1", "train.mixed_precision=fp16", "train.method=lorra",
         "train.checkpointing=1", "train.shift=0", "train.save_every=0", "train.guard=-1", "train.trackers=['mlflow']",
         "train.trackers=wandb", "lora.rank=0", "lora.rank=1.5", "lora.alpha=0", "lora.dropout=1", "evaluate.split=",

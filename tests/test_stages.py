@@ -16,7 +16,7 @@ from srum_core import config, plugins
 from srum_core import progress as progress_module
 from srum_core.errors import PluginError
 from srum_core.hookspecs import Use
-from srum_core.progress import clock, progress, rate, track
+from srum_core.progress import clock, progress, rate
 from srum_core.records import Candidate, Question, Region, Sample
 from srum_core.run import Run
 from srum_core.stages import evaluate as evaluating
@@ -301,11 +301,14 @@ def test_progress_says_rate_and_remaining_time_in_plain_lines(
 ) -> None:
     now = iter(range(0, 1000, 20))
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: float(next(now)))
-    assert list(track("abc", 5, "judge", done=2)) == list("abc")
+    with progress(5, "judge", done=2) as advance:
+        for number in range(3):
+            advance(1, f"loss {number}")
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "judge: 2/5"
     assert "judge: 3/5 · " in said[1]
     assert "left" in said[1]
+    assert said[1].endswith(" · loss 0")
     assert said[-1].startswith("judge: 5/5")
     assert "left" not in said[-1]
 
@@ -313,7 +316,8 @@ def test_progress_says_rate_and_remaining_time_in_plain_lines(
 def test_progress_is_a_bar_on_a_terminal_and_one_process_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with progress(4, "draw", console=console) as advance:
-        advance(4)
+        advance(4, "loss [0.25]")
+    assert "loss [0.25]" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "4/4" in console.file.getvalue()  # type: ignore[attr-defined]
     monkeypatch.setenv("RANK", "1")
     silent = Console(file=io.StringIO(), force_terminal=True)

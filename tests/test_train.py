@@ -19,7 +19,7 @@ from srum_core import trackers
 from srum_core.errors import ConfigError, RecordError, TrainingError
 from srum_core.records import Judgement, Unreadable
 from srum_core.run import Run
-from srum_core.stages.train import train
+from srum_core.stages.train import Trainer, train
 
 # ---- what is learnt from, and how it is logged ----------------------------------------------------------------------
 
@@ -87,6 +87,41 @@ def test_the_rate_warms_up_and_stays(tmp_path: Path) -> None:
     run = make(tmp_path / "run", warmup=4, steps=6)
     train(run, 0)
     assert [row["lr"] for row in metrics(run)] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "rates", "said"),
+    [
+        (-1, 3, [0.01, 0.01, 0.01], "3 steps, peak learning rate 0.01 after 0 steps of warm-up."),
+        (-1, 20, [0.005, 0.01, 0.01], "20 steps, peak learning rate 0.01 after 2 steps of warm-up."),
+        (4, 3, [0.0025, 0.005, 0.0075], "peak learning rate 0.0075 after 3 steps of warm-up. train.lr=0.01 is never"),
+    ],
+)
+def test_a_short_run_reaches_its_rate_and_says_so_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], warmup: int, steps: int, rates: list[float], said: str
+) -> None:
+    run = make(tmp_path / "run", warmup=warmup, steps=steps)
+    train(run, 0)
+    assert [row["lr"] for row in metrics(run)][:3] == pytest.approx(rates)
+    shown = capsys.readouterr().err
+    count = sum(tensor.numel() for name, tensor in weights(run).items())
+    assert f"{count:,} trained parameters (full), 5 images, " in shown
+    assert said in shown
+    assert shown.index(said) < shown.index("train round 0: 0/")
+    last = metrics(run)[-1]
+    assert f"loss {last['loss']:.3g}, lr {last['lr']:.3g}, gradient norm {last['gradient_norm']:.3g}\n" in shown
+
+
+def test_a_long_run_warms_up_as_long_as_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(Trainer, "update", lambda self, step: seen.append(self.warmup) or interrupt_now())
+    with pytest.raises(KeyboardInterrupt):
+        train(make(tmp_path / "run", warmup=-1, steps=6000), 0)
+    assert seen == [500]
+
+
+def interrupt_now() -> None:
+    raise KeyboardInterrupt
 
 
 def test_epochs_see_every_picture_once_and_each_in_its_own_order(tmp_path: Path) -> None:

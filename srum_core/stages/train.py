@@ -19,12 +19,13 @@ from attrs import define, evolve, field
 from torch import Tensor, nn
 
 from srum_core import optimizers, packing, sharding, trackers, tuning
+from srum_core.console import tell
 from srum_core.errors import TrainingError
 from srum_core.flow import FlowStep, flow_step
 from srum_core.gauges import Guard, Tally, memory, refuse_infinite
 from srum_core.latents import Latents
 from srum_core.packing import Batch
-from srum_core.progress import track
+from srum_core.progress import progress
 from srum_core.resume import Log, Saved, sync
 from srum_core.selection import Pictures, choose
 from srum_core.store import check_settings, to_json
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from srum_core.run import Run
 
 Metrics = dict[str, float | int | None]
+WARMUP = 500
+"""Steps of warm-up in a long run (paper, Table 5)."""
 log = logging.getLogger("srum")
 
 
@@ -122,6 +125,8 @@ class Trainer:
     """Batches of a full step, of all processes together. A training keeps it when their number changes."""
     done: int = field(init=False, default=0)
     """Updates made."""
+    warmup: int = field(init=False, default=0)
+    """Steps of warm-up, known once the steps are planned."""
 
     def __attrs_post_init__(self) -> None:
         run, settings, accelerator = self.run, self.run.settings, self.accelerator
@@ -154,16 +159,35 @@ class Trainer:
     def run_all(self) -> None:
         """Every step that is still to be made."""
         settings, steps = self.run.settings.train, self.plan()
+        self.warmup = min(len(steps) // 10, WARMUP) if settings.warmup < 0 else settings.warmup
+        if self.accelerator.is_main_process:
+            tell(self.outlook(len(steps)))
         self.stop_if_warned()  # also when taken up again: what ran away does not come back by itself
-        for step in track(steps[self.done :], len(steps), f"train round {self.round}", self.done):
-            began = time.perf_counter()
-            metrics = self.update(step)
-            self.done += 1
-            self.log(metrics, time.perf_counter() - began)
-            self.guard.watch(metrics["negative_error"])
-            if self.guard.warning or self.done % settings.save_every == 0 or self.done == len(steps):
-                self.save()
-            self.stop_if_warned()
+        with progress(len(steps), f"train round {self.round}", self.done) as advance:
+            for step in steps[self.done :]:
+                began = time.perf_counter()
+                metrics = self.update(step)
+                self.done += 1
+                self.log(metrics, time.perf_counter() - began)
+                self.guard.watch(metrics["negative_error"])
+                if self.guard.warning or self.done % settings.save_every == 0 or self.done == len(steps):
+                    self.save()
+                self.stop_if_warned()
+                shown = {"loss": metrics["loss"], "lr": metrics["lr"], "gradient norm": metrics["gradient_norm"]}
+                advance(1, ", ".join(f"{name} {value:.3g}" for name, value in shown.items()))
+
+    def outlook(self, planned: int) -> str:
+        """What is about to be trained: steps, peak learning rate, parameters."""
+        settings, images = self.run.settings.train, len(self.pictures.candidates)
+        peak = settings.lr * min(1.0, planned / max(self.warmup, 1))
+        count = sum(parameter.numel() for parameter in self.tuned.parameters.values())
+        text = (
+            f"{count:,} trained parameters ({settings.method}), {images} images, {planned} steps, "
+            f"peak learning rate {peak:.3g} after {min(self.warmup, planned)} steps of warm-up."
+        )
+        if peak < settings.lr:
+            text += f" train.lr={settings.lr:g} is never reached: train.warmup={self.warmup} is longer than the run."
+        return text + (f" Continues after step {self.done}." if self.done else "")
 
     def stop_if_warned(self) -> None:
         if self.guard.warning:
@@ -187,7 +211,7 @@ class Trainer:
         rank, world = accelerator.process_index, accelerator.num_processes
         total = sum(self.sizes[index] for batch in step for index in batch)
         # The first update is the first of the warm-up, at lr / warmup. The release's has lr 0 and so changes nothing.
-        rate = settings.lr * min(1.0, (self.done + 1) / max(settings.warmup, 1))
+        rate = settings.lr * min(1.0, (self.done + 1) / max(self.warmup, 1))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
