@@ -18,7 +18,7 @@ from srum_core import config, launching, plugins
 from srum_core.console import add_settings, find_modules_here, read_settings, shown, tell
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.folders import lock
-from srum_core.run import STAGES, Run
+from srum_core.run import STAGES, Run, started_from
 from srum_core.stages import Step, count, needed, perform, steps, undone
 from srum_core.stages.evaluate import compare
 
@@ -158,6 +158,7 @@ def _redo(text: str) -> tuple[str, int]:
 
 
 def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
+    _say_start(run)
     todo, apart = steps(run, parsed.only), launching.apart(parsed)
     if _will_ask(run, todo):
         run.preflight()
@@ -175,6 +176,12 @@ def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
             perform(run, step.stage, step.round)
 
 
+def _say_start(run: Run) -> None:
+    if run.settings.start:
+        source, rounds = started_from(run.settings.start, run.registry)
+        tell(f"Starts from the model after round {rounds - 1} of {shown(source.folder)}.")
+
+
 def _will_ask(run: Run, todo: Sequence[Step]) -> bool:
     return any(step.stage in ("ground", "judge") and not run.done(step.stage, step.round) for step in todo)
 
@@ -182,6 +189,7 @@ def _will_ask(run: Run, todo: Sequence[Step]) -> bool:
 def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> None:
     """What would be done, and what is missing for it. Settings that differ from what is there are refused, unless it
     would be made again."""
+    _say_start(run)
     table = Table(title=f"{shown(run.folder)} (nothing is run)")
     for name in ("stage", "done", "of", "folder"):
         table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")

@@ -99,6 +99,11 @@ class Run:
         marker = "table.json" if stage == "evaluate" else "DONE"
         return (self.stage_folder(stage, round) / marker).exists()
 
+    def last(self, stage: str) -> int | None:
+        """The last round that has finished a stage; None if none has."""
+        rounds = [k for k in self._rounds_there() if k is not None and self.done(stage, k)]
+        return max(rounds, default=None)
+
     def redo(self, stage: str, round: int = 0) -> None:
         """Delete a stage's output and all that was made from it: the rest of its round, and later rounds.
 
@@ -278,7 +283,8 @@ class Run:
 
 
 def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
-    """The run that FOLDER, or FOLDER:ROUND, means, and how many of its rounds have trained the model.
+    """The run that FOLDER:ROUND, or FOLDER (the last round that is trained), means, and how many of its rounds have
+    trained the model.
 
     Raises RecordError where that training is not finished."""
     folder, round = Path(start), ""
@@ -288,9 +294,10 @@ def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
     if not (folder / "run.toml").is_file() or (round and not round.isdecimal()):
         raise RecordError(f"{start} is not the folder of a run, nor FOLDER:ROUND of one: there is no run.toml.")
     run = Run.open(folder, registry)
-    last = int(round) if round else run.settings.rounds - 1
-    if not run.done("train", last):
-        raise RecordError(f"{start} has not trained its round {last} to the end. Finish that run first.")
+    last = int(round) if round else run.last("train")
+    if last is None or not run.done("train", last):
+        which = "any round" if last is None else f"its round {last}"
+        raise RecordError(f"{start} has not trained {which} to the end. Finish that run first.")
     return run, last + 1
 
 

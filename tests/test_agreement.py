@@ -42,14 +42,14 @@ def judged_by_the_checker(candidate: Candidate) -> Judgement:
 
 
 def test_a_judge_that_says_what_the_checker_says_agrees_and_a_pleased_one_does_not(run: Run) -> None:
-    (pleased,) = agreement.agreement(run).values()
+    (pleased,) = agreement.agreement(run, 0).values()
     assert pleased["balanced accuracy"]["value"] == pleased["AUC"]["value"] == 0.5
     assert pleased["region AUC"]["value"] is None, "its one region is the whole picture, which is no thing"
     candidates = list(run.candidates(0))
     shutil.rmtree(run.judgements(0).folder)
     judgements = run.judgements(0)
     judgements.extend(judged_by_the_checker(candidate) for candidate in candidates[:40])
-    ((name, figures),) = agreement.agreement(run).items()
+    ((name, figures),) = agreement.agreement(run, 0).items()
     assert name == "shapes-oracle"
     assert {figure["value"] for figure in figures.values()} == {1.0}
     assert figures["AUC"]["count"] == 40, "what was not judged is left out"
@@ -65,7 +65,7 @@ def test_one_wrong_score_in_four_is_seen_as_such(run: Run) -> None:
     shutil.rmtree(run.judgements(0).folder)
     wrong = [judged_by_the_checker(each) for each in candidates if each not in right]
     run.judgements(0).extend([*some, *wrong])
-    figures = agreement.agreement(run)["shapes-oracle"]
+    figures = agreement.agreement(run, 0)["shapes-oracle"]
     assert figures["balanced accuracy"]["value"] == (3 / 4 + 1) / 2
     assert figures["region sign accuracy"]["value"] == 1.0
 
@@ -76,7 +76,7 @@ def test_the_command_prints_a_row_for_every_judge_or_says_what_is_wrong(
     assert agreement.main([str(run.folder)]) == 0
     head, _, row = capsys.readouterr().out.splitlines()
     assert head.startswith("| run | judge | balanced accuracy |")
-    assert row.startswith(f"| {run.folder} | rendered | 0.500 [")
+    assert row.startswith(f"| {run.folder}:0 | rendered | 0.500 [")
     shutil.rmtree(run.judgements(0).folder)
     assert agreement.main([str(run.folder)]) == 2
     assert "holds no judgement: run --only judge first." in capsys.readouterr().err

@@ -204,7 +204,7 @@ def test_figure_6_train_on_one_group_evaluate_on_the_others(
         out = ["--out", str(tmp_path / name)]
         assert srum("run", *words, "--benchmark", benchmark, *others, *out) == 0
     tabled = {name: tables.read(tmp_path / name / "tables/j/table.json") for name in ("before", "after")}
-    assert tabled["after"].model == f"toy:ToyModel, trained in {tmp_path / 'run'}"
+    assert tabled["after"].model == f"toy:ToyModel, trained in {tmp_path / 'run'} to the end of round 0"
     assert "trained on cultural, which is left out" in tabled["after"].rows[0].note
     one, other = (made(tmp_path / name) for name in ("before", "after"))
     pictures = [name for name in one if name.endswith(".png")]

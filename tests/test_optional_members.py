@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from argparse import Namespace
 from typing import ClassVar
 
 import pytest
@@ -13,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from training import clean, make  # noqa: F401  (clean is used by being here)
 
 from srum_core import cli
+from srum_core.evaluation.console import read_model
 from srum_core.latents import Latents
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Mask, Region, Score
+from srum_core.run import started_from
 from srum_core.stages import perform
 from srum_core.stages.train import train
 from srum_core.window import WHOLE, within
@@ -127,6 +131,34 @@ def test_a_model_whose_saving_is_whole_is_exported_by_it(tmp_path) -> None:
     assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
     assert cli.main([*arguments, str(tmp_path / "other"), "--round", "1"]) == 2  # there is no such round
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("asked", "finished", "meant"), [(None, 3, 2), (None, 2, 1), (0, 3, 0)])
+def test_without_a_round_everything_means_the_last_finished_one(tmp_path, capsys, asked, finished, meant) -> None:
+    """Export of a model and of judgements, `start` and `--trained`; each names the round."""
+    run = make(tmp_path / "run", steps=1)
+    train(run, 0)
+    first = load_file(run.stage_folder("train", 0) / "toy.safetensors")
+    for round in (1, 2):
+        shutil.copytree(run.round_folder(0), run.round_folder(round))
+        changed = {name: tensor + round for name, tensor in first.items()}
+        save_file(changed, run.stage_folder("train", round) / "toy.safetensors")
+    for round in range(finished, 3):
+        (run.stage_folder("train", round) / "DONE").unlink()
+        (run.stage_folder("judge", round) / "DONE").unlink()
+    which = [] if asked is None else ["--round", str(asked)]
+    arguments = ["export", str(run.folder), *which, "--to"]
+    assert cli.main([*arguments, str(tmp_path / "whole"), "--format", "checkpoint"]) == 0
+    assert f"The model after round {meant} of " in capsys.readouterr().out
+    written = load_file(tmp_path / "whole/toy.safetensors")
+    assert all(torch.equal(written[name], tensor + meant) for name, tensor in first.items())
+    start = str(run.folder) if asked is None else f"{run.folder}:{asked}"
+    assert started_from(start, run.registry)[1] == meant + 1
+    assert cli.main([*arguments, str(tmp_path / "judged")]) == 0
+    assert f"Round {meant} of " in capsys.readouterr().out
+    nothing = {"settings": [], "checkpoint": None, "adapter": None, "preset": [], "config": None}
+    read_model(Namespace(trained=start, benchmark="shapes", **nothing), run.registry)
+    assert f"The model after round {meant} of " in capsys.readouterr().err
 
 
 def test_every_stage_leaves_its_peak_memory(tmp_path) -> None:

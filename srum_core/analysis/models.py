@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
+from srum_core.console import shown, tell
 from srum_core.errors import ConfigError
 from srum_core.plugins import Registry, discover
 from srum_core.prompts import load_prompts
@@ -54,6 +55,8 @@ def subjects(texts: Sequence[str], registry: Registry | None = None) -> list[Sub
     registry = registry or discover()
     named = [_named(text) for text in texts]
     trained = [Subject(name, *started_from(start, registry)) for name, start in named]
+    for each in trained:
+        tell(f"{each.name}: the model after round {each.rounds - 1} of {shown(each.run.folder)}.")
     found = [Subject(BASE, trained[0].run, 0), *trained]
     names = [each.name for each in found]
     twins = sorted({name for name in names if names.count(name) > 1})

@@ -7,6 +7,8 @@ srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official sc
 parquet   one file, pictures included, with everything a judgement holds: datasets.load_dataset("parquet",
           data_files=...) opens it, and srum import gives equal records back. Needs srum[data].
 checkpoint  the model as the round's training left it, whole and in the layout of its own project, LoRA merged.
+
+Without --round it is the last finished round: judged for the first two, trained for a checkpoint.
 """
 
 from __future__ import annotations
@@ -15,43 +17,45 @@ import argparse
 from pathlib import Path
 
 from srum_core import plugins
-from srum_core.commands.shared import add_run, refuse_unjudged
+from srum_core.commands.shared import add_round, add_run, judged_round
 from srum_core.console import shown
 from srum_core.interchange import fresh, judged
 from srum_core.interchange.official_records import write_official
 from srum_core.interchange.parquet import need, write_parquet
-from srum_core.run import Run
+from srum_core.run import Run, started_from
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to make; must not hold anything")
     parser.add_argument("--format", choices=("srum", "parquet", "checkpoint"), default="srum", help="default: srum")
-    parser.add_argument("--round", type=int, default=0, metavar="K", help="which round (default: 0)")
+    add_round(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError if there is nothing to write, or something where it should go."""
     source = Run.open(parsed.run, plugins.discover())
     if parsed.format == "checkpoint":
+        which = str(source.folder) + ("" if parsed.round is None else f":{parsed.round}")
+        source, rounds = started_from(which, source.registry)
         with fresh(parsed.to) as folder:
-            _checkpoint(source, parsed.round, folder)
-        print(f"Written to {shown(parsed.to)}")
+            _checkpoint(source, rounds, folder)
+        print(f"The model after round {rounds - 1} of {shown(source.folder)}.\nWritten to {shown(parsed.to)}")
         return 0
-    refuse_unjudged(source, parsed.round)
+    round = judged_round(source, parsed.round)
     if parsed.format == "parquet":
         need("srum export --format parquet")
     with fresh(parsed.to) as folder:
-        told = (_srum if parsed.format == "srum" else _parquet)(source, parsed.round, folder)
-    for sentence in [*told, *_unfinished(source, parsed.round)]:
+        told = (_srum if parsed.format == "srum" else _parquet)(source, round, folder)
+    for sentence in [f"Round {round} of {shown(source.folder)}.", *told, *_unfinished(source, round)]:
         print(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
 
 
-def _checkpoint(run: Run, round: int, folder: Path) -> None:
-    """By the adapter's `export`; without one what it saves is whole. Raises RecordError if the round is not trained."""
-    model = run.model(round + 1)
+def _checkpoint(run: Run, rounds: int, folder: Path) -> None:
+    """By the adapter's `export`; without one what it saves is whole."""
+    model = run.model(rounds)
     export = getattr(model, "export", None)
     if export is None:
         model.save(folder, {name: parameter.detach() for name, parameter in model.denoiser.named_parameters()})

@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from srum_core import plugins
-from srum_core.commands.shared import add_run, refuse_unjudged
+from srum_core.commands.shared import add_round, add_run, judged_round
 from srum_core.console import shown
 from srum_core.errors import RecordError
 from srum_core.hearing import Hearing
@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add = parser.add_argument
     add("--judge", required=True, metavar="NAME", help='the judge, as recorded: "zoom", "zoom 2", "module:Class"')
-    add("--round", type=int, default=0, metavar="K", help="which round (default: 0)")
+    add_round(parser)
     add("--limit", type=int, default=0, metavar="N", help="the first N pictures only (default: all)")
     add("--out", type=Path, metavar="FILE.jsonl", help="where to (default: transcripts/NAME.jsonl)")
     add("--no-pictures", action="store_true", help="copy no pictures: the transcripts name those of the run")
@@ -46,18 +46,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError for a judge that was not asked, and for files that are there already."""
     source = Run.open(parsed.run, plugins.discover())
-    refuse_unjudged(source, parsed.round)
-    judge = _judge(source, parsed.round, parsed.judge)
+    round = judged_round(source, parsed.round)
+    judge = _judge(source, round, parsed.judge)
     out: Path = parsed.out or Path("transcripts") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', parsed.judge)}.jsonl"
     if out.exists() and not parsed.force:
         raise RecordError(f"{shown(out)} is there already. Give another file with --out, or overwrite it with --force.")
     keep = _leave if parsed.no_pictures else _copier(out.absolute().parent / "images", parsed.force)
-    found = _transcripts(source, parsed.round, parsed.judge, judge, keep)
+    found = _transcripts(source, round, parsed.judge, judge, keep)
     transcripts = list(islice(found, parsed.limit or None))
     write_transcripts(out, transcripts)
     failures = sum(len(each.failures) for each in transcripts)
     scores = sum(len(each.scores) for each in transcripts)
-    print(f"{len(transcripts)} transcripts ({scores} scores, {failures} unreadable) are in {shown(out)}")
+    counts = f"{len(transcripts)} transcripts of round {round} ({scores} scores, {failures} unreadable)"
+    print(f"{counts} are in {shown(out)}")
     return 0
 
 

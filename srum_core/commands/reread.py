@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srum_core import config, plugins
-from srum_core.commands.shared import add_run, judged_rounds, refuse_unjudged
+from srum_core.commands.shared import add_run, judged_round, judged_rounds
 from srum_core.console import shown
 from srum_core.errors import ConfigError, RecordError
 from srum_core.folders import lock
@@ -65,9 +65,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _reread(old: Run, new: Run, parsed: argparse.Namespace) -> None:
-    rounds = judged_rounds(new) if parsed.round is None else [parsed.round]
-    for round in rounds or [0]:
-        refuse_unjudged(new, round)
+    chosen = judged_round(new, parsed.round)
+    rounds = judged_rounds(new) if parsed.round is None else [chosen]
     other = _other_settings(new, rounds)
     judges = new.judges()
     tallies = [_tally(round, _again(new, round, judges)) for round in rounds]

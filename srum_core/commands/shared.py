@@ -20,9 +20,20 @@ def judged_rounds(run: Run) -> list[int]:
     return sorted({int(number) for folder in folders if (number := folder.name.removeprefix("round-")).isdecimal()})
 
 
-def refuse_unjudged(run: Run, round: int) -> None:
-    """Raise RecordError if a round has no judgements."""
+def add_round(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--round", type=int, metavar="K", help="which round (default: the last that is finished)")
+
+
+def judged_round(run: Run, round: int | None) -> int:
+    """The round that is asked for, or else the last that is judged: to the end, if any is.
+
+    Raises RecordError if it has no judgements."""
     there = judged_rounds(run)
+    if round is None and there:
+        last = run.last("judge")
+        return there[-1] if last is None else last
     if round not in there:
         names = f"It has judgements of round {', '.join(map(str, there))}." if there else "It has none of any round."
-        raise RecordError(f"There are no judgements of round {round} in {shown(run.folder)}. {names}")
+        which = "" if round is None else f" of round {round}"
+        raise RecordError(f"There are no judgements{which} in {shown(run.folder)}. {names}")
+    return round

@@ -36,7 +36,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, on which benchmark, into which folder."""
     add_settings(parser)
     add = parser.add_argument
-    add("--trained", metavar="RUN[:ROUND]", help="the model that a run of srum-train made, with that run's adapter")
+    add("--trained", metavar="RUN[:ROUND]", help="the model after a run's last finished round, or after ROUND")
     add("--benchmark", metavar="USE", help='a name, or \'{use="wise", data="DIR"}\'; srum plugins lists them')
     add("--out", type=Path, metavar="RUN", help="folder of the evaluation (default: runs/eval-BENCHMARK-ADAPTER)")
 
@@ -62,10 +62,9 @@ def read_model(parsed: argparse.Namespace, registry: plugins.Registry) -> config
         overrides.insert(0, f"benchmark={parsed.benchmark}")
     above: dict[str, Any] = {}
     if parsed.trained:
-        above = {
-            "adapter": as_data(started_from(parsed.trained, registry)[0].settings)["adapter"],
-            "start": parsed.trained,
-        }
+        run, rounds = started_from(parsed.trained, registry)
+        tell(f"The model after round {rounds - 1} of {shown(run.folder)}.")
+        above = {"adapter": as_data(run.settings)["adapter"], "start": parsed.trained}
     adapter = parsed.adapter or above.get("adapter", {}).get("use")
     settings = config.load_settings(
         adapter, parsed.preset, parsed.config, overrides, registry, FIRST, above, Evaluation.drawn_by

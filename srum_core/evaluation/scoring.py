@@ -16,6 +16,7 @@ from srum_core.evaluation.run import Evaluation, Picture
 from srum_core.hookspecs import Use
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Unreadable
+from srum_core.run import started_from
 from srum_core.store import write_list
 from srum_core.tables import BenchmarkTable
 
@@ -71,8 +72,11 @@ def table_folder(run: Evaluation, name: str) -> Path:
 
 def named(run: Evaluation) -> str:
     """The model, with the training that it has behind it."""
-    start = run.settings.start
-    return tables.named(run.settings.adapter) + (f", trained in {start}" if start else "")
+    name = tables.named(run.settings.adapter)
+    if not run.settings.start:
+        return name
+    trained, rounds = started_from(run.settings.start, run.registry)
+    return f"{name}, trained in {trained.folder} to the end of round {rounds - 1}"
 
 
 def judged_by(answers: Answers | None) -> str:

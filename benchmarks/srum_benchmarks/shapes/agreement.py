@@ -28,7 +28,7 @@ from srum_core.run import Run
 COLUMNS = ("balanced accuracy", "AUC", "region sign accuracy", "region AUC")
 
 
-def agreement(run: Run, round: int = 0) -> dict[str, dict[str, Figure]]:
+def agreement(run: Run, round: int) -> dict[str, dict[str, Figure]]:
     """Judge -> the figures of COLUMNS, over all that it scored. Raises RecordError for another world's prompts, or
     where nothing was judged."""
     judged = {each.candidate: each for each in run.judgements(round)}
@@ -78,18 +78,20 @@ def main(given: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawTextHelpFormatter,
     )  # fmt: skip
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run that was judged")
-    parser.add_argument("--round", type=int, default=0, help="which round's pictures (default: 0)")
+    parser.add_argument("--round", type=int, help="which round's pictures (default: the last that is judged)")
     parsed = parser.parse_args(given)
     try:
-        found = [(folder, agreement(Run.open(folder), parsed.round)) for folder in parsed.runs]
+        runs = [Run.open(folder) for folder in parsed.runs]
+        rounds = [(run.last("judge") or 0) if parsed.round is None else parsed.round for run in runs]
+        found = [(f"{run.folder}:{k}", agreement(run, k)) for run, k in zip(runs, rounds, strict=True)]
     except SrumError as error:
         tell(f"srum: {error}")
         return 2
     print("| run | judge |", " | ".join(COLUMNS), "|")
     print("| --- " * (2 + len(COLUMNS)) + "|")
-    for folder, judges in found:
+    for which, judges in found:
         for name, figures in judges.items():
-            print(f"| {folder} | {name} |", " | ".join(_cell(figures[column]) for column in COLUMNS), "|")
+            print(f"| {which} | {name} |", " | ".join(_cell(figures[column]) for column in COLUMNS), "|")
     return 0
 
 
