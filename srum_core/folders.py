@@ -51,9 +51,9 @@ def inside(folder: Path, name: str | Path) -> Path:
         regular = path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # also a loop of links, NUL in the name
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecordError(f"{clean(name)} is not in {clean(folder)} ({clean(why, 100)})") from error
+        raise RecordError(f"{clean(name, 100)} is not in {clean(folder)} ({clean(why, 100)})") from error
     if not within:
-        raise RecordError(f"{clean(name)} leads out of {clean(folder)}, and only files inside it are read")
+        raise RecordError(f"{clean(name, 100)} leads out of {clean(folder)}, and only files inside it are read")
     if not regular:
-        raise RecordError(f"{clean(name)} in {clean(folder)} is no regular file")
+        raise RecordError(f"{clean(name, 100)} in {clean(folder)} is no regular file")
     return path

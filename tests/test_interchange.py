@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,14 @@ def write(path: Path, *records: Any) -> Path:
     text = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
     path.write_bytes(b"".join(each + b"\n" for each in text))
     return path
+
+
+def odd_files(folder: Path) -> None:
+    """What no record may name."""
+    paint(folder.parent / "secret.png", (20, 10))
+    (folder / "link.png").symlink_to("../secret.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.png")
 
 
 def read(path: Path, **more: Any) -> Incoming:
@@ -242,7 +251,12 @@ BAD_LINES: list[tuple[Any, str]] = [
     ),
     (line(bad_image_file="text.png", good_image_file="text.png"), "text.png is no picture that can be opened ("),
     (line(bad_image_file="cut.png", good_image_file="cut.png"), "cut.png is no picture that can be opened ("),
-    (line(bad_image_file="images", good_image_file="images"), "its picture images is not in "),
+    (line(bad_image_file="images", good_image_file="images"), "its picture images in "),
+    (line(good_image_file="../secret.png"), "its picture ../secret.png leads out of "),
+    (line(bad_image_file="/etc/passwd"), "its picture /etc/passwd leads out of "),
+    (line(good_image_file="link.png"), "its picture link.png leads out of "),
+    (line(bad_image_file="zero.png"), "its picture zero.png leads out of "),
+    (line(good_image_file="pipe.png"), "is no regular file"),
     (line(prompt=...), 'its "prompt" is None, and should be a text'),
     (line(prompt=" "), "its \"prompt\" is ' ', and should be a text"),
     (line(vlm_rewards=...), 'its "vlm_rewards" is None, and should be a list'),
@@ -276,6 +290,7 @@ def test_a_line_that_cannot_be_used(record: Any, why: str, tmp_path: Path) -> No
     noise = Image.effect_noise((64, 64), 99)
     noise.save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    odd_files(tmp_path)
     found = list(read_official(write(tmp_path / "train.jsonl", record)))
     assert [type(each) for each in found] == [Bad]
     assert why in str(found[0])
@@ -460,6 +475,12 @@ def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.Ca
         ("train.jsonl", ["--candidates", "nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file or directory"),
         ("nowhere.jsonl", [], "nowhere.jsonl is not there"),
         ("7.png", [], "7.png: judged pictures are read from files named .jsonl or .parquet, or from a folder"),
+        ("odd/pipe.jsonl", [], "pipe.jsonl is no file: devices and pipes are not read"),
+        ("odd/zero.parquet", [], "zero.parquet is no file: devices and pipes are not read"),
+        ("train.jsonl", ["--candidates", "/dev/zero"], "/dev/zero is no file: devices and pipes are not read"),
+        ("linked", [], "x.parquet leads out of linked"),
+        ("state-out", [], "../x.arrow leads out of state-out"),
+        ("state-odd", [], "state-odd cannot be read as a saved data set"),
         (".", [], ". is a folder. Name the file in it: empty.jsonl, train.jsonl."),
         ("there", [], "there holds neither Parquet files nor a data set that was saved"),
         ("empty.jsonl", [], "There is no judged picture in it that can be used."),
@@ -490,10 +511,20 @@ def test_what_an_import_refuses(
         some = datasets.Dataset.from_dict({"a": [1]})
         datasets.DatasetDict(train=some, test=some).save_to_disk("splits")
         some.save_to_disk("saved")
+    for name, state in {"state-out": {"_data_files": [{"filename": "../x.arrow"}]}, "state-odd": []}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text(json.dumps(state))
+    (tmp_path / "x.arrow").write_text("")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/x.parquet").symlink_to("../x.arrow")
     before = files(tmp_path)
+    Path("odd").mkdir()
+    os.mkfifo("odd/pipe.jsonl")
+    Path("odd/zero.parquet").symlink_to("/dev/zero")
     given = ["--out", "run", *arguments]
     assert cli.main(["import", data, "--adapter", "toy:ToyModel", *SETTINGS, *given]) == 2
     assert sentence in told(capsys)
+    shutil.rmtree("odd")
     assert files(tmp_path) == before
 
 
@@ -639,8 +670,37 @@ def test_four_columns_are_enough(tmp_path: Path) -> None:
     [
         ({"prompt": None}, "its prompt is None, and should be a text"),
         ({"image": None}, "it has no picture"),
-        ({"image": {"path": "8.png"}}, "cannot be read (No such file or directory)"),
+        ({"image": {"path": "8.png"}}, "its picture 8.png is not in "),
+        ({"image": {"path": "../secret.png"}}, "its picture ../secret.png leads out of "),
+        ({"image": {"path": "/etc/passwd"}}, "its picture /etc/passwd leads out of "),
+        ({"image": {"path": "link.png"}}, "its picture link.png leads out of "),
+        ({"image": {"path": "zero.png"}}, "its picture zero.png leads out of "),
+        ({"image": {"path": "pipe.png"}}, "its picture pipe.png in "),
+        ({"reference": {"path": "/dev/zero"}}, "its picture /dev/zero leads out of "),
         ({"image": {"bytes": b"x"}}, "image.png is no picture that can be opened"),
+        ({"image": {"bytes": b"%!PS-Adobe", "path": "a.eps"}}, "a.eps is no picture that can be opened"),
+        ({"image": {"bytes": None, "path": None}}, "it has no picture"),
+        ({"image": "7.png"}, "its image is '7.png', and should be bytes, or a struct"),
+        ({"image": 7}, "its image is 7, and should be bytes"),
+        ({"image": [1, 2]}, "its image is [1, 2], and should be bytes"),
+        ({"image": {"bytes": [1], "path": None}}, "its image is {'bytes': [1], 'path': None}, and should be bytes"),
+        ({"image": {"path": {"a": 1}}}, "its image is {'path': {'a': 1}}, and should be bytes"),
+        ({"prompt": {"text": "a cup"}}, "its prompt is {'text': 'a cup'}, and should be a text"),
+        ({"prompt_id": {"a": "b"}}, "its id is {'a': 'b'}, and should be a text"),
+        ({"tags": {"a": "b"}}, "its tags are not JSON"),
+        ({"tags": "[" * 100_000}, "its tags are not JSON"),
+        ({"thought": {"a": "b"}}, "its thought {'a': 'b'}"),
+        ({"scores": "0.5"}, "its scores are '0.5', and should be a list of structs"),
+        ({"scores": [0.5]}, "its scores are [0.5], and should be a list of structs"),
+        ({"scores": [None]}, "its scores are [None], and should be a list of structs"),
+        ({"scores": [{"value": 0.5, "reason": {"a": "b"}}]}, "its scores cannot be used: "),
+        ({"scores": [{"value": 0.5, "spread": float("inf")}]}, "its scores cannot be used: "),
+        ({"regions": {"id": "1"}}, "its regions are {'id': '1'}, and should be a list of structs"),
+        ({"regions": [{"id": {"a": "b"}, "box": [0.0, 0.0, 0.5, 0.5]}]}, "its regions cannot be used: "),
+        ({"regions": [{"id": "1", "box": ["0", "0", "1", "1"]}]}, "its regions cannot be used: "),
+        ({"regions": [{"id": "1", "box": [float("nan"), 0.0, 0.5, 0.5]}]}, "its regions cannot be used: "),
+        ({"boxes": "pixels"}, "its boxes are ['pixels'], and should be"),
+        ({"exchanges": [{"asked_by": "x"}]}, "its exchanges cannot be used: "),
         ({"scores": [{"value": 1.5}]}, "score 1 has the score 1.5, which is not a number in [-1, 1]"),
         ({"scores": [{"value": None}]}, "score 1 has the score None"),
         ({"scores": [{"value": "0.5"}]}, "score 1 has the score '0.5'"),
@@ -658,10 +718,23 @@ def test_four_columns_are_enough(tmp_path: Path) -> None:
 def test_a_row_that_cannot_be_used(
     changes: dict[str, Any], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    odd_files(tmp_path)
     bring(rows(tmp_path, **changes), tmp_path / "run", code=2)
     said = told(capsys)
     assert "1 of 1 lines cannot be used" in said
-    assert f"x.parquet, row 1: {why}" in said or ("x.parquet, row 1: its image" in said and why in said)
+    assert "x.parquet, row 1: " in said
+    assert why in said
+
+
+def test_no_exchange_leads_to_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = [
+        {"asked_by": "x", "question": {"image": name, "text": "?"}, "answer": "!", "index": 0, "vote": 0}
+        for name in ("/etc/passwd", "image")
+    ]
+    run = bring(rows(tmp_path, exchanges=both), tmp_path / "run")
+    assert "exchanges about /etc/passwd, neither its image nor its reference, were left out" in told(capsys)
+    (judgement,), (candidate,) = run.judgements(0), run.candidates(0)
+    assert [each.question.image for each in judgement.exchanges] == [candidate.image]
 
 
 def test_without_the_library_a_sentence_says_how_to_get_it(

@@ -51,6 +51,9 @@ def _read(data: Path, images: Path | None, candidates: Path | None) -> Iterator[
         raise RecordError(f"--images {images} is no folder.")
     if not data.exists():
         raise RecordError(f"{data} is not there.")
+    for path in (data, *([candidates] if candidates else [])):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise RecordError(f"{path} is no file: devices and pipes are not read.")
     if data.is_dir() or data.suffix == ".parquet":
         there = sorted(path.name for path in data.glob("*.jsonl")) if data.is_dir() else []
         if there and not any(data.glob("*.parquet")):

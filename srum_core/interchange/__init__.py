@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 from attrs import field, frozen
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, clean
+from srum_core.folders import inside
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
 from srum_core.run import Run
 
@@ -63,7 +64,7 @@ class Bad:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why}"
+        return f"{clean(self.where)}: {clean(self.why, 1000)}"
 
 
 class Unusable(Exception):
@@ -78,8 +79,27 @@ def stored(name: str, data: bytes) -> File:
         with Image.open(BytesIO(data)) as image:
             image.load()
             return File(name, data, image.size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder of PIL may raise anything for bytes that are no image
         raise Unusable(f"{name} is no picture that can be opened ({error})") from error
+
+
+def find(name: str, folders: Sequence[Path]) -> Path:
+    """The file in the first of the folders that has it. Raises Unusable, also for a name that leads out of them."""
+    problems = []
+    for folder in folders:
+        try:
+            return inside(folder, name)
+        except RecordError as error:
+            problems.append(str(error))
+    raise Unusable(f"its picture {'; '.join(problems)} (say where with --images)")
+
+
+def opened(path: Path) -> File:
+    """Raises Unusable."""
+    try:
+        return stored(path.name, path.read_bytes())
+    except OSError as error:
+        raise Unusable(f"its picture {path} cannot be read ({error.strerror})") from error
 
 
 def score_in_range(value: object, what: str) -> float:

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from srum_core.config import Settings
 from srum_core.console import listed
-from srum_core.errors import ConfigError, RecordError
+from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.interchange import OWN, REFERENCE, Bad, File, Incoming, fresh
 from srum_core.plugins import Registry
 from srum_core.records import Candidate, Exchange, Grounding, Judgement, Prompt
@@ -102,7 +102,7 @@ def _count(intake: Intake, each: Incoming) -> None:
     intake.failed += bool(each.failures)
     intake.without += not whole and not each.failures
     intake.zero += 0 in whole
-    intake.notes += [f"{each.where}: {note}" for note in each.notes]
+    intake.notes += [f"{each.where}: {clean(note)}" for note in each.notes]
 
 
 def _refuse(intake: Intake, skip_bad: bool) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from srum_core.errors import RecordError
-from srum_core.interchange import Bad, File, Incoming, Unusable, score_in_range, stored
+from srum_core.interchange import Bad, File, Incoming, Unusable, find, opened, score_in_range
 from srum_core.interchange.official_records import GLOBAL
 from srum_core.records import Box, Prompt, Region, Score
 
@@ -106,8 +106,8 @@ def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn
         if known is None:
             raise Unusable(f"{name} is not in the file of --candidates")
     text = known.prompt if known else _text(record, "prompt")
-    path = _find(name, folders)
-    image = _open(path)
+    path = find(name, folders)
+    image = opened(path)
     found = _Found(image.size)
     found.read(record, trained)
     if not found.scores:
@@ -124,34 +124,11 @@ def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn
     )
 
 
-def _find(name: str, folders: Sequence[Path]) -> Path:
-    paths = [folder / name for folder in folders]
-    path = next((path for path in paths if _is_file(path)), None)
-    if path is None:
-        looked = " or ".join(str(folder) for folder in folders)
-        raise Unusable(f"its picture {name} is not in {looked} (say where with --images)")
-    return path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long for any file
-        return False
-
-
-def _open(path: Path) -> File:
-    try:
-        return stored(path.name, path.read_bytes())
-    except OSError as error:
-        raise Unusable(f"its picture {path} cannot be read ({error.strerror})") from error
-
-
 def _reference(name: str, bad: Path, image: File, folders: Sequence[Path]) -> File | None:
-    path = _find(name, folders)
-    if path.resolve() == bad.resolve():
+    path = find(name, folders)
+    if path == bad:
         return None
-    good = _open(path)
+    good = opened(path)
     if good.size != image.size:
         sizes = " and ".join(f"{each.name} is {each.size[0]}x{each.size[1]}" for each in (image, good))
         raise Unusable(f"its two pictures must be of one size, but {sizes}")

@@ -14,16 +14,18 @@ no place in Parquet: such characters are replaced by U+FFFD.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import cattrs
 from cattrs.preconf.json import make_converter
 
-from srum_core.errors import ConfigError, RecordError
+from srum_core.errors import ConfigError, RecordError, clean
+from srum_core.folders import inside
 from srum_core.interchange import (
     OWN,
     REFERENCE,
@@ -31,6 +33,8 @@ from srum_core.interchange import (
     File,
     Incoming,
     Unusable,
+    find,
+    opened,
     read_picture,
     score_in_range,
     stored,
@@ -168,45 +172,62 @@ def read_parquet(path: Path, images: Path | None = None) -> Iterator[Incoming | 
 
     images      where pictures are that the rows only name; None = the file's folder
     Raises RecordError for what is none of these or lacks a column, ConfigError without `datasets`."""
-    for where, row in _rows(path):
+    for where, table in _rows(path):
         try:
-            yield _incoming(where, row, images or (path if path.is_dir() else path.parent))
+            yield _incoming(where, _plain(table), images or (path if path.is_dir() else path.parent))
         except Unusable as error:
             yield Bad(where, str(error))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Json]]:
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every row as a table of one row. Columns that mean nothing here are not read."""
     datasets, pyarrow, parquet = need("Reading Parquet")
     if (path / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(each.name for each in path.iterdir() if each.is_dir()))
         raise RecordError(f"{path} is a data set in several splits ({splits}). Name the folder of one of them.")
     if (path / "state.json").is_file():
-        yield from _saved(datasets, path)
+        yield from _numbered(path.name, _saved(datasets, path))
         return
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    names = sorted(each.name for each in path.glob("*.parquet")) if path.is_dir() else []
+    files = {name: inside(path, name) for name in names} if path.is_dir() else {path.name: path}
     if not files:
         raise RecordError(f"{path} holds neither Parquet files nor a data set that was saved.")
-    for each in files:
+    columns = list(features(datasets))
+    for name, each in files.items():
         try:
             with parquet.ParquetFile(each) as file:
-                _refuse_missing(each, file.schema_arrow.names)
-                batches = file.iter_batches(batch_size=_GROUP)
-                rows = (row for batch in batches for row in batch.to_pylist())
-                yield from ((f"{each.name}, row {number}", row) for number, row in enumerate(rows, 1))
-        except (OSError, pyarrow.ArrowException) as error:
-            raise RecordError(f"{each} cannot be read as Parquet: {error}") from error
+                there = file.schema_arrow.names
+                _refuse_missing(each, there)
+                known = [column for column in columns if column in there]
+                yield from _numbered(name, file.iter_batches(batch_size=_GROUP, columns=known))
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise RecordError(f"{each} cannot be read as Parquet: {clean(error)}") from error
 
 
-def _saved(datasets: Any, path: Path) -> Iterator[tuple[str, Json]]:
+def _numbered(name: str, tables: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    rows = (table.slice(row, 1) for table in tables for row in range(table.num_rows))
+    yield from ((f"{name}, row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _saved(datasets: Any, path: Path) -> Iterator[Any]:
     try:
+        for each in json.loads((path / "state.json").read_bytes())["_data_files"]:
+            inside(path, each["filename"])
+        inside(path, "dataset_info.json")
         data = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read as a saved data set: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} cannot be read as a saved data set: {clean(error)}") from error
     _refuse_missing(path, data.column_names)
-    for name, kind in data.features.items():
-        if isinstance(kind, datasets.Image):
-            data = data.cast_column(name, datasets.Image(decode=False))
-    yield from ((f"{path.name}, row {number}", row) for number, row in enumerate(data, 1))
+    # As Arrow tables: a column of the kind Image or Audio would open the files that its rows name.
+    yield from data.with_format("arrow").iter(batch_size=_GROUP)
+
+
+def _plain(table: Any) -> Json:
+    try:
+        (row,) = table.to_pylist()
+    except (ValueError, LookupError, TypeError, NotImplementedError) as error:  # text that is no UTF-8, a far date
+        raise Unusable(f"it cannot be read ({error})") from error
+    return cast(Json, row)
 
 
 def _refuse_missing(path: Path, columns: Sequence[str]) -> None:
@@ -222,59 +243,79 @@ def _refuse_missing(path: Path, columns: Sequence[str]) -> None:
 def _incoming(where: str, row: Json, folder: Path) -> Incoming:
     text = row["prompt"]
     if not isinstance(text, str) or not text.strip():
-        raise Unusable(f"its prompt is {text!r}, and should be a text")
+        raise Unusable(f"its prompt is {_shown(text)}, and should be a text")
     image = _file(row["image"], folder, "image")
     if image is None:
         raise Unusable("it has no picture")
     reference = _file(row.get("reference"), folder, "reference")
     if reference and reference.size != image.size:
         raise Unusable(f"its picture is {image.size}, its reference {reference.size}: they must be of one size")
-    for number, score in enumerate(row["scores"] or (), 1):
+    for number, score in enumerate(_list("scores", row["scores"]), 1):
         score_in_range(score.get("value"), f"score {number}")
     records = {name: _structured(name, row.get(name)) for name in _RECORDS}
     _refuse_strangers(records["regions"], [*records["scores"], *records["failures"]])
     if not records["scores"] and not records["failures"]:
         raise Unusable("it holds no score")
-    prompt = Prompt(str(row.get("prompt_id") or row.get("id") or where), text, _tags(row.get("tags")))
+    known = [each for each in records["exchanges"] if each.question.image in (OWN, REFERENCE)]
+    strange = {str(each.question.image) for each in records["exchanges"]} - {str(OWN), str(REFERENCE)}
+    notes = [f"exchanges about {name}, neither its image nor its reference, were left out" for name in sorted(strange)]
+    records["exchanges"] = tuple(known)
+    identity = row.get("prompt_id") or row.get("id") or where
+    if not isinstance(identity, str | int):
+        raise Unusable(f"its id is {_shown(identity)}, and should be a text")
+    prompt = Prompt(str(identity), text, _tags(row.get("tags")))
     seed, thought = row.get("seed"), row.get("thought") or ""
     if not isinstance(seed, int | None) or not isinstance(thought, str):
-        raise Unusable(f"its seed is {seed!r} and its thought {thought!r}; they should be a whole number and a text")
-    return Incoming(where, prompt, image, reference, thought=thought, seed=seed, **records)
+        raise Unusable(
+            f"its seed is {_shown(seed)} and its thought {_shown(thought)}; they should be a whole number and a text"
+        )
+    return Incoming(where, prompt, image, reference, thought=thought, seed=seed, notes=tuple(notes), **records)
 
 
 def _file(value: Any, folder: Path, name: str) -> File | None:
     """A picture's bytes, in the row or in a file that it names; None where there is neither."""
-    value = {"bytes": value} if isinstance(value, bytes) else value
-    if value is None or not (value.get("bytes") or value.get("path")):
-        return None
-    path = folder / (value.get("path") or f"{name}.png")
-    try:
-        return stored(path.name, value.get("bytes") or path.read_bytes())
-    except OSError as error:
-        raise Unusable(f"its {name} {path} cannot be read ({error.strerror})") from error
+    both = {"bytes": value} if isinstance(value, bytes) or value is None else value
+    data, path = (both.get("bytes"), both.get("path")) if isinstance(both, dict) else (both, None)
+    if not isinstance(data, bytes | None) or not isinstance(path, str | None):
+        raise Unusable(f"its {name} is {_shown(value)}, and should be bytes, or a struct of bytes and path")
+    if data:
+        return stored(Path(path or f"{name}.png").name, data)
+    return opened(find(path, [folder])) if path else None
 
 
 def _tags(text: Any) -> Json:
     try:
         tags = json.loads(text) if text else {}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise Unusable(f"its tags are not JSON ({error})") from error
     if not isinstance(tags, dict):
         raise Unusable(f"its tags are {text}, and should be a JSON object")
     return tags
 
 
+def _list(name: str, value: Any) -> Sequence[Json]:
+    """A column's structs. Raises Unusable for another type."""
+    if value is not None and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
+        raise Unusable(f"its {name} are {_shown(value)}, and should be a list of structs")
+    return value or ()
+
+
 def _structured(name: str, value: Any) -> Any:
     """Plain data as records; null where a field has a default counts as that."""
     if name == "boxes":
+        (value,) = _list(name, None if value is None else [value]) or (None,)
         value = None if value is None or value.get("unit") is None else value
     else:
-        value = [_without_null(each) for each in value or ()]
+        value = [_without_null(each) for each in _list(name, value)]
     try:
         return _converter().structure(value, _RECORDS[name])
-    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
+    except (cattrs.BaseValidationError, ValueError, TypeError, LookupError, AttributeError) as error:
         told = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
         raise Unusable(f"its {name} cannot be used: {'; '.join(told)}") from error
+
+
+def _shown(value: Any) -> str:
+    return clean(repr(value), 80)
 
 
 def _without_null(value: Any) -> Any:
@@ -296,6 +337,17 @@ def _refuse_strangers(regions: Sequence[Region], said: Sequence[Score | Unreadab
 @cache
 def _converter() -> cattrs.Converter:
     convert = make_converter()
+    for kind in (bool, int, float, str):
+        convert.register_structure_hook(kind, _exactly)
     convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
     convert.register_structure_hook(Path, lambda text, _: Path(text))
     return convert
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    """Unlike cattrs, make no text of a struct and no number of a text."""
+    if type(value) is not kind and (kind, type(value)) != (float, int):
+        raise ValueError(f"should be {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError("should be finite")
+    return kind(value)
