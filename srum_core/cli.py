@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
-from rich.console import Console
 from rich.table import Table
 
 from srum_core import config, launching, plugins
-from srum_core.console import add_settings, find_modules_here, read_settings, shown, tell
-from srum_core.errors import ConfigError, RecordError, SrumError
+from srum_core.console import add_settings, find_modules_here, read_settings, show_table, shown, tell
+from srum_core.errors import ConfigError, RecordError, SrumError, who_ended
 from srum_core.folders import lock
 from srum_core.run import STAGES, Run, started_from
 from srum_core.stages import Step, count, needed, perform, steps, undone
@@ -44,7 +43,8 @@ class Stopped(Exception):
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """`srum-train`: 0 when done, 2 with a sentence for what a person can mend, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: _train(_train_parser().parse_intermixed_args(given), given))
+    parsed = _train_parser().parse_intermixed_args(given)
+    return _guarded(lambda: _train(parsed, given))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +91,9 @@ def _guarded(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         tell("srum: stopped.")
         return 130
+    except SystemExit as error:
+        tell(f"srum: {who_ended(error)}")
+        return 2
 
 
 # ---- srum-train -----------------------------------------------------------------------------------------------------
@@ -199,7 +202,7 @@ def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> 
         unit = "checkpoint" if step.stage == "train" else "pictures"
         folder = shown(run.stage_folder(step.stage, step.round))
         table.add_row(str(step), str(finished), f"{total} {unit}", folder)
-    Console().print(table)
+    show_table(table)
     try:
         if _will_ask(run, steps(run, only)):
             run.preflight()
@@ -252,7 +255,7 @@ def resume_command(given: Sequence[str]) -> str:
 def _say_done(run: Run, parsed: argparse.Namespace) -> None:
     table = compare(run)
     if table is not None and parsed.only in (None, "evaluate"):
-        Console().print(table)
+        show_table(table)
     print(f"The run is in {shown(run.folder)}")
     if parsed.only in (None, "evaluate"):
         _report(run)

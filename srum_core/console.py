@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from srum_core import config, plugins
 
 LISTED = 20
@@ -41,6 +44,11 @@ def tell(text: str) -> None:
     """To people, not to what reads the output. Line breaks stay; other control characters do not reach the terminal."""
     safe = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
     print(safe, file=sys.stderr, flush=True)
+
+
+def show_table(table: Table, wrap: bool = True) -> None:
+    """On standard output. Names that look like markup ("[/10]") are shown as they are."""
+    Console(markup=False, emoji=False, soft_wrap=not wrap).print(table)
 
 
 def shown(path: Path) -> str:

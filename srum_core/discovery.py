@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import Distribution, EntryPoint, distributions
 from inspect import isroutine
 from types import ModuleType
 
@@ -11,9 +12,9 @@ import attrs
 import pluggy
 from attrs import field, frozen
 
-from srum_core.errors import PluginError
+from srum_core.errors import PluginError, clean
 from srum_core.hookspecs import GROUP, KINDS, Component, Hooks
-from srum_core.loading import why
+from srum_core.loading import call
 from srum_core.structuring import did_you_mean
 
 
@@ -59,8 +60,10 @@ class Finding:
     """By module; the working ones only."""
     found: Mapping[tuple[str, str], Sequence[Found]]
     """By kind and name; more than one where plugins clash."""
-    broken: Sequence[str] = field(factory=list)
+    broken: list[str] = field(factory=list)
     """What is not usable and why, in sentences."""
+    deaf: set[tuple[str, object]] = field(factory=set)
+    """(event, module) of plugins that failed at an event: they are not called again."""
 
 
 def find() -> Finding:
@@ -69,20 +72,11 @@ def find() -> Finding:
     manager.add_hookspecs(Hooks)
     plugins: dict[object, Plugin] = {}
     broken: list[str] = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda each: (_distribution(each), each.name)):
-        plugin = Plugin(
-            _distribution(entry), entry.dist.version if entry.dist else "?", f"{entry.name} = {entry.value}"
-        )
+    for plugin, entry in sorted(_entries(broken), key=lambda each: (each[0].distribution, each[1].name)):
         try:
-            module = entry.load()
-            _check_module(module)
-            if module in plugins:
-                raise PluginError(f"its module is the one of {plugins[module]}.")
-            manager.register(module, name=f"{plugin.distribution}:{entry.name}")
-        except (Exception, SystemExit) as error:
-            broken.append(f"{plugin} could not be loaded: {why(error)}")
-        else:
-            plugins[module] = plugin
+            call(f"{plugin} could not be loaded", _register, manager, plugins, plugin, entry, passed=())
+        except PluginError as error:
+            broken.append(str(error))
     _drop_misspelt(manager, plugins, broken)
     found: dict[tuple[str, str], list[Found]] = {}
     for each in _collect(manager, plugins, broken):
@@ -91,8 +85,44 @@ def find() -> Finding:
     return Finding(manager, plugins, found, broken)
 
 
-def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist else "(unknown distribution)"
+def _entries(broken: list[str]) -> Iterator[tuple[Plugin, EntryPoint]]:
+    """The entry points of the group. The files of every distribution are read by themselves: any may be damaged."""
+    seen: set[str] = set()
+    for distribution in distributions():
+        where = f"The distribution in {clean(getattr(distribution, '_path', distribution))}"
+        try:
+            found = call(f"{where} is left out, its metadata cannot be read", _read, distribution, passed=())
+        except PluginError as error:
+            broken.append(f"{error} If it is a plugin, install it again.")
+            continue
+        names = {re.sub(r"[-_.]+", "-", plugin.distribution).lower() for plugin, _ in found}
+        if not names <= seen:  # the first on the path counts, as for imports
+            seen |= names
+            yield from found
+
+
+def _read(distribution: Distribution) -> list[tuple[Plugin, EntryPoint]]:
+    found = list(distribution.entry_points.select(group=GROUP))
+    if not found:
+        return []
+    name, version = distribution.metadata["Name"], distribution.metadata["Version"]
+    if not name or not version:
+        raise PluginError("METADATA names no Name and Version")
+    return [(Plugin(clean(name), clean(version), clean(f"{each.name} = {each.value}")), each) for each in found]
+
+
+def _register(manager: pluggy.PluginManager, plugins: dict[object, Plugin], plugin: Plugin, entry: EntryPoint) -> None:
+    module = entry.load()
+    _check_module(module)
+    if module in plugins:
+        raise PluginError(f"its module is the one of {plugins[module]}.")
+    try:
+        manager.register(module, name=f"{plugin.distribution}:{entry.name}")
+    except BaseException:
+        if manager.is_registered(module):  # with the hooks that came before the one that is wrong
+            manager.unregister(module)
+        raise
+    plugins[module] = plugin
 
 
 def _check_module(module: object) -> None:
@@ -134,10 +164,10 @@ def _collect(manager: pluggy.PluginManager, plugins: dict[object, Plugin], broke
                 for kind, about in KINDS.items()
                 for implementation in getattr(manager.hook, about.hook).get_hookimpls()
                 if implementation.plugin is module
-                for component in _checked(about.hook, implementation.function)
+                for component in call(f"{plugin} is left out", _checked, about.hook, implementation.function, passed=())
             ]
-        except Exception as error:
-            broken.append(f"{plugin} is left out: {why(error)}")
+        except PluginError as error:
+            broken.append(str(error))
             manager.unregister(module)
             del plugins[module]
         else:
@@ -153,8 +183,10 @@ def _checked(hook: str, function: Callable[[], Iterable[Component]]) -> list[Com
     for component in components:
         if not isinstance(component, Component):
             raise PluginError(f"{hook}() returned a {type(component).__name__} where a Component should be.")
-        if not component.name or ":" in component.name:
-            raise PluginError(f'{hook}() offers a component called "{component.name}"; a name has no colon.')
+        if not component.name.isprintable() or not component.name or ":" in component.name:
+            raise PluginError(
+                f'{hook}() offers a component called "{component.name}"; a name is printable and has no colon.'
+            )
         if component.load.count(":") != 1:
             raise PluginError(f'{hook}(): load="{component.load}" of "{component.name}" should read "module:Class".')
         if component.options is not None and not attrs.has(component.options):

@@ -1,5 +1,7 @@
 """Errors for people: a full sentence that says what, where and what to do. `assert` is for ourselves."""
 
+import traceback
+
 
 class SrumError(Exception):
     """Base of everything srum raises on purpose; the command line prints it without a traceback."""
@@ -33,6 +35,15 @@ def refuse(condition: bool, component: object, sentence: str) -> None:
     """Raise PluginError naming the component's class if the condition holds."""
     if condition:
         raise PluginError(f"{type(component).__module__}:{type(component).__qualname__} {sentence}")
+
+
+def who_ended(error: SystemExit) -> str:
+    """Name the line that called sys.exit(): nothing that works for a command may end it without a word."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{last.filename}, line {last.lineno} called sys.exit({clean(error.code)}), which ended the command before it "
+        "was done. If that is a plugin's code, it should raise an exception instead."
+    )
 
 
 _secrets: set[str] = set()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
 from srum_core.protocols import Answerer, Benchmark, Drawer, Grounder, Judge, Loss, RewardMap, UnifiedModel
 from srum_core.records import Prompt
@@ -30,15 +30,19 @@ NEUTRAL: Mapping[str, bool] = {"srum_neutral": True}
 class Component:
     """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
 
-    name: str
+    name: str = field(validator=validators.instance_of(str))
     """What `use` says."""
-    load: str
+    load: str = field(validator=validators.instance_of(str))
     """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
     options: type | None = None
     """attrs class of what can be set; None = nothing. A field with `metadata=SPEED` may change within a run."""
-    presets: Mapping[str, Path] = field(factory=dict, hash=False)
+    presets: Mapping[str, Path] = field(
+        factory=dict,
+        hash=False,
+        validator=validators.instance_of(Mapping),  # type: ignore[type-abstract]
+    )
     """Adapters and drawers only: settings by name, as TOML files. One called "default" is always applied first."""
-    summary: str = ""
+    summary: str = field(default="", validator=validators.instance_of(str))
     """One line for lists."""
 
 
@@ -123,7 +127,7 @@ class Hooks:
 
     @hookspec
     def srum_metrics(self, run: Run, metrics: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl was written."""
+        """A line of metrics.jsonl was written. A plugin that fails at an event is named, and not called again."""
 
     @hookspec
     def srum_stage_finished(self, run: Run, stage: str, round: int | None) -> None:

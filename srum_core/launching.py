@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from srum_core.errors import ConfigError, SrumError
+from srum_core.errors import ConfigError, SrumError, who_ended
 
 LAUNCHES = ("none", "ddp", "fsdp2", "fsdp2-offload")
 PRESETS = Path(__file__).with_name("launch")
@@ -81,6 +81,9 @@ def exit_status(work: Callable[[], object]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except SystemExit as error:
+        print(f"srum: {who_ended(error)}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from inspect import get_annotations
-from typing import Any
+from typing import Any, TypeVar
 
-from srum_core.errors import PluginError, SrumError
+from srum_core.errors import PluginError, SrumError, clean
 from srum_core.structuring import closest, did_you_mean
+
+T = TypeVar("T")
 
 
 def why(error: BaseException) -> str:
     """What went wrong, for people; the traceback stays available as the error's cause."""
     if isinstance(error, SrumError):
-        return str(error)
+        return clean(error, limit=2000)
     if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]
-        return f'it needs the module "{error.name}", which is not installed. Install {package} in this environment.'
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        name = clean(error.name)
+        package = name.partition(".")[0]
+        return f'it needs the module "{name}", which is not installed. Install {package} in this environment.'
+    return f"{type(error).__name__}: {clean(error)}"
+
+
+def call(
+    what: str, function: Callable[..., T], *arguments: Any, passed: tuple[type[Exception], ...] = (SrumError,)
+) -> T:
+    """Call code of a plugin. Raises PluginError "WHAT: why" for whatever it raises, `sys.exit()` too.
+
+    KeyboardInterrupt and what is `passed` go through."""
+    try:
+        return function(*arguments)
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, *passed)):
+            raise
+        raise PluginError(f"{what}: {why(error)}") from error
 
 
 def import_object(path: str, who: str) -> Any:
@@ -27,19 +44,18 @@ def import_object(path: str, who: str) -> Any:
     if not module_name or not name:
         raise PluginError(f'{who}: "{path}" should read "module:Class".')
     try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+        found: Any = call(f"{who}: {module_name} cannot be imported", import_module, module_name)
+    except PluginError as error:
+        cause = error.__cause__
+        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
             raise PluginError(
-                f"{who}: there is no module '{error.name}'. Check the spelling; a module that is not installed is "
+                f"{who}: there is no module '{missing}'. Check the spelling; a module that is not installed is "
                 "found where PYTHONPATH points to."
-            ) from error
-        raise PluginError(f"{who}: {module_name} cannot be imported: {why(error)}") from error
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{who}: {module_name} cannot be imported: {why(error)}") from error
-    found: Any = module
+            ) from cause
+        raise
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not call(who, hasattr, found, part):
             raise PluginError(f'{who}: {module_name} has no "{part}".{did_you_mean(part, _public(found))}')
         found = getattr(found, part)
     return found

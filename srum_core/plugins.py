@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -10,9 +10,9 @@ import attrs
 from attrs import field, frozen
 
 from srum_core.discovery import Finding, Found, Plugin, clash, find
-from srum_core.errors import ConfigError, PluginError, SrumError
+from srum_core.errors import ConfigError, PluginError, SrumError, clean
 from srum_core.hookspecs import KINDS, Component, Use, hookimpl, hookspec
-from srum_core.loading import check_class, check_instance, import_object, why
+from srum_core.loading import call, check_class, check_instance, import_object
 from srum_core.records import Prompt
 from srum_core.structuring import Problem, Problems, build, did_you_mean
 
@@ -36,8 +36,24 @@ class Registry:
 
     @property
     def hook(self) -> Any:
-        """For events: `registry.hook.srum_metrics(run=…, metrics=…)` tells every plugin that listens."""
+        """pluggy's callers by hook name. For events use `notify`."""
         return self._finding.manager.hook
+
+    def notify(self, event: str, **arguments: Any) -> list[str]:
+        """Call every plugin that listens to an event. Returns a sentence for each that fails, which is not called
+        again: a run goes on without it."""
+        failed = []
+        listening = getattr(self.hook, event).get_hookimpls()
+        for each in [each for each in listening if (event, each.plugin) not in self._finding.deaf]:
+            given = [arguments[name] for name in each.argnames]
+            what = f"{self._finding.plugins[each.plugin]} failed at {event} and is not called again"
+            try:
+                call(what, each.function, *given, passed=())
+            except PluginError as error:
+                failed.append(str(error))
+                self._finding.deaf.add((event, each.plugin))
+        self._finding.broken.extend(failed)
+        return failed
 
     def listing(self) -> list[Found]:
         """Every usable component, by kind and name."""
@@ -55,8 +71,8 @@ class Registry:
         """Raises PluginError with what there is. A name with a colon is an import path, and is imported."""
         if ":" in name:
             made = self._import(kind, name, self._who(kind, name))
-            options = getattr(made, "Options", None)
-            return Component(name, name, options if attrs.has(options) else None)  # type: ignore[arg-type]
+            options = call(f"{name} cannot be used", getattr, made, "Options", None)
+            return Component(name, name, options if attrs.has(options) else None)
         return self._find(kind, name).component
 
     def load(self, kind: str, name: str) -> Any:
@@ -64,7 +80,7 @@ class Registry:
         component = self.component(kind, name)
         who = self._who(kind, name)
         made = self._import(kind, component.load, who)
-        check_class(made, KINDS[kind].protocol, f"{who} is incomplete: {component.load}")
+        call(who, check_class, made, KINDS[kind].protocol, f"{who} is incomplete: {component.load}")
         return made
 
     def options(self, kind: str, use: Use) -> Any:
@@ -77,7 +93,13 @@ class Registry:
                 raise Problems(Problem((key,), text) for key in use.options)
             return None
         try:
-            return build(component.options, use.options)
+            return call(
+                f"{self._who(kind, use.use)} cannot check its options",
+                build,
+                component.options,
+                use.options,
+                passed=(SrumError, Problems, NameError),
+            )
         except NameError as error:
             raise PluginError(
                 f"{self._who(kind, use.use)} describes its options by types that cannot be found out ({error}): "
@@ -98,31 +120,29 @@ class Registry:
             found = "".join(f"\n  - {each}" for each in problems.found)
             raise ConfigError(f"{who} cannot be made with these options:{found}") from problems
         made = self.load(kind, use.use)
-        try:
-            instance = made() if options is None else made(options)
-        except SrumError:
-            raise
-        except Exception as error:
-            given = "without options" if options is None else f"with {options}"
-            raise PluginError(f"{who} could not be made {given}: {why(error)}") from error
-        check_instance(instance, KINDS[kind].protocol, f"{who} is incomplete: {type(instance).__qualname__}")
+        given = "without options" if options is None else f"with {clean(options, limit=2000)}"
+        instance = call(f"{who} could not be made {given}", made, *([] if options is None else [options]))
+        incomplete = f"{who} is incomplete: {type(instance).__qualname__}"
+        call(f"{who} cannot be used", check_instance, instance, KINDS[kind].protocol, incomplete)
         return instance
 
     def prompts(self, source: str) -> Sequence[Prompt] | None:
-        """What the first plugin that knows the source says; None if none does. Raises PluginError naming the plugin."""
-        for implementation in reversed(self._finding.manager.hook.srum_prompts.get_hookimpls()):
-            arguments = [source] if "source" in implementation.argnames else []
-            plugin = self._finding.plugins[implementation.plugin]
+        """What the first plugin that knows the source says; None if none does. A plugin that fails is passed over, and
+        raises PluginError naming it if no other knows the source; SrumErrors pass."""
+        failed: list[PluginError] = []
+        for each in reversed(self._finding.manager.hook.srum_prompts.get_hookimpls()):
+            arguments = [source] if "source" in each.argnames else []
+            what = f'{self._finding.plugins[each.plugin]} failed at giving the prompts "{source}"'
             try:
-                prompts: Any = implementation.function(*arguments)
-                if prompts is not None and not all(isinstance(each, Prompt) for each in prompts):
-                    raise TypeError("it returned something that is not a Prompt")
-            except SrumError:
-                raise
-            except Exception as error:
-                raise PluginError(f'{plugin} failed at giving the prompts "{source}": {why(error)}') from error
+                prompts = call(what, _prompts, each.function, *arguments)
+            except PluginError as error:
+                failed.append(error)
+                continue
             if prompts is not None:
-                return list(prompts)
+                self._finding.broken.extend(map(str, failed))
+                return prompts
+        if failed:
+            raise failed[0]
         return None
 
     def _find(self, kind: str, name: str) -> Found:
@@ -156,6 +176,14 @@ class Registry:
         if not callable(made):
             raise PluginError(f"{who}: {path} is no class, and so it cannot be made into a {KINDS[kind].words}.")
         return made
+
+
+def _prompts(function: Callable[..., Iterable[Prompt] | None], *arguments: str) -> list[Prompt] | None:
+    given = function(*arguments)
+    prompts = None if given is None else list(given)
+    if not all(isinstance(each, Prompt) for each in prompts or ()):
+        raise TypeError("it returned something that is not a Prompt")
+    return prompts
 
 
 def as_use(use: Use | Mapping[str, Any] | str) -> Use:

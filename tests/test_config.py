@@ -105,8 +105,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
         (folder / f"{name}.toml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        only = [point for dist in importlib.metadata.distributions(path=[str(folder)]) for point in dist.entry_points]
-        patch.setattr(discovery, "entry_points", lambda group: only)
+        only = list(importlib.metadata.distributions(path=[str(folder)]))
+        patch.setattr(discovery, "distributions", lambda: only)
         found = discover()
     assert found.broken == []
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 from fake_plugins import install
 
+from srum_core.cli import main
 from srum_core.errors import CheckpointError, ConfigError, PluginError
 from srum_core.hookspecs import KINDS, Use
+from srum_core.launching import exit_status
 from srum_core.loading import members
 from srum_core.plugins import Registry, discover
 from srum_core.protocols import UnifiedModel
@@ -38,6 +41,13 @@ class Options:
 @hookimpl
 def srum_judges():
     return [Component("kind-judge", "good_parts:Kind", Options, summary="always kind")]
+"""
+)
+RUDE = (
+    HEAD
+    + """
+class Rude(BaseException):
+    def __str__(self): raise SystemExit(0)
 """
 )
 PARTS = """
@@ -126,6 +136,18 @@ def test_a_good_plugin_works(plugins: Install) -> None:
             HEAD + "@frozen\nclass O: use: int = 1\n@hookimpl\ndef srum_judges(): return [Component('x', 'a:B', O)]",
             ['an option called "use"'],
         ),
+        (HEAD + "import sys\n@hookimpl\ndef srum_judges(): sys.exit(0)", ["SystemExit: 0"]),
+        (RUDE + "@hookimpl\ndef srum_judges(): raise Rude", ["Rude: (Rude without a message)"]),
+        (RUDE + "raise Rude", ["could not be loaded", "Rude without a message"]),
+        (HEAD + "@hookimpl\ndef srum_judges(): yield; raise SystemExit(7)", ["SystemExit: 7"]),
+        (HEAD + "@hookimpl\ndef srum_judges(): raise ValueError('a\\x1b[2Jb\\nc')", ["ValueError: a [2Jb c"]),
+        (judge("a:B", "a\\n"), ["a name is printable"]),
+        (HEAD + "@hookimpl\ndef srum_judges(): return [Component(3, 'a:B')]", ["'name' must be <class 'str'>"]),
+        (HEAD + "@hookimpl\ndef srum_judges(): return [Component('x', 'a:B', summary=3)]", ["'summary' must be"]),
+        (
+            HEAD + "@hookimpl\ndef srum_judges(): return []\n@hookimpl\ndef srum_prompts(sauce): sys.exit()",
+            ["sauce", "can not be found in the hookspec"],
+        ),
     ],
 )
 def test_a_broken_plugin_is_a_sentence_and_the_others_work(plugins: Install, source: str, expected: list[str]) -> None:
@@ -134,7 +156,41 @@ def test_a_broken_plugin_is_a_sentence_and_the_others_work(plugins: Install, sou
     for part in ['bad-plugin 0.3 (entry point "bad_plugin = bad_plugin")', *expected]:
         assert part in sentence
     assert registry.create("judge", "kind-judge")
+    assert registry.prompts("nobody's") is None
     assert "bad-plugin" not in registry.versions()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("entry_points.txt", b"[srum]\nbad_plugin\n", "metadata cannot be read"),
+        ("entry_points.txt", b"\xff\xfe", "metadata cannot be read"),
+        ("METADATA", b"\xff\xfe", "metadata cannot be read"),
+        ("METADATA", b"", "names no Name and Version"),
+        ("METADATA", None, "metadata cannot be read"),
+    ],
+)
+def test_broken_metadata_costs_that_plugin_only(
+    plugins: Install, tmp_path: Path, file: str, content: bytes | None, expected: str
+) -> None:
+    install(tmp_path, "bad-plugin", "0.3", GOOD.replace("kind-judge", "cross-judge"))
+    damaged = tmp_path / "bad_plugin-0.3.dist-info" / file
+    damaged.unlink() if content is None else damaged.write_bytes(content)
+    registry = plugins(good_plugin=("1.2", GOOD, {"good_parts": PARTS}))
+    assert expected in about(registry, "bad_plugin-0.3.dist-info")
+    assert registry.create("judge", "kind-judge")
+    assert registry.versions()["good-plugin"] == "1.2"
+
+
+def test_words_that_look_like_markup_are_shown_as_they_are(
+    plugins: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    plugins(
+        odd=("1", HEAD + "@hookimpl\ndef srum_judges(): return [Component('o[/10]', 'a:B', summary='[/10] :cat:')]")
+    )
+    main(["plugins"])
+    assert re.search(r"o\[/10\].*\[/10\] :cat:", capsys.readouterr().out)
 
 
 def test_two_misspelt_plugins_are_both_told(plugins: Install) -> None:
@@ -306,6 +362,20 @@ class Fails:
 class Takes(Fails):
     def __init__(self, one, two): pass
 
+class Leaves(Fails):
+    def __init__(self): raise SystemExit(0)
+
+class Rude(Fails):
+    class Rude(BaseException):
+        def __str__(self): raise self
+    def __init__(self): raise self.Rude
+
+class Members:
+    def __init__(self): pass
+    def questions(self, candidate, regions): return []
+    @property
+    def scores(self): raise SystemExit(0)
+
 class Says(Fails):
     def __init__(self): raise CheckpointError("There is no checkpoint here.")
 """
@@ -320,6 +390,9 @@ def test_a_constructor_that_fails(plugins: Install) -> None:
     assert isinstance(caught.value.__cause__, OSError)
     with pytest.raises(PluginError, match=r"TypeError: .*missing 2 required positional arguments"):
         registry.create("judge", "failing_parts:Takes")
+    for name in ("Leaves", "Rude", "Members"):
+        with pytest.raises(PluginError, match=f"failing_parts:{name}.*(SystemExit: 0|Rude without a message)"):
+            registry.create("judge", f"failing_parts:{name}")
     with pytest.raises(CheckpointError, match=r"^There is no checkpoint here.$"):  # a sentence already
         registry.create("judge", "failing_parts:Says")
 
@@ -378,10 +451,16 @@ def srum_prompts(source):
     if source == "mine": return [Prompt("1", "a red circle")]
     if source == "fails": raise OSError("no network")
     if source == "odd": return ["a red circle"]
+    if source == "leaves": raise SystemExit(0)
+    if source == "lazily": return (Prompt(text, text) for text in ("a cat", "a dog"))
 
 @hookimpl
 def srum_metrics(metrics):
     metrics["seen"] = True
+
+@hookimpl
+def srum_stage_finished(stage):
+    raise SystemExit(0)
 """
 )
 
@@ -394,9 +473,28 @@ def test_prompts_and_events(plugins: Install) -> None:
         registry.prompts("fails")
     with pytest.raises(PluginError, match="not a Prompt"):
         registry.prompts("odd")
+    with pytest.raises(PluginError, match=r"words 5 .* SystemExit: 0"):
+        registry.prompts("leaves")
+    assert [prompt.text for prompt in registry.prompts("lazily") or ()] == ["a cat", "a dog"]
     metrics: dict[str, object] = {}
-    registry.hook.srum_metrics(run=None, metrics=metrics)
+    assert registry.notify("srum_metrics", run=None, metrics=metrics) == []
     assert metrics == {"seen": True}
+    (told,) = registry.notify("srum_stage_finished", run=None, stage="train", round=0)
+    assert "words 5" in told
+    assert "not called again: SystemExit: 0" in told
+    assert registry.notify("srum_stage_finished", run=None, stage="train", round=0) == []
+
+
+def test_a_plugin_that_fails_at_prompts_does_not_keep_others_from_theirs(plugins: Install) -> None:
+    leaves = HEAD + "import sys\n@hookimpl\ndef srum_prompts(source): sys.exit(0)"
+    registry = plugins(aaa=("5", PROMPTS), leaving=("1", leaves), zzz=("1", leaves))
+    assert [prompt.text for prompt in registry.prompts("mine") or ()] == ["a red circle"]
+    assert "SystemExit: 0" in about(registry, "leaving")
+
+
+def test_a_command_that_a_plugin_ends_does_not_end_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(lambda: sys.exit(0)) == 2
+    assert re.search(r"test_plugins\.py, line \d+ called sys\.exit\(0\)", capsys.readouterr().err)
 
 
 HEAVY = ("torch", "transformers", "PIL", "numpy")

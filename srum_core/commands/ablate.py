@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from srum_core import plugins
 from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
-from srum_core.console import add_settings, read_settings, shown, tell
+from srum_core.console import add_settings, read_settings, show_table, shown, tell
 from srum_core.errors import ConfigError
 from srum_core.folders import lock
 from srum_core.stages import Step
@@ -74,7 +73,7 @@ def _work(plan: Plan, folder: Path, command: str) -> None:
         raise
     tables = tabulate(plan, failures, reader)
     write(folder, plan, tables, command)
-    Console().print(_table(tables, len(plan.seeds)))
+    show_table(_table(tables, len(plan.seeds)))
     print(f"The table is in {shown(folder.absolute() / 'ablation.md')}; srum report {folder} makes a page of it.")
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
 from rich.table import Table
 
 from srum_core import launching, plugins
-from srum_core.console import shown, tell
+from srum_core.console import show_table, shown, tell
 from srum_core.errors import SrumError
 from srum_core.evaluation import console
 from srum_core.evaluation.run import Evaluation
@@ -64,4 +63,4 @@ def announce(made: Evaluation) -> None:
     for name, cell in (("prompts", len(prompts)), ("pictures", len(plan)), ("drawn", there)):
         table.add_column(name, justify="right", footer=str(cell))
     table.add_row(str(len(prompts)), str(len(plan)), str(there))
-    Console().print(table)
+    show_table(table)

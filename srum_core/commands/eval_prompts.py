@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
-from rich.console import Console
 from rich.table import Table
 
 from srum_core import fetching, plugins
-from srum_core.errors import ConfigError
+from srum_core.console import show_table, tell
+from srum_core.errors import ConfigError, PluginError
 from srum_core.hookspecs import Use
 from srum_core.records import PromptFile
 
@@ -43,7 +43,7 @@ def run(parsed: argparse.Namespace) -> int:
             f"{folder} holds no prompt file of a benchmark that is known here ({known}). "
             "Name one with --benchmark to see which files it needs and where they come from."
         )
-    Console(soft_wrap=True).print(_table(surveys))
+    show_table(_table(surveys), wrap=False)
     problems = [_told(name, each) for name, found in surveys.items() for each in found]
     for sentence in (sentence for each in problems for sentence in each):
         print(sentence)
@@ -73,7 +73,13 @@ def _surveys(registry: plugins.Registry, folder: str, chosen: Sequence[str]) -> 
     readers = _readers(registry)
     surveys = {}
     for name in chosen or readers:
-        benchmark = registry.create("benchmark", Use(name, {"data": folder} if name in readers else {}))
+        try:
+            benchmark = registry.create("benchmark", Use(name, {"data": folder} if name in readers else {}))
+        except PluginError as error:  # of somebody else's
+            if chosen:
+                raise
+            tell(str(error))
+            continue
         survey = getattr(benchmark, "survey", None)
         if survey is None:
             if chosen:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
 from rich.table import Table
 
 from srum_core import plugins
+from srum_core.console import show_table
+from srum_core.errors import clean
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +22,9 @@ def run(parsed: argparse.Namespace) -> int:
     for name in ("kind", "name", "distribution", "version", "summary"):
         table.add_column(name, overflow="fold")
     for found in registry.listing():
-        table.add_row(found.kind, found.component.name, found.distribution, found.version, found.component.summary)
-    Console().print(table)
+        component = found.component
+        table.add_row(found.kind, component.name, found.distribution, found.version, clean(component.summary))
+    show_table(table)
     for sentence in registry.broken:
         print(f"broken: {sentence}")
     return 1 if registry.broken else 0

@@ -20,12 +20,11 @@ from typing import Any
 
 import attrs
 from attrs import define, field
-from rich.console import Console
 from rich.table import Table
 
 from srum_core import config, plugins
 from srum_core.commands.shared import add_run, judged_round, judged_rounds
-from srum_core.console import shown
+from srum_core.console import show_table, shown
 from srum_core.errors import ConfigError, RecordError
 from srum_core.folders import lock
 from srum_core.hearing import Hearing
@@ -229,7 +228,7 @@ def _show(tallies: Sequence[_Tally], examples: int) -> None:
         failures = f"{tally.failures[0]} → {tally.failures[1]}"
         cells = (tally.round, tally.pictures, changed, mean, failures, tally.readable, tally.unreadable)
         table.add_row(*map(str, cells))
-    Console().print(table)
+    show_table(table)
     every = [f"round {tally.round}: {line}" for tally in tallies for line in tally.examples]
     for line in every[:examples]:
         print(line)

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from srum_core import config, launching, plugins, tables
-from srum_core.console import add_settings, shown, tell
+from srum_core.console import add_settings, show_table, shown, tell
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation import scoring
 from srum_core.evaluation.answers import SELF, Answers, judge, who_answers, who_is
@@ -242,6 +240,6 @@ def score_all(run: Evaluation, name: str | None, policy: str, partial: bool) -> 
     for each, use in known.items():
         if name in (None, each):
             table = scoring.score(run, each, use, policy, partial)
-            Console().print(tables.show(table))
+            show_table(tables.show(table))
             print("\n".join(tables.remarks(table)))
             print(f"The table is in {shown(scoring.table_folder(run, each) / 'table.json')}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from attrs import frozen
 
+from srum_core.console import tell
 from srum_core.errors import RecordError
 from srum_core.progress import progress
 from srum_core.run import FOLDERS, STAGES, Run
@@ -92,7 +93,8 @@ def perform(run: Run, stage: str, round: int | None) -> None:
     if stage == "train":
         run.release()  # what was trained is on disk; what is in memory is wrapped and in the middle of things
     if rank_and_world()[0] == 0:
-        run.registry.hook.srum_stage_finished(run=run, stage=stage, round=round)
+        for sentence in run.registry.notify("srum_stage_finished", run=run, stage=stage, round=round):
+            tell(sentence)
 
 
 def _keep_peaks(path: Path, stage: str, found: dict[str, float]) -> None:

@@ -269,7 +269,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             for each, row in zip(self.saved.logs, (metrics, speed), strict=True):
                 each.append(row)
-            self.run.registry.hook.srum_metrics(run=self.run, metrics=metrics)
+            for sentence in self.run.registry.notify("srum_metrics", run=self.run, metrics=metrics):
+                tell(sentence)
         trackers.log(self.accelerator, self.done, metrics, speed)
 
     def take_up(self) -> None:
