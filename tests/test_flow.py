@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from near import off
 from torch import Tensor, nn
 
 from srum_core.errors import TrainingError
@@ -34,7 +35,7 @@ def test_noise_at_the_ends_and_in_the_middle() -> None:
         assert condition == "words"
         assert time.tolist() == times
         for t, x0, eps, xt, target in zip(times, clean, noise, noisy, step.target, strict=True):
-            torch.testing.assert_close(xt, x0 + t * (eps - x0))
+            assert off(xt, x0 + t * (eps - x0)) <= 1e-5
             assert torch.equal(target, eps - x0)  # from data to noise
         assert step.velocity == noisy
         assert step.weight == weight
@@ -52,7 +53,7 @@ def test_noise_from_a_generator_is_drawn_picture_by_picture() -> None:
     clean = draw(0)
     step = flow_step(Echo(), clean, None, torch.ones(2), None, torch.Generator().manual_seed(1))
     for velocity, noise in zip(step.velocity, draw(1), strict=True):
-        torch.testing.assert_close(velocity, noise)
+        assert off(velocity, noise) <= 1e-5
 
 
 def test_what_does_not_fit_the_grid_is_refused() -> None:
@@ -67,7 +68,7 @@ def test_times_follow_the_density_and_the_shift() -> None:
     raw = torch.randn(1000, generator=torch.Generator().manual_seed(3)).sigmoid()
     for shift in (1.0, 4.0):
         time = Schedule("logit-normal", shift).sample(1000, torch.Generator().manual_seed(3))
-        torch.testing.assert_close(time, shift * raw / (1 + (shift - 1) * raw))
+        assert off(time, shift * raw / (1 + (shift - 1) * raw)) <= 1e-5
         assert time.min() > 0
         assert time.max() < 1
     flat = Schedule("uniform", 1.0).sample(4000, torch.Generator().manual_seed(0))
@@ -91,4 +92,4 @@ def test_levels_are_the_next_of_so_many_times() -> None:
     assert all(abs(share - 0.25) < 0.03 for share in shares)
     shifted = Schedule("uniform", shift=3.0, levels=4)
     drawn = shifted.sample(100, torch.Generator().manual_seed(0)).unique()
-    assert torch.allclose(drawn, shifted.warp(torch.tensor([0.25, 0.5, 0.75, 1.0])))
+    assert off(drawn, shifted.warp(torch.tensor([0.25, 0.5, 0.75, 1.0]))) <= 1e-5

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from benchmark_data import geneval_folder
+from near import off
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_evaluation import made, model, srum, use
@@ -93,7 +94,7 @@ def test_pictures_are_resized_and_padded_as_in_the_original() -> None:
     assert pixels.shape == (2, 3, 800, 1344)
     grey = [(128 - 123.675) / 58.395, (128 - 116.28) / 57.12, (128 - 103.53) / 57.375]
     for padding in (pixels[0, :, :, 800:], pixels[1, :, 533:]):
-        assert torch.allclose(padding, torch.tensor(grey)[:, None, None].expand_as(padding), atol=1e-5)
+        assert off(padding, torch.tensor(grey)[:, None, None].expand_as(padding)) <= 1e-5
     (flat,), _ = detector.batch([Image.new("RGB", (64, 64), (124, 116, 104))])
     assert flat.abs().max() < 0.02  # the colour that the normalisation takes away
 
@@ -148,13 +149,13 @@ def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
     things = [Found("dog", (5.0, 10.0, 50.0, 40.0), 0.9, mask), Found("dog", (0.0, 0.0, 64.0, 64.0), 0.9, ~mask)]
     reads = Colors(str(clip), CPU)
     texts = reads.texts("dog")
-    assert torch.allclose(texts.norm(dim=-1), torch.ones(len(COLORS)))
+    assert off(texts.norm(dim=-1), torch.ones(len(COLORS))) <= 1e-5
     three = ["a photo of a red dog", "a photo of a red-colored dog", "a photo of a red object"]
     one = reads.words(three, padding=True, return_tensors="pt")
     with torch.no_grad():
         made = reads.model.text_projection(reads.model.text_model(**one).pooler_output)
         unit = torch.nn.functional.normalize(made, dim=-1).mean(0)
-        assert torch.allclose(texts[0], unit / unit.norm(), atol=1e-5)
+        assert off(texts[0], unit / unit.norm()) <= 1e-5
         for thing, said in zip(things, reads.classify(image, things), strict=True):
             pixels = reads.eyes(crop(image, thing.box, thing.mask), return_tensors="pt")["pixel_values"]
             seen = reads.model.visual_projection(reads.model.vision_model(pixels).pooler_output)[0]

@@ -8,6 +8,7 @@ from math import exp, log
 import pytest
 import torch
 from attrs import evolve
+from near import off
 from torch import Tensor
 
 from srum_core.errors import TrainingError
@@ -63,7 +64,7 @@ def test_gradient_of_a_cell_is_its_net_coefficient_times_its_error() -> None:
     count = sum(h * w * c for h, w, c in GRIDS)
     for v, target, weight in zip(step.velocity, step.target, step.weight, strict=True):
         expected = 2 * (weight[..., None] + loss.constraint) * (v - target) / count
-        torch.testing.assert_close(v.grad, expected.detach())
+        assert off(v.grad, expected.detach()) <= 1e-5
 
 
 def test_sft_ignores_weights_and_never_pushes_away() -> None:
@@ -79,7 +80,7 @@ def test_sft_ignores_weights_and_never_pushes_away() -> None:
 
 def test_no_constraint_and_unit_weights_give_sft() -> None:
     step = evolve(make(paired=True), weight=[torch.ones(grid[:2]) for grid in GRIDS])
-    assert SrumLoss(SrumOptions(constraint=0.0))(step)[0].item() == pytest.approx(SftLoss()(step)[0].item())
+    assert SrumLoss(SrumOptions(constraint=0.0))(step)[0].item() == pytest.approx(SftLoss()(step)[0].item(), rel=1e-5)
 
 
 def test_low_precision_is_summed_in_float32() -> None:
@@ -129,13 +130,13 @@ def test_bounded_is_srum_up_to_the_error_before_training_and_saturates_beyond() 
     """Weight -0.9, constraint 0.3, margin 0.5, an error of 4 before training."""
     bounded, srum = BoundedLoss(BoundedOptions(0.3, 0.5)), SrumLoss(SrumOptions(0.3))
     for velocity in (0.5, 1.0, 2.0):
-        assert bounded(cell(velocity, -0.9, 2.0))[0].item() == pytest.approx(-0.6 * velocity**2, rel=1e-6)
+        assert bounded(cell(velocity, -0.9, 2.0))[0].item() == pytest.approx(-0.6 * velocity**2, rel=1e-5)
         step = cell(velocity, -0.9, 2.0)
-        assert slope(bounded, step) == pytest.approx(slope(srum, step), rel=1e-6)
-        assert slope(bounded, step) == pytest.approx(2 * -0.6 * velocity, rel=1e-6)
+        assert slope(bounded, step) == pytest.approx(slope(srum, step), rel=1e-5)
+        assert slope(bounded, step) == pytest.approx(2 * -0.6 * velocity, rel=1e-5)
     total, parts = bounded(cell(3.0, -0.9, 2.0))  # an error of 9, which is 5 too many; room = 0.5 * 4
-    assert parts["reward"].item() == pytest.approx(-0.9 * (4 + 2 * (1 - exp(-5 / 2))), rel=1e-6)
-    assert total.item() == pytest.approx(parts["reward"].item() + 0.3 * 9, rel=1e-6)
+    assert parts["reward"].item() == pytest.approx(-0.9 * (4 + 2 * (1 - exp(-5 / 2))), rel=1e-5)
+    assert total.item() == pytest.approx(parts["reward"].item() + 0.3 * 9, rel=1e-5)
     assert slope(bounded, cell(3.0, -0.9, 2.0)) == pytest.approx(2 * 3 * (0.3 - 0.9 * exp(-5 / 2)), rel=1e-5)
     assert not any(part.requires_grad for part in parts.values())
 
@@ -154,13 +155,13 @@ def test_bounded_is_srum_where_no_cell_is_net_negative() -> None:
         for one, other in zip(
             torch.autograd.grad(mine, step.velocity), torch.autograd.grad(theirs, step.velocity), strict=True
         ):
-            torch.testing.assert_close(one, other)
+            assert off(one, other) <= 1e-5
 
 
 def test_bounded_pulls_towards_a_reference_picture_as_srum_does() -> None:
     total, parts = BoundedLoss(BoundedOptions(0.3, 0.5))(cell(3.0, -0.9, 2.0, reference=2.5))
-    assert parts["reference"].item() == pytest.approx(0.25)
-    assert total.item() == pytest.approx(-0.9 * (4 + 2 * (1 - exp(-5 / 2))) + 0.3 * 0.25, rel=1e-6)
+    assert parts["reference"].item() == pytest.approx(0.25, rel=1e-5)
+    assert total.item() == pytest.approx(-0.9 * (4 + 2 * (1 - exp(-5 / 2))) + 0.3 * 0.25, rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", [-0.6, -1.0])
@@ -218,7 +219,7 @@ def test_negative_aware_begins_as_srum_without_a_constraint_does() -> None:
         for loss in (NegativeAwareLoss(), SrumLoss(SrumOptions(constraint=0.0)))
     )
     for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other)
+        assert off(one, other) <= 1e-5
 
 
 class Undeclared(BoundedLoss):

@@ -13,6 +13,7 @@ import pytest
 import torch
 import toy
 from accelerate.state import AcceleratorState
+from near import off
 from torch import nn
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
@@ -141,7 +142,7 @@ def test_a_run_with_compiled_layers_is_the_same_run(tmp_path: Path, monkeypatch:
         assert all(other[name] == pytest.approx(value, rel=1e-4) for name, value in one.items() if value is not None)
     assert weights(plain).keys() == weights(compiled).keys()
     for name, tensor in weights(plain).items():
-        torch.testing.assert_close(weights(compiled)[name], tensor, rtol=1e-3, atol=1e-4)
+        assert off(weights(compiled)[name], tensor) <= 1e-3
 
 
 @pytest.mark.slow
@@ -174,4 +175,4 @@ def test_bagel_s_layers_compile_whole_and_once_for_all(monkeypatch: pytest.Monke
     assert len(graphs) == 3
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient)
+        assert off(found[1][name], gradient) <= 1e-5

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from near import off
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from segment_anything import SamPredictor, modeling, sam_model_registry
@@ -112,7 +113,7 @@ def test_every_size_is_read_off_the_file_and_gives_the_same_outputs(shape: dict[
         loaded = checkpoint.load(tmp_path / name)
         assert not loaded.training
         for ours, theirs in zip(_outputs(loaded, pixels, points), expected, strict=True):
-            torch.testing.assert_close(ours, theirs)
+            assert off(ours, theirs) <= 1e-5
 
 
 def _outputs(sam: modeling.Sam, pixels: np.ndarray, points: np.ndarray) -> tuple[torch.Tensor, ...]:

@@ -40,7 +40,7 @@ def test_together_is_the_mean_of_alone_weighted_by_tokens(model: Bagel) -> None:
         together = model.answer_loss([red, blue], [[LONG, SHORT], [OTHER, SHORT]]).item()
     counts = [said(model, pair) for _, pair in pairs]
     expected = sum(loss * count for loss, count in zip(alone, counts, strict=True)) / sum(counts)
-    assert together == pytest.approx(expected, abs=1e-5)
+    assert together == pytest.approx(expected, abs=1e-4)
     assert len({round(loss, 4) for loss in alone}) == 4, "or the test could not tell them apart"
 
 
@@ -51,7 +51,7 @@ def test_pictures_of_different_sizes_do_not_disturb_each_other() -> None:
     with torch.no_grad():
         alone = [model.answer_loss([picture], [[OTHER]]).item() for picture in (red, wide)]
         together = model.answer_loss([red, wide], [[OTHER], [OTHER]]).item()
-    assert together == pytest.approx(sum(alone) / 2, abs=1e-5)
+    assert together == pytest.approx(sum(alone) / 2, abs=1e-4)
     assert abs(alone[0] - alone[1]) > 1e-3
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from near import off
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -130,8 +131,8 @@ def test_lora_folder_is_peft_s_and_merges_into_the_next_round(tmp_path: Path) ->
     assert json.loads((tmp_path / "c" / "srum.json").read_text()) == {"kind": "lora", "round": 0}
 
     fresh = Model()
-    assert not torch.allclose(fresh.denoiser(x), trained)
-    torch.testing.assert_close(PeftModel.from_pretrained(Model().denoiser, str(tmp_path / "c"))(x), trained)
+    assert off(fresh.denoiser(x), trained) > 1e-5
+    assert off(PeftModel.from_pretrained(Model().denoiser, str(tmp_path / "c"))(x), trained) <= 1e-5
     names = [name for name, _ in fresh.denoiser.named_parameters()]
     denoiser = fresh.denoiser
     tuning.apply(fresh, tmp_path / "c")
@@ -139,7 +140,7 @@ def test_lora_folder_is_peft_s_and_merges_into_the_next_round(tmp_path: Path) ->
     assert [name for name, _ in denoiser.named_parameters()] == names
     assert not denoiser.training
     assert not any(parameter.requires_grad for parameter in denoiser.parameters())
-    torch.testing.assert_close(denoiser(x), trained)
+    assert off(denoiser(x), trained) <= 1e-5
     tune(fresh, "lora")  # and once more, in the round after
 
 

@@ -271,7 +271,7 @@ def backward(loss: Tensor) -> None:
 
 def differ(one: Tensor, other: Tensor) -> bool:
     """By more than rounding."""
-    return float((one - other).abs().max()) > 1e-6 * float(one.abs().max())
+    return float((one - other).abs().max()) > 1e-5 * float(one.abs().max())
 
 
 def finite(tensor: Tensor | None) -> bool:

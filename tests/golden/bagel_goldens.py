@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from near import off
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,8 +24,7 @@ def folder() -> Path:
 
 def close(ours: Tensor, expected: Tensor, what: str = "", tolerance: float = 2e-5) -> None:
     """Largest difference relative to the largest entry, the goldens' own measure."""
-    assert ours.shape == expected.shape, f"{what}: {tuple(ours.shape)} instead of {tuple(expected.shape)}"
-    error = (ours.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(1e-12)
+    error = off(ours.double(), expected.double())
     assert error <= tolerance, f"{what}: off by {error:.2e} of the largest entry"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from bagel_goldens import Goldens
+from near import off
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +31,8 @@ def close() -> Callable[..., None]:
 
     def check(ours: Any, theirs: Any, tolerance: float = 2e-5, name: str = "") -> None:
         ours, theirs = (torch.as_tensor(value).detach().double().cpu() for value in (ours, theirs))
-        assert ours.shape == theirs.shape, f"{name}: shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}"
-        scale = theirs.abs().max().item() if theirs.numel() else 0.0
-        worst = (ours - theirs).abs().max().item() if theirs.numel() else 0.0
-        assert worst <= tolerance * max(scale, 1e-12), f"{name}: off by {worst:.3g}, largest entry {scale:.3g}"
+        error = off(ours, theirs)
+        assert error <= tolerance, f"{name}: off by {error:.2e} of the largest entry"
 
     return check
 
