@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import subprocess
@@ -14,6 +15,8 @@ from srum_core.errors import ConfigError, SrumError, who_ended
 
 LAUNCHES = ("none", "ddp", "fsdp2", "fsdp2-offload")
 PRESETS = Path(__file__).with_name("launch")
+# Any import of diffusers imports an installed bitsandbytes, which warns of a kernel that srum does not use.
+logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

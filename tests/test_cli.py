@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -143,3 +144,8 @@ def test_launched_by_accelerate_two_processes_share_the_work(tmp_path: Path, pro
     folder = tmp_path / "run/round-0/candidates"
     assert [len((folder / f"part-{rank}.jsonl").read_bytes().splitlines()) for rank in (0, 1)] == [1, 1]
     assert (folder / "DONE").exists()
+
+
+def test_no_command_shows_what_bitsandbytes_lacks() -> None:
+    """It warns on import, on processors with bfloat16 instructions, of a kernel that nothing here uses."""
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)
