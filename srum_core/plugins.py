@@ -120,7 +120,7 @@ class Registry:
             found = "".join(f"\n  - {each}" for each in problems.found)
             raise ConfigError(f"{who} cannot be made with these options:{found}") from problems
         made = self.load(kind, use.use)
-        given = "without options" if options is None else f"with {clean(options, limit=2000)}"
+        given = f"with {clean(dict(use.options))}" if use.options else "without options"
         instance = call(f"{who} could not be made {given}", made, *([] if options is None else [options]))
         incomplete = f"{who} is incomplete: {type(instance).__qualname__}"
         call(f"{who} cannot be used", check_instance, instance, KINDS[kind].protocol, incomplete)

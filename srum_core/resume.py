@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from srum_core.errors import RecordError
+from srum_core import weights
+from srum_core.errors import CheckpointError, RecordError
 from srum_core.store import check_settings, to_json, write_atomic
 
 STATE = "state.pt"
@@ -62,10 +63,16 @@ class Saved:
     def load(self, lazily: bool = False) -> dict[str, Any] | None:
         """The last state, on the CPU, or None; `lazily`: its tensors are read from disk as they are used.
 
-        Raises RecordError for a state made with other settings."""
+        Raises RecordError for a state made with other settings, or that cannot be read."""
         check_settings(self.folder, self.settings, "train")
         path = self.folder / STATE
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = weights.unpickle(path, lazily)
+        except CheckpointError as error:
+            raise RecordError(f"{error} Or train this round again with --redo train.") from error
+        return state
 
     def rewind(self, state: Mapping[str, Any] | None) -> None:
         """Cut the logs back to where they were with `state`, or to nothing. For one process only."""

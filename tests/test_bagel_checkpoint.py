@@ -132,7 +132,7 @@ def test_every_problem_of_the_weights_is_named(copy: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         load(copy)
     assert "missing: llm2vae.bias" in str(error.value)
-    assert "time_embedder.mlp.0.bias: stored (3,), the configuration wants (64,)" in str(error.value)
+    assert "time_embedder.mlp.0.bias: stored (3,), expected (64,)" in str(error.value)
     assert str(copy) in str(error.value)
 
 

@@ -23,7 +23,7 @@ from blip3o_layouts import (
     tower_inside,
 )
 from near import off
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig
 
 from srum_blip3o import eva, head
@@ -176,7 +176,7 @@ def test_every_problem_of_the_weights_is_named(copy: Path) -> None:
     told = str(error.value)
     assert "missing: model.dit.model.norm_out.linear_2.bias" in told
     assert "missing: model.layers.1.mlp.up_proj.weight" in told
-    assert "visual.merger.ln_q.weight: stored (3,), the configuration wants (32,)" in told
+    assert "visual.merger.ln_q.weight: stored (3,), expected (32,)" in told
     assert "unused: model.surplus" in told
     assert str(copy) in told
 
@@ -302,7 +302,18 @@ def test_what_was_trained_says_which_checkpoint_it_needs(copy: Path, tmp_path: P
 def test_weights_of_another_model_are_refused(copy: Path, tmp_path: Path) -> None:
     build(copy).save(tmp_path / "out", moved(build(copy), "latent_queries"))
     fewer_queries(copy)
-    with pytest.raises(CheckpointError, match=r"does not belong.*\n.*latent_queries: trained \(1, 64, 64\)"):
+    with pytest.raises(CheckpointError, match=r"does not belong.*\n.*latent_queries: stored \(1, 64, 64\), expected"):
+        build(tmp_path / "out")
+
+
+def test_trained_weights_that_lost_a_tensor_are_refused(tmp_path: Path) -> None:
+    build().save(tmp_path / "out", moved(build(), NORM, "latent_queries"))
+    tensors = load_file(tmp_path / "out" / TRAINED)
+    save_file({"model.latent_queries": tensors["model.latent_queries"]}, tmp_path / "out" / TRAINED)
+    with pytest.raises(CheckpointError, match=rf"is not whole: 1 difference\n  missing: model\.{NORM}"):
+        build(tmp_path / "out")
+    (tmp_path / "out" / TRAINED).unlink()
+    with pytest.raises(CheckpointError, match=r"trained\.safetensors is not there"):
         build(tmp_path / "out")
 
 

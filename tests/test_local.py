@@ -123,7 +123,7 @@ def test_pixel_limits_are_taken(checkpoint: Path) -> None:
 
 def test_what_is_no_vision_language_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match=r"could not be loaded as a vision-language model|no processor"):
+    with pytest.raises(CheckpointError, match=r"could not be loaded|no processor"):
         Local(LocalOptions(str(tmp_path), **FIXED))
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     with pytest.raises(CheckpointError, match=r"17 GB of weights .* no accelerator"):

@@ -293,10 +293,10 @@ def broken_files(folder: Path) -> Iterator[tuple[str, Callable[[Path], object], 
     torch.save(state, whole)
     data = whole.read_bytes()
     first = "image_encoder.pos_embed"
-    yield "empty", lambda path: path.write_bytes(b""), "cannot be read as a checkpoint"
-    yield "half", lambda path: path.write_bytes(data[: len(data) // 2]), "cannot be read as a checkpoint"
-    yield "text", lambda path: path.write_text("<html>Not found</html>"), "cannot be read as a checkpoint"
-    yield "zip", lambda path: zipfile.ZipFile(path, "w").writestr("a", "b"), "cannot be read as a checkpoint"
+    yield "empty", lambda path: path.write_bytes(b""), "cannot be read: it is"
+    yield "half", lambda path: path.write_bytes(data[: len(data) // 2]), "cannot be read: it is"
+    yield "text", lambda path: path.write_text("<html>Not found</html>"), "cannot be read: it is"
+    yield "zip", lambda path: zipfile.ZipFile(path, "w").writestr("a", "b"), "cannot be read: it is"
     yield "module", lambda path: torch.save(small_sam(), path), "holds more than tensors"
     yield "list", lambda path: torch.save([torch.zeros(1)], path), "no plain table of tensors"
     yield "wrapped", lambda path: torch.save({"model": state}, path), "no plain table of tensors"
@@ -323,7 +323,7 @@ def test_broken_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
             checkpoint.load(path)
         assert str(path) in str(caught.value)
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+    with pytest.raises(CheckpointError, match="cannot be read: it is"):
         checkpoint.load(tmp_path / "x.safetensors")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from srum_core.errors import CheckpointError
+from srum_core.weights import loading
 
 BOS, EOS, START, END = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
 
@@ -37,7 +38,8 @@ class Chat:
     def load(cls, directory: Path) -> Chat:
         """From `vocab.json`, `merges.txt` and `tokenizer_config.json`. All four framing tokens must be known:
         adding one would resize the embedding."""
-        tokenizer = Qwen2Tokenizer.from_pretrained(directory)
+        with loading(f"The tokenizer in {directory}", directory):
+            tokenizer = Qwen2Tokenizer.from_pretrained(directory)
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in (BOS, EOS, START, END) if token not in vocabulary]
         if missing:

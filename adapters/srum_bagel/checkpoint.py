@@ -11,54 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import field, frozen
-from safetensors import safe_open
+from attrs import frozen
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from srum_core.errors import CheckpointError
+from srum_core.weights import Stored, loading, opened, read_json, refuse
 
 WEIGHTS = ("ema", "model")
 """Stems of the model's weight file, in order of preference."""
 
 
-@frozen
-class Files:
-    """Every tensor of a checkpoint part: name -> (file, shape)."""
-
-    directory: Path
-    stem: str
-    where: dict[str, Path] = field(repr=False)
-    shapes: dict[str, tuple[int, ...]] = field(repr=False)
-
-
-def open_part(directory: Path, stems: Sequence[str]) -> Files:
-    """The first of `stems` there is, as one file or as an index with shards. Reads headers only."""
-    for stem in stems:
-        single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
-        if single.is_file():
-            paths = [single]
-        elif index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            paths = [directory / name for name in names]
-            if missing := [path.name for path in paths if not path.is_file()]:
-                raise CheckpointError(
-                    f"{index} names {', '.join(missing)}, which {directory} does not hold: download the missing shards."
-                )
-        else:
-            continue
-        where: dict[str, Path] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-        for path in paths:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  (not a dict)
-                    where[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
-        return Files(directory, stem, where, shapes)
-    wanted = " or ".join(f"{stem}.safetensors" for stem in stems)
-    raise CheckpointError(
-        f"{directory} holds no {wanted} (single or sharded with an index): it is no BAGEL checkpoint, or incomplete."
-    )
+def open_part(directory: Path, stems: Sequence[str]) -> Stored:
+    """Names, files and shapes of the first of `stems` there is. Reads headers only."""
+    return Stored.open(directory, stems, "BAGEL")
 
 
 @frozen
@@ -78,20 +45,21 @@ class Sizes:
 
 def read_sizes(directory: Path, shapes: Mapping[str, Sequence[int]]) -> Sizes:
     """From the two config files and the shapes of the weights. The last vision layer is never used and not stored."""
-    language = _json(directory / "llm_config.json")
-    vision = _json(directory / "vit_config.json")
+    language = read_json(directory / "llm_config.json")
+    vision = read_json(directory / "vit_config.json")
     for key in ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed", "vae2llm.weight"):
         if key not in shapes:
             raise CheckpointError(
                 f"The weights in {directory} lack {key}: a BAGEL checkpoint that draws and looks is needed."
             )
-    return build_sizes(
-        language,
-        vision,
-        cell=shapes["vae2llm.weight"][1],
-        latent_side=math.isqrt(shapes["latent_pos_embed.pos_embed"][0]),
-        vision_side=math.isqrt(shapes["vit_pos_embed.pos_embed"][0]),
-    )
+    with loading(f"The configuration in {directory}"):
+        return build_sizes(
+            language,
+            vision,
+            cell=shapes["vae2llm.weight"][1],
+            latent_side=math.isqrt(shapes["latent_pos_embed.pos_embed"][0]),
+            vision_side=math.isqrt(shapes["vit_pos_embed.pos_embed"][0]),
+        )
 
 
 def build_sizes(language: Mapping[str, Any], vision: Mapping[str, Any], **rest: int) -> Sizes:
@@ -113,17 +81,8 @@ def build_sizes(language: Mapping[str, Any], vision: Mapping[str, Any], **rest: 
     )  # fmt: skip
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} has no {path.name}; the published BAGEL directory does.")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is no JSON ({error}); download it again.") from error
-
-
 def load(
-    module: nn.Module, files: Files, names: Mapping[str, str], device: torch.device, dtype: torch.dtype | None
+    module: nn.Module, files: Stored, names: Mapping[str, str], device: torch.device, dtype: torch.dtype | None
 ) -> None:
     """Stream tensors into a module built on the meta device, file by file. `names`: own name -> stored name.
 
@@ -132,21 +91,17 @@ def load(
     own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     problems = [f"missing: {names[key]}" for key in own if names[key] not in files.where]
     problems += [
-        f"{names[key]}: stored {files.shapes[names[key]]}, the configuration wants {shape}"
+        f"{names[key]}: stored {files.shapes[names[key]]}, expected {shape}"
         for key, shape in own.items()
         if names[key] in files.where and not _fits(files.shapes[names[key]], shape)
     ]
     _refuse(files, problems)
-    by_file: dict[Path, list[str]] = {}
-    for key in own:
-        by_file.setdefault(files.where[names[key]], []).append(key)
-    for path, keys in by_file.items():
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            for key in keys:
-                tensor = file.get_tensor(names[key]).reshape(own[key])
-                if dtype is not None and tensor.is_floating_point():
-                    tensor = tensor.to(dtype)
-                module.load_state_dict({key: tensor.contiguous()}, strict=False, assign=True)
+    ours = {names[key]: key for key in own}
+    for name, stored in files.read(ours, device):
+        tensor = stored.reshape(own[ours[name]])
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        module.load_state_dict({ours[name]: tensor.contiguous()}, strict=False, assign=True)
 
 
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -154,20 +109,16 @@ def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return stored == wanted or (tuple(n for n in stored if n != 1) == tuple(n for n in wanted if n != 1))
 
 
-def refuse_unused(files: Files, used: set[str]) -> None:
+def refuse_unused(files: Stored, used: set[str]) -> None:
     """A stored tensor that nothing reads is a sign of a wrong file: refused."""
     _refuse(files, [f"unused: {key}" for key in sorted(files.where.keys() - used)])
 
 
-def _refuse(files: Files, problems: Sequence[str]) -> None:
-    if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise CheckpointError(
-            f"The weights {files.stem}.safetensors in {files.directory} do not match its configuration:\n  {shown}"
-        )
+def _refuse(files: Stored, problems: Sequence[str]) -> None:
+    refuse(f"The weights {files.stem}.safetensors in {files.directory} do not match its configuration", problems)
 
 
-def save(source: Files, directory: Path, changed: Mapping[str, Tensor]) -> None:
+def save(source: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
     """A complete directory: every other file copied, `changed` tensors (stored names) replaced, in the stored dtype."""
     if unknown := sorted(changed.keys() - source.where.keys()):
         raise CheckpointError(
@@ -196,7 +147,7 @@ def save(source: Files, directory: Path, changed: Mapping[str, Tensor]) -> None:
         (directory / f"{source.stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
-def _shards(source: Files) -> Iterator[list[str]]:
+def _shards(source: Stored) -> Iterator[list[str]]:
     """As many files as it was read from, so that no more than one of them is in memory."""
     if len(set(source.where.values())) == 1:
         yield sorted(source.where)
@@ -205,9 +156,9 @@ def _shards(source: Files) -> Iterator[list[str]]:
         yield sorted(name for name, file in source.where.items() if file == path)
 
 
-def _tensors(source: Files, names: Sequence[str], changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tensors(source: Stored, names: Sequence[str], changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
-    with safe_open(source.where[names[0]], framework="pt") as file:
+    with opened(source.where[names[0]]) as file:
         for name in names:
             stored = file.get_tensor(name)
             new = changed.get(name)

@@ -28,6 +28,7 @@ from srum_core.outline import Outline
 from srum_core.pictures import flatten, open_rgb
 from srum_core.place import choose_device, choose_dtype
 from srum_core.records import Question, Sample
+from srum_core.weights import loading
 
 
 class Bagel:
@@ -43,7 +44,7 @@ class Bagel:
         sizes = checkpoint.read_sizes(directory, self.files.shapes)
         self.chat = Chat.load(directory)
         self.plan = Path(options.think_template).read_text() if options.think_template else PLAN_A_PICTURE
-        with torch.device("meta"):
+        with loading(f"The model that {directory} describes"), torch.device("meta"):
             self.denoiser = build_denoiser(sizes, self.chat.markers)
             self.eye = Eye(sizes.vision, sizes.language.hidden_size, sizes.vision_side)
             self.autoencoder = Autoencoder(read_sizes(drawn.shapes), options.latent_scale, options.latent_shift)

@@ -12,8 +12,9 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from srum_blip3o import eva, head
 from srum_blip3o.place import find
-from srum_blip3o.weights import BASE, TRAINED, Stored, differences, open_stored, overlay, read_json, refuse
+from srum_blip3o.weights import BASE, TRAINED, open_stored, overlay
 from srum_core.errors import CheckpointError
+from srum_core.weights import Stored, differences, loading, read_json, refuse
 
 QUERIES, HEAD, TOWER = "model.latent_queries", "model.dit.model.", "model.gen_vision_tower.vision_tower.model."
 
@@ -62,10 +63,11 @@ class Checkpoint:
 def open_checkpoint(name: str, device: torch.device, asked: str) -> Checkpoint:
     """From a directory in the published layout, a hub id, or what a training saved. Strict: every tensor that a part
     needs is there with its shape, and no other. Raises CheckpointError with every difference."""
-    directory, base = find(name, device, asked), name
-    trained = directory / TRAINED
-    if (directory / BASE).is_file():
-        note, base = directory / BASE, str(read_json(directory / BASE)["checkpoint"])
+    directory, base, names = find(name, device, asked), name, None
+    trained, note = directory / TRAINED, directory / BASE
+    if note.is_file():
+        about = read_json(note)
+        base, names = str(about.get("checkpoint", "")), about.get("tensors")
         try:
             directory = find(base, device, asked)
         except CheckpointError as error:
@@ -76,9 +78,12 @@ def open_checkpoint(name: str, device: torch.device, asked: str) -> Checkpoint:
         base = str(Path(base).expanduser().absolute())
     config = read_json(directory / "config.json")
     stored = open_stored(directory)
-    sizes = read_sizes(directory, config, stored.shapes)
+    with loading(f"The model that {directory} describes"):
+        sizes = read_sizes(directory, config, stored.shapes)
     if trained.is_file():
-        stored = overlay(stored, trained)
+        stored = overlay(stored, trained, names)
+    elif note.is_file():
+        raise CheckpointError(f"{trained} is not there, and {note} says that it should be: restore it, or train again.")
     return Checkpoint(stored, base, config, sizes)
 
 

@@ -15,8 +15,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from srum_blip3o.options import Drawing
-from srum_blip3o.weights import read_json
 from srum_core.errors import CheckpointError
+from srum_core.weights import loading, read_json, refuse_infinite
 
 ORIGINAL = (1024, 1024)
 """(height, width) that the UNet is told the picture was cut from, whatever is drawn."""
@@ -85,21 +85,24 @@ def load(directory: Path, channels: int, device: torch.device, dtype: torch.dtyp
                 f"{directory} has no {part}: BLIP3-o draws with the decoder in diffusion-decoder (unet, vae, "
                 "scheduler). Download it, or say where it is with adapter.decoder."
             )
-    unet = UNet2DConditionModel.from_pretrained(
-        directory / "unet", torch_dtype=dtype, variant=_variant(directory / "unet"), use_safetensors=True
-    )
+    with loading(f"The decoder in {directory}", *(directory / part for part in ("unet", "vae", "scheduler"))):
+        unet = UNet2DConditionModel.from_pretrained(
+            directory / "unet", torch_dtype=dtype, variant=_variant(directory / "unet"), use_safetensors=True
+        )
+        autoencoder = AutoencoderKL.from_pretrained(
+            directory / "vae", torch_dtype=torch.float32, variant=_variant(directory / "vae"), use_safetensors=True
+        )
+        scheduler = _scheduler(directory / "scheduler")
     if unet.config.cross_attention_dim != channels:
         raise CheckpointError(
             f"The decoder in {directory} reads features of {unet.config.cross_attention_dim} channels, the head draws "
             f"{channels}: they are of different checkpoints."
         )
-    autoencoder = AutoencoderKL.from_pretrained(
-        directory / "vae", torch_dtype=torch.float32, variant=_variant(directory / "vae"), use_safetensors=True
-    )
     for module in (unet, autoencoder):
+        refuse_infinite(module.named_parameters(), directory)
         module.to(device).eval().requires_grad_(False)
     pipeline: Any = StableDiffusionXLPipeline(
-        autoencoder, None, None, None, None, unet, _scheduler(directory / "scheduler"), add_watermarker=False
+        autoencoder, None, None, None, None, unet, scheduler, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     side = unet.config.sample_size * pipeline.vae_scale_factor

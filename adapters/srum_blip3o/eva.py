@@ -65,7 +65,7 @@ def read_sizes(shapes: Mapping[str, Sequence[int]], heads: int) -> Sizes:
             f"A feature tower of {positions} positions, width {width} and {heads} heads is not possible."
         )
     numbers = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
-    return Sizes(width, patch, grid, max(numbers) + 1, heads, mlp)
+    return Sizes(width, patch, grid, len(numbers), heads, mlp)
 
 
 class _Attention(nn.Module):

@@ -40,7 +40,7 @@ def read_sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
         context=shapes.get("caption_projection.linear_1.weight", (width, width))[1],
         width=width,
         channels=channels,
-        blocks=max(numbers) + 1,
+        blocks=len(numbers),  # gaps show in the comparison too
         heads=heads,
         kv_heads=keys * heads // width,
         feed_forward=shapes.get("layers.0.feed_forward.linear_1.weight", (width,))[0],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ from srum_blip3o import eva
 from srum_blip3o.checkpoint import TOWER, Checkpoint, within
 from srum_blip3o.options import Options
 from srum_blip3o.place import beside, find_tower
-from srum_blip3o.weights import differences, fill, read_json, refuse
+from srum_blip3o.weights import fill
 from srum_core.errors import CheckpointError
+from srum_core.weights import differences, read_json, read_tensors, refuse, refuse_infinite
 
 CONFIG, FOLDER = "tower_config.json", "eva_clip_vision_tower"
 
@@ -51,6 +51,7 @@ def load(checkpoint: Checkpoint, options: Options, device: torch.device, dtype: 
     if sizes.width != channels:
         raise CheckpointError(f"The tower in {where} makes features of {sizes.width} channels, the head {channels}.")
     side_of(sizes.grid, checkpoint.stride)
+    refuse_infinite(tensors.items(), where)
     with torch.device("meta"):
         net = eva.Tower(sizes)
     fill(net, tensors, device, dtype)
@@ -106,10 +107,7 @@ def _tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Ten
             "pictures into what the head learns: set adapter.feature_tower=jiuhai/eva_clip_vision_tower (8.7 GB), or "
             'learn from the features that pictures were drawn from with adapter.x0="sampled".'
         )
-    try:  # tensors only: a pickle could run anything
-        return torch.load(files[0], map_location="cpu", weights_only=True, mmap=True), str(files[0])
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{files[0]} is no file of tensors alone ({error}); download it again.") from error
+    return read_tensors(files[0], lazily=True), str(files[0])
 
 
 def _heads(shapes: Mapping[str, Any], checkpoint: Checkpoint, options: Options) -> int:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from srum_core.errors import CheckpointError
+from srum_core.weights import loading
 
 START, END, PAD, QUERIES, PICTURE = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "[IMG]", "<|image_pad|>"
 SPECIAL = (START, END, PAD, "<|vision_start|>", "<|vision_end|>", PICTURE, QUERIES)
@@ -36,7 +37,8 @@ class Words:
     @classmethod
     def load(cls, directory: Path, limit: int) -> Words:
         """Raises CheckpointError if a special token is unknown: adding one would resize the embedding."""
-        tokenizer = Qwen2Tokenizer.from_pretrained(directory)
+        with loading(f"The tokenizer in {directory}", directory):
+            tokenizer = Qwen2Tokenizer.from_pretrained(directory)
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in SPECIAL if token not in vocabulary]
         if missing:

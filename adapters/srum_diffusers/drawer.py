@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoPipelineForText2Image
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from srum_core.errors import CheckpointError, ConfigError
 from srum_core.place import choose_device, choose_dtype, refuse_large
 from srum_core.records import Sample
+from srum_core.weights import loading, read_json, refuse_infinite
 from srum_diffusers import Options
 
+INDEX = "model_index.json"
 PUBLISHED = {
     "black-forest-labs/FLUX.1-dev": 33_700_000_000,
     "black-forest-labs/FLUX.1-schnell": 33_700_000_000,
@@ -70,9 +71,9 @@ def _load(options: Options, device: torch.device) -> Any:
     """Raises CheckpointError for what is no text-to-image pipeline, or cannot be had."""
     name, directory = options.checkpoint, Path(options.checkpoint).expanduser()
     if directory.is_dir():
-        if not (directory / "model_index.json").is_file():
+        if not (directory / INDEX).is_file():
             raise CheckpointError(
-                f"{directory} holds no pipeline of diffusers: it has no model_index.json. Single-file checkpoints are "
+                f"{directory} holds no pipeline of diffusers: it has no {INDEX}. Single-file checkpoints are "
                 "converted with from_single_file(…).save_pretrained(DIR) of the pipeline's class in diffusers."
             )
         size = sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
@@ -81,12 +82,14 @@ def _load(options: Options, device: torch.device) -> Any:
     refuse_large(name, size, device, options.device, NEEDS)
     source = str(directory) if directory.is_dir() else name
     dtype = choose_dtype(options.dtype, device)
-    try:
+    parts = [directory / part for part in read_json(directory / INDEX)] if directory.is_dir() else []
+    hint = (
+        "Give a directory or a hub id that AutoPipelineForText2Image of diffusers knows; a repository with a licence "
+        "to accept also needs a login (hf auth login)."
+    )
+    with loading(f"adapter.checkpoint={name}", *parts, hint=hint):
         pipeline = AutoPipelineForText2Image.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(
-            f"adapter.checkpoint={name} could not be loaded as a text-to-image pipeline of diffusers "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). Give a directory or a hub id that "
-            "AutoPipelineForText2Image knows; a repository with a licence to accept also needs a login (hf auth login)."
-        ) from error
+    for part, module in pipeline.components.items():
+        if isinstance(module, torch.nn.Module):
+            refuse_infinite(module.named_parameters(), f"{name}, {part}")
     return pipeline.to(device)

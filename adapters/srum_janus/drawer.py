@@ -16,6 +16,7 @@ from srum_core.errors import CheckpointError
 from srum_core.place import choose_device, choose_dtype, download, refuse_large
 from srum_core.records import Sample
 from srum_core.replies import Choice, Reply
+from srum_core.weights import loading, read_json, refuse_infinite
 from srum_janus import Options
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
@@ -32,10 +33,12 @@ class Janus:
         self.options = options or Options()
         self.device = choose_device(self.options.device)
         directory = _find(self.options.checkpoint, self.device, self.options.device)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, padding_side="left")
-        self.template = _template(directory, self.tokenizer)
         dtype = choose_dtype(self.options.dtype, self.device)
-        loaded: Any = JanusForConditionalGeneration.from_pretrained(directory, dtype=dtype)
+        with loading(f"adapter.checkpoint={self.options.checkpoint}", directory):
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, padding_side="left")
+            self.template = _template(directory, self.tokenizer)
+            loaded: Any = JanusForConditionalGeneration.from_pretrained(directory, dtype=dtype)
+        refuse_infinite(loaded.named_parameters(), directory)
         self.model = loaded.to(self.device).eval().requires_grad_(False)
         words, settings = self.tokenizer, self.model.generation_config
         settings.bos_token_id, settings.pad_token_id = words.bos_token_id, words.pad_token_id
@@ -94,7 +97,7 @@ def _find(checkpoint: str, device: torch.device, asked: str) -> Path:
         refuse_large(checkpoint, PUBLISHED.get(checkpoint, 0), device, asked, NEEDS)
         directory = download(checkpoint, "adapter.checkpoint", FILES)
     path = directory / "config.json"
-    kind = json.loads(path.read_bytes()).get("model_type") if path.is_file() else None
+    kind = read_json(path).get("model_type") if path.is_file() else None
     if kind != "janus":
         raise CheckpointError(
             f"{checkpoint} is no Janus in the layout of transformers: its config.json says model_type {kind!r}, not "

@@ -14,6 +14,7 @@ from srum_core.errors import CheckpointError, ConfigError
 from srum_core.pictures import open_rgb
 from srum_core.place import choose_device, choose_dtype, download, refuse_large
 from srum_core.records import BoxFormat, Question
+from srum_core.weights import loading, refuse_infinite
 from srum_local import LocalOptions
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -45,8 +46,12 @@ class Local:
         self.device = choose_device(self.options.device)
         self.dtype = choose_dtype(self.options.dtype, self.device)
         directory = _find(self.options.checkpoint, self.device, self.options.device)
-        self.processor = _processor(directory, self.options)
-        self.model: Any = _model(directory, self.dtype).to(self.device).eval().requires_grad_(False)
+        hint = "answerer.checkpoint takes a vision-language model that AutoModelForImageTextToText knows."
+        with loading(f"answerer.checkpoint={self.options.checkpoint}", directory, hint=hint):
+            self.processor = _processor(directory, self.options)
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(directory, dtype=self.dtype)
+        refuse_infinite(loaded.named_parameters(), directory)
+        self.model = loaded.to(self.device).eval().requires_grad_(False)
         self.stops, self.pad = _ends(self.model, self.processor, directory)
         # A question says itself how it is to be answered: the checkpoint's sampling options do not count.
         self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
@@ -122,10 +127,7 @@ def _find(checkpoint: str, device: torch.device, asked: str) -> Path:
 
 def _processor(directory: Path, options: LocalOptions) -> Any:
     """Raises CheckpointError for a checkpoint without a processor, ConfigError for limits that it does not know."""
-    try:
-        processor: Any = AutoProcessor.from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        raise _unusable(directory, error) from error
+    processor: Any = AutoProcessor.from_pretrained(directory)
     eyes = getattr(processor, "image_processor", None)
     if eyes is None or not getattr(processor, "chat_template", None):
         raise CheckpointError(
@@ -143,20 +145,6 @@ def _processor(directory: Path, options: LocalOptions) -> Any:
             )
         eyes.size = {**known, **{name: value for name, value in limits.items() if value}}
     return processor
-
-
-def _model(directory: Path, dtype: torch.dtype) -> Any:
-    try:
-        return AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise _unusable(directory, error) from error
-
-
-def _unusable(directory: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{directory} could not be loaded as a vision-language model of transformers ({type(error).__name__}: "
-        f"{' '.join(str(error).split())[:300]}). answerer.checkpoint takes what AutoModelForImageTextToText knows."
-    )
 
 
 def _ends(model: Any, processor: Any, directory: Path) -> tuple[list[int], int]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -86,7 +86,11 @@ def load(path: Path) -> Sam:
     """The model on the CPU, in float32, ready to use. Raises CheckpointError for a file that is no such checkpoint."""
     import torch
 
-    state = read(path)
+    from srum_core import weights
+
+    state = weights.read_tensors(path)
+    odd = {name: str(each.dtype) for name, each in state.items() if not each.is_floating_point()}
+    weights.refuse_quantised(path, odd)
     try:
         sizes = infer(state)
         model = build(sizes)
@@ -96,40 +100,11 @@ def load(path: Path) -> Sam:
         ) from error
     except (ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path} has tensors of shapes that make no Segment Anything model: {error}") from error
-    _compare(path, state, {name: tuple(value.shape) for name, value in model.state_dict().items()})
+    wanted, there = ({name: tuple(each.shape) for name, each in some.items()} for some in (model.state_dict(), state))
+    weights.refuse(f"{path} does not fit Segment Anything", weights.differences(wanted, there, unused=True))
+    weights.refuse_infinite(state.items(), path)
     model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, assign=True)
     return model.requires_grad_(False).eval()
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name. Only tensors are unpickled: nothing that a file holds is ever run. Raises CheckpointError."""
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises almost anything for a file that is cut off or of another kind
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint. It is cut off, of another kind, or holds more than tensors, which "
-            f"is refused because unpickling it could run a program. ({type(error).__name__}: {_first_line(error)})"
-        ) from error
-    if (
-        not isinstance(found, Mapping)
-        or not found
-        or not all(isinstance(each, torch.Tensor) for each in found.values())
-    ):
-        raise CheckpointError(
-            f"{path} holds no plain table of tensors by name, as Segment Anything checkpoints do. If the tensors are "
-            "wrapped in something else, save them on their own."
-        )
-    return {str(name): tensor for name, tensor in found.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no details")
 
 
 def infer(state: Mapping[str, Tensor]) -> Sizes:
@@ -160,7 +135,7 @@ def infer(state: Mapping[str, Tensor]) -> Sizes:
         global_layers=tuple(layer for layer, side in enumerate(sides) if side == grid),
         prompt_width=prompt_width,
         mask_channels=_shape(shapes, "prompt_encoder.mask_downscaling.3.weight", 4)[0],
-        masks=_shape(shapes, "mask_decoder.mask_tokens.weight", 2)[0] - 1,
+        masks=_count(shapes, "mask_decoder.output_hypernetworks_mlps.") - 1,
         decoder_depth=_count(shapes, "mask_decoder.transformer.layers."),
         decoder_mlp=_shape(shapes, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 2)[0],
         downsample=prompt_width // _shape(shapes, attention, 2)[0],
@@ -221,17 +196,3 @@ def build(sizes: Sizes) -> Sam:
             iou_head_hidden_dim=sizes.iou_width,
         )
     return modeling.Sam(encoder, prompts, decoder)  # outside: its colour constants are not in the file
-
-
-def _compare(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises CheckpointError with every difference between the file and the model."""
-    problems = [f"missing: {name}" for name in wanted if name not in state]
-    problems += [f"unused: {name}" for name in state if name not in wanted]
-    problems += [
-        f"{name}: stored {tuple(state[name].shape)}, expected {shape}"
-        for name, shape in wanted.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise CheckpointError(f"{path} does not fit Segment Anything:\n  {shown}")

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType, set_seed
 from attrs import define, evolve, field
 from torch import Tensor, nn
 
-from srum_core import optimizers, packing, sharding, trackers, tuning
+from srum_core import optimizers, packing, sharding, trackers, tuning, weights
 from srum_core.console import tell
 from srum_core.errors import TrainingError
 from srum_core.flow import FlowStep, flow_step
@@ -26,7 +26,7 @@ from srum_core.gauges import Guard, Tally, memory, refuse_infinite
 from srum_core.latents import Latents
 from srum_core.packing import Batch
 from srum_core.progress import progress
-from srum_core.resume import Log, Saved, sync
+from srum_core.resume import STATE, Log, Saved, sync
 from srum_core.selection import Pictures, choose
 from srum_core.store import check_settings, to_json
 from srum_core.window import within
@@ -282,9 +282,11 @@ class Trainer:
         if state is not None:
             self.done, self.width = state["step"], state["width"]
             self.guard.first, self.guard.warning = state["guard"]
-            sharding.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
-            tuning.copy_into(self.tuned.parameters, state["weights"])
-            tuning.copy_into(self.average.weights, state["average"])
+            path = self.saved.folder / STATE
+            with weights.loading(f"The optimiser's state in {path}", hint="Train again with --redo train."):
+                sharding.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
+            tuning.copy_into(self.tuned.parameters, state["weights"], path)
+            tuning.copy_into(self.average.weights, state["average"], path)
         trackers.start(self.accelerator, self.run.round_folder(self.round), self.saved.settings, self.done)
 
     def save(self) -> None:
@@ -301,7 +303,8 @@ class Trainer:
 
     def finish(self, result: Path) -> None:
         """The checkpoint folder, of the averaged weights if there are any, complete or not there at all."""
-        tuning.copy_into(self.tuned.parameters, self.average.weights)
+        if self.average.weights:
+            tuning.copy_into(self.tuned.parameters, self.average.weights)
         if sharding.is_sharded(self.denoiser):
             self.tuned = sharding.unshard(self.tuned, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
