@@ -119,9 +119,8 @@ def _noted(notes: list[str], *texts: str | None) -> tuple[int, ...]:
 def _cell(row: Row | None, digits: int) -> str:
     if row is None:
         return ""
-    if row.low is not None and row.high is not None:
-        return f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
-    return f"{row.value:.{digits}f}" + (f" ± {row.error:.{digits}f}" if row.error is not None else "")
+    ends = ", ".join(f"{end:.{digits}f}" for end in tables.ends(row) or ())
+    return f"{row.value:.{digits}f}" + (f" [{ends}]" if ends else "")
 
 
 def _grid(made: Comparison, mark: Callable[[tuple[int, ...]], str]) -> list[list[str]]:
@@ -132,6 +131,16 @@ def _grid(made: Comparison, mark: Callable[[tuple[int, ...]], str]) -> list[list
         [own + line.name + mark(line.notes), *(_cell(line.values.get(name), made.digits) for name, _ in made.columns)]
         for line, own in lines
     ]
+
+
+def grids(all_made: Sequence[Comparison]) -> list[tables.Grid]:
+    """For a terminal."""
+    found = []
+    for made in all_made:
+        head, *lines = _grid(made, lambda notes: "".join(f" [{note}]" for note in notes))
+        notes = "\n".join(f"{number}. {note}" for number, note in enumerate(made.notes, 1))
+        found.append(tables.Grid(head, lines, made.title, notes))
+    return found
 
 
 def markdown(all_made: Sequence[Comparison]) -> str:
@@ -174,7 +183,7 @@ def commas(all_made: Sequence[Comparison]) -> str:
                     row = line.values.get(column)
                     if row is not None:
                         said = " ".join(made.notes[note - 1] for note in dict.fromkeys([*line.notes, *about]))
-                        ends = ["" if end is None else end for end in (row.low, row.high)]
+                        ends = tables.ends(row) or ("", "")
                         writer.writerow([made.title, line.name, whose, column, row.value, *ends, row.count or "", said])
     return text.getvalue()
 

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from srum_core import config, plugins
 
@@ -46,7 +45,7 @@ def tell(text: str) -> None:
     print(safe, file=sys.stderr, flush=True)
 
 
-def show_table(table: Table, wrap: bool = True) -> None:
+def show_table(table: RenderableType, wrap: bool = True) -> None:
     """On standard output. Names that look like markup ("[/10]") are shown as they are."""
     Console(markup=False, emoji=False, soft_wrap=not wrap).print(table)
 

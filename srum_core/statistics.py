@@ -9,10 +9,14 @@ Of n things n - 1 are drawn: the variance of the resampled means then has no bia
 seeds matters (drawing n of 5 would make it a fifth too small). What is particular to a cell, neither to its seed nor to
 its prompt, is counted up to three times by drawing both ways: there intervals are too wide rather than too narrow. With
 few seeds that differ more than prompts do they are too narrow: a handful of draws does not say how far draws can go.
+
+Where all numbers are equal, every resample is too, although four successes of four do not promise the fifth. There the
+interval is the one of `if_all_are_equal`, which for shares is Wilson's with a prompt as the unit.
 """
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -25,21 +29,49 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""Standard errors to each side of a mean in an interval of that level."""
+SHARE = (0.0, 1.0)
+"""Between what a share can lie."""
 _AT_ONCE = 1000
+_EQUAL = 1e-12
+"""Numbers that differ by less are equal but for rounding."""
 
 
 @frozen
 class Estimate:
-    """A mean and the percentile interval around it; without an interval where there is nothing to resample."""
+    """A mean and its interval; without an interval where there is nothing to resample."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
 
-def estimate(table: Table, level: float = LEVEL, resamples: int = RESAMPLES) -> Estimate:
+def if_all_are_equal(
+    value: float, count: int, bounds: tuple[float, float], level: float = LEVEL
+) -> tuple[float, float] | None:
+    """Return the interval of a mean of `count` independent, equal numbers; None for one out of bounds.
+
+    A share of up to z² / (count + z²) of other numbers may go unseen (the end of Wilson's interval at
+    0 of `count`); the interval reaches to where these are all the least or all the greatest possible.
+    """
+    least, most = bounds
+    if not least <= value <= most:
+        return None
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    unseen = z**2 / (count + z**2)
+    return value - unseen * (value - least), value + unseen * (most - value)
+
+
+def estimate(
+    table: Table,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    bounds: tuple[float, float] | None = SHARE,
+) -> Estimate:
     """The mean of a (seeds, prompts) table. With one seed the interval speaks of prompts only, with one prompt of seeds
-    only; with one number there is none."""
+    only; with one number there is none. `bounds`: between what a number can lie, None = not known; needed, and the
+    prompts counted, where all are equal."""
     import numpy as np
 
     if table.ndim != 2 or not table.size:
@@ -47,6 +79,10 @@ def estimate(table: Table, level: float = LEVEL, resamples: int = RESAMPLES) -> 
     value = float(table.mean())
     if table.size == 1:
         return Estimate(value)
+    if np.ptp(table) <= _EQUAL * max(1.0, abs(value)):
+        count = table.shape[1] if table.shape[1] > 1 else table.shape[0]
+        ends = if_all_are_equal(float(table.flat[0]), count, bounds, level) if bounds else None
+        return Estimate(value, *(ends or (None, None)))
     tail = (1 - level) / 2
     low, high = np.quantile(resampled_means(table, resamples), (tail, 1 - tail))
     return Estimate(value, float(low), float(high))
@@ -56,7 +92,8 @@ def difference(ours: Table, theirs: Table, level: float = LEVEL, resamples: int 
     """The mean of ours - theirs, paired: both are (seeds, prompts), with the same seeds and prompts in order."""
     if ours.shape != theirs.shape:
         raise ValueError(f"tables of {ours.shape} and {theirs.shape} cannot be paired")
-    return estimate(ours - theirs, level, resamples)
+    shares = all(0 <= end <= 1 for each in (ours, theirs) for end in (each.min(), each.max()))
+    return estimate(ours - theirs, level, resamples, (-1.0, 1.0) if shares else None)
 
 
 def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> Table:

@@ -46,9 +46,48 @@ def test_the_same_table_gives_the_same_interval() -> None:
     assert estimate(table) == estimate(table.copy())
 
 
-def test_one_number_has_no_interval_and_equal_numbers_one_of_no_width() -> None:
+def test_one_number_has_no_interval() -> None:
     assert estimate(np.array([[0.25]])) == Estimate(0.25)
-    assert estimate(np.full((3, 7), 0.5)) == Estimate(0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "low", "high"),
+    [
+        (1.0, (1, 4), 0.5101, 1.0),  # Wilson's, 4 of 4
+        (0.0, (1, 4), 0.0, 0.4899),
+        (1.0, (4, 1), 0.5101, 1.0),
+        (1.0, (3, 60), 0.9398, 1.0),  # prompts count, not pictures
+        (0.5, (1, 4), 0.2551, 0.7449),
+        (0.1 + 0.2, (1, 4), 0.1530, 0.6429),
+    ],
+)
+def test_equal_numbers_do_not_promise_the_next(value: float, shape: tuple[int, int], low: float, high: float) -> None:
+    found = estimate(np.full(shape, value))
+    assert found.value == pytest.approx(value)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_equal_differences_do_not_promise_the_next() -> None:
+    right, wrong = np.ones((1, 4)), np.zeros((1, 4))
+    same, all_better = difference(right, right), difference(right, wrong)
+    assert (same.value, same.low, same.high) == pytest.approx((0, -0.4899, 0.4899), abs=1e-4)
+    assert (all_better.value, all_better.low, all_better.high) == pytest.approx((1, 0.0202, 1), abs=1e-4)
+
+
+def test_equal_numbers_of_unknown_scale_have_no_interval() -> None:
+    assert estimate(np.full((1, 4), 70.0)) == Estimate(70.0)
+    assert estimate(np.full((1, 4), 0.0), bounds=None) == Estimate(0.0)
+    assert difference(np.full((1, 4), 70.0), np.full((1, 4), 70.0)) == Estimate(0.0)
+
+
+@pytest.mark.parametrize("truth", [0.9, 0.97, 0.995])
+def test_intervals_of_rare_failures_hold_the_truth(truth: float) -> None:
+    """Where most samples are all right, an interval without width would never hold it."""
+    dice, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        found = estimate((dice.random((1, 20)) < truth).astype(float), resamples=300)
+        held += found.low <= truth <= found.high  # type: ignore[operator]
+    assert held / 400 >= 0.85
 
 
 def test_with_one_seed_or_one_prompt_only_the_other_is_resampled() -> None:

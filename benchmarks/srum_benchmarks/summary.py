@@ -1,19 +1,20 @@
 """From pictures to rows: what happens to answers that could not be read, and 95 % intervals over prompts. No torch.
 
 Pictures of one prompt are not independent, so prompts are resampled (`srum_core.statistics`), within each group on
-their own; a mean of groups is the same combination of their resamples.
+their own; a mean of groups is the same combination of their resamples. A group whose prompts are all equal does not
+vary when it is resampled: what its own interval (`if_all_are_equal`) reaches is added as something independent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import fsum
+from math import fsum, hypot
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from srum_core.records import Row
-from srum_core.statistics import LEVEL, resampled_means
+from srum_core.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,12 @@ class Part:
         """Over pictures. A group without any is a mistake of the caller."""
         return sum(self.sums) / self.count
 
+    @property
+    def equal(self) -> bool:
+        """Whether all prompts have the same mean."""
+        means = [each / count for each, count in zip(self.sums, self.counts, strict=True)]
+        return max(means) - min(means) < 1e-12
+
 
 def part(cells: Iterable[Cell], failed: float | None = None) -> Part:
     """Gather cells by prompt. `failed` is what an unreadable answer counts as, None = nothing."""
@@ -73,8 +80,15 @@ def failed_as(policy: str) -> float | None:
     return 0.0 if policy == "zero" else None
 
 
-def row(name: str, parts: Sequence[tuple[float, Part]], note: str = "") -> Row:
-    """The sum of weight x mean over groups (weights that add up to 1: a weighted mean), with its interval."""
+def row(
+    name: str,
+    parts: Sequence[tuple[float, Part]],
+    note: str = "",
+    bounds: tuple[float, float] = SHARE,
+) -> Row:
+    """The sum of weight x mean over groups (weights that add up to 1: a weighted mean), with its interval.
+
+    bounds  between what the value of a picture can lie"""
     import numpy as np
 
     value = sum(weight * each.mean for weight, each in parts)
@@ -84,7 +98,21 @@ def row(name: str, parts: Sequence[tuple[float, Part]], note: str = "") -> Row:
     draws = sum(weight * resampled(each, seed) for seed, (weight, each) in enumerate(parts))
     tail = (1 - LEVEL) / 2
     low, high = (float(end) for end in np.quantile(draws, (tail, 1 - tail)))
-    return Row(name, value, count, float(np.std(draws)), low, high, note)
+    # Distances to the ends of independent intervals add up in quadrature (Zou & Donner 2008).
+    unseen = [_unseen(weight, each, bounds) for weight, each in parts if each.equal]
+    low -= _farther(value - low, [below for below, _ in unseen])
+    high += _farther(high - value, [above for _, above in unseen])
+    return Row(name, value, count, float(np.std(draws)) or None, low, high, note)
+
+
+def _unseen(weight: float, part: Part, bounds: tuple[float, float]) -> tuple[float, float]:
+    """How far below and above its mean a group of equal prompts may lie, times its weight."""
+    low, high = if_all_are_equal(part.mean, len(part.counts), bounds) or (part.mean, part.mean)
+    return weight * (part.mean - low), weight * (high - part.mean)
+
+
+def _farther(distance: float, more: Sequence[float]) -> float:
+    return hypot(distance, *more) - abs(distance)
 
 
 def equal(parts: Iterable[Part], scale: float = 1.0) -> list[tuple[float, Part]]:

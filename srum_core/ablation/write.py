@@ -17,6 +17,7 @@ from srum_core.ablation.plan import Plan
 from srum_core.ablation.tables import BASE, Row, Tables
 from srum_core.statistics import LEVEL, RESAMPLES, Estimate
 from srum_core.store import to_json, write_atomic
+from srum_core.tables import number
 
 Cell = str | dict[str, float | None]
 
@@ -99,14 +100,13 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
 
 
-def shown(cell: Cell, signed: bool = False) -> str:
+def shown(cell: Cell, signed: bool = False, percent: bool = False) -> str:
     """A number with its interval."""
     if isinstance(cell, str):
         return cell
-    form = "+.3f" if signed else ".3f"
     value, low, high = cell["value"], cell["low"], cell["high"]
-    text = f"{value:{form}}"
-    return (text if low is None or high is None else f"{text} [{low:{form}}, {high:{form}}]").replace("-", "−")
+    assert value is not None
+    return number(value, None if low is None or high is None else (low, high), percent, signed)
 
 
 def long_form(tables: Tables) -> str:

@@ -104,9 +104,9 @@ def row(here: Activity, base: Activity, probes: Probes, cluster: Sequence[int], 
     changes = [float((score(here, each) - score(base, each)).mean()) for each in random]
     low, high = (float(each) for each in np.quantile(changes, (0.025, 0.975))) if changes else (None, None)
     return {
-        "raw": plain(estimate(sample_strength(here, cluster)[None])),
-        "rectified": plain(estimate(sample_strength(np.maximum(here, 0), cluster)[None])),
-        "z": plain(estimate(score(here, cluster)[None])),
+        "raw": plain(estimate(sample_strength(here, cluster)[None], bounds=None)),
+        "rectified": plain(estimate(sample_strength(np.maximum(here, 0), cluster)[None], bounds=None)),
+        "z": plain(estimate(score(here, cluster)[None], bounds=None)),
         "change": plain(difference(score(here, cluster)[None], score(base, cluster)[None])),
         "random_change": (float(np.mean(changes)), low, high) if changes else None,
     }
@@ -136,7 +136,7 @@ def architecture(report: Mapping[str, Probes], experts: Mapping[str, Sequence[in
             for expert, units in experts.items():
                 values = tasks[task][:, list(units)]
                 values = values[:, ~np.isnan(values).any(axis=0)]
-                raw = plain(estimate(values.mean(axis=1)[None])) if values.size else None
+                raw = plain(estimate(values.mean(axis=1)[None], bounds=None)) if values.size else None
                 rows.append({"model": model, "task": task, "expert": expert, "raw": raw})
     return rows
 

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from srum_core import plugins
 from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
@@ -22,6 +20,7 @@ from srum_core.console import add_settings, read_settings, show_table, shown, te
 from srum_core.errors import ConfigError
 from srum_core.folders import lock
 from srum_core.stages import Step
+from srum_core.tables import Grid
 
 if TYPE_CHECKING:
     from srum_core.ablation.tables import Tables
@@ -77,17 +76,19 @@ def _work(plan: Plan, folder: Path, command: str) -> None:
     print(f"The table is in {shown(folder.absolute() / 'ablation.md')}; srum report {folder} makes a page of it.")
 
 
-def _table(tables: Tables, seeds: int) -> Table:
+def _table(tables: Tables, seeds: int) -> Grid:
     from srum_core.ablation.write import cells, columns
-    from srum_core.ablation.write import shown as told
+    from srum_core.ablation.write import shown as shown_cell
 
-    table = Table("arm")
-    for name in columns(tables):
-        table.add_column(name, overflow="fold")
+    head, lines = ["arm", *columns(tables)], []
+    means = [each for row in tables.rows for each in row.means.values()]
+    percent = all(abs(each.value) <= 1 for each in means)
     for row in tables.rows:
         found = cells(row, tables, seeds)
-        table.add_row(row.arm.name, *(told(each, name.startswith("change")) for name, each in found.items()))
-    return table
+        told = (shown_cell(each, name.startswith("change"), percent) for name, each in found.items())
+        lines.append([row.arm.name, *told])
+    title = f"95 % intervals{', in %' if percent else ''}"
+    return Grid(head, lines, title, words=frozenset({len(head) - 1}))
 
 
 def _command(parsed: argparse.Namespace) -> str:

@@ -9,17 +9,20 @@ Each benchmark has a table of its own; what makes numbers hard to compare is sai
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from rich.console import Group
+
 from srum_core import plugins
-from srum_core.console import shown
+from srum_core.console import show_table, shown
 
 FORMATS = ("markdown", "csv", "html")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="an evaluation, a training run, a table.json")
-    parser.add_argument("--format", choices=FORMATS, default="markdown", help="default: markdown")
+    parser.add_argument("--format", choices=FORMATS, help="default: a table at a terminal, else markdown")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: the terminal)")
 
 
@@ -29,7 +32,10 @@ def run(parsed: argparse.Namespace) -> int:
     from srum_core.store import write_atomic
 
     made = comparing.compare([table for run in parsed.runs for table in comparing.found(run)], plugins.discover())
-    text = comparing.FORMATS[parsed.format](made)
+    if parsed.format is None and parsed.out is None and sys.stdout.isatty():
+        show_table(Group(*comparing.grids(made)))
+        return 0
+    text = comparing.FORMATS[parsed.format or "markdown"](made)
     if parsed.out is None:
         print(text, end="")
         return 0

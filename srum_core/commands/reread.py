@@ -20,7 +20,6 @@ from typing import Any
 
 import attrs
 from attrs import define, field
-from rich.table import Table
 
 from srum_core import config, plugins
 from srum_core.commands.shared import add_run, judged_round, judged_rounds
@@ -34,6 +33,7 @@ from srum_core.run import Run
 from srum_core.settings_toml import as_data
 from srum_core.stages.judge import judgement
 from srum_core.store import Records, differences, sync_folder
+from srum_core.tables import Grid
 
 Judges = Sequence[tuple[str, Judge]]
 Pair = tuple[Candidate, Judgement, Judgement]
@@ -219,16 +219,15 @@ def _example(candidate: Candidate, what: _What, was: float | str | None, now: fl
 
 
 def _show(tallies: Sequence[_Tally], examples: int) -> None:
-    table = Table()
-    for name in ("round", "pictures", "scores changed", "mean change", "failures", "now readable", "now unreadable"):
-        table.add_column(name, justify="right")
+    head = ["round", "images", "scores changed", "mean", "failures", "readable", "unreadable"]
+    rows = []
     for tally in tallies:
         number = len(tally.distances)
         changed, mean = f"{number} of {tally.scores}", f"{sum(tally.distances) / number:.4f}" if number else "-"
         failures = f"{tally.failures[0]} → {tally.failures[1]}"
         cells = (tally.round, tally.pictures, changed, mean, failures, tally.readable, tally.unreadable)
-        table.add_row(*map(str, cells))
-    show_table(table)
+        rows.append([str(each) for each in cells])
+    show_table(Grid(head, rows))
     every = [f"round {tally.round}: {line}" for tally in tallies for line in tally.examples]
     for line in every[:examples]:
         print(line)

@@ -125,7 +125,7 @@ def table(found: list[Need], usable: float) -> Table:
     """GiB by stage."""
     made = Table("stage")
     for name in ("weights", "gradients", "optimiser", "passing", "all, GiB", "fits"):
-        made.add_column(name, justify="right")
+        made.add_column(name, justify="right", no_wrap=True)
     for need in found:
         sizes = (need.weights, need.gradients, need.optimizer, need.passing, need.total)
         fits = "[green]yes[/]" if need.total <= usable else "[bold red]no[/]"

@@ -51,7 +51,7 @@ def costs(found: Sequence[Cost]) -> Table:
     table = Table("operation")
     on_device = any(cost.device_memory is not None for cost in found)
     for name in ("at once", "seconds", "each", "memory", *(["accelerator"] if on_device else [])):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for cost in found:
         cells = [str(cost.count), _short(cost.seconds), _short(cost.seconds / cost.count), f"+{cost.memory:.0f} MiB"]
         extra = [] if cost.device_memory is None else [f"{cost.device_memory:.0f} MiB"]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from rich.table import Table
 
 from srum_core import benchmarking, tables
 from srum_core.hearing import conduct
@@ -17,7 +16,7 @@ from srum_core.run import Run
 from srum_core.stages import Step, chunks
 from srum_core.stages.asking import ask
 from srum_core.store import Records
-from srum_core.tables import BenchmarkTable
+from srum_core.tables import BenchmarkTable, Grid
 
 Scores = Sequence[tuple[Candidate, Mapping[str, float]]]
 
@@ -101,33 +100,31 @@ def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
     return tables.read(path).by_name() if path.exists() else None
 
 
-def compare(run: Run) -> Table | None:
+def compare(run: Run) -> Grid | None:
     """The base, every round and the change from the first to the last, as a table; None if nothing was evaluated."""
     found = {f"round {k}": read_table(run, k) for k in range(run.settings.rounds)}
     there = {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
     if not there:
         return None
     name = run.settings.benchmark.use if run.settings.benchmark else ""
-    table = Table(title=f"{name}, {run.settings.evaluate.split}")
-    table.add_column("measure")
-    table.add_column("pictures", justify="right")
-    for name in there:
-        table.add_column(name, justify="right")
-    if len(there) > 1:
-        table.add_column("change", justify="right")
     every = list(there.values())
-    for name in dict.fromkeys(name for rows in every for name in rows):
-        table.add_row(*_cells(name, every))
+    percent = tables.all_shares(row for rows in every for row in rows.values())
+    names = dict.fromkeys(name for rows in every for name in rows)
     notes = dict.fromkeys(row.note for rows in every for row in rows.values() if row.note)
-    table.caption = "\n".join(notes) or None
-    return table
+    return Grid(
+        ["measure", "n", *there, *(["change"] if len(there) > 1 else [])],
+        [_cells(name, every, percent) for name in names],
+        f"{name}, {run.settings.evaluate.split} ({tables.units(percent)})",
+        "\n".join(notes),
+    )
 
 
-def _cells(name: str, every: Sequence[Mapping[str, Row]]) -> list[str]:
+def _cells(name: str, every: Sequence[Mapping[str, Row]], percent: bool) -> list[str]:
     rows: list[Any] = [rows.get(name) for rows in every]
     count = next(row.count for row in rows if row is not None)
-    cells = [name, str(count), *map(tables.cell, rows)]
+    cells = [name, str(count), *(tables.cell(row, percent) for row in rows)]
     if len(every) > 1:
         first, last = rows[0], rows[-1]
-        cells.append("" if first is None or last is None else f"{last.value - first.value:+.4f}")
+        known = first is not None and last is not None
+        cells.append(tables.number(last.value - first.value, None, percent, signed=True) if known else "")
     return cells

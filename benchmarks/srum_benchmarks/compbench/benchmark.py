@@ -88,14 +88,14 @@ class CompBench:
 
 
 def _rows(groups: Mapping[str, Part], note: str) -> list[Row]:
-    rows = [summary.row(name, [(1.0, part)], note) for name, part in groups.items()]
+    rows = [summary.row(name, [(1.0, part)], note, mllm.RANGE) for name, part in groups.items()]
     parts = [groups[name] for name in mllm.COMPLEX if name in groups]
     if len(parts) > 1:
-        rows.append(summary.row("complex (composite)", summary.equal(parts), note))
+        rows.append(summary.row("complex (composite)", summary.equal(parts), note, mllm.RANGE))
     plain = [part for name, part in groups.items() if name not in mllm.COMPLEX[1:]]
     if plain:
-        rows.append(summary.row("overall (plain complex)", summary.equal(plain), note))
+        rows.append(summary.row("overall (plain complex)", summary.equal(plain), note, mllm.RANGE))
     if groups:
         weights = mllm.columns(list(groups))
-        rows.append(summary.row("overall", [(weights[name], part) for name, part in groups.items()], note))
+        rows.append(summary.row("overall", [(weights[name], part) for name, part in groups.items()], note, mllm.RANGE))
     return rows

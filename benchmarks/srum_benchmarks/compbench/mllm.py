@@ -15,6 +15,8 @@ BASE = ("color", "shape", "texture", "spatial", "non-spatial", "numeracy", "3d_s
 """The columns of the paper's Table 1 that are one category each."""
 COMPLEX = ("complex", "complex_action", "complex_spatial")
 """The three folders that the released code averages into the eighth column."""
+RANGE = (0.0, 100.0)
+"""Of a grade."""
 FAILED = -1
 """What the reference counts an unreadable answer as: it stays in the mean."""
 KNOWN_MESSAGES = {"two boys": "81b447ad0adb0396d3fb8f7d1c1be8e47ac11a4ac06c84cee0aafed02c40b635"}
@@ -51,7 +53,7 @@ def read(text: str) -> tuple[int | None, str]:
     score = reference_score(text)
     if score == FAILED:
         return None, 'The answer holds no "score": followed by a whole number.'
-    if not 0 <= score <= 100:
+    if not RANGE[0] <= score <= RANGE[1]:
         return None, f"The score {score} is not between 0 and 100."
     return score, ""
 

@@ -60,7 +60,7 @@ def _row(name: str, scored: Scored, measure: str) -> Row:
     groups = len(sums)
     error = None
     if groups > 1:
-        error = float(np.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / len(values))
+        error = float(np.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / len(values)) or None
     cells = [Cell(candidate.prompt.text, score[measure]) for candidate, score in scored]
     drawn = summary.row(name, [(1.0, summary.part(cells))])
     return Row(name, float(mean), len(values), error, drawn.low, drawn.high)

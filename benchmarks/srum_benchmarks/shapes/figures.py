@@ -15,15 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srum_core.statistics import LEVEL, resampled_means
+from srum_core.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
 
 Figure = dict[str, Any]
 Numbers = NDArray[np.float64]
 RESAMPLES = 2000
 
 
-def interval(of: Callable[..., Numbers], prompts: NDArray[Any], *columns: NDArray[Any]) -> Figure:
-    """`of` takes one array of means for every column (n,) of numbers, all of a length, and gives as many values."""
+def interval(
+    of: Callable[..., Numbers],
+    prompts: NDArray[Any],
+    *columns: NDArray[Any],
+    bounds: tuple[float, float] = SHARE,
+) -> Figure:
+    """`of` takes one array of means for every column (n,) of numbers, all of a length, and gives as many values, which
+    can lie between the bounds."""
     count = len(prompts)
     if not count:
         return {"value": None, "count": 0}
@@ -37,6 +43,9 @@ def interval(of: Callable[..., Numbers], prompts: NDArray[Any], *columns: NDArra
             return {"value": round(float(value), 4), "count": count}
         drawn = of(*(resampled_means(table, RESAMPLES) for table in tables))
     low, high = np.nanquantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    if high - low < 1e-12:  # all resamples are alike
+        value = float(np.clip(value, *bounds))
+        low, high = if_all_are_equal(value, len(names), bounds) or (low, high)
     return {
         "value": round(float(value), 4), "low": round(float(low), 4), "high": round(float(high), 4), "count": count,
     }  # fmt: skip
@@ -81,4 +90,4 @@ def correlation(a: Numbers, b: Numbers, prompts: NDArray[Any]) -> Figure:
         value: Numbers = np.where(varied, (xy / n - x * y / n**2) / np.sqrt(np.where(varied, across * down, 1)), np.nan)
         return value
 
-    return interval(of, prompts, a, b, a * a, b * b, a * b, np.ones(len(a)))
+    return interval(of, prompts, a, b, a * a, b * b, a * b, np.ones(len(a)), bounds=(-1.0, 1.0))

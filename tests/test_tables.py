@@ -1,0 +1,130 @@
+"""Tables at a terminal: numbers and their intervals stay on one line, and intervals are 95 % everywhere."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from srum_benchmarks.summary import Cell, Part, part, row
+from srum_core.comparing import Comparison, Line, grids
+from srum_core.doctor import findings
+from srum_core.records import Row
+from srum_core.tables import BenchmarkTable, Grid, all_shares, cell, number, show
+
+NUMBER = "57.8 [51.8, 63.9]"
+
+
+def printed(made: object, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(made)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(len(line) <= width for line in text.splitlines())
+    return text
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("words", [0, 200])
+def test_numbers_do_not_wrap(columns: int, words: int) -> None:
+    head = ["arm", *(f"measure {n}" for n in range(columns)), "what it is"]
+    rows = [[name, *[NUMBER] * columns, "word " * (words // 5)] for name in ("paper", "a-name " * 9)]
+    text = printed(Grid(head, rows, "title", "caption", frozenset({columns + 1})))
+    assert text.count(NUMBER) == 2 * columns
+    assert text.count("word ") >= 2 * (words // 5) - 20
+    assert all(f"measure {n}" in text for n in range(columns))
+    assert text.count("title") == text.count("caption") == 1
+
+
+def test_two_evaluations_stand_beside_each_other_at_80_columns() -> None:
+    head = ["measure", "n", "base", "round 0", "change"]
+    text = printed(Grid(head, [["attribute binding", "256", NUMBER, NUMBER, "−10.2"]]))
+    assert len(text.splitlines()) == 5
+    assert "┃   n ┃" in text  # right-aligned
+
+
+def test_foreign_text_is_no_markup() -> None:
+    assert "[/x]" in printed(Grid(["[/x]", "n"], [["[bold]a", "1"]], "[/t]", "[red]"))
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "percent", "signed", "text"),
+    [
+        (0.578125, (0.5176, 0.6392), True, False, "57.8 [51.8, 63.9]"),
+        (1.0, (0.51, 1.0), True, False, "100.0 [51.0, 100.0]"),
+        (-0.00001, (-0.0625, 0.04), True, True, "+0.0 [−6.2, +4.0]"),
+        (0.5, None, True, False, "50.0"),
+        (0.578125, (0.5176, 0.6392), False, False, "0.578 [0.518, 0.639]"),
+        (7.25, (6.0, 8.5), False, False, "7.25 [6.00, 8.50]"),
+        (41.234, (30.0, 52.5), False, False, "41.2 [30.0, 52.5]"),
+    ],
+)
+def test_how_a_number_is_written(
+    value: float, interval: tuple[float, float] | None, percent: bool, signed: bool, text: str
+) -> None:
+    assert number(value, interval, percent, signed) == text
+
+
+def test_a_standard_error_is_shown_as_an_interval() -> None:
+    assert cell(Row("a", 0.5, 9, 0.1), True) == "50.0 [30.4, 69.6]"
+    assert cell(Row("a", 0.5, 9), True) == "50.0"
+    assert cell(None, True) == ""
+    assert all_shares([Row("a", 0.95, 9, 0.1), None])
+    assert not all_shares([Row("a", 0.95, 9), Row("b", 41.2, 9)])
+
+
+def test_a_benchmark_s_table_at_80_columns() -> None:
+    rows = tuple(Row(f"spatial relation {n}", 1.0, 1000, low=0.51, high=1.0) for n in range(3))
+    reference = tuple(Row(each.name, 0.9, 1000, low=0.51, high=0.95) for each in rows)
+    text = printed(show(BenchmarkTable("shapes", "test", "m" * 90, rows, policy="exclude", reference=reference)))
+    assert text.count("100.0 [51.0, 100.0]") == text.count("90.0 [51.0, 95.0]") == 3
+
+
+def test_a_comparison_at_80_columns() -> None:
+    columns = tuple((f"column {n}", ()) for n in range(8))
+    values = {name: Row(name, 41.2, 9, low=30.0, high=52.5) for name, _ in columns}
+    (grid,) = grids([Comparison("t", columns, (), (Line("bagel (mine)", values),), ("a note",), 2)])
+    text = printed(grid)
+    assert text.count("41.20 [30.00, 52.50]") == 8
+    assert "1. a note" in text
+
+
+def test_the_doctor_s_costs_at_80_columns() -> None:
+    costs = [findings.Cost("generate " * 9, 16, 0.123456, 12345.0, 123456.0)]
+    assert re.search(r"16 │ +0.123 │ 0.00772 │ \+12345 MiB │ +123456 MiB", printed(findings.costs(costs)))
+
+
+# ---- groups of prompts -----------------------------------------------------------------------------------------------
+
+
+def group(*values: float) -> Part:
+    return part(Cell(str(n), value) for n, value in enumerate(values))
+
+
+def test_four_of_four_right_is_no_certainty() -> None:
+    found = row("all right", [(1.0, group(1, 1, 1, 1))])
+    assert (found.low, found.high) == pytest.approx((0.5101, 1.0), abs=1e-4)
+    assert found.error is None
+    twice = part(Cell(str(n % 4), 1.0) for n in range(8))  # two pictures a prompt: prompts count
+    assert row("all right", [(1.0, twice)]).low == pytest.approx(0.5101, abs=1e-4)
+    grades = row("grades", [(1.0, group(70, 70, 70, 70))], bounds=(0, 100))
+    assert (grades.low, grades.high) == pytest.approx((35.71, 84.70), abs=0.01)
+    scaled = row("scaled", [(100.0, group(1, 1, 1, 1))])
+    assert (scaled.low, scaled.high) == pytest.approx((51.01, 100.0), abs=0.01)
+
+
+def test_a_group_that_is_all_right_widens_the_mean_of_groups() -> None:
+    varied, right = group(1, 0, 1, 0), group(1, 1, 1, 1)
+    alone = row("varied", [(0.5, varied)])
+    both = row("mean", [(0.5, varied), (0.5, right)])
+    assert (alone.low, alone.high) == (0.0, 0.5)
+    assert both.value == 0.75
+    assert both.low == pytest.approx(0.75 - (0.25**2 + (0.5 * 0.4899) ** 2) ** 0.5, abs=1e-4)
+    assert both.high == 1.0
+
+
+def test_a_group_that_varies_is_resampled_as_ever() -> None:
+    varied = row("varied", [(1.0, group(1, 0))])
+    assert (varied.low, varied.high) == (0.0, 1.0)
+    assert varied.error is not None
