@@ -13,7 +13,7 @@ from typing import Any
 from attrs import field, frozen
 from rich.table import Table
 
-from srum_core import config, launching, plugins
+from srum_core import config, launching, plugins, preflight
 from srum_core.console import add_settings, find_modules_here, read_settings, show_table, shown, tell
 from srum_core.errors import ConfigError, RecordError, SrumError, who_ended
 from srum_core.folders import lock
@@ -131,17 +131,17 @@ def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
         print(config.describe(settings, registry), end="")
         return 0
     redone = [_redo(text) for text in parsed.redo]
-    folder = parsed.out or _default_folder(parsed, settings)
+    run = Run(parsed.out or _default_folder(parsed, settings), settings, registry)
+    apart = launching.apart(parsed)
     if parsed.dry_run:
-        _announce(Run(folder, settings, registry), parsed.only, redone)
-        return 0
-    with lock(folder) as handle:
-        run = Run(folder, settings, registry)
+        return _announce(run, parsed, redone)
+    with lock(run.folder) as handle:
+        preflight.refuse(_problems(run, parsed, redone))
         for stage, round in redone:
             run.redo(stage, round)
-        run = Run.create(folder, settings, registry)
+        run = Run.create(run.folder, settings, registry)
         try:
-            _all_steps(run, parsed, handle)
+            _all_steps(run, parsed, handle if apart else None)
         except (KeyboardInterrupt, Stopped) as stop:
             return _say_stopped(run, parsed, given, stop)
     _say_done(run, parsed)
@@ -160,12 +160,19 @@ def _redo(text: str) -> tuple[str, int]:
     return stage, int(round or 0)
 
 
-def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
+def _problems(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> list[str]:
+    """What would stop the steps that are not done, or that --redo makes again."""
+    every = steps(run, parsed.only)
+    todo = [
+        step for step in every if not run.done(step.stage, step.round) or any(undone(*each, step) for each in redone)
+    ]
+    return preflight.problems(run, todo, parsed.launch.startswith("fsdp2"))
+
+
+def _all_steps(run: Run, parsed: argparse.Namespace, handle: int | None) -> None:
+    """`handle`: of the run's lock, for stages in processes of their own; None = in this process."""
     _say_start(run)
-    todo, apart = steps(run, parsed.only), launching.apart(parsed)
-    if _will_ask(run, todo):
-        run.preflight()
-    for step in todo:
+    for step in steps(run, parsed.only):
         if run.done(step.stage, step.round):
             tell(f"{step}: done before")
             continue
@@ -173,7 +180,7 @@ def _all_steps(run: Run, parsed: argparse.Namespace, handle: int) -> None:
             tell(f"{step}: waits for {needed(run, step)}")
             return
         tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}")
-        if apart:
+        if handle is not None:
             _launch(run, step, parsed, handle)
         else:
             perform(run, step.stage, step.round)
@@ -185,29 +192,30 @@ def _say_start(run: Run) -> None:
         tell(f"Starts from the model after round {rounds - 1} of {shown(source.folder)}.")
 
 
-def _will_ask(run: Run, todo: Sequence[Step]) -> bool:
-    return any(step.stage in ("ground", "judge") and not run.done(step.stage, step.round) for step in todo)
+def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> int:
+    """Print what would be done, and what is missing for it. Return 1 if the run would not start.
 
-
-def _announce(run: Run, only: str | None, redone: Sequence[tuple[str, int]]) -> None:
-    """What would be done, and what is missing for it. Settings that differ from what is there are refused, unless it
-    would be made again."""
-    _say_start(run)
+    Settings that differ from those of what is there are refused, unless it would be made again."""
+    found = _problems(run, parsed, redone)
+    if not found:
+        _say_start(run)
     table = Table(title=f"{shown(run.folder)} (nothing is run)")
     for name in ("stage", "done", "of", "folder"):
         table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")
-    for step in steps(run, only):
+    for step in steps(run, parsed.only):
         again = any(undone(*each, step) for each in redone)
-        finished, total = count(run, step, fresh=again)
+        try:
+            finished, total = map(str, count(run, step, fresh=again))
+        except SrumError as error:
+            found.append(str(error))
+            finished = total = "?"
         unit = "checkpoint" if step.stage == "train" else "pictures"
         folder = shown(run.stage_folder(step.stage, step.round))
-        table.add_row(str(step), str(finished), f"{total} {unit}", folder)
+        table.add_row(str(step), finished, f"{total} {unit}", folder)
     show_table(table)
-    try:
-        if _will_ask(run, steps(run, only)):
-            run.preflight()
-    except SrumError as error:
-        tell(f"It would stop before it draws: {error}")
+    for problem in dict.fromkeys(found):
+        tell(f"The run would not start: {problem}")
+    return int(bool(found))
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------

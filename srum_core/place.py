@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from srum_core.errors import CheckpointError
+from srum_core.errors import CheckpointError, ConfigError
 
+_fetching: ContextVar[bool] = ContextVar("fetching", default=True)
 LARGE = 4 * 2**30
 """Bytes of weights above which a machine without an accelerator is refused before anything is loaded."""
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`: this process's accelerator if there is one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
+    """`auto`: this process's accelerator if there is one, else the CPU.
+
+    Raises ConfigError for a device that torch does not know, or that this machine does not have."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+    if name == "auto":
+        if accelerator is None:
+            return torch.device("cpu")
+        return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f'device="{name}" is not known to torch. Use auto, cpu, or the name of an accelerator such as cuda, '
+            "cuda:1 or mps."
+        ) from error
+    here = [] if accelerator is None else [accelerator.type]
+    count = torch.accelerator.device_count()
+    if device.type not in ("cpu", "meta", *here) or (device.type in here and (device.index or 0) >= count):
+        known = f"{count} x {here[0]}" if here else "no accelerator"
+        raise ConfigError(f'device="{name}" is not available: torch sees {known} here. Use auto or cpu.')
+    return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -46,10 +63,30 @@ def bundled(checkpoint: str, package: Path, proof: str) -> Path | None:
     return package / name
 
 
+class NotDownloaded(CheckpointError):
+    """A hub repository that is not fetched in `offline`: it may be there, and more cannot be known."""
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Let `download` raise NotDownloaded instead: what is checked before a run must not take gigabytes."""
+    token = _fetching.set(False)
+    try:
+        yield
+    finally:
+        _fetching.reset(token)
+
+
 def download(repository: str, setting: str, patterns: Sequence[str], instead: str = "") -> Path:
     """A hub repository as a directory here; only files that match. Raises CheckpointError naming the setting that asked
     for it; `instead`: what else would run."""
     try:
+        if not _fetching.get():
+            if repository.count("/") != 1:
+                raise HFValidationError("a repository's id reads OWNER/NAME")
+            if constants.HF_HUB_OFFLINE:
+                snapshot_download(repository, allow_patterns=list(patterns), local_files_only=True)
+            raise NotDownloaded(repository)
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(

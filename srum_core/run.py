@@ -264,19 +264,6 @@ class Run:
             made.append((name, self.registry.create("judge", use)))
         return made
 
-    def preflight(self) -> None:
-        """Read the prompts and make what is cheap to make, so that what is missing stops a run before it draws.
-
-        Raises PluginError or ConfigError as making them does; a model (also one that only answers) is not made."""
-        self.prompts(0)
-        self.judges()
-        made = [("grounder", self.settings.grounder)]
-        made += [("judge", use) for use in [self.settings.verifier] if use]
-        answerers = {found.component.name for found in self.registry.listing() if found.kind == "answerer"}
-        made += [("answerer", use) for use in [self.settings.answerer] if use and use.use in answerers]
-        for kind, use in made:
-            self.registry.create(kind, use)
-
     def benchmark(self) -> Benchmark:
         benchmark: Benchmark = self.registry.create("benchmark", _need(self.settings.benchmark, "benchmark"))
         return benchmark

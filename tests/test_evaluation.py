@@ -458,8 +458,9 @@ def test_black_borders_can_be_cut_off_as_in_the_reference(
 
 
 def test_a_dry_run_draws_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert srum("run", *model(use("wise", data), tmp_path / "run"), "--dry-run") == 0
+    judge = ("--judge", f"{HERE}:Wordy")
+    assert srum("run", *model(use("wise", data), tmp_path / "run"), *judge, "--dry-run") == 0
     assert "20" in capsys.readouterr().out
-    assert srum("generate", *model('{use="wise", data="nowhere"}', tmp_path / "run"), "--dry-run") == 0
-    assert "It would stop before it draws" in capsys.readouterr().err
+    assert srum("generate", *model('{use="wise", data="nowhere"}', tmp_path / "run"), "--dry-run") == 1
+    assert "The evaluation would not start" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

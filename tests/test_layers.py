@@ -21,6 +21,7 @@ LIGHT_CORE = [
     *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
     *("settings_toml", "config", "store", "prompts", "run", "remembered", "cli", "errors", "progress", "boxes"),
     *("hearing", "pictures", "console", "selection", "window", "benchmarking", "launching", "tables", "fetching"),
+    "preflight",
 ]
 LIGHT_FOLDERS = ("commands", "evaluation", "interchange", "analysis")
 

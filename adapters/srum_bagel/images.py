@@ -9,6 +9,8 @@ from attrs import frozen, validators
 from PIL import Image
 from torch import Tensor
 
+from srum_core.errors import CheckpointError
+
 
 @frozen
 class SizeRule:
@@ -46,6 +48,19 @@ def size_rule(sides: tuple[int, int], stride: int, table: int) -> SizeRule:
     """The rule for (longest, shortest) sides in pixels, kept inside a position table of `table` strides."""
     longest, shortest = (min(side, table * stride) for side in sides)
     return SizeRule(longest, shortest, stride)
+
+
+def latent_grid(size: tuple[int, int], stride: int, table: int) -> tuple[int, int]:
+    """(rows, columns) of the latent grid of a (width, height) image, of cells of `stride` pixels; a side of 0 is 1024,
+    or the most that a position table of `table` cells allows. Raises CheckpointError for sides that do not fit."""
+    most = table * stride
+    width, height = (side or min(1024, most) for side in size)
+    if min(width, height) < stride or max(width, height) > most or width % stride or height % stride:
+        raise CheckpointError(
+            f"adapter.size {width}x{height} cannot be drawn by this checkpoint: both sides must be multiples of "
+            f"{stride} up to {most}."
+        )
+    return height // stride, width // stride
 
 
 def to_tensor(image: Image.Image) -> Tensor:

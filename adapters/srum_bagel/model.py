@@ -16,9 +16,9 @@ from srum_bagel.autoencoder import Autoencoder, patchify, read_sizes, unpatchify
 from srum_bagel.chat import PLAN_A_PICTURE, REASON_FIRST, Chat
 from srum_bagel.context import GENERATION, Context
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.images import size_rule, to_image, to_tensor
+from srum_bagel.images import latent_grid, size_rule, to_image, to_tensor
 from srum_bagel.options import Options
-from srum_bagel.outline import outline
+from srum_bagel.outline import outline, preflight
 from srum_bagel.place import find
 from srum_bagel.sampling import Branches, Contexts, Watch, sample, time_grid
 from srum_bagel.vision import Eye
@@ -73,6 +73,11 @@ class Bagel:
     def outline(cls, options: Options, device: str) -> Outline:
         """The same model without weights, to plan for."""
         return outline(options, device, lambda layers: make_recipe(layers, options))
+
+    @classmethod
+    def preflight(cls, options: Options) -> None:
+        """Raise SrumError for what would stop a run, as far as files and headers tell."""
+        preflight(options)
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
@@ -131,14 +136,7 @@ class Bagel:
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of the latent grid of a (width, height) picture; a side of 0 is `Options.size`'s default."""
-        width, height = (side or min(1024, self.denoiser.side * self.stride) for side in size)
-        if width % self.stride or height % self.stride or max(width, height) // self.stride > self.denoiser.side:
-            most = self.denoiser.side * self.stride
-            raise CheckpointError(
-                f"adapter.size {width}x{height} cannot be drawn by this checkpoint: both sides must be multiples of "
-                f"{self.stride} up to {most}."
-            )
-        return height // self.stride, width // self.stride
+        return latent_grid(size, self.stride, self.denoiser.side)
 
     def think(self, prompts: Sequence[str]) -> list[str]:
         """Let the model plan each picture in words, greedily; the words become part of what it draws from."""

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from srum_bagel import checkpoint
 from srum_bagel.answering import next_logits
 from srum_bagel.autoencoder import Autoencoder, AutoencoderSizes, read_sizes, unpatchify
+from srum_bagel.chat import Chat
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.images import size_rule
+from srum_bagel.images import latent_grid, size_rule
 from srum_bagel.options import Options
 from srum_bagel.place import find
 from srum_bagel.sampling import Contexts, sample
 from srum_bagel.vision import Eye
 from srum_core.flow import Recipe
 from srum_core.outline import Outline
-from srum_core.place import choose_dtype
+from srum_core.place import choose_device, choose_dtype
 
 CAPTION, QUESTION = 80, 500
 """Tokens of a usual caption, and of a judge's question with its rubric."""
@@ -109,6 +110,16 @@ def outline(options: Options, device: str, recipe: Callable[[int], Recipe]) -> O
     )
 
 
+def preflight(options: Options) -> None:
+    """Look at files and headers only. Raises CheckpointError for weights that are incomplete or too large for this
+    machine, and for a size that they cannot draw; OSError for a template that cannot be read."""
+    if options.think_template:
+        Path(options.think_template).read_text()
+    sizes, decodes = _sizes(options)
+    latent_grid(options.size, _patch(sizes, decodes) * decodes.factor, sizes.latent_side)
+    Chat.load(find(options.checkpoint, choose_device(options.device), options.device))
+
+
 def build(options: Options, dtype: torch.dtype) -> Parts:
     sizes, decodes = _sizes(options)
     with torch.device("meta"):
@@ -117,8 +128,11 @@ def build(options: Options, dtype: torch.dtype) -> Parts:
         autoencoder = Autoencoder(decodes, options.latent_scale, options.latent_shift)
     for module in (denoiser, eye, autoencoder):
         module.eval().requires_grad_(False)
-    patch = round((sizes.cell / decodes.channels) ** 0.5)
-    return Parts(options, denoiser, eye, autoencoder, patch * decodes.factor)
+    return Parts(options, denoiser, eye, autoencoder, _patch(sizes, decodes) * decodes.factor)
+
+
+def _patch(sizes: checkpoint.Sizes, decodes: AutoencoderSizes) -> int:
+    return round((sizes.cell / decodes.channels) ** 0.5)
 
 
 def _sizes(options: Options) -> tuple[checkpoint.Sizes, AutoencoderSizes]:

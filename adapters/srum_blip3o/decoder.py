@@ -35,11 +35,8 @@ class Decoder:
     def noise(self, size: tuple[int, int], dice: torch.Generator) -> Tensor:
         """One picture's starting noise (c, h, w), before the scheduler's scaling."""
         factor = self.pipeline.vae_scale_factor
+        check_size(size, factor)
         width, height = size
-        if width % factor or height % factor:
-            raise CheckpointError(
-                f"adapter.size {width}x{height} cannot be drawn: both sides must be multiples of {factor}."
-            )
         channels = self.pipeline.unet.config.in_channels
         return torch.randn(channels, height // factor, width // factor, generator=dice)
 
@@ -77,14 +74,29 @@ class Decoder:
         return (self.autoencoder.decode(scaled, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
 
 
-def load(directory: Path, channels: int, device: torch.device, dtype: torch.dtype) -> Decoder:
-    """Raises CheckpointError if a part is missing or the UNet does not read features of so many channels."""
+def find(option: str, checkpoint: Path) -> Path:
+    """The decoder's directory: as named, or inside the checkpoint. Raises CheckpointError if a part is missing."""
+    directory = Path(option).expanduser() if option else checkpoint / "diffusion-decoder"
     for part in ("unet", "vae", "scheduler"):
         if not (directory / part).is_dir():
             raise CheckpointError(
                 f"{directory} has no {part}: BLIP3-o draws with the decoder in diffusion-decoder (unet, vae, "
                 "scheduler). Download it, or say where it is with adapter.decoder."
             )
+    return directory
+
+
+def check_size(size: tuple[int, int], factor: int) -> None:
+    """Raise CheckpointError for a (width, height) that is not made of whole latent pixels, `factor` pixels a side."""
+    width, height = size
+    if min(size) < 0 or width % factor or height % factor:
+        raise CheckpointError(
+            f"adapter.size {width}x{height} cannot be drawn: both sides must be multiples of {factor}."
+        )
+
+
+def load(directory: Path, channels: int, device: torch.device, dtype: torch.dtype) -> Decoder:
+    """Raises CheckpointError if the UNet does not read features of so many channels."""
     with loading(f"The decoder in {directory}", *(directory / part for part in ("unet", "vae", "scheduler"))):
         unet = UNet2DConditionModel.from_pretrained(
             directory / "unet", torch_dtype=dtype, variant=_variant(directory / "unet"), use_safetensors=True

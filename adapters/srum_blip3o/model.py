@@ -26,6 +26,7 @@ from srum_core.outline import Outline
 from srum_core.pictures import flatten, open_rgb
 from srum_core.place import choose_device, choose_dtype
 from srum_core.records import Box, BoxFormat, Question, Sample
+from srum_core.weights import read_json
 
 READ_AT_ONCE = 16
 """Captions whose conditions are computed together when all are wanted."""
@@ -65,6 +66,16 @@ class Blip3o:
 
         return outline(options, device, make_recipe(options))
 
+    @classmethod
+    def preflight(cls, options: Options) -> None:
+        """Raise CheckpointError for what would stop a run, as far as files and headers tell."""
+        found = open_checkpoint(options.checkpoint, choose_device(options.device), options.device)
+        Words.load(found.directory, 0)
+        autoencoder = read_json(decoder.find(options.decoder, found.directory) / "vae" / "config.json")
+        decoder.check_size(options.size, 2 ** (len(autoencoder["block_out_channels"]) - 1))
+        if options.x0 == "encoded":
+            tower.check(found, options)
+
     def _load_denoiser(self, sizes: Any) -> Denoiser:
         reader = Reader(
             lambda: self.parts["language model"].model.language_model,
@@ -80,8 +91,7 @@ class Blip3o:
         return denoiser
 
     def _load_decoder(self) -> decoder.Decoder:
-        directory = Path(self.options.decoder).expanduser() if self.options.decoder else None
-        directory = directory or self.checkpoint.directory / "diffusion-decoder"
+        directory = decoder.find(self.options.decoder, self.checkpoint.directory)
         return decoder.load(directory, self.checkpoint.sizes.head.channels, self.device, self.dtype)
 
     # ---- drawing ----------------------------------------------------------------------------------------------------

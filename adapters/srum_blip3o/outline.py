@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from srum_blip3o import checkpoint, eva, head, language, tower
+from srum_blip3o import checkpoint, decoder, eva, head, language, tower
 from srum_blip3o.denoiser import Denoiser, Told
 from srum_blip3o.options import Options
 from srum_blip3o.reader import Reader
@@ -175,7 +175,7 @@ def _sizes(options: Options) -> tuple[Sizes, bool]:
             speaks, made, queries=64, side=eva.PRESETS["eva-clip-E-14-plus"].grid // 4, unet=_UNET, autoencoder=_VAE
         ), True
     found = checkpoint.open_checkpoint(options.checkpoint, torch.device("meta"), "meta")
-    folder = Path(options.decoder).expanduser() if options.decoder else found.directory / "diffusion-decoder"
+    folder = decoder.find(options.decoder, found.directory)
     unet, autoencoder = (_own(read_json(folder / part / "config.json")) for part in ("unet", "vae"))
     side = tower.grid_side(found, options)
     return Sizes(found.sizes.language, found.sizes.head, found.sizes.queries, side, unet, autoencoder), False

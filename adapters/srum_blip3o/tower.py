@@ -95,10 +95,24 @@ def copy_beside(checkpoint: Checkpoint, options: Options, directory: Path) -> No
 
 def _tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Tensor], str]:
     """Own names -> tensors, and where they are, for people."""
-    if checkpoint.sizes.tower_inside and not options.feature_tower:
+    file = find(checkpoint, options)
+    if file is None:
         names = list(within(TOWER, checkpoint.stored.shapes))
         stored = checkpoint.stored.tensors(TOWER + name for name in names)
         return {name: stored[TOWER + name] for name in names}, str(checkpoint.directory)
+    return read_tensors(file, lazily=True), str(file)
+
+
+def check(checkpoint: Checkpoint, options: Options) -> None:
+    """Look for the weights without reading them. Raises CheckpointError where `load` would miss something."""
+    find(checkpoint, options)
+    _heads({}, checkpoint, options)
+
+
+def find(checkpoint: Checkpoint, options: Options) -> Path | None:
+    """The file of the tower's weights; None if they are among the checkpoint's. Raises CheckpointError."""
+    if checkpoint.sizes.tower_inside and not options.feature_tower:
+        return None
     found = find_tower(options.feature_tower, checkpoint.directory, checkpoint.base)
     files = [] if found is None else [found] if found.is_file() else sorted(found.glob("pytorch_model*.bin"))
     if not files:
@@ -107,7 +121,7 @@ def _tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Ten
             "pictures into what the head learns: set adapter.feature_tower=jiuhai/eva_clip_vision_tower (8.7 GB), or "
             'learn from the features that pictures were drawn from with adapter.x0="sampled".'
         )
-    return read_tensors(files[0], lazily=True), str(files[0])
+    return files[0]
 
 
 def _heads(shapes: Mapping[str, Any], checkpoint: Checkpoint, options: Options) -> int:

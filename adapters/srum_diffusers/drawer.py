@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoPipelineForText2Image
 
 from srum_core.errors import CheckpointError, ConfigError
-from srum_core.place import choose_device, choose_dtype, refuse_large
+from srum_core.place import choose_device, choose_dtype, download, refuse_large
 from srum_core.records import Sample
 from srum_core.weights import loading, read_json, refuse_infinite
 from srum_diffusers import Options
@@ -36,6 +36,13 @@ class Diffusers:
         self.pipeline: Any = _load(self.options, self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.arguments = self._arguments()
+
+    @classmethod
+    def preflight(cls, options: Options) -> None:
+        """Raise CheckpointError for a directory that holds no pipeline, or one too large for this machine."""
+        _look(options, choose_device(options.device))
+        if not Path(options.checkpoint).expanduser().is_dir():
+            download(options.checkpoint, "adapter.checkpoint", ())
 
     def _arguments(self) -> dict[str, Any]:
         """What every call of the pipeline gets. Raises ConfigError for what it does not take."""
@@ -67,8 +74,7 @@ class Diffusers:
         return samples
 
 
-def _load(options: Options, device: torch.device) -> Any:
-    """Raises CheckpointError for what is no text-to-image pipeline, or cannot be had."""
+def _look(options: Options, device: torch.device) -> None:
     name, directory = options.checkpoint, Path(options.checkpoint).expanduser()
     if directory.is_dir():
         if not (directory / INDEX).is_file():
@@ -80,6 +86,12 @@ def _load(options: Options, device: torch.device) -> Any:
     else:
         size = PUBLISHED.get(name, 0)
     refuse_large(name, size, device, options.device, NEEDS)
+
+
+def _load(options: Options, device: torch.device) -> Any:
+    """Raises CheckpointError for what is no text-to-image pipeline, or cannot be had."""
+    _look(options, device)
+    name, directory = options.checkpoint, Path(options.checkpoint).expanduser()
     source = str(directory) if directory.is_dir() else name
     dtype = choose_dtype(options.dtype, device)
     parts = [directory / part for part in read_json(directory / INDEX)] if directory.is_dir() else []

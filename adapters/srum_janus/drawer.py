@@ -45,6 +45,11 @@ class Janus:
         # What the unconditional rows keep; transformers looks for it here and does not always store it.
         settings.generation_kwargs = {"boi_token_id": words.convert_tokens_to_ids(words.boi_token)}
 
+    @classmethod
+    def preflight(cls, options: Options) -> None:
+        """Raise CheckpointError for a directory of another layout, or one too large for this machine."""
+        _find(options.checkpoint, choose_device(options.device), options.device)
+
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """A picture per prompt, each drawn from its own seed."""

@@ -56,6 +56,11 @@ class Local:
         # A question says itself how it is to be answered: the checkpoint's sampling options do not count.
         self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
 
+    @classmethod
+    def preflight(cls, options: LocalOptions) -> None:
+        """Raise SrumError for a directory that holds no such model, or one too large for this machine."""
+        _processor(_find(options.checkpoint, choose_device(options.device), options.device), options)
+
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """One answer per question, in order."""
         answers: list[str] = []

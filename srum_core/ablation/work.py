@@ -8,6 +8,7 @@ from statistics import fmean
 
 from attrs import define, field
 
+from srum_core import preflight
 from srum_core.ablation.plan import Plan, Task, Unit
 from srum_core.ablation.share import share, share_latents
 from srum_core.console import tell
@@ -49,8 +50,7 @@ def _do(plan: Plan, unit: Unit, forecast: Forecast) -> None:
     with lock(unit.run.folder):
         run = Run.create(unit.run.folder, unit.run.settings, unit.run.registry)
         todo = [task for task in unit.tasks if not run.done(task.step.stage, task.step.round)]
-        if any(task.step.stage in ("ground", "judge") and task.source is None for task in todo):
-            run.preflight()
+        preflight.refuse(preflight.problems(run, [task.step for task in todo if task.source is None]))
         try:
             for task in todo:
                 began = time.monotonic()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srum_core import plugins
+from srum_core import plugins, preflight
 from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
 from srum_core.console import add_settings, read_settings, show_table, shown, tell
@@ -52,8 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
     plan = make_plan(parsed.out.absolute(), settings, arms, chosen, seeds, registry)
     plan.units[plan.seeds[0]][0].run.benchmark()  # says in a sentence if there is none, before anything is drawn
     if parsed.dry_run:
-        _announce(plan, parsed.out)
-        return 0
+        return _announce(plan, parsed.out)
     with lock(parsed.out):
         _work(plan, parsed.out, _command(parsed))
     return 0
@@ -102,8 +101,10 @@ def _command(parsed: argparse.Namespace) -> str:
     return shlex.join([*words, *parsed.settings])
 
 
-def _announce(plan: Plan, folder: Path) -> None:
-    """What would be made and what taken over, for one training seed; the others are alike."""
+def _announce(plan: Plan, folder: Path) -> int:
+    """Print what would be made and what taken over, for one training seed; the others are alike. Return 1 if an arm
+    would not start."""
+    fails = False
     print(f"{shown(folder.absolute())}, training seeds {', '.join(map(str, plan.seeds))} (nothing is run)")
     for unit in plan.units[plan.seeds[0]]:
         print(f"\n{unit.name}: {unit.arm.text if unit.arm else 'made once for the arms below'}")
@@ -116,11 +117,16 @@ def _announce(plan: Plan, folder: Path) -> None:
             print(f"  makes     {_told(sources.pop(''))}")
         for name, taken in sources.items():
             print(f"  takes     {_told(taken)} of {name}")
+        own = [task.step for task in unit.tasks if task.source is None]
+        for problem in [] if unit.done else preflight.problems(unit.run, own):
+            fails = True
+            tell(f"  would not start: {problem}")
     left = plan.arms.extra(plan.chosen)
     if left:
         print(f"\nOnly when named with --arms: {', '.join(left)}.")
     units = [unit for each in plan.units.values() for unit in each]
     print(f"\n{sum(unit.done for unit in units)} of {len(units)} runs are finished.")
+    return int(fails)
 
 
 def _told(steps: Sequence[Step]) -> str:

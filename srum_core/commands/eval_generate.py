@@ -10,9 +10,8 @@ import argparse
 
 from rich.table import Table
 
-from srum_core import launching, plugins
+from srum_core import launching, plugins, preflight
 from srum_core.console import show_table, shown, tell
-from srum_core.errors import SrumError
 from srum_core.evaluation import console
 from srum_core.evaluation.run import Evaluation
 from srum_core.folders import lock
@@ -41,26 +40,28 @@ def run(parsed: argparse.Namespace) -> int:
     """0 when every picture is there."""
     made = begin(parsed)
     if parsed.dry_run:
-        announce(made)
-        return 0
+        return announce(made, parsed)
     with lock(made.folder) as handle:
+        preflight.refuse(console.problems(made, "pictures" in parsed.redo, parsed))
         console.redo(made, parsed.redo)
         console.generate_all(made, parsed, handle)
     print(f"The pictures are in {shown(made.folder / 'pictures')}")
     return 0
 
 
-def announce(made: Evaluation) -> None:
-    """How many pictures would be drawn. What is missing for it is told."""
-    try:
-        prompts = made.evaluated_prompts()
-        plan = made.plan_evaluation(prompts)
-        there = len(made.pictures().ids().intersection(item.id for item in plan))
-    except SrumError as error:
-        tell(f"It would stop before it draws: {error}")
-        return
+def announce(made: Evaluation, parsed: argparse.Namespace) -> int:
+    """Print how many images would be generated, or what is missing for it; return 1 in that case."""
+    found = console.problems(made, "pictures" in parsed.redo, parsed)
+    for problem in found:
+        tell(f"The evaluation would not start: {problem}")
+    if found:
+        return 1
+    prompts = made.evaluated_prompts()
+    plan = made.plan_evaluation(prompts)
+    there = len(made.pictures().ids().intersection(item.id for item in plan))
     table = Table(title=f"{shown(made.folder)} (nothing is run)")
     for name, cell in (("prompts", len(prompts)), ("pictures", len(plan)), ("drawn", there)):
         table.add_column(name, justify="right", footer=str(cell))
     table.add_row(str(len(prompts)), str(len(plan)), str(there))
     show_table(table)
+    return 0

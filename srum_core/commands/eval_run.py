@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from srum_core import launching
+from srum_core import launching, preflight
 from srum_core.commands import eval_generate, eval_score
 from srum_core.console import shown, tell
 from srum_core.evaluation import console
@@ -29,15 +29,14 @@ def run(parsed: argparse.Namespace) -> int:
     """0 when the table is written."""
     made = eval_generate.begin(parsed)
     if parsed.dry_run:
-        eval_generate.announce(made)
-        return 0
+        return eval_generate.announce(made, parsed)
     with lock(made.folder) as handle:
+        preflight.refuse(console.problems(made, "pictures" in parsed.redo, parsed))
         console.redo(made, [each for each in parsed.redo if each == "pictures"])
         asked = console.asks(made)
         if asked:
             name, use = console.chosen_judge(made, parsed.judge, parsed.name)
             console.redo(made, [each for each in parsed.redo if each == "answers"], name)
-            console.preflight(made, use)
         elif parsed.judge:
             tell("Nobody is asked about these pictures: they are scored by rules. --judge does nothing.")
         console.generate_all(made, parsed, handle)

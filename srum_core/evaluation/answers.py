@@ -199,8 +199,12 @@ def who_answers(run: Evaluation, use: Use) -> Answerer:
         return made
     model = run.drawer
     if not isinstance(model, Answerer):
-        raise PluginError(
-            f'"{run.settings.adapter.use}" only draws, so it cannot judge its own pictures. Name a judge, such as '
-            '--judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
-        )
+        raise only_generates(run)
     return model
+
+
+def only_generates(run: Evaluation) -> PluginError:
+    return PluginError(
+        f'"{run.settings.adapter.use}" only draws, so it cannot judge its own pictures. Name a judge, such as '
+        '--judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
+    )

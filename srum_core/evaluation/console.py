@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srum_core import config, launching, plugins, tables
+from srum_core import config, launching, plugins, preflight, tables
 from srum_core.console import add_settings, show_table, shown, tell
-from srum_core.errors import ConfigError, RecordError
+from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation import scoring
-from srum_core.evaluation.answers import SELF, Answers, judge, who_answers, who_is
+from srum_core.evaluation.answers import SELF, Answers, judge, only_generates, who_is
 from srum_core.evaluation.draw import draw
 from srum_core.evaluation.run import NOBODY, Evaluation
 from srum_core.hookspecs import Use
@@ -207,10 +207,24 @@ def perform(run: Evaluation, stage: str, name: str, partial: bool = False, batch
         judge(run, name, judges(run)[name], partial, batch)
 
 
-def preflight(run: Evaluation, use: Use) -> None:
-    """Make a judge that is cheap to make, so that what it lacks stops an evaluation before it draws."""
-    if use.use in _light(run):
-        who_answers(run, use)
+def problems(run: Evaluation, again: bool, parsed: argparse.Namespace) -> list[str]:
+    """What would stop an evaluation before its first image. `again`: what is drawn is drawn again; with a `--judge`
+    among the arguments, whoever would judge is looked at too."""
+    named, found = list[preflight.Named](), list[str]()
+    try:
+        adapter = run.trained(0)[0] if run.settings.start else run.settings.adapter
+        if again or not run.all_drawn():
+            named.append(("adapter", run.drawn_by, adapter))
+            run.evaluated_prompts()
+        if "judge" in parsed and asks(run):
+            _, use = chosen_judge(run, parsed.judge, parsed.name)
+            if use.use != SELF:
+                named.append(("--judge", "answerer", use))
+            elif not hasattr(run.registry.load(run.drawn_by, adapter.use), "answer"):
+                raise only_generates(run)
+    except SrumError as error:
+        found.append(str(error))
+    return [*preflight.unusable(run.registry, named), *found]
 
 
 def _light(run: Evaluation) -> set[str]:
@@ -219,7 +233,7 @@ def _light(run: Evaluation) -> set[str]:
 
 def asks(run: Evaluation) -> bool:
     """Whether the benchmark asks anybody, as far as its first prompt tells."""
-    prompts = run.choose_prompts() if not run.all_drawn() else [run.plan_pictures()[0].prompt]
+    prompts = run.evaluated_prompts() if not run.all_drawn() else [run.plan_pictures()[0].prompt]
     example = Candidate("", prompts[0], Path("none.png"), (64, 64), 0)
     return bool(run.benchmark().questions(example))
 
