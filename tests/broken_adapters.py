@@ -37,6 +37,13 @@ class SquareOnly(ToyModel):
         return super().encode([image.resize((8, 8)) for image in images])
 
 
+class EncodeEnlarges(ToyModel):
+    """Small pictures grow before they are encoded, those that it generates too."""
+
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return super().encode([image.resize((2 * image.width, 2 * image.height)) for image in images])
+
+
 class RandomEncode(ToyModel):
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         return [latent + 0.01 * torch.randn_like(latent) for latent in super().encode(images)]
@@ -277,6 +284,7 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
         "the top left|right",
     ),
     "FlippedRows": (FlippedRows, "test_a_corner_of_the_picture_is_that_corner_of_the_grid", "flipped rows"),
+    "EncodeEnlarges": (EncodeEnlarges, "test_drawing_gives_a_picture_per_prompt", r"\(4, 4\).* is encoded on \(8, 8\)"),
     "SquareOnly": (SquareOnly, "test_the_latent_has_the_orientation_of_the_picture", "4 rows and 4 columns"),
     "RandomEncode": (RandomEncode, "test_encoding_is_repeatable", "twice gave two latents"),
     "EncodeSeesTheBatch": (

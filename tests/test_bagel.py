@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from near import off
 from PIL import Image
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srum_bagel.context import Context, attend
-from srum_bagel.images import to_tensor
+from srum_bagel.images import size_rule, to_tensor
 from srum_bagel.model import Bagel
 from srum_bagel.norm import RMSNorm
 from srum_bagel.options import Drawing, Options
@@ -51,6 +52,21 @@ def test_is_a_unified_model(model: Bagel) -> None:
 
 
 # ---- drawing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(128, 64), (64, 64), (0, 0), (160, 96)])
+@pytest.mark.parametrize("sides", [(160, 64), (1024, 512), (96, 32)])
+def test_a_picture_is_trained_on_the_grid_that_it_was_generated_on(
+    model: Bagel, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], sides: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(model, "options", evolve(model.options, size=size))
+    monkeypatch.setattr(model, "drawn_size", size_rule(sides, model.stride, model.denoiser.side))
+    rows, columns = model.grid(size)
+    picture = noise_picture(columns * model.stride, rows * model.stride)
+    assert [tuple(each.shape[:2]) for each in model.encode([picture, picture])] == [(rows, columns)] * 2
+    other = noise_picture(columns * model.stride + 1, rows * model.stride)  # the reference's rule
+    width, height = model.drawn_size(*other.size)
+    assert model.encode([other])[0].shape[:2] == (height // model.stride, width // model.stride)
 
 
 def test_a_batch_draws_what_each_prompt_draws_alone(model: Bagel) -> None:

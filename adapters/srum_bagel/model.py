@@ -183,8 +183,13 @@ class Bagel:
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Latent grids (h, w, c), float32, from the posterior's mean or, with `sample_latents`, from a sample that
-        depends on the picture alone. Pictures are encoded size by size, so none sees another's padding."""
-        pictures = [to_tensor(self.drawn_size.resize(flatten(image))) for image in images]
+        depends on the picture alone. A picture of the size that is generated stays as it is, so that it is trained on
+        the grid it came from. Pictures are encoded size by size, so none sees another's padding."""
+        rows, columns = self.grid(self.options.size)
+        own = (columns * self.stride, rows * self.stride)
+        pictures = [
+            to_tensor(image if image.size == own else self.drawn_size.resize(image)) for image in map(flatten, images)
+        ]
         out: list[Tensor] = [torch.empty(0)] * len(pictures)
         for shape in dict.fromkeys(picture.shape for picture in pictures):
             places = [place for place, picture in enumerate(pictures) if picture.shape == shape]

@@ -61,7 +61,8 @@ class Options:
     sample_latents: bool = False
     """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
     drawing_sides: tuple[int, int] = (1024, 512)
-    """Longest and shortest side of a picture before it is encoded, in pixels; at most what the checkpoint can draw."""
+    """Longest and shortest side of a picture before it is encoded, in pixels; at most what the checkpoint can draw.
+    Pictures of the very `size` that is drawn are trained on as they are."""
     vision_sides: tuple[int, int] = (980, 224)
     """Longest and shortest side of a picture before it is looked at, in pixels; at most what the checkpoint can see."""
     latent_scale: float = 0.3611

@@ -101,8 +101,22 @@ class AdapterConformance(ShardingConformance, SeedConformance):
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
     def test_drawing_gives_a_picture_per_prompt(self, adapter: UnifiedModel) -> None:
-        for sample in check_samples(draw(adapter, self.prompts, range(len(self.prompts))), len(self.prompts)):
-            called("What is drawn must be encodable", lambda image=sample.image: encode(adapter, [image]))  # type: ignore[misc]
+        grids = set[tuple[int, ...]]()
+
+        def note(_: nn.Module, given: tuple[Sequence[Tensor], ...]) -> None:
+            grids.update(tuple(noisy.shape[:2]) for noisy in (given or [()])[0])
+
+        with adapter.denoiser.register_forward_pre_hook(note):
+            samples = check_samples(draw(adapter, self.prompts, range(len(self.prompts))), len(self.prompts))
+        for sample in samples:
+            latent = called("What is drawn must be encodable", lambda image=sample.image: encode(adapter, [image])[0])  # type: ignore[misc]
+            if sample.latent is not None:
+                grids = {tuple(sample.latent.shape[:2])}
+            # Nothing is known of a model that generates without calling its denoiser.
+            assert not grids or tuple(latent.shape[:2]) in grids, (
+                f"A picture was drawn on a grid of {sorted(grids)} cells and is encoded on {tuple(latent.shape[:2])}: "
+                "it would be trained at another size than it was drawn at. Does `encode` resize to a size of its own?"
+            )
 
     @pytest.mark.parametrize("training", [False, True], ids=["frozen in eval mode", "trainable in train mode"])
     def test_drawing_and_answering_leave_the_denoiser_alone(
