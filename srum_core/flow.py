@@ -72,7 +72,7 @@ class FlowStep:
     reference: list[Tensor]
     """noise - reference picture, for the constraint term; the very same tensors as `target` where there is no pair."""
     weight: list[Tensor]
-    """The reward map, (rows, columns)."""
+    """The reward map, (rows, columns) float32."""
     time: Tensor
     """(n,)."""
     start: list[Tensor] | None = None
@@ -116,7 +116,7 @@ def flow_step(
         velocity=list(denoiser(noisy, times, condition)),
         target=target,
         reference=[own if pull is None else eps - pull.to(eps) for pull, eps, own in pairs],
-        weight=[cells.to(x.device) for cells, x in zip(weight, clean, strict=True)],
+        weight=[cells.to(x.device, torch.float32) for cells, x in zip(weight, clean, strict=True)],
         time=times,
         start=began,
     )

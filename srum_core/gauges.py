@@ -25,37 +25,46 @@ FIRST = 5
 
 @define
 class Tally:
-    """Sums over the cells of a step, in float64, so that batches and processes of any sizes add up to one mean."""
+    """Sums over the cells of a step, in float64, so that batches and processes of any sizes add up to one mean.
+
+    They are made on the CPU: not every accelerator has float64, and the step then waits for it only once."""
 
     constraint: float
     """lambda of the loss: a cell with weight + lambda < 0 is net-negative."""
-    device: torch.device
-    sums: dict[str, Tensor] = field(factory=dict)
+    batches: list[tuple[dict[str, Tensor], Tensor, Tensor, bool]] = field(factory=list)
+    """(means over the cells, each cell's squared error, each cell's weight, whether it counts)."""
 
     @torch.no_grad()
     def add(self, step: FlowStep, loss: Tensor, parts: Mapping[str, Tensor], counts: bool) -> None:
         """A batch whose `loss` and `parts` are means over its cells; one that does not count adds nothing."""
         pairs = zip(step.velocity, step.target, strict=True)
-        error = torch.cat([(v.float() - goal.float()).square().mean(dim=-1).flatten() for v, goal in pairs]).double()
-        weight = torch.cat([cells.flatten() for cells in step.weight]).double()
-        negative = weight + self.constraint < 0
-        cells = len(weight)
-        found = {
-            "loss": loss.double() * cells,
-            **{f"loss_{name}": part.double() * cells for name, part in parts.items()},
-            "error": error.sum(),
-            "mean_weight": weight.sum(),
-            "negative": negative.sum().double(),
-            "negative_error": error[negative].sum(),
-            "cells": torch.tensor(float(cells)),
-        }
-        for name, value in found.items():
-            value = value.detach().to(self.device, torch.float64)
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + (value if counts else 0)
+        error = torch.cat([(v.float() - goal.float()).square().mean(dim=-1).flatten() for v, goal in pairs])
+        means = {"loss": loss.detach(), **{f"loss_{name}": part.detach() for name, part in parts.items()}}
+        self.batches.append((means, error, torch.cat([cells.flatten() for cells in step.weight]), counts))
 
-    def means(self, sums: Tensor) -> dict[str, float | int | None]:
-        """Per cell, out of the sums of all processes (in the order of `sums`). An error of no cell at all is None."""
-        total = dict(zip(self.sums, sums.tolist(), strict=True))
+    def sums(self) -> dict[str, Tensor]:
+        """Of this process's batches, by name: float64 scalars on the CPU."""
+        total: dict[str, Tensor] = {}
+        for means, error, weight, counts in self.batches:
+            error, weight = error.cpu().double(), weight.cpu().double()
+            negative = weight + self.constraint < 0
+            cells = len(weight)
+            found = {
+                **{name: mean.cpu().double() * cells for name, mean in means.items()},
+                "error": error.sum(),
+                "mean_weight": weight.sum(),
+                "negative": negative.sum().double(),
+                "negative_error": error[negative].sum(),
+                "cells": torch.tensor(float(cells), dtype=torch.float64),
+            }
+            for name, value in found.items():
+                total[name] = total.get(name, torch.zeros_like(value)) + (value if counts else 0)
+        return total
+
+    @staticmethod
+    def means(total: dict[str, float]) -> dict[str, float | int | None]:
+        """Per cell, out of the sums of all processes. An error of no cell at all is None."""
+        total = dict(total)
         cells, negative, negative_error = (total.pop(name) for name in ("cells", "negative", "negative_error"))
         return {
             **{name: value / cells for name, value in total.items()},

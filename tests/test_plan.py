@@ -11,6 +11,8 @@ import attrs
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,14 +20,17 @@ from srum_bagel import checkpoint as bagel_checkpoint
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
 from srum_core import config, optimizers, plugins, tuning
+from srum_core.analysis.activity import _Sum
 from srum_core.cli import main
 from srum_core.doctor.advice import mend
 from srum_core.doctor.meter import Metered, metered
 from srum_core.doctor.plan import GIB, Device, Need, Planner
 from srum_core.errors import ConfigError
-from srum_core.flow import flow_step
+from srum_core.flow import Schedule, flow_step
+from srum_core.gauges import Tally
 from srum_core.run import Run
 from srum_core.settings import Settings, Train
+from srum_losses import objectives
 
 GOLDENS = Path(__file__).parent / "golden"
 BAGEL, BLIP3O = GOLDENS / "bagel" / "checkpoint", GOLDENS / "blip3o" / "checkpoint"
@@ -311,3 +316,56 @@ def test_amounts_are_amounts() -> None:
     arguments(parser)
     with pytest.raises(argparse.ArgumentError):
         parser.parse_args(["--plan", "--gib", "-3"])
+
+
+# ---- what an accelerator may lack ------------------------------------------------------------------------------------
+
+
+class NoDouble(TorchDispatchMode):
+    """An accelerator without float64, as MPS is: whatever would put such a tensor on a device fails."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            if isinstance(each, Tensor) and each.device.type != "cpu":
+                assert each.dtype not in (torch.float64, torch.complex128), f"{func} makes a {each.dtype} there"
+        return made
+
+
+@pytest.mark.parametrize("loss", ["SrumLoss", "BoundedLoss", "NegativeAwareLoss", "SftLoss"])
+def test_a_step_puts_nothing_in_float64_on_an_accelerator(loss: str) -> None:
+    grids = [(2, 3, 4), (1, 2, 4)]
+    with FakeTensorMode(shape_env=ShapeEnv()), NoDouble():
+        clean = [torch.zeros(grid, device="meta") for grid in grids]
+        noise = [torch.zeros(grid) for grid in grids]
+        weight = [torch.zeros(grid[:2], dtype=torch.float64) for grid in grids]  # of a map that forgot float32
+        scale = torch.zeros(4, device="meta", requires_grad=True)
+        times = Schedule().sample(2, torch.Generator())
+
+        def denoiser(noisy: list[Tensor], time: Tensor, condition: None) -> list[Tensor]:
+            return [scale * each * (1 - t) for each, t in zip(noisy, time, strict=True)]
+
+        step = flow_step(denoiser, clean, None, times, weight, noise, start=denoiser)  # type: ignore[arg-type]
+        total, parts = getattr(objectives, loss)()(step)
+        (total * 0.5).backward()
+        tally = Tally(0.5)
+        tally.add(step, total, parts, counts=True)
+        sums = tally.sums()
+        watching = _Sum()
+        watching(None, None, clean[0])
+    assert {each.device.type for each in [*sums.values(), watching.total]} == {"cpu"}  # type: ignore[union-attr]
+    assert {each.dtype for each in [*sums.values(), watching.total]} == {torch.float64}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("checkpoint", [BAGEL, BLIP3O], ids=["bagel", "blip3o"])
+def test_no_adapter_puts_anything_in_float64_on_an_accelerator(
+    registry: plugins.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    name = checkpoint.parent.name
+    settings = config.load_settings(name, [], None, [f'adapter.checkpoint="{checkpoint}"'], registry)
+    plan = Planner(registry, Device("cpu", 80.0), Run(tmp_path / "run", settings, registry))
+    made = plan.outline(settings)  # building is done on the CPU
+    monkeypatch.setattr(Planner, "outline", lambda self, settings: made)
+    with NoDouble():
+        assert plan.generate(settings) is not None
+        assert plan.train(settings).passing > 0

@@ -206,7 +206,7 @@ class Bagel:
             batch.shape[2] // self.autoencoder.sizes.factor,
             batch.shape[3] // self.autoencoder.sizes.factor,
         )
-        seeds = [int((picture.double().add(1).sum() * 1000).item()) for picture in batch]
+        seeds = [int((picture.cpu().double().add(1).sum() * 1000).item()) for picture in batch]
         return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(
             batch.device
         )

@@ -30,7 +30,7 @@ class _Sum:
     def __call__(self, module: Any, given: Any, output: Tensor) -> None:
         """output: (rows, tokens, units), of which the first row counts, or (tokens, units)."""
         tokens = output[0] if output.dim() == 3 else output
-        added = tokens.detach().double().sum(dim=0).cpu()
+        added = tokens.detach().cpu().double().sum(dim=0)
         self.total = added if self.total is None else self.total + added
         self.count += len(tokens)
 

@@ -215,7 +215,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-        tally = Tally(getattr(self.objective, "constraint", 0.0), accelerator.device)
+        tally = Tally(getattr(self.objective, "constraint", 0.0))
         mine = packing.share(step, rank, world)
         for place, (batch, counts) in enumerate(mine):
             # For dropout: it depends on the step and the batch, not on the steps before or who computes it.
@@ -229,8 +229,18 @@ class Trainer:
             tally.add(flow, loss, parts, counts)
 
         norm = accelerator.clip_grad_norm_(self.tuned.parameters.values(), settings.clip or float("inf"))
-        metrics = tally.means(accelerator.reduce(torch.stack(list(tally.sums.values())), "sum"))
-        metrics = {"step": self.done + 1, **metrics, **self.pictures.counts(), "lr": rate, "gradient_norm": float(norm)}
+        sums = tally.sums()
+        values = torch.stack(list(sums.values()))
+        if world > 1:
+            values = accelerator.reduce(values.to(accelerator.device), "sum")
+        means = tally.means(dict(zip(sums, values.tolist(), strict=True)))
+        metrics: Metrics = {
+            "step": self.done + 1,
+            **means,
+            **self.pictures.counts(),
+            "lr": rate,
+            "gradient_norm": float(norm),
+        }
         refuse_infinite(metrics, self.done + 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
