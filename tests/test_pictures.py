@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from srum_core.pictures import open_rgb
+from srum_core.records import Box
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "1"])
@@ -25,3 +26,31 @@ def test_every_kind_of_picture_opens_in_rgb_with_transparency_on_white(mode: str
     opened = open_rgb(tmp_path / "x.png")
     assert opened.mode == "RGB"
     assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255) if clear else (0, 0, 0)]
+
+
+PARTS = [
+    # size of the image, part of it, pixels of the part, size of what is shown
+    ((300, 200), (0.5, 0.0, 1.0, 0.5), (150, 100), (150, 100)),
+    ((300, 200), (0.1, 0.1, 0.12, 0.12), (6, 4), (28, 28)),
+    ((300, 200), (0.0, 0.5, 1.0, 0.51), (300, 2), (300, 30)),
+    ((2000, 2000), (0.4, 0.0, 0.41, 1.0), (20, 2000), (200, 2000)),
+    ((10, 300), (0.0, 0.0, 1.0, 0.5), (10, 150), (28, 150)),
+    ((8, 8), (0.99, 0.99, 1.0, 1.0), (1, 1), (28, 28)),
+]
+
+
+@pytest.mark.parametrize(("size", "box", "pixels", "shown"), PARTS)
+def test_a_part_is_padded_and_not_distorted_where_models_could_not_take_it(
+    size: tuple[int, int],
+    box: Box,
+    pixels: tuple[int, int],
+    shown: tuple[int, int],
+    tmp_path: Path,
+) -> None:
+    Image.new("RGB", size, "red").save(tmp_path / "x.png")
+    opened = open_rgb(tmp_path / "x.png", box)
+    assert opened.size == shown
+    red, white = pixels[0] * pixels[1], shown[0] * shown[1] - pixels[0] * pixels[1]
+    counts = {colour: count for count, colour in opened.getcolors() or ()}
+    assert counts == {(255, 0, 0): red, **({(255, 255, 255): white} if white else {})}
+    assert open_rgb(tmp_path / "x.png").size == size  # a whole image stays as it is
