@@ -49,7 +49,7 @@ def _further(
     return list(further(candidate, answers))
 
 
-def measure(benchmark: Benchmark, candidate: Candidate, answers: Sequence[str]) -> dict[str, float]:
+def measure(benchmark: Benchmark, candidate: Candidate, answers: Sequence[str] = ()) -> dict[str, float]:
     """The measures of one picture. Raises PluginError for one that is no finite number."""
     values = {key: float(value) for key, value in benchmark.score(candidate, answers).items()}
     odd = [key for key, value in values.items() if not math.isfinite(value)]
@@ -57,6 +57,14 @@ def measure(benchmark: Benchmark, candidate: Candidate, answers: Sequence[str]) 
         who = f"{type(benchmark).__module__}:{type(benchmark).__qualname__}"
         raise PluginError(f"{who} gave picture {candidate.id} a {' and a '.join(odd)} that is no finite number.")
     return values
+
+
+def measure_heard(benchmark: Benchmark, hearing: Hearing) -> dict[str, float]:
+    """The same out of answers. {} for a picture that cannot be scored: a question was refused, and the benchmark does
+    not know unreadable answers, so it would take no words for a wrong answer."""
+    if hearing.votes[0].refused() and getattr(benchmark, "unreadable", None) is None:
+        return {}
+    return measure(benchmark, hearing.candidate, hearing.said(0))
 
 
 def picture_seed(base: int, name: str, benchmark: Benchmark, prompt: Prompt, picture: int) -> int:

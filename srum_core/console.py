@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from srum_core import config, plugins
+from srum_core.errors import mask
 
 LISTED = 20
 """Lines of a long list that are shown."""
@@ -40,8 +41,9 @@ def find_modules_here() -> None:
 
 
 def tell(text: str) -> None:
-    """To people, not to what reads the output. Line breaks stay; other control characters do not reach the terminal."""
-    safe = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+    """To people, not to what reads the output. Line breaks stay; other control characters and
+    secrets do not reach the terminal."""
+    safe = "".join(each if each.isprintable() or each == "\n" else " " for each in mask(text))
     print(safe, file=sys.stderr, flush=True)
 
 

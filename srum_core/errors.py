@@ -1,6 +1,9 @@
 """Errors for people: a full sentence that says what, where and what to do. `assert` is for ourselves."""
 
+import base64
+import json
 import traceback
+from urllib.parse import quote
 
 
 class SrumError(Exception):
@@ -50,16 +53,27 @@ _secrets: set[str] = set()
 
 
 def hide(secret: str) -> None:
-    """Never show this text again: `clean` masks it."""
-    if secret:
-        _secrets.add(secret)
+    """Never show this text again, nor its forms in a URL, JSON or base64: `clean` and `mask` leave it out.
+
+    Texts of fewer than 4 characters are no secrets; they would be cut out of other words."""
+    if len(secret) >= 4:
+        encoded = base64.b64encode(secret.encode()).decode().rstrip("=")
+        _secrets.update((secret, quote(secret, safe=""), json.dumps(secret)[1:-1], encoded))
+
+
+def mask(text: str) -> str:
+    """Return the text without the secrets that were given to `hide`."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "(hidden)")
+    return text
 
 
 def clean(text: object, limit: int = 400) -> str:
     """Return what a server, plugin or file says as one printable line of at most `limit` characters.
 
-    Control characters (also those that reorder text) become spaces and secrets given to `hide` are masked. Bytes are
-    decoded; an object whose `str` fails is named by its type. Markup of rich is left: print it with markup=False.
+    Control characters (also those that reorder text) become spaces and secrets given to `hide` are
+    masked. Bytes are decoded; an object whose `str` fails is named by its type. Markup of rich is
+    left: print it with markup=False.
     """
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
@@ -67,7 +81,6 @@ def clean(text: object, limit: int = 400) -> str:
         words = str(text)
     except BaseException:  # a plugin's exception can raise anything here, SystemExit too
         words = f"({type(text).__name__} without a message)"
-    for secret in sorted(_secrets, key=len, reverse=True):
-        words = words.replace(secret, "(hidden)")
-    line = " ".join("".join(each if each.isprintable() else " " for each in words[: 10 * limit]).split())
+    words = mask(words)[: 10 * limit]
+    line = " ".join("".join(each if each.isprintable() else " " for each in words).split())
     return line if len(line) <= limit else f"{line[:limit]}…"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median
+from typing import TypeVar
 
 import attrs
 from attrs import define
 
 from srum_core.errors import PluginError, RecordError
 from srum_core.protocols import Judge
-from srum_core.records import Candidate, Exchange, Question, Region, Score, Unreadable
+from srum_core.records import Answer, Candidate, Exchange, Question, Region, Score, Unreadable
 
+T = TypeVar("T")
 Ask = Callable[[Sequence[Question]], Sequence[str]]
 """Answers, one per question, in order."""
 Seed = Callable[..., int]
@@ -67,6 +69,10 @@ class Vote:
 
     def unasked(self) -> list[int]:
         return [index for index, times in enumerate(self.times) if not times]
+
+    def refused(self) -> dict[int, str]:
+        """Why, by the index of the question that was refused."""
+        return {i: known.refused for i, each in enumerate(self.answers) if (known := Answer.of(each)).refused}
 
     def said(self) -> list[str]:
         """The answers, without questions that they repeat."""
@@ -129,7 +135,8 @@ class Hearing:
             return False
         same = reworded or exchange.question.text == vote.questions[exchange.index].text
         if same:
-            self.hear(exchange.vote, exchange.index, exchange.question, exchange.answer)
+            answer = Answer(exchange.answer, exchange.model, exchange.refused)
+            self.hear(exchange.vote, exchange.index, exchange.question, answer)
         return same
 
     @property
@@ -139,7 +146,8 @@ class Hearing:
 
     def hear(self, vote: int, index: int, question: Question, answer: str) -> None:
         self.votes[vote].hear(index, answer)
-        self.exchanges.append(Exchange(self.name, question, answer, index, vote))
+        known = Answer.of(answer)
+        self.exchanges.append(Exchange(self.name, question, str(answer), index, vote, known.model, known.refused))
 
     def said(self, vote: int) -> list[str]:
         """The answers of one vote, without questions that they repeat."""
@@ -175,7 +183,19 @@ class Hearing:
                 raise PluginError(
                     f'"{self.name}" speaks of region "{each.region}", which picture {self.candidate.id} does not have.'
                 )
-        return found
+        return self.with_refusals(vote, found)
+
+    def with_refusals(self, vote: int, found: Sequence[T | Unreadable]) -> list[T | Unreadable]:
+        """What was read, with a failure for every question that was refused, whatever was read out of no words."""
+        why = self.votes[vote].refused()
+        failed = {each.question for each in found if isinstance(each, Unreadable)}
+        told = [
+            attrs.evolve(each, why=why[each.question])
+            if isinstance(each, Unreadable) and each.question in why
+            else each
+            for each in found
+        ]
+        return [*told, *(Unreadable(index, why[index], judge=self.name) for index in why if index not in failed)]
 
     def unreadable(self) -> list[tuple[int, int]]:
         """(vote, question) of every answer that cannot be read."""
@@ -195,7 +215,8 @@ class Hearing:
             return []  # it asks nothing, and to look again may be dear
         if waiting := self.follow(number):
             return waiting
-        again = [index for index in self._unreadable(number) if vote.times[index] <= retries]
+        refused = vote.refused()  # asked again, they would be refused again
+        again = [i for i in self._unreadable(number) if vote.times[i] <= retries and i not in refused]
         return [index for index in again if index < vote.end_of_turn(again[0])]
 
     def asking(self, vote: int, index: int, temperature: float, seed: Seed) -> Question:

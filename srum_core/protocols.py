@@ -20,7 +20,8 @@ class Answerer(Protocol):
     """Anything that looks at pictures and answers; a judge server needs nothing else."""
 
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
-        """One answer per question, in order. Greedy at temperature 0, else sampled from each question's own seed."""
+        """One answer per question, in order. Greedy at temperature 0, else sampled from each question's own seed. A
+        `records.Answer` is a text that also says which model gave it, or why this one question was refused."""
         ...
 
     # Optional: `box_format(size: (width, height)) -> BoxFormat` says how it writes boxes in a picture of that size;

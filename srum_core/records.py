@@ -116,6 +116,25 @@ class Question:
     """What was said before about the same picture, (asked, answered) in order; the picture came with the first."""
 
 
+class Answer(str):
+    """An answer, and what else is known about it. Whoever answers may as well give plain texts."""
+
+    model: str
+    """The model that gave it, as a server's reply names it; "" = not known."""
+    refused: str
+    """Why there is none: this one question was refused, and the text is empty; "" = it was answered."""
+
+    def __new__(cls, text: str = "", model: str = "", refused: str = "") -> Answer:
+        made = super().__new__(cls, text)
+        made.model, made.refused = model, refused
+        return made
+
+    @classmethod
+    def of(cls, text: str) -> Answer:
+        """Anything that was answered, also plain text."""
+        return text if isinstance(text, Answer) else cls(text)
+
+
 @frozen
 class Exchange:
     """A question as it was asked, and the words that came back, verbatim."""
@@ -127,6 +146,10 @@ class Exchange:
     """Which of the asker's questions about this picture it was; a retry has the same index."""
     vote: int = 0
     """Which of several answers to the same question, with `judge.votes`."""
+    model: str = ""
+    """The model that answered, where that is known."""
+    refused: str = ""
+    """Why the question was refused, where it was."""
 
 
 @frozen

@@ -90,7 +90,7 @@ def converter() -> Converter:
     configure_union_passthrough(str | int | float | bool | None, strict)
     strict.register_structure_hook(bool, _exactly(bool, "true or false"))
     strict.register_structure_hook(int, _exactly(int, "a whole number"))
-    strict.register_structure_hook(str, _exactly(str, "a text"))
+    strict.register_structure_hook(str, _text)
     strict.register_structure_hook(float, _number)
     strict.register_structure_hook(Path, _path)
     strict.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
@@ -121,6 +121,17 @@ def _exactly(kind: type, words: str) -> Callable[[Any, Any], Any]:
         return value
 
     return structure
+
+
+def _text(value: Any, kind: Any) -> Any:
+    """Settings are written to disk, into run.toml and the report: no URL among them may hold a password."""
+    text = _exactly(str, "a text")(value, kind)
+    if re.search(r"://[^/?#\s,]*@", text):
+        raise _wrong(
+            "is a URL with a user or password in it, and settings are written to disk. Leave them out; "
+            "what opens a server belongs into the environment."
+        )
+    return text
 
 
 def _number(value: Any, _: Any) -> float:

@@ -88,6 +88,13 @@ def named(use: Use) -> str:
     return f"{use.use} ({which})" if which else use.use
 
 
+def answered_by(use: Use, models: Iterable[str]) -> str:
+    """Who was asked and, where replies name other models than the one that was asked for, all that answered."""
+    names = sorted(set(models) - {""})
+    asked = [str(use.options.get("model", ""))]
+    return named(use) if names in ([], asked) else f"{named(use)}, answered by {', '.join(names)}"
+
+
 def make(
     benchmark: Benchmark, use: Use, scored: Sequence[tuple[Candidate, Mapping[str, float]]], **about: Any
 ) -> BenchmarkTable:

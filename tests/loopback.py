@@ -39,6 +39,10 @@ class Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": text, **more}
         self.reply(200, json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": finish}]}))
 
+    def say_as(self, model: str, text: str) -> None:
+        """With the name of the model that answers."""
+        self.reply(200, json.dumps({"model": model, "choices": [{"message": {"content": text}}]}))
+
     def asked(self) -> str:
         """The text of the question."""
         text: str = self.body["messages"][0]["content"][1]["text"]

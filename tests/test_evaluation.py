@@ -23,7 +23,7 @@ from srum_core import tables
 from srum_core.cli import main
 from srum_core.evaluation import answers, console
 from srum_core.evaluation.run import Evaluation
-from srum_core.records import Question, Sample
+from srum_core.records import Answer, Question, Sample
 
 HERE = "test_evaluation"
 LEFT: dict[str, int] = {}
@@ -86,6 +86,21 @@ class Wordy(Judges):
 
     def about(self, question: Question) -> str:
         return "I would rather talk about the weather."
+
+
+class Refuses(Judges):
+    """A server that refuses some pictures, and changes its model on the way."""
+
+    count = 0
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return [self._answer(question) for question in questions]
+
+    def _answer(self, question: Question) -> Answer:
+        if hashlib.sha256(question.image.read_bytes()).digest()[1] % 3 == 0:
+            return Answer(refused="The server said 400.")
+        Refuses.count += 1
+        return Answer(self.about(question), model="m-1" if Refuses.count < 9 else "m-2")
 
 
 class Another(Judges):
@@ -181,6 +196,23 @@ def test_killed_anywhere_and_resumed_the_tables_are_the_same(
     assert "coverage" in said
     assert "Incomplete: below 99%" in said
     assert ("own rubric" in said) == (name != "geneval")
+
+
+def test_refused_pictures_are_unreadable_and_the_table_names_all_that_answered(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert srum("run", *model(use("compbench", data), run, "--judge", f"{HERE}:Refuses", "--as", "j")) == 0
+    table = tables.read(run / "tables/j/table.json")
+    assert table.judge == f"{HERE}:Refuses, answered by m-1, m-2"
+    assert table.readable < 1
+    lines = [json.loads(line) for line in (run / "tables/j/pictures.jsonl").read_text().splitlines()]
+    refused = [each for each in lines if "The server said 400." in each["unreadable"]]
+    assert 0 < len(refused) < COUNT
+    assert not any(each["values"].get("score") for each in refused)
+    before = made(run)
+    for path in (run / "tables/j").iterdir():
+        path.unlink()
+    assert srum("score", run) == 0  # out of records
+    assert made(run) == before
 
 
 def test_shapes_needs_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

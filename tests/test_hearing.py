@@ -10,7 +10,7 @@ import pytest
 
 from srum_core.errors import PluginError, RecordError
 from srum_core.hearing import Hearing, conduct, without_echo
-from srum_core.records import Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
+from srum_core.records import Answer, Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
 
 CANDIDATE = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 1.0)), Region("2", (0.5, 0.0, 1.0, 1.0)))
@@ -369,3 +369,21 @@ def test_a_judge_that_never_comes_to_an_end_is_stopped() -> None:
     with pytest.raises(PluginError, match=r'"endless" still has questions about picture c after 8 turns.*`further`'):
         conduct([hearing], lambda questions: ["so"] * len(questions), 0, 0.7, seed)
     assert len(hearing.exchanges) == 8
+
+
+def test_a_refused_question_is_a_failure_with_its_reason_and_not_asked_again() -> None:
+    script = Script(one="", two="0.5")
+    hearing = Hearing.open("numbers", Numbers(), CANDIDATE, REGIONS)
+    asked: list[Question] = []
+
+    def ask(questions: Sequence[Question]) -> list[str]:
+        asked.extend(questions)
+        return [Answer("?", "m", "said 400") if "region 1" in each.text else script([each])[0] for each in questions]
+
+    conduct([hearing], ask, 3, 1.0, seed)
+    assert len(asked) == 2
+    assert hearing.outcome() == [Unreadable(0, "said 400", "1"), Score(0.5, "2", reason="said 0.5")]
+    again = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS, hearing.exchanges)
+    assert again.outcome() == hearing.outcome()
+    assert again.exchanges == hearing.exchanges
+    assert [(type(each.answer), each.model) for each in hearing.exchanges] == [(str, "m"), (str, "")]

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from loopback import (
@@ -36,7 +37,10 @@ from loopback import (
 )
 from PIL import Image
 
+from srum_core.cli import train_main
+from srum_core.config import load_settings
 from srum_core.errors import AnswerError, ConfigError, RecordError
+from srum_core.pictures import open_rgb
 from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_judges.answerers import answer_cache, wire
@@ -44,7 +48,7 @@ from srum_judges.answerers import remote as remote_module
 from srum_judges.answerers.remote import REASON_FIRST, Remote
 from srum_judges.options import RemoteOptions
 
-KEY = "sk-do-not-tell-1234"
+KEY = "sk-do-not/tell+1234"
 
 
 @pytest.fixture
@@ -110,11 +114,12 @@ def test_a_question_is_sent_whole(server: Server, picture: Path) -> None:
 
 
 def test_a_crop_is_cut_out_as_adapters_cut_it(server: Server, picture: Path) -> None:
-    remote(server).answer([Question(picture, "x", crop=(0.51, 0.0, 1.0, 0.26))])
+    crop = (0.51, 0.0, 1.0, 0.26)
+    remote(server).answer([Question(picture, "x", crop=crop)])
     kind, data = sent_picture(server.taken[0])
     with Image.open(io.BytesIO(data)) as image:
-        assert (kind, image.format, image.size) == ("data:image/png", "PNG", (20, 5))
-        assert image.getcolors() == [(100, (0, 0, 255))]
+        assert (kind, image.format, image.size) == ("data:image/png", "PNG", (28, 28))
+        assert image.tobytes() == open_rgb(picture, crop).tobytes()
 
 
 def test_pictures_that_cannot_go_as_they_are(server: Server, tmp_path: Path) -> None:
@@ -285,7 +290,7 @@ def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(
 
     def third_fails(handler: Handler) -> None:
         if handler.asked() == "question 3":
-            handler.reply(400, "no")
+            handler.reply(403, "no")
         else:
             echo(handler)
 
@@ -308,13 +313,13 @@ def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, picture: 
         if handler.asked() == "question 0":
             for _ in range(7):
                 waiting.acquire(timeout=10)
-            handler.reply(400, "no")
+            handler.reply(403, "no")
         else:
             waiting.release()
             silent(handler)
 
     server.act = first_fails
-    with pytest.raises(AnswerError, match="said 400"):
+    with pytest.raises(AnswerError, match="said 403"):
         remote(server, concurrency=8, timeout=30.0, retries=0).answer(questions(picture, 20))
     assert (len(server.taken), server.tired) == (8, 0)
 
@@ -364,15 +369,15 @@ FAILURES: dict[str, tuple[Act, int, str]] = {
     "503 for ever": (with_status(503), 3, r"said 503 Service Unavailable"),
     "429 for ever": (with_status(429, "slow down"), 3, r'said 429 .*"slow down".*Lower answerer\.concurrency'),
     "408 for ever": (with_status(408), 3, r"said 408"),
-    "401": (with_status(401, ECHOES_KEY), 1, r'said 401 .*provided: \(the key\)\. \[31m".*answerer\.key_env'),
+    "401": (with_status(401, ECHOES_KEY), 1, r'said 401 .*provided: \(hidden\)\. \[31m".*answerer\.key_env'),
     "403": (with_status(403, "no"), 1, r"said 403 .*answerer\.key_env"),
     "404": (with_status(404, '{"detail": "Not Found"}'), 1, r'said 404 .*usually ends in "/v1"'),
     "400 with a long body": (
         with_status(400, "too many tokens\0" * 500),
-        1,
+        2,
         r'said 400 .*"too many tokens too .{150,200}…"',
     ),
-    "422": (with_status(422, "Unexpected fields"), 1, r"said 422 .*Unexpected fields.*does not accept"),
+    "422": (with_status(422, "Unexpected fields"), 2, r"said 422 .*Unexpected fields.*refuses even"),
     "redirect": (
         with_status(307, Location="http://127.0.0.1:9/elsewhere"),
         1,
@@ -422,6 +427,39 @@ def test_a_failure_is_an_error_in_words(server: Server, picture: Path, tmp_path:
     assert said.isprintable()
     assert len(said) < 900
     assert not cached(tmp_path)
+
+
+HOSTILE = f"{KEY} \x1b[31m\x07[bold]"
+ECHOES: dict[str, Act] = {
+    # where a server puts what it was sent, and what a terminal would obey
+    "reason phrase": lambda handler: handler.wfile.write(
+        f"HTTP/1.1 401 {HOSTILE}\r\nContent-Length: 0\r\n\r\n".encode()
+    ),
+    "body": with_status(401, HOSTILE),
+    "key in a URL": with_status(401, f"GET /v1?key={quote(KEY, safe='')}"),
+    "body that is not JSON": with_body(HOSTILE),
+    "location": with_status(302, Location=HOSTILE),
+    "no HTTP": lambda handler: handler.wfile.write(f"{HOSTILE}\r\n\r\n".encode()) and drop(handler),
+}
+
+
+@pytest.mark.parametrize("name", ECHOES)
+def test_what_a_server_says_is_shown_without_the_key_and_control_characters(
+    server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.act = ECHOES[name]
+    with pytest.raises(AnswerError) as caught:
+        remote(server, retries=0).answer(questions(picture, 1))
+    assert KEY not in str(caught.value)
+    assert quote(KEY, safe="") not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_key_in_an_answer_is_not_kept(server: Server, picture: Path, tmp_path: Path) -> None:
+    server.act = saying(f"Your key is {KEY}.")
+    assert remote(server).answer(questions(picture, 1)) == ["Your key is (hidden)."]
+    assert KEY not in cached(tmp_path)[0].read_text(encoding="utf-8")
 
 
 def test_nobody_there(server: Server, picture: Path) -> None:
@@ -529,15 +567,46 @@ def test_a_key_that_cannot_be_sent_is_not_shown(server: Server, monkeypatch: pyt
 )
 def test_urls_that_cannot_work(url: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Remote(RemoteOptions(url=url))
+        discover().create("answerer", {"use": "remote", "url": url})
 
 
-def test_a_password_in_the_url_is_not_shown(server: Server, picture: Path) -> None:
-    server.act = with_status(400)
-    url = server.url.replace("//", "//me:secret@") + "?token=secret"
-    with pytest.raises(AnswerError, match=re.escape(f"The server at {server.url} said")) as caught:
-        remote(server, url=url).answer(questions(picture, 1))
+SECRET_URLS = (
+    "http://me:secret@localhost/v1",
+    "http://secret@localhost/v1",
+    "http://localhost/v1?token=secret",
+    "http://localhost/v1#secret",
+    "http://localhost:8000/v1,http://me:secret@other/v1",
+    "ftp://me:secret@localhost/v1",
+)
+
+
+@pytest.mark.parametrize("url", SECRET_URLS)
+def test_a_url_with_a_secret_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    setting = f'answerer={{use="remote", url="{url}"}}'
+    monkeypatch.chdir(tmp_path)
+    assert train_main(["--adapter", "bagel", "--out", str(tmp_path / "run"), setting]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"answerer.url .*(password|should look like)", error)
+    assert "secret" not in error
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(ConfigError, match="OPENAI_BASE_URL") as caught:
+        Remote(RemoteOptions())
     assert "secret" not in str(caught.value)
+
+
+def test_no_setting_holds_a_password_in_a_url() -> None:
+    with pytest.raises(ConfigError, match=r"adapter.checkpoint .* password") as caught:
+        load_settings("bagel", (), None, ["adapter.checkpoint=https://me:secret@host/x"], discover())
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_in_place_of_its_variable_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"key_env .*environment variable") as caught:
+        discover().create("answerer", {"use": "remote", "key_env": KEY})
+    assert KEY not in str(caught.value)
 
 
 def models(*names: Any) -> Act:

@@ -14,6 +14,7 @@ from loopback import Handler, Server, drop, echo, with_body, with_status
 from PIL import Image
 
 from srum_core.errors import AnswerError, ConfigError
+from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_judges.answerers import servers as servers_module
 from srum_judges.answerers import wire
@@ -181,11 +182,11 @@ def test_a_refusal_ends_all_at_once_although_others_wait(servers: list[Server], 
 
     def refuse(handler: Handler) -> None:
         down.wait(10)
-        handler.reply(400, "too long")
+        handler.reply(403, "too long")
 
     servers[0].act = lambda handler: (drop(handler), down.set())[0]
     servers[1].act = refuse
-    with pytest.raises(AnswerError, match=rf"The server at {servers[1].url} said 400 .*too long"):
+    with pytest.raises(AnswerError, match=rf"The server at {servers[1].url} said 403 .*too long"):
         remote(servers).answer(asked)
     assert len(servers[1].taken) == 1
 
@@ -217,10 +218,14 @@ def test_all_must_serve_the_same_model(servers: list[Server], caplog: pytest.Log
     assert servers[0].url in caplog.text
 
 
-def test_urls_of_several() -> None:
-    with pytest.raises(ConfigError, match=r"names http://a/v1 twice.*concurrency is for each"):
-        Remote(RemoteOptions(url="http://a/v1,http://b/v1,http://a/v1"))
-    with pytest.raises(ConfigError, match="does not know whom to ask"):
-        Remote(RemoteOptions(url="http://a/v1,"))
-    with pytest.raises(ConfigError, match="cannot use its URL"):
-        Remote(RemoteOptions(url="http://a/v1,b:8000"))
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://a/v1,http://b/v1,http://a/v1", r"names http://a/v1 twice.*concurrency is for each"),
+        ("http://a/v1,", "does not know whom to ask"),
+        ("http://a/v1,b:8000", "cannot use its URL"),
+    ],
+)
+def test_urls_of_several(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        discover().create("answerer", {"use": "remote", "url": url})

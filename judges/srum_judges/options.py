@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
+from srum_core.errors import ConfigError
 from srum_core.hookspecs import NEUTRAL, SPEED
+from srum_judges.answerers.addresses import read_urls
 
 _positive = validators.gt(0)
 _unit: Any = [validators.ge(0), validators.le(1)]
 _a_day: Any = [validators.gt(0), validators.le(86_400)]
+
+
+def _usable_url(_: Any, attribute: Any, value: str) -> None:
+    """What can be known before anything is asked, and above all before anything is written."""
+    try:
+        if value:
+            read_urls(value)
+    except ConfigError as error:
+        raise ValueError(f"'{attribute.name}' cannot be used: {error}") from error
+
+
+def _name_of_variable(_: Any, attribute: Any, value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII):
+        raise ValueError(
+            f"'{attribute.name}' should be the name of an environment variable, such as OPENAI_API_KEY. "
+            "If it is the key itself: settings are written to disk, so put it into that variable."
+        )
+
+
 BoxUnit = Literal["model", "pixels", "fraction", "thousand"]
 _box_unit: Any = validators.in_(("model", "pixels", "fraction", "thousand"))
 
@@ -212,10 +234,10 @@ class RemoteOptions:
 
     model: str = ""
     """The served model's name; empty = the only one that the server lists."""
-    url: str = field(default="", metadata=SPEED)
-    """Base URL up to and with /v1; several servers of the same model, with commas in between, are asked in turn. Empty
-    = the environment variable OPENAI_BASE_URL."""
-    key_env: str = field(default="OPENAI_API_KEY", metadata=SPEED)
+    url: str = field(default="", validator=_usable_url, metadata=SPEED)
+    """Base URL up to and with /v1, without user, password and query; several servers of the same
+    model, with commas in between, are asked in turn. Empty = the environment variable OPENAI_BASE_URL."""
+    key_env: str = field(default="OPENAI_API_KEY", validator=_name_of_variable, metadata=SPEED)
     """Name of the environment variable with the key. The key itself is never a setting: those are written to disk."""
     concurrency: int = field(default=8, validator=_positive, metadata=SPEED)
     """Requests under way at once, per server and process."""

@@ -22,7 +22,7 @@ from srum_core.hearing import Hearing, conduct, recall
 from srum_core.hookspecs import Use
 from srum_core.progress import progress
 from srum_core.protocols import Answerer, Benchmark
-from srum_core.records import Question
+from srum_core.records import Answer, Question
 from srum_core.remembered import made_with
 from srum_core.stages import seed_everything
 from srum_core.stages.asking import put
@@ -44,6 +44,13 @@ class Answered:
     answer: str
     by: str = ""
     """Who answered in the end, where the judge's options leave that open."""
+    model: str = ""
+    """The model that the reply names, where that is known."""
+    refused: str = ""
+    """Why the question was refused, where it was."""
+
+    def given(self) -> Answer:
+        return Answer(self.answer, self.model, self.refused)
 
 
 @define
@@ -58,7 +65,7 @@ class Answers:
     records: Records[Answered] = field(init=False)
     by: str = field(default="", init=False)
     _judge: str = field(default="", init=False)
-    _known: dict[str, str] = field(factory=dict, init=False)
+    _known: dict[str, Answer] = field(factory=dict, init=False)
     _count: int = field(default=-1, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -92,7 +99,12 @@ class Answers:
                 "answers, or keep them apart with --as NAME."
             )
         self.by = by[0] if by else self.by
-        self._known, self._count = {each.id: each.answer for each in found}, len(found)
+        self._known, self._count = {each.id: each.given() for each in found}, len(found)
+
+    @property
+    def models(self) -> set[str]:
+        """The models that replies name."""
+        return {each.model for each in self._known.values()} - {""}
 
     # ---- looking up -------------------------------------------------------------------------------------------------
 
@@ -142,12 +154,12 @@ class Answers:
         self, keys: Sequence[str], questions: Sequence[Question], pictures: Sequence[Picture], answers: Sequence[str]
     ) -> None:
         records = [
-            Answered(key, picture.id, picture.sha256, question, answer, self.by)
-            for key, question, picture, answer in zip(keys, questions, pictures, answers, strict=True)
+            Answered(key, picture.id, picture.sha256, question, str(answer), self.by, answer.model, answer.refused)
+            for key, question, picture, answer in zip(keys, questions, pictures, map(Answer.of, answers), strict=True)
         ]
         self.records.extend(records)
         for each in records:
-            self._known.setdefault(each.id, each.answer)
+            self._known.setdefault(each.id, each.given())
 
     def introduce(self, answerer: Answerer) -> None:
         """Note who answers. Raises RecordError if it is somebody else than before."""

@@ -35,6 +35,10 @@ class Measured:
     again: int = 0
     """How many of the unreadable answers may be asked for again."""
 
+    @property
+    def scored(self) -> bool:
+        return bool(self.values) or not self.unreadable
+
 
 def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", partial: bool = False) -> BenchmarkTable:
     """Write `tables/NAME`, and return the table. `judge` None: nobody was asked.
@@ -48,7 +52,7 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     answers = Answers(run, name, judge) if judge else None
     measured = _measure_all(run, benchmark, pictures, answers, partial)
     there = {each.id: each for each in measured}
-    pairs = [(each.candidate, there[each.id].values) for each in pictures if each.id in there]
+    pairs = [(each.candidate, there[each.id].values) for each in pictures if each.id in there and there[each.id].scored]
     about: dict[str, Any] = {
         "split": run.settings.evaluate.split,
         "limit": run.settings.evaluate.limit,
@@ -83,7 +87,7 @@ def judged_by(answers: Answers | None) -> str:
     if answers is None:
         return ""
     use = Use(answers.judge.use, {**answers.judge.options, **({"model": answers.by} if answers.by else {})})
-    return tables.named(use)
+    return tables.answered_by(use, answers.models)
 
 
 def _with_policy(run: Evaluation, use: Use, policy: str) -> Use:
@@ -117,13 +121,13 @@ def _measure_all(
 def _measure(benchmark: Benchmark, picture: Picture, answers: Answers | None) -> Measured | None:
     """None where an answer is missing that was never given."""
     if answers is None:
-        values = benchmarking.measure(benchmark, picture.candidate, ())
+        values = benchmarking.measure(benchmark, picture.candidate)
         return Measured(picture.id, picture.candidate.prompt.id, picture.number, values)
     hearing, waiting = answers.recall(benchmark, picture)
     if hearing.votes[0].unasked():
         return None
     why = tuple(each.why for each in hearing.outcome() if isinstance(each, Unreadable))
-    values = benchmarking.measure(benchmark, picture.candidate, hearing.said(0))
+    values = benchmarking.measure_heard(benchmark, hearing)
     return Measured(picture.id, picture.candidate.prompt.id, picture.number, values, why, len(waiting))
 
 

@@ -80,7 +80,10 @@ def features(datasets: Any) -> Any:
         **{"rules": several(text), "votes": several(number), "spread": number},
     }
     mask = {"size": several(whole), "counts": several(whole)}
-    exchange = {"asked_by": text, "question": question, "answer": text, "index": whole, "vote": whole}
+    exchange = {
+        **{"asked_by": text, "question": question, "answer": text, "index": whole, "vote": whole},
+        **{"model": text, "refused": text},
+    }
     return datasets.Features(
         {
             "id": text,

@@ -136,6 +136,8 @@ def _judged(run: Run, round: int) -> Data:
     if local:
         facts.append(f"{sum(value < 0 for value in local) / len(local):.0%} of {len(local)} local scores negative")
     facts += [f"{changed} scores changed by rules"] if changed else []
+    models = sorted({exchange.model for each in found for exchange in each.exchanges} - {""})
+    facts += [f"answered by {', '.join(models)}"] if models else []
     failures = _failed([each.failures for each in found], "left out: an answer could not be read", pictures=True)
     return _stage(run, "judge", round, facts, failures)
 

@@ -51,14 +51,16 @@ def evaluate(run: Run, round: int | None) -> None:
         )
         records.extend(_score(run, weights, benchmark, drawn))
     if records.done:
-        pairs = [(each.candidate, each.values) for each in records.select(plan)]
-        tables.write(records.folder / "table.json", _table(run, round, benchmark, pairs, len(plan)))
+        tables.write(records.folder / "table.json", _table(run, round, benchmark, list(records.select(plan))))
 
 
-def _table(run: Run, round: int | None, benchmark: Benchmark, pairs: Scores, planned: int) -> BenchmarkTable:
+def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Scored]) -> BenchmarkTable:
     s = run.settings
     after = "before any training" if round is None else f"after round {round}"
-    asks = any(benchmark.questions(candidate) for candidate, _ in pairs)
+    pairs = [(each.candidate, each.values) for each in found if each.values or not each.exchanges]
+    asks = any(benchmark.questions(each.candidate) for each in found)
+    models = {exchange.model for each in found for exchange in each.exchanges}
+    judge = "self" if s.answerer is None else tables.answered_by(s.answerer, models)
     return tables.make(
         benchmark,
         s.benchmark or Use(""),
@@ -66,9 +68,9 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, pairs: Scores, pla
         split=s.evaluate.split,
         limit=s.evaluate.limit,
         model=f"{tables.named(s.adapter)}, {after}",
-        judge=("self" if s.answerer is None else tables.named(s.answerer)) if asks else "",
+        judge=judge if asks else "",
         self_judged=asks and s.answerer is None,
-        planned=planned,
+        planned=len(found),
         borders=run.settings.evaluate.borders,
     )
 
@@ -87,7 +89,7 @@ def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candida
         Scored(
             each.candidate.id,
             each.candidate,
-            benchmarking.measure(benchmark, each.candidate, each.said(0)),
+            benchmarking.measure_heard(benchmark, each),
             tuple(each.exchanges),
         )
         for each in hearings

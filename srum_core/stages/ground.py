@@ -64,7 +64,7 @@ def _conduct(run: Run, round: int, hearings: Sequence[Hearing]) -> None:
 
 def _proposed(grounder: Grounder, hearing: Hearing, threshold: float) -> Grounding:
     """What the grounder says, without near-duplicates of earlier regions."""
-    found = list(grounder.regions(hearing.candidate, hearing.said(0)))
+    found = hearing.with_refusals(0, grounder.regions(hearing.candidate, hearing.said(0)))
     failures = tuple(each for each in found if isinstance(each, Unreadable))
     regions = [each for each in found if isinstance(each, Region)]
     identity = hearing.candidate.id

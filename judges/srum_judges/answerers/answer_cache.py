@@ -13,6 +13,7 @@ from typing import Any
 from attrs import field, frozen
 
 from srum_core.errors import ConfigError
+from srum_core.records import Answer
 from srum_core.store import write_atomic
 
 
@@ -40,7 +41,7 @@ class AnswerCache:
     folder: Path | None
     _writing: threading.Lock = field(factory=threading.Lock, init=False, repr=False, eq=False)
 
-    def get(self, key: str) -> str | None:
+    def get(self, key: str) -> Answer | None:
         """None for an answer that is not there, or whose file is damaged. Raises ConfigError."""
         if self.folder is None:
             return None
@@ -53,16 +54,18 @@ class AnswerCache:
         except (ValueError, RecursionError):
             return None
         answer = there.get("answer") if isinstance(there, dict) else None
-        if not isinstance(answer, str) or there.get("check") != _check(key, answer):
+        model = there.get("model", "") if isinstance(there, dict) else None
+        if not isinstance(answer, str) or not isinstance(model, str):
             return None
-        return answer
+        known = Answer(answer, model)
+        return known if there.get("check") == _check(key, known) else None
 
-    def put(self, key: str, asked: Mapping[str, Any], answer: str) -> None:
+    def put(self, key: str, asked: Mapping[str, Any], answer: Answer) -> None:
         """Keep an answer; on disk when this returns. `asked` is there for people. Raises ConfigError."""
         if self.folder is None:
             return
         # Escaped, because an answer may hold lone surrogates, which UTF-8 does not have.
-        entry = {"asked": asked, "answer": answer, "check": _check(key, answer)}
+        entry = {"asked": asked, "answer": answer, "model": answer.model, "check": _check(key, answer)}
         try:
             with self._writing:  # two threads with the same answer would write aside to the same file
                 write_atomic(self._path(key), json.dumps(entry, indent=1) + "\n")
@@ -80,5 +83,6 @@ class AnswerCache:
         )
 
 
-def _check(key: str, answer: str) -> str:
-    return hashlib.sha256(f"{key}\n{answer}".encode("utf-8", "surrogatepass")).hexdigest()
+def _check(key: str, answer: Answer) -> str:
+    whole = "\n".join([key, *([answer.model] if answer.model else []), answer])
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()

@@ -9,22 +9,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
 import os
-from collections.abc import Iterable, Sequence
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+import attrs
+from attrs import define, field, frozen
 
-from srum_core.errors import AnswerError, ConfigError, RecordError
+from srum_core.errors import AnswerError, ConfigError, RecordError, clean, mask
 from srum_core.pictures import open_rgb
-from srum_core.records import Box, Question
+from srum_core.records import Answer, Box, Question
 from srum_judges.answerers.addresses import read_key, read_urls
 from srum_judges.answerers.answer_cache import AnswerCache, cache_folder, key_of
 from srum_judges.options import RemoteOptions
 
 if TYPE_CHECKING:
+    import openai
+
     from srum_judges.answerers.wire import Stop, Trouble
 
 REASON_FIRST = (
@@ -32,6 +39,16 @@ REASON_FIRST = (
     "Then answer in exactly the form that is asked for."
 )
 """Put before a question with `think`, in the user's turn: not every chat template knows a system's."""
+
+
+PROBE = "Is this image white? Answer yes or no."
+"""Asked about a small white image where a server refuses the first question, to see whether it refuses all."""
+REFUSALS = (400, 413, 422, 451)
+"""What servers say where they refuse a single question: a content filter, an image or text that is too large, …"""
+MOST_REFUSALS, SHARE_OF_REFUSALS = 20, 0.1
+"""More refusals than both (a number, and a share of all questions) end the run: that is no longer a few odd items."""
+UNSUPPORTED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|deprecated", re.I)
+log = logging.getLogger("srum")
 
 
 @frozen
@@ -45,6 +62,21 @@ class _Ask:
     asked: dict[str, Any]
     """All that the answer depends on; the picture as a hash."""
     key: str
+
+
+@define
+class _Tally:
+    """What the answers so far have shown."""
+
+    lock: threading.RLock = field(factory=threading.RLock)
+    answered: int = 0
+    refused: int = 0
+    works: bool = False
+    """The server has answered something."""
+    models: list[str] = field(factory=list)
+    """As replies name them, in order of appearance."""
+    fields: dict[str, str | None] = field(factory=dict)
+    """Fields of a request that the server takes under another name, or not at all (None)."""
 
 
 class Remote:
@@ -65,32 +97,52 @@ class Remote:
                 f"The answerer remote needs packages that are not installed ({error}): install srum[remote]."
             ) from error
         key, timeout, most = read_key(self.options.key_env), self.options.timeout, self.options.max_reply
-        servers = [Server(Wire(url, key, timeout, most), shown) for shown, url in urls.items()]
+        servers = [Server(Wire(url, key, timeout, most), url) for url in urls]
         self._servers = Servers(servers, self.options.concurrency, self.options.retries)
         self._cache = AnswerCache(cache_folder(self.options.cache))
         self._model = self.options.model
+        self._tally = _Tally()
         self.converses = self.options.converses
 
     def identity(self) -> str:
-        """The model that answers. Raises AnswerError, ConfigError where the server has to be asked for it."""
+        """The model that is asked for. Raises AnswerError, ConfigError where the server has to be asked for it."""
         self._model = self._model or self._only_model()
         return self._model
 
-    def answer(self, questions: Sequence[Question]) -> list[str]:
-        """One answer per question, in order; the same question is sent once. Raises AnswerError, ConfigError."""
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer per question, in order; the same question is sent once. One that the server refuses has no words,
+        and its reason, as long as those are few. Raises AnswerError, ConfigError."""
         if not questions:
             return []
         self.identity()
         asks = self._prepare(questions)
         found = {ask.key: answer for ask in asks if (answer := self._cache.get(ask.key)) is not None}
+        with self._tally.lock:
+            self._tally.answered += len(found)
         missing = {ask.key: ask for ask in asks if ask.key not in found}
         if missing:
             self._ask_all(list(missing.values()), found, sum(ask.key in found for ask in asks), len(asks))
-        return [found[ask.key] for ask in asks]
+        answers = [found[ask.key] for ask in asks]
+        self._note_models(answers)
+        return answers
+
+    def _note_models(self, answers: Sequence[Answer]) -> None:
+        """Say so where another model answers than before; a server can change it behind its name."""
+        with self._tally.lock:
+            known = self._tally.models
+            fresh = [each for each in dict.fromkeys(each.model for each in answers) if each and each not in known]
+            if fresh and (known or len(fresh) > 1):
+                log.warning(
+                    "The model that answers has changed: asked for %s, replies name %s. Scores of different models "
+                    "cannot be compared; every answer is recorded with its own.",
+                    clean(self._model),
+                    ", then ".join([*known, *fresh]),
+                )
+            known += fresh
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
-    def _ask_all(self, asks: Sequence[_Ask], found: dict[str, str], kept: int, total: int) -> None:
+    def _ask_all(self, asks: Sequence[_Ask], found: dict[str, Answer], kept: int, total: int) -> None:
         """Put the answers into `found`. The first failure, or Ctrl-C, ends the rest at once."""
         from srum_judges.answerers.wire import Stop, Stopped, Trouble
 
@@ -114,11 +166,11 @@ class Remote:
         if not isinstance(error, Trouble):
             assert error is not None
             raise error
-        kept += sum(not each.exception() for each in done)
+        kept += sum(not each.exception() and not each.result().refused for each in done)
         raise AnswerError(
             f"The server at {error.where} {error.why}. It was to answer a question about "
-            f"{futures[failed[0]].question.image} with the model {self._model}.{self._tries(error)} {error.advice} "
-            f"{self._kept(kept, total)}"
+            f"{futures[failed[0]].question.image} with the model {clean(self._model)}."
+            f"{self._tries(error)} {error.advice} {self._kept(kept, total)}"
         ) from error
 
     def _kept(self, kept: int, total: int) -> str:
@@ -129,33 +181,104 @@ class Remote:
             "for the others."
         )
 
-    def _ask_one(self, ask: _Ask, stop: Stop) -> str:
+    def _ask_one(self, ask: _Ask, stop: Stop) -> Answer:
+        from srum_judges.answerers.wire import Trouble
+
         try:
-            return self._send(ask, stop)
+            try:
+                answer = self._send(ask, stop)
+            except Trouble as trouble:
+                if trouble.status not in REFUSALS:
+                    raise
+                return self._refused(trouble, ask, stop)
+            with self._tally.lock:
+                self._tally.answered += 1
+                self._tally.works = True
+            self._cache.put(ask.key, ask.asked, answer)
+            return answer
         except BaseException:
             stop.set()  # here, so that no thread takes up another question before anybody looks
             raise
 
-    def _send(self, ask: _Ask, stop: Stop) -> str:
-        question, extra = ask.question, self.options.extra
-        answer = self._servers.ask(
-            lambda client: client.chat.completions.with_raw_response.create(
-                model=self._model,
-                messages=_messages(ask),
-                max_tokens=question.max_new_tokens,  # the older name is the one that every server takes
-                temperature=question.temperature,
-                seed=question.seed,
-                extra_body=extra or None,
-            ),
-            _read_answer,
-            stop,
+    def _refused(self, trouble: Trouble, ask: _Ask, stop: Stop) -> Answer:
+        """What stands for the answer to a question that the server refuses. Raises Trouble where it refuses all, or too
+        many."""
+        with self._tally.lock:
+            if not self._tally.works:
+                self._probe(ask, stop)
+                self._tally.works = True
+            self._tally.refused += 1
+            refused, total = self._tally.refused, self._tally.refused + self._tally.answered
+        if refused > MOST_REFUSALS and refused > SHARE_OF_REFUSALS * total:
+            trouble.advice = f"It has refused {refused} of {total} questions, too many to go on without them."
+            raise trouble
+        reason = f"The server at {trouble.where} {trouble.why}."
+        if refused == 1:
+            log.warning(
+                "%s It was asked about %s; such questions are recorded as unreadable.", reason, ask.question.image
+            )
+        return Answer(refused=reason)
+
+    def _probe(self, ask: _Ask, stop: Stop) -> None:
+        """Ask about something that nobody can mind, in the same way. Raises Trouble where that is refused too."""
+        from PIL import Image
+
+        from srum_judges.answerers.wire import Trouble
+
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64), "white").save(file, "PNG")
+        question = attrs.evolve(ask.question, text=PROBE, history=())
+        try:
+            self._send(attrs.evolve(ask, question=question, text=PROBE, picture=_data_url(file.getvalue())), stop)
+        except Trouble as again:
+            again.advice = (
+                "It refuses even a short question about a white image: not this image is wrong but something in every "
+                "request, such as answerer.model, answerer.extra or a max_new_tokens that is too large."
+                if again.status in REFUSALS
+                else again.advice
+            )
+            raise
+
+    def _send(self, ask: _Ask, stop: Stop) -> Answer:
+        """Raises Trouble. A field that the server says it does not take is renamed or left out, from then on too."""
+        from srum_judges.answerers.wire import Trouble
+
+        changed = dict(self._tally.fields)
+        while True:
+            body: dict[str, Any] = {
+                new: value for name, value in _fields(ask.question).items() if (new := changed.get(name, name))
+            }
+            try:
+                answer = self._servers.ask(partial(self._create, ask, body), _read_answer, stop)
+            except Trouble as trouble:
+                change = _complaint(trouble, body)
+                if change is None:
+                    raise
+                changed |= change
+            else:
+                self._note_fields(changed)
+                return answer
+
+    def _create(self, ask: _Ask, body: Mapping[str, Any], client: openai.OpenAI) -> Any:
+        return client.chat.completions.with_raw_response.create(
+            model=self._model, messages=_messages(ask), extra_body={**body, **self.options.extra}
         )
-        self._cache.put(ask.key, ask.asked, answer)
-        return answer
+
+    def _note_fields(self, changed: dict[str, str | None]) -> None:
+        with self._tally.lock:
+            fresh = {old: new for old, new in changed.items() if self._tally.fields.get(old, old) != new}
+            self._tally.fields |= fresh
+        for old, new in fresh.items():
+            if new is None:
+                log.warning(
+                    "The model %s does not take the field %s: it is left out, so the server's own setting counts.",
+                    clean(self._model),
+                    old,
+                )
 
     def _only_model(self) -> str:
         """The one model that the servers list. Raises ConfigError if there is not exactly one."""
-        from srum_judges.answerers.wire import Stop, Trouble
+        from srum_judges.answerers.wire import Stop, Trouble, shown
 
         try:
             lists = self._servers.survey(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
@@ -164,17 +287,16 @@ class Remote:
                 f"The server at {trouble.where} {trouble.why}. It was to list its models.{self._tries(trouble)} "
                 f"{trouble.advice} If it cannot list them, name the model with answerer.model."
             ) from trouble
-        clean = self._servers.servers[0].wire.clean
         for where, names in lists.items():
             if len(names) != 1:
-                listed = ", ".join(clean(name) for name in names[:20]) or "none"
+                listed = ", ".join(shown(name) for name in names[:20]) or "none"
                 raise ConfigError(
                     f"The server at {where} does not serve exactly one model, so answerer.model must say which one to "
                     f"ask. It lists: {listed}."
                 )
         served = {where: names[0] for where, names in lists.items()}
         if len(set(served.values())) > 1:
-            listed = ", ".join(f"{clean(name)} at {where}" for where, name in served.items())
+            listed = ", ".join(f"{shown(name)} at {where}" for where, name in served.items())
             raise ConfigError(f"The servers of answerer.url must all serve one model, and serve: {listed}.")
         return next(iter(served.values()))
 
@@ -235,7 +357,11 @@ def _picture(path: Path, crop: Box | None) -> tuple[str, str]:
             data, kind = _cut(path, crop), "png"
     except OSError as error:  # PIL's "cannot identify" is one too
         raise RecordError(f"The picture {path} cannot be read ({error}). Run the stage that makes it again.") from error
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", hashlib.sha256(data).hexdigest()
+    return _data_url(data, kind), hashlib.sha256(data).hexdigest()
+
+
+def _data_url(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 _AS_THEY_ARE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
@@ -257,24 +383,44 @@ def _cut(path: Path, crop: Box | None) -> bytes:
 # ---- replies --------------------------------------------------------------------------------------------------------
 
 
-def _read_answer(reply: Any) -> str:
+def _read_answer(reply: Any) -> Answer:
     """The words of the first choice. Raises ValueError for JSON of another shape.
 
     Null stands for no words where the model did answer: its reasoning took all the tokens, or is all there is, or it
-    declined."""
+    declined. A key that comes back is masked: answers are written to disk."""
     try:
         choice = reply["choices"][0]
         message = choice["message"]
         content = message.get("content")
         apart = [message.get(name) for name in ("reasoning_content", "reasoning", "refusal")]
         stopped = choice.get("finish_reason") in ("length", "content_filter")
+        model = reply.get("model")
     except (TypeError, KeyError, IndexError, AttributeError):
         raise ValueError("JSON that is no chat completion") from None
+    model = clean(model, 200) if isinstance(model, str) else ""
     if isinstance(content, str):
-        return content
+        return Answer(mask(content), model)
     if content is None and (stopped or any(isinstance(each, str) and each for each in apart)):
-        return ""
+        return Answer("", model)
     raise ValueError("a chat completion without words")
+
+
+def _fields(question: Question) -> dict[str, Any]:
+    """How a question is to be answered, under the names that most servers take."""
+    return {"max_tokens": question.max_new_tokens, "temperature": question.temperature, "seed": question.seed}
+
+
+def _complaint(trouble: Trouble, body: Mapping[str, Any]) -> dict[str, str | None] | None:
+    """What to change in later requests, where a server complains of one of the fields in the body; None = nothing.
+
+    OpenAI's models that reason take max_completion_tokens in place of max_tokens, and no temperature; others do not
+    know seed. A value that is too large is no such complaint."""
+    if trouble.status not in (400, 422) or not UNSUPPORTED.search(trouble.body):
+        return None
+    for name, new in (("max_tokens", "max_completion_tokens"), ("temperature", None), ("seed", None)):
+        if name in body and re.search(rf"\b{name}\b", trouble.body):
+            return {name: new}
+    return None
 
 
 def _read_models(reply: Any) -> list[str]:

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import httpx
 import openai
 
+from srum_core.errors import clean
+
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WISH = 0.5, 30.0, 120.0
 """Seconds before the first new attempt, the longest pause of ours, and the longest that a server may ask for."""
@@ -33,9 +35,13 @@ class Stopped(Exception):
 class Trouble(Exception):
     """An attempt that failed: what happened (the predicate of a sentence about the server), and what to do."""
 
-    def __init__(self, why: str, advice: str, *, final: bool = False, wish: float = 0.0) -> None:
+    def __init__(
+        self, why: str, advice: str, *, final: bool = False, wish: float = 0.0, status: int = 0, body: str = ""
+    ) -> None:
         super().__init__(why)
         self.why, self.advice, self.final, self.wish = why, advice, final, wish
+        self.status, self.body = status, body
+        """Of the HTTP reply; the body as it came, not to be shown."""
         self.attempts = 1
         self.where = ""
         """The URL of the server as it may be shown."""
@@ -115,10 +121,10 @@ class Stop:
 
 
 class Wire:
-    """An OpenAI client whose every request is bounded. `key` is sent, and never shown: not even when it comes back."""
+    """An OpenAI client whose every request is bounded."""
 
     def __init__(self, url: str, key: str, timeout: float, max_reply: int) -> None:
-        self._key, self._timeout, self._max_reply = key, timeout, max_reply
+        self._timeout, self._max_reply = timeout, max_reply
         self._here = threading.local()
         client: Any = httpx.Client(
             timeout=timeout,
@@ -148,7 +154,7 @@ class Wire:
                     raise self._late() from None
                 cause = error.__cause__ or error
                 raise Trouble(
-                    f"lost or refused the connection ({self.clean(str(cause)) or type(cause).__name__})",
+                    f"lost or refused the connection ({shown(cause) or type(cause).__name__})",
                     "See whether it is running, and what its log says.",
                 ) from None
             stop.check()
@@ -157,7 +163,7 @@ class Wire:
         try:
             return read(_json(body))
         except ValueError as error:
-            begins = f': "{self.clean(body)}"' if body else ""
+            begins = f': "{shown(body)}"' if body else ""
             raise Trouble(f"sent {error}{begins}", "See whether this is an OpenAI-compatible server.") from None
 
     def _late(self) -> Trouble:
@@ -168,21 +174,14 @@ class Wire:
 
     def _refused(self, response: Any) -> Trouble:
         status = response.status_code
-        why = f'said {status} {response.reason_phrase}: "{self.clean(response.content)}"'
+        why = f'said {status} {shown(response.reason_phrase)}: "{shown(response.content)}"'
         if status < 400:
-            to = self.clean(response.headers.get("location", ""))
+            to = shown(response.headers.get("location", ""))
             return Trouble(f"said {status}, look elsewhere ({to})", "Redirects are not followed.", final=True)
         again = status in (408, 409, 429) or status >= 500
         advice = _ADVICE.get(status, "See its log." if again else "It does not accept what it is asked.")
-        return Trouble(why, advice, final=not again, wish=_wish(response.headers.get("retry-after", "")))
-
-    def clean(self, text: bytes | str) -> str:
-        """The first words of something that came over the wire, fit to be shown: one line, and never the key."""
-        if isinstance(text, bytes):
-            text = text.decode(errors="replace")
-        text = text.replace(self._key, "(the key)")
-        words = " ".join("".join(each if each.isprintable() else " " for each in text[:2000]).split())
-        return words if len(words) <= 200 else f"{words[:200]}…"
+        wish, body = _wish(response.headers.get("retry-after", "")), response.content.decode(errors="replace")
+        return Trouble(why, advice, final=not again, wish=wish, status=status, body=body)
 
     # ---- what httpx calls in the thread of the request --------------------------------------------------------------
 
@@ -230,6 +229,11 @@ _ADVICE = {
     404: 'Check answerer.url (it usually ends in "/v1") and answerer.model.',
     429: "Lower answerer.concurrency, or raise answerer.retries.",
 }
+
+
+def shown(text: object) -> str:
+    """The first words of something that came over the wire, fit to be shown."""
+    return clean(text, 200)
 
 
 def _json(body: bytes) -> Any:
