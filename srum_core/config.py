@@ -5,7 +5,6 @@ Every problem of every layer is collected before one ConfigError is raised, and 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from srum_core.errors import ConfigError, PluginError
+from srum_core.errors import ConfigError, PluginError, clean
+from srum_core.folders import DEPTH, from_toml, read_text
 from srum_core.hookspecs import Use
 from srum_core.plugins import Registry
 from srum_core.settings import COMPONENTS, Evaluate, Generate, Ground, Judge, Lora, Select, Settings, Train
@@ -92,8 +92,8 @@ def component(kind: str, text: str, registry: Registry, option: str) -> Use:
     Raises ConfigError with all that is wrong."""
     try:
         value = _parse_value(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{option} {text}: this is not TOML: {error}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{option} {clean(text, 100)}: this is not TOML: {error}.") from error
     found: list[Problem] = []
     use = _component((option,), {"use": value} if isinstance(value, str) else value, kind, registry, found)
     if found:
@@ -138,10 +138,10 @@ def open_settings(path: Path, registry: Registry, drawn_by: str = "adapter") -> 
 
 def _read(path: Path, broken: list[str]) -> dict[str, Any]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        broken.append(f"{path} cannot be read: {error.strerror}.")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = from_toml(read_text(path))
+    except ConfigError as error:
+        broken.append(str(error))
+    except ValueError as error:
         broken.append(f"{path} is not TOML: {error}.")
     else:
         data.pop("versions", None)
@@ -154,13 +154,13 @@ def _parse_overrides(overrides: Sequence[str], broken: list[str], where: str = C
     for text in overrides:
         key, equals, value = text.partition("=")
         keys = tuple(part.strip() for part in key.split("."))
-        if not equals or not all(keys):
-            broken.append(f'"{text}" {where} should read KEY=VALUE, such as train.lr=1e-5.')
+        if not equals or not all(keys) or len(keys) > DEPTH:
+            broken.append(f'"{clean(text, 100)}" {where} should read KEY=VALUE, such as train.lr=1e-5.')
             continue
         try:
             parsed = _parse_value(value)
-        except tomllib.TOMLDecodeError as error:
-            broken.append(f"{text} {where}: the value is not TOML: {error}.")
+        except ValueError as error:
+            broken.append(f"{clean(text, 100)} {where}: the value is not TOML: {error}.")
             continue
         nested: Any = parsed
         for part in reversed(keys):
@@ -172,8 +172,8 @@ def _parse_overrides(overrides: Sequence[str], broken: list[str], where: str = C
 def _parse_value(text: str) -> Any:
     """TOML, or else a bare word: a name or a path need no quotes. What looks like TOML has to be TOML."""
     try:
-        made = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        made = from_toml(f"value = {text}")
+    except ValueError:
         if text.lstrip().startswith(("[", "{", '"', "'")):
             raise
         return text

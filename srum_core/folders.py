@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import math
 import os
 import shutil
+import stat
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from srum_core.errors import RecordError, clean
+from srum_core.errors import ConfigError, RecordError, clean
+
+DEPTH = 50
+"""Tables and lists inside one another that settings may have."""
 
 
 @contextmanager
@@ -57,3 +65,51 @@ def inside(folder: Path, name: str | Path) -> Path:
     if not regular:
         raise RecordError(f"{clean(name, 100)} in {clean(folder)} is no regular file")
     return path
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that a user names ("~" is the home). Raises ConfigError unless it is a regular file of UTF-8
+    text: a device or a pipe may never end."""
+    try:
+        path = path.expanduser()
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+            raise ConfigError(f"{clean(path)} cannot be read: it is {what}. Name a text file.")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{clean(path)} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: no such user; ValueError: NUL in the path
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{clean(path)} cannot be read: {clean(why)}.") from error
+
+
+def from_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError, also for what is nested too deeply and for numbers of thousands of digits."""
+    try:
+        data = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level: list[Any] = [data]
+    for _ in range(DEPTH):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+    if level:
+        raise ValueError(f"it is nested more than {DEPTH} deep")
+    return data
+
+
+def from_json(data: bytes | str) -> Any:
+    """Strict JSON: numbers are finite. Raises ValueError, also for what is nested too deeply."""
+    text = data if isinstance(data, str) else data.decode("utf-8", "surrogatepass")
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value

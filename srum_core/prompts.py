@@ -1,37 +1,64 @@
-"""Where prompts come from: a plugin's named list, or a .txt, .json or .jsonl file."""
+"""Where prompts come from: a plugin's named list, the settings themselves, or a .txt, .csv, .json or .jsonl file."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srum_core.errors import ConfigError
+from srum_core.console import listed, tell
+from srum_core.errors import ConfigError, clean
+from srum_core.folders import from_json, read_text
 from srum_core.records import Prompt
+from srum_core.structuring import odd
 
 if TYPE_CHECKING:
     from srum_core.plugins import Registry
 
-_TEXT_KEYS = ("text", "prompt", "Question", "Prompt")
-_ID_KEYS = ("id", "prompt_id", "Question_id")
+_TEXT_KEYS = ("text", "prompt", "question")
+_ID_KEYS = ("id", "prompt_id", "question_id")
+_IMAGE = re.compile(r"images?(paths?|files?|urls?)?|videos?")
+_TASK = re.compile(
+    r"(input|source|src|init|ref|reference|cond|condition|conditioning|control|edit|mask)images?(paths?|files?|urls?)?"
+    r"|masks?|inpaint(ing)?|edit(s|ing)?(prompt|instruction|type)?|neg(ative)?(prompts?)?|control(net|type)?s?"
+)
+tell_once = cache(tell)
 
 
-def load_prompts(source: str, registry: Registry, limit: int = 0) -> list[Prompt]:
-    """The prompts of a source, the first `limit` of them (0 = all). Raises ConfigError with file and line."""
-    prompts = registry.prompts(source)
-    if prompts is None:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f'prompts = "{source}" is neither a list that an installed plugin knows (such as "starter") '
-                "nor a .txt, .json or .jsonl file here."
-            )
-        prompts = read_prompts(path)
+def load_prompts(source: str | Sequence[str], registry: Registry, limit: int = 0) -> list[Prompt]:
+    """The prompts of a source, the first `limit` of them (0 = all). Raises ConfigError with file and line.
+
+    source  the name of a list that a plugin knows, a file, or the texts themselves"""
+    if not isinstance(source, str):
+        prompts: Sequence[Prompt] | None = _distinct("prompts", _array("prompts", list(source)))
+    else:
+        prompts = registry.prompts(source)
+        prompts = read_prompts(_file(source)) if prompts is None else prompts
     if not prompts:
-        raise ConfigError(f'prompts = "{source}" holds no prompt.')
-    refuse_twins(prompts, source)
+        raise ConfigError(f'prompts = "{clean(source)}" holds no prompt.')
+    refuse_twins(prompts, clean(source))
     return list(prompts[:limit] if limit else prompts)
+
+
+def _file(source: str) -> Path:
+    path = Path(source)
+    try:
+        there = path.expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no such user, NUL
+        there = False
+    if not there:
+        raise ConfigError(
+            f'prompts = "{clean(source)}" is neither a list that an installed plugin knows (such as "starter") '
+            "nor a .txt, .csv, .json or .jsonl file here. Prompts themselves are given as a list: "
+            """prompts='["a red cube", "a blue ball"]'."""
+        )
+    return path
 
 
 def refuse_twins(prompts: Sequence[Prompt], source: str) -> None:
@@ -43,59 +70,130 @@ def refuse_twins(prompts: Sequence[Prompt], source: str) -> None:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """One prompt a line (.txt); objects with `text` or in the official {Question, Question_id, Category} form (.json,
-    .jsonl). Everything else an object says becomes a tag; without an id the line number is one."""
-    readers = {".txt": _plain, ".json": _array, ".jsonl": _lines}
-    if path.suffix.lower() not in readers:
-        raise ConfigError(f"{path}: prompts are read from files named .txt, .json or .jsonl.")
+    """One prompt a line (.txt), or records with `text` (or `prompt`) or in the official {Question, Question_id,
+    Category} form (.csv with a header, .json, .jsonl). Other fields become tags; those that ask for another task than
+    to generate from a text are refused. Without an id it follows from the text. Duplicates are left out and named."""
+    readers = {".txt": _plain, ".csv": _table, ".json": _list, ".jsonl": _lines}
+    suffix = path.suffix.lower()
+    if suffix not in readers and not path.expanduser().is_dir():
+        raise ConfigError(f"{path}: prompts are read from files named .txt, .csv, .json or .jsonl.")
+    text = read_text(path)
+    return _distinct(str(path), readers[suffix](str(path), text) if suffix in readers else ())
+
+
+Places = Iterator[tuple[str, Any]]
+"""Where something is in its file, and what."""
+
+
+def _plain(path: str, text: str) -> Places:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"line {number}", line
+
+
+def _table(path: str, text: str) -> Places:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    return list(readers[path.suffix.lower()](path, text))
+        if not {str(name).strip().lower() for name in reader.fieldnames or ()} & set(_TEXT_KEYS):
+            raise ConfigError(f'{path}: the first line should name the columns, one of them "text" or "prompt".')
+        for row in reader:
+            if None in row:
+                raise ConfigError(
+                    f"{path}, line {reader.line_num}: there are more cells than columns. Quote texts with commas."
+                )
+            yield f"line {reader.line_num}", {str(key).strip(): cell for key, cell in row.items() if cell}
+    except csv.Error as error:
+        raise ConfigError(f"{path}, behind line {reader.line_num}: this is not CSV ({error}).") from error
 
 
-def _plain(path: Path, text: str) -> Iterator[Prompt]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield Prompt(f"{path.stem}-{number:05d}", line.strip())
+def _lines(path: str, text: str) -> Places:
+    for where, line in _plain(path, text):
+        yield where, _json(line, f"{path}, {where}")
 
 
-def _lines(path: Path, text: str) -> Iterator[Prompt]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield _prompt(_json(line, where), where, f"{path.stem}-{number:05d}")
-
-
-def _array(path: Path, text: str) -> Iterator[Prompt]:
-    items = _json(text, str(path))
+def _list(path: str, text: str) -> Places:
+    items = _json(text, path)
     if not isinstance(items, list):
         raise ConfigError(f"{path} should hold a JSON list of prompts, but it holds one {type(items).__name__}.")
-    for number, item in enumerate(items, 1):
-        yield _prompt(item, f"{path}, entry {number}", f"{path.stem}-{number:05d}")
+    return _array(path, items)
+
+
+def _array(path: str, items: Sequence[Any]) -> Places:
+    yield from ((f"entry {number}", item) for number, item in enumerate(items, 1))
 
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return from_json(text)
+    except ValueError as error:
         raise ConfigError(f"{where}: this is not JSON ({error}).") from error
 
 
-def _prompt(item: Any, where: str, otherwise: str) -> Prompt:
+def _distinct(source: str, items: Iterable[tuple[str, Any]]) -> list[Prompt]:
+    """The prompts, each once. Tells which fields are only kept as tags, and what was left out.
+
+    Raises ConfigError for different prompts with one id."""
+    found: dict[str, tuple[str, Prompt]] = {}
+    texts: dict[str, str] = {}
+    tags, repeated, alike = dict[str, None](), list[str](), list[str]()
+    for where, item in items:
+        prompt, rest = _prompt(item, f"{source}, {where}")
+        first, same = found.setdefault(prompt.id, (where, prompt))
+        if same != prompt:
+            raise ConfigError(
+                f'{source}: two prompts have the id "{clean(prompt.id)}" and differ, {first} and {where}. Ids must '
+                "differ; without one of its own a prompt's id follows from its text."
+            )
+        if first != where:
+            repeated.append(f"{where} repeats {first}")
+        elif texts.setdefault(prompt.text, where) != where:
+            alike.append(f"{where} has the text of {texts[prompt.text]}")
+        tags |= dict.fromkeys(rest)
+    if tags:
+        names = clean(", ".join(tags))
+        tell_once(f"{source}: only the text is generated from; these fields are kept as tags: {names}.")
+    if repeated:
+        tell_once(f"{source}: {len(repeated)} duplicates are left out:{listed(repeated)}")
+    if alike:
+        tell_once(f"{source}: {len(alike)} prompts repeat a text under another id, and are kept:{listed(alike)}")
+    return [prompt for _, prompt in found.values()]
+
+
+def _prompt(item: Any, where: str) -> tuple[Prompt, list[str]]:
+    """The prompt, and the fields of its record that nothing here knows."""
     if isinstance(item, str):
         item = {"text": item}
     if not isinstance(item, dict):
-        raise ConfigError(f"{where}: a prompt is a text or an object, not {json.dumps(item)[:60]}.")
+        raise ConfigError(f"{where}: a prompt is a text or an object, not {clean(json.dumps(item), 60)}.")
+    item = {key.lower(): value for key, value in item.items()}
+    if wrong := other_task(item):
+        raise ConfigError(
+            f"{where}: images are generated from a text alone, so {clean(', '.join(wrong))} would be ignored. "
+            "Editing, control images and negative prompts are not supported: remove the prompt, or only these fields."
+        )
     text = next((item[key] for key in _TEXT_KEYS if key in item), None)
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f'{where}: no text was found. A prompt needs a non-empty "text" (or "Question").')
-    identity = next((item[key] for key in _ID_KEYS if key in item), otherwise)
-    if not isinstance(identity, str | int):
-        raise ConfigError(f"{where}: the id {json.dumps(identity)[:60]} is neither a text nor a number.")
-    tags = item.get("tags", {})
+    text = text.strip()
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    identity = next((item[key] for key in _ID_KEYS if key in item), digest)
+    if not isinstance(identity, str | int) or identity == "":
+        raise ConfigError(f"{where}: the id {clean(json.dumps(identity), 60)} is neither a text nor a number.")
+    tags = item.get("tags") or {}
+    if isinstance(tags, str):  # a cell of a table
+        tags = _json(tags, where)
     if not isinstance(tags, dict):
         raise ConfigError(f'{where}: "tags" should be an object.')
-    rest = {key.lower(): value for key, value in item.items() if key not in (*_TEXT_KEYS, *_ID_KEYS, "tags")}
-    return Prompt(str(identity), text.strip(), {**rest, **tags})
+    rest = {key: value for key, value in item.items() if key not in (*_TEXT_KEYS, *_ID_KEYS, "tags")}
+    for value in (text, str(identity), json.dumps({**rest, **tags}, ensure_ascii=False)):
+        if why := odd(value):
+            raise ConfigError(f"{where}: the prompt {why}")
+    return Prompt(str(identity), text, {**rest, **tags}), [key for key in rest if key != "category"]
+
+
+def other_task(record: Mapping[str, Any], images: bool = True) -> list[str]:
+    """The fields of a prompt record that ask for more than an image of a text: an image, a mask, a negative prompt, …
+
+    images  whether fields that are just called an image count"""
+    names = {key: re.sub(r"[-_ ]", "", key.lower()) for key, value in record.items() if value}
+    return [key for key, name in names.items() if _TASK.fullmatch(name) or (images and _IMAGE.fullmatch(name))]

@@ -180,8 +180,8 @@ class Settings:
     """Every random number of the run follows from it."""
     rounds: int = field(default=1, validator=_at_least_1)
     """Rounds of generate, ground, judge, train; each draws with the weights of the one before."""
-    prompts: str = field(default="starter", validator=_not_empty)
-    """A list that a plugin knows ("starter"), or a .txt, .json or .jsonl file."""
+    prompts: str | tuple[str, ...] = field(default="starter", validator=_not_empty)
+    """A list that a plugin knows ("starter"), a .txt, .csv, .json or .jsonl file, or a list of the texts themselves."""
     adapter: Use
     """The model."""
     start: str = ""

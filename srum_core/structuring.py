@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path, PurePath
@@ -15,6 +16,8 @@ from attrs import frozen
 from cattrs import Converter
 from cattrs.errors import BaseValidationError, StructureHandlerNotFoundError
 from cattrs.strategies import configure_union_passthrough
+
+from srum_core.errors import clean
 
 T = TypeVar("T")
 Keys = tuple[str, ...]
@@ -83,6 +86,29 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f' Did you mean "{close}"?' if close else ""
 
 
+def odd(value: Any) -> str:
+    """What no value may be, wherever it stands, continuing a sentence about it; "" = nothing."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "holds a NUL character, which no path and no text can have."
+        if not value.isascii() and re.search("[\ud800-\udfff]", value):
+            return "holds something that is no text (bytes that are not UTF-8, or a lone surrogate)."
+    elif isinstance(value, float) and not math.isfinite(value):
+        return f"should be a finite number, but it is {value}."
+    elif isinstance(value, int) and value.bit_length() > 63:
+        return "is too large: a whole number has at most 63 bits."
+    return ""
+
+
+def _odd_inside(value: Any) -> Iterator[Problem]:
+    """Of data that nothing else looks into."""
+    if why := odd(value):
+        yield Problem((), why)
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, each in pairs:
+        yield from (problem.below(str(key)) for problem in _odd_inside(each))
+
+
 @cache
 def converter() -> Converter:
     """cattrs, made strict: no text becomes a number, no number becomes a flag, no text a list of letters."""
@@ -94,6 +120,10 @@ def converter() -> Converter:
     strict.register_structure_hook(float, _number)
     strict.register_structure_hook(Path, _path)
     strict.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
+    strict.register_structure_hook_func(
+        lambda kind: kind == str | tuple[str, ...],
+        lambda value, _: strict.structure(value, tuple[str, ...] if isinstance(value, list | tuple) else str),
+    )
     strict.register_structure_hook_factory(lambda kind: _origin(kind) in (list, tuple), _sequence)
     strict.register_structure_hook_factory(lambda kind: _origin(kind) in (dict, Mapping), _mapping)
     strict.register_structure_hook_factory(attrs.has, _attrs)
@@ -109,8 +139,11 @@ def _wrong(text: str) -> Problems:
 
 
 def _shown(value: Any) -> str:
-    names = {bool: str(value).lower(), str: f'the text "{value}"', dict: "a table", list: "a list"}
-    return names.get(type(value), str(value))
+    if isinstance(value, str):
+        return f'the text "{clean(value, 100)}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else clean(value, 100)
 
 
 def _exactly(kind: type, words: str) -> Callable[[Any, Any], Any]:
@@ -217,7 +250,12 @@ def _each(strict: Converter, parts: Mapping[str, tuple[Any, Any]]) -> tuple[dict
     made: dict[str, Any] = {}
     found: list[Problem] = []
     for key, (value, kind) in parts.items():
+        if why := odd(key) or odd(value):
+            found.append(Problem((clean(key),), why))
+            continue
         try:
+            if kind is Any and (inside := list(_odd_inside(value))):
+                raise Problems(inside)
             made[key] = value if kind is Any else strict.structure(value, kind)
         except Problems as problems:
             found += [problem.below(key) for problem in problems.found]
@@ -261,4 +299,4 @@ def _refusal(kind: type, fields: Iterable[str], arguments: Mapping[str, Any]) ->
 
 def _message(error: BaseException) -> str:
     """attrs puts the attribute and the value behind the message; only the message is for people."""
-    return str(error.args[0]) if error.args else type(error).__name__
+    return clean(error.args[0], limit=2000) if error.args else type(error).__name__

@@ -129,7 +129,7 @@ def test_boxes_are_checked_against_the_unit(tmp_path: Path) -> None:
         ("a.json", b'{"image": "a", "boxes": []}', "should hold a list of entries.*jsonl"),
         ("a.jsonl", b'{"image": "a", "boxes": []}\n\n{"image"', "a.jsonl, line 3: this is no JSON"),
         ("a.jsonl", b'[{"image": "a", "boxes": []}]', "line 1 should be"),
-        ("a.json", b"\xff\xfe", "cannot be read"),
+        ("a.json", b"\xff\xfe", "is not UTF-8"),
         ("a.json", b"[" * 100_000, "line 1: this JSON cannot be read"),
         ("a.json", b"[" + b"9" * 5000 + b"]", "line 1: this JSON cannot be read"),
     ],

@@ -62,8 +62,10 @@ def spawn() -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "words.txt"
-    path.write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    """With ids that give these tests the seeds that they count on."""
+    path = tmp_path_factory.mktemp("prompts") / "words.jsonl"
+    records = [{"id": f"words-{number:05d}", "text": text} for number, text in enumerate(WORDS, 1)]
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     return path
 
 
@@ -287,10 +289,10 @@ def test_stages_need_those_before_them(tmp_path: Path, prompts: Path) -> None:
 
 def test_prompts_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\ufeffone\n\n two \r\n", encoding="utf-8")
-    assert [(prompt.id, prompt.text) for prompt in read_prompts(tmp_path / "a.txt")] == [
-        ("a-00001", "one"),
-        ("a-00003", "two"),
-    ]
+    one, two = read_prompts(tmp_path / "a.txt")
+    assert (one.text, two.text) == ("one", "two")
+    (tmp_path / "other.txt").write_text("two\nzero\none\n")  # ids come from the texts, not from their places
+    assert read_prompts(tmp_path / "other.txt")[::2] == [two, one]
     official = [{"Question": "a cat", "Question_id": 701, "Category": "3d_spatial"}]
     (tmp_path / "b.json").write_text(json.dumps(official))
     (prompt,) = read_prompts(tmp_path / "b.json")
@@ -298,7 +300,46 @@ def test_prompts_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text('{"id": "x", "text": "t", "tags": {"n": 1}, "more": 2}\n\n"bare"\n')
     first, second = read_prompts(tmp_path / "c.jsonl")
     assert (first.id, first.tags) == ("x", {"more": 2, "n": 1})
-    assert (second.id, second.text) == ("c-00003", "bare")
+    assert (second.id, second.text, second.tags) == ("9b828d53402d", "bare", {})
+    (tmp_path / "d.csv").write_text('\ufeffPrompt,Category\n"a cat, a dog",animals\nbare,\n')
+    third, fourth = read_prompts(tmp_path / "d.csv")
+    assert (third.text, third.tags, fourth) == ("a cat, a dog", {"category": "animals"}, second)
+    assert load_prompts(["bare", "one"], plugins.discover()) == [second, one]
+
+
+def test_duplicates_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("a cat\na dog\n\n a cat\na cat\n")
+    assert [prompt.text for prompt in load_prompts(str(tmp_path / "a.txt"), plugins.discover())] == ["a cat", "a dog"]
+    said = capsys.readouterr().err
+    assert "2 duplicates are left out:\n  line 4 repeats line 1\n  line 5 repeats line 1" in said
+    load_prompts(str(tmp_path / "a.txt"), plugins.discover())
+    assert capsys.readouterr().err == ""  # once
+    rows = [{"id": 1, "text": "a cat"}, {"id": 2, "text": "a cat"}, {"id": 1, "text": "a cat"}]
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    assert [prompt.id for prompt in read_prompts(tmp_path / "b.json")] == ["1", "2"]
+    said = capsys.readouterr().err
+    assert "entry 2 has the text of entry 1" in said
+    assert "entry 3 repeats entry 1" in said
+
+
+@pytest.mark.parametrize(
+    "key", ["image", "Images", "image_path", "input-image", "source_image", "ref_images", "init_image", "mask",
+            "edit", "edit_instruction", "negative_prompt", "Negative Prompt", "control", "controlnet", "control_image"],
+)  # fmt: skip
+def test_prompts_that_ask_for_another_task_are_refused(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "a cat"}) + "\n" + json.dumps({"text": "make it red", key: "x.png"}))
+    with pytest.raises(ConfigError, match=f"line 2: .*{key.lower()} would be ignored.*not supported"):
+        read_prompts(path)
+    path.write_text(json.dumps({"text": "a cat", key: None}))
+    assert read_prompts(path)
+
+
+def test_fields_that_nothing_knows_are_named_once_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i}", "Seed": i, "category": "x"}) + "\n" for i in range(3)))
+    assert [prompt.tags["seed"] for prompt in read_prompts(path)] == [0, 1, 2]
+    assert capsys.readouterr().err.count("these fields are kept as tags: seed.") == 1
 
 
 @pytest.mark.parametrize(
@@ -311,9 +352,20 @@ def test_prompts_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "x", "tags": 1}\n', 'line 1: "tags"'),
         ("a.json", '[{"text": "x"}, {"text": " "}]', "entry 2: no text"),
         ("a.json", '{"text": "x"}', "JSON list"),
-        ("a.csv", "x", "files named"),
+        ("a.xls", "x", "files named"),
+        ("a.csv", "a cat,b\na,b\n", "the first line should name the columns"),
+        ("a.csv", "text,id\na cat, a dog, a cow\n", "line 2: there are more cells"),
+        ("a.csv", 'text\n"a cat\n', "behind line 1: this is not CSV"),
+        ("a.jsonl", '{"text": "x", "n": 1e400}', "line 1: this is not JSON (1e400 is no finite number)"),
+        ("a.jsonl", '{"text": "x", "n": NaN}', "NaN is no finite number"),
+        ("a.jsonl", "[" * 100000, "line 1: this is not JSON (it is nested too deeply)"),
+        ("a.jsonl", '{"text": "x", "n": ' + "1" * 5000 + "}", "line 1: this is not JSON (Exceeds the limit"),
+        ("a.jsonl", '"a \\ud800"', "line 1: the prompt holds something that is no text"),
+        ("a.jsonl", '{"text": "a", "id": "\\u0000"}', "line 1: the prompt holds a NUL character"),
+        ("a.jsonl", '{"text": "a", "more": ["\\ud800"]}', "line 1: the prompt holds something that is no text"),
         ("a.txt", "\n\n", "no prompt"),
-        ("a.jsonl", '{"id": "x", "text": "1"}\n{"id": "x", "text": "2"}\n', 'two prompts have the id "x"'),
+        ("a.jsonl", '{"id": "x", "text": "1"}\n{"id": "x", "text": "2"}\n', 'the id "x" and differ, line 1 and line 2'),
+        ("a.jsonl", '{"text": "1", "n": 1}\n{"text": "1", "n": 2}\n', "and differ, line 1 and line 2"),
     ],
 )
 def test_prompt_files_that_cannot_be_read_say_where(tmp_path: Path, name: str, text: str, told: str) -> None:
@@ -328,5 +380,15 @@ def test_unknown_prompts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(ConfigError, match="UTF-8"):
         read_prompts(tmp_path / "latin.txt")
-    with pytest.raises(ConfigError, match="neither a list"):
-        load_prompts("startr", plugins.discover())
+    (tmp_path / "folder.txt").mkdir()
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    for name, told in (("folder", "a folder"), ("pipe", "a device or a pipe"), ("zero", "a device or a pipe")):
+        with pytest.raises(ConfigError, match=f"{name}.txt cannot be read: it is {told}"):
+            load_prompts(str(tmp_path / f"{name}.txt"), plugins.discover())
+    for source in ("startr", "a\0b.txt", "a cat " * 100, "~nobody-here/a.txt"):
+        with pytest.raises(ConfigError, match="neither a list"):
+            load_prompts(source, plugins.discover())
+    for texts in ([], [" "], ["a", 7]):
+        with pytest.raises(ConfigError, match=r"no prompt|entry 1: no text|entry 2: a prompt is"):
+            load_prompts(texts, plugins.discover())  # type: ignore[arg-type]

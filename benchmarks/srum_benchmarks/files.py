@@ -15,6 +15,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from srum_core.errors import ConfigError
+from srum_core.folders import from_json, read_text
 from srum_core.records import PromptFile
 
 
@@ -122,14 +123,14 @@ def digest(text: str) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty, without their ends."""
-    return [line for line in _text(path).split("\n") if line.strip()]
+    return [line for line in read_text(path).split("\n") if line.strip()]
 
 
 def read_json(path: Path, kind: type) -> Any:
     """A JSON file that holds one list or one object. Raises ConfigError with what it is instead."""
     try:
-        value = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+        value = from_json(read_text(path))
+    except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}). Was the download cut off? Get it again.") from error
     if not isinstance(value, kind):
         raise ConfigError(f"{path} should hold a JSON {kind.__name__}, but it holds one {type(value).__name__}.")
@@ -138,12 +139,12 @@ def read_json(path: Path, kind: type) -> Any:
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of a file of JSON lines. Raises ConfigError for what is none, such as half a line."""
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
+            value = from_json(line)
+        except ValueError as error:
             raise ConfigError(
                 f"{path}, line {number}: this is not a whole JSON record ({error}). If whoever wrote it was "
                 "interrupted, remove the line and run that step again."
@@ -159,12 +160,3 @@ def texts(path: Path, entries: Sequence[Any], key: str) -> list[str]:
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or not entry[key].strip():
             raise ConfigError(f'{path}, entry {number}: there is no text "{key}" in it.')
     return [entry[key] for entry in entries]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text ({error}).") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from error

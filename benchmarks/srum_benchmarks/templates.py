@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from srum_core.errors import ConfigError
+from srum_core.folders import read_text
 
 OWN = "own rubric"
 
@@ -54,10 +55,9 @@ def message_hash(template: str, prompt: str) -> str:
 def _read(name: str, option: str) -> str:
     if name in packaged():
         return (files("srum_benchmarks") / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
-    path = Path(name).expanduser()
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(Path(name))
+    except ConfigError as error:
         raise ConfigError(
             f'The template "{name}" is neither a packaged one ({", ".join(packaged())}) nor a readable UTF-8 text '
             f"file: {error}. Check the option `{option}`."

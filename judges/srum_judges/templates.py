@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from srum_core.errors import ConfigError
+from srum_core.folders import read_text
 from srum_core.records import Box, Candidate, Question
 
 
@@ -43,10 +44,9 @@ def load(name: str, placeholders: Sequence[str], option: str = "template") -> st
 def _read(name: str, option: str) -> str:
     if name in packaged():
         return (files("srum_judges") / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
-    path = Path(name).expanduser()
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(Path(name))
+    except ConfigError as error:
         raise ConfigError(
             f'The judge template "{name}" is neither a packaged one ({", ".join(packaged())}) '
             f"nor a readable UTF-8 text file: {error}. Check the option `{option}`."

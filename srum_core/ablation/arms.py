@@ -7,7 +7,6 @@ same name.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from srum_core.errors import ConfigError, PluginError
+from srum_core.folders import from_toml, read_text
 from srum_core.plugins import Registry
 from srum_core.structuring import Problems, build, did_you_mean
 
@@ -110,10 +110,8 @@ def _of_presets(registry: Registry, adapter: str, names: Sequence[str]) -> Itera
 
 def _read(path: Path) -> Arms:
     try:
-        return build(Arms, tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return build(Arms, from_toml(read_text(path)))
+    except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except Problems as problems:
         told = "".join(f"\n  - {problem}" for problem in problems.found)

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from srum_core.boxes import sides
 from srum_core.errors import ConfigError
+from srum_core.folders import read_text
 from srum_core.records import Candidate, Question, Region
 from srum_judges.options import FileOptions
 
@@ -49,7 +50,7 @@ class BoxesFromFile:
         self.options = options or FileOptions()
         if not self.options.path:
             raise ConfigError('The grounder "file" needs the file with the boxes: set grounder.path=FILE.')
-        self.path = Path(self.options.path).expanduser()
+        self.path = Path(self.options.path)
         problems: list[str] = []
         self.images: dict[str, Entry] = {}
         self.prompts: dict[str, Entry] = {}
@@ -102,10 +103,7 @@ class BoxesFromFile:
 
 def _read(path: Path) -> Iterator[tuple[str, Any]]:
     """The entries and their places. Raises ConfigError for a file that cannot be read or is no JSON."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f'grounder.path="{path}" cannot be read ({error}). Give a .json or .jsonl file.') from error
+    text = read_text(path)
     if path.suffix.lower() == ".jsonl":
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():

@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import define, field
 
 from srum_core.errors import ConfigError
+from srum_core.folders import read_text
 from srum_judges.rules.forms import forms
 
 _ALL, _GENERAL, _KIND = "all", "general", "kind"
@@ -58,8 +59,8 @@ def _load(path: str) -> Synonyms:
     texts = [("synonyms.txt", (files("srum_judges.rules") / "synonyms.txt").read_text(encoding="utf-8"))]
     if path:
         try:
-            texts.append((path, Path(path).expanduser().read_text(encoding="utf-8-sig")))
-        except (OSError, UnicodeDecodeError) as error:
+            texts.append((path, read_text(Path(path))))
+        except ConfigError as error:
             raise ConfigError(
                 f'The file of synonyms "{path}" is no readable UTF-8 text file: {error}. Check the option `synonyms`.'
             ) from error
