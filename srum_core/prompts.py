@@ -151,7 +151,7 @@ def _distinct(source: str, items: Iterable[tuple[str, Any]]) -> list[Prompt]:
         tags |= dict.fromkeys(rest)
     if tags:
         names = clean(", ".join(tags))
-        tell_once(f"{source}: only the text is generated from; these fields are kept as tags: {names}.")
+        tell_once(f"{source}: images are generated from the text alone; kept as tags: {names}.")
     if repeated:
         tell_once(f"{source}: {len(repeated)} duplicates are left out:{listed(repeated)}")
     if alike:
@@ -167,10 +167,7 @@ def _prompt(item: Any, where: str) -> tuple[Prompt, list[str]]:
         raise ConfigError(f"{where}: a prompt is a text or an object, not {clean(json.dumps(item), 60)}.")
     item = {key.lower(): value for key, value in item.items()}
     if wrong := other_task(item):
-        raise ConfigError(
-            f"{where}: images are generated from a text alone, so {clean(', '.join(wrong))} would be ignored. "
-            "Editing, control images and negative prompts are not supported: remove the prompt, or only these fields."
-        )
+        raise ConfigError(f"{where}: {wrong}")
     text = next((item[key] for key in _TEXT_KEYS if key in item), None)
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f'{where}: no text was found. A prompt needs a non-empty "text" (or "Question").')
@@ -191,9 +188,15 @@ def _prompt(item: Any, where: str) -> tuple[Prompt, list[str]]:
     return Prompt(str(identity), text, {**rest, **tags}), [key for key in rest if key != "category"]
 
 
-def other_task(record: Mapping[str, Any], images: bool = True) -> list[str]:
-    """The fields of a prompt record that ask for more than an image of a text: an image, a mask, a negative prompt, …
+def other_task(record: Mapping[str, Any], images: bool = True) -> str:
+    """Why a record asks for more than an image of a text (an image to edit, a mask, a negative prompt, …), "" if not.
 
     images  whether fields that are just called an image count"""
     names = {key: re.sub(r"[-_ ]", "", key.lower()) for key, value in record.items() if value}
-    return [key for key, name in names.items() if _TASK.fullmatch(name) or (images and _IMAGE.fullmatch(name))]
+    wrong = [key for key, name in names.items() if _TASK.fullmatch(name) or (images and _IMAGE.fullmatch(name))]
+    if not wrong:
+        return ""
+    return (
+        f"images are generated from a text alone, so {clean(', '.join(wrong))} would be ignored. Editing, control "
+        "images and negative prompts are not supported: remove the prompt, or only these fields."
+    )

@@ -257,6 +257,8 @@ BAD_LINES: list[tuple[Any, str]] = [
     (line(good_image_file="link.png"), "its picture link.png leads out of "),
     (line(bad_image_file="zero.png"), "its picture zero.png leads out of "),
     (line(good_image_file="pipe.png"), "is no regular file"),
+    (line(source_image="8.png"), "so source_image would be ignored. Editing"),
+    (line(negative_prompt="blurry"), "so negative_prompt would be ignored"),
     (line(prompt=...), 'its "prompt" is None, and should be a text'),
     (line(prompt=" "), "its \"prompt\" is ' ', and should be a text"),
     (line(vlm_rewards=...), 'its "vlm_rewards" is None, and should be a list'),
@@ -663,6 +665,16 @@ def test_four_columns_are_enough(tmp_path: Path) -> None:
     assert judgement.scores == (Score(0.5), Score(1.0, "1"))
     bring(rows(tmp_path, image={"path": "7.png"}), tmp_path / "named")
     bring(rows(tmp_path, image=(tmp_path / "7.png").read_bytes()), tmp_path / "bare")
+
+
+def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bring(rows(tmp_path, mask=b"x"), tmp_path / "run", code=2)
+    assert "x.parquet: images are generated from a text alone, so mask would be ignored" in told(capsys)
+    bring(rows(tmp_path, mood="calm", step=1), tmp_path / "run")
+    assert "x.parquet: these columns are not read: mood, step." in told(capsys)
+    paint(tmp_path / "7.png", (20, 10))
+    list(read_official(write(tmp_path / "train.jsonl", line(mood="calm"), line(mood="cross"))))
+    assert capsys.readouterr().err.count("train.jsonl: these fields are not read: mood.") == 1
 
 
 @pytest.mark.parametrize(

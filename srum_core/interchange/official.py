@@ -16,13 +16,17 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, clean
 from srum_core.interchange import Bad, File, Incoming, Unusable, find, opened, score_in_range
 from srum_core.interchange.official_records import GLOBAL
+from srum_core.prompts import other_task, tell_once
 from srum_core.records import Box, Prompt, Region, Score
 
 JUDGE = "imported"
 """`Score.judge` of what is read here."""
+KEYS = {"prompt", "image_file", "vlm_rewards", GLOBAL, "bad_image_file", "good_image_file"}
+KEYS |= {"prompt_id", "original_prompt", "detailed_prompt", "think_output"}
+"""The fields of the official records."""
 
 
 @frozen
@@ -78,6 +82,8 @@ def _drawn(path: Path) -> Iterator[tuple[str, Drawn]]:
     for where, line in _lines(path):
         try:
             record = _object(line)
+            if wrong := other_task(record, images=False):
+                raise Unusable(wrong)
             thought = record.get("think_output")
             prompt, name = _text(record, "original_prompt"), _text(record, "image_file")
             identity = record.get("prompt_id", Path(name).stem)
@@ -99,6 +105,10 @@ def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn
         raise Unusable("it is neither a judge record (image_file) nor a training record (bad_image_file)")
     if not trained and "vlm_rewards" not in record and GLOBAL not in record:
         raise Unusable("it holds no scores: an output.jsonl is not judged, and belongs to --candidates")
+    if wrong := other_task(record, images=False):
+        raise Unusable(wrong)
+    if unknown := [key for key in record if key not in KEYS]:
+        tell_once(f"{where.rpartition(':')[0]}: these fields are not read: {clean(', '.join(unknown))}.")
     name = _text(record, "bad_image_file" if trained else "image_file")
     known = None
     if drawn is not None:

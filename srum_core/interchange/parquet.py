@@ -39,6 +39,7 @@ from srum_core.interchange import (
     score_in_range,
     stored,
 )
+from srum_core.prompts import other_task, tell_once
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
 
 Json = dict[str, Any]
@@ -200,7 +201,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             with parquet.ParquetFile(each) as file:
                 there = file.schema_arrow.names
-                _refuse_missing(each, there)
+                _check(each, there, columns)
                 known = [column for column in columns if column in there]
                 yield from _numbered(name, file.iter_batches(batch_size=_GROUP, columns=known))
         except (OSError, ValueError, pyarrow.ArrowException) as error:
@@ -220,7 +221,7 @@ def _saved(datasets: Any, path: Path) -> Iterator[Any]:
         data = datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} cannot be read as a saved data set: {clean(error)}") from error
-    _refuse_missing(path, data.column_names)
+    _check(path, data.column_names, list(features(datasets)))
     # As Arrow tables: a column of the kind Image or Audio would open the files that its rows name.
     yield from data.with_format("arrow").iter(batch_size=_GROUP)
 
@@ -233,7 +234,7 @@ def _plain(table: Any) -> Json:
     return cast(Json, row)
 
 
-def _refuse_missing(path: Path, columns: Sequence[str]) -> None:
+def _check(path: Path, columns: Sequence[str], known: Sequence[str]) -> None:
     missing = [name for name in NEEDED if name not in columns]
     if missing:
         there = ", ".join(columns)
@@ -241,6 +242,10 @@ def _refuse_missing(path: Path, columns: Sequence[str]) -> None:
             f"{path} has no column {' and no column '.join(missing)}; it has {there}. Needed are {', '.join(NEEDED)}, "
             "as srum export --format parquet writes them."
         )
+    if wrong := other_task(dict.fromkeys(columns, True), images=False):
+        raise RecordError(f"{path}: {wrong}")
+    if unknown := [name for name in columns if name not in known]:
+        tell_once(f"{path}: these columns are not read: {clean(', '.join(unknown))}.")
 
 
 def _incoming(where: str, row: Json, folder: Path) -> Incoming:
