@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 import tomllib
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from srum_core.settings_toml import knob_docs
 PLUGIN = '''
 from __future__ import annotations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from attrs import field, frozen, validators
 from srum_core import Component, hookimpl
 
@@ -42,6 +43,7 @@ class AdapterOptions:
     seed: int | None = None
     drawing: Drawing = Drawing()
     words: dict[str, str] = field(factory=dict)
+    more: dict[str, Any] = field(factory=dict)
 
 @frozen
 class MapOptions:
@@ -309,6 +311,45 @@ def test_out_of_range(load: Load, text: str) -> None:
     assert found[0].startswith(text.split("=")[0]) or "No adapter is named" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train.lr=1e400", "train.lr (on the command line) should be a finite number, but it is inf."),
+        ("train.guard=inf", "train.guard (on the command line) should be a finite number"),
+        ("train.shift=-nan", "train.shift (on the command line) should be a finite number"),
+        ("train.lr=" + "1" * 400, "train.lr (on the command line) is too large"),
+        ("seed=" + "1" * 30, "seed (on the command line) is too large"),
+        ("seed=" + "1" * 5000, "should be a whole number, but it is the text"),
+        ("seed=0x" + "f" * 5000, "seed (on the command line) is too large"),
+        ("adapter.more={a=[1, inf]}", "adapter.more.a.1 (on the command line) should be a finite number"),
+        ("adapter.more={a='\udcff'}", "adapter.more.a (on the command line) holds something that is no text"),
+        ("train.trackers=" + "[" * 100000, "the value is not TOML: it is nested too deeply"),
+        ("adapter.words=" + "{a=" * 100 + "1" + "}" * 100, "the value is not TOML: it is nested more than"),
+        ("a." * 1000 + "b=1", "should read KEY=VALUE"),
+        ("adapter.checkpoint=a\0b", "adapter.checkpoint (on the command line) holds a NUL character"),
+        ('adapter.cache="a\\u0000b"', "adapter.cache (on the command line) holds a NUL character"),
+        ("adapter.words={'a\udc80' = ''}", "holds something that is no text"),
+        ("prompts=caf\udce9.txt", "prompts (on the command line) holds something that is no text"),
+        ("prompts=['a', 'b\udce9']", "prompts.1 (on the command line) holds something that is no text"),
+        ("judges=[{use='local-regions', names=['\udce9']}]", "judges.0.names.0 (on the command line) holds some"),
+        ("prompts=['a', 1]", "prompts.1 (on the command line) should be a text, but it is 1"),
+    ],
+    ids=lambda text: text[:30].encode("ascii", "backslashreplace").decode(),
+)
+def test_values_that_nothing_can_use(load: Load, text: str, words: str) -> None:
+    (found,) = refused(load, text)
+    assert words in found
+    assert len(found) < 400
+
+
+def test_prompts_may_be_given_as_a_list(load: Load, registry: Registry, tmp_path: Path) -> None:
+    made = load("prompts=['a cat', 'a \\\"dog\\\", \u00e9']")
+    assert made.prompts == ("a cat", 'a \\"dog\\", \u00e9')
+    for text in (to_toml(made), describe(made, registry)):
+        (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+        assert open_settings(tmp_path / "run.toml", registry) == made
+
+
 @pytest.mark.parametrize("text", ["train.lr", "=1", "train..lr=1", ".=1", "train.lr=[1", 'prompts="open', "map={use="])
 def test_malformed_overrides(load: Load, text: str) -> None:
     assert len(refused(load, text)) == 1
@@ -318,10 +359,18 @@ def test_malformed_overrides(load: Load, text: str) -> None:
 def test_files_that_cannot_be_read(registry: Registry, tmp_path: Path) -> None:
     torn = tmp_path / "torn.toml"
     torn.write_text("seed = 1\nseed = 2\n")
-    for path, text in [(torn, "is not TOML"), (tmp_path, "cannot be read"), (tmp_path / "no.toml", "No such file")]:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "deep.toml").write_text("a=" + "[" * 100000)
+    (tmp_path / "long.toml").write_text("seed=" + "1" * 5000)
+    (tmp_path / "latin.toml").write_bytes(b"prompts='\xe9'")
+    faults = [(tmp_path / "pipe.toml", "is a device or a pipe"), (Path("/dev/zero"), "is a device or a pipe")]
+    faults += [(tmp_path / "deep.toml", "is not TOML: it is nested"), (tmp_path / "latin.toml", "is not UTF-8 text")]
+    faults += [(tmp_path / "long.toml", "is not TOML: Exceeds"), (Path("x" * 5000), "File name too long")]
+    faults += [(torn, "is not TOML"), (tmp_path, "it is a folder"), (tmp_path / "no.toml", "No such file")]
+    for path, text in faults:
         with pytest.raises(ConfigError, match=text) as caught:
             load_settings(None, (), path, ["train.lr=-1"], registry)
-        assert str(path) in str(caught.value)
+        assert str(path)[:200] in str(caught.value)
         assert "train.lr" in str(caught.value)
         assert "No adapter" not in str(caught.value)  # the file may well name one
 
@@ -374,7 +423,10 @@ numbers = st.floats(min_value=1e-300, max_value=1e300, allow_nan=False)
 
 
 @given(
-    lr=numbers, shift=numbers, seed=st.integers(0, 2**53), prompts=st.text(min_size=1).filter(lambda s: "\r" not in s)
+    lr=numbers,
+    shift=numbers,
+    seed=st.integers(0, 2**53),
+    prompts=st.text(min_size=1).filter(lambda s: not {"\r", "\0"} & set(s)),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_value_survives(load: Load, registry: Registry, tmp_path_factory, **values) -> None:  # type: ignore[no-untyped-def]
