@@ -6,9 +6,11 @@ live one are read by the same lines.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from attrs import define
@@ -25,6 +27,9 @@ Seed = Callable[..., int]
 Known = Callable[[Question], str | None]
 """The recorded answer to a question, None if there is none."""
 Reading = list[Score | Unreadable]
+LONGEST_ANSWER = 32_000
+"""Characters, finished thoughts aside. What is longer is unreadable, so that no answer can hold up a run."""
+_THOUGHT = re.compile(r"</think(?:ing)?\s*+>", re.IGNORECASE)
 MOST_TURNS = 8
 """A judge that has still not asked everything after so many turns will never have."""
 
@@ -73,6 +78,14 @@ class Vote:
     def refused(self) -> dict[int, str]:
         """Why, by the index of the question that was refused."""
         return {i: known.refused for i, each in enumerate(self.answers) if (known := Answer.of(each)).refused}
+
+    def too_long(self) -> dict[int, str]:
+        """Why an answer is not read, by the index of its question."""
+        return {
+            i: f"The answer has {len(each)} characters; at most {LONGEST_ANSWER} are read."
+            for i, each in enumerate(self.answers)
+            if each and not legible(each)
+        }
 
     def said(self) -> list[str]:
         """The answers, without questions that they repeat."""
@@ -186,8 +199,9 @@ class Hearing:
         return self.with_refusals(vote, found)
 
     def with_refusals(self, vote: int, found: Sequence[T | Unreadable]) -> list[T | Unreadable]:
-        """What was read, with a failure for every question that was refused, whatever was read out of no words."""
-        why = self.votes[vote].refused()
+        """What was read, with a failure for every question that was refused or whose answer is too long to be read,
+        whatever was read out of no words."""
+        why = self.votes[vote].too_long() | self.votes[vote].refused()
         failed = {each.question for each in found if isinstance(each, Unreadable)}
         told = [
             attrs.evolve(each, why=why[each.question])
@@ -263,12 +277,42 @@ def recall(hearing: Hearing, known: Known, retries: int, temperature: float, see
             return [question for _, question in due]
 
 
+def legible(answer: str) -> str:
+    """The answer; what follows its thoughts where they make it too long; "" if even that is too long to be read."""
+    if len(answer) > LONGEST_ANSWER:
+        answer = _THOUGHT.split(answer)[-1]
+    return answer if len(answer) <= LONGEST_ANSWER else ""
+
+
+def json_values(text: str, opening: str = "[{", strict: bool = False) -> tuple[list[Any], bool]:
+    """Every complete JSON value that begins with one of `opening`, from left to right; of one that is broken or cut
+    off, the complete parts, and True. `strict`: no control characters in strings.
+
+    Values in broken values in broken values take time by the square of the length: there it stops looking."""
+    decoder, begin = json.JSONDecoder(strict=strict), re.compile(f"[{re.escape(opening)}]")
+    values, broken, effort = [], False, 4 * LONGEST_ANSWER
+    start = begin.search(text)
+    while start and effort > 0:
+        rest, end = text[start.start() :], 1
+        try:
+            value, end = decoder.raw_decode(rest)
+            values.append(value)
+            effort -= end
+        except ValueError as error:  # words in brackets, or the JSON breaks off: look at what is inside
+            broken = True
+            to_end = str(error).startswith("Unterminated") or not isinstance(error, json.JSONDecodeError)
+            effort -= len(rest) if to_end else getattr(error, "pos", 0)
+        effort -= 250  # for the start
+        start = begin.search(text, start.start() + end)
+    return values, broken or start is not None
+
+
 def without_echo(answer: str, question: str) -> str:
-    """What an answer says of its own. A server with the wrong chat template, or a model that never learnt to answer,
-    repeats the question, and the example in it would be read as the answer.
+    """What an answer says of its own; "" if it is too long to be read. A server with the wrong chat template, or a
+    model that never learnt to answer, repeats the question, and the example in it would be read as the answer.
 
     Only long repetitions count: those of the whole question, and answers that are nothing but a piece of it."""
-    question = question.strip()
+    answer, question = legible(answer), question.strip()
     if len(question) >= 200 and question in answer:
         return answer.rpartition(question)[2]
     if len(answer.strip()) >= 40 and answer.strip() in question:

@@ -116,9 +116,9 @@ ASKED_AGAIN = {
     "null for a box": ('[{"bbox_2d": null, "label": "cat"}]', NO_BOX),
     "all outside the picture": ('[{"bbox_2d": [300, 200, 400, 300]}]', NO_USE),
     "fractions where pixels are wanted": ('[{"bbox_2d": [0.1, 0.1, 0.5, 0.5]}]', NO_USE),
-    "nested without end": ("[" * 40_000, "nested too deeply"),
-    "nested without end, in objects": ('{"a":' * 9_000, "nested too deeply"),
-    "endless": (CAT * 2_000, "characters long, which no list of boxes is"),
+    "nested without end": ("[" * 30_000, "nested too deeply"),
+    "nested without end, in objects": ('{"a":' * 6_000, "nested too deeply"),
+    "endless": (CAT * 2_000, "characters; at most"),
 }
 
 

@@ -11,9 +11,12 @@ keep or true, or else no, drop or false; not "maybe", "yes or no", "not really",
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from attrs import frozen
+
+from srum_core.hearing import LONGEST_ANSWER
 
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _MARKUP = "[*_`~\"'\\\\$ \t\u00a0]*"
@@ -53,6 +56,7 @@ _NOT_PLAIN = re.compile(  # what follows the number on its line makes it somethi
 )
 
 _VERDICTS = {"yes": 1.0, "keep": 1.0, "true": 1.0, "no": -1.0, "drop": -1.0, "false": -1.0}
+_LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\W\d_]+")
 _AFTER_VERDICT = re.compile(  # the end, or a sign that starts something new: "yes, because", not "yes or no", "yes/no"
     r"[\s*_`\"')\]}>$\\]*(?:$|[.,;:!(\-–—][\W_]*(?:(?:or|and|but|wait|actually|rather|maybe)[\W_]+)*(?P<next>[^\W\d_]*))"
@@ -136,6 +140,7 @@ def _by_region(
             before = ""
         elif len(heads) > 1:
             doubtful.update(identities)
+            before = ""
         for identity, head, end in zip(identities, heads, ends, strict=True):
             said.setdefault(identity, []).append(f"{before}\n{paragraph[head.end() : end]}")
         open_region = identities[-1]
@@ -153,6 +158,8 @@ def spoken(answer: str) -> str | Reading:
         return Reading(None, "The answer ends inside a think block, so it was cut off or never given.")
     if not said.strip():
         return Reading(None, "The answer is empty.")
+    if len(said) > LONGEST_ANSWER:
+        return Reading(None, f"The answer has {len(said)} characters; at most {LONGEST_ANSWER} are read.")
     return said
 
 
@@ -172,12 +179,18 @@ def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
 def _heads(paragraph: str) -> list[re.Match[str]]:
     """Where a region's part begins. A region id in the middle of a reason is a mention, unless labels follow it."""
     found = sorted([*_REGION_ID.finditer(paragraph), *_REGION_HEADING.finditer(paragraph)], key=lambda m: m.start())
+    if not found:
+        return []
+    labels = list(_LABEL.finditer(paragraph))
+    starts = [label.start() for label in labels]
+    reasons = [label.start() for label in labels if label["kind"].lower() in _REASON]
     heads: list[re.Match[str]] = []
     for match in found:
-        since = paragraph[heads[-1].end() if heads else 0 : match.start()]
-        rest_of_line = paragraph[match.end() :].split("\n", 1)[0]
-        in_reason = any(label["kind"].lower() in _REASON for label in _LABEL.finditer(since))
-        if _starts_line(paragraph, match.start()) or not in_reason or _LABEL.search(rest_of_line):
+        since = heads[-1].end() if heads else 0
+        in_reason = bisect_left(reasons, since) < bisect_left(reasons, match.start())
+        following = bisect_left(starts, match.end())
+        labelled = following < len(labels) and labels[following].end() <= _line_end(paragraph, match.end())
+        if _starts_line(paragraph, match.start()) or not in_reason or labelled:
             heads.append(match)
     return heads
 
@@ -192,7 +205,12 @@ def _resolve(written: str, known: Sequence[str]) -> str:
 
 
 def _starts_line(text: str, position: int) -> bool:
-    return not re.search(r"[^\W\d_]", text[text.rfind("\n", 0, position) + 1 : position])
+    return not _LETTER.search(text, text.rfind("\n", 0, position) + 1, position)
+
+
+def _line_end(text: str, position: int) -> int:
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
 
 
 def _statements(text: str) -> Iterator[_Statement]:
@@ -207,7 +225,7 @@ def _statements(text: str) -> Iterator[_Statement]:
         number = _NUMBER.match(text, opening.end())
         if number is None and not _DIGIT_AHEAD.match(text, opening.end()):
             continue  # "the score: high" states no number
-        words = text[opening.end() :].split("\n", 1)[0][:40].strip()
+        words = text[opening.end() : opening.end() + 40].split("\n", 1)[0].strip()
         if number is None or _NOT_PLAIN.match(text, number.end()):
             yield label, words, opening.end()
         else:
@@ -240,9 +258,7 @@ def _verdicts(text: str) -> Iterator[_Statement]:
             continue
         opening = _OPENING.match(text, label.end())
         assert opening is not None
-        line = text[opening.end() :].split("\n", 1)[0]
-        following = _LABEL.search(line)
-        line = line[: following.start()] if following else line
+        line = _until_label(text, opening.end())
         word = _WORD.match(line)
         value = _VERDICTS.get(word[0].lower()) if word else None
         after = _AFTER_VERDICT.match(line, word.end()) if word else None
@@ -283,9 +299,14 @@ def _labelled(text: str, name: str) -> str:
     label = next((each for each in _LABEL.finditer(text) if _plain(each["kind"]) == _plain(name)), None)
     if label is None:
         return ""
-    line = text[label.end() :].split("\n", 1)[0]
-    following = _LABEL.search(line)
-    return _trim(line[: following.start()] if following else line)
+    return _trim(_until_label(text, label.end()))
+
+
+def _until_label(text: str, position: int) -> str:
+    """The rest of a line, up to the next label in it."""
+    end = _line_end(text, position)
+    following = _LABEL.search(text, position, end)
+    return text[position : following.start() if following else end]
 
 
 def _plain(kind: str) -> str:

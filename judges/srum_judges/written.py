@@ -29,7 +29,7 @@ def read_questions(answer: str) -> list[str]:
         return []
     found: dict[str, str] = {}
     for line in text.replace("？", "?").split("\n"):
-        for written in line.split("?")[:-1]:
+        for written in dict.fromkeys(line.split("?")[:-1] if "?" in line else ()):
             question = " ".join(_BEFORE_QUESTION.sub("", written).split()).rstrip("*_` ") + "?"
             if question.count('"') % 2:
                 question = f'"{question}'  # its opening quotation mark looked like markup

@@ -17,6 +17,8 @@ COMPLEX = ("complex", "complex_action", "complex_spatial")
 """The three folders that the released code averages into the eighth column."""
 RANGE = (0.0, 100.0)
 """Of a grade."""
+_DIGITS = 1000
+"""Longer numbers are no grades; Python reads up to 4300 digits."""
 FAILED = -1
 """What the reference counts an unreadable answer as: it stays in the mean."""
 KNOWN_MESSAGES = {"two boys": "81b447ad0adb0396d3fb8f7d1c1be8e47ac11a4ac06c84cee0aafed02c40b635"}
@@ -32,10 +34,10 @@ def reference_score(text: str) -> int:
         value = json.loads(_object(cleaned)).get("score")
         if isinstance(value, int):
             return value
-    except (json.JSONDecodeError, RecursionError, AttributeError):
+    except (ValueError, RecursionError, AttributeError):
         pass  # what is no JSON is searched instead
     match = _LOOSE.search(text)
-    return int(match[1]) if match else FAILED
+    return int(match[1]) if match and len(match[1]) < _DIGITS else FAILED
 
 
 def _object(text: str) -> str:

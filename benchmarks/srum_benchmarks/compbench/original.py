@@ -209,5 +209,5 @@ def level_score(category: str, answers: Sequence[str]) -> float:
 
 def gpt4v_score(text: str) -> float:
     """The mean of all `"score": N,` in an answer, 0 without one."""
-    found = [int(number) for number in re.findall(r'"score": (\d+),', text)]
+    found = [int(number) for number in re.findall(r'"score": (\d{1,300}),', text)]
     return sum(found) / len(found) if found else 0.0

@@ -13,7 +13,7 @@ _REASON = re.compile(r"Reason:\s*(.*)", re.IGNORECASE | re.DOTALL)
 _OBJECT = re.compile(r"Identified Object:\s*(.*)", re.IGNORECASE)
 _IMPRESSION = re.compile(r"Overall Impression:\s*(.*)", re.IGNORECASE)
 _LAYOUT = re.compile(r"Composition Analysis:\s*(.*)", re.IGNORECASE | re.DOTALL)
-_REGION = re.compile(r"Region ID:\s*(\d+)", re.IGNORECASE)
+_REGION = re.compile(r"Region ID:\s*(\d{1,300}+)(?!\d)", re.IGNORECASE)
 
 
 def layout(text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
+from srum_core.hearing import json_values
 
 ALLOWED = (0.0, 0.5, 1.0)
 _LIST = re.compile(r'"score"\s*:\s*\[([^\[\]]*)\]')
@@ -50,16 +51,11 @@ def _reference(text: str) -> Any:
 
 def _objects(text: str) -> Any:
     """The list in the last JSON object of the answer that has one."""
-    decoder, place, found = json.JSONDecoder(), text.find("{"), None
-    while place >= 0:
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            end = place + 1
-        else:
-            found = value.get("score", found) if isinstance(value, dict) else found
-        place = text.find("{", end)
-    return found
+    try:
+        values, _ = json_values(text, "{", strict=True)
+    except RecursionError:
+        return None
+    return next((value["score"] for value in reversed(values) if "score" in value), None)
 
 
 def _list(text: str) -> list[str] | None:
@@ -72,7 +68,7 @@ def _score(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

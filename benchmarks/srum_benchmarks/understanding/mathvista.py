@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 
 _LETTER = re.compile(r"\(([a-zA-Z])\)")
+_LONGEST = 1000
+"""Characters of an answer that is compared with choices; the time for that grows with the product of the lengths."""
 _FINAL = re.compile(r"(Final answer:|Answer:)\s*(.*)", re.IGNORECASE)
 
 
@@ -28,7 +30,7 @@ def quick_extract(answer: str, question_type: str, answer_type: str, choices: Se
 def normalised(
     extraction: str, choices: Sequence[str] | None, question_type: str, answer_type: str, precision: float | None
 ) -> str | None:
-    """What is compared with the right answer; None for what is no number where one is asked for."""
+    """What is compared with the right answer; None for what is no number where one is asked for, or no choice."""
     if question_type == "multi_choice":
         return _choice(str(extraction).strip(), choices or ())
     try:
@@ -41,12 +43,15 @@ def normalised(
     return str(extraction)
 
 
-def _choice(extraction: str, choices: Sequence[str]) -> str:
-    """The text behind a letter, or else the choice that needs the fewest changes; the first of equals."""
+def _choice(extraction: str, choices: Sequence[str]) -> str | None:
+    """The text behind a letter, or else the choice that needs the fewest changes; the first of equals. None for what is
+    far too long to be a choice."""
     letters = [chr(ord("A") + place) for place in range(len(choices))]
     found = _LETTER.findall(extraction)
     said = found[0].upper() if found else extraction
-    return choices[letters.index(said)] if said in letters else min(choices, key=lambda each: distance(said, each))
+    if said in letters:
+        return choices[letters.index(said)]
+    return min(choices, key=lambda each: distance(said, each)) if len(said) <= _LONGEST else None
 
 
 def distance(one: str, other: str) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
+from srum_core.hearing import legible
+
 DISCIPLINES: Mapping[str, tuple[str, ...]] = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
     "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
@@ -24,8 +26,8 @@ DISCIPLINES: Mapping[str, tuple[str, ...]] = {
 _ENDS = (",", ".", "!", "?", ";", ":", "'")
 _LEADS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _COMMAS = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
-_POWERS = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
-_PLAIN = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
+_POWERS = re.compile(r"-?(?<!\d)\d++(?:\.\d++)?[eE][+-]?\d+")
+_PLAIN = re.compile(r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])")
 
 Value = str | float
 Gold = str | Sequence[str]
@@ -62,8 +64,8 @@ def normalised(text: str) -> list[Value]:
 
 
 def open_answers(answer: str) -> set[Value]:
-    """Everything in an open answer that may be what was asked for."""
-    keys = _keys(answer.strip().strip(".").lower())
+    """Everything in an open answer that may be what was asked for; nothing of one that is too long to be read."""
+    keys = _keys(legible(answer).strip().strip(".").lower())
     found = [*keys, *(number for key in keys for number in numbers(key))]
     return {value for text in found for value in normalised(text)}
 

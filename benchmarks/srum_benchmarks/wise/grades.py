@@ -17,10 +17,10 @@ NAMES = ("consistency", "realism", "aesthetic_quality")
 WEIGHTS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}
 MISSING = 9.9
 """What BAGEL's script writes for a grade it did not find."""
-_LEGACY = re.compile(r"\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*[:]?\s*(\d)", re.IGNORECASE)
-_BAGEL = re.compile(r"\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*[:：]?\s*(\d)", re.IGNORECASE)
+_LEGACY = re.compile(r"\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*+(?::\s*+)?(\d)", re.IGNORECASE)
+_BAGEL = re.compile(r"\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*+(?:[:：]\s*+)?(\d)", re.IGNORECASE)
 _BARE = re.compile(r"[ \t]*([012])[ \t]*")
-_BINARY = re.compile(r"\*{0,2}Score\*{0,2}\s*:?\s*([01])\b", re.IGNORECASE)
+_BINARY = re.compile(r"\*{0,2}Score\*{0,2}\s*+(?::\s*+)?([01])\b", re.IGNORECASE)
 
 Grades = dict[str, float]
 

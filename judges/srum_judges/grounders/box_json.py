@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from attrs import frozen
 
+from srum_core.hearing import json_values
 from srum_judges.parsing import Reading, spoken
 
 Corners = tuple[float, float, float, float]
@@ -23,10 +23,7 @@ Corners = tuple[float, float, float, float]
 
 BOX_KEYS = ("bbox_2d", "bbox", "box_2d", "box", "bounding_box", "boundingbox", "coordinates")
 LABEL_KEYS = ("label", "name", "object", "class", "category", "description")
-_LONGEST = 50_000  # characters; no list of boxes is that long, and broken JSON takes time by the square of its length
 _LABEL_LENGTH = 200
-_DECODER = json.JSONDecoder(strict=False)
-_OPENING = re.compile(r"[\[{]")
 _NUMBER = re.compile(r"\s*[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*")
 
 
@@ -51,61 +48,48 @@ def read_boxes(answer: str) -> Listing:
     text = spoken(answer)
     if isinstance(text, Reading):
         return Listing(why=text.why)
-    if len(text) > _LONGEST:
-        return Listing(why=f"The answer is {len(text)} characters long, which no list of boxes is.")
     try:
-        values, broken = _values(text)
-        items = [item for value in values if not _is_plain(value) for item in _items(value)]
+        values, broken = json_values(text)
     except RecursionError:
         return Listing(why="The JSON in the answer is nested too deeply.")
+    items = _items([value for value in values if not _is_plain(value)])
     boxes = tuple(item for item in items if isinstance(item, Stated))
     if boxes:
         return Listing(boxes)
     if items:
-        return Listing(why=f"Nothing that the answer lists has a box of four finite numbers, for example {items[0]}.")
+        why = f"Nothing that the answer lists has a box of four finite numbers, for example {_words(items[0])}."
+        return Listing(why=why)
     if any(_is_empty(value) for value in values) and not broken:
         return Listing()
     return Listing(why="The answer holds no list of boxes in JSON.")
 
 
-def _values(text: str) -> tuple[list[Any], bool]:
-    """Every complete JSON list or object, from left to right; of one that is broken or cut off, the complete parts,
-    and True."""
-    values, broken = [], False
-    start = _OPENING.search(text)
-    while start:
-        end = start.end()
-        try:
-            value, end = _DECODER.raw_decode(text, start.start())
-            values.append(value)
-        except ValueError:  # words in brackets, or the JSON breaks off: look at what is inside
-            broken = True
-        start = _OPENING.search(text, end)
-    return values, broken
-
-
-def _items(value: Any) -> Iterator[Stated | str]:
-    """The things that a JSON value lists: boxes, and the words of what has none."""
-    if corners := _corners(value):
-        yield Stated(corners)
-    elif isinstance(value, dict):
-        item = _item(value)
-        held = [each for each in value.values() if isinstance(each, dict | list) and not _is_plain(each)]
-        if isinstance(item, Stated) or not held:
-            yield item
+def _items(values: list[Any]) -> list[Any]:
+    """The things that JSON values list, in order: a `Stated` for each box, and what has none as it is."""
+    found, waiting = [], values[::-1]
+    while waiting:
+        value = waiting.pop()
+        if corners := _corners(value):
+            found.append(Stated(corners))
+        elif isinstance(value, dict):
+            item = _item(value)
+            held = [each for each in value.values() if isinstance(each, dict | list) and not _is_plain(each)]
+            if isinstance(item, Stated) or not held:
+                found.append(item)
+            else:
+                waiting += held[::-1]
+        elif isinstance(value, list) and not _is_plain(value):
+            waiting += value[::-1]
         else:
-            yield from (item for each in held for item in _items(each))
-    elif isinstance(value, list) and not _is_plain(value):
-        yield from (item for each in value for item in _items(each))
-    else:
-        yield _words(value)
+            found.append(value)
+    return found
 
 
-def _item(value: dict[str, Any]) -> Stated | str:
+def _item(value: dict[str, Any]) -> Any:
     named = {_key(name): each for name, each in value.items()}
     corners = next((found for key in BOX_KEYS if (found := _corners(named.get(key)))), None)
     labels = (named[key] for key in LABEL_KEYS if isinstance(named.get(key), str))
-    return Stated(corners, _label(next(labels, ""))) if corners else _words(value)
+    return Stated(corners, _label(next(labels, ""))) if corners else value
 
 
 def _is_plain(value: Any) -> bool:

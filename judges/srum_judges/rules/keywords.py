@@ -37,10 +37,12 @@ __all__ = ["Synonyms", "comparable", "keywords", "names", "readable"]
 
 _SIGNS = str.maketrans({"ß": "ss", "ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "‘": "'", "’": "'", "‐": "-", "‑": "-"})
 _DESCRIBING = re.compile(  # compounds that say how something is: cat-shaped, hand-painted, close-up, black-and-white
-    r"[^\W_]+-(?:like|shaped|colou?red|sized|style|themed|free|[^\W_]+ing|[^\W_]+ed)\b"
-    r"|[^\W_]+(?:-[^\W_]+)*-(?:up|down|in|out|on|off|over|to|of|and)\b(?:-[^\W_]+)*|\bclose up\b"
+    r"(?<![^\W_])[^\W_]++-(?:like|shaped|colou?red|sized|style|themed|free|[^\W_]+ing|[^\W_]+ed)\b"
+    r"|(?<![^\W_])[^\W_]++(?:-[^\W_]+)*-(?:up|down|in|out|on|off|over|to|of|and)\b(?:-[^\W_]+)*|\bclose up\b"
 )
 _TOKEN = re.compile(r"[^\W_]+n't\b|[^\W_]+|'s\b|[^\w\s]")
+_LONGEST_LABEL = 500
+"""Characters that are looked at; what is longer says no more of what a thing is."""
 _JOINING = frozenset(",/&+'\"`“”-*_")
 
 
@@ -79,7 +81,7 @@ def keywords(prompt: str, known: Synonyms | None = None) -> tuple[str, ...]:
 
 def comparable(prompt: str, label: str, known: Synonyms | None = None) -> bool:
     """Whether the matcher can tell: both are in Latin letters, and the prompt names things, not just "objects"."""
-    if not (readable(prompt) and readable(label) and keywords(prompt, known)):
+    if not (readable(prompt) and readable(label[:_LONGEST_LABEL]) and keywords(prompt, known)):
         return False
     return not any(phrase.open for phrase in _said(prompt, known or Synonyms.load()))
 
@@ -122,7 +124,7 @@ def _heads(label: str, known: Synonyms) -> tuple[list[str], list[str]]:
     """What the label's main phrase is about, and what those in it wear or hold."""
     heads: list[str] = []
     vague = False
-    for phrase in _phrases(label, known):
+    for phrase in _phrases(label[:_LONGEST_LABEL], known):
         if phrase.closes and (heads or (vague and not phrase.told)):
             return heads, list(phrase.units[-1:]) if phrase.held and not phrase.absent else []
         vague = vague or phrase.vague
