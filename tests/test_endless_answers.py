@@ -122,8 +122,6 @@ def test_no_component_is_held_up_by_an_answer(kind: str, name: str, tmp_path: Pa
         measured = hear(again, text)
         if kind == "benchmark":
             base.judge.benchmark.score(base.candidate, measured.said(0))  # type: ignore[attr-defined]
-        if kind == "grounder":
-            base.judge.grounder.regions(base.candidate, measured.said(0))  # type: ignore[attr-defined]
 
     check(read, LONGEST_ANSWER, len(base.questions))
     assert seconds(read, "Identified Object: " + "a" * LONG) < LIMIT * len(base.questions)
