@@ -17,6 +17,7 @@ from torch import Tensor
 from srum_core.errors import RecordError, TrainingError
 from srum_core.progress import progress
 from srum_core.store import write_atomic
+from srum_core.weights import finite
 from srum_core.window import WHOLE
 
 if TYPE_CHECKING:
@@ -105,6 +106,12 @@ def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[st
         for (index, path), latent in zip(paired, references, strict=True):
             _check(candidates[index], path, clean[index], latent)
             out[index]["reference"] = _stored(latent)
+    for candidate, tensors in zip(candidates, out, strict=True):
+        if odd := [name for name, tensor in tensors.items() if not finite(tensor)]:
+            raise TrainingError(
+                f"The {odd[0]} latent of candidate {candidate.id} ({candidate.image}) holds values that are not "
+                "finite. Use another adapter.dtype or checkpoint, or generate again with --redo generate."
+            )
     return out
 
 

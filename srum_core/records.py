@@ -61,6 +61,8 @@ class Candidate:
     """How the model that is asked about this picture writes boxes; the stages fill it in. None = stored pixels."""
     latent: Path | None = None
     """The latent that the picture was drawn from, where the model gave one: trained on instead of encoding."""
+    failure: str = ""
+    """Why there is no image to judge, "" = there is one: never asked about, scored or trained on, only counted."""
 
 
 @frozen
@@ -72,6 +74,8 @@ class Sample:
     latent: Tensor | None = field(default=None, eq=False)
     """(rows, columns, channels), what the picture was drawn from: given, it is stored beside the picture and trained on
     in place of `encode`. None = pictures are encoded."""
+    failure: str = ""
+    """Why this is no image of the model, such as values that are not finite (`srum_core.weights.failure`)."""
 
 
 def _whole_mask(_: Any, attribute: Any, counts: tuple[int, ...], size: tuple[int, int]) -> None:

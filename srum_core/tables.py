@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, refuse
 from srum_core.hookspecs import Use
 from srum_core.records import Candidate, Row
 from srum_core.statistics import Z
@@ -100,6 +101,8 @@ def make(
 ) -> BenchmarkTable:
     """The table of scored pictures. `readable` is what the benchmark's own row of that name says."""
     rows = tuple(benchmark.table(scored))
+    odd = [row.name for row in rows if not isfinite(row.value)]
+    refuse(bool(odd), benchmark, f"gave rows whose value is no finite number: {', '.join(odd)}.")
     readable = next((row.value for row in rows if row.name == "readable"), 1.0)
     policy = str(use.options.get("policy", ""))
     options = dict(use.options)

@@ -211,6 +211,11 @@ def finite(tensor: Tensor) -> bool:
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
+def failure(what: str, *tensors: Tensor) -> str:
+    """Return why a sample with these tensors is no image (`Sample.failure`); "" if all their values are finite."""
+    return "" if all(map(finite, tensors)) else f"The generated {what} holds values that are not finite."
+
+
 def refuse_infinite(tensors: Iterable[tuple[str, Tensor]], where: object) -> None:
     """Raise CheckpointError if any named tensor holds a value that is infinite or NaN."""
     wrong = [name for name, tensor in tensors if not finite(tensor)]

@@ -306,6 +306,13 @@ def test_weights_of_another_model_are_refused(copy: Path, tmp_path: Path) -> Non
         build(tmp_path / "out")
 
 
+def test_an_image_that_is_not_finite_is_a_failure() -> None:
+    model = build()
+    assert model.generate(["a boat"], [1])[0].failure == ""
+    model.parts["decoder"].autoencoder.decoder.conv_out.bias.data.fill_(torch.nan)
+    assert "not finite" in model.generate(["a boat"], [1])[0].failure
+
+
 def test_trained_weights_that_lost_a_tensor_are_refused(tmp_path: Path) -> None:
     build().save(tmp_path / "out", moved(build(), NORM, "latent_queries"))
     tensors = load_file(tmp_path / "out" / TRAINED)

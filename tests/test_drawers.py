@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import tiny_drawers
 import torch
 from PIL import ImageChops
+from safetensors.torch import load_file, save_file
 
 from srum_core.cli import main, train_main
 from srum_core.errors import CheckpointError, ConfigError
@@ -110,6 +112,34 @@ def test_a_picture_is_the_one_that_janus_of_transformers_draws(tiny) -> None:
     ours = np.asarray(drawer.generate(["two dogs"], [0])[0].image)
     assert np.abs(theirs - ours).max() <= 1
     assert ours.std() > 1
+
+
+@pytest.mark.parametrize("kind", ["sd3", "janus"])
+def test_an_image_that_is_not_finite_is_a_failure(tiny, kind: str) -> None:
+    if kind == "janus":
+        drawer = Janus(JanusOptions(str(tiny(kind)), **FIXED))
+        net = drawer.model
+    else:
+        drawer = Diffusers(DiffusersOptions(str(tiny(kind)), steps=1, size=(32, 32), **FIXED))
+        net = drawer.pipeline.vae
+    assert drawer.generate(["a cup"], [0])[0].failure == ""
+    (last,) = [each for name, each in net.named_parameters() if name.endswith("decoder.conv_out.bias")]
+    with torch.no_grad():
+        last.fill_(torch.nan)
+    assert "not finite" in drawer.generate(["a cup"], [0])[0].failure
+
+
+def test_weights_that_are_not_finite_are_refused(tiny, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny("sd3"), tmp_path / "sd3")
+    (path,) = (folder / "vae").glob("*.safetensors")
+    tensors = load_file(path)
+    tensors["decoder.conv_out.bias"].fill_(torch.nan)
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"vae holds values .* 1 tensor: decoder\.conv_out\.bias"):
+        Diffusers(DiffusersOptions(str(folder), **FIXED))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=rf"{path.name} cannot be read: it is cut off"):
+        Diffusers(DiffusersOptions(str(folder), **FIXED))
 
 
 def test_what_a_pipeline_does_not_take_is_refused(tiny) -> None:

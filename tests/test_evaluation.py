@@ -52,6 +52,14 @@ class Draws:
         return [Sample(Image.new("RGB", (32, 32), tuple(colour))) for colour in colours]
 
 
+class Overflows(Draws):
+    """The first of every batch is black, because what it was made from is not finite."""
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        bad = Sample(Image.new("RGB", (32, 32)), failure="not finite")
+        return [bad, *super().generate(prompts, seeds)[1:]]
+
+
 class DrawsAndAnswers(Draws):
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         return Judges().answer(questions)
@@ -213,6 +221,24 @@ def test_refused_pictures_are_unreadable_and_the_table_names_all_that_answered(d
         path.unlink()
     assert srum("score", run) == 0  # out of records
     assert made(run) == before
+
+
+@pytest.mark.parametrize("name", ["compbench", "shapes"])
+def test_an_image_that_is_a_failure_has_no_score_and_counts_against_coverage(
+    name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = [] if name == "shapes" else ["--judge", f"{HERE}:Judges", "--as", "rules"]
+    words = model(use(name, data), tmp_path, *judge, limit=8)
+    assert srum("run", *(f"{HERE}:Overflows" if word == f"{HERE}:Draws" else word for word in words)) == 0
+    table = tables.read(tmp_path / "tables/rules/table.json")
+    assert (table.pictures, table.planned) == (6, 8)
+    assert "6 of 8 pictures" in capsys.readouterr().out
+    run = Evaluation.open(tmp_path)
+    failed = {each.id for each in run.pictures() if each.candidate.failure}
+    assert len(failed) == 2
+    answered = [json.loads(line) for path in tmp_path.glob("answers/*/part-*.jsonl") for line in path.open()]
+    assert bool(answered) == bool(judge)
+    assert not failed & {each["picture"] for each in answered}
 
 
 def test_shapes_needs_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,3 +75,23 @@ def test_a_reference_is_what_the_constraint_pulls_towards(tmp_path: Path) -> Non
     run.redo("train")
     with pytest.raises(TrainingError, match=r"Candidate c0 .* \(4, 4\) cells, its reference .* \(2, 2\)"):
         train(run, 0)
+
+
+@pytest.mark.parametrize("name", ["clean", "reference"])
+def test_a_latent_that_is_not_finite_stops_training_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run = make(tmp_path / "run")
+    candidates = list(run.candidates(0))
+    candidates[2] = evolve(candidates[2], reference=candidates[2].image)
+    encode = toy.ToyModel.encode
+
+    def encodes(self: toy.ToyModel, images: list[Image.Image]) -> list[torch.Tensor]:
+        found = encode(self, images)
+        found[2 if len(found) > 1 else 0][0, 0, 0] = torch.nan if (name == "clean") == (len(found) > 1) else 0.0
+        return found
+
+    monkeypatch.setattr(toy.ToyModel, "encode", encodes)
+    with pytest.raises(TrainingError, match=rf"The {name} latent of candidate c2 .* not finite"):
+        Latents(tmp_path / "latents", "adapter").prepare(run.model(0), candidates)
+    assert not list((tmp_path / "latents").glob("*"))

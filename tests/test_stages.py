@@ -7,18 +7,22 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import attrs
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from toy import ToyBenchmark, ToyGrounder, ToyModel
 
-from srum_core import config, plugins
+from srum_core import config, plugins, tables
 from srum_core import progress as progress_module
-from srum_core.errors import PluginError
+from srum_core.ablation.tables import _measured
+from srum_core.errors import PluginError, RecordError
 from srum_core.hookspecs import Use
 from srum_core.progress import clock, progress, rate
-from srum_core.records import Candidate, Question, Region, Sample
+from srum_core.records import Candidate, Question, Region, Row, Sample
 from srum_core.run import Run
+from srum_core.selection import choose
 from srum_core.stages import evaluate as evaluating
 from srum_core.stages.evaluate import compare, evaluate, read_table, scored
 from srum_core.stages.generate import generate
@@ -48,6 +52,21 @@ class Miscounting(ToyModel):
         return super().generate(prompts, seeds)[1:]
 
 
+class Overflowing(ToyModel):
+    """The latents of some prompts are not finite."""
+
+    bad = ("two dogs", "the sea", "a leaf number 1")
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        latents = [torch.full((4, 4, 3), torch.inf if prompt.endswith(self.bad) else 0.5) for prompt in prompts]
+        made = zip(super().generate(prompts, seeds), latents, strict=True)
+        return [attrs.evolve(sample, latent=latent) for sample, latent in made]
+
+
+class Hopeless(Overflowing):
+    bad = ("",)
+
+
 class Quiet(ToyGrounder):
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return []
@@ -59,6 +78,11 @@ class Quiet(ToyGrounder):
 class Stammering(Quiet):
     def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
         return [*super().regions(candidate, answers), Region("1", (0.0, 0.0, 1.0, 1.0))]
+
+
+class Undefined(ToyBenchmark):
+    def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]:
+        return [Row("green", float("nan"), len(scored))]
 
 
 class Lost(ToyBenchmark):
@@ -238,6 +262,28 @@ def test_what_stays_unreadable_is_a_failure_and_never_a_number(tmp_path: Path, p
     assert run.done("judge", 0)
 
 
+def test_an_image_that_is_not_finite_is_a_failure_that_nobody_is_asked_about(
+    tmp_path: Path, prompts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Overflowing"), answerer=Use("test_stages:Witness"))
+    for stage in (generate, ground, judge):
+        stage(run, 0)
+        assert run.done(stage.__name__, 0)
+    assert "1 of 2 images count as failures" in caplog.text
+    failed = {each.id: each.prompt.text for each in run.candidates(0) if each.failure}
+    assert sorted(failed.values()) == ["the sea", "two dogs"]
+    for judgement in run.judgements(0):
+        if judgement.candidate in failed:
+            assert (judgement.scores, judgement.exchanges) == ((), ())
+            assert "latent holds values that are not finite" in judgement.failures[0].why
+        else:
+            assert len(judgement.scores) == 3
+    asked = {question.image.stem for batch in Witness.asked for question in batch}
+    assert not asked & failed.keys()
+    kept = choose(run, 0)
+    assert (len(kept.candidates), kept.unjudged) == (3, 2)
+
+
 def test_without_retries_everything_is_asked_once(tmp_path: Path, prompts: Path) -> None:
     judged(tmp_path, prompts, patience=99, judge=config.Judge(batch=5, retries=0))
     assert [len(batch) for batch in Witness.asked] == [15]
@@ -267,6 +313,31 @@ def test_an_evaluation_scores_every_picture_and_draws_the_same_each_time(tmp_pat
         run.planned_evaluation()
         == make(tmp_path / "other", prompts, evaluate=run.settings.evaluate).planned_evaluation()
     )
+
+
+def test_an_image_that_is_not_finite_counts_against_coverage_and_has_no_score(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Overflowing"))
+    evaluate(run, None)
+    failed = [each for each in scored(run, None) if each.candidate.failure]
+    assert [each.values for each in failed] == [{}]
+    table = tables.read(run.stage_folder("evaluate", None) / "table.json")
+    assert (table.pictures, table.planned, table.complete) == (2, 3, False)
+    assert table.coverage == pytest.approx(2 / 3)
+    assert [row.count for row in table.rows] == [2]
+    with pytest.raises(RecordError, match=r"1 of 3 images .* compared image by image"):
+        _measured(run, None)
+
+
+def test_an_evaluation_without_any_image_stops(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Hopeless"))
+    with pytest.raises(RecordError, match=r"None of the 3 images .* not finite.*--redo evaluate"):
+        evaluate(run, None)
+
+
+def test_a_row_that_is_no_number_is_refused(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, benchmark=Use("test_stages:Undefined"))
+    with pytest.raises(PluginError, match="rows whose value is no finite number: green"):
+        evaluate(run, None)
 
 
 def test_a_measure_that_is_no_number_is_refused(tmp_path: Path, prompts: Path) -> None:

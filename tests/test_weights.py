@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from training import clean, interrupt, make  # noqa: F401  (clean is used by being here)
 
 from srum_bagel.model import Bagel
-from srum_bagel.options import Options
+from srum_bagel.options import Drawing, Options
 from srum_core import tuning, weights
 from srum_core.config import Lora
 from srum_core.errors import CheckpointError, RecordError
@@ -230,3 +231,19 @@ def test_an_index_that_names_no_file_is_refused(sharded: Path, text: str) -> Non
     (sharded / "model.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"index\.json (does not say|names no)"):
         weights.Stored.open(sharded, ["model"], "toy")
+
+
+# ---- what is generated -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["denoiser.llm2vae", "autoencoder.net.decoder.conv_out"])
+def test_bagel_says_which_image_is_not_finite(part: str) -> None:
+    """Weights that are finite can still overflow."""
+    options = {"device": "cpu", "drawing_sides": (160, 64), "vision_sides": (112, 56)}
+    model = Bagel(Options(checkpoint=str(GOLDEN), size=(32, 32), drawing=Drawing(steps=3), **options))
+    (sample,) = model.generate(["a boat"], [1])
+    assert sample.failure == ""
+    with torch.no_grad():
+        attrgetter(f"{part}.bias")(model).fill_(torch.nan)
+    (sample,) = model.generate(["a boat"], [1])
+    assert "image holds values that are not finite" in sample.failure

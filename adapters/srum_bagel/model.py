@@ -28,7 +28,7 @@ from srum_core.outline import Outline
 from srum_core.pictures import flatten, open_rgb
 from srum_core.place import choose_device, choose_dtype
 from srum_core.records import Question, Sample
-from srum_core.weights import loading
+from srum_core.weights import failure, loading
 
 
 class Bagel:
@@ -85,8 +85,10 @@ class Bagel:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """One picture of `options.size` per prompt."""
         latents, thoughts = self._draw(prompts, seeds)
+        made = zip(self.decode(latents), latents, thoughts, strict=True)
         return [
-            Sample(to_image(picture), thought) for picture, thought in zip(self.decode(latents), thoughts, strict=True)
+            Sample(to_image(picture), thought, failure=failure("image", latent, picture))
+            for picture, latent, thought in made
         ]
 
     def _draw(

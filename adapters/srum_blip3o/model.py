@@ -26,7 +26,7 @@ from srum_core.outline import Outline
 from srum_core.pictures import flatten, open_rgb
 from srum_core.place import choose_device, choose_dtype
 from srum_core.records import Box, BoxFormat, Question, Sample
-from srum_core.weights import read_json
+from srum_core.weights import failure, read_json
 
 READ_AT_ONCE = 16
 """Captions whose conditions are computed together when all are wanted."""
@@ -115,8 +115,10 @@ class Blip3o:
         features, negative = tokens[: len(prompts)], self._negative(tokens)
         latents = made.latents(features, negative.expand_as(features), for_pixels, drawing)
         kept = rearrange(grids, "n c h w -> n h w c").cpu() if self.options.x0 == "sampled" else [None] * len(grids)
-        images = [to_image(picture) for picture in made.pixels(latents)]
-        return [Sample(image, latent=latent) for image, latent in zip(images, kept[: len(images)], strict=True)]
+        return [
+            Sample(to_image(picture), latent=latent, failure=failure("image", *tensors, picture))
+            for picture, latent, *tensors in zip(made.pixels(latents), kept, features, latents, strict=False)
+        ]
 
     def _negative(self, tokens: Tensor) -> Tensor:
         """(1, tokens, c) that the decoder is guided away from; `tokens` are what was drawn, for no prompt last."""

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoPipelineForText2Image
+from PIL import Image
 
 from srum_core.errors import CheckpointError, ConfigError
 from srum_core.place import choose_device, choose_dtype, download, refuse_large
 from srum_core.records import Sample
-from srum_core.weights import loading, read_json, refuse_infinite
+from srum_core.weights import failure, loading, read_json, refuse_infinite
 from srum_diffusers import Options
 
 INDEX = "model_index.json"
@@ -65,13 +67,20 @@ class Diffusers:
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """A picture per prompt; each has a generator of its own, on the CPU, so that any device starts alike."""
-        samples = []
+        samples = list[Sample]()
         for start in range(0, len(prompts), self.options.batch):
             some = slice(start, start + self.options.batch)
             dice = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
-            drawn = self.pipeline(prompt=list(prompts[some]), generator=dice, output_type="pil", **self.arguments)
-            samples += [Sample(image) for image in drawn.images]
+            # As numbers, because an image of whole levels does not show what was not finite.
+            drawn = self.pipeline(prompt=list(prompts[some]), generator=dice, output_type="np", **self.arguments)
+            samples += map(_sample, drawn.images)
         return samples
+
+
+def _sample(pixels: np.ndarray) -> Sample:
+    """(rows, columns, 3) in [0, 1], rounded to whole levels as diffusers does."""
+    levels = (np.nan_to_num(pixels) * 255).round().astype("uint8")
+    return Sample(Image.fromarray(levels), failure=failure("image", torch.from_numpy(pixels)))
 
 
 def _look(options: Options, device: torch.device) -> None:

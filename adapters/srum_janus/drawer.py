@@ -16,7 +16,7 @@ from srum_core.errors import CheckpointError
 from srum_core.place import choose_device, choose_dtype, download, refuse_large
 from srum_core.records import Sample
 from srum_core.replies import Choice, Reply
-from srum_core.weights import loading, read_json, refuse_infinite
+from srum_core.weights import failure, loading, read_json, refuse_infinite
 from srum_janus import Options
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
@@ -56,10 +56,10 @@ class Janus:
         samples = []
         for start in range(0, len(prompts), self.options.batch):
             some = slice(start, start + self.options.batch)
-            samples += [Sample(image) for image in self._draw(prompts[some], seeds[some])]
+            samples += self._draw(prompts[some], seeds[some])
         return samples
 
-    def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         asked = self.tokenizer([self._ask(prompt) for prompt in prompts], padding=True, return_tensors="pt")
         replies = [Reply(0, self.options.temperature, seed) for seed in seeds]
         tokens = self.model.generate(
@@ -71,7 +71,11 @@ class Janus:
             logits_processor=LogitsProcessorList([_Guided(self.options.guidance, Choice(replies))]),
         )
         pixels = (self.model.decode_image_tokens(tokens).float() + 1) / 2 * 255  # (pictures, rows, columns, 3)
-        return [Image.fromarray(each) for each in pixels.clamp(0, 255).to(torch.uint8).cpu().numpy()]
+        images = pixels.clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return [
+            Sample(Image.fromarray(image), failure=failure("image", each))
+            for image, each in zip(images, pixels, strict=True)
+        ]
 
     def _ask(self, prompt: str) -> str:
         said = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]

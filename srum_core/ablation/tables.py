@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 from srum_core import statistics
 from srum_core.ablation.arms import Arm
 from srum_core.ablation.plan import Plan
-from srum_core.errors import ConfigError
+from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.run import Run
 from srum_core.stages.evaluate import scored
 from srum_core.statistics import Estimate
@@ -96,7 +96,13 @@ class Reader:
 
 def _measured(run: Run, round: int | None) -> Measured:
     plan, pictures = run.planned_evaluation(), run.settings.evaluate.pictures
-    values = [each.values for each in scored(run, round).select(item.id for item in plan)]
+    found = list(scored(run, round).select(item.id for item in plan))
+    if failed := [each.candidate for each in found if each.candidate.failure]:
+        raise RecordError(
+            f"{len(failed)} of {len(found)} images of {run.stage_folder('evaluate', round)} cannot be scored, so this "
+            f"arm cannot be compared image by image: {clean(failed[0].failure)}"
+        )
+    values = [each.values for each in found]
     names = [name for name in values[0] if all(name in each for each in values)] if values else []
     if not names:
         raise ConfigError(

@@ -12,7 +12,7 @@ from attrs import define, field
 from PIL import Image
 from torch import Tensor
 
-from srum_core.errors import ConfigError, refuse
+from srum_core.errors import ConfigError, clean, refuse
 from srum_core.hearing import Hearing
 from srum_core.pictures import open_rgb
 from srum_core.protocols import UnifiedModel
@@ -79,6 +79,8 @@ class Patient:
         """Pictures. Raises PluginError if there are more or fewer than prompts."""
         samples = list(self.model.generate(list(texts), list(seeds)))
         refuse(len(samples) != len(texts), self.model, f"drew {len(samples)} pictures for {len(texts)} prompts.")
+        failed = next((sample.failure for sample in samples if sample.failure), "")
+        refuse(bool(failed), self.model, f"generated something that is no image. {clean(failed)}")
         return [sample.image for sample in samples]
 
 

@@ -123,8 +123,8 @@ class Evaluation(Run):
         return Records(self.folder / "pictures", Picture, self.drawing_settings(), stage="pictures")
 
     def drawn(self, partial: bool = False) -> list[Picture]:
-        """All pictures in order, their files being what they were. Raises RecordError for what is missing or changed;
-        with `partial`, pictures that are not drawn yet are left out."""
+        """All pictures in order, their files being what they were, without those that are failures. Raises RecordError
+        for what is missing or changed; with `partial`, pictures that are not drawn yet are left out."""
         plan, records = [item.id for item in self.plan_pictures()], self.pictures()
         there = records.ids()
         missing = [identity for identity in plan if identity not in there]
@@ -137,7 +137,7 @@ class Evaluation(Run):
         found = list(records.select(identity for identity in plan if identity in there))
         for picture in found:
             _check(picture)
-        return found
+        return [picture for picture in found if not picture.candidate.failure]
 
 
 def _as_json(prompts: Sequence[Prompt]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from srum_core.report.pictures import data_uri
@@ -21,7 +21,7 @@ def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
     if len(there) < 2:
         return None
     first, last = there[0], there[-1]
-    before, after = ({each.id: each for each in scored(run, k)} for k in (first, last))
+    before, after = (_usable(scored(run, k)) for k in (first, last))
     ids = [item.id for item in run.planned_evaluation() if item.id in before and item.id in after]
     kept = ids
     if limit and len(ids) > limit:
@@ -35,6 +35,11 @@ def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
         "pairs": [_pair(before[each], after[each]) for each in kept],
         "left_out": len(ids) - len(kept),
     }
+
+
+def _usable(found: Iterable[Scored]) -> dict[str, Scored]:
+    """By id, without failures."""
+    return {each.id: each for each in found if not each.candidate.failure}
 
 
 def _name(round: int | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from srum_core import benchmarking, tables
+from srum_core.errors import RecordError, clean
 from srum_core.hearing import conduct
 from srum_core.hookspecs import Use
 from srum_core.protocols import Benchmark
@@ -23,7 +24,7 @@ Scores = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 @frozen
 class Scored:
-    """One picture of a benchmark and its measures, as the benchmark read them."""
+    """One picture of a benchmark and its measures, as the benchmark read them; none if it is a failure."""
 
     id: str
     candidate: Candidate
@@ -49,16 +50,25 @@ def evaluate(run: Run, round: int | None) -> None:
         drawn = draw(
             run.model(weights), items, records.folder / "images", records, borders=run.settings.evaluate.borders
         )
-        records.extend(_score(run, weights, benchmark, drawn))
+        usable = [each for each in drawn if not each.failure]
+        failed = [Scored(each.id, each, {}) for each in drawn if each.failure]
+        records.extend([*_score(run, weights, benchmark, usable), *failed])
     if records.done:
-        tables.write(records.folder / "table.json", _table(run, round, benchmark, list(records.select(plan))))
+        found = list(records.select(plan))
+        if found and all(each.candidate.failure for each in found):
+            raise RecordError(
+                f"None of the {len(found)} images in {records.folder} can be scored: "
+                f"{clean(found[0].candidate.failure)} Use another adapter.dtype or checkpoint, and --redo evaluate."
+            )
+        tables.write(records.folder / "table.json", _table(run, round, benchmark, found))
 
 
 def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Scored]) -> BenchmarkTable:
     s = run.settings
     after = "before any training" if round is None else f"after round {round}"
-    pairs = [(each.candidate, each.values) for each in found if each.values or not each.exchanges]
-    asks = any(benchmark.questions(each.candidate) for each in found)
+    usable = [each for each in found if not each.candidate.failure and (each.values or not each.exchanges)]
+    pairs = [(each.candidate, each.values) for each in usable]
+    asks = any(benchmark.questions(each.candidate) for each in usable)
     models = {exchange.model for each in found for exchange in each.exchanges}
     judge = "self" if s.answerer is None else tables.answered_by(s.answerer, models)
     return tables.make(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from srum_core.errors import refuse
+from srum_core.errors import clean, refuse
 from srum_core.protocols import Drawer
 from srum_core.records import Candidate
 from srum_core.run import Planned, Run
@@ -18,6 +19,8 @@ from srum_core.store import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("srum")
 
 
 def generate(run: Run, round: int) -> None:
@@ -46,7 +49,10 @@ def draw(
     samples = model.generate([item.prompt.text for item in items], [item.seed for item in items])
     refuse(len(samples) != len(items), model, f"drew {len(samples)} pictures for {len(items)} prompts.")
     candidates = []
-    for item, sample in zip(items, samples, strict=True):
+    reasons = [sample.failure or _failure(sample.latent) for sample in samples]
+    if failed := [reason for reason in reasons if reason]:
+        log.warning(f"{len(failed)} of {len(items)} images count as failures, and are not scored: {clean(failed[0])}")
+    for item, sample, reason in zip(items, samples, reasons, strict=True):
         path, image = folder / f"{item.id}.png", sample.image
         if not borders:
             image = image.crop(image.convert("RGB").getbbox())
@@ -54,10 +60,18 @@ def draw(
             data = BytesIO()
             image.save(data, format="PNG")
             write_atomic(path, data.getvalue())
-        drawn = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought)
+        drawn = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought, failure=reason)
         kept = _keep(sample.latent, path) if latents and sample.latent is not None else None
         candidates.append(attrs.evolve(drawn, latent=kept))
     return candidates
+
+
+def _failure(latent: Tensor | None) -> str:
+    if latent is None:
+        return ""
+    from srum_core.weights import failure  # torch
+
+    return failure("latent", latent)
 
 
 def _keep(latent: Tensor, picture: Path) -> Path:

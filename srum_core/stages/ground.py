@@ -39,7 +39,9 @@ def ground(run: Run, round: int) -> None:
     candidates, records = run.candidates(round), run.groundings(round)
     order = [item.id for item in run.planned(round)]
     for chunk in chunks(run, order, run.settings.ground.batch, records, Step("ground", round)):
-        some = list(candidates.select(chunk))
+        chosen = list(candidates.select(chunk))
+        failed = [Grounding(each.id, failures=(Unreadable(0, each.failure),)) for each in chosen if each.failure]
+        some = [each for each in chosen if not each.failure]
         if verifier or any(grounder.questions(candidate) for candidate in some):
             some = seen_by_answerer(run, round, some)
         name = run.settings.grounder.use
@@ -48,7 +50,7 @@ def ground(run: Run, round: int) -> None:
         found = [_proposed(grounder, hearing, run.settings.ground.duplicates) for hearing in proposals]
         if use and verifier:
             found = _verified(run, round, use.use, verifier, some, found)
-        records.extend(found)
+        records.extend([*found, *failed])
 
 
 def _conduct(run: Run, round: int, hearings: Sequence[Hearing]) -> None:
