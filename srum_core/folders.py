@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import tomllib
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from srum_core.errors import ConfigError, RecordError, clean
 
@@ -24,6 +27,7 @@ DEPTH = 50
 def lock(folder: Path) -> Iterator[int]:
     """Keep other processes out of a run's folder; yields the descriptor, for stage processes to hold on to.
 
+    What killed processes left half-written there (`aside`) is deleted.
     Raises RecordError if somebody else is at work there."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -34,9 +38,36 @@ def lock(folder: Path) -> Iterator[int]:
             raise RecordError(
                 f"Another process is at work in {folder}. Wait for it, stop it, or choose another folder with --out."
             ) from error
+        for where, folders, files in os.walk(folder):
+            for name in filter(abandoned, [*folders, *files]):
+                delete(Path(where) / name)
+            folders[:] = [name for name in folders if not name.startswith(".")]
         yield handle
     finally:
         os.close(handle)
+
+
+def aside(path: Path) -> Path:
+    """Return where this process writes what is to replace `path` once it is complete."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def abandoned(name: str) -> bool:
+    """Whether this is the name of something that a process which is gone has written aside."""
+    found = re.fullmatch(r"(?s)\..+\.(\d{1,9})\.tmp", name)
+    return found is not None and not psutil.pid_exists(int(found[1]))
+
+
+def settle(folder: Path) -> None:
+    """Return once every file below is on disk, with the permissions that a new file gets here.
+
+    (safetensors writes files that only their owner may read.)"""
+    os.umask(mask := os.umask(0o077))
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~mask)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def delete(path: Path) -> None:

@@ -17,6 +17,7 @@ from attrs import frozen
 
 from srum_core import weights
 from srum_core.errors import CheckpointError, RecordError
+from srum_core.folders import aside
 from srum_core.store import check_settings, to_json, write_atomic
 
 STATE = "state.pt"
@@ -85,10 +86,10 @@ class Saved:
         path = self.folder / "settings.json"
         if not path.exists():
             write_atomic(path, to_json(dict(self.settings)))
-        aside = self.folder / f".{STATE}.tmp"  # written straight to disk: a 7B state fits no buffer in memory
-        torch.save({**state, "logs": [log.size() for log in self.logs]}, aside)
-        sync(aside)
-        aside.replace(self.folder / STATE)
+        new = aside(self.folder / STATE)  # written straight to disk: a 7B state fits no buffer in memory
+        torch.save({**state, "logs": [log.size() for log in self.logs]}, new)
+        sync(new)
+        new.replace(self.folder / STATE)
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

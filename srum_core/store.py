@@ -17,6 +17,7 @@ import cattrs
 from cattrs.preconf.json import make_converter
 
 from srum_core.errors import RecordError
+from srum_core.folders import aside
 from srum_core.remembered import completed
 
 T = TypeVar("T")
@@ -31,12 +32,12 @@ def rank_and_world() -> tuple[int, int]:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write aside, flush to disk, then replace: a reader sees all of it or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
+    new = aside(path)
+    with new.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+    new.replace(path)
     sync_folder(path.parent)
 
 

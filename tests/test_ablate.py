@@ -299,7 +299,7 @@ def test_interrupted_while_sharing_it_ends_with_the_same_tables(
     assert cli.main(given) == 0
     assert results(tmp_path)["rows"] == whole["rows"]
     assert (tmp_path / "out/ablation.csv").read_text() == whole["csv"]
-    assert not list((tmp_path / "out").rglob("*.linked"))
+    assert not list((tmp_path / "out").rglob(".*.tmp"))
 
 
 TAKEN: dict[str, tuple[str, Callable[[Run, Run], None]]] = {
@@ -336,7 +336,7 @@ def test_what_is_taken_is_there_as_a_whole_or_not_at_all(
                 assert not (run.folder / name).exists(), f"stopped at {stopped[-1]}"
         take(arm, run)
         assert {path.relative_to(run.folder / name): path.read_bytes() for path in files(run.folder / name)} == there
-        assert not list(run.folder.rglob("*.linked"))
+        assert not list(run.folder.rglob(".*.tmp"))
         if len(stopped) <= stop:
             break
     assert len(stopped) > len(there)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from srum_core.errors import RecordError
-from srum_core.folders import inside
+from srum_core.folders import abandoned, aside, inside, lock, settle
+from srum_core.interchange import fresh
 
 
 @pytest.fixture
@@ -59,3 +61,55 @@ def test_any_other_name_is_a_sentence(name: str, words: str, folder: Path) -> No
         inside(folder, name)
     assert words in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+# ---- what killed processes leave -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The number of a process that is gone."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_locking_deletes_what_dead_processes_left_half_written(tmp_path: Path, dead: int) -> None:
+    run = tmp_path / "run"
+    (run / "round-0/candidates/images").mkdir(parents=True)
+    gone = [
+        run / f".run.toml.{dead}.tmp", run / f"round-0/candidates/images/.a.png.{dead}.tmp",
+        run / f"round-0/.checkpoint.{dead}.tmp/weights",
+    ]  # fmt: skip
+    kept = [
+        aside(run / "run.toml"), run / f"round-0/note.{dead}.tmp", run / ".a.tmp", run / f".git/.x.{dead}.tmp",
+        run / "round-0/.mine.png", tmp_path / f".beside.{dead}.tmp",
+    ]  # fmt: skip
+    for path in [*gone, *kept]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    with lock(run):
+        assert not [path for path in gone if path.exists()]
+        assert all(path.exists() for path in kept)
+    assert not gone[-1].parent.exists()
+
+
+def test_a_folder_made_again_deletes_what_dead_processes_left_of_it(tmp_path: Path, dead: int) -> None:
+    left, other = tmp_path / f".out[1].{dead}.tmp", tmp_path / f".other.{dead}.tmp"
+    left.mkdir()
+    other.mkdir()
+    with fresh(tmp_path / "out[1]") as folder:
+        (folder / "a").write_text("a")
+    assert not left.exists()
+    assert other.exists()
+    assert not abandoned(f".a.{os.getpid()}.tmp")
+
+
+def test_files_of_a_finished_folder_have_the_usual_permissions(tmp_path: Path) -> None:
+    plain, private = tmp_path / "plain", tmp_path / "more/private"
+    private.parent.mkdir()
+    for path in (plain, private):
+        path.write_text("x")
+    private.chmod(0o600)
+    settle(tmp_path)
+    assert private.stat().st_mode == plain.stat().st_mode

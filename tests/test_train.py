@@ -35,6 +35,7 @@ def test_training_lowers_the_error_and_leaves_a_checkpoint(tmp_path: Path, metho
     assert last < 0.9 * first
     assert {(row["judged"], row["unjudged"]) for row in rows} == {(5, 1)}
     assert run.done("train", 0)
+    assert len({path.stat().st_mode for path in run.stage_folder("train", 0).iterdir()}) == 1
     assert not (run.round_folder(0) / "training").exists()
     speed = [json.loads(line) for line in (run.round_folder(0) / "speed.jsonl").read_text().splitlines()]
     assert len(speed) == 60

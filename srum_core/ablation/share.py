@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from srum_core.folders import aside
 from srum_core.run import Run
 from srum_core.stages import Step
 from srum_core.store import sync_folder, to_json, write_atomic
@@ -25,12 +26,12 @@ def share(source: Run, target: Run, step: Step) -> None:
     for name in loose:
         if (theirs.parent / name).exists():
             write_atomic(ours.parent / name, (theirs.parent / name).read_bytes())
-    aside = ours.with_name(f".{ours.name}.linked")
-    shutil.rmtree(aside, ignore_errors=True)
-    link_tree(theirs, aside, leave="settings.json")
-    write_atomic(aside / "settings.json", to_json(target.stage_settings(step.stage)))
+    new = aside(ours)
+    shutil.rmtree(new, ignore_errors=True)
+    link_tree(theirs, new, leave="settings.json")
+    write_atomic(new / "settings.json", to_json(target.stage_settings(step.stage)))
     shutil.rmtree(ours, ignore_errors=True)  # what was begun before there was something to share
-    aside.rename(ours)
+    new.rename(ours)
     sync_folder(ours.parent)
 
 
@@ -38,10 +39,10 @@ def share_latents(source: Run, target: Run) -> None:
     """Encoded pictures of the first round; each says what it was made from, and is made again if that is not so."""
     theirs, ours = source.round_folder(0) / "latents", target.round_folder(0) / "latents"
     if theirs.is_dir() and not ours.exists():
-        aside = ours.with_name(".latents.linked")
-        shutil.rmtree(aside, ignore_errors=True)
-        link_tree(theirs, aside)
-        aside.rename(ours)
+        new = aside(ours)
+        shutil.rmtree(new, ignore_errors=True)
+        link_tree(theirs, new)
+        new.rename(ours)
 
 
 def link_tree(source: Path, target: Path, leave: str = "") -> None:

@@ -6,17 +6,17 @@ sets with the pictures inside, and `intake` makes a run out of what either reads
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 
 from attrs import field, frozen
 
 from srum_core.errors import RecordError, clean
-from srum_core.folders import inside
+from srum_core.folders import abandoned, aside, delete, inside, settle
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
 from srum_core.run import Run
 
@@ -133,12 +133,15 @@ def fresh(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecordError(f"{folder} is there already. Choose another folder, or remove that one first.")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    new = aside(folder)
+    for left in folder.parent.glob(f".{escape(folder.name)}.*.tmp"):
+        if left == new or abandoned(left.name):
+            delete(left)
+    new.mkdir(parents=True)
     try:
-        yield aside
-        aside.rename(folder)
+        yield new
+        settle(new)
+        new.rename(folder)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         raise

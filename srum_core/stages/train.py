@@ -22,11 +22,12 @@ from srum_core import optimizers, packing, sharding, trackers, tuning, weights
 from srum_core.console import tell
 from srum_core.errors import TrainingError
 from srum_core.flow import FlowStep, flow_step
+from srum_core.folders import aside, settle
 from srum_core.gauges import Guard, Tally, memory, refuse_infinite
 from srum_core.latents import Latents
 from srum_core.packing import Batch
 from srum_core.progress import progress
-from srum_core.resume import STATE, Log, Saved, sync
+from srum_core.resume import STATE, Log, Saved
 from srum_core.selection import Pictures, choose
 from srum_core.store import check_settings, to_json
 from srum_core.window import within
@@ -318,14 +319,12 @@ class Trainer:
         if sharding.is_sharded(self.denoiser):
             self.tuned = sharding.unshard(self.tuned, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
-            aside = result.with_name(f".{result.name}.tmp")
-            shutil.rmtree(aside, ignore_errors=True)
-            tuning.save(self.model, self.tuned, aside, {"round": self.round, "steps": self.done})
-            (aside / "settings.json").write_text(to_json(self.run.stage_settings("train")))
-            (aside / "DONE").write_text(f"{self.done}\n")
-            for path in aside.rglob("*"):
-                if path.is_file():
-                    sync(path)
-            aside.replace(result)
+            new = aside(result)
+            shutil.rmtree(new, ignore_errors=True)
+            tuning.save(self.model, self.tuned, new, {"round": self.round, "steps": self.done})
+            (new / "settings.json").write_text(to_json(self.run.stage_settings("train")))
+            (new / "DONE").write_text(f"{self.done}\n")
+            settle(new)
+            new.replace(result)
             self.saved.discard()
         self.accelerator.wait_for_everyone()
