@@ -14,12 +14,13 @@ from attrs import field, frozen
 from rich.table import Table
 
 from srum_core import config, launching, plugins, preflight
-from srum_core.console import add_settings, find_modules_here, read_settings, show_table, shown, tell
-from srum_core.errors import ConfigError, RecordError, SrumError, who_ended
+from srum_core.console import Parser, add_settings, find_modules_here, read_settings, show_table, shown, tell
+from srum_core.errors import ConfigError, RecordError, SrumError, clean, who_ended
 from srum_core.folders import lock
 from srum_core.run import STAGES, Run, started_from
 from srum_core.stages import Step, count, needed, perform, steps, undone
 from srum_core.stages.evaluate import compare
+from srum_core.structuring import odd
 
 _EXAMPLES = """\
 examples:
@@ -43,6 +44,8 @@ class Stopped(Exception):
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """`srum-train`: 0 when done, 2 with a sentence for what a person can mend, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _are_texts(given):
+        return 2
     parsed = _train_parser().parse_intermixed_args(given)
     return _guarded(lambda: _train(parsed, given))
 
@@ -50,27 +53,32 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """`srum`: the other commands."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _are_texts(given):
+        return 2
     words = [_choose("srum", "Companion commands of srum-train.", _COMMANDS, given)]
     find_modules_here()
     command = _command(words)
     if hasattr(command, "ACTIONS"):
         words.append(_choose(f"srum {words[0]}", command.__doc__, command.ACTIONS, given[1:]))
         command = _command(words)
-    own = _parser(f"srum {' '.join(words)}", command.__doc__)
+    own = Parser(prog=f"srum {' '.join(words)}", description=command.__doc__)
     command.arguments(own)
     parsed = own.parse_intermixed_args(given[len(words) :])
     return _guarded(lambda: int(command.run(parsed)))
 
 
-def _parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _are_texts(given: Sequence[str]) -> bool:
+    """Whether every argument can be stored and shown; else says which cannot."""
+    for word in given:
+        if why := odd(word):
+            tell(f"srum: the argument {clean(word, 100)} {why}")
+            return False
+    return True
 
 
 def _choose(prog: str, description: str | None, choices: Mapping[str, str], given: Sequence[str]) -> str:
     """The first word, one of several (name -> help)."""
-    parser = _parser(prog, description)
+    parser = Parser(prog=prog, description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in choices.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -100,11 +108,10 @@ def _guarded(action: Callable[[], int]) -> int:
 
 
 def _train_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="srum-train",
         description="Post-train a unified model on its own pictures: generate, ground, judge, train, evaluate.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_settings(parser)
     add = parser.add_argument

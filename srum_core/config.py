@@ -254,6 +254,8 @@ def _is_component(path: Keys) -> bool:
 
 def _shape(path: Keys, value: Any) -> Any:
     """A component as a table, however it was written."""
+    if path == ("judges",) and (isinstance(value, str) or (isinstance(value, Mapping) and "use" in value)):
+        value = [value]  # a single one
     if path == ("judges",) and isinstance(value, list):
         return [_shape(("judges", str(i)), each) for i, each in enumerate(value)]
     return {"use": value} if _is_component(path) and isinstance(value, str) else value
@@ -307,16 +309,66 @@ def _component(path: Keys, data: Any, kind: str, registry: Registry, found: list
 def _sentence(problem: Problem, origins: Origins) -> str:
     prefixes = (problem.path[:length] for length in range(len(problem.path), 0, -1))
     origin = next((f" ({origins[prefix]})" for prefix in prefixes if prefix in origins), "")
-    hint = _knob(problem) if problem.unknown else problem.hint
-    return f"{'.'.join(problem.path)}{origin} {problem.text}{hint}"
+    hint = _meant(problem) if problem.unknown else problem.hint
+    return f"{clean('.'.join(problem.path), 100)}{origin} {problem.text}{hint}"
 
 
-def _knob(problem: Problem) -> str:
-    """What an unknown key may have meant: a knob of this very name (`lr` is train.lr), a neighbour, or one like it."""
-    sections = (Generate, Ground, Judge, Train, Lora, Evaluate)
-    knobs = {knob.name: f"{kind.__name__.lower()}.{knob.name}" for kind in sections for knob in attrs.fields(kind)}
-    key = problem.path[-1]
-    if problem.hint and key not in knobs:
+def _meant(problem: Problem) -> str:
+    """What an unknown key may have meant: a setting known by this name, a neighbour, or one with a name like it."""
+    names = settings_called(problem.path[-1]) or settings_called("_".join(problem.path))
+    if not names and problem.hint:
         return problem.hint
-    close = closest(key, knobs)
-    return f' Did you mean "{knobs[close]}"?' if close else ""
+    last = {name.rpartition(".")[2]: name for name in _names()}
+    close = closest(problem.path[-1], last)
+    names = names or ([last[close]] if close else [])
+    quoted = [f'"{name}"' for name in names]
+    return f" Did you mean {' or '.join(quoted)}?" if quoted else ""
+
+
+def _names() -> list[str]:
+    """Every setting with its section: "train.lr"; not the options of components."""
+    names = []
+    for each in attrs.fields(Settings):
+        section = type(each.default)
+        names += [f"{each.name}.{knob.name}" for knob in attrs.fields(section)] if attrs.has(section) else [each.name]
+    return names
+
+
+def settings_called(word: str) -> list[str]:
+    """The settings (or options) that other programs, or other sections, call so; "learning-rate" is train.lr."""
+    key = word.lower().replace("-", "_")
+    elsewhere = [name for name, others in _ELSEWHERE.items() if key in others.split()]
+    return elsewhere or [name for name in _names() if key in (name, name.rpartition(".")[2], name.replace(".", "_"))]
+
+
+_ELSEWHERE = {
+    "train.lr": "learning_rate",
+    "train.max_cells": "batch_size train_batch_size per_device_train_batch_size micro_batch_size",
+    "train.accumulation": "gradient_accumulation gradient_accumulation_steps grad_accum accumulate_grad_batches",
+    "train.steps": "steps max_steps num_steps train_steps max_train_steps iterations",
+    "train.epochs": "num_epochs num_train_epochs max_epochs",
+    "train.warmup": "warmup_steps lr_warmup_steps num_warmup_steps",
+    "train.clip": "grad_clip max_grad_norm clip_grad_norm gradient_clipping gradient_clip_val",
+    "train.weight_decay": "wd adam_weight_decay",
+    "train.beta1": "adam_beta1",
+    "train.beta2": "adam_beta2",
+    "train.eps": "epsilon adam_epsilon",
+    "train.optimizer": "optim optimiser",
+    "train.mixed_precision": "precision amp fp16 bf16",
+    "train.checkpointing": "gradient_checkpointing activation_checkpointing",
+    "train.ema": "ema_decay use_ema",
+    "train.save_every": "save_steps checkpointing_steps",
+    "train.trackers": "tracker report_to log_with logger wandb tensorboard",
+    "lora.rank": "r lora_r",
+    "loss.constraint": "lambda lambda_ lambda_c lam constraint",
+    "generate.candidates": "num_images images_per_prompt num_images_per_prompt num_samples",
+    "adapter.checkpoint": "checkpoint ckpt model model_path model_name_or_path pretrained_model_name_or_path",
+    "adapter.size": "size resolution image_size",
+    "adapter.device": "device",
+    "prompts": "prompt prompt_file data dataset",
+    "rounds": "num_rounds",
+    "seed": "random_seed manual_seed",
+    "map": "reward_map",
+    "--out": "out output output_dir out_dir save_dir",
+}
+"""Settings by what others call them."""

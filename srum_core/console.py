@@ -7,14 +7,38 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from rich.console import Console, RenderableType
 
 from srum_core import config, plugins
 from srum_core.errors import mask
+from srum_core.structuring import closest
 
 LISTED = 20
 """Lines of a long list that are shown."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Options are never abbreviated, and an unknown one is told what it may have meant."""
+
+    def __init__(self, **arguments: Any) -> None:
+        more = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**{**more, **arguments})
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        hints = [self._meant(word.partition("=")[0]) for word in unknown if word.startswith("--")]
+        super().error("".join([message, *(f"\n{hint}" for hint in hints if hint)]))
+
+    def _meant(self, option: str) -> str:
+        takes_settings = any(action.dest == "settings" for action in self._actions)
+        names = config.settings_called(option[2:]) if takes_settings else []
+        settings = [name for name in names if not name.startswith("--")]
+        if settings:
+            return f"{option} is a setting, which is typed without dashes: {' or '.join(settings)}=VALUE."
+        close = next(iter(names), closest(option, self._option_string_actions))
+        return f'Did you mean "{close}"?' if close else ""
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

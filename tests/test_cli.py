@@ -60,6 +60,43 @@ def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture
     assert "juge" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--adpter", "bagel"], 'Did you mean "--adapter"?'),
+        (["--adapt", "bagel"], 'Did you mean "--adapter"?'),  # an abbreviation is not taken for the option
+        (["--learning-rate", "1e-5"], "typed without dashes: train.lr=VALUE."),
+        (["--train.lr=1e-5"], "typed without dashes: train.lr=VALUE."),
+        (["--seed", "3"], "typed without dashes: seed=VALUE."),
+        (["--output-dir=x", "--dry_run"], 'Did you mean "--out"?\nDid you mean "--dry-run"?'),
+        (["--zzzz"], "unrecognized arguments: --zzzz\n"),
+    ],
+)
+def test_options_that_are_none(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.train_main(words)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_other_commands_know_their_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["import", "x.jsonl", "--out", "run", "--skipbad", "--learning-rate", "1e-5"])
+    assert 'Did you mean "--skip-bad"?\n--learning-rate is a setting' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["plugins", "--learning-rate", "1e-5"])
+    assert "train.lr" not in capsys.readouterr().err  # it takes no settings
+
+
+@pytest.mark.parametrize("word", ["a\0b", "caf\udce9"])
+def test_arguments_that_are_no_text(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in (["--out", word], ["--config", word], [f"adapter.x={word}"]):
+        assert cli.train_main(["--adapter", "bagel", *given]) == 2
+        assert "srum: the argument" in capsys.readouterr().err
+    assert cli.main(["report", word]) == 2
+    assert "srum: the argument" in capsys.readouterr().err
+
+
 def test_the_settings_are_printed_and_read_back(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, prompts: str
 ) -> None:

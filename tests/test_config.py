@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from srum_core import discovery
-from srum_core.config import Settings, Train, Use, describe, load_settings, open_settings, to_toml
+from srum_core.config import _ELSEWHERE, Settings, Train, Use, _names, describe, load_settings, open_settings, to_toml
 from srum_core.errors import ConfigError
 from srum_core.plugins import Registry, discover
 from srum_core.settings_toml import knob_docs
@@ -340,6 +340,37 @@ def test_values_that_nothing_can_use(load: Load, text: str, words: str) -> None:
     (found,) = refused(load, text)
     assert words in found
     assert len(found) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("lora.r=8", '"lora.rank"'), ("lora_rank=8", '"lora.rank"'), ("r=8", '"lora.rank"'), ("rank=8", '"lora.rank"'),
+        ("lora_alpha=8", '"lora.alpha"'), ("learning_rate=1", '"train.lr"'), ("train.Learning-Rate=1", '"train.lr"'),
+        ("lr=1", '"train.lr"'), ("batch_size=1", '"train.max_cells"'), ("max_steps=1", '"train.steps"'),
+        ("steps=1", '"train.steps"'), ("map.steps=1", '"train.steps"'), ("map.lambda=1", '"loss.constraint"'),
+        ("constraint=1", '"loss.constraint"'), ("train.seed=1", '"seed"'), ("prompt=x", '"prompts"'),
+        ("checkpoint=x", '"adapter.checkpoint"'), ("output_dir=x", '"--out"'), ("best_of=1", '"select.best_of"'),
+        ("retries=1", '"ground.retries" or "judge.retries" or "evaluate.retries"'), ("train.wamup=1", '"warmup"'),
+        ("train.cliip=1", '"clip"'), ("cliip=1", '"train.clip"'), ("map.outsid=1", '"outside"'),
+    ],
+)  # fmt: skip
+def test_near_misses(load: Load, text: str, meant: str) -> None:
+    (found,) = refused(load, text)
+    assert found.startswith(f"{text.split('=')[0]} (on the command line) is not a setting. Did you mean {meant}?")
+
+
+def test_a_single_judge_needs_no_list(load: Load) -> None:
+    expected = (Use("local-regions", {"think": True, "names": []}),)
+    assert load("judges=local-regions").judges == load(file='judges = "local-regions"').judges == expected
+    assert load("judges={use='local-regions', think=false}").judges[0].options["think"] is False
+
+
+def test_other_names_are_of_settings_that_exist() -> None:
+    other = {"loss.constraint", "adapter.checkpoint", "adapter.size", "adapter.device", "--out", "map"}
+    assert _ELSEWHERE.keys() - set(_names()) <= other
+    words = " ".join(_ELSEWHERE.values()).split()
+    assert len(words) == len(set(words))
 
 
 def test_prompts_may_be_given_as_a_list(load: Load, registry: Registry, tmp_path: Path) -> None:

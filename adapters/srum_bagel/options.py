@@ -47,7 +47,7 @@ class Options:
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
     experts: Literal["all", "generation"] = "all"
     """What full training changes: all that the paper trains, or the drawing side only (understanding stays)."""
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
     """(width, height) of drawn pictures, in pixels; 0 = 1024, or the most that the checkpoint can draw."""
     drawing: Drawing = Drawing()
     think: bool = False
@@ -60,10 +60,10 @@ class Options:
     """Most questions or plans that are answered at once; the others of a batch take the places of finished ones."""
     sample_latents: bool = False
     """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
-    drawing_sides: tuple[int, int] = (1024, 512)
+    drawing_sides: tuple[int, int] = field(default=(1024, 512), validator=validators.deep_iterable(validators.ge(1)))
     """Longest and shortest side of a picture before it is encoded, in pixels; at most what the checkpoint can draw.
     Pictures of the very `size` that is drawn are trained on as they are."""
-    vision_sides: tuple[int, int] = (980, 224)
+    vision_sides: tuple[int, int] = field(default=(980, 224), validator=validators.deep_iterable(validators.ge(1)))
     """Longest and shortest side of a picture before it is looked at, in pixels; at most what the checkpoint can see."""
     latent_scale: float = 0.3611
     latent_shift: float = 0.1159

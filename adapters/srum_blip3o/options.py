@@ -70,7 +70,7 @@ class Options:
     """Whether the assistant's turn is closed before the queries in training (official), or open as in drawing."""
     drawing_turn: Literal["closed", "open"] = "open"
     """The same in drawing; the published weights were used with the open form."""
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
     """(width, height) of drawn pictures, in pixels; 0 = what the decoder was made for (1024)."""
     drawing: Drawing = Drawing()
     vision_pixels: tuple[int, int] = field(default=(3136, 12_845_056), validator=_limits)

@@ -25,7 +25,7 @@ class Options:
     """Steps of the sampler (num_inference_steps)."""
     guidance: float | None = None
     """What the pipeline calls guidance_scale."""
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
     """(width, height) of the pictures, in pixels; 0 = the pipeline's own."""
     extra: dict[str, Any] = field(factory=dict, hash=False)
     """More arguments of the pipeline's call, such as {max_sequence_length=256, negative_prompt="blurry"}."""
