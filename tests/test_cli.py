@@ -89,7 +89,10 @@ def test_other_commands_know_their_own_options(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("word", ["a\0b", "caf\udce9"])
-def test_arguments_that_are_no_text(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_are_no_text(
+    word: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for given in (["--out", word], ["--config", word], [f"adapter.x={word}"]):
         assert cli.train_main(["--adapter", "bagel", *given]) == 2
         assert "srum: the argument" in capsys.readouterr().err
