@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import attrs
 from attrs import define
 
-from srum_core.errors import PluginError, RecordError
+from srum_core.errors import PluginError, RecordError, clean
 from srum_core.protocols import Judge
 from srum_core.records import Answer, Candidate, Exchange, Question, Region, Score, Unreadable
 
@@ -184,7 +184,10 @@ class Hearing:
 
     def read(self, vote: int) -> Reading:
         """What the judge reads in one vote. Raises PluginError for nonsense about its own questions and regions."""
-        found = list(self.judge.scores(self.candidate, self.regions, self.said(vote)))
+        try:
+            found = list(self.judge.scores(self.candidate, self.regions, self.said(vote)))
+        except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
+            raise PluginError(f'"{self.name}" cannot score picture {self.candidate.id}: {clean(error)}') from error
         known, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote].questions)
         for each in found:
             if isinstance(each, Unreadable) and not 0 <= each.question < count:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from toy import ToyBenchmark, ToyGrounder, ToyModel
+from toy import ToyBenchmark, ToyGrounder, ToyJudge, ToyModel
 
 from srum_core import config, plugins, tables
 from srum_core import progress as progress_module
@@ -20,7 +20,7 @@ from srum_core.ablation.tables import _measured
 from srum_core.errors import PluginError, RecordError
 from srum_core.hookspecs import Use
 from srum_core.progress import clock, progress, rate
-from srum_core.records import Candidate, Question, Region, Row, Sample
+from srum_core.records import Candidate, Question, Region, Row, Sample, Score
 from srum_core.run import Run
 from srum_core.selection import choose
 from srum_core.stages import evaluate as evaluating
@@ -78,6 +78,11 @@ class Quiet(ToyGrounder):
 class Stammering(Quiet):
     def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
         return [*super().regions(candidate, answers), Region("1", (0.0, 0.0, 1.0, 1.0))]
+
+
+class Dividing(ToyJudge):
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> list[Score]:
+        return [Score(float("nan"))]
 
 
 class Undefined(ToyBenchmark):
@@ -282,6 +287,14 @@ def test_an_image_that_is_not_finite_is_a_failure_that_nobody_is_asked_about(
     assert not asked & failed.keys()
     kept = choose(run, 0)
     assert (len(kept.candidates), kept.unjudged) == (3, 2)
+
+
+def test_a_judge_whose_score_is_no_number_is_named(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, judges=(Use("test_stages:Dividing"),), generate=config.Generate(limit=1))
+    generate(run, 0)
+    ground(run, 0)
+    with pytest.raises(PluginError, match=r'"test_stages:Dividing" cannot score picture \w+: .*nan'):
+        judge(run, 0)
 
 
 def test_without_retries_everything_is_asked_once(tmp_path: Path, prompts: Path) -> None:
