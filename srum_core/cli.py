@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from srum_core import config, launching, plugins, preflight
 from srum_core.console import Parser, add_settings, find_modules_here, read_settings, show_table, shown, tell
-from srum_core.errors import ConfigError, RecordError, SrumError, clean, who_ended
+from srum_core.errors import ConfigError, RecordError, SrumError, clean, explain
 from srum_core.folders import lock
 from srum_core.run import STAGES, Run, started_from
 from srum_core.stages import Step, count, needed, perform, steps, undone
@@ -33,6 +33,9 @@ The same command run again goes on where it stopped. KEY=VALUE is read as TOML: 
 """
 
 
+STOPPED = "srum: stopped."
+
+
 @frozen
 class Stopped(Exception):
     """Interrupted, or a stage process ended with `code`."""
@@ -47,7 +50,7 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
     if not _are_texts(given):
         return 2
     parsed = _train_parser().parse_intermixed_args(given)
-    return _guarded(lambda: _train(parsed, given))
+    return launching.exit_status(lambda: _train(parsed, given), STOPPED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = Parser(prog=f"srum {' '.join(words)}", description=command.__doc__)
     command.arguments(own)
     parsed = own.parse_intermixed_args(given[len(words) :])
-    return _guarded(lambda: int(command.run(parsed)))
+    return launching.exit_status(lambda: int(command.run(parsed)), STOPPED)
 
 
 def _are_texts(given: Sequence[str]) -> bool:
@@ -88,20 +91,6 @@ def _choose(prog: str, description: str | None, choices: Mapping[str, str], give
 
 def _command(words: Sequence[str]) -> Any:
     return import_module(f"srum_core.commands.{'_'.join(words).replace('-', '_')}")
-
-
-def _guarded(action: Callable[[], int]) -> int:
-    try:
-        return action()
-    except SrumError as error:
-        tell(f"srum: {error}")
-        return 2
-    except KeyboardInterrupt:
-        tell("srum: stopped.")
-        return 130
-    except SystemExit as error:
-        tell(f"srum: {who_ended(error)}")
-        return 2
 
 
 # ---- srum-train -----------------------------------------------------------------------------------------------------
@@ -151,6 +140,11 @@ def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
             _all_steps(run, parsed, handle if apart else None)
         except (KeyboardInterrupt, Stopped) as stop:
             return _say_stopped(run, parsed, given, stop)
+        except Exception as error:
+            if isinstance(error, SrumError) or (told := explain(error)) is None:
+                raise
+            tell(f"srum: {told}")
+            return _say_stopped(run, parsed, given, Stopped(2))
     _say_done(run, parsed)
     return 0
 
@@ -203,13 +197,14 @@ def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, 
     """Print what would be done, and what is missing for it. Return 1 if the run would not start.
 
     Settings that differ from those of what is there are refused, unless it would be made again."""
-    found = _problems(run, parsed, redone)
+    blocked = preflight.blocked(run.folder)
+    found = blocked or _problems(run, parsed, redone)
     if not found:
         _say_start(run)
     table = Table(title=f"{shown(run.folder)} (nothing is run)")
     for name in ("stage", "done", "of", "folder"):
         table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")
-    for step in steps(run, parsed.only):
+    for step in [] if blocked else steps(run, parsed.only):
         again = any(undone(*each, step) for each in redone)
         try:
             finished, total = map(str, count(run, step, fresh=again))
@@ -247,7 +242,7 @@ def _launch(run: Run, step: Step, parsed: argparse.Namespace, handle: int) -> No
 def _say_stopped(run: Run, parsed: argparse.Namespace, given: Sequence[str], stop: BaseException) -> int:
     """What is done, and how to go on. The exit status: 130 when interrupted, else the stage's."""
     tell("")
-    if isinstance(stop, Stopped) and stop.code != 130:
+    if isinstance(stop, Stopped) and stop.step is not None and stop.code != 130:
         tell(f"srum: {stop.step} ended with exit status {stop.code}; what it said is above.")
     for step in steps(run, parsed.only):
         finished, total = count(run, step)

@@ -1,8 +1,14 @@
 """Errors for people: a full sentence that says what, where and what to do. `assert` is for ourselves."""
 
 import base64
+import errno
 import json
+import os
+import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 
@@ -47,6 +53,57 @@ def who_ended(error: SystemExit) -> str:
         f"{last.filename}, line {last.lineno} called sys.exit({clean(error.code)}), which ended the command before it "
         "was done. If that is a plugin's code, it should raise an exception instead."
     )
+
+
+_ROOM = "Free some space, then run the same command again: what is on disk is complete, and it goes on from there."
+_ELSEWHERE = "Choose another folder with --out."
+_ADVICE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "The file system or a limit (ulimit -f) allows no larger file.",
+    errno.EACCES: f"Make it readable and writable for you. {_ELSEWHERE}",
+    errno.EPERM: f"Make it readable and writable for you. {_ELSEWHERE}",
+    errno.EROFS: _ELSEWHERE,
+    errno.EEXIST: f"Something else is where a folder is needed. {_ELSEWHERE}",
+    errno.ENOTDIR: f"A file is where a folder is needed. {_ELSEWHERE}",
+    errno.ENAMETOOLONG: f"The name is too long for the file system. {_ELSEWHERE}",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+}
+
+
+def _code(error: BaseException) -> int | None:
+    """The errno of an error of the file system; safetensors says it in words, "(os error 28)"."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(told[1]) if told else None
+
+
+def explain(error: BaseException) -> str | None:
+    """Say what the machine refuses (disk, permissions, memory, network) in a sentence; None for any other error."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            f"There is not enough memory: {clean(error) or 'an allocation failed'}. `srum doctor --plan` with the same "
+            "settings tells what each stage takes and which settings take less."
+        )
+    code = _code(error)
+    if code is None:
+        return f"{type(error).__name__}: {clean(error)}" if isinstance(error, OSError) else None
+    names = [name for name in (getattr(error, "filename", None), getattr(error, "filename2", None)) if name]
+    where = f"{' -> '.join(map(clean, names))}: " if names else ""
+    return f"{where}{os.strerror(code)}. {_ADVICE.get(code, '')}".strip()
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the file system that name no file (a write, a flush, a library's own) name this one."""
+    try:
+        yield
+    except Exception as error:
+        code = _code(error)
+        if code is None or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 _secrets: set[str] = set()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import re
 import shutil
 import stat
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +33,8 @@ def lock(folder: Path) -> Iterator[int]:
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            _take(handle)
+        except (BlockingIOError, PermissionError) as error:
             raise RecordError(
                 f"Another process is at work in {folder}. Wait for it, stop it, or choose another folder with --out."
             ) from error
@@ -45,6 +45,18 @@ def lock(folder: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _take(handle: int) -> None:
+    """Lock an open file for this process. Raises BlockingIOError or PermissionError if another one has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def aside(path: Path) -> Path:

@@ -6,12 +6,14 @@ import argparse
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from srum_core.errors import ConfigError, SrumError, who_ended
+from srum_core.console import tell
+from srum_core.errors import ConfigError, SrumError, explain, who_ended
 
 LAUNCHES = ("none", "ddp", "fsdp2", "fsdp2-offload")
 PRESETS = Path(__file__).with_name("launch")
@@ -50,9 +52,11 @@ def command(parsed: argparse.Namespace, module: str, *words: str) -> list[str]:
     accelerate = [
         sys.executable,
         "-m",
-        "accelerate.commands.launch",
+        "srum_core.launching",
         "--config_file",
         str(PRESETS / f"{parsed.launch}.yaml"),
+        "--log_dir",
+        os.devnull,  # torchrun leaves a temporary folder behind otherwise
     ]
     return [*accelerate, "--num_processes", str(count), "-m", module, *words]
 
@@ -74,25 +78,52 @@ def take_preset(launch: str) -> None:
         }
 
 
-def exit_status(work: Callable[[], object]) -> int:
-    """Of a process that does one stage: 0 when done, 2 with a sentence for errors that a person can mend, 130 when
-    interrupted."""
+def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
+    """The exit status of a command or a stage's process: that of its work, 2 with a sentence for errors that a person
+    can mend, 130 when interrupted. `stopped` is said then; without it another process says so."""
     try:
-        work()
+        return work() or 0
     except SrumError as error:
-        print(f"srum: {error}", file=sys.stderr)
-        return 2
+        told = str(error)
     except KeyboardInterrupt:
+        if stopped:
+            tell(stopped)
+        else:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a launcher passes on what the terminal has sent already
         return 130
     except SystemExit as error:
-        print(f"srum: {who_ended(error)}", file=sys.stderr)
-        return 2
+        told = who_ended(error)
+    except Exception as error:
+        if (explained := explain(error)) is None:
+            raise
+        told = explained
+    tell(f"srum: {told}")
+    return 2
+
+
+def main() -> int:
+    """Run accelerate's launcher, without tracebacks of its own for what its processes have said already."""
+    logging.disable(logging.ERROR)  # of this process, which only waits for others
+    from accelerate.commands import launch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch.main()
+    except (SignalException, KeyboardInterrupt):
+        return 130
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        for rank, code in codes.items():
+            if code < 0:
+                tell(f"srum: process {rank} was ended by {signal.Signals(-code).name}.")
+        return max(codes.values()) if max(codes.values()) > 0 else 1
     return 0
 
 
 def wait_for(words: Sequence[str], handle: int) -> int:
     """Run a command to its end, and return its exit status. It holds on to a lock, should this process be killed."""
-    child = subprocess.Popen(words, pass_fds=[handle])
+    child = subprocess.Popen(words, pass_fds=[handle] if os.name == "posix" else [])
     try:
         return child.wait()
     except KeyboardInterrupt:
@@ -104,3 +135,7 @@ def devices() -> int:
     """How many accelerators torch sees, 2 without any; asked in a process of its own, so that this one stays small."""
     code = "import torch; print(torch.accelerator.device_count() if torch.accelerator.is_available() else 0)"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) or 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

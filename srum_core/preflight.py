@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from srum_core import trackers
-from srum_core.errors import ConfigError, SrumError
+from srum_core.errors import ConfigError, SrumError, explain
 from srum_core.hookspecs import Use
-from srum_core.loading import why
 from srum_core.plugins import Registry
 from srum_core.run import Run
 from srum_core.stages import Step
@@ -49,12 +50,24 @@ def unusable(registry: Registry, named: Iterable[Named]) -> list[str]:
     return list(dict.fromkeys(_failures([lambda each=each: _check(registry, *each) for each in named])))  # type: ignore[misc]
 
 
+def blocked(folder: Path) -> list[str]:
+    """Why a run's folder cannot be made or written, if so; makes nothing."""
+    try:
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:
+        return [f"{explain(error)}"]
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return []
+    why = "cannot be written to" if place.is_dir() else "is a file, and a folder is needed there"
+    return [f"{place} {why}. Choose another folder with --out."]
+
+
 def _failures(checks: Iterable[Callable[[], object]]) -> Iterator[str]:
     for check in checks:
         try:
             check()
-        except SrumError as error:
-            yield str(error)
+        except (SrumError, OSError) as error:
+            yield str(error) if isinstance(error, SrumError) else f"{explain(error)}"
 
 
 def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
@@ -94,9 +107,8 @@ def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
         try:
             with offline():
                 made.preflight(options)
-        except (SrumError, OSError) as error:
-            if not isinstance(error, NotDownloaded):
-                raise error if isinstance(error, SrumError) else ConfigError(f"{setting}: {why(error)}") from error
+        except NotDownloaded:
+            return
     elif _is_light(registry, kind, use) and not getattr(made, "needs_torch", False):
         registry.create(kind, use)
 

@@ -16,7 +16,7 @@ import torch
 from attrs import frozen
 
 from srum_core import weights
-from srum_core.errors import CheckpointError, RecordError
+from srum_core.errors import CheckpointError, RecordError, naming
 from srum_core.folders import aside
 from srum_core.store import check_settings, to_json, write_atomic
 
@@ -30,7 +30,7 @@ class Log:
     path: Path
 
     def append(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def size(self) -> int:
@@ -87,8 +87,10 @@ class Saved:
         if not path.exists():
             write_atomic(path, to_json(dict(self.settings)))
         new = aside(self.folder / STATE)  # written straight to disk: a 7B state fits no buffer in memory
-        torch.save({**state, "logs": [log.size() for log in self.logs]}, new)
-        sync(new)
+        with naming(new), new.open("wb") as file:  # given a path, torch hides why it could not write
+            torch.save({**state, "logs": [log.size() for log in self.logs]}, file)
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(self.folder / STATE)
 
     def discard(self) -> None:

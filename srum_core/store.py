@@ -16,7 +16,7 @@ import attrs
 import cattrs
 from cattrs.preconf.json import make_converter
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, naming
 from srum_core.folders import aside
 from srum_core.remembered import completed
 
@@ -33,7 +33,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write aside, flush to disk, then replace: a reader sees all of it or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = aside(path)
-    with new.open("wb") as file:
+    with naming(path), new.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
@@ -233,7 +233,7 @@ def _lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, i
 def _append(path: Path, data: bytes) -> None:
     """Append behind the last whole line, on disk when this returns."""
     fresh = not path.exists()
-    with path.open("a+b") as file:
+    with naming(path), path.open("a+b") as file:
         if end := file.seek(0, os.SEEK_END):
             file.seek(end - 1)
             if file.read(1) != b"\n":
@@ -286,6 +286,8 @@ def _whole(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from toy import COMPONENTS
 
 from srum_core import cli, launching
@@ -17,6 +22,12 @@ from srum_core.stages import Step
 from srum_core.stages.__main__ import main as stages_main
 
 HERE = Path(__file__).parent
+
+
+def ended(*codes: int) -> ChildFailedError:
+    """What torchrun raises when processes end with these exit statuses."""
+    failures = {rank: ProcessFailure(rank, 1, code, os.devnull) for rank, code in enumerate(codes)}
+    return ChildFailedError("stages", failures)
 
 
 @pytest.fixture
@@ -161,6 +172,59 @@ def test_a_stage_takes_the_preset_that_it_is_told(
     assert stages_main(["train", str(tmp_path), "0", "--launch", launch]) == 2  # no run is there
     assert os.environ.get("FSDP_OFFLOAD_PARAMS") == offload
     assert os.environ.get("ACCELERATE_USE_FSDP") == (None if offload is None else "true")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (SignalException("interrupted", signal.SIGINT), 130, ""),
+        (KeyboardInterrupt(), 130, ""),
+        (ended(2, 1), 2, ""),
+        (ended(-9, 1), 1, "process 0 was ended by SIGKILL"),
+        (ended(-9), 1, "process 0 was ended by SIGKILL"),
+        (None, 0, ""),
+    ],
+)
+def test_a_launcher_adds_no_traceback_to_what_its_processes_say(
+    error: BaseException | None,
+    status: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def launch() -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr("accelerate.commands.launch.main", launch)
+    monkeypatch.setattr(logging, "disable", lambda _: None)
+    assert launching.main() == status
+    said = capsys.readouterr().err
+    assert told in said
+    assert len(said.splitlines()) == bool(told)
+
+
+@pytest.mark.slow
+def test_interrupted_in_several_processes_it_says_so_once_and_leaves_nothing_behind(
+    tmp_path: Path, prompts: str
+) -> None:
+    (tmp_path / "words.txt").write_text("".join(f"cat {i}\n" for i in range(4000)))
+    (tmp_path / "temporary").mkdir()
+    paths = os.pathsep.join([str(HERE), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary")}
+    options = ["--launch=ddp", "--processes=2", "--only=generate", "generate.batch=1", f"--out={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "srum_core.cli", *COMPONENTS, prompts, *options]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as running:
+        while running.poll() is None and not list(tmp_path.glob("run/round-0/candidates/images/*.png")):
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all of them
+        said, _ = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "Traceback" not in said
+    assert "SIGINT" not in said
+    assert "nothing that is on disk is lost. To go on:" in said
+    assert not list((tmp_path / "temporary").glob("torchelastic_*"))
 
 
 @pytest.mark.slow

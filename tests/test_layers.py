@@ -72,6 +72,12 @@ def test_light_modules_import_nothing_heavy(path: Path) -> None:
     assert not [module for module, top in imports(path, run_time=True) if top in HEAVY]
 
 
+def test_no_module_needs_posix_to_be_imported() -> None:
+    posix = {"fcntl", "grp", "pwd", "resource", "termios"}
+    every = [*files(ROOT / "srum_core"), *(path for folder in PLUGINS.values() for path in files(folder))]
+    assert not [(path.name, module) for path in every for module, top in imports(path, run_time=True) if top in posix]
+
+
 def test_importing_every_light_module_leaves_torch_out() -> None:
     names = [f"srum_core.{name}" for name in LIGHT_CORE if name != "__init__"] + sorted(PLUGINS)
     inner = [path for folder in LIGHT_FOLDERS for path in files(ROOT / "srum_core" / folder)]

@@ -210,7 +210,9 @@ def perform(run: Evaluation, stage: str, name: str, partial: bool = False, batch
 def problems(run: Evaluation, again: bool, parsed: argparse.Namespace) -> list[str]:
     """What would stop an evaluation before its first image. `again`: what is drawn is drawn again; with a `--judge`
     among the arguments, whoever would judge is looked at too."""
-    named, found = list[preflight.Named](), list[str]()
+    if found := preflight.blocked(run.folder):
+        return found
+    named = list[preflight.Named]()
     try:
         adapter = run.trained(0)[0] if run.settings.start else run.settings.adapter
         if again or not run.all_drawn():

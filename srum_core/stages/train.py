@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from srum_core import optimizers, packing, sharding, trackers, tuning, weights
 from srum_core.console import tell
-from srum_core.errors import TrainingError
+from srum_core.errors import TrainingError, naming
 from srum_core.flow import FlowStep, flow_step
 from srum_core.folders import aside, settle
 from srum_core.gauges import Guard, Tally, memory, refuse_infinite
@@ -321,7 +321,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             new = aside(result)
             shutil.rmtree(new, ignore_errors=True)
-            tuning.save(self.model, self.tuned, new, {"round": self.round, "steps": self.done})
+            with naming(new):
+                tuning.save(self.model, self.tuned, new, {"round": self.round, "steps": self.done})
             (new / "settings.json").write_text(to_json(self.run.stage_settings("train")))
             (new / "DONE").write_text(f"{self.done}\n")
             settle(new)
