@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -17,6 +21,10 @@ from srum_core.records import Prompt
 from srum_core.structuring import Problem, Problems, build, did_you_mean
 
 __all__ = ["KINDS", "Component", "Found", "Plugin", "Registry", "Use", "discover", "hookimpl", "hookspec"]
+
+
+LIBRARIES = ("torch", "transformers", "diffusers", "peft")
+"""What images and weights are computed by, besides srum."""
 
 
 def discover() -> Registry:
@@ -60,12 +68,11 @@ class Registry:
         return [found[0] for _, found in sorted(self._finding.found.items()) if len(found) == 1]
 
     def versions(self) -> dict[str, str]:
-        """The versions of srum and of every distribution with a working plugin."""
-        try:
-            own = version("srum")
-        except PackageNotFoundError:
-            own = "not installed"
-        return {"srum": own, **{each.distribution: each.version for each in self._finding.plugins.values()}}
+        """What a run is made with: srum, its commit where it is a checkout, the libraries that compute, and every
+        distribution with a working plugin."""
+        libraries = {name: number for name in LIBRARIES if (number := _version(name))}
+        made = {"srum": _version("srum") or "not installed", **_commit(), **libraries}
+        return made | {each.distribution: each.version for each in self._finding.plugins.values()}
 
     def component(self, kind: str, name: str) -> Component:
         """Raises PluginError with what there is. A name with a colon is an import path, and is imported."""
@@ -193,3 +200,25 @@ def as_use(use: Use | Mapping[str, Any] | str) -> Use:
     if isinstance(use, Use):
         return use
     return Use(use["use"], {key: value for key, value in use.items() if key != "use"})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _commit() -> dict[str, str]:
+    """{"srum-commit": "HASH" or "HASH-dirty"}; empty where srum is no checkout, or without git."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return {}
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=elsewhere)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {} if done.returncode else {"srum-commit": done.stdout.strip()}

@@ -163,5 +163,6 @@ class Benchmark(Protocol):
     # `published() -> srum_core.published.Published`, a static method: results of others, for `srum eval table`.
     # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of a picture from 0 to 1 without asking
     # anybody, also of unfinished ones, for `srum analyze steps`.
+    # `explain(candidate, answers) -> str`: what is wrong with an image, in a few words for the report; "" = nothing.
     # An option `policy` ("exclude", "zero", "reference") says what unreadable answers count as; a row "readable" holds
     # the share of answers that could be read.

@@ -49,6 +49,9 @@ class Odd:
     def table(self, scored: object) -> Sequence[Row]:
         raise AssertionError
 
+    def explain(self, candidate: Candidate, answers: Sequence[str]) -> str:
+        return f"{ODD} why {candidate.prompt.id}"
+
 
 def make_run(folder: Path, count: int = 6, rounds: int = 1, *settings: str) -> Run:
     """A finished run with `count` candidates a round. The second cannot be read, the third has no latent; the scores of

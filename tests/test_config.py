@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -15,10 +17,11 @@ from fake_plugins import install
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srum_core import discovery
+from srum_core import discovery, plugins
 from srum_core.config import _ELSEWHERE, Settings, Train, Use, _names, describe, load_settings, open_settings, to_toml
 from srum_core.errors import ConfigError
 from srum_core.plugins import Registry, discover
+from srum_core.run import Run
 from srum_core.settings_toml import knob_docs
 
 PLUGIN = '''
@@ -434,8 +437,38 @@ def test_run_toml_holds_every_option_and_the_versions(load: Load, registry: Regi
     assert data["adapter"]["drawing"] == {"steps": 50, "interval": [0.4, 1.0]}
     assert data["versions"] == registry.versions()
     assert data["versions"]["fake-plugin"] == "0.7"
-    assert "srum" in data["versions"]
+    assert {"srum", "torch", "transformers", "diffusers", "peft"} <= data["versions"].keys()
     assert set(data) == {field.name for field in attrs.fields(Settings)} | {"versions"}
+
+
+def test_a_checkout_names_its_commit_and_whether_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "srum_core/plugins.py"))
+    commit = plugins._commit.__wrapped__
+    assert commit() == {}
+    (tmp_path / "a.txt").write_text("a")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "a.txt"], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    clean = commit()["srum-commit"]
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "a.txt").write_text("b")
+    assert commit() == {"srum-commit": f"{clean}-dirty"}
+    monkeypatch.setenv("PATH", "")
+    assert commit() == {}
+
+
+def test_other_versions_take_a_run_up_and_are_written_down(
+    load: Load, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Run.create(tmp_path / "run", load(), registry)
+    newer = {**registry.versions(), "torch": "99.0", "srum-commit": "f" * 40}
+    monkeypatch.setattr(Registry, "versions", lambda self: newer)
+    Run.create(tmp_path / "run", load(), registry)
+    assert tomllib.loads((tmp_path / "run/run.toml").read_text())["versions"] == newer
+    Run.open(tmp_path / "run", registry).check()
 
 
 def test_describe_is_the_same_with_comments(load: Load, registry: Registry) -> None:

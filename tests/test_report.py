@@ -125,8 +125,19 @@ def test_the_loop_is_told_with_its_failures(page: Page) -> None:
 
 
 def test_the_tables_are_there_with_the_change(page: Page) -> None:
-    for word in ("base", "round 0", "round 1", "0.5000", "± 0.0500", "+0.1000"):
+    for word in ("base", "round 0", "round 1", "50.0", "[40.2, 59.8]", "+10.0", "numbers are in %"):
         assert word in page.text
+
+
+def test_before_and_after_say_what_is_wrong(page: Page) -> None:
+    first = page.data["pairs"]["pairs"][0]
+    assert first["before"]["why"] == first["after"]["why"] == f"{ODD} why e0"
+
+
+def test_the_settings_are_those_that_the_run_was_made_with(own: Path) -> None:
+    path = own / "run.toml"
+    path.write_text(path.read_text(encoding="utf-8") + 'torch-then = "0.1"\n', encoding="utf-8")
+    assert 'torch-then = "0.1"' in Page(write_report(own).read_text(encoding="utf-8")).text
 
 
 # ---- what is gathered -----------------------------------------------------------------------------------------------
@@ -237,7 +248,7 @@ def test_a_picture_that_is_gone_is_a_sentence(own: Path) -> None:
 def test_an_ablation_alone_makes_a_page(tmp_path: Path) -> None:
     make_ablation(tmp_path / "grid")
     found = Page(write_report(tmp_path / "grid").read_text(encoding="utf-8"))
-    for word in (f"{ODD} ablation", "0.5000", "[0.2500, 0.7500]", "9.0000", "−0.1250", "failed", "seed-0/sft"):
+    for word in (f"{ODD} ablation", "0.500", "[0.250, 0.750]", "9.00", "−0.125", "failed", "seed-0/sft"):
         assert word in found.text
     assert "srum ablate --adapter toy" in found.text
     assert len(found.own["script"]) == 2
@@ -249,7 +260,7 @@ def test_an_ablation_alone_makes_a_page(tmp_path: Path) -> None:
 def test_an_ablation_beside_a_run_is_on_its_page(own: Path) -> None:
     make_ablation(own)
     found = Page(write_report(own).read_text(encoding="utf-8"))
-    assert "[0.2500, 0.7500]" in found.text
+    assert "[0.250, 0.750]" in found.text
     assert found.data["candidates"]
 
 
@@ -292,12 +303,40 @@ def test_what_was_not_measured_is_a_gap_and_no_zero() -> None:
     assert not charts.line_chart("T", [charts.Line("a", ((1.0, None),))], {})
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 7), (0.0019, 0.0021), (5, 5), (0, 0), (1e-9, 1e-8), (-1e6, 1)])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 7), (0.0019, 0.0021), (1e-9, 1e-8), (-1e6, 1)])
 def test_ticks_hold_the_data_between_them(low: float, high: float) -> None:
     marks = charts.ticks(low, high)
     assert marks[0] <= low
     assert marks[-1] >= high
     assert 2 <= len(marks) <= 8
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -2.5, 3e-4])
+def test_a_constant_curve_has_no_other_numbers_at_its_axis(value: float) -> None:
+    near = value * (1 + 1e-9)
+    svg = charts.line_chart("T", [charts.Line("a", ((1.0, value), (2.0, near), (3.0, value)))], {}, smooth=True)
+    labels = re.findall(r'<text class="tick"[^>]*text-anchor="end">([^<]*)<', svg)
+    assert labels == [charts.number(value)]
+    assert {float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)(?=[LMh\"])", svg.split('class="line s0" d="')[1])} == {
+        97.0
+    }
+    rows = {"measure": {"value": value, "low": None, "high": None}}
+    same = charts.dumbbells("T", [{"name": "base", "rows": rows}, {"name": "round 0", "rows": rows}])
+    assert same.count(f">{charts.number(value)}<") == 1
+
+
+def test_many_steps_are_smoothed_within_their_round_over_the_raw_ones() -> None:
+    points = [(float(x), float(x % 2 + 10 * (x > 100))) for x in range(1, 201)]
+    means = charts.smoothed(points, [1.0, 101.0])
+    values = [y for _, y in means if y is not None]
+    assert all(0.3 < y < 0.7 for y in values[:100])
+    assert all(10.3 < y < 10.7 for y in values[100:])
+    assert charts.smoothed(points[:39], [1.0]) == []
+    assert charts.smoothed([*points[:99], (100.0, None)], [1.0])[-1] == (100.0, None)
+    svg = charts.line_chart("T", [charts.Line("a", tuple(points))], {1.0: "round 0", 101.0: "round 1"}, smooth=True)
+    assert [svg.count('class="line s0 raw"'), svg.count('class="line s0" d="M5')] == [1, 1]
+    assert svg.index("raw") < svg.index('class="line s0" d="M5')
+    assert "raw" not in charts.line_chart("T", [charts.Line("a", tuple(points))], {})
 
 
 def test_long_trainings_are_thinned_by_means() -> None:

@@ -302,6 +302,60 @@ def test_light_and_dark_differ_and_both_can_be_read(page: Browser) -> None:
         assert page.js("return getComputedStyle(document.body).backgroundColor") == papers[theme]
 
 
+HEADING = """const top = document.querySelector(`#${arguments[0]} h2`).getBoundingClientRect().top;
+return top - document.querySelector("nav").getBoundingClientRect().bottom"""
+
+
+@pytest.fixture
+def sized(browser: Browser) -> Iterator[Callable[[int, int], None]]:
+    """Set the width and height of the page."""
+    command = "Emulation.setDeviceMetricsOverride"
+
+    def size(width: int, height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.driver.execute_cdp_cmd(command, metrics)
+
+    yield size
+    browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_anchor_leads_to_its_section_at_once(
+    width: int, browser: Browser, large: Path, sized: Callable[[int, int], None]
+) -> None:
+    sized(width, 800)
+    for name in ("candidates", "training", "pairs"):
+        browser.driver.get("about:blank")
+        browser.driver.get(f"{large.as_uri()}#{name}")
+        browser.settle()
+        assert 0 <= browser.js(HEADING, name) <= 60, name
+    browser.js("document.querySelector('nav a[href=\"#candidates\"]').click()")
+    browser.settle()
+    assert 0 <= browser.js(HEADING, "candidates") <= 60
+    sized(width - 90, 800)  # other columns, other rows
+    browser.settle()
+    assert 0 <= browser.js(HEADING, "candidates") <= 100
+
+
+def test_a_narrow_page_shows_every_column(browser: Browser, report: Path, sized: Callable[[int, int], None]) -> None:
+    sized(390, 800)
+    browser.open(report)
+    cells = """return [...document.querySelectorAll("td")].map((each) => {
+        const box = each.getBoundingClientRect(), inside = box.left >= 0 && box.right <= 390;
+        return [each.dataset.column, inside, box.width > 0]})"""
+    found = browser.js(cells)
+    assert {"images", "base", "round 1", "change", "accuracy", "seconds", ODD} <= {name for name, *_ in found}
+    assert [each for each in found if each[1:] != [True, True]] == []
+    wide = "return [...document.querySelectorAll('main *')].filter((each) => each.getBoundingClientRect().right > 390)"
+    assert browser.js(f"{wide}.map((each) => each.outerHTML.slice(0, 80))") == []
+
+
+def test_an_image_says_what_is_wrong_with_it(page: Browser) -> None:
+    page.choose("pairs", "sort", "drawn")
+    why = "return [...document.querySelectorAll('#pairs .why')].map((each) => each.textContent)"
+    assert page.js(why)[:2] == [f"{ODD} why e0"] * 2
+
+
 def test_an_ablations_page_complains_of_nothing(browser: Browser, tmp_path: Path) -> None:
     make_ablation(tmp_path)
     path = write_report(tmp_path)

@@ -378,7 +378,8 @@ def test_the_table_has_categories_totals_and_errors_clustered_by_prompt():
     assert (numeracy.name, numeracy.value, numeracy.count, numeracy.error) == ("numeracy", 0.0, 1, None)
     assert (accuracy.name, accuracy.value, accuracy.count) == ("accuracy", 0.6, 5)
     assert accuracy.error == pytest.approx(np.sqrt(1.5 * (0.8**2 + 0.2**2 + 0.6**2)) / 5)
-    assert (fidelity.name, fidelity.value, fidelity.error) == ("fidelity", 1.0, 0.0)
+    assert (fidelity.name, fidelity.value, fidelity.error) == ("fidelity", 1.0, None)
+    assert (fidelity.low, fidelity.high) == pytest.approx((0.4385, 1.0), abs=1e-4)  # Wilson, 3 prompts of 3
     assert Shapes().table([]) == []
 
 

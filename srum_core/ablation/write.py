@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Sequence
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def note(plan: Plan) -> str:
     """What the numbers are of, and what they were made with; no name of a machine."""
     run = plan.units[plan.seeds[0]][0].run
     evaluate, count = run.settings.evaluate, len(run.planned_evaluation())
-    packages = {"Python": platform.python_version(), **run.registry.versions(), "torch": version("torch")}
+    packages = {"Python": platform.python_version(), **run.registry.versions()}
     versions = ", ".join(f"{name} {number}" for name, number in packages.items())
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
     seeds = f"{len(plan.seeds)} training seed{'s' if len(plan.seeds) > 1 else ''}"

@@ -16,6 +16,10 @@ from markupsafe import Markup, escape
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 540, 52, 124, 18, 34
 _MOST = 300
 """Points of a line; with more steps each is the mean of several."""
+_WINDOW = 20
+"""A smoothed line is the mean over about one in so many steps around each."""
+_EQUAL = 1e-6
+"""Numbers that differ by a smaller share make no scale."""
 _APART = 13.0
 """Pixels between the labels at the ends of lines."""
 
@@ -38,13 +42,14 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return round(self.start + share * (self.end - self.start), 2)
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers that span [low, high]."""
-    if high <= low:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    """Round numbers that span [low, high]; the number itself where all are equal but for rounding."""
+    if high - low <= _EQUAL * max(abs(low), abs(high)):
+        return [low]
     rough = (high - low) / about
     power = 10.0 ** floor(log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
@@ -69,8 +74,24 @@ def thin(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, floa
     return out
 
 
-def line_chart(title: str, lines: Sequence[Line], breaks: Mapping[float, str], height: int = 210) -> Markup:
-    """`breaks`: where a round begins, by x. Empty without a number to show."""
+def smoothed(points: Sequence[tuple[float, float | None]], breaks: Sequence[float]) -> list[tuple[float, float | None]]:
+    """Centred means over neighbours of the same round; empty with too few points for them."""
+    reach = len(points) // (2 * _WINDOW)
+    if not reach:
+        return []
+    parts = [sum(x >= each for each in breaks) for x, _ in points]
+    out: list[tuple[float, float | None]] = []
+    for place, (x, own) in enumerate(points):
+        near = range(max(0, place - reach), min(len(points), place + reach + 1))
+        values = [y for k in near if (y := points[k][1]) is not None and parts[k] == parts[place]]
+        out.append((x, None if own is None else fmean(values)))
+    return out
+
+
+def line_chart(
+    title: str, lines: Sequence[Line], breaks: Mapping[float, str], height: int = 210, smooth: bool = False
+) -> Markup:
+    """`breaks`: where a round begins, by x. `smooth`: over the raw lines. Empty without a number to show."""
     lines = [Line(line.label, tuple(thin(line.points))) for line in lines]
     lines = [line for line in lines if any(y is not None for _, y in line.points)]
     if not lines:
@@ -87,6 +108,9 @@ def line_chart(title: str, lines: Sequence[Line], breaks: Mapping[float, str], h
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 4, "training step", "middle"))
     ends = []
     for index, line in enumerate(lines):
+        if smooth and (means := smoothed(line.points, list(breaks))):
+            parts.append(f'<path class="line s{index % 6} raw" d="{_path(line, across, up)}"/>')
+            line = Line(line.label, tuple(means))
         parts.append(f'<path class="line s{index % 6}" d="{_path(line, across, up)}"/>')
         last = next((x, y) for x, y in reversed(line.points) if y is not None)
         parts.append(f'<circle class="dot s{index % 6}" cx="{across(last[0])}" cy="{up(last[1])}" r="2.5"/>')
@@ -124,14 +148,13 @@ def _spread(places: Sequence[float], height: int) -> list[float]:
 
 
 def dumbbells(title: str, tables: Sequence[Mapping[str, Any]]) -> Markup:
-    """For every measure the value of each evaluation, with its standard error; the last is filled."""
+    """For every measure the value of each evaluation, with its 95 % interval; the last is filled."""
     names = list(dict.fromkeys(name for table in tables for name in table["rows"]))
     found = [row for table in tables for row in table["rows"].values() if isfinite(row["value"])]
     if not found:
         return Markup("")
-    low = min(row["value"] - (row["error"] or 0) for row in found)
-    high = max(row["value"] + (row["error"] or 0) for row in found)
-    marks = ticks(low, high, 6)
+    ends = [end for row in found for end in (row["value"], row["low"], row["high"]) if end is not None]
+    marks = ticks(min(ends), max(ends), 6)
     left, row_height = 170, 16 + 10 * len(tables)
     height = row_height * len(names) + TOP + BOTTOM
     across = Scale(marks[0], marks[-1], left, WIDTH - 24)
@@ -159,9 +182,9 @@ def _told(table: Mapping[str, Any]) -> str:
 def _mark(across: Scale, row: Mapping[str, Any], y: float, place: int, last: bool) -> str:
     if not isfinite(row["value"]):
         return ""
-    x, error = across(row["value"]), row["error"] or 0
-    bar = f'<path class="bar" d="M{across(row["value"] - error)} {y}H{across(row["value"] + error)}"/>' if error else ""
-    return f"{bar}{marker(place, last, x, y)}"
+    low, high = row["low"], row["high"]
+    bar = f'<path class="bar" d="M{across(low)} {y}H{across(high)}"/>' if None not in (low, high) else ""
+    return f"{bar}{marker(place, last, across(row['value']), y)}"
 
 
 def marker(place: int, last: bool, x: float, y: float) -> str:

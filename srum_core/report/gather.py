@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from srum_core import config
 from srum_core.errors import RecordError
+from srum_core.records import Row
 from srum_core.report.ablation import FILE as ABLATION
 from srum_core.report.ablation import read_ablation
 from srum_core.report.gallery import Choice, gallery
@@ -18,6 +18,7 @@ from srum_core.run import Run
 from srum_core.settings_toml import as_data
 from srum_core.stages import Step, count, steps
 from srum_core.stages.evaluate import read_table
+from srum_core.tables import ends
 
 Data = dict[str, Any]
 _SHOWN = (
@@ -52,7 +53,7 @@ def gather_run(run: Run, limit: int) -> Data:
     choice = Choice(limit)
     return {
         "settings": _settings(run),
-        "toml": config.to_toml(run.settings, run.registry.versions()),
+        "toml": (run.folder / "run.toml").read_text(encoding="utf-8"),  # with the versions of then
         "rounds": [{"round": k, "stages": _stages(run, k)} for k in rounds],
         "base": [_evaluated(run, None)] if run.stage_folder("evaluate", None).exists() else [],
         "metrics": {k: rows for k in rounds if (rows := metrics(run, k))},
@@ -181,13 +182,18 @@ def _lines(path: Path) -> list[Data]:
 
 
 def tables(run: Run, rounds: Sequence[int]) -> list[Data]:
-    """The finished evaluations, in order: [{"name": "base", "rows": {measure: {value, count, error}}}]."""
+    """The finished evaluations, in order: [{"name": "base", "rows": {measure: {value, count, low, high}}}]."""
     found = {"base": read_table(run, None), **{f"round {k}": read_table(run, k) for k in rounds}}
     return [
         {
             "name": name,
-            "rows": {row.name: {"value": row.value, "count": row.count, "error": row.error} for row in table.values()},
+            "rows": {row.name: _row(row) for row in table.values()},
         }
         for name, table in found.items()
         if table
     ]
+
+
+def _row(row: Row) -> Data:
+    low, high = ends(row) or (None, None)
+    return {"value": row.value, "count": row.count, "low": low, "high": high}

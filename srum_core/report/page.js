@@ -51,7 +51,11 @@ function cards(host, cardWidth, textHeight, pictures, card) {
       const style = `grid-template-columns: repeat(${columns}, 1fr); height: ${Math.round(side + textHeight)}px`;
       rows.push(make("div", { class: "row", style, "data-first": first }));
     }
+    // What is read stays where it is: the section that began last above the middle of the window.
+    const read = [...document.querySelectorAll("section")].findLast((each) => each.getBoundingClientRect().top < innerHeight / 2);
+    const top = read && read.getBoundingClientRect().top;
     host.replaceChildren(...rows);
+    if (read) window.scrollBy(0, read.getBoundingClientRect().top - top);
     rows.forEach((row) => watch.observe(row));
   }
 
@@ -273,13 +277,14 @@ function compare(section) {
   const { pairs, measures, before, after } = data.pairs, host = section.querySelector(".grid");
   const both = (pair, measure, alone) => [[before, pair.before], [after, pair.after]].map(([name, found]) => {
     const view = make("span", { class: "view" }, picture(found.src, pair.small, `${pair.prompt}, ${name}`));
-    return make("span", {}, view, ...(alone ? measures.map((each) => verdict(`${name}, ${each.name}`, found, measures, each.name)) : [verdict(name, found, measures, measure)]));
+    const why = found.why ? make("span", { class: "line why", title: found.why }, found.why) : null;
+    return make("span", {}, view, ...(alone ? measures.map((each) => verdict(`${name}, ${each.name}`, found, measures, each.name)) : [verdict(name, found, measures, measure)]), why);
   });
   const change = (pair, measure) => (pair.after.values[measure] ?? 0) - (pair.before.values[measure] ?? 0);
   const total = (pair) => mean(measures.map((each) => Math.abs(change(pair, each.name))));
   const closer = (pair, button) => open(pair.prompt, button, "body pair", ...both(pair, null, true),
     make("p", { class: "sub" }, `seed ${pair.seed}`), answers(pair.answers));
-  const grid = cards(host, 290, 78, 2, (pair) =>
+  const grid = cards(host, 290, 98, 2, (pair) =>
     entry(pair, make("span", { class: "two" }, ...both(pair, bar.read().measure, false)), (button) => closer(pair, button)));
   const bar = tools(section, show);
   function show(chosen) {
@@ -295,6 +300,8 @@ function compare(section) {
 
 // ---- the page -------------------------------------------------------------------------------------------------------
 
+const bar = document.querySelector("nav");
+new ResizeObserver(() => { document.documentElement.style.scrollPaddingTop = `${bar.offsetHeight}px`; }).observe(bar);
 document.getElementById("theme").addEventListener("input", (event) => { document.documentElement.style.colorScheme = event.target.value; });
 if (document.getElementById("pairs")) compare(document.getElementById("pairs"));
 if (document.getElementById("candidates")) gallery(document.getElementById("candidates"));

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from srum_core.report import charts
 from srum_core.report.charts import Line
 from srum_core.report.gather import Data, gather
 from srum_core.store import write_atomic
+from srum_core.tables import number
 
 NAME = "report.html"
 LIMIT = 1000
@@ -41,11 +42,12 @@ def render(data: Data) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=shown, estimate=estimate)
+    environment.filters.update(number=shown)
     run, script = data["run"], _own("page.js")
     lazy = {"pairs": run["pairs"], "candidates": run["candidates"]} if run else {}
     return environment.get_template("template.html").render(
         **data,
+        percent=_percent(data),
         style=Markup(_own("page.css")),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
@@ -74,19 +76,31 @@ def _finite(data: Any) -> Any:
     return None if isinstance(data, float) and not isfinite(data) else data
 
 
-def shown(value: float | None, signed: bool = False) -> str:
-    """Four digits behind the point; an en dash where there is no number."""
-    if value is None or not isfinite(value):
-        return "–"
-    return f"{value:{'+' if signed else ''}.4f}".replace("-", "−")
+def shown(cell: Mapping[str, Any] | None, percent: bool, signed: bool = False) -> Markup:
+    """A cell {"text"} or {"value", "low", "high"}: 57.8 [51.8, 63.9]; an en dash where there is no number."""
+    if cell and "text" in cell:
+        return escape(cell["text"])
+    if cell is None or not isfinite(cell["value"]):
+        return Markup("–")
+    ends = None if cell["low"] is None or cell["high"] is None else (cell["low"], cell["high"])
+    value, _, interval = number(cell["value"], ends, percent, signed).partition(" ")
+    return Markup("{} <small>{}</small>").format(value, interval) if interval else escape(value)
 
 
-def estimate(cell: Mapping[str, Any]) -> str:
-    """A cell of an ablation's table as text: the value and its interval."""
-    if "text" in cell:
-        return str(cell["text"])
-    value, low, high = (shown(cell[part]) for part in ("value", "low", "high"))
-    return value if cell["low"] is None or cell["high"] is None else f"{value} [{low}, {high}]"
+def in_percent(cells: Iterable[Mapping[str, Any] | None]) -> bool:
+    """Whether no number of a table exceeds 1."""
+    return all(abs(cell["value"]) <= 1 for cell in cells if cell and "value" in cell and isfinite(cell["value"]))
+
+
+def _percent(data: Data) -> dict[str, bool]:
+    """Which of the page's tables are in per cent."""
+    run, ablation = data["run"], data["ablation"]
+    return {
+        "results": in_percent(row for table in (run["tables"] if run else ()) for row in table["rows"].values()),
+        "ablation": in_percent(
+            cell for row in (ablation["rows"] if ablation else ()) for cell in row["cells"].values()
+        ),
+    }
 
 
 _COUNTS = ("step", "cells", "judged", "unjudged", "below_least", "not_best")
@@ -115,7 +129,11 @@ def curves(rounds: Mapping[int, Sequence[Data]]) -> list[Data]:
     taken = {name for _, _, group in groups for name in group}
     groups += [(_words(name).capitalize(), "", [name]) for name in names if name not in taken]
     found = [
-        {"title": title, "note": note, "svg": charts.line_chart(title, [_line(name, rows) for name in group], breaks)}
+        {
+            "title": title,
+            "note": note,
+            "svg": charts.line_chart(title, [_line(name, rows) for name in group], breaks, smooth=group != ["lr"]),
+        }
         for title, note, group in groups
     ]
     return [each for each in found if each["svg"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from srum_core.report.pictures import data_uri
@@ -32,7 +32,7 @@ def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
         "before": _name(first),
         "after": _name(last),
         "measures": _measures([*before.values(), *after.values()]),
-        "pairs": [_pair(before[each], after[each]) for each in kept],
+        "pairs": [_pair(before[each], after[each], getattr(run.benchmark(), "explain", None)) for each in kept],
         "left_out": len(ids) - len(kept),
     }
 
@@ -57,18 +57,23 @@ def _measures(found: Sequence[Scored]) -> list[Data]:
     return [{"name": name, "binary": binary[name]} for name in sorted(names, key=lambda each: not binary[each])]
 
 
-def _pair(before: Scored, after: Scored) -> Data:
+def _pair(before: Scored, after: Scored, explain: Callable[..., str] | None) -> Data:
     (old, small), (new, _) = data_uri(before.candidate.image), data_uri(after.candidate.image)
     return {
         "id": before.id,
         "prompt": before.candidate.prompt.text,
         "seed": before.candidate.seed,
         "small": small,
-        "before": {"src": old, "values": before.values},
-        "after": {"src": new, "values": after.values},
+        "before": {"src": old, "values": before.values, "why": _why(before, explain)},
+        "after": {"src": new, "values": after.values, "why": _why(after, explain)},
         "answers": [
             {"by": f"{name}: {exchange.asked_by}", "text": exchange.answer}
             for name, each in (("before", before), ("after", after))
             for exchange in each.exchanges
         ],
     }
+
+
+def _why(found: Scored, explain: Callable[..., str] | None) -> str:
+    """What the benchmark says is wrong with an image, if it can."""
+    return str(explain(found.candidate, [each.answer for each in found.exchanges])) if explain else ""

@@ -33,6 +33,10 @@ class Shapes:
         verdict = check(picture, candidate.prompt.tags)
         return {"correct": float(verdict.correct), "fidelity": verdict.fidelity}
 
+    def explain(self, candidate: Candidate, answers: Sequence[str]) -> str:
+        verdict = check(stored.read(candidate, "The shapes benchmark"), candidate.prompt.tags)
+        return "" if verdict.correct else verdict.detail
+
     def rubrics(self, candidate: Candidate) -> Mapping[str, float]:
         """Layout, whatever the forms are; and detail, wherever things stand. Exact, also for unfinished pictures."""
         picture = stored.read(candidate, "The shapes benchmark")
