@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import attrs
 from attrs import define
 
-from srum_core.errors import PluginError, RecordError, clean
+from srum_core.errors import PluginError, RecordError, clean, refuse
 from srum_core.protocols import Judge
 from srum_core.records import Answer, Candidate, Exchange, Question, Region, Score, Unreadable
 
@@ -103,6 +103,8 @@ class Hearing:
     questions: list[Question]
     votes: list[Vote]
     exchanges: list[Exchange]
+    seen: Reading | None = None
+    """What a judge that asks nothing said of the image in a batch."""
 
     @classmethod
     def open(cls, name: str, judge: Judge, candidate: Candidate, regions: Sequence[Region], votes: int = 1) -> Hearing:
@@ -185,12 +187,13 @@ class Hearing:
     def read(self, vote: int) -> Reading:
         """What the judge reads in one vote. Raises PluginError for nonsense about its own questions and regions."""
         try:
-            found = list(self.judge.scores(self.candidate, self.regions, self.said(vote)))
+            found = self.judge.scores(self.candidate, self.regions, self.said(vote)) if self.seen is None else self.seen
+            found = list(found)
         except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
             raise PluginError(f'"{self.name}" cannot score picture {self.candidate.id}: {clean(error)}') from error
         known, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote].questions)
         for each in found:
-            if isinstance(each, Unreadable) and not 0 <= each.question < count:
+            if isinstance(each, Unreadable) and not 0 <= each.question < max(count, 1):
                 raise PluginError(
                     f'"{self.name}" calls the answer to a question unreadable that it did not ask ({each.question}; '
                     f"it asked {count} about picture {self.candidate.id})."
@@ -267,6 +270,25 @@ def conduct(hearings: Sequence[Hearing], ask: Ask, retries: int, temperature: fl
             hearing.hear(vote, index, question, answer)
         heard = {id(hearing): hearing for hearing, _, _ in todo}.values()
         todo = [(hearing, *place) for hearing in heard for place in hearing.due(retries)]
+
+
+def look(hearings: Sequence[Hearing]) -> None:
+    """Let each judge with `score_many` look at all images at once. Raises PluginError for another number of results."""
+    for name, judge in {hearing.name: hearing.judge for hearing in hearings}.items():
+        score_many = getattr(judge, "score_many", None)
+        if score_many is None:
+            continue
+        own = [hearing for hearing in hearings if hearing.name == name]
+        asks = any(hearing.questions for hearing in own)
+        refuse(asks, judge, "has `score_many` and asks questions: a judge that asks is given one image at a time.")
+        try:
+            given = list(score_many([each.candidate for each in own], [each.regions for each in own]))
+        except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
+            names = ", ".join(each.candidate.id for each in own)
+            raise PluginError(f'"{name}" cannot score the images {clean(names)}: {clean(error)}') from error
+        refuse(len(given) != len(own), judge, f"scored {len(given)} of {len(own)} images in `score_many`.")
+        for hearing, found in zip(own, given, strict=True):
+            hearing.seen = list(found)
 
 
 def recall(hearing: Hearing, known: Known, retries: int, temperature: float, seed: Seed) -> list[Question]:

@@ -110,6 +110,11 @@ class Judge(Protocol):
     # until it gives none. Then `scores` gets all answers. It is pure. Where answers that it needs cannot be read it
     # gives none, and `scores` says `Unreadable` of them: asked again, they lead on from there. An answer that changes
     # takes along what followed from it.
+    #
+    # Optional, for one that needs no language model (CLIP, a detector, a reward model): it may use torch, and
+    # `score_many(candidates, regions) -> Sequence[Sequence[Score | Unreadable]]` scores a batch of `judge.batch`
+    # images, `regions[i]` being those of `candidates[i]`. `questions` gives none, and no score depends on the batch.
+    # `scores` gives the same of one image: `return self.score_many([candidate], [regions])[0]`.
 
 
 @runtime_checkable

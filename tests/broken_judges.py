@@ -7,13 +7,18 @@ import random
 import re
 from collections.abc import Sequence
 from itertools import count
+from typing import TYPE_CHECKING
 
 import attrs
+from PIL import Image
 
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
 from srum_judges.grounders.components import Grid
 from srum_judges.layout import GlobalLayout
 from srum_judges.self_play import SelfPlay
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Found = Sequence[Score | Unreadable]
 
@@ -130,6 +135,48 @@ class NeverLedOn(SelfPlay):
         return super().further(candidate, regions, answers) if answers[0].startswith("Q:") else []
 
 
+class Looks:
+    """How bright images are, without a question: looks at batches with torch."""
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return []
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        return self.score_many([candidate], [regions])[0]
+
+    def score_many(self, candidates: Sequence[Candidate], regions: Sequence[Sequence[Region]]) -> Sequence[Found]:
+        values = 2 * self.brightness(candidates) - 1
+        return [[Score(float(value), judge="looks")] for value in values]
+
+    def brightness(self, candidates: Sequence[Candidate]) -> Tensor:
+        """(n,) in [0, 1]."""
+        import torch
+
+        images = [Image.open(each.image).convert("L").resize((8, 8)) for each in candidates]
+        return torch.stack([torch.tensor(list(image.tobytes())).float().mean() / 255 for image in images])
+
+
+class ComparesWithTheBatch(Looks):
+    def brightness(self, candidates: Sequence[Candidate]) -> Tensor:
+        found = super().brightness(candidates)
+        return (found - found.mean() + 0.5).clamp(0, 1)
+
+
+class LosesTheOrder(Looks):
+    def brightness(self, candidates: Sequence[Candidate]) -> Tensor:
+        return super().brightness(candidates).sort().values
+
+
+class LooksOnce(Looks):
+    def brightness(self, candidates: Sequence[Candidate]) -> Tensor:
+        return super().brightness(candidates[:1])
+
+
+class LooksAndAsks(Looks):
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return [Question(candidate.image, "Is it bright?")]
+
+
 # ---- grounders -----------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +226,10 @@ JUDGES = {
     ),
     "TakesSilenceForNo": (TakesSilenceForNo, "test_empty_answers_never_give_a_score", "gives the score -1.0 for"),
     "NeverLedOn": (NeverLedOn, "test_asking_further_is_pure", "into the attribute `openers`"),
+    "ComparesWithTheBatch": (ComparesWithTheBatch, "test_no_score_depends_on_the_batch", "no statistics of the batch"),
+    "LosesTheOrder": (LosesTheOrder, "test_no_score_depends_on_the_batch", "in the order of the images"),
+    "LooksOnce": (LooksOnce, "test_no_score_depends_on_the_batch", "gave 1 results for 5 images"),
+    "LooksAndAsks": (LooksAndAsks, "test_no_score_depends_on_the_batch", "has `score_many` asks none"),
     "ImportsTorchToRead": (ImportsTorchToRead, "test_judging_imports_no_torch", "imports torch while it asks or reads"),
 }
 GROUNDERS = {

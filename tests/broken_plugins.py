@@ -210,6 +210,7 @@ def suite(fixture: str, made: Any, **own: Any) -> type:
 
 SOUND = {
     **{fixture: suite(fixture, sound) for fixture, (_, sound, _, _) in KINDS.items()},
+    "judge_that_looks": suite("judge", broken_judges.Looks, needs_torch=True),
     "adapter_that_squeezes": suite("adapter", broken_adapters.SquareOnly, square_grid=True),
     "adapter_for_one_size": suite("adapter", broken_adapters.OneSizeOnly, mixed_sizes=False),
 }

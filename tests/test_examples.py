@@ -46,6 +46,11 @@ def test_the_counting_judge_passes_its_tests_where_it_is_installed(clean: CleanE
 
 
 @pytest.mark.slow
+def test_the_clip_judge_passes_its_tests_where_it_is_installed(clean: CleanEnvironment) -> None:
+    check(clean, "srum-clip", "clip")
+
+
+@pytest.mark.slow
 def test_the_counting_judge_takes_part_in_a_run(clean: CleanEnvironment) -> None:
     clean.install(ROOT / "examples" / "srum-count")
     (clean.folder / "words.txt").write_text("two red circles\na green square\n")

@@ -6,10 +6,12 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import pytest
 import torch
+from broken_judges import Looks, LooksAndAsks, LooksOnce
 from PIL import Image
 from rich.console import Console
 from toy import ToyBenchmark, ToyGrounder, ToyJudge, ToyModel
@@ -20,7 +22,7 @@ from srum_core.ablation.tables import _measured
 from srum_core.errors import PluginError, RecordError
 from srum_core.hookspecs import Use
 from srum_core.progress import clock, progress, rate
-from srum_core.records import Candidate, Question, Region, Row, Sample, Score
+from srum_core.records import Candidate, Question, Region, Row, Sample, Score, Unreadable
 from srum_core.run import Run
 from srum_core.selection import choose
 from srum_core.stages import evaluate as evaluating
@@ -307,6 +309,55 @@ def test_several_judges_are_heard_together(tmp_path: Path, prompts: Path) -> Non
     run = judged(tmp_path, prompts, patience=0, judges=two, generate=config.Generate(limit=2))
     assert [len(batch) for batch in Witness.asked] == [12]
     assert all(len(judgement.scores) == 6 for judgement in run.judgements(0))
+
+
+class InBatches(Looks):
+    """Dies in the batch that `dies` says."""
+
+    batches: ClassVar[list[int]] = []
+    dies = 0
+
+    def score_many(
+        self, candidates: Sequence[Candidate], regions: Sequence[Sequence[Region]]
+    ) -> Sequence[Sequence[Score | Unreadable]]:
+        InBatches.batches.append(len(candidates))
+        if len(InBatches.batches) == InBatches.dies:
+            raise KeyboardInterrupt
+        return super().score_many(candidates, regions)
+
+
+def test_a_judge_that_asks_nothing_is_given_batches_and_no_language_model_is_loaded(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a judging that was interrupted ends with the same judgements."""
+    ends = []
+    for name, dies in (("whole", 0), ("interrupted", 2)):
+        run = make(tmp_path / name, prompts, judges=(Use("test_stages:InBatches"),))
+        generate(run, 0)
+        ground(run, 0)
+        monkeypatch.setattr(Run, "answerer", None)
+        monkeypatch.setattr(InBatches, "batches", [])
+        monkeypatch.setattr(InBatches, "dies", dies)
+        if dies:
+            with pytest.raises(KeyboardInterrupt):
+                judge(run, 0)
+        judge(run, 0)
+        ends.append((InBatches.batches, lines(run.folder / "round-0/judgements")))
+        monkeypatch.undo()
+    assert [batches for batches, _ in ends] == [[2, 2, 1], [2, 2, 2, 1]]
+    assert len(ends[0][1]) == 5
+    assert ends[0][1] == ends[1][1]
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"), [(LooksOnce, "scored 1 of 2 images"), (LooksAndAsks, "has `score_many` and asks questions")]
+)
+def test_a_judge_that_scores_batches_wrongly_is_named(tmp_path: Path, prompts: Path, broken: type, words: str) -> None:
+    run = make(tmp_path / "run", prompts, judges=(Use(f"broken_judges:{broken.__name__}"),))
+    generate(run, 0)
+    ground(run, 0)
+    with pytest.raises(PluginError, match=f"{broken.__name__} {words}"):
+        judge(run, 0)
 
 
 # ---- evaluate -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srum_core.hearing import Hearing, conduct
+from srum_core.hearing import Hearing, conduct, look
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Grounding, Judgement, Score, Unreadable
 from srum_core.run import Run
@@ -18,12 +18,17 @@ def judge(run: Run, round: int) -> None:
     candidates, groundings, records = run.candidates(round), run.groundings(round), run.judgements(round)
     order = [item.id for item in run.planned(round)]
     settings, step = run.settings.judge, Step("judge", round)
-    for chunk in chunks(run, order, settings.batch, records, step, load=lambda: run.answerer(round)):
-        seen = seen_by_answerer(run, round, candidates.select(chunk))
+    asks = not all(hasattr(each, "score_many") for _, each in judges)  # else nobody needs to load a language model
+    for chunk in chunks(run, order, settings.batch, records, step, load=lambda: asks and run.answerer(round)):
+        seen = list(candidates.select(chunk))
+        if asks:
+            seen = seen_by_answerer(run, round, seen)
         pairs = list(zip(seen, groundings.select(chunk), strict=True))
         hearings = [_open(judges, candidate, grounding, settings.votes) for candidate, grounding in pairs]
+        every = [hearing for each in hearings for hearing in each]
+        look(every)
         conduct(
-            [hearing for each in hearings for hearing in each],
+            every,
             lambda questions: ask(run, round, questions),
             settings.retries,
             settings.temperature,

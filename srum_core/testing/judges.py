@@ -38,6 +38,8 @@ class JudgeConformance:
 
     transcripts: Path | None = None
     openers: tuple[str, ...] = (QUESTIONS,)
+    needs_torch: bool = False
+    """True for a judge that needs no language model but a model of its own (CLIP, a detector, a reward model)."""
 
     @pytest.fixture
     def candidate(self, tmp_path: Path) -> Candidate:
@@ -113,14 +115,15 @@ class JudgeConformance:
     def test_odd_answers_are_scores_or_unreadable(
         self, judge: Judge, candidate: Candidate, regions: list[Region]
     ) -> None:
-        for text in odd_answers(self._recorded()):
+        for text in odd_answers(self._recorded()) if judge.questions(candidate, regions) else ():
             read(judge, candidate, regions, replies(judge, candidate, regions, text))
             self._answered(judge, candidate, regions, text)
 
     def test_scores_stay_between_minus_one_and_one(
         self, judge: Judge, candidate: Candidate, regions: list[Region]
     ) -> None:
-        for text in out_of_range([region.id for region in regions], self._recorded()):
+        asked = judge.questions(candidate, regions)
+        for text in out_of_range([region.id for region in regions], self._recorded()) if asked else ("",):
             read(judge, candidate, regions, replies(judge, candidate, regions, text))
             self._answered(judge, candidate, regions, text)
 
@@ -157,21 +160,71 @@ class JudgeConformance:
                 f"(before: {expected}; now: {found}). If the change is wanted, record the transcripts again."
             )
 
+    # ---- looking in batches -----------------------------------------------------------------------------------------
+
+    def test_no_score_depends_on_the_batch(
+        self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path
+    ) -> None:
+        """A run that was interrupted may show it an image again, with or without others; its order does not matter."""
+        many, who = getattr(judge, "score_many", None), f"{type(judge).__name__}.score_many"
+        if many is None:
+            return
+        sizes = ((64, 48), (48, 64), (3, 2), (64, 64))
+        more = [
+            sample_candidate(tmp_path, id=f"other-{i}", prompt=f"{i} dogs", size=size, seed=i)
+            for i, size in enumerate(sizes)
+        ]
+        pairs: list[tuple[Candidate, list[Region]]] = [(candidate, regions), (more[0], [])]
+        pairs += [(each, regions[:1]) for each in more[1:]]
+        asking = [each.id for each, own in pairs if judge.questions(each, own)]
+        assert not asking, f"{type(judge).__name__} asks questions: one that has `score_many` asks none."
+
+        def scored(some: list[tuple[Candidate, list[Region]]]) -> list[Found]:
+            found = called(
+                f"{who} failed on {len(some)} images",
+                lambda: [list(each) for each in many([each for each, _ in some], [own for _, own in some])],
+            )
+            assert len(found) == len(some), f"{who} gave {len(found)} results for {len(some)} images."
+            return found
+
+        before, together = deepcopy(pairs), scored(pairs)
+        assert pairs == before, f"{who} changed what it was given."
+        for (one, own), found in zip(pairs, together, strict=True):
+            check_found(judge, own, found, 0, f"the image {one.id} in a batch")
+        others: dict[str, list[Found]] = {
+            "the second time": scored(pairs),
+            "in another order": scored(pairs[::-1])[::-1],
+            "alone": [scored([pair])[0] for pair in pairs],
+            "by `scores`": [list(judge.scores(one, own, [])) for one, own in pairs],
+        }
+        for where, found in others.items():
+            for (one, _), mine, other in zip(pairs, together, found, strict=True):
+                assert _alike(mine, other), (
+                    f"{who} gives image {one.id} {mine} in a batch of {len(pairs)}, and {other} {where}. A score may "
+                    "depend on its own image alone, up to rounding: no statistics of the batch, no padding that is "
+                    "seen, results in the order of the images."
+                )
+
     # ---- torch ------------------------------------------------------------------------------------------------------
 
     def test_its_module_imports_no_torch(self, judge: Judge) -> None:
+        if self.needs_torch:
+            return
         module = type(judge).__module__
         code = _STOP_AT_TORCH + f"sys.path[:] = {sys.path!r}\nimport {module}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode != 3, (
             f"Importing {module}, where {type(judge).__name__} is, imports torch. Judges are loaded by the command "
-            "line and tested without it: import heavy modules inside the functions that need them, or not at all."
+            "line and tested without it: import heavy modules inside the functions that need them, or not at all. A "
+            "judge that looks with a model of its own says so in the test: `needs_torch = True`."
         )
         assert done.returncode == 0, f"{module} cannot be imported by itself:\n{done.stderr[-2000:]}"
 
     def test_judging_imports_no_torch(
         self, judge: Judge, candidate: Candidate, regions: list[Region], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        if self.needs_torch:
+            return
         monkeypatch.setitem(sys.modules, "torch", None)  # from here on, importing it fails
         try:
             for text in (*WELL_FORMED, *self._leading(judge)):
@@ -257,6 +310,23 @@ def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers:
             lambda: judge.scores(candidate, regions, answers),
         )
     )
+    check_found(judge, regions, found, len(answers), told)
+    return found
+
+
+def _alike(one: Found, other: Found) -> bool:
+    """The same about the same things in the same order; values up to rounding."""
+
+    def what(found: Found) -> list[tuple[str | None, str, str | None]]:
+        return [(each.region, each.judge, each.why if isinstance(each, Unreadable) else None) for each in found]
+
+    values = [[each.value for each in found if isinstance(each, Score)] for found in (one, other)]
+    return what(one) == what(other) and all(abs(a - b) <= 1e-4 for a, b in zip(*values, strict=True))
+
+
+def check_found(judge: Judge, regions: Sequence[Region], found: Found, asked: int, told: str) -> None:
+    """Nothing but scores in range and failures, of known regions and of questions that were asked."""
+    who = f"{type(judge).__name__}.scores"
     known = {None, *(region.id for region in regions)}
     for each in found:
         assert isinstance(each, Score | Unreadable), f"{who} gave {each!r} for {told}; only Score and Unreadable count."
@@ -264,8 +334,7 @@ def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers:
         if isinstance(each, Score):
             assert -1 <= each.value <= 1, f"{who} gave the score {each.value} for {told}; scores lie in [-1, 1]."
         else:
-            assert 0 <= each.question < max(len(answers), 1), (
-                f"{who} calls the answer to question {each.question} unreadable, but there were {len(answers)} "
+            assert 0 <= each.question < max(asked, 1), (
+                f"{who} calls the answer to question {each.question} unreadable, but there were {asked} "
                 "questions: `Unreadable.question` is the index of the one to ask again."
             )
-    return found

@@ -1,0 +1,73 @@
+"""CLIP similarities of images and prompts as scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+from srum_clip import ClipOptions
+from srum_core.errors import CheckpointError, ConfigError
+from srum_core.records import Candidate, Question, Region, Score
+
+
+class Clip:
+    """One score for the whole image and one for each region, cut out, all against the prompt.
+
+    Raises ConfigError for options, and CheckpointError for a checkpoint, that cannot be used."""
+
+    name = "clip"
+
+    def __init__(self, options: ClipOptions | None = None) -> None:
+        self.options = options or ClipOptions()
+        if not self.options.low < self.options.high:
+            raise ConfigError(f"low={self.options.low} must be less than high={self.options.high}.")
+        device = self.options.device
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        try:
+            self.model = CLIPModel.from_pretrained(self.options.checkpoint).to(self.device).eval()
+            self.processor = CLIPProcessor.from_pretrained(self.options.checkpoint)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"checkpoint={self.options.checkpoint} is no CLIP model: {error}") from error
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return []
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Score]:
+        return self.score_many([candidate], [regions])[0]
+
+    def score_many(self, candidates: Sequence[Candidate], regions: Sequence[Sequence[Region]]) -> list[list[Score]]:
+        views = [view for each, own in zip(candidates, regions, strict=True) for view in _views(each, own)]
+        counts = [1 + len(own) for own in regions]
+        texts = [each.prompt.text for each, count in zip(candidates, counts, strict=True) for _ in range(count)]
+        values = iter(self._similarities(views, texts))
+        return [[self._score(next(values), each) for each in (None, *(region.id for region in own))] for own in regions]
+
+    @torch.no_grad()
+    def _similarities(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+        """Cosine of each image and its text. Padding comes after a text and is masked."""
+        given = self.processor(
+            text=list(texts), images=list(images), return_tensors="pt", padding=True, truncation=True
+        ).to(self.device)
+        made = self.model(**given)
+        found: list[float] = (made.image_embeds * made.text_embeds).sum(-1).tolist()
+        return found
+
+    def _score(self, similarity: float, region: str | None) -> Score:
+        share = (similarity - self.options.low) / (self.options.high - self.options.low)
+        value = 2 * min(max(share, 0.0), 1.0) - 1
+        return Score(value, region, f"CLIP similarity {similarity:.3f}", self.name)
+
+
+def _views(candidate: Candidate, regions: Sequence[Region]) -> list[Image.Image]:
+    """The image, then each region cut out, at least one pixel wide and high."""
+    with Image.open(candidate.image) as opened:
+        image = opened.convert("RGB")
+    views = [image]
+    for region in regions:
+        x0, y0, x1, y1 = (round(each * side) for each, side in zip(region.box, 2 * image.size, strict=True))
+        x0, y0 = min(x0, image.width - 1), min(y0, image.height - 1)
+        views.append(image.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))))
+    return views
