@@ -19,6 +19,8 @@ import psutil
 
 from srum_core.errors import ConfigError, RecordError, clean
 
+ABOUT = "srum.json"
+"""What a trained checkpoint's folder says about itself."""
 DEPTH = 50
 """Tables and lists inside one another that settings may have."""
 
@@ -80,6 +82,28 @@ def settle(folder: Path) -> None:
             path.chmod(0o666 & ~mask)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def trained_in(checkpoint: Path) -> tuple[Path, int] | None:
+    """(run, round) that a folder of trained weights lies in; None if it is no such folder or has been moved."""
+    round_folder = checkpoint.absolute().parent
+    number = round_folder.name.removeprefix("round-")
+    there = (checkpoint / ABOUT).is_file() and (round_folder.parent / "run.toml").is_file()
+    return (round_folder.parent, int(number)) if there and number.isdecimal() else None
+
+
+def lora_only(checkpoint: Path) -> str:
+    """What to do with a folder of LoRA weights that a training wrote, where a whole model is needed; "" for any other.
+
+    The text continues a sentence that begins with the folder."""
+    if not ((checkpoint / ABOUT).is_file() and (checkpoint / "adapter_config.json").is_file()):
+        return ""
+    run, round = trained_in(checkpoint) or ("RUN", "K")
+    return (
+        f"holds LoRA weights, not a whole model. Start from the run that trained them, with start={run}:{round} (srum "
+        f"eval: --trained {run}:{round}), or write the whole model with srum export {run} --round {round} --format "
+        "checkpoint --to DIR."
+    )
 
 
 def delete(path: Path) -> None:

@@ -15,6 +15,7 @@ from attrs import field, frozen
 
 from srum_core.discovery import Finding, Found, Plugin, clash, find
 from srum_core.errors import ConfigError, PluginError, SrumError, clean
+from srum_core.folders import lora_only
 from srum_core.hookspecs import KINDS, Component, Use, hookimpl, hookspec
 from srum_core.loading import call, check_class, check_instance, import_object
 from srum_core.records import Prompt
@@ -99,6 +100,9 @@ class Registry:
             if use.options:
                 raise Problems(Problem((key,), text) for key in use.options)
             return None
+        checkpoint = use.options.get("checkpoint")
+        if isinstance(checkpoint, str) and (advice := lora_only(Path(checkpoint).expanduser())):
+            raise Problems([Problem(("checkpoint",), advice)])
         try:
             return call(
                 f"{self._who(kind, use.use)} cannot check its options",

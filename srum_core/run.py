@@ -15,7 +15,7 @@ from attrs import field, frozen
 from srum_core import benchmarking, config, plugins
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError
-from srum_core.folders import delete
+from srum_core.folders import delete, lora_only, trained_in
 from srum_core.hookspecs import Use
 from srum_core.prompts import load_prompts, refuse_twins
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
@@ -270,15 +270,19 @@ class Run:
 
 
 def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
-    """The run that FOLDER:ROUND, or FOLDER (the last round that is trained), means, and how many of its rounds have
-    trained the model.
+    """The run that FOLDER:ROUND, FOLDER/round-ROUND/checkpoint, or FOLDER (the last round that is trained), means, and
+    how many of its rounds have trained the model.
 
     Raises RecordError where that training is not finished."""
     folder, round = Path(start), ""
-    if not folder.is_dir():
+    if made := trained_in(folder):  # its checkpoint was named
+        folder, round = made[0], str(made[1])
+    elif not folder.is_dir():
         name, _, round = start.rpartition(":")
         folder = Path(name)
     if not (folder / "run.toml").is_file() or (round and not round.isdecimal()):
+        if advice := lora_only(folder):
+            raise RecordError(f"{start} {advice}")
         raise RecordError(f"{start} is not the folder of a run, nor FOLDER:ROUND of one: there is no run.toml.")
     run = Run.open(folder, registry)
     last = int(round) if round else run.last("train")

@@ -24,13 +24,12 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from srum_core import sharding, weights
 from srum_core.errors import CheckpointError, TrainingError, clean
+from srum_core.folders import ABOUT
 
 if TYPE_CHECKING:
     from srum_core.config import Lora
     from srum_core.flow import Recipe
     from srum_core.protocols import UnifiedModel
-
-ABOUT = "srum.json"
 
 
 @frozen(eq=False)
@@ -200,10 +199,14 @@ def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], wh
         parameters[name].copy_(sharding.like(weight, parameters[name]))
 
 
-def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str, Any]) -> None:
-    """The trained weights as a folder: PEFT's layout for LoRA, the upstream project's for full. Not atomic."""
+def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str, Any], base: str = "") -> None:
+    """The trained weights as a folder: PEFT's layout for LoRA, the upstream project's for full. Not atomic.
+
+    `base`: the checkpoint that LoRA weights belong to."""
     directory.mkdir(parents=True)
     if isinstance(tuned.module, PeftModel):
+        place = Path(base).expanduser()
+        tuned.module.active_peft_config.base_model_name_or_path = str(place.absolute()) if place.is_dir() else base
         tuned.module.save_pretrained(str(directory), save_embedding_layers=False)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card is a form with nothing filled in
     else:

@@ -15,13 +15,17 @@ from safetensors.torch import load_file, save_file
 from training import clean, make  # noqa: F401  (clean is used by being here)
 
 from srum_core import cli
+from srum_core.config import load_settings, to_toml
+from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.console import read_model
+from srum_core.hookspecs import Use
 from srum_core.latents import Latents
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Mask, Region, Score
 from srum_core.run import started_from
 from srum_core.stages import perform
 from srum_core.stages.train import train
+from srum_core.store import to_json
 from srum_core.window import WHOLE, within
 
 MIDDLE = (0.25, 0.0, 0.75, 1.0)
@@ -159,6 +163,28 @@ def test_without_a_round_everything_means_the_last_finished_one(tmp_path, capsys
     nothing = {"settings": [], "checkpoint": None, "adapter": None, "preset": [], "config": None}
     read_model(Namespace(trained=start, benchmark="shapes", **nothing), run.registry)
     assert f"The model after round {meant} of " in capsys.readouterr().err
+
+
+def test_a_folder_of_lora_weights_is_recognised_or_explained(tmp_path) -> None:
+    (tmp_path / "base").mkdir()
+    run = make(tmp_path / "run", steps=1, method="lora")
+    toy.ToyModel().save(tmp_path / "base", {})
+    options = {**run.settings.adapter.options, "checkpoint": str(tmp_path / "base")}
+    run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", options))
+    (run.stage_folder("generate", 0) / "settings.json").write_text(to_json(run.stage_settings("generate")))
+    train(run, 0)
+    lora = run.stage_folder("train", 0)
+    assert json.loads((lora / "adapter_config.json").read_text())["base_model_name_or_path"] == options["checkpoint"]
+    (run.folder / "run.toml").write_text(to_toml(run.settings))
+    assert [each if isinstance(each, int) else each.folder for each in started_from(str(lora), run.registry)] == [
+        run.folder, 1,
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=rf"adapter.checkpoint .*LoRA weights.*start={run.folder}:0 .*srum export"):
+        load_settings("toy:ToyModel", (), None, [f'adapter.checkpoint="{lora}"'], run.registry)
+    moved = tmp_path / "moved"
+    shutil.copytree(lora, moved)
+    with pytest.raises(RecordError, match="moved holds LoRA weights"):
+        started_from(str(moved), run.registry)
 
 
 def test_every_stage_leaves_its_peak_memory(tmp_path) -> None:

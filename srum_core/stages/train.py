@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -321,8 +322,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             new = aside(result)
             shutil.rmtree(new, ignore_errors=True)
+            use, below = self.run.trained(self.round)
+            about: dict[str, Any] = {"round": self.round, "steps": self.done}
+            if below and self.tuned.kind == "lora":  # LoRA weights to merge before these
+                about["on_top_of"] = [os.path.relpath(each, result) for each in below]
             with naming(new):
-                tuning.save(self.model, self.tuned, new, {"round": self.round, "steps": self.done})
+                tuning.save(self.model, self.tuned, new, about, str(use.options.get("checkpoint", "")))
             (new / "settings.json").write_text(to_json(self.run.stage_settings("train")))
             (new / "DONE").write_text(f"{self.done}\n")
             settle(new)
