@@ -42,7 +42,7 @@ def load_prompts(source: str | Sequence[str], registry: Registry, limit: int = 0
         prompts = read_prompts(_file(source)) if prompts is None else prompts
     if not prompts:
         raise ConfigError(f'prompts = "{clean(source)}" holds no prompt.')
-    refuse_twins(prompts, clean(source))
+    check_prompts(prompts, clean(source))
     return list(prompts[:limit] if limit else prompts)
 
 
@@ -61,9 +61,12 @@ def _file(source: str) -> Path:
     return path
 
 
-def refuse_twins(prompts: Sequence[Prompt], source: str) -> None:
+def check_prompts(prompts: Sequence[Prompt], source: str) -> None:
+    """Raise ConfigError for two prompts with one id, and for a text that no model can read."""
     seen: set[str] = set()
     for prompt in prompts:
+        if why := odd(prompt.id) or odd(prompt.text):
+            raise ConfigError(f'{source}: the prompt "{clean(prompt.id, 100)}" {why}')
         if prompt.id in seen:
             raise ConfigError(f'{source}: two prompts have the id "{prompt.id}". Ids must differ.')
         seen.add(prompt.id)

@@ -17,7 +17,7 @@ from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError
 from srum_core.folders import delete, lora_only, trained_in
 from srum_core.hookspecs import Use
-from srum_core.prompts import load_prompts, refuse_twins
+from srum_core.prompts import check_prompts, load_prompts
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
 from srum_core.remembered import remembered
 from srum_core.store import Records, check_settings, read_list, write_atomic, write_list
@@ -157,7 +157,7 @@ class Run:
         """The pictures every evaluation draws: the same prompts and seeds before and after each round."""
         settings = self.settings.evaluate
         prompts = list(self.benchmark().prompts(settings.split))
-        refuse_twins(prompts, f"benchmark {_need(self.settings.benchmark, 'benchmark').use}, split {settings.split}")
+        check_prompts(prompts, f"benchmark {_need(self.settings.benchmark, 'benchmark').use}, split {settings.split}")
         prompts = prompts[: settings.limit or None]
         return self.plan_evaluation(prompts)
 

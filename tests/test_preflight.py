@@ -50,7 +50,6 @@ FAULTS = [
     ((*BAGEL, "adapter.device=gpu"), 'adapter.device="gpu" is not known to torch'),
     ((*BAGEL, "adapter.device=cuda"), 'adapter.device="cuda" is not available'),
     ((*BAGEL, "adapter.size=[33,31]"), "33x31 cannot be drawn"),
-    ((*BAGEL, "adapter.size=[-16,64]"), "-16x64 cannot be drawn"),
     ((*BAGEL, "adapter.think_template=nowhere.txt"), "nowhere.txt"),
     (("--adapter", "bagel", "grounder=grid"), "this machine has no accelerator"),
     ((*BLIP3O, "adapter.size=[33,31]"), "33x31 cannot be drawn"),

@@ -18,7 +18,8 @@ from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError
 from srum_core.folders import lock
 from srum_core.hookspecs import Use
-from srum_core.prompts import load_prompts, read_prompts
+from srum_core.prompts import check_prompts, load_prompts, read_prompts
+from srum_core.records import Prompt
 from srum_core.run import FOLDERS, STAGES, Run
 from srum_core.stages import Step, count, needed, perform, steps, undone
 
@@ -389,6 +390,9 @@ def test_unknown_prompts_are_refused(tmp_path: Path) -> None:
     for source in ("startr", "a\0b.txt", "a cat " * 100, "~nobody-here/a.txt"):
         with pytest.raises(ConfigError, match="neither a list"):
             load_prompts(source, plugins.discover())
+    for prompt in (Prompt("a", "x\ud800"), Prompt("\0", "x")):  # of a plugin or a benchmark
+        with pytest.raises(ConfigError, match=r'mine: the prompt ".?" holds'):
+            check_prompts([prompt], "mine")
     for texts in ([], [" "], ["a", 7]):
         with pytest.raises(ConfigError, match=r"no prompt|entry 1: no text|entry 2: a prompt is"):
             load_prompts(texts, plugins.discover())  # type: ignore[arg-type]

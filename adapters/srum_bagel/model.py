@@ -24,6 +24,7 @@ from srum_bagel.sampling import Branches, Contexts, Watch, sample, time_grid
 from srum_bagel.vision import Eye
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
+from srum_core.folders import read_text
 from srum_core.outline import Outline
 from srum_core.pictures import flatten, open_rgb
 from srum_core.place import choose_device, choose_dtype
@@ -43,7 +44,7 @@ class Bagel:
         drawn = checkpoint.open_part(directory, ("ae",))
         sizes = checkpoint.read_sizes(directory, self.files.shapes)
         self.chat = Chat.load(directory)
-        self.plan = Path(options.think_template).read_text() if options.think_template else PLAN_A_PICTURE
+        self.plan = read_text(Path(options.think_template)) if options.think_template else PLAN_A_PICTURE
         with loading(f"The model that {directory} describes"), torch.device("meta"):
             self.denoiser = build_denoiser(sizes, self.chat.markers)
             self.eye = Eye(sizes.vision, sizes.language.hidden_size, sizes.vision_side)

@@ -22,6 +22,7 @@ from srum_bagel.place import find
 from srum_bagel.sampling import Contexts, sample
 from srum_bagel.vision import Eye
 from srum_core.flow import Recipe
+from srum_core.folders import read_text
 from srum_core.outline import Outline
 from srum_core.place import choose_device, choose_dtype
 
@@ -112,9 +113,9 @@ def outline(options: Options, device: str, recipe: Callable[[int], Recipe]) -> O
 
 def preflight(options: Options) -> None:
     """Look at files and headers only. Raises CheckpointError for weights that are incomplete or too large for this
-    machine, and for a size that they cannot draw; OSError for a template that cannot be read."""
+    machine, and for a size that they cannot draw; ConfigError for a template that cannot be read."""
     if options.think_template:
-        Path(options.think_template).read_text()
+        read_text(Path(options.think_template))
     sizes, decodes = _sizes(options)
     latent_grid(options.size, _patch(sizes, decodes) * decodes.factor, sizes.latent_side)
     Chat.load(find(options.checkpoint, choose_device(options.device), options.device))

@@ -118,7 +118,7 @@ def refuse(benchmark: str, found: Sequence[PromptFile], more: Sequence[str] = ()
 
 
 def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def read_lines(path: Path) -> list[str]:

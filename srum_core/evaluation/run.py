@@ -13,7 +13,7 @@ from attrs import frozen
 
 from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError
-from srum_core.prompts import refuse_twins
+from srum_core.prompts import check_prompts
 from srum_core.protocols import Drawer
 from srum_core.records import Candidate, Prompt
 from srum_core.run import Planned, Run
@@ -72,7 +72,7 @@ class Evaluation(Run):
         s = self.settings
         assert s.benchmark is not None
         prompts = list(self.benchmark().prompts(s.evaluate.split))
-        refuse_twins(prompts, f"benchmark {s.benchmark.use}, split {s.evaluate.split}")
+        check_prompts(prompts, f"benchmark {s.benchmark.use}, split {s.evaluate.split}")
         prompts = prompts[: s.evaluate.limit or None]
         if not prompts:
             raise ConfigError(f"benchmark {s.benchmark.use} has no prompts in the split {s.evaluate.split}.")
