@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from srum_core import config, plugins
 from srum_core.errors import mask
@@ -64,16 +65,35 @@ def find_modules_here() -> None:
     sys.path.insert(0, str(Path.cwd()))
 
 
+def printable(text: str) -> str:
+    """Line breaks stay; other control characters and secrets do not reach the terminal."""
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in mask(text))
+
+
 def tell(text: str) -> None:
-    """To people, not to what reads the output. Line breaks stay; other control characters and
-    secrets do not reach the terminal."""
-    safe = "".join(each if each.isprintable() or each == "\n" else " " for each in mask(text))
-    print(safe, file=sys.stderr, flush=True)
+    """To people, not to what reads the output."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """On standard output: what holds words of others (servers, plugins, files, records)."""
+    print(printable(text), end=end)
+
+
+class Terminal(Console):
+    """A console on which words of others are `printable` and never markup."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
 
 
 def show_table(table: RenderableType, wrap: bool = True) -> None:
-    """On standard output. Names that look like markup ("[/10]") are shown as they are."""
-    Console(markup=False, emoji=False, soft_wrap=not wrap).print(table)
+    """On standard output."""
+    Terminal(soft_wrap=not wrap).print(table)
 
 
 def shown(path: Path) -> str:

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from srum_core.errors import ConfigError
+from srum_core.errors import ConfigError, clean
 
 PATTERNS = ("*.json", "*.jsonl", "*.txt")
 """What is taken; the rest may be large, such as pictures and weights."""
@@ -74,6 +74,6 @@ def _download(source: str, revision: str, folder: Path) -> None:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
             f"{source} is no folder here, and no data set that could be got from the Hugging Face hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())}). Is there a network, and is the name right? Or "
+            f"({type(error).__name__}: {clean(error)}). Is there a network, and is the name right? Or "
             "get the files in another way, and name the folder."
         ) from error

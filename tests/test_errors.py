@@ -1,8 +1,9 @@
 """What others say is shown as one safe line."""
 
 import pytest
+from rich.table import Table
 
-from srum_core.console import tell
+from srum_core.console import say, show_table, tell
 from srum_core.errors import clean, hide
 
 
@@ -37,3 +38,19 @@ def test_secrets_are_masked_the_longest_first():
 def test_no_control_character_reaches_the_terminal(capsys):
     tell("one\ntwo \x1b]0;title\x07")
     assert capsys.readouterr().err == "one\ntwo  ]0;title \n"
+
+
+ODD = "one [/10] \x1b]0;title\x07 \x1b[8m :smile: sk-in-a-table"
+
+
+def test_tables_and_lines_on_standard_output_are_safe_too(capsys):
+    hide("sk-in-a-table")
+    table = Table("name", title=ODD)
+    table.add_row(ODD)
+    show_table(table, wrap=False)
+    say(ODD)
+    out = capsys.readouterr().out
+    assert "sk-in-a-table" not in out
+    assert out.replace("\n", "").isprintable()
+    assert out.count("[/10]") == 3
+    assert out.count(":smile:") == 3

@@ -179,7 +179,9 @@ def test_every_answer_carries_its_model_also_from_the_cache(
     assert "asked for m, replies name m-1, then m-2 [31m" in message
 
 
-def test_a_run_and_its_report_name_all_models_that_answered(server: Server, tmp_path: Path) -> None:
+def test_a_run_and_its_report_name_all_models_that_answered(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from srum_core.report.gather import gather_run
 
     server.act = switching(*["m-1"] * 7, "m-2")
@@ -188,6 +190,7 @@ def test_a_run_and_its_report_name_all_models_that_answered(server: Server, tmp_
     assert models == [*["m-1"] * 7, *["m-2"] * 8]
     (stage,) = [each for each in gather_run(run, 0)["rounds"][0]["stages"] if each["stage"] == "judge"]
     assert "answered by m-1, m-2" in stage["facts"]
+    assert "several models: m-1, m-2" in caplog.messages[-1]
 
 
 # ---- fields that are not taken ---------------------------------------------------------------------------------------

@@ -21,10 +21,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
 from srum_core import plugins
-from srum_core.console import add_settings, read_settings
+from srum_core.console import Terminal, add_settings, read_settings
 from srum_core.run import Run
 
 
@@ -57,22 +55,22 @@ def _plan(run: Run, parsed: argparse.Namespace) -> int:
     from srum_core.doctor.plan import Device, Planner, memory_here
 
     device = Device(parsed.on, parsed.gib or memory_here(parsed.on), max(1, parsed.gpus))
-    return 0 if show(Planner(run.registry, device, run), run.settings, Console()) else 1
+    return 0 if show(Planner(run.registry, device, run), run.settings, Terminal()) else 1
 
 
 def _examine(run: Run, folder: Path, pictures: Path | None) -> int:
     from srum_core.doctor.examine import examine
     from srum_core.doctor.findings import costs, verdicts
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     run.judges()  # what is wrong with the settings is told before a model is loaded
     model = run.model(0)
     console.print(f"{run.settings.adapter.use}: {type(model).__module__}:{type(model).__qualname__} is loaded.")
     found = examine(run, model, folder, pictures, lambda each: _tell(console, each.check, each.text))
-    tables = Console()
+    tables = Terminal()
     if found.costs:
         tables.print(costs(found.costs))
-        console.print(found.estimate, markup=False)
+        console.print(found.estimate)
     tables.print(verdicts(found.findings))
     wrong = [finding for finding in found.findings if finding.verdict == "wrong"]
     for finding in wrong:
@@ -80,5 +78,5 @@ def _examine(run: Run, folder: Path, pictures: Path | None) -> int:
     return 1 if wrong else 0
 
 
-def _tell(console: Console, about: str, text: str) -> None:
-    console.print(f"{about}: {text}", markup=False)
+def _tell(console: Terminal, about: str, text: str) -> None:
+    console.print(f"{about}: {text}")

@@ -16,7 +16,7 @@ import attrs
 from rich.table import Table
 
 from srum_core import fetching, plugins
-from srum_core.console import show_table, tell
+from srum_core.console import say, show_table, tell
 from srum_core.errors import ConfigError, PluginError
 from srum_core.hookspecs import Use
 from srum_core.records import PromptFile
@@ -46,7 +46,7 @@ def run(parsed: argparse.Namespace) -> int:
     show_table(_table(surveys), wrap=False)
     problems = [_told(name, each) for name, found in surveys.items() for each in found]
     for sentence in (sentence for each in problems for sentence in each):
-        print(sentence)
+        say(sentence)
     for name, found in surveys.items():
         if not any(_told(name, each) for each in found):
             print(f'{name}: complete. Use it with benchmark={{use="{name}", data="{folder}"}}.')

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Group
 
 from srum_core import plugins
-from srum_core.console import show_table, shown
+from srum_core.console import say, show_table, shown
 
 FORMATS = ("markdown", "csv", "html")
 
@@ -37,7 +37,7 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     text = comparing.FORMATS[parsed.format or "markdown"](made)
     if parsed.out is None:
-        print(text, end="")
+        say(text, end="")
         return 0
     write_atomic(parsed.out, text.encode())
     print(f"The table is in {shown(parsed.out.absolute())}")

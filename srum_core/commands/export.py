@@ -18,7 +18,7 @@ from pathlib import Path
 
 from srum_core import plugins
 from srum_core.commands.shared import add_round, add_run, judged_round
-from srum_core.console import shown
+from srum_core.console import say, shown
 from srum_core.interchange import fresh, judged
 from srum_core.interchange.official_records import write_official
 from srum_core.interchange.parquet import need, write_parquet
@@ -48,7 +48,7 @@ def run(parsed: argparse.Namespace) -> int:
     with fresh(parsed.to) as folder:
         told = (_srum if parsed.format == "srum" else _parquet)(source, round, folder)
     for sentence in [f"Round {round} of {shown(source.folder)}.", *told, *_unfinished(source, round)]:
-        print(sentence)
+        say(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
 

@@ -7,7 +7,7 @@ import argparse
 from rich.table import Table
 
 from srum_core import plugins
-from srum_core.console import show_table
+from srum_core.console import say, show_table
 from srum_core.errors import clean
 
 
@@ -26,5 +26,5 @@ def run(parsed: argparse.Namespace) -> int:
         table.add_row(found.kind, component.name, found.distribution, found.version, clean(component.summary))
     show_table(table)
     for sentence in registry.broken:
-        print(f"broken: {sentence}")
+        say(f"broken: {sentence}")
     return 1 if registry.broken else 0

@@ -23,7 +23,7 @@ from attrs import define, field
 
 from srum_core import config, plugins
 from srum_core.commands.shared import add_run, judged_round, judged_rounds
-from srum_core.console import show_table, shown
+from srum_core.console import say, show_table, shown
 from srum_core.errors import ConfigError, RecordError
 from srum_core.folders import lock
 from srum_core.hearing import Hearing
@@ -230,7 +230,7 @@ def _show(tallies: Sequence[_Tally], examples: int) -> None:
     show_table(Grid(head, rows))
     every = [f"round {tally.round}: {line}" for tally in tallies for line in tally.examples]
     for line in every[:examples]:
-        print(line)
+        say(line)
     if len(every) > examples:
         print(f"… and {len(every) - examples} more (--examples N shows N of them)")
     words = sum(tally.differing for tally in tallies)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_core import config, launching, plugins, preflight, tables
-from srum_core.console import add_settings, show_table, shown, tell
+from srum_core.console import add_settings, say, show_table, shown, tell
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation import scoring
 from srum_core.evaluation.answers import SELF, Answers, judge, only_generates, who_is
@@ -257,5 +257,5 @@ def score_all(run: Evaluation, name: str | None, policy: str, partial: bool) -> 
         if name in (None, each):
             table = scoring.score(run, each, use, policy, partial)
             show_table(tables.show(table))
-            print("\n".join(tables.remarks(table)))
+            say("\n".join(tables.remarks(table)))
             print(f"The table is in {shown(scoring.table_folder(run, each) / 'table.json')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -10,6 +11,8 @@ from srum_core.errors import refuse
 from srum_core.protocols import Answerer
 from srum_core.records import Candidate, Question
 from srum_core.run import Run
+
+log = logging.getLogger("srum")
 
 
 def ask(run: Run, round: int, questions: Sequence[Question]) -> list[str]:
@@ -23,6 +26,16 @@ def put(answerer: Answerer, questions: Sequence[Question]) -> list[str]:
     answers = list(answerer.answer(told))
     refuse(len(answers) != len(questions), answerer, f"gave {len(answers)} answers to {len(questions)} questions.")
     return answers
+
+
+def warn_of_models(models: Iterable[str]) -> None:
+    """Say so where replies name several models, also from before a resume: their scores cannot be compared."""
+    if len(names := sorted(set(models) - {""})) > 1:
+        log.warning(
+            "The judgements come from several models: %s. A server has changed its model behind one name. Every answer "
+            "is recorded with its model; to judge all again with one, use --redo judge.",
+            ", ".join(names),
+        )
 
 
 def told_at_once(question: Question) -> Question:

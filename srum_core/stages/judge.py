@@ -9,7 +9,8 @@ from srum_core.protocols import Judge
 from srum_core.records import Candidate, Grounding, Judgement, Score, Unreadable
 from srum_core.run import Run
 from srum_core.stages import Step, chunks
-from srum_core.stages.asking import ask, seen_by_answerer
+from srum_core.stages.asking import ask, seen_by_answerer, warn_of_models
+from srum_core.store import rank_and_world
 
 
 def judge(run: Run, round: int) -> None:
@@ -37,6 +38,8 @@ def judge(run: Run, round: int) -> None:
         records.extend(
             judgement(grounding, each, settings.doubt) for (_, grounding), each in zip(pairs, hearings, strict=True)
         )
+    if records.done and rank_and_world()[0] == 0:
+        warn_of_models({exchange.model for each in records for exchange in each.exchanges})
 
 
 def _open(judges: Sequence[tuple[str, Judge]], candidate: Candidate, grounding: Grounding, votes: int) -> list[Hearing]:

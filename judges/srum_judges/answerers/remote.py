@@ -107,7 +107,7 @@ class Remote:
     def identity(self) -> str:
         """The model that is asked for. Raises AnswerError, ConfigError where the server has to be asked for it."""
         self._model = self._model or self._only_model()
-        return self._model
+        return clean(self._model, 200)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer per question, in order; the same question is sent once. One that the server refuses has no words,
