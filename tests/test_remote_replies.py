@@ -71,7 +71,7 @@ def judged(folder: Path, server: Server, *judges: Use, grounder: str = "grid") -
         prompts=str(folder / "words.txt"),
         judge=config.Judge(retries=2),
     )
-    run = Run(folder / "run", settings, plugins.discover())
+    run = Run.create(folder / "run", settings, plugins.discover())
     for stage in (generate, ground, judge):
         stage(run, 0)
     return run
