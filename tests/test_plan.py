@@ -22,7 +22,7 @@ from srum_bagel.options import Options
 from srum_core import config, optimizers, plugins, tuning
 from srum_core.analysis.activity import _Sum
 from srum_core.cli import main
-from srum_core.doctor.advice import mend
+from srum_core.doctor.advice import _advice, mend
 from srum_core.doctor.meter import Metered, metered
 from srum_core.doctor.plan import GIB, Device, Need, Planner
 from srum_core.errors import ConfigError
@@ -297,9 +297,62 @@ def test_the_command_tells_and_its_status_says_whether_it_fits(
     assert "All of it fits on 2 devices of 9 GiB" in told
     assert main([*asked, "--gib", "8"]) == 1
     told = capsys.readouterr().out
-    assert "train needs 9.0 GiB and has 8.0. --launch fsdp2 over 2 devices to about 5.5 each." in told
-    assert main([*asked, "--gib", "3"]) == 1
-    assert "generate needs 6.0 GiB and has 3.0. Here its weights alone do not fit" in capsys.readouterr().out
+    assert "train needs 9.0 GiB and has 8.0. No setting makes it fit on one such device." in told
+    assert "It fits with --launch fsdp2 over 2 devices (about 5.5 each); or a device of 9 GiB." in told
+
+
+class Heavy:
+    """A planner for whom weights take 20, whatever is set, and what passes 4 for each image at once."""
+
+    def __init__(self, gib: float, count: int = 1) -> None:
+        self.device = Device("cpu", gib, count)
+
+    def outline(self, _: Settings) -> Any:
+        return argparse.Namespace(grid=(8, 8, 4))
+
+    def generate(self, settings: Settings) -> Need:
+        return Need("generate", "", 20 * GIB, 4 * GIB * settings.generate.batch)
+
+    def judge(self, settings: Settings) -> Need:
+        return Need("judge", "", 20 * GIB, 4 * GIB * settings.judge.batch)
+
+    def train(self, settings: Settings) -> Need:
+        passing = 4 * GIB * (settings.train.max_cells // 64)
+        return Need("train", "", 20 * GIB, passing, optimizer=8 * GIB, largest=GIB)
+
+
+@pytest.mark.parametrize(
+    ("stage", "gib", "count", "told"),
+    [
+        ("generate", 24, 1, "It fits with generate.batch=1 (24.0)."),
+        ("generate", 19, 1, "weights alone take 20.0. It fits with a device of 24 GiB and generate.batch=1."),
+        ("generate", 19, 8, "weights alone take 20.0. It fits with a device of 24 GiB and generate.batch=1."),
+        ("judge", 19, 1, "such as answerer=remote; or a device of 24 GiB and judge.batch=1."),
+        ("train", 30, 1, "on one such device. It fits with --launch fsdp2 over 2 devices (about 24.0 each)"),
+        (
+            "train",
+            19,
+            1,
+            "alone take 20.0. It fits with --launch fsdp2 over 4 devices (about 17.0 each); or a device of 32",
+        ),
+        ("train", 19, 2, "--launch fsdp2-offload over 2 devices (about 10.0 each)"),
+        ("train", 9, 1, "--launch fsdp2 over 16 devices and train.max_cells=64 (about 7.8 each)"),
+        (
+            "train",
+            5,
+            2,
+            "No setting makes it fit on one such device: its weights alone take 20.0. It fits with a device of",
+        ),
+    ],
+)
+def test_what_is_advised_is_enough(stage: str, gib: float, count: int, told: str) -> None:
+    settings = Settings(adapter=config.Use("bagel"))
+    settings = attrs.evolve(settings, train=Train(max_cells=128))
+    made: Any = Heavy(gib, count)
+    said = _advice(made, settings, getattr(made, stage)(settings))
+    assert told in said
+    assert "picture" not in said
+    assert "image" not in said  # smaller ones would not help
 
 
 def test_an_adapter_without_an_outline_is_told(registry: plugins.Registry, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srum_core.config import Settings
-from srum_core.doctor.plan import GIB, Need, Planner
+from srum_core.doctor.plan import GIB, Device, Need, Planner
 
 ASSUMED = (
     "These are predictions from shapes, of one process a device; docs/results/memory.md has what was measured. "
@@ -32,13 +32,16 @@ def needs(planner: Planner, settings: Settings) -> list[Need]:
     return [need for need in found if need is not None]
 
 
-def mend(planner: Planner, settings: Settings, need: Need) -> Mend | None:
+def mend(planner: Planner, settings: Settings, need: Need, tried: list[Mend] | None = None) -> Mend | None:
     """The first changes, one added to another, with which the stage fits, less those that it fits without; None if all
-    together are not enough."""
+    together are not enough. `tried` is given all that was evaluated until then, without words that spare nothing."""
     made: list[Change] = []
     for change in _changes(planner, settings, need):
         made.append(change)
-        if _after(planner, settings, need.stage, made).total <= planner.device.usable:
+        after = _after(planner, settings, need.stage, made)
+        if tried and after.total < tried[-1].need.total:
+            tried.append(Mend((*tried[-1].words, change[0]), after))
+        if after.total <= planner.device.usable:
             break
     else:
         return None
@@ -64,7 +67,7 @@ def _changes(planner: Planner, settings: Settings, need: Need) -> Iterator[Chang
         batch = getattr(settings, need.stage).batch
         room = planner.device.usable - need.weights
         fewer = max(1, min(int(batch * room / need.passing), batch - 1)) if need.passing and batch > 1 else batch
-        if room > 0 and fewer < batch:
+        if fewer < batch:
             yield _set(need.stage, "batch", fewer)
         return
     own = settings.train
@@ -108,17 +111,35 @@ def show(planner: Planner, settings: Settings, console: Console) -> bool:
 
 
 def _advice(planner: Planner, settings: Settings, need: Need) -> str:
-    device, own = planner.device, mend(planner, settings, need)
+    """What is enough, as the planner finds it, and nothing else."""
+    device, tried = planner.device, [Mend((), need)]
+    own = mend(planner, settings, need, tried)
     told = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
-    ways = [] if own is None else [f"{' '.join(own.words)} brings it to {own.need.total / GIB:.1f}"]
-    if need.stage == "train" and device.count > 1:
-        each = need.sharded(device.count).total
-        enough = "" if each <= device.usable else ", which is not enough either"
-        ways.append(f"--launch fsdp2 over {device.count} devices to about {each / GIB:.1f} each{enough}")
-    if not ways:
-        lack = "its weights alone do not fit" if need.weights > device.usable else "no setting of these is enough"
-        return f"{told} Here {lack}: take a device with more memory, a smaller checkpoint, or smaller pictures."
-    return f"{told} {'; '.join(ways)}."
+    ways = [] if own is None else [f"{' '.join(own.words)} ({own.need.total / GIB:.1f})"]
+    if need.stage == "train" and (own is None or device.count > 1):
+        ways += _shared(device, tried)
+    if need.stage == "judge":
+        ways.append("an answerer elsewhere, such as answerer=remote")
+    if own is None:
+        least = min(tried, key=lambda each: each.need.total)
+        told += " No setting makes it fit on one such device"
+        if least.need.weights > device.usable:
+            told += f": its weights alone take {least.need.weights / GIB:.1f}"
+        told += "."
+        ways.append(" and ".join([f"a device of {device.holding(least.need.total)} GiB", *least.words]))
+    return f"{told} It fits with {'; or '.join(ways)}."
+
+
+def _shared(device: Device, tried: Sequence[Mend]) -> list[str]:
+    """The fewest devices, and changes, with which training fits if they share its weights; none if that is not
+    enough."""
+    for launch, share in (("fsdp2", Need.sharded), ("fsdp2-offload", Need.offloaded)):
+        for count in [device.count] if device.count > 1 else [2, 4, 8, 16, 32, 64]:
+            for found in tried:
+                if (each := share(found.need, count).total) <= device.usable:
+                    words = " and ".join([f"--launch {launch} over {count} devices", *found.words])
+                    return [f"{words} (about {each / GIB:.1f} each)"]
+    return []
 
 
 def table(found: list[Need], usable: float) -> Table:

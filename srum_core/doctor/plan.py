@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -41,6 +42,10 @@ class Device:
         """Bytes left for tensors. An assumption: a GPU's context and libraries take 1 GiB, and 5 % is lost in gaps."""
         return max(0.0, self.gib - 1) * 0.95 * GIB if self.kind == "cuda" else self.gib * GIB
 
+    def holding(self, size: int) -> int:
+        """GiB of a device of this kind on which so many bytes are usable, rounded up."""
+        return math.ceil(size / GIB / 0.95 + 1 if self.kind == "cuda" else size / GIB)
+
 
 def memory_here(kind: str) -> float:
     """GiB of the GPU of this machine, or of a large one if it has none; of the machine's own memory for a CPU."""
@@ -76,6 +81,10 @@ class Need:
         weights = self.replicated + (self.weights - self.replicated) // count + 2 * self.largest
         gradients, optimizer = self.gradients // count, self.optimizer // count
         return attrs.evolve(self, weights=weights, largest=0, gradients=gradients, optimizer=optimizer)
+
+    def offloaded(self, count: int) -> Need:
+        """The same with --launch fsdp2-offload: what is sharded lies in the host's memory, two layers are here."""
+        return attrs.evolve(self.sharded(count), weights=self.replicated + 2 * self.largest, gradients=0, optimizer=0)
 
 
 @frozen
