@@ -197,7 +197,7 @@ def test_clusters_are_found_per_layer_among_neurons_active_in_both() -> None:
 
 
 def test_models_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = SimpleNamespace(settings=SimpleNamespace(adapter=SimpleNamespace(use="toy")))
+    run = SimpleNamespace(folder=Path("runs"), settings=SimpleNamespace(adapter=SimpleNamespace(use="toy")))
     monkeypatch.setattr(models, "started_from", lambda start, registry: (run, 1))
     with pytest.raises(ConfigError, match='called "x"'):
         models.subjects(["x=a", "x=b"], registry=object())  # type: ignore[arg-type]
