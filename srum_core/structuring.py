@@ -51,11 +51,26 @@ class Problems(Exception):
 
 def build(kind: type[T], data: Any) -> T:
     """`data` as a `kind` (an attrs class, or anything that cattrs knows). Raises Problems."""
+    if secrets := list(_with_passwords(data)):
+        raise Problems(secrets)
     try:
         made: T = converter().structure(data, kind)
     except (BaseValidationError, StructureHandlerNotFoundError, ValueError, TypeError) as error:
         raise _wrong(f"cannot be used: {_message(error)}") from error
     return made
+
+
+def _with_passwords(data: Any, path: Keys = ()) -> Iterator[Problem]:
+    """Settings are written to disk, into run.toml and the report: no URL among them may hold a password."""
+    if isinstance(data, str) and re.search(r"://[^/?#\s,]*@", data):
+        yield Problem(
+            path,
+            "is a URL with a user or password in it, and settings are written to disk. Leave them out; "
+            "what opens a server belongs into the environment.",
+        )
+    parts = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else ()
+    for key, value in parts:
+        yield from _with_passwords(value, (*path, str(key)))
 
 
 def plain(value: Any) -> Any:
@@ -116,7 +131,7 @@ def converter() -> Converter:
     configure_union_passthrough(str | int | float | bool | None, strict)
     strict.register_structure_hook(bool, _exactly(bool, "true or false"))
     strict.register_structure_hook(int, _exactly(int, "a whole number"))
-    strict.register_structure_hook(str, _text)
+    strict.register_structure_hook(str, _exactly(str, "a text"))
     strict.register_structure_hook(float, _number)
     strict.register_structure_hook(Path, _path)
     strict.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
@@ -154,17 +169,6 @@ def _exactly(kind: type, words: str) -> Callable[[Any, Any], Any]:
         return value
 
     return structure
-
-
-def _text(value: Any, kind: Any) -> Any:
-    """Settings are written to disk, into run.toml and the report: no URL among them may hold a password."""
-    text = _exactly(str, "a text")(value, kind)
-    if re.search(r"://[^/?#\s,]*@", text):
-        raise _wrong(
-            "is a URL with a user or password in it, and settings are written to disk. Leave them out; "
-            "what opens a server belongs into the environment."
-        )
-    return text
 
 
 def _number(value: Any, _: Any) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from attrs import evolve
+from PIL import Image
 from tiny_vlm import write_tiny_vlm
 
 from srum_core.errors import CheckpointError
@@ -128,3 +129,10 @@ def test_what_is_no_vision_language_model_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     with pytest.raises(CheckpointError, match=r"17 GB of weights .* no accelerator"):
         Local()
+
+
+def test_the_thinnest_and_smallest_parts_can_be_looked_at(local: Local, tmp_path: Path) -> None:
+    Image.new("RGB", (1024, 32), "red").save(tmp_path / "x.png")
+    crops = [(0.0, 0.0, 1.0, 0.01), (0.5, 0.5, 0.501, 0.51), (0.0, 0.0, 0.001, 1.0)]
+    said = local.answer([Question(tmp_path / "x.png", "What?", crop, max_new_tokens=2) for crop in crops])
+    assert len(said) == 3

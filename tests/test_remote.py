@@ -597,9 +597,17 @@ def test_a_url_with_a_secret_is_refused_before_anything_is_written(
     assert "secret" not in str(caught.value)
 
 
-def test_no_setting_holds_a_password_in_a_url() -> None:
-    with pytest.raises(ConfigError, match=r"adapter.checkpoint .* password") as caught:
-        load_settings("bagel", (), None, ["adapter.checkpoint=https://me:secret@host/x"], discover())
+@pytest.mark.parametrize(
+    ("setting", "where"),
+    [
+        ("adapter.checkpoint=https://me:secret@host/x", "adapter.checkpoint"),
+        ('answerer={use="remote", extra={hook=["https://me:secret@host/x"]}}', "answerer.extra.hook.0"),
+        ("prompts=https://me:secret@host/x", "prompts"),
+    ],
+)
+def test_no_setting_holds_a_password_in_a_url(setting: str, where: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{where} .*password") as caught:
+        load_settings("bagel", (), None, [setting], discover())
     assert "secret" not in str(caught.value)
 
 
