@@ -16,8 +16,8 @@ from rich.table import Table
 from srum_core import config, launching, plugins, preflight
 from srum_core.console import Parser, add_settings, find_modules_here, read_settings, show_table, shown, tell
 from srum_core.errors import ConfigError, RecordError, SrumError, clean, explain
-from srum_core.folders import lock
-from srum_core.run import STAGES, Run, started_from
+from srum_core.folders import STAGES, lock
+from srum_core.run import Run, started_from
 from srum_core.stages import Step, count, needed, perform, steps, undone
 from srum_core.stages.evaluate import compare
 from srum_core.structuring import odd

@@ -5,6 +5,7 @@ Every problem of every layer is collected before one ConfigError is raised, and 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 COMMAND_LINE = "on the command line"
+log = logging.getLogger("srum")
 Origins = dict[Keys, str]
 
 
@@ -59,6 +61,7 @@ def load_settings(
     first: Mapping[str, Any] | None = None,
     above: Mapping[str, Any] | None = None,
     drawn_by: str = "adapter",
+    lenient: bool = False,
 ) -> Settings:
     """The settings of a run, with every option of every component filled in.
 
@@ -69,6 +72,7 @@ def load_settings(
     first        settings that come before all others, in place of built-in ones
     above        settings that come after the presets, and before the file
     drawn_by     the kind of component that `adapter` names: "drawer" allows text-to-image models too
+    lenient      leave keys out that nobody knows, with a warning
 
     Raises ConfigError with all that is wrong.
     """
@@ -83,7 +87,7 @@ def load_settings(
     between = Layer("from the trained run", above or {})
     layers = [beneath, *_presets(name or "", presets, registry, broken, drawn_by), between, file, line]
     said: Origins = {} if adapter is None else {("adapter",): COMMAND_LINE}
-    return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry, drawn_by)
+    return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry, drawn_by, lenient)
 
 
 def component(kind: str, text: str, registry: Registry, option: str) -> Use:
@@ -117,10 +121,17 @@ def _settings(
     broken: list[str],
     registry: Registry,
     drawn_by: str = "adapter",
+    lenient: bool = False,
 ) -> Settings:
     data, origins = _merge_all(start, layers)
-    settings, found = _structure(data, registry, {**COMPONENTS, "adapter": drawn_by})
+    components = {**COMPONENTS, "adapter": drawn_by}
+    settings, found = _structure(data, registry, components)
     origins = {**said, **origins}
+    if lenient and (unknown := [problem for problem in found if problem.unknown]):
+        for problem in unknown:
+            log.warning("%s It is left out.", _sentence(problem, origins))
+            data = _without(data, problem.path)
+        settings, found = _structure(data, registry, components)
     broken += [_sentence(problem, origins) for problem in found]
     if broken or settings is None:
         lines = "".join(f"\n  - {sentence}" for sentence in broken)
@@ -129,8 +140,9 @@ def _settings(
 
 
 def open_settings(path: Path, registry: Registry, drawn_by: str = "adapter") -> Settings:
-    """The settings that a run.toml holds. Raises ConfigError."""
-    return load_settings(None, (), path, (), registry, drawn_by=drawn_by)
+    """The settings that a run.toml holds. Options that another version of srum or of a plugin wrote there, and that
+    this one does not know, are left out with a warning. Raises ConfigError."""
+    return load_settings(None, (), path, (), registry, drawn_by=drawn_by, lenient=True)
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
@@ -304,6 +316,14 @@ def _component(path: Keys, data: Any, kind: str, registry: Registry, found: list
     else:
         return Use(use, plain(options) if options is not None else {})
     return given
+
+
+def _without(data: Any, path: Keys) -> Any:
+    """The data without one key; entries of lists count by number."""
+    if isinstance(data, list):
+        return [_without(each, path[1:]) if str(i) == path[0] else each for i, each in enumerate(data)]
+    kept = {key: value for key, value in data.items() if key != path[0] or path[1:]}
+    return {key: _without(value, path[1:]) if key == path[0] else value for key, value in kept.items()}
 
 
 def _sentence(problem: Problem, origins: Origins) -> str:

@@ -1,4 +1,4 @@
-"""Folders: one process at a time, deleting what is made again, and files that stay inside."""
+"""A run's folders and files: one process at a time, what makes a file again, and reading only what is a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -23,6 +23,14 @@ ABOUT = "srum.json"
 """What a trained checkpoint's folder says about itself."""
 DEPTH = 50
 """Tables and lists inside one another that settings may have."""
+
+STAGES = ("generate", "ground", "judge", "train", "evaluate")
+FOLDERS = dict(zip(STAGES, ("candidates", "regions", "judgements", "checkpoint", "evaluation"), strict=True))
+_MAKERS = {
+    **{folder: stage for stage, folder in FOLDERS.items()},
+    **dict.fromkeys(("training", "latents", "metrics.jsonl", "speed.jsonl"), "train"),
+    "prompts.jsonl": "generate",
+}
 
 
 @contextmanager
@@ -114,6 +122,13 @@ def delete(path: Path) -> None:
         path.unlink()
 
 
+def put_in_place(aside: Path, folder: Path) -> None:
+    """Put a folder that is complete where an earlier one, or what is left of it, may lie."""
+    if os.path.lexists(folder):
+        delete(folder)
+    aside.rename(folder)
+
+
 def inside(folder: Path, name: str | Path) -> Path:
     """Return the regular file inside the folder that a record names; links are followed.
 
@@ -166,6 +181,56 @@ def from_toml(text: str) -> dict[str, Any]:
     return data
 
 
+def redo_option(path: Path, stage: str = "") -> str:
+    """The option that makes a file or folder of a run again, such as "--redo judge:1"; "" where none does.
+
+    `stage`: make what this stage made in that round again instead."""
+    for part in (path, *path.parents):
+        round = re.fullmatch(r"base|round-(\d+)", part.parent.name)
+        if round and part.name in _MAKERS:
+            return f"--redo {stage or _MAKERS[part.name]}" + (f":{round[1]}" if round[1] not in (None, "0") else "")
+        if part.name in ("pictures", "answers") and (part.parent / "run.toml").is_file():
+            return f"--redo {part.name}"  # of an evaluation
+    return f"--redo {stage}" if stage else ""
+
+
+def way_out(path: Path) -> str:
+    """What to do about a file or folder that is damaged: a sentence."""
+    option = redo_option(path)
+    return f"Restore it, or run once with {option} to make it again." if option else "Restore it."
+
+
+def check_file(path: Path) -> None:
+    """Raise RecordError unless this is a regular file: reading a device or a pipe may never end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        raise unreadable(path, "it is a folder" if stat.S_ISDIR(mode) else "it is no regular file")
+
+
+def unreadable(path: Path, why: object) -> RecordError:
+    """The error for a file that cannot be read."""
+    reason = clean(why.strerror if isinstance(why, OSError) and why.strerror else why, 200)
+    return RecordError(f"{clean(path)} cannot be read ({reason}). {way_out(path)}")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Raises RecordError."""
+    check_file(path)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file. Raises RecordError."""
+    with open_file(path) as file:
+        return file.read()
+
+
 def from_json(data: bytes | str) -> Any:
     """Strict JSON: numbers are finite. Raises ValueError, also for what is nested too deeply."""
     text = data if isinstance(data, str) else data.decode("utf-8", "surrogatepass")
@@ -173,6 +238,14 @@ def from_json(data: bytes | str) -> Any:
         return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file. Raises RecordError."""
+    try:
+        return from_json(read_file(path))
+    except ValueError as error:
+        raise unreadable(path, error) from error
 
 
 def _finite(text: str) -> float:

@@ -100,18 +100,20 @@ class Guard:
             f"times the {usual:.4g} of the first steps (train.guard allows {self.factor:g} times). Those are cells "
             "whose weight + loss.constraint is below 0, so the loss rewards any error there. Raise loss.constraint, "
             "lower train.lr, or use map=released, whose weights are never negative, or loss=bounded, whose push dies "
-            "out, and train again with --redo train; train.guard=0 switches this check off."
+            "out; train.guard=0 switches this check off."
         )
 
 
-def refuse_infinite(metrics: Mapping[str, float | int | None], step: int) -> None:
-    """Raise TrainingError if anything measured in a step (the loss, the gradient, …) is no finite number."""
+def refuse_infinite(metrics: Mapping[str, float | int | None], step: int, redo: str) -> None:
+    """Raise TrainingError if anything measured in a step (the loss, the gradient, …) is no finite number.
+
+    `redo`: the option that trains again."""
     wrong = [name.replace("_", " ") for name, value in metrics.items() if value is not None and not isfinite(value)]
     if wrong:
         raise TrainingError(
             f"The {' and the '.join(wrong)} of step {step} {'is' if len(wrong) == 1 else 'are'} no finite number, so "
             "training stops before this update spoils the weights. Lower train.lr, raise train.warmup, or use "
-            "train.mixed_precision=no, and train again with --redo train."
+            f"train.mixed_precision=no, and train again with {redo}."
         )
 
 

@@ -16,6 +16,7 @@ import attrs
 from attrs import define
 
 from srum_core.errors import PluginError, RecordError, clean, refuse
+from srum_core.folders import redo_option
 from srum_core.protocols import Judge
 from srum_core.records import Answer, Candidate, Exchange, Question, Region, Score, Unreadable
 
@@ -135,7 +136,7 @@ class Hearing:
             raise RecordError(
                 f'The judge "{name}" asks {count} questions about picture {candidate.id} today, and they are not '
                 "those that the recorded answers belong to. Keep the settings that shape its questions (such as its "
-                "template), or judge again with --redo judge."
+                f"template), or judge again with {redo_option(candidate.image, 'judge')}."
             )
         return hearing
 

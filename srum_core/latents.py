@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
-from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from srum_core.errors import RecordError, TrainingError
+from srum_core.folders import check_file, unreadable
+from srum_core.pictures import open_image, read_files
 from srum_core.progress import progress
 from srum_core.store import write_atomic
 from srum_core.weights import finite
@@ -59,15 +61,15 @@ class Latents:
 
     def grid(self, candidate: Candidate) -> tuple[int, int]:
         """(rows, columns), out of the file's header."""
-        with safe_open(self._path(candidate), framework="pt") as file:
+        with self._opened(candidate) as file:
             rows, columns, _ = file.get_slice("clean").get_shape()
         return rows, columns
 
     def window(self, candidate: Candidate) -> Box:
         """The part of the picture that the grid covers (the model's `window`), out of the file's header."""
-        with safe_open(self._path(candidate), framework="pt") as file:
+        with self._opened(candidate) as file:
             stored = (file.metadata() or {}).get("window")
-        return WHOLE if stored is None else tuple(json.loads(stored))
+            return WHOLE if stored is None else tuple(json.loads(stored))
 
     def load(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """The latent (rows, columns, channels) on the CPU, and the reference's."""
@@ -78,31 +80,43 @@ class Latents:
         return self.folder / f"{candidate.id}.safetensors"
 
     def _there(self, candidate: Candidate, source: str) -> bool:
-        path = self._path(candidate)
-        if not path.is_file():
+        if not self._path(candidate).is_file():
             return False
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("source") == source
+        try:
+            with self._opened(candidate) as file:
+                return (file.metadata() or {}).get("source") == source
+        except RecordError:
+            return False  # cut off or damaged: it is made again
+
+    @contextmanager
+    def _opened(self, candidate: Candidate) -> Iterator[Any]:
+        """The file, for its header. Raises RecordError where it is damaged."""
+        path = self._path(candidate)
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except (SafetensorError, ValueError) as error:
+            raise unreadable(path, error) from error
 
     def _source(self, candidate: Candidate) -> str:
         """A digest of the files and settings: a picture drawn again under the same id makes its latent stale."""
-        digest = hashlib.sha256(self.made_by.encode())
+        digest, files = hashlib.sha256(self.made_by.encode()), read_files(candidate)
         for path in (candidate.image, candidate.reference, *([candidate.latent] if candidate.latent else [])):
-            digest.update(b"\0" if path is None else hashlib.sha256(_read(path, candidate)).digest())
+            digest.update(b"\0" if path is None else hashlib.sha256(files[path]).digest())
         return digest.hexdigest()
 
 
 def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[str, Tensor]]:
     """Latents by name ("clean", "reference") per candidate: the one that it was drawn from where that was kept, else
     encoded. Raises TrainingError if a reference has another grid."""
-    kept = {index: load_file(each.latent)["latent"] for index, each in enumerate(candidates) if each.latent}
-    drawn = [_open(each.image) for index, each in enumerate(candidates) if index not in kept]
+    kept = {index: _kept(each.latent) for index, each in enumerate(candidates) if each.latent}
+    drawn = [open_image(each.image) for index, each in enumerate(candidates) if index not in kept]
     made = iter(model.encode(drawn) if drawn else [])
     clean = [kept[index] if index in kept else next(made) for index in range(len(candidates))]
     out = [{"clean": _stored(latent)} for latent in clean]
     paired = [(index, candidate.reference) for index, candidate in enumerate(candidates) if candidate.reference]
     if paired:
-        references = model.encode([_open(path) for _, path in paired])
+        references = model.encode([open_image(path) for _, path in paired])
         for (index, path), latent in zip(paired, references, strict=True):
             _check(candidates[index], path, clean[index], latent)
             out[index]["reference"] = _stored(latent)
@@ -127,17 +141,10 @@ def _stored(latent: Tensor) -> Tensor:
     return latent.detach().cpu().contiguous()
 
 
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.load()
-        return image
-
-
-def _read(path: Path, candidate: Candidate) -> bytes:
+def _kept(path: Path) -> Tensor:
+    """The latent that an image was generated from. Raises RecordError."""
+    check_file(path)
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise RecordError(
-            f"The picture {path} of candidate {candidate.id} is not there. Restore the file, or draw the candidates "
-            "again with --redo generate."
-        ) from error
+        return load_file(path)["latent"]
+    except (SafetensorError, KeyError) as error:
+        raise unreadable(path, error) from error

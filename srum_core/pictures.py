@@ -1,15 +1,22 @@
-"""Opening pictures as models see them. PIL loads on first use."""
+"""Opening images as models see them, and checking that they are those of their record. PIL loads on first use."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import attrs
+
+from srum_core.errors import RecordError, clean
+from srum_core.folders import check_file, read_file, unreadable, way_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from srum_core.records import Box
+    from srum_core.records import Box, Candidate
 
 LEAST_SIDE, GREATEST_RATIO = 28, 10
 """Of a part of an image that is shown to a model: 28 px is a patch of Qwen2.5-VL, which refuses ratios
@@ -17,12 +24,11 @@ above 200; at 10 the short side still spans several patches once the long one is
 
 
 def open_rgb(path: Path, crop: Box | None = None) -> Image:
-    """The picture in RGB, or the part of it that `crop` names, in a shape that every model takes (`padded`);
-    transparency is shown on white."""
-    from PIL import Image
+    """The image in RGB, or the part of it that `crop` names, in a shape that every model takes (`padded`);
+    transparency is shown on white.
 
-    with Image.open(path) as image:
-        whole = flatten(image)
+    Raises RecordError for a file that cannot be read as an image."""
+    whole = flatten(open_image(path))
     if crop is None:
         return whole
     left, top = int(crop[0] * whole.width), int(crop[1] * whole.height)
@@ -42,6 +48,42 @@ def padded(image: Image) -> Image:
     whole = Image.new("RGB", (width, height), "white")
     whole.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
     return whole
+
+
+def open_image(path: Path) -> Image:
+    """The image as it is stored, decoded. Raises RecordError for a file that cannot be read as one."""
+    from PIL import Image
+
+    check_file(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except Exception as error:  # decoders raise almost anything for a file that is cut off, huge or of another kind
+        raise unreadable(path, error) from error
+
+
+def read_files(candidate: Candidate) -> dict[Path, bytes]:
+    """The files of a candidate. Raises RecordError for one that cannot be read or is not what was recorded."""
+    found = {path: read_file(path) for path in candidate.files}
+    if candidate.sha256 and _digest(found.values()) != candidate.sha256:
+        raise RecordError(
+            f"{' or '.join(map(clean, found))} is not the file that candidate {clean(candidate.id)} was made with: "
+            f"the SHA-256 is another one. {way_out(candidate.image)}"
+        )
+    return found
+
+
+def with_digest(candidate: Candidate) -> Candidate:
+    """The candidate with the hash of its files as they are now."""
+    return attrs.evolve(candidate, sha256=_digest(read_files(candidate).values()))
+
+
+def _digest(files: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for data in files:
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def flatten(image: Image) -> Image:

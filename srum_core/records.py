@@ -16,6 +16,16 @@ Box = tuple[float, float, float, float]
 """(x0, y0, x1, y1) as fractions of the picture's width and height, 0 <= x0 < x1 <= 1: no resize can break them."""
 
 
+def _proper_size(_: Any, attribute: Any, size: Any) -> None:
+    if size is not None and min(size) < 1:
+        raise ValueError(f"{attribute.name} {size} must be (width, height) in pixels, at least 1 each")
+
+
+def _file_name(_: Any, attribute: Any, text: str) -> None:
+    if not text or text.startswith(".") or any(each in text for each in "/\\\0"):
+        raise ValueError(f"{attribute.name} {text!r:.60} must be fit to be the name of a file")
+
+
 def _proper_box(_: Any, attribute: Any, box: Box) -> None:
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
@@ -37,7 +47,7 @@ class BoxFormat:
 
     unit: Literal["pixels", "thousand", "fraction"] = "pixels"
     """Pixels, thousandths of the sides, or fractions of them."""
-    seen: tuple[int, int] | None = None
+    seen: tuple[int, int] | None = field(default=None, validator=_proper_size)
     """(width, height) of the picture as the model sees it, the size that "pixels" count in; None = the stored size."""
 
 
@@ -49,10 +59,10 @@ class Candidate:
     good/bad pair); without one the candidate is its own reference.
     """
 
-    id: str
+    id: str = field(validator=_file_name)
     prompt: Prompt
     image: Path
-    size: tuple[int, int]
+    size: tuple[int, int] = field(validator=_proper_size)
     """(width, height) in pixels of the stored file."""
     seed: int
     thought: str = ""
@@ -63,6 +73,13 @@ class Candidate:
     """The latent that the picture was drawn from, where the model gave one: trained on instead of encoding."""
     failure: str = ""
     """Why there is no image to judge, "" = there is one: never asked about, scored or trained on, only counted."""
+    sha256: str = ""
+    """SHA-256 over the bytes of its `files`, one after the other; "" = not recorded, as in older runs."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image, the reference and the latent, as far as there are any."""
+        return tuple(path for path in (self.image, self.reference, self.latent) if path is not None)
 
 
 @frozen
@@ -92,6 +109,14 @@ class Mask:
     counts: tuple[int, ...] = field(
         validator=lambda self, attribute, counts: _whole_mask(self, attribute, counts, self.size)
     )
+
+
+def _own_ids(_: Any, attribute: Any, regions: tuple[Region, ...]) -> None:
+    seen = set[str]()
+    for region in regions:
+        if region.id in seen:
+            raise ValueError(f'two of the {attribute.name} have the id "{region.id}"')
+        seen.add(region.id)
 
 
 @frozen
@@ -146,9 +171,9 @@ class Exchange:
     asked_by: str
     question: Question
     answer: str
-    index: int = 0
+    index: int = field(default=0, validator=validators.ge(0))
     """Which of the asker's questions about this picture it was; a retry has the same index."""
-    vote: int = 0
+    vote: int = field(default=0, validator=validators.ge(0))
     """Which of several answers to the same question, with `judge.votes`."""
     model: str = ""
     """The model that answered, where that is known."""
@@ -200,7 +225,7 @@ class Grounding:
     """The regions of one candidate, what was said to find and verify them, and what was dropped."""
 
     candidate: str
-    regions: tuple[Region, ...] = ()
+    regions: tuple[Region, ...] = field(default=(), validator=_own_ids)
     exchanges: tuple[Exchange, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     """Near-duplicates, and what the verifier rejected."""
@@ -215,7 +240,7 @@ class Judgement:
     """Everything known about one candidate's worth. A judgement with failures is kept, counted, and not trained on."""
 
     candidate: str
-    regions: tuple[Region, ...] = ()
+    regions: tuple[Region, ...] = field(default=(), validator=_own_ids)
     scores: tuple[Score, ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     failures: tuple[Unreadable, ...] = ()

@@ -17,7 +17,7 @@ from attrs import frozen
 
 from srum_core import weights
 from srum_core.errors import CheckpointError, RecordError, naming
-from srum_core.folders import aside
+from srum_core.folders import aside, way_out
 from srum_core.store import check_settings, to_json, write_atomic
 
 STATE = "state.pt"
@@ -46,7 +46,7 @@ class Log:
         if there < size:
             raise RecordError(
                 f"{self.path} has {there} bytes, but the training that it belongs to had written {size}: the file was "
-                "changed or lost. Restore it, or train again with --redo train."
+                f"changed or lost. {way_out(self.path)}"
             )
         if there > size:
             os.truncate(self.path, size)
@@ -72,7 +72,7 @@ class Saved:
         try:
             state: dict[str, Any] = weights.unpickle(path, lazily)
         except CheckpointError as error:
-            raise RecordError(f"{error} Or train this round again with --redo train.") from error
+            raise RecordError(f"{error} {way_out(path)}") from error
         return state
 
     def rewind(self, state: Mapping[str, Any] | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,8 +14,8 @@ from attrs import field, frozen
 
 from srum_core import benchmarking, config, plugins
 from srum_core.config import Settings
-from srum_core.errors import ConfigError, RecordError
-from srum_core.folders import delete, lora_only, trained_in
+from srum_core.errors import ConfigError, RecordError, clean
+from srum_core.folders import FOLDERS, STAGES, delete, lora_only, trained_in, way_out
 from srum_core.hookspecs import Use
 from srum_core.prompts import check_prompts, load_prompts
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
@@ -25,8 +25,6 @@ from srum_core.store import Records, check_settings, read_list, write_atomic, wr
 if TYPE_CHECKING:
     from srum_core.protocols import Answerer, Benchmark, Judge, UnifiedModel
 
-STAGES = ("generate", "ground", "judge", "train", "evaluate")
-FOLDERS = dict(zip(STAGES, ("candidates", "regions", "judgements", "checkpoint", "evaluation"), strict=True))
 _BEFORE = {  # what a round's folder holds before each stage
     "generate": set[str](),
     "ground": {"memory.json", "prompts.jsonl", "candidates"},
@@ -57,6 +55,8 @@ class Run:
     folder: Path = field(converter=_absolute)
     settings: Settings
     registry: plugins.Registry
+    checked: bool = True
+    """Whether a folder that was made with other settings is refused; a report only reads."""
     _model: tuple[int, UnifiedModel] | None = field(default=None, init=False, repr=False)
     _answerer: Answerer | None = field(default=None, init=False, repr=False)
 
@@ -73,7 +73,9 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Run:
-        """The run in a folder, as its run.toml says. Raises RecordError where there is none."""
+        """The run in a folder, as its run.toml says. Raises RecordError where there is none.
+
+        Options of another version in it are left out, with a warning."""
         path = Path(folder) / "run.toml"
         if not path.is_file():
             raise RecordError(f"{folder} is not the folder of a run: it has no run.toml.")
@@ -185,16 +187,18 @@ class Run:
     # ---- records ----------------------------------------------------------------------------------------------------
 
     def candidates(self, round: int) -> Records[Candidate]:
-        return self._records("generate", round, Candidate)
+        return self.records("generate", round, Candidate)
 
     def groundings(self, round: int) -> Records[Grounding]:
-        return self._records("ground", round, Grounding)
+        return self.records("ground", round, Grounding)
 
     def judgements(self, round: int) -> Records[Judgement]:
-        return self._records("judge", round, Judgement)
+        return self.records("judge", round, Judgement)
 
-    def _records(self, stage: str, round: int | None, kind: type[Any]) -> Records[Any]:
-        return Records(self.stage_folder(stage, round), kind, self.stage_settings(stage), stage=stage)
+    def records(self, stage: str, round: int | None, kind: type[Any]) -> Records[Any]:
+        """What a stage has made. Raises RecordError if it was made with other settings."""
+        settings = self.stage_settings(stage) if self.checked else None
+        return Records(self.stage_folder(stage, round), kind, settings, stage=stage)
 
     # ---- components -------------------------------------------------------------------------------------------------
 
@@ -267,6 +271,22 @@ class Run:
     def benchmark(self) -> Benchmark:
         benchmark: Benchmark = self.registry.create("benchmark", _need(self.settings.benchmark, "benchmark"))
         return benchmark
+
+
+def generated(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterator[Candidate]:
+    """The candidates of planned images, in order.
+
+    Raises RecordError where one is missing, or was generated for another prompt than the plan has."""
+    for item, candidate in zip(plan, candidates.select(item.id for item in plan), strict=True):
+        then, now = candidate.prompt, item.prompt
+        if then != now:
+            path = candidates.folder.parent / "prompts.jsonl"
+            raise RecordError(
+                f'{path} was changed after image {candidate.id} was generated: prompt "{clean(now.id)}" is '
+                f'"{clean(now.text, 80)}" {clean(now.tags or "", 80)} and was "{clean(then.text, 80)}" '
+                f"{clean(then.tags or '', 80)}. {way_out(path)}"
+            )
+        yield candidate
 
 
 def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:

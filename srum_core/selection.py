@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from srum_core.errors import RecordError, TrainingError
+from srum_core.errors import RecordError, TrainingError, clean
+from srum_core.folders import redo_option, way_out
+from srum_core.run import generated
 
 if TYPE_CHECKING:
     from srum_core.records import Candidate, Judgement, Score
@@ -28,7 +30,7 @@ class Pictures:
     candidates: list[Candidate]
     judgements: list[Judgement]
     unjudged: int
-    """Pictures left out: an answer about them could not be read, or they have no judgement."""
+    """Pictures left out: an answer about them could not be read."""
     below_least: int = 0
     """Left out by `select.least`."""
     not_best: int = 0
@@ -48,19 +50,35 @@ def choose(run: Run, round: int) -> Pictures:
             f"{run.stage_folder('judge', round)} is not finished, which training needs: run --only judge."
         )
     # Without what was asked and answered: training does not read it, and it is most of a judgement.
-    judged = {each.candidate: evolve(each, exchanges=()) for each in run.judgements(round)}
-    candidates = sorted(run.candidates(round), key=lambda candidate: candidate.id)
-    failed = [candidate for candidate in candidates if candidate.id in judged and judged[candidate.id].failures]
-    usable = [candidate for candidate in candidates if candidate.id in judged and not judged[candidate.id].failures]
+    judgements = run.judgements(round)
+    judged = {each.candidate: evolve(each, exchanges=()) for each in judgements}
+    candidates = sorted(_generated(run, round), key=lambda candidate: candidate.id)
+    judgements.require(candidate.id for candidate in candidates)
+    usable = [candidate for candidate in candidates if not judged[candidate.id].failures]
     if not usable:
         raise TrainingError(
-            f"There is nothing to train on: of {len(candidates)} pictures, {len(failed)} had answers that no score "
-            f"could be read from and {len(candidates) - len(failed)} have no judgement. Look at what was answered in "
+            f"There is nothing to train on: all of {len(candidates)} images had answers that no score could be read "
+            f"from. Look at what was answered in "
             f"{run.stage_folder('judge', round)}, then try another judge or another template for its questions; a "
-            'checkpoint that cannot speak can be judged with answerer={use="scripted"} (then --redo judge).'
+            f'checkpoint that cannot speak can be judged with answerer={{use="scripted"}} (then '
+            f"{redo_option(judgements.folder)})."
         )
     pairs = [(candidate, judged[candidate.id]) for candidate in usable]
     return select(pairs, run.settings.select, len(candidates) - len(usable))
+
+
+def _generated(run: Run, round: int) -> list[Candidate]:
+    """All candidates of a round. Raises RecordError where they are not those of the round's prompts."""
+    candidates, path = run.candidates(round), run.round_folder(round) / "prompts.jsonl"
+    if not path.exists():
+        return list(candidates)
+    plan = run.planned(round)
+    if extra := candidates.ids() - {item.id for item in plan}:
+        raise RecordError(
+            f"{path} was changed after images were generated: it lacks the prompts of {len(extra)} of them, such as "
+            f"{clean(min(extra))}. {way_out(path)}"
+        )
+    return list(generated(candidates, plan))
 
 
 def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictures:
@@ -73,7 +91,7 @@ def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictur
         raise TrainingError(
             f"There is nothing to train on: select.least={settings.least:g}, but the highest global score of the "
             f"{len(pairs)} judged pictures is {max(map(_global_score, pairs)):g}. Lower select.least, or draw more "
-            "pictures a prompt (generate.candidates, then --redo generate)."
+            f"pictures a prompt (generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
         )
     chosen = {candidate.id for candidate, _ in _best(enough, settings.best_of)}
     kept = [pair for pair in relative(pairs, settings.relative) if pair[0].id in chosen]
@@ -149,7 +167,8 @@ def _global_score(pair: Pair) -> float:
     if not scores:
         raise RecordError(
             f'The judgement of candidate "{candidate.id}" has no score for the whole picture, which select.best_of and '
-            'select.least go by. Add a judge that gives one ("global-layout") and judge again with --redo judge, or '
+            'select.least go by. Add a judge that gives one ("global-layout") and judge again with '
+            f"{redo_option(candidate.image, 'judge')}, or "
             "switch them off."
         )
     return fmean(scores)

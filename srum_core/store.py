@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 import attrs
 import cattrs
+from cattrs import BaseConverter
+from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.preconf.json import make_converter
+from cattrs.v import format_exception
 
-from srum_core.errors import RecordError, naming
-from srum_core.folders import aside
+from srum_core.errors import RecordError, clean, naming
+from srum_core.folders import aside, from_json, open_file, read_json, redo_option, way_out
+from srum_core.records import Candidate
 from srum_core.remembered import completed
 
 T = TypeVar("T")
@@ -45,6 +51,9 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+
 class Records(Generic[T]):
     """The records of one kind in one folder. Memory holds ids and file positions only; records are streamed.
 
@@ -67,7 +76,8 @@ class Records(Generic[T]):
         self.settings = settings
         self.shard = folder / f"part-{rank_and_world()[0] if writer is None else writer}.jsonl"
         self._key = "id" if "id" in attrs.fields_dict(kind) else "candidate"  # type: ignore[arg-type]
-        self._convert = _converter(folder)
+        self._convert = converter(folder)
+        self._root = Path(os.path.realpath(_root(folder)))
         self._index: dict[str, tuple[Path, int, int]] = {}
         self._scanned: dict[Path, tuple[int, int]] = {}
         if settings is not None:
@@ -97,15 +107,24 @@ class Records(Generic[T]):
                     yield self._structure(path, number, raw)
 
     def select(self, ids: Iterable[str]) -> Iterator[T]:
-        """The records with these ids, in the order asked for. Raises RecordError for an id that is not there."""
+        """The records with these ids, in the order asked for. Raises RecordError where one is not there."""
+        ids = list(ids)
         positions = self._positions()
+        self.require(ids)
         for identity in ids:
-            if identity not in positions:
-                raise RecordError(f"{self.folder} holds no record {identity}. Run the stage that makes it again.")
             path, number, offset = positions[identity]
             with path.open("rb") as file:
                 file.seek(offset)
                 yield self._structure(path, number, _parse(path, number, file.readline()))
+
+    def require(self, ids: Iterable[str]) -> None:
+        """Raise RecordError unless all of these records are there."""
+        positions = self._positions()
+        missing = [identity for identity in ids if identity not in positions]
+        if missing:
+            more = f" (and {len(missing) - 1} more that are needed)" if len(missing) > 1 else ""
+            was = ", although it was finished" if self.done else ""
+            raise RecordError(f"{self.folder} holds no record {clean(missing[0])}{more}{was}. {way_out(self.folder)}")
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
@@ -119,6 +138,7 @@ class Records(Generic[T]):
         for record in records:
             raw = self._convert.unstructure(record)
             if raw[self._key] not in there:
+                self._check_place(record)
                 lines.setdefault(raw[self._key], _dump(raw))
         if lines:
             _append(self.shard, b"".join(lines.values()))
@@ -157,44 +177,65 @@ class Records(Generic[T]):
         return identity
 
     def _structure(self, path: Path, number: int, raw: Any) -> T:
-        return _structure(self._convert, self.kind, path, number, raw)
+        record = _structure(self._convert, self.kind, path, number, raw)
+        self._check_place(record)
+        return record
+
+    def _check_place(self, record: object) -> None:
+        """Raise RecordError if a candidate's files lie outside of the run: nothing there is ever opened."""
+        candidate = record if isinstance(record, Candidate) else getattr(record, "candidate", None)
+        if not isinstance(candidate, Candidate):
+            return
+        for path in candidate.files:
+            if not Path(os.path.realpath(path)).is_relative_to(self._root):
+                raise RecordError(
+                    f"The record of {clean(candidate.id)} in {self.folder} names {clean(path)}, which lies outside of "
+                    f"{self._root}. Only files of the run are read: copy it there and name the copy."
+                )
 
 
 def read_list(path: Path, kind: type[T]) -> list[T]:
     """All records of a JSON-lines file that was written at once. Raises RecordError for a line that is none."""
-    convert = _converter(path.parent)
+    convert = converter(path.parent)
     return [_structure(convert, kind, path, number, _parse(path, number, line)) for number, _, line in _lines(path)]
 
 
 def _structure(convert: cattrs.Converter, kind: type[T], path: Path, number: int, raw: Any) -> T:
     try:
         return convert.structure(raw, kind)
-    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError) as error:
-        told = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
-        raise _unreadable(path, number, f"it is no {kind.__name__}: {'; '.join(told)}") from error
+    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _unreadable(path, number, f"it is no {kind.__name__}: {clean(describe_error(error))}") from error
+
+
+def describe_error(error: Exception) -> str:
+    """What is wrong with data that a `converter` refuses, and where in it."""
+    if not isinstance(error, cattrs.BaseValidationError):
+        return str(error)
+    return "; ".join(cattrs.transform_error(error, format_exception=_reason))
+
+
+def _reason(error: BaseException, kind: type | None) -> str:
+    return str(error.args[0]) if isinstance(error, ValueError) and error.args else format_exception(error, kind)
 
 
 def write_list(path: Path, records: Sequence[Any]) -> None:
     """Write JSON lines at once."""
-    convert = _converter(path.parent)
+    convert = converter(path.parent)
     write_atomic(path, b"".join(_dump(convert.unstructure(record)) for record in records))
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> None:
     """Raise RecordError if the folder was made with other settings; it names them and the way out."""
     path = folder / "settings.json"
-    way_out = f"run once with --redo {stage or folder.name} to make it again, or choose another folder with --out"
+    option = redo_option(folder, stage) or f"--redo {folder.name}"
+    ways = f"run once with {option} to make it again, or choose another folder with --out"
     if not path.exists():
         if any(folder.glob("part-*.jsonl")):
-            raise RecordError(f"{folder} holds records but no settings.json that says how they were made; {way_out}.")
+            raise RecordError(f"{folder} holds records but no settings.json that says how they were made; {ways}.")
         return
-    try:
-        there = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise RecordError(f"{path} cannot be read ({error}); {way_out}.") from error
-    if differing := differences(there, settings):
+    if differing := differences(read_json(path), settings):
         told = "; ".join(f"{key} {how}" for key, how in differing.items())
-        raise RecordError(f"{folder} was made with other settings: {told}. Keep the old ones, or {way_out}.")
+        raise RecordError(f"{folder} was made with other settings: {clean(told, 2000)}. Keep the old ones, or {ways}.")
 
 
 def differences(there: Any, asked: Any) -> dict[str, str]:
@@ -220,7 +261,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
     """(number, byte offset, line) of every whole line that is not fenced off, from line `first` at `offset` on."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(offset)
         for number, line in enumerate(file, first):
             if not line.endswith(b"\n"):
@@ -247,26 +288,38 @@ def _append(path: Path, data: bytes) -> None:
 
 def _parse(path: Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8", "surrogatepass"))
+        return from_json(line)
     except ValueError as error:
-        raise _unreadable(path, number, str(error)) from error
+        raise _unreadable(path, number, clean(error)) from error
 
 
 def _dump(raw: Any) -> bytes:
     # Answers are kept verbatim: a lone surrogate in a model's words must not lose the record.
-    return json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    try:
+        return json.dumps(raw, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass") + b"\n"
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"A record cannot be written: {clean(error)}. It begins {clean(raw, 200)}") from error
 
 
 def _unreadable(path: Path, number: int, why: str) -> RecordError:
     return RecordError(
-        f"Line {number} of {path} cannot be read: {why}. It is not the last line, so no interrupted run left it; "
-        "restore the file, or remove that line to have its record made again."
+        f"Line {number} of {path} cannot be read: {why}. No interrupted run leaves such a line. {way_out(path)}"
     )
 
 
-def _converter(folder: Path) -> cattrs.Converter:
-    """JSON to records and back; paths inside the run (two levels above the folder) are relative to the folder."""
+def strict_converter() -> cattrs.Converter:
+    """JSON to records and back: no text becomes a number, no number a text, no text a list."""
     convert = make_converter()
+    for kind in (str, int, bool):
+        convert.register_structure_hook(kind, _exactly)
+    convert.register_structure_hook(float, _number)
+    convert.register_structure_hook_factory(_is_tuple, _tuple)
+    return convert
+
+
+def converter(folder: Path) -> cattrs.Converter:
+    """A strict one, to which paths inside the run (two levels above the folder) are relative to the folder."""
+    convert = strict_converter()
     folder = _whole(folder)
     inside = folder.parent.parent
 
@@ -276,8 +329,52 @@ def _converter(folder: Path) -> cattrs.Converter:
 
     convert.register_unstructure_hook(Path, store)
     convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), store)
-    convert.register_structure_hook(Path, lambda text, _: _whole(folder / text))
+
+    @lru_cache(maxsize=256)  # every question of a judgement names the same image
+    def load(text: str) -> Path:
+        if "\0" in text:
+            raise ValueError("a path cannot hold a null byte")
+        return _whole(folder / text)
+
+    convert.register_structure_hook(Path, lambda text, _: load(_exactly(text, str)))
     return convert
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{value!r:.60} is no {_WORDS[kind]}")
+    return value
+
+
+_WORDS = {str: "text", int: "whole number", bool: "true or false"}
+
+
+def _number(value: Any, _: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{value!r:.60} is no finite number")
+    return float(value)
+
+
+def _is_tuple(kind: Any) -> bool:
+    """Whether it is tuple[X, ...]."""
+    return get_origin(kind) is tuple and ... in kind.__args__
+
+
+def _tuple(kind: Any, convert: BaseConverter) -> Callable[[Any, Any], Any]:
+    structure = homogenous_tuple_structure_factory(kind, convert)
+
+    def strictly(value: Any, kind: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r:.60} is no list")
+        return structure(value, kind)
+
+    return strictly
+
+
+def _root(folder: Path) -> Path:
+    """The folder of the run that records in this folder belong to: two levels above, or one in an evaluation."""
+    folder = _whole(folder)
+    return folder.parent if (folder.parent / "run.toml").is_file() else folder.parent.parent
 
 
 def _whole(path: Path) -> Path:

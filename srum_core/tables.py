@@ -6,7 +6,6 @@ every judge, in `tables/JUDGE`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -20,20 +19,18 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from srum_core.errors import RecordError, refuse
+from srum_core.errors import RecordError, clean, refuse
+from srum_core.folders import read_json
 from srum_core.hookspecs import Use
 from srum_core.records import Candidate, Row
 from srum_core.statistics import Z
-from srum_core.store import to_json, write_atomic
+from srum_core.store import converter, describe_error, to_json, write_atomic
 
 if TYPE_CHECKING:
     from srum_core.protocols import Benchmark
 
 COMPLETE = 0.99
 """A table of a smaller share of what was planned says that it is incomplete."""
-
-
-_CONVERTER = cattrs.Converter()
 
 
 @frozen
@@ -117,12 +114,14 @@ def write(path: Path, table: BenchmarkTable) -> None:
 
 def read(path: Path) -> BenchmarkTable:
     """Raises RecordError for what is no table. Those of older runs are lists of rows, and say nothing of the rest."""
+    data = read_json(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         data = data if isinstance(data, dict) else {"benchmark": "", "split": "", "model": "", "rows": data}
-        return _CONVERTER.structure(data, BenchmarkTable)
-    except (OSError, ValueError, cattrs.BaseValidationError) as error:
-        raise RecordError(f"{path} is no table of a benchmark ({error}). Score again.") from error
+        return converter(path.parent).structure(data, BenchmarkTable)
+    except (ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
+        raise RecordError(
+            f"{path} is no table of a benchmark ({clean(describe_error(error))}). Score again."
+        ) from error
 
 
 @frozen

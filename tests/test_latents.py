@@ -11,7 +11,7 @@ from attrs import evolve
 from PIL import Image, ImageFile
 from training import SIZES, clean, interrupt, make, metrics  # noqa: F401  (clean is used by being here)
 
-from srum_core.errors import TrainingError
+from srum_core.errors import RecordError, TrainingError
 from srum_core.latents import Latents
 from srum_core.stages.train import train
 
@@ -41,6 +41,32 @@ def test_latents_are_encoded_once_and_again_when_the_picture_changes(
     assert sum(seen) == 18
 
 
+def test_a_damaged_latent_is_a_sentence_and_made_again(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    candidates, model = list(run.candidates(0)), run.model(0)
+    latents = Latents(tmp_path / "latents", "adapter")
+    latents.prepare(model, candidates)
+    whole = {path: path.read_bytes() for path in latents.folder.iterdir()}
+    damaged = {"cut": b"x" * 5, "empty": b"", "other": b"{}", "short": next(iter(whole.values()))[:-4]}
+    for path, data in zip(sorted(whole), damaged.values(), strict=False):
+        path.write_bytes(data)
+    for candidate in candidates[:4]:
+        with pytest.raises(RecordError, match="cannot be read"):
+            latents.grid(candidate)
+    latents.prepare(model, candidates)
+    assert {path: path.read_bytes() for path in latents.folder.iterdir()} == whole
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 100, b"\x10" + b"\0" * 7 + b"{}"])
+def test_a_damaged_latent_of_an_image_is_a_sentence(tmp_path: Path, data: bytes) -> None:
+    run = make(tmp_path / "run")
+    path = run.stage_folder("generate", 0) / "images/kept.safetensors"
+    path.write_bytes(data)
+    candidate = evolve(next(iter(run.candidates(0))), latent=path)
+    with pytest.raises(RecordError, match=r"kept.safetensors cannot be read .*--redo generate "):
+        Latents(tmp_path / "latents", "adapter").prepare(run.model(0), [candidate])
+
+
 def test_a_training_decodes_and_encodes_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over several epochs, an interruption and a second start; the release does it twice a step and epoch."""
     run = make(tmp_path / "run", steps=0, epochs=3)
@@ -63,7 +89,7 @@ def test_a_training_decodes_and_encodes_each_picture_once(tmp_path: Path, monkey
 def test_a_reference_is_what_the_constraint_pulls_towards(tmp_path: Path) -> None:
     run = make(tmp_path / "run", "srum_losses.maps:Uniform", steps=1)
     alone = list(run.candidates(0))
-    picture = tmp_path / "good.png"
+    picture = run.stage_folder("generate", 0) / "images/good.png"
     Image.new("RGB", (8, 8), "white").save(picture)
     paired = [evolve(each, reference=picture) if each.id == "c0" else each for each in alone]
     (run.stage_folder("generate", 0) / "part-0.jsonl").unlink()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from srum_core.errors import RecordError
 from srum_core.pictures import open_rgb
 from srum_core.records import Box
 
@@ -54,3 +55,19 @@ def test_a_part_is_padded_and_not_distorted_where_models_could_not_take_it(
     counts = {colour: count for count, colour in opened.getcolors() or ()}
     assert counts == {(255, 0, 0): red, **({(255, 255, 255): white} if white else {})}
     assert open_rgb(tmp_path / "x.png").size == size  # a whole image stays as it is
+
+
+@pytest.mark.parametrize("kind", ["cut", "text", "bomb", "folder", "gone", "empty"])
+def test_a_file_that_is_no_image_is_a_sentence(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.png"
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "gone":
+        Image.effect_noise((64, 64), 50).save(path)
+        data = {"cut": path.read_bytes()[:500], "text": b"root:x:0:0", "empty": b""}
+        path.write_bytes(data.get(kind, path.read_bytes()))
+    if kind == "bomb":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for open_it in (open_rgb, lambda path: open_rgb(path, (0, 0, 0.5, 0.5))):
+        with pytest.raises(RecordError, match=r"x.png cannot be read \(.+\)\. Restore it\.$"):
+            open_it(path)

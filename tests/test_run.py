@@ -16,11 +16,11 @@ from toy import COMPONENTS
 
 from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError
-from srum_core.folders import lock
+from srum_core.folders import FOLDERS, STAGES, lock
 from srum_core.hookspecs import Use
 from srum_core.prompts import check_prompts, load_prompts, read_prompts
 from srum_core.records import Prompt
-from srum_core.run import FOLDERS, STAGES, Run
+from srum_core.run import Run
 from srum_core.stages import Step, count, needed, perform, steps, undone
 
 HERE = Path(__file__).parent

@@ -147,8 +147,8 @@ def test_opening_writes_nothing(tmp_path: Path) -> None:
 
 def test_every_kind_of_record_comes_back_and_may_be_moved(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    image, elsewhere = run / "round-0/candidates/images/a.png", Path("/data/other.png")
-    candidate = Candidate("a", PROMPTS[1], image, (64, 32), 7, "thought", reference=elsewhere)
+    image, other = run / "round-0/candidates/images/a.png", run / "round-0/candidates/images/other.png"
+    candidate = Candidate("a", PROMPTS[1], image, (64, 32), 7, "thought", reference=other)
     question = Question(image, "what?", (0.0, 0.25, 0.5, 1.0), seed=2**31 - 1)
     exchanges = (Exchange("judge", question, "said \ud800 verbatim\n"),)
     regions = (Region("1", (0.0, 0.0, 1.0, 1.0), "all"),)
@@ -164,7 +164,7 @@ def test_every_kind_of_record_comes_back_and_may_be_moved(tmp_path: Path) -> Non
     run.rename(tmp_path / "moved")
     moved = next(iter(Records(tmp_path / "moved/round-0/candidates", Candidate)))
     assert moved.image == tmp_path / "moved/round-0/candidates/images/a.png"
-    assert moved.reference == elsewhere
+    assert moved.reference == tmp_path / "moved/round-0/candidates/images/other.png"
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

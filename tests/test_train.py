@@ -201,15 +201,25 @@ def test_the_seed_and_the_step_say_what_is_random(tmp_path: Path) -> None:
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
+def test_a_checkpoint_that_lost_its_mark_is_trained_again(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", steps=1)
+    result = train(run, 0)
+    before = weights(run)
+    (result / "DONE").unlink()
+    assert train(run, 0) == result
+    assert run.done("train", 0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
+
+
 def test_nothing_readable_to_train_on(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     shutil.rmtree(run.stage_folder("judge", 0))
     with pytest.raises(RecordError, match="not finished"):
         train(run, 0)
-    for number in range(4):
+    for number in range(6):
         run.judgements(0).append(Judgement(f"c{number}", failures=(Unreadable(0, "no words"),)))
     run.judgements(0).mark_done()
-    with pytest.raises(TrainingError, match=r'of 6 pictures, 4 had answers .* 2 have no judgement.*use="scripted"'):
+    with pytest.raises(TrainingError, match=r'all of 6 images had answers .*use="scripted"'):
         train(run, 0)
 
 

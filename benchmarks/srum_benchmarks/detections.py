@@ -16,6 +16,7 @@ from attrs import frozen
 
 from srum_benchmarks import files
 from srum_core.errors import ConfigError
+from srum_core.folders import read_file
 
 Box = tuple[float, float, float, float]
 
@@ -38,11 +39,8 @@ class Seen:
     pictures: dict[str, tuple[Detection, ...]]
 
     def of(self, image: Path) -> tuple[Detection, ...]:
-        """Raises ConfigError for a picture that is missing or that nobody looked at."""
-        try:
-            sha = hashlib.sha256(image.read_bytes()).hexdigest()
-        except OSError as error:
-            raise ConfigError(f"The picture {image} cannot be read: {error}. Draw it again.") from error
+        """Raises ConfigError for an image that nobody looked at, RecordError for one that cannot be read."""
+        sha = hashlib.sha256(read_file(image)).hexdigest()
         if sha not in self.pictures:
             raise ConfigError(
                 f"{self.path} holds no detections of {image} (SHA-256 {sha[:12]}…). Run the detector on it; if the "

@@ -224,7 +224,7 @@ def patches(judgement: Judgement) -> list[Patch]:
         if score.region not in regions:
             raise RecordError(
                 f'The judgement of candidate "{judgement.candidate}" scores region "{score.region}", which it does not '
-                "list. Judge the picture again (--redo judge)."
+                "list. Judge the picture again (--redo judge, or judge:ROUND for a later round)."
             )
         values.setdefault(score.region, []).append(score.value)
     return [Patch(regions[name].box, fmean(given), regions[name].mask) for name, given in values.items()]

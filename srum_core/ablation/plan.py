@@ -18,8 +18,9 @@ from attrs import frozen
 from srum_core import config
 from srum_core.ablation.arms import SHARED, Arm, Arms
 from srum_core.config import Settings
+from srum_core.folders import STAGES
 from srum_core.plugins import Registry
-from srum_core.run import STAGES, Run
+from srum_core.run import Run
 from srum_core.stages import Step, steps
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from srum_core.folders import aside
+from srum_core.folders import aside, put_in_place
 from srum_core.run import Run
 from srum_core.stages import Step
 from srum_core.store import sync_folder, to_json, write_atomic
@@ -30,8 +30,7 @@ def share(source: Run, target: Run, step: Step) -> None:
     shutil.rmtree(new, ignore_errors=True)
     link_tree(theirs, new, leave="settings.json")
     write_atomic(new / "settings.json", to_json(target.stage_settings(step.stage)))
-    shutil.rmtree(ours, ignore_errors=True)  # what was begun before there was something to share
-    new.rename(ours)
+    put_in_place(new, ours)  # of what was begun before there was something to share
     sync_folder(ours.parent)
 
 
@@ -42,7 +41,7 @@ def share_latents(source: Run, target: Run) -> None:
         new = aside(ours)
         shutil.rmtree(new, ignore_errors=True)
         link_tree(theirs, new)
-        new.rename(ours)
+        put_in_place(new, ours)
 
 
 def link_tree(source: Path, target: Path, leave: str = "") -> None:

@@ -20,6 +20,7 @@ from srum_core import plugins
 from srum_core.commands.shared import add_round, add_run, judged_round
 from srum_core.console import shown
 from srum_core.errors import RecordError
+from srum_core.folders import inside, read_file
 from srum_core.hearing import Hearing
 from srum_core.protocols import Judge
 from srum_core.records import Score, Unreadable
@@ -51,7 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
     out: Path = parsed.out or Path("transcripts") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', parsed.judge)}.jsonl"
     if out.exists() and not parsed.force:
         raise RecordError(f"{shown(out)} is there already. Give another file with --out, or overwrite it with --force.")
-    keep = _leave if parsed.no_pictures else _copier(out.absolute().parent / "images", parsed.force)
+    keep = _leave if parsed.no_pictures else _copier(source.folder, out.absolute().parent / "images", parsed.force)
     found = _transcripts(source, round, parsed.judge, judge, keep)
     transcripts = list(islice(found, parsed.limit or None))
     write_transcripts(out, transcripts)
@@ -113,15 +114,10 @@ def _leave(path: Path, _: str) -> Path:
     return path
 
 
-def _copier(folder: Path, force: bool) -> Keep:
+def _copier(run: Path, folder: Path, force: bool) -> Keep:
     def copy(path: Path, name: str) -> Path:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise RecordError(
-                f"The picture {path} cannot be read ({error.strerror}). Restore it, or leave pictures out with "
-                "--no-pictures."
-            ) from error
+        data = read_file(path)
+        inside(run, path)  # a question may name any file; only those of the run are copied
         target = folder / f"{name}{path.suffix}"
         if target.exists() and target.read_bytes() != data and not force:
             raise RecordError(

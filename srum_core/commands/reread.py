@@ -9,7 +9,6 @@ written. Should this be interrupted, the same command again finishes it.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from srum_core import config, plugins
 from srum_core.commands.shared import add_run, judged_round, judged_rounds
 from srum_core.console import say, show_table, shown
 from srum_core.errors import ConfigError, RecordError
-from srum_core.folders import lock
+from srum_core.folders import lock, read_json, redo_option
 from srum_core.hearing import Hearing
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Judgement, Score, Unreadable
@@ -116,7 +115,8 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
         if any(not _is_reading(key) for key in wrong):
             raise RecordError(
                 f"{run.stage_folder('judge', round)} was made with other settings than run.toml says: {told}. What has "
-                "changed is how answers were got, so they cannot be read again; judge again with --redo judge."
+                "changed is how answers were got, so they cannot be read again; judge again with "
+                f"{redo_option(run.stage_folder('judge', round))}."
             )
         if wrong and round not in rounds:
             raise RecordError(
@@ -128,10 +128,7 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
 
 def _differing(run: Run, round: int) -> dict[str, str]:
     path = run.stage_folder("judge", round) / "settings.json"
-    try:
-        return differences(json.loads(path.read_bytes()), run.stage_settings("judge"))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read ({error}); judge again with --redo judge.") from error
+    return differences(read_json(path), run.stage_settings("judge"))
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -149,7 +146,8 @@ def _again(run: Run, round: int, judges: Judges) -> Iterator[Pair]:
         if asks and not old.exchanges and old.scores:
             raise RecordError(
                 f"{there.folder} holds scores of picture {old.candidate}, but no answers that they were read from, as "
-                "after srum import. There is nothing to read again; to judge these pictures use --redo judge."
+                "after srum import. There is nothing to read again; to judge these pictures use "
+                f"{redo_option(there.folder)}."
             )
         if grounding.failures:
             yield candidate, old, old

@@ -17,6 +17,7 @@ from srum_core.evaluation import scoring
 from srum_core.evaluation.answers import SELF, Answers, judge, only_generates, who_is
 from srum_core.evaluation.draw import draw
 from srum_core.evaluation.run import NOBODY, Evaluation
+from srum_core.folders import from_json, read_file
 from srum_core.hookspecs import Use
 from srum_core.records import Candidate
 from srum_core.run import started_from
@@ -146,7 +147,7 @@ def judges(run: Evaluation) -> dict[str, Use]:
     found = {}
     for path in sorted(run.folder.glob("answers/*/judge.json")):
         try:
-            data = json.loads(path.read_bytes())
+            data = from_json(read_file(path))
             found[path.parent.name] = Use(data["use"], dict(data["options"]))
         except (ValueError, TypeError, KeyError) as error:
             raise RecordError(f"{path} does not say who judges ({error}); judge again with --redo answers.") from error

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError
+from srum_core.folders import read_file
 from srum_core.prompts import check_prompts
 from srum_core.protocols import Drawer
 from srum_core.records import Candidate, Prompt
@@ -147,7 +148,7 @@ def _as_json(prompts: Sequence[Prompt]) -> list[str]:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_file(path)).hexdigest()
 
 
 def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
@@ -169,8 +170,8 @@ def _check(picture: Picture) -> None:
     )
     try:
         sha = digest(path)
-    except OSError as error:
-        raise RecordError(f"The picture {path} is missing: {error.strerror}. {way_out}") from error
+    except RecordError as error:
+        raise RecordError(f"{error} {way_out}") from error
     if sha != picture.sha256:
         raise RecordError(
             f"The picture {path} is not the one that was drawn: its SHA-256 is {sha[:12]}…, and was "

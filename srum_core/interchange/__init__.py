@@ -117,14 +117,6 @@ def judged(run: Run, round: int) -> Iterator[tuple[Candidate, Judgement]]:
         yield candidate, judgement
 
 
-def read_picture(path: Path) -> bytes:
-    """Raises RecordError if a picture of the run is not there."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"The picture {path} cannot be read ({error.strerror}). Restore the file.") from error
-
-
 @contextmanager
 def fresh(folder: Path) -> Iterator[Path]:
     """A folder to fill that takes its place once it is complete; it is gone if anything goes wrong.

@@ -13,6 +13,7 @@ from srum_core.config import Settings
 from srum_core.console import listed
 from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.interchange import OWN, REFERENCE, Bad, File, Incoming, fresh
+from srum_core.pictures import with_digest
 from srum_core.plugins import Registry
 from srum_core.records import Candidate, Exchange, Grounding, Judgement, Prompt
 from srum_core.run import Run
@@ -137,7 +138,9 @@ class _Writer:
         image = self._keep(planned.id, each.image)
         reference = self._keep(f"{planned.id}-reference", each.reference) if each.reference else None
         seed = planned.seed if each.seed is None else each.seed
-        candidate = Candidate(planned.id, each.prompt, image, each.image.size, seed, each.thought, reference)
+        candidate = with_digest(
+            Candidate(planned.id, each.prompt, image, each.image.size, seed, each.thought, reference)
+        )
         exchanges = tuple(_shown(exchange, image, reference) for exchange in each.exchanges)
         self.places.append(f"{each.where}: is picture {planned.id}")
         return candidate, Judgement(planned.id, each.regions, each.scores, exchanges, each.failures, each.boxes)

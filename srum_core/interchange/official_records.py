@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from srum_core.interchange import read_picture
+from srum_core.pictures import read_files
 from srum_core.records import Box, Candidate, Judgement, Region, Score
 from srum_core.store import write_atomic
 
@@ -40,11 +40,11 @@ def write_official(folder: Path, pictures: Iterable[tuple[Candidate, Judgement]]
             if judgement.failures or not judgement.scores:
                 counts["failed" if judgement.failures else "unscored"] += 1
                 continue
-            record = judge_record(candidate, judgement)
+            record, files = judge_record(candidate, judgement), read_files(candidate)
             good = None if candidate.reference is None else f"{candidate.id}-reference{candidate.reference.suffix}"
-            _copy(candidate.image, folder / "images" / record["image_file"])
+            write_atomic(folder / "images" / record["image_file"], files[candidate.image])
             if good and candidate.reference:
-                _copy(candidate.reference, folder / "images" / good)
+                write_atomic(folder / "images" / good, files[candidate.reference])
             for file, line in (
                 (output, candidate_record(candidate)),
                 (judge, record),
@@ -53,10 +53,6 @@ def write_official(folder: Path, pictures: Iterable[tuple[Candidate, Judgement]]
                 file.write(json.dumps(line) + "\n")  # in ASCII, which has room for anything a model has said
             _count(counts, record, judgement)
     return counts
-
-
-def _copy(source: Path, target: Path) -> None:
-    write_atomic(target, read_picture(source))
 
 
 def _count(counts: Counter[str], record: Json, judgement: Judgement) -> None:

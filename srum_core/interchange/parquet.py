@@ -14,7 +14,6 @@ no place in Parquet: such characters are replaced by U+FFFD.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,10 +21,9 @@ from typing import Any, cast
 
 import attrs
 import cattrs
-from cattrs.preconf.json import make_converter
 
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.folders import inside
+from srum_core.folders import from_json, inside
 from srum_core.interchange import (
     OWN,
     REFERENCE,
@@ -35,12 +33,13 @@ from srum_core.interchange import (
     Unusable,
     find,
     opened,
-    read_picture,
     score_in_range,
     stored,
 )
+from srum_core.pictures import read_files
 from srum_core.prompts import other_task, tell_once
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
+from srum_core.store import describe_error, strict_converter
 
 Json = dict[str, Any]
 NEEDED = ("image", "prompt", "regions", "scores")
@@ -132,7 +131,7 @@ def _groups(rows: Iterator[Json]) -> Iterator[list[Json]]:
 
 
 def _row(candidate: Candidate, judgement: Judgement) -> Json:
-    convert = _converter()
+    convert, files = _converter(), read_files(candidate)
     names = {candidate.image: OWN, **({candidate.reference: REFERENCE} if candidate.reference else {})}
 
     def shown(exchange: Exchange) -> Exchange:
@@ -142,8 +141,8 @@ def _row(candidate: Candidate, judgement: Judgement) -> Json:
     judgement = attrs.evolve(judgement, exchanges=tuple(map(shown, judgement.exchanges)))
     return {
         "id": candidate.id,
-        "image": _picture(candidate.image),
-        "reference": candidate.reference and _picture(candidate.reference),
+        "image": _picture(candidate.image, files),
+        "reference": candidate.reference and _picture(candidate.reference, files),
         "prompt_id": candidate.prompt.id,
         "prompt": candidate.prompt.text,
         "tags": json.dumps(candidate.prompt.tags),
@@ -153,8 +152,8 @@ def _row(candidate: Candidate, judgement: Judgement) -> Json:
     }
 
 
-def _picture(path: Path) -> Json:
-    return {"bytes": read_picture(path), "path": path.name}
+def _picture(path: Path, files: Mapping[Path, bytes]) -> Json:
+    return {"bytes": files[path], "path": path.name}
 
 
 def _mended(value: Any, broken: list[str]) -> Any:
@@ -293,8 +292,8 @@ def _file(value: Any, folder: Path, name: str) -> File | None:
 
 def _tags(text: Any) -> Json:
     try:
-        tags = json.loads(text) if text else {}
-    except (TypeError, ValueError, RecursionError) as error:
+        tags = from_json(text) if text else {}
+    except (TypeError, ValueError, AttributeError) as error:
         raise Unusable(f"its tags are not JSON ({error})") from error
     if not isinstance(tags, dict):
         raise Unusable(f"its tags are {text}, and should be a JSON object")
@@ -318,8 +317,7 @@ def _structured(name: str, value: Any) -> Any:
     try:
         return _converter().structure(value, _RECORDS[name])
     except (cattrs.BaseValidationError, ValueError, TypeError, LookupError, AttributeError) as error:
-        told = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
-        raise Unusable(f"its {name} cannot be used: {'; '.join(told)}") from error
+        raise Unusable(f"its {name} cannot be used: {describe_error(error)}") from error
 
 
 def _shown(value: Any) -> str:
@@ -344,18 +342,7 @@ def _refuse_strangers(regions: Sequence[Region], said: Sequence[Score | Unreadab
 
 @cache
 def _converter() -> cattrs.Converter:
-    convert = make_converter()
-    for kind in (bool, int, float, str):
-        convert.register_structure_hook(kind, _exactly)
+    convert = strict_converter()
     convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
     convert.register_structure_hook(Path, lambda text, _: Path(text))
     return convert
-
-
-def _exactly(value: Any, kind: type) -> Any:
-    """Unlike cattrs, make no text of a struct and no number of a text."""
-    if type(value) is not kind and (kind, type(value)) != (float, int):
-        raise ValueError(f"should be {kind.__name__}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError("should be finite")
-    return kind(value)

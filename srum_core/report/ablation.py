@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 from srum_core.errors import RecordError
+from srum_core.folders import from_json, read_file
 
 FILE = "ablation.json"
 Data = dict[str, Any]
@@ -19,7 +19,7 @@ def read_ablation(folder: Path) -> Data:
     Raises RecordError for a file that is not of that form, or a figure that is not there."""
     path = folder / FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = from_json(read_file(path))
         rows = [
             {"arm": str(row["arm"]), "cells": {column: _cell(row["cells"].get(column)) for column in found["columns"]}}
             for row in found["rows"]

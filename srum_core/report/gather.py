@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from srum_core.errors import RecordError
-from srum_core.records import Row
+from srum_core.folders import from_json, read_file, unreadable
+from srum_core.pictures import read_files
+from srum_core.records import Candidate, Row
 from srum_core.report.ablation import FILE as ABLATION
 from srum_core.report.ablation import read_ablation
 from srum_core.report.gallery import Choice, gallery
@@ -44,8 +46,19 @@ def gather(folder: Path, limit: int) -> Data:
     if is_ablation:
         data["ablation"] = read_ablation(folder)
     if is_run:
-        data["run"] = gather_run(Run.open(folder), limit)
+        data["run"] = gather_run(_opened(folder), limit)
     return data
+
+
+def _opened(folder: Path) -> Run:
+    """The run, to be read only: settings that its folders were not made with are a warning here."""
+    run = Run.open(folder)
+    try:
+        run.check()
+    except RecordError as error:
+        logging.getLogger("srum").warning("The report shows what is there, although: %s", error)
+        run.checked = False
+    return run
 
 
 def gather_run(run: Run, limit: int) -> Data:
@@ -109,10 +122,23 @@ def _stage(run: Run, name: str, round: int | None, facts: Sequence[str] = (), fa
 
 
 def _generated(run: Run, round: int) -> Data:
-    prompts = run.prompts(round)
-    thoughts = sum(bool(each.thought) for each in run.candidates(round))
+    prompts, candidates = run.prompts(round), list(run.candidates(round))
+    thoughts = sum(bool(each.thought) for each in candidates)
     facts = [f"{len(prompts)} prompts"] + ([f"{thoughts} with a thought"] if thoughts else [])
-    return _stage(run, "generate", round, facts)
+    known = {prompt.id: prompt for prompt in prompts}
+    changed = [known.get(each.prompt.id) != each.prompt for each in candidates]
+    lost = [not _intact(each) for each in candidates]
+    failures = _failed(lost, "images are missing or are not those that were recorded", pictures=True)
+    failures += _failed(changed, "images are of other prompts than prompts.jsonl has now", pictures=True)
+    return _stage(run, "generate", round, facts, failures)
+
+
+def _intact(candidate: Candidate) -> bool:
+    try:
+        read_files(candidate)
+    except RecordError:
+        return False
+    return True
 
 
 def _grounded(run: Run, round: int) -> Data:
@@ -143,7 +169,7 @@ def _judged(run: Run, round: int) -> Data:
     return _stage(run, "judge", round, facts, failures)
 
 
-def _failed(failures: Sequence[Sequence[object]], words: str, pictures: bool = False) -> list[str]:
+def _failed(failures: Sequence[Any], words: str, pictures: bool = False) -> list[str]:
     number = sum(bool(each) if pictures else len(each) for each in failures)
     return [f"{number} {words}"] if number else []
 
@@ -176,9 +202,9 @@ def _lines(path: Path) -> list[Data]:
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        return [from_json(line) for line in read_file(path).split(b"\n")[:-1]]
     except ValueError as error:
-        raise RecordError(f"{path} cannot be read ({error}); train again with --redo train.") from error
+        raise unreadable(path, error) from error
 
 
 def tables(run: Run, rounds: Sequence[int]) -> list[Data]:

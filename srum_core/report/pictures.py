@@ -6,7 +6,6 @@ from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 
-from srum_core.errors import RecordError
 from srum_core.pictures import open_rgb
 
 SMALL = 128
@@ -19,10 +18,7 @@ def data_uri(path: Path) -> tuple[str, bool]:
     """The picture for an `img`, and whether it is small pixel art. Raises RecordError where it cannot be read."""
     from PIL import Image
 
-    try:
-        image = open_rgb(path)
-    except OSError as error:
-        raise RecordError(f"The picture {path} cannot be read ({error}), so no report is made. Restore it.") from error
+    image = open_rgb(path)
     small, file = max(image.size) <= SMALL, BytesIO()
     if small:
         image.save(file, "PNG", optimize=True)

@@ -18,8 +18,11 @@ from attrs import frozen
 
 from srum_core.console import tell
 from srum_core.errors import RecordError
+from srum_core.folders import FOLDERS, STAGES, read_json
+from srum_core.pictures import read_files
 from srum_core.progress import progress
-from srum_core.run import FOLDERS, STAGES, Run
+from srum_core.records import Candidate
+from srum_core.run import Planned, Run, generated
 from srum_core.store import Records, check_settings, rank_and_world, write_atomic
 
 _NEEDS = {"ground": "generate", "judge": "ground", "train": "judge", "evaluate": "train"}
@@ -68,7 +71,7 @@ def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
     """(finished, all) of a stage: pictures, or checkpoints for `train`. Loads no model.
 
     `fresh`: as if nothing were there. Otherwise raises RecordError if what is there was made with other settings."""
-    if not fresh:
+    if not fresh and run.checked:
         check_settings(run.stage_folder(step.stage, step.round), run.stage_settings(step.stage), step.stage)
     if step.stage == "train":
         return int(not fresh and run.done("train", step.round)), 1
@@ -99,7 +102,7 @@ def perform(run: Run, stage: str, round: int | None) -> None:
 
 def _keep_peaks(path: Path, stage: str, found: dict[str, float]) -> None:
     """What each stage took at most (the first process of it), by stage."""
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_json(path) if path.exists() else {}
     write_atomic(path, json.dumps({**known, stage: found}, indent=1) + "\n")
 
 
@@ -130,6 +133,13 @@ def chunks(
             advance(len(chunk))
     if records.ids().issuperset(ids):
         records.mark_done()
+
+
+def verified(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterator[Candidate]:
+    """The candidates of planned images. Raises RecordError where prompts or files are not what they were."""
+    for candidate in generated(candidates, plan):
+        read_files(candidate)
+        yield candidate
 
 
 def seed_everything(seed: int) -> None:

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from srum_core.folders import STAGES
 from srum_core.launching import add_preset, exit_status, take_preset
-from srum_core.run import STAGES, Run
+from srum_core.run import Run
 from srum_core.stages import perform
 
 

@@ -34,7 +34,7 @@ class Scored:
 
 def scored(run: Run, round: int | None) -> Records[Scored]:
     """What is known about the model after a round (None: before any)."""
-    return Records(run.stage_folder("evaluate", round), Scored, run.stage_settings("evaluate"), stage="evaluate")
+    return run.records("evaluate", round, Scored)
 
 
 def evaluate(run: Run, round: int | None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from srum_core.errors import clean, refuse
+from srum_core.pictures import with_digest
 from srum_core.protocols import Drawer
 from srum_core.records import Candidate
 from srum_core.run import Planned, Run
@@ -62,7 +63,7 @@ def draw(
             write_atomic(path, data.getvalue())
         drawn = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought, failure=reason)
         kept = _keep(sample.latent, path) if latents and sample.latent is not None else None
-        candidates.append(attrs.evolve(drawn, latent=kept))
+        candidates.append(with_digest(attrs.evolve(drawn, latent=kept)))
     return candidates
 
 

@@ -12,7 +12,7 @@ from srum_core.hearing import Hearing, conduct
 from srum_core.protocols import Grounder, Judge
 from srum_core.records import Candidate, Dropped, Grounding, Question, Region, Score, Unreadable
 from srum_core.run import Run
-from srum_core.stages import Step, chunks
+from srum_core.stages import Step, chunks, verified
 from srum_core.stages.asking import ask, seen_by_answerer
 
 
@@ -37,9 +37,9 @@ def ground(run: Run, round: int) -> None:
     use = run.settings.verifier
     verifier: Judge | None = run.registry.create("judge", use) if use else None
     candidates, records = run.candidates(round), run.groundings(round)
-    order = [item.id for item in run.planned(round)]
-    for chunk in chunks(run, order, run.settings.ground.batch, records, Step("ground", round)):
-        chosen = list(candidates.select(chunk))
+    plan = {item.id: item for item in run.planned(round)}
+    for chunk in chunks(run, list(plan), run.settings.ground.batch, records, Step("ground", round)):
+        chosen = list(verified(candidates, [plan[identity] for identity in chunk]))
         failed = [Grounding(each.id, failures=(Unreadable(0, each.failure),)) for each in chosen if each.failure]
         some = [each for each in chosen if not each.failure]
         if verifier or any(grounder.questions(candidate) for candidate in some):

@@ -8,7 +8,7 @@ from srum_core.hearing import Hearing, conduct, look
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Grounding, Judgement, Score, Unreadable
 from srum_core.run import Run
-from srum_core.stages import Step, chunks
+from srum_core.stages import Step, chunks, verified
 from srum_core.stages.asking import ask, seen_by_answerer, warn_of_models
 from srum_core.store import rank_and_world
 
@@ -17,11 +17,11 @@ def judge(run: Run, round: int) -> None:
     """Judge every candidate. Judgements with failures are recorded; nothing unreadable becomes a number."""
     judges = run.judges()
     candidates, groundings, records = run.candidates(round), run.groundings(round), run.judgements(round)
-    order = [item.id for item in run.planned(round)]
+    plan = {item.id: item for item in run.planned(round)}
     settings, step = run.settings.judge, Step("judge", round)
     asks = not all(hasattr(each, "score_many") for _, each in judges)  # else nobody needs to load a language model
-    for chunk in chunks(run, order, settings.batch, records, step, load=lambda: asks and run.answerer(round)):
-        seen = list(candidates.select(chunk))
+    for chunk in chunks(run, list(plan), settings.batch, records, step, load=lambda: asks and run.answerer(round)):
+        seen = list(verified(candidates, [plan[identity] for identity in chunk]))
         if asks:
             seen = seen_by_answerer(run, round, seen)
         pairs = list(zip(seen, groundings.select(chunk), strict=True))

@@ -23,7 +23,7 @@ from srum_core import optimizers, packing, sharding, trackers, tuning, weights
 from srum_core.console import tell
 from srum_core.errors import TrainingError, naming
 from srum_core.flow import FlowStep, flow_step
-from srum_core.folders import aside, settle
+from srum_core.folders import aside, put_in_place, redo_option, settle
 from srum_core.gauges import Guard, Tally, memory, refuse_infinite
 from srum_core.latents import Latents
 from srum_core.packing import Batch
@@ -193,7 +193,8 @@ class Trainer:
 
     def stop_if_warned(self) -> None:
         if self.guard.warning:
-            raise TrainingError(f"Training was stopped after step {self.done}. {self.guard.warning}")
+            way_out = f"Then train again with {redo_option(self.saved.folder)}."
+            raise TrainingError(f"Training was stopped after step {self.done}. {self.guard.warning} {way_out}")
 
     def plan(self) -> list[list[Batch]]:
         """The batches of every step."""
@@ -243,7 +244,7 @@ class Trainer:
             "lr": rate,
             "gradient_norm": float(norm),
         }
-        refuse_infinite(metrics, self.done + 1)
+        refuse_infinite(metrics, self.done + 1, redo_option(self.saved.folder))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.tuned.parameters, self.done)
@@ -331,6 +332,6 @@ class Trainer:
             (new / "settings.json").write_text(to_json(self.run.stage_settings("train")))
             (new / "DONE").write_text(f"{self.done}\n")
             settle(new)
-            new.replace(result)
+            put_in_place(new, result)  # what is there has no DONE: this training was made to replace it
             self.saved.discard()
         self.accelerator.wait_for_everyone()

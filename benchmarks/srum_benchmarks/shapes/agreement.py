@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from srum_benchmarks.shapes.figures import Figure, auc, balanced
 from srum_benchmarks.shapes.judging import RIGHT
@@ -22,6 +21,7 @@ from srum_benchmarks.shapes.lessons import Lesson, appraise
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.console import tell
 from srum_core.errors import RecordError, SrumError
+from srum_core.pictures import open_image
 from srum_core.records import Candidate, Judgement
 from srum_core.run import Run
 
@@ -44,8 +44,7 @@ def _true(candidate: Candidate, judgement: Judgement) -> Lesson:
     """What the checker says of the picture, and of what is in the boxes that were judged."""
     if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
         raise RecordError(f'The prompt "{candidate.prompt.text}" is not of the world of shapes: nothing can check it.')
-    with Image.open(candidate.image) as image:
-        picture = np.asarray(image.convert("RGB"))
+    picture = np.asarray(open_image(candidate.image).convert("RGB"))
     boxes = [tuple(round(edge * SIDE) for edge in region.box) for region in judgement.regions]
     return appraise(picture, candidate.prompt, boxes=boxes)  # type: ignore[arg-type]
 

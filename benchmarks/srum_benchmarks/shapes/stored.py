@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
 from srum_benchmarks.shapes.render import Picture
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError
+from srum_core.pictures import open_image
 from srum_core.records import Candidate
 
 
@@ -18,8 +18,7 @@ def read(candidate: Candidate, who: str) -> Picture:
             f'{who} cannot check picture {candidate.id}: its prompt "{candidate.prompt.text}" does not say which '
             "objects it asks for. Use prompts of the shapes world."
         )
-    with Image.open(candidate.image) as image:
-        picture = np.asarray(image.convert("RGB"))
+    picture = np.asarray(open_image(candidate.image).convert("RGB"))
     if picture.shape != (SIDE, SIDE, 3):
         raise RecordError(
             f"{who} reads pictures of {SIDE}×{SIDE} pixels, but {candidate.image} has "

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import define, field, frozen
 
-from srum_core.errors import AnswerError, ConfigError, RecordError, clean, mask
-from srum_core.pictures import open_rgb
+from srum_core.errors import AnswerError, ConfigError, clean, mask
+from srum_core.folders import read_file
+from srum_core.pictures import open_image, open_rgb
 from srum_core.records import Answer, Box, Question
 from srum_judges.answerers.addresses import read_key, read_urls
 from srum_judges.answerers.answer_cache import AnswerCache, cache_folder, key_of
@@ -350,13 +351,10 @@ def _picture(path: Path, crop: Box | None) -> tuple[str, str]:
     """(data URL, hash) of a picture or the part inside a box of fractions. Raises RecordError.
 
     The file's own bytes where they can go as they are; else a PNG, transparency on white, as adapters see pictures."""
-    try:
-        data = path.read_bytes()
-        kind = next((kind for kind, magic in _AS_THEY_ARE.items() if data.startswith(magic)), None)
-        if crop is not None or kind is None or _transparent(path):
-            data, kind = _cut(path, crop), "png"
-    except OSError as error:  # PIL's "cannot identify" is one too
-        raise RecordError(f"The picture {path} cannot be read ({error}). Run the stage that makes it again.") from error
+    image, data = open_image(path), read_file(path)
+    kind = next((kind for kind, magic in _AS_THEY_ARE.items() if data.startswith(magic)), None)
+    if crop is not None or kind is None or "A" in image.getbands() or "transparency" in image.info:
+        data, kind = _cut(path, crop), "png"
     return _data_url(data, kind), hashlib.sha256(data).hexdigest()
 
 
@@ -365,13 +363,6 @@ def _data_url(data: bytes, kind: str = "png") -> str:
 
 
 _AS_THEY_ARE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
-
-
-def _transparent(path: Path) -> bool:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return "A" in image.getbands() or "transparency" in image.info
 
 
 def _cut(path: Path, crop: Box | None) -> bytes:

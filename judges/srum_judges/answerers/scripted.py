@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 
+from srum_core.folders import read_file
 from srum_core.records import Question
 from srum_judges.options import ScriptedOptions
 
@@ -28,7 +29,7 @@ class Scripted:
 
 
 def _reply(question: Question) -> str:
-    picture = question.image.read_bytes()
+    picture = read_file(question.image)
     listed = _LISTED.findall(question.text)
     if "Write questions" in question.text:
         return "Is there anything?\nIs it what was asked for?"
