@@ -209,6 +209,7 @@ def test_the_record_says_what_the_files_were_and_older_ones_say_nothing(run: Run
 def test_the_report_warns_of_them(run: Run) -> None:
     from srum_core.report.gather import gather_run
 
+    Run.create(run.folder, run.settings, run.registry)
     replaced(run)
     edit_prompts(run, lambda lines: [each.replace("two dogs", "two cats") for each in lines])
     told = gather_run(run, 0)["rounds"][0]["stages"][0]["failures"]
