@@ -146,3 +146,10 @@ def test_an_evaluation_too(action: str, typed: tuple[str, ...], told: str, capsy
     assert cli.main(given) == 2
     assert told in capsys.readouterr().err
     assert not list(Path("run").glob("[!.]*"))
+
+
+def test_an_ablation_too(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["ablate", *BAGEL, "--arms", "paper", "--dry-run", "--out", "run"]
+    assert cli.main(given) == 0
+    assert cli.main([*given, "train.trackers=['wandb']"]) == 1
+    assert "would not start: train.trackers names" in capsys.readouterr().err
