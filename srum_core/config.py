@@ -386,6 +386,7 @@ _ELSEWHERE = {
     "adapter.size": "size resolution image_size",
     "adapter.device": "device",
     "prompts": "prompt prompt_file data dataset",
+    "judges": "judge",
     "rounds": "num_rounds",
     "seed": "random_seed manual_seed",
     "map": "reward_map",

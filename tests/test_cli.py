@@ -78,6 +78,7 @@ def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture
         (["--adapt", "bagel"], 'Did you mean "--adapter"?'),  # an abbreviation is not taken for the option
         (["--learning-rate", "1e-5"], "typed without dashes: train.lr=VALUE."),
         (["--train.lr=1e-5"], "typed without dashes: train.lr=VALUE."),
+        (["--judge", "zoom"], "typed without dashes: judges=VALUE."),
         (["--seed", "3"], "typed without dashes: seed=VALUE."),
         (["--output-dir=x", "--dry_run"], 'Did you mean "--out"?\nDid you mean "--dry-run"?'),
         (["--zzzz"], "unrecognized arguments: --zzzz\n"),
