@@ -111,6 +111,22 @@ class ConditionOutOfWeights(ToyModel):
 WrongShape = with_denoiser(lambda d, noisy, time, condition: [v[..., :2] for v in plain(d, noisy, time, condition)])
 
 
+def across(latent: Tensor) -> Tensor:
+    """Its cells read down the columns and written along the rows; the shape stays."""
+    return latent.transpose(0, 1).reshape(latent.shape)
+
+
+VelocityUnpackedAcross = with_denoiser(
+    lambda d, noisy, time, condition: [across(v) for v in plain(d, noisy, time, condition)]
+)
+NoisePackedAcross = with_denoiser(
+    lambda d, noisy, time, condition: plain(d, [across(x) for x in noisy], time, condition)
+)
+VelocityUpsideDown = with_denoiser(
+    lambda d, noisy, time, condition: [v.flip(0) for v in plain(d, noisy, time, condition)]
+)
+
+
 def one_size(d: ToyDenoiser, noisy: list[Tensor], time: Tensor, condition: Tensor) -> list[Tensor]:
     torch.stack(noisy)
     return plain(d, noisy, time, condition)
@@ -274,6 +290,7 @@ class OddBoxes(ToyModel):
         return {"unit": "pixels", "seen": size}  # type: ignore[return-value]
 
 
+CORNER = "test_a_corner_of_the_noise_is_that_corner_of_the_velocity"
 CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
     "BlocksFromOutside": (BlocksFromOutside, "test_sharding_changes_no_gradient", "must not be used outside"),
     "ConditionOutOfWeights": (ConditionOutOfWeights, "test_sharding_changes_no_gradient", "must use no weights"),
@@ -304,6 +321,9 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
     "IdleParameter": (IdleParameter, "test_gradients_reach_every_trained_parameter", "exactly zero: idle"),
     "UnusedParameter": (UnusedParameter, "test_gradients_reach_every_trained_parameter", r"spare\.weight"),
     "WrongShape": (WrongShape, "test_a_velocity_has_the_shape_of_its_latent", "has the shape"),
+    "VelocityUnpackedAcross": (VelocityUnpackedAcross, CORNER, r"the top right corner .* changes the bottom left"),
+    "NoisePackedAcross": (NoisePackedAcross, CORNER, r"\(w h\)"),
+    "VelocityUpsideDown": (VelocityUpsideDown, CORNER, "top left corner of .* the bottom left"),
     "NotRecomputable": (NotRecomputable, "test_activation_checkpointing_changes_no_gradient", "changes the gradient"),
     "MissingLora": (MissingLora, "test_lora_starts_neutral", "matches no module"),
     "IdleLora": (IdleLora, "test_lora_trains", "With LoRA the velocity carries no gradient"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import broken_adapters
 import broken_plugins
 import pytest
 from PIL import Image
@@ -38,6 +39,13 @@ BROKEN = [
 ]
 
 
+ALONE = (
+    "RandomEncode", "DeafToText", "LeakingNeighbour", "OneSizeOnly", "MissingBlocks", "MissingLora", "DrawsOnePicture",
+    "AnswersOnce", "VelocityUnpackedAcross", "TransposedGrid",
+)  # fmt: skip
+"""Broken adapters whose fault many tests would notice."""
+
+
 class Recorder:
     """What came of every test: outcome by "class::test", and the messages of those that failed."""
 
@@ -56,10 +64,10 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Recorder:
-    """Every sound plugin before its whole suite, every broken one before the test that must notice."""
+    """Every sound plugin before its whole suite, every broken one before the test that must notice, some before all."""
     recorder, path = Recorder(), Path(broken_plugins.__file__)
     chosen = [f"TestSound_{name}" for name in broken_plugins.SOUND]
-    chosen += [f"Test{name}::{test}" for name, test, _ in BROKEN]
+    chosen += [f"Test{name}" if name in ALONE else f"Test{name}::{test}" for name, test, _ in BROKEN]
     folder = tmp_path_factory.mktemp("inner")
     (folder / "pytest.ini").write_text("[pytest]\n")
     options = ["-qq", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder / 'tmp'}", "-W", "ignore"]
@@ -77,6 +85,13 @@ def test_a_broken_plugin_is_caught_by_the_test_that_names_its_fault(
     message = " ".join(results.messages[key].split())
     assert re.search(words, message), message
     assert message.startswith(("AssertionError: ", "srum_core.errors."))
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_one_fault_gives_one_message(results: Recorder, name: str) -> None:
+    """Tests that build on what fails are skipped, and do not lead astray."""
+    failed = [key for key, found in results.outcomes.items() if key.startswith(f"Test{name}::") and "failed" in found]
+    assert failed == [f"Test{name}::{broken_adapters.CASES[name][1]}"]
 
 
 @pytest.mark.parametrize("name", broken_plugins.SOUND)

@@ -14,13 +14,20 @@ from torch import Tensor, distributed
 from srum_core import sharding, tuning
 from srum_core.protocols import UnifiedModel
 from srum_core.testing.adapter_training import TrainingConformance, backward, tune
-from srum_core.testing.checks import called
+from srum_core.testing.checks import after, called
 
 
 class ShardingConformance(TrainingConformance):
     """In one process: what needs weights that are elsewhere fails here too."""
 
     @pytest.mark.parametrize("method", ["lora", "full"])
+    @after(
+        "test_encoding_is_repeatable",
+        "test_gradients_reach_every_trained_parameter",
+        "test_each_block_runs_once_per_call",
+        "test_lora_trains",
+        dropped=False,
+    )
     def test_sharding_changes_no_gradient(self, adapter: UnifiedModel, method: str) -> None:
         plain, shards = tune(adapter, method), tune(adapter, method)
         expected = self.gradients(adapter, plain)

@@ -19,7 +19,7 @@ from srum_core import tuning
 from srum_core.flow import flow_step
 from srum_core.protocols import UnifiedModel
 from srum_core.settings import Lora
-from srum_core.testing.checks import called
+from srum_core.testing.checks import after, called
 from srum_core.testing.fixtures import sample_picture
 
 LORA = Lora(rank=2, alpha=4.0)
@@ -59,6 +59,7 @@ class TrainingConformance:
                 )
                 assert velocity.isfinite().all(), f"A velocity is not finite, with the texts {texts}."
 
+    @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_pictures_do_not_see_their_neighbours(self, adapter: UnifiedModel) -> None:
         noisy, texts = self.noisy(adapter), list(self.prompts[:3])
         before = velocities(adapter, noisy, texts)
@@ -72,6 +73,7 @@ class TrainingConformance:
             alone = velocities(adapter, [noisy[index]], [texts[index]], [TIMES[index]])[0]
             self.same(velocity, alone, f"A picture's velocity alone is not the one that it has in a batch. {hint}")
 
+    @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_words_matter(self, adapter: UnifiedModel) -> None:
         noisy = self.noisy(adapter)[:1]
         one, other, dropped = (velocities(adapter, noisy, [text])[0] for text in (*self.prompts[:2], None))
@@ -81,6 +83,7 @@ class TrainingConformance:
                 "give a freshly made model random weights everywhere.)"
             )
 
+    @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_time_matters(self, adapter: UnifiedModel) -> None:
         noisy = self.noisy(adapter)[:1]
         early, late = (velocities(adapter, noisy, self.prompts[:1], [time])[0] for time in (0.1, 0.9))
@@ -89,6 +92,25 @@ class TrainingConformance:
             "noise; scale it here if the model counts in thousandths."
         )
 
+    @after("test_a_velocity_has_the_shape_of_its_latent", "test_pictures_do_not_see_their_neighbours")
+    def test_a_corner_of_the_noise_is_that_corner_of_the_velocity(self, adapter: UnifiedModel) -> None:
+        for index, noisy in enumerate(self.noisy(adapter)):
+            about = ([self.prompts[index]], [TIMES[index]])
+            plain = velocities(adapter, [noisy], *about)[0]
+            for corner in CORNERS:
+                changed = noisy.clone()
+                part = quarter(changed, corner)
+                part += 3 * part.std()
+                felt = by_corner(velocities(adapter, [changed], *about)[0] - plain)
+                strongest = max(felt, key=lambda name: felt[name])
+                assert strongest == corner, (
+                    f"On a grid of {noisy.shape[0]} rows and {noisy.shape[1]} columns, changing the {corner} corner of "
+                    f"the noisy latent changes the {strongest} corner of the velocity most. The denoiser must take "
+                    'cells apart and put them together in one order, rows first: look for "(w h)" beside "(h w)", '
+                    "width and height swapped, and positions that go with another order of cells."
+                )
+
+    @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_each_block_runs_once_per_call(self, adapter: UnifiedModel) -> None:
         blocks = [
             (name, module)
@@ -115,6 +137,7 @@ class TrainingConformance:
     # ---- training ---------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("dropped", [False, True], ids=["with text", "text dropped"])
+    @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_gradients_reach_every_trained_parameter(self, adapter: UnifiedModel, dropped: bool) -> None:
         tuned = tune(adapter, "full")
         loss = self.loss(adapter, tuned.module, [None] * 3 if dropped else self.prompts[:3])
@@ -141,6 +164,7 @@ class TrainingConformance:
             "before it: give the test small random weights there."
         )
 
+    @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_lora_starts_neutral(self, adapter: UnifiedModel) -> None:
         noisy = self.noisy(adapter)
         before = velocities(adapter, noisy, self.prompts[:3])
@@ -149,6 +173,7 @@ class TrainingConformance:
         for velocity, plain in zip(velocities(adapter, noisy, self.prompts[:3], on=tuned.module), before, strict=True):
             self.same(velocity, plain, "Adding LoRA changes the velocity before anything is trained.")
 
+    @after("test_gradients_reach_every_trained_parameter", "test_lora_starts_neutral", dropped=False)
     def test_lora_trains(self, adapter: UnifiedModel) -> None:
         noisy = self.noisy(adapter)
         tuned = tune(adapter, "lora")
@@ -163,6 +188,12 @@ class TrainingConformance:
         after = velocities(adapter, noisy, self.prompts[:3], on=tuned.module)
         assert differ(before[0], after[0]), "A step of training with LoRA leaves the velocity as it was."
 
+    @after(
+        "test_encoding_is_repeatable",
+        "test_gradients_reach_every_trained_parameter",
+        "test_each_block_runs_once_per_call",
+        dropped=False,
+    )
     def test_activation_checkpointing_changes_no_gradient(self, adapter: UnifiedModel) -> None:
         gradients = []
         for checkpointing in (False, True):
@@ -181,6 +212,7 @@ class TrainingConformance:
                     "again in the backward pass: it must not change its arguments, a cache or a counter.",
                 )
 
+    @after("test_encoding_is_repeatable", "test_gradients_reach_every_trained_parameter", dropped=False)
     def test_a_saved_model_loads_again(self, adapter: UnifiedModel, tmp_path: Path) -> None:
         tuned = tune(adapter, "full")
         dice = torch.Generator().manual_seed(0)
@@ -238,6 +270,22 @@ class TrainingConformance:
 
 
 TIMES = [0.3, 0.6, 0.9]
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+
+
+def quarter(grid: Tensor, corner: str) -> Tensor:
+    """A view of one quarter of (rows, columns, …), without a middle row or column."""
+    rows, columns = grid.shape[0] // 2, grid.shape[1] // 2
+    assert min(rows, columns) > 0, (
+        f"A grid of {grid.shape[0]} rows and {grid.shape[1]} columns has no corners: set larger `sizes`."
+    )
+    part = grid[:rows] if "top" in corner else grid[-rows:]
+    return part[:, :columns] if "left" in corner else part[:, -columns:]
+
+
+def by_corner(changes: Tensor) -> dict[str, float]:
+    """Mean size of the changes (rows, columns, channels) in each quarter of a grid."""
+    return {name: float(quarter(changes, name).float().abs().mean()) for name in CORNERS}
 
 
 def velocities(

@@ -19,7 +19,8 @@ from srum_core.loading import check_instance
 from srum_core.protocols import Drawer, UnifiedModel
 from srum_core.records import BoxFormat, Question
 from srum_core.testing.adapter_sharding import ShardingConformance
-from srum_core.testing.checks import called
+from srum_core.testing.adapter_training import CORNERS, by_corner
+from srum_core.testing.checks import after, called
 from srum_core.testing.drawers import SeedConformance, check_samples, draw
 from srum_core.testing.fixtures import sample_picture
 
@@ -57,6 +58,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
                 "the model itself works like that, set `square_grid = True`; if it rounds sizes, set other `sizes`."
             )
 
+    @after("test_the_latent_has_the_orientation_of_the_picture")
     def test_a_corner_of_the_picture_is_that_corner_of_the_grid(self, adapter: UnifiedModel) -> None:
         for size in self.sizes:
             if self.square_grid and size[0] != size[1]:
@@ -82,6 +84,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
                 "the picture. Latents are kept on disk and training must be repeatable."
             )
 
+    @after("test_encoding_is_repeatable")
     def test_encoding_is_independent_of_the_batch(self, adapter: UnifiedModel) -> None:
         pictures = self.pictures()
         for index, latent in enumerate(encode(adapter, pictures)):
@@ -119,6 +122,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
             )
 
     @pytest.mark.parametrize("training", [False, True], ids=["frozen in eval mode", "trainable in train mode"])
+    @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_drawing_and_answering_leave_the_denoiser_alone(
         self, adapter: UnifiedModel, tmp_path: Path, training: bool
     ) -> None:
@@ -161,6 +165,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
         assert all(isinstance(each, str) for each in answers), f"Answers must be strings, not {answers}."
 
     @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampled"])
+    @after("test_answering_gives_a_text_per_question")
     def test_answers_are_repeatable_and_independent_of_the_batch(
         self, adapter: UnifiedModel, tmp_path: Path, temperature: float
     ) -> None:
@@ -174,6 +179,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
                 "padding must not be attended to."
             )
 
+    @after("test_answers_are_repeatable_and_independent_of_the_batch", temperature=0.0)
     def test_another_seed_gives_another_sampled_answer(self, adapter: UnifiedModel, tmp_path: Path) -> None:
         question = evolve(self.asked(tmp_path)[0], temperature=5.0)
         answers = answer(adapter, [evolve(question, seed=seed) for seed in range(8)])
@@ -203,9 +209,6 @@ class AdapterConformance(ShardingConformance, SeedConformance):
         return questions
 
 
-CORNERS = ("top left", "top right", "bottom left", "bottom right")
-
-
 def encode(adapter: UnifiedModel, pictures: Sequence[Image.Image]) -> list[Tensor]:
     sizes = ", ".join(f"{picture.width}x{picture.height}" for picture in pictures)
     latents = called(f"`encode` failed on pictures of {sizes} pixels", lambda: list(adapter.encode(pictures)))
@@ -226,14 +229,3 @@ def with_inverted_corner(picture: Image.Image, corner: str) -> Image.Image:
     copy = picture.copy()
     copy.paste(ImageChops.invert(picture.crop(box)), box)
     return copy
-
-
-def by_corner(changes: Tensor) -> dict[str, float]:
-    """Mean size of the changes (rows, columns, channels) in each quarter of a grid, without a middle row or column."""
-    rows, columns = changes.shape[0] // 2, changes.shape[1] // 2
-    assert min(rows, columns) > 0, (
-        f"A grid of {changes.shape[0]} rows and {changes.shape[1]} columns has no corners: set larger `sizes`."
-    )
-    cells = changes.float().abs().mean(-1)
-    parts = (cells[:rows, :columns], cells[:rows, -columns:], cells[-rows:, :columns], cells[-rows:, -columns:])
-    return {name: float(part.mean()) for name, part in zip(CORNERS, parts, strict=True)}

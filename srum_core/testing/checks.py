@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeVar
 
 from srum_core.records import Candidate, Question
 
@@ -16,6 +18,32 @@ def called(what: str, function: Callable[[], T]) -> T:
         return function()
     except Exception as error:
         raise AssertionError(f"{what}: it raised {type(error).__name__}: {error}") from error
+
+
+def after(*earlier: str, **fixed: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Skip a test of a suite where one of the `earlier` ones fails, so that one fault gives one message.
+
+    The earlier ones get the same fixtures, and of their own parameters those in `fixed`."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @wraps(test)
+        def run(self: Any, **given: Any) -> None:
+            import pytest
+
+            there = {"adapter": given.get("drawer"), "drawer": given.get("adapter"), **fixed, **given}
+            for name in earlier:
+                check = getattr(self, name, None)  # not every suite has all of them
+                wanted = signature(check).parameters if check else ()
+                try:
+                    if check:
+                        check(**{key: {**there, **fixed}[key] for key in wanted})
+                except Exception:
+                    pytest.skip(f"{name} fails: what it says comes first")
+            test(self, **given)
+
+        return run
+
+    return decorate
 
 
 def shown(text: str) -> str:

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 from srum_core.loading import check_instance
 from srum_core.protocols import Drawer
 from srum_core.records import Sample
-from srum_core.testing.checks import called
+from srum_core.testing.checks import after, called
 
 
 class SeedConformance:
@@ -19,6 +19,7 @@ class SeedConformance:
     pixel_tolerance: int = 2
     """Largest difference, of 255 levels, between pictures that should be the same."""
 
+    @after("test_drawing_gives_a_picture_per_prompt", "test_pictures_do_not_see_their_neighbours")
     def test_the_same_seed_gives_the_same_picture_in_any_batch(self, drawer: Drawer) -> None:
         prompts, seeds = list(self.prompts), list(range(len(self.prompts)))
         together, turned = draw(drawer, prompts, seeds), draw(drawer, prompts[::-1], seeds[::-1])[::-1]
@@ -32,10 +33,12 @@ class SeedConformance:
                     "and look for padding that is attended to."
                 )
 
+    @after("test_drawing_gives_a_picture_per_prompt")
     def test_another_seed_gives_another_picture(self, drawer: Drawer) -> None:
         one, other = draw(drawer, [self.prompts[0]] * 2, [0, 1])
         assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same picture: `generate` ignores its seeds."
 
+    @after("test_drawing_gives_a_picture_per_prompt", "test_words_matter")
     def test_other_words_give_another_picture(self, drawer: Drawer) -> None:
         one, other = draw(drawer, self.prompts[:2], [0, 0])
         assert pixel_gap(one.image, other.image) > 0, (
