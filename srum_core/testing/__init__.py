@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from srum_core.testing.judges import JudgeConformance
     from srum_core.testing.losses import LossConformance
     from srum_core.testing.maps import RewardMapConformance
+    from srum_core.testing.pipelines import check_generates_like
 
 __all__ = [
     "THREE_REGIONS",
@@ -45,6 +46,7 @@ __all__ = [
     "RewardMapConformance",
     "ScriptedModel",
     "Transcript",
+    "check_generates_like",
     "read_transcripts",
     "sample_candidate",
     "sample_judgement",
@@ -62,6 +64,7 @@ _SUITES = {
     "JudgeConformance": "judges",
     "LossConformance": "losses",
     "RewardMapConformance": "maps",
+    "check_generates_like": "pipelines",
 }
 
 
