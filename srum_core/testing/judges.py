@@ -197,8 +197,8 @@ class JudgeConformance:
             "alone": [scored([pair])[0] for pair in pairs],
             "by `scores`": [list(judge.scores(one, own, [])) for one, own in pairs],
         }
-        for where, found in others.items():
-            for (one, _), mine, other in zip(pairs, together, found, strict=True):
+        for where, elsewhere in others.items():
+            for (one, _), mine, other in zip(pairs, together, elsewhere, strict=True):
                 assert _alike(mine, other), (
                     f"{who} gives image {one.id} {mine} in a batch of {len(pairs)}, and {other} {where}. A score may "
                     "depend on its own image alone, up to rounding: no statistics of the batch, no padding that is "
