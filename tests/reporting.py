@@ -29,7 +29,7 @@ from srum_core.run import Run
 from srum_core.stages.evaluate import Scored, scored
 from srum_core.store import to_json, write_list
 
-ODD = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'&amp;&\u2028\u2029{{ 71 * 89 * 9973 }}]]><!-- 😀"
+ODD = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'&amp;&\u2028\u2029{{ 8**9 }}]]><!-- 😀"
 """What must be shown as it is, wherever it comes from."""
 SIDE = 8
 
