@@ -106,6 +106,11 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
+def extra(name: str) -> str:
+    """How to install an extra of srum, for messages."""
+    return f'pip install "srum[{name}]" (in a checkout of srum: pip install -e ".[{name}]")'
+
+
 _secrets: set[str] = set()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from srum_core.errors import TrainingError
+from srum_core.errors import TrainingError, extra
 
 if TYPE_CHECKING:
     from srum_core.settings import Train
@@ -26,7 +26,7 @@ def check(name: str, sharded: bool) -> None:
     if name == "adamw8bit" and find_spec("bitsandbytes") is None:
         raise TrainingError(
             "train.optimizer=adamw8bit needs the package bitsandbytes, which is not installed here: "
-            'pip install "srum[8bit]", or use train.optimizer=adamw.'
+            f"{extra('8bit')}, or use train.optimizer=adamw."
         )
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srum_core.errors import ConfigError
+from srum_core.errors import ConfigError, extra
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,7 +25,7 @@ def check(names: Sequence[str]) -> None:
         if not any(find_spec(package) for package in KNOWN[name]):
             raise ConfigError(
                 f'train.trackers names "{name}", but the package {KNOWN[name][0]} is not installed. Install it with '
-                f"pip install 'srum[{name}]', or leave {name} out of train.trackers; metrics.jsonl is written anyway."
+                f"{extra(name)}, or leave {name} out of train.trackers; metrics.jsonl is written anyway."
             )
 
 

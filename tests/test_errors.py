@@ -1,10 +1,13 @@
 """What others say is shown as one safe line."""
 
+import re
+from pathlib import Path
+
 import pytest
 from rich.table import Table
 
 from srum_core.console import say, show_table, tell
-from srum_core.errors import clean, hide
+from srum_core.errors import clean, extra, hide
 
 
 class Mute(Exception):
@@ -54,3 +57,22 @@ def test_tables_and_lines_on_standard_output_are_safe_too(capsys):
     assert out.replace("\n", "").isprintable()
     assert out.count("[/10]") == 3
     assert out.count(":smile:") == 3
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]), ids=lambda p: p.stem)
+def test_a_page_that_says_how_to_install_an_extra_says_how_in_a_checkout(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"install ['\"]?srum\[([\w,]+)\]", text):
+        assert extra(name).split("(")[0].strip() in text  # quoted in one way
+        assert f'pip install -e ".[{name}]"' in text
+
+
+def test_messages_about_extras_come_from_one_place():
+    """`extra` says how to install one from a package index and in a checkout."""
+    folders = [ROOT / name for name in ("srum_core", "adapters", "judges", "losses", "benchmarks")]
+    files = [path for folder in folders for path in folder.rglob("*.py") if path.name != "errors.py"]
+    assert len(files) > 100
+    assert not [path.name for path in files if re.search(r"(?i)install[^\n]{0,40}srum\[", path.read_text("utf-8"))]

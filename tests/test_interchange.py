@@ -758,5 +758,5 @@ def test_without_the_library_a_sentence_says_how_to_get_it(
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet", code=2)
     bring(path, tmp_path / "back", code=2)
-    assert told(capsys).count("pip install 'srum[data]'") == 2
+    assert told(capsys).count('pip install "srum[data]"') == 2
     assert not (tmp_path / "out").exists()

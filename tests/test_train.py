@@ -266,7 +266,7 @@ def test_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(run, 0)
     assert list((run.round_folder(0) / "logs").rglob("events.out.tfevents*"))
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"package wandb is not installed.*pip install 'srum\[wandb\]'"):
+    with pytest.raises(ConfigError, match=r'package wandb is not installed.*pip install "srum\[wandb\]"'):
         trackers.check(["wandb"])
     with pytest.raises(ConfigError, match="there are tensorboard, wandb"):
         trackers.check(["excel"])

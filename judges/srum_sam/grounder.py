@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from srum_core.boxes import twin
-from srum_core.errors import ConfigError, PluginError
+from srum_core.errors import ConfigError, PluginError, extra
 from srum_core.pictures import open_rgb
 from srum_core.records import Box, Candidate, Mask, Question, Region
 from srum_sam import SamOptions, checkpoint
@@ -32,7 +32,7 @@ class Sam:
         if absent:
             raise PluginError(
                 f'The grounder "sam" needs {" and ".join(absent)}, which this environment does not have. '
-                "Install srum with its extra: srum[sam]."
+                f"Install them: {extra('sam')}."
             )
         self.path = checkpoint.find(self.options.checkpoint)
 

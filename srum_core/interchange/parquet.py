@@ -22,7 +22,7 @@ from typing import Any, cast
 import attrs
 import cattrs
 
-from srum_core.errors import ConfigError, RecordError, clean
+from srum_core.errors import ConfigError, RecordError, clean, extra
 from srum_core.folders import from_json, inside
 from srum_core.interchange import (
     OWN,
@@ -61,9 +61,7 @@ def need(what: str) -> tuple[Any, Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ConfigError(
-            f"{what} needs the package datasets ({error}). Install it: pip install 'srum[data]'."
-        ) from error
+        raise ConfigError(f"{what} needs the package datasets ({error}). Install it: {extra('data')}.") from error
     return datasets, pyarrow, pyarrow.parquet
 
 

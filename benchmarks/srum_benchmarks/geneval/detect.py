@@ -12,7 +12,7 @@ from srum_benchmarks.geneval import asking
 from srum_benchmarks.geneval.asking import Wanted
 from srum_benchmarks.geneval.rules import Thresholds
 from srum_benchmarks.options import Mask2FormerOptions
-from srum_core.errors import CheckpointError, PluginError
+from srum_core.errors import CheckpointError, PluginError, extra
 from srum_core.pictures import open_rgb
 from srum_core.records import Question
 
@@ -35,7 +35,9 @@ class Mask2Former:
     def __init__(self, options: Mask2FormerOptions | None = None) -> None:
         self.options = options or Mask2FormerOptions()
         if importlib.util.find_spec("scipy") is None:
-            raise PluginError("Mask2Former needs scipy, which this environment does not have. Install srum[detectors].")
+            raise PluginError(
+                f"Mask2Former needs scipy, which this environment does not have. Install it: {extra('detectors')}."
+            )
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """Pictures of one size are looked at together."""

@@ -10,6 +10,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from srum_clip import ClipOptions
 from srum_core.errors import CheckpointError, ConfigError
+from srum_core.place import choose_device
 from srum_core.records import Candidate, Question, Region, Score
 
 
@@ -24,8 +25,7 @@ class Clip:
         self.options = options or ClipOptions()
         if not self.options.low < self.options.high:
             raise ConfigError(f"low={self.options.low} must be less than high={self.options.high}.")
-        device = self.options.device
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = choose_device(self.options.device)
         try:
             self.model = CLIPModel.from_pretrained(self.options.checkpoint).to(self.device).eval()
             self.processor = CLIPProcessor.from_pretrained(self.options.checkpoint)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import define, field, frozen
 
-from srum_core.errors import AnswerError, ConfigError, clean, mask
+from srum_core.errors import AnswerError, ConfigError, clean, extra, mask
 from srum_core.folders import read_file
 from srum_core.pictures import open_image, open_rgb
 from srum_core.records import Answer, Box, Question
@@ -95,7 +95,7 @@ class Remote:
             from srum_judges.answerers.wire import Wire
         except ImportError as error:
             raise ConfigError(
-                f"The answerer remote needs packages that are not installed ({error}): install srum[remote]."
+                f"The answerer remote needs packages that are not installed ({error}): {extra('remote')}."
             ) from error
         key, timeout, most = read_key(self.options.key_env), self.options.timeout, self.options.max_reply
         servers = [Server(Wire(url, key, timeout, most), url) for url in urls]
