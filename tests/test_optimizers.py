@@ -117,7 +117,7 @@ def test_a_run_warms_up_moves_by_its_rate_and_resumes(
 def test_a_missing_package_and_sharded_weights_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, asked = nn.Parameter(torch.zeros(4)), Train(optimizer="adamw8bit")
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "bitsandbytes.optim", None)
+        patch.setattr(optimizers, "find_spec", lambda name: None)
         with pytest.raises(TrainingError, match=r'needs the package bitsandbytes.*pip install "srum\[8bit\]"'):
             optimizers.make([weight], asked)
     monkeypatch.setattr(optimizers, "DTensor", nn.Parameter)  # as if it were sharded
