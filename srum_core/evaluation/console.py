@@ -237,7 +237,7 @@ def _light(run: Evaluation) -> set[str]:
 def asks(run: Evaluation) -> bool:
     """Whether the benchmark asks anybody, as far as its first prompt tells."""
     prompts = run.evaluated_prompts() if not run.all_drawn() else [run.plan_pictures()[0].prompt]
-    example = Candidate("", prompts[0], Path("none.png"), (64, 64), 0)
+    example = Candidate("example", prompts[0], Path("none.png"), (64, 64), 0)
     return bool(run.benchmark().questions(example))
 
 
