@@ -129,7 +129,8 @@ class Hearing:
         Raises RecordError if the judge asks more or fewer questions today or, unless they may be `reworded` (in the
         test of a parser, say), asks them in other words."""
         own = [exchange for exchange in exchanges if exchange.asked_by == name]
-        hearing = cls.open(name, judge, candidate, regions, 1 + max((exchange.vote for exchange in own), default=0))
+        votes = 1 + max((exchange.vote for exchange in own), default=0)
+        hearing = cls.open(name, judge, candidate, regions, min(votes, len(own) or 1))  # each vote has an exchange
         same = all(hearing._repeat(exchange, reworded) for exchange in own)
         if not same or any(hearing.follow(vote) for vote in range(len(hearing.votes))):
             count = max(len(vote.questions) for vote in hearing.votes)

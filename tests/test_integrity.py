@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from PIL import Image
 from test_stages import WORDS, make
@@ -187,6 +188,21 @@ def test_what_was_changed_after_judging_is_not_trained_on(run: Run, fault: str) 
     assert f"--redo {'generate' if 'prompt' in fault else 'judge'} " in str(caught.value)
 
 
+ROWS = [
+    tuple(part.strip() for part in line.strip(" |\n").split("|"))
+    for line in (Path(__file__).parent.parent / "docs/errors.md").read_text("utf-8").splitlines()
+    if line.startswith("| ") and line.split("|")[1].strip() in {**FAULTS, **JUDGED}
+]
+
+
+@pytest.mark.parametrize(("fault", "told"), ROWS)
+def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, told: str) -> None:
+    {**FAULTS, **JUDGED}[fault][0](run)
+    with pytest.raises(SrumError) as caught:
+        train(run)
+    assert told in str(caught.value)
+
+
 def test_a_later_round_is_named_in_the_way_out(run: Run) -> None:
     run.round_folder(0).rename(run.folder / "round-1")
     (run.folder / "round-1/prompts.jsonl").unlink()  # ids of another round
@@ -249,6 +265,16 @@ def test_a_record_file_that_is_none_is_a_sentence(tmp_path: Path, kind: str) -> 
         list(Records(folder, Judgement))
     with pytest.raises(RecordError, match=r"settings.json cannot be read.*--redo judge "):
         Records(folder, Judgement, {"a": 1})
+
+
+def test_a_vote_that_nobody_gave_is_a_sentence(run: Run) -> None:
+    from srum_core.hearing import Hearing
+
+    (judgement, *_), (candidate, *_) = run.judgements(0), run.candidates(0)
+    (name, toy), *_ = run.judges()
+    exchanges = [attrs.evolve(each, vote=10**9) for each in judgement.exchanges]
+    with pytest.raises(RecordError, match="judge again with --redo judge"):
+        Hearing.replay(name, toy, candidate, judgement.regions, exchanges)
 
 
 def test_a_candidate_outside_is_not_even_written(tmp_path: Path) -> None:
