@@ -22,7 +22,7 @@ def _proper_size(_: Any, attribute: Any, size: Any) -> None:
 
 
 def _file_name(_: Any, attribute: Any, text: str) -> None:
-    if not text or text.startswith(".") or any(each in text for each in "/\\\0"):
+    if text.startswith(".") or any(each in text for each in "/\\\0"):
         raise ValueError(f"{attribute.name} {text!r:.60} must be fit to be the name of a file")
 
 
