@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -29,18 +29,18 @@ def progress(total: int, label: str, done: int = 0, console: Console | None = No
         yield lines.advance
         lines.finish()
         return
-    note = TextColumn("{task.fields[note]}", markup=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        note,
-    )
-    with Progress(*columns, console=console) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with _Bar(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, note="")
         yield lambda count, note="": bar.update(task, advance=count, note=note)
+
+
+class _Bar(Progress):
+    """Notes have a line below the bar: beside it they would cut the numbers short at 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield from (Text(f"  {task.fields['note']}") for task in self.tasks if task.fields["note"])
 
 
 class _Rate(ProgressColumn):

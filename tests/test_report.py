@@ -325,6 +325,13 @@ def test_a_constant_curve_has_no_other_numbers_at_its_axis(value: float) -> None
     assert same.count(f">{charts.number(value)}<") == 1
 
 
+def test_the_axis_of_shares_is_in_percent_as_the_table_below_it_is() -> None:
+    rows = {"measure": {"value": 0.5, "low": 0.0, "high": 1.0}}
+    svg = charts.dumbbells("T", [{"name": "base", "rows": rows}], percent=True)
+    assert re.findall(r'text-anchor="middle">([^<]*)<', svg) == ["0", "20", "40", "60", "80", "100"]
+    assert "base: measure 50" in svg
+
+
 def test_many_steps_are_smoothed_within_their_round_over_the_raw_ones() -> None:
     points = [(float(x), float(x % 2 + 10 * (x > 100))) for x in range(1, 201)]
     means = charts.smoothed(points, [1.0, 101.0])

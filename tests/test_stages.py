@@ -461,6 +461,17 @@ def test_progress_is_a_bar_on_a_terminal_and_one_process_shows_it(monkeypatch: p
     assert silent.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
+def test_a_bar_of_80_columns_cuts_no_number_short() -> None:
+    note = "loss 0.0644, lr 7.5e-05, gradient norm 0.261"
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with progress(1200, "train round 10", done=1100, console=console) as advance:
+        advance(50, note)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1150/1200" in text
+    assert note in text
+    assert "…" not in text
+
+
 def test_rates_and_times_are_readable() -> None:
     assert [rate(2.0), rate(0.5)] == ["2.0/s", "30.0/min"]
     assert [clock(5), clock(65), clock(3661)] == ["0:05", "1:05", "1:01:01"]

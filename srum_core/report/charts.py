@@ -147,8 +147,11 @@ def _spread(places: Sequence[float], height: int) -> list[float]:
     return [place - max(0.0, over) for place in out]
 
 
-def dumbbells(title: str, tables: Sequence[Mapping[str, Any]]) -> Markup:
-    """For every measure the value of each evaluation, with its 95 % interval; the last is filled."""
+def dumbbells(title: str, tables: Sequence[Mapping[str, Any]], percent: bool = False) -> Markup:
+    """For every measure the value of each evaluation, with its 95 % interval; the last is filled.
+
+    `percent` is how numbers are written."""
+    scale = 100 if percent else 1
     names = list(dict.fromkeys(name for table in tables for name in table["rows"]))
     found = [row for table in tables for row in table["rows"].values() if isfinite(row["value"])]
     if not found:
@@ -161,7 +164,7 @@ def dumbbells(title: str, tables: Sequence[Mapping[str, Any]]) -> Markup:
     parts = []
     for mark in marks:
         parts.append(f'<path class="grid" d="M{across(mark)} {TOP}V{height - BOTTOM}"/>')
-        parts.append(_text(across(mark), height - BOTTOM + 15, number(mark), "middle"))
+        parts.append(_text(across(mark), height - BOTTOM + 15, number(scale * mark), "middle"))
     for index, name in enumerate(names):
         y = TOP + row_height * (index + 0.5)
         parts.append(_text(left - 14, y + 4, name, "end", "label"))
@@ -171,12 +174,12 @@ def dumbbells(title: str, tables: Sequence[Mapping[str, Any]]) -> Markup:
             parts.append(f'<path class="joint" d="M{across(values[0])} {y}H{across(values[-1])}"/>')
         for place, row in rows:
             parts.append(_mark(across, row, y + 9 * (place - (len(tables) - 1) / 2), place, place == len(tables) - 1))
-    told = "; ".join(f"{table['name']}: " + _told(table) for table in tables)
+    told = "; ".join(f"{table['name']}: " + _told(table, scale) for table in tables)
     return _svg(f"{title}. {told}.", height, parts)
 
 
-def _told(table: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {number(row['value'])}" for name, row in table["rows"].items())
+def _told(table: Mapping[str, Any], scale: int) -> str:
+    return ", ".join(f"{name} {number(scale * row['value'])}" for name, row in table["rows"].items())
 
 
 def _mark(across: Scale, row: Mapping[str, Any], y: float, place: int, last: bool) -> str:

@@ -43,18 +43,18 @@ def render(data: Data) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=shown)
-    run, script = data["run"], _own("page.js")
+    run, script, percent = data["run"], _own("page.js"), _percent(data)
     lazy = {"pairs": run["pairs"], "candidates": run["candidates"]} if run else {}
     return environment.get_template("template.html").render(
         **data,
-        percent=_percent(data),
+        percent=percent,
         style=Markup(_own("page.css")),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         lazy=embedded(lazy),
         curves=curves(run["metrics"]) if run else [],
         key=charts.key([table["name"] for table in run["tables"]]) if run else "",
-        dumbbells=charts.dumbbells("Every measure before and after", run["tables"]) if run else "",
+        dumbbells=charts.dumbbells("Every measure before and after", run["tables"], percent["results"]) if run else "",
     )
 
 

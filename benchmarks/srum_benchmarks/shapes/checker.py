@@ -62,7 +62,7 @@ class Verdict:
     fidelity: float
     """Share of the required objects that are there, wherever they stand and whatever else is there."""
     detail: str
-    """The first thing that is wrong, in a few words, or "all as asked"."""
+    """What is wrong, in a few words, or "all as asked"."""
     found: tuple[Found, ...]
 
 
@@ -217,14 +217,15 @@ def check(picture: Picture, tags: Mapping[str, Any]) -> Verdict:
         else:
             surplus.append(thing)
     fidelity = 1 - left.total() / need.total()
+    wrong = []
     if surplus:
         thing = surplus[0]
-        detail = f"not asked for: {thing.colour} {thing.shape or 'blob'}"
-    elif left.total():
+        how = "one too many" if thing.kind and need[thing.kind] else "not asked for"
+        wrong.append(f"{how}: {thing.colour} {thing.shape or 'blob'}")
+    if left.total():
         colour, shape = next(kind for kind, count in left.items() if count > 0)
-        detail = f"missing: {colour} {shape}"
-    elif not holds(found, tags):
-        detail = f"not {tags['relation']}"
-    else:
-        detail = "all as asked"
+        wrong.append(f"missing: {colour} {shape}")
+    if not wrong and not holds(found, tags):
+        wrong.append(f"not {tags['relation']}")
+    detail = "; ".join(wrong) or "all as asked"
     return Verdict(detail == "all as asked", fidelity, detail, found)
