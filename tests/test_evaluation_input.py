@@ -38,7 +38,10 @@ def test_a_missing_picture_gets_its_sentence(run: Path, capsys: pytest.CaptureFi
     path.unlink()
     for words in (["judge", run], ["score", run], ["layout", run, "--target", "compbench-srum", "--to", run / "out"]):
         assert srum(*words) == 2
-        assert f"The picture {path} is missing" in capsys.readouterr().err
+        assert (
+            f"{path} cannot be read (No such file or directory). Restore it, or run once with --redo pictures"
+            in capsys.readouterr().err
+        )
 
 
 def test_an_extra_file_between_the_pictures_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
