@@ -56,7 +56,7 @@ def who_ended(error: SystemExit) -> str:
 
 
 _ROOM = "Free some space, then run the same command again: what is on disk is complete, and it goes on from there."
-_ELSEWHERE = "Choose another folder with --out."
+_ELSEWHERE = "Choose another folder (--out; --to of srum export)."
 _ADVICE = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,

@@ -88,7 +88,12 @@ class Saved:
             write_atomic(path, to_json(dict(self.settings)))
         new = aside(self.folder / STATE)  # written straight to disk: a 7B state fits no buffer in memory
         with naming(new), new.open("wb") as file:  # given a path, torch hides why it could not write
-            torch.save({**state, "logs": [log.size() for log in self.logs]}, file)
+            try:
+                torch.save({**state, "logs": [log.size() for log in self.logs]}, file)
+            except RuntimeError as error:  # raised by torch's own tidying up, after the write has failed
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.folder / STATE)

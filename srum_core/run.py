@@ -67,7 +67,7 @@ class Run:
         run.check()
         text = config.to_toml(settings, registry.versions())
         path = run.folder / "run.toml"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             write_atomic(path, text)
         return run
 

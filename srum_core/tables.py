@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srum_core.errors import RecordError, clean, refuse
-from srum_core.folders import read_json
+from srum_core.folders import read_json, redo_option, way_out
 from srum_core.hookspecs import Use
 from srum_core.records import Candidate, Row
 from srum_core.statistics import Z
@@ -119,9 +119,8 @@ def read(path: Path) -> BenchmarkTable:
         data = data if isinstance(data, dict) else {"benchmark": "", "split": "", "model": "", "rows": data}
         return converter(path.parent).structure(data, BenchmarkTable)
     except (ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
-        raise RecordError(
-            f"{path} is no table of a benchmark ({clean(describe_error(error))}). Score again."
-        ) from error
+        ways = way_out(path) if redo_option(path) else "Make it again with srum eval score."
+        raise RecordError(f"{path} is no table of a benchmark ({clean(describe_error(error))}). {ways}") from error
 
 
 @frozen

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from test_stages import WORDS, make
 
+from srum_core.commands import export, reread
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.hookspecs import Use
@@ -201,6 +202,21 @@ def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, told: str) -
     with pytest.raises(SrumError) as caught:
         train(run)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [lambda run: export.judged(run, 0), lambda run: reread._again(run, 0, run.judges())])
+def test_a_lost_judgement_is_not_left_out_of_what_is_made_from_a_finished_round(run: Run, read: Any) -> None:
+    assert len(list(read(run))) == len(run.planned(0))
+    cut_line(run.stage_folder("judge", 0) / "part-0.jsonl")
+    with pytest.raises(RecordError, match=r"although it was finished.*--redo judge "):
+        list(read(run))
+
+
+def test_a_run_toml_that_is_no_text_is_written_again(run: Run) -> None:
+    path = run.folder / "run.toml"
+    path.write_bytes(b"\xff\0")
+    Run.create(run.folder, run.settings, run.registry)
+    assert Run.open(run.folder).settings.seed == run.settings.seed
 
 
 def test_a_later_round_is_named_in_the_way_out(run: Run) -> None:

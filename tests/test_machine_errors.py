@@ -127,3 +127,14 @@ def test_a_full_disk_is_named_when_training_is_saved(tmp_path: Path) -> None:
     aside(tmp_path / "state.pt").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space left on device.*state\.pt"):
         Saved(tmp_path, {}, ()).save({"weights": torch.zeros(100_000)})
+
+
+def test_a_disk_that_fills_up_while_training_is_saved(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # POSIX
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))  # torch has written a part by then
+    try:
+        with pytest.raises(OSError, match=r"File too large.*state\.pt"):
+            Saved(tmp_path, {}, ()).save({"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -242,6 +242,14 @@ def test_a_picture_that_is_gone_is_a_sentence(own: Path) -> None:
         write_report(own)
 
 
+@pytest.mark.parametrize("line", ["[1]", '{"step": "a"}', '{"step": 1e400}', '{"step": [1]}'])
+def test_a_log_that_holds_no_numbers_is_a_sentence(own: Path, line: str) -> None:
+    with (own / "round-0" / "metrics.jsonl").open("a") as log:
+        log.write(f"{line}\n")
+    with pytest.raises(RecordError, match=r"metrics\.jsonl cannot be read .*--redo train "):
+        write_report(own)
+
+
 # ---- ablations ------------------------------------------------------------------------------------------------------
 
 

@@ -140,6 +140,14 @@ def test_without_a_change_it_says_so_and_writes_nothing(tmp_path: Path, capsys: 
     assert files(tmp_path) == before
 
 
+def test_settings_of_another_version_do_not_hinder_it(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    path = run.folder / "run.toml"
+    path.write_text(path.read_text().replace("[train]", "[train]\nold = 2"))
+    reread(run, "judges.1.factor=0.5")
+    assert judgements(run.stage_folder("judge", 0)) != judgements(run.round_folder(0) / "judgements.before-1")
+
+
 def test_an_option_of_a_judge_changes_the_scores_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

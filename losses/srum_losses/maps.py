@@ -31,6 +31,7 @@ from srum_losses import GlobalOnlyOptions, PaperOptions, RegionOptions, Released
 
 Grid = tuple[int, int]
 Array = NDArray[Any]
+AGAIN = "Judge the image again (--redo judge, or judge:ROUND for a later round)."
 
 
 @frozen
@@ -87,7 +88,7 @@ class Sparse:
         if self.options.scope == "picture":
             means = [fmean(scores) for scores in (_globals(judgement), [patch.score for patch in found]) if scores]
             if not means:
-                raise RecordError(f'The judgement of candidate "{judgement.candidate}" holds no score at all.')
+                raise RecordError(f'The judgement of candidate "{judgement.candidate}" holds no score at all. {AGAIN}')
             return torch.full(grid, min(self._bit(mean) for mean in means))
         bits = [attrs.evolve(patch, score=self._bit(patch.score)) for patch in found]
         outside = 1.0 if self.options.outside == "global" else 0.0
@@ -224,7 +225,7 @@ def patches(judgement: Judgement) -> list[Patch]:
         if score.region not in regions:
             raise RecordError(
                 f'The judgement of candidate "{judgement.candidate}" scores region "{score.region}", which it does not '
-                "list. Judge the picture again (--redo judge, or judge:ROUND for a later round)."
+                f"list. {AGAIN}"
             )
         values.setdefault(score.region, []).append(score.value)
     return [Patch(regions[name].box, fmean(given), regions[name].mask) for name, given in values.items()]

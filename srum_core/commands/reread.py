@@ -52,8 +52,8 @@ def run(parsed: argparse.Namespace) -> int:
     """0, also if nothing changes. Raises ConfigError, and RecordError for answers that cannot be read again."""
     registry = plugins.discover()
     old = Run.open(parsed.run, registry)
-    path = old.folder / "run.toml"
-    new = Run(old.folder, config.load_settings(None, (), path, parsed.settings, registry), registry)
+    settings = config.changed(old.settings, parsed.settings, registry, config.COMMAND_LINE)
+    new = Run(old.folder, settings, registry)
     _refuse_others(as_data(old.settings), as_data(new.settings))
     with nullcontext() if parsed.dry_run else lock(new.folder):
         if not parsed.dry_run:
@@ -139,6 +139,8 @@ def _again(run: Run, round: int, judges: Judges) -> Iterator[Pair]:
     nobody was asked, and the judgement stays as it is."""
     there = Records(run.stage_folder("judge", round), Judgement)  # their settings may change: that is what this is for
     candidates, groundings = run.candidates(round), run.groundings(round)
+    if there.done:
+        there.require(candidates.ids())
     for old in there:
         (candidate,) = candidates.select([old.candidate])
         (grounding,) = groundings.select([old.candidate])

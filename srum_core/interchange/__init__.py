@@ -15,7 +15,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from srum_core.errors import RecordError, clean
+from srum_core.errors import RecordError, clean, naming
 from srum_core.folders import abandoned, aside, delete, inside, settle
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
 from srum_core.run import Run
@@ -110,9 +110,11 @@ def score_in_range(value: object, what: str) -> float:
 
 
 def judged(run: Run, round: int) -> Iterator[tuple[Candidate, Judgement]]:
-    """The judged pictures of a round, in the order of judging."""
-    candidates = run.candidates(round)
-    for judgement in run.judgements(round):
+    """The judged pictures of a round, in the order of judging. Raises RecordError where one is lost."""
+    candidates, judgements = run.candidates(round), run.judgements(round)
+    if judgements.done:
+        judgements.require(candidates.ids())
+    for judgement in judgements:
         (candidate,) = candidates.select([judgement.candidate])
         yield candidate, judgement
 
@@ -131,8 +133,9 @@ def fresh(folder: Path) -> Iterator[Path]:
             delete(left)
     new.mkdir(parents=True)
     try:
-        yield new
-        settle(new)
+        with naming(new):
+            yield new
+            settle(new)
         new.rename(folder)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)

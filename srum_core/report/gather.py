@@ -176,9 +176,9 @@ def _failed(failures: Sequence[Any], words: str, pictures: bool = False) -> list
 
 def _trained(run: Run, round: int) -> Data:
     rows = metrics(run, round)
-    seconds = sum(row["seconds"] for row in _lines(run.round_folder(round) / "speed.jsonl"))
+    seconds = sum(row.get("seconds") or 0 for row in _lines(run.round_folder(round) / "speed.jsonl"))
     facts = []
-    if rows:
+    if rows and "judged" in rows[-1]:
         out = rows[-1].get("below_least", 0) + rows[-1].get("not_best", 0)
         facts = [f"on {rows[-1]['judged'] - out} pictures"] + ([f"{out} left out by select"] if out else [])
     facts += [f"{seconds:.0f} s"] if seconds else []
@@ -202,9 +202,16 @@ def _lines(path: Path) -> list[Data]:
     if not path.is_file():
         return []
     try:
-        return [from_json(line) for line in read_file(path).split(b"\n")[:-1]]
+        rows = [from_json(line) for line in read_file(path).split(b"\n")[:-1]]
+        if not all(isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows):
+            raise ValueError("a line is no table of numbers")
+        return rows
     except ValueError as error:
         raise unreadable(path, error) from error
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def tables(run: Run, rounds: Sequence[int]) -> list[Data]:
