@@ -2,14 +2,13 @@
 
 import base64
 import errno
-import json
 import os
 import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.entities import html5
 from pathlib import Path
-from urllib.parse import quote
 
 
 class SrumError(Exception):
@@ -111,22 +110,41 @@ def extra(name: str) -> str:
     return f'pip install "srum[{name}]" (in a checkout of srum: pip install -e ".[{name}]")'
 
 
-_secrets: set[str] = set()
+_secrets: dict[str, re.Pattern[str]] = {}
 
 
 def hide(secret: str) -> None:
-    """Never show this text again, nor its forms in a URL, JSON or base64: `clean` and `mask` leave it out.
+    """Never show this text again: `clean` and `mask` leave it out, however it is escaped.
 
-    Texts of fewer than 4 characters are no secrets; they would be cut out of other words."""
-    if len(secret) >= 4:
-        encoded = base64.b64encode(secret.encode()).decode().rstrip("=")
-        _secrets.update((secret, quote(secret, safe=""), json.dumps(secret)[1:-1], encoded))
+    That is in JSON, URLs, HTML and Python's repr, in base64 also as a part of a longer text, and with
+    other characters than printable ASCII in between. Texts of fewer than 8 characters are no secrets
+    ("none", "EMPTY"): they would be cut out of other words."""
+    if len(secret) >= 8:
+        data = secret.encode()
+        forms = ["[^!-~]{0,3}".join(map(_escaped, secret))]
+        for before in range(3):  # base64 writes 3 bytes as 4 characters; the first and last may be of neighbours too
+            digits = base64.b64encode(bytes(before) + data).rstrip(b"=").decode()
+            whole = digits[(4 * before + 2) // 3 : len(digits) - ((before + len(data)) % 3 > 0)]
+            forms += [re.escape(whole), re.escape(whole.translate(_URL_SAFE))]
+        _secrets[secret] = re.compile("|".join(dict.fromkeys(forms)))
+
+
+_URL_SAFE = str.maketrans("+/", "-_")
+
+
+def _escaped(letter: str) -> str:
+    """A pattern for a character as it is, or as JSON, URLs, HTML and repr escape it, also more than once."""
+    code = f"0*(?i:{ord(letter):x})"
+    names = "|".join(name for name, meant in html5.items() if meant == letter and name.endswith(";"))
+    entity = rf"&(?:amp;)*(?:#{ord(letter)};|#[xX]{code};{f'|{names}' if names else ''})"
+    some = r"\\{1,8}"  # a bound: tried at every backslash of a text
+    return rf"(?:{re.escape(letter)}|{some}{re.escape(letter)}|%(?:25)*{code}|{some}[ux]{code}|{entity})"
 
 
 def mask(text: str) -> str:
     """Return the text without the secrets that were given to `hide`."""
-    for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, "(hidden)")
+    for _, pattern in sorted(_secrets.items(), key=lambda each: len(each[0]), reverse=True):
+        text = pattern.sub("(hidden)", text)
     return text
 
 
@@ -143,6 +161,6 @@ def clean(text: object, limit: int = 400) -> str:
         words = str(text)
     except BaseException:  # a plugin's exception can raise anything here, SystemExit too
         words = f"({type(text).__name__} without a message)"
-    words = mask(words)[: 10 * limit]
+    words = mask(words[: 100 * limit])[: 10 * limit]  # more than enough, also where most of it is left out
     line = " ".join("".join(each if each.isprintable() else " " for each in words).split())
     return line if len(line) <= limit else f"{line[:limit]}…"

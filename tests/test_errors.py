@@ -1,13 +1,18 @@
 """What others say is shown as one safe line."""
 
+import base64
+import html
+import json
 import re
+import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from rich.table import Table
 
 from srum_core.console import say, show_table, tell
-from srum_core.errors import clean, extra, hide
+from srum_core.errors import clean, extra, hide, mask
 
 
 class Mute(Exception):
@@ -36,6 +41,52 @@ def test_secrets_are_masked_the_longest_first():
     hide("sk-secret-and-more")
     hide("")
     assert clean("a sk-secret-and-more b sk-secret") == "a (hidden) b (hidden)"
+
+
+KEY = 'sk-Ab+/c&d<9"x\\y012'
+"""A key of which every usual escape changes something."""
+FORMS = {
+    "json": json.dumps(KEY)[1:-1],
+    "json in json": json.dumps(json.dumps(KEY))[3:-3],
+    "json of PHP": json.dumps(KEY)[1:-1].replace("/", "\\/"),
+    "unicode escapes": "".join(f"\\u{ord(each):04X}" for each in KEY),
+    "repr": repr(KEY.encode())[2:-1],
+    "url": quote(KEY, safe=""),
+    "path of a url": quote(KEY),
+    "url, lower case, twice": quote(quote(KEY, safe="")).replace("%2525", "%25").replace("2B", "2b"),
+    "html": html.escape(KEY),
+    "html, numbers": "".join(f"&#x{ord(each):x};" for each in KEY),
+    "wide characters": KEY.encode("utf-16-le").decode("latin1"),
+    "zero width": f"{KEY[:5]}\u200b{KEY[5:]}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_key_is_hidden_in_every_form_that_programs_give_it(form):
+    hide(KEY)
+    assert clean(f"Authorization: {FORMS[form]}.") in ("Authorization: (hidden).", "Authorization: (hidden) .")
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("before", ["", "u:", "me:", "Bearer "])
+def test_a_key_is_hidden_in_base64_also_behind_other_words(encode, before):
+    hide(KEY)
+    shown = clean(encode(f"{before}{KEY}, and so on".encode()))
+    assert KEY[2:6] not in base64.b64decode(shown.partition("(hidden)")[0] + "==").decode()
+    assert "(hidden)" in shown
+
+
+def test_words_that_stand_for_no_key_are_no_secrets():
+    hide("EMPTY")
+    assert clean("an EMPTY room") == "an EMPTY room"
+
+
+def test_secrets_are_found_in_linear_time():
+    hide(KEY)
+    for piece in ("\\", "%25", "&amp;", "sk-Ab", "s\0", "\\u0"):
+        began = time.process_time()
+        mask((piece * 200_000)[:200_000])
+        assert time.process_time() - began < 1
 
 
 def test_no_control_character_reaches_the_terminal(capsys):

@@ -639,6 +639,7 @@ def test_the_only_model_is_found_once_and_late(server: Server, picture: Path) ->
         (with_status(404), AnswerError, r"said 404 .*It was to list its models.*name the model with answerer\.model"),
         (with_body('{"data": "x"}'), AnswerError, r"sent JSON that is no list of models.*asked 3 times"),
         (models(None), AnswerError, r"sent JSON that is no list of models"),
+        (models("a\ud800"), AnswerError, r"sent JSON that is no list of models"),
         (with_body("{}"), AnswerError, r"sent JSON that is no list of models"),
     ],
 )

@@ -419,6 +419,6 @@ def _read_models(reply: Any) -> list[str]:
         names = [each["id"] for each in reply["data"]]
     except (TypeError, KeyError):
         names = [None]
-    if not all(isinstance(name, str) and name for name in names):
+    if not all(isinstance(name, str) and name and name.isprintable() for name in names):
         raise ValueError("JSON that is no list of models")
     return names
