@@ -260,6 +260,11 @@ class DrawsOnePicture(ToyModel):
         return super().generate(prompts[:1], seeds[:1])
 
 
+class HidesFailures(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        return [Sample(sample.image) for sample in super().generate(prompts, seeds)]
+
+
 class DrawsWithoutWords(ToyModel):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
         return super().generate([""] * len(prompts), seeds)
@@ -348,6 +353,11 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
     "OneSeed": (OneSeedForTheBatch, "test_the_same_seed_gives_the_same_picture_in_any_batch", "is another picture"),
     "DeafToSeeds": (DeafToSeeds, "test_another_seed_gives_another_picture", "ignores its seeds"),
     "DrawsOnePicture": (DrawsOnePicture, "test_drawing_gives_a_picture_per_prompt", "1 pictures came back"),
+    "HidesFailures": (
+        HidesFailures,
+        "test_an_image_of_values_that_are_not_finite_is_a_failure",
+        r"weights that are NaN.*Sample\.failure",
+    ),
     "DrawsWithoutWords": (DrawsWithoutWords, "test_other_words_give_another_picture", "ignores its prompts"),
     "AnswersInReverse": (
         AnswersInReverse,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from srum_core.flow import Recipe, Schedule
 from srum_core.records import Candidate, Prompt, Question, Region, Row, Sample, Score, Unreadable
+from srum_core.weights import failure
 
 GRID, CHANNELS, SIDE, WIDTH = 4, 3, 8, 12
 COMPONENTS = [
@@ -126,7 +127,7 @@ class ToyModel:
         for step in range(3, 0, -1):
             velocity = self.denoiser(x, torch.full((len(x),), step / 3), condition)
             x = [each - v / 3 for each, v in zip(x, velocity, strict=True)]
-        return [Sample(_picture(latent)) for latent in x]
+        return [Sample(_picture(latent), failure=failure("image", latent)) for latent in x]
 
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         called("answer")

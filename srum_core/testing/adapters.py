@@ -23,6 +23,7 @@ from srum_core.testing.adapter_training import CORNERS, by_corner
 from srum_core.testing.checks import after, called
 from srum_core.testing.drawers import SeedConformance, check_samples, draw
 from srum_core.testing.fixtures import sample_picture
+from srum_core.weights import finite
 
 
 class AdapterConformance(ShardingConformance, SeedConformance):
@@ -120,6 +121,26 @@ class AdapterConformance(ShardingConformance, SeedConformance):
                 f"A picture was drawn on a grid of {sorted(grids)} cells and is encoded on {tuple(latent.shape[:2])}: "
                 "it would be trained at another size than it was drawn at. Does `encode` resize to a size of its own?"
             )
+
+    @after("test_drawing_gives_a_picture_per_prompt")
+    def test_an_image_of_values_that_are_not_finite_is_a_failure(self, adapter: UnifiedModel) -> None:
+        kept = {name: parameter.clone() for name, parameter in adapter.denoiser.named_parameters()}
+        with torch.no_grad():
+            for parameter in adapter.denoiser.parameters():
+                parameter.fill_(float("nan"))
+        try:
+            samples = adapter.generate(self.prompts[:1], [0])
+        except Exception:  # that is noticed too
+            return
+        finally:
+            with torch.no_grad():
+                for name, parameter in adapter.denoiser.named_parameters():
+                    parameter.copy_(kept[name])
+        assert all(sample.failure or (sample.latent is not None and not finite(sample.latent)) for sample in samples), (
+            "With weights that are NaN, `generate` gave an image like any other: it would be scored, and trained on. "
+            "Before pixels become whole levels, give their tensor to `srum_core.weights.failure` and the result to "
+            "`Sample.failure`."
+        )
 
     @pytest.mark.parametrize("training", [False, True], ids=["frozen in eval mode", "trainable in train mode"])
     @after("test_a_velocity_has_the_shape_of_its_latent")

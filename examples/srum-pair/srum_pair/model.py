@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from einops import rearrange
@@ -22,6 +23,7 @@ from srum_core.errors import CheckpointError, TrainingError
 from srum_core.flow import Recipe, Schedule
 from srum_core.pictures import open_rgb
 from srum_core.records import Question, Sample
+from srum_core.weights import failure
 from srum_pair import PairOptions
 
 
@@ -87,7 +89,7 @@ class Pair:
     def _run(self, texts: Sequence[str], dice: Any, steps: int, guidance: float) -> Any:
         width, height = self.options.size
         how = {"width": width, "height": height, "num_inference_steps": steps, "guidance_scale": guidance}
-        return self.hand(prompt=list(texts), generator=dice, **how)
+        return self.hand(prompt=list(texts), generator=dice, output_type="np", **how)
 
     def condition(self, texts: Sequence[str | None]) -> dict[str, Any]:
         """What the pipeline hands to its transformer first, without guidance, by name. None is the empty prompt."""
@@ -103,7 +105,9 @@ class Pair:
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         dice = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return [Sample(each) for each in self._run(prompts, dice, self.options.steps, self.options.guidance).images]
+        images = self._run(prompts, dice, self.options.steps, self.options.guidance).images
+        made = zip(self.hand.numpy_to_pil(np.nan_to_num(images)), map(torch.from_numpy, images), strict=True)
+        return [Sample(image, failure=failure("image", numbers)) for image, numbers in made]
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image]) -> list[Tensor]:

@@ -145,7 +145,7 @@ def test_sampled_answers_follow_their_seed_and_nobody_elses(sd3: Pair, tmp_path:
 def test_a_crop_and_thinking_change_what_the_eye_is_shown(
     sd3: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample_picture((64, 48)).save(tmp_path / "picture.png")
+    sample_picture((128, 96)).save(tmp_path / "picture.png")
     shown: list[tuple[tuple[int, int], str]] = []
     template = sd3.eye[1].apply_chat_template
 
@@ -157,7 +157,7 @@ def test_a_crop_and_thinking_change_what_the_eye_is_shown(
     monkeypatch.setattr(sd3.eye[1], "apply_chat_template", watch)
     plain = Question(tmp_path / "picture.png", "What is it?", max_new_tokens=2)
     sd3.answer([plain, evolve(plain, crop=(0.5, 0.0, 1.0, 0.5), think=True)])
-    assert shown == [((64, 48), "What is it?"), ((32, 24), "Think step by step first.\n\nWhat is it?")]
+    assert shown == [((128, 96), "What is it?"), ((64, 48), "Think step by step first.\n\nWhat is it?")]
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
