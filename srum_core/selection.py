@@ -55,6 +55,12 @@ def choose(run: Run, round: int) -> Pictures:
     candidates = sorted(_generated(run, round), key=lambda candidate: candidate.id)
     judgements.require(candidate.id for candidate in candidates)
     usable = [candidate for candidate in candidates if not judged[candidate.id].failures]
+    if candidates and all(candidate.failure for candidate in candidates):
+        raise TrainingError(
+            f"There is nothing to train on: none of {len(candidates)} images can be judged. "
+            f"{clean(candidates[0].failure)} Use another adapter.dtype or checkpoint, and "
+            f"{redo_option(candidates[0].image)}."
+        )
     if not usable:
         raise TrainingError(
             f"There is nothing to train on: all of {len(candidates)} images had answers that no score could be read "

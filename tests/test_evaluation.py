@@ -241,6 +241,14 @@ def test_an_image_that_is_a_failure_has_no_score_and_counts_against_coverage(
     assert not failed & {each["picture"] for each in answered}
 
 
+def test_images_that_are_all_failures_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (f"{HERE}:Overflows" if word == f"{HERE}:Draws" else word for word in model("shapes", tmp_path, limit=1))
+    assert srum("run", *words) == 2
+    assert "None of the 1 images" in (said := capsys.readouterr().err)
+    assert "not finite" in said
+    assert "--redo pictures" in said
+
+
 def test_shapes_needs_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     until_killed(lambda: srum("run", *model("shapes", tmp_path / "parts")), draw=3)
     for name in ("parts", "whole"):

@@ -19,7 +19,7 @@ from toy import ToyBenchmark, ToyGrounder, ToyJudge, ToyModel
 from srum_core import config, plugins, tables
 from srum_core import progress as progress_module
 from srum_core.ablation.tables import _measured
-from srum_core.errors import PluginError, RecordError
+from srum_core.errors import PluginError, RecordError, TrainingError
 from srum_core.hookspecs import Use
 from srum_core.progress import clock, progress, rate
 from srum_core.records import Candidate, Question, Region, Row, Sample, Score, Unreadable
@@ -289,6 +289,14 @@ def test_an_image_that_is_not_finite_is_a_failure_that_nobody_is_asked_about(
     assert not asked & failed.keys()
     kept = choose(run, 0)
     assert (len(kept.candidates), kept.unjudged) == (3, 2)
+
+
+def test_a_round_without_any_image_is_not_blamed_on_the_judge(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Hopeless"))
+    for stage in (generate, ground, judge):
+        stage(run, 0)
+    with pytest.raises(TrainingError, match=r"none of 5 images .* not finite.*adapter\.dtype.*--redo generate"):
+        choose(run, 0)
 
 
 def test_a_judge_whose_score_is_no_number_is_named(tmp_path: Path, prompts: Path) -> None:

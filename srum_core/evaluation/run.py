@@ -12,7 +12,7 @@ import attrs
 from attrs import frozen
 
 from srum_core import config, plugins
-from srum_core.errors import ConfigError, RecordError
+from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.folders import read_file
 from srum_core.prompts import check_prompts
 from srum_core.protocols import Drawer
@@ -138,7 +138,13 @@ class Evaluation(Run):
         found = list(records.select(identity for identity in plan if identity in there))
         for picture in found:
             _check(picture)
-        return [picture for picture in found if not picture.candidate.failure]
+        usable = [picture for picture in found if not picture.candidate.failure]
+        if found and not usable:
+            raise RecordError(
+                f"None of the {len(found)} images of {self.folder} can be scored: "
+                f"{clean(found[0].candidate.failure)} Use another adapter.dtype or checkpoint, and --redo pictures."
+            )
+        return usable
 
 
 def _as_json(prompts: Sequence[Prompt]) -> list[str]:
