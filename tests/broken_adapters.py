@@ -16,8 +16,15 @@ from srum_core.records import BoxFormat, Question, Sample
 
 
 class TransposedGrid(ToyModel):
+    """Generates wide images, so that two tests could notice."""
+
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         return [latent.transpose(0, 1) for latent in super().encode(images)]
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        wide = [torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        self.denoiser(wide, torch.ones(len(wide)), self.condition(prompts))
+        return [Sample(sample.image.resize((8, 4))) for sample in super().generate(prompts, seeds)]
 
 
 class TransposedCells(ToyModel):
@@ -204,6 +211,19 @@ class IdleParameter(ToyModel):
         self.denoiser = denoiser.requires_grad_(False).eval()
 
 
+class _Unheard(_Idle):
+    def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Tensor) -> list[Tensor]:
+        return ToyDenoiser.forward(self, noisy, time, 0 * self.idle * condition)
+
+
+class DeafTextWeights(IdleParameter):
+    """What reads the text is trained, and makes no difference."""
+
+    def __init__(self, options: ToyOptions | None = None) -> None:
+        super().__init__(options)
+        self.denoiser.__class__ = _Unheard
+
+
 class MissingBlocks(ToyModel):
     recipe = attrs.evolve(ToyModel.recipe, blocks=("Layer",))
 
@@ -317,6 +337,7 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
     "EncodeWithGraph": (EncodeWithGraph, "test_latents_are_finite_and_carry_no_gradient", "no gradient"),
     "LeakingNeighbour": (LeakingNeighbour, "test_pictures_do_not_see_their_neighbours", "neighbours in the batch"),
     "DeafToText": (DeafToText, "test_words_matter", "deaf to `condition`"),
+    "DeafTextWeights": (DeafTextWeights, "test_words_matter", "deaf to `condition`"),
     "DeafToTime": (DeafToTime, "test_time_matters", "ignores `time`"),
     "OneByOne": (OneByOne, "test_each_block_runs_once_per_call", r"ran 3 times in one call with 3 pictures"),
     "OneSizeOnly": (OneSizeOnly, "test_a_velocity_has_the_shape_of_its_latent", "failed on latents .* equal size"),

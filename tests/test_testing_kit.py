@@ -41,7 +41,7 @@ BROKEN = [
 
 ALONE = (
     "RandomEncode", "DeafToText", "LeakingNeighbour", "OneSizeOnly", "MissingBlocks", "MissingLora", "DrawsOnePicture",
-    "AnswersOnce", "VelocityUnpackedAcross", "TransposedGrid",
+    "AnswersOnce", "VelocityUnpackedAcross", "TransposedGrid", "DeafTextWeights",
 )  # fmt: skip
 """Broken adapters whose fault many tests would notice."""
 

@@ -137,7 +137,7 @@ class TrainingConformance:
     # ---- training ---------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("dropped", [False, True], ids=["with text", "text dropped"])
-    @after("test_a_velocity_has_the_shape_of_its_latent")
+    @after("test_a_velocity_has_the_shape_of_its_latent", "test_words_matter")
     def test_gradients_reach_every_trained_parameter(self, adapter: UnifiedModel, dropped: bool) -> None:
         tuned = tune(adapter, "full")
         loss = self.loss(adapter, tuned.module, [None] * 3 if dropped else self.prompts[:3])

@@ -104,6 +104,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
+    @after("test_the_latent_has_the_orientation_of_the_picture")
     def test_drawing_gives_a_picture_per_prompt(self, adapter: UnifiedModel) -> None:
         grids = set[tuple[int, ...]]()
 
