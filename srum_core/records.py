@@ -185,7 +185,7 @@ class Exchange:
 class Score:
     """A judge's number in [-1, 1] for one region, or for the whole picture where `region` is None."""
 
-    value: float = field(validator=[validators.ge(-1.0), validators.le(1.0)])
+    value: float = field(converter=float, validator=[validators.ge(-1.0), validators.le(1.0)])
     region: str | None = None
     reason: str = ""
     judge: str = ""

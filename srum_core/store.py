@@ -48,7 +48,14 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(value, indent=2, ensure_ascii=False, default=_scalar) + "\n"
+
+
+def _scalar(value: Any) -> Any:
+    """The number in one of numpy's or in a tensor of one element: plugins compute scores and boxes with them."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no text, number, list or mapping")
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------
@@ -296,8 +303,9 @@ def _parse(path: Path, number: int, line: bytes) -> Any:
 def _dump(raw: Any) -> bytes:
     # Answers are kept verbatim: a lone surrogate in a model's words must not lose the record.
     try:
-        return json.dumps(raw, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass") + b"\n"
-    except (ValueError, RecursionError) as error:
+        text = json.dumps(raw, ensure_ascii=False, allow_nan=False, default=_scalar)
+        return text.encode("utf-8", "surrogatepass") + b"\n"
+    except (ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise RecordError(f"A record cannot be written: {clean(error)}. It begins {clean(raw, 200)}") from error
 
 

@@ -9,7 +9,9 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +44,16 @@ def test_a_file_cut_at_every_byte_keeps_its_whole_lines_and_takes_the_rest(tmp_p
         again.extend(PROMPTS)
         assert list(again) == list(reopen(folder)) == PROMPTS, cut
         assert again.ids() == {"a", "b", "c"}, cut
+
+
+def test_numbers_of_numpy_and_tensors_are_kept_as_numbers(tmp_path: Path) -> None:
+    one: float = np.float32(0.5)  # type: ignore[assignment]
+    write_list(tmp_path / "list.jsonl", [Region("1", (0.0, 0.0, one, 1.0)), Region("2", (0.0, 0.0, 1.0, 1.0))])
+    assert read_list(tmp_path / "list.jsonl", Region)[0].box == (0.0, 0.0, 0.5, 1.0)
+    assert json.loads(store.to_json({"value": one})) == {"value": 0.5}
+    assert [type(Score(each).value) for each in (one, torch.tensor(1.0), True)] == [float] * 3
+    with pytest.raises(RecordError, match="object is no text, number"):
+        write_list(tmp_path / "list.jsonl", [Prompt("a", "text", {"what": object()})])
 
 
 def test_being_cut_again_while_fencing_is_no_different(tmp_path: Path) -> None:
