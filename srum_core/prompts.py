@@ -98,7 +98,10 @@ def _table(path: str, text: str) -> Places:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         if not {str(name).strip().lower() for name in reader.fieldnames or ()} & set(_TEXT_KEYS):
-            raise ConfigError(f'{path}: the first line should name the columns, one of them "text" or "prompt".')
+            raise ConfigError(
+                f'{path}: the first line should name the columns, separated by commas, one of them "text" or "prompt", '
+                f'but it is "{clean(text.partition(chr(10))[0], 60)}".'
+            )
         for row in reader:
             if None in row:
                 raise ConfigError(
@@ -156,7 +159,7 @@ def _distinct(source: str, items: Iterable[tuple[str, Any]]) -> list[Prompt]:
         names = clean(", ".join(tags))
         tell_once(f"{source}: images are generated from the text alone; kept as tags: {names}.")
     if repeated:
-        tell_once(f"{source}: {len(repeated)} duplicates are left out:{listed(repeated)}")
+        tell_once(f"{source}: left out as duplicates ({len(repeated)}):{listed(repeated)}")
     if alike:
         tell_once(f"{source}: {len(alike)} prompts repeat a text under another id, and are kept:{listed(alike)}")
     return [prompt for _, prompt in found.values()]

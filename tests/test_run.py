@@ -312,7 +312,7 @@ def test_duplicates_are_left_out_and_named(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "a.txt").write_text("a cat\na dog\n\n a cat\na cat\n")
     assert [prompt.text for prompt in load_prompts(str(tmp_path / "a.txt"), plugins.discover())] == ["a cat", "a dog"]
     said = capsys.readouterr().err
-    assert "2 duplicates are left out:\n  line 4 repeats line 1\n  line 5 repeats line 1" in said
+    assert "left out as duplicates (2):\n  line 4 repeats line 1\n  line 5 repeats line 1" in said
     load_prompts(str(tmp_path / "a.txt"), plugins.discover())
     assert capsys.readouterr().err == ""  # once
     rows = [{"id": 1, "text": "a cat"}, {"id": 2, "text": "a cat"}, {"id": 1, "text": "a cat"}]
@@ -354,7 +354,11 @@ def test_fields_that_nothing_knows_are_named_once_a_file(tmp_path: Path, capsys:
         ("a.json", '[{"text": "x"}, {"text": " "}]', "entry 2: no text"),
         ("a.json", '{"text": "x"}', "JSON list"),
         ("a.xls", "x", "files named"),
-        ("a.csv", "a cat,b\na,b\n", "the first line should name the columns"),
+        (
+            "a.csv",
+            "Text;b\na;b\n",
+            'name the columns, separated by commas, one of them "text" or "prompt", but it is "Text;b"',
+        ),
         ("a.csv", "text,id\na cat, a dog, a cow\n", "line 2: there are more cells"),
         ("a.csv", 'text\n"a cat\n', "behind line 1: this is not CSV"),
         ("a.jsonl", '{"text": "x", "n": 1e400}', "line 1: this is not JSON (1e400 is no finite number)"),

@@ -181,11 +181,12 @@ class Trainer:
     def outlook(self, planned: int) -> str:
         """What is about to be trained: steps, peak learning rate, parameters."""
         settings, images = self.run.settings.train, len(self.pictures.candidates)
+        first = min(self.warmup, planned)
         peak = settings.lr * min(1.0, planned / max(self.warmup, 1))
         count = sum(parameter.numel() for parameter in self.tuned.parameters.values())
         text = (
             f"{count:,} trained parameters ({settings.method}), {images} images, {planned} steps, "
-            f"peak learning rate {peak:.3g} after {min(self.warmup, planned)} steps of warm-up."
+            f"peak learning rate {peak:.3g} after {first} step{'s' * (first != 1)} of warm-up."
         )
         if peak < settings.lr:
             text += f" train.lr={settings.lr:g} is never reached: train.warmup={self.warmup} is longer than the run."
