@@ -22,7 +22,7 @@ from srum_core.errors import ConfigError, RecordError, clean
 ABOUT = "srum.json"
 """What a trained checkpoint's folder says about itself."""
 DEPTH = 50
-"""Tables and lists inside one another that settings may have."""
+"""Tables and lists inside one another that settings and records may have."""
 
 STAGES = ("generate", "ground", "judge", "train", "evaluate")
 FOLDERS = dict(zip(STAGES, ("candidates", "regions", "judgements", "checkpoint", "evaluation"), strict=True))
@@ -172,13 +172,18 @@ def from_toml(text: str) -> dict[str, Any]:
         data = tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    _check_depth(data)
+    return data
+
+
+def _check_depth(data: Any) -> None:
+    """Raise ValueError for what is nested so deeply that a later use of it may fail."""
     level: list[Any] = [data]
     for _ in range(DEPTH):
         inner = [each.values() if isinstance(each, dict) else each for each in level]
         level = [child for children in inner for child in children if isinstance(child, dict | list)]
     if level:
         raise ValueError(f"it is nested more than {DEPTH} deep")
-    return data
 
 
 def redo_option(path: Path, stage: str = "") -> str:
@@ -235,9 +240,12 @@ def from_json(data: bytes | str) -> Any:
     """Strict JSON: numbers are finite. Raises ValueError, also for what is nested too deeply."""
     text = data if isinstance(data, str) else data.decode("utf-8", "surrogatepass")
     try:
-        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+        found = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    if text.count("[") + text.count("{") > DEPTH:
+        _check_depth([found])
+    return found
 
 
 def read_json(path: Path) -> Any:

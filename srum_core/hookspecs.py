@@ -26,13 +26,18 @@ NEUTRAL: Mapping[str, bool] = {"srum_neutral": True}
 """Metadata of an option or setting that at its default does what was done before there was one."""
 
 
+def _text(value: str) -> str:
+    """A plain text: a subclass may do anything when it is shown."""
+    return str.__str__(value) if isinstance(value, str) else value
+
+
 @frozen
 class Component:
     """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
 
-    name: str = field(validator=validators.instance_of(str))
+    name: str = field(converter=_text, validator=validators.instance_of(str))
     """What `use` says."""
-    load: str = field(validator=validators.instance_of(str))
+    load: str = field(converter=_text, validator=validators.instance_of(str))
     """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
     options: type | None = None
     """attrs class of what can be set; None = nothing. A field with `metadata=SPEED` may change within a run."""
@@ -42,7 +47,7 @@ class Component:
         validator=validators.instance_of(Mapping),  # type: ignore[type-abstract]
     )
     """Adapters and drawers only: settings by name, as TOML files. One called "default" is always applied first."""
-    summary: str = field(default="", validator=validators.instance_of(str))
+    summary: str = field(default="", converter=_text, validator=validators.instance_of(str))
     """One line for lists."""
 
 

@@ -9,8 +9,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from srum_core.console import tell
 from srum_core.errors import ConfigError, SrumError, explain, who_ended
@@ -93,12 +95,18 @@ def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
         return 130
     except SystemExit as error:
         told = who_ended(error)
-    except Exception as error:
+    except BaseException as error:
         if (explained := explain(error)) is None:
+            sys.excepthook = _show  # what others say may be in it
             raise
         told = explained
     tell(f"srum: {told}")
     return 2
+
+
+def _show(*error: Any) -> None:
+    """Print a traceback, as safe as what is told."""
+    tell("".join(traceback.format_exception(*error)))
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from srum_core.folders import lora_only
 from srum_core.hookspecs import KINDS, Component, Use, hookimpl, hookspec
 from srum_core.loading import call, check_class, check_instance, import_object
 from srum_core.records import Prompt
-from srum_core.structuring import Problem, Problems, build, did_you_mean
+from srum_core.structuring import Problem, Problems, build, did_you_mean, reread
 
 __all__ = ["KINDS", "Component", "Found", "Plugin", "Registry", "Use", "discover", "hookimpl", "hookspec"]
 
@@ -103,19 +103,16 @@ class Registry:
         checkpoint = use.options.get("checkpoint")
         if isinstance(checkpoint, str) and (advice := lora_only(Path(checkpoint).expanduser())):
             raise Problems([Problem(("checkpoint",), advice)])
+        who = self._who(kind, use.use)
         try:
-            return call(
-                f"{self._who(kind, use.use)} cannot check its options",
-                build,
-                component.options,
-                use.options,
-                passed=(SrumError, Problems, NameError),
-            )
+            passed = (SrumError, Problems, NameError)
+            made = call(f"{who} cannot check its options", build, component.options, use.options, passed=passed)
         except NameError as error:
             raise PluginError(
-                f"{self._who(kind, use.use)} describes its options by types that cannot be found out ({error}): "
+                f"{who} describes its options by types that cannot be found out ({error}): "
                 "import those types at run time, not only for type checkers."
             ) from error
+        return call(f"{who} has a default among its options that no setting can be", reread, made, passed=())
 
     def create(self, kind: str, use: Use | Mapping[str, Any] | str, **extra: Any) -> Any:
         """Make a component. `extra` are options that win over those of `use`.

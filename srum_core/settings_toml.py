@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import attrs
 import tomli_w
 
+from srum_core.errors import clean
 from srum_core.hookspecs import Use
 from srum_core.settings import COMPONENTS, Settings
 from srum_core.structuring import plain
@@ -101,11 +102,12 @@ def _line(key: str, value: Any) -> str:
     """KEY = VALUE, lists of numbers and texts on one line."""
     if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
         return f"{_bare(key)} = [{', '.join(_line('x', each).removeprefix('x = ') for each in value)}]"
-    return tomli_w.dumps({key: value}).rstrip("\n")
+    text = tomli_w.dumps({key: value}).rstrip("\n")
+    return "".join(each if each.isprintable() or each == "\n" else f"\\U{ord(each):08x}" for each in text)
 
 
 def _comment(text: str) -> list[str]:
-    return [f"# {line}" for line in textwrap.wrap(" ".join(text.split()), 100)]
+    return [f"# {line}" for line in textwrap.wrap(clean(text, 2000), 100)]
 
 
 def _bare(key: str) -> str:

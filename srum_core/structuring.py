@@ -12,12 +12,14 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
+import tomli_w
 from attrs import frozen
 from cattrs import Converter
 from cattrs.errors import BaseValidationError, StructureHandlerNotFoundError
 from cattrs.strategies import configure_union_passthrough
 
 from srum_core.errors import clean
+from srum_core.folders import from_toml
 
 T = TypeVar("T")
 Keys = tuple[str, ...]
@@ -86,6 +88,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return plain(value.value)
     return str(value) if isinstance(value, PurePath) else value
+
+
+def reread(made: T) -> T:
+    """Options as they come back out of the TOML that they are written to. Raises whatever that meets."""
+    return build(type(made), from_toml(tomli_w.dumps(plain(made))))
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -482,6 +482,7 @@ def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.Ca
         ("train.jsonl", ["--candidates", "/dev/zero"], "/dev/zero is no file: devices and pipes are not read"),
         ("linked", [], "x.parquet leads out of linked"),
         ("state-out", [], "../x.arrow leads out of state-out"),
+        ("state-deep", [], "state-deep cannot be read as a saved data set"),
         ("state-odd", [], "state-odd cannot be read as a saved data set"),
         (".", [], ". is a folder. Name the file in it: empty.jsonl, train.jsonl."),
         ("there", [], "there holds neither Parquet files nor a data set that was saved"),
@@ -513,7 +514,14 @@ def test_what_an_import_refuses(
         some = datasets.Dataset.from_dict({"a": [1]})
         datasets.DatasetDict(train=some, test=some).save_to_disk("splits")
         some.save_to_disk("saved")
-    for name, state in {"state-out": {"_data_files": [{"filename": "../x.arrow"}]}, "state-odd": []}.items():
+    deep: list[object] = []
+    for _ in range(900):
+        deep = [deep]
+    for name, state in {
+        "state-out": {"_data_files": [{"filename": "../x.arrow"}]},
+        "state-odd": [],
+        "state-deep": deep,
+    }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.json").write_text(json.dumps(state))
     (tmp_path / "x.arrow").write_text("")
@@ -703,6 +711,7 @@ def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: 
         ({"prompt_id": {"a": "b"}}, "its id is {'a': 'b'}, and should be a text"),
         ({"tags": {"a": "b"}}, "its tags are not JSON"),
         ({"tags": "[" * 100_000}, "its tags are not JSON"),
+        ({"tags": '{"a":' * 900 + "1" + "}" * 900}, "its tags are not JSON (it is nested more than"),
         ({"thought": {"a": "b"}}, "its thought {'a': 'b'}"),
         ({"scores": "0.5"}, "its scores are '0.5', and should be a list of structs"),
         ({"scores": [0.5]}, "its scores are [0.5], and should be a list of structs"),

@@ -14,7 +14,8 @@ import pytest
 from fake_plugins import install
 
 from srum_core.cli import main
-from srum_core.errors import CheckpointError, ConfigError, PluginError
+from srum_core.config import describe, load_settings
+from srum_core.errors import CheckpointError, ConfigError, PluginError, hide
 from srum_core.hookspecs import KINDS, Use
 from srum_core.launching import exit_status
 from srum_core.loading import members
@@ -158,6 +159,64 @@ def test_a_broken_plugin_is_a_sentence_and_the_others_work(plugins: Install, sou
     assert registry.create("judge", "kind-judge")
     assert registry.prompts("nobody's") is None
     assert "bad-plugin" not in registry.versions()
+
+
+DEFAULTS = {
+    "no value of TOML": ("object()", "object"),
+    "bytes": (r"b'\xff'", "bytes"),
+    "not finite": ("float('inf')", "finite"),
+    "NUL": (r"'a\0b'", "NUL"),
+    "half a surrogate": (r"'\ud800'", "surrogate"),
+    "a list in itself": ("LOOP", "recursion"),
+    "what raises at everything": ("Angry()", "Rude without a message"),
+}
+ODD_DEFAULT = (
+    RUDE
+    + """
+from typing import Any
+from attrs import Factory
+class Angry:
+    def __getattribute__(self, name): raise Rude
+LOOP = []
+LOOP.append(LOOP)
+@frozen
+class Options:
+    odd: Any = Factory(lambda: VALUE)
+@hookimpl
+def srum_judges(): return [Component("mine", "a:B", Options)]
+"""
+)
+
+
+@pytest.mark.parametrize("fault", DEFAULTS)
+def test_a_default_that_cannot_be_written_down_is_the_plugin_s_fault(plugins: Install, fault: str) -> None:
+    value, expected = DEFAULTS[fault]
+    registry = plugins(odd_plugin=("1", ODD_DEFAULT.replace("VALUE", value)))
+    with pytest.raises(PluginError, match=f'"mine" of odd-plugin 1 .* has a default .*{expected}'):
+        registry.options("judge", Use("mine"))
+
+
+def test_a_name_that_raises_when_it_is_shown_is_a_plain_text_here(plugins: Install) -> None:
+    odd = "class Odd(str):\n    def __str__(self): raise Rude\n    __repr__ = __format__ = __eq__ = __str__\n"
+    odd += "    def __hash__(self): return 1\n"
+    listed = "@hookimpl\ndef srum_judges(): return [Component(Odd('mine'), Odd('a:B'), summary=Odd('x'))]"
+    registry = plugins(odd_plugin=("1", RUDE + odd + listed))
+    assert "mine" in [found.component.name for found in registry.listing()]
+
+
+def test_a_subclass_of_component_is_none(plugins: Install) -> None:
+    odd = "class Odd(Component):\n    pass\n"
+    odd += "@hookimpl\ndef srum_judges():\n    yield Odd('a', 'a:B')\n    Odd.__getattribute__ = None"
+    registry = plugins(odd_plugin=("1", RUDE + odd))
+    assert "returned a Odd where a Component" in about(registry, "odd-plugin")
+
+
+def test_what_plugins_write_into_their_options_is_printable(plugins: Install) -> None:
+    told = "Options:\n    a: str = '\\x9b2J\\u202e\\x1b'\n    '\\x1b]0;title'"
+    registry = plugins(odd_plugin=("1", GOOD.replace("Options:", told, 1), {"good_parts": PARTS}))
+    text = describe(load_settings("toy:ToyModel", (), None, ["judges=kind-judge"], registry), registry)
+    assert text.replace("\n", "").isprintable()
+    assert tomllib.loads(text)["judges"][0]["a"] == "\x9b2J\u202e\x1b"
 
 
 @pytest.mark.parametrize(
@@ -498,6 +557,24 @@ def test_a_command_that_a_plugin_ends_does_not_end_well(capsys: pytest.CaptureFi
 
 
 HEAVY = ("torch", "transformers", "PIL", "numpy")
+
+
+def test_a_traceback_is_as_safe_as_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    hide("sk-in-a-traceback")
+
+    def work() -> int:
+        raise ZeroDivisionError("\x1b[2J\x9b2J sk-in-a-traceback")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        exit_status(work)
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    shown = capsys.readouterr().err
+    assert "in work\n" in shown
+    assert "ZeroDivisionError:  [2J 2J (hidden)" in shown
+    assert shown.replace("\n", "").isprintable()
 
 
 def test_discovery_is_light(tmp_path: Path) -> None:

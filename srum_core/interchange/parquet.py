@@ -216,7 +216,7 @@ def _saved(datasets: Any, path: Path) -> Iterator[Any]:
             inside(path, each["filename"])
         inside(path, "dataset_info.json")
         data = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read as a saved data set: {clean(error)}") from error
     _check(path, data.column_names, list(features(datasets)))
     # As Arrow tables: a column of the kind Image or Audio would open the files that its rows name.
