@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 DEMO   ?=
 
-.PHONY: install demo test lint format docs bench clean
+.PHONY: install demo test test-slow test-all lint format docs bench clean
 
 install: $(VENV)/.installed
 
@@ -27,8 +27,16 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: lint  ## lint, types and the fast tests
+	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow
+
+test-all: lint  ## everything
+	$(PYTEST)
 
 docs: install  ## the site, in site/; tests/test_docs.py follows its pages
 	$(BIN)/python -m sphinx -W -q -b html docs site

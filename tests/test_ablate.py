@@ -263,6 +263,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"rows": results(folder)["rows"], "csv": (folder / "out/ablation.csv").read_text()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["draw:2", "look:2", "answer:4", "encode:2", "train:8", "measure:20"])
 def test_interrupted_at_any_stage_it_ends_with_the_same_tables(
     when: str,
@@ -318,6 +319,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run.open(folder / "out/seed-0/sft")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
 @pytest.mark.parametrize("what", TAKEN)
 def test_what_is_taken_is_there_as_a_whole_or_not_at_all(

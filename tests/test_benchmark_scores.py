@@ -293,7 +293,7 @@ def test_a_picture_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no detections of .*its detections belong to another picture"):
         benchmark.score(candidate, [])
     candidate.image.unlink()
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(RecordError, match="cannot be read"):
         benchmark.score(candidate, [])
 
 
@@ -304,7 +304,7 @@ def test_a_picture_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
         ('{"sha256": "ab", "detections": []}\n' * 2, "line 2: picture ab… was recorded before"),
         ('{"sha256": "ab"}', 'line 1: a record needs "sha256" and a list "detections"'),
         ('{"sha256": "ab", "detections": [{"label": "dog"}]}', r'a detection needs "label", "box"'),
-        ('{"sha256": "ab", "detections": [{"label": "dog", "box": [1, 2, 3, NaN], "score": 1}]}', "a detection needs"),
+        ('{"sha256": "ab", "detections": [{"label": "dog", "box": [1, 2, 3, NaN], "score": 1}]}', "NaN is no"),
         ('{"sha256": "ab", "detections": [{"label": "dog", "box": [1, 2, 3], "score": 1}]}', "a detection needs"),
     ],
 )

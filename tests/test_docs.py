@@ -166,6 +166,7 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert named <= targets
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path / "site")]
     done = subprocess.run(command, capture_output=True, text=True)

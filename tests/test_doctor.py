@@ -306,6 +306,7 @@ def told(run: Run, model: Any, tmp_path: Path) -> tuple[dict[str, Finding], Any]
     return {finding.check: finding for finding in found.findings}, found
 
 
+@pytest.mark.slow
 def test_every_operation_is_measured_and_a_round_estimated(run: Run, model: Bagel, tmp_path: Path) -> None:
     copy = Broken(model, denoiser=deepcopy(model.denoiser))  # training prepares it
     found, everything = told(run, copy, tmp_path)
@@ -424,6 +425,7 @@ def test_a_prompt_may_be_a_files_name(name: str, text: str | None) -> None:
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_bundled_model_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--adapter", "bagel", "--preset", "shapes", *QUICK]) == 0
     said = capsys.readouterr().out
@@ -432,6 +434,7 @@ def test_the_bundled_model_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert "undecided" not in said
 
 
+@pytest.mark.slow
 def test_random_weights_are_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--adapter", "bagel", "--preset", "shapes", *GOLDEN, *QUICK[1:]]) == 0
     assert "undecided" in capsys.readouterr().out
@@ -448,6 +451,7 @@ def negated() -> Any:
     return Broken(model, denoiser=Wrapped(model.denoiser, lambda v, x, t: -v, lambda t: t))
 
 
+@pytest.mark.slow
 def test_something_wrong_is_the_exit_status_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text(
         'prompts = "shapes:train:4"\njudges = [{use = "global-layout", template = "short-layout", think = false}]\n'

@@ -162,6 +162,7 @@ def seeds(run: Evaluation) -> dict[tuple[str, int], int]:
     return {(each.candidate.prompt.id, each.number): each.candidate.seed for each in run.drawn()}
 
 
+@pytest.mark.slow
 def test_a_pictures_seed_follows_from_its_published_name(data: Path, tmp_path: Path) -> None:
     assert seeds(drawn("wise", data, tmp_path / "w", limit=1)) == {("1", 0): 2968960194}
     run = drawn("geneval", data, tmp_path / "g", "evaluate.pictures=4", limit=181)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from clean_environment import ROOT, CleanEnvironment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:

@@ -19,6 +19,8 @@ from srum_bagel.options import Options
 from srum_core.cli import train_main
 from srum_core.run import Run
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 SHORT = [
     "--adapter", "bagel", "--preset", "shapes", "prompts=shapes:train:4", "evaluate.limit=4", "adapter.drawing.steps=4",

@@ -91,6 +91,7 @@ def test_a_folder_that_cannot_be_made(
         assert "--out" in said
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_in_any_stage_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -234,6 +234,7 @@ def height(work: Callable[[], object]) -> int:
 # ---- what is told ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_mended_by_what_is_named(registry: plugins.Registry, tmp_path: Path) -> None:
     made, settings = planner(registry, tmp_path)
     for stage in ("generate", "train"):

@@ -25,6 +25,8 @@ from srum_core import tuning
 from srum_core.config import Lora
 from srum_core.records import Question
 
+pytestmark = pytest.mark.slow
+
 TEMPLATES = Path(__file__).parent.parent / "judges" / "srum_judges" / "prompts"
 WORDS = tuple((TEMPLATES / f"short-{name}.txt").read_text() for name in ("layout", "regions"))
 

@@ -17,6 +17,8 @@ from srum_benchmarks.shapes.pretrain_head import main
 from srum_blip3o.reader import Reader
 from srum_core.plugins import discover
 
+pytestmark = pytest.mark.slow
+
 STEPS = ["--features-steps", "2", "--autoencoder-steps", "2", "--unet-steps", "2", "--measure", "0"]
 BATCHES = ["--features-batch", "4", "--autoencoder-batch", "4", "--unet-batch", "4", "--head-batch", "4"]
 

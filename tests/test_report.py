@@ -384,6 +384,7 @@ def training(tmp_path: Path) -> list[str]:
     return [*COMPONENTS, f'prompts="{tmp_path / "words.txt"}"', *small]
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_report(training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.train_main(training) == 0
     path = tmp_path / "run" / "report.html"
@@ -394,6 +395,7 @@ def test_training_ends_with_the_report(training: list[str], tmp_path: Path, caps
     assert len(found["pairs"]["pairs"]) == 3
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_leaves_the_run_finished(
     training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

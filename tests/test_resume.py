@@ -27,6 +27,7 @@ from srum_core.stages.train import train
 from srum_losses.objectives import SrumLoss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_interrupted_anywhere_and_resumed_is_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -77,6 +78,7 @@ def process(run: Run, launch: str = "none", **environment: str) -> subprocess.Co
     return subprocess.run(command, cwd=here.parent, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_killed_for_real_and_resumed_is_the_same_run(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", method="lora")
     train(whole, 0)

@@ -86,6 +86,7 @@ def test_products_are_those_of_the_definition(script: Any) -> None:
     sys.modules.pop("middle", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("work", "ways"), [("norms", 3), ("products", 10)])
 def test_parts_are_measured_alone(
     work: str, ways: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

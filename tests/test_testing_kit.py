@@ -76,6 +76,7 @@ def results(tmp_path_factory) -> Recorder:
     return recorder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "test", "words"), BROKEN, ids=[name for name, _, _ in BROKEN])
 def test_a_broken_plugin_is_caught_by_the_test_that_names_its_fault(
     results: Recorder, name: str, test: str, words: str
@@ -121,6 +122,7 @@ from srum_core.testing import *  # noqa
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "3\n"
 
 
+@pytest.mark.slow
 def test_a_judge_is_tested_where_there_is_no_torch(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import pytest\n"

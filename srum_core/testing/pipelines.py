@@ -45,7 +45,8 @@ def check_generates_like(
                 f"The denoiser failed at time {time:g}",
                 lambda: adapter.denoiser([noisy] * len(texts), now, adapter.condition(texts)),
             )
-        return without[0] + guidance * (said - without[0]) if without else said
+        guided: Tensor = without[0] + guidance * (said - without[0]) if without else said
+        return guided
 
     gap = _gap(_euler(velocity, noise, times), expected)
     if gap <= tolerance:
