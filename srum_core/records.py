@@ -26,6 +26,13 @@ def _file_name(_: Any, attribute: Any, text: str) -> None:
         raise ValueError(f"{attribute.name} {text!r:.60} must be fit to be the name of a file")
 
 
+def _plain_number(value: Any) -> float:
+    """A number of numpy or torch becomes Python's; a text stays an error."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"a score is a number, not the text {value!r:.60}")
+    return float(value)
+
+
 def _proper_box(_: Any, attribute: Any, box: Box) -> None:
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
@@ -185,7 +192,7 @@ class Exchange:
 class Score:
     """A judge's number in [-1, 1] for one region, or for the whole picture where `region` is None."""
 
-    value: float = field(converter=float, validator=[validators.ge(-1.0), validators.le(1.0)])
+    value: float = field(converter=_plain_number, validator=[validators.ge(-1.0), validators.le(1.0)])
     region: str | None = None
     reason: str = ""
     judge: str = ""
