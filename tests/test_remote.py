@@ -577,6 +577,7 @@ SECRET_URLS = (
     "http://localhost/v1#secret",
     "http://localhost:8000/v1,http://me:secret@other/v1",
     "ftp://me:secret@localhost/v1",
+    "http://me:1/secret@localhost/v1",
 )
 
 
@@ -609,6 +610,16 @@ def test_no_setting_holds_a_password_in_a_url(setting: str, where: str) -> None:
     with pytest.raises(ConfigError, match=rf"{where} .*password") as caught:
         load_settings("bagel", (), None, [setting], discover())
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "extra", ['{api_key="sk"}', '{a=[{Authorization="sk"}]}', '{extra_headers={x="sk"}}', '{access-token="sk"}']
+)
+def test_a_key_among_the_fields_of_the_body_is_refused(extra: str) -> None:
+    with pytest.raises(ConfigError, match=r"answerer.extra .*must not hold .*environment variable"):
+        load_settings("bagel", (), None, [f'answerer={{use="remote", extra={extra}}}'], discover())
+    usual = "{stop_token_ids=[1], chat_template_kwargs={enable_thinking=false}}"
+    load_settings("bagel", (), None, [f'answerer={{use="remote", extra={usual}}}'], discover())
 
 
 def test_a_key_in_place_of_its_variable_is_refused() -> None:

@@ -25,6 +25,21 @@ def _usable_url(_: Any, attribute: Any, value: str) -> None:
         raise ValueError(f"'{attribute.name}' cannot be used: {error}") from error
 
 
+_SECRET = re.compile(r".*(api_?key|authorization|password|secret|bearer|headers).*|(auth_?|access_?)?token", re.I)
+
+
+def _no_secret(_: Any, attribute: Any, value: Any) -> None:
+    """Of any depth: what is sent with every request is written to disk too."""
+    for key, inside in value.items() if isinstance(value, dict) else ((None, each) for each in value):
+        if isinstance(key, str) and _SECRET.fullmatch(key.replace("-", "_")):
+            raise ValueError(
+                f"'{attribute.name}' must not hold {key}: settings are written to disk. Put the key into the "
+                "environment variable that key_env names; no other header is sent."
+            )
+        if isinstance(inside, dict | list):
+            _no_secret(_, attribute, inside)
+
+
 def _name_of_variable(_: Any, attribute: Any, value: str) -> None:
     if not re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII):
         raise ValueError(
@@ -253,5 +268,5 @@ class RemoteOptions:
     empty = srum/answers in the user's cache folder, "off" = none."""
     converses: bool = field(default=True, metadata=NEUTRAL)
     """Send what was said before about a picture as turns of a conversation; off = written into one message."""
-    extra: dict[str, Any] = field(factory=dict, hash=False)
+    extra: dict[str, Any] = field(factory=dict, hash=False, validator=_no_secret)
     """More fields for the body of every request, such as {top_p = 0.9}."""

@@ -37,7 +37,7 @@ def _check(url: str) -> None:
             "The answerer remote cannot use its URL (answerer.url, or the environment variable OPENAI_BASE_URL): it "
             'should look like "http://localhost:8000/v1".'
         )
-    if "@" in parts.netloc or "?" in url or "#" in url:
+    if any(each in url for each in "@?#"):  # also where the password itself holds a slash
         raise ConfigError(
             "The URL of a server (answerer.url, or the environment variable OPENAI_BASE_URL) must not "
             "hold a user, a password or a query: it is written into run.toml and the report. Put the "
