@@ -422,7 +422,9 @@ def test_an_arm_that_fails_is_reported_and_the_others_go_on(
     assert found["failing"]["seeds"] == "0 of 2"
     assert "failed with training seed 0, 1: Training was stopped" in found["failing"]["what it is"].replace("\n", " ")
     assert "value" in found["paper"]["green"]
-    assert "seed 1 · failing failed; the others go on. Training was stopped" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "seed 1 · failing failed; the others go on. Training was stopped" in said
+    assert f"In an ablation: srum-train --config {tmp_path}/out/seed-1/failing/run.toml --out" in said
     assert "| failing | failed |" in (tmp_path / "out/ablation.md").read_text("utf-8")
     made.clear()
     assert cells(ablate(tmp_path, "failing,paper", seeds=2)) == found  # tried again, and it stops as before

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder, wise_folder
 from PIL import Image
+from toy import ToyBenchmark
 from warm import shared
 
 from srum_benchmarks.wise.prompts import LEGACY
@@ -23,7 +24,7 @@ from srum_core import tables
 from srum_core.cli import main
 from srum_core.evaluation import answers, console
 from srum_core.evaluation.run import Evaluation
-from srum_core.records import Answer, Question, Sample
+from srum_core.records import Answer, Candidate, Question, Sample
 
 HERE = "test_evaluation"
 LEFT: dict[str, int] = {}
@@ -221,6 +222,22 @@ def test_refused_pictures_are_unreadable_and_the_table_names_all_that_answered(d
         path.unlink()
     assert srum("score", run) == 0  # out of records
     assert made(run) == before
+
+
+class RefusesAll(Judges):
+    def about(self, question: Question) -> str:
+        return Answer(refused="The server said 400.")
+
+
+class Asks(ToyBenchmark):
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return [Question(candidate.image, "How is it?")]
+
+
+def test_pictures_that_are_all_refused_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert srum("run", *model(f"{HERE}:Asks", tmp_path, "--judge", f"{HERE}:RefusesAll")) == 2
+    assert "None of the 3 images" in (said := capsys.readouterr().err)
+    assert "The server said 400." in said
 
 
 @pytest.mark.parametrize("name", ["compbench", "shapes"])

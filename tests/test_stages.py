@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -18,11 +19,11 @@ from toy import ToyBenchmark, ToyGrounder, ToyJudge, ToyModel
 
 from srum_core import config, plugins, tables
 from srum_core import progress as progress_module
-from srum_core.ablation.tables import _measured
+from srum_core.ablation import tables as tabulated
 from srum_core.errors import PluginError, RecordError, TrainingError
 from srum_core.hookspecs import Use
 from srum_core.progress import clock, progress, rate
-from srum_core.records import Candidate, Question, Region, Row, Sample, Score, Unreadable
+from srum_core.records import Answer, Candidate, Question, Region, Row, Sample, Score, Unreadable
 from srum_core.run import Run
 from srum_core.selection import choose
 from srum_core.stages import evaluate as evaluating
@@ -396,8 +397,32 @@ def test_an_image_that_is_not_finite_counts_against_coverage_and_has_no_score(tm
     assert (table.pictures, table.planned, table.complete) == (2, 3, False)
     assert table.coverage == pytest.approx(2 / 3)
     assert [row.count for row in table.rows] == [2]
-    with pytest.raises(RecordError, match=r"1 of 3 images .* compared image by image"):
-        _measured(run, None)
+    here = tabulated.measured(run, None)
+    assert (here.unscored, len(here.prompts)) == (1, 3)
+    (bad,) = [i for i, each in enumerate(here.means["green"]) if math.isnan(each)]
+    assert here.mean("green") == pytest.approx(table.rows[0].value)
+    worse = attrs.evolve(
+        here, means={"green": tuple(0.0 if i == bad else v - 0.1 for i, v in enumerate(here.means["green"]))}
+    )
+    assert (gap := tabulated._difference({0: here}, {0: worse}, ("green",)))
+    assert gap.value == pytest.approx(0.1)
+    assert tabulated._estimate({0: here}, "green").value == pytest.approx(here.mean("green"))
+
+
+class Asking(ToyBenchmark):
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return [Question(candidate.image, candidate.prompt.text)]
+
+
+class Refusing:
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return [Answer(refused="The server said 400.") for _ in questions]
+
+
+def test_an_evaluation_in_which_all_is_refused_stops(tmp_path: Path, prompts: Path) -> None:
+    use = {"benchmark": Use("test_stages:Asking"), "answerer": Use("test_stages:Refusing")}
+    with pytest.raises(RecordError, match=r"None of the 3 images .* said 400.*another answerer.*--redo evaluate"):
+        evaluate(make(tmp_path / "run", prompts, **use), None)
 
 
 def test_an_evaluation_without_any_image_stops(tmp_path: Path, prompts: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isnan, nan
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
@@ -10,7 +11,7 @@ from attrs import define, field, frozen
 from srum_core import statistics
 from srum_core.ablation.arms import Arm
 from srum_core.ablation.plan import Plan
-from srum_core.errors import ConfigError, RecordError, clean
+from srum_core.errors import ConfigError
 from srum_core.run import Run
 from srum_core.stages.evaluate import scored
 from srum_core.statistics import Estimate
@@ -31,10 +32,12 @@ class Measured:
     pictures: int
     """Per prompt."""
     means: Mapping[str, tuple[float, ...]]
-    """By measure: the mean of each prompt's pictures."""
+    """By measure: the mean of each prompt's pictures that have a score; NaN where none has."""
+    unscored: int = 0
+    """Pictures without a score: not finite, or refused by whoever was asked about them."""
 
     def mean(self, measure: str) -> float:
-        return sum(self.means[measure]) / len(self.prompts)
+        return _mean([each for each in self.means[measure] if not isnan(each)])
 
 
 @frozen
@@ -90,32 +93,28 @@ class Reader:
             return None
         key = (str(run.folder), round)
         if key not in self.known:
-            self.known[key] = _measured(run, round)
+            self.known[key] = measured(run, round)
         return self.known[key]
 
 
-def _measured(run: Run, round: int | None) -> Measured:
+def measured(run: Run, round: int | None) -> Measured:
     plan, pictures = run.planned_evaluation(), run.settings.evaluate.pictures
     found = list(scored(run, round).select(item.id for item in plan))
-    if failed := [each.candidate for each in found if each.candidate.failure]:
-        raise RecordError(
-            f"{len(failed)} of {len(found)} images of {run.stage_folder('evaluate', round)} cannot be scored, so this "
-            f"arm cannot be compared image by image: {clean(failed[0].failure)}"
-        )
-    values = [each.values for each in found]
-    names = [name for name in values[0] if all(name in each for each in values)] if values else []
+    scores = [each.values for each in found if each.usable]
+    names = [name for name in scores[0] if all(name in each for each in scores)] if scores else []
     if not names:
         raise ConfigError(
             f'The benchmark "{run.settings.benchmark and run.settings.benchmark.use}" has no measure that all pictures '
             "have, so arms cannot be compared. Take another benchmark, or evaluate more prompts (evaluate.limit)."
         )
     starts = range(0, len(plan), pictures)
-    means = {name: tuple(_mean([each[name] for each in values[i : i + pictures]]) for i in starts) for name in names}
-    return Measured(tuple(plan[i].prompt.id for i in starts), pictures, means)
+    groups = [[each.values for each in found[start : start + pictures] if each.usable] for start in starts]
+    means = {name: tuple(_mean([each[name] for each in group]) for group in groups) for name in names}
+    return Measured(tuple(plan[i].prompt.id for i in starts), pictures, means, len(found) - len(scores))
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else nan
 
 
 def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], reader: Reader) -> Tables:
@@ -165,6 +164,8 @@ def _notes(
     if failed:  # the reasons of several seeds differ in their numbers; all have been told
         seeds = ", ".join(map(str, failed))
         notes.append(f"failed with training seed {seeds}: {failures[failed[0], arm.name]}")
+    if unscored := sum(each.unscored for each in own.values()):
+        notes.append(f"{unscored} images have no score (not finite, or refused); prompts without any are left out")
     return tuple(notes)
 
 
@@ -178,14 +179,16 @@ def _difference(own: Mapping[int, Measured], other: Mapping[int, Measured], meas
     seeds = sorted(own.keys() & other.keys())
     if not seeds or any(own[seed].prompts != other[seed].prompts for seed in seeds):
         return None
-    ours, theirs = (_table([each[seed] for seed in seeds], measures[0]) for each in (own, other))
-    return None if ours is None or theirs is None else statistics.difference(ours, theirs)
+    table = _table([each[seed] for each in (own, other) for seed in seeds], measures[0])
+    return None if table is None else statistics.difference(table[: len(seeds)], table[len(seeds) :])
 
 
 def _table(found: Sequence[Measured], measure: str) -> Table | None:
-    """(seeds, prompts)."""
+    """(seeds, prompts), of the prompts that have a score everywhere; None if there is none."""
     import numpy as np
 
     if not found or any(measure not in each.means or each.prompts != found[0].prompts for each in found):
         return None
-    return np.array([each.means[measure] for each in found], dtype=np.float64)
+    table = np.array([each.means[measure] for each in found], dtype=np.float64)
+    table = table[:, ~np.isnan(table).any(axis=0)]
+    return table if table.size else None

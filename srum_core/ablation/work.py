@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from statistics import fmean
@@ -11,7 +12,7 @@ from attrs import define, field
 from srum_core import preflight
 from srum_core.ablation.plan import Plan, Task, Unit
 from srum_core.ablation.share import share, share_latents
-from srum_core.console import tell
+from srum_core.console import shown, tell
 from srum_core.errors import SrumError
 from srum_core.folders import lock
 from srum_core.progress import clock
@@ -36,14 +37,21 @@ def work(plan: Plan, after_seed: Callable[[Failures], None]) -> Failures:
             try:
                 _do(plan, unit, forecast)
             except SrumError as error:
+                told = f"{error}{_redo(unit) if '--redo ' in str(error) else ''}"
                 if unit.arm is None:
-                    raise
+                    raise type(error)(told) from error
                 failures[seed, unit.name] = str(error)
                 forecast.given_up.add(id(unit))
-                tell(f"seed {seed} · {unit.name} failed; the others go on. {error}")
+                tell(f"seed {seed} · {unit.name} failed; the others go on. {told}")
         if seed != plan.seeds[-1]:
             after_seed(failures)
     return failures
+
+
+def _redo(unit: Unit) -> str:
+    folder = shown(unit.run.folder)
+    command = shlex.join(["srum-train", "--config", f"{folder}/run.toml", "--out", folder, "--redo"])
+    return f" In an ablation: {command} STAGE --only STAGE, then this command again."
 
 
 def _do(plan: Plan, unit: Unit, forecast: Forecast) -> None:

@@ -10,7 +10,7 @@ import attrs
 from attrs import evolve, frozen
 
 from srum_core import benchmarking, tables
-from srum_core.errors import ConfigError, RecordError
+from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.evaluation.answers import SELF, Answers
 from srum_core.evaluation.run import Evaluation, Picture
 from srum_core.hookspecs import Use
@@ -53,6 +53,9 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     measured = _measure_all(run, benchmark, pictures, answers, partial)
     there = {each.id: each for each in measured}
     pairs = [(each.candidate, there[each.id].values) for each in pictures if each.id in there and there[each.id].scored]
+    if not pairs:
+        why = next((text for each in measured for text in each.unreadable), "")
+        raise RecordError(f"None of the {len(measured)} images of {run.folder} can be scored. {clean(why)}".strip())
     about: dict[str, Any] = {
         "split": run.settings.evaluate.split,
         "limit": run.settings.evaluate.limit,

@@ -31,6 +31,11 @@ class Scored:
     values: dict[str, float]
     exchanges: tuple[Exchange, ...] = ()
 
+    @property
+    def usable(self) -> bool:
+        """Whether it counts: False for no image of the model, and where a question about it was refused."""
+        return not self.candidate.failure and bool(self.values or not self.exchanges)
+
 
 def scored(run: Run, round: int | None) -> Records[Scored]:
     """What is known about the model after a round (None: before any)."""
@@ -55,10 +60,12 @@ def evaluate(run: Run, round: int | None) -> None:
         records.extend([*_score(run, weights, benchmark, usable), *failed])
     if records.done:
         found = list(records.select(plan))
-        if found and all(each.candidate.failure for each in found):
+        if found and not any(each.usable for each in found):
+            refused = [each.refused for each in found[0].exchanges if each.refused]
+            ways = "Ask another answerer" if refused else "Use another adapter.dtype or checkpoint"
             raise RecordError(
                 f"None of the {len(found)} images in {records.folder} can be scored: "
-                f"{clean(found[0].candidate.failure)} Use another adapter.dtype or checkpoint, and --redo evaluate."
+                f"{clean([found[0].candidate.failure, *refused][-1])} {ways}, and --redo evaluate."
             )
         tables.write(records.folder / "table.json", _table(run, round, benchmark, found))
 
@@ -66,7 +73,7 @@ def evaluate(run: Run, round: int | None) -> None:
 def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Scored]) -> BenchmarkTable:
     s = run.settings
     after = "before any training" if round is None else f"after round {round}"
-    usable = [each for each in found if not each.candidate.failure and (each.values or not each.exchanges)]
+    usable = [each for each in found if each.usable]
     pairs = [(each.candidate, each.values) for each in usable]
     asks = any(benchmark.questions(each.candidate) for each in usable)
     models = {exchange.model for each in found for exchange in each.exchanges}
