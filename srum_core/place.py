@@ -101,5 +101,5 @@ def refuse_large(checkpoint: str, size: int, device: torch.device, asked: str, n
     if device.type == "cpu" and asked == "auto" and size > LARGE:
         raise CheckpointError(
             f"{checkpoint} is {size / 1e9:.0f} GB of weights and this machine has no accelerator. {needs} To load it "
-            "on the CPU all the same, set adapter.device=cpu."
+            "on the CPU all the same, set its device=cpu (of an adapter: adapter.device=cpu)."
         )

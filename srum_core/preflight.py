@@ -109,7 +109,7 @@ def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
                 made.preflight(options)
         except NotDownloaded:
             return
-    elif _is_light(registry, kind, use) and not getattr(made, "needs_torch", False):
+    elif _is_light(registry, kind, use) and not hasattr(made, "score_many"):  # it looks with a model of its own
         registry.create(kind, use)
 
 

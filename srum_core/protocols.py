@@ -67,7 +67,8 @@ class UnifiedModel(Drawer, Answerer, Protocol):
     # Optional:
     # `preflight(options)`, a class method (of any component): raise SrumError for what would stop a run, as far as it
     # can be known without loading a model or downloading: files that are missing, a size that cannot be drawn. Of a
-    # component that has it nothing is made before it is needed; others than models are made to see whether they can be.
+    # component that has it nothing is made before it is needed; others than models (and judges with `score_many`) are
+    # made to see whether they can be.
     # `window(size: (width, height)) -> Box` says which part of a picture `encode` sees, where that is not all of it.
     # `before_training(texts)` is called once before the first step with all texts that `condition` will be asked for,
     # so that what they need can be computed and let go of.

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import COMPONENTS
+from toy import COMPONENTS, ToyJudge
 
 from srum_core import cli, trackers
 from srum_core.cli import train_main
+from srum_core.records import Score
 
 BAGEL = ("--adapter", "bagel", "--preset", "shapes")
 BLIP3O = ("--adapter", "blip3o", "--preset", "shapes")
@@ -57,6 +58,7 @@ FAULTS = [
     ((*BAGEL, "prompts=nowhere.txt"), "neither a list that an installed plugin knows"),
     ((*BAGEL, "benchmark={use='wise', data='nowhere'}"), 'data = "nowhere"'),
     ((*BAGEL, "answerer={use='local', checkpoint='nowhere'}"), "answerer.checkpoint=nowhere is neither"),
+    ((*BAGEL, "answerer={use='local', checkpoint='.'}"), "answerer.checkpoint=. could not be loaded"),
     ((*BAGEL, "answerer=remote"), "OPENAI_BASE_URL"),
     ((*BAGEL, "judges=[{use='zoom', template='mine.txt'}]"), 'template "mine.txt" is neither'),
     ((*BAGEL, "grounder=sam"), "sam_vit_h_4b8939.pth"),
@@ -92,6 +94,20 @@ def test_a_checkpoint_that_is_incomplete(
     given = ["--adapter", adapter, "--preset", "shapes", partial(adapter, file), "--dry-run"]
     assert train_main(given) == 1
     assert told in capsys.readouterr().err
+
+
+class Looks(ToyJudge):
+    """Loads a model of its own when it is made."""
+
+    def __init__(self) -> None:
+        raise AssertionError("it was made")
+
+    def score_many(self, candidates: object, regions: object) -> list[list[Score]]:
+        return []
+
+
+def test_a_judge_with_a_model_of_its_own_is_not_made_for_it() -> None:
+    assert train_main([*BAGEL, "judges='test_preflight:Looks'", "--dry-run"]) == 0
 
 
 def test_everything_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:

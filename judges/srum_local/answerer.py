@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,7 @@ class Local:
         self.device = choose_device(self.options.device)
         self.dtype = choose_dtype(self.options.dtype, self.device)
         directory = _find(self.options.checkpoint, self.device, self.options.device)
-        hint = "answerer.checkpoint takes a vision-language model that AutoModelForImageTextToText knows."
-        with loading(f"answerer.checkpoint={self.options.checkpoint}", directory, hint=hint):
+        with _loading(self.options, directory):
             self.processor = _processor(directory, self.options)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(directory, dtype=self.dtype)
         refuse_infinite(loaded.named_parameters(), directory)
@@ -59,7 +59,9 @@ class Local:
     @classmethod
     def preflight(cls, options: LocalOptions) -> None:
         """Raise SrumError for a directory that holds no such model, or one too large for this machine."""
-        _processor(_find(options.checkpoint, choose_device(options.device), options.device), options)
+        directory = _find(options.checkpoint, choose_device(options.device), options.device)
+        with _loading(options, directory):
+            _processor(directory, options)
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """One answer per question, in order."""
@@ -128,6 +130,11 @@ def _find(checkpoint: str, device: torch.device, asked: str) -> Path:
     if device.type == "cpu" and asked == "auto":
         refuse_large(checkpoint, size or 0, device, asked, NEEDS)
     return directory if there else download(checkpoint, "answerer.checkpoint", FILES)
+
+
+def _loading(options: LocalOptions, directory: Path) -> AbstractContextManager[None]:
+    hint = "answerer.checkpoint takes a vision-language model that AutoModelForImageTextToText knows."
+    return loading(f"answerer.checkpoint={options.checkpoint}", directory, hint=hint)
 
 
 def _processor(directory: Path, options: LocalOptions) -> Any:

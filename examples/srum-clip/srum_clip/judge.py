@@ -23,14 +23,19 @@ class Clip:
 
     def __init__(self, options: ClipOptions | None = None) -> None:
         self.options = options or ClipOptions()
-        if not self.options.low < self.options.high:
-            raise ConfigError(f"low={self.options.low} must be less than high={self.options.high}.")
+        self.preflight(self.options)
         self.device = choose_device(self.options.device)
         try:
             self.model = CLIPModel.from_pretrained(self.options.checkpoint).to(self.device).eval()
             self.processor = CLIPProcessor.from_pretrained(self.options.checkpoint)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"checkpoint={self.options.checkpoint} is no CLIP model: {error}") from error
+
+    @classmethod
+    def preflight(cls, options: ClipOptions) -> None:
+        """Raise ConfigError for what can be known before anything is generated or loaded."""
+        if not options.low < options.high:
+            raise ConfigError(f"low={options.low} must be less than high={options.high}.")
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
         return []
