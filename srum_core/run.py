@@ -15,7 +15,7 @@ from attrs import field, frozen
 from srum_core import benchmarking, config, plugins
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.folders import FOLDERS, STAGES, delete, lora_only, trained_in, way_out
+from srum_core.folders import FOLDERS, STAGES, delete, lora_only, read_file, trained_in, way_out
 from srum_core.hookspecs import Use
 from srum_core.prompts import check_prompts, load_prompts
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
@@ -67,7 +67,7 @@ class Run:
         run.check()
         text = config.to_toml(settings, registry.versions())
         path = run.folder / "run.toml"
-        if not path.exists() or path.read_bytes() != text.encode():
+        if not path.exists() or read_file(path) != text.encode():
             write_atomic(path, text)
         return run
 

@@ -97,6 +97,18 @@ def test_half_a_record_gets_its_sentence(run: Path, capsys: pytest.CaptureFixtur
     assert made(run) == before
 
 
+def test_prompts_that_are_all_gone_get_their_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "prompts.jsonl").write_text("")
+    for words in (["judge", run], ["score", run]):
+        assert srum(*words) == 2
+        assert "prompts.jsonl holds no prompt. Restore it" in capsys.readouterr().err
+    again = ["generate", "--config", run / "run.toml", "--out", run]
+    assert srum(*again) == 2
+    assert "prompts.jsonl holds 0 prompts" in capsys.readouterr().err
+    assert srum(*again, "--redo", "pictures") == 0
+    assert srum("judge", run) == srum("score", run) == 0
+
+
 def test_a_wrong_number_of_prompts_gets_its_sentence(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

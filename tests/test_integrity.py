@@ -17,6 +17,7 @@ from test_stages import WORDS, make
 from srum_core.commands import export, reread
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError, RecordError, SrumError
+from srum_core.evaluation.run import Evaluation
 from srum_core.hookspecs import Use
 from srum_core.records import Candidate, Judgement
 from srum_core.run import Run
@@ -210,6 +211,18 @@ def test_a_lost_judgement_is_not_left_out_of_what_is_made_from_a_finished_round(
     cut_line(run.stage_folder("judge", 0) / "part-0.jsonl")
     with pytest.raises(RecordError, match=r"although it was finished.*--redo judge "):
         list(read(run))
+
+
+def test_a_run_toml_that_is_a_pipe_or_a_device_is_not_read(run: Run) -> None:
+    path = run.folder / "run.toml"
+    path.unlink(missing_ok=True)
+    for plant in (lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
+        plant()
+        with pytest.raises(RecordError, match="no regular file"):
+            Run.create(run.folder, run.settings, run.registry)
+        with pytest.raises(RecordError, match="no regular file"):
+            Evaluation(run.folder, run.settings, run.registry).keep()
+        path.unlink()
 
 
 def test_a_run_toml_that_is_no_text_is_written_again(run: Run) -> None:

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.folders import read_file
+from srum_core.folders import read_file, way_out
 from srum_core.prompts import check_prompts
 from srum_core.protocols import Drawer
 from srum_core.records import Candidate, Prompt
@@ -58,7 +58,7 @@ class Evaluation(Run):
         check_settings(self.folder / "pictures", self.drawing_settings(), "pictures")
         text = config.to_toml(self.settings, self.registry.versions())
         path = self.folder / "run.toml"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or read_file(path) != text.encode():
             write_atomic(path, text)
 
     @property
@@ -97,11 +97,15 @@ class Evaluation(Run):
         path = self.folder / "prompts.jsonl"
         if not path.exists():
             raise RecordError(f"Nothing is drawn in {self.folder} yet. Begin with srum eval generate.")
-        return self.plan_evaluation(read_list(path, Prompt))
+        prompts = read_list(path, Prompt)
+        if not prompts:
+            raise RecordError(f"{path} holds no prompt. {way_out(path)}")
+        return self.plan_evaluation(prompts)
 
     def all_drawn(self) -> bool:
         """Whether every picture of the plan is there."""
-        if not (self.folder / "prompts.jsonl").exists():
+        path = self.folder / "prompts.jsonl"
+        if not path.exists() or not read_list(path, Prompt):
             return False
         return self.pictures().ids().issuperset(item.id for item in self.plan_pictures())
 
