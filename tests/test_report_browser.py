@@ -350,10 +350,12 @@ def test_a_narrow_page_shows_every_column(browser: Browser, report: Path, sized:
     assert browser.js(f"{wide}.map((each) => each.outerHTML.slice(0, 80))") == []
 
 
-def test_an_image_says_what_is_wrong_with_it(page: Browser) -> None:
+def test_an_image_says_what_is_wrong_with_it(page: Browser, sized: Callable[[int, int], None]) -> None:
+    sized(390, 800)
     page.choose("pairs", "sort", "drawn")
-    why = "return [...document.querySelectorAll('#pairs .why')].map((each) => each.textContent)"
-    assert page.js(why)[:2] == [f"{ODD} why e0"] * 2
+    why = "return [...document.querySelectorAll('#pairs .why')]"
+    assert page.js(f"{why}.map((each) => each.textContent)")[:2] == [f"{ODD} why e0"] * 2
+    assert page.js(f"{why}.filter((each) => each.scrollWidth > each.clientWidth).length") == 0
 
 
 def test_an_ablations_page_complains_of_nothing(browser: Browser, tmp_path: Path) -> None:

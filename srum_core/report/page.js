@@ -284,7 +284,8 @@ function compare(section) {
   const total = (pair) => mean(measures.map((each) => Math.abs(change(pair, each.name))));
   const closer = (pair, button) => open(pair.prompt, button, "body pair", ...both(pair, null, true),
     make("p", { class: "sub" }, `seed ${pair.seed}`), answers(pair.answers));
-  const grid = cards(host, 290, 98, 2, (pair) =>
+  const explained = pairs.some((pair) => pair.before.why || pair.after.why);
+  const grid = cards(host, 290, explained ? 136 : 98, 2, (pair) =>
     entry(pair, make("span", { class: "two" }, ...both(pair, bar.read().measure, false)), (button) => closer(pair, button)));
   const bar = tools(section, show);
   function show(chosen) {
