@@ -642,9 +642,8 @@ def test_what_parquet_cannot_hold_is_replaced_and_counted(tmp_path: Path, capsys
     run = made(tmp_path / "run")
     (run.stage_folder("judge", 0) / "part-0.jsonl").unlink()
     ids = [item.id for item in run.planned(0)]
-    run.judgements(0).extend(
-        [Judgement(ids[0], scores=(Score(0.5, None, "so \ud83d"),)), Judgement(ids[1], scores=(Score(1.0),))]
-    )
+    others = [Judgement(each, scores=(Score(1.0),)) for each in ids[1:]]
+    run.judgements(0).extend([Judgement(ids[0], scores=(Score(0.5, None, "so \ud83d"),)), *others])
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
     assert "In 1 of them, characters that Parquet cannot hold" in told(capsys)
     back = bring(tmp_path / "out", tmp_path / "back")
