@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
-from srum_core.errors import CheckpointError, ConfigError
+from srum_core.errors import CheckpointError, ConfigError, clean
 
 _fetching: ContextVar[bool] = ContextVar("fetching", default=True)
 LARGE = 4 * 2**30
@@ -37,7 +38,7 @@ def choose_device(name: str) -> torch.device:
         ) from error
     here = [] if accelerator is None else [accelerator.type]
     count = torch.accelerator.device_count()
-    if device.type not in ("cpu", "meta", *here) or (device.type in here and (device.index or 0) >= count):
+    if device.type not in ("cpu", *here) or (device.type in here and (device.index or 0) >= count):
         known = f"{count} x {here[0]}" if here else "no accelerator"
         raise ConfigError(f'device="{name}" is not available: torch sees {known} here. Use auto or cpu.')
     return device
@@ -82,6 +83,7 @@ def download(repository: str, setting: str, patterns: Sequence[str], instead: st
     for it; `instead`: what else would run."""
     try:
         if not _fetching.get():
+            validate_repo_id(repository)
             if repository.count("/") != 1:
                 raise HFValidationError("a repository's id reads OWNER/NAME")
             if constants.HF_HUB_OFFLINE:
@@ -91,7 +93,7 @@ def download(repository: str, setting: str, patterns: Sequence[str], instead: st
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{setting}={repository} is neither a directory here nor a repository that could be downloaded from the "
-            f"hub ({type(error).__name__}: {error}). Give a directory in the published layout{instead}."
+            f"hub ({type(error).__name__}: {clean(error)}). Give a directory in the published layout{instead}."
         ) from error
 
 

@@ -272,6 +272,11 @@ def loading(what: str, *folders: Path, hint: str = "") -> Iterator[None]:
     except Exception as error:  # a library raises whatever it meets; the cause stays with it
         for path in sorted(path for folder in folders for path in folder.glob("*.safetensors")):
             header(path)
+        for path in sorted(path for folder in folders for path in folder.glob("*.json")):
+            try:
+                json.loads(path.read_bytes())
+            except (OSError, ValueError, RecursionError) as damage:
+                raise unreadable(path, f"it is no JSON ({clean(damage)})") from error
         why = f"{type(error).__name__}: {clean(error)}"
         raise CheckpointError(f"{what} could not be loaded ({why}). {hint}".strip()) from error
 

@@ -156,6 +156,8 @@ def layers(count: object) -> Callable[[Path], None]:
         ("vit_config.json", layers(10**9), "num_hidden_layers is 1000000000"),
         ("vit_config.json", lambda path: edit(path, lambda all: all.pop("num_hidden_layers")), "num_hidden_layers"),
         ("tokenizer.json", lambda path: path.write_bytes(POINTER), "Git LFS pointer"),
+        ("tokenizer.json", lambda path: path.write_bytes(b""), r"tokenizer\.json cannot be read: it is empty"),
+        ("tokenizer.json", lambda path: path.write_text('{"a'), r"tokenizer\.json cannot be read.* no JSON"),
         ("merges.txt", lambda path: path.write_bytes(POINTER), "Git LFS pointer"),
     ],
 )  # fmt: skip
