@@ -72,7 +72,7 @@ class Saved:
         try:
             state: dict[str, Any] = weights.unpickle(path, lazily)
         except CheckpointError as error:
-            raise RecordError(f"{error} {way_out(path)}") from error
+            raise RecordError(str(error)) from error
         return state
 
     def rewind(self, state: Mapping[str, Any] | None) -> None:

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from srum_core import sharding, weights
 from srum_core.errors import CheckpointError, TrainingError, clean
-from srum_core.folders import ABOUT
+from srum_core.folders import ABOUT, way_out
 
 if TYPE_CHECKING:
     from srum_core.config import Lora
@@ -193,7 +193,7 @@ def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], wh
     weights.refuse(
         f"The trained weights in {where} are not those of this model",
         weights.differences(wanted, there, unused=True),
-        "Restore the file, or train again with --redo train.",
+        way_out(where) if isinstance(where, Path) else "",
     )
     for name, weight in values.items():
         parameters[name].copy_(sharding.like(weight, parameters[name]))
@@ -243,7 +243,7 @@ def apply(model: UnifiedModel, checkpoint: Path) -> None:
         weights.refuse(
             f"The LoRA weights in {checkpoint} do not fit this model",
             weights.differences(shapes, there, unused=True),
-            "Use the adapter and checkpoint that they were trained with, or restore the file.",
+            f"Use the adapter and checkpoint that they were trained with. {way_out(checkpoint)}",
         )
         set_peft_model_state_dict(wrapped, values)
         # What this returns is `denoiser` itself, its own layers put back.
@@ -257,7 +257,9 @@ def _read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     names = ("adapter_model.safetensors", "adapter_model.bin")
     path = next((checkpoint / name for name in names if (checkpoint / name).is_file()), None)
     if path is None:
-        raise CheckpointError(f"{checkpoint} has no {names[0]}: nothing that was trained is there. Restore the file.")
+        raise CheckpointError(
+            f"{checkpoint} has no {names[0]}: nothing that was trained is there. {way_out(checkpoint)}"
+        )
     values = weights.read_tensors(path)
     weights.refuse_infinite(values.items(), path)
     largest = max((side for each in values.values() for side in each.shape), default=0)
@@ -265,7 +267,7 @@ def _read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     if not isinstance(rank, int) or rank > largest:  # the matrices would be made before they are compared
         raise CheckpointError(
             f"{checkpoint / 'adapter_config.json'} says rank {clean(rank, 40)}, and {path.name} has {len(values)} "
-            f"tensors with sides of at most {largest}: they do not belong together. Restore the files."
+            f"tensors with sides of at most {largest}: they do not belong together. {way_out(checkpoint)}"
         )
     with weights.loading(f"The configuration in {checkpoint}"):
         return PeftConfig.from_pretrained(str(checkpoint)), values

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from srum_core.errors import CheckpointError, SrumError, clean
+from srum_core.folders import redo_option, way_out
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 MOST_LAYERS, LARGEST = 1_000, 2**24
@@ -43,7 +44,8 @@ def unreadable(path: Path, error: object) -> CheckpointError:
         error = "it is a web page"
     else:
         error = f"it is cut off or of another kind: {clean(error)}" if start else clean(error)
-    return CheckpointError(f"{path} cannot be read: {error}. Download it again.")
+    ways = way_out(path) if redo_option(path) else "Download it again."
+    return CheckpointError(f"{path} cannot be read: {error}. {ways}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

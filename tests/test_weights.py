@@ -169,6 +169,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, file: str, fault: Callabl
     assert str(directory) in str(caught.value)
 
 
+@pytest.mark.parametrize(("place", "words"), [("round-1/checkpoint", "--redo train:1 "), ("mine", "Download it again")])
+def test_a_damaged_file_of_a_run_is_trained_again(tmp_path: Path, place: str, words: str) -> None:
+    path = tmp_path / place / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(CheckpointError, match=f"it is empty.*{words}"):
+        weights.header(path)
+
+
 def test_finite_values_pass_whatever_their_sum() -> None:
     assert weights.finite(torch.full((10,), 60_000.0, dtype=torch.float16))
     assert weights.finite(torch.tensor([3], dtype=torch.int64))

@@ -23,7 +23,7 @@ from srum_core import optimizers, packing, sharding, trackers, tuning, weights
 from srum_core.console import tell
 from srum_core.errors import TrainingError, naming
 from srum_core.flow import FlowStep, flow_step
-from srum_core.folders import aside, put_in_place, redo_option, settle
+from srum_core.folders import aside, put_in_place, redo_option, settle, way_out
 from srum_core.gauges import Guard, Tally, memory, refuse_infinite
 from srum_core.latents import Latents
 from srum_core.packing import Batch
@@ -297,7 +297,7 @@ class Trainer:
             self.done, self.width = state["step"], state["width"]
             self.guard.first, self.guard.warning = state["guard"]
             path = self.saved.folder / STATE
-            with weights.loading(f"The optimiser's state in {path}", hint="Train again with --redo train."):
+            with weights.loading(f"The optimiser's state in {path}", hint=way_out(path)):
                 sharding.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
             tuning.copy_into(self.tuned.parameters, state["weights"], path)
             tuning.copy_into(self.average.weights, state["average"], path)
