@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder, wise_folder
 from PIL import Image
-from toy import ToyBenchmark
 from warm import shared
 
 from srum_benchmarks.wise.prompts import LEGACY
@@ -229,13 +228,8 @@ class RefusesAll(Judges):
         return Answer(refused="The server said 400.")
 
 
-class Asks(ToyBenchmark):
-    def questions(self, candidate: Candidate) -> Sequence[Question]:
-        return [Question(candidate.image, "How is it?")]
-
-
 def test_pictures_that_are_all_refused_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert srum("run", *model(f"{HERE}:Asks", tmp_path, "--judge", f"{HERE}:RefusesAll")) == 2
+    assert srum("run", *model("toy:AskingBenchmark", tmp_path, "--judge", f"{HERE}:RefusesAll")) == 2
     assert "None of the 3 images" in (said := capsys.readouterr().err)
     assert "The server said 400." in said
 

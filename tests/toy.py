@@ -227,3 +227,8 @@ class ToyBenchmark:
     def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]:
         values = [score["green"] for _, score in scored]
         return [Row("green", sum(values) / len(values), len(values))]
+
+
+class AskingBenchmark(ToyBenchmark):
+    def questions(self, candidate: Candidate) -> Sequence[Question]:
+        return [Question(candidate.image, "How is it?")]
