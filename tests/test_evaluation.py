@@ -23,7 +23,7 @@ from srum_core import tables
 from srum_core.cli import main
 from srum_core.evaluation import answers, console
 from srum_core.evaluation.run import Evaluation
-from srum_core.records import Answer, Candidate, Question, Sample
+from srum_core.records import Answer, Question, Sample
 
 HERE = "test_evaluation"
 LEFT: dict[str, int] = {}
