@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -25,6 +26,7 @@ from srum_core.errors import RecordError, clean, naming
 from srum_core.folders import aside, from_json, open_file, read_json, redo_option, way_out
 from srum_core.records import Candidate
 from srum_core.remembered import completed
+from srum_core.settings import Settings
 
 T = TypeVar("T")
 _FENCE = b"\x18\n"
@@ -240,9 +242,22 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
         if any(folder.glob("part-*.jsonl")):
             raise RecordError(f"{folder} holds records but no settings.json that says how they were made; {ways}.")
         return
-    if differing := differences(read_json(path), settings):
+    there = read_json(path)
+    if differing := differences(there, settings):
         told = "; ".join(f"{key} {how}" for key, how in differing.items())
-        raise RecordError(f"{folder} was made with other settings: {clean(told, 2000)}. Keep the old ones, or {ways}.")
+        old = [
+            f"{key}={json.dumps(value)}" for key, value in _flat(there).items() if _can_be_set(key, value, differing)
+        ]
+        keep = f" ({clean(shlex.join(old))})" if old else ""
+        raise RecordError(
+            f"{folder} was made with other settings: {clean(told, 2000)}. Keep the old ones{keep}, or {ways}."
+        )
+
+
+def _can_be_set(key: str, value: Any, differing: Mapping[str, str]) -> bool:
+    """Whether KEY=VALUE on a command line brings a differing setting back: not what is gone, or no setting at all."""
+    kept = key in differing and not differing[key].endswith("(nothing)'") and isinstance(value, str | int | float)
+    return kept and key.partition(".")[0] in attrs.fields_dict(Settings) and not key.startswith("start")
 
 
 def differences(there: Any, asked: Any) -> dict[str, str]:
