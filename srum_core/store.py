@@ -245,19 +245,19 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
     there = read_json(path)
     if differing := differences(there, settings):
         told = "; ".join(f"{key} {how}" for key, how in differing.items())
-        old = [
-            f"{key}={json.dumps(value)}" for key, value in _flat(there).items() if _can_be_set(key, value, differing)
-        ]
-        keep = f" ({clean(shlex.join(old))})" if old else ""
+        flat = _flat(there)
+        old = [f"{key}={json.dumps(flat[key])}" for key in differing if _can_be_set(key, flat.get(key))]
+        keep = f" ({clean(shlex.join(old))})" if len(old) == len(differing) else ""
         raise RecordError(
             f"{folder} was made with other settings: {clean(told, 2000)}. Keep the old ones{keep}, or {ways}."
         )
 
 
-def _can_be_set(key: str, value: Any, differing: Mapping[str, str]) -> bool:
-    """Whether KEY=VALUE on a command line brings a differing setting back: not what is gone, or no setting at all."""
-    kept = key in differing and not differing[key].endswith("(nothing)'") and isinstance(value, str | int | float)
-    return kept and key.partition(".")[0] in attrs.fields_dict(Settings) and not key.startswith("start")
+def _can_be_set(key: str, value: Any) -> bool:
+    """Whether KEY=VALUE brings a setting back: it is one number or text, and not part of a list."""
+    parts = key.split(".")
+    known = parts[0] in attrs.fields_dict(Settings) and parts[0] != "start"
+    return known and isinstance(value, str | int | float) and not any(map(str.isdigit, parts))
 
 
 def differences(there: Any, asked: Any) -> dict[str, str]:
