@@ -245,7 +245,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
     there = read_json(path)
     if differing := differences(there, settings):
         told = "; ".join(f"{key} {how}" for key, how in differing.items())
-        flat = _flat(there)
+        flat = _flat(completed(there, settings))
         old = [f"{key}={json.dumps(flat[key])}" for key in differing if _can_be_set(key, flat.get(key))]
         keep = f" ({clean(shlex.join(old))})" if len(old) == len(differing) else ""
         raise RecordError(
