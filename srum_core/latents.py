@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from srum_core.errors import RecordError, TrainingError
-from srum_core.folders import check_file, unreadable
+from srum_core.folders import check_file, redo_option, unreadable
 from srum_core.pictures import open_image, read_files
 from srum_core.progress import progress
 from srum_core.store import write_atomic
@@ -124,7 +124,8 @@ def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[st
         if odd := [name for name, tensor in tensors.items() if not finite(tensor)]:
             raise TrainingError(
                 f"The {odd[0]} latent of candidate {candidate.id} ({candidate.image}) holds values that are not "
-                "finite. Use another adapter.dtype or checkpoint, or generate again with --redo generate."
+                "finite. Use another adapter.dtype or checkpoint, or generate again with "
+                f"{redo_option(candidate.image)}."
             )
     return out
 

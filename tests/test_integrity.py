@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from PIL import Image
 from test_stages import WORDS, make
 
+import srum_core
 from srum_core.commands import export, reread
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation.run import Evaluation
+from srum_core.folders import STAGES
 from srum_core.hookspecs import Use
 from srum_core.records import Candidate, Judgement
 from srum_core.run import Run
@@ -364,3 +367,16 @@ def test_a_report_warns_of_other_settings_and_does_not_refuse(run: Run, caplog: 
         Run.open(run.folder).check()
     assert len(gather(run.folder, 0)["run"]["candidates"]) == len(WORDS)
     assert "other settings" in caplog.text
+
+
+def test_no_message_names_a_stage_to_redo_without_its_round() -> None:
+    """`--redo judge` deletes round 0 and all after it: `redo_option` knows the round that is meant."""
+    root = Path(srum_core.__file__).parent
+    found = [
+        f"{path.relative_to(root)}:{number}"
+        for path in root.rglob("*.py")
+        if path.relative_to(root).as_posix() not in ("cli.py", "folders.py")  # which explain the option
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
+        if re.search(rf"--redo ({'|'.join(STAGES)})\b", line)
+    ]
+    assert not found

@@ -270,6 +270,24 @@ def test_what_stays_unreadable_is_a_failure_and_never_a_number(tmp_path: Path, p
     assert run.done("judge", 0)
 
 
+class TwoModels(ToyModel):
+    """A server that changes its model behind one name."""
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return [Answer(text, f"m-{i % 2}") for i, text in enumerate(super().answer(questions))]
+
+
+def test_judgements_of_several_models_are_named_with_the_way_to_judge_that_round_again(
+    tmp_path: Path, prompts: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path / "run", prompts, adapter=Use("test_stages:TwoModels"))
+    monkeypatch.setattr(Run, "_load", lambda self, round: TwoModels())
+    for stage in (generate, ground, judge):
+        stage(run, 1)
+    assert "come from several models: m-0, m-1." in caplog.text
+    assert "use --redo judge:1." in caplog.text
+
+
 def test_an_image_that_is_not_finite_is_a_failure_that_nobody_is_asked_about(
     tmp_path: Path, prompts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -28,13 +28,16 @@ def put(answerer: Answerer, questions: Sequence[Question]) -> list[str]:
     return answers
 
 
-def warn_of_models(models: Iterable[str]) -> None:
-    """Say so where replies name several models, also from before a resume: their scores cannot be compared."""
+def warn_of_models(models: Iterable[str], redo: str) -> None:
+    """Warn where replies name several models, also from before a resume: their scores cannot be compared.
+
+    `redo`: the option that judges again."""
     if len(names := sorted(set(models) - {""})) > 1:
         log.warning(
             "The judgements come from several models: %s. A server has changed its model behind one name. Every answer "
-            "is recorded with its model; to judge all again with one, use --redo judge.",
+            "is recorded with its model; to judge all again with one, use %s.",
             ", ".join(names),
+            redo,
         )
 
 

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from srum_core import benchmarking, tables
 from srum_core.errors import RecordError, clean
+from srum_core.folders import redo_option
 from srum_core.hearing import conduct
 from srum_core.hookspecs import Use
 from srum_core.protocols import Benchmark
@@ -65,7 +66,7 @@ def evaluate(run: Run, round: int | None) -> None:
             ways = "Ask another answerer" if refused else "Use another adapter.dtype or checkpoint"
             raise RecordError(
                 f"None of the {len(found)} images in {records.folder} can be scored: "
-                f"{clean([found[0].candidate.failure, *refused][-1])} {ways}, and --redo evaluate."
+                f"{clean([found[0].candidate.failure, *refused][-1])} {ways}, and {redo_option(records.folder)}."
             )
         tables.write(records.folder / "table.json", _table(run, round, benchmark, found))
 
@@ -127,7 +128,7 @@ def compare(run: Run) -> Grid | None:
         return None
     name = run.settings.benchmark.use if run.settings.benchmark else ""
     every = list(there.values())
-    percent = tables.all_shares(row for rows in every for row in rows.values())
+    percent = tables.all_shares(row.value for rows in every for row in rows.values())
     names = dict.fromkeys(name for rows in every for name in rows)
     notes = dict.fromkeys(row.note for rows in every for row in rows.values() if row.note)
     return Grid(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from srum_core.folders import redo_option
 from srum_core.hearing import Hearing, conduct, look
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Grounding, Judgement, Score, Unreadable
@@ -19,7 +20,7 @@ def judge(run: Run, round: int) -> None:
     candidates, groundings, records = run.candidates(round), run.groundings(round), run.judgements(round)
     plan = {item.id: item for item in run.planned(round)}
     settings, step = run.settings.judge, Step("judge", round)
-    asks = not all(hasattr(each, "score_many") for _, each in judges)  # else nobody needs to load a language model
+    asks = not all(hasattr(each, "score_many") for _, each in judges)  # else no language model is loaded
     for chunk in chunks(run, list(plan), settings.batch, records, step, load=lambda: asks and run.answerer(round)):
         seen = list(verified(candidates, [plan[identity] for identity in chunk]))
         if asks:
@@ -39,7 +40,8 @@ def judge(run: Run, round: int) -> None:
             judgement(grounding, each, settings.doubt) for (_, grounding), each in zip(pairs, hearings, strict=True)
         )
     if records.done and rank_and_world()[0] == 0:
-        warn_of_models({exchange.model for each in records for exchange in each.exchanges})
+        models = {exchange.model for each in records for exchange in each.exchanges}
+        warn_of_models(models, redo_option(records.folder))
 
 
 def _open(judges: Sequence[tuple[str, Judge]], candidate: Candidate, grounding: Grounding, votes: int) -> list[Hearing]:
