@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
 
 Act = Callable[["Handler"], None]
 """What to do with a request."""
@@ -89,6 +93,28 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # clients that hang up are what this file is about
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A server at work, closed at the end."""
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.closing.set()
+        made.shutdown()
+        made.server_close()
+        thread.join()
+
+
+def forget_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the addresses and keys of the environment out of a test."""
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
 
 
 def echo(handler: Handler) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from benchmark_data import believed, compbench_folder, geneval_folder, reasonbench_folder, wise_folder
-from loopback import Handler, Server
+from loopback import Handler, Server, serving
 from PIL import Image
 from test_evaluation import Judges, made, model, srum, use
 from toy import COMPONENTS
@@ -238,14 +237,8 @@ def test_a_training_that_is_not_finished_is_told(
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(wire, "FIRST_PAUSE", 0.001)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield running
-    running.closing.set()
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with serving() as made:
+        yield made
 
 
 def test_reasonbench_is_a_conversation_with_the_server(data: Path, tmp_path: Path, server: Server) -> None:

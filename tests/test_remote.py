@@ -27,7 +27,9 @@ from loopback import (
     drop,
     echo,
     endless,
+    forget_servers,
     saying,
+    serving,
     silent,
     trickle_body,
     trickle_headers,
@@ -53,22 +55,14 @@ KEY = "sk-do-not/tell+1234"
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server()
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield made
-    made.closing.set()
-    made.shutdown()
-    made.server_close()
-    thread.join()
+    with serving() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(wire, "FIRST_PAUSE", 0.001)
-    for name in list(os.environ):
-        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    forget_servers(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 

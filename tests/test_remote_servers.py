@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import Handler, Server, drop, echo, with_body, with_status
+from loopback import Handler, Server, drop, echo, forget_servers, serving, with_body, with_status
 from PIL import Image
 
 from srum_core.errors import AnswerError, ConfigError
@@ -27,27 +27,15 @@ REST = 600.0
 
 @pytest.fixture
 def servers() -> Iterator[list[Server]]:
-    made = [Server() for _ in range(2)]
-    threads = [
-        threading.Thread(target=each.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True) for each in made
-    ]
-    for thread in threads:
-        thread.start()
-    yield made
-    for each in made:
-        each.closing.set()
-        each.shutdown()
-        each.server_close()
-    for thread in threads:
-        thread.join()
+    with serving() as one, serving() as other:
+        yield [one, other]
 
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers_module, "FIRST_REST", REST)
     monkeypatch.setattr(servers_module, "LONGEST_REST", REST)
-    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+    forget_servers(monkeypatch)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from loopback import forget_servers
 from PIL import Image
 from tiny_vlm import write_tiny_vlm
 
@@ -66,9 +67,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    forget_servers(monkeypatch)
 
 
 def remote(url: str, cache: Path | str = "off") -> Remote:
