@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from srum_core.boxes import twin
-from srum_core.errors import ConfigError, PluginError, extra
+from srum_core.errors import PluginError, extra
 from srum_core.pictures import open_rgb
 from srum_core.records import Box, Candidate, Mask, Question, Region
 from srum_sam import SamOptions, checkpoint
@@ -95,16 +95,8 @@ def _mask(record: Mapping[str, Any]) -> Mask:
 
 def _device(name: str) -> torch.device:
     """`auto`: this process's accelerator if there is one, else the CPU. Raises ConfigError for a device not there."""
-    import torch
-
     from srum_core.place import choose_device
 
-    if name == "auto":
-        found = choose_device(name)
-        # segment-anything hands over points in float64, which MPS lacks.
-        return torch.device("cpu") if found.type == "mps" else found
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0]
-        raise ConfigError(f'grounder.device="{name}" cannot be used here ({why}). Try auto or cpu.') from error
+    found = choose_device(name)
+    # segment-anything hands over points in float64, which MPS lacks.
+    return choose_device("cpu") if name == "auto" and found.type == "mps" else found

@@ -1,4 +1,4 @@
-"""A judge that looks with CLIP and asks nobody. Light: no torch."""
+"""A judge that uses CLIP and asks no questions. Light: no torch."""
 
 from __future__ import annotations
 

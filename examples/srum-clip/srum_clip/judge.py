@@ -10,6 +10,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from srum_clip import ClipOptions
 from srum_core.errors import CheckpointError, ConfigError
+from srum_core.pictures import open_rgb
 from srum_core.place import choose_device
 from srum_core.records import Candidate, Question, Region, Score
 
@@ -67,12 +68,5 @@ class Clip:
 
 
 def _views(candidate: Candidate, regions: Sequence[Region]) -> list[Image.Image]:
-    """The image, then each region cut out, at least one pixel wide and high."""
-    with Image.open(candidate.image) as opened:
-        image = opened.convert("RGB")
-    views = [image]
-    for region in regions:
-        x0, y0, x1, y1 = (round(each * side) for each, side in zip(region.box, 2 * image.size, strict=True))
-        x0, y0 = min(x0, image.width - 1), min(y0, image.height - 1)
-        views.append(image.crop((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))))
-    return views
+    """The image, then each region cut out."""
+    return [open_rgb(candidate.image, crop) for crop in (None, *(region.box for region in regions))]
