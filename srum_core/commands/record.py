@@ -116,8 +116,7 @@ def _leave(path: Path, _: str) -> Path:
 
 def _copier(run: Path, folder: Path, force: bool) -> Keep:
     def copy(path: Path, name: str) -> Path:
-        data = read_file(path)
-        inside(run, path)  # a question may name any file; only those of the run are copied
+        data = read_file(inside(run, path))  # a question may name any file; only those of the run are copied
         target = folder / f"{name}{path.suffix}"
         if target.exists() and target.read_bytes() != data and not force:
             raise RecordError(

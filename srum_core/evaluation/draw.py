@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from srum_core.evaluation.run import Evaluation, Picture, digest
+from srum_core.evaluation.run import Evaluation, Picture
 from srum_core.stages import Step, chunks
 from srum_core.stages.generate import draw as draw_batch
 
@@ -33,4 +33,4 @@ def draw(run: Evaluation) -> None:
             latents=False,
             borders=run.settings.evaluate.borders,
         )
-        records.extend(Picture(each.id, each, digest(each.image), numbers[each.id]) for each in drawn)
+        records.extend(Picture(each.id, each, each.sha256, numbers[each.id]) for each in drawn)

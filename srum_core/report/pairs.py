@@ -23,7 +23,7 @@ def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
     first, last = there[0], there[-1]
     before, after = (_usable(scored(run, k)) for k in (first, last))
     ids = [item.id for item in run.planned_evaluation() if item.id in before and item.id in after]
-    kept = ids
+    explain, kept = getattr(run.benchmark(), "explain", None), ids
     if limit and len(ids) > limit:
         ranked = sorted(ids, key=lambda each: -_change(before[each].values, after[each].values))  # stable
         chosen = set(ranked[:limit])
@@ -32,7 +32,7 @@ def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
         "before": _name(first),
         "after": _name(last),
         "measures": _measures([*before.values(), *after.values()]),
-        "pairs": [_pair(before[each], after[each], getattr(run.benchmark(), "explain", None)) for each in kept],
+        "pairs": [_pair(before[each], after[each], explain) for each in kept],
         "left_out": len(ids) - len(kept),
     }
 
