@@ -175,6 +175,11 @@ def test_a_folder_of_lora_weights_is_recognised_or_explained(tmp_path) -> None:
     train(run, 0)
     lora = run.stage_folder("train", 0)
     assert json.loads((lora / "adapter_config.json").read_text())["base_model_name_or_path"] == options["checkpoint"]
+    shutil.copytree(run.round_folder(0), run.round_folder(1), ignore=shutil.ignore_patterns("checkpoint", "training"))
+    train(run, 1)
+    about = json.loads((run.stage_folder("train", 1) / "srum.json").read_text())
+    assert about["on_top_of"] == ["../../round-0/checkpoint"]  # to be merged into the base before these
+    assert "on_top_of" not in json.loads((lora / "srum.json").read_text())
     (run.folder / "run.toml").write_text(to_toml(run.settings))
     assert [each if isinstance(each, int) else each.folder for each in started_from(str(lora), run.registry)] == [
         run.folder, 1,
