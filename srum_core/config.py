@@ -72,7 +72,7 @@ def load_settings(
     first        settings that come before all others, in place of built-in ones
     above        settings that come after the presets, and before the file
     drawn_by     the kind of component that `adapter` names: "drawer" allows text-to-image models too
-    lenient      leave keys out that nobody knows, with a warning
+    lenient      leave unknown keys out, with a warning
 
     Raises ConfigError with all that is wrong.
     """

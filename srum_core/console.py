@@ -21,7 +21,7 @@ LISTED = 20
 
 
 class Parser(argparse.ArgumentParser):
-    """Options are never abbreviated, and an unknown one is told what it may have meant."""
+    """Never abbreviate options; for an unknown one suggest what may have been meant."""
 
     def __init__(self, **arguments: Any) -> None:
         more = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}

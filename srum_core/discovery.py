@@ -62,7 +62,7 @@ class Finding:
     """By kind and name; more than one where plugins clash."""
     broken: list[str] = field(factory=list)
     """What is not usable and why, in sentences."""
-    deaf: set[tuple[str, object]] = field(factory=set)
+    silenced: set[tuple[str, object]] = field(factory=set)
     """(event, module) of plugins that failed at an event: they are not called again."""
 
 

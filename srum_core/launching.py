@@ -82,7 +82,7 @@ def take_preset(launch: str) -> None:
 
 def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
     """The exit status of a command or a stage's process: that of its work, 2 with a sentence for errors that a person
-    can mend, 130 when interrupted. `stopped` is said then; without it another process says so."""
+    can fix, 130 when interrupted. `stopped` is printed then; without it another process prints it."""
     try:
         return work() or 0
     except SrumError as error:
@@ -105,7 +105,7 @@ def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
 
 
 def _show(*error: Any) -> None:
-    """Print a traceback, as safe as what is told."""
+    """Print a traceback without control characters and secrets."""
     tell("".join(traceback.format_exception(*error)))
 
 

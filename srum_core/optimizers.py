@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check(name: str, sharded: bool) -> None:
-    """Raise TrainingError where an optimiser cannot be had: `train.optimizer`, on whole or sharded weights."""
+    """Raise TrainingError where an optimiser is not available: `train.optimizer`, on whole or sharded weights."""
     if name == "adamw8bit" and sharded:
         raise TrainingError(
             "train.optimizer=adamw8bit does not work on sharded weights. Use train.optimizer=adamw, whose state is "

@@ -53,14 +53,14 @@ class Registry:
         again: a run goes on without it."""
         failed = []
         listening = getattr(self.hook, event).get_hookimpls()
-        for each in [each for each in listening if (event, each.plugin) not in self._finding.deaf]:
+        for each in [each for each in listening if (event, each.plugin) not in self._finding.silenced]:
             given = [arguments[name] for name in each.argnames]
             what = f"{self._finding.plugins[each.plugin]} failed at {event} and is not called again"
             try:
                 call(what, each.function, *given, passed=())
             except PluginError as error:
                 failed.append(str(error))
-                self._finding.deaf.add((event, each.plugin))
+                self._finding.silenced.add((event, each.plugin))
         self._finding.broken.extend(failed)
         return failed
 

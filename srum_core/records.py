@@ -153,7 +153,7 @@ class Question:
 
 
 class Answer(str):
-    """An answer, and what else is known about it. Whoever answers may as well give plain texts."""
+    """An answer, and what else is known about it. Answerers may as well return plain texts."""
 
     model: str
     """The model that gave it, as a server's reply names it; "" = not known."""

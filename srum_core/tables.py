@@ -173,9 +173,9 @@ def ends(row: Row) -> tuple[float, float] | None:
     return None if row.error is None else (row.value - Z * row.error, row.value + Z * row.error)
 
 
-def all_shares(rows: Iterable[Row | None]) -> bool:
+def all_shares(values: Iterable[float]) -> bool:
     """Whether no number exceeds 1, so that all can be shown in per cent."""
-    return all(abs(row.value) <= 1 for row in rows if row)
+    return all(abs(value) <= 1 for value in values)
 
 
 def number(value: float, interval: tuple[float, float] | None, percent: bool, signed: bool = False) -> str:
@@ -207,7 +207,7 @@ def show(table: BenchmarkTable) -> Grid:
     """For people. What they must know before they compare a number (`remarks`) belongs below it."""
     reference = {row.name: row for row in table.reference}
     rows, lines = table.by_name(), []
-    percent = all_shares([*table.rows, *table.reference])
+    percent = all_shares(row.value for row in [*table.rows, *table.reference])
     for name in dict.fromkeys([*rows, *reference]):
         row, other = rows.get(name), reference.get(name)
         count = str((row or other).count)  # type: ignore[union-attr]

@@ -231,7 +231,7 @@ def refuse_infinite(tensors: Iterable[tuple[str, Tensor]], where: object) -> Non
 def differences(
     wanted: Mapping[str, Sequence[int]], there: Mapping[str, Sequence[int]], unused: bool = False
 ) -> list[str]:
-    """What is missing and what has another shape, a line each; with `unused`, also what nobody reads."""
+    """What is missing and what has another shape, a line each; with `unused`, also what is not read."""
     lines = [f"missing: {name}" for name in wanted if name not in there]
     lines += [f"unused: {name}" for name in sorted(there.keys() - wanted.keys()) if unused]
     return lines + [

@@ -98,7 +98,7 @@ def _look(options: Options, device: torch.device) -> None:
 
 
 def _load(options: Options, device: torch.device) -> Any:
-    """Raises CheckpointError for what is no text-to-image pipeline, or cannot be had."""
+    """Raises CheckpointError for what is no text-to-image pipeline, or cannot be loaded."""
     _look(options, device)
     name, directory = options.checkpoint, Path(options.checkpoint).expanduser()
     source = str(directory) if directory.is_dir() else name

@@ -39,7 +39,7 @@ class Seen:
     pictures: dict[str, tuple[Detection, ...]]
 
     def of(self, image: Path) -> tuple[Detection, ...]:
-        """Raises ConfigError for an image that nobody looked at, RecordError for one that cannot be read."""
+        """Raises ConfigError for an image without detections, RecordError for one that cannot be read."""
         sha = hashlib.sha256(read_file(image)).hexdigest()
         if sha not in self.pictures:
             raise ConfigError(

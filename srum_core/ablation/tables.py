@@ -34,7 +34,7 @@ class Measured:
     means: Mapping[str, tuple[float, ...]]
     """By measure: the mean of each prompt's pictures that have a score; NaN where none has."""
     unscored: int = 0
-    """Pictures without a score: not finite, or refused by whoever was asked about them."""
+    """Pictures without a score: not finite, or or a question about them was refused."""
 
     def mean(self, measure: str) -> float:
         return _mean([each for each in self.means[measure] if not isnan(each)])

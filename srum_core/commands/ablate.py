@@ -20,7 +20,7 @@ from srum_core.console import add_settings, read_settings, show_table, shown, te
 from srum_core.errors import ConfigError
 from srum_core.folders import lock
 from srum_core.stages import Step
-from srum_core.tables import Grid
+from srum_core.tables import Grid, all_shares
 
 if TYPE_CHECKING:
     from srum_core.ablation.tables import Tables
@@ -80,8 +80,7 @@ def _table(tables: Tables, seeds: int) -> Grid:
     from srum_core.ablation.write import shown as shown_cell
 
     head, lines = ["arm", *columns(tables)], []
-    means = [each for row in tables.rows for each in row.means.values()]
-    percent = all(abs(each.value) <= 1 for each in means)
+    percent = all_shares(each.value for row in tables.rows for each in row.means.values())
     for row in tables.rows:
         found = cells(row, tables, seeds)
         told = (shown_cell(each, name.startswith("change"), percent) for name, each in found.items())

@@ -75,7 +75,7 @@ def _surveys(registry: plugins.Registry, folder: str, chosen: Sequence[str]) -> 
     for name in chosen or readers:
         try:
             benchmark = registry.create("benchmark", Use(name, {"data": folder} if name in readers else {}))
-        except PluginError as error:  # of somebody else's
+        except PluginError as error:  # of another plugin
             if chosen:
                 raise
             tell(str(error))

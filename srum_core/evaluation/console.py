@@ -210,7 +210,7 @@ def perform(run: Evaluation, stage: str, name: str, partial: bool = False, batch
 
 def problems(run: Evaluation, again: bool, parsed: argparse.Namespace) -> list[str]:
     """What would stop an evaluation before its first image. `again`: what is drawn is drawn again; with a `--judge`
-    among the arguments, whoever would judge is looked at too."""
+    among the arguments, the judge is checked too."""
     if found := preflight.blocked(run.folder):
         return found
     named = list[preflight.Named]()

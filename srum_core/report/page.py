@@ -16,7 +16,7 @@ from srum_core.report import charts
 from srum_core.report.charts import Line
 from srum_core.report.gather import Data, gather
 from srum_core.store import write_atomic
-from srum_core.tables import number
+from srum_core.tables import all_shares, number
 
 NAME = "report.html"
 LIMIT = 1000
@@ -88,8 +88,8 @@ def shown(cell: Mapping[str, Any] | None, percent: bool, signed: bool = False) -
 
 
 def in_percent(cells: Iterable[Mapping[str, Any] | None]) -> bool:
-    """Whether no number of a table exceeds 1."""
-    return all(abs(cell["value"]) <= 1 for cell in cells if cell and "value" in cell and isfinite(cell["value"]))
+    """Whether all numbers of a table can be shown in per cent."""
+    return all_shares(cell["value"] for cell in cells if cell and "value" in cell and isfinite(cell["value"]))
 
 
 def _percent(data: Data) -> dict[str, bool]:

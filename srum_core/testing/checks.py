@@ -7,6 +7,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any, TypeVar
 
+from srum_core.errors import clean
 from srum_core.records import Candidate, Question
 
 T = TypeVar("T")
@@ -30,15 +31,15 @@ def after(*earlier: str, **fixed: Any) -> Callable[[Callable[..., None]], Callab
         def run(self: Any, **given: Any) -> None:
             import pytest
 
-            there = {"adapter": given.get("drawer"), "drawer": given.get("adapter"), **fixed, **given}
+            there = {"adapter": given.get("drawer"), "drawer": given.get("adapter"), **given, **fixed}
             for name in earlier:
                 check = getattr(self, name, None)  # not every suite has all of them
                 wanted = signature(check).parameters if check else ()
                 try:
                     if check:
-                        check(**{key: {**there, **fixed}[key] for key in wanted})
-                except Exception:
-                    pytest.skip(f"{name} fails: what it says comes first")
+                        check(**{key: there[key] for key in wanted})
+                except Exception as error:
+                    pytest.skip(f"{name} fails and says why ({type(error).__name__}: {clean(error, 100)})")
             test(self, **given)
 
         return run

@@ -51,8 +51,8 @@ def check_generates_like(
     gap = _gap(_euler(velocity, noise, times), expected)
     if gap <= tolerance:
         return
-    mends = [mend for mend, other in _mistakes(velocity).items() if _ends_at(other, noise, expected, times, tolerance)]
-    hint = mends[0] if mends else _NO_HINT
+    fixes = [fix for fix, other in _mistakes(velocity).items() if _ends_at(other, noise, expected, times, tolerance)]
+    hint = fixes[0] if fixes else _NO_HINT
     raise AssertionError(
         f"{len(times) - 1} Euler steps with {type(adapter).__name__}.denoiser end elsewhere than the pipeline, which "
         f"began with the same noise (they differ by {gap:.2g} of the largest entry). {hint}"
@@ -60,7 +60,7 @@ def check_generates_like(
 
 
 def _mistakes(velocity: Velocity) -> Mapping[str, Velocity]:
-    """What people mistake, as a sentence, and the velocity with that mended."""
+    """What people mistake, as a sentence, and the velocity with that fixed."""
     return {
         "With the other sign it fits: the velocity is noise - clean.": lambda x, t: -velocity(x, t),
         "With 1 - time it fits: time is 0 for clean and 1 for noise.": lambda x, t: velocity(x, 1 - t),

@@ -221,7 +221,7 @@ class Remote:
         return Answer(refused=reason)
 
     def _probe(self, ask: _Ask, stop: Stop) -> None:
-        """Ask about something that nobody can mind, in the same way. Raises Trouble where that is refused too."""
+        """Ask about something harmless, in the same way. Raises Trouble where that is refused too."""
         from PIL import Image
 
         from srum_judges.answerers.wire import Trouble
