@@ -37,6 +37,12 @@ def test_numbers_do_not_wrap(columns: int, words: int) -> None:
     assert text.count("title") == text.count("caption") == 1
 
 
+@pytest.mark.parametrize("width", [24, 30, 40])
+def test_numbers_do_not_wrap_where_there_is_hardly_room(width: int) -> None:
+    text = printed(Grid(["measure of something", "value"], [["attribute binding", NUMBER]]), width)
+    assert NUMBER in text
+
+
 def test_two_evaluations_stand_beside_each_other_at_80_columns() -> None:
     head = ["measure", "n", "base", "round 0", "change"]
     text = printed(Grid(head, [["attribute binding", "256", NUMBER, NUMBER, "−10.2"]]))
