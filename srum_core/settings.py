@@ -13,6 +13,7 @@ from srum_core.hookspecs import NEUTRAL, Use
 
 _at_least_0: Any = validators.ge(0)
 _at_least_1: Any = validators.ge(1)
+_few: Any = [validators.ge(1), validators.le(10_000)]  # of what a plan in memory lists one by one
 _positive: Any = validators.gt(0)
 _share: Any = [validators.ge(0), validators.lt(1)]
 
@@ -26,7 +27,7 @@ def _not_empty(_: Any, attribute: Any, value: Any) -> None:
 class Generate:
     """Drawing candidates."""
 
-    candidates: int = field(default=1, validator=_at_least_1)
+    candidates: int = field(default=1, validator=_few)
     """Pictures per prompt and round."""
     batch: int = field(default=8, validator=_at_least_1)
     """Pictures drawn at once, per device."""
@@ -58,7 +59,7 @@ class Judge:
     """How often an unreadable answer is asked for again before it counts as a failure."""
     temperature: float = field(default=0.7, validator=_positive)
     """Sampling temperature of those retries, and of votes; a single first answer is greedy."""
-    votes: int = field(default=1, validator=_at_least_1)
+    votes: int = field(default=1, validator=_few)
     """Answers to every question; more than one are sampled, and a score is the median of what they say."""
     doubt: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
     """How much disagreement counts: a score becomes median * (1 - doubt * spread); 0 = not at all."""
@@ -100,9 +101,9 @@ class Train:
     """Largest gradient norm; a larger one is scaled down to it. 0 = off."""
     warmup: int = field(default=-1, validator=validators.ge(-1))
     """Steps in which the learning rate rises linearly; -1 = a tenth of the round's steps, at most 500 (the paper's)."""
-    steps: int = field(default=0, validator=_at_least_0)
+    steps: int = field(default=0, validator=[validators.ge(0), validators.le(10_000_000)])
     """Optimiser steps per round; 0 = as many as `epochs` takes."""
-    epochs: int = field(default=1, validator=_at_least_1)
+    epochs: int = field(default=1, validator=_few)
     """Passes over a round's pictures; used where `steps` is 0."""
     max_cells: int = field(default=8192, validator=_at_least_1)
     """Latent cells per micro-batch and device: pictures are packed up to it. BAGEL at 1024x1024 has 4096 a picture."""
@@ -147,7 +148,7 @@ class Evaluate:
 
     split: str = field(default="test", validator=_not_empty)
     """Which of the benchmark's splits."""
-    pictures: int = field(default=1, validator=_at_least_1)
+    pictures: int = field(default=1, validator=_few)
     """Pictures per prompt; the same seeds before and after."""
     batch: int = field(default=16, validator=_at_least_1)
     """Pictures drawn at once, per device."""
@@ -178,7 +179,7 @@ class Settings:
 
     seed: int = field(default=0, validator=_at_least_0)
     """Every random number of the run follows from it."""
-    rounds: int = field(default=1, validator=_at_least_1)
+    rounds: int = field(default=1, validator=_few)
     """Rounds of generate, ground, judge, train; each draws with the weights of the one before."""
     prompts: str | tuple[str, ...] = field(default="starter", validator=_not_empty)
     """A list that a plugin knows ("starter"), a .txt, .csv, .json or .jsonl file, or a list of the texts themselves."""

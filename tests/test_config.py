@@ -305,7 +305,8 @@ def test_the_layer_that_said_it_is_named(load: Load) -> None:
         "train.trackers=wandb", "lora.rank=0", "lora.rank=1.5", "lora.alpha=0", "lora.dropout=1", "evaluate.split=",
         "evaluate.pictures=0", "evaluate.batch=0", "evaluate.limit=-1", "evaluate.before=yes", "judges=[]",
         "prompts=5", "train=3", "adapter=3", "adapter=", "map=", "adapter.cache=3", "adapter.size=big",
-        "adapter.words={a=1}", "adapter.words=x",
+        "adapter.words={a=1}", "adapter.words=x", "generate.candidates=1000000000000", "rounds=1000000000",
+        "judge.votes=1000000", "evaluate.pictures=1000000", "train.epochs=1000000", "train.steps=1000000000",
     ],
 )  # fmt: skip
 def test_out_of_range(load: Load, text: str) -> None:
