@@ -85,6 +85,22 @@ def test_net_negative_cells_are_measured(tmp_path: Path) -> None:
     assert metrics(never)[0]["negative_error"] is None  # no cell, no error: not 0
 
 
+class Nothing:
+    """No cell is worth anything, as with map=sparse where no score is positive."""
+
+    def __call__(self, judgement: Judgement, grid: tuple[int, int]) -> torch.Tensor:
+        return torch.zeros(grid)
+
+
+@pytest.mark.parametrize(("constraint", "warned"), [(0.0, 1), (0.5, 0)])
+def test_steps_that_teach_nothing_are_said_to_be_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, constraint: float, warned: int
+) -> None:
+    loss: Any = {"use": "srum", "constraint": constraint}
+    train(make(tmp_path / "run", map="test_train:Nothing", loss=loss, steps=3), 0)
+    assert caplog.text.count("has no gradient, so it changes nothing") == warned
+
+
 def test_the_rate_warms_up_and_stays(tmp_path: Path) -> None:
     run = make(tmp_path / "run", warmup=4, steps=6)
     train(run, 0)

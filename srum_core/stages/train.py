@@ -129,6 +129,8 @@ class Trainer:
     """Updates made."""
     warmup: int = field(init=False, default=0)
     """Steps of warm-up, known once the steps are planned."""
+    idle: bool = field(init=False, default=False)
+    """A step had no gradient."""
 
     def __attrs_post_init__(self) -> None:
         run, settings, accelerator = self.run, self.run.settings, self.accelerator
@@ -171,12 +173,23 @@ class Trainer:
                 metrics = self.update(step)
                 self.done += 1
                 self.log(metrics, time.perf_counter() - began)
+                self.warn_of_no_gradient(metrics)
                 self.guard.watch(metrics["negative_error"])
                 if self.guard.warning or self.done % settings.save_every == 0 or self.done == len(steps):
                     self.save()
                 self.stop_if_warned()
                 shown = {"loss": metrics["loss"], "lr": metrics["lr"], "gradient norm": metrics["gradient_norm"]}
                 advance(1, ", ".join(f"{name} {value:.3g}" for name, value in shown.items()))
+
+    def warn_of_no_gradient(self, metrics: Metrics) -> None:
+        """Warn once: steps that change nothing would pass for training."""
+        if metrics["gradient_norm"] == 0 and not self.idle and self.accelerator.is_main_process:
+            self.idle = True
+            log.warning(
+                "Step %d has no gradient, so it changes nothing: all weights of its images are 0. Look at the "
+                "judgements (srum report), or use another map or loss.constraint > 0.",
+                self.done,
+            )
 
     def outlook(self, planned: int) -> str:
         """What is about to be trained: steps, peak learning rate, parameters."""
