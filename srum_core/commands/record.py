@@ -20,7 +20,7 @@ from srum_core import plugins
 from srum_core.commands.shared import add_round, add_run, judged_round
 from srum_core.console import shown
 from srum_core.errors import RecordError
-from srum_core.folders import inside, read_file
+from srum_core.folders import check_file, inside, read_file
 from srum_core.hearing import Hearing
 from srum_core.protocols import Judge
 from srum_core.records import Score, Unreadable
@@ -116,6 +116,7 @@ def _leave(path: Path, _: str) -> Path:
 
 def _copier(run: Path, folder: Path, force: bool) -> Keep:
     def copy(path: Path, name: str) -> Path:
+        check_file(path)  # says what to do where it is missing
         data = read_file(inside(run, path))  # a question may name any file; only those of the run are copied
         target = folder / f"{name}{path.suffix}"
         if target.exists() and target.read_bytes() != data and not force:
