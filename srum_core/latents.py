@@ -20,11 +20,12 @@ from srum_core.pictures import open_image, read_files
 from srum_core.progress import progress
 from srum_core.store import write_atomic
 from srum_core.weights import finite
-from srum_core.window import WHOLE
+from srum_core.window import WHOLE, within
 
 if TYPE_CHECKING:
-    from srum_core.protocols import UnifiedModel
-    from srum_core.records import Box, Candidate
+    from srum_core.protocols import RewardMap, UnifiedModel
+    from srum_core.records import Box, Candidate, Judgement
+    from srum_core.selection import Pictures
 
 CHUNK = 8
 """Pictures encoded at once."""
@@ -70,6 +71,14 @@ class Latents:
         with self._opened(candidate) as file:
             stored = (file.metadata() or {}).get("window")
             return WHOLE if stored is None else tuple(json.loads(stored))
+
+    def fit(self, reward_map: RewardMap, pictures: Pictures) -> list[Judgement]:
+        """The judgements of what each latent covers of its image, which the map is fitted to where it has `fit`."""
+        pairs = zip(pictures.judgements, pictures.candidates, strict=True)
+        judgements = [within(judgement, self.window(candidate)) for judgement, candidate in pairs]
+        if fit := getattr(reward_map, "fit", None):
+            fit(judgements, [self.grid(candidate) for candidate in pictures.candidates])
+        return judgements
 
     def load(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
         """The latent (rows, columns, channels) on the CPU, and the reference's."""

@@ -126,6 +126,10 @@ class RewardMap(Protocol):
         """Float32 (rows, columns), in [-1, 1]."""
         ...
 
+    # Optional, for one that compares with the whole round: `fit(judgements, grids) -> None` is called once before
+    # training, with all judgements that are trained on and each one's (rows, columns). Every process calls it with the
+    # same, also when training resumes: what it keeps depends on nothing else, not even on their order.
+
 
 @runtime_checkable
 class Loss(Protocol):

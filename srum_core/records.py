@@ -206,6 +206,8 @@ class Score:
     """The values of several answers, with `judge.votes`; `value` is their median."""
     spread: float | None = None
     """Mean distance of the votes from their median, in [0, 1]."""
+    missing: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
+    """Of the whole image: how many objects asked for the judge finds missing, where it says so."""
 
 
 @frozen

@@ -35,10 +35,12 @@ class Pictures:
     """Left out by `select.least`."""
     not_best: int = 0
     """Left out by `select.best_of`."""
+    filtered: int = 0
+    """Left out by `select.filter`."""
 
     def counts(self) -> dict[str, int]:
         """For the metrics; `judged` are all that could be read, trained on or not."""
-        left_out = {"below_least": self.below_least, "not_best": self.not_best}
+        left_out = {"below_least": self.below_least, "filtered": self.filtered, "not_best": self.not_best}
         return {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged, **left_out}
 
 
@@ -90,8 +92,8 @@ def _generated(run: Run, round: int) -> list[Candidate]:
 def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictures:
     """The pictures that the settings keep, in the given order, their scores measured against their prompt's group.
 
-    `least` and `best_of` look at the scores as they were given, and a group's mean is that of all its pictures, also of
-    those that are left out. Raises TrainingError if nothing is left, RecordError where a global score is missing."""
+    `least`, `filter` and `best_of` look at the scores as they were given, and a group's mean is that of all its images,
+    also of those that are left out. Raises TrainingError if nothing is left, RecordError without a global score."""
     enough = [pair for pair in pairs if settings.least == -1 or _global_score(pair) >= settings.least]
     if not enough:
         raise TrainingError(
@@ -99,14 +101,22 @@ def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictur
             f"{len(pairs)} judged pictures is {max(map(_global_score, pairs)):g}. Lower select.least, or draw more "
             f"pictures a prompt (generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
         )
-    chosen = {candidate.id for candidate, _ in _best(enough, settings.best_of)}
+    right = [pair for pair in enough if settings.filter == -1 or _is_right(pair, settings.filter)]
+    if not right:
+        raise TrainingError(
+            f"There is nothing to train on: none of {len(enough)} judged images has a global score and a mean regional "
+            f"score above select.filter={settings.filter:g}. Lower it, or generate more images a prompt "
+            f"(generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
+        )
+    chosen = {candidate.id for candidate, _ in _best(right, settings.best_of)}
     kept = [pair for pair in relative(pairs, settings.relative) if pair[0].id in chosen]
     return Pictures(
         [candidate for candidate, _ in kept],
         [judgement for _, judgement in kept],
         unjudged,
         below_least=len(pairs) - len(enough),
-        not_best=len(enough) - len(kept),
+        filtered=len(enough) - len(right),
+        not_best=len(right) - len(kept),
     )
 
 
@@ -165,6 +175,13 @@ def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
     for pair in pairs:
         groups.setdefault(pair[0].prompt.text, []).append(pair)
     return groups
+
+
+def _is_right(pair: Pair, threshold: float) -> bool:
+    """Whether both means are above the threshold, as far as there are any: what the map `sparse` asks of an image."""
+    scores = pair[1].scores
+    kinds = ([score.value for score in scores if (score.region is None) is whole] for whole in (True, False))
+    return min((fmean(values) for values in kinds if values), default=-1.0) > threshold
 
 
 def _global_score(pair: Pair) -> float:

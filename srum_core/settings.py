@@ -74,6 +74,9 @@ class Select:
     score); 0 = all."""
     least: float = field(default=-1.0, validator=[validators.ge(-1), validators.le(1)], metadata=NEUTRAL)
     """Only pictures whose global score is at least so; -1 = all."""
+    filter: float = field(default=-1.0, validator=[validators.ge(-1), validators.lt(1)], metadata=NEUTRAL)
+    """Only images judged right: global score and mean regional score (as far as there are any) both above it; -1 = all.
+    With loss=sft this is rejection-sampling fine-tuning, the baseline to beat."""
     relative: Literal["none", "centre", "standardise"] = field(default="none", metadata=NEUTRAL)
     """centre = scores less the mean of their prompt's pictures; standardise = that, in standard deviations; both cut to
     [-1, 1]. Scores that are all the same become 0."""

@@ -28,7 +28,7 @@ from srum_core.testing import (
 )
 from srum_judges.grounders.components import Grid
 from srum_judges.layout import GlobalLayout
-from srum_losses.maps import Paper
+from srum_losses.maps import Advantage, Paper
 from srum_losses.objectives import SftLoss, SrumLoss
 
 # ---- maps ----------------------------------------------------------------------------------------------------------
@@ -68,6 +68,32 @@ class AddsUp(Paper):
 class DoublePrecision(Paper):
     def __call__(self, judgement: Judgement, grid: tuple[int, int]) -> Tensor:
         return super().__call__(judgement, grid).double()
+
+
+class AddsUpRounds(Advantage):
+    """Its fit goes on from the one before."""
+
+    def fit(self, judgements: Sequence[Judgement], grids: Sequence[tuple[int, int]]) -> None:
+        before = self._inside
+        super().fit(judgements, grids)
+        self._inside += before / 10
+
+
+class FirstIsTheYardstick(Paper):
+    """Its fit depends on the order."""
+
+    yardstick = 0.0
+
+    def fit(self, judgements: Sequence[Judgement], grids: Sequence[tuple[int, int]]) -> None:
+        self.yardstick = judgements[0].scores[0].value
+
+    def __call__(self, judgement: Judgement, grid: tuple[int, int]) -> Tensor:
+        return super().__call__(judgement, grid) * (0.5 + self.yardstick / 4)
+
+
+class CannotFit(Paper):
+    def fit(self, judgements: Sequence[Judgement], grids: Sequence[tuple[int, int]]) -> None:
+        raise KeyError("grid")
 
 
 class CountsCells(Paper):
@@ -174,6 +200,13 @@ MAPS = {
     "AddsUp": (AddsUp, "test_weights_are_finite_and_between_minus_one_and_one", "they lie in"),
     "DoublePrecision": (DoublePrecision, "test_it_has_the_grid_it_was_asked_for", "float32 is needed"),
     "CountsCells": (CountsCells, "test_a_finer_grid_shows_the_same_picture", "number of cells must not matter"),
+    "AddsUpRounds": (AddsUpRounds, "test_a_fit_depends_on_the_judgements_and_grids_alone", "once more"),
+    "FirstIsTheYardstick": (
+        FirstIsTheYardstick,
+        "test_a_fit_depends_on_the_judgements_and_grids_alone",
+        "another order",
+    ),
+    "CannotFit": (CannotFit, "test_it_is_a_reward_map", "cannot be fitted to a round"),
     "NeedsAScore": (NeedsAScore, "test_a_missing_score_is_a_map_or_a_sentence", "raised StopIteration"),
 }
 LOSSES = {

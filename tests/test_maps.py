@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 from near import off
 from torch.nn.functional import interpolate
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Box, Judgement, Mask, Region, Score
-from srum_losses import GlobalOnlyOptions, PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
-from srum_losses.maps import GlobalOnly, NoGlobal, Paper, Released, Sparse, Uniform, sampled
+from srum_losses import (
+    AdvantageOptions,
+    GlobalOnlyOptions,
+    PaperOptions,
+    RegionOptions,
+    ReleasedOptions,
+    SparseOptions,
+    shapes,
+)
+from srum_losses.maps import Advantage, GlobalOnly, NoGlobal, Paper, Released, Sparse, Uniform, sampled
 
 LEFT: Box = (0.0, 0.0, 0.5, 1.0)
 MIDDLE: Box = (0.25, 0.0, 0.75, 1.0)
@@ -360,3 +368,104 @@ def test_ten_shapes_of_a_large_picture_are_no_trouble() -> None:
     expected = (total / count.clamp(min=1)).view(64, 16, 64, 16).mean(dim=(1, 3)).float()
     cells = NoGlobal()(Judgement("c", tuple(regions), tuple(scores)), (64, 64))
     assert off(cells, expected) <= 1e-5
+
+
+# ---- advantage: a round of two images, a right one and a wrong one --------------------------------------------------
+
+GOOD, BAD = judged((LEFT, 0.8), total=1.0), judged((LEFT, -0.6), total=-0.2)
+ROUND = [GOOD, BAD]
+
+
+def advantage(round: list[Judgement] = ROUND, grid: tuple[int, int] = (1, 2), **options: object) -> Advantage:
+    made = Advantage(AdvantageOptions(**options))  # type: ignore[arg-type]
+    made.fit(round, [grid] * len(round))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "good", "bad"),
+    [
+        # inside: 1 + 2 g = 3 and -1 - 0.4 = -1.4, mean 0.8; outside: 3 and 0.6, mean 1.8; times 0.3
+        ({}, [0.66, 0.36], [-0.66, -0.36]),
+        ({"scale": 0.1}, [0.22, 0.12], [-0.22, -0.12]),
+        ({"global_weight": 0.0}, [0.3, 0.0], [-0.3, 0.0]),
+        ({"global_weight": 1.0}, [0.48, 0.18], [-0.48, -0.18]),
+        ({"signs": False}, [0.57, 0.36], [-0.57, -0.36]),  # 2.8 and -1
+        ({"threshold": 0.8}, [0.36, 0.36], [-0.36, -0.36]),  # 0.8 is not above 0.8
+        ({"centre": False}, [0.9, 0.9], [-0.42, 0.18]),
+        ({"centre": False, "scale": 1.0}, [1.0, 1.0], [-1.0, 0.6]),  # cut to [-1, 1]
+    ],
+)
+def test_advantage_adds_the_global_score_and_centres_by_class(
+    options: dict[str, object], good: list[float], bad: list[float]
+) -> None:
+    made = advantage(**options)
+    assert off(made(GOOD, (1, 2)), torch.tensor([good])) <= 1e-5
+    assert off(made(BAD, (1, 2)), torch.tensor([bad])) <= 1e-5
+
+
+def test_advantage_credits_a_right_region_of_a_wrong_image_above_a_wrong_one() -> None:
+    mixed = judged((LEFT, 1.0), ((0.5, 0.0, 1.0, 1.0), -1.0), total=-0.2)
+    right, wrong = advantage([mixed, GOOD])(mixed, (1, 2))[0]
+    assert right - wrong == pytest.approx(0.6)
+    assert off(Paper()(judged((LEFT, 1.0), total=-1.0), (1, 2)), torch.zeros(1, 2)) == 0  # alpha * R silences it
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (7, 2)])
+def test_advantage_has_no_mean_inside_regions_and_none_outside(grid: tuple[int, int]) -> None:
+    """By area: a cell that a box covers by a third counts for a third of a region, and for two thirds of background."""
+    boxes: list[Box] = [(0.1, 0.2, 0.45, 0.6), (0.3, 0.3, 0.9, 0.7), (0.0, 0.0, 1.0, 0.15)]
+    scores = zip(boxes, (1.0, -0.4, 0.2), (0.6, -0.4, 0.0), strict=True)
+    round = [judged((box, score), total=g) for box, score, g in scores]
+    made = advantage(round, grid, scale=0.1)
+    assert abs(sum(float(made(each, grid).double().sum()) for each in round)) <= 1e-5
+    assert float(made(judged(total=1.0), grid).std()) <= 1e-5  # an image without regions is background
+    halves = judged((LEFT, 1.0), ((0.5, 0.0, 1.0, 1.0), -1.0), total=0.0)
+    assert off(advantage([halves], (1, 2))(halves, (1, 2)), torch.tensor([[0.3, -0.3]])) <= 1e-5
+
+
+def test_advantage_counts_larger_images_by_their_cells() -> None:
+    made = Advantage()
+    made.fit([GOOD, BAD], [(2, 2), (2, 6)])  # inside: (3 - 1.4 * 3) / 4; outside: (3 + 0.6 * 3) / 4
+    assert off(made(GOOD, (1, 2)), 0.3 * torch.tensor([[3 + 0.3, 3 - 1.2]])) <= 1e-5
+
+
+def test_advantage_blames_the_background_for_what_is_missing() -> None:
+    lacking = judged((LEFT, 0.8), total=-0.2)
+    lacking = Judgement("c", lacking.regions, (Score(0.8, "0"), Score(-0.2, missing=1)))
+    plain, blamed = advantage([GOOD, lacking]), advantage([GOOD, lacking], blame=True)
+    assert off(plain(lacking, (1, 2)), torch.tensor([[-0.36, -0.36]])) <= 1e-5
+    # one object's worth is half an image here, and so is the background: R is 1 - 2 there, and the mean 0.8
+    assert off(blamed(lacking, (1, 2)), torch.tensor([[-0.36, -0.66]])) <= 1e-5
+    assert off(blamed(GOOD, (1, 2)), torch.tensor([[0.36, 0.66]])) <= 1e-5
+    full = Judgement("c", (Region("0", (0.0, 0.0, 1.0, 1.0)),), (Score(0.8, "0"), Score(-0.2, missing=3)))
+    assert advantage([GOOD, full], blame=True)(full, (1, 2)).isfinite().all()  # nothing to blame
+
+
+def test_advantage_says_that_it_has_seen_no_round() -> None:
+    for options in (AdvantageOptions(), AdvantageOptions(centre=False, blame=True)):
+        with pytest.raises(TrainingError, match=r"call fit\(judgements, grids\) first"):
+            Advantage(options)(GOOD, (1, 2))
+    uncentred = Advantage(AdvantageOptions(centre=False))
+    assert off(uncentred(GOOD, (1, 2)), torch.tensor([[0.9, 0.9]])) <= 1e-5
+
+
+def test_advantage_without_a_global_score_says_what_to_do() -> None:
+    bare = judged((LEFT, 0.5), total=None)
+    with pytest.raises(RecordError, match="no score for the whole picture"):
+        Advantage().fit([GOOD, bare], [(1, 2)] * 2)
+    assert off(advantage([bare], global_weight=0.0)(bare, (1, 2)), torch.zeros(1, 2)) <= 1e-5
+
+
+def test_sparse_may_credit_right_regions_of_wrong_images() -> None:
+    mixed = judged((LEFT, 1.0), total=-1.0)
+    for options, cells in (
+        (SparseOptions(), [0.0, 0.0]),
+        (SparseOptions(gated=False), [1.0, 0.0]),
+        (SparseOptions(gated=False, outside="global"), [1.0, 0.0]),
+    ):
+        assert off(Sparse(options)(mixed, (1, 2)), torch.tensor([cells])) == 0
+    right = judged((LEFT, -1.0), total=1.0)
+    assert off(Sparse(SparseOptions(gated=False, outside="global"))(right, (1, 2)), torch.tensor([[0.0, 1.0]])) == 0
+    bare = judged((LEFT, 1.0), total=None)
+    assert off(Sparse(SparseOptions(gated=False))(bare, (1, 2)), torch.tensor([[1.0, 0.0]])) == 0

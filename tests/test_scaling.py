@@ -76,7 +76,7 @@ def same(run: Run, other: Run, tolerance: float = 1e-4) -> None:
     ("launch", "loss", "settings"),
     [
         ("ddp", SRUM, {"method": "lora"}),
-        ("ddp", BOUNDED, {"method": "full"}),
+        ("ddp", BOUNDED, {"method": "full", "map": "srum_losses.maps:Advantage"}),  # a map with `fit`
         ("fsdp2-offload", BOUNDED, {"method": "lora", "ema": 0.9}),
         ("fsdp2", SRUM, {"method": "full", "checkpointing": True}),
         ("fsdp2", BOUNDED, {"method": "full", "ema": 0.9}),

@@ -17,6 +17,8 @@ from srum_core.records import Candidate, Judgement, Prompt, Region, Score
 from srum_core.remembered import remembered
 from srum_core.selection import Pair, choose, relative, select
 from srum_core.stages.train import train
+from srum_losses import SparseOptions
+from srum_losses.maps import Sparse
 
 
 def judged(id: str, whole: float | None, *regional: float, text: str = "a cup") -> Pair:
@@ -49,7 +51,7 @@ def test_by_default_everything_is_trained_on_as_it_was_judged() -> None:
     pairs = [*CUPS, *DOGS, bare]
     found = select(pairs, Select(), unjudged=3)
     assert list(zip(found.candidates, found.judgements, strict=True)) == pairs
-    assert found.counts() == {"judged": 7, "unjudged": 3, "below_least": 0, "not_best": 0}
+    assert found.counts() == {"judged": 7, "unjudged": 3, "below_least": 0, "filtered": 0, "not_best": 0}
 
 
 def test_the_best_of_each_prompt_are_kept_in_their_old_order() -> None:
@@ -75,7 +77,25 @@ def test_only_pictures_that_are_good_enough_are_kept() -> None:
     assert ids(pairs, least=0.2) == "abc"  # at least, not above
     assert ids(pairs, least=0.2, best_of=1) == "c"
     found = select(pairs, Select(least=-0.6, best_of=1), unjudged=1)
-    assert found.counts() == {"judged": 6, "unjudged": 1, "below_least": 1, "not_best": 3}
+    assert found.counts() == {"judged": 6, "unjudged": 1, "below_least": 1, "filtered": 0, "not_best": 3}
+
+
+def test_a_filter_keeps_images_that_are_right_as_a_whole_and_in_their_regions() -> None:
+    assert ids([*CUPS, *DOGS], filter=0.1) == "ac"  # b's region is wrong; c's are right on average
+    bare = judged("y", None, 0.6)
+    assert ids([*CUPS, bare], filter=0.19) == "acy"  # as far as there are scores
+    assert ids([*CUPS, judged("z", None)], filter=0.19) == "ac"
+    kept = select([*CUPS, *DOGS], Select(filter=0.1, best_of=1))
+    assert kept.counts() == {"judged": 6, "unjudged": 0, "below_least": 0, "filtered": 4, "not_best": 1}
+    with pytest.raises(TrainingError, match=r"none of 6 judged images .* above select\.filter=0\.9") as caught:
+        select([*CUPS, *DOGS], Select(filter=0.9))
+    assert "generate.candidates" in str(caught.value)
+
+
+def test_the_filter_and_the_map_sparse_agree_on_what_is_right() -> None:
+    marks = Sparse(SparseOptions(scope="picture", threshold=0.15))
+    right = "".join(each.id for each, judgement in [*CUPS, *DOGS] if marks(judgement, (1, 1)))
+    assert ids([*CUPS, *DOGS], filter=0.15) == right != ""
 
 
 def test_nothing_good_enough_is_said() -> None:
@@ -165,7 +185,7 @@ def test_training_reads_what_is_chosen_and_leaves_the_records(tmp_path: Path) ->
     train(run, 0)
     assert {path: path.read_bytes() for path in run.stage_folder("judge", 0).iterdir()} == before
     rows = metrics(run)
-    counts = {"judged": 5, "unjudged": 1, "below_least": 0, "not_best": 0}
+    counts = {"judged": 5, "unjudged": 1, "below_least": 0, "filtered": 0, "not_best": 0}
     assert all({name: row[name] for name in counts} == counts for row in rows)
     assert {row["mean_weight"] for row in rows} == {0.0}
 
@@ -181,6 +201,7 @@ def test_the_training_remembers_it(tmp_path: Path) -> None:
     assert remembered(run.settings, run.registry, "train")["select"] == {
         "best_of": 2,
         "least": -1.0,
+        "filter": -1.0,
         "relative": "none",
     }
     assert "select" not in remembered(run.settings, run.registry, "judge")

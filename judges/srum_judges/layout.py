@@ -33,5 +33,7 @@ class GlobalLayout:
         reading = read_whole(answer, self.options.require_reason)
         if reading.value is None:
             return [Unreadable(0, reading.why, judge=self.name)]
-        score = Score(reading.value, reason=reading.reason, judge=self.name, label=reading.label)
+        score = Score(
+            reading.value, reason=reading.reason, judge=self.name, label=reading.label, missing=reading.missing
+        )
         return [rules.apply(self.rules, candidate.prompt.text, score)]

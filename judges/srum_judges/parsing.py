@@ -14,7 +14,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from srum_core.hearing import LONGEST_ANSWER
 
@@ -68,6 +68,10 @@ _ANSWER_LABEL = re.compile(rf"^[*_`#> \t]*(?:(?:final|short)[ _]+)?answer{_MARKU
 _BARE_VERDICT = re.compile(rf"(?<=\n)[*_` \t]*(?:{'|'.join(_VERDICTS)})\b(?=[*_` \t]*(?:$|[.,;:!]))", _FLAGS)
 _UNPUNCTUATED = re.compile(r"^([*_` \t]*(?:yes|no))(?=[ \t]+(?:it|there|they|the|this)\b)", _FLAGS)  # "yes it is"
 
+_MISSING = re.compile(rf"^[*_`#>\- \t]*missing(?:[ _]objects?)?{_MARKUP}[:：=](?P<what>[^\n]*)", _FLAGS)
+_NOTHING = re.compile(r"none|nothing|no(?:ne of them| objects?)?|n/a|-+", _FLAGS)
+_AND = re.compile(r"[,;]|\band\b", _FLAGS)
+
 _Statement = tuple[re.Match[str], float | str, int]
 """Something stated: its label, its value (or, where it is none, the words) and where it ends."""
 
@@ -80,6 +84,8 @@ class Reading:
     why: str = ""
     reason: str = ""
     label: str = ""
+    missing: int | None = None
+    """How many objects are said to be missing; None = nothing is said of that."""
 
 
 def read_whole(answer: str, require_reason: bool = True, label: str = _OBJECT) -> Reading:
@@ -87,7 +93,7 @@ def read_whole(answer: str, require_reason: bool = True, label: str = _OBJECT) -
     text = spoken(answer)
     if isinstance(text, Reading):
         return text
-    return _read(_PARAGRAPH_END.sub("\n", text), require_reason, label)
+    return evolve(_read(_PARAGRAPH_END.sub("\n", text), require_reason, label), missing=_missing(text))
 
 
 def read_regions(answer: str, known: Sequence[str], require_reason: bool = True) -> dict[str, Reading]:
@@ -249,6 +255,17 @@ def _read(text: str, require_reason: bool, label: str = _OBJECT) -> Reading:
     if require_reason and not re.search(r"\w", reason):
         return Reading(None, "The mandatory reason is missing.")
     return Reading(values[0], reason=reason, label=_labelled(text, label))
+
+
+def _missing(text: str) -> int | None:
+    """How many objects a line such as "Missing: a red cup, a spoon" names; 0 for "Missing: none"."""
+    line = _MISSING.search(text)
+    words = _trim(line["what"]).rstrip(".") if line else ""
+    if not words or words.isdecimal():
+        return int(words[:3]) if words else None
+    if _NOTHING.fullmatch(words):
+        return 0
+    return len([part for part in _AND.split(words) if _LETTER.search(part)]) or None
 
 
 def _verdicts(text: str) -> Iterator[_Statement]:

@@ -8,6 +8,7 @@ from typing import Literal
 from attrs import field, frozen, validators
 
 from srum_core import Component, hookimpl
+from srum_core.hookspecs import NEUTRAL
 
 _signed = [validators.ge(-1.0), validators.le(1.0)]
 
@@ -84,6 +85,32 @@ class SparseOptions:
         default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
     )
     """As for `paper`."""
+    gated: bool = field(default=True, metadata=NEUTRAL)
+    """With scope regions: multiply by the 0 or 1 of the global score. False = right regions of wrong images count."""
+
+
+@frozen
+class AdvantageOptions:
+    """Map `advantage`: scale * (R + global_weight * g), centred over the round. Not in the paper."""
+
+    scale: float = field(default=0.3, validator=[validators.gt(0), validators.le(1)])
+    """All weights are multiplied by it, then cut to [-1, 1]."""
+    global_weight: float = field(default=2.0, validator=validators.ge(0))
+    """How much the global score g counts in every cell, next to R; 0 = regional scores alone."""
+    signs: bool = True
+    """R is 1 in a region whose score is above `threshold`, else -1; False = the score itself."""
+    threshold: float = field(default=0.0, validator=_signed)
+    """With `signs`: a regional score above it counts as right."""
+    centre: bool = True
+    """Subtract the round's mean weight inside scored regions there, and that of the background there. False = R is 1 in
+    the background."""
+    blame: bool = False
+    """Lower R in the background for the objects that a judge says are missing (`Score.missing`): each by 2 times the
+    mean area of the round's regions, shared by the image's background."""
+    overlap: Literal["mean", "min", "max", "smallest"] = field(
+        default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
+    )
+    """As for `paper`."""
 
 
 @frozen
@@ -124,6 +151,12 @@ def srum_reward_maps() -> Iterable[Component]:
             summary="never negative, maximum over boxes on a 0.5 canvas (the released code)",
         ),
         Component("sparse", "srum_losses.maps:Sparse", SparseOptions, summary="rewards of 0 or 1 (ablation)"),
+        Component(
+            "advantage",
+            "srum_losses.maps:Advantage",
+            AdvantageOptions,
+            summary="regional and global scores added, centred over the round (not in the paper)",
+        ),
         Component("no-global", "srum_losses.maps:NoGlobal", RegionOptions, summary="R alone, alpha = 1 (ablation)"),
         Component(
             "global-only",

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
+from math import fsum
 from statistics import fmean
 from typing import Any
 
@@ -25,9 +26,17 @@ from attrs import frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Box, Judgement, Mask
-from srum_losses import GlobalOnlyOptions, PaperOptions, RegionOptions, ReleasedOptions, SparseOptions, shapes
+from srum_losses import (
+    AdvantageOptions,
+    GlobalOnlyOptions,
+    PaperOptions,
+    RegionOptions,
+    ReleasedOptions,
+    SparseOptions,
+    shapes,
+)
 
 Grid = tuple[int, int]
 Array = NDArray[Any]
@@ -91,11 +100,71 @@ class Sparse:
                 raise RecordError(f'The judgement of candidate "{judgement.candidate}" holds no score at all. {AGAIN}')
             return torch.full(grid, min(self._bit(mean) for mean in means))
         bits = [attrs.evolve(patch, score=self._bit(patch.score)) for patch in found]
-        outside = 1.0 if self.options.outside == "global" else 0.0
-        return self._bit(global_score(judgement)) * spread(bits, grid, self.options.overlap, outside)
+        alpha = self._bit(global_score(judgement)) if self.options.gated or self.options.outside == "global" else 1.0
+        outside = alpha if self.options.outside == "global" else 0.0
+        return (alpha if self.options.gated else 1.0) * spread(bits, grid, self.options.overlap, outside)
 
     def _bit(self, score: float) -> float:
         return float(score > self.options.threshold)
+
+
+class Advantage:
+    """scale * (R + global_weight * g - mean), cut to [-1, 1]. Not in the paper; docs/method.md derives it.
+
+    R is 1 or -1 by the sign of a region's score, and 1 less the blame for missing objects in the background. The mean
+    is that of R + global_weight * g over the round, one inside scored regions and one over the background, by area.
+    """
+
+    def __init__(self, options: AdvantageOptions | None = None) -> None:
+        self.options = options or AdvantageOptions()
+        self._inside = self._outside = self._object = 0.0
+        """The two means, and the mean area of a region."""
+        self._fitted = not (self.options.centre or self.options.blame)
+
+    def fit(self, judgements: Sequence[Judgement], grids: Sequence[Grid]) -> None:
+        """Take the means of a round. Sums are exactly rounded, so no order or number of processes changes them."""
+        areas = [_area(patch) for judgement in judgements for patch in patches(judgement)]
+        self._object = fsum(areas) / max(len(areas), 1)
+        self._fitted = True
+        if not self.options.centre:
+            return
+        inside, outside = list[tuple[float, float]](), list[tuple[float, float]]()
+        for judgement, (rows, columns) in zip(judgements, grids, strict=True):
+            cells, whole = rows * columns, self._whole(judgement)
+            regional, covered = _sums(self._regions(judgement), self.options.overlap)
+            inside.append((cells * (regional + covered * whole), cells * covered))
+            bare = 1 - covered
+            outside.append((cells * bare * (self._background(judgement) + whole), cells * bare))
+        self._inside, self._outside = _mean(inside), _mean(outside)
+
+    def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
+        if not self._fitted:
+            raise TrainingError(
+                "The map `advantage` compares with the whole round, and it has not seen one: call "
+                "fit(judgements, grids) first, or set centre=false and blame=false."
+            )
+        whole, scale, found = self._whole(judgement), self.options.scale, self._regions(judgement)
+        moved = [attrs.evolve(patch, score=scale * (patch.score + whole - self._inside)) for patch in found]
+        outside = scale * (self._background(judgement) + whole - self._outside)
+        return spread(moved, grid, self.options.overlap, outside)
+
+    def _whole(self, judgement: Judgement) -> float:
+        weight = self.options.global_weight
+        return weight * global_score(judgement) if weight else 0.0
+
+    def _regions(self, judgement: Judgement) -> list[Patch]:
+        found = patches(judgement)
+        if not self.options.signs:
+            return found
+        return [attrs.evolve(patch, score=1.0 if patch.score > self.options.threshold else -1.0) for patch in found]
+
+    def _background(self, judgement: Judgement) -> float:
+        """R outside every scored region."""
+        missing = max((score.missing or 0 for score in judgement.scores), default=0) if self.options.blame else 0
+        if not missing:
+            return 1.0
+        bare = 1 - _sums(patches(judgement), self.options.overlap)[1]
+        return max(1 - 2 * missing * self._object / bare, -1.0) if bare > 0 else 1.0
 
 
 class Uniform:
@@ -202,12 +271,31 @@ def _place(patch: Patch, pixels: Array | None, ys: Sequence[float], xs: Sequence
     return slice(ys.index(y0), ys.index(y1)), slice(xs.index(x0), xs.index(x1))
 
 
+def _sums(found: Sequence[Patch], overlap: str) -> tuple[float, float]:
+    """The integral of R over the scored regions of an image of area 1, and their area."""
+    ys, xs, scores = _tiles(found, overlap, np.nan)
+    areas, scored = np.outer(np.diff(ys), np.diff(xs)), ~np.isnan(scores)
+    return fsum((areas * scores)[scored]), fsum(areas[scored])
+
+
+def _mean(parts: Sequence[tuple[float, float]]) -> float:
+    """Total by weight of (total, weight)s; 0 of no weight."""
+    weight = fsum(weight for _, weight in parts)
+    return fsum(total for total, _ in parts) / weight if weight > 0 else 0.0
+
+
+def _area(patch: Patch) -> float:
+    """Its share of the image."""
+    if patch.mask is not None:
+        return shapes.share(patch.mask)
+    x0, y0, x1, y1 = patch.box
+    return (x1 - x0) * (y1 - y0)
+
+
 def _rank(patch: Patch, overlap: str) -> tuple[float, ...]:
     """Sorts the patches so that the one that prevails comes last."""
     if overlap == "smallest":
-        x0, y0, x1, y1 = patch.box
-        size = (x1 - x0) * (y1 - y0) if patch.mask is None else shapes.share(patch.mask)
-        return -size, -patch.score  # of equal sizes the lower score prevails
+        return -_area(patch), -patch.score  # of equal sizes the lower score prevails
     return (patch.score if overlap == "max" else -patch.score,)
 
 
@@ -236,8 +324,8 @@ def global_score(judgement: Judgement) -> float:
     scores = _globals(judgement)
     if not scores:
         raise RecordError(
-            f'The judgement of candidate "{judgement.candidate}" has no score for the whole picture, and this reward '
-            'map multiplies with one. Add a judge that gives one ("global-layout"), or use the map "no-global".'
+            f'The judgement of candidate "{judgement.candidate}" has no score for the whole picture, which this reward '
+            'map needs. Add a judge that gives one ("global-layout"), or use the map "no-global".'
         )
     return fmean(scores)
 

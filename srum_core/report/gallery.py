@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
@@ -13,8 +13,12 @@ from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Score
 from srum_core.report.pictures import data_uri
 from srum_core.run import Run
-from srum_core.selection import choose
+from srum_core.selection import Pictures, choose
 from srum_core.window import within
+
+if TYPE_CHECKING:
+    from srum_core.latents import Latents
+    from srum_core.protocols import RewardMap
 
 Data = dict[str, Any]
 Grid = tuple[int, int]
@@ -112,6 +116,7 @@ class Weights:
     def __init__(self, run: Run, round: int) -> None:
         self.run, self.folder = run, run.round_folder(round) / "latents"
         self._map: Any = None
+        self._pictures: Pictures | None = None
         self._read: dict[str, Judgement] = {}
         self._why = "It is not trained on: the settings under select leave it out."
         if not run.done("judge", round):
@@ -122,7 +127,7 @@ class Weights:
         except (TrainingError, RecordError) as error:
             self._why = str(error)
         else:
-            self._read = {each.candidate: each for each in pictures.judgements}
+            self._pictures, self._read = pictures, {each.candidate: each for each in pictures.judgements}
 
     def of(self, candidate: Candidate, judgement: Judgement) -> Data:
         """The map's weights, or `why` there are none. Row by row in bytes: (byte - 100) / 100 * `scale`."""
@@ -135,10 +140,10 @@ class Weights:
             return {"why": "It was not encoded for training yet, so its latent grid is not known."}
         from srum_core.latents import Latents
 
-        if self._map is None:
-            self._map = self.run.registry.create("map", self.run.settings.map)
+        latents = Latents(self.folder, "")
         try:
-            latents = Latents(self.folder, "")
+            if self._map is None:
+                self._map = self._fitted(latents)
             seen = within(self._read[candidate.id], latents.window(candidate))
             cells = self._map(seen, latents.grid(candidate))
         except RecordError as error:
@@ -148,3 +153,11 @@ class Weights:
         packed = bytes(round(value / scale * STEPS) + STEPS for value in flat)
         shape = {"rows": cells.shape[0], "columns": cells.shape[1], "scale": scale}
         return {**shape, "cells": b64encode(packed).decode(), "mean": fmean(flat)}
+
+    def _fitted(self, latents: Latents) -> RewardMap:
+        made = self.run.registry.create("map", self.run.settings.map)
+        if self._pictures is not None and hasattr(made, "fit"):
+            if not all((self.folder / f"{name}.safetensors").is_file() for name in self._read):
+                raise RecordError("The map compares with the whole round, and not all of it is encoded yet.")
+            latents.fit(made, self._pictures)
+        return made  # type: ignore[no-any-return]

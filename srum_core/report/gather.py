@@ -179,7 +179,7 @@ def _trained(run: Run, round: int) -> Data:
     seconds = sum(row.get("seconds") or 0 for row in _lines(run.round_folder(round) / "speed.jsonl"))
     facts = []
     if rows and "judged" in rows[-1]:
-        out = rows[-1].get("below_least", 0) + rows[-1].get("not_best", 0)
+        out = sum(rows[-1].get(each, 0) for each in ("below_least", "filtered", "not_best"))
         facts = [f"on {rows[-1]['judged'] - out} pictures"] + ([f"{out} left out by select"] if out else [])
     facts += [f"{seconds:.0f} s"] if seconds else []
     return {**_stage(run, "train", round, facts), "made": len(rows), "total": None, "unit": "steps"}

@@ -31,7 +31,6 @@ from srum_core.progress import progress
 from srum_core.resume import STATE, Log, Saved
 from srum_core.selection import Pictures, choose
 from srum_core.store import check_settings, to_json
-from srum_core.window import within
 
 if TYPE_CHECKING:
     from srum_core.protocols import Loss, RewardMap, UnifiedModel
@@ -135,8 +134,7 @@ class Trainer:
     def __attrs_post_init__(self) -> None:
         run, settings, accelerator = self.run, self.run.settings, self.accelerator
         self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.pictures.candidates)]
-        pairs = zip(self.pictures.judgements, self.pictures.candidates, strict=True)
-        self.judgements = [within(judgement, self.latents.window(candidate)) for judgement, candidate in pairs]
+        self.judgements = self.latents.fit(self.reward_map, self.pictures)
         set_seed(run.derive_seed("start of training", self.round))  # LoRA's first weights are random
         own = settings.train
         self.tuned = tuning.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile)

@@ -26,6 +26,15 @@ class RewardMapConformance:
     local: bool = True
     """False: a map that gives the whole picture one number, so that every score matters everywhere."""
 
+    @pytest.fixture(autouse=True)
+    def _round(self, reward_map: RewardMap) -> None:
+        """A map that compares with a round has seen one."""
+        if hasattr(reward_map, "fit"):
+            called(
+                f"{type(reward_map).__name__} cannot be fitted to a round",
+                lambda: reward_map.fit(judgements(), [(4, 6)] * len(judgements())),
+            )
+
     def test_it_is_a_reward_map(self, reward_map: RewardMap) -> None:
         check_instance(reward_map, RewardMap, type(reward_map).__name__)
 
@@ -67,11 +76,33 @@ class RewardMapConformance:
         reward_map(judgement, (4, 4)).mul_(0)
         assert judgement == before, f"{type(reward_map).__name__} changed the judgement."
 
+    def test_a_fit_depends_on_the_judgements_and_grids_alone(self, reward_map: RewardMap) -> None:
+        if not hasattr(reward_map, "fit"):
+            return
+        name, every = type(reward_map).__name__, list(judgements())
+        grids = [(4 + number, 6) for number in range(len(every))]
+
+        def maps(indices: Sequence[int]) -> list[Tensor]:
+            reward_map.fit([every[i] for i in indices], [grids[i] for i in indices])
+            return [reward_map(each, (4, 6)).clone() for each in every]
+
+        before, forwards = deepcopy(every), range(len(every))
+        first = maps(forwards)
+        assert every == before, f"{name}.fit changed the judgements."
+        maps([0])
+        for again, what in ((maps(forwards), "the same round once more"), (maps(forwards[::-1]), "another order")):
+            assert all(map(torch.equal, first, again)), (
+                f"{name}: after a fit to {what} the maps are others. A fit replaces the one before, and its sums must "
+                "not depend on the order (math.fsum): otherwise a resumed training is another one."
+            )
+
     def test_a_missing_score_is_a_map_or_a_sentence(self, reward_map: RewardMap) -> None:
         whole = sample_judgement()
         without_global = attrs.evolve(whole, scores=tuple(score for score in whole.scores if score.region))
         for judgement in (attrs.evolve(whole, scores=()), without_global, attrs.evolve(whole, regions=(), scores=())):
             try:
+                if hasattr(reward_map, "fit"):
+                    reward_map.fit([whole, judgement], [(3, 3)] * 2)
                 cells = reward_map(judgement, (3, 3))
             except SrumError:
                 continue
