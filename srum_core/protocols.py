@@ -174,5 +174,6 @@ class Benchmark(Protocol):
     # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of a picture from 0 to 1 without asking
     # anybody, also of unfinished ones, for `srum analyze steps`.
     # `explain(candidate, answers) -> str`: what is wrong with an image, in a few words for the report; "" = nothing.
+    # A row "extra objects" of the table, (found - asked) / asked: more than before training by a tenth are warned of.
     # An option `policy` ("exclude", "zero", "reference") says what unreadable answers count as; a row "readable" holds
     # the share of answers that could be read.

@@ -5,7 +5,7 @@ Nothing on disk is changed: it is a way of reading. A prompt's group is all judg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
@@ -37,11 +37,16 @@ class Pictures:
     """Left out by `select.best_of`."""
     filtered: int = 0
     """Left out by `select.filter`."""
+    objects: float = 0.0
+    """Regions per judged image, chosen or not."""
+    objects_before: float | None = None
+    """The same in the first round; None in that one."""
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, float | None]:
         """For the metrics; `judged` are all that could be read, trained on or not."""
         left_out = {"below_least": self.below_least, "filtered": self.filtered, "not_best": self.not_best}
-        return {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged, **left_out}
+        judged = {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged}
+        return {**judged, **left_out, "objects": self.objects, "objects_before": self.objects_before}
 
 
 def choose(run: Run, round: int) -> Pictures:
@@ -72,7 +77,8 @@ def choose(run: Run, round: int) -> Pictures:
             f"{redo_option(judgements.folder)})."
         )
     pairs = [(candidate, judged[candidate.id]) for candidate in usable]
-    return select(pairs, run.settings.select, len(candidates) - len(usable))
+    found = select(pairs, run.settings.select, len(candidates) - len(usable))
+    return evolve(found, objects_before=_objects(run.judgements(0)) if round else None)
 
 
 def _generated(run: Run, round: int) -> list[Candidate]:
@@ -87,6 +93,22 @@ def _generated(run: Run, round: int) -> list[Candidate]:
             f"{clean(min(extra))}. {way_out(path)}"
         )
     return list(generated(candidates, plan))
+
+
+def _objects(judgements: Iterable[Judgement]) -> float:
+    return fmean(len(each.regions) for each in judgements if not each.failures)
+
+
+def duplicates(before: float, now: float) -> str:
+    """What to say where images hold over a tenth more objects than before training; "" otherwise.
+
+    Weights that are higher inside regions than outside teach objects as such, and some are then drawn twice."""
+    if not before or now <= 1.1 * before:
+        return ""
+    return (
+        f"Images hold {now / before - 1:.0%} more objects than before training: some may be drawn twice. Centre the "
+        "weights (map=advantage), raise loss.beta (negative-aware) or loss.constraint (srum), or lower train.lr."
+    )
 
 
 def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictures:
@@ -116,6 +138,7 @@ def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictur
         unjudged,
         below_least=len(pairs) - len(enough),
         filtered=len(enough) - len(right),
+        objects=_objects(judgement for _, judgement in pairs),
         not_best=len(right) - len(kept),
     )
 

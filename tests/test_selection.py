@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from statistics import fmean, pstdev
 
 import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from training import clean, interrupt, make, metrics  # noqa: F401  (clean is used by being here)
@@ -15,7 +17,7 @@ from srum_core.config import Select
 from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Prompt, Region, Score
 from srum_core.remembered import remembered
-from srum_core.selection import Pair, choose, relative, select
+from srum_core.selection import Pair, Pictures, choose, duplicates, relative, select
 from srum_core.stages.train import train
 from srum_losses import SparseOptions
 from srum_losses.maps import Sparse
@@ -39,6 +41,10 @@ def values(pairs: list[Pair], how: str) -> dict[str, list[float]]:
     return {candidate.id: [score.value for score in found.scores] for candidate, found in relative(pairs, how)}
 
 
+def left_out(found: Pictures) -> dict[str, float | None]:
+    return {name: count for name, count in found.counts().items() if not name.startswith("objects")}
+
+
 CUPS = [judged("a", 0.2, 0.5), judged("b", 1.0, -0.5), judged("c", 1.0, 0.5, -0.1), judged("d", -0.6)]
 DOGS = [judged("e", -0.8, 1.0, text="two dogs"), judged("f", -0.2, text="two dogs")]
 
@@ -51,7 +57,7 @@ def test_by_default_everything_is_trained_on_as_it_was_judged() -> None:
     pairs = [*CUPS, *DOGS, bare]
     found = select(pairs, Select(), unjudged=3)
     assert list(zip(found.candidates, found.judgements, strict=True)) == pairs
-    assert found.counts() == {"judged": 7, "unjudged": 3, "below_least": 0, "filtered": 0, "not_best": 0}
+    assert left_out(found) == {"judged": 7, "unjudged": 3, "below_least": 0, "filtered": 0, "not_best": 0}
 
 
 def test_the_best_of_each_prompt_are_kept_in_their_old_order() -> None:
@@ -77,7 +83,7 @@ def test_only_pictures_that_are_good_enough_are_kept() -> None:
     assert ids(pairs, least=0.2) == "abc"  # at least, not above
     assert ids(pairs, least=0.2, best_of=1) == "c"
     found = select(pairs, Select(least=-0.6, best_of=1), unjudged=1)
-    assert found.counts() == {"judged": 6, "unjudged": 1, "below_least": 1, "filtered": 0, "not_best": 3}
+    assert left_out(found) == {"judged": 6, "unjudged": 1, "below_least": 1, "filtered": 0, "not_best": 3}
 
 
 def test_a_filter_keeps_images_that_are_right_as_a_whole_and_in_their_regions() -> None:
@@ -86,7 +92,7 @@ def test_a_filter_keeps_images_that_are_right_as_a_whole_and_in_their_regions() 
     assert ids([*CUPS, bare], filter=0.19) == "acy"  # as far as there are scores
     assert ids([*CUPS, judged("z", None)], filter=0.19) == "ac"
     kept = select([*CUPS, *DOGS], Select(filter=0.1, best_of=1))
-    assert kept.counts() == {"judged": 6, "unjudged": 0, "below_least": 0, "filtered": 4, "not_best": 1}
+    assert left_out(kept) == {"judged": 6, "unjudged": 0, "below_least": 0, "filtered": 4, "not_best": 1}
     with pytest.raises(TrainingError, match=r"none of 6 judged images .* above select\.filter=0\.9") as caught:
         select([*CUPS, *DOGS], Select(filter=0.9))
     assert "generate.candidates" in str(caught.value)
@@ -188,6 +194,24 @@ def test_training_reads_what_is_chosen_and_leaves_the_records(tmp_path: Path) ->
     counts = {"judged": 5, "unjudged": 1, "below_least": 0, "filtered": 0, "not_best": 0}
     assert all({name: row[name] for name in counts} == counts for row in rows)
     assert {row["mean_weight"] for row in rows} == {0.0}
+
+
+def test_more_objects_than_in_the_first_round_are_said_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not duplicates(2.0, 2.2)  # a tenth is allowed
+    assert not duplicates(0.0, 1.0)
+    assert "20% more objects" in duplicates(2.0, 2.4)
+    run = make(tmp_path / "run")
+    assert choose(run, 0).counts()["objects"] == 1.0
+    assert choose(run, 0).counts()["objects_before"] is None
+    shutil.copytree(run.round_folder(0), run.round_folder(1))
+    assert choose(run, 1).counts()["objects_before"] == 1.0
+    monkeypatch.setattr("srum_core.stages.train.choose", lambda *which: evolve(choose(*which), objects_before=0.8))
+    train(run, 0)
+    assert "Images hold 25% more objects than before training" in caplog.text
+    assert "loss.beta" in caplog.text
+    assert {(row["objects"], row["objects_before"]) for row in metrics(run)} == {(1.0, 0.8)}
 
 
 def test_a_run_that_asks_too_much_stops_before_it_trains(tmp_path: Path) -> None:

@@ -406,6 +406,28 @@ def test_an_evaluation_scores_every_picture_and_draws_the_same_each_time(tmp_pat
     )
 
 
+class Doubles(ToyBenchmark):
+    """Counts objects: every evaluation finds more."""
+
+    evaluations = 0
+
+    def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]:
+        Doubles.evaluations += 1
+        return [Row("extra objects", (-0.05, 0.0, 0.05)[Doubles.evaluations - 1], len(scored))]
+
+
+def test_more_objects_than_before_training_are_said(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make(tmp_path / "run", prompts, benchmark=Use("test_stages:Doubles"), rounds=2)
+    monkeypatch.setattr(Run, "model", lambda self, weights: ToyModel())
+    for round in (None, 0):
+        evaluate(run, round)
+    assert not caplog.text  # 1.00 of 0.95 is a twentieth
+    evaluate(run, 1)
+    assert "Images hold 11% more objects than before training" in caplog.text
+
+
 def test_an_image_that_is_not_finite_counts_against_coverage_and_has_no_score(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Overflowing"))
     evaluate(run, None)

@@ -103,7 +103,7 @@ def _percent(data: Data) -> dict[str, bool]:
     }
 
 
-_COUNTS = ("step", "cells", "judged", "unjudged", "below_least", "filtered", "not_best")
+_COUNTS = ("step", "cells", "judged", "unjudged", "below_least", "filtered", "not_best", "objects", "objects_before")
 
 
 def curves(rounds: Mapping[int, Sequence[Data]]) -> list[Data]:

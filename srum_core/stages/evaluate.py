@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,15 @@ from srum_core.hookspecs import Use
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Exchange, Row
 from srum_core.run import Run
+from srum_core.selection import duplicates
 from srum_core.stages import Step, chunks
 from srum_core.stages.asking import ask
 from srum_core.store import Records
 from srum_core.tables import BenchmarkTable, Grid
 
+log = logging.getLogger("srum")
+EXTRA = "extra objects"
+"""The row of a benchmark that counts objects: how many more there are than were asked for, as a share of those."""
 Scores = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
@@ -69,6 +74,9 @@ def evaluate(run: Run, round: int | None) -> None:
                 f"{clean([found[0].candidate.failure, *refused][-1])} {ways}, and {redo_option(records.folder)}."
             )
         tables.write(records.folder / "table.json", _table(run, round, benchmark, found))
+        before, now = read_table(run, None) or {}, read_table(run, round) or {}
+        if EXTRA in before and (warning := duplicates(1 + before[EXTRA].value, 1 + now[EXTRA].value)):
+            log.warning(warning)
 
 
 def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Scored]) -> BenchmarkTable:

@@ -29,7 +29,7 @@ from srum_core.latents import Latents
 from srum_core.packing import Batch
 from srum_core.progress import progress
 from srum_core.resume import STATE, Log, Saved
-from srum_core.selection import Pictures, choose
+from srum_core.selection import Pictures, choose, duplicates
 from srum_core.store import check_settings, to_json
 
 if TYPE_CHECKING:
@@ -164,6 +164,8 @@ class Trainer:
         self.warmup = min(len(steps) // 10, WARMUP) if settings.warmup < 0 else settings.warmup
         if self.accelerator.is_main_process:
             tell(self.outlook(len(steps)))
+            if warning := duplicates(self.pictures.objects_before or 0, self.pictures.objects):
+                log.warning(warning)
         self.stop_if_warned()  # also when taken up again: what ran away does not come back by itself
         with progress(len(steps), f"train round {self.round}", self.done) as advance:
             for step in steps[self.done :]:
