@@ -34,7 +34,7 @@ def main(folder: Path, out: Path) -> None:
 def before_after(run: Run, path: Path) -> None:
     """Before above after, from the same noise, framed green where the benchmark calls them right: the first ACROSS
     pictures that became right, and below them the first that became wrong. Says how many there are of either."""
-    every = zip(*(list(scored(run, round)) for round in (None, run.settings.rounds - 1)), strict=True)
+    every = zip(*(list(scored(run, round)) for round in (None, run.settings.round_count - 1)), strict=True)
     pairs = [(pair, pair[1].values["correct"] - pair[0].values["correct"]) for pair in every]
     gained, lost = ([pair for pair, change in pairs if change == wanted] for wanted in (1, -1))
     print(f"{len(gained)} became right and {len(lost)} wrong of {len(pairs)}.")

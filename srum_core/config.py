@@ -15,7 +15,7 @@ from attrs import frozen
 
 from srum_core.errors import ConfigError, PluginError, clean
 from srum_core.folders import DEPTH, from_toml, read_text
-from srum_core.hookspecs import Use
+from srum_core.hookspecs import SAMPLING, SPEED, Use
 from srum_core.plugins import Registry
 from srum_core.settings import COMPONENTS, Evaluate, Generate, Ground, Judge, Lora, Select, Settings, Train
 from srum_core.settings_toml import as_data, describe, to_toml
@@ -34,6 +34,7 @@ __all__ = [
     "changed",
     "describe",
     "load_settings",
+    "of_round",
     "open_settings",
     "to_toml",
 ]
@@ -111,7 +112,22 @@ def changed(settings: Settings, overrides: Sequence[str], registry: Registry, wh
     Raises ConfigError with all that is wrong."""
     broken: list[str] = []
     layer = Layer(where, _parse_overrides(overrides, broken, where))
-    return _settings(settings, [layer], {}, broken, registry)
+    return _settings(settings, [layer], {("rounds",): where}, broken, registry)
+
+
+def of_round(settings: Settings, round: int | None, registry: Registry, drawn_by: str = "adapter") -> Settings:
+    """The settings of a round, counted from 0: a run's own, with what `rounds` changes in them; the run's own for None
+    and for a round that there is not. Raises ConfigError where they cannot be used."""
+    if not settings.changes(round):
+        return settings
+    assert round is not None
+    broken: list[str] = []
+    components = {**COMPONENTS, "adapter": drawn_by}
+    made, found, origins = _change(settings, round, settings.changes(round), registry, components, {}, broken)
+    broken += [_sentence(problem, origins) for problem in found]
+    if broken or made is None:
+        raise _unusable(broken)
+    return made
 
 
 def _settings(
@@ -133,16 +149,94 @@ def _settings(
             data = _without(data, problem.path)
         settings, found = _structure(data, registry, components)
     broken += [_sentence(problem, origins) for problem in found]
+    if settings is not None and not isinstance(settings.rounds, int):
+        if lenient:
+            settings = _without_unknown_changes(settings, registry, components, origins)
+        for round in range(settings.round_count):
+            changes = settings.changes(round)
+            _, wrong, places = _change(settings, round, changes, registry, components, origins, broken)
+            broken += [_sentence(problem, places) for problem in wrong if problem not in found]
     if broken or settings is None:
-        lines = "".join(f"\n  - {sentence}" for sentence in broken)
-        raise ConfigError(f"The settings cannot be used; nothing was loaded.{lines}")
+        raise _unusable(broken)
     return settings
+
+
+def _unusable(broken: Sequence[str]) -> ConfigError:
+    lines = "".join(f"\n  - {sentence}" for sentence in broken)
+    return ConfigError(f"The settings cannot be used; nothing was loaded.{lines}")
 
 
 def open_settings(path: Path, registry: Registry, drawn_by: str = "adapter") -> Settings:
     """The settings that a run.toml holds. Options that another version of srum or of a plugin wrote there, and that
     this one does not know, are left out with a warning. Raises ConfigError."""
     return load_settings(None, (), path, (), registry, drawn_by=drawn_by, lenient=True)
+
+
+# ---- rounds ----------------------------------------------------------------------------------------------------------
+
+_EVALUATED = "evaluations have the run's own settings, so that rounds can be compared."
+_ONE_FOR_ALL = {
+    "seed": "all random numbers of a run follow from one seed.",
+    "rounds": "it says what the rounds are.",
+    "start": "the first round starts from it, and each of the others from the round before.",
+    "benchmark": _EVALUATED,
+    "evaluate": _EVALUATED,
+}
+"""Why settings cannot differ between rounds."""
+
+
+def _change(
+    settings: Settings,
+    round: int,
+    changes: Sequence[str],
+    registry: Registry,
+    components: Mapping[str, str],
+    said: Origins,
+    broken: list[str],
+) -> tuple[Settings | None, list[Problem], Origins]:
+    """The settings with a round's changes, what is wrong with them, and where it was said. What cannot be read, and
+    what cannot differ between rounds, goes to `broken`."""
+    place = _origin(("rounds", str(round)), said)
+    where = f"in round {round + 1} of {settings.round_count}{f' {place}' if place else ''}"
+    data, origins = _merge_all(settings, [Layer(where, _parse_overrides(changes, broken, where))])
+    for path in origins:
+        if why := _one_for_all(path, settings, registry, components):
+            broken.append(f"{clean('.'.join(path), 100)} ({where}) cannot differ between rounds: {why}")
+    return *_structure(data, registry, components), origins
+
+
+def _one_for_all(path: Keys, settings: Settings, registry: Registry, components: Mapping[str, str]) -> str:
+    """Why a setting cannot differ between rounds; "" = it can, or it is no setting."""
+    if path[0] != "adapter":
+        return _ONE_FOR_ALL.get(path[0], "")
+    try:
+        options = registry.component(components["adapter"], settings.adapter.use).options
+    except PluginError:
+        return ""  # told with the other components
+    known = attrs.fields_dict(options) if options else {}
+    free = [name for name, each in known.items() if each.metadata.keys() & {*SAMPLING, *SPEED}]
+    if path[1:] and (path[1] in free or path[1] not in {"use", *known}):
+        return ""
+    names = [f"adapter.{name}" for name in free if known[name].metadata.keys() >= SAMPLING.keys()]
+    others = f"only how it samples may differ ({', '.join(names) or 'of this adapter nothing is known to be that'})."
+    return f"all rounds train one model; {others}"
+
+
+def _without_unknown_changes(
+    settings: Settings, registry: Registry, components: Mapping[str, str], said: Origins
+) -> Settings:
+    """Without what rounds change in settings that are not known, with a warning."""
+    rounds = []
+    for round in range(settings.round_count):
+        kept: list[str] = []
+        for text in settings.changes(round):
+            _, found, origins = _change(settings, round, [*kept, text], registry, components, said, [])
+            unknown = [problem for problem in found if problem.unknown]
+            for problem in unknown:
+                log.warning("%s %s is left out.", _sentence(problem, origins), clean(text, 100))
+            kept += [] if unknown else [text]
+        rounds.append(tuple(kept))
+    return attrs.evolve(settings, rounds=tuple(rounds))
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
@@ -327,10 +421,17 @@ def _without(data: Any, path: Keys) -> Any:
 
 
 def _sentence(problem: Problem, origins: Origins) -> str:
-    prefixes = (problem.path[:length] for length in range(len(problem.path), 0, -1))
-    origin = next((f" ({origins[prefix]})" for prefix in prefixes if prefix in origins), "")
+    origin = _origin(problem.path, origins)
     hint = _meant(problem) if problem.unknown else problem.hint
-    return f"{clean('.'.join(problem.path), 100)}{origin} {problem.text}{hint}"
+    name = clean(".".join(problem.path), 100)
+    if problem.path[:1] == ("rounds",) and problem.path[1:]:
+        name = f"rounds, round {int(problem.path[1]) + 1},"
+    return f"{name}{f' ({origin})' if origin else ''} {problem.text}{hint}"
+
+
+def _origin(path: Keys, origins: Origins) -> str:
+    prefixes = (path[:length] for length in range(len(path), 0, -1))
+    return next((origins[prefix] for prefix in prefixes if prefix in origins), "")
 
 
 def _meant(problem: Problem) -> str:

@@ -30,10 +30,34 @@ def refuse(found: Sequence[str]) -> None:
 
 def problems(run: Run, todo: Sequence[Step], sharded: bool = False) -> list[str]:
     """What would stop these steps, a sentence each. `sharded`: the weights are shared by processes in training."""
+    found: dict[str, str] = {}
+    for here, steps in _with_one_settings(run, todo):
+        round = min(step.round or 0 for step in steps)
+        where = "" if here.settings == run.settings else f"In round {round + 1} of {run.settings.round_count}: "
+        for problem in _problems(here, steps, sharded):
+            found.setdefault(problem, where)
+    return [f"{where}{problem}" for problem, where in found.items()]
+
+
+def _with_one_settings(run: Run, todo: Sequence[Step]) -> list[tuple[Run, list[Step]]]:
+    """The steps by the settings that they have, the run's own first."""
+    found: list[tuple[Run, list[Step]]] = [(run, [])]
+    for step in todo:
+        here = run.at(step.stage, step.round)
+        same = next((steps for other, steps in found if other.settings == here.settings), None)
+        if same is None:
+            found.append((here, same := []))
+        same.append(step)
+    return [each for each in found if each[1]]
+
+
+def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
+    """Of steps that have the settings of `run`."""
     checks: list[Callable[[], object]] = []
     stages, own = {step.stage for step in todo}, run.settings.train
-    if "generate" in stages:
-        checks.append(lambda: run.prompts(0))
+    drawn = [step.round or 0 for step in todo if step.stage == "generate"]
+    if drawn:
+        checks.append(lambda: run.prompts(min(drawn)))
     if "evaluate" in stages:
         checks.append(run.planned_evaluation)
     if "train" in stages:

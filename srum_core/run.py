@@ -6,8 +6,9 @@ import gc
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 from attrs import field, frozen
@@ -47,8 +48,19 @@ def _absolute(folder: Path) -> Path:
 
 
 @attrs.define
+class _Loaded:
+    """What a run keeps in memory, with the settings that it was made with."""
+
+    model: tuple[int, Use, UnifiedModel] | None = None
+    answerer: tuple[Use, Answerer] | None = None
+
+
+@attrs.define
 class Run:
-    """Round k lies in `round-k/`; it starts from the base model and the checkpoints of all earlier rounds."""
+    """Round k lies in `round-k/`; it starts from the base model and the checkpoints of all earlier rounds.
+
+    What is read from and written to a round's folder goes by the settings of that round. Components (`model`,
+    `answerer`, `judges`, `settings.map`, …) are the run's own; those of a round are `at(stage, round)`."""
 
     drawn_by: ClassVar[str] = "adapter"
     """The kind of component that the setting `adapter` names."""
@@ -57,8 +69,9 @@ class Run:
     registry: plugins.Registry
     checked: bool = True
     """Whether a folder that was made with other settings is refused; a report only reads."""
-    _model: tuple[int, UnifiedModel] | None = field(default=None, init=False, repr=False)
-    _answerer: Answerer | None = field(default=None, init=False, repr=False)
+    _own: Settings | None = field(default=None, init=False, repr=False)
+    """Where `settings` are those of a round: the run's."""
+    _loaded: _Loaded = field(factory=_Loaded, init=False, repr=False)
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, registry: plugins.Registry) -> Run:
@@ -85,8 +98,18 @@ class Run:
     def check(self) -> None:
         """Raise RecordError if any stage's output was made with settings that differ from this run's."""
         for stage in STAGES:
-            for folder in [self.stage_folder(stage, k) for k in self._rounds_there()]:
-                check_settings(folder, self.stage_settings(stage), stage)
+            for k in [k for k in self._rounds_there() if (k or 0) < self.settings.round_count]:
+                check_settings(self.stage_folder(stage, k), self.stage_settings(stage, k), stage)
+
+    def at(self, stage: str, round: int | None) -> Self:
+        """This run with the settings that a stage of a round has in place of its own; an evaluation has the run's own.
+
+        Both keep the same model loaded."""
+        made = copy(self)
+        made._own = self._own or self.settings
+        changed = None if stage == "evaluate" else round
+        made.settings = config.of_round(made._own, changed, self.registry, self.drawn_by)
+        return made
 
     # ---- folders ----------------------------------------------------------------------------------------------------
 
@@ -129,9 +152,9 @@ class Run:
 
     # ---- what a stage makes, and from what ------------------------------------------------------------------------
 
-    def stage_settings(self, stage: str) -> dict[str, Any]:
+    def stage_settings(self, stage: str, round: int | None) -> dict[str, Any]:
         """The settings that a stage's folder remembers; those of the stages before it are checked in their folders."""
-        made = remembered(self.settings, self.registry, stage)
+        made = remembered(self.at(stage, round).settings, self.registry, stage)
         if self.settings.start and stage in ("generate", "train", "evaluate"):
             run, rounds = started_from(self.settings.start, self.registry)
             made["start"] = {"run": self.settings.start, "trained": run.fingerprint(rounds)}
@@ -142,7 +165,8 @@ class Run:
         path = self.round_folder(round) / "prompts.jsonl"
         if path.exists():
             return read_list(path, Prompt)
-        return load_prompts(self.settings.prompts, self.registry, self.settings.generate.limit)
+        settings = self.at("generate", round).settings
+        return load_prompts(settings.prompts, self.registry, settings.generate.limit)
 
     def keep_prompts(self, round: int) -> None:
         """Write down the prompts a round starts with: a list that is edited later changes nothing in it."""
@@ -152,7 +176,7 @@ class Run:
 
     def planned(self, round: int) -> list[Planned]:
         """The pictures a round draws, in order. Everything that follows goes through them in this order."""
-        count = self.settings.generate.candidates
+        count = self.at("generate", round).settings.generate.candidates
         return [self.plan(prompt, index, round) for prompt in self.prompts(round) for index in range(count)]
 
     def planned_evaluation(self) -> list[Planned]:
@@ -197,7 +221,7 @@ class Run:
 
     def records(self, stage: str, round: int | None, kind: type[Any]) -> Records[Any]:
         """What a stage has made. Raises RecordError if it was made with other settings."""
-        settings = self.stage_settings(stage) if self.checked else None
+        settings = self.stage_settings(stage, round) if self.checked else None
         return Records(self.stage_folder(stage, round), kind, settings, stage=stage)
 
     # ---- components -------------------------------------------------------------------------------------------------
@@ -205,15 +229,18 @@ class Run:
     def model(self, round: int) -> UnifiedModel:
         """The model with which round k starts: a full checkpoint takes the base's place, PEFT ones are merged in order.
 
-        Kept until another round's is asked for, or `release`. Raises RecordError if an earlier round is not trained."""
-        if self._model is None or self._model[0] != round:
+        Kept until another round's is asked for, or one with other options, or `release`. Raises RecordError if an
+        earlier round is not trained."""
+        use, kept = self.settings.adapter, self._loaded.model
+        if kept is None or kept[:2] != (round, use):
+            kept = None
             self.release()
-            self._model = (round, self._load(round))
-        return self._model[1]
+            kept = self._loaded.model = (round, use, self._load(round))
+        return kept[2]
 
     def release(self) -> None:
         """Let go of the model: it has been trained or wrapped, or its memory is needed."""
-        self._model = None
+        self._loaded.model = None
         gc.collect()
 
     def _load(self, round: int) -> UnifiedModel:
@@ -251,11 +278,13 @@ class Run:
 
     def answerer(self, round: int) -> Answerer:
         """Who answers the questions of a round: `answerer`, or else the model itself."""
-        if self.settings.answerer is None:
+        use, kept = self.settings.answerer, self._loaded.answerer
+        if use is None:
             return self.model(round)
-        if self._answerer is None:
-            self._answerer = self.registry.create("answerer", self.settings.answerer)
-        return self._answerer
+        if kept is None or kept[0] != use:
+            kept = self._loaded.answerer = None  # before the next one needs its memory
+            kept = self._loaded.answerer = (use, self.registry.create("answerer", use))
+        return kept[1]
 
     def judges(self) -> list[tuple[str, Judge]]:
         """The judges, under the names by which their exchanges are recorded: the second "zoom" is "zoom 2"."""

@@ -23,6 +23,12 @@ def _not_empty(_: Any, attribute: Any, value: Any) -> None:
         raise ValueError(f"'{attribute.name}' must not be empty")
 
 
+def _some(_: Any, attribute: Any, value: int | tuple[object, ...]) -> None:
+    number = value if isinstance(value, int) else len(value)
+    for check in _few:
+        check(_, attribute, number)
+
+
 @frozen
 class Generate:
     """Drawing candidates."""
@@ -182,8 +188,9 @@ class Settings:
 
     seed: int = field(default=0, validator=_at_least_0)
     """Every random number of the run follows from it."""
-    rounds: int = field(default=1, validator=_few)
-    """Rounds of generate, ground, judge, train; each draws with the weights of the one before."""
+    rounds: int | tuple[tuple[str, ...], ...] = field(default=1, validator=_some)
+    """Rounds of generate, ground, judge, train; each draws with the weights of the one before. Instead of a number, a
+    list of what each round changes in these settings, as texts KEY=VALUE ([] = nothing); evaluations keep them."""
     prompts: str | tuple[str, ...] = field(default="starter", validator=_not_empty)
     """A list that a plugin knows ("starter"), a .txt, .csv, .json or .jsonl file, or a list of the texts themselves."""
     adapter: Use
@@ -212,6 +219,17 @@ class Settings:
     train: Train = Train()
     lora: Lora = Lora()
     evaluate: Evaluate = Evaluate()
+
+    @property
+    def round_count(self) -> int:
+        """How many rounds there are."""
+        return self.rounds if isinstance(self.rounds, int) else len(self.rounds)
+
+    def changes(self, round: int | None) -> tuple[str, ...]:
+        """What a round changes, counted from 0; nothing for None and for a round that there is not."""
+        if isinstance(self.rounds, int) or round is None or round >= len(self.rounds):
+            return ()
+        return self.rounds[round]
 
 
 COMPONENTS = {

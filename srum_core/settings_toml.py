@@ -100,7 +100,7 @@ def knob_docs(kind: type) -> dict[str, str]:
 
 def _line(key: str, value: Any) -> str:
     """KEY = VALUE, lists of numbers and texts on one line."""
-    if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
+    if isinstance(value, list) and not any(isinstance(each, dict) for each in value):
         return f"{_bare(key)} = [{', '.join(_line('x', each).removeprefix('x = ') for each in value)}]"
     text = tomli_w.dumps({key: value}).rstrip("\n")
     return "".join(each if each.isprintable() or each == "\n" else f"\\U{ord(each):08x}" for each in text)

@@ -143,8 +143,8 @@ def converter() -> Converter:
     strict.register_structure_hook(Path, _path)
     strict.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
     strict.register_structure_hook_func(
-        lambda kind: kind == str | tuple[str, ...],
-        lambda value, _: strict.structure(value, tuple[str, ...] if isinstance(value, list | tuple) else str),
+        lambda kind: kind in (str | tuple[str, ...], int | tuple[tuple[str, ...], ...]),
+        lambda value, kind: strict.structure(value, get_args(kind)[isinstance(value, list | tuple)]),
     )
     strict.register_structure_hook_factory(lambda kind: _origin(kind) in (list, tuple), _sequence)
     strict.register_structure_hook_factory(lambda kind: _origin(kind) in (dict, Mapping), _mapping)

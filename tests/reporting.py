@@ -111,7 +111,7 @@ def _write_round(run: Run, k: int, count: int) -> None:
     (home / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9, "lo')
     checkpoint = run.stage_folder("train", k)
     checkpoint.mkdir()
-    (checkpoint / "settings.json").write_text(to_json(run.stage_settings("train")))
+    (checkpoint / "settings.json").write_text(to_json(run.stage_settings("train", k)))
     (checkpoint / "DONE").write_text("8\n")
 
 

@@ -208,6 +208,40 @@ def test_more_rounds_begin_with_the_first_round_of_another_arm(tmp_path: Path, m
     assert inode(here / "twice" / log) != inode(here / "paper" / log)  # a training may cut its log back
 
 
+SEQUENCES = """
+[[arm]]
+name = "filter-full"
+settings = ['rounds=[["loss=sft"], ["map=released"]]']
+
+[[arm]]
+name = "filter-filter"
+settings = ['rounds=[["loss=sft"], ["loss=sft"]]']
+
+[[arm]]
+name = "filter-more"
+settings = ['rounds=[["loss=sft"], ["generate.candidates=2"]]']
+"""
+
+
+def test_arms_with_one_first_round_and_other_second_ones_share_all_of_the_first(
+    tmp_path: Path, made: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "sequences.toml").write_text(SEQUENCES, encoding="utf-8")
+    names = ["filter-full", "filter-filter", "filter-more"]
+    ablate(tmp_path, f"sft,{','.join(names)}", f"--with={tmp_path / 'sequences.toml'}")
+    own = {arm: [stage for name, stage in made if name == arm] for arm in ("sft", *names)}
+    second = [f"{stage} (round 1)" for stage in ("generate", "ground", "judge", "train", "evaluate")]
+    assert own["sft"] == ["train (round 0)", "evaluate (round 0)"]
+    assert own["filter-full"] == own["filter-more"] == second
+    assert own["filter-filter"] == second[3:]
+    for name in names:
+        run = Run.open(tmp_path / "out/seed-0" / name)
+        run.check()
+        assert all(run.done(step.stage, step.round) for step in steps(run))
+    lines = (tmp_path / "out/ablation.csv").read_text().splitlines()
+    assert sum(line.startswith("filter-full,") for line in lines) == 3
+
+
 def test_equal_settings_are_trained_once_and_said_to_be_equal(tmp_path: Path, made: list[tuple[str, str]]) -> None:
     found = cells(ablate(tmp_path, "paper,given", "map=paper", "loss=srum"))
     assert "given" not in {name for name, _ in made}

@@ -171,7 +171,7 @@ def test_a_folder_of_lora_weights_is_recognised_or_explained(tmp_path) -> None:
     toy.ToyModel().save(tmp_path / "base", {})
     options = {**run.settings.adapter.options, "checkpoint": str(tmp_path / "base")}
     run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", options))
-    (run.stage_folder("generate", 0) / "settings.json").write_text(to_json(run.stage_settings("generate")))
+    (run.stage_folder("generate", 0) / "settings.json").write_text(to_json(run.stage_settings("generate", 0)))
     train(run, 0)
     lora = run.stage_folder("train", 0)
     assert json.loads((lora / "adapter_config.json").read_text())["base_model_name_or_path"] == options["checkpoint"]

@@ -253,7 +253,7 @@ def test_options_of_the_adapter_that_only_change_its_speed_may_change_within_a_r
 
     run = bagel()
     for stage in ("generate", "evaluate"):
-        assert "rows" not in run.stage_settings(stage)["adapter"]
+        assert "rows" not in run.stage_settings(stage, 0)["adapter"]
     Run.create(tmp_path, run.settings, run.registry)
     run.candidates(0).mark_done()
     run = bagel(rows=8)

@@ -97,6 +97,16 @@ def test_two_processes_train_as_one(
 
 
 @pytest.mark.slow
+def test_two_processes_train_a_round_with_its_own_settings(tmp_path: Path, two: pair.Pair) -> None:
+    changes = ["train.accumulation=2", "train.lr=0.02", f"loss={BOUNDED}", "select.least=0"]
+    one = make(tmp_path / "one", **{**RAGGED, "accumulation": 4, "lr": 0.02}, loss=BOUNDED, select={"least": 0})
+    both = make(tmp_path / "both", rounds=[changes], **RAGGED)
+    train(one, 0)
+    assert two.do(train_here, both.folder, "ddp") == [("trained", False)] * 2
+    same(one, both)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "method"),
     [("none", "fsdp2", "full"), ("fsdp2", "ddp", "lora"), ("fsdp2", "none", "full"), ("ddp", "none", "lora")],

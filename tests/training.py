@@ -44,12 +44,14 @@ def make(
     lora_dropout: float = 0.2,
     loss: str = "srum_losses.objectives:SrumLoss",
     select: dict[str, Any] | None = None,
+    rounds: int | list[list[str]] = 1,
     **settings: Any,
 ) -> Run:
     """A run whose pictures are drawn and judged; one more has an unreadable answer."""
     file = folder.with_suffix(".toml")
     data = {
         "seed": seed,
+        "rounds": rounds,
         "adapter": "toy:ToyModel",
         "grounder": "toy:ToyGrounder",
         "judges": ["toy:ToyJudge"],

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.hookspecs import SPEED
+from srum_core.hookspecs import SAMPLING, SPEED
 
 
 def _interval(_: Any, attribute: Any, value: tuple[float, float]) -> None:
@@ -49,12 +49,12 @@ class Options:
     """What full training changes: all that the paper trains, or the drawing side only (understanding stays)."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
     """(width, height) of drawn pictures, in pixels; 0 = 1024, or the most that the checkpoint can draw."""
-    drawing: Drawing = Drawing()
-    think: bool = False
+    drawing: Drawing = field(default=Drawing(), metadata=SAMPLING)
+    think: bool = field(default=False, metadata=SAMPLING)
     """Let the model plan a picture in words before it draws it."""
-    think_tokens: int = field(default=1000, validator=validators.ge(1))
+    think_tokens: int = field(default=1000, validator=validators.ge(1), metadata=SAMPLING)
     """Longest plan, in tokens."""
-    think_template: str = ""
+    think_template: str = field(default="", metadata=SAMPLING)
     """A text file that replaces the wording which asks for a plan (the published model was tuned on its own)."""
     rows: int = field(default=64, validator=validators.ge(1), metadata=SPEED)
     """Most questions or plans that are answered at once; the others of a batch take the places of finished ones."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.hookspecs import SPEED
+from srum_core.hookspecs import SAMPLING, SPEED
 
 _at_least_1: Any = validators.ge(1)
 _positive: Any = validators.gt(0)
@@ -68,10 +68,10 @@ class Options:
     """What is learned from a drawn picture: the tower's features of its pixels, or the features it was drawn from."""
     training_turn: Literal["closed", "open"] = "closed"
     """Whether the assistant's turn is closed before the queries in training (official), or open as in drawing."""
-    drawing_turn: Literal["closed", "open"] = "open"
+    drawing_turn: Literal["closed", "open"] = field(default="open", metadata=SAMPLING)
     """The same in drawing; the published weights were used with the open form."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
     """(width, height) of drawn pictures, in pixels; 0 = what the decoder was made for (1024)."""
-    drawing: Drawing = Drawing()
+    drawing: Drawing = field(default=Drawing(), metadata=SAMPLING)
     vision_pixels: tuple[int, int] = field(default=(3136, 12_845_056), validator=_limits)
     """Fewest and most pixels of a picture that is looked at; it is resized into these, in steps of 28."""

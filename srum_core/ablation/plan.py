@@ -1,8 +1,9 @@
 """What is to be done for every arm, and whose work it can take over.
 
 Two runs make the same records where the settings that those depend on are the same (`Run.stage_settings` of the stage
-and of those before it). So an arm that trains otherwise shares candidates, regions, judgements and the evaluation of
-the model before training; one with more rounds shares all of the first; one that draws otherwise shares nothing.
+and of those before it, in its round and in the rounds before). So an arm that trains otherwise shares candidates,
+regions, judgements and the evaluation of the model before training; one with more rounds, or with another second one,
+shares all of the first; one that draws otherwise shares nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Unit:
     @property
     def last(self) -> int | None:
         """The round whose evaluation counts; None = the model before training."""
-        return None if self.arm is None or self.arm.untrained else self.run.settings.rounds - 1
+        return None if self.arm is None or self.arm.untrained else self.run.settings.round_count - 1
 
     @property
     def done(self) -> bool:
@@ -128,15 +129,13 @@ def _wanted(arm: Arm, run: Run) -> list[Step]:
 
 def fingerprint(run: Run, step: Step, training_only: Sequence[str]) -> str:
     """All that the records of a step depend on. Before the first training, settings that only training heeds do not."""
-    before = STAGES[: STAGES.index("train") + 1]
-    if step.round is None:
-        parts = [_without(run.stage_settings("evaluate"), training_only)]
-    elif step.round == 0 and step.stage in before[:-1]:
-        stages = before[: before.index(step.stage) + 1]
-        parts = [_without(run.stage_settings(stage), training_only) for stage in stages]
-    else:
-        stages = before if step.stage != "evaluate" else STAGES
-        parts = [run.stage_settings(stage) for stage in stages]
+    needed: list[tuple[str, int | None]] = [("evaluate", None)]
+    if step.round is not None:
+        needed = [(stage, k) for k in range(step.round) for stage in STAGES[:-1]]
+        needed += [(stage, step.round) for stage in STAGES[: STAGES.index(step.stage) + 1]]
+    parts = [run.stage_settings(*each) for each in needed]
+    if ("train", 0) not in needed:
+        parts = [_without(each, training_only) for each in parts]
     return json.dumps([str(step), parts], sort_keys=True)
 
 

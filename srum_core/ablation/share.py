@@ -29,7 +29,7 @@ def share(source: Run, target: Run, step: Step) -> None:
     new = aside(ours)
     shutil.rmtree(new, ignore_errors=True)
     link_tree(theirs, new, leave="settings.json")
-    write_atomic(new / "settings.json", to_json(target.stage_settings(step.stage)))
+    write_atomic(new / "settings.json", to_json(target.stage_settings(step.stage, step.round)))
     put_in_place(new, ours)  # of what was begun before there was something to share
     sync_folder(ours.parent)
 

@@ -82,7 +82,7 @@ def _make(plan: Plan, run: Run, task: Task) -> None:
 def _take_latents(plan: Plan, run: Run) -> None:
     """From whoever has encoded the same pictures with the same model."""
     for other in plan.units[run.settings.seed]:
-        if other.run.stage_settings("generate") == run.stage_settings("generate"):
+        if other.run.stage_settings("generate", 0) == run.stage_settings("generate", 0):
             share_latents(other.run, run)
 
 

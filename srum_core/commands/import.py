@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from srum_core import plugins
+from srum_core import config, plugins
 from srum_core.console import add_settings, listed, read_settings, shown, tell
 from srum_core.errors import RecordError
 from srum_core.interchange import Bad, Incoming
@@ -42,7 +42,7 @@ def run(parsed: argparse.Namespace) -> int:
     settings = read_settings(parsed, registry)
     found = _read(parsed.data, parsed.images, parsed.candidates)
     intake = take_in(found, parsed.out, settings, registry, parsed.skip_bad)
-    _say(intake, parsed, settings.map.use)
+    _say(intake, parsed, config.of_round(settings, 0, registry).map.use)
     return 0
 
 

@@ -71,7 +71,7 @@ def _judge(run: Run, round: int, name: str) -> Judge:
             f'No answer to a judge "{name}" is recorded in round {round} of {shown(run.folder)}.'
             f"{did_you_mean(name, asked)} {there}"
         )
-    judges = dict(run.judges())
+    judges = dict(run.at("judge", round).judges())
     if name not in judges:
         raise RecordError(
             f'Answers to "{name}" are recorded, but {shown(run.folder / "run.toml")} names no such judge. Add it there.'

@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import attrs
 from attrs import define, field
@@ -26,7 +25,6 @@ from srum_core.console import say, show_table, shown
 from srum_core.errors import ConfigError, RecordError
 from srum_core.folders import lock, read_json, redo_option
 from srum_core.hearing import Hearing
-from srum_core.protocols import Judge
 from srum_core.records import Candidate, Judgement, Score, Unreadable
 from srum_core.run import Run
 from srum_core.settings_toml import as_data
@@ -34,7 +32,6 @@ from srum_core.stages.judge import judgement
 from srum_core.store import Records, differences, sync_folder
 from srum_core.tables import Grid
 
-Judges = Sequence[tuple[str, Judge]]
 Pair = tuple[Candidate, Judgement, Judgement]
 """A picture, its judgement as it is, and as it is read today."""
 _CHUNK = 256
@@ -54,7 +51,7 @@ def run(parsed: argparse.Namespace) -> int:
     old = Run.open(parsed.run, registry)
     settings = config.changed(old.settings, parsed.settings, registry, config.COMMAND_LINE)
     new = Run(old.folder, settings, registry)
-    _refuse_others(as_data(old.settings), as_data(new.settings))
+    _refuse_others(old, new)
     with nullcontext() if parsed.dry_run else lock(new.folder):
         if not parsed.dry_run:
             _finish_interrupted(new)
@@ -66,8 +63,7 @@ def _reread(old: Run, new: Run, parsed: argparse.Namespace) -> None:
     chosen = judged_round(new, parsed.round)
     rounds = judged_rounds(new) if parsed.round is None else [chosen]
     other = _other_settings(new, rounds)
-    judges = new.judges()
-    tallies = [_tally(round, _again(new, round, judges)) for round in rounds]
+    tallies = [_tally(round, _again(new, round)) for round in rounds]
     _show(tallies, parsed.examples)
     changed = [tally.round for tally in tallies if tally.differing]
     if not (changed or other or old.settings != new.settings):
@@ -80,7 +76,7 @@ def _reread(old: Run, new: Run, parsed: argparse.Namespace) -> None:
         return
     stale = sorted({*changed, *other})
     for round in stale:
-        _write_aside(new, round, _again(new, round, judges))
+        _write_aside(new, round, _again(new, round))
     for round in stale:
         kept = _swap(new.stage_folder("judge", round))
         print(f"Round {round}: written; the judgements as they were are in {shown(kept)}")
@@ -97,8 +93,14 @@ def _is_reading(key: str) -> bool:
     return key == "judge.doubt" or key.split(".")[0] == "judges"
 
 
-def _refuse_others(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    wrong = {key: how for key, how in differences(old, new).items() if not _is_reading(key)}
+def _refuse_others(old: Run, new: Run) -> None:
+    """Raise ConfigError for a change of anything else, in the run's own settings or in those of a round."""
+    wrong: dict[str, str] = {}
+    own = old.settings, new.settings
+    changing = (k for k in range(old.settings.round_count) if any(each.changes(k) for each in own))
+    for round in [None, *changing]:
+        pair = [as_data(run.at("judge", round).settings) | {"rounds": run.settings.round_count} for run in (old, new)]
+        wrong |= {key: how for key, how in differences(*pair).items() if not _is_reading(key)}
     if wrong:
         told = "; ".join(f"{key} ({how})" for key, how in wrong.items())
         raise ConfigError(
@@ -128,15 +130,17 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
 
 def _differing(run: Run, round: int) -> dict[str, str]:
     path = run.stage_folder("judge", round) / "settings.json"
-    return differences(read_json(path), run.stage_settings("judge"))
+    return differences(read_json(path), run.stage_settings("judge", round))
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def _again(run: Run, round: int, judges: Judges) -> Iterator[Pair]:
+def _again(run: Run, round: int) -> Iterator[Pair]:
     """Every judgement of a round with what it says today, in the order of writing. Where it is not known where to look,
     nobody was asked, and the judgement stays as it is."""
+    run = run.at("judge", round)
+    judges = run.judges()
     there = Records(run.stage_folder("judge", round), Judgement)  # their settings may change: that is what this is for
     candidates, groundings = run.candidates(round), run.groundings(round)
     if there.done:
@@ -249,7 +253,7 @@ def _write_aside(run: Run, round: int, pairs: Iterator[Pair]) -> None:
     """The new folder, complete, beside the old one."""
     folder = run.stage_folder("judge", round)
     shutil.rmtree(_aside(folder), ignore_errors=True)
-    records = Records(_aside(folder), Judgement, run.stage_settings("judge"), writer=0)
+    records = Records(_aside(folder), Judgement, run.stage_settings("judge", round), writer=0)
     some: list[Judgement] = []
     for _, _, new in pairs:
         some.append(new)

@@ -116,7 +116,7 @@ class Evaluation(Run):
 
     def drawing_settings(self) -> dict[str, Any]:
         """What pictures depend on; the prompts themselves are compared word by word."""
-        made: dict[str, Any] = self.stage_settings("evaluate")
+        made: dict[str, Any] = self.stage_settings("evaluate", None)
         benchmark = made["benchmark"] or {"use": ""}
         drawn = {name: made["evaluate"][name] for name in ("split", "pictures", "batch", "limit", "seeds")}
         if not self.settings.evaluate.borders:  # folders from before there was a choice do not say it

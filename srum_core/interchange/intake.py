@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 from attrs import define, field, frozen
 
+from srum_core import config
 from srum_core.config import Settings
 from srum_core.console import listed
 from srum_core.errors import ConfigError, RecordError, clean
@@ -50,9 +51,9 @@ def take_in(
 
     Raises RecordError if the folder is there, if nothing can be used, or if anything cannot and not `skip_bad`;
     ConfigError if the settings ask for several pictures a prompt."""
-    if settings.generate.candidates != 1:
+    if (number := config.of_round(settings, 0, registry).generate.candidates) != 1:
         raise ConfigError(
-            f"generate.candidates is {settings.generate.candidates}, but every imported picture is the one picture of "
+            f"generate.candidates is {number}, but every imported picture is the one picture of "
             "its prompt. Add generate.candidates=1, here and for srum-train."
         )
     with fresh(folder) as aside:

@@ -114,7 +114,7 @@ class Weights:
     with the first map."""
 
     def __init__(self, run: Run, round: int) -> None:
-        self.run, self.folder = run, run.round_folder(round) / "latents"
+        self.run, self.folder = run.at("train", round), run.round_folder(round) / "latents"
         self._map: Any = None
         self._pictures: Pictures | None = None
         self._read: dict[str, Judgement] = {}

@@ -80,7 +80,7 @@ def gather_run(run: Run, limit: int) -> Data:
 
 def _rounds(run: Run) -> list[int]:
     """The rounds of which there is anything."""
-    return [k for k in range(run.settings.rounds) if run.round_folder(k).is_dir()]
+    return [k for k in range(run.settings.round_count) if run.round_folder(k).is_dir()]
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
@@ -93,9 +93,21 @@ def _settings(run: Run) -> list[tuple[str, str]]:
             value = ", ".join(each["use"] for each in value)
         if (key == "lora.rank" and run.settings.train.method != "lora") or (key == "train.epochs" and steps_given):
             continue
+        if key == "rounds":
+            value = run.settings.round_count
         if value not in (None, ""):
             shown.append((key.removesuffix(".use"), str(value)))
-    return shown
+    return shown + _changes(run)
+
+
+def _changes(run: Run) -> list[tuple[str, str]]:
+    """What rounds change in the settings, where they differ."""
+    count = run.settings.round_count
+    if not any(map(run.settings.changes, range(count))):
+        return []
+    return [
+        (f"round {k + 1} of {count} (round-{k})", " ".join(run.settings.changes(k)) or "as above") for k in range(count)
+    ]
 
 
 # ---- what every stage made ------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def steps(run: Run, only: str | None = None) -> list[Step]:
     evaluated = run.settings.benchmark is not None
     base = [Step("evaluate", None)] if evaluated and run.settings.evaluate.before else []
     stages = STAGES if evaluated else STAGES[:-1]
-    rounds = [Step(stage, k) for k in range(run.settings.rounds) for stage in stages]
+    rounds = [Step(stage, k) for k in range(run.settings.round_count) for stage in stages]
     return [step for step in [*base, *rounds] if only in (None, step.stage)]
 
 
@@ -72,7 +72,7 @@ def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
 
     `fresh`: as if nothing were there. Otherwise raises RecordError if what is there was made with other settings."""
     if not fresh and run.checked:
-        check_settings(run.stage_folder(step.stage, step.round), run.stage_settings(step.stage), step.stage)
+        check_settings(run.stage_folder(step.stage, step.round), run.stage_settings(step.stage, step.round), step.stage)
     if step.stage == "train":
         return int(not fresh and run.done("train", step.round)), 1
     plan = run.planned_evaluation() if step.stage == "evaluate" else run.planned(step.round or 0)

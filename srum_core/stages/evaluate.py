@@ -52,6 +52,7 @@ def evaluate(run: Run, round: int | None) -> None:
     """Draw and score the benchmark's pictures, then write table.json."""
     from srum_core.stages.generate import draw
 
+    run = run.at("evaluate", round)
     benchmark, records = run.benchmark(), scored(run, round)
     weights = 0 if round is None else round + 1
     plan = {item.id: item for item in run.planned_evaluation()}
@@ -130,7 +131,7 @@ def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
 
 def compare(run: Run) -> Grid | None:
     """The base, every round and the change from the first to the last, as a table; None if nothing was evaluated."""
-    found = {f"round {k}": read_table(run, k) for k in range(run.settings.rounds)}
+    found = {f"round {k}": read_table(run, k) for k in range(run.settings.round_count)}
     there = {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
     if not there:
         return None

@@ -26,6 +26,7 @@ log = logging.getLogger("srum")
 
 def generate(run: Run, round: int) -> None:
     """Draw every picture of the round that is not there yet; the picture is on disk before its record."""
+    run = run.at("generate", round)
     run.keep_prompts(round)
     plan = {item.id: item for item in run.planned(round)}
     records = run.candidates(round)

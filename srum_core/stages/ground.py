@@ -33,6 +33,7 @@ class _Proposing:
 
 def ground(run: Run, round: int) -> None:
     """Find the regions of every candidate. The answerer is loaded only if somebody asks something."""
+    run = run.at("ground", round)
     grounder: Grounder = run.registry.create("grounder", run.settings.grounder)
     use = run.settings.verifier
     verifier: Judge | None = run.registry.create("judge", use) if use else None

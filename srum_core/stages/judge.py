@@ -16,6 +16,7 @@ from srum_core.store import rank_and_world
 
 def judge(run: Run, round: int) -> None:
     """Judge every candidate. Judgements with failures are recorded; nothing unreadable becomes a number."""
+    run = run.at("judge", round)
     judges = run.judges()
     candidates, groundings, records = run.candidates(round), run.groundings(round), run.judgements(round)
     plan = {item.id: item for item in run.planned(round)}

@@ -49,8 +49,9 @@ def train(run: Run, round: int) -> Path:
 
     Raises RecordError without finished judgements, TrainingError where training cannot start or must not go on.
     """
+    run = run.at("train", round)
     result = run.stage_folder("train", round)
-    check_settings(result, run.stage_settings("train"), "train")
+    check_settings(result, run.stage_settings("train", round), "train")
     if run.done("train", round):
         return result
     trackers.check(run.settings.train.trackers)
@@ -59,7 +60,7 @@ def train(run: Run, round: int) -> Path:
     pictures = choose(run, round)
     model = run.model(round)
     accelerator = start(run, round, model)
-    latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate")["adapter"]))
+    latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate", round)["adapter"]))
     latents.prepare(model, pictures.candidates, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
     announce = getattr(model, "before_training", None)
@@ -152,7 +153,7 @@ class Trainer:
         self.guard = Guard(settings.train.guard)
         folder = run.round_folder(self.round)
         logs = (Log(folder / "metrics.jsonl"), Log(folder / "speed.jsonl"))
-        self.saved = Saved(folder / "training", run.stage_settings("train"), logs)
+        self.saved = Saved(folder / "training", run.stage_settings("train", self.round), logs)
         self.width = accelerator.num_processes * own.accumulation
         self.take_up()
 
@@ -343,7 +344,7 @@ class Trainer:
                 about["on_top_of"] = [os.path.relpath(each, result) for each in below]
             with naming(new):
                 tuning.save(self.model, self.tuned, new, about, str(use.options.get("checkpoint", "")))
-            (new / "settings.json").write_text(to_json(self.run.stage_settings("train")))
+            (new / "settings.json").write_text(to_json(self.run.stage_settings("train", self.round)))
             (new / "DONE").write_text(f"{self.done}\n")
             settle(new)
             put_in_place(new, result)  # what is there has no DONE: this training was made to replace it
