@@ -470,6 +470,28 @@ def test_answers_are_read_again_as_each_round_says(tmp_path: Path, capsys: pytes
         assert (f"{key} (was" in told and "It cannot change" in told) or not key
 
 
+def test_a_judge_of_one_round_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", "rounds=[['judges=[\"test_reread:Tunable\"]']]")
+    for stage in STAGES[:3]:
+        perform(run, stage, 0)
+    out = ["--out", str(tmp_path / "transcripts.jsonl")]
+    assert cli.main(["record", str(run.folder), "--judge", "test_reread:Tunable", *out]) == 0
+    assert "3 transcripts of round 0 (9 scores" in capsys.readouterr().out
+
+
+def test_what_a_round_has_judged_is_exported_and_imported_as_the_first_of_a_run(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", str(whole), "--to", str(tmp_path / "data"), "--round", "1"]) == 0
+    given = ["import", str(tmp_path / "data/train.jsonl"), f"--out={tmp_path / 'run'}", *OWN, "generate.candidates=2"]
+    assert cli.main(given) == 2
+    assert "generate.candidates is 2" in capsys.readouterr().err
+    assert cli.main([*given, f"rounds={[['generate.candidates=1', *SECOND], []]}"]) == 0
+    run = Run.open(tmp_path / "run")
+    assert (len(run.planned(0)), len(run.planned(1))) == (2, 2 * len(WORDS))
+    perform(run, "train", 0)
+
+
 # ---- sharing --------------------------------------------------------------------------------------------------------
 
 
