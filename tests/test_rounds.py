@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ WORDS = ["a red cat", "two dogs", "the sea"]
 
 
 @frozen(kw_only=True)
-class Options(toy.ToyOptions):
+class GuidedOptions(toy.ToyOptions):
     guidance: float = field(default=2.0, metadata=SAMPLING)
     rows: int = field(default=8, metadata=SPEED)
 
@@ -40,13 +41,13 @@ class Options(toy.ToyOptions):
 class Guided(toy.ToyModel):
     """The toy model, with a guidance that counts in drawing only."""
 
-    Options = Options
-    made: list[Options] = []  # noqa: RUF012 - the tests look here
+    Options = GuidedOptions
+    made: list[GuidedOptions] = []  # noqa: RUF012 - the tests look here
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(self, options: GuidedOptions | None = None) -> None:
         super().__init__(options)
         self.scale = 1.0
-        Guided.made.append(options or Options())
+        Guided.made.append(options or GuidedOptions())
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
         self.scale = self.options.guidance  # type: ignore[attr-defined]
@@ -357,7 +358,10 @@ def test_another_round_can_follow_a_finished_run(own: Path) -> None:
     assert all(run.done(stage, 2) for stage in STAGES)
     after = made_in(own)
     assert [name for name, data in before.items() if name != "run.toml" and after[name] != data] == []
-    assert len((own / "round-2/metrics.jsonl").read_text().splitlines()) == 1
+    logs = [(own / f"round-{k}/metrics.jsonl").read_text().splitlines() for k in range(3)]
+    assert len(logs[2]) == 1
+    # Objects are compared with the first round's where prompts and regions are looked for alike.
+    assert [json.loads(log[0])["objects_before"] for log in logs] == [None, None, 2.0]
 
 
 def test_a_number_of_rounds_and_a_list_of_empty_ones_are_the_same_run(tmp_path: Path) -> None:
