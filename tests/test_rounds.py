@@ -25,6 +25,7 @@ from srum_core.records import Sample
 from srum_core.report.gather import gather
 from srum_core.run import Run
 from srum_core.stages import STAGES, Step, count, perform
+from srum_core.stages.evaluate import evaluate
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
@@ -64,7 +65,7 @@ OWN = [
     "benchmark=toy:ToyBenchmark", f"prompts={WORDS}", "seed=3", "lora.rank=2", "train.steps=3", "train.lr=0.01",
     "train.warmup=1", "train.save_every=1", "train.mixed_precision=no", "train.max_cells=32", "generate.batch=2",
 ]  # fmt: skip
-FIRST = ["loss=sft", "generate.candidates=2", "select.best_of=1", "judge.votes=2"]
+FIRST = ["loss=sft", "generate.candidates=2", "select.best_of=1", "judge.votes=2", "grounder=grid"]
 SECOND = ["map=released", "adapter.guidance=1.5", "train.lr=0.02", "prompts=['a green leaf', 'a cup']", "lora.rank=3"]
 ROUNDS = f"rounds={[FIRST, SECOND]}"
 
@@ -281,6 +282,13 @@ def test_a_model_is_made_again_only_where_its_options_differ(tmp_path: Path) -> 
     assert loaded(tmp_path / "other", "rounds=[['adapter.guidance=1'], ['adapter.guidance=1.5']]") == [1, 2, 1.5, 2]
 
 
+def test_an_evaluation_has_the_runs_settings_whoever_asks_for_it(tmp_path: Path) -> None:
+    run = make(tmp_path, "rounds=[['adapter.guidance=1']]")
+    Guided.made.clear()
+    evaluate(run.at("generate", 0), None)
+    assert [options.guidance for options in Guided.made] == [2.0]
+
+
 def test_an_answerer_is_kept_until_a_round_has_another(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
@@ -352,7 +360,7 @@ def own(whole: Path, tmp_path: Path) -> Path:
 
 def test_another_round_can_follow_a_finished_run(own: Path) -> None:
     before = made_in(own)
-    longer = [FIRST, SECOND, ["train.steps=1"]]
+    longer = [FIRST, SECOND, ["train.steps=1", "grounder=grid"]]
     assert train_main([*OWN, f"rounds={longer}", "--out", str(own)]) == 0
     run = Run.open(own)
     assert all(run.done(stage, 2) for stage in STAGES)
@@ -361,7 +369,7 @@ def test_another_round_can_follow_a_finished_run(own: Path) -> None:
     logs = [(own / f"round-{k}/metrics.jsonl").read_text().splitlines() for k in range(3)]
     assert len(logs[2]) == 1
     # Objects are compared with the first round's where prompts and regions are looked for alike.
-    assert [json.loads(log[0])["objects_before"] for log in logs] == [None, None, 2.0]
+    assert [json.loads(log[0])["objects_before"] for log in logs] == [None, None, 4.0]
 
 
 def test_a_number_of_rounds_and_a_list_of_empty_ones_are_the_same_run(tmp_path: Path) -> None:
