@@ -1,64 +1,75 @@
-"""The pictures of these pages, out of a run: `python docs/pictures.py runs/tutorial docs/tutorial`."""
+"""The pictures of these pages, out of a run or an ablation: `python docs/pictures.py runs/tutorial docs/tutorial`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from srum_core.latents import Latents
 from srum_core.records import Candidate, Judgement
 from srum_core.run import Run
+from srum_core.selection import choose
 from srum_core.stages.evaluate import scored
 
-SIDE, GAP, TEXT = 160, 12, 48
+SIDE, GAP, TEXT = 120, 10, 52
 COUNT, ACROSS = 5, 8
 
 
 def main(folder: Path, out: Path) -> None:
-    """candidates.png, regions.png and rewards.png: the first pictures of the run's first round. before-after.png, of
-    a run that was evaluated: what became right and what became wrong between the first round and the last one."""
+    """Of a run candidates.png, regions.png and rewards.png: the first images of its first round. Of an ablation
+    arms.png: the first prompts on which its arms differ."""
     out.mkdir(parents=True, exist_ok=True)
+    if not (folder / "run.toml").is_file():
+        arms(folder, out / "arms.png")
+        return
     run = Run.open(folder)
+    pictures, latents = choose(run, 0), Latents(run.round_folder(0) / "latents", "")
+    weigh = run.registry.create("map", run.settings.map)
+    latents.fit(weigh, pictures)
     ids = [item.id for item in run.planned(0)][:COUNT]
     candidates, judgements = list(run.candidates(0).select(ids)), list(run.judgements(0).select(ids))
-    weigh = run.registry.create("map", run.settings.map)
     save(out / "candidates.png", candidates, lambda _, canvas: canvas)
     save(out / "regions.png", candidates, lambda index, canvas: boxes(canvas, judgements[index]))
     save(out / "rewards.png", candidates, lambda index, canvas: heat(canvas, weigh(judgements[index], (4, 4)).tolist()))
-    if run.settings.benchmark:
-        before_after(run, out / "before-after.png")
 
 
-def before_after(run: Run, path: Path) -> None:
-    """Before above after, from the same noise, framed green where the benchmark calls them right: the first ACROSS
-    pictures that became right, and below them the first that became wrong. Says how many there are of either."""
-    every = zip(*(list(scored(run, round)) for round in (None, run.settings.round_count - 1)), strict=True)
-    pairs = [(pair, pair[1].values["correct"] - pair[0].values["correct"]) for pair in every]
-    gained, lost = ([pair for pair, change in pairs if change == wanted] for wanted in (1, -1))
-    print(f"{len(gained)} became right and {len(lost)} wrong of {len(pairs)}.")
-    rows = list(zip(*gained[:ACROSS], *lost[:ACROSS], strict=True))
+def arms(folder: Path, path: Path) -> None:
+    """A row for every arm of the first training seed, from the same noise, framed green where the benchmark calls an
+    image right: the first ACROSS prompts on which the arms differ."""
+    seed = min(folder.glob("seed-*"), key=lambda each: int(each.name.partition("-")[2]))
+    table = json.loads((folder / "ablation.json").read_bytes())
+    names = [row["arm"] for row in table["rows"]]
+    runs = [Run.open(seed / name) for name in names]
+    last = [
+        None if run.done("evaluate", None) and not run.done("train", 0) else run.settings.round_count - 1 for run in runs
+    ]
+    found = [list(scored(*each)) for each in zip(runs, last, strict=True)]
+    differ = [row for row in zip(*found, strict=True) if len({each.values["correct"] for each in row}) > 1]
+    print(f"The arms differ on {len(differ)} of {len(found[0])} images.")
+    left, shown = 90, differ[:ACROSS]
+    sheet = Image.new("RGB", (left + len(shown) * (SIDE + GAP), len(names) * (SIDE + GAP) + TEXT), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, name in enumerate(names):
+        draw.text((4, row * (SIDE + GAP) + SIDE // 2), name, "black", font(15))
+        for column, item in enumerate(shown):
+            with Image.open(item[row].candidate.image) as image:
+                canvas = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            outline = "#0a7d32" if item[row].values["correct"] == 1 else "#c0221f"
+            ImageDraw.Draw(canvas).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=outline, width=4)
+            sheet.paste(canvas, (left + column * (SIDE + GAP), row * (SIDE + GAP)))
+    for column, item in enumerate(shown):
+        place = (left + column * (SIDE + GAP), len(names) * (SIDE + GAP))
+        draw.multiline_text(place, wrapped(item[0].candidate.prompt.text), "black", font(11))
+    sheet.save(path, optimize=True)
 
-    def both(index: int, after: Image.Image) -> Image.Image:
-        with Image.open(rows[0][index].candidate.image) as image:
-            before = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
-        canvas = Image.new("RGB", (SIDE, 2 * SIDE + GAP), "white")
-        for row, picture in enumerate((before, after)):
-            right = rows[row][index].values["correct"] == 1
-            outline = "#0a7d32" if right else "#c0221f"
-            ImageDraw.Draw(picture).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=outline, width=4)
-            canvas.paste(picture, (0, row * (SIDE + GAP)))
-        return canvas
 
-    save(path, [found.candidate for found in rows[1]], both, 2 * SIDE + GAP)
-
-
-def save(
-    path: Path, candidates: Sequence[Candidate], paint: Callable[[int, Image.Image], Image.Image], height: int = SIDE
-) -> None:
+def save(path: Path, candidates: Sequence[Candidate], paint: Callable[[int, Image.Image], Image.Image]) -> None:
     """Rows of up to ACROSS pictures with their prompts below."""
-    band = height + TEXT
+    band = SIDE + TEXT
     size = (min(ACROSS, len(candidates)) * (SIDE + GAP) - GAP, band * -(-len(candidates) // ACROSS))
     sheet = Image.new("RGB", size, "white")
     for index, candidate in enumerate(candidates):
@@ -66,9 +77,7 @@ def save(
             canvas = paint(index, image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST))
         left, top = index % ACROSS * (SIDE + GAP), index // ACROSS * band
         sheet.paste(canvas, (left, top))
-        ImageDraw.Draw(sheet).multiline_text(
-            (left, top + height + 4), wrapped(candidate.prompt.text), "black", font(11)
-        )
+        ImageDraw.Draw(sheet).multiline_text((left, top + SIDE + 4), wrapped(candidate.prompt.text), "black", font(11))
     sheet.save(path, optimize=True)
 
 
