@@ -14,8 +14,9 @@ from attrs import field, frozen
 from rich.table import Table
 
 from srum_core import config, launching, plugins, preflight
+from srum_core.commands.shared import finish_with_report
 from srum_core.console import Parser, add_settings, find_modules_here, read_settings, show_table, shown, tell
-from srum_core.errors import ConfigError, RecordError, SrumError, clean, explain
+from srum_core.errors import ConfigError, SrumError, clean, explain
 from srum_core.folders import STAGES, lock
 from srum_core.run import Run, started_from
 from srum_core.stages import Step, count, needed, perform, steps, undone
@@ -268,21 +269,7 @@ def _say_done(run: Run, parsed: argparse.Namespace) -> None:
         show_table(table)
     print(f"The run is in {shown(run.folder)}")
     if parsed.only in (None, "evaluate"):
-        _report(run)
-
-
-def _report(run: Run) -> None:
-    """Write the run as a page. Raises RecordError where that cannot be done; the run itself is on disk by then."""
-    from srum_core import report
-
-    try:
-        path = report.write_report(run.folder)
-    except (SrumError, OSError) as error:
-        raise RecordError(
-            f"The run is finished, but no report of it could be made: {error} "
-            f"Once that is mended, make it with: srum report {shlex.quote(shown(run.folder))}"
-        ) from error
-    print(f"The report is in {shown(path)}")
+        finish_with_report(run.folder)
 
 
 # ---- srum -----------------------------------------------------------------------------------------------------------

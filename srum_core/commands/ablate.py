@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from srum_core import plugins, preflight
 from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
+from srum_core.commands.shared import finish_with_report
 from srum_core.console import add_settings, read_settings, show_table, shown, tell
 from srum_core.errors import ConfigError
 from srum_core.folders import lock
@@ -72,7 +73,8 @@ def _work(plan: Plan, folder: Path, command: str) -> None:
     tables = tabulate(plan, failures, reader)
     write(folder, plan, tables, command)
     show_table(_table(tables, len(plan.seeds)))
-    print(f"The table is in {shown(folder.absolute() / 'ablation.md')}; srum report {folder} makes a page of it.")
+    print(f"The table is in {shown(folder.absolute() / 'ablation.md')}")
+    finish_with_report(folder.absolute())
 
 
 def _table(tables: Tables, seeds: int) -> Grid:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from srum_core.console import shown
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, SrumError
 from srum_core.run import Run
 
 
@@ -37,3 +38,17 @@ def judged_round(run: Run, round: int | None) -> int:
         which = "" if round is None else f" of round {round}"
         raise RecordError(f"There are no judgements{which} in {shown(run.folder)}. {names}")
     return round
+
+
+def finish_with_report(folder: Path) -> None:
+    """Write a run or an ablation as a page. Raises RecordError where that cannot be done; all else is on disk then."""
+    from srum_core.report import write_report
+
+    try:
+        path = write_report(folder)
+    except (SrumError, OSError) as error:
+        raise RecordError(
+            f"All else is finished, but no report of it could be made: {error} "
+            f"Once that is mended, make it with: srum report {shlex.quote(shown(folder))}"
+        ) from error
+    print(f"The report is in {shown(path)}")
