@@ -44,9 +44,7 @@ def arms(folder: Path, path: Path) -> None:
     table = json.loads((folder / "ablation.json").read_bytes())
     names = [row["arm"] for row in table["rows"]]
     runs = [Run.open(seed / name) for name in names]
-    last = [
-        None if run.done("evaluate", None) and not run.done("train", 0) else run.settings.round_count - 1 for run in runs
-    ]
+    last = [run.settings.round_count - 1 if run.done("train", 0) else None for run in runs]
     found = [list(scored(*each)) for each in zip(runs, last, strict=True)]
     differ = [row for row in zip(*found, strict=True) if len({each.values["correct"] for each in row}) > 1]
     print(f"The arms differ on {len(differ)} of {len(found[0])} images.")

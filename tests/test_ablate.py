@@ -666,7 +666,9 @@ def test_the_lists_hold_what_the_paper_compares() -> None:
     assert {arm.curve.x for arm in core.arm if arm.curve} == {0.1, 0.2, 0.5, 1.0}
     assert not any("adapter." in setting for arm in core.arm for setting in arm.settings)
     shapes = read_arms(registry, "bagel", ("shapes",), ())
-    assert {"full", "no-global", "no-constraint", "sparse", "filter", "sft", "paper"} <= {arm.name for arm in shapes.arm}
+    assert {"full", "no-global", "no-constraint", "sparse", "filter", "sft", "paper"} <= {
+        arm.name for arm in shapes.arm
+    }
     curve = [arm.curve.x for arm in shapes.arm if arm.curve and arm.curve.line == "advantage"]
     assert sorted(curve) == [0, 0.1, 0.2, 0.3, 0.5, 1]
     assert not [arm.name for arm in shapes.named(()) if arm.extra]
