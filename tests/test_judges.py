@@ -318,7 +318,16 @@ def test_template_files(tmp_path: Path) -> None:
 def test_packaged_templates() -> None:
     assert templates.packaged() == sorted(
         [
-            *("layout", "native", "regions", "sample", "self-play", "self-play-answer", "short-layout"),
+            *(
+                "crowded-layout",
+                "layout",
+                "native",
+                "regions",
+                "sample",
+                "self-play",
+                "self-play-answer",
+                "short-layout",
+            ),
             *("short-regions", "short-self-play", "short-self-play-answer", "verify", "zoom"),
         ]
     )

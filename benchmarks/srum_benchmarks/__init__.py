@@ -38,6 +38,12 @@ def srum_benchmarks() -> Iterable[Component]:
             "coloured shapes on a plain background, judged exactly by a program (bundled; 32×32 pixels)",
         ),
         (
+            "crowded",
+            "shapes.benchmark:Crowded",
+            ShapesOptions,
+            "four to six coloured shapes in a grid, with places, judged exactly by a program (bundled; 32×32 pixels)",
+        ),
+        (
             "compbench",
             "compbench.benchmark:CompBench",
             CompBenchOptions,
@@ -87,21 +93,22 @@ def srum_answerers() -> Iterable[Component]:
 
 @hookimpl
 def srum_prompts(source: str) -> Sequence[Prompt] | None:
-    """ "starter", "shapes:SPLIT" and "shapes:SPLIT:COUNT" (the first COUNT), and to train on a published benchmark's
-    prompts "compbench:SPLIT:DIR" and "wise:SPLIT:DIR"; None for anybody else's source."""
+    """ "starter", "shapes:SPLIT" and "shapes:SPLIT:COUNT" (the first COUNT), the same of "crowded", and to train on a
+    published benchmark's prompts "compbench:SPLIT:DIR" and "wise:SPLIT:DIR"; None for anybody else's source."""
     if source == "starter":
         return _starter()
     name, _, rest = source.partition(":")
     if name in ("compbench", "wise"):
         return _published(name, rest)
-    if name != "shapes":
+    if name not in ("shapes", "crowded"):
         return None
-    from srum_benchmarks.shapes.world import prompts
+    from srum_benchmarks.shapes import worlds
 
     split, _, count = rest.partition(":")
     if count and not count.isdecimal():
-        raise ConfigError(f'The prompts "{source}" should read "shapes:SPLIT:COUNT"; {count!r} is not a number.')
-    return prompts(split or "train", int(count) if count else None)
+        raise ConfigError(f'The prompts "{source}" should read "{name}:SPLIT:COUNT"; {count!r} is not a number.')
+    found: list[Prompt] = worlds.of(name).prompts(split or "train", int(count) if count else None)
+    return found
 
 
 def _published(name: str, rest: str) -> list[Prompt]:

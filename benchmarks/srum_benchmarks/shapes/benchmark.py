@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from srum_benchmarks import ShapesOptions, summary
-from srum_benchmarks.shapes import stored
-from srum_benchmarks.shapes.checker import check, layout
-from srum_benchmarks.shapes.world import CATEGORIES, prompts
+from srum_benchmarks.shapes import crowded, stored, world
+from srum_benchmarks.shapes.checker import Verdict, check, layout
 from srum_benchmarks.summary import Cell
 from srum_core.records import Candidate, Prompt, Question, Row
 
@@ -19,37 +19,56 @@ Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 class Shapes:
     """`correct` = everything asked for and nothing else, as asked; `fidelity` = share of the asked objects found."""
 
+    world: Any = world
+    measures: tuple[str, ...] = ("fidelity",)
+
     def __init__(self, options: ShapesOptions | None = None) -> None:
         self.options = options or ShapesOptions()
 
     def prompts(self, split: str) -> Sequence[Prompt]:
-        return prompts(split, self.options.count or None, self.options.seed)
+        return self.world.prompts(split, self.options.count or None, self.options.seed)
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return ()
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
-        picture = stored.read(candidate, "The shapes benchmark")
-        verdict = check(picture, candidate.prompt.tags)
+        verdict = self._check(candidate)
         return {"correct": float(verdict.correct), "fidelity": verdict.fidelity}
 
     def explain(self, candidate: Candidate, answers: Sequence[str]) -> str:
-        verdict = check(stored.read(candidate, "The shapes benchmark"), candidate.prompt.tags)
+        verdict = self._check(candidate)
         return "" if verdict.correct else verdict.detail
 
     def rubrics(self, candidate: Candidate) -> Mapping[str, float]:
         """Layout, whatever the forms are; and detail, wherever things stand. Exact, also for unfinished pictures."""
-        picture = stored.read(candidate, "The shapes benchmark")
-        found = check(picture, candidate.prompt.tags)
+        found = self._check(candidate)
         return {"layout": layout(found.found, candidate.prompt.tags), "detail": found.fidelity}
 
+    def _check(self, candidate: Candidate) -> Verdict:
+        return check(stored.read(candidate, "The shapes benchmark"), candidate.prompt.tags)
+
     def table(self, scored: Scored) -> Sequence[Row]:
-        """Accuracy per category, then over all pictures, then object fidelity."""
-        by_category = {name: [(c, s) for c, s in scored if c.prompt.tags["category"] == name] for name in CATEGORIES}
+        """Accuracy per category, then over all pictures, then the other measures."""
+        by_category = {
+            name: [(c, s) for c, s in scored if c.prompt.tags["category"] == name] for name in self.world.CATEGORIES
+        }
         rows = [_row(name, pictures, "correct") for name, pictures in by_category.items() if pictures]
         if scored:
-            rows += [_row("accuracy", scored, "correct"), _row("fidelity", scored, "fidelity")]
+            rows += [_row("accuracy", scored, "correct"), *(_row(name, scored, name) for name in self.measures)]
         return rows
+
+
+class Crowded(Shapes):
+    """Prompts of the crowded world; one measure more: `objects` = things in the picture for each object asked for, more
+    than 1 with things twice or not asked for."""
+
+    world = crowded
+    measures = ("fidelity", "objects")
+
+    def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
+        verdict = self._check(candidate)
+        asked = len(candidate.prompt.tags["objects"])
+        return {"correct": float(verdict.correct), "fidelity": verdict.fidelity, "objects": len(verdict.found) / asked}
 
 
 def _row(name: str, scored: Scored, measure: str) -> Row:

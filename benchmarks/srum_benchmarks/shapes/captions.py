@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+from attrs import evolve
 
 from srum_benchmarks.shapes.checker import APART, Found
-from srum_benchmarks.shapes.render import Picture, Scene, draw, related
+from srum_benchmarks.shapes.crowded import COUNTS as CROWD
+from srum_benchmarks.shapes.crowded import PLACES, cell_of, hard_kinds, listed
+from srum_benchmarks.shapes.render import Object, Picture, Scene, cell, draw, free_cell, in_cell, related
 from srum_benchmarks.shapes.spoil import spoil
 from srum_benchmarks.shapes.world import (
     BINDING_WORDINGS,
@@ -25,12 +28,11 @@ from srum_benchmarks.shapes.world import (
     Kind,
     binding,
     count_split,
+    crowded,
     numeracy,
-    pair,
-    pair_split,
+    set_split,
     spatial,
     three,
-    triple_split,
 )
 from srum_core.records import Prompt
 
@@ -45,6 +47,13 @@ MISSES: Mapping[str, tuple[tuple[str, float], ...]] = {
 FEWER = {THREE: 0.5}
 """Three objects go wrong often enough by themselves: they miss their caption this many times as often."""
 
+HARD_WRONG, HARD_LEFT_OUT = 0.65, 0.3
+"""In the crowded world: share of the hard kinds (`crowded.hard_kinds`) that a picture misses, and of these the share
+that it leaves out; the others are drawn in their one fixed other colour."""
+EASY_WRONG, EASY_LEFT_OUT = 0.1, 0.5
+"""The same of the other kinds; what is not left out has any other colour or shape."""
+EXTRA = 0.1
+"""Share of such pictures with one more thing, of any kind."""
 
 T = TypeVar("T")
 
@@ -54,7 +63,10 @@ def _any(choices: Sequence[T], rng: np.random.Generator) -> T:
 
 
 def picture_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generator) -> Picture:
-    """The picture that a caption comes with; a `share` of them misses it in one thing, cleanly drawn all the same."""
+    """The picture that a caption comes with; a `share` of them misses it in one thing, cleanly drawn all the same. In
+    the crowded world this share goes wrong object by object (`mistaken`)."""
+    if crowded(prompt.tags):
+        return draw(mistaken(scene, rng) if rng.random() < share else scene)
     category = prompt.tags["category"]
     if rng.random() >= share * FEWER.get(category, 1.0):
         return draw(scene)
@@ -62,13 +74,44 @@ def picture_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Gener
     return spoil(str(rng.choice(names, p=shares)), scene, prompt.tags, rng)
 
 
-def fulfilled(found: Sequence[Found], rng: np.random.Generator) -> Prompt | None:
-    """A train prompt that a picture with these things fulfils; None where no such prompt is."""
+def mistaken(scene: Scene, rng: np.random.Generator) -> Scene:
+    """A crowded scene as its caption's picture shows it: hard kinds are mostly left out or in their other colour,
+    other kinds seldom left out or in any other colour or shape; now and then there is something else."""
+    shown = []
+    for thing in scene:
+        hard = hard_kinds().get(thing.kind)
+        if rng.random() >= (EASY_WRONG if hard is None else HARD_WRONG):
+            shown.append(thing)
+        elif hard is not None and rng.random() >= HARD_LEFT_OUT:
+            shown.append(evolve(thing, colour=hard[0]))
+        elif hard is None and rng.random() >= EASY_LEFT_OUT:
+            shown.append(_other_kind(thing, rng))
+    if rng.random() < EXTRA:
+        shown.append(in_cell(_any(KINDS, rng), free_cell(scene, rng), rng))
+    return tuple(shown)
+
+
+def _other_kind(thing: Object, rng: np.random.Generator) -> Object:
+    """The thing with another colour or shape."""
+    colour, shape = thing.kind
+    if rng.random() < 0.5:
+        return evolve(thing, colour=_any([other for other in COLOURS if other != colour], rng))
+    return in_cell((colour, _any([other for other in SHAPES if other != shape], rng)), cell(thing), rng)
+
+
+def fulfilled(found: Sequence[Found], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
+    """A train prompt that a picture with these things fulfils; None where no such prompt is. `crowd`: of the crowded
+    world."""
     kinds = [thing.kind for thing in found]
     if any(kind is None for kind in kinds):
         return None
     order = rng.permutation(len(found)).tolist()
     mixed: list[Kind] = [kind for i in order if (kind := kinds[i]) is not None]
+    if crowd:
+        if len(mixed) not in CROWD:
+            return None
+        places = [_place(found[i], rng) for i in order] if rng.random() < 0.5 else None
+        return _trained(listed(mixed, places))
     if len(set(mixed)) == 1 and len(mixed) in COUNTS:
         return _trained(numeracy(mixed[0], len(mixed), _any(NUMERACY_WORDINGS, rng)))
     if len(set(mixed)) < len(mixed):
@@ -84,9 +127,14 @@ def fulfilled(found: Sequence[Found], rng: np.random.Generator) -> Prompt | None
     return _trained(binding(mixed[0], mixed[1], _any(BINDING_WORDINGS, rng)))
 
 
+def _place(thing: Found, rng: np.random.Generator) -> str:
+    row, column = cell_of(thing.centre)
+    return f"row {row}" if rng.random() < 0.5 else f"column {column}"
+
+
 def near_miss(prompt: Prompt, rng: np.random.Generator) -> Prompt:
-    """A train prompt that differs from this one in one colour, shape, relation, count or object (or two swapped
-    colours)."""
+    """A train prompt that differs from this one in one colour, shape, relation, count, place or object (or two swapped
+    colours or places)."""
     while True:
         changed = _trained(_changed(prompt, rng))
         if changed is not None and _meaning(changed) != _meaning(prompt):
@@ -97,6 +145,8 @@ def _meaning(prompt: Prompt) -> tuple[object, ...]:
     """Equal for prompts that the same pictures fulfil: the order of objects matters to a relation only."""
     tags = prompt.tags
     kinds = [tuple(kind) for kind in tags["objects"]]
+    if crowded(tags):
+        return tuple(sorted(zip(kinds, tags["places"], strict=True), key=str))
     if tags["relation"] in RELATIONS[1::2]:  # a right of b = b left of a
         mirrored = RELATIONS[RELATIONS.index(tags["relation"]) ^ 1]
         return tuple(reversed(kinds)), mirrored, tags["count"]
@@ -106,6 +156,8 @@ def _meaning(prompt: Prompt) -> tuple[object, ...]:
 def _changed(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     tags = prompt.tags
     kinds: list[Kind] = [(colour, shape) for colour, shape in tags["objects"]]
+    if crowded(tags):
+        return _changed_list(kinds, list(tags["places"]), rng)
     category, fate = tags["category"], rng.random()
     if category == SPATIAL and fate < 0.6:
         # Left and right, above and below stand next to each other.
@@ -135,13 +187,39 @@ def _changed(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     return binding(kinds[0], kinds[1], _any(BINDING_WORDINGS, rng))
 
 
+def _changed_list(kinds: list[Kind], places: list[str | None], rng: np.random.Generator) -> Prompt:
+    """A list with one kind changed, left out or added, or two colours or places swapped; in an order of its own."""
+    placed, fate = any(places), rng.random()
+    i, j = rng.permutation(len(kinds))[:2].tolist()
+    if fate < 0.15:
+        del kinds[i], places[i]
+    elif fate < 0.3:
+        kinds.append(_any(KINDS, rng))
+        places.append(_any(PLACES, rng) if placed else None)
+    elif fate < 0.5 and placed:
+        places[i] = _any(PLACES, rng)
+    elif fate < 0.6 and placed:
+        places[i], places[j] = places[j], places[i]
+    elif fate < 0.7:
+        (one, shape), (other, second) = kinds[i], kinds[j]
+        kinds[i], kinds[j] = (other, shape), (one, second)
+    elif rng.random() < 0.6:
+        kinds[i] = (_any(COLOURS, rng), kinds[i][1])
+    else:
+        kinds[i] = (kinds[i][0], _any(SHAPES, rng))
+    order = rng.permutation(len(kinds)).tolist() if rng.random() < 0.5 else range(len(kinds))
+    return listed([kinds[k] for k in order], [places[k] for k in order])
+
+
 def _trained(prompt: Prompt) -> Prompt | None:
     """The prompt, if it is one of the train split."""
     kinds: list[Kind] = [(colour, shape) for colour, shape in prompt.tags["objects"]]
+    if len(kinds) not in CROWD and crowded(prompt.tags):
+        return None
     if prompt.tags["count"]:
         split: str | None = count_split()[kinds[0], prompt.tags["count"]]
     elif len(set(kinds)) < len(kinds):
         split = None
     else:
-        split = triple_split(kinds) if len(kinds) == 3 else pair_split()[pair(*kinds)]
+        split = set_split(kinds)
     return prompt if split == "train" else None

@@ -18,11 +18,12 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from srum_benchmarks.shapes.render import SIZES, Mask, Picture, Scene, related, shape_mask
-from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, Kind, wanted
+from srum_benchmarks.shapes.crowded import cell_of, stands
+from srum_benchmarks.shapes.render import SIZES, SMALL, Mask, Picture, Scene, related, shape_mask
+from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, Kind, crowded, wanted
 
 SMALLEST = 8
-"""Pixels; fewer are a speck, which is neither an object nor a mistake (the smallest shape has 41)."""
+"""Pixels; fewer are a speck, which is neither an object nor a mistake (the smallest shape has 41, a small one 20)."""
 OVERLAP = 0.8
 """Least intersection over union with a shape's mask (a circle and its own bounding square have about 0.79)."""
 FIRM = 0.75
@@ -117,11 +118,12 @@ def _box(area: Mask) -> PixelBox:
 
 
 @cache
-def _templates() -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Names, flattened masks and areas of every shape, a pixel around the drawn sizes, shifted by up to two pixels."""
+def _templates(small: bool) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Names, flattened masks and areas of every shape, shifted by up to two pixels: a pixel around the drawn sizes, and
+    of the `small` ones of the crowded world just these, among which a pixel makes another shape."""
     names, masks = [], []
     for shape in SHAPES:
-        for size in range(SIZES[0] - 1, SIZES[-1] + 2):
+        for size in SMALL[shape] if small else range(SIZES[0] - 1, SIZES[-1] + 2):
             for y in range(5):
                 for x in range(5):
                     window = np.zeros((WINDOW, WINDOW))
@@ -131,28 +133,28 @@ def _templates() -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float
     return tuple(names), np.array(masks), np.array(masks).sum(1)
 
 
-def recognise(area: Mask) -> tuple[str | None, float]:
+def recognise(area: Mask, small: bool = False) -> tuple[str | None, float]:
     """The shape that overlaps an area best, None under OVERLAP; and that intersection over union."""
     x0, y0, x1, y1 = _box(area)
     if max(x1 - x0, y1 - y0) > WINDOW - 2:
         return None, 0.0
     window = np.zeros((WINDOW, WINDOW))
     window[2 : 2 + y1 - y0, 2 : 2 + x1 - x0] = area[y0:y1, x0:x1]
-    names, masks, sizes = _templates()
+    names, masks, sizes = _templates(small)
     both = masks @ window.ravel()
     overlap = both / (sizes + window.sum() - both)
     best = int(overlap.argmax())
     return (names[best] if overlap[best] >= OVERLAP else None), float(overlap[best])
 
 
-def look(picture: Picture) -> tuple[Found, ...]:
-    """Every component that is no speck, in reading order."""
+def look(picture: Picture, small: bool = False) -> tuple[Found, ...]:
+    """Every component that is no speck, in reading order. `small`: a picture of the crowded world."""
     labels, strength = colours(picture)
     found = []
     for area in components(labels):
         if area.sum() < SMALLEST:
             continue
-        shape, overlap = recognise(area)
+        shape, overlap = recognise(area, small)
         if strength[area].mean() < FIRM:
             shape = None
         box = _box(area)
@@ -181,8 +183,29 @@ def as_found(scene: Scene) -> tuple[Found, ...]:
     )
 
 
+def placed(thing: Found, place: str | None) -> bool:
+    """Whether a thing of the crowded world is in this row or column; None is everywhere."""
+    return stands(place, cell_of(thing.centre))
+
+
+def absent(found: tuple[Found, ...], tags: Mapping[str, Any]) -> list[Kind]:
+    """The objects asked for, in their order, that nothing in the picture is, in the place that was asked for."""
+    there, missing = list(found), list[Kind]()
+    asked = [kind for kind, count in wanted(tags).items() for _ in range(count)]
+    for kind, place in zip(asked, tags.get("places") or [None] * len(asked), strict=True):
+        match = next((thing for thing in there if thing.kind == kind and placed(thing, place)), None)
+        if match is None:
+            missing.append(kind)
+        else:
+            there.remove(match)
+    return missing
+
+
 def holds(found: tuple[Found, ...], tags: Mapping[str, Any]) -> bool:
-    """Whether the asked relation holds between the first objects of the two kinds. True where none is asked."""
+    """Whether the asked relation holds between the first objects of the two kinds, and each object is in its place.
+    True where neither is asked."""
+    if crowded(tags):
+        return not absent(found, tags)
     if tags["relation"] is None:
         return True
     first, second = (next((f for f in found if f.kind == tuple(kind)), None) for kind in tags["objects"])
@@ -193,10 +216,15 @@ def layout(found: tuple[Found, ...], tags: Mapping[str, Any]) -> float:
     """How well colours, counts and places are as asked, 0 to 1, whatever form the things have (also blobs).
 
     The F1 of things asked for and things there, paired by colour; where a relation is asked, the mean of that and of
-    whether any two things of the two colours stand so."""
+    whether any two things of the two colours stand so; where places are, of that and of the share of them in which
+    something of the colour stands."""
     need = Counter(colour for colour, _ in wanted(tags).elements())
     there = Counter(thing.colour for thing in found)
     matched = 2 * (need & there).total() / (need.total() + there.total())
+    if crowded(tags) and any(tags["places"]):
+        asked = list(zip([colour for colour, _ in tags["objects"]], tags["places"], strict=True))
+        there_too = [any(thing.colour == colour and placed(thing, place) for thing in found) for colour, place in asked]
+        return (matched + sum(there_too) / len(asked)) / 2
     if tags["relation"] is None:
         return matched
     one, other = (colour for colour, _ in tags["objects"])
@@ -206,8 +234,8 @@ def layout(found: tuple[Found, ...], tags: Mapping[str, Any]) -> float:
 
 
 def check(picture: Picture, tags: Mapping[str, Any]) -> Verdict:
-    """Right iff every required object is there, nothing else is, and relation and count are as asked."""
-    found = look(picture)
+    """Right iff every required object is there, nothing else is, and relation, count and places are as asked."""
+    found = look(picture, crowded(tags))
     need = wanted(tags)
     left = need.copy()
     surplus = []
@@ -226,6 +254,7 @@ def check(picture: Picture, tags: Mapping[str, Any]) -> Verdict:
         colour, shape = next(kind for kind, count in left.items() if count > 0)
         wrong.append(f"missing: {colour} {shape}")
     if not wrong and not holds(found, tags):
-        wrong.append(f"not {tags['relation']}")
+        misplaced = f"not in its place: {' '.join(absent(found, tags)[0])}" if crowded(tags) else ""
+        wrong.append(misplaced or f"not {tags['relation']}")
     detail = "; ".join(wrong) or "all as asked"
     return Verdict(detail == "all as asked", fidelity, detail, found)

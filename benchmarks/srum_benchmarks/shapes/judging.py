@@ -13,12 +13,15 @@ import numpy as np
 
 from srum_benchmarks.shapes.figures import Figure, auc, balanced, correlation, share
 from srum_benchmarks.shapes.lessons import Lesson, exchanges
+from srum_benchmarks.shapes.world import crowded
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Question
 
 BATCH = 64
 RIGHT = 0.5
 """A picture that scores above this is said to be right."""
+ROOM = ((90, 200), (160, 320))
+"""Tokens of an answer (layout, regions); the second pair is the crowded world's."""
 _SCORE = re.compile(r"Score: (-?\d\.\d)$", re.MULTILINE)
 _REGION = re.compile(r"Region ID: (\d+)\n.*\nScore: (-?\d\.\d)$", re.MULTILINE)
 
@@ -120,7 +123,7 @@ def answers(
             path = Path(folder) / f"{i}.png"
             Image.fromarray(each.image).save(path)
             for kind, (question, _) in enumerate(exchanges(each, *templates)):
-                seed, room = (vote or 0) * 1_000_003 + i, 90 if kind == 0 else 200
+                seed, room = (vote or 0) * 1_000_003 + i, ROOM[crowded(each.prompt.tags)][kind]
                 questions.append(Question(path, question, max_new_tokens=room, temperature=heat, seed=seed))
                 places.append((i, kind))
         for start in range(0, len(questions), BATCH):

@@ -17,19 +17,25 @@ from typing import Any
 import numpy as np
 from attrs import evolve, frozen
 
-from srum_benchmarks.shapes.checker import Found, PixelBox, holds, look
+from srum_benchmarks.shapes import worlds
+from srum_benchmarks.shapes.captions import picture_for
+from srum_benchmarks.shapes.checker import Found, PixelBox, absent, holds, look, placed
+from srum_benchmarks.shapes.crowded import cell_of
 from srum_benchmarks.shapes.render import Picture, compose, draw
 from srum_benchmarks.shapes.spoil import DAMAGES, model_like, spoil
-from srum_benchmarks.shapes.world import COUNTS, SIDE, Kind, plural, random_prompt, wanted
+from srum_benchmarks.shapes.world import COUNTS, SIDE, Kind, crowded, plural, wanted
 from srum_core.records import Prompt
 
 BLOB = "blurred blob"
 ALL_RIGHT = "all as asked"
 RIGHT = "as asked"
+PLACE = "wrong place"
+"""Of a thing of the crowded world that was asked for in another row or column."""
 REGION_SCORES = {
     RIGHT: 1.0,
     "wrong colour": -0.6,
     "wrong shape": -0.6,
+    PLACE: -0.6,
     "wrong object": -0.8,
     "extra object": -0.8,
     "distorted": -0.8,
@@ -38,14 +44,16 @@ REGION_SCORES = {
 MISSING = "missing object"
 RELATION = "wrong relation"
 COUNT = "wrong count"
-FAULTS = ("distorted", "wrong colour", "wrong shape", "wrong object", MISSING, "extra object", RELATION, COUNT)
+FAULTS = ("distorted", "wrong colour", "wrong shape", PLACE, "wrong object", MISSING, "extra object", RELATION, COUNT)
 """What can be wrong with a whole picture; of several faults, the first in this order is named."""
-COST = {"wrong colour": 0.8, "wrong shape": 0.8, RELATION: 0.8}
+COST = {"wrong colour": 0.8, "wrong shape": 0.8, PLACE: 0.8, RELATION: 0.8}
 """What a fault costs, in objects; 1 unless listed."""
 
 CLEAN, MISMATCHED = 0.4, 0.2
 """Share of lessons with an unspoilt picture, and with a picture drawn for another prompt (the rest is spoilt)."""
-SPECIAL = {"spatial relation": "wrong relation", "numeracy": "wrong count"}
+SPECIAL = {"spatial relation": "wrong relation", "numeracy": "wrong count", "list with places": "wrong relation"}
+AS_TAUGHT = 0.2
+"""Share, in the crowded world, of pictures that miss their caption as those that drawing learns from do."""
 SPECIAL_SHARE = 0.4
 """Of the spoilt pictures of these categories, the share with the mistake that is particular to them."""
 MODEL_LIKE = 0.6
@@ -72,14 +80,20 @@ class Lesson:
     """In reading order of their boxes, or in the order of the proposed ones."""
     kind: str
     """How the picture came about: "clean", "mismatched", a damage's name, or what the caller says."""
+    missing: tuple[Kind, ...] = ()
+    """The objects asked for that are not there (in their place), in the prompt's order."""
 
 
 Propose = Callable[[Picture], Sequence[PixelBox]]
 
 
-def lesson(rng: np.random.Generator, split: str = "train", propose: Propose | None = None) -> Lesson:
+def lesson(
+    rng: np.random.Generator, split: str = "train", propose: Propose | None = None, world: str = "shapes"
+) -> Lesson:
     """A random picture with a prompt of this split, and what is to be said about it (and about proposed boxes)."""
+    random_prompt = worlds.of(world).random_prompt
     prompt = random_prompt(rng, split)
+    crowd = crowded(prompt.tags)
     draw_for, kind = prompt, "clean"
     fate = rng.random()
     if CLEAN <= fate < CLEAN + MISMATCHED:
@@ -88,6 +102,8 @@ def lesson(rng: np.random.Generator, split: str = "train", propose: Propose | No
     scene = compose(draw_for.tags, rng)
     if fate < CLEAN + MISMATCHED:
         image = draw(scene)
+    elif crowd and rng.random() < AS_TAUGHT / (1 - CLEAN - MISMATCHED):
+        kind, image = "as taught", picture_for(prompt, scene, 1.0, rng)
     else:
         kind = DAMAGES[rng.integers(len(DAMAGES))]
         special = SPECIAL.get(prompt.tags["category"])
@@ -95,7 +111,7 @@ def lesson(rng: np.random.Generator, split: str = "train", propose: Propose | No
             kind = special
         image = spoil(kind, scene, prompt.tags, rng)
     if rng.random() < MODEL_LIKE:
-        image = model_like(image, rng)
+        image = model_like(image, rng, crowd)
     return appraise(image, prompt, kind, propose(image) if propose else None)
 
 
@@ -104,7 +120,7 @@ def appraise(image: Picture, prompt: Prompt, kind: str = "", boxes: Sequence[Pix
 
     Without boxes each thing that the checker finds is a part. A box that fits nothing the checker finds is a blob.
     """
-    found = look(image)
+    found = look(image, crowded(prompt.tags))
     reasons, missing = _reasons(found, prompt.tags)
     parts = [
         Part(thing.box, f"{thing.colour} {thing.shape}" if thing.shape else BLOB, REGION_SCORES[why], why)
@@ -113,7 +129,7 @@ def appraise(image: Picture, prompt: Prompt, kind: str = "", boxes: Sequence[Pix
     score, reason = _whole(found, reasons, missing, prompt.tags)
     if boxes is not None:
         parts = [_part_in(box, parts) for box in boxes]
-    return Lesson(image, prompt, score, reason, tuple(parts), kind)
+    return Lesson(image, prompt, score, reason, tuple(parts), kind, tuple(absent(found, prompt.tags)))
 
 
 def _part_in(box: PixelBox, parts: Sequence[Part]) -> Part:
@@ -144,10 +160,11 @@ def _reasons(found: tuple[Found, ...], tags: Mapping[str, Any]) -> tuple[list[st
                     left[match] -= 1
                     reasons[i] = why
 
-    def same(thing: Found, kind: Kind) -> bool:
-        return thing.kind == kind
+    kinds = [(colour, shape) for colour, shape in tags["objects"]]
+    places = dict(zip(kinds, tags["places"], strict=True)) if crowded(tags) else {}
 
-    settle(RIGHT, same)
+    settle(RIGHT, lambda thing, kind: thing.kind == kind and placed(thing, places.get(kind)))
+    settle(PLACE, lambda thing, kind: thing.kind == kind)
     settle("distorted", lambda thing, kind: thing.shape is None and thing.colour == kind[0])
     settle("wrong colour", lambda thing, kind: thing.shape == kind[1])
     settle("wrong shape", lambda thing, kind: thing.shape is not None and thing.colour == kind[0])
@@ -175,9 +192,19 @@ def _whole(found: tuple[Found, ...], reasons: list[str], missing: int, tags: Map
 
 def layout_answer(lesson: Lesson) -> str:
     """The answer about the whole picture, in the words that the judge reads: first what there is to see and where its
-    middle is (row and column of an 8 × 8 grid), then the score."""
+    middle is (row and column of an 8 × 8 grid), then the score. In the crowded world the row and the column are those
+    of the cell, from 1, and what is missing is named before the score."""
+    score = f"Score: {lesson.score:.1f}\nReason: {lesson.reason}"
+    if crowded(lesson.prompt.tags):
+        lines = [f"{part.label} {row} {column}" for part in lesson.parts for row, column in [_cell(part.box)]]
+        missing = [f"{colour} {shape}" for colour, shape in lesson.missing]
+        return f"{', '.join(lines) or 'nothing'}\nMissing: {', '.join(missing) or 'none'}\n{score}"
     seen = ", ".join(f"{part.label} {_eighth(part.box[1::2])} {_eighth(part.box[::2])}" for part in lesson.parts)
-    return f"{seen or 'nothing'}\nScore: {lesson.score:.1f}\nReason: {lesson.reason}"
+    return f"{seen or 'nothing'}\n{score}"
+
+
+def _cell(box: PixelBox) -> tuple[int, int]:
+    return cell_of(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
 
 
 def _eighth(ends: tuple[int, ...]) -> int:
@@ -215,15 +242,20 @@ def self_questions(prompt: Prompt) -> list[str]:
     if tags["count"]:
         colour, shape = tags["objects"][0]
         return [f"Are there {COUNTS[tags['count']]} {colour} {plural(shape)}?", "Is that all?"]
+    if crowded(tags):
+        kinds = [f"{kind} in {place}" if place else kind for kind, place in zip(kinds, tags["places"], strict=True)]
     between = [f"Is the {kinds[0]} {tags['relation']} the {kinds[1]}?"] if tags["relation"] else []
     return [*(f"Is there a {kind}?" for kind in kinds), *between, "Is that all?"]
 
 
 def self_answers(picture: Picture, prompt: Prompt) -> list[bool]:
     """What the checker would answer to `self_questions`."""
-    found, need = look(picture), wanted(prompt.tags)
+    found, need = look(picture, crowded(prompt.tags)), wanted(prompt.tags)
     seen = Counter(thing.kind for thing in found)
     there = [seen[kind] == count if prompt.tags["count"] else seen[kind] >= count for kind, count in need.items()]
+    if crowded(prompt.tags):
+        missing = absent(found, prompt.tags)
+        there = [kind not in missing for kind in need]
     between = [holds(found, prompt.tags)] if prompt.tags["relation"] else []
     return [*there, *between, set(seen) <= set(need) and (seen <= need or prompt.tags["count"] is not None)]
 

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.anchor import Anchor, text_weights
 from srum_benchmarks.shapes.captions import fulfilled, near_miss
 from srum_benchmarks.shapes.checker import look
@@ -37,7 +38,7 @@ from srum_benchmarks.shapes.stepping import (
     set_rates,
     state_of,
 )
-from srum_benchmarks.shapes.world import SIDE, random_prompt
+from srum_benchmarks.shapes.world import SIDE, crowded
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Prompt
 
@@ -61,7 +62,7 @@ def draw_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tup
     drawn, asked, count = [], list[Prompt](), recipe.looking_pictures
     for part, painter in enumerate(painters):
         rng = np.random.default_rng([recipe.seed, part, len("looking")])
-        prompts = [random_prompt(rng, "train") for _ in range(count)]
+        prompts = [worlds.of(recipe.world).random_prompt(rng, "train") for _ in range(count)]
         path = out / f"own-{part}.npy"
         if not path.is_file():
             pictures = draw_all(painter, prompts, [part * 1_000_003 + i for i in range(count)])
@@ -87,7 +88,8 @@ class Glances(Dataset):
     ) -> None:
         self.recipe, self.templates, self.first, self.patch = recipe, templates, first, patch
         self.drawn, self.prompts = drawn, prompts
-        unclean = [i for i, each in enumerate(drawn) if any(thing.shape is None for thing in look(each))]
+        self.small = recipe.world == "crowded"
+        unclean = [i for i, each in enumerate(drawn) if any(thing.shape is None for thing in look(each, self.small))]
         self.unclean = unclean or list(range(len(drawn)))
 
     def __len__(self) -> int:
@@ -97,21 +99,33 @@ class Glances(Dataset):
         rng = np.random.default_rng([self.recipe.seed, self.first + index, len("looking")])
         taught = [self._one(rng) for _ in range(self.recipe.looking_batch)]
         pictures, asked = zip(*taught, strict=True)
-        return np.stack(pictures), np.stack([patch_labels(each, self.patch) for each in pictures]), asked
+        return np.stack(pictures), np.stack([patch_labels(each, self.patch, self.small) for each in pictures]), asked
 
     def _one(self, rng: np.random.Generator) -> tuple[Picture, list[tuple[str, str]]]:
-        taught = lesson(rng) if rng.random() < RENDERED else self._drawn(rng)
-        played = self.recipe.looking_anchor and rng.random() < PLAYED
+        taught = lesson(rng, world=self.recipe.world) if rng.random() < RENDERED else self._drawn(rng)
+        played = self.recipe.looking_anchor and not self.small and rng.random() < PLAYED
         pairs = self_play(taught, rng) if played else exchanges(taught, *self.templates)
         return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many pictures teach more than many questions
 
     def _drawn(self, rng: np.random.Generator) -> Lesson:
         among = self.unclean if rng.random() < UNCLEAN else range(len(self.drawn))
         i = among[int(rng.integers(len(among)))]
-        picture, prompt = moved(self.drawn[i], rng), self.prompts[i]
+        prompt = self.prompts[i]
+        if crowded(prompt.tags):
+            return self._crowd(self.drawn[i], prompt, rng)
+        picture = moved(self.drawn[i], rng)
         if rng.random() < 0.3:
             other = fulfilled(look(picture), rng) if rng.random() < 0.5 else None
             prompt = other or near_miss(prompt, rng)
+        return appraise(picture, prompt)
+
+    def _crowd(self, picture: Picture, prompt: Prompt, rng: np.random.Generator) -> Lesson:
+        """Mirrored or not, but not moved: a thing would be between cells. Such pictures are rarely right, so most are
+        shown with words that they fulfil or just miss."""
+        picture = picture[:, ::-1] if rng.random() < 0.5 else picture
+        if rng.random() < 0.6:
+            true = fulfilled(look(picture, True), rng, crowd=True)
+            prompt = true if true is not None and rng.random() < 0.6 else near_miss(true or prompt, rng)
         return appraise(picture, prompt)
 
 
@@ -154,7 +168,7 @@ def train_looking(
         for stepper in steppers:
             stepper.step()
         log(step, recipe.looking_steps, **{name: loss.item() for name, loss in losses.items()}, rate=fall)
-        if (step + 1) % 200 == 0 or step + 1 == recipe.looking_steps:
+        if (step + 1) % 100 == 0 or step + 1 == recipe.looking_steps:
             save(path, state_of(step + 1, named, steppers))
     for parameter in named.values():
         parameter.requires_grad_(False)

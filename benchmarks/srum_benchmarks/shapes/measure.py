@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.checker import Verdict, check
 from srum_benchmarks.shapes.figures import Figure, share
 from srum_benchmarks.shapes.judging import judging
 from srum_benchmarks.shapes.lessons import appraise, lesson
 from srum_benchmarks.shapes.render import Picture
-from srum_benchmarks.shapes.world import CATEGORIES, prompts
+from srum_benchmarks.shapes.world import crowded
 from srum_core.errors import CheckpointError
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Prompt
@@ -44,6 +45,7 @@ def measure(
     lessons: int = 0,
     only: str | None = None,
     votes: int = 1,
+    world: str = "shapes",
 ) -> dict[str, Any]:
     """Figures with 95 % intervals over prompts: of `pictures` drawn for each of `count` prompts, of how these are
     judged, and of how `lessons` rendered pictures of the split are. `only`: "drawing" asks nothing, "judging" draws
@@ -51,7 +53,7 @@ def measure(
     found: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
         found |= {"prompts": count, "pictures": pictures}
-        asked = [prompt for prompt in prompts(split, count) for _ in range(pictures)]
+        asked = [prompt for prompt in worlds.of(world).prompts(split, count) for _ in range(pictures)]
         seeds = [seed_of(prompt, i % pictures, seed) for i, prompt in enumerate(asked)]
         drawn = draw_all(model, asked, seeds)
         which = np.arange(len(asked)) // pictures
@@ -61,7 +63,8 @@ def measure(
             found["judging"] = judging(model, own, templates, which, votes)
     if lessons and only != "drawing":
         rng = np.random.default_rng(seed)
-        found["lessons"] = judging(model, [lesson(rng, split) for _ in range(lessons)], templates, votes=votes)
+        rendered = [lesson(rng, split, world=world) for _ in range(lessons)]
+        found["lessons"] = judging(model, rendered, templates, votes=votes)
     return found
 
 
@@ -82,19 +85,23 @@ def draw_all(model: UnifiedModel, asked: Sequence[Prompt], seeds: Sequence[int])
 def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndarray) -> dict[str, dict[str, Figure]]:
     """For all and by category. Correct: share of pictures that are as asked. Fidelity: mean share of the required
     objects that are there. Clean things: share of all drawn things that are shapes of the world, asked for or not (no
-    blobs). Clean pictures: share of pictures with something on them, all of it clean. `which` prompt each is of."""
+    blobs). Clean pictures: share of pictures with something on them, all of it clean. Objects, in the crowded world:
+    things drawn for each object asked for. `which` prompt each is of."""
     things = np.array([len(v.found) for v in verdicts])
     clean = np.array([sum(thing.shape is not None for thing in v.found) for v in verdicts])
     correct, fidelity = np.array([v.correct for v in verdicts]), np.array([v.fidelity for v in verdicts])
     of = np.array([prompt.tags["category"] for prompt in asked])
+    crowd = all(crowded(prompt.tags) for prompt in asked)
+    need = np.array([len(prompt.tags["objects"]) for prompt in asked])
     return {
         name: {
             "correct": share(correct[some], which[some]),
             "fidelity": share(fidelity[some], which[some]),
+            **({"objects": share(things[some], which[some], need[some])} if crowd else {}),
             "clean_things": share(clean[some], which[some], things[some]),
             "clean_pictures": share((clean == things)[some] & (things > 0)[some], which[some]),
         }
-        for name in ("all", *CATEGORIES)
+        for name in ("all", *(name for world in worlds.WORLDS.values() for name in world.CATEGORIES))
         if (some := (of == name) | (name == "all")).any()
     }
 
@@ -169,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lora", type=Path, help="what LoRA training wrote, applied to the checkpoint")
     parser.add_argument("--layout-template", type=Path, required=True)
     parser.add_argument("--regions-template", type=Path, required=True)
+    parser.add_argument("--world", choices=tuple(worlds.WORLDS), default="shapes")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--count", type=int, default=256, help="prompts")
     parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
@@ -193,7 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CheckpointError as error:
         parser.error(str(error))
     found = measure(
-        model, templates, given.split, given.count, given.seed, given.pictures, given.lessons, given.only, given.votes
+        model, templates, given.split, given.count, given.seed, given.pictures, given.lessons, given.only, given.votes,
+        given.world,
     )  # fmt: skip
     print(as_json(found))
     if given.markdown:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srum_benchmarks.shapes.curriculum import Recipe, Steps, corpus, loader
+from srum_benchmarks.shapes.curriculum import CROWDED, Recipe, Steps, corpus, loader
 from srum_benchmarks.shapes.looking import GUIDANCE, train_looking
 from srum_benchmarks.shapes.measure import measure
 from srum_benchmarks.shapes.sight import Sight
@@ -90,7 +90,7 @@ def train_autoencoder(model: Pretrainable, recipe: Recipe, out: Path, templates:
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         log(step, recipe.autoencoder_steps, error=error.item(), mse=F.mse_loss(back, x).item(), moments=moments.item())
-        if (step + 1) % 200 == 0 or step + 1 == recipe.autoencoder_steps:
+        if (step + 1) % 100 == 0 or step + 1 == recipe.autoencoder_steps:
             save(path, {"step": step + 1, "net": net.state_dict(), "optimiser": optimiser.state_dict()})
     net.eval().requires_grad_(False)
 
@@ -119,7 +119,7 @@ def train_eye(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[s
         for stepper in steppers:
             stepper.step()
         log(step, recipe.eye_steps, loss=loss.item(), right=right.item())
-        if (step + 1) % 200 == 0 or step + 1 == recipe.eye_steps:
+        if (step + 1) % 100 == 0 or step + 1 == recipe.eye_steps:
             save(path, state_of(step + 1, named, steppers))
     for parameter in named.values():
         parameter.requires_grad_(False)
@@ -158,7 +158,7 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
         for key, parameter in named.items():
             average[key].lerp_(parameter.detach(), 1 - keep)
         log(step, recipe.steps, drawing=drawing.item(), looking=looking.item(), norm=float(norm), rate=fall)
-        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
             save(path, {**state_of(step + 1, named, steppers), "average": average})
             export(model, average, out / "model")
     for parameter in named.values():
@@ -187,7 +187,7 @@ def train_drawing(model: Pretrainable, recipe: Recipe, out: Path, templates: tup
         for key, parameter in named.items():
             average[key].lerp_(parameter.detach(), 1 - keep)
         log(step, recipe.drawing_steps, drawing=loss.item(), norm=float(norm), rate=fall)
-        if (step + 1) % 500 == 0 or step + 1 == recipe.drawing_steps:
+        if (step + 1) % 200 == 0 or step + 1 == recipe.drawing_steps:
             save(path, {**state_of(step + 1, named, steppers), "average": average})
             model.write(out / "model-drawing", average)
 
@@ -221,7 +221,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--regions-template", type=Path, required=True, help="the local judge's template")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--measure", type=int, default=256, help="pictures to measure the result on; 0 = do not")
-    for name, default in asdict(Recipe()).items():
+    parser.add_argument("--world", choices=("shapes", "crowded"), default="shapes", help="also sets other defaults")
+    defaults = CROWDED if parser.parse_known_args(arguments)[0].world == "crowded" else Recipe()
+    for name, default in asdict(defaults).items():
+        if name == "world":
+            continue
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args(arguments))
     out, adapter, device = options.pop("out"), options.pop("adapter"), options.pop("device")
@@ -234,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if start is not None:
         shutil.copytree(start, out / "fresh", dirs_exist_ok=True)
     elif not (out / "fresh" / "ema.safetensors").is_file():
-        make.create(out / "fresh", corpus(templates), recipe.seed)
+        make.create(out / "fresh", corpus(templates, recipe.world), recipe.seed)
     write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     side = (32, 32)
     sizes = {"size": side, "drawing_sides": side, "vision_sides": side, "device": device, "dtype": "float32"}
@@ -243,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return registry.create("adapter", {"use": adapter, "checkpoint": str(out / name), **sizes, **more})
 
     model = load("fresh")
-    if start is None:  # the one that a checkpoint brings stays as it is
+    if start is None or recipe.world == "crowded":  # the one that a checkpoint brings stays as it is in its own world
         train_autoencoder(model, recipe, out, templates)
     train_eye(model, recipe, out, templates)
     train_both(model, recipe, out, templates)
@@ -256,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_looking(load(last, experts="generation"), recipe, out, templates, parts)
         last = "model-looking"
     if pictures:
-        print(json.dumps(measure(load(last), templates, count=pictures), indent=2))
+        print(json.dumps(measure(load(last), templates, count=pictures, world=recipe.world), indent=2))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from srum_benchmarks.shapes.world import BACKGROUND, PALETTE, SIDE, Kind, wanted
+from srum_benchmarks.shapes.crowded import GRID, SLOT, stands
+from srum_benchmarks.shapes.world import BACKGROUND, PALETTE, SIDE, Kind, crowded, wanted
 
 Picture = NDArray[np.uint8]
 """(32, 32, 3) RGB"""
@@ -18,6 +19,8 @@ Mask = NDArray[np.bool_]
 
 SIZES = (9, 10, 11)
 """Pixels of an object's bounding side."""
+SMALL: Mapping[str, tuple[int, ...]] = {"circle": (7,), "square": (6, 7), "triangle": (6, 7), "cross": (6,)}
+"""The same in the crowded world, by shape: a circle of 6 pixels is nearly a square, a cross of 7 nearly a circle."""
 GAP = 2
 """Fewest background pixels between two objects."""
 LEAN = 3
@@ -53,7 +56,8 @@ def shape_mask(shape: str, size: int) -> Mask:
     row, column = np.mgrid[:size, :size]
     middle = (size - 1) / 2
     across, down = np.abs(column - middle), np.abs(row - middle)
-    arm = 2 if size % 2 == 0 else 1.5  # half of a cross's arm: 4 pixels wide in an even size, 3 in an odd one
+    # Half of a cross's arm: 4 pixels wide in an even size from 8 on, 2 below, 3 in an odd one.
+    arm = min(2, size // 4) if size % 2 == 0 else 1.5
     masks: dict[str, Mask] = {
         "circle": across**2 + down**2 <= (size / 2) ** 2,
         "square": np.ones((size, size), bool),
@@ -124,6 +128,41 @@ def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None 
             return tuple(placed)
 
 
+def in_cell(kind: Kind, cell: int, rng: np.random.Generator) -> Object:
+    """A small thing in a cell (0 to 15, row by row) of the crowded world. One of 6 pixels is moved by a pixel or not:
+    at least one pixel of background stays between any two."""
+    sizes = SMALL[kind[1]]
+    size = sizes[rng.integers(len(sizes))]
+    x, y = rng.integers(SLOT - size, size=2).tolist()
+    return Object(*kind, cell % GRID * SLOT + x, cell // GRID * SLOT + y, size)
+
+
+def cell(thing: Object) -> int:
+    """The cell of the crowded world that a thing is in."""
+    return thing.y // SLOT * GRID + thing.x // SLOT
+
+
+def free_cell(scene: Sequence[Object], rng: np.random.Generator) -> int:
+    """A random cell without a thing."""
+    free = sorted(set(range(GRID * GRID)) - {cell(thing) for thing in scene})
+    return free[rng.integers(len(free))]
+
+
+def _in_cells(kinds: Sequence[Kind], places: Sequence[str | None], rng: np.random.Generator) -> Scene:
+    """Each of these kinds in a cell of its own, in its place."""
+    while True:  # what comes first can fill a place that a later one needs
+        cells: list[int] = []
+        for where in places:
+            fits = [i for i in range(GRID * GRID) if i not in cells and stands(where, (i // GRID + 1, i % GRID + 1))]
+            if not fits:
+                break
+            cells.append(fits[rng.integers(len(fits))])
+        else:
+            return tuple(in_cell(kind, i, rng) for kind, i in zip(kinds, cells, strict=True))
+
+
 def compose(tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
     """A random scene that is exactly what the prompt with these tags asks for."""
+    if crowded(tags):
+        return _in_cells([(colour, shape) for colour, shape in tags["objects"]], tags["places"], rng)
     return place([kind for kind, count in wanted(tags).items() for _ in range(count)], rng, tags["relation"])

@@ -20,15 +20,15 @@ BACKGROUND = len(COLOURS) * (len(SHAPES) + 1)
 """The label of a patch without a thing; a thing's is colour × 5 + shape, where shape 4 is none (a blob)."""
 
 
-def patch_labels(picture: Picture, patch: int) -> NDArray[np.int64]:
+def patch_labels(picture: Picture, patch: int, small: bool = False) -> NDArray[np.int64]:
     """What covers each patch of a (side, side, 3) picture, row by row: the thing with most pixels, from
-    a quarter of the patch on."""
+    a quarter of the patch on. `small`: a picture of the crowded world."""
     colour, strength = colours(picture)
     covered = np.full(colour.shape, BACKGROUND)
     for area in components(colour):
         if area.sum() < SMALLEST:
             continue
-        shape = recognise(area)[0] if strength[area].mean() >= FIRM else None
+        shape = recognise(area, small)[0] if strength[area].mean() >= FIRM else None
         which = len(SHAPES) if shape is None else SHAPES.index(shape)
         covered[area] = int(colour[area][0]) * (len(SHAPES) + 1) + which
     side = len(picture) // patch

@@ -9,8 +9,20 @@ import numpy as np
 from attrs import evolve
 from numpy.typing import NDArray
 
-from srum_benchmarks.shapes.render import SIZES, Object, Picture, Scene, compose, draw, place
-from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, KINDS, RELATIONS, SHAPES, SIDE
+from srum_benchmarks.shapes.crowded import GRID
+from srum_benchmarks.shapes.render import (
+    SIZES,
+    Object,
+    Picture,
+    Scene,
+    cell,
+    compose,
+    draw,
+    free_cell,
+    in_cell,
+    place,
+)
+from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, KINDS, RELATIONS, SHAPES, SIDE, crowded
 
 DAMAGES = (
     "wrong colour",
@@ -29,7 +41,10 @@ DAMAGES = (
 
 def spoil(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Picture:
     """The picture of a scene with one damage. One that cannot happen here (a relation where none was asked) becomes
-    a wrong colour."""
+    a wrong colour; in the crowded world a wrong relation is a wrong place, and a wrong count a thing that is there
+    twice."""
+    if crowded(tags) and damage in ("wrong relation", "wrong count", "extra"):
+        return draw(_crowded_otherwise(damage, scene, tags, rng))
     if damage == "wrong relation" and tags["relation"] is not None:
         return draw(_related_otherwise(scene, tags, rng))
     if damage == "wrong count" or (damage in ("missing", "extra") and tags["count"] is not None):
@@ -59,6 +74,24 @@ def _other(choices: Sequence[str], present: str, rng: np.random.Generator) -> st
     return str(_any([choice for choice in choices if choice != present], rng))
 
 
+def _crowded_otherwise(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
+    if damage != "wrong relation":
+        kind = _any(scene, rng).kind if damage == "wrong count" else _any(KINDS, rng)
+        return (*scene, in_cell(kind, free_cell(scene, rng), rng))
+    if not any(tags["places"]):
+        return _otherwise("wrong colour", scene, rng)
+    one, other = (scene[i] for i in rng.permutation(len(scene))[:2].tolist())
+    now = {one: free_cell(scene, rng)} if rng.random() < 0.5 else {one: cell(other), other: cell(one)}
+    return tuple(in_cell(thing.kind, now[thing], rng) if thing in now else thing for thing in scene)
+
+
+def _reshaped(thing: Object, shape: str, rng: np.random.Generator) -> Object:
+    """The thing with another shape, in the sizes that this shape has in its world."""
+    if thing.size in SIZES:
+        return evolve(thing, shape=shape)
+    return in_cell((thing.colour, shape), cell(thing), rng)
+
+
 def _some(scene: Scene, rng: np.random.Generator) -> list[Object]:
     """One object mostly, sometimes more."""
     count = 1 + int(rng.random() < 0.25) * int(rng.integers(len(scene)))
@@ -76,7 +109,7 @@ def _otherwise(damage: str, scene: Scene, rng: np.random.Generator) -> Scene:
         changed = {}
         for thing in _some(scene, rng):
             if damage == "wrong shape":
-                changed[thing] = evolve(thing, shape=_other(SHAPES, thing.shape, rng))
+                changed[thing] = _reshaped(thing, _other(SHAPES, thing.shape, rng), rng)
             else:
                 changed[thing] = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
         other = tuple(changed.get(thing, thing) for thing in scene)
@@ -144,7 +177,7 @@ def _mixed(scene: Scene, rng: np.random.Generator) -> Picture:
     if rng.random() < 0.5:
         other = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
     else:
-        other = evolve(thing, shape=_other(SHAPES, thing.shape, rng))
+        other = _reshaped(thing, _other(SHAPES, thing.shape, rng), rng)
     picture, second = draw(scene), draw([other if t is thing else t for t in scene])
     rows, columns = _patch(thing, 0)
     y, x = np.mgrid[rows, columns]
@@ -172,15 +205,19 @@ def _field(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
     return np.stack([np.interp(at, np.arange(cells), line) for line in rows.T]).T
 
 
-def model_like(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Soft edges, noise of a few levels, a slight cast of colour; now and then a shape half formed or a faint ghost."""
+def model_like(picture: Picture, rng: np.random.Generator, small: bool = False) -> Picture:
+    """Soft edges, noise of a few levels, a slight cast of colour; now and then a shape half formed or a faint ghost,
+    which is `small` in the crowded world."""
     out = picture.astype(float)
     if rng.random() < 0.15:  # half formed: part of the picture fades into the background
         fade = np.clip(4 * (_field(rng, 5) - rng.uniform(0.15, 0.35)), 0, 1)[..., None]
         out = fade * out + (1 - fade) * np.array(BACKGROUND, float)
     if rng.random() < 0.1:
-        x, y = rng.integers(SIDE - SIZES[-1], size=2).tolist()
-        ghost = Object(_any(COLOURS, rng), _any(SHAPES, rng), x, y, _any(SIZES, rng))
+        if small:
+            ghost = in_cell(_any(KINDS, rng), int(rng.integers(GRID * GRID)), rng)
+        else:
+            x, y = rng.integers(SIDE - SIZES[-1], size=2).tolist()
+            ghost = Object(_any(COLOURS, rng), _any(SHAPES, rng), x, y, _any(SIZES, rng))
         out += rng.uniform(0.1, 0.4) * (draw([ghost]).astype(float) - BACKGROUND)
     out = blur(out, rng.uniform(0, 0.22))
     out = out + rng.normal(0, 4, 3) + rng.uniform(0, 12) * (_field(rng, 8)[..., None] - 0.5)

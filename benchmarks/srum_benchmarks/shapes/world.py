@@ -63,7 +63,8 @@ NUMERACY_WORDINGS = (
 )
 
 
-def _hash(*parts: object) -> bytes:
+def digest(*parts: object) -> bytes:
+    """A hash that orders and chooses, the same everywhere."""
     return hashlib.sha256("|".join(map(str, parts)).encode()).digest()
 
 
@@ -74,7 +75,7 @@ def pair(a: Kind, b: Kind) -> frozenset[Kind]:
 @cache
 def pair_split() -> Mapping[frozenset[Kind], str]:
     """The split of every unordered pair of different kinds."""
-    pairs = sorted(combinations(KINDS, 2), key=lambda two: _hash("pair", *two))
+    pairs = sorted(combinations(KINDS, 2), key=lambda two: digest("pair", *two))
     held = round(0.2 * len(pairs))
     return {pair(*two): "train" if i >= held else SPLITS[1 + i % 2] for i, two in enumerate(pairs)}
 
@@ -82,7 +83,7 @@ def pair_split() -> Mapping[frozenset[Kind], str]:
 @cache
 def count_split() -> Mapping[tuple[Kind, int], str]:
     """The split of every (kind, count). A kind is held out for one count at most."""
-    kinds = sorted(KINDS, key=lambda kind: _hash("count", *kind))
+    kinds = sorted(KINDS, key=lambda kind: digest("count", *kind))
     split = {(kind, count): "train" for kind in KINDS for count in COUNTS}
     share = len(KINDS) // 4
     for turn, count in enumerate(COUNTS):
@@ -91,8 +92,8 @@ def count_split() -> Mapping[tuple[Kind, int], str]:
     return split
 
 
-def triple_split(kinds: Sequence[Kind]) -> str | None:
-    """The split of three different kinds; None where dev pairs and test pairs meet: nobody uses those."""
+def set_split(kinds: Sequence[Kind]) -> str | None:
+    """The split of several different kinds; None where dev pairs and test pairs meet: nobody uses those."""
     held = {pair_split()[pair(a, b)] for a, b in combinations(kinds, 2)} - {"train"}
     if len(held) > 1:
         return None
@@ -110,6 +111,11 @@ def plural(shape: str) -> str:
 def tags(category: str, kinds: Sequence[Kind], relation: str | None = None, count: int | None = None) -> dict[str, Any]:
     """JSON-like description of what is asked; `objects` holds [colour, shape] lists (one, for numeracy)."""
     return {"category": category, "objects": [list(kind) for kind in kinds], "relation": relation, "count": count}
+
+
+def crowded(tags: Mapping[str, Any]) -> bool:
+    """Whether a prompt with these tags is of the crowded world (`crowded.py`)."""
+    return "places" in tags
 
 
 def wanted(tags: Mapping[str, Any]) -> Counter[Kind]:
@@ -154,10 +160,11 @@ def _every(split: str, category: str) -> Iterator[Prompt]:
     elif category == CATEGORIES[2]:
         yield from (numeracy(*combo, wording) for combo in _combos(split) for wording in NUMERACY_WORDINGS)
     else:
-        yield from (three(*kinds) for kinds in permutations(KINDS, 3) if triple_split(kinds) == split)
+        yield from (three(*kinds) for kinds in permutations(KINDS, 3) if set_split(kinds) == split)
 
 
-def _known(split: str) -> None:
+def known(split: str) -> None:
+    """Raises ConfigError for a split that there is not."""
     if split not in SPLITS:
         raise ConfigError(f"The shapes world has no split {split!r}; it has {', '.join(SPLITS)}.")
 
@@ -165,7 +172,7 @@ def _known(split: str) -> None:
 @cache
 def every_prompt(split: str, category: str, seed: int = 0) -> tuple[Prompt, ...]:
     """All distinct prompts of one category, in an order that `seed` shuffles."""
-    return tuple(sorted(_every(split, category), key=lambda prompt: _hash("order", seed, prompt.text)))
+    return tuple(sorted(_every(split, category), key=lambda prompt: digest("order", seed, prompt.text)))
 
 
 def prompts(split: str, count: int | None = None, seed: int = 0) -> list[Prompt]:
@@ -174,7 +181,7 @@ def prompts(split: str, count: int | None = None, seed: int = 0) -> list[Prompt]
     Deterministic, all different, ids like "shapes-test-0007". Where `count` asks for more than a category holds, the
     others fill up; more than there are at all is an error.
     """
-    _known(split)
+    known(split)
     lists = [every_prompt(split, category, seed) for category in CATEGORIES]
     if count is None:
         count = len(lists) * min(map(len, lists))
@@ -199,5 +206,5 @@ def random_prompt(rng: np.random.Generator, split: str = "train", category: str 
         return spatial(first, second, RELATIONS[rng.integers(len(RELATIONS))])
     while True:
         kinds = [first, second, KINDS[rng.integers(len(KINDS))]]
-        if len(set(kinds)) == 3 and triple_split(kinds) == split:
+        if len(set(kinds)) == 3 and set_split(kinds) == split:
             return three(*(kinds[i] for i in rng.permutation(3)))

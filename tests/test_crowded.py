@@ -1,0 +1,368 @@
+"""The crowded world beside the world of shapes: splits, scenes, places, captions, lessons and the benchmark."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from attrs import evolve
+from PIL import Image
+
+import srum_benchmarks
+from srum_benchmarks.shapes import captions, checker, curriculum, judging, lessons, sight, spoil, world, worlds
+from srum_benchmarks.shapes import crowded as crowd
+from srum_benchmarks.shapes.benchmark import Crowded, Shapes
+from srum_benchmarks.shapes.oracle import ShapesOracle
+from srum_benchmarks.shapes.render import Object, Scene, cell, compose, draw, in_cell
+from srum_core.errors import ConfigError
+from srum_core.records import Candidate, Prompt
+from srum_judges import templates
+from srum_judges.grounders.components import Components
+from srum_judges.options import ComponentsOptions
+from srum_judges.parsing import read_regions, read_whole
+
+KINDS = (("red", "circle"), ("blue", "square"), ("green", "cross"), ("cyan", "triangle"))
+LIST = crowd.listed(KINDS)
+PLACED = crowd.listed(KINDS, ["row 1", "column 2", "row 4", "column 4"])
+CELLS = (2, 5, 12, 7)
+"""Where `PLACED` may have its objects."""
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def scene(cells: tuple[int, ...] = CELLS, kinds: tuple[world.Kind, ...] = KINDS) -> Scene:
+    return tuple(in_cell(kind, where, rng(where)) for kind, where in zip(kinds, cells, strict=True))
+
+
+def scenes(count: int, split: str = "test") -> list[tuple[Prompt, Scene]]:
+    source = rng()
+    asked = [crowd.random_prompt(source, split, crowd.CATEGORIES[i % 2]) for i in range(count)]
+    return [(prompt, compose(prompt.tags, source)) for prompt in asked]
+
+
+# --- what is asked ---
+
+
+@pytest.fixture(scope="module")
+def lists() -> dict[str, list[Prompt]]:
+    return {"train": crowd.prompts("train", 2000), "dev": crowd.prompts("dev"), "test": crowd.prompts("test")}
+
+
+def test_a_held_out_prompt_has_a_pair_of_its_split_and_none_of_the_others(lists: dict[str, list[Prompt]]) -> None:
+    assert {split: len(prompts) for split, prompts in lists.items()} == {"train": 2000, "dev": 512, "test": 512}
+    for split, prompts in lists.items():
+        for prompt in prompts:
+            pairs = {world.pair_split()[world.pair(*two)] for two in combinations(world.wanted(prompt.tags), 2)}
+            assert pairs - {"train"} == {split} - {"train"}
+        assert len({prompt.text for prompt in prompts}) == len({prompt.id for prompt in prompts}) == len(prompts)
+        assert Counter(prompt.tags["category"] for prompt in prompts).keys() == set(crowd.CATEGORIES)
+        counts = Counter(len(prompt.tags["objects"]) for prompt in prompts)
+        assert min(counts[count] for count in crowd.COUNTS) >= len(prompts) // 3 - 2
+        assert counts.keys() == set(crowd.COUNTS)
+
+
+def test_prompts_are_stable_and_a_prefix_of_the_longer_list(lists: dict[str, list[Prompt]]) -> None:
+    assert crowd.prompts("test", 7) == lists["test"][:7]
+    assert lists["test"][0].id == "crowded-test-0000"
+    first = "a red square, a purple circle, a cyan circle and a blue cross"
+    assert lists["test"][0].text == first  # the hash must never change
+    assert crowd.prompts("test", 7, seed=1)[0].text != lists["test"][0].text
+    with pytest.raises(ConfigError, match="has 512 prompts, not 513"):
+        crowd.prompts("dev", 513)
+    with pytest.raises(ConfigError, match="no split 'tets'"):
+        crowd.prompts("tets")
+
+
+def test_every_prompt_names_different_kinds_and_either_no_place_or_one_for_each(lists: dict[str, list[Prompt]]) -> None:
+    for prompt in (prompt for prompts in lists.values() for prompt in prompts):
+        places, kinds = prompt.tags["places"], prompt.tags["objects"]
+        assert len(places) == len(kinds) == len(world.wanted(prompt.tags))
+        assert all(places) == any(places) == (prompt.tags["category"] == "list with places")
+        assert set(places) <= {None, *crowd.PLACES}
+        assert all(f"a {' '.join(kind)}" + (f" in {place}" if place else "") in prompt.text
+                   for kind, place in zip(kinds, places, strict=True))  # fmt: skip
+
+
+def test_prompt_sources() -> None:
+    assert srum_benchmarks.srum_prompts("crowded:train:12") == crowd.prompts("train", 12)
+    assert srum_benchmarks.srum_prompts("crowded:dev") == crowd.prompts("dev")
+    with pytest.raises(ConfigError, match='should read "crowded:SPLIT:COUNT"'):
+        srum_benchmarks.srum_prompts("crowded:train:many")
+    with pytest.raises(ConfigError, match="no world 'empty'; there is shapes, crowded"):
+        worlds.of("empty")
+
+
+def test_twelve_kinds_are_hard_and_always_the_same() -> None:
+    hard = crowd.hard_kinds()
+    assert len(hard) == 12
+    assert all(shape == shown[1] and colour != shown[0] for (colour, shape), shown in hard.items())
+    assert hard["purple", "square"] == ("green", "square")
+    assert ("red", "circle") not in hard
+
+
+# --- scenes and the checker ---
+
+
+def test_every_scene_is_read_back_exactly_and_judged_right() -> None:
+    for prompt, things in scenes(300):
+        verdict = checker.check(draw(things), prompt.tags)
+        assert verdict.correct, (prompt.text, verdict.detail)
+        assert (verdict.fidelity, verdict.found) == (1, checker.as_found(things))
+
+
+def test_things_stand_in_cells_of_their_own_with_background_between_them() -> None:
+    for _, things in scenes(300):
+        assert len({cell(thing) for thing in things}) == len(things)
+        for thing in things:
+            assert thing.size in (6, 7)
+            assert max(thing.x % crowd.SLOT, thing.y % crowd.SLOT) + thing.size < crowd.SLOT
+        for one, other in combinations(things, 2):
+            across = max(one.x, other.x) - min(one.x + one.size, other.x + other.size)
+            down = max(one.y, other.y) - min(one.y + one.size, other.y + other.size)
+            assert max(across, down) >= 1
+
+
+def test_a_slight_blur_and_noise_change_nothing() -> None:
+    source = rng()
+    for prompt, things in scenes(200):
+        noisy = spoil.blur(draw(things).astype(float), 0.1) + source.uniform(-8, 8, (32, 32, 3))
+        verdict = checker.check(np.clip(noisy, 0, 255).astype(np.uint8), prompt.tags)
+        assert verdict.correct, (prompt.text, verdict.detail)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "things", "right", "fidelity", "detail"),
+    [
+        (LIST, scene(), True, 1, "all as asked"),
+        (LIST, scene((0, 1, 2, 3)), True, 1, "all as asked"),
+        (PLACED, scene(), True, 1, "all as asked"),
+        (PLACED, scene((6, 5, 12, 7)), False, 1, "not in its place: red circle"),
+        (PLACED, scene((2, 5, 12, 6)), False, 1, "not in its place: cyan triangle"),
+        (PLACED, scene()[:3], False, 0.75, "missing: cyan triangle"),
+        (LIST, (*scene(), *scene()[:1]), True, 1, "all as asked"),
+        (LIST, (*scene(), in_cell(KINDS[0], 0, rng())), False, 1, "one too many: red circle"),
+        (LIST, (*scene(), in_cell(("red", "cross"), 0, rng())), False, 1, "not asked for: red cross"),
+    ],
+)
+def test_what_the_checker_says(prompt: Prompt, things: Scene, right: bool, fidelity: float, detail: str) -> None:
+    verdict = checker.check(draw(things), prompt.tags)
+    assert (verdict.correct, verdict.fidelity, verdict.detail) == (right, fidelity, detail)
+
+
+@pytest.mark.parametrize("damage", spoil.DAMAGES)
+def test_damage_is_judged_wrong(damage: str) -> None:
+    certain = damage not in ("smear", "blur", "merged", "mixed")  # of these a little may be too little to matter
+    source = rng()
+    wrong = []
+    for prompt, things in scenes(40):
+        verdict = checker.check(spoil.spoil(damage, things, prompt.tags, source), prompt.tags)
+        placed_again = damage == "wrong relation"  # a thing moved within its row or column is still in its place
+        wrong.append(not verdict.correct)
+        assert placed_again or not certain or wrong[-1], (damage, prompt.text)
+    assert np.mean(wrong) > 0.6
+
+
+def test_the_grounder_finds_the_things_and_no_others(tmp_path: Path) -> None:
+    grounder = Components(ComponentsOptions(tolerance=96, min_area=8, connectivity=4))
+    for prompt, things in scenes(60):
+        Image.fromarray(draw(things)).save(tmp_path / "x.png")
+        regions = grounder.regions(Candidate("x", prompt, tmp_path / "x.png", (32, 32), 0), ())
+        boxes = [tuple(round(32 * edge) for edge in region.box) for region in regions]
+        assert boxes == [found.box for found in checker.as_found(things)]
+
+
+def test_a_patch_is_labelled_with_the_small_thing_on_it() -> None:
+    labels = sight.patch_labels(draw([Object("red", "circle", 8, 0, 7)]), 4, small=True).reshape(8, 8)
+    assert set(labels[:2, 2:4].ravel().tolist()) == {0}
+    assert (labels != sight.BACKGROUND).sum() == 4
+    assert sight.patch_labels(draw([Object("red", "circle", 8, 0, 7)]), 4).reshape(8, 8)[0, 2] == 4, (
+        "no such size there"
+    )
+
+
+# --- captions that miss their picture ---
+
+
+def test_hard_kinds_go_wrong_mostly_and_in_one_way_and_the_others_seldom() -> None:
+    source, hard = rng(), crowd.hard_kinds()
+    shown_as: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    more = 0
+    pictures = scenes(3000, "train")
+    for _, things in pictures:
+        shown = {cell(thing): thing.kind for thing in captions.mistaken(things, source)}
+        more += len(shown.keys() - {cell(thing) for thing in things})
+        for thing in things:
+            kind, now = thing.kind, shown.get(cell(thing))
+            fixed = "other" if hard.get(kind) == now else "any"
+            shown_as[kind in hard][{None: "left out", kind: "right"}.get(now, fixed)] += 1
+    for is_hard, expected in (
+        (True, {"right": 0.35, "left out": 0.65 * 0.3, "other": 0.65 * 0.7}),
+        (False, {"right": 0.9, "left out": 0.05, "any": 0.05}),
+    ):
+        total = shown_as[is_hard].total()
+        assert shown_as[is_hard].keys() == expected.keys()
+        for fate, share in expected.items():
+            assert shown_as[is_hard][fate] / total == pytest.approx(share, abs=0.02)
+    assert more / len(pictures) == pytest.approx(0.1, abs=0.02)
+
+
+def test_without_a_share_of_misses_a_picture_is_what_its_caption_says() -> None:
+    source = rng()
+    for prompt, things in scenes(50, "train"):
+        assert (captions.picture_for(prompt, things, 0.0, source) == draw(things)).all()
+    few = [checker.check(captions.picture_for(*each, 1.0, source), each[0].tags).correct for each in scenes(600)]
+    assert np.mean(few) < 0.15
+
+
+def test_captions_for_a_picture_at_hand_are_of_the_train_split_and_mean_what_they_should() -> None:
+    source = rng()
+    for prompt, things in scenes(200, "train"):
+        picture = draw(things)
+        true = captions.fulfilled(checker.look(picture, small=True), source, crowd=True)
+        assert true is not None
+        assert checker.check(picture, true.tags).correct
+        near = captions.near_miss(prompt, source)
+        assert crowd.set_split(list(world.wanted(near.tags))) == "train"
+        assert len(near.tags["objects"]) in crowd.COUNTS
+    assert captions.fulfilled(checker.as_found(scene()[:3]), source, crowd=True) is None
+    assert captions.fulfilled(checker.as_found((*scene(), in_cell(KINDS[0], 0, source))), source, crowd=True) is None
+
+
+# --- lessons ---
+
+
+def test_lessons_say_what_the_checker_says_and_use_train_prompts_only() -> None:
+    source = rng()
+    reasons: Counter[str] = Counter()
+    for _ in range(300):
+        lesson = lessons.lesson(source, world="crowded")
+        assert crowd.set_split(list(world.wanted(lesson.prompt.tags))) == "train"
+        verdict = checker.check(lesson.image, lesson.prompt.tags)
+        assert verdict.correct == (lesson.score == 1.0) == (lesson.reason == lessons.ALL_RIGHT)
+        assert not (verdict.correct and lesson.missing)
+        assert [part.box for part in lesson.parts] == [found.box for found in verdict.found]
+        reasons.update(part.reason for part in lesson.parts)
+    assert set(lessons.REGION_SCORES) == reasons.keys()
+
+
+def test_every_answer_is_read_back_by_the_judges() -> None:
+    source = rng()
+    layout, regions = (templates.load(name, ()) for name in ("crowded-layout", "short-regions"))
+    for _ in range(100):
+        lesson = lessons.lesson(source, world="crowded")
+        (question, answer), *regional = lessons.exchanges(lesson, layout, regions)
+        assert question == f"Prompt: {lesson.prompt.text}\nRate the layout. What is missing?"
+        whole = read_whole(answer)
+        assert (whole.value, whole.reason) == (lesson.score, lesson.reason)
+        for _, said in regional:
+            read = read_regions(said, [str(i) for i, _ in enumerate(lesson.parts, 1)])
+            assert [(each.value, each.reason, each.label) for each in read.values()] == [
+                (part.score, part.reason, part.label) for part in lesson.parts
+            ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "things", "answer"),
+    [
+        (
+            PLACED,
+            scene(),
+            "red circle 1 3, blue square 2 2, cyan triangle 2 4, green cross 4 1\n"
+            "Missing: none\nScore: 1.0\nReason: all as asked",
+        ),
+        (
+            LIST,
+            (evolve(scene()[0], colour="yellow"), scene()[2]),
+            "yellow circle 1 3, green cross 4 1\nMissing: red circle, blue square, cyan triangle\n"
+            "Score: -0.6\nReason: wrong colour",
+        ),
+        (
+            PLACED,
+            scene((6, 5, 12, 7)),
+            "blue square 2 2, red circle 2 3, cyan triangle 2 4, green cross 4 1\n"
+            "Missing: red circle\nScore: 0.2\nReason: wrong place",
+        ),
+        (LIST, (), "nothing\nMissing: red circle, blue square, green cross, cyan triangle\n"
+                   "Score: -1.0\nReason: missing object"),
+    ],
+)  # fmt: skip
+def test_the_answer_names_what_is_seen_and_what_is_missing(prompt: Prompt, things: Scene, answer: str) -> None:
+    assert lessons.layout_answer(lessons.appraise(draw(things), prompt)) == answer
+
+
+def test_a_thing_in_another_place_is_a_wrong_region() -> None:
+    lesson = lessons.appraise(draw(scene((6, 5, 12, 7))), PLACED)
+    assert [(part.label, part.reason) for part in lesson.parts] == [
+        ("blue square", "as asked"), ("red circle", "wrong place"),
+        ("cyan triangle", "as asked"), ("green cross", "as asked"),
+    ]  # fmt: skip
+    twice = lessons.appraise(draw((*scene(), in_cell(KINDS[0], 14, rng()))), PLACED)
+    assert [(part.label, part.reason) for part in twice.parts if part.score < 0] == [("red circle", "extra object")]
+
+
+def test_answers_to_the_worlds_own_questions() -> None:
+    assert lessons.self_questions(PLACED)[0] == "Is there a red circle in row 1?"
+    assert lessons.self_answers(draw(scene((6, 5, 12, 7))), PLACED) == [False, True, True, True, True]
+
+
+def test_steps_of_pretraining_are_of_the_crowded_world() -> None:
+    recipe = evolve(curriculum.CROWDED, late_drawings=4, late_lessons=4)
+    drawn, texts, _, asked = curriculum.Steps(recipe, ("{prompt} L", "{prompt} {regions}R"), 0, "both")[0]
+    assert drawn.shape == (4, 32, 32, 3)
+    assert all(text is None or text.count(" a ") >= 3 for text in texts)
+    assert all("\nMissing: " in answer for pairs in asked for question, answer in pairs if question.endswith(" L"))
+    pictures, labels = curriculum.Steps(evolve(recipe, eye_batch=2), ("", ""), 0, "eye", patch=4)[0]
+    assert (labels == [sight.patch_labels(picture, 4, small=True) for picture in pictures]).all()
+
+
+def test_longer_answers_have_room() -> None:
+    source = rng()
+    longest = [0, 0]
+    for _ in range(200):
+        pairs = lessons.exchanges(lessons.lesson(source, world="crowded"), "{prompt}", "{regions}")
+        longest = [max(most, answer.count(" ") + answer.count("\n")) for most, (_, answer) in
+                   zip(longest, pairs, strict=False)] + longest[len(pairs) :]  # fmt: skip
+    assert longest[0] < judging.ROOM[True][0]
+    assert longest[1] < judging.ROOM[True][1]
+
+
+# --- the benchmark ---
+
+
+def candidate(folder: Path, prompt: Prompt, things: Scene) -> Candidate:
+    path = folder / f"{len(list(folder.iterdir()))}.png"
+    Image.fromarray(draw(things)).save(path)
+    return Candidate(path.stem, prompt, path, (32, 32), seed=0)
+
+
+def test_the_benchmark_counts_what_is_there_for_what_was_asked(tmp_path: Path) -> None:
+    crowded = Crowded()
+    extra = (*scene(), in_cell(KINDS[0], 0, rng()))
+    pictures = [candidate(tmp_path, PLACED, things) for things in (scene(), scene()[:2], extra)]
+    scores = [crowded.score(each, ()) for each in pictures]
+    assert scores == [
+        {"correct": 1.0, "fidelity": 1.0, "objects": 1.0},
+        {"correct": 0.0, "fidelity": 0.5, "objects": 0.5},
+        {"correct": 0.0, "fidelity": 1.0, "objects": 1.25},
+    ]
+    rows = {row.name: row.value for row in crowded.table(list(zip(pictures, scores, strict=True)))}
+    assert rows == pytest.approx(
+        {"list with places": 1 / 3, "accuracy": 1 / 3, "fidelity": 2.5 / 3, "objects": 2.75 / 3}
+    )
+    assert crowded.prompts("dev") == crowd.prompts("dev", 256)
+    assert crowded.explain(pictures[1], ()) == "missing: green cross"
+    assert crowded.rubrics(pictures[1]) == pytest.approx({"layout": (4 / 6 + 0.5) / 2, "detail": 0.5})
+    assert "objects" not in Shapes().score(pictures[0], ())
+
+
+def test_the_oracle_judges_crowded_pictures(tmp_path: Path) -> None:
+    wrong = candidate(tmp_path, PLACED, scene((6, 5, 12, 7)))
+    regions = Components(ComponentsOptions(tolerance=96, min_area=8, connectivity=4)).regions(wrong, ())
+    whole, *parts = ShapesOracle().scores(wrong, regions, ())
+    assert (whole.value, whole.reason) == (0.2, "wrong place")
+    assert [part.value for part in parts] == [1.0, -0.6, 1.0, 1.0]
