@@ -259,6 +259,7 @@ def test_every_answer_is_read_back_by_the_judges() -> None:
         assert question == f"Prompt: {lesson.prompt.text}\nRate the layout. What is missing?"
         whole = read_whole(answer)
         assert (whole.value, whole.reason) == (lesson.score, lesson.reason)
+        assert whole.missing == len(lesson.missing)
         for _, said in regional:
             read = read_regions(said, [str(i) for i, _ in enumerate(lesson.parts, 1)])
             assert [(each.value, each.reason, each.label) for each in read.values()] == [
@@ -364,5 +365,5 @@ def test_the_oracle_judges_crowded_pictures(tmp_path: Path) -> None:
     wrong = candidate(tmp_path, PLACED, scene((6, 5, 12, 7)))
     regions = Components(ComponentsOptions(tolerance=96, min_area=8, connectivity=4)).regions(wrong, ())
     whole, *parts = ShapesOracle().scores(wrong, regions, ())
-    assert (whole.value, whole.reason) == (0.2, "wrong place")
+    assert (whole.value, whole.reason, whole.missing) == (0.2, "wrong place", 1)
     assert [part.value for part in parts] == [1.0, -0.6, 1.0, 1.0]

@@ -28,6 +28,7 @@ from srum_core.records import Question
 pytestmark = pytest.mark.slow
 
 TEMPLATES = Path(__file__).parent.parent / "judges" / "srum_judges" / "prompts"
+CROWDED = tuple((TEMPLATES / f"{name}.txt").read_text() for name in ("crowded-layout", "short-regions"))
 WORDS = tuple((TEMPLATES / f"short-{name}.txt").read_text() for name in ("layout", "regions"))
 
 
@@ -113,6 +114,25 @@ def test_drawing_alone_leaves_looking_as_it_was_and_looking_alone_leaves_drawing
         load(tmp_path / "out" / name).generate(["a red circle"], [0])[0] for name in ("model-drawing", "model-looking")
     ]
     assert samples[0].image.tobytes() == samples[1].image.tobytes()
+
+
+@pytest.mark.slow
+def test_the_crowded_world_is_taught_from_another_worlds_weights_and_resumes(pretrained: Path, tmp_path: Path) -> None:
+    words = ["--layout-template", str(TEMPLATES / "crowded-layout.txt")]
+    more = [*words, "--world", "crowded", "--start", str(pretrained / "model"), "--alike", "2", "--drawing-batch", "4"]
+    few = ["--looking-batch", "3", "--looking-pictures", "2"]
+    run(tmp_path, 2, *more, "--drawing-steps", "2", *few, "--looking-steps", "0")
+    run(tmp_path, 2, *more, "--drawing-steps", "3", *few, "--looking-steps", "2")
+    steps = {
+        phase: [json.loads(line)["step"] for line in (tmp_path / f"{phase}.jsonl").read_text().splitlines()]
+        for phase in ("autoencoder", "eye", "both", "drawing", "looking")
+    }
+    assert steps == {"autoencoder": [2], "eye": [2], "both": [2], "drawing": [2, 3], "looking": [2]}
+    old, new = (load_file(folder / "ae.safetensors") for folder in (pretrained / "model", tmp_path / "model-looking"))
+    assert any(not torch.equal(old[name], new[name]) for name in old), "smaller things need another autoencoder"
+    found = measure.measure(load(tmp_path / "model-looking"), CROWDED, count=2, lessons=2, world="crowded")
+    assert {"correct", "fidelity", "objects"} < found["drawing"]["all"].keys()
+    assert found["lessons"]["layout_readable"]["count"] == 2
 
 
 @pytest.mark.slow

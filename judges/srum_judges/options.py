@@ -57,7 +57,7 @@ class LayoutOptions:
     """Judge `global-layout`: one score for the arrangement of the whole picture (paper §3.2, Table 6)."""
 
     template: str = "layout"
-    """Name of a packaged template ("layout", "short-layout") or path of a text file with {prompt}."""
+    """Name of a packaged template ("layout", "short-layout", "crowded-layout") or path of a text file with {prompt}."""
     max_new_tokens: int = field(default=1024, validator=_positive)
     """Longest answer, in tokens, reasoning included."""
     think: bool = True

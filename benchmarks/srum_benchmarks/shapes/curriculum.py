@@ -46,7 +46,7 @@ class Recipe:
     """Of the phase after it, in which drawing is trained alone."""
     drawing_batch: int = 128
     alike: int = 1
-    """Pictures of each caption, one after another."""
+    """Pictures of each caption in that phase, one after another: it is read once for all of them."""
     looking_steps: int = 0
     """Of the last phase, in which the picture tower learns from pictures that the model drew (`looking.py`)."""
     looking_batch: int = 32
@@ -82,7 +82,8 @@ CROWDED = Recipe(
     turn=0,
     late_drawings=64,
     late_lessons=16,
-    drawing_steps=6000,
+    drawing_steps=8000,
+    alike=4,
     looking_steps=900,
     looking_anchor=20.0,
     muon=0.008,
@@ -146,7 +147,7 @@ class Steps(Dataset):
             small = self.recipe.world == "crowded"
             return np.stack(seen), np.stack([patch_labels(image, self.patch, small) for image in seen])
         if self.phase == "drawing":
-            return self._drawings(rng, self.recipe.drawing_batch)
+            return self._drawings(rng, self.recipe.drawing_batch, self.recipe.alike)
         late = self.first + index >= self.recipe.turn
         pictures = self.recipe.late_drawings if late else self.recipe.drawings
         drawn, captions = self._drawings(rng, pictures)
@@ -157,8 +158,8 @@ class Steps(Dataset):
     def _lesson(self, rng: np.random.Generator) -> Lesson:
         return lesson(rng, world=self.recipe.world)
 
-    def _drawings(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[str | None]]:
-        each, missed = self.recipe.alike, self.recipe.missed_captions
+    def _drawings(self, rng: np.random.Generator, count: int, each: int = 1) -> tuple[np.ndarray, list[str | None]]:
+        missed = self.recipe.missed_captions
         world = self.recipe.world
         drawn = [shot for _ in range(count // each) for shot in pictures_of_one(rng, each, missed, world)]
         kept = [rng.random() >= self.recipe.dropped for _ in range(count // each)]

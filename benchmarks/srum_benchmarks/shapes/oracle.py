@@ -11,7 +11,8 @@ NAME = "shapes-oracle"
 
 class ShapesOracle:
     """Asks nothing: looks at the picture with the benchmark's own checker. It says what `lessons.appraise` says, the
-    truth that the bundled model's own judgement was taught: a global score, and one for each region given.
+    truth that the bundled model's own judgement was taught: a global score, and one for each region given; in the
+    crowded world also how many objects are missing.
 
     Raises RecordError for a prompt of another world, and for pictures that are not 32×32."""
 
@@ -21,10 +22,12 @@ class ShapesOracle:
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Score]:
         from srum_benchmarks.shapes import stored
         from srum_benchmarks.shapes.lessons import appraise
+        from srum_benchmarks.shapes.world import crowded
 
         picture = stored.read(candidate, f'The judge "{NAME}"')
         told = appraise(picture, candidate.prompt, boxes=[_pixels(region.box) for region in regions])
-        whole = Score(told.score, None, told.reason, NAME)
+        missing = len(told.missing) if crowded(candidate.prompt.tags) else None
+        whole = Score(told.score, None, told.reason, NAME, missing=missing)
         parts = zip(regions, told.parts, strict=True)
         return [whole, *(Score(part.score, region.id, part.reason, NAME, part.label) for region, part in parts)]
 
