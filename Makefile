@@ -15,8 +15,8 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-demo: install  ## the whole method on the bundled model: generate, ground, judge, train, evaluate
-	$(BIN)/srum-train --adapter bagel --preset shapes --out $(RUN) $(DEMO)
+demo: install  ## the whole method on the bundled model, beside the model before it and two simpler rewards
+	$(BIN)/srum ablate --adapter bagel --preset shapes --arms base,sft,sparse,full --seeds 1 --out $(RUN) $(DEMO)
 
 lint: install
 	$(BIN)/ruff check .
