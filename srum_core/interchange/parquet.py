@@ -75,7 +75,7 @@ def features(datasets: Any) -> Any:
     }
     score = {
         **{"value": number, "region": text, "reason": text, "judge": text, "label": text, "stated": number},
-        **{"rules": several(text), "votes": several(number), "spread": number},
+        **{"rules": several(text), "votes": several(number), "spread": number, "missing": whole},
     }
     mask = {"size": several(whole), "counts": several(whole)}
     exchange = {
