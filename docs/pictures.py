@@ -28,7 +28,7 @@ def main(folder: Path, out: Path) -> None:
         return
     run = Run.open(folder)
     pictures, latents = choose(run, 0), Latents(run.round_folder(0) / "latents", "")
-    weigh = run.registry.create("map", run.settings.map)
+    weigh = run.registry.create("map", run.at("train", 0).settings.map)
     latents.fit(weigh, pictures)
     ids = [item.id for item in run.planned(0)][:COUNT]
     candidates, judgements = list(run.candidates(0).select(ids)), list(run.judgements(0).select(ids))

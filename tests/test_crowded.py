@@ -349,18 +349,18 @@ def test_the_benchmark_counts_what_is_there_for_what_was_asked(tmp_path: Path) -
     pictures = [candidate(tmp_path, PLACED, things) for things in (scene(), scene()[:2], extra)]
     scores = [crowded.score(each, ()) for each in pictures]
     assert scores == [
-        {"correct": 1.0, "fidelity": 1.0, "objects": 1.0},
-        {"correct": 0.0, "fidelity": 0.5, "objects": 0.5},
-        {"correct": 0.0, "fidelity": 1.0, "objects": 1.25},
+        {"correct": 1.0, "fidelity": 1.0, "extra objects": 0.0},
+        {"correct": 0.0, "fidelity": 0.5, "extra objects": -0.5},
+        {"correct": 0.0, "fidelity": 1.0, "extra objects": 0.25},
     ]
     rows = {row.name: row.value for row in crowded.table(list(zip(pictures, scores, strict=True)))}
     assert rows == pytest.approx(
-        {"list with places": 1 / 3, "accuracy": 1 / 3, "fidelity": 2.5 / 3, "objects": 2.75 / 3}
+        {"list with places": 1 / 3, "accuracy": 1 / 3, "fidelity": 2.5 / 3, "extra objects": -0.25 / 3}
     )
     assert crowded.prompts("dev") == crowd.prompts("dev", 256)
     assert crowded.explain(pictures[1], ()) == "missing: green cross"
     assert crowded.rubrics(pictures[1]) == pytest.approx({"layout": (4 / 6 + 0.5) / 2, "detail": 0.5})
-    assert "objects" not in Shapes().score(pictures[0], ())
+    assert "extra objects" not in Shapes().score(pictures[0], ())
 
 
 def test_the_oracle_judges_crowded_pictures(tmp_path: Path) -> None:

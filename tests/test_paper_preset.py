@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 from safetensors.torch import load_file
 from test_sam import PERMISSIVE, small_sam
 
 from srum_core.cli import train_main
+from srum_core.config import load_settings
+from srum_core.plugins import discover
 from srum_core.run import Run
+from srum_core.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 
@@ -67,3 +71,18 @@ def test_without_sams_checkpoint_it_stops_before_it_draws(
     assert train_main([*arguments, "answerer=scripted"]) == 2
     assert "sam_vit_h_4b8939.pth" in capsys.readouterr().err
     assert not (out / "round-0").exists()
+
+
+@pytest.mark.parametrize("adapter", ["bagel", "blip3o"])
+def test_the_preset_advantage_changes_the_map_and_the_losses_weight_alone(adapter: str) -> None:
+    registry = discover()
+
+    def read(*presets: str) -> Settings:
+        return load_settings(adapter, presets, None, (), registry)
+
+    first = ("paper",) if adapter == "bagel" else ()
+    plain, ours = read(*first), read(*first, "advantage")
+    assert (plain.map.use, plain.map.options["outside"], plain.loss.options["constraint"]) == ("paper", "value", 0.5)
+    assert ours.map.use == "advantage"
+    assert ours.loss.options["constraint"] == 0.3
+    assert evolve(ours, map=plain.map, loss=plain.loss) == plain

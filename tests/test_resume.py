@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,12 +29,14 @@ from srum_losses.objectives import SrumLoss
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(("method", "map"), [("lora", "Paper"), ("full", "Advantage")])
 def test_interrupted_anywhere_and_resumed_is_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, map: str
 ) -> None:
-    """Byte for byte, with dropout, momentum and a moving average at work, saved every second step."""
-    whole = make(tmp_path / "whole", method=method, ema=0.9, text_dropout=0.3)
+    """Byte for byte, with dropout, momentum and a moving average at work, saved every second step; also with a map that
+    is fitted to the round."""
+    settings: dict[str, Any] = {"method": method, "map": f"srum_losses.maps:{map}", "ema": 0.9, "text_dropout": 0.3}
+    whole = make(tmp_path / "whole", **settings)
     calls = count()
     with monkeypatch.context() as patch:
         patch.setattr(toy, "called", lambda what: next(calls) if what == "train" else None)
@@ -42,7 +45,7 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(
     total = next(calls)
     assert total > 5
     for after in range(total):
-        run = make(tmp_path / str(after), method=method, ema=0.9, text_dropout=0.3)
+        run = make(tmp_path / str(after), **settings)
         interrupt(monkeypatch, run, after)
         torch.manual_seed(after)  # whatever the generators are at
         train(run, 0)

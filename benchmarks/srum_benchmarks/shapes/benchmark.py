@@ -12,7 +12,9 @@ from srum_benchmarks.shapes import crowded, stored, world
 from srum_benchmarks.shapes.checker import Verdict, check, layout
 from srum_benchmarks.summary import Cell
 from srum_core.records import Candidate, Prompt, Question, Row
+from srum_core.statistics import SHARE
 
+EXTRA = "extra objects"
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
@@ -59,16 +61,16 @@ class Shapes:
 
 
 class Crowded(Shapes):
-    """Prompts of the crowded world; one measure more: `objects` = things in the picture for each object asked for, more
-    than 1 with things twice or not asked for."""
+    """Prompts of the crowded world; one measure more: `extra objects` = how many more objects an image holds than were
+    asked for, as a share of those; negative where there are fewer."""
 
     world = crowded
-    measures = ("fidelity", "objects")
+    measures = ("fidelity", EXTRA)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         verdict = self._check(candidate)
         asked = len(candidate.prompt.tags["objects"])
-        return {"correct": float(verdict.correct), "fidelity": verdict.fidelity, "objects": len(verdict.found) / asked}
+        return {"correct": float(verdict.correct), "fidelity": verdict.fidelity, EXTRA: len(verdict.found) / asked - 1}
 
 
 def _row(name: str, scored: Scored, measure: str) -> Row:
@@ -85,5 +87,6 @@ def _row(name: str, scored: Scored, measure: str) -> Row:
     if groups > 1:
         error = float(np.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / len(values)) or None
     cells = [Cell(candidate.prompt.text, score[measure]) for candidate, score in scored]
-    drawn = summary.row(name, [(1.0, summary.part(cells))])
+    bounds = (-1.0, 3.0) if measure == EXTRA else SHARE  # 16 cells, 4 objects
+    drawn = summary.row(name, [(1.0, summary.part(cells))], bounds=bounds)
     return Row(name, float(mean), len(values), error, drawn.low, drawn.high)
