@@ -15,7 +15,7 @@ from srum_core.run import Run
 from srum_core.selection import choose
 from srum_core.stages.evaluate import scored
 
-SIDE, GAP, TEXT = 120, 10, 52
+SIDE, GAP, TEXT = 120, 10, 60
 COUNT, ACROSS = 5, 8
 
 
@@ -109,7 +109,7 @@ def heat(canvas: Image.Image, weights: Sequence[Sequence[float]]) -> Image.Image
     return canvas
 
 
-def wrapped(text: str, width: int = 27) -> str:
+def wrapped(text: str, width: int = 20) -> str:
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) >= width:
