@@ -255,22 +255,6 @@ def test_text_has_a_graph_only_where_its_weights_are_trained(taught: bool) -> No
     assert (layers[0].self_attn.k_proj.weight.grad is not None) is taught
 
 
-def test_a_caption_of_several_pictures_is_read_once() -> None:
-    model = build()
-    for name, weight in model.denoiser.named_parameters():
-        weight.requires_grad_("_moe_gen" in name)
-    read: list[int] = []
-    queries = model.denoiser.language_model.model.layers[0].self_attn.q_proj
-    queries.register_forward_hook(lambda _, given, __: read.append(len(given[0])))
-    texts = ["a cup", "some longer words", None, "a cup", "some longer words"]
-    grids = [torch.randn(2, 2, 64, generator=torch.Generator().manual_seed(i)) for i in range(5)]
-    out = model.denoiser(grids, torch.linspace(0.1, 0.9, 5), model.condition(texts))
-    assert read == [3, 5], "three texts, five pictures with their markers"
-    for i, text in enumerate(texts):
-        alone = model.denoiser([grids[i]], torch.linspace(0.1, 0.9, 5)[i : i + 1], model.condition([text]))
-        assert off(alone[0], out[i]) <= 1e-5
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_every_precision_runs(dtype: str, autocast: bool, tmp_path: Path) -> None:

@@ -88,17 +88,10 @@ class Joint:
     """
 
     def __init__(
-        self,
-        text: Rope,
-        block: Rope,
-        valid_text: Tensor,
-        valid_cells: Tensor,
-        apart: bool,
-        wanted: tuple[bool, bool],
-        rows: Tensor | None = None,
+        self, text: Rope, block: Rope, valid_text: Tensor, valid_cells: Tensor, apart: bool, wanted: tuple[bool, bool]
     ) -> None:
         """Angles of the text, and of the markers and cells; whether the final states of text and markers, and of cells,
-        are wanted. `rows` (n,): which row of a text stream that is `apart` each picture reads; None = its own."""
+        are wanted."""
         markers, cells = cut(block, 2)
         plain, drawn = wanted
         if apart:
@@ -106,14 +99,12 @@ class Joint:
         else:
             both = (torch.cat([markers[0], text[0]], dim=1), torch.cat([markers[1], text[1]], dim=1))
             experts, angles, asks = ["", GENERATION], [both, cells], [plain, drawn]
-        self.rows = rows
         self.apart, self.experts, self.angles, self.wanted = apart, experts, angles, asks
         self.mask = _key_mask(torch.cat([valid_text.new_ones(len(valid_text), 2), valid_text, valid_cells], dim=1))
 
     def attend(self, layer: int, streams: Sequence[Projected]) -> list[Tensor | None]:
         (qt, kt, vt), (qm, km, vm), (qg, kg, vg) = streams if self.apart else (*_split(streams[0]), streams[1])
-        read, said = (kt, vt) if self.rows is None else (kt[self.rows], vt[self.rows])
-        keys, values = torch.cat([km, read, kg], dim=2), torch.cat([vm, said, vg], dim=2)
+        keys, values = torch.cat([km, kt, kg], dim=2), torch.cat([vm, vt, vg], dim=2)
         markers, cells = _shared(lambda q: attend(q, keys, values, self.mask), qm, qg)
         text = qt if qt is None or not qt.shape[2] else attend(qt, kt, vt, causal=True)
         if self.apart:

@@ -62,10 +62,6 @@ class BagelDenoiser(nn.Module):
         cells, valid_cells = self.embed_cells(noisy, time.to(self.device))
         # Text sees only text, so where its weights are frozen nothing that is trained reaches it: it gets no graph.
         apart = not (torch.is_grad_enabled() and self._teaches_text())
-        rows = None
-        if apart and not text and ids.numel() and not ids.is_meta:
-            # A caption of several pictures is read once for all of them.
-            ids, rows = torch.unique(ids, dim=0, return_inverse=True)
         plan = Joint(
             self.rope(torch.arange(ids.shape[1], device=self.device).expand(len(ids), -1)),
             self.rope(lengths[:, None].expand(-1, 2 + cells.shape[1])),
@@ -73,9 +69,8 @@ class BagelDenoiser(nn.Module):
             valid_cells,
             apart,
             (text, True),
-            rows,
         )
-        words, markers = self.embed_text(ids), self.embed_markers(len(noisy))
+        words, markers = self.embed_text(ids), self.embed_markers(len(ids))
         plain = [words, markers] if apart else [torch.cat([markers, words], dim=1)]
         *plain, gen = self.language_model.model([*plain, cells], plan)
         if not text:
