@@ -208,7 +208,7 @@ def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, told: str) -
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [lambda run: export.judged(run, 0), lambda run: reread._again(run, 0, run.judges())])
+@pytest.mark.parametrize("read", [lambda run: export.judged(run, 0), lambda run: reread._again(run, 0)])
 def test_a_lost_judgement_is_not_left_out_of_what_is_made_from_a_finished_round(run: Run, read: Any) -> None:
     assert len(list(read(run))) == len(run.planned(0))
     cut_line(run.stage_folder("judge", 0) / "part-0.jsonl")

@@ -46,7 +46,7 @@ class Recipe:
     """Of the phase after it, in which drawing is trained alone."""
     drawing_batch: int = 128
     alike: int = 1
-    """Pictures of each caption in that phase, one after another: it is read once for all of them."""
+    """Images of each caption in that phase, one after another."""
     looking_steps: int = 0
     """Of the last phase, in which the picture tower learns from pictures that the model drew (`looking.py`)."""
     looking_batch: int = 32
