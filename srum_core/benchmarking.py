@@ -19,6 +19,9 @@ from srum_core.hearing import Hearing
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Prompt, Question, Region, Unreadable
 
+EXTRA_OBJECTS = "extra objects"
+"""The row of a benchmark that counts objects: how many more there are than were asked for, as a share of those."""
+
 
 @define
 class _AsJudge:

@@ -37,10 +37,10 @@ class Pictures:
     """Left out by `select.best_of`."""
     filtered: int = 0
     """Left out by `select.filter`."""
-    objects: float = 0.0
+    objects: float | None = None
     """Regions per judged image, chosen or not."""
     objects_before: float | None = None
-    """The same in the first round; None in that one."""
+    """The same in the first round; None in that one, and where the rounds cannot be compared."""
 
     def counts(self) -> dict[str, float | None]:
         """For the metrics; `judged` are all that could be read, trained on or not."""
@@ -101,15 +101,17 @@ def _generated(run: Run, round: int) -> list[Candidate]:
     return list(generated(candidates, plan))
 
 
-def _objects(judgements: Iterable[Judgement]) -> float:
-    return fmean(len(each.regions) for each in judgements if not each.failures)
+def _objects(judgements: Iterable[Judgement]) -> float | None:
+    """Regions per judged image; None without any (the records of an earlier round may have been deleted)."""
+    counts = [len(each.regions) for each in judgements if not each.failures]
+    return fmean(counts) if counts else None
 
 
-def duplicates(before: float, now: float) -> str:
-    """What to say where images hold over a tenth more objects than before training; "" otherwise.
+def duplicates(before: float | None, now: float | None) -> str:
+    """What to say where images hold over a tenth more objects than before training; "" otherwise, or if unknown.
 
     Weights that are higher inside regions than outside teach objects as such, and some are then drawn twice."""
-    if not before or now <= 1.1 * before:
+    if not before or now is None or now <= 1.1 * before:
         return ""
     return (
         f"Images hold {now / before - 1:.0%} more objects than before training: some may be drawn twice. Centre the "

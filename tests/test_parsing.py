@@ -208,3 +208,26 @@ def test_long_hostile_answers_are_read_quickly_enough() -> None:
         text = unit * (6000 // len(unit))
         assert len(read_regions(text, ("1", "2"))) == 2
         read_whole(text)
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [
+        ("", None),
+        ("Missing: none\n", 0),
+        ("**Missing:** None.\n", 0),
+        ("Missing: nothing, all objects are there\n", 0),
+        ("Missing: no\n", 0),
+        ("Missing: -\n", 0),
+        ("Missing: a red cup\n", 1),
+        ("- missing objects: a red cup, a spoon and a plate\n", 3),
+        ("Missing: nonetheless a cup\n", 1),
+        ("Missing: 2\n", 2),
+        ("Missing:\n", None),
+        ("Missing: ?\n", None),
+        ("It is not clear what is missing: perhaps a cup.\n", None),  # a label begins its line
+    ],
+)
+def test_what_is_missing_is_counted_where_the_answer_says_so(said: str, missing: int | None) -> None:
+    reading = read_whole(f"{said}Score: 0.5\nReason: so")
+    assert (reading.value, reading.missing) == (0.5, missing)

@@ -413,7 +413,8 @@ class Doubles(ToyBenchmark):
 
     def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]:
         Doubles.evaluations += 1
-        return [Row("extra objects", (-0.05, 0.0, 0.05)[Doubles.evaluations - 1], len(scored))]
+        extra = (-0.05, 0.0, 0.05, None)[Doubles.evaluations - 1]
+        return [] if extra is None else [Row("extra objects", extra, len(scored))]
 
 
 def test_more_objects_than_before_training_are_said(
@@ -426,6 +427,8 @@ def test_more_objects_than_before_training_are_said(
     assert not caplog.text  # 1.00 of 0.95 is a twentieth
     evaluate(run, 1)
     assert "Images hold 11% more objects than before training" in caplog.text
+    evaluate(make(tmp_path / "run", prompts, benchmark=run.settings.benchmark, rounds=3), 2)  # no such row: no warning
+    assert caplog.text.count("more objects") == 1
 
 
 def test_an_image_that_is_not_finite_counts_against_coverage_and_has_no_score(tmp_path: Path, prompts: Path) -> None:

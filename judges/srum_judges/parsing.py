@@ -69,7 +69,7 @@ _BARE_VERDICT = re.compile(rf"(?<=\n)[*_` \t]*(?:{'|'.join(_VERDICTS)})\b(?=[*_`
 _UNPUNCTUATED = re.compile(r"^([*_` \t]*(?:yes|no))(?=[ \t]+(?:it|there|they|the|this)\b)", _FLAGS)  # "yes it is"
 
 _MISSING = re.compile(rf"^[*_`#>\- \t]*missing(?:[ _]objects?)?{_MARKUP}[:：=](?P<what>[^\n]*)", _FLAGS)
-_NOTHING = re.compile(r"none|nothing|no(?:ne of them| objects?)?|n/a|-+", _FLAGS)
+_NOTHING = re.compile(r"(?:none|nothing|n/a|no objects?)\b|(?:no|-+)$", _FLAGS)
 _AND = re.compile(r"[,;]|\band\b", _FLAGS)
 
 _Statement = tuple[re.Match[str], float | str, int]
@@ -263,7 +263,7 @@ def _missing(text: str) -> int | None:
     words = _trim(line["what"]).rstrip(".") if line else ""
     if not words or words.isdecimal():
         return int(words[:3]) if words else None
-    if _NOTHING.fullmatch(words):
+    if _NOTHING.match(words):  # also "none of them", "nothing, all are there"
         return 0
     return len([part for part in _AND.split(words) if _LETTER.search(part)]) or None
 

@@ -49,6 +49,6 @@ def finish_with_report(folder: Path) -> None:
     except (SrumError, OSError) as error:
         raise RecordError(
             f"All else is finished, but no report of it could be made: {error} "
-            f"Once that is mended, make it with: srum report {shlex.quote(shown(folder))}"
+            f"Once that is fixed, make it with: srum report {shlex.quote(shown(folder))}"
         ) from error
     print(f"The report is in {shown(path)}")

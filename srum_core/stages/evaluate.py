@@ -23,8 +23,6 @@ from srum_core.store import Records
 from srum_core.tables import BenchmarkTable, Grid
 
 log = logging.getLogger("srum")
-EXTRA = "extra objects"
-"""The row of a benchmark that counts objects: how many more there are than were asked for, as a share of those."""
 Scores = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
@@ -75,8 +73,7 @@ def evaluate(run: Run, round: int | None) -> None:
                 f"{clean([found[0].candidate.failure, *refused][-1])} {ways}, and {redo_option(records.folder)}."
             )
         tables.write(records.folder / "table.json", _table(run, round, benchmark, found))
-        before, now = read_table(run, None) or {}, read_table(run, round) or {}
-        if EXTRA in before and (warning := duplicates(1 + before[EXTRA].value, 1 + now[EXTRA].value)):
+        if warning := duplicates(_objects(run, None), _objects(run, round)):
             log.warning(warning)
 
 
@@ -127,6 +124,12 @@ def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
     """A finished evaluation's rows by name, or None."""
     path = run.stage_folder("evaluate", round) / "table.json"
     return tables.read(path).by_name() if path.exists() else None
+
+
+def _objects(run: Run, round: int | None) -> float | None:
+    """Objects found for each one asked for; None where that is not counted."""
+    row = (read_table(run, round) or {}).get(benchmarking.EXTRA_OBJECTS)
+    return None if row is None else 1 + row.value
 
 
 def compare(run: Run) -> Grid | None:

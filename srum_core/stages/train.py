@@ -165,7 +165,7 @@ class Trainer:
         self.warmup = min(len(steps) // 10, WARMUP) if settings.warmup < 0 else settings.warmup
         if self.accelerator.is_main_process:
             tell(self.outlook(len(steps)))
-            if warning := duplicates(self.pictures.objects_before or 0, self.pictures.objects):
+            if warning := duplicates(self.pictures.objects_before, self.pictures.objects):
                 log.warning(warning)
         self.stop_if_warned()  # also when taken up again: what ran away does not come back by itself
         with progress(len(steps), f"train round {self.round}", self.done) as advance:

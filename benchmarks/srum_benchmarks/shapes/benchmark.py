@@ -11,10 +11,10 @@ from srum_benchmarks import ShapesOptions, summary
 from srum_benchmarks.shapes import crowded, stored, world
 from srum_benchmarks.shapes.checker import Verdict, check, layout
 from srum_benchmarks.summary import Cell
+from srum_core.benchmarking import EXTRA_OBJECTS
 from srum_core.records import Candidate, Prompt, Question, Row
 from srum_core.statistics import SHARE
 
-EXTRA = "extra objects"
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
@@ -65,12 +65,16 @@ class Crowded(Shapes):
     asked for, as a share of those; negative where there are fewer."""
 
     world = crowded
-    measures = ("fidelity", EXTRA)
+    measures = ("fidelity", EXTRA_OBJECTS)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         verdict = self._check(candidate)
         asked = len(candidate.prompt.tags["objects"])
-        return {"correct": float(verdict.correct), "fidelity": verdict.fidelity, EXTRA: len(verdict.found) / asked - 1}
+        return {
+            "correct": float(verdict.correct),
+            "fidelity": verdict.fidelity,
+            EXTRA_OBJECTS: len(verdict.found) / asked - 1,
+        }
 
 
 def _row(name: str, scored: Scored, measure: str) -> Row:
@@ -87,6 +91,6 @@ def _row(name: str, scored: Scored, measure: str) -> Row:
     if groups > 1:
         error = float(np.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / len(values)) or None
     cells = [Cell(candidate.prompt.text, score[measure]) for candidate, score in scored]
-    bounds = (-1.0, 3.0) if measure == EXTRA else SHARE  # 16 cells, 4 objects
+    bounds = (-1.0, 3.0) if measure == EXTRA_OBJECTS else SHARE  # 16 cells, 4 objects
     drawn = summary.row(name, [(1.0, summary.part(cells))], bounds=bounds)
     return Row(name, float(mean), len(values), error, drawn.low, drawn.high)

@@ -93,7 +93,7 @@ def count_split() -> Mapping[tuple[Kind, int], str]:
 
 
 def set_split(kinds: Sequence[Kind]) -> str | None:
-    """The split of several different kinds; None where dev pairs and test pairs meet: nobody uses those."""
+    """The split of several different kinds; None where dev pairs and test pairs meet: those are not used."""
     held = {pair_split()[pair(a, b)] for a, b in combinations(kinds, 2)} - {"train"}
     if len(held) > 1:
         return None
