@@ -9,11 +9,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from srum_core.latents import Latents
+from srum_core.evaluation.stage import scored
 from srum_core.records import Candidate, Judgement
-from srum_core.run import Run
-from srum_core.selection import choose
-from srum_core.stages.evaluate import scored
+from srum_core.runs.run import Run
+from srum_core.training.latent_cache import Latents
+from srum_core.training.selection import choose
 
 SIDE, GAP, TEXT = 120, 10, 60
 COUNT, ACROSS = 5, 8

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from srum_core.flow import FlowStep, Recipe
 
 
+class RunView(Protocol):
+    """What an event tells about a run."""
+
+    folder: Path
+    settings: Any
+
+
 @runtime_checkable
 class Answerer(Protocol):
     """Anything that looks at pictures and answers; a judge server needs nothing else."""
@@ -73,8 +80,8 @@ class UnifiedModel(Drawer, Answerer, Protocol):
     # `before_training(texts)` is called once before the first step with all texts that `condition` will be asked for,
     # so that what they need can be computed and let go of.
     # `export(directory)` writes the whole model as it is, in the upstream layout, where `save` keeps only a part of it.
-    # `outline(options, device: str) -> srum_core.outline.Outline`, a class method: the model without its weights, for
-    # `srum doctor --plan`.
+    # `outline(options, device: str) -> srum_core.models.memory_outline.Outline`, a class method: the model without its
+    # weights, for `srum doctor --plan`.
     # For `srum analyze steps`: `drawing_times() -> Sequence[float]`, the times of drawing from 1 to 0, one more than
     # steps; and `trace(prompts, seeds, steps) -> Sequence[Sequence[Image]]`, per prompt the clean estimate x - time * v
     # at each of these steps (v after guidance) as a picture; at the last step it is what `generate` draws.
@@ -170,7 +177,8 @@ class Benchmark(Protocol):
     # `survey() -> Sequence[PromptFile]`, for one whose prompts are read from a folder of the user's, its option `data`:
     # what is there and what is missing, without raising; `srum eval prompts` shows it.
     # `judge: str`: which judge it is meant for, as `--judge` takes it, where not just anybody can answer.
-    # `published() -> srum_core.published.Published`, a static method: results of others, for `srum eval table`.
+    # `published() -> srum_core.evaluation.published.Published`, a static method: results of others, for `srum eval
+    # table`.
     # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of a picture from 0 to 1 without asking
     # anybody, also of unfinished ones, for `srum analyze steps`.
     # `explain(candidate, answers) -> str`: what is wrong with an image, in a few words for the report; "" = nothing.

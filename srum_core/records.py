@@ -99,7 +99,7 @@ class Sample:
     """(rows, columns, channels), what the picture was drawn from: given, it is stored beside the picture and trained on
     in place of `encode`. None = pictures are encoded."""
     failure: str = ""
-    """Why this is no image of the model, such as values that are not finite (`srum_core.weights.failure`)."""
+    """Why this is no image of the model, such as values that are not finite (`srum_core.models.weights.failure`)."""
 
 
 def _whole_mask(_: Any, attribute: Any, counts: tuple[int, ...], size: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import frozen
 
-PRELOADED = ["srum_core.stages.train", "srum_losses.objectives", "srum_losses.maps", "numpy", "pytest", "tomli_w"]
+PRELOADED = ["srum_core.training.trainer", "srum_losses.objectives", "srum_losses.maps", "numpy", "pytest", "tomli_w"]
 WAIT = 300.0
 """Seconds until a step that a process waits in counts as hung."""
 

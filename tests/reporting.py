@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from toy import COMPONENTS
 
 from srum_core.config import load_settings
+from srum_core.evaluation.stage import Scored, scored
 from srum_core.plugins import discover
 from srum_core.records import (
     Candidate,
@@ -25,9 +26,8 @@ from srum_core.records import (
     Score,
     Unreadable,
 )
-from srum_core.run import Run
-from srum_core.stages.evaluate import Scored, scored
-from srum_core.store import to_json, write_list
+from srum_core.runs.run import Run
+from srum_core.runs.store import to_json, write_list
 
 ODD = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>\"'&amp;&\u2028\u2029{{ 8**9 }}]]><!-- 😀"
 """What must be shown as it is, wherever it comes from."""

@@ -20,21 +20,23 @@ import toy
 from training import clean  # noqa: F401 - a fixture
 from warm import shared
 
-from srum_core import cli, statistics
 from srum_core.ablation import share as sharing
 from srum_core.ablation import work as working
 from srum_core.ablation.arms import Arm, Arms, Curve, read_arms
 from srum_core.ablation.figures import curves, drops
 from srum_core.ablation.plan import fingerprint
 from srum_core.ablation.tables import Row, Tables
+from srum_core.cli import main
 from srum_core.config import changed, load_settings
 from srum_core.errors import ConfigError, TrainingError
+from srum_core.evaluation import statistics
+from srum_core.evaluation.stage import read_table
+from srum_core.evaluation.statistics import Estimate
 from srum_core.plugins import discover
 from srum_core.records import Judgement
-from srum_core.run import Run
-from srum_core.stages import Step, steps
-from srum_core.stages.evaluate import read_table
-from srum_core.statistics import Estimate
+from srum_core.runs.run import Run
+from srum_core.stages.chunks import Step
+from srum_core.stages.order import steps
 
 TOY = ["train.steps=2", "train.warmup=0", "train.lr=0.01", "train.mixed_precision=no", "train.method=full"]
 ARMS = """
@@ -84,7 +86,7 @@ def command(folder: Path, arms: str, *more: str, seeds: int = 1) -> list[str]:
 
 
 def ablate(folder: Path, arms: str, *more: str, seeds: int = 1) -> dict[str, Any]:
-    assert cli.main(command(folder, arms, *more, seeds=seeds)) == 0
+    assert main.main(command(folder, arms, *more, seeds=seeds)) == 0
     return results(folder)
 
 
@@ -292,8 +294,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The tables of an ablation that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("srum_core.run.gc.collect", lambda: 0)  # as `clean` does
-        assert cli.main(command(folder, "base,sft,paper", seeds=2)) == 0
+        patch.setattr("srum_core.runs.run.gc.collect", lambda: 0)  # as `clean` does
+        assert main.main(command(folder, "base,sft,paper", seeds=2)) == 0
     return {"rows": results(folder)["rows"], "csv": (folder / "out/ablation.csv").read_text()}
 
 
@@ -309,10 +311,10 @@ def test_interrupted_at_any_stage_it_ends_with_the_same_tables(
     given = command(tmp_path, "base,sft,paper", seeds=2)
     toy._calls.clear()
     monkeypatch.setenv("SRUM_TOY_INTERRUPT", when)
-    assert cli.main(given) == 130
+    assert main.main(given) == 130
     assert "To go on:\n  srum ablate" in capsys.readouterr().err
     monkeypatch.delenv("SRUM_TOY_INTERRUPT")
-    assert cli.main(given) == 0
+    assert main.main(given) == 0
     assert results(tmp_path)["rows"] == whole["rows"]
     assert (tmp_path / "out/ablation.csv").read_text() == whole["csv"]
 
@@ -330,8 +332,8 @@ def test_interrupted_while_sharing_it_ends_with_the_same_tables(
         really(*paths)
 
     monkeypatch.setattr(sharing.os, "link", link)
-    assert cli.main(given) == 130
-    assert cli.main(given) == 0
+    assert main.main(given) == 130
+    assert main.main(given) == 0
     assert results(tmp_path)["rows"] == whole["rows"]
     assert (tmp_path / "out/ablation.csv").read_text() == whole["csv"]
     assert not list((tmp_path / "out").rglob(".*.tmp"))
@@ -413,10 +415,10 @@ def files(folder: Path) -> list[Path]:
 def test_killed_it_ends_with_the_same_tables(when: str, whole: dict[str, Any], tmp_path: Path) -> None:
     given = command(tmp_path, "base,sft,paper", seeds=2)
     environment = {**os.environ, "SRUM_TOY_KILL": when, "PYTHONPATH": str(Path(toy.__file__).parent)}
-    words = ["-c", "import sys; from srum_core.cli import main; sys.exit(main())", *given]
+    words = ["-c", "import sys; from srum_core.cli.main import main; sys.exit(main())", *given]
     killed = shared().run(words, tmp_path, environment)
     assert killed.returncode == -9, killed.output
-    assert cli.main(given) == 0
+    assert main.main(given) == 0
     assert results(tmp_path)["rows"] == whole["rows"]
 
 
@@ -441,7 +443,7 @@ def test_a_finished_arm_is_not_touched(tmp_path: Path, made: list[tuple[str, str
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ablate(tmp_path, "base")
-    assert cli.main(command(tmp_path, "base", "evaluate.limit=2")) == 2
+    assert main.main(command(tmp_path, "base", "evaluate.limit=2")) == 2
     assert "was made with other settings: evaluate.limit" in capsys.readouterr().err
 
 
@@ -478,12 +480,12 @@ def test_an_arm_that_fails_with_one_seed_is_reported_beside_its_numbers(
         really(run, stage, round)
 
     monkeypatch.setattr(working, "perform", partial(perform, last=0))
-    assert cli.main(given) == 130
+    assert main.main(given) == 130
     found = cells(results(tmp_path))["sft"]  # as it was written after the first seed
     assert (found["green"], found["seeds"]) == ("failed", "0 of 2")
     assert found["what it is"].endswith("; failed with training seed 0: No luck.")
     monkeypatch.setattr(working, "perform", perform)
-    assert cli.main(given) == 0
+    assert main.main(given) == 0
     found = cells(results(tmp_path))
     assert found["sft"]["seeds"] == "1 of 2"
     assert found["sft"]["what it is"].endswith("; failed with training seed 0: No luck.")
@@ -493,7 +495,7 @@ def test_an_arm_that_fails_with_one_seed_is_reported_beside_its_numbers(
 
 
 def test_what_is_shared_must_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(command(tmp_path, "sft,paper", "judges=['toy:ToyModel']")) == 2
+    assert main.main(command(tmp_path, "sft,paper", "judges=['toy:ToyModel']")) == 2
     assert not (tmp_path / "out/ablation.json").exists()
 
 
@@ -611,7 +613,7 @@ def test_no_figure_without_something_to_show() -> None:
 
 
 def test_a_wrong_name_is_told_with_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(command(tmp_path, "base,papr")) == 2
+    assert main.main(command(tmp_path, "base,papr")) == 2
     told = capsys.readouterr().err
     assert 'There is no arm "papr". Did you mean "paper"? There are base, sft, paper,' in told
     assert "failing" in told
@@ -632,23 +634,23 @@ def test_a_wrong_name_is_told_with_a_suggestion(tmp_path: Path, capsys: pytest.C
 def test_a_wrong_file_of_arms_is_told(text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     given = [each for each in command(tmp_path, "", "--dry-run") if not each.startswith("--arms")]
-    assert cli.main([*given, f"--with={tmp_path / 'mine.toml'}"]) == 2
+    assert main.main([*given, f"--with={tmp_path / 'mine.toml'}"]) == 2
     assert told in capsys.readouterr().err
 
 
 def test_without_a_benchmark_there_is_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(command(tmp_path, "base", "benchmark=")) == 2
+    assert main.main(command(tmp_path, "base", "benchmark=")) == 2
     assert "Set benchmark=NAME" in capsys.readouterr().err
 
 
 def test_no_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(command(tmp_path, "base", seeds=0)) == 2
+    assert main.main(command(tmp_path, "base", seeds=0)) == 2
     assert "--seeds 0" in capsys.readouterr().err
 
 
 def test_a_dry_run_tells_what_is_shared_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = set(tmp_path.rglob("*"))
-    assert cli.main(command(tmp_path, "paper,twice,more", "--dry-run")) == 0
+    assert main.main(command(tmp_path, "paper,twice,more", "--dry-run")) == 0
     told = capsys.readouterr().out
     assert "takes     evaluate (base); generate, ground, judge (round 0) of shared" in told
     assert "takes     train, evaluate (round 0) of paper" in told
@@ -689,7 +691,7 @@ def test_later_lists_replace_arms_of_the_same_name(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_quick_ablation_of_the_bundled_model(tmp_path: Path) -> None:
     given = ["ablate", "--adapter=bagel", "--preset=shapes", f"--out={tmp_path / 'out'}", "--quick"]
-    assert cli.main([*given, "--arms=base,sft,full", "evaluate.limit=4", "generate.limit=4"]) == 0
+    assert main.main([*given, "--arms=base,sft,full", "evaluate.limit=4", "generate.limit=4"]) == 0
     found = cells(results(tmp_path))
     assert list(found) == ["base", "sft", "full"]
     assert all(each["seeds"] == "2 of 2" and 0 <= each["correct"]["value"] <= 1 for each in found.values())

@@ -15,9 +15,9 @@ from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.oracle import ShapesOracle
 from srum_core import config, plugins
 from srum_core.errors import RecordError
-from srum_core.hookspecs import Use
+from srum_core.options import Use
 from srum_core.records import Candidate, Judgement, Prompt, Region
-from srum_core.run import Run
+from srum_core.runs.run import Run
 
 
 @pytest.fixture

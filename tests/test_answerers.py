@@ -8,12 +8,13 @@ import pytest
 from test_stages import WORDS, make
 from toy import COMPONENTS, ToyModel
 
-from srum_core import plugins, preflight
-from srum_core.cli import train_main
+from srum_core import plugins
+from srum_core.cli.main import train_main
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError, RecordError
-from srum_core.hookspecs import Use
-from srum_core.stages import Step
+from srum_core.options import Use
+from srum_core.stages import preflight
+from srum_core.stages.chunks import Step
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 SHAPES = {

@@ -20,7 +20,7 @@ from srum_bagel.norm import RMSNorm
 from srum_bagel.options import Drawing, Options
 from srum_core.errors import CheckpointError
 from srum_core.flow import flow_step
-from srum_core.pictures import flatten
+from srum_core.models.images import flatten
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Question
 

@@ -16,8 +16,8 @@ from srum_bagel.checkpoint import build_sizes
 from srum_bagel.model import Bagel, build_denoiser
 from srum_bagel.options import Options
 from srum_bagel.vision import Eye
-from srum_core import place
 from srum_core.errors import CheckpointError
+from srum_core.models import hub
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 SMALL = {"drawing_sides": (160, 64), "vision_sides": (112, 56), "device": "cpu"}
@@ -211,7 +211,7 @@ def test_a_large_checkpoint_without_accelerator_says_what_is_needed(monkeypatch)
 def test_a_large_local_directory_is_refused_before_loading(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     with (tmp_path / "ema.safetensors").open("wb") as file:
-        file.truncate(place.LARGE + 1)
+        file.truncate(hub.LARGE + 1)
     with pytest.raises(CheckpointError, match="no accelerator"):
         Bagel(Options(checkpoint=str(tmp_path)))
 
@@ -231,7 +231,7 @@ def test_a_hub_id_is_downloaded_with_the_files_that_are_needed(monkeypatch) -> N
         asked.update(repository=repository, patterns=allow_patterns)
         return str(GOLDEN)
 
-    monkeypatch.setattr(place, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     load(Path("someone/small-bagel"))
     assert asked["repository"] == "someone/small-bagel"
     assert all(any(path.match(pattern) for pattern in asked["patterns"]) for path in GOLDEN.iterdir())

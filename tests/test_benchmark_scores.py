@@ -37,7 +37,7 @@ from srum_benchmarks.wise.benchmark import Wise, WiseVerified
 from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED, Version
 from srum_core.errors import ConfigError, RecordError
 from srum_core.records import Candidate, Prompt, Row
-from srum_core.testing.odd_answers import odd_answers
+from srum_core.testing.malformed_answers import odd_answers
 
 PROSE = "What a lovely picture! I would give it a high score."
 Scored = list[tuple[Candidate, Mapping[str, float]]]

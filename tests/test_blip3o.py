@@ -24,7 +24,7 @@ from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
 from srum_core.records import BoxFormat, Candidate, Judgement, Prompt, Question, Region, Score
 from srum_core.testing import sample_picture
-from srum_core.window import within
+from srum_core.training.crops import within
 
 WORDS = ["a boat", "three lamps on a long table, seen from above"]
 

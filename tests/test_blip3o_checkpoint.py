@@ -31,8 +31,8 @@ from srum_blip3o.checkpoint import language_config, official_name
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
 from srum_blip3o.weights import BASE, TRAINED
-from srum_core import place
 from srum_core.errors import CheckpointError
+from srum_core.models import hub
 from srum_core.testing import sample_picture
 
 NORM = "dit.model.norm_out.linear_2.weight"
@@ -391,7 +391,7 @@ def test_a_large_checkpoint_without_accelerator_says_what_is_needed(monkeypatch:
 def test_a_large_local_directory_is_refused_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(place.LARGE + 1)
+        file.truncate(hub.LARGE + 1)
     with pytest.raises(CheckpointError, match="no accelerator"):
         Blip3o(Options(checkpoint=str(tmp_path)))
 
@@ -410,7 +410,7 @@ def test_a_hub_id_is_downloaded_without_its_code(monkeypatch: pytest.MonkeyPatch
         asked[repository] = allow_patterns
         return str(BESIDE if "eva" in repository else CHECKPOINT)
 
-    monkeypatch.setattr(place, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     model = build("someone/small-blip3o")
     assert list(asked) == ["someone/small-blip3o"]
     patterns = asked["someone/small-blip3o"]

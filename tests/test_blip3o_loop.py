@@ -19,13 +19,13 @@ from srum_benchmarks.shapes.measure_head import drawn as measured
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
 from srum_blip3o.weights import BASE, TRAINED
-from srum_core.cli import main, train_main
+from srum_core.cli.main import main, train_main
 from srum_core.errors import CheckpointError
-from srum_core.hookspecs import Use
-from srum_core.latents import Latents
+from srum_core.options import Use
 from srum_core.plugins import discover
 from srum_core.records import Question
-from srum_core.run import Run
+from srum_core.runs.run import Run
+from srum_core.training.latent_cache import Latents
 from srum_judges.answerers.scripted import Scripted
 
 TINY = [

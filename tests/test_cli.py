@@ -17,9 +17,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from toy import COMPONENTS
 
-from srum_core import cli, launching
-from srum_core.stages import Step
-from srum_core.stages.__main__ import main as stages_main
+from srum_core.cli import launching, main
+from srum_core.cli.stage import main as stages_main
+from srum_core.stages.chunks import Step
 
 HERE = Path(__file__).parent
 
@@ -48,26 +48,26 @@ def loaded_by(code: str) -> str:
 
 
 def test_help_and_plugins_load_nothing_heavy() -> None:
-    helped = ["cli.train_main(['--help'])", "cli.main(['--help'])", "cli.main(['report', '--help'])"]
+    helped = ["main.train_main(['--help'])", "main.main(['--help'])", "main.main(['report', '--help'])"]
     calls = [f"try:\n    {call}\nexcept SystemExit: pass" for call in helped]
-    code = "\n".join(["from srum_core import cli", *calls, "cli.main(['plugins'])"])
+    code = "\n".join(["from srum_core.cli import main", *calls, "main.main(['plugins'])"])
     assert loaded_by(code) == "loaded []"
 
 
 def test_the_list_of_plugins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    cli.main(["plugins"])
+    main.main(["plugins"])
     said = capsys.readouterr().out
     for word in ("kind", "name", "distribution", "version", "summary"):
         assert word in said
 
 
 def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture[str], prompts: str) -> None:
-    assert cli.train_main([*COMPONENTS, prompts, "train.lrr=1"]) == 2
+    assert main.train_main([*COMPONENTS, prompts, "train.lrr=1"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("srum: ")
     assert "train.lrr" in said
-    assert cli.train_main([*COMPONENTS, prompts, "--redo", "juge", "--out", "/nonexistent/x", "--dry-run"]) == 2
+    assert main.train_main([*COMPONENTS, prompts, "--redo", "juge", "--out", "/nonexistent/x", "--dry-run"]) == 2
     assert "juge" in capsys.readouterr().err
 
 
@@ -86,17 +86,17 @@ def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture
 )
 def test_options_that_are_none(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.train_main(words)
+        main.train_main(words)
     assert ended.value.code == 2
     assert told in capsys.readouterr().err
 
 
 def test_other_commands_know_their_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["import", "x.jsonl", "--out", "run", "--skipbad", "--learning-rate", "1e-5"])
+        main.main(["import", "x.jsonl", "--out", "run", "--skipbad", "--learning-rate", "1e-5"])
     assert 'Did you mean "--skip-bad"?\n--learning-rate is a setting' in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.main(["plugins", "--learning-rate", "1e-5"])
+        main.main(["plugins", "--learning-rate", "1e-5"])
     assert "train.lr" not in capsys.readouterr().err  # it takes no settings
 
 
@@ -106,21 +106,23 @@ def test_arguments_that_are_no_text(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for given in (["--out", word], ["--config", word], [f"adapter.x={word}"]):
-        assert cli.train_main(["--adapter", "bagel", *given]) == 2
+        assert main.train_main(["--adapter", "bagel", *given]) == 2
         assert "srum: the argument" in capsys.readouterr().err
-    assert cli.main(["report", word]) == 2
+    assert main.main(["report", word]) == 2
     assert "srum: the argument" in capsys.readouterr().err
 
 
 def test_the_settings_are_printed_and_read_back(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, prompts: str
 ) -> None:
-    assert cli.train_main([*COMPONENTS, prompts, "train.lr=0.125", "--checkpoint", "some/where", "--print-config"]) == 0
+    assert (
+        main.train_main([*COMPONENTS, prompts, "train.lr=0.125", "--checkpoint", "some/where", "--print-config"]) == 0
+    )
     printed = capsys.readouterr().out
     assert "0.125" in printed
     assert "some/where" in printed
     (tmp_path / "again.toml").write_text(printed)
-    assert cli.train_main(["--config", str(tmp_path / "again.toml"), "--print-config"]) == 0
+    assert main.train_main(["--config", str(tmp_path / "again.toml"), "--print-config"]) == 0
     assert capsys.readouterr().out == printed
 
 
@@ -130,7 +132,7 @@ def test_a_dry_run_tells_all_and_does_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     before = sorted(tmp_path.rglob("*"))
-    assert cli.train_main([*COMPONENTS, prompts, "adapter.checkpoint=there-is-none", "rounds=2", "--dry-run"]) == 0
+    assert main.train_main([*COMPONENTS, prompts, "adapter.checkpoint=there-is-none", "rounds=2", "--dry-run"]) == 0
     said = capsys.readouterr().out
     for stage in ("evaluate (base)", "generate (round 0)", "judge (round 1)", "evaluate (round 1)"):
         assert stage in said
@@ -142,14 +144,14 @@ def test_a_dry_run_tells_all_and_does_nothing(
 
 def test_the_way_to_go_on_is_the_same_command_without_redo() -> None:
     given = ["--adapter", "toy", "--redo", "judge", "train.lr=1e-5", "--redo=train", "--out", "my runs/a"]
-    assert cli.resume_command(given) == "srum-train --adapter toy train.lr=1e-5 --out 'my runs/a'"
+    assert main.resume_command(given) == "srum-train --adapter toy train.lr=1e-5 --out 'my runs/a'"
 
 
 def test_a_stage_in_a_process_group_of_its_own(tmp_path: Path) -> None:
     for launch in launching.LAUNCHES[1:]:
         parsed = Namespace(launch=launch, processes=4, launcher=None)
-        command = cli.launch_command(parsed, tmp_path, Step("evaluate", None))
-        assert command[-4:] == ["srum_core.stages", "evaluate", str(tmp_path), "base"]
+        command = main.launch_command(parsed, tmp_path, Step("evaluate", None))
+        assert command[-4:] == ["srum_core.cli.stage", "evaluate", str(tmp_path), "base"]
         assert command[command.index("--num_processes") + 1] == "4"
         assert Path(command[command.index("--config_file") + 1]).is_file()
 
@@ -158,10 +160,10 @@ def test_a_launcher_starts_the_same_stage_and_says_what_it_is_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: str
 ) -> None:
     parsed = Namespace(launch="fsdp2-offload", processes=None, launcher="srun 'my torchrun' --nnodes=2")
-    command = cli.launch_command(parsed, tmp_path, Step("train", 1))
+    command = main.launch_command(parsed, tmp_path, Step("train", 1))
     assert command[:3] == ["srun", "my torchrun", "--nnodes=2"]
-    assert command[3:] == ["-m", "srum_core.stages", "train", str(tmp_path), "1", "--launch", "fsdp2-offload"]
-    assert cli.train_main([*COMPONENTS, prompts, "--out", str(tmp_path / "run"), "--launcher", "srun"]) == 2
+    assert command[3:] == ["-m", "srum_core.cli.stage", "train", str(tmp_path), "1", "--launch", "fsdp2-offload"]
+    assert main.train_main([*COMPONENTS, prompts, "--out", str(tmp_path / "run"), "--launcher", "srun"]) == 2
     assert "--launcher needs --launch" in capsys.readouterr().err
 
 
@@ -214,7 +216,7 @@ def test_interrupted_in_several_processes_it_says_so_once_and_leaves_nothing_beh
     paths = os.pathsep.join([str(HERE), *sys.path])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary")}
     options = ["--launch=ddp", "--processes=2", "--only=generate", "generate.batch=1", f"--out={tmp_path / 'run'}"]
-    command = [sys.executable, "-m", "srum_core.cli", *COMPONENTS, prompts, *options]
+    command = [sys.executable, "-m", "srum_core.cli.main", *COMPONENTS, prompts, *options]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as running:
         while running.poll() is None and not list(tmp_path.glob("run/round-0/candidates/images/*.png")):
@@ -243,7 +245,7 @@ def test_launched_by_accelerate_two_processes_share_the_work(tmp_path: Path, pro
         "--out",
         str(tmp_path / "run"),
     ]
-    command = [sys.executable, "-m", "srum_core.cli", *COMPONENTS, prompts, *options]
+    command = [sys.executable, "-m", "srum_core.cli.main", *COMPONENTS, prompts, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run/round-0/candidates"

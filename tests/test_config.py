@@ -17,12 +17,14 @@ from fake_plugins import install
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srum_core import discovery, plugins
-from srum_core.config import _ELSEWHERE, Settings, Train, Use, _names, describe, load_settings, open_settings, to_toml
+from srum_core.config import Settings, Train, describe, load_settings, open_settings, to_toml
+from srum_core.config.load import _ELSEWHERE, _names
+from srum_core.config.toml import knob_docs
 from srum_core.errors import ConfigError
-from srum_core.plugins import Registry, discover
-from srum_core.run import Run
-from srum_core.settings_toml import knob_docs
+from srum_core.options import Use
+from srum_core.plugins import Registry, discover, discovery
+from srum_core.plugins import registry as registry_module
+from srum_core.runs.run import Run
 
 PLUGIN = '''
 from __future__ import annotations
@@ -445,8 +447,8 @@ def test_run_toml_holds_every_option_and_the_versions(load: Load, registry: Regi
 def test_a_checkout_names_its_commit_and_whether_it_was_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "srum_core/plugins.py"))
-    commit = plugins._commit.__wrapped__
+    monkeypatch.setattr(registry_module, "__file__", str(tmp_path / "srum_core/plugins/registry.py"))
+    commit = registry_module._commit.__wrapped__
     assert commit() == {}
     (tmp_path / "a.txt").write_text("a")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]

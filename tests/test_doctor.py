@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
 from srum_core import config, plugins
-from srum_core.cli import main
-from srum_core.doctor import answering, convention, cost, drawing, geometry
+from srum_core.cli.main import main
+from srum_core.doctor import answering, cost, drawing, flow_convention, geometry
 from srum_core.doctor.examine import examine
 from srum_core.doctor.findings import Cost, Finding
-from srum_core.doctor.patient import Patient, text_in_name, with_given_pictures, with_own_pictures
+from srum_core.doctor.subject import Patient, text_in_name, with_given_pictures, with_own_pictures
 from srum_core.errors import ConfigError
 from srum_core.records import Question, Sample
-from srum_core.run import Run
+from srum_core.runs.run import Run
 
 HERE = Path(__file__).parent
 GOLDEN = [
@@ -117,25 +117,25 @@ CONVENTIONS = {
 
 
 def test_the_bundled_models_convention_is_fine(check: Callable[..., dict[str, Finding]]) -> None:
-    found = check(convention.check)
+    found = check(flow_convention.check)
     assert {finding.verdict for finding in found.values()} == {"fine"}
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_another_convention_is_named(name: str, check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
     said, time, mend = CONVENTIONS[name]
-    found = check(convention.check, denoiser=Wrapped(model.denoiser, said, time))
-    assert wrong(found) == {convention.SIGN}
-    assert mend in found[convention.SIGN].text
+    found = check(flow_convention.check, denoiser=Wrapped(model.denoiser, said, time))
+    assert wrong(found) == {flow_convention.SIGN}
+    assert mend in found[flow_convention.SIGN].text
     if name == "length":
-        told = re.search(r"(\d+) times as long", found[convention.SIGN].text)
+        told = re.search(r"(\d+) times as long", found[flow_convention.SIGN].text)
         assert told is not None
         assert 17 <= int(told[1]) <= 22, "the bundled model's own velocity is about as long as it should be"
 
 
 def test_two_mistakes_are_told_together(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
     both = Wrapped(model.denoiser, lambda v, x, t: -v, lambda t: 1 - t)
-    text = check(convention.check, denoiser=both)[convention.SIGN].text
+    text = check(flow_convention.check, denoiser=both)[flow_convention.SIGN].text
     assert "negate it" in text
     assert "Time runs the wrong way round" in text
 
@@ -143,10 +143,10 @@ def test_two_mistakes_are_told_together(check: Callable[..., dict[str, Finding]]
 def test_a_missing_scale_is_told_and_the_sign_is_not_blamed(
     check: Callable[..., dict[str, Finding]], model: Bagel
 ) -> None:
-    found = check(convention.check, encode=lambda images: [x / 0.3611 + 0.1159 for x in model.encode(images)])
-    assert wrong(found) == {convention.SCALE}
-    assert "is the autoencoder's scale (and shift) applied" in found[convention.SCALE].text
-    told = re.search(r"a standard deviation of (\d\.\d)", found[convention.SCALE].text)
+    found = check(flow_convention.check, encode=lambda images: [x / 0.3611 + 0.1159 for x in model.encode(images)])
+    assert wrong(found) == {flow_convention.SCALE}
+    assert "is the autoencoder's scale (and shift) applied" in found[flow_convention.SCALE].text
+    told = re.search(r"a standard deviation of (\d\.\d)", found[flow_convention.SCALE].text)
     assert told is not None
     assert float(told[1]) == pytest.approx(1 / 0.3611, abs=0.3)
 
@@ -154,19 +154,21 @@ def test_a_missing_scale_is_told_and_the_sign_is_not_blamed(
 def test_latents_and_velocities_that_are_no_numbers_are_told(
     check: Callable[..., dict[str, Finding]], model: Bagel
 ) -> None:
-    found = check(convention.check, encode=lambda images: [x / 0 for x in model.encode(images)])
-    assert "no finite numbers" in found[convention.SCALE].text
-    found = check(convention.check, denoiser=Wrapped(model.denoiser, lambda v, x, t: v * float("nan"), lambda t: t))
-    assert "not finite" in found[convention.SIGN].text
+    found = check(flow_convention.check, encode=lambda images: [x / 0 for x in model.encode(images)])
+    assert "no finite numbers" in found[flow_convention.SCALE].text
+    found = check(
+        flow_convention.check, denoiser=Wrapped(model.denoiser, lambda v, x, t: v * float("nan"), lambda t: t)
+    )
+    assert "not finite" in found[flow_convention.SIGN].text
 
 
 def test_untrained_weights_cannot_tell(patient: Patient, run: Run) -> None:
     settings = config.load_settings("bagel", ["shapes"], None, GOLDEN, run.registry)
     random = Run(run.folder, settings, run.registry)
     examined = Patient(random, random.model(0), patient.candidates, patient.texts, True)
-    found = {finding.check: finding for finding in convention.check(examined)}
+    found = {finding.check: finding for finding in flow_convention.check(examined)}
     assert {finding.verdict for finding in found.values()} == {"undecided"}
-    assert "untrained weights?" in found[convention.SIGN].text
+    assert "untrained weights?" in found[flow_convention.SIGN].text
     assert examined.trained is False
 
 
@@ -409,7 +411,7 @@ def test_pictures_may_be_given(run: Run, model: Bagel, patient: Patient, tmp_pat
         picture.save(tmp_path / name)
     given = with_given_pictures(run, model, tmp_path)
     assert given.texts == [None, "a red circle"]
-    assert {finding.verdict for finding in convention.check(given)} == {"fine"}
+    assert {finding.verdict for finding in flow_convention.check(given)} == {"fine"}
     with pytest.raises(ConfigError, match="there is no picture"):
         with_given_pictures(run, model, HERE / "golden")
 

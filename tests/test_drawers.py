@@ -14,7 +14,7 @@ import torch
 from PIL import ImageChops
 from safetensors.torch import load_file, save_file
 
-from srum_core.cli import main, train_main
+from srum_core.cli.main import main, train_main
 from srum_core.errors import CheckpointError, ConfigError
 from srum_core.plugins import discover
 from srum_core.testing import DrawerConformance
@@ -167,7 +167,7 @@ def test_a_laptop_does_not_begin_to_download(name: str, made, monkeypatch: pytes
 
 @pytest.mark.parametrize("preset", ["flux-dev", "flux-schnell", "sd3-medium", "sdxl"])
 def test_presets_are_settings(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srum_core.place.LARGE", float("inf"))  # this machine need not be able to run them
+    monkeypatch.setattr("srum_core.models.hub.LARGE", float("inf"))  # this machine need not be able to run them
     words = ["eval", "run", "--adapter", "diffusers", "--preset", preset, "--benchmark", "shapes"]
     assert main([*words, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
 

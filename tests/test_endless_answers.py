@@ -15,11 +15,12 @@ from srum_benchmarks.compbench import original
 from srum_benchmarks.instruments import released_parsers
 from srum_benchmarks.understanding import choices, mathvista, mme, mmmu
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
-from srum_core import benchmarking, plugins
+from srum_core import plugins
 from srum_core.analysis import steps
-from srum_core.hearing import LONGEST_ANSWER, Hearing, legible, without_echo
+from srum_core.evaluation import benchmarking
 from srum_core.records import Candidate, Unreadable
 from srum_core.stages.ground import _Proposing
+from srum_core.stages.interview import LONGEST_ANSWER, Hearing, legible, without_echo
 from srum_core.testing.fixtures import sample_candidate, sample_regions
 from srum_lmms import asking
 

@@ -11,8 +11,9 @@ from urllib.parse import quote
 import pytest
 from rich.table import Table
 
-from srum_core.console import say, show_table, tell
+from srum_core.cli.common import say, show_table
 from srum_core.errors import clean, extra, hide, mask
+from srum_core.runs.progress import tell
 
 
 class Mute(Exception):

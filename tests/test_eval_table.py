@@ -14,14 +14,14 @@ import attrs
 import pytest
 
 from srum_benchmarks import published
-from srum_core import tables
-from srum_core.cli import main
-from srum_core.comparing import Comparison, commas, compare, page
+from srum_core.cli.main import main
 from srum_core.errors import PluginError
+from srum_core.evaluation import tables
+from srum_core.evaluation.comparison import Comparison, commas, compare, page
+from srum_core.evaluation.published import Published
+from srum_core.evaluation.tables import BenchmarkTable
 from srum_core.plugins import discover
-from srum_core.published import Published
 from srum_core.records import Row
-from srum_core.tables import BenchmarkTable
 
 BENCHMARKS = ("compbench", "geneval", "reasonbench")
 IDIOM = BenchmarkTable(
@@ -159,7 +159,7 @@ def test_a_training_run_has_a_line_before_and_after(tmp_path: Path) -> None:
 
 
 def compare_all(*folders: Path) -> list[Comparison]:
-    from srum_core.comparing import found
+    from srum_core.evaluation.comparison import found
 
     return compare([table for folder in folders for table in found(folder)], discover())
 
@@ -214,7 +214,7 @@ def test_a_benchmark_that_is_not_installed_is_shown_alone(tmp_path: Path, capsys
 
 def test_no_heavy_library_is_needed(tmp_path: Path) -> None:
     code = (
-        f"import sys; from srum_core.cli import main; main(['eval', 'table', {str(written(tmp_path))!r}]);"
+        f"import sys; from srum_core.cli.main import main; main(['eval', 'table', {str(written(tmp_path))!r}]);"
         "print(sorted({'torch', 'transformers', 'diffusers'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

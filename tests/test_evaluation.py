@@ -19,9 +19,9 @@ from PIL import Image
 from warm import shared
 
 from srum_benchmarks.wise.prompts import LEGACY
-from srum_core import tables
-from srum_core.cli import main
-from srum_core.evaluation import answers, console
+from srum_core.cli import evaluation as console
+from srum_core.cli.main import main
+from srum_core.evaluation import answers, tables
 from srum_core.evaluation.run import Evaluation
 from srum_core.records import Answer, Question, Sample
 
@@ -296,7 +296,7 @@ def test_killed_for_good_and_resumed(name: str, data: Path, tmp_path: Path) -> N
     judge = [] if name == "shapes" else ["--judge", f"{HERE}:Judges", "--as", "j"]
     words = [*model(use(name, data), tmp_path / "run"), *judge]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    code = "import sys; from srum_core.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from srum_core.cli.main import main; sys.exit(main(sys.argv[1:]))"
     for kill in ("draw", "answer")[: 1 + bool(judge)]:
         killing = {**environment, "SRUM_TEST_KILL": kill}
         done = shared().run(["-c", code, "eval", "run", *words], tmp_path, killing)
@@ -314,7 +314,7 @@ def test_scoring_needs_no_torch_no_model_and_no_network(data: Path, tmp_path: Pa
     code = (
         "import sys, socket\n"
         "socket.socket.connect = None\n"
-        "from srum_core.cli import main\n"
+        "from srum_core.cli.main import main\n"
         f"code = main(['eval', 'score', {str(tmp_path)!r}])\n"
         "print(code, sorted({'torch', 'transformers', 'openai'} & set(sys.modules)))"
     )

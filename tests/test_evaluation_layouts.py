@@ -17,8 +17,8 @@ from toy import COMPONENTS
 from srum_benchmarks.compbench import layout as compbench_layout
 from srum_benchmarks.geneval import layout as geneval_layout
 from srum_benchmarks.wise.prompts import LEGACY
-from srum_core import tables
-from srum_core.cli import train_main
+from srum_core.cli.main import train_main
+from srum_core.evaluation import tables
 from srum_core.evaluation.run import Evaluation
 from srum_core.records import Question
 from srum_judges.answerers import wire

@@ -16,8 +16,8 @@ from warm import shared
 
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
-from srum_core.cli import train_main
-from srum_core.run import Run
+from srum_core.cli.main import train_main
+from srum_core.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,8 @@ def test_the_same_command_twice_gives_the_same_metrics(first: Path, tmp_path: Pa
 def test_killed_and_resumed_gives_the_same(first: Path, tmp_path: Path, there: str) -> None:
     """SIGKILL as soon as a file is there, that is in the middle of a stage or right after its first batch."""
     folder = tmp_path / "run"
-    code = f"import sys; from srum_core.cli import train_main; sys.exit(train_main({[*SHORT, '--out', str(folder)]!r}))"
+    given = [*SHORT, "--out", str(folder)]
+    code = f"import sys; from srum_core.cli.main import train_main; sys.exit(train_main({given!r}))"
 
     def kill(process: int) -> None:
         while not (folder / there).exists() and Path(f"/proc/{process}/exe").exists():

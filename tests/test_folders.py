@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from srum_core.errors import RecordError
-from srum_core.folders import abandoned, aside, inside, lock, settle
+from srum_core.files import abandoned, aside, inside, lock, settle
 from srum_core.interchange import fresh
 
 

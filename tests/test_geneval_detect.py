@@ -28,8 +28,8 @@ from srum_benchmarks.geneval import asking, detect, detector
 from srum_benchmarks.geneval.crops import crop
 from srum_benchmarks.geneval.detector import Colors, Detector, Found
 from srum_benchmarks.geneval.rules import COLORS
-from srum_core import tables
 from srum_core.errors import CheckpointError, PluginError
+from srum_core.evaluation import tables
 from srum_core.evaluation.run import Evaluation
 from srum_core.records import Question
 

@@ -9,9 +9,9 @@ import pytest
 from test_stages import WORDS, make
 
 from srum_core import config
-from srum_core.hookspecs import Use
+from srum_core.options import Use
 from srum_core.records import BoxFormat, Candidate, Question, Region, Score, Unreadable
-from srum_core.run import Run
+from srum_core.runs.run import Run
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge

@@ -9,8 +9,8 @@ import attrs
 import pytest
 
 from srum_core.errors import PluginError, RecordError
-from srum_core.hearing import Hearing, conduct, without_echo
 from srum_core.records import Answer, Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
+from srum_core.stages.interview import Hearing, conduct, without_echo
 
 CANDIDATE = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 1.0)), Region("2", (0.5, 0.0, 1.0, 1.0)))

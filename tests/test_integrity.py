@@ -16,19 +16,19 @@ from PIL import Image
 from test_stages import WORDS, make
 
 import srum_core
-from srum_core.commands import export, reread
+from srum_core.cli.commands import export, reread
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation.run import Evaluation
-from srum_core.folders import STAGES
-from srum_core.hookspecs import Use
+from srum_core.files import STAGES
+from srum_core.options import Use
 from srum_core.records import Candidate, Judgement
-from srum_core.run import Run
-from srum_core.selection import choose
+from srum_core.runs.run import Run
+from srum_core.runs.store import Records
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
-from srum_core.store import Records
+from srum_core.training.selection import choose
 
 Fault = Callable[[Run], object]
 
@@ -59,7 +59,7 @@ def again(run: Run) -> None:
 
 def train(run: Run) -> None:
     """As far as training reads what is on disk."""
-    from srum_core.latents import Latents
+    from srum_core.training.latent_cache import Latents
 
     Latents(run.round_folder(0) / "latents", "").prepare(run.model(0), choose(run, 0).candidates)
 
@@ -300,7 +300,7 @@ def test_a_record_file_that_is_none_is_a_sentence(tmp_path: Path, kind: str) -> 
 
 
 def test_a_vote_that_nobody_gave_is_a_sentence(run: Run) -> None:
-    from srum_core.hearing import Hearing
+    from srum_core.stages.interview import Hearing
 
     (judgement, *_), (candidate, *_) = run.judgements(0), run.candidates(0)
     (name, toy), *_ = run.judges()
@@ -322,8 +322,8 @@ def test_a_candidate_outside_is_not_even_written(tmp_path: Path) -> None:
 
 def test_options_that_only_change_speed_are_ignored_on_the_folders_side_too(run: Run) -> None:
     """A folder that was written before they were marked, or before one was neutral at its default, is the same."""
-    from srum_core.remembered import made_with
-    from srum_core.store import differences
+    from srum_core.runs.fingerprint import made_with
+    from srum_core.runs.store import differences
 
     def asked(**options: object) -> dict[str, Any]:
         return {
@@ -375,7 +375,7 @@ def test_no_message_names_a_stage_to_redo_without_its_round() -> None:
     found = [
         f"{path.relative_to(root)}:{number}"
         for path in root.rglob("*.py")
-        if path.relative_to(root).as_posix() not in ("cli.py", "folders.py")  # which explain the option
+        if path.relative_to(root).as_posix() not in ("cli/main.py", "files.py")  # which explain the option
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
         if re.search(rf"--redo ({'|'.join(STAGES)})\b", line)
     ]

@@ -17,7 +17,7 @@ from PIL import Image
 from test_reread import ARGUMENTS, files, open_with
 from training import clean  # noqa: F401 - a fixture
 
-from srum_core import cli
+from srum_core.cli import main
 from srum_core.interchange import Bad, Incoming
 from srum_core.interchange.official import read_official
 from srum_core.interchange.official_records import pixels
@@ -35,8 +35,8 @@ from srum_core.records import (
     Score,
     Unreadable,
 )
-from srum_core.run import Run
-from srum_core.store import write_list
+from srum_core.runs.run import Run
+from srum_core.runs.store import write_list
 from srum_losses.maps import Paper, Released
 
 PROMPTS = (
@@ -88,12 +88,12 @@ def made(folder: Path) -> Run:
 
 
 def export(run: Run, *arguments: str, code: int = 0) -> None:
-    assert cli.main(["export", str(run.folder), *arguments]) == code
+    assert main.main(["export", str(run.folder), *arguments]) == code
 
 
 def bring(data: Path, out: Path, *arguments: str, code: int = 0) -> Run:
     given = ["import", str(data), "--out", str(out), "--adapter", "toy:ToyModel", *arguments, *SETTINGS]
-    assert cli.main(given) == code
+    assert main.main(given) == code
     return Run.open(out) if code == 0 else None  # type: ignore[return-value]
 
 
@@ -440,12 +440,12 @@ def test_an_imported_run_trains(name: str, tmp_path: Path, capsys: pytest.Captur
     command = capsys.readouterr().out.splitlines()[-1].split()
     assert command[:5] == ["srum-train", "--adapter", "toy:ToyModel", "--out", str(tmp_path / "back")]
     arguments = ["--adapter", "toy:ToyModel", "--out", str(tmp_path / "back"), "--only", "train", *SETTINGS]
-    assert cli.train_main(arguments) == 0
+    assert main.train_main(arguments) == 0
     assert run.done("train", 0)
     (metrics,) = (run.round_folder(0) / "metrics.jsonl").read_text().splitlines()
     assert json.loads(metrics)["judged"] == 3
     assert json.loads(metrics)["unjudged"] == (name == "parquet")
-    assert cli.train_main([*arguments[:6], *SETTINGS]) == 0  # the rest of the round is there
+    assert main.train_main([*arguments[:6], *SETTINGS]) == 0  # the rest of the round is there
 
 
 def test_judging_an_imported_run_again_goes_over_its_pictures(tmp_path: Path) -> None:
@@ -453,17 +453,17 @@ def test_judging_an_imported_run_again_goes_over_its_pictures(tmp_path: Path) ->
     paint(tmp_path / "7.png", (20, 10))
     bring(path, tmp_path / "run")
     arguments = ["--adapter", "toy:ToyModel", "--out", str(tmp_path / "run"), "--redo", "ground", "--only", "ground"]
-    assert cli.train_main([*arguments, *SETTINGS]) == 0
+    assert main.train_main([*arguments, *SETTINGS]) == 0
     (grounding,) = Run.open(tmp_path / "run").groundings(0)
     assert [region.id for region in grounding.regions] == ["1", "2"]
-    assert cli.train_main([*arguments[:4], "--only", "judge", *SETTINGS]) == 0
+    assert main.train_main([*arguments[:4], "--only", "judge", *SETTINGS]) == 0
     (judgement,) = Run.open(tmp_path / "run").judgements(0)
     assert len(judgement.scores) == 6
 
 
 def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bring(write(tmp_path / "train.jsonl", line()), tmp_path / "run")
-    assert cli.main(["reread", str(tmp_path / "run")]) == 2
+    assert main.main(["reread", str(tmp_path / "run")]) == 2
     assert "no answers that they were read from, as after srum import" in told(capsys)
 
 
@@ -532,7 +532,7 @@ def test_what_an_import_refuses(
     os.mkfifo("odd/pipe.jsonl")
     Path("odd/zero.parquet").symlink_to("/dev/zero")
     given = ["--out", "run", *arguments]
-    assert cli.main(["import", data, "--adapter", "toy:ToyModel", *SETTINGS, *given]) == 2
+    assert main.main(["import", data, "--adapter", "toy:ToyModel", *SETTINGS, *given]) == 2
     assert sentence in told(capsys)
     shutil.rmtree("odd")
     assert files(tmp_path) == before

@@ -12,8 +12,8 @@ from PIL import Image, ImageFile
 from training import SIZES, clean, interrupt, make, metrics  # noqa: F401  (clean is used by being here)
 
 from srum_core.errors import RecordError, TrainingError
-from srum_core.latents import Latents
-from srum_core.stages.train import train
+from srum_core.training.latent_cache import Latents
+from srum_core.training.trainer import train
 
 
 def test_latents_are_encoded_once_and_again_when_the_picture_changes(

@@ -17,13 +17,10 @@ PLUGINS = {
     path.name: path for shelf in SHELVES for path in (ROOT / shelf).iterdir() if (path / "__init__.py").is_file()
 }
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy", "datasets"}
-LIGHT_CORE = [
-    *("__init__", "records", "protocols", "hookspecs", "discovery", "loading", "plugins", "structuring", "settings"),
-    *("settings_toml", "config", "store", "prompts", "run", "remembered", "cli", "errors", "progress", "boxes"),
-    *("hearing", "pictures", "console", "selection", "window", "benchmarking", "launching", "tables", "fetching"),
-    "preflight",
-]
-LIGHT_FOLDERS = ("commands", "evaluation", "interchange", "analysis")
+LIGHT_ROOT = ("__init__", "records", "protocols", "errors", "files", "options", "boxes")
+LIGHT_FILES = ("training/selection", "training/crops", "evaluation/tables", "models/images", "models/fetching")
+LIGHT_FOLDERS = ("plugins", "config", "runs", "cli", "evaluation", "interchange", "analysis")
+HEAVY_WHEN_IMPORTED = ("stage.py", "__main__.py")  # entry points, and what a stage imports when it runs
 
 
 def imports(path: Path, run_time: bool = False) -> Iterator[tuple[str, str]]:
@@ -62,7 +59,7 @@ def test_a_plugin_imports_the_core_and_no_other_plugin(name: str) -> None:
 
 
 def light_files() -> list[Path]:
-    core = [ROOT / "srum_core" / f"{name}.py" for name in LIGHT_CORE]
+    core = [ROOT / "srum_core" / f"{name}.py" for name in (*LIGHT_ROOT, *LIGHT_FILES)]
     core += [path for folder in LIGHT_FOLDERS for path in files(ROOT / "srum_core" / folder)]
     return [*core, *(path / "__init__.py" for path in PLUGINS.values()), *files(PLUGINS["srum_judges"])]
 
@@ -79,13 +76,85 @@ def test_no_module_needs_posix_to_be_imported() -> None:
 
 
 def test_importing_every_light_module_leaves_torch_out() -> None:
-    names = [f"srum_core.{name}" for name in LIGHT_CORE if name != "__init__"] + sorted(PLUGINS)
-    inner = [path for folder in LIGHT_FOLDERS for path in files(ROOT / "srum_core" / folder)]
-    names += [f"srum_core.{path.parent.name}.{path.stem}" for path in inner if path.stem != "__init__"]
-    loading = f"import sys\nfrom importlib import import_module\nfor name in {names}: import_module(name)\n"
+    paths = [path for path in light_files() if path.stem not in ("__main__", "stage", "evaluation_stage")]
+    names = {_module(path) for path in paths}
+    loading = f"import sys\nfrom importlib import import_module\nfor name in {sorted(names)}: import_module(name)\n"
     code = f"{loading}print(sorted({HEAVY} & sys.modules.keys()))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[1:] if parts[0] in SHELVES else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+# ---- the house -------------------------------------------------------------------------------------------------------
+
+ROOT_FILES = {"__init__", "__main__", "records", "errors", "files", "flow", "protocols", "options", "boxes"}
+FEATURES = ("ablation", "analysis", "doctor", "interchange", "testing")
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("records",), ("errors",), ("files",), ("flow",), ("protocols", "boxes"), ("options",), ("plugins",), ("config",),
+    ("models",), ("runs",), ("stages.chunks", "stages.interview", "stages.asking"), ("training",),
+    ("stages.generate", "stages.ground", "stages.judge"), ("evaluation",), ("stages",), ("report",), FEATURES, ("cli",),
+)  # fmt: skip
+"""Lowest first. A module belongs to the longest of these names that it begins with."""
+
+
+def graph() -> dict[str, set[str]]:
+    """What every module of the core imports from it, at run time or for type checkers, anywhere in the file."""
+    modules = {_module(path): path for path in files(ROOT / "srum_core")}
+    found: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found[name] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names if alias.name in modules}
+            elif isinstance(node, ast.ImportFrom) and node.module in modules:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= (inner & modules.keys()) or {node.module}
+        found[name].discard(name)
+    return found
+
+
+def layer(module: str) -> int:
+    inside = module.removeprefix("srum_core").removeprefix(".")
+    fitting = [
+        (len(name), place)
+        for place, names in enumerate(LAYERS)
+        for name in names
+        if f"{inside}.".startswith(f"{name}.")
+    ]
+    assert fitting, f"{module} has no place in LAYERS"
+    return max(fitting)[1]
+
+
+def test_the_root_holds_what_is_on_the_list() -> None:
+    assert {path.stem for path in (ROOT / "srum_core").glob("*.py")} == ROOT_FILES
+
+
+def test_no_module_imports_upwards() -> None:
+    inner = {name: needs for name, needs in graph().items() if name not in ("srum_core", "srum_core.__main__")}
+    assert not [(name, other) for name, needs in inner.items() for other in needs if layer(other) > layer(name)]
+
+
+def test_no_feature_imports_another() -> None:
+    rooms = {name: name.split(".")[1] for name in graph() if name.count(".")}
+    wrong = [
+        (name, other)
+        for name, needs in graph().items()
+        for other in needs
+        if rooms.get(name) in FEATURES and rooms.get(other) in FEATURES and rooms[name] != rooms[other]
+    ]
+    assert not wrong
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    needs = graph()
+    while leaves := {name for name, others in needs.items() if not others & needs.keys()}:
+        needs = {name: others for name, others in needs.items() if name not in leaves}
+    assert not needs, f"a circle among {sorted(needs)}"
 
 
 def test_shelves_are_no_packages() -> None:

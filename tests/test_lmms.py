@@ -12,7 +12,7 @@ import toy
 from PIL import Image
 
 from srum_core.errors import AnswerError, ConfigError
-from srum_core.hookspecs import Use
+from srum_core.options import Use
 from srum_core.plugins import Registry
 from srum_lmms import MODEL, asking, manifest
 
@@ -87,7 +87,7 @@ def test_a_checkpoint_and_a_preset_become_options_of_the_adapter(monkeypatch: py
 
 def test_what_a_run_has_trained_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(model=lambda rounds: f"after {rounds} rounds")
-    monkeypatch.setattr("srum_core.run.started_from", lambda start, registry: (run, 2))
+    monkeypatch.setattr("srum_core.runs.run.started_from", lambda start, registry: (run, 2))
     assert asking.answerer(trained="runs/x:1") == "after 2 rounds"
 
 

@@ -12,11 +12,11 @@ import pytest
 from clean_environment import ROOT, CleanEnvironment
 from fake_plugins import install
 
-from srum_core.cli import main
+from srum_core.cli.main import main
 from srum_core.errors import PluginError
-from srum_core.hookspecs import KINDS
 from srum_core.plugins import Registry, discover
-from srum_core.scaffold import choose_names, write
+from srum_core.plugins.hookspecs import KINDS
+from srum_core.plugins.scaffold import choose_names, write
 
 TINY = [
     "generate.candidates=1", "generate.limit=2", "train.steps=1", "adapter.drawing.steps=2", "benchmark=",
@@ -130,7 +130,7 @@ def test_it_can_be_put_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_command_is_light() -> None:
     code = (
-        "import sys; from srum_core.cli import main; main(['new-plugin', 'judge', 'bad name']);"
+        "import sys; from srum_core.cli.main import main; main(['new-plugin', 'judge', 'bad name']);"
         "print(sorted({'torch', 'numpy', 'PIL', 'transformers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

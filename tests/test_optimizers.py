@@ -17,12 +17,12 @@ from near import off
 from torch import nn
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
-from srum_core import optimizers, tuning
-from srum_core.config import Use
+from srum_core.config.settings import Lora, Train
 from srum_core.errors import TrainingError
+from srum_core.options import Use
 from srum_core.plugins import discover
-from srum_core.settings import Lora, Train
-from srum_core.stages.train import train
+from srum_core.training import lora, optimizers
+from srum_core.training.trainer import train
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 BOTH = ["adamw", pytest.param("adamw8bit", marks=pytest.mark.skipif(sys.platform != "linux", reason="bitsandbytes"))]
@@ -165,7 +165,7 @@ def test_bagel_s_layers_compile_whole_and_once_for_all(monkeypatch: pytest.Monke
         torch.manual_seed(0)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
-            tuned = tuning.tune(model, "lora", Lora(rank=2), checkpointing=True, compiled=compile)
+            tuned = lora.tune(model, "lora", Lora(rank=2), checkpointing=True, compiled=compile)
         noisy = [torch.ones(2, 2, model.denoiser.vae2llm.in_features)] * 2
         said = tuned.module(noisy, torch.tensor([0.3, 0.8]), model.condition(["a red cup", None]))
         sum(each.square().sum() for each in said).backward()

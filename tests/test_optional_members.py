@@ -14,19 +14,19 @@ from attrs import evolve
 from safetensors.torch import load_file, save_file
 from training import clean, make  # noqa: F401  (clean is used by being here)
 
-from srum_core import cli
+from srum_core.cli import main
+from srum_core.cli.evaluation import read_model
 from srum_core.config import load_settings, to_toml
 from srum_core.errors import ConfigError, RecordError
-from srum_core.evaluation.console import read_model
-from srum_core.hookspecs import Use
-from srum_core.latents import Latents
+from srum_core.options import Use
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Mask, Region, Score
-from srum_core.run import started_from
-from srum_core.stages import perform
-from srum_core.stages.train import train
-from srum_core.store import to_json
-from srum_core.window import WHOLE, within
+from srum_core.runs.run import started_from
+from srum_core.runs.store import to_json
+from srum_core.stages.order import perform
+from srum_core.training.crops import WHOLE, within
+from srum_core.training.latent_cache import Latents
+from srum_core.training.trainer import train
 
 MIDDLE = (0.25, 0.0, 0.75, 1.0)
 """The middle square of a picture twice as wide as high."""
@@ -129,11 +129,11 @@ def test_a_model_whose_saving_is_whole_is_exported_by_it(tmp_path) -> None:
     run = make(tmp_path / "run", steps=2)
     train(run, 0)
     arguments = ["export", str(run.folder), "--format", "checkpoint", "--to"]
-    assert cli.main([*arguments, str(tmp_path / "whole")]) == 0
+    assert main.main([*arguments, str(tmp_path / "whole")]) == 0
     expected = load_file(next(run.stage_folder("train", 0).glob("*.safetensors")))
     written = load_file(next((tmp_path / "whole").glob("*.safetensors")))
     assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
-    assert cli.main([*arguments, str(tmp_path / "other"), "--round", "1"]) == 2  # there is no such round
+    assert main.main([*arguments, str(tmp_path / "other"), "--round", "1"]) == 2  # there is no such round
     assert not (tmp_path / "other").exists()
 
 
@@ -152,13 +152,13 @@ def test_without_a_round_everything_means_the_last_finished_one(tmp_path, capsys
         (run.stage_folder("judge", round) / "DONE").unlink()
     which = [] if asked is None else ["--round", str(asked)]
     arguments = ["export", str(run.folder), *which, "--to"]
-    assert cli.main([*arguments, str(tmp_path / "whole"), "--format", "checkpoint"]) == 0
+    assert main.main([*arguments, str(tmp_path / "whole"), "--format", "checkpoint"]) == 0
     assert f"The model after round {meant} of " in capsys.readouterr().out
     written = load_file(tmp_path / "whole/toy.safetensors")
     assert all(torch.equal(written[name], tensor + meant) for name, tensor in first.items())
     start = str(run.folder) if asked is None else f"{run.folder}:{asked}"
     assert started_from(start, run.registry)[1] == meant + 1
-    assert cli.main([*arguments, str(tmp_path / "judged")]) == 0
+    assert main.main([*arguments, str(tmp_path / "judged")]) == 0
     assert f"Round {meant} of " in capsys.readouterr().out
     nothing = {"settings": [], "checkpoint": None, "adapter": None, "preset": [], "config": None}
     read_model(Namespace(trained=start, benchmark="shapes", **nothing), run.registry)

@@ -16,9 +16,9 @@ from srum_benchmarks.shapes.oracle import ShapesOracle
 from srum_benchmarks.shapes.render import Object, draw
 from srum_core import config, plugins
 from srum_core.errors import RecordError
-from srum_core.hookspecs import Use
+from srum_core.options import Use
 from srum_core.records import Candidate, Prompt, Region
-from srum_core.run import Run
+from srum_core.runs.run import Run
 from srum_core.testing import JudgeConformance
 from srum_losses.maps import Paper
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srum_core import packing
+from srum_core.training import batching
 
 
 @given(
@@ -18,11 +18,11 @@ from srum_core import packing
 def test_every_picture_is_in_one_batch_that_counts(
     sizes: list[int], budget: int, world: int, accumulation: int, seed: int
 ) -> None:
-    steps = packing.epoch(sizes, budget, world * accumulation, seed)
-    assert steps == packing.epoch(sizes, budget, world * accumulation, seed)
+    steps = batching.epoch(sizes, budget, world * accumulation, seed)
+    assert steps == batching.epoch(sizes, budget, world * accumulation, seed)
     seen: list[int] = []
     for step in steps:
-        shares = [packing.share(step, rank, world) for rank in range(world)]
+        shares = [batching.share(step, rank, world) for rank in range(world)]
         assert len({len(share) for share in shares}) == 1  # or the processes would wait for each other for ever
         assert len(shares[0]) <= accumulation
         for batch, counts in (each for share in shares for each in share):
@@ -32,6 +32,6 @@ def test_every_picture_is_in_one_batch_that_counts(
 
 
 def test_a_number_of_steps_goes_on_over_epochs() -> None:
-    every = list(packing.steps([1, 1, 1], 1, 2, lambda epoch: epoch, epochs=1, limit=5))
+    every = list(batching.steps([1, 1, 1], 1, 2, lambda epoch: epoch, epochs=1, limit=5))
     assert [sum(map(len, step)) for step in every] == [2, 1, 2, 1, 2]
-    assert list(packing.steps([1, 1, 1], 1, 2, lambda epoch: epoch, epochs=2, limit=0)) == every[:4]
+    assert list(batching.steps([1, 1, 1], 1, 2, lambda epoch: epoch, epochs=2, limit=0)) == every[:4]

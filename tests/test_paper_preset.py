@@ -10,11 +10,11 @@ from attrs import evolve
 from safetensors.torch import load_file
 from test_sam import PERMISSIVE, small_sam
 
-from srum_core.cli import train_main
+from srum_core.cli.main import train_main
 from srum_core.config import load_settings
+from srum_core.config.settings import Settings
 from srum_core.plugins import discover
-from srum_core.run import Run
-from srum_core.settings import Settings
+from srum_core.runs.run import Run
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from srum_core.errors import RecordError
-from srum_core.pictures import open_rgb
+from srum_core.models.images import open_rgb
 from srum_core.records import Box
 
 

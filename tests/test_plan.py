@@ -19,17 +19,19 @@ from torch.utils._pytree import tree_leaves
 from srum_bagel import checkpoint as bagel_checkpoint
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
-from srum_core import config, optimizers, plugins, tuning
+from srum_core import config, plugins
 from srum_core.analysis.activity import _Sum
-from srum_core.cli import main
-from srum_core.doctor.advice import _advice, mend
-from srum_core.doctor.meter import Metered, metered
+from srum_core.cli.main import main
+from srum_core.config.settings import Settings, Train
+from srum_core.doctor.memory_meter import Metered, metered
 from srum_core.doctor.plan import GIB, Device, Need, Planner
+from srum_core.doctor.suggestions import _advice, mend
 from srum_core.errors import ConfigError
 from srum_core.flow import Schedule, flow_step
-from srum_core.gauges import Tally
-from srum_core.run import Run
-from srum_core.settings import Settings, Train
+from srum_core.options import Use
+from srum_core.runs.run import Run
+from srum_core.training import lora, optimizers
+from srum_core.training.metrics import Tally
 from srum_losses import objectives
 
 GOLDENS = Path(__file__).parent / "golden"
@@ -114,10 +116,10 @@ class Really(TorchDispatchMode):
         return out
 
 
-def really(settings: Settings, registry: plugins.Registry) -> tuple[int, tuning.Tuned]:
+def really(settings: Settings, registry: plugins.Registry) -> tuple[int, lora.Tuned]:
     """Bytes that a step of the model with its weights allocates at its height."""
     model = Bagel(Options(**settings.adapter.options))
-    tuned = tuning.tune(model, settings.train.method, settings.lora, settings.train.checkpointing)
+    tuned = lora.tune(model, settings.train.method, settings.lora, settings.train.checkpointing)
     objective = registry.create("loss", settings.loss)
     rows, columns, channels = Bagel.outline(Options(checkpoint=str(BAGEL)), "cpu").grid
     latents = [torch.randn(rows, columns, channels) for _ in range(2)]
@@ -273,7 +275,7 @@ class Stub:
     ],
 )
 def test_nothing_is_named_that_is_not_needed(room: float, words: tuple[str, ...] | None) -> None:
-    settings = Settings(adapter=config.Use("bagel"), train=Train(method="full"))
+    settings = Settings(adapter=Use("bagel"), train=Train(method="full"))
     made: Any = Stub(room)
     found = mend(made, settings, made.train(settings))
     assert (None if found is None else found.words) == words
@@ -347,7 +349,7 @@ class Heavy:
     ],
 )
 def test_what_is_advised_is_enough(stage: str, gib: float, count: int, told: str) -> None:
-    settings = Settings(adapter=config.Use("bagel"))
+    settings = Settings(adapter=Use("bagel"))
     settings = attrs.evolve(settings, train=Train(max_cells=128))
     made: Any = Heavy(gib, count)
     said = _advice(made, settings, getattr(made, stage)(settings))
@@ -364,7 +366,7 @@ def test_an_adapter_without_an_outline_is_told(registry: plugins.Registry, tmp_p
 
 
 def test_amounts_are_amounts() -> None:
-    from srum_core.commands.doctor import arguments
+    from srum_core.cli.commands.doctor import arguments
 
     parser = argparse.ArgumentParser(exit_on_error=False)
     arguments(parser)

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from fake_plugins import install
 
-from srum_core.cli import main
+from srum_core.cli.launching import exit_status
+from srum_core.cli.main import main
 from srum_core.config import describe, load_settings
 from srum_core.errors import CheckpointError, ConfigError, PluginError, hide
-from srum_core.hookspecs import KINDS, Use
-from srum_core.launching import exit_status
-from srum_core.loading import members
+from srum_core.options import Use
 from srum_core.plugins import Registry, discover
+from srum_core.plugins.hookspecs import KINDS
+from srum_core.plugins.loading import members
 from srum_core.protocols import UnifiedModel
 
 ROOT = Path(__file__).parent.parent

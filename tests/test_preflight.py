@@ -9,9 +9,10 @@ import pytest
 import torch
 from toy import COMPONENTS, ToyJudge
 
-from srum_core import cli, trackers
-from srum_core.cli import train_main
+from srum_core.cli import main
+from srum_core.cli.main import train_main
 from srum_core.records import Score
+from srum_core.training import trackers
 
 BAGEL = ("--adapter", "bagel", "--preset", "shapes")
 BLIP3O = ("--adapter", "blip3o", "--preset", "shapes")
@@ -27,7 +28,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("wandb", "bitsandbytes"):
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    monkeypatch.setattr("srum_core.optimizers.find_spec", lambda name: None)
+    monkeypatch.setattr("srum_core.training.optimizers.find_spec", lambda name: None)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
 
@@ -160,15 +161,15 @@ def test_nothing_is_deleted_for_a_run_that_cannot_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize("action", ["run", "generate"])
 def test_an_evaluation_too(action: str, typed: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["eval", action, *BAGEL, "--benchmark", "shapes", *typed, "--out", "run"]
-    assert cli.main([*given, "--dry-run"]) == 1
+    assert main.main([*given, "--dry-run"]) == 1
     assert told in capsys.readouterr().err
-    assert cli.main(given) == 2
+    assert main.main(given) == 2
     assert told in capsys.readouterr().err
     assert not list(Path("run").glob("[!.]*"))
 
 
 def test_an_ablation_too(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["ablate", *BAGEL, "--arms", "paper", "--dry-run", "--out", "run"]
-    assert cli.main(given) == 0
-    assert cli.main([*given, "train.trackers=['wandb']"]) == 1
+    assert main.main(given) == 0
+    assert main.main([*given, "train.trackers=['wandb']"]) == 1
     assert "would not start: train.trackers names" in capsys.readouterr().err

@@ -21,9 +21,9 @@ from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.curriculum import Recipe, Steps
 from srum_benchmarks.shapes.render import compose, draw
 from srum_benchmarks.shapes.sight import BACKGROUND
-from srum_core import tuning
 from srum_core.config import Lora
 from srum_core.records import Question
+from srum_core.training import lora
 
 pytestmark = pytest.mark.slow
 
@@ -211,7 +211,7 @@ def test_what_training_wrote_is_measured_like_any_checkpoint(
 
     for method in ("full", "lora"):
         model = load(pretrained / "model")
-        tuning.save(model, tuning.tune(model, method, Lora(), False), tmp_path / method, {})
+        lora.save(model, lora.tune(model, method, Lora(), False), tmp_path / method, {})
     base = figures("--checkpoint", str(pretrained / "model"))
     assert base["drawing"]["all"]["correct"]["count"] == 4
     assert figures("--checkpoint", str(tmp_path / "full")) == base, "not trained, so it draws the same"

@@ -12,10 +12,10 @@ import toy
 from attrs import evolve
 from test_reread import WORDS, make
 
-from srum_core import cli
-from srum_core.hearing import Hearing
+from srum_core.cli import main
 from srum_core.records import Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
-from srum_core.run import Run
+from srum_core.runs.run import Run
+from srum_core.stages.interview import Hearing
 from srum_core.testing.transcripts import Transcript, read_transcripts, write_transcripts
 
 
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def record(run: Run, *arguments: str, code: int = 0) -> None:
-    assert cli.main(["record", str(run.folder), *arguments]) == code
+    assert main.main(["record", str(run.folder), *arguments]) == code
 
 
 def test_a_transcript_reads_as_the_run_does(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

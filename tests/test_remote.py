@@ -39,10 +39,10 @@ from loopback import (
 )
 from PIL import Image
 
-from srum_core.cli import train_main
+from srum_core.cli.main import train_main
 from srum_core.config import load_settings
 from srum_core.errors import AnswerError, ConfigError, RecordError
-from srum_core.pictures import open_rgb
+from srum_core.models.images import open_rgb
 from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_judges.answerers import answer_cache, wire

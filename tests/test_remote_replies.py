@@ -13,9 +13,9 @@ from PIL import Image
 
 from srum_core import config, plugins
 from srum_core.errors import AnswerError
-from srum_core.hookspecs import Use
+from srum_core.options import Use
 from srum_core.records import Question, Score
-from srum_core.run import Run
+from srum_core.runs.run import Run
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge

@@ -18,14 +18,14 @@ from PIL import Image
 from reporting import ODD, draw, make_ablation, make_run
 from toy import COMPONENTS
 
-from srum_core import cli
+from srum_core.cli import main
 from srum_core.errors import RecordError
 from srum_core.report import charts, write_report
 from srum_core.report.gallery import Choice
 from srum_core.report.gather import gather
 from srum_core.report.page import embedded, render
 from srum_core.report.pictures import data_uri
-from srum_core.run import Run
+from srum_core.runs.run import Run
 
 
 class Page(HTMLParser):
@@ -367,13 +367,13 @@ def test_the_command_says_where_the_page_is(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["report", str(folder), "--out", "page.html", "--limit", "2"]) == 0
+    assert main.main(["report", str(folder), "--out", "page.html", "--limit", "2"]) == 0
     assert capsys.readouterr().out == "The report is in page.html\n"
     assert len(Page((tmp_path / "page.html").read_text(encoding="utf-8")).data["candidates"]) == 4
 
 
 def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["report", str(tmp_path)]) == 2
+    assert main.main(["report", str(tmp_path)]) == 2
     assert "There is nothing to report" in capsys.readouterr().err
 
 
@@ -386,7 +386,7 @@ def training(tmp_path: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_training_ends_with_the_report(training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.train_main(training) == 0
+    assert main.train_main(training) == 0
     path = tmp_path / "run" / "report.html"
     assert capsys.readouterr().out.endswith(f"The report is in {path}\n")
     found = Page(path.read_text(encoding="utf-8")).data
@@ -403,7 +403,7 @@ def test_a_report_that_fails_leaves_the_run_finished(
         raise RecordError("The picture x.png cannot be read.")
 
     monkeypatch.setattr("srum_core.report.write_report", fails)
-    assert cli.train_main(training) == 2
+    assert main.train_main(training) == 2
     said = capsys.readouterr()
     assert "The run is in" in said.out
     assert "The picture x.png cannot be read." in said.err

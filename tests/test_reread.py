@@ -12,14 +12,15 @@ import toy
 from attrs import evolve, frozen
 from training import clean  # noqa: F401 - a fixture
 
-from srum_core import cli, config, plugins
+from srum_core import config, plugins
+from srum_core.cli import main
 from srum_core.errors import RecordError
-from srum_core.folders import lock
-from srum_core.hookspecs import Use
+from srum_core.files import lock
+from srum_core.options import Use
 from srum_core.records import BoxFormat, Candidate, Judgement, Question, Region, Score, Unreadable
-from srum_core.run import Run
-from srum_core.stages import perform
-from srum_core.store import Records
+from srum_core.runs.run import Run
+from srum_core.runs.store import Records
+from srum_core.stages.order import perform
 
 WORDS = ["a red cat", "two dogs", "a tree left of a house", "ein Bär 🐻", "the sea"]
 
@@ -124,7 +125,7 @@ def judgements(folder: Path) -> list[Judgement]:
 
 
 def reread(run: Run, *arguments: str, code: int = 0) -> None:
-    assert cli.main(["reread", str(run.folder), *arguments]) == code
+    assert main.main(["reread", str(run.folder), *arguments]) == code
 
 
 def flat(text: str) -> str:
@@ -295,7 +296,7 @@ def test_scores_without_answers_cannot_be_read_again(tmp_path: Path, capsys: pyt
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["reread", str(tmp_path / "nowhere")]) == 2
+    assert main.main(["reread", str(tmp_path / "nowhere")]) == 2
     assert "is not the folder of a run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -329,7 +330,7 @@ def test_what_was_trained_on_the_old_ones_is_named_and_the_command_trains_again(
     assert "Training of round 0 was done" in flat(said)
     command = said.splitlines()[-1].split()
     assert command == ["srum-train", "--config", "run/run.toml", "--out", "run", "--redo", "train"]
-    assert cli.train_main([*command[1:], "--only", "train"]) == 0
+    assert main.train_main([*command[1:], "--only", "train"]) == 0
     assert files(run.stage_folder("train", 0)) != weights
     assert (run.round_folder(0) / "judgements.before-1").is_dir()  # --redo train does not take them along
 
@@ -349,7 +350,9 @@ def test_interrupted_anywhere_the_same_command_finishes(
 
     with monkeypatch.context() as patch:
         if where == "before run.toml":
-            patch.setattr("srum_core.commands.reread.Run.create", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(
+                "srum_core.cli.commands.reread.Run.create", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
         else:
             patch.setattr(Path, "rename", cut)
         reread(run, "judges.1.factor=0.5", code=130)
@@ -373,5 +376,5 @@ def test_judges_that_ask_nothing_are_read_again_by_looking_again(
     for stage in ("generate", "ground", "judge"):
         perform(made, stage, 0)
     assert [score.value for each in made.judgements(0) for score in each.scores] == [0.25, 0.25]
-    assert cli.main(["reread", str(made.folder)]) == 0
+    assert main.main(["reread", str(made.folder)]) == 0
     assert "Nothing changes." in capsys.readouterr().out

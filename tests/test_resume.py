@@ -18,13 +18,13 @@ import toy
 from torch import Tensor
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
-from srum_core import sharding
-from srum_core.cli import launch_command
+from srum_core.cli.main import launch_command
 from srum_core.errors import RecordError
 from srum_core.flow import FlowStep
-from srum_core.run import Run
-from srum_core.stages import Step
-from srum_core.stages.train import train
+from srum_core.runs.run import Run
+from srum_core.stages.chunks import Step
+from srum_core.training import fsdp
+from srum_core.training.trainer import train
 from srum_losses.objectives import SrumLoss
 
 
@@ -63,7 +63,7 @@ def test_logs_that_were_tampered_with_are_noticed(tmp_path: Path, monkeypatch: p
 
 class Launched(SrumLoss):
     def __call__(self, step: FlowStep) -> tuple[Tensor, Mapping[str, Tensor]]:
-        assert sharding.wanted()
+        assert fsdp.wanted()
         assert (os.environ["WORLD_SIZE"], os.environ["FSDP_STATE_DICT_TYPE"]) == ("2", "FULL_STATE_DICT")
         return super().__call__(step)
 
@@ -72,7 +72,7 @@ def process(run: Run, launch: str = "none", **environment: str) -> subprocess.Co
     """The stage as a process of its own, or as two as `--launch` starts them."""
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here), *sys.path])
-    command = [sys.executable, "-m", "srum_core.stages", "train", str(run.folder), "0"]
+    command = [sys.executable, "-m", "srum_core.cli.stage", "train", str(run.folder), "0"]
     if launch != "none":
         parsed = Namespace(launch=launch, processes=2, launcher=None)
         command = launch_command(parsed, run.folder, Step("train", 0))

@@ -14,21 +14,23 @@ from attrs import evolve, field, frozen
 from torch import Tensor
 from training import clean  # noqa: F401 - a fixture
 
-from srum_core import cli, plugins
+from srum_core import plugins
 from srum_core.ablation.plan import fingerprint
-from srum_core.cli import train_main
+from srum_core.cli import main
+from srum_core.cli.main import train_main
 from srum_core.config import Settings, changed, describe, load_settings, open_settings, to_toml
 from srum_core.errors import ConfigError, RecordError
-from srum_core.folders import FOLDERS
-from srum_core.hookspecs import SAMPLING, SPEED, Use
+from srum_core.evaluation.stage import evaluate
+from srum_core.files import FOLDERS, STAGES
+from srum_core.options import SAMPLING, SPEED, Use
 from srum_core.records import Sample
 from srum_core.report.gather import gather
-from srum_core.run import Run
-from srum_core.stages import STAGES, Step, count, perform
-from srum_core.stages.evaluate import evaluate
+from srum_core.runs.run import Run
+from srum_core.stages.chunks import Step
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
+from srum_core.stages.order import count, perform
 
 WORDS = ["a red cat", "two dogs", "the sea"]
 
@@ -448,7 +450,7 @@ def test_components_of_all_rounds_are_checked_before_the_first_image(
     rounds = [["train.trackers=['wandb']"], ["judges=[{use='zoom', template='mine.txt'}]", "prompts=nowhere.txt"]]
     given = [*OWN, f"rounds={rounds}", "--out", str(tmp_path / "run")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("srum_core.trackers.find_spec", lambda name: None)
+        patch.setattr("srum_core.training.trackers.find_spec", lambda name: None)
         assert train_main([*given, "--dry-run"]) == 1
         assert train_main(given) == 2
     told = capsys.readouterr().err
@@ -466,9 +468,9 @@ def test_answers_are_read_again_as_each_round_says(tmp_path: Path, capsys: pytes
     perform(run, "ground", 1)
     perform(run, "judge", 1)
     values = [[score.value for each in run.judgements(k) for score in each.scores] for k in (0, 1)]
-    assert cli.main(["reread", str(tmp_path)]) == 0
+    assert main.main(["reread", str(tmp_path)]) == 0
     assert "Nothing changes." in capsys.readouterr().out
-    assert cli.main(["reread", str(tmp_path), "rounds=[['judges.0.factor=0.5'], ['judges.0.factor=0.25']]"]) == 0
+    assert main.main(["reread", str(tmp_path), "rounds=[['judges.0.factor=0.5'], ['judges.0.factor=0.25']]"]) == 0
     again = Run.open(tmp_path)
     again.check()
     assert again.settings.rounds == (("judges.0.factor=0.5",), ("judges.0.factor=0.25",))
@@ -476,7 +478,7 @@ def test_answers_are_read_again_as_each_round_says(tmp_path: Path, capsys: pytes
     assert [score.value for each in again.judgements(1) for score in each.scores] == [x / 4 for x in values[1]]
     for text, key in (("rounds=2", ""), ("rounds=[[]]", "rounds"), ("rounds=[[], ['map=released']]", "map.use")):
         capsys.readouterr()
-        status = cli.main(["reread", str(tmp_path), text, "--dry-run"])
+        status = main.main(["reread", str(tmp_path), text, "--dry-run"])
         assert status == (2 if key else 0), text
         told = capsys.readouterr().err
         assert (f"{key} (was" in told and "It cannot change" in told) or not key
@@ -487,18 +489,18 @@ def test_a_judge_of_one_round_is_recorded(tmp_path: Path, capsys: pytest.Capture
     for stage in STAGES[:3]:
         perform(run, stage, 0)
     out = ["--out", str(tmp_path / "transcripts.jsonl")]
-    assert cli.main(["record", str(run.folder), "--judge", "test_reread:Tunable", *out]) == 0
+    assert main.main(["record", str(run.folder), "--judge", "test_reread:Tunable", *out]) == 0
     assert "3 transcripts of round 0 (9 scores" in capsys.readouterr().out
 
 
 def test_what_a_round_has_judged_is_exported_and_imported_as_the_first_of_a_run(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["export", str(whole), "--to", str(tmp_path / "data"), "--round", "1"]) == 0
+    assert main.main(["export", str(whole), "--to", str(tmp_path / "data"), "--round", "1"]) == 0
     given = ["import", str(tmp_path / "data/train.jsonl"), f"--out={tmp_path / 'run'}", *OWN, "generate.candidates=2"]
-    assert cli.main(given) == 2
+    assert main.main(given) == 2
     assert "generate.candidates is 2" in capsys.readouterr().err
-    assert cli.main([*given, f"rounds={[['generate.candidates=1', *SECOND], []]}"]) == 0
+    assert main.main([*given, f"rounds={[['generate.candidates=1', *SECOND], []]}"]) == 0
     run = Run.open(tmp_path / "run")
     assert (len(run.planned(0)), len(run.planned(1))) == (2, 2 * len(WORDS))
     perform(run, "train", 0)

@@ -16,12 +16,13 @@ from toy import COMPONENTS
 
 from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError
-from srum_core.folders import FOLDERS, STAGES, lock
-from srum_core.hookspecs import Use
-from srum_core.prompts import check_prompts, load_prompts, read_prompts
+from srum_core.files import FOLDERS, STAGES, lock
+from srum_core.options import Use
 from srum_core.records import Prompt
-from srum_core.run import Run
-from srum_core.stages import Step, count, needed, perform, steps, undone
+from srum_core.runs.prompts import check_prompts, load_prompts, read_prompts
+from srum_core.runs.run import Run
+from srum_core.stages.chunks import Step
+from srum_core.stages.order import count, needed, perform, steps, undone
 
 HERE = Path(__file__).parent
 WORDS = ["a red cat", "two dogs", "a tree left of a house", "three cups", "the sea"]
@@ -39,7 +40,7 @@ def train(*arguments: str, told: Path | None = None, **environment: str) -> None
         os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT), 2)
     sys.path.insert(0, str(HERE))
     os.environ.update(environment)
-    from srum_core.cli import train_main
+    from srum_core.cli.main import train_main
 
     sys.exit(train_main([*ARGUMENTS, *arguments]))
 
@@ -49,7 +50,7 @@ def spawn() -> Callable[..., int]:
     """Runs a function in a fresh process that has torch loaded already; returns the exit code."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "accelerate", "peft", "toy", "srum_core.stages.train"])
+    context.set_forkserver_preload(["torch", "accelerate", "peft", "toy", "srum_core.training.trainer"])
 
     def run(*arguments: str, **more: Any) -> int:
         process = context.Process(target=train, args=arguments, kwargs=more)

@@ -17,12 +17,13 @@ from accelerate.state import AcceleratorState
 from near import off
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
-from srum_core import config, plugins, sharding
-from srum_core.hookspecs import Use
-from srum_core.launching import take_preset
-from srum_core.run import Run
-from srum_core.stages import perform
-from srum_core.stages.train import train
+from srum_core import config, plugins
+from srum_core.cli.launching import take_preset
+from srum_core.options import Use
+from srum_core.runs.run import Run
+from srum_core.stages.order import perform
+from srum_core.training import fsdp
+from srum_core.training.trainer import train
 
 SRUM, BOUNDED = "srum_losses.objectives:SrumLoss", "srum_losses.objectives:BoundedLoss"
 RAGGED: dict[str, Any] = {"steps": 0, "epochs": 4, "max_cells": 12, "clip": 0.5, "text_dropout": 0.3}
@@ -51,8 +52,8 @@ def train_here(folder: Path, launch: str, after: int | None = None) -> tuple[str
     ended = "trained"
     with (
         patch.object(toy, "called", called),
-        patch("srum_core.run.gc.collect", lambda *_: 0),
-        patch.object(sharding, "shard", wraps=sharding.shard) as shard,
+        patch("srum_core.runs.run.gc.collect", lambda *_: 0),
+        patch.object(fsdp, "shard", wraps=fsdp.shard) as shard,
     ):
         try:
             train(Run.open(folder), 0)

@@ -16,9 +16,9 @@ from training import clean, interrupt, make, metrics  # noqa: F401  (clean is us
 from srum_core.config import Select
 from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Prompt, Region, Score
-from srum_core.remembered import remembered
-from srum_core.selection import Pair, Pictures, choose, duplicates, relative, select
-from srum_core.stages.train import train
+from srum_core.runs.fingerprint import remembered
+from srum_core.training.selection import Pair, Pictures, choose, duplicates, relative, select
+from srum_core.training.trainer import train
 from srum_losses import SparseOptions
 from srum_losses.maps import Sparse
 
@@ -211,7 +211,7 @@ def test_more_objects_than_in_the_first_round_are_said_with_the_remedy(
         part.unlink()  # somebody made room
     assert choose(run, 1).counts()["objects_before"] is None
     shutil.copytree(run.stage_folder("judge", 1), run.stage_folder("judge", 0), dirs_exist_ok=True)
-    monkeypatch.setattr("srum_core.stages.train.choose", lambda *which: evolve(choose(*which), objects_before=0.8))
+    monkeypatch.setattr("srum_core.training.trainer.choose", lambda *which: evolve(choose(*which), objects_before=0.8))
     train(run, 0)
     assert "Images hold 25% more objects than before training" in caplog.text
     assert "loss.beta" in caplog.text

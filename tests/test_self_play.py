@@ -10,11 +10,11 @@ import test_reread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srum_core import cli
+from srum_core.cli import main
 from srum_core.errors import ConfigError
-from srum_core.hearing import Hearing, conduct
 from srum_core.plugins import discover
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
+from srum_core.stages.interview import Hearing, conduct
 from srum_core.testing import JudgeConformance, ScriptedModel, read_transcripts
 from srum_judges.answerers.scripted import Scripted
 from srum_judges.options import SelfPlayOptions
@@ -326,7 +326,7 @@ def test_a_run_is_read_again_and_recorded(
     test_reread.reread(run, "judges.0.limit=1", code=2)  # what it would ask today is not what was answered
     assert "judge again with --redo judge" in test_reread.flat(capsys.readouterr().err)
     file = tmp_path / "t/self-play.jsonl"
-    assert cli.main(["record", str(run.folder), "--judge", "self-play", "--out", str(file)]) == 0
+    assert main.main(["record", str(run.folder), "--judge", "self-play", "--out", str(file)]) == 0
     suite = JudgeConformance()
     suite.transcripts = file
     suite.test_recorded_answers_read_as_before(judge())

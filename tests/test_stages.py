@@ -17,20 +17,21 @@ from PIL import Image
 from rich.console import Console
 from toy import ToyBenchmark, ToyGrounder, ToyJudge, ToyModel
 
-from srum_core import config, plugins, tables
-from srum_core import progress as progress_module
+from srum_core import config, plugins
 from srum_core.ablation import tables as tabulated
 from srum_core.errors import PluginError, RecordError, TrainingError
-from srum_core.hookspecs import Use
-from srum_core.progress import clock, progress, rate
+from srum_core.evaluation import stage as evaluating
+from srum_core.evaluation import tables
+from srum_core.evaluation.stage import compare, evaluate, read_table, scored
+from srum_core.options import Use
 from srum_core.records import Answer, Candidate, Question, Region, Row, Sample, Score, Unreadable
-from srum_core.run import Run
-from srum_core.selection import choose
-from srum_core.stages import evaluate as evaluating
-from srum_core.stages.evaluate import compare, evaluate, read_table, scored
+from srum_core.runs import progress as progress_module
+from srum_core.runs.progress import clock, progress, rate
+from srum_core.runs.run import Run
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
+from srum_core.training.selection import choose
 
 WORDS = ["a red cat", "two dogs", "a tree left of a house", "three cups", "the sea"]
 

@@ -14,10 +14,10 @@ from near import off
 from torch import Tensor, nn
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
-from srum_core import tuning
 from srum_core.config import Lora
 from srum_core.flow import FlowStep
-from srum_core.stages.train import train
+from srum_core.training import lora
+from srum_core.training.trainer import train
 from srum_losses.objectives import SftLoss
 
 BOUNDED = "srum_losses.objectives:BoundedLoss"
@@ -48,8 +48,8 @@ def witnessed(folder: Path, loss: str = "test_start:Witness", **settings: Any) -
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_it_says_what_a_separately_loaded_model_says(method: str) -> None:
     torch.manual_seed(0)
-    tuned = tuning.tune(toy.ToyModel(), method, Lora(rank=2, dropout=0.5), checkpointing=True)
-    start = tuning.Start.of(tuned)
+    tuned = lora.tune(toy.ToyModel(), method, Lora(rank=2, dropout=0.5), checkpointing=True)
+    start = lora.Start.of(tuned)
     with torch.no_grad():
         for parameter in tuned.parameters.values():
             parameter += 0.1
@@ -67,7 +67,7 @@ def test_it_says_what_a_separately_loaded_model_says(method: str) -> None:
 
 def test_a_denoisers_own_dropout_has_no_part_in_it() -> None:
     module = nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.5))
-    start = tuning.Start.of(tuning.Tuned(module, dict(module.named_parameters()), "full"))
+    start = lora.Start.of(lora.Tuned(module, dict(module.named_parameters()), "full"))
     x = torch.randn(2, 3)
     assert torch.equal(start(x), module[0](x))
     assert not torch.equal(module(x), module[0](x))
@@ -116,7 +116,7 @@ def test_where_srum_runs_away_the_remedies_do_not(tmp_path: Path, loss: str, sto
     loss = "srum_losses.objectives:NegativeAwareLoss" if loss == "negative" else loss
     run = make(tmp_path / "run", "training:Hostile", loss=loss, lr=0.05, steps=100, save_every=1000)
     if stopped:
-        with pytest.raises(tuning.TrainingError, match="run away"):
+        with pytest.raises(lora.TrainingError, match="run away"):
             train(run, 0)
         return
     train(run, 0)

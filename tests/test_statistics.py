@@ -9,8 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from srum_core import statistics
-from srum_core.statistics import Estimate, difference, estimate, resampled_means
+from srum_core.evaluation import statistics
+from srum_core.evaluation.statistics import Estimate, difference, estimate, resampled_means
 
 
 def test_the_resamples_of_a_tiny_table_are_all_that_there_can_be() -> None:
@@ -160,5 +160,5 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
 
 
 def test_importing_it_imports_no_numpy() -> None:
-    code = "import sys, srum_core.statistics; print('numpy' in sys.modules)"
+    code = "import sys, srum_core.evaluation.statistics; print('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -15,10 +15,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srum_core import store
 from srum_core.errors import RecordError
 from srum_core.records import Candidate, Exchange, Grounding, Judgement, Prompt, Question, Region, Score, Unreadable
-from srum_core.store import Records, read_list, write_atomic, write_list
+from srum_core.runs import store
+from srum_core.runs.store import Records, read_list, write_atomic, write_list
 
 PROMPTS = [
     Prompt("a", "a red square"),
@@ -229,7 +229,9 @@ def test_memory_does_not_grow_with_the_size_of_records(tmp_path: Path) -> None:
 
 
 def test_the_store_imports_no_torch() -> None:
-    code = "import sys, srum_core.store, srum_core.progress; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
+    code = (
+        "import sys, srum_core.runs.store, srum_core.runs.progress; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from srum_benchmarks.summary import Cell, Part, part, row
-from srum_core.comparing import Comparison, Line, grids
 from srum_core.doctor import findings
+from srum_core.evaluation.comparison import Comparison, Line, grids
+from srum_core.evaluation.tables import BenchmarkTable, Grid, all_shares, cell, number, show
 from srum_core.records import Row
-from srum_core.tables import BenchmarkTable, Grid, all_shares, cell, number, show
 
 NUMBER = "57.8 [51.8, 63.9]"
 

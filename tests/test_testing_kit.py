@@ -15,8 +15,8 @@ from PIL import Image
 
 from srum_core import testing
 from srum_core.errors import AnswerError
-from srum_core.hearing import Hearing, conduct
 from srum_core.records import Exchange, Question, Score
+from srum_core.stages.interview import Hearing, conduct
 from srum_core.testing import (
     THREE_REGIONS,
     AdapterConformance,

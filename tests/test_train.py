@@ -16,11 +16,11 @@ from near import off
 from peft import PeftModel
 from training import LEFT, SIZES, clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
-from srum_core import trackers
 from srum_core.errors import ConfigError, RecordError, TrainingError
 from srum_core.records import Judgement, Unreadable
-from srum_core.run import Run
-from srum_core.stages.train import Trainer, train
+from srum_core.runs.run import Run
+from srum_core.training import trackers
+from srum_core.training.trainer import Trainer, train
 
 # ---- what is learnt from, and how it is logged ----------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from srum_core import tuning
 from srum_core.errors import CheckpointError, TrainingError
 from srum_core.flow import Recipe
+from srum_core.models import trained
+from srum_core.training import lora
 
 LORA: Any = SimpleNamespace(rank=2, alpha=4.0, dropout=0.0)
 
@@ -48,12 +49,12 @@ class Model:
         save_file({name: tensor.clone() for name, tensor in weights.items()}, directory / "upstream.safetensors")
 
 
-def tune(model: Any, method: str, checkpointing: bool = False) -> tuning.Tuned:
+def tune(model: Any, method: str, checkpointing: bool = False) -> lora.Tuned:
     torch.manual_seed(1)
-    return tuning.tune(model, method, LORA, checkpointing)
+    return lora.tune(model, method, LORA, checkpointing)
 
 
-def fit(tuned: tuning.Tuned, steps: int = 3) -> None:
+def fit(tuned: lora.Tuned, steps: int = 3) -> None:
     optimizer = torch.optim.SGD(tuned.parameters.values(), 0.3)
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
     for _ in range(steps):
@@ -74,10 +75,10 @@ def test_full_trains_what_the_recipe_names_in_float32_and_leaves_the_rest() -> N
 def test_full_training_of_mixed_types_needs_autocast() -> None:
     tuned = tune(Model(torch.bfloat16), "full")
     with pytest.raises(TrainingError, match=r"loaded the rest as torch.bfloat16: use train.mixed_precision=bf16"):
-        tuning.check_types(tuned, "no")
-    tuning.check_types(tuned, "bf16")
-    tuning.check_types(tune(Model(), "full"), "no")
-    tuning.check_types(tune(Model(torch.bfloat16), "lora"), "no")
+        lora.check_types(tuned, "no")
+    lora.check_types(tuned, "bf16")
+    lora.check_types(tune(Model(), "full"), "no")
+    lora.check_types(tune(Model(torch.bfloat16), "lora"), "no")
 
 
 def test_lora_adds_to_the_modules_named_and_starts_neutral() -> None:
@@ -124,23 +125,23 @@ def test_lora_folder_is_peft_s_and_merges_into_the_next_round(tmp_path: Path) ->
     model, x = Model(), torch.randn(4, 3)
     tuned = tune(model, "lora")
     fit(tuned)
-    trained = tuned.module(x).detach()
-    tuning.save(model, tuned, tmp_path / "c", {"round": 0})
+    after = tuned.module(x).detach()
+    lora.save(model, tuned, tmp_path / "c", {"round": 0})
     there = {path.name for path in (tmp_path / "c").iterdir()}
     assert there == {"adapter_config.json", "adapter_model.safetensors", "srum.json"}
     assert json.loads((tmp_path / "c" / "srum.json").read_text()) == {"kind": "lora", "round": 0}
 
     fresh = Model()
-    assert off(fresh.denoiser(x), trained) > 1e-5
-    assert off(PeftModel.from_pretrained(Model().denoiser, str(tmp_path / "c"))(x), trained) <= 1e-5
+    assert off(fresh.denoiser(x), after) > 1e-5
+    assert off(PeftModel.from_pretrained(Model().denoiser, str(tmp_path / "c"))(x), after) <= 1e-5
     names = [name for name, _ in fresh.denoiser.named_parameters()]
     denoiser = fresh.denoiser
-    tuning.apply(fresh, tmp_path / "c")
+    trained.apply(fresh, tmp_path / "c")
     assert fresh.denoiser is denoiser
     assert [name for name, _ in denoiser.named_parameters()] == names
     assert not denoiser.training
     assert not any(parameter.requires_grad for parameter in denoiser.parameters())
-    assert off(denoiser(x), trained) <= 1e-5
+    assert off(denoiser(x), after) <= 1e-5
     tune(fresh, "lora")  # and once more, in the round after
 
 
@@ -148,20 +149,20 @@ def test_full_folder_is_written_by_the_adapter(tmp_path: Path) -> None:
     model = Model()
     tuned = tune(model, "full")
     fit(tuned)
-    tuning.save(model, tuned, tmp_path / "c", {})
+    lora.save(model, tuned, tmp_path / "c", {})
     stored = load_file(tmp_path / "c" / "upstream.safetensors")
     assert stored.keys() == tuned.parameters.keys()
     assert all(torch.equal(stored[name], parameter) for name, parameter in tuned.parameters.items())
-    assert tuning.kind(tmp_path / "c") == "full"
+    assert trained.kind(tmp_path / "c") == "full"
     with pytest.raises(CheckpointError, match="full weights"):
-        tuning.apply(model, tmp_path / "c")  # type: ignore[arg-type]
+        trained.apply(model, tmp_path / "c")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="no result of training"):
-        tuning.kind(tmp_path)
+        trained.kind(tmp_path)
 
 
 def test_the_moving_average_follows_and_settles_at_its_decay() -> None:
     weights = {"w": torch.zeros(1)}
-    average = tuning.Average(weights, 0.9)
+    average = lora.Average(weights, 0.9)
     expected = 0.0
     for step in range(200):
         weights["w"].fill_(step)
@@ -169,4 +170,4 @@ def test_the_moving_average_follows_and_settles_at_its_decay() -> None:
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
         assert average.weights["w"].item() == pytest.approx(expected, rel=1e-5)
-    assert not tuning.Average(weights, 0.0).weights
+    assert not lora.Average(weights, 0.0).weights

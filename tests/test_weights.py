@@ -17,10 +17,11 @@ from training import clean, interrupt, make  # noqa: F401  (clean is used by bei
 
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
-from srum_core import tuning, weights
 from srum_core.config import Lora
 from srum_core.errors import CheckpointError, RecordError
-from srum_core.stages.train import train
+from srum_core.models import trained, weights
+from srum_core.training import lora
+from srum_core.training.trainer import train
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n"
@@ -51,9 +52,9 @@ def poison(tensors: dict[str, torch.Tensor], name: str = "llm2vae.weight", value
 
 
 @pytest.fixture
-def lora(tmp_path: Path) -> Path:
+def lora_folder(tmp_path: Path) -> Path:
     model = toy.ToyModel()
-    tuning.save(model, tuning.tune(model, "lora", Lora(rank=2), False), tmp_path / "lora", {})  # type: ignore[arg-type]
+    lora.save(model, lora.tune(model, "lora", Lora(rank=2), False), tmp_path / "lora", {})  # type: ignore[arg-type]
     return tmp_path / "lora"
 
 
@@ -86,12 +87,12 @@ def shorten(tensors: dict[str, torch.Tensor]) -> None:
     ids=["gone", "empty", "lacks", "names", "shapes", "nan", "cut", "pointer", "huge", "rank", "config", "kind"],
 )
 def test_a_lora_that_does_not_fit_is_not_taken_for_a_trained_one(
-    lora: Path, file: str, fault: Callable[[Path], object], words: list[str]
+    lora_folder: Path, file: str, fault: Callable[[Path], object], words: list[str]
 ) -> None:
-    fault(lora / file)
+    fault(lora_folder / file)
     with pytest.raises(CheckpointError) as caught:
-        tuning.apply(toy.ToyModel(), lora)  # type: ignore[arg-type]
-    assert [word for word in [str(lora), *words] if word not in str(caught.value)] == []
+        trained.apply(toy.ToyModel(), lora_folder)  # type: ignore[arg-type]
+    assert [word for word in [str(lora_folder), *words] if word not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_lora_that_does_not_fit_is_not_taken_for_a_trained_one(
 )
 def test_weights_that_are_copied_in_place_must_all_fit(values: dict[str, torch.Tensor], words: str) -> None:
     with pytest.raises(CheckpointError, match=words):
-        tuning.copy_into({"w": torch.zeros(3)}, values, "state.pt")
+        lora.copy_into({"w": torch.zeros(3)}, values, "state.pt")
 
 
 @pytest.mark.parametrize("part", ["weights", "average", "optimizer", "file"])

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from srum_core.flow import Recipe, Schedule
+from srum_core.models.weights import failure
 from srum_core.records import Candidate, Prompt, Question, Region, Row, Sample, Score, Unreadable
-from srum_core.weights import failure
 
 GRID, CHANNELS, SIDE, WIDTH = 4, 3, 8, 12
 COMPONENTS = [

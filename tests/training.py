@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from srum_core import plugins
 from srum_core.config import load_settings
 from srum_core.records import Candidate, Judgement, Prompt, Region, Score, Unreadable
-from srum_core.run import Run
-from srum_core.stages.train import train
+from srum_core.runs.run import Run
+from srum_core.training.trainer import train
 
 SIZES = [(8, 8), (8, 4), (6, 8), (8, 8), (4, 4)]  # pixels; 16, 8, 12, 16 and 4 latent cells
 LEFT = (1.0, -1.0, 1.0, -0.5)  # scores of the left halves, in turn
@@ -32,7 +32,7 @@ TRAIN: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Accelerate remembers its precision for the whole process; and collecting garbage takes longer than a training."""
-    monkeypatch.setattr("srum_core.run.gc.collect", lambda *_: 0)
+    monkeypatch.setattr("srum_core.runs.run.gc.collect", lambda *_: 0)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 

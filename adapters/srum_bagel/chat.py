@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from srum_core.errors import CheckpointError
-from srum_core.weights import loading
+from srum_core.models.weights import loading
 
 BOS, EOS, START, END = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from srum_core.errors import CheckpointError
-from srum_core.weights import Stored, loading, opened, read_json, refuse
+from srum_core.models.weights import Stored, loading, opened, read_json, refuse
 
 WEIGHTS = ("ema", "model")
 """Stems of the model's weight file, in order of preference."""

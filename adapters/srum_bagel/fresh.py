@@ -16,7 +16,7 @@ from srum_bagel.chat import BOS, END, EOS, START
 from srum_bagel.checkpoint import build_sizes
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.vision import Eye
-from srum_core.byte_pairs import train_tokenizer
+from srum_core.models.byte_pairs import train_tokenizer
 
 SPECIAL = ("<|endoftext|>", BOS, EOS, START, END)
 

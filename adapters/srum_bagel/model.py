@@ -23,13 +23,13 @@ from srum_bagel.place import find
 from srum_bagel.sampling import Branches, Contexts, Watch, sample, time_grid
 from srum_bagel.vision import Eye
 from srum_core.errors import CheckpointError
+from srum_core.files import read_text
 from srum_core.flow import Recipe, Schedule
-from srum_core.folders import read_text
-from srum_core.outline import Outline
-from srum_core.pictures import flatten, open_rgb
-from srum_core.place import choose_device, choose_dtype
+from srum_core.models.hub import choose_device, choose_dtype
+from srum_core.models.images import flatten, open_rgb
+from srum_core.models.memory_outline import Outline
+from srum_core.models.weights import failure, loading
 from srum_core.records import Question, Sample
-from srum_core.weights import failure, loading
 
 
 class Bagel:

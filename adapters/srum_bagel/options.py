@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.hookspecs import SAMPLING, SPEED
+from srum_core.options import SAMPLING, SPEED
 
 
 def _interval(_: Any, attribute: Any, value: tuple[float, float]) -> None:

@@ -21,10 +21,10 @@ from srum_bagel.options import Options
 from srum_bagel.place import find
 from srum_bagel.sampling import Contexts, sample
 from srum_bagel.vision import Eye
+from srum_core.files import read_text
 from srum_core.flow import Recipe
-from srum_core.folders import read_text
-from srum_core.outline import Outline
-from srum_core.place import choose_device, choose_dtype
+from srum_core.models.hub import choose_device, choose_dtype
+from srum_core.models.memory_outline import Outline
 
 CAPTION, QUESTION = 80, 500
 """Tokens of a usual caption, and of a judge's question with its rubric."""

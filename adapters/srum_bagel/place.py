@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from srum_core.place import bundled, download, refuse_large
+from srum_core.models.hub import bundled, download, refuse_large
 
 FILES = ["*.json", "*.safetensors", "merges.txt"]
 PUBLISHED = {"ByteDance-Seed/BAGEL-7B-MoT": 29_200_000_000}

@@ -14,7 +14,7 @@ from srum_blip3o import eva, head
 from srum_blip3o.place import find
 from srum_blip3o.weights import BASE, TRAINED, open_stored, overlay
 from srum_core.errors import CheckpointError
-from srum_core.weights import Stored, differences, loading, read_json, refuse
+from srum_core.models.weights import Stored, differences, loading, read_json, refuse
 
 QUERIES, HEAD, TOWER = "model.latent_queries", "model.dit.model.", "model.gen_vision_tower.vision_tower.model."
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from srum_blip3o.options import Drawing
 from srum_core.errors import CheckpointError
-from srum_core.weights import loading, read_json, refuse_infinite
+from srum_core.models.weights import loading, read_json, refuse_infinite
 
 ORIGINAL = (1024, 1024)
 """(height, width) that the UNet is told the picture was cut from, whatever is drawn."""

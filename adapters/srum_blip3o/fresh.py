@@ -20,7 +20,7 @@ from srum_blip3o.checkpoint import HEAD, QUERIES, TOWER, language_config, langua
 from srum_blip3o.tower import CONFIG, FOLDER
 from srum_blip3o.weights import write_whole
 from srum_blip3o.words import DRAW, END, PAD, SPECIAL, SYSTEM
-from srum_core.byte_pairs import train_tokenizer
+from srum_core.models.byte_pairs import train_tokenizer
 
 if TYPE_CHECKING:
     from srum_blip3o.model import Blip3o

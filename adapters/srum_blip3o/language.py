@@ -14,9 +14,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from srum_blip3o.checkpoint import Checkpoint, language_names
 from srum_blip3o.words import Words
-from srum_core import replies as replies_of
 from srum_core.errors import CheckpointError
-from srum_core.replies import Reply
+from srum_core.models import generation as replies_of
+from srum_core.models.generation import Reply
 
 PATCH, MERGE = 14, 2
 

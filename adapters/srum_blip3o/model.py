@@ -22,11 +22,11 @@ from srum_blip3o.weights import fill, save_trained, write_whole
 from srum_blip3o.words import QUERIES as QUERIES_TOKEN
 from srum_blip3o.words import Words
 from srum_core.flow import Recipe, Schedule
-from srum_core.outline import Outline
-from srum_core.pictures import flatten, open_rgb
-from srum_core.place import choose_device, choose_dtype
+from srum_core.models.hub import choose_device, choose_dtype
+from srum_core.models.images import flatten, open_rgb
+from srum_core.models.memory_outline import Outline
+from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample
-from srum_core.weights import failure, read_json
 
 READ_AT_ONCE = 16
 """Captions whose conditions are computed together when all are wanted."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.hookspecs import SAMPLING, SPEED
+from srum_core.options import SAMPLING, SPEED
 
 _at_least_1: Any = validators.ge(1)
 _positive: Any = validators.gt(0)

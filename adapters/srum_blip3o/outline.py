@@ -17,9 +17,9 @@ from srum_blip3o.denoiser import Denoiser, Told
 from srum_blip3o.options import Options
 from srum_blip3o.reader import Reader
 from srum_core.flow import Recipe
-from srum_core.outline import Outline
-from srum_core.place import choose_dtype
-from srum_core.weights import read_json
+from srum_core.models.hub import choose_dtype
+from srum_core.models.memory_outline import Outline
+from srum_core.models.weights import read_json
 
 CAPTION, QUESTION = 100, 500
 """Tokens of a usual caption with what is said around it, and of a judge's question with its rubric."""

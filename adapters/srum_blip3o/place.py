@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from srum_core.place import bundled, download, refuse_large
+from srum_core.models.hub import bundled, download, refuse_large
 
 FILES = ["*.json", "*.safetensors", "*.txt"]
 """What is taken from a checkpoint repository, folders included: weights and settings, never code."""

@@ -17,7 +17,7 @@ from srum_blip3o.options import Options
 from srum_blip3o.place import beside, find_tower
 from srum_blip3o.weights import fill
 from srum_core.errors import CheckpointError
-from srum_core.weights import differences, read_json, read_tensors, refuse, refuse_infinite
+from srum_core.models.weights import differences, read_json, read_tensors, refuse, refuse_infinite
 
 CONFIG, FOLDER = "tower_config.json", "eva_clip_vision_tower"
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srum_core.errors import CheckpointError
-from srum_core.weights import Stored, differences, locate, refuse
+from srum_core.models.weights import Stored, differences, locate, refuse
 
 STEM, TRAINED, BASE = "model", "trained.safetensors", "base.json"
 """The published layout's weights; what a training saved, and which checkpoint that belongs to."""

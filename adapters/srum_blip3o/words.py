@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from srum_core.errors import CheckpointError
-from srum_core.weights import loading
+from srum_core.models.weights import loading
 
 START, END, PAD, QUERIES, PICTURE = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "[IMG]", "<|image_pad|>"
 SPECIAL = (START, END, PAD, "<|vision_start|>", "<|vision_end|>", PICTURE, QUERIES)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from attrs import field, frozen, validators
 
 from srum_core import Component, hookimpl
-from srum_core.hookspecs import SPEED
+from srum_core.options import SPEED
 
 PRESETS = Path(__file__).parent / "presets"
 _at_least_1: Any = validators.optional(validators.ge(1))

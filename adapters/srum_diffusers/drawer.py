@@ -13,9 +13,9 @@ from diffusers import AutoPipelineForText2Image
 from PIL import Image
 
 from srum_core.errors import CheckpointError, ConfigError
-from srum_core.place import choose_device, choose_dtype, download, refuse_large
+from srum_core.models.hub import choose_device, choose_dtype, download, refuse_large
+from srum_core.models.weights import failure, loading, read_json, refuse_infinite
 from srum_core.records import Sample
-from srum_core.weights import failure, loading, read_json, refuse_infinite
 from srum_diffusers import Options
 
 INDEX = "model_index.json"

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, JanusForConditionalGeneration, LogitsProcessor, LogitsProcessorList
 
 from srum_core.errors import CheckpointError
-from srum_core.place import choose_device, choose_dtype, download, refuse_large
+from srum_core.models.generation import Choice, Reply
+from srum_core.models.hub import choose_device, choose_dtype, download, refuse_large
+from srum_core.models.weights import failure, loading, read_json, refuse_infinite
 from srum_core.records import Sample
-from srum_core.replies import Choice, Reply
-from srum_core.weights import failure, loading, read_json, refuse_infinite
 from srum_janus import Options
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]

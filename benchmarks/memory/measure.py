@@ -24,10 +24,12 @@ import torch
 from srum_bagel.fresh import Blueprint, create
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
-from srum_core import config, gauges, optimizers, plugins, tuning
+from srum_core import config, plugins
 from srum_core.doctor.plan import Device, Planner
 from srum_core.flow import flow_step
-from srum_core.run import Run
+from srum_core.options import Use
+from srum_core.runs.run import Run
+from srum_core.training import lora, metrics, optimizers
 
 MID = Blueprint(side=128, hidden=512, mlp=1408, layers=6, heads=8, kv_heads=4)
 CASES = {
@@ -49,17 +51,17 @@ def settings(checkpoint: Path, pictures: int, extra: list[str], registry: plugin
 def step_peak(own: config.Settings, pictures: int, queue: multiprocessing.Queue[float]) -> None:
     """MiB of two real training steps at their height, on top of what the process has before. A step of the bundled
     model comes first: what is imported or set up in a first step is no tensor."""
-    steps(attrs.evolve(own, adapter=config.Use("bagel", {"checkpoint": "bundled:shapes"})), 1, (4, 4))
+    steps(attrs.evolve(own, adapter=Use("bagel", {"checkpoint": "bundled:shapes"})), 1, (4, 4))
     gc.collect()
-    gauges.forget_peaks()
+    metrics.forget_peaks()
     before = psutil.Process().memory_info().rss / 2**20
     steps(own, pictures, (MID.side // 8, MID.side // 8))
-    queue.put(gauges.peaks()["memory_peak"] - before)
+    queue.put(metrics.peaks()["memory_peak"] - before)
 
 
 def steps(own: config.Settings, pictures: int, grid: tuple[int, int]) -> None:
     model = Bagel(Options(**own.adapter.options))
-    tuned = tuning.tune(model, own.train.method, own.lora, own.train.checkpointing)
+    tuned = lora.tune(model, own.train.method, own.lora, own.train.checkpointing)
     optimizer = optimizers.make(tuned.parameters.values(), own.train)
     objective = plugins.discover().create("loss", own.loss)
     latents = [torch.randn(*grid, 64) for _ in range(pictures)]

@@ -28,13 +28,13 @@ from PIL import Image
 
 from srum_bagel.options import Drawing
 from srum_bagel.sampling import Contexts, sample
-from srum_core import gauges
-from srum_core.ablation.figures import chart
-from srum_core.config import Use
+from srum_core.evaluation.statistics import Estimate
+from srum_core.options import Use
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Question, Region, Score
-from srum_core.statistics import Estimate
-from srum_core.store import write_atomic
+from srum_core.report.figures import chart
+from srum_core.runs.store import write_atomic
+from srum_core.training import metrics
 
 sys.path.insert(0, str(Path(__file__).parent))
 import middle
@@ -144,11 +144,11 @@ def mib(work: Work, rounds: int) -> dict[str, float]:
     for parameter in (-3, -1):  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
         ctypes.CDLL(None).mallopt(parameter, 65536)
     gc.collect()
-    gauges.forget_peaks()
-    before = gauges.memory()["memory"]
+    metrics.forget_peaks()
+    before = metrics.memory()["memory"]
     for _ in range(rounds):
         work()
-    return {"mib": gauges.peaks()["memory_peak"] - before}
+    return {"mib": metrics.peaks()["memory_peak"] - before}
 
 
 def fitted(points: Sequence[tuple[float, float]]) -> str:

@@ -32,8 +32,8 @@ from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.model import make_recipe
 from srum_bagel.options import Drawing, Options
 from srum_bagel.sampling import Contexts, sample
-from srum_core.settings import Lora
-from srum_core.tuning import tune
+from srum_core.config.settings import Lora
+from srum_core.training.lora import tune
 
 sys.path.insert(0, str(Path(__file__).parent))
 import middle

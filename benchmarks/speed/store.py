@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from srum_core.records import Judgement, Region, Score
-from srum_core.store import Records
+from srum_core.runs.store import Records
 
 
 def judgements(numbers: range) -> Iterator[Judgement]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from srum_core.config import Use
+from srum_core.options import Use
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Question, Region, Score
 

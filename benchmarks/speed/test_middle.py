@@ -15,8 +15,8 @@ from srum_bagel.context import Context
 from srum_bagel.model import make_recipe
 from srum_bagel.options import Drawing, Options
 from srum_bagel.sampling import Contexts, sample
-from srum_core.settings import Lora
-from srum_core.tuning import tune
+from srum_core.config.settings import Lora
+from srum_core.training.lora import tune
 
 COUNT, STEPS, GUIDANCE = 4, 13, 4.0
 

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from srum_core.errors import ConfigError
-from srum_core.folders import from_json, read_text
+from srum_core.files import from_json, read_text
 from srum_core.records import PromptFile
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.hookspecs import SPEED
+from srum_core.options import SPEED
 
 Policy = Literal["exclude", "zero", "reference"]
 _policy: Any = validators.in_(("exclude", "zero", "reference"))

@@ -1,8 +1,9 @@
 """From pictures to rows: what happens to answers that could not be read, and 95 % intervals over prompts. No torch.
 
-Pictures of one prompt are not independent, so prompts are resampled (`srum_core.statistics`), within each group on
-their own; a mean of groups is the same combination of their resamples. A group whose prompts are all equal does not
-vary when it is resampled: what its own interval (`if_all_are_equal`) reaches is added as something independent.
+Pictures of one prompt are not independent, so prompts are resampled (`srum_core.evaluation.statistics`), within each
+group on their own; a mean of groups is the same combination of their resamples. A group whose prompts are all equal
+does not vary when it is resampled: what its own interval (`if_all_are_equal`) reaches is added as
+something independent.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from srum_core.evaluation.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
 from srum_core.records import Row
-from srum_core.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
 
 if TYPE_CHECKING:
     import numpy as np

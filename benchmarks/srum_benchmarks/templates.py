@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from srum_core.errors import ConfigError
-from srum_core.folders import read_text
+from srum_core.files import read_text
 
 OWN = "own rubric"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from srum_core import config, plugins
 from srum_core.errors import AnswerError, ConfigError
-from srum_core.hookspecs import Use
+from srum_core.options import Use
 from srum_core.protocols import Answerer
 from srum_core.records import Question
 
@@ -38,7 +38,7 @@ def answerer(
         raise ConfigError("--model_args needs adapter=NAME (with checkpoint=…), or trained=RUN[:ROUND], and not both.")
     registry = plugins.discover()
     if trained:
-        from srum_core.run import started_from
+        from srum_core.runs.run import started_from
 
         run, rounds = started_from(trained, registry)
         return run.model(rounds)

@@ -9,7 +9,7 @@ from typing import Any
 from lmms_eval.api.model import lmms
 
 from srum_core.errors import AnswerError
-from srum_core.progress import progress
+from srum_core.runs.progress import progress
 from srum_core.stages.asking import put
 from srum_lmms import asking
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from attrs import field, frozen, validators
 
 from srum_core.errors import ConfigError
-from srum_core.hookspecs import NEUTRAL, SPEED
+from srum_core.options import NEUTRAL, SPEED
 from srum_judges.answerers.addresses import read_urls
 
 _positive = validators.gt(0)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from attrs import evolve, frozen
 
-from srum_core.hearing import LONGEST_ANSWER
+from srum_core.stages.interview import LONGEST_ANSWER
 
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _MARKUP = "[*_`~\"'\\\\$ \t\u00a0]*"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from srum_core.errors import ConfigError
-from srum_core.folders import read_text
+from srum_core.files import read_text
 from srum_core.records import Box, Candidate, Question
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from attrs import field, frozen, validators
 
 from srum_core import Component, hookimpl
-from srum_core.hookspecs import SPEED
+from srum_core.options import SPEED
 
 _pixels: Any = validators.ge(0)
 

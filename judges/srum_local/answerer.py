@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from srum_core import replies
 from srum_core.errors import CheckpointError, ConfigError
-from srum_core.pictures import open_rgb
-from srum_core.place import choose_device, choose_dtype, download, refuse_large
+from srum_core.models import generation
+from srum_core.models.hub import choose_device, choose_dtype, download, refuse_large
+from srum_core.models.images import open_rgb
+from srum_core.models.weights import loading, refuse_infinite
 from srum_core.records import BoxFormat, Question
-from srum_core.weights import loading, refuse_infinite
 from srum_local import LocalOptions
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -83,8 +83,8 @@ class Local:
             name: value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
             for name, value in asked.items()
         }
-        how = [replies.Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
-        said = replies.speak(self.model, arguments, how, self.stops, self.pad)
+        how = [generation.Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
+        said = generation.speak(self.model, arguments, how, self.stops, self.pad)
         return [self._text(ids) for ids in said]
 
     def _turns(self, question: Question) -> list[dict[str, Any]]:

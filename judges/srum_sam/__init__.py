@@ -8,7 +8,7 @@ from typing import Any
 from attrs import field, frozen, validators
 
 from srum_core import Component, hookimpl
-from srum_core.hookspecs import SPEED
+from srum_core.options import SPEED
 
 _positive = validators.gt(0)
 _unit: Any = [validators.ge(0), validators.le(1)]

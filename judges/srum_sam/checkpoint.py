@@ -86,7 +86,7 @@ def load(path: Path) -> Sam:
     """The model on the CPU, in float32, ready to use. Raises CheckpointError for a file that is no such checkpoint."""
     import torch
 
-    from srum_core import weights
+    from srum_core.models import weights
 
     state = weights.read_tensors(path)
     odd = {name: str(each.dtype) for name, each in state.items() if not each.is_floating_point()}

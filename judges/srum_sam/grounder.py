@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from srum_core.boxes import twin
 from srum_core.errors import PluginError, extra
-from srum_core.pictures import open_rgb
+from srum_core.models.images import open_rgb
 from srum_core.records import Box, Candidate, Mask, Question, Region
 from srum_sam import SamOptions, checkpoint
 
@@ -95,7 +95,7 @@ def _mask(record: Mapping[str, Any]) -> Mask:
 
 def _device(name: str) -> torch.device:
     """`auto`: this process's accelerator if there is one, else the CPU. Raises ConfigError for a device not there."""
-    from srum_core.place import choose_device
+    from srum_core.models.hub import choose_device
 
     found = choose_device(name)
     # segment-anything hands over points in float64, which MPS lacks.

@@ -8,7 +8,7 @@ from typing import Literal
 from attrs import field, frozen, validators
 
 from srum_core import Component, hookimpl
-from srum_core.hookspecs import NEUTRAL
+from srum_core.options import NEUTRAL
 
 _signed = [validators.ge(-1.0), validators.le(1.0)]
 

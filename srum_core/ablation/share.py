@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from srum_core.folders import aside, put_in_place
-from srum_core.run import Run
-from srum_core.stages import Step
-from srum_core.store import sync_folder, to_json, write_atomic
+from srum_core.files import aside, put_in_place
+from srum_core.runs.run import Run
+from srum_core.runs.store import sync_folder, to_json, write_atomic
+from srum_core.stages.chunks import Step
 
 _LOGS = ("metrics.jsonl", "speed.jsonl")
 

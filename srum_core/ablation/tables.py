@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from srum_core import statistics
 from srum_core.ablation.arms import Arm
 from srum_core.ablation.plan import Plan
 from srum_core.errors import ConfigError
-from srum_core.run import Run
-from srum_core.stages.evaluate import scored
-from srum_core.statistics import Estimate
+from srum_core.evaluation import statistics
+from srum_core.evaluation.stage import scored
+from srum_core.evaluation.statistics import Estimate
+from srum_core.runs.run import Run
 
 if TYPE_CHECKING:
-    from srum_core.statistics import Table
+    from srum_core.evaluation.statistics import Table
 
 BASE = "base"
 """What the column of differences to an arm's own model before training is called."""

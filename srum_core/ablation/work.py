@@ -9,15 +9,14 @@ from statistics import fmean
 
 from attrs import define, field
 
-from srum_core import preflight
 from srum_core.ablation.plan import Plan, Task, Unit
 from srum_core.ablation.share import share, share_latents
-from srum_core.console import shown, tell
 from srum_core.errors import SrumError
-from srum_core.folders import lock
-from srum_core.progress import clock
-from srum_core.run import Run
-from srum_core.stages import perform
+from srum_core.files import lock
+from srum_core.runs.progress import clock, shown, tell
+from srum_core.runs.run import Run
+from srum_core.stages import preflight
+from srum_core.stages.order import perform
 
 Failures = Mapping[tuple[int, str], str]
 """Why an arm could not be finished, by (training seed, arm)."""

@@ -14,9 +14,9 @@ from typing import Any
 from srum_core.ablation import figures
 from srum_core.ablation.plan import Plan
 from srum_core.ablation.tables import BASE, Row, Tables
-from srum_core.statistics import LEVEL, RESAMPLES, Estimate
-from srum_core.store import to_json, write_atomic
-from srum_core.tables import number
+from srum_core.evaluation.statistics import LEVEL, RESAMPLES, Estimate
+from srum_core.evaluation.tables import number
+from srum_core.runs.store import to_json, write_atomic
 
 Cell = str | dict[str, float | None]
 

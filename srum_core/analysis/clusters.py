@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from srum_core.analysis.effect_size import sample_strength, select
 from srum_core.analysis.models import BASE
 from srum_core.analysis.samples import TASKS
-from srum_core.analysis.strength import sample_strength, select
 from srum_core.errors import RecordError
-from srum_core.statistics import Estimate, difference, estimate
+from srum_core.evaluation.statistics import Estimate, difference, estimate
 
 if TYPE_CHECKING:
     from srum_core.analysis.activity import Activity

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srum_core.ablation.figures import chart
 from srum_core.analysis.models import BASE
 from srum_core.analysis.steps import RUBRICS, Snapshot
 from srum_core.errors import RecordError
-from srum_core.statistics import Estimate, difference, estimate
-from srum_core.store import to_json, write_atomic
+from srum_core.evaluation.statistics import Estimate, difference, estimate
+from srum_core.report.figures import chart
+from srum_core.runs.store import to_json, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,12 +9,12 @@ from typing import Any
 
 from attrs import frozen
 
-from srum_core.console import shown, tell
 from srum_core.errors import ConfigError
 from srum_core.plugins import Registry, discover
-from srum_core.prompts import load_prompts
-from srum_core.remembered import made_with
-from srum_core.run import Planned, Run, started_from
+from srum_core.runs.fingerprint import made_with
+from srum_core.runs.progress import shown, tell
+from srum_core.runs.prompts import load_prompts
+from srum_core.runs.run import Planned, Run, started_from
 
 BASE = "base"
 """The model that the first run started from."""

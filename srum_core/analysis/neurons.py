@@ -10,7 +10,7 @@ from srum_core.analysis import clusters, samples
 from srum_core.analysis.curves import shown
 from srum_core.analysis.models import Subject, refuse_without
 from srum_core.records import Question
-from srum_core.store import to_json, write_atomic
+from srum_core.runs.store import to_json, write_atomic
 
 
 def compare(subjects: Sequence[Subject], tasks: Mapping[str, samples.Samples], share: float, folder: Path) -> str:

@@ -11,12 +11,11 @@ import attrs
 from attrs import frozen
 
 from srum_core.analysis.models import Subject
-from srum_core.console import shown
 from srum_core.errors import RecordError
-from srum_core.progress import progress
 from srum_core.records import Question
-from srum_core.run import Planned, Run
-from srum_core.store import check_settings, to_json, write_atomic
+from srum_core.runs.progress import progress, shown
+from srum_core.runs.run import Planned, Run
+from srum_core.runs.store import check_settings, to_json, write_atomic
 
 if TYPE_CHECKING:
     from srum_core.analysis.activity import Activity

@@ -11,11 +11,11 @@ from attrs import field, frozen
 
 from srum_core.analysis.models import Subject, refuse_without
 from srum_core.errors import ConfigError, PluginError
-from srum_core.progress import progress
 from srum_core.protocols import Answerer, Benchmark
 from srum_core.records import Candidate, Question
-from srum_core.run import Planned
-from srum_core.store import Records
+from srum_core.runs.progress import progress
+from srum_core.runs.run import Planned
+from srum_core.runs.store import Records
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import attrs
 
 from srum_core.doctor.findings import Finding, Verdict
-from srum_core.doctor.patient import Patient
+from srum_core.doctor.subject import Patient
 from srum_core.errors import refuse
-from srum_core.hearing import Hearing, conduct
 from srum_core.records import Candidate, Question, Region
+from srum_core.stages.interview import Hearing, conduct
 
 ANSWERS, JUDGES = "answers", "judges"
 HALVES = (Region("1", (0.0, 0.0, 0.5, 1.0)), Region("2", (0.5, 0.0, 1.0, 1.0)))

@@ -14,15 +14,15 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from srum_core import tuning
 from srum_core.doctor import answering
 from srum_core.doctor.findings import Cost, Finding
-from srum_core.doctor.patient import Patient
+from srum_core.doctor.subject import Patient
 from srum_core.flow import FlowStep, flow_step
-from srum_core.hearing import Hearing
-from srum_core.latents import CHUNK
-from srum_core.progress import clock
 from srum_core.records import Question
+from srum_core.runs.progress import clock
+from srum_core.stages.interview import Hearing
+from srum_core.training import lora
+from srum_core.training.latent_cache import CHUNK
 
 T = TypeVar("T")
 FEW = 8
@@ -130,7 +130,7 @@ class _Trainer:
     patient: Patient
     latents: list[Tensor]
     text: str
-    tuned: tuning.Tuned = field(init=False)
+    tuned: lora.Tuned = field(init=False)
     missing: list[str] = field(init=False, factory=list)
     """Trained parameters that no gradient reached."""
 
@@ -139,7 +139,7 @@ class _Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # LoRA's first weights
             own = settings.train
-            self.tuned = tuning.tune(self.patient.model, own.method, settings.lora, own.checkpointing, own.compile)
+            self.tuned = lora.tune(self.patient.model, own.method, settings.lora, own.checkpointing, own.compile)
 
     def step(self, count: int) -> None:
         patient, settings = self.patient, self.patient.run.settings

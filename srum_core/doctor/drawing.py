@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from srum_core.doctor.findings import Finding
-from srum_core.doctor.patient import Patient
+from srum_core.doctor.subject import Patient
 
 SEEDS, WORDS, NEIGHBOURS = "seeds", "words", "neighbours"
 SAME = 0.1

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from attrs import frozen
 
-from srum_core.doctor import answering, convention, cost, drawing, geometry, patient
+from srum_core.doctor import answering, cost, drawing, flow_convention, geometry, subject
 from srum_core.doctor.findings import Cost, Finding
-from srum_core.doctor.patient import Patient
+from srum_core.doctor.subject import Patient
 from srum_core.errors import SrumError
 from srum_core.protocols import UnifiedModel
-from srum_core.run import Run
+from srum_core.runs.run import Run
 
 Tell = Callable[[Finding], None]
 
@@ -28,7 +28,7 @@ class Examination:
 def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tell: Tell) -> Examination:
     """Every check of a model. `folder` holds the pictures it draws, `given` those to use instead; `tell` hears each
     finding at once. Raises what making the pictures does."""
-    take = patient.with_own_pictures if given is None else patient.with_given_pictures
+    take = subject.with_own_pictures if given is None else subject.with_given_pictures
     examined = take(run, model, folder if given is None else given)
     findings: list[Finding] = []
     costs: list[Cost] = []
@@ -39,7 +39,7 @@ def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tel
             tell(finding)
 
     checks: dict[str, Callable[[Patient], list[Finding]]] = {
-        "sign and time": convention.check,
+        "sign and time": flow_convention.check,
         "latents": geometry.check,
         "drawing": drawing.check,
         "answers": answering.check,

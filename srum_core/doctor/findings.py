@@ -8,7 +8,7 @@ from typing import Literal
 from attrs import frozen
 from rich.table import Table
 
-from srum_core.progress import clock
+from srum_core.runs.progress import clock
 
 Verdict = Literal["fine", "wrong", "undecided"]
 

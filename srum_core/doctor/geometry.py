@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from srum_core.doctor.findings import Finding
-from srum_core.doctor.patient import Patient
+from srum_core.doctor.subject import Patient
 from srum_core.errors import SrumError
 
 SHAPE, PLACE, REPEAT = "shape of latents", "place in latents", "encode again"

@@ -12,18 +12,18 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from srum_core import tuning
 from srum_core.config import Settings
 from srum_core.doctor.answering import HALVES
-from srum_core.doctor.meter import Metered, metered
+from srum_core.doctor.memory_meter import Metered, metered
 from srum_core.errors import ConfigError
 from srum_core.flow import flow_step
-from srum_core.hearing import Hearing
-from srum_core.outline import Outline
+from srum_core.models.memory_outline import Outline
 from srum_core.plugins import Registry
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate, Prompt
-from srum_core.run import Run
+from srum_core.runs.run import Run
+from srum_core.stages.interview import Hearing
+from srum_core.training import lora
 
 GIB = 2**30
 
@@ -131,9 +131,9 @@ class Planner:
         rows, columns, channels = model.grid
         count = max(1, own.max_cells // (rows * columns))
         with torch.device("meta"):
-            tuned = tuning.tune(cast(UnifiedModel, model), own.method, settings.lora, own.checkpointing)
+            tuned = lora.tune(cast(UnifiedModel, model), own.method, settings.lora, own.checkpointing)
         objective = self.registry.create("loss", settings.loss)
-        begins = tuning.Start.of(tuned) if getattr(objective, "needs_start", False) else None
+        begins = lora.Start.of(tuned) if getattr(objective, "needs_start", False) else None
         latents = [torch.zeros(rows, columns, channels, device="meta") for _ in range(count)]
 
         def step(found: Metered) -> None:

@@ -15,18 +15,18 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from srum_core import benchmarking
 from srum_core.errors import ConfigError, PluginError, RecordError
+from srum_core.evaluation import benchmarking
 from srum_core.evaluation.run import Evaluation, Picture
-from srum_core.hearing import Hearing, conduct, recall
-from srum_core.hookspecs import Use
-from srum_core.progress import progress
+from srum_core.options import Use
 from srum_core.protocols import Answerer, Benchmark
 from srum_core.records import Answer, Question
-from srum_core.remembered import made_with
-from srum_core.stages import seed_everything
+from srum_core.runs.fingerprint import made_with
+from srum_core.runs.progress import progress
+from srum_core.runs.store import Records, rank_and_world
 from srum_core.stages.asking import put
-from srum_core.store import Records, rank_and_world
+from srum_core.stages.chunks import seed_everything
+from srum_core.stages.interview import Hearing, conduct, recall
 
 SELF = "self"
 """The judge that is the evaluated model itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from srum_core.evaluation.run import Evaluation, Picture
-from srum_core.stages import Step, chunks
+from srum_core.stages.chunks import Step, chunks
 from srum_core.stages.generate import draw as draw_batch
 
 

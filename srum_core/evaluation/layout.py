@@ -10,9 +10,9 @@ from pathlib import Path
 
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.run import Evaluation
+from srum_core.options import did_you_mean
 from srum_core.records import Layout
-from srum_core.store import write_atomic
-from srum_core.structuring import did_you_mean
+from srum_core.runs.store import write_atomic
 
 ASIDE = ".srum-"
 """How a name begins while its file is being made: scorers take no such file for a picture."""

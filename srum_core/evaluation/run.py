@@ -13,12 +13,12 @@ from attrs import frozen
 
 from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.folders import read_file, way_out
-from srum_core.prompts import check_prompts
+from srum_core.files import read_file, way_out
 from srum_core.protocols import Drawer
 from srum_core.records import Candidate, Prompt
-from srum_core.run import Planned, Run
-from srum_core.store import Records, check_settings, read_list, write_atomic, write_list
+from srum_core.runs.prompts import check_prompts
+from srum_core.runs.run import Planned, Run
+from srum_core.runs.store import Records, check_settings, read_list, write_atomic, write_list
 
 NOBODY = "rules"
 """The table of a benchmark that asks nobody."""

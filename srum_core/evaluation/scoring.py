@@ -9,16 +9,16 @@ from typing import Any
 import attrs
 from attrs import evolve, frozen
 
-from srum_core import benchmarking, tables
 from srum_core.errors import ConfigError, RecordError, clean
+from srum_core.evaluation import benchmarking, tables
 from srum_core.evaluation.answers import SELF, Answers
 from srum_core.evaluation.run import Evaluation, Picture
-from srum_core.hookspecs import Use
+from srum_core.evaluation.tables import BenchmarkTable
+from srum_core.options import Use
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Unreadable
-from srum_core.run import started_from
-from srum_core.store import write_list
-from srum_core.tables import BenchmarkTable
+from srum_core.runs.run import started_from
+from srum_core.runs.store import write_list
 
 POLICIES = ("exclude", "reference", "zero")
 

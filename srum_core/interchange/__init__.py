@@ -16,9 +16,9 @@ from pathlib import Path
 from attrs import field, frozen
 
 from srum_core.errors import RecordError, clean, naming
-from srum_core.folders import abandoned, aside, delete, inside, settle
+from srum_core.files import abandoned, aside, delete, inside, settle
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
-from srum_core.run import Run
+from srum_core.runs.run import Run
 
 OWN, REFERENCE = Path("image"), Path("reference")
 """In an `Incoming`, what a question shows: the picture that is judged, or its reference."""

@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from srum_core.pictures import read_files
+from srum_core.models.images import read_files
 from srum_core.records import Box, Candidate, Judgement, Region, Score
-from srum_core.store import write_atomic
+from srum_core.runs.store import write_atomic
 
 GLOBAL = "global_layout_reward"
 Json = dict[str, Any]

@@ -23,7 +23,7 @@ import attrs
 import cattrs
 
 from srum_core.errors import ConfigError, RecordError, clean, extra
-from srum_core.folders import from_json, inside
+from srum_core.files import from_json, inside
 from srum_core.interchange import (
     OWN,
     REFERENCE,
@@ -36,10 +36,10 @@ from srum_core.interchange import (
     score_in_range,
     stored,
 )
-from srum_core.pictures import read_files
-from srum_core.prompts import other_task, tell_once
+from srum_core.models.images import read_files
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
-from srum_core.store import describe_error, strict_converter
+from srum_core.runs.prompts import other_task, tell_once
+from srum_core.runs.store import describe_error, strict_converter
 
 Json = dict[str, Any]
 NEEDED = ("image", "prompt", "regions", "scores")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_core.errors import RecordError
-from srum_core.folders import from_json, read_file
+from srum_core.files import from_json, read_file
 
 FILE = "ablation.json"
 Data = dict[str, Any]

@@ -12,13 +12,13 @@ from attrs import define, field
 from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Score
 from srum_core.report.pictures import data_uri
-from srum_core.run import Run
-from srum_core.selection import Pictures, choose
-from srum_core.window import within
+from srum_core.runs.run import Run
+from srum_core.training.crops import within
+from srum_core.training.selection import Pictures, choose
 
 if TYPE_CHECKING:
-    from srum_core.latents import Latents
     from srum_core.protocols import RewardMap
+    from srum_core.training.latent_cache import Latents
 
 Data = dict[str, Any]
 Grid = tuple[int, int]
@@ -138,7 +138,7 @@ class Weights:
         path = self.folder / f"{candidate.id}.safetensors"
         if not path.is_file():
             return {"why": "It was not encoded for training yet, so its latent grid is not known."}
-        from srum_core.latents import Latents
+        from srum_core.training.latent_cache import Latents
 
         latents = Latents(self.folder, "")
         try:

@@ -8,19 +8,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from srum_core.config.toml import as_data
 from srum_core.errors import RecordError
-from srum_core.folders import from_json, read_file, unreadable
-from srum_core.pictures import read_files
+from srum_core.evaluation.stage import read_table
+from srum_core.evaluation.tables import ends
+from srum_core.files import from_json, read_file, unreadable
+from srum_core.models.images import read_files
 from srum_core.records import Candidate, Row
 from srum_core.report.ablation import FILE as ABLATION
 from srum_core.report.ablation import read_ablation
 from srum_core.report.gallery import Choice, gallery
 from srum_core.report.pairs import pairs
-from srum_core.run import Run
-from srum_core.settings_toml import as_data
-from srum_core.stages import Step, count, steps
-from srum_core.stages.evaluate import read_table
-from srum_core.tables import ends
+from srum_core.runs.run import Run
+from srum_core.stages.chunks import Step
+from srum_core.stages.order import count, steps
 
 Data = dict[str, Any]
 _SHOWN = (

@@ -12,11 +12,11 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from srum_core.evaluation.tables import all_shares, number
 from srum_core.report import charts
 from srum_core.report.charts import Line
 from srum_core.report.gather import Data, gather
-from srum_core.store import write_atomic
-from srum_core.tables import all_shares, number
+from srum_core.runs.store import write_atomic
 
 NAME = "report.html"
 LIMIT = 1000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from srum_core.evaluation.stage import Scored, scored
 from srum_core.report.pictures import data_uri
-from srum_core.run import Run
-from srum_core.stages.evaluate import Scored, scored
+from srum_core.runs.run import Run
 
 Data = dict[str, Any]
 

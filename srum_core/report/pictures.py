@@ -6,7 +6,7 @@ from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 
-from srum_core.pictures import open_rgb
+from srum_core.models.images import open_rgb
 
 SMALL = 128
 """Pixels of the longer side up to which a picture is kept as it is, to be scaled up crisp."""

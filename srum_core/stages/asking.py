@@ -10,7 +10,7 @@ import attrs
 from srum_core.errors import refuse
 from srum_core.protocols import Answerer
 from srum_core.records import Candidate, Question
-from srum_core.run import Run
+from srum_core.runs.run import Run
 
 log = logging.getLogger("srum")
 

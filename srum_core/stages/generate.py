@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from srum_core.errors import clean, refuse
-from srum_core.pictures import with_digest
+from srum_core.models.images import with_digest
 from srum_core.protocols import Drawer
 from srum_core.records import Candidate
-from srum_core.run import Planned, Run
-from srum_core.stages import Step, chunks
-from srum_core.store import write_atomic
+from srum_core.runs.run import Planned, Run
+from srum_core.runs.store import write_atomic
+from srum_core.stages.chunks import Step, chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ def draw(
 def _failure(latent: Tensor | None) -> str:
     if latent is None:
         return ""
-    from srum_core.weights import failure  # torch
+    from srum_core.models.weights import failure  # torch
 
     return failure("latent", latent)
 

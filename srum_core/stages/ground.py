@@ -8,12 +8,12 @@ from attrs import frozen
 
 from srum_core.boxes import iou, twin
 from srum_core.errors import refuse
-from srum_core.hearing import Hearing, conduct
 from srum_core.protocols import Grounder, Judge
 from srum_core.records import Candidate, Dropped, Grounding, Question, Region, Score, Unreadable
-from srum_core.run import Run
-from srum_core.stages import Step, chunks, verified
+from srum_core.runs.run import Run
 from srum_core.stages.asking import ask, seen_by_answerer
+from srum_core.stages.chunks import Step, chunks, verified
+from srum_core.stages.interview import Hearing, conduct
 
 
 @frozen

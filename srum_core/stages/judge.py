@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srum_core.folders import redo_option
-from srum_core.hearing import Hearing, conduct, look
+from srum_core.files import redo_option
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Grounding, Judgement, Score, Unreadable
-from srum_core.run import Run
-from srum_core.stages import Step, chunks, verified
+from srum_core.runs.run import Run
+from srum_core.runs.store import rank_and_world
 from srum_core.stages.asking import ask, seen_by_answerer, warn_of_models
-from srum_core.store import rank_and_world
+from srum_core.stages.chunks import Step, chunks, verified
+from srum_core.stages.interview import Hearing, conduct, look
 
 
 def judge(run: Run, round: int) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from peft import PeftModel
 from torch import Tensor, distributed
 
-from srum_core import sharding, tuning
 from srum_core.protocols import UnifiedModel
 from srum_core.testing.adapter_training import TrainingConformance, backward, tune
 from srum_core.testing.checks import after, called
+from srum_core.training import fsdp, lora
 
 
 class ShardingConformance(TrainingConformance):
@@ -32,19 +33,19 @@ class ShardingConformance(TrainingConformance):
         plain, shards = tune(adapter, method), tune(adapter, method)
         expected = self.gradients(adapter, plain)
         with alone():
-            blocks = tuning.find_blocks(shards.module, adapter.recipe.blocks)
-            shards = sharding.shard(shards, blocks)
+            blocks = lora.find_blocks(shards.module, adapter.recipe.blocks)
+            shards = evolve(shards, parameters=fsdp.shard(shards.module, blocks))
             found = called(
                 "With sharded weights (--launch fsdp2) the denoiser fails. A block's weights are whole only while it "
                 "runs: blocks of recipe.blocks must be called, what is in one must not be used outside, and "
                 "`condition` must use no weights of the denoiser",
                 lambda: self.gradients(adapter, shards),
             )
-            whole = sharding.whole(found)
+            whole = fsdp.whole(found)
         for name, gradient in expected.items():
             self.same(whole[name], gradient, f"Sharding changes the gradient of {name}.")
 
-    def gradients(self, adapter: UnifiedModel, tuned: tuning.Tuned) -> dict[str, Tensor]:
+    def gradients(self, adapter: UnifiedModel, tuned: lora.Tuned) -> dict[str, Tensor]:
         torch.manual_seed(0)
         own, module = adapter.denoiser, tuned.module
         adapter.denoiser = module.get_base_model() if isinstance(module, PeftModel) else module

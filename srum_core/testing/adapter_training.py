@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from srum_core import tuning
+from srum_core.config.settings import Lora
 from srum_core.flow import flow_step
 from srum_core.protocols import UnifiedModel
-from srum_core.settings import Lora
 from srum_core.testing.checks import after, called
 from srum_core.testing.fixtures import sample_picture
+from srum_core.training import lora
 
 LORA = Lora(rank=2, alpha=4.0)
 
@@ -306,11 +306,11 @@ def velocities(
     return found
 
 
-def tune(adapter: UnifiedModel, method: str, checkpointing: bool = False) -> tuning.Tuned:
+def tune(adapter: UnifiedModel, method: str, checkpointing: bool = False) -> lora.Tuned:
     """A copy of the denoiser, made ready for training as a run does it; the adapter's own stays as it is."""
     copy: Any = SimpleNamespace(denoiser=deepcopy(adapter.denoiser), recipe=adapter.recipe)
     torch.manual_seed(0)
-    return tuning.tune(copy, method, LORA, checkpointing)
+    return lora.tune(copy, method, LORA, checkpointing)
 
 
 def backward(loss: Tensor) -> None:

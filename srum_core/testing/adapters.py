@@ -15,7 +15,8 @@ from PIL import Image, ImageChops
 from torch import Tensor, nn
 
 from srum_core.flow import Recipe
-from srum_core.loading import check_instance
+from srum_core.models.weights import finite
+from srum_core.plugins.loading import check_instance
 from srum_core.protocols import Drawer, UnifiedModel
 from srum_core.records import BoxFormat, Question
 from srum_core.testing.adapter_sharding import ShardingConformance
@@ -23,7 +24,6 @@ from srum_core.testing.adapter_training import CORNERS, by_corner
 from srum_core.testing.checks import after, called
 from srum_core.testing.drawers import SeedConformance, check_samples, draw
 from srum_core.testing.fixtures import sample_picture
-from srum_core.weights import finite
 
 
 class AdapterConformance(ShardingConformance, SeedConformance):
@@ -139,8 +139,8 @@ class AdapterConformance(ShardingConformance, SeedConformance):
                     parameter.copy_(kept[name])
         assert all(sample.failure or (sample.latent is not None and not finite(sample.latent)) for sample in samples), (
             "With weights that are NaN, `generate` gave an image like any other: it would be scored, and trained on. "
-            "Before pixels become whole levels, give their tensor to `srum_core.weights.failure` and the result to "
-            "`Sample.failure`."
+            "Before pixels become whole levels, give their tensor to `srum_core.models.weights.failure` and the "
+            "result to `Sample.failure`."
         )
 
     @pytest.mark.parametrize("training", [False, True], ids=["frozen in eval mode", "trainable in train mode"])

@@ -12,12 +12,12 @@ import attrs
 import pytest
 
 from srum_core.errors import SrumError
-from srum_core.loading import check_instance
+from srum_core.plugins.loading import check_instance
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Prompt, Row
 from srum_core.testing.checks import called, check_questions, shown
 from srum_core.testing.fixtures import sample_candidate
-from srum_core.testing.odd_answers import WELL_FORMED, odd_answers
+from srum_core.testing.malformed_answers import WELL_FORMED, odd_answers
 
 
 class BenchmarkConformance:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops
 
-from srum_core.loading import check_instance
+from srum_core.plugins.loading import check_instance
 from srum_core.protocols import Drawer
 from srum_core.records import Sample
 from srum_core.testing.checks import after, called

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from srum_core.loading import check_instance
+from srum_core.plugins.loading import check_instance
 from srum_core.protocols import Grounder
 from srum_core.records import Candidate, Question, Region, Unreadable
 from srum_core.testing.checks import called, check_questions, shown
 from srum_core.testing.fixtures import sample_candidate
-from srum_core.testing.odd_answers import odd_answers
+from srum_core.testing.malformed_answers import odd_answers
 
 
 class GrounderConformance:

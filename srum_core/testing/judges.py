@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from srum_core.errors import SrumError
-from srum_core.hearing import MOST_TURNS, Hearing, without_echo
-from srum_core.loading import check_instance
+from srum_core.plugins.loading import check_instance
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
+from srum_core.stages.interview import MOST_TURNS, Hearing, without_echo
 from srum_core.testing.checks import called, check_questions, shown
 from srum_core.testing.fixtures import sample_candidate, sample_regions
-from srum_core.testing.odd_answers import NOTHING, QUESTIONS, WELL_FORMED, odd_answers, out_of_range
+from srum_core.testing.malformed_answers import NOTHING, QUESTIONS, WELL_FORMED, odd_answers, out_of_range
 from srum_core.testing.transcripts import Transcript, read_transcripts
 
 Found = list[Score | Unreadable]

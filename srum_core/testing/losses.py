@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srum_core.flow import FlowStep
-from srum_core.loading import check_instance
+from srum_core.plugins.loading import check_instance
 from srum_core.protocols import Loss
 from srum_core.testing.checks import called
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from srum_core.errors import SrumError
-from srum_core.loading import check_instance
+from srum_core.plugins.loading import check_instance
 from srum_core.protocols import RewardMap
 from srum_core.records import Judgement, Region, Score
 from srum_core.testing.checks import called

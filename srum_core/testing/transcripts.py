@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import frozen
 
 from srum_core.records import Candidate, Exchange, Region, Score, Unreadable
-from srum_core.store import read_list, write_list
+from srum_core.runs.store import read_list, write_list
 
 
 @frozen

@@ -16,7 +16,7 @@ from srum_benchmarks.instruments import released_parsers, steps
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.understanding import choices, mathvista, mme, mmmu
 from srum_benchmarks.wise import prompts as wise
-from srum_core.analysis import strength as activations
+from srum_core.analysis import effect_size as activations
 
 pytestmark = pytest.mark.golden
 

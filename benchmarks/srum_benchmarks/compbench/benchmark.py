@@ -9,7 +9,7 @@ from srum_benchmarks import published, summary, templates
 from srum_benchmarks.compbench import layout, mllm, prompts
 from srum_benchmarks.options import CompBenchOptions
 from srum_benchmarks.summary import Cell, Part
-from srum_core.published import Published
+from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]

@@ -10,7 +10,7 @@ from srum_benchmarks.detections import Detection
 from srum_benchmarks.geneval import asking, layout, prompts, rules
 from srum_benchmarks.options import GenEvalOptions
 from srum_benchmarks.summary import Cell
-from srum_core.published import Published
+from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]

@@ -13,7 +13,7 @@ from srum_benchmarks.geneval.asking import Wanted
 from srum_benchmarks.geneval.rules import Thresholds
 from srum_benchmarks.options import Mask2FormerOptions
 from srum_core.errors import CheckpointError, PluginError, extra
-from srum_core.pictures import open_rgb
+from srum_core.models.images import open_rgb
 from srum_core.records import Question
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Mask2Former:
 
     @cached_property
     def _place(self) -> torch.device:
-        from srum_core.place import choose_device
+        from srum_core.models.hub import choose_device
 
         return choose_device(self.options.device)
 

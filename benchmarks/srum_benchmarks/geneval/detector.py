@@ -31,7 +31,7 @@ from srum_benchmarks.detections import Box
 from srum_benchmarks.geneval.crops import GREY, crop
 from srum_benchmarks.geneval.rules import COLORS
 from srum_core.errors import CheckpointError
-from srum_core.place import download
+from srum_core.models.hub import download
 
 FILES = ["*.json", "*.safetensors", "*.txt"]
 SHORT, LONG, MULTIPLE = 800, 1333, 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from srum_core.published import Published
+from srum_core.evaluation.published import Published
 
 
 def read(name: str) -> Published:

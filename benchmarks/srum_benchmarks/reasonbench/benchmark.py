@@ -11,7 +11,7 @@ from srum_benchmarks.reasonbench import prompts, scores
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
 from srum_benchmarks.summary import Cell, Part
 from srum_core.errors import RecordError
-from srum_core.published import Published
+from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
-from srum_core.hearing import json_values
+from srum_core.stages.interview import json_values
 
 ALLOWED = (0.0, 0.5, 1.0)
 _LIST = re.compile(r'"score"\s*:\s*\[([^\[\]]*)\]')

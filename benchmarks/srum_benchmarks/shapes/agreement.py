@@ -19,11 +19,11 @@ from srum_benchmarks.shapes.figures import Figure, auc, balanced
 from srum_benchmarks.shapes.judging import RIGHT
 from srum_benchmarks.shapes.lessons import Lesson, appraise
 from srum_benchmarks.shapes.world import SIDE
-from srum_core.console import tell
 from srum_core.errors import RecordError, SrumError
-from srum_core.pictures import open_image
+from srum_core.models.images import open_image
 from srum_core.records import Candidate, Judgement
-from srum_core.run import Run
+from srum_core.runs.progress import tell
+from srum_core.runs.run import Run
 
 COLUMNS = ("balanced accuracy", "AUC", "region sign accuracy", "region AUC")
 

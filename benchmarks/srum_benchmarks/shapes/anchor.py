@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from srum_benchmarks.shapes.curriculum import Recipe
 from srum_core.flow import Schedule, flow_step
 from srum_core.records import Prompt
-from srum_core.tuning import Start, Tuned
+from srum_core.training.lora import Start, Tuned
 
 
 def text_weights(model: Any) -> dict[str, nn.Parameter]:

@@ -11,9 +11,9 @@ from srum_benchmarks import ShapesOptions, summary
 from srum_benchmarks.shapes import crowded, stored, world
 from srum_benchmarks.shapes.checker import Verdict, check, layout
 from srum_benchmarks.summary import Cell
-from srum_core.benchmarking import EXTRA_OBJECTS
+from srum_core.evaluation.benchmarking import EXTRA_OBJECTS
+from srum_core.evaluation.statistics import SHARE
 from srum_core.records import Candidate, Prompt, Question, Row
-from srum_core.statistics import SHARE
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 

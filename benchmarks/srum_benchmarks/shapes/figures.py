@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srum_core.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
+from srum_core.evaluation.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
 
 Figure = dict[str, Any]
 Numbers = NDArray[np.float64]

@@ -29,7 +29,7 @@ from srum_benchmarks.shapes.world import crowded
 from srum_core.errors import CheckpointError
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Prompt
-from srum_core.store import write_atomic
+from srum_core.runs.store import write_atomic
 
 BATCH = 64
 _ABOUT = ("split", "prompts", "pictures", "seed", "votes")
@@ -151,10 +151,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def load(adapter: str, options: Mapping[str, Any], lora: Path | None) -> UnifiedModel:
+def load(adapter: str, options: Mapping[str, Any], lora_folder: Path | None) -> UnifiedModel:
     """The model of a checkpoint, with what LoRA learnt on top. Raises CheckpointError if one is taken for the other."""
-    from srum_core import tuning
-    from srum_core.config import Use
+    from srum_core.models import trained
+    from srum_core.options import Use
     from srum_core.plugins import discover
 
     folder = options["checkpoint"]
@@ -164,8 +164,8 @@ def load(adapter: str, options: Mapping[str, Any], lora: Path | None) -> Unified
             f"adapter.checkpoint) and this folder with --lora."
         )
     model: UnifiedModel = discover().create("adapter", Use(adapter, dict(options)))
-    if lora is not None:
-        tuning.apply(model, lora)
+    if lora_folder is not None:
+        trained.apply(model, lora_folder)
     return model
 
 

@@ -37,12 +37,12 @@ from srum_benchmarks.shapes.stepping import (
     set_rates,
     state_of,
 )
+from srum_core.config.settings import Lora
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
-from srum_core.settings import Lora
-from srum_core.store import write_atomic
-from srum_core.tuning import tune
+from srum_core.runs.store import write_atomic
+from srum_core.training.lora import tune
 
 
 class Pretrainable(UnifiedModel, Protocol):

@@ -31,7 +31,7 @@ from srum_benchmarks.shapes.muon import Muon
 from srum_benchmarks.shapes.stepping import Log, as_tensor, rates_of, restore, save, set_rates, state_of
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
-from srum_core.store import write_atomic
+from srum_core.runs.store import write_atomic
 
 PHASES = ("features", "autoencoder", "unet", "head")
 INNER = re.compile(r"^(denoiser|language)\..*layers\.\d+\.")

@@ -24,13 +24,13 @@ from PIL import Image
 from srum_benchmarks.shapes.captions import picture_for
 from srum_benchmarks.shapes.render import Picture, compose
 from srum_benchmarks.shapes.world import SIDE
-from srum_core.console import shown, tell
 from srum_core.errors import RecordError, SrumError
-from srum_core.hookspecs import Use
 from srum_core.interchange import fresh
+from srum_core.options import Use
 from srum_core.records import Candidate, Grounding, Judgement, Region, Score
-from srum_core.run import Planned, Run
-from srum_core.store import write_atomic, write_list
+from srum_core.runs.progress import shown, tell
+from srum_core.runs.run import Planned, Run
+from srum_core.runs.store import write_atomic, write_list
 
 WHOLE = Region("1", (0.0, 0.0, 1.0, 1.0), "rendered scene")
 _WHY = "a rendered scene, not drawn by the model"

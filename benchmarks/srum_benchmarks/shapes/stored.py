@@ -7,7 +7,7 @@ import numpy as np
 from srum_benchmarks.shapes.render import Picture
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError
-from srum_core.pictures import open_image
+from srum_core.models.images import open_image
 from srum_core.records import Candidate
 
 

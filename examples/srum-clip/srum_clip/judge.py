@@ -10,8 +10,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 from srum_clip import ClipOptions
 from srum_core.errors import CheckpointError, ConfigError
-from srum_core.pictures import open_rgb
-from srum_core.place import choose_device
+from srum_core.models.hub import choose_device
+from srum_core.models.images import open_rgb
 from srum_core.records import Candidate, Question, Region, Score
 
 

@@ -21,9 +21,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from srum_core.errors import CheckpointError, TrainingError
 from srum_core.flow import Recipe, Schedule
-from srum_core.pictures import open_rgb
+from srum_core.models.images import open_rgb
+from srum_core.models.weights import failure
 from srum_core.records import Question, Sample
-from srum_core.weights import failure
 from srum_pair import PairOptions
 
 

@@ -15,7 +15,7 @@ import torch
 from attrs import evolve
 from einops import rearrange
 
-from srum_core.cli import train_main
+from srum_core.cli.main import train_main
 from srum_core.errors import CheckpointError, TrainingError
 from srum_core.records import Question
 from srum_core.testing import AdapterConformance, check_generates_like, sample_picture

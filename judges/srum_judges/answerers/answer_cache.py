@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 from srum_core.errors import ConfigError
 from srum_core.records import Answer
-from srum_core.store import write_atomic
+from srum_core.runs.store import write_atomic
 
 
 def key_of(asked: Mapping[str, Any]) -> str:

@@ -23,8 +23,8 @@ import attrs
 from attrs import define, field, frozen
 
 from srum_core.errors import AnswerError, ConfigError, clean, extra, mask
-from srum_core.folders import read_file
-from srum_core.pictures import open_image, open_rgb
+from srum_core.files import read_file
+from srum_core.models.images import open_image, open_rgb
 from srum_core.records import Answer, Box, Question
 from srum_judges.answerers.addresses import read_key, read_urls
 from srum_judges.answerers.answer_cache import AnswerCache, cache_folder, key_of

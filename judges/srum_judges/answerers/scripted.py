@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from srum_core.folders import read_file
+from srum_core.files import read_file
 from srum_core.records import Question
 from srum_judges.options import ScriptedOptions
 

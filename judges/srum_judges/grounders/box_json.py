@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import frozen
 
-from srum_core.hearing import json_values
+from srum_core.stages.interview import json_values
 from srum_judges.parsing import Reading, spoken
 
 Corners = tuple[float, float, float, float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from srum_core.pictures import open_rgb
+from srum_core.models.images import open_rgb
 from srum_core.records import Box, Candidate, Question, Region
 from srum_judges.options import ComponentsOptions, GridOptions
 

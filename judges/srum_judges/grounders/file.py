@@ -12,7 +12,7 @@ from attrs import frozen
 
 from srum_core.boxes import sides
 from srum_core.errors import ConfigError
-from srum_core.folders import read_text
+from srum_core.files import read_text
 from srum_core.records import Candidate, Question, Region
 from srum_judges.options import FileOptions
 

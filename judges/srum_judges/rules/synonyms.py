@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import define, field
 
 from srum_core.errors import ConfigError
-from srum_core.folders import read_text
+from srum_core.files import read_text
 from srum_judges.rules.forms import forms
 
 _ALL, _GENERAL, _KIND = "all", "general", "kind"

@@ -1,0 +1,140 @@
+"""Run the method with one thing changed at a time, over training seeds, and put the results side by side.
+
+Arms share what they can: pictures, judgements and the evaluation before training are made once per training seed. The
+same command again goes on where it stopped. KEY=VALUE changes a setting of all arms. Results: ablation.md, .json, .csv
+and figures in the folder, which holds an ordinary run per arm and seed (seed-0/paper, …).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srum_core import plugins
+from srum_core.ablation.arms import read_arms
+from srum_core.ablation.plan import Plan, make_plan
+from srum_core.cli.commands.shared import finish_with_report
+from srum_core.cli.common import add_settings, read_settings, show_table
+from srum_core.errors import ConfigError
+from srum_core.evaluation.tables import Grid, all_shares
+from srum_core.files import lock
+from srum_core.runs.progress import shown, tell
+from srum_core.stages import preflight
+from srum_core.stages.chunks import Step
+
+if TYPE_CHECKING:
+    from srum_core.ablation.tables import Tables
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("runs/ablation"), help="folder of the ablation (default: runs/ablation)")
+    add("--seeds", type=int, metavar="N", help="training seeds (default: 5; with --quick 2)")
+    add("--arms", default="", metavar="NAME,NAME,…", help="these arms only (default: all; --dry-run lists them)")
+    add("--with", dest="files", type=Path, action="append", default=[], metavar="FILE.toml", help="further arms")
+    add("--quick", action="store_true", help="few prompts, steps and pictures: to try it out, not to measure")
+    add("--dry-run", action="store_true", help="say what would run and what is shared, load no model, write nothing")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0 when all arms are through, also those that failed: that is a result. Raises ConfigError and RecordError."""
+    registry = plugins.discover()
+    settings = read_settings(parsed, registry)
+    arms = read_arms(registry, settings.adapter.use, parsed.preset, parsed.files)
+    if parsed.quick:
+        quick = argparse.Namespace(**{**vars(parsed), "settings": [*arms.quick, *parsed.settings]})
+        settings = read_settings(quick, registry)
+    chosen = arms.named([name.strip() for name in parsed.arms.split(",") if name.strip()])
+    seeds = parsed.seeds if parsed.seeds is not None else 2 if parsed.quick else 5
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds}: there has to be one training seed at least.")
+    plan = make_plan(parsed.out.absolute(), settings, arms, chosen, seeds, registry)
+    plan.units[plan.seeds[0]][0].run.benchmark()  # says in a sentence if there is none, before anything is drawn
+    if parsed.dry_run:
+        return _announce(plan, parsed.out)
+    with lock(parsed.out):
+        _work(plan, parsed.out, _command(parsed))
+    return 0
+
+
+def _work(plan: Plan, folder: Path, command: str) -> None:
+    from srum_core.ablation.tables import Reader, tabulate  # numpy
+    from srum_core.ablation.work import work
+    from srum_core.ablation.write import write
+
+    reader = Reader()
+    try:
+        failures = work(plan, lambda so_far: write(folder, plan, tabulate(plan, so_far, reader), command))
+    except KeyboardInterrupt:
+        tell(f"\nsrum: stopped; nothing that is on disk is lost. To go on:\n  {command}")
+        raise
+    tables = tabulate(plan, failures, reader)
+    write(folder, plan, tables, command)
+    show_table(_table(tables, len(plan.seeds)))
+    print(f"The table is in {shown(folder.absolute() / 'ablation.md')}")
+    finish_with_report(folder.absolute())
+
+
+def _table(tables: Tables, seeds: int) -> Grid:
+    from srum_core.ablation.write import cells, columns
+    from srum_core.ablation.write import shown as shown_cell
+
+    head, lines = ["arm", *columns(tables)], []
+    percent = all_shares(each.value for row in tables.rows for each in row.means.values())
+    for row in tables.rows:
+        found = cells(row, tables, seeds)
+        told = (shown_cell(each, name.startswith("change"), percent) for name, each in found.items())
+        lines.append([row.arm.name, *told])
+    title = f"95 % intervals{', in %' if percent else ''}"
+    return Grid(head, lines, title, words=frozenset({len(head) - 1}))
+
+
+def _command(parsed: argparse.Namespace) -> str:
+    """What was typed, in one order."""
+    words = ["srum", "ablate"]
+    named = [("--adapter", parsed.adapter), *(("--preset", name) for name in parsed.preset)]
+    named += [("--checkpoint", parsed.checkpoint), ("--config", parsed.config), ("--out", parsed.out)]
+    named += [("--seeds", parsed.seeds), ("--arms", parsed.arms or None), *(("--with", file) for file in parsed.files)]
+    words += [word for option, value in named if value is not None for word in (option, str(value))]
+    words += ["--quick"] if parsed.quick else []
+    return shlex.join([*words, *parsed.settings])
+
+
+def _announce(plan: Plan, folder: Path) -> int:
+    """Print what would be made and what taken over, for one training seed; the others are alike. Return 1 if an arm
+    would not start."""
+    fails = False
+    print(f"{shown(folder.absolute())}, training seeds {', '.join(map(str, plan.seeds))} (nothing is run)")
+    for unit in plan.units[plan.seeds[0]]:
+        print(f"\n{unit.name}: {unit.arm.text if unit.arm else 'made once for the arms below'}")
+        if unit.arm and unit.arm.settings:
+            print(f"  settings  {' '.join(unit.arm.settings)}")
+        sources: dict[str, list[Step]] = {}
+        for task in unit.tasks:
+            sources.setdefault(task.source.folder.name if task.source else "", []).append(task.step)
+        if "" in sources:
+            print(f"  makes     {_told(sources.pop(''))}")
+        for name, taken in sources.items():
+            print(f"  takes     {_told(taken)} of {name}")
+        own = [task.step for task in unit.tasks if task.source is None]
+        for problem in [] if unit.done else preflight.problems(unit.run, own):
+            fails = True
+            tell(f"  would not start: {problem}")
+    left = plan.arms.extra(plan.chosen)
+    if left:
+        print(f"\nOnly when named with --arms: {', '.join(left)}.")
+    units = [unit for each in plan.units.values() for unit in each]
+    print(f"\n{sum(unit.done for unit in units)} of {len(units)} runs are finished.")
+    return int(fails)
+
+
+def _told(steps: Sequence[Step]) -> str:
+    """Steps by round."""
+    rounds: dict[str, list[str]] = {}
+    for step in steps:
+        rounds.setdefault("base" if step.round is None else f"round {step.round}", []).append(step.stage)
+    return "; ".join(f"{', '.join(stages)} ({round})" for round, stages in rounds.items())

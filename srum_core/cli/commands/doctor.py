@@ -1,0 +1,82 @@
+"""Try an adapter on its real weights, and say in sentences what is wrong with it, and what mends it.
+
+It draws a few pictures (or takes those of --pictures), looks at sign and time of the velocity, at scale and geometry
+of the latents, at seeds, words and answers, and measures one call of everything.
+
+  srum doctor --adapter bagel --preset shapes
+  srum doctor --adapter mine --checkpoint DIR --pictures FOLDER train.method=full
+
+With --plan it loads no weights, and says what each stage would take of a GPU's memory and what to change where that is
+too much.
+
+  srum doctor --plan --gib 80 --adapter bagel train.method=full
+  srum doctor --plan --gib 80 --gpus 8 --adapter blip3o
+
+The exit status is 1 if something is wrong or does not fit; what these weights cannot tell is no failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from srum_core import plugins
+from srum_core.cli.common import Terminal, add_settings, read_settings
+from srum_core.runs.run import Run
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--pictures", type=Path, metavar="FOLDER", help="look at these pictures; a-red-cup.png is shown as a red cup")
+    add("--plan", action="store_true", help="predict each stage's memory from shapes alone, and what would make it fit")
+    add("--gib", type=_positive, help="with --plan: GiB of each GPU (default: those of the one here, or 80)")
+    add("--gpus", type=int, default=1, help="with --plan: how many there are")
+    add("--on", choices=("cuda", "cpu"), default="cuda", help="with --plan: what is planned for")
+    add_settings(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0, or 1 if something is wrong with the adapter."""
+    settings = read_settings(parsed, registry := plugins.discover())
+    with tempfile.TemporaryDirectory(prefix="srum-doctor-") as folder:
+        run = Run(Path(folder) / "run", settings, registry)
+        return _plan(run, parsed) if parsed.plan else _examine(run, Path(folder), parsed.pictures)
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := float(text)) < 1e6:
+        raise ValueError
+    return value
+
+
+def _plan(run: Run, parsed: argparse.Namespace) -> int:
+    from srum_core.doctor.plan import Device, Planner, memory_here
+    from srum_core.doctor.suggestions import show
+
+    device = Device(parsed.on, parsed.gib or memory_here(parsed.on), max(1, parsed.gpus))
+    return 0 if show(Planner(run.registry, device, run), run.settings, Terminal()) else 1
+
+
+def _examine(run: Run, folder: Path, pictures: Path | None) -> int:
+    from srum_core.doctor.examine import examine
+    from srum_core.doctor.findings import costs, verdicts
+
+    console = Terminal(soft_wrap=True, highlight=False)
+    run.judges()  # what is wrong with the settings is told before a model is loaded
+    model = run.model(0)
+    console.print(f"{run.settings.adapter.use}: {type(model).__module__}:{type(model).__qualname__} is loaded.")
+    found = examine(run, model, folder, pictures, lambda each: _tell(console, each.check, each.text))
+    tables = Terminal()
+    if found.costs:
+        tables.print(costs(found.costs))
+        console.print(found.estimate)
+    tables.print(verdicts(found.findings))
+    wrong = [finding for finding in found.findings if finding.verdict == "wrong"]
+    for finding in wrong:
+        _tell(console, f"wrong, {finding.check}", finding.text)
+    return 1 if wrong else 0
+
+
+def _tell(console: Terminal, about: str, text: str) -> None:
+    console.print(f"{about}: {text}")

@@ -1,0 +1,42 @@
+"""Ask somebody about the pictures of an evaluation. Every answer is kept as it was given.
+
+srum eval judge RUN --judge '{use="remote", url="http://localhost:8000/v1"}'
+srum eval judge RUN --judge self                        the model judges itself: never a headline number
+
+Several judges may look at the same pictures: --as gives each a name.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from srum_core import plugins
+from srum_core.cli import evaluation as shared
+from srum_core.cli import launching
+from srum_core.errors import ConfigError
+from srum_core.files import lock
+from srum_core.runs.progress import shown
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_later(parser)
+    shared.add_judge(parser)
+    launching.add_arguments(parser)
+    parser.add_argument("--partial", action="store_true", help="ask about the pictures that are there already")
+    parser.add_argument("--redo", action="append", default=[], choices=("answers",), help="first delete the answers")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0 when nothing is left to ask."""
+    made = shared.open_later(parsed, plugins.discover())
+    if not shared.asks(made):
+        raise ConfigError(
+            f"{made.settings.benchmark.use if made.settings.benchmark else ''} asks nobody about its pictures: it is "
+            f"scored by rules. Go on with srum eval score {shown(made.folder)}"
+        )
+    name, use = shared.chosen_judge(made, parsed.judge, parsed.name)
+    with lock(made.folder) as handle:
+        shared.redo(made, parsed.redo, name)
+        shared.judge_all(made, parsed, handle, name, use)
+    print(f"The answers are in {shown(made.folder / 'answers' / name)}")
+    return 0

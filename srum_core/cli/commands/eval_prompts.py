@@ -1,0 +1,111 @@
+"""Look at the prompts of published benchmarks: what is there, is it the release, what is missing.
+
+srum eval prompts ~/T2I-CompBench                       a folder: whatever benchmarks it belongs to
+srum eval prompts ~/prompts --benchmark wise            all that this benchmark needs
+srum eval prompts https://github.com/djghosh13/geneval  a repository: the state that is known here, put in checkouts/
+srum eval prompts OWNER/NAME --revision main            a data set of the Hugging Face hub
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+from rich.table import Table
+
+from srum_core import plugins
+from srum_core.cli.common import say, show_table
+from srum_core.errors import ConfigError, PluginError
+from srum_core.models import fetching
+from srum_core.options import Use
+from srum_core.records import PromptFile
+from srum_core.runs.progress import tell
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a checkout or folder, a git address, or a hub id OWNER/NAME")
+    parser.add_argument("--revision", default="", help="which state to get (default: the one that is known, or newest)")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where to put it (default: checkouts/NAME)")
+    parser.add_argument(
+        "--benchmark", action="append", default=[], metavar="NAME", help="only this one, complete; may be repeated"
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0, or 1 if a file is missing or is not the release's. Raises ConfigError where there is nothing to look at."""
+    registry = plugins.discover()
+    revision = parsed.revision or _known_revision(registry, parsed.source)
+    folder = fetching.fetched(parsed.source, revision, parsed.to)
+    surveys = _surveys(registry, str(folder), parsed.benchmark)
+    if not surveys:
+        known = ", ".join(_readers(registry))
+        raise ConfigError(
+            f"{folder} holds no prompt file of a benchmark that is known here ({known}). "
+            "Name one with --benchmark to see which files it needs and where they come from."
+        )
+    show_table(_table(surveys), wrap=False)
+    problems = [_told(name, each) for name, found in surveys.items() for each in found]
+    for sentence in (sentence for each in problems for sentence in each):
+        say(sentence)
+    for name, found in surveys.items():
+        if not any(_told(name, each) for each in found):
+            print(f'{name}: complete. Use it with benchmark={{use="{name}", data="{folder}"}}.')
+    return int(any(problems))
+
+
+def _known_revision(registry: plugins.Registry, source: str) -> str:
+    """The state of a repository at which a benchmark's files were looked at; "" if it is none of theirs."""
+    every = _surveys(registry, "", _readers(registry))
+    known = {each.source for found in every.values() for each in found}
+    states = {tuple(each.split(" at ")) for each in known if each.count(" at ") == 1}
+    name = source.rstrip("/").removesuffix(".git")
+    return next((state for repository, state in sorted(states) if name.endswith(f"/{repository}")), "")
+
+
+def _readers(registry: plugins.Registry) -> list[str]:
+    """The benchmarks whose prompts are read from a folder."""
+    found = [each.component for each in registry.listing() if each.kind == "benchmark"]
+    return [each.name for each in found if each.options and "data" in attrs.fields_dict(each.options)]
+
+
+def _surveys(registry: plugins.Registry, folder: str, chosen: Sequence[str]) -> dict[str, list[PromptFile]]:
+    """By benchmark; of those that were not asked for, the ones that something is there of."""
+    readers = _readers(registry)
+    surveys = {}
+    for name in chosen or readers:
+        try:
+            benchmark = registry.create("benchmark", Use(name, {"data": folder} if name in readers else {}))
+        except PluginError as error:  # of another plugin
+            if chosen:
+                raise
+            tell(str(error))
+            continue
+        survey = getattr(benchmark, "survey", None)
+        if survey is None:
+            if chosen:
+                raise ConfigError(f'The benchmark "{name}" reads no prompts from a folder.')
+            continue
+        found = list(survey())
+        if chosen or any(each.path for each in found):
+            surveys[name] = found
+    return surveys
+
+
+def _table(surveys: Mapping[str, Sequence[PromptFile]]) -> Table:
+    table = Table()
+    for column in ("benchmark", "file", "prompts", "release", "SHA-256", ""):
+        table.add_column(column, justify="right" if column in ("prompts", "release") else "left", overflow="fold")
+    for name, found in surveys.items():
+        for each in found:
+            state = "missing" if each.path is None else "not the release" if each.problems else "ok"
+            count = "" if each.path is None else str(each.count)
+            table.add_row(name, each.name, count, str(each.expected), each.sha256[:12], state)
+    return table
+
+
+def _told(name: str, file: PromptFile) -> list[str]:
+    if file.path is None:
+        return [f"{name}: {file.name} is missing. It is part of {file.source}."]
+    return [f"{name}: {problem}" for problem in file.problems]

@@ -1,0 +1,48 @@
+"""Draw a benchmark's pictures, have them judged, and score them: srum eval generate, judge and score in one.
+
+srum eval run --adapter bagel --preset shapes --benchmark shapes evaluate.limit=20
+srum eval run --trained runs/bagel-shapes --benchmark '{use="wise", data="DIR"}' --judge '{use="remote", url="…"}'
+
+The same command again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from srum_core.cli import evaluation as shared
+from srum_core.cli import launching
+from srum_core.cli.commands import eval_generate, eval_score
+from srum_core.files import lock
+from srum_core.runs.progress import shown, tell
+from srum_core.stages import preflight
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_model(parser)
+    shared.add_judge(parser)
+    launching.add_arguments(parser)
+    eval_score.add_failures(parser)
+    eval_generate.add_redo(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0 when the table is written."""
+    made = eval_generate.begin(parsed)
+    if parsed.dry_run:
+        return eval_generate.announce(made, parsed)
+    with lock(made.folder) as handle:
+        preflight.refuse(shared.problems(made, "pictures" in parsed.redo, parsed))
+        shared.redo(made, [each for each in parsed.redo if each == "pictures"])
+        asked = shared.asks(made)
+        if asked:
+            name, use = shared.chosen_judge(made, parsed.judge, parsed.name)
+            shared.redo(made, [each for each in parsed.redo if each == "answers"], name)
+        elif parsed.judge:
+            tell("Nobody is asked about these pictures: they are scored by rules. --judge does nothing.")
+        shared.generate_all(made, parsed, handle)
+        if asked:
+            shared.judge_all(made, parsed, handle, name, use)
+        shared.score_all(made, name if asked else None, parsed.failures, False)
+    print(f"The evaluation is in {shown(made.folder)}")
+    return 0

@@ -1,0 +1,39 @@
+"""Read an evaluation's answers, and write its tables. Needs no model, no torch and no network.
+
+srum eval score RUN
+srum eval score RUN --failures zero                     unreadable answers count as 0
+srum eval score RUN benchmark.trained=cultural          with another option of the benchmark, kept from then on
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from srum_core import plugins
+from srum_core.cli import evaluation as shared
+from srum_core.evaluation.scoring import POLICIES
+from srum_core.files import lock
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    shared.add_later(parser)
+    parser.add_argument("--as", dest="name", metavar="NAME", help="the table of this judge only (default: of all)")
+    add_failures(parser)
+    parser.add_argument("--partial", action="store_true", help="score what is there, and say what is missing")
+
+
+def add_failures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--failures",
+        choices=POLICIES,
+        default="",
+        help="what unreadable answers count as: nothing (exclude, the default), as in the original, or zero",
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0 when the tables are written."""
+    made = shared.open_later(parsed, plugins.discover())
+    with lock(made.folder):
+        shared.score_all(made, parsed.name, parsed.failures, parsed.partial)
+    return 0

@@ -1,0 +1,301 @@
+"""Read a run's recorded answers again with today's judges. Nobody is asked anything: no model is needed.
+
+KEY=VALUE changes how answers are read: options of the judges, such as judges.1.penalty=false, and judge.doubt. The new
+judgements take the place of the old ones, which are kept beside them as judgements.before-1, -2, …; run.toml is brought
+up to date. A judge that asks other questions today than it was answered cannot be read again, and then nothing is
+written. Should this be interrupted, the same command again finishes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import count
+from pathlib import Path
+
+import attrs
+from attrs import define, field
+
+from srum_core import config, plugins
+from srum_core.cli.commands.shared import add_run, judged_round, judged_rounds
+from srum_core.cli.common import say, show_table
+from srum_core.config.load import COMMAND_LINE
+from srum_core.config.toml import as_data
+from srum_core.errors import ConfigError, RecordError
+from srum_core.evaluation.tables import Grid
+from srum_core.files import lock, read_json, redo_option
+from srum_core.records import Candidate, Judgement, Score, Unreadable
+from srum_core.runs.progress import shown
+from srum_core.runs.run import Run
+from srum_core.runs.store import Records, differences, sync_folder
+from srum_core.stages.interview import Hearing
+from srum_core.stages.judge import judgement
+
+Pair = tuple[Candidate, Judgement, Judgement]
+"""A picture, its judgement as it is, and as it is read today."""
+_CHUNK = 256
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument("--round", type=int, metavar="K", help="one round only (default: all that are judged)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, write nothing")
+    parser.add_argument("--examples", type=int, default=5, metavar="N", help="changes to show (default: 5)")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as judges.1.penalty=false")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0, also if nothing changes. Raises ConfigError, and RecordError for answers that cannot be read again."""
+    registry = plugins.discover()
+    old = Run.open(parsed.run, registry)
+    settings = config.changed(old.settings, parsed.settings, registry, COMMAND_LINE)
+    new = Run(old.folder, settings, registry)
+    _refuse_others(old, new)
+    with nullcontext() if parsed.dry_run else lock(new.folder):
+        if not parsed.dry_run:
+            _finish_interrupted(new)
+        _reread(old, new, parsed)
+    return 0
+
+
+def _reread(old: Run, new: Run, parsed: argparse.Namespace) -> None:
+    chosen = judged_round(new, parsed.round)
+    rounds = judged_rounds(new) if parsed.round is None else [chosen]
+    other = _other_settings(new, rounds)
+    tallies = [_tally(round, _again(new, round)) for round in rounds]
+    _show(tallies, parsed.examples)
+    changed = [tally.round for tally in tallies if tally.differing]
+    if not (changed or other or old.settings != new.settings):
+        print("Nothing changes.")
+        return
+    if not changed:
+        print("No judgement changes; only the settings do.")
+    if parsed.dry_run:
+        print("Nothing was written (--dry-run).")
+        return
+    stale = sorted({*changed, *other})
+    for round in stale:
+        _write_aside(new, round, _again(new, round))
+    for round in stale:
+        kept = _swap(new.stage_folder("judge", round))
+        print(f"Round {round}: written; the judgements as they were are in {shown(kept)}")
+    if old.settings != new.settings:
+        Run.create(new.folder, new.settings, new.registry)
+    _say_trained(new, changed)
+
+
+# ---- settings -------------------------------------------------------------------------------------------------------
+
+
+def _is_reading(key: str) -> bool:
+    """Whether a setting says how answers are read, and not how they were got."""
+    return key == "judge.doubt" or key.split(".")[0] == "judges"
+
+
+def _refuse_others(old: Run, new: Run) -> None:
+    """Raise ConfigError for a change of anything else, in the run's own settings or in those of a round."""
+    wrong: dict[str, str] = {}
+    own = old.settings, new.settings
+    changing = (k for k in range(old.settings.round_count) if any(each.changes(k) for each in own))
+    for round in [None, *changing]:
+        pair = [as_data(run.at("judge", round).settings) | {"rounds": run.settings.round_count} for run in (old, new)]
+        wrong |= {key: how for key, how in differences(*pair).items() if not _is_reading(key)}
+    if wrong:
+        told = "; ".join(f"{key} ({how})" for key, how in wrong.items())
+        raise ConfigError(
+            f"srum reread changes how recorded answers are read: options of the judges, and judge.doubt. "
+            f"It cannot change {told}. For anything else run srum-train with these settings and --redo."
+        )
+
+
+def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]]:
+    """The rounds whose judgements were made with other settings than today's, and which."""
+    found = {round: _differing(run, round) for round in judged_rounds(run)}
+    for round, wrong in found.items():
+        told = "; ".join(f"{key} {how}" for key, how in wrong.items())
+        if any(not _is_reading(key) for key in wrong):
+            raise RecordError(
+                f"{run.stage_folder('judge', round)} was made with other settings than run.toml says: {told}. What has "
+                "changed is how answers were got, so they cannot be read again; judge again with "
+                f"{redo_option(run.stage_folder('judge', round))}."
+            )
+        if wrong and round not in rounds:
+            raise RecordError(
+                f"Round {round} was judged with other settings: {told}. Settings hold for the whole run: leave --round "
+                "out, and all rounds are read again."
+            )
+    return {round: wrong for round, wrong in found.items() if wrong}
+
+
+def _differing(run: Run, round: int) -> dict[str, str]:
+    path = run.stage_folder("judge", round) / "settings.json"
+    return differences(read_json(path), run.stage_settings("judge", round))
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def _again(run: Run, round: int) -> Iterator[Pair]:
+    """Every judgement of a round with what it says today, in the order of writing. Where it is not known where to look,
+    nobody was asked, and the judgement stays as it is."""
+    run = run.at("judge", round)
+    judges = run.judges()
+    there = Records(run.stage_folder("judge", round), Judgement)  # their settings may change: that is what this is for
+    candidates, groundings = run.candidates(round), run.groundings(round)
+    if there.done:
+        there.require(candidates.ids())
+    for old in there:
+        (candidate,) = candidates.select([old.candidate])
+        (grounding,) = groundings.select([old.candidate])
+        asks = any(each.questions(candidate, grounding.regions) for _, each in judges)
+        if asks and not old.exchanges and old.scores:
+            raise RecordError(
+                f"{there.folder} holds scores of picture {old.candidate}, but no answers that they were read from, as "
+                "after srum import. There is nothing to read again; to judge these pictures use "
+                f"{redo_option(there.folder)}."
+            )
+        if grounding.failures:
+            yield candidate, old, old
+            continue
+        seen = attrs.evolve(candidate, boxes=old.boxes)
+        hearings = [Hearing.replay(name, judge, seen, grounding.regions, old.exchanges) for name, judge in judges]
+        yield candidate, old, judgement(grounding, hearings, run.settings.judge.doubt)
+
+
+@define
+class _Tally:
+    """What reading one round again changes."""
+
+    round: int
+    pictures: int = 0
+    differing: int = 0
+    """Judgements in which anything changes, be it a word."""
+    scores: int = 0
+    distances: list[float] = field(factory=list)
+    """Of the scores that change, by how much."""
+    failures: list[int] = field(factory=lambda: [0, 0])
+    """Before and after."""
+    readable: int = 0
+    unreadable: int = 0
+    """Pictures that lose, or get, all their failures."""
+    examples: list[str] = field(factory=list)
+
+
+def _tally(round: int, pairs: Iterator[Pair]) -> _Tally:
+    tally = _Tally(round)
+    for candidate, old, new in pairs:
+        tally.pictures += 1
+        tally.scores += len(old.scores)
+        tally.failures = [tally.failures[0] + len(old.failures), tally.failures[1] + len(new.failures)]
+        tally.readable += bool(old.failures) and not new.failures
+        tally.unreadable += bool(new.failures) and not old.failures
+        tally.differing += old != new
+        before, after = _said(old), _said(new)
+        for what in dict.fromkeys([*before, *after]):
+            was, now = before.get(what), after.get(what)
+            if isinstance(was, float) and isinstance(now, float) and was != now:
+                tally.distances.append(abs(was - now))
+            if was != now:
+                tally.examples.append(_example(candidate, what, was, now))
+    return tally
+
+
+_What = tuple[str, str | None, int]
+
+
+def _said(judged: Judgement) -> dict[_What, float | str]:
+    """A number, or why there is none, for every (judge, region, how many of the same came before)."""
+    found: dict[_What, float | str] = {}
+    both: tuple[Score | Unreadable, ...] = (*judged.scores, *judged.failures)
+    for each in both:
+        number = sum(key[:2] == (each.judge, each.region) for key in found)
+        value = f"unreadable ({each.why})" if isinstance(each, Unreadable) else float(each.value)
+        found[each.judge, each.region, number] = value
+    return found
+
+
+def _example(candidate: Candidate, what: _What, was: float | str | None, now: float | str | None) -> str:
+    judge, region, _ = what
+    place = "whole picture" if region is None else f"region {region}"
+    told = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in (was, now)]
+    return f'{candidate.id} "{candidate.prompt.text}", {place} ({judge or "unnamed"}): {told[0]} → {told[1]}'
+
+
+def _show(tallies: Sequence[_Tally], examples: int) -> None:
+    head = ["round", "images", "scores changed", "mean", "failures", "readable", "unreadable"]
+    rows = []
+    for tally in tallies:
+        number = len(tally.distances)
+        changed, mean = f"{number} of {tally.scores}", f"{sum(tally.distances) / number:.4f}" if number else "-"
+        failures = f"{tally.failures[0]} → {tally.failures[1]}"
+        cells = (tally.round, tally.pictures, changed, mean, failures, tally.readable, tally.unreadable)
+        rows.append([str(each) for each in cells])
+    show_table(Grid(head, rows))
+    every = [f"round {tally.round}: {line}" for tally in tallies for line in tally.examples]
+    for line in every[:examples]:
+        say(line)
+    if len(every) > examples:
+        print(f"… and {len(every) - examples} more (--examples N shows N of them)")
+    words = sum(tally.differing for tally in tallies)
+    if words and not every:
+        print(f"No number changes; what is said beside them (reasons, labels, rules) does in {words} judgements.")
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.new")
+
+
+def _write_aside(run: Run, round: int, pairs: Iterator[Pair]) -> None:
+    """The new folder, complete, beside the old one."""
+    folder = run.stage_folder("judge", round)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+    records = Records(_aside(folder), Judgement, run.stage_settings("judge", round), writer=0)
+    some: list[Judgement] = []
+    for _, _, new in pairs:
+        some.append(new)
+        if len(some) == _CHUNK:
+            records.extend(some)
+            some = []
+    records.extend(some)
+    if (folder / "DONE").exists():
+        records.mark_done()
+
+
+def _swap(folder: Path) -> Path:
+    """Put the new folder in the old one's place, and return where the old one is now."""
+    kept = next(path for n in count(1) if not (path := folder.with_name(f"{folder.name}.before-{n}")).exists())
+    folder.rename(kept)
+    _aside(folder).rename(folder)
+    sync_folder(folder.parent)
+    return kept
+
+
+def _finish_interrupted(run: Run) -> None:
+    """A swap that was cut short between its two renames is finished; what was never complete is dropped."""
+    for aside in run.folder.glob("round-*/.judgements.new"):
+        folder = aside.with_name("judgements")
+        if folder.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(folder)
+
+
+def _say_trained(run: Run, changed: Sequence[int]) -> None:
+    """Say which checkpoints come from other judgements than those that lie beside them now."""
+    trained = [k for k in changed if run.done("train", k) or (run.round_folder(k) / "training").exists()]
+    if not trained:
+        return
+    where = shlex.quote(shown(run.folder))
+    redo = "train" if trained[0] == 0 else f"train:{trained[0]}"
+    names = ", ".join(map(str, trained))
+    print(
+        f"Training of round {names} was done, or begun, with the judgements as they were. Nothing of it was deleted. "
+        f"To train again with the new ones (this deletes that training, and the rounds after round {trained[0]}):\n"
+        f"  srum-train --config {shlex.quote(shown(run.folder / 'run.toml'))} --out {where} --redo {redo}"
+    )

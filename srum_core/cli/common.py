@@ -1,0 +1,83 @@
+"""What every command shares: the settings that people type, and how things are said to them. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from srum_core import config, plugins
+from srum_core.options import closest
+from srum_core.runs.progress import printable
+
+
+class Parser(argparse.ArgumentParser):
+    """Never abbreviate options; for an unknown one suggest what may have been meant."""
+
+    def __init__(self, **arguments: Any) -> None:
+        more = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**{**more, **arguments})
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        hints = [self._meant(word.partition("=")[0]) for word in unknown if word.startswith("--")]
+        super().error("".join([message, *(f"\n{hint}" for hint in hints if hint)]))
+
+    def _meant(self, option: str) -> str:
+        takes_settings = any(action.dest == "settings" for action in self._actions)
+        names = config.settings_called(option[2:]) if takes_settings else []
+        settings = [name for name in names if not name.startswith("--")]
+        if settings:
+            return f"{option} is a setting, which is typed without dashes: {' or '.join(settings)}=VALUE."
+        close = next(iter(names), closest(option, self._option_string_actions))
+        return f'Did you mean "{close}"?' if close else ""
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `read_settings` takes."""
+    add = parser.add_argument
+    add("--adapter", metavar="NAME", help="name of an installed adapter, or an import path module:Class")
+    add("--preset", action="append", default=[], help="a named set of settings of the adapter; may be repeated")
+    add("--checkpoint", help="short for adapter.checkpoint=...: a model directory, or a hub id")
+    add("--config", type=Path, help="a TOML file with settings; a run's run.toml repeats that run")
+    add("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
+
+
+def read_settings(parsed: argparse.Namespace, registry: plugins.Registry) -> config.Settings:
+    """The settings that were typed. Raises ConfigError with all that is wrong."""
+    overrides = list(parsed.settings)
+    if parsed.checkpoint is not None:
+        overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
+    return config.load_settings(parsed.adapter, parsed.preset, parsed.config, overrides, registry)
+
+
+def find_modules_here() -> None:
+    """As `python -m` does: `use = "my_module:MyJudge"` means a file in the current folder."""
+    sys.path.insert(0, str(Path.cwd()))
+
+
+def say(text: str, end: str = "\n") -> None:
+    """On standard output: what holds words of others (servers, plugins, files, records)."""
+    print(printable(text), end=end)
+
+
+class Terminal(Console):
+    """A console on which words of others are `printable` and never markup."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
+def show_table(table: RenderableType, wrap: bool = True) -> None:
+    """On standard output."""
+    Terminal(soft_wrap=not wrap).print(table)

@@ -1,0 +1,30 @@
+"""`python -m srum_core.cli.evaluation_stage STAGE RUN [NAME]`: one stage of an evaluation in processes of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from srum_core.cli.evaluation import perform
+from srum_core.cli.launching import add_preset, exit_status
+from srum_core.evaluation.run import Evaluation
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status of the process."""
+    parser = argparse.ArgumentParser(prog="python -m srum_core.cli.evaluation_stage", description=__doc__)
+    parser.add_argument("stage", choices=("generate", "judge"))
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name", nargs="?", default="", help="of the judge")
+    parser.add_argument("--partial", action="store_true")
+    parser.add_argument("--batch", type=int, default=0)
+    add_preset(parser)
+    parsed = parser.parse_args(arguments)
+    return exit_status(
+        lambda: perform(Evaluation.open(parsed.run), parsed.stage, parsed.name, parsed.partial, parsed.batch)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Stages in process groups of their own, started by accelerate or by who is named. No torch in this process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from srum_core.errors import ConfigError, SrumError, explain, who_ended
+from srum_core.runs.progress import tell
+
+LAUNCHES = ("none", "ddp", "fsdp2", "fsdp2-offload")
+PRESETS = Path(__file__).with_name("launch")
+# Any import of diffusers imports an installed bitsandbytes, which warns of a kernel that srum does not use.
+logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--launch",
+        choices=LAUNCHES,
+        default="none",
+        help="how each stage runs: in this process, or in several, which share the weights in training with fsdp2",
+    )
+    add("--processes", type=int, help="processes per stage with --launch (default: one per accelerator; 2 on a CPU)")
+    add(
+        "--launcher",
+        metavar="COMMAND",
+        help="what starts the processes of --launch instead of accelerate, as in --launcher 'srun torchrun ...'",
+    )
+
+
+def apart(parsed: argparse.Namespace) -> bool:
+    """Whether stages run in processes of their own. Raises ConfigError for a launcher with nothing to launch."""
+    if parsed.launcher and parsed.launch == "none":
+        raise ConfigError(f"--launcher needs --launch, which says what it starts: {', '.join(LAUNCHES[1:])}.")
+    return bool(parsed.launch != "none")
+
+
+def command(parsed: argparse.Namespace, module: str, *words: str) -> list[str]:
+    """The command that runs a module in as many processes as the arguments of `add_arguments` say."""
+    if parsed.launcher:
+        return [*shlex.split(parsed.launcher), "-m", module, *words, "--launch", parsed.launch]
+    count = parsed.processes or devices()
+    accelerate = [
+        sys.executable,
+        "-m",
+        "srum_core.cli.launching",
+        "--config_file",
+        str(PRESETS / f"{parsed.launch}.yaml"),
+        "--log_dir",
+        os.devnull,  # torchrun leaves a temporary folder behind otherwise
+    ]
+    return [*accelerate, "--num_processes", str(count), "-m", module, *words]
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """For a stage that another launcher starts."""
+    parser.add_argument("--launch", choices=LAUNCHES[1:], default="ddp", help="what accelerate's preset would say")
+
+
+def take_preset(launch: str) -> None:
+    """Set the variables that accelerate would have set for this process."""
+    if launch != "ddp":
+        import yaml
+
+        chosen = yaml.safe_load((PRESETS / f"{launch}.yaml").read_text())["fsdp_config"]
+        os.environ |= {
+            "ACCELERATE_USE_FSDP": "true",
+            **{key.upper(): str(value).upper() for key, value in chosen.items()},
+        }
+
+
+def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
+    """The exit status of a command or a stage's process: that of its work, 2 with a sentence for errors that a person
+    can fix, 130 when interrupted. `stopped` is printed then; without it another process prints it."""
+    try:
+        return work() or 0
+    except SrumError as error:
+        told = str(error)
+    except KeyboardInterrupt:
+        if stopped:
+            tell(stopped)
+        else:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a launcher passes on what the terminal has sent already
+        return 130
+    except SystemExit as error:
+        told = who_ended(error)
+    except BaseException as error:
+        if (explained := explain(error)) is None:
+            sys.excepthook = _show  # what others say may be in it
+            raise
+        told = explained
+    tell(f"srum: {told}")
+    return 2
+
+
+def _show(*error: Any) -> None:
+    """Print a traceback without control characters and secrets."""
+    tell("".join(traceback.format_exception(*error)))
+
+
+def main() -> int:
+    """Run accelerate's launcher, without tracebacks of its own for what its processes have said already."""
+    logging.disable(logging.ERROR)  # of this process, which only waits for others
+    from accelerate.commands import launch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch.main()
+    except (SignalException, KeyboardInterrupt):
+        return 130
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        for rank, code in codes.items():
+            if code < 0:
+                tell(f"srum: process {rank} was ended by {signal.Signals(-code).name}.")
+        return max(codes.values()) if max(codes.values()) > 0 else 1
+    return 0
+
+
+def wait_for(words: Sequence[str], handle: int) -> int:
+    """Run a command to its end, and return its exit status. It holds on to a lock, should this process be killed."""
+    child = subprocess.Popen(words, pass_fds=[handle] if os.name == "posix" else [])
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.wait()  # the terminal has told it too
+        raise
+
+
+def devices() -> int:
+    """How many accelerators torch sees, 2 without any; asked in a process of its own, so that this one stays small."""
+    code = "import torch; print(torch.accelerator.device_count() if torch.accelerator.is_available() else 0)"
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) or 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

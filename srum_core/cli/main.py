@@ -1,0 +1,300 @@
+"""`srum-train` and `srum`. Imports no torch: stages do, when they run."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+from rich.table import Table
+
+from srum_core import config, plugins
+from srum_core.cli import launching
+from srum_core.cli.commands.shared import finish_with_report
+from srum_core.cli.common import Parser, add_settings, find_modules_here, read_settings, show_table
+from srum_core.errors import ConfigError, SrumError, clean, explain
+from srum_core.evaluation.stage import compare
+from srum_core.files import STAGES, lock
+from srum_core.options import odd
+from srum_core.runs.progress import shown, tell
+from srum_core.runs.run import Run, started_from
+from srum_core.stages import preflight
+from srum_core.stages.chunks import Step
+from srum_core.stages.order import count, needed, perform, steps, undone
+
+_EXAMPLES = """\
+examples:
+  srum-train --adapter bagel --preset shapes               the whole method on the bundled model, on a CPU
+  srum-train --adapter bagel --checkpoint DIR              post-train a checkpoint in the official layout
+  srum-train --config my.toml train.lr=1e-5 --only judge   settings from a file, one of them changed, one stage
+  srum-train --config my.toml --redo judge                 make the judgements, and all that follows, again
+
+The same command run again goes on where it stopped. KEY=VALUE is read as TOML: train.lr=1e-5 judges='["mine"]'.
+"""
+
+
+STOPPED = "srum: stopped."
+
+
+@frozen
+class Stopped(Exception):
+    """Interrupted, or a stage process ended with `code`."""
+
+    code: int
+    step: Step | None = field(default=None)
+
+
+def train_main(arguments: Sequence[str] | None = None) -> int:
+    """`srum-train`: 0 when done, 2 with a sentence for what a person can mend, 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _are_texts(given):
+        return 2
+    parsed = _train_parser().parse_intermixed_args(given)
+    return launching.exit_status(lambda: _train(parsed, given), STOPPED)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`srum`: the other commands."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _are_texts(given):
+        return 2
+    words = [_choose("srum", "Companion commands of srum-train.", _COMMANDS, given)]
+    find_modules_here()
+    command = _command(words)
+    if hasattr(command, "ACTIONS"):
+        words.append(_choose(f"srum {words[0]}", command.__doc__, command.ACTIONS, given[1:]))
+        command = _command(words)
+    own = Parser(prog=f"srum {' '.join(words)}", description=command.__doc__)
+    command.arguments(own)
+    parsed = own.parse_intermixed_args(given[len(words) :])
+    return launching.exit_status(lambda: int(command.run(parsed)), STOPPED)
+
+
+def _are_texts(given: Sequence[str]) -> bool:
+    """Whether every argument can be stored and shown; else says which cannot."""
+    for word in given:
+        if why := odd(word):
+            tell(f"srum: the argument {clean(word, 100)} {why}")
+            return False
+    return True
+
+
+def _choose(prog: str, description: str | None, choices: Mapping[str, str], given: Sequence[str]) -> str:
+    """The first word, one of several (name -> help)."""
+    parser = Parser(prog=prog, description=description)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in choices.items():
+        commands.add_parser(name, help=text, add_help=False)
+    chosen: str = parser.parse_args(given[:1]).command
+    return chosen
+
+
+def _command(words: Sequence[str]) -> Any:
+    return import_module(f"srum_core.cli.commands.{'_'.join(words).replace('-', '_')}")
+
+
+# ---- srum-train -----------------------------------------------------------------------------------------------------
+
+
+def _train_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="srum-train",
+        description="Post-train a unified model on its own pictures: generate, ground, judge, train, evaluate.",
+        epilog=_EXAMPLES,
+    )
+    add_settings(parser)
+    add = parser.add_argument
+    add("--only", choices=STAGES, metavar="STAGE", help=f"run one stage only: {', '.join(STAGES)}")
+    add(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="STAGE[:ROUND]",
+        help="first delete what STAGE and all after it made",
+    )
+    launching.add_arguments(parser)
+    add("--out", type=Path, help="folder of the run (default: runs/ADAPTER-PRESET)")
+    add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
+    add("--print-config", action="store_true", help="print every setting with what it means, as TOML, and stop")
+    return parser
+
+
+def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+    find_modules_here()
+    registry = plugins.discover()
+    settings = read_settings(parsed, registry)
+    if parsed.print_config:
+        print(config.describe(settings, registry), end="")
+        return 0
+    redone = [_redo(text) for text in parsed.redo]
+    run = Run(parsed.out or _default_folder(parsed, settings), settings, registry)
+    apart = launching.apart(parsed)
+    if parsed.dry_run:
+        return _announce(run, parsed, redone)
+    with lock(run.folder) as handle:
+        preflight.refuse(_problems(run, parsed, redone))
+        for stage, round in redone:
+            run.redo(stage, round)
+        run = Run.create(run.folder, settings, registry)
+        try:
+            _all_steps(run, parsed, handle if apart else None)
+        except (KeyboardInterrupt, Stopped) as stop:
+            return _say_stopped(run, parsed, given, stop)
+        except Exception as error:
+            if isinstance(error, SrumError) or (told := explain(error)) is None:
+                raise
+            tell(f"srum: {told}")
+            return _say_stopped(run, parsed, given, Stopped(2))
+    _say_done(run, parsed)
+    return 0
+
+
+def _default_folder(parsed: argparse.Namespace, settings: config.Settings) -> Path:
+    adapter = settings.adapter.use.replace(":", ".")
+    return Path("runs") / f"{adapter}-{'-'.join(parsed.preset) or 'default'}"
+
+
+def _redo(text: str) -> tuple[str, int]:
+    stage, _, round = text.partition(":")
+    if stage not in STAGES or (round and not round.isdecimal()):
+        raise ConfigError(f"--redo {text}: it should be one of {', '.join(STAGES)}, or STAGE:ROUND such as judge:1.")
+    return stage, int(round or 0)
+
+
+def _problems(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> list[str]:
+    """What would stop the steps that are not done, or that --redo makes again."""
+    every = steps(run, parsed.only)
+    todo = [
+        step for step in every if not run.done(step.stage, step.round) or any(undone(*each, step) for each in redone)
+    ]
+    return preflight.problems(run, todo, parsed.launch.startswith("fsdp2"))
+
+
+def _all_steps(run: Run, parsed: argparse.Namespace, handle: int | None) -> None:
+    """`handle`: of the run's lock, for stages in processes of their own; None = in this process."""
+    _say_start(run)
+    for step in steps(run, parsed.only):
+        if run.done(step.stage, step.round):
+            tell(f"{step}: done before")
+            continue
+        if parsed.only and step.round and needed(run, step):
+            tell(f"{step}: waits for {needed(run, step)}")
+            return
+        tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}")
+        if handle is not None:
+            _launch(run, step, parsed, handle)
+        else:
+            perform(run, step.stage, step.round)
+
+
+def _say_start(run: Run) -> None:
+    if run.settings.start:
+        source, rounds = started_from(run.settings.start, run.registry)
+        tell(f"Starts from the model after round {rounds - 1} of {shown(source.folder)}.")
+
+
+def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> int:
+    """Print what would be done, and what is missing for it. Return 1 if the run would not start.
+
+    Settings that differ from those of what is there are refused, unless it would be made again."""
+    blocked = preflight.blocked(run.folder)
+    found = blocked or _problems(run, parsed, redone)
+    if not found:
+        _say_start(run)
+    table = Table(title=f"{shown(run.folder)} (nothing is run)")
+    for name in ("stage", "done", "of", "folder"):
+        table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")
+    for step in [] if blocked else steps(run, parsed.only):
+        again = any(undone(*each, step) for each in redone)
+        try:
+            finished, total = map(str, count(run, step, fresh=again))
+        except SrumError as error:
+            found.append(str(error))
+            finished = total = "?"
+        unit = "checkpoint" if step.stage == "train" else "pictures"
+        folder = shown(run.stage_folder(step.stage, step.round))
+        table.add_row(str(step), finished, f"{total} {unit}", folder)
+    show_table(table)
+    for problem in dict.fromkeys(found):
+        tell(f"The run would not start: {problem}")
+    return int(bool(found))
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+def launch_command(parsed: argparse.Namespace, run: Path, step: Step) -> list[str]:
+    """The command that runs one stage in a process group of its own."""
+    round = "base" if step.round is None else str(step.round)
+    return launching.command(parsed, "srum_core.cli.stage", step.stage, str(run), round)
+
+
+def _launch(run: Run, step: Step, parsed: argparse.Namespace, handle: int) -> None:
+    """Run one stage by its launcher. The stage holds on to the run's lock, should this process be killed."""
+    code = launching.wait_for(launch_command(parsed, run.folder, step), handle)
+    if code:
+        raise Stopped(code, step)
+
+
+# ---- what people read -----------------------------------------------------------------------------------------------
+
+
+def _say_stopped(run: Run, parsed: argparse.Namespace, given: Sequence[str], stop: BaseException) -> int:
+    """What is done, and how to go on. The exit status: 130 when interrupted, else the stage's."""
+    tell("")
+    if isinstance(stop, Stopped) and stop.step is not None and stop.code != 130:
+        tell(f"srum: {stop.step} ended with exit status {stop.code}; what it said is above.")
+    for step in steps(run, parsed.only):
+        finished, total = count(run, step)
+        if finished:
+            tell(f"  {step}: {finished} of {total}")
+    tell(f"srum: stopped; nothing that is on disk is lost. To go on:\n  {resume_command(given)}")
+    return stop.code if isinstance(stop, Stopped) else 130
+
+
+def resume_command(given: Sequence[str]) -> str:
+    """The same command, without --redo: what it deleted need not be deleted again."""
+    kept, skip = ["srum-train"], False
+    for word in given:
+        if not skip and word != "--redo" and not word.startswith("--redo="):
+            kept.append(word)
+        skip = word == "--redo" and not skip
+    return shlex.join(kept)
+
+
+def _say_done(run: Run, parsed: argparse.Namespace) -> None:
+    table = compare(run)
+    if table is not None and parsed.only in (None, "evaluate"):
+        show_table(table)
+    print(f"The run is in {shown(run.folder)}")
+    if parsed.only in (None, "evaluate"):
+        finish_with_report(run.folder)
+
+
+# ---- srum -----------------------------------------------------------------------------------------------------------
+
+
+_COMMANDS = {
+    "ablate": "run the method with one thing changed at a time, over seeds, and tabulate the results",
+    "analyze": "look into models: scores along the steps of drawing, and which neurons are active",
+    "doctor": "try an adapter on its real weights, and say in sentences what is wrong",
+    "eval": "run published benchmarks, step by step: srum eval --help lists the steps",
+    "export": "write a run's judged pictures in the official SRUM format, or as a Parquet dataset",
+    "import": "make a run out of judged pictures in one of those formats, ready to be trained on",
+    "new-plugin": "write an installable plugin package with passing tests",
+    "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
+    "record": "write what a judge asked and was answered in a run down as transcripts for tests",
+    "report": "write a run, or what srum ablate made, as one HTML page with curves, pictures and reward maps",
+    "reread": "read a run's recorded answers again with today's judges; no model is needed",
+}
+"""Each is a module of srum_core.cli.commands with `arguments(parser)` and `run(parsed) -> int`, imported when used; or
+with `ACTIONS`, a table like this one whose commands are modules `NAME_ACTION`."""
+
+
+if __name__ == "__main__":
+    sys.exit(train_main())

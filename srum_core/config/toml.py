@@ -1,0 +1,113 @@
+"""Settings as TOML: bare, to repeat a run, or with a comment on every knob, to be read."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import attrs
+import tomli_w
+
+from srum_core.config.settings import COMPONENTS, Settings
+from srum_core.errors import clean
+from srum_core.options import Use, plain
+
+if TYPE_CHECKING:
+    from srum_core.plugins import Registry
+
+_VERSIONS = "# What the run was made with; not read again."
+
+
+def as_data(settings: Settings) -> dict[str, Any]:
+    """Settings as what TOML can say; a component that is not there is "" (TOML has no null)."""
+    data = {field.name: getattr(settings, field.name) for field in attrs.fields(Settings)}
+    for name in COMPONENTS:
+        value = data[name]
+        data[name] = [_use(each) for each in value] if isinstance(value, tuple) else _use(value)
+    made: dict[str, Any] = plain(data)
+    return made
+
+
+def _use(use: Use | None) -> Any:
+    return "" if use is None else {"use": use.use, **use.options}
+
+
+def to_toml(settings: Settings, versions: Mapping[str, str] | None = None) -> str:
+    """TOML that `load_settings` makes the same settings of. `versions` (`Registry.versions()`) are for people."""
+    text = tomli_w.dumps(as_data(settings))
+    return text + (f"\n{_VERSIONS}\n{tomli_w.dumps({'versions': dict(versions)})}" if versions else "")
+
+
+def describe(settings: Settings, registry: Registry) -> str:
+    """The same TOML with a comment above every knob, the options of components included."""
+    lines = [*_comment(inspect.getdoc(Settings) or ""), ""]
+    _table(lines, (), as_data(settings), Settings, registry)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _table(lines: list[str], path: tuple[str, ...], data: Any, about: type | None, registry: Registry) -> None:
+    """Append a table: what it holds itself, then the tables in it (TOML allows no other order)."""
+    docs = knob_docs(about) if about else {}
+    tables = {key: value for key, value in data.items() if _is_table(value)}
+    for key, value in data.items():
+        if key not in tables:
+            lines += [*_comment(docs.get(key, "")), _line(key, value)]
+    for key, value in tables.items():
+        header = ".".join(_bare(part) for part in (*path, key))
+        several = isinstance(value, list)
+        for each in value if several else [value]:
+            inner = _about(path, key, each, about, registry)
+            doc = docs.get(key) or (inspect.getdoc(inner) or "" if inner else "")
+            lines += ["", *_comment(doc), f"[[{header}]]" if several else f"[{header}]"]
+            _table(lines, (*path, key), each, inner, registry)
+
+
+def _is_table(value: Any) -> bool:
+    entries = value if isinstance(value, list) else [value]
+    return bool(entries) and all(isinstance(each, dict) for each in entries)
+
+
+def _about(path: tuple[str, ...], key: str, data: Any, about: type | None, registry: Registry) -> type | None:
+    """The attrs class behind a table, if there is one."""
+    if not path and key in COMPONENTS:
+        return registry.component(COMPONENTS[key], data["use"]).options
+    kind = get_type_hints(about).get(key) if about else None
+    return kind if isinstance(kind, type) and attrs.has(kind) else None
+
+
+def knob_docs(kind: type) -> dict[str, str]:
+    """The text under each field of a class, which Python does not keep: read from its source, where there is one."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):
+            continue  # without source (frozen programs, classes made at run time) there are no comments, only values
+        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+        for field, text in pairwise(body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                    docs[name] = doc
+    return docs
+
+
+def _line(key: str, value: Any) -> str:
+    """KEY = VALUE, lists of numbers and texts on one line."""
+    if isinstance(value, list) and not any(isinstance(each, dict) for each in value):
+        return f"{_bare(key)} = [{', '.join(_line('x', each).removeprefix('x = ') for each in value)}]"
+    text = tomli_w.dumps({key: value}).rstrip("\n")
+    return "".join(each if each.isprintable() or each == "\n" else f"\\U{ord(each):08x}" for each in text)
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(clean(text, 2000), 100)]
+
+
+def _bare(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)

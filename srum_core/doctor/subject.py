@@ -1,0 +1,118 @@
+"""The adapter under examination, with pictures to try it on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from attrs import define, field
+from PIL import Image
+from torch import Tensor
+
+from srum_core.errors import ConfigError, clean, refuse
+from srum_core.models.images import open_rgb
+from srum_core.protocols import UnifiedModel
+from srum_core.records import Candidate, Prompt
+from srum_core.runs.run import Run
+from srum_core.stages.interview import Hearing
+
+PICTURES = 4
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@define
+class Patient:
+    """`trained` is found out on the way: None until then, and where the weights explain nothing."""
+
+    run: Run
+    model: UnifiedModel
+    candidates: list[Candidate]
+    """The pictures, on disk."""
+    texts: list[str | None]
+    """What each shows; None = not known."""
+    trained: bool | None = None
+    heard: list[Hearing] = field(factory=list)
+    """Two of the pictures before each of the run's judges, once all that they ask is answered."""
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        return [open_rgb(candidate.image) for candidate in self.candidates]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.denoiser.parameters()).device
+
+    def velocity(self, noisy: Sequence[Tensor], time: Tensor, texts: Sequence[str | None]) -> list[Tensor]:
+        """What the denoiser says, float32 on the CPU, without gradient and in training's precision.
+
+        Raises PluginError for other shapes than those of the latents."""
+        with torch.no_grad(), self.precision():
+            said = self.model.denoiser([x.to(self.device) for x in noisy], time.to(self.device), self.condition(texts))
+        asked, got = ([tuple(x.shape) for x in grids] for grids in (noisy, said))
+        refuse(asked != got, self.model, f"gives velocities of the shapes {got} for latents of {asked}.")
+        return [velocity.float().cpu() for velocity in said]
+
+    def condition(self, texts: Sequence[str | None]) -> object:
+        return self.model.condition(list(texts))
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Autocast as training would have it."""
+        chosen = self.run.settings.train.mixed_precision
+        bf16 = chosen == "bf16" or (chosen == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+    def encode(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+        """Latents, float32 on the CPU. Raises PluginError if there are more or fewer than pictures."""
+        latents = list(self.model.encode(list(pictures)))
+        refuse(len(latents) != len(pictures), self.model, f"encoded {len(pictures)} pictures as {len(latents)}.")
+        odd = next((x for x in latents if x.dim() != 3), None)
+        if odd is not None:
+            refuse(
+                True, self.model, f"encodes a picture as {tuple(odd.shape)}; it should be (rows, columns, channels)."
+            )
+        return [latent.detach().float().cpu() for latent in latents]
+
+    def draw(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """Pictures. Raises PluginError if there are more or fewer than prompts."""
+        samples = list(self.model.generate(list(texts), list(seeds)))
+        refuse(len(samples) != len(texts), self.model, f"drew {len(samples)} pictures for {len(texts)} prompts.")
+        failed = next((sample.failure for sample in samples if sample.failure), "")
+        refuse(bool(failed), self.model, f"generated something that is no image. {clean(failed)}")
+        return [sample.image for sample in samples]
+
+
+def with_own_pictures(run: Run, model: UnifiedModel, folder: Path) -> Patient:
+    """Pictures that the model draws for the first of the run's prompts, stored in `folder`."""
+    prompts = run.prompts(0)
+    chosen = [prompts[index % len(prompts)].text for index in range(PICTURES)]
+    patient = Patient(run, model, [], list(chosen))
+    for index, image in enumerate(patient.draw(chosen, list(range(PICTURES)))):
+        path = folder / f"{index}.png"
+        image.convert("RGB").save(path)
+        patient.candidates.append(_candidate(path, image.size, chosen[index], index))
+    return patient
+
+
+def with_given_pictures(run: Run, model: UnifiedModel, folder: Path) -> Patient:
+    """The first pictures of a folder. A name such as a-red-cup.png says what is shown; a single word (IMG_1234) does
+    not. Raises ConfigError if there is none."""
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)[:PICTURES]
+    if not paths:
+        raise ConfigError(f"--pictures {folder}: there is no picture ({', '.join(_SUFFIXES)}) in this folder.")
+    texts = [text_in_name(path) for path in paths]
+    sizes = [open_rgb(path).size for path in paths]
+    candidates = [_candidate(*each) for each in zip(paths, sizes, texts, range(len(paths)), strict=True)]
+    return Patient(run, model, candidates, texts)
+
+
+def text_in_name(path: Path) -> str | None:
+    """The prompt that a file is named after, or None."""
+    words = re.split(r"[-_\s]+", path.stem)
+    return " ".join(words) if len(words) > 1 and all(word.isalpha() for word in words) else None
+
+
+def _candidate(path: Path, size: tuple[int, int], text: str | None, number: int) -> Candidate:
+    return Candidate(f"picture-{number}", Prompt(f"prompt-{number}", text or "a picture"), path, size, number)

@@ -1,0 +1,191 @@
+"""Tables of several runs beside each other and below what is published: Markdown, CSV or a page of HTML. No torch."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from srum_core.errors import RecordError
+from srum_core.evaluation import tables
+from srum_core.evaluation.published import Published
+from srum_core.evaluation.tables import BenchmarkTable
+from srum_core.options import Use
+from srum_core.plugins import Registry
+from srum_core.records import Row
+from srum_core.runs.run import Run
+
+
+@frozen
+class Line:
+    """One model: its values by column, and the numbers of the notes about it."""
+
+    name: str
+    values: Mapping[str, Row]
+    notes: tuple[int, ...] = ()
+
+
+@frozen
+class Comparison:
+    """Published lines and ours, in the same columns."""
+
+    title: str
+    columns: tuple[tuple[str, tuple[int, ...]], ...]
+    """Each with the numbers of the notes about it."""
+    published: tuple[Line, ...]
+    ours: tuple[Line, ...]
+    notes: tuple[str, ...]
+    digits: int = 4
+
+
+# ---- gathering -------------------------------------------------------------------------------------------------------
+
+
+def found(folder: Path) -> list[BenchmarkTable]:
+    """The tables in a folder: of an evaluation (one a judge), or of a training run (the base, and after each round).
+
+    Raises RecordError where there is none."""
+    if folder.is_file():
+        return [tables.read(folder)]
+    if judged := sorted(folder.glob("tables/*/table.json")):
+        return [tables.read(path) for path in judged]
+    rounds = sorted(folder.glob("round-*/evaluation/table.json"), key=lambda path: int(path.parts[-3][6:]))
+    if trained := [*folder.glob("base/evaluation/table.json"), *rounds]:
+        return [evolve(table, model=f"{table.model}, {path.parts[-3]}") for path in trained for table in [_of(path)]]
+    if (folder / "run.toml").is_file():
+        raise RecordError(f"{folder} has no table yet. Make one with srum eval score {folder}, or finish the training.")
+    raise RecordError(f"{folder} is neither an evaluation nor a training run: there is no table.json and no run.toml.")
+
+
+def _of(path: Path) -> BenchmarkTable:
+    """The tables of older training runs do not say of which benchmark they are; their run does."""
+    table = tables.read(path)
+    if table.benchmark:
+        return table
+    settings = Run.open(path.parents[2]).settings
+    use, split = settings.benchmark or Use(""), settings.evaluate.split
+    return evolve(table, benchmark=use.use, split=split, model=tables.named(settings.adapter), options=use.options)
+
+
+def compare(all_tables: Iterable[BenchmarkTable], registry: Registry) -> list[Comparison]:
+    """One comparison for each benchmark and split, in order of appearance."""
+    groups: dict[tuple[str, str], list[BenchmarkTable]] = {}
+    for table in all_tables:
+        groups.setdefault((table.benchmark, table.split), []).append(table)
+    return [_compared(name, split, each, published(name, registry)) for (name, split), each in groups.items()]
+
+
+def published(name: str, registry: Registry) -> Published | None:
+    """What the benchmark knows of others' results; None where it has none, or is not installed."""
+    if name not in {each.component.name for each in registry.listing() if each.kind == "benchmark"}:
+        return None
+    told = getattr(registry.load("benchmark", name), "published", None)
+    return told() if told is not None else None
+
+
+def _compared(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: Published | None) -> Comparison:
+    notes: list[str] = []
+    rows = dict.fromkeys(row.name for table in ours for row in table.rows if row.name != "readable")
+    columns = dict(theirs.columns) if theirs else {row: row for row in rows}
+    about = theirs.notes if theirs else {}
+    heads = tuple((column, _noted(notes, about.get(column))) for column in columns)
+    lines = []
+    for model, numbers in theirs.rows.items() if theirs else ():
+        values = {column: Row(column, number, 0) for column, number in zip(columns, numbers, strict=True)}
+        lines.append(Line(model, values, _noted(notes, about.get(model))))
+    own = []
+    for table in ours:
+        there = table.by_name()
+        values = {column: there[row] for column, row in columns.items() if row in there}
+        own.append(Line(table.model, values, _noted(notes, *tables.remarks(table))))
+    title = f"{theirs.title}. Published: {theirs.source}" if theirs else f"{name}, {split}"
+    return Comparison(title, heads, tuple(lines), tuple(own), tuple(notes), theirs.digits if theirs else 4)
+
+
+def _noted(notes: list[str], *texts: str | None) -> tuple[int, ...]:
+    """Numbers of notes, from 1; a new text is added."""
+    said = [text for text in texts if text]
+    notes.extend(text for text in dict.fromkeys(said) if text not in notes)
+    return tuple(notes.index(text) + 1 for text in dict.fromkeys(said))
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _cell(row: Row | None, digits: int) -> str:
+    if row is None:
+        return ""
+    ends = ", ".join(f"{end:.{digits}f}" for end in tables.ends(row) or ())
+    return f"{row.value:.{digits}f}" + (f" [{ends}]" if ends else "")
+
+
+def _grid(made: Comparison, mark: Callable[[tuple[int, ...]], str]) -> list[list[str]]:
+    """The head, then a line for each model; `mark` writes the numbers of notes."""
+    head = ["model", *(name + mark(notes) for name, notes in made.columns)]
+    lines = [(line, "") for line in made.published] + [(line, "ours: " * bool(made.published)) for line in made.ours]
+    return [head] + [
+        [own + line.name + mark(line.notes), *(_cell(line.values.get(name), made.digits) for name, _ in made.columns)]
+        for line, own in lines
+    ]
+
+
+def grids(all_made: Sequence[Comparison]) -> list[tables.Grid]:
+    """For a terminal."""
+    found = []
+    for made in all_made:
+        head, *lines = _grid(made, lambda notes: "".join(f" [{note}]" for note in notes))
+        notes = "\n".join(f"{number}. {note}" for number, note in enumerate(made.notes, 1))
+        found.append(tables.Grid(head, lines, made.title, notes))
+    return found
+
+
+def markdown(all_made: Sequence[Comparison]) -> str:
+    out = []
+    for made in all_made:
+        head, *lines = _grid(made, lambda notes: "".join(f" [{note}]" for note in notes))
+        rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+        out += [f"**{made.title}**", ""]
+        out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        out += ["", *(f"{number}. {note}" for number, note in enumerate(made.notes, 1)), ""]
+    return "\n".join(out).rstrip() + "\n"
+
+
+def page(all_made: Sequence[Comparison]) -> str:
+    """HTML that needs no other file."""
+    out = ["<!doctype html><html lang=en><meta charset=utf-8><title>srum: tables</title>"]
+    out += ["<style>body{font:15px system-ui;margin:2em auto;max-width:80em}table{border-collapse:collapse}"]
+    out += ["td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #8884}td:first-child{text-align:left}"]
+    out += ["tr.ours{font-weight:600}caption{text-align:left;margin:.5em 0}</style>"]
+    for made in all_made:
+        head, *lines = _grid(made, lambda notes: "".join(f" [{note}]" for note in notes))
+        out += [f"<table><caption>{html.escape(made.title)}</caption><tr>"]
+        out += [f"<th>{html.escape(name)}</th>" for name in head] + ["</tr>"]
+        for number, line in enumerate(lines):
+            out += ["<tr class=ours>" if number >= len(made.published) else "<tr>"]
+            out += [f"<td>{html.escape(cell)}</td>" for cell in line] + ["</tr>"]
+        out += ["</table><ol>", *(f"<li>{html.escape(note)}</li>" for note in made.notes), "</ol>"]
+    return "\n".join([*out, "</html>", ""])
+
+
+def commas(all_made: Sequence[Comparison]) -> str:
+    """CSV, one number a line: table, model, published or ours, column, value, low, high, pictures, notes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", "model", "whose", "column", "value", "low", "high", "pictures", "notes"])
+    for made in all_made:
+        for whose, lines in (("published", made.published), ("ours", made.ours)):
+            for line in lines:
+                for column, about in made.columns:
+                    row = line.values.get(column)
+                    if row is not None:
+                        said = " ".join(made.notes[note - 1] for note in dict.fromkeys([*line.notes, *about]))
+                        ends = tables.ends(row) or ("", "")
+                        writer.writerow([made.title, line.name, whose, column, row.value, *ends, row.count or "", said])
+    return text.getvalue()
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Comparison]], str]] = {"markdown": markdown, "csv": commas, "html": page}

@@ -1,0 +1,162 @@
+"""checkpoint -> tables: a benchmark's pictures with the same seeds before and after every round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from srum_core.errors import RecordError, clean
+from srum_core.evaluation import benchmarking, tables
+from srum_core.evaluation.tables import BenchmarkTable, Grid
+from srum_core.files import redo_option
+from srum_core.options import Use
+from srum_core.protocols import Benchmark
+from srum_core.records import Candidate, Exchange, Row
+from srum_core.runs.run import Run
+from srum_core.runs.store import Records
+from srum_core.stages.asking import ask
+from srum_core.stages.chunks import Step, chunks
+from srum_core.stages.interview import conduct
+from srum_core.training.selection import duplicates
+
+log = logging.getLogger("srum")
+Scores = Sequence[tuple[Candidate, Mapping[str, float]]]
+
+
+@frozen
+class Scored:
+    """One picture of a benchmark and its measures, as the benchmark read them; none if it is a failure."""
+
+    id: str
+    candidate: Candidate
+    values: dict[str, float]
+    exchanges: tuple[Exchange, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it counts: False for no image of the model, and where a question about it was refused."""
+        return not self.candidate.failure and bool(self.values or not self.exchanges)
+
+
+def scored(run: Run, round: int | None) -> Records[Scored]:
+    """What is known about the model after a round (None: before any)."""
+    return run.records("evaluate", round, Scored)
+
+
+def evaluate(run: Run, round: int | None) -> None:
+    """Draw and score the benchmark's pictures, then write table.json."""
+    from srum_core.stages.generate import draw
+
+    run = run.at("evaluate", round)
+    benchmark, records = run.benchmark(), scored(run, round)
+    weights = 0 if round is None else round + 1
+    plan = {item.id: item for item in run.planned_evaluation()}
+    batch, step = run.settings.evaluate.batch, Step("evaluate", round)
+    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(weights)):
+        items = [plan[identity] for identity in chunk]
+        drawn = draw(
+            run.model(weights), items, records.folder / "images", records, borders=run.settings.evaluate.borders
+        )
+        usable = [each for each in drawn if not each.failure]
+        failed = [Scored(each.id, each, {}) for each in drawn if each.failure]
+        records.extend([*_score(run, weights, benchmark, usable), *failed])
+    if records.done:
+        found = list(records.select(plan))
+        if found and not any(each.usable for each in found):
+            refused = [each.refused for each in found[0].exchanges if each.refused]
+            ways = "Ask another answerer" if refused else "Use another adapter.dtype or checkpoint"
+            raise RecordError(
+                f"None of the {len(found)} images in {records.folder} can be scored: "
+                f"{clean([found[0].candidate.failure, *refused][-1])} {ways}, and {redo_option(records.folder)}."
+            )
+        tables.write(records.folder / "table.json", _table(run, round, benchmark, found))
+        if warning := duplicates(_objects(run, None), _objects(run, round)):
+            log.warning(warning)
+
+
+def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Scored]) -> BenchmarkTable:
+    s = run.settings
+    after = "before any training" if round is None else f"after round {round}"
+    usable = [each for each in found if each.usable]
+    pairs = [(each.candidate, each.values) for each in usable]
+    asks = any(benchmark.questions(each.candidate) for each in usable)
+    models = {exchange.model for each in found for exchange in each.exchanges}
+    judge = "self" if s.answerer is None else tables.answered_by(s.answerer, models)
+    return tables.make(
+        benchmark,
+        s.benchmark or Use(""),
+        pairs,
+        split=s.evaluate.split,
+        limit=s.evaluate.limit,
+        model=f"{tables.named(s.adapter)}, {after}",
+        judge=judge if asks else "",
+        self_judged=asks and s.answerer is None,
+        planned=len(found),
+        borders=run.settings.evaluate.borders,
+    )
+
+
+def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
+    s, name = run.settings.evaluate, run.settings.benchmark.use if run.settings.benchmark else ""
+    hearings = [benchmarking.opened(name, benchmark, candidate) for candidate in drawn]
+    conduct(
+        hearings,
+        lambda questions: ask(run, weights, questions),
+        s.retries,
+        s.temperature,
+        lambda *what: run.derive_seed("evaluate", *what),
+    )
+    return [
+        Scored(
+            each.candidate.id,
+            each.candidate,
+            benchmarking.measure_heard(benchmark, each),
+            tuple(each.exchanges),
+        )
+        for each in hearings
+    ]
+
+
+def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
+    """A finished evaluation's rows by name, or None."""
+    path = run.stage_folder("evaluate", round) / "table.json"
+    return tables.read(path).by_name() if path.exists() else None
+
+
+def _objects(run: Run, round: int | None) -> float | None:
+    """Objects found for each one asked for; None where that is not counted."""
+    row = (read_table(run, round) or {}).get(benchmarking.EXTRA_OBJECTS)
+    return None if row is None else 1 + row.value
+
+
+def compare(run: Run) -> Grid | None:
+    """The base, every round and the change from the first to the last, as a table; None if nothing was evaluated."""
+    found = {f"round {k}": read_table(run, k) for k in range(run.settings.round_count)}
+    there = {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
+    if not there:
+        return None
+    name = run.settings.benchmark.use if run.settings.benchmark else ""
+    every = list(there.values())
+    percent = tables.all_shares(row.value for rows in every for row in rows.values())
+    names = dict.fromkeys(name for rows in every for name in rows)
+    notes = dict.fromkeys(row.note for rows in every for row in rows.values() if row.note)
+    return Grid(
+        ["measure", "n", *there, *(["change"] if len(there) > 1 else [])],
+        [_cells(name, every, percent) for name in names],
+        f"{name}, {run.settings.evaluate.split} ({tables.units(percent)})",
+        "\n".join(notes),
+    )
+
+
+def _cells(name: str, every: Sequence[Mapping[str, Row]], percent: bool) -> list[str]:
+    rows: list[Any] = [rows.get(name) for rows in every]
+    count = next(row.count for row in rows if row is not None)
+    cells = [name, str(count), *(tables.cell(row, percent) for row in rows)]
+    if len(every) > 1:
+        first, last = rows[0], rows[-1]
+        known = first is not None and last is not None
+        cells.append(tables.number(last.value - first.value, None, percent, signed=True) if known else "")
+    return cells

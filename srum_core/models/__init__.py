@@ -1,0 +1,1 @@
+"""For authors of adapters: checkpoints, images, text generation, memory."""

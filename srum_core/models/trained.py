@@ -1,0 +1,72 @@
+"""What training wrote: the kind of a checkpoint, and LoRA weights applied to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+
+from srum_core.errors import CheckpointError, clean
+from srum_core.files import ABOUT, way_out
+from srum_core.models import weights
+from srum_core.protocols import UnifiedModel
+
+
+def kind(checkpoint: Path) -> str:
+    """lora or full: what a checkpoint folder written by `save` holds. Raises CheckpointError if it is none."""
+    if (checkpoint / ABOUT).exists():
+        found = weights.read_json(checkpoint / ABOUT).get("kind")
+        if found not in ("lora", "full"):
+            raise CheckpointError(f'{checkpoint / ABOUT} says kind {found!r}, which is neither "lora" nor "full".')
+        return str(found)
+    if (checkpoint / "adapter_config.json").is_file():
+        return "lora"  # from elsewhere, in PEFT's layout
+    raise CheckpointError(f"{checkpoint} holds no {ABOUT} and no adapter_config.json: it is no result of training.")
+
+
+def apply(model: UnifiedModel, checkpoint: Path) -> None:
+    """Add a PEFT folder's weights to those of `model.denoiser`, in place and in the type that these have.
+
+    Raises CheckpointError for a folder of another kind, and unless every tensor fits by name and shape."""
+    if kind(checkpoint) != "lora":
+        raise CheckpointError(
+            f"{checkpoint} holds full weights: load it as the adapter's checkpoint, not on top of one."
+        )
+    denoiser, training = model.denoiser, model.denoiser.training
+    config, values = _read_lora(checkpoint)
+    with weights.loading(f"The LoRA weights in {checkpoint}", checkpoint):
+        wrapped = PeftModel(denoiser, config)
+        wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        shapes, there = ({name: each.shape for name, each in some.items()} for some in (wanted, values))
+        weights.refuse(
+            f"The LoRA weights in {checkpoint} do not fit this model",
+            weights.differences(shapes, there, unused=True),
+            f"Use the adapter and checkpoint that they were trained with. {way_out(checkpoint)}",
+        )
+        set_peft_model_state_dict(wrapped, values)
+        # What this returns is `denoiser` itself, its own layers put back.
+        wrapped.merge_and_unload(safe_merge=True)
+    denoiser.requires_grad_(False).train(training)
+
+
+def _read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """The configuration and tensors of a PEFT folder, each checked by itself. Raises CheckpointError."""
+    about = weights.read_json(checkpoint / "adapter_config.json")
+    names = ("adapter_model.safetensors", "adapter_model.bin")
+    path = next((checkpoint / name for name in names if (checkpoint / name).is_file()), None)
+    if path is None:
+        raise CheckpointError(
+            f"{checkpoint} has no {names[0]}: nothing that was trained is there. {way_out(checkpoint)}"
+        )
+    values = weights.read_tensors(path)
+    weights.refuse_infinite(values.items(), path)
+    largest = max((side for each in values.values() for side in each.shape), default=0)
+    rank = about.get("r", 0)
+    if not isinstance(rank, int) or rank > largest:  # the matrices would be made before they are compared
+        raise CheckpointError(
+            f"{checkpoint / 'adapter_config.json'} says rank {clean(rank, 40)}, and {path.name} has {len(values)} "
+            f"tensors with sides of at most {largest}: they do not belong together. {way_out(checkpoint)}"
+        )
+    with weights.loading(f"The configuration in {checkpoint}"):
+        return PeftConfig.from_pretrained(str(checkpoint)), values

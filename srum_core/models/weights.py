@@ -1,0 +1,307 @@
+"""Checkpoint files, checked before they are used: JSON configurations, safetensors with their shards, PyTorch files.
+
+Whatever is wrong is a CheckpointError that names the file and says what it is. Headers are enough to compare names and
+shapes; values are checked when they are read. See docs/decisions.md ("Weights are checked where they are read").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from srum_core.errors import CheckpointError, SrumError, clean
+from srum_core.files import redo_option, way_out
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+MOST_LAYERS, LARGEST = 1_000, 2**24
+"""Above these a number of layers, or a size, in a configuration is a mistake (a vocabulary has about 2**18)."""
+_LAYERS = re.compile(r"(^|_)(layers?|depths?|blocks)(_|$)")
+_SIZES = re.compile(r"size|dim|width|channels|heads|experts|max_position")
+
+
+# ---- files ----------------------------------------------------------------------------------------------
+
+
+def unreadable(path: Path, error: object) -> CheckpointError:
+    """The error for a file that cannot be read: what it is, as far as its first bytes tell."""
+    start = b""
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(64)
+        error = error if start else "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        error = "it is a Git LFS pointer, not the file itself; `git lfs pull` in its folder fetches that"
+    elif start.lstrip().startswith((b"<!", b"<html")):
+        error = "it is a web page"
+    else:
+        error = f"it is cut off or of another kind: {clean(error)}" if start else clean(error)
+    ways = way_out(path) if redo_option(path) else "Download it again."
+    return CheckpointError(f"{path} cannot be read: {error}. {ways}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError, also for sizes (layers, widths, …) that no model has."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {path.name}; the published directory does.")
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(path, f"it is no JSON ({clean(error)})") from error
+    if not isinstance(data, dict):
+        raise unreadable(path, f"it holds a {type(data).__name__} instead of an object")
+    todo: list[tuple[str, Any]] = list(data.items())
+    while todo:
+        key, value = todo.pop()
+        if isinstance(value, dict):
+            todo += value.items()
+        elif isinstance(value, list):
+            todo += ((key, each) for each in value)
+        elif isinstance(value, int | float):
+            most = MOST_LAYERS if _LAYERS.search(key) else LARGEST if _SIZES.search(key) else value
+            if value > most and key != "total_size":  # of an index: bytes of all shards
+                raise CheckpointError(f"{path}: {clean(key)} is {clean(value, 40)}; no model has more than {most}.")
+    return data
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index names. Raises CheckpointError for one that is missing, or not in the index's folder."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(type(name) is str for name in table.values()):
+        raise CheckpointError(f"{index} does not say which file holds which tensor (weight_map). Download it again.")
+    names = sorted(set(table.values()))
+    home = index.parent.resolve()
+    # The hub's cache keeps the files themselves beside its snapshots, which hold symbolic links to them.
+    homes = [home, *(each.parent / "blobs" for each in home.parents if each.name == "snapshots")]
+
+    def inside(name: str) -> bool:
+        if Path(name).name != name or name in ("", "..") or "\0" in name:
+            return False
+        real = Path(os.path.realpath(index.parent / name))
+        return any(real.is_relative_to(each) for each in homes)
+
+    if outside := [clean(name, 80) for name in names if not inside(name)]:
+        raise CheckpointError(f"{index} names {', '.join(outside[:5])}, outside of its folder. Put the files into it.")
+    paths = [index.parent / name for name in names]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise CheckpointError(
+            f"{index} names {', '.join(missing[:5])}, which {index.parent} does not hold ({len(missing)} of "
+            f"{len(paths)} shards): download the missing shards."
+        )
+    return paths
+
+
+def opened(path: Path, device: torch.device | str = "cpu") -> Any:
+    """A safetensors file, to be used by `with`. Raises CheckpointError."""
+    try:
+        return safe_open(path, framework="pt", device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (type, shape) of the tensors in a safetensors file. Raises CheckpointError."""
+    with opened(path) as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+
+
+def read_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
+    """Tensors by name, out of a safetensors or a PyTorch file of nothing but tensors. Raises CheckpointError.
+
+    `lazily`: those of a PyTorch file are read from disk as they are used."""
+    if path.suffix == ".safetensors":
+        with opened(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    data = unpickle(path, lazily)
+    if not isinstance(data, Mapping) or not data or not all(isinstance(each, Tensor) for each in data.values()):
+        raise CheckpointError(
+            f"{path} holds no plain table of tensors by name. If they are wrapped in something else, save them on "
+            "their own."
+        )
+    return {str(name): tensor for name, tensor in data.items()}
+
+
+def unpickle(path: Path, lazily: bool = False) -> Any:
+    """What a PyTorch file holds, on the CPU. Nothing in it is ever run: a pickle could be a program."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+    except Exception as error:  # torch.load raises almost anything for a file that is cut off or of another kind
+        words = f"or it holds more than tensors, which is refused ({type(error).__name__}: {clean(error, 200)})"
+        raise unreadable(path, words) from error
+
+
+# ---- tensors ----------------------------------------------------------------------------------------------
+
+
+@frozen
+class Stored:
+    """Every tensor of a checkpoint part: name -> (file, shape). Made from headers alone."""
+
+    directory: Path
+    stem: str
+    where: dict[str, Path] = field(repr=False)
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
+
+    @classmethod
+    def open(cls, directory: Path, stems: Sequence[str], kind: str) -> Stored:
+        """The first of `stems` there is, as one safetensors file or as an index with shards; `kind`: of checkpoint,
+        for people. Raises CheckpointError."""
+        for stem in stems:
+            single, index = (directory / f"{stem}.safetensors{end}" for end in ("", ".index.json"))
+            if single.is_file():
+                return cls(directory, stem, *locate([single]))
+            if index.is_file():
+                return cls(directory, stem, *locate(shards(index)))
+        wanted = " or ".join(f"{stem}.safetensors" for stem in stems)
+        raise CheckpointError(
+            f"{directory} holds no {wanted} (single or sharded with an index): it is no {kind} checkpoint, or "
+            "incomplete."
+        )
+
+    def read(self, names: Iterable[str], device: torch.device | str = "cpu") -> Iterator[tuple[str, Tensor]]:
+        """The named tensors, file by file, one in memory at a time. Raises CheckpointError for values not finite."""
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.where[name], []).append(name)
+        for path, some in by_file.items():
+            with opened(path, device) as file:
+                for name in some:
+                    tensor = file.get_tensor(name)
+                    refuse_infinite([(name, tensor)], path)
+                    yield name, tensor
+
+    def tensors(self, names: Iterable[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The named tensors, all at once."""
+        return dict(self.read(names, device))
+
+
+def locate(paths: Iterable[Path]) -> tuple[dict[str, Path], dict[str, tuple[int, ...]]]:
+    """Name -> file and name -> shape. Raises CheckpointError for numbers that are no plain floats."""
+    where: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        found = header(path)
+        refuse_quantised(path, {name: kind for name, (kind, _) in found.items() if kind not in FLOATS})
+        where |= dict.fromkeys(found, path)
+        shapes |= {name: shape for name, (_, shape) in found.items()}
+    return where, shapes
+
+
+def refuse_quantised(path: Path, odd: Mapping[str, str]) -> None:
+    """Raise CheckpointError if there is any tensor, name -> type, that is `odd`."""
+    if odd:
+        first = ", ".join(f"{name} ({kind})" for name, kind in list(odd.items())[:3])
+        raise CheckpointError(
+            f"{path} holds {_count(odd, 'tensor')} of other types than float32, float16 and bfloat16: {first}. A "
+            "quantised checkpoint cannot be used here; give the original one."
+        )
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no value is infinite or NaN. The sum is one cheap pass, and only a finite one proves nothing wrong."""
+    if not tensor.is_floating_point() or tensor.is_meta:
+        return True
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def failure(what: str, *tensors: Tensor) -> str:
+    """Return why a sample with these tensors is no image (`Sample.failure`); "" if all their values are finite."""
+    return "" if all(map(finite, tensors)) else f"The generated {what} holds values that are not finite."
+
+
+def refuse_infinite(tensors: Iterable[tuple[str, Tensor]], where: object) -> None:
+    """Raise CheckpointError if any named tensor holds a value that is infinite or NaN."""
+    wrong = [name for name, tensor in tensors if not finite(tensor)]
+    if wrong:
+        raise CheckpointError(
+            f"{where} holds values that are not finite (NaN or infinite) in {_count(wrong, 'tensor')}: "
+            f"{', '.join(wrong[:3])}. Download the file again, or train again from an earlier checkpoint."
+        )
+
+
+def differences(
+    wanted: Mapping[str, Sequence[int]], there: Mapping[str, Sequence[int]], unused: bool = False
+) -> list[str]:
+    """What is missing and what has another shape, a line each; with `unused`, also what is not read."""
+    lines = [f"missing: {name}" for name in wanted if name not in there]
+    lines += [f"unused: {name}" for name in sorted(there.keys() - wanted.keys()) if unused]
+    return lines + [
+        f"{name}: stored {tuple(there[name])}, expected {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in there and tuple(there[name]) != tuple(shape)
+    ]
+
+
+def refuse(what: str, problems: Sequence[str], way_out: str = "") -> None:
+    """Raise CheckpointError if there are problems: `what`, their number, the first of them, and what to do."""
+    if problems:
+        more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
+        shown = "\n  ".join([*problems[:20], *more])
+        told = f"{what}: {_count(problems, 'difference')}\n  {shown}"
+        raise CheckpointError(f"{told}\n{way_out}" if way_out else told)
+
+
+def _count(things: Collection[object], noun: str) -> str:
+    return f"{len(things)} {noun}" + "s" * (len(things) != 1)
+
+
+# ---- what a library loads --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def loading(what: str, *folders: Path, hint: str = "") -> Iterator[None]:
+    """Let a library load from folders: they are checked before, and its own errors become a CheckpointError (`hint`:
+    what would do instead).
+
+    Before: absurd sizes, shards outside, Git LFS pointers among texts, quantised tensors that no config.json speaks of.
+    After a failure: a file that cannot be read is named."""
+    for folder in folders:
+        for path in sorted(folder.glob("*")):
+            _check(path)
+    try:
+        yield
+    except SrumError:
+        raise
+    except Exception as error:  # a library raises whatever it meets; the cause stays with it
+        for path in sorted(path for folder in folders for path in folder.glob("*.safetensors")):
+            header(path)
+        for path in sorted(path for folder in folders for path in folder.glob("*.json")):
+            try:
+                json.loads(path.read_bytes())
+            except (OSError, ValueError, RecursionError) as damage:
+                raise unreadable(path, f"it is no JSON ({clean(damage)})") from error
+        why = f"{type(error).__name__}: {clean(error)}"
+        raise CheckpointError(f"{what} could not be loaded ({why}). {hint}".strip()) from error
+
+
+def _check(path: Path) -> None:
+    if path.name.endswith(".safetensors.index.json"):
+        shards(path)
+    elif path.suffix == ".json" and "config" in path.name:
+        read_json(path)
+    elif path.suffix in (".json", ".txt", ".model") and path.is_file():
+        with path.open("rb") as file:
+            if file.read(24).startswith(b"version https://git-lfs"):
+                raise unreadable(path, "")
+    elif path.suffix == ".safetensors":
+        try:
+            found = header(path)
+        except CheckpointError:
+            return  # a file that is not used may be anything; of one that is used, the library complains
+        _check_types(path, found)
+
+
+def _check_types(path: Path, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    odd = {name: kind for name, (kind, _) in found.items() if kind in ("I8", "U8") or kind.startswith("F8")}
+    config = path.with_name("config.json")
+    if not (config.is_file() and "quantization_config" in read_json(config)):
+        refuse_quantised(path, odd)

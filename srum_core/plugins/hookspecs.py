@@ -1,0 +1,121 @@
+"""What a plugin can offer: the hooks, and the light description of a component that they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pluggy
+from attrs import field, frozen, validators
+
+from srum_core.protocols import Answerer, Benchmark, Drawer, Grounder, Judge, Loss, RewardMap, RunView, UnifiedModel
+from srum_core.records import Prompt
+
+GROUP = "srum"
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+def _text(value: str) -> str:
+    """A plain text: a subclass may do anything when it is shown."""
+    return str.__str__(value) if isinstance(value, str) else value
+
+
+@frozen
+class Component:
+    """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
+
+    name: str = field(converter=_text, validator=validators.instance_of(str))
+    """What `use` says."""
+    load: str = field(converter=_text, validator=validators.instance_of(str))
+    """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
+    options: type | None = None
+    """attrs class of what can be set; None = nothing. A field with `metadata=SPEED` may change within a run."""
+    presets: Mapping[str, Path] = field(
+        factory=dict,
+        hash=False,
+        validator=validators.instance_of(Mapping),  # type: ignore[type-abstract]
+    )
+    """Adapters and drawers only: settings by name, as TOML files. One called "default" is always applied first."""
+    summary: str = field(default="", converter=_text, validator=validators.instance_of(str))
+    """One line for lists."""
+
+
+@frozen
+class Kind:
+    """A kind of component."""
+
+    hook: str
+    protocol: type
+    words: str
+    also: str = ""
+    """Another kind whose components can stand here too."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "adapter": Kind("srum_adapters", UnifiedModel, "adapter"),
+    "grounder": Kind("srum_grounders", Grounder, "grounder"),
+    "judge": Kind("srum_judges", Judge, "judge"),
+    "map": Kind("srum_reward_maps", RewardMap, "reward map"),
+    "loss": Kind("srum_losses", Loss, "loss"),
+    "benchmark": Kind("srum_benchmarks", Benchmark, "benchmark"),
+    "answerer": Kind("srum_answerers", Answerer, "answerer", also="adapter"),
+    "drawer": Kind("srum_drawers", Drawer, "drawer", also="adapter"),
+}
+
+
+class Hooks:
+    """A plugin implements any of these as functions of its module, each marked with `@hookimpl`."""
+
+    @hookspec
+    def srum_adapters(self) -> Iterable[Component]:
+        """Models that draw and look (`UnifiedModel`)."""
+        return ()
+
+    @hookspec
+    def srum_grounders(self) -> Iterable[Component]:
+        """What says where to look (`Grounder`)."""
+        return ()
+
+    @hookspec
+    def srum_judges(self) -> Iterable[Component]:
+        """What asks about pictures and reads scores (`Judge`)."""
+        return ()
+
+    @hookspec
+    def srum_reward_maps(self) -> Iterable[Component]:
+        """What spreads a judgement over a grid (`RewardMap`)."""
+        return ()
+
+    @hookspec
+    def srum_losses(self) -> Iterable[Component]:
+        """What training minimises (`Loss`)."""
+        return ()
+
+    @hookspec
+    def srum_benchmarks(self) -> Iterable[Component]:
+        """Prompts and how pictures of them become a table (`Benchmark`)."""
+        return ()
+
+    @hookspec
+    def srum_answerers(self) -> Iterable[Component]:
+        """What answers judges in the model's place (`Answerer`)."""
+        return ()
+
+    @hookspec
+    def srum_drawers(self) -> Iterable[Component]:
+        """Text-to-image models that are only evaluated (`Drawer`); they may have presets, as adapters do."""
+        return ()
+
+    @hookspec(firstresult=True)
+    def srum_prompts(self, source: str) -> Sequence[Prompt] | None:
+        """The prompts that `prompts = "source"` names; None if the source is somebody else's."""
+
+    @hookspec
+    def srum_metrics(self, run: RunView, metrics: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl was written. A plugin that fails at an event is named, and not called again."""
+
+    @hookspec
+    def srum_stage_finished(self, run: RunView, stage: str, round: int | None) -> None:
+        """A stage is done; `round` is None for the evaluation of the untrained model."""

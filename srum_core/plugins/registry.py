@@ -1,0 +1,225 @@
+"""Making what plugins offer: options checked first, then the class imported and compared with its protocol."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from srum_core.errors import ConfigError, PluginError, SrumError, clean
+from srum_core.files import lora_only
+from srum_core.options import Problem, Problems, Use, build, did_you_mean, reread
+from srum_core.plugins.discovery import Finding, Found, Plugin, clash, find
+from srum_core.plugins.hookspecs import KINDS, Component, hookimpl, hookspec
+from srum_core.plugins.loading import call, check_class, check_instance, import_object
+from srum_core.records import Prompt
+
+__all__ = ["KINDS", "Component", "Found", "Plugin", "Registry", "Use", "discover", "hookimpl", "hookspec"]
+
+
+LIBRARIES = ("torch", "transformers", "diffusers", "peft")
+"""What images and weights are computed by, besides srum."""
+
+
+def discover() -> Registry:
+    """Everything that is installed. Imports no component and no torch."""
+    return Registry(find())
+
+
+@frozen
+class Registry:
+    """What is installed. `broken` says in sentences what is not usable, and why."""
+
+    _finding: Finding = field(repr=False)
+
+    @property
+    def broken(self) -> list[str]:
+        return list(self._finding.broken)
+
+    @property
+    def hook(self) -> Any:
+        """pluggy's callers by hook name. For events use `notify`."""
+        return self._finding.manager.hook
+
+    def notify(self, event: str, **arguments: Any) -> list[str]:
+        """Call every plugin that listens to an event. Returns a sentence for each that fails, which is not called
+        again: a run goes on without it."""
+        failed = []
+        listening = getattr(self.hook, event).get_hookimpls()
+        for each in [each for each in listening if (event, each.plugin) not in self._finding.silenced]:
+            given = [arguments[name] for name in each.argnames]
+            what = f"{self._finding.plugins[each.plugin]} failed at {event} and is not called again"
+            try:
+                call(what, each.function, *given, passed=())
+            except PluginError as error:
+                failed.append(str(error))
+                self._finding.silenced.add((event, each.plugin))
+        self._finding.broken.extend(failed)
+        return failed
+
+    def listing(self) -> list[Found]:
+        """Every usable component, by kind and name."""
+        return [found[0] for _, found in sorted(self._finding.found.items()) if len(found) == 1]
+
+    def versions(self) -> dict[str, str]:
+        """What a run is made with: srum, its commit where it is a checkout, the libraries that compute, and every
+        distribution with a working plugin."""
+        libraries = {name: number for name in LIBRARIES if (number := _version(name))}
+        made = {"srum": _version("srum") or "not installed", **_commit(), **libraries}
+        return made | {each.distribution: each.version for each in self._finding.plugins.values()}
+
+    def component(self, kind: str, name: str) -> Component:
+        """Raises PluginError with what there is. A name with a colon is an import path, and is imported."""
+        if ":" in name:
+            made = self._import(kind, name, self._who(kind, name))
+            options = call(f"{name} cannot be used", getattr, made, "Options", None)
+            return Component(name, name, options if attrs.has(options) else None)
+        return self._find(kind, name).component
+
+    def load(self, kind: str, name: str) -> Any:
+        """The class, imported and known to have the protocol's methods. Raises PluginError."""
+        component = self.component(kind, name)
+        who = self._who(kind, name)
+        made = self._import(kind, component.load, who)
+        call(who, check_class, made, KINDS[kind].protocol, f"{who} is incomplete: {component.load}")
+        return made
+
+    def options(self, kind: str, use: Use) -> Any:
+        """The component's options with its defaults filled in, or None if it has none. Raises PluginError for a
+        component that cannot be found, Problems (paths relative to the component) for options that cannot be used."""
+        component = self.component(kind, use.use)
+        if component.options is None:
+            text = f'is not a setting: the {KINDS[kind].words} "{component.name}" has none.'
+            if use.options:
+                raise Problems(Problem((key,), text) for key in use.options)
+            return None
+        checkpoint = use.options.get("checkpoint")
+        if isinstance(checkpoint, str) and (advice := lora_only(Path(checkpoint).expanduser())):
+            raise Problems([Problem(("checkpoint",), advice)])
+        who = self._who(kind, use.use)
+        try:
+            passed = (SrumError, Problems, NameError)
+            made = call(f"{who} cannot check its options", build, component.options, use.options, passed=passed)
+        except NameError as error:
+            raise PluginError(
+                f"{who} describes its options by types that cannot be found out ({error}): "
+                "import those types at run time, not only for type checkers."
+            ) from error
+        return call(f"{who} has a default among its options that no setting can be", reread, made, passed=())
+
+    def create(self, kind: str, use: Use | Mapping[str, Any] | str, **extra: Any) -> Any:
+        """Make a component. `extra` are options that win over those of `use`.
+
+        Order: options (ConfigError), import, class, construction, members (PluginError). Errors that the constructor
+        raises for people (SrumError) pass through."""
+        use = as_use(use)
+        use = Use(use.use, {**use.options, **extra})
+        who = self._who(kind, use.use)
+        try:
+            options = self.options(kind, use)
+        except Problems as problems:
+            found = "".join(f"\n  - {each}" for each in problems.found)
+            raise ConfigError(f"{who} cannot be made with these options:{found}") from problems
+        made = self.load(kind, use.use)
+        given = f"with {clean(dict(use.options))}" if use.options else "without options"
+        instance = call(f"{who} could not be made {given}", made, *([] if options is None else [options]))
+        incomplete = f"{who} is incomplete: {type(instance).__qualname__}"
+        call(f"{who} cannot be used", check_instance, instance, KINDS[kind].protocol, incomplete)
+        return instance
+
+    def prompts(self, source: str) -> Sequence[Prompt] | None:
+        """What the first plugin that knows the source says; None if none does. A plugin that fails is passed over, and
+        raises PluginError naming it if no other knows the source; SrumErrors pass."""
+        failed: list[PluginError] = []
+        for each in reversed(self._finding.manager.hook.srum_prompts.get_hookimpls()):
+            arguments = [source] if "source" in each.argnames else []
+            what = f'{self._finding.plugins[each.plugin]} failed at giving the prompts "{source}"'
+            try:
+                prompts = call(what, _prompts, each.function, *arguments)
+            except PluginError as error:
+                failed.append(error)
+                continue
+            if prompts is not None:
+                self._finding.broken.extend(map(str, failed))
+                return prompts
+        if failed:
+            raise failed[0]
+        return None
+
+    def _find(self, kind: str, name: str) -> Found:
+        found = self._finding.found.get((kind, name), [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise PluginError(clash(found))
+        also = KINDS[kind].also
+        if also and (also, name) in self._finding.found:
+            return self._find(also, name)
+        names = sorted(name for each, name in self._finding.found if each in (kind, also))
+        there = f"There are {', '.join(names)}." if names else "None is installed."
+        if kind != "drawer" and ("drawer", name) in self._finding.found:
+            raise PluginError(
+                f'"{name}" only draws: it can be evaluated (srum eval run --adapter {name}), but it can be neither '
+                f"trained nor asked, as an {KINDS[kind].words} is. {there}"
+            )
+        broken = "".join(f"\n  - {sentence}" for sentence in self.broken)
+        broken = f"\nWhat could not be loaded:{broken}" if broken else ""
+        raise PluginError(
+            f'No installed plugin offers the {KINDS[kind].words} "{name}".{did_you_mean(name, names)} {there} '
+            f'A class of your own can be named as "module:Class".{broken}'
+        )
+
+    def _who(self, kind: str, name: str) -> str:
+        return f'The {KINDS[kind].words} "{name}"' if ":" in name else str(self._find(kind, name))
+
+    def _import(self, kind: str, path: str, who: str) -> Any:
+        made = import_object(path, who)
+        if not callable(made):
+            raise PluginError(f"{who}: {path} is no class, and so it cannot be made into a {KINDS[kind].words}.")
+        return made
+
+
+def _prompts(function: Callable[..., Iterable[Prompt] | None], *arguments: str) -> list[Prompt] | None:
+    given = function(*arguments)
+    prompts = None if given is None else list(given)
+    if not all(isinstance(each, Prompt) for each in prompts or ()):
+        raise TypeError("it returned something that is not a Prompt")
+    return prompts
+
+
+def as_use(use: Use | Mapping[str, Any] | str) -> Use:
+    """A name, a table as in TOML, or a Use already."""
+    if isinstance(use, str):
+        return Use(use)
+    if isinstance(use, Use):
+        return use
+    return Use(use["use"], {key: value for key, value in use.items() if key != "use"})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _commit() -> dict[str, str]:
+    """{"srum-commit": "HASH" or "HASH-dirty"}; empty where srum is no checkout, or without git."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return {}
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=elsewhere)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {} if done.returncode else {"srum-commit": done.stdout.strip()}

@@ -1,0 +1,366 @@
+"""A run: a folder, the settings it is made with, and the plugins they name. No torch until a model is asked for."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import attrs
+from attrs import field, frozen
+
+from srum_core import config, plugins
+from srum_core.config import Settings
+from srum_core.errors import ConfigError, RecordError, clean
+from srum_core.files import FOLDERS, STAGES, delete, lora_only, read_file, trained_in, way_out
+from srum_core.options import Use
+from srum_core.runs.prompts import check_prompts, load_prompts
+from srum_core.records import Candidate, Grounding, Judgement, Prompt
+from srum_core.runs.fingerprint import remembered
+from srum_core.runs.store import Records, check_settings, read_list, write_atomic, write_list
+
+if TYPE_CHECKING:
+    from srum_core.protocols import Answerer, Benchmark, Judge, UnifiedModel
+
+_BEFORE = {  # what a round's folder holds before each stage
+    "generate": set[str](),
+    "ground": {"memory.json", "prompts.jsonl", "candidates"},
+    "judge": {"memory.json", "prompts.jsonl", "candidates", "regions"},
+    "train": {"memory.json", "prompts.jsonl", "candidates", "regions", "judgements"},
+}
+
+
+@frozen
+class Planned:
+    """A picture to be drawn. `id` names it for good: it is the hash of the prompt's id, the index and the seed."""
+
+    id: str
+    prompt: Prompt
+    seed: int
+
+
+def _absolute(folder: Path) -> Path:
+    return Path(folder).absolute()
+
+
+@attrs.define
+class _Loaded:
+    """What a run keeps in memory, with the settings that it was made with."""
+
+    model: tuple[int, Use, UnifiedModel] | None = None
+    answerer: tuple[Use, Answerer] | None = None
+
+
+@attrs.define
+class Run:
+    """Round k lies in `round-k/`; it starts from the base model and the checkpoints of all earlier rounds.
+
+    What is read from and written to a round's folder goes by the settings of that round. Components (`model`,
+    `answerer`, `judges`, `settings.map`, …) are the run's own; those of a round are `at(stage, round)`."""
+
+    drawn_by: ClassVar[str] = "adapter"
+    """The kind of component that the setting `adapter` names."""
+    folder: Path = field(converter=_absolute)
+    settings: Settings
+    registry: plugins.Registry
+    checked: bool = True
+    """Whether a folder that was made with other settings is refused; a report only reads."""
+    _own: Settings | None = field(default=None, init=False, repr=False)
+    """Where `settings` are those of a round: the run's."""
+    _loaded: _Loaded = field(factory=_Loaded, init=False, repr=False)
+
+    @classmethod
+    def create(cls, folder: Path, settings: Settings, registry: plugins.Registry) -> Run:
+        """Make the folder or take it up again. Raises RecordError if what is there was made with other settings."""
+        run = cls(folder, settings, registry)
+        run.check()
+        text = config.to_toml(settings, registry.versions())
+        path = run.folder / "run.toml"
+        if not path.exists() or read_file(path) != text.encode():
+            write_atomic(path, text)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Run:
+        """The run in a folder, as its run.toml says. Raises RecordError where there is none.
+
+        Options of another version in it are left out, with a warning."""
+        path = Path(folder) / "run.toml"
+        if not path.is_file():
+            raise RecordError(f"{folder} is not the folder of a run: it has no run.toml.")
+        registry = registry or plugins.discover()
+        return cls(Path(folder), config.open_settings(path, registry), registry)
+
+    def check(self) -> None:
+        """Raise RecordError if any stage's output was made with settings that differ from this run's."""
+        for stage in STAGES:
+            for k in [k for k in self._rounds_there() if (k or 0) < self.settings.round_count]:
+                check_settings(self.stage_folder(stage, k), self.stage_settings(stage, k), stage)
+
+    def at(self, stage: str, round: int | None) -> Self:
+        """This run with the settings that a stage of a round has in place of its own; an evaluation has the run's own.
+
+        Both keep the same model loaded."""
+        made = copy(self)
+        made._own = self._own or self.settings
+        changed = None if stage == "evaluate" else round
+        made.settings = config.of_round(made._own, changed, self.registry, self.drawn_by)
+        return made
+
+    # ---- folders ----------------------------------------------------------------------------------------------------
+
+    def round_folder(self, round: int | None) -> Path:
+        """`round-k`, or `base` for None: the model before any training."""
+        return self.folder / ("base" if round is None else f"round-{round}")
+
+    def stage_folder(self, stage: str, round: int | None) -> Path:
+        return self.round_folder(round) / FOLDERS[stage]
+
+    def done(self, stage: str, round: int | None) -> bool:
+        marker = "table.json" if stage == "evaluate" else "DONE"
+        return (self.stage_folder(stage, round) / marker).exists()
+
+    def last(self, stage: str) -> int | None:
+        """The last round that has finished a stage; None if none has."""
+        rounds = [k for k in self._rounds_there() if k is not None and self.done(stage, k)]
+        return max(rounds, default=None)
+
+    def redo(self, stage: str, round: int = 0) -> None:
+        """Delete a stage's output and all that was made from it: the rest of its round, and later rounds.
+
+        Nothing is made from an evaluation, so `evaluate` deletes evaluations only (of every round from `round` on, and
+        the base's with the first)."""
+        there = self._rounds_there()
+        if stage == "evaluate":
+            for k in there:
+                if k >= round if k is not None else round == 0:
+                    shutil.rmtree(self.stage_folder(stage, k), ignore_errors=True)
+            return
+        for k in sorted((k for k in there if k is not None and k >= round), reverse=True):
+            keep = _BEFORE[stage] if k == round else set[str]()
+            for path in self.round_folder(k).iterdir():
+                if path.name.partition(".before-")[0] not in keep:  # `srum reread` keeps judgements.before-1, …
+                    delete(path)
+
+    def _rounds_there(self) -> list[int | None]:
+        numbers = [path.name.removeprefix("round-") for path in self.folder.glob("round-*")]
+        return [None, *sorted(int(number) for number in numbers if number.isdecimal())]
+
+    # ---- what a stage makes, and from what ------------------------------------------------------------------------
+
+    def stage_settings(self, stage: str, round: int | None) -> dict[str, Any]:
+        """The settings that a stage's folder remembers; those of the stages before it are checked in their folders."""
+        made = remembered(self.at(stage, round).settings, self.registry, stage)
+        if self.settings.start and stage in ("generate", "train", "evaluate"):
+            run, rounds = started_from(self.settings.start, self.registry)
+            made["start"] = {"run": self.settings.start, "trained": run.fingerprint(rounds)}
+        return made
+
+    def prompts(self, round: int) -> list[Prompt]:
+        """The prompts of a round, as they were when it started (`prompts.jsonl`) or as they are now."""
+        path = self.round_folder(round) / "prompts.jsonl"
+        if path.exists():
+            return read_list(path, Prompt)
+        settings = self.at("generate", round).settings
+        return load_prompts(settings.prompts, self.registry, settings.generate.limit)
+
+    def keep_prompts(self, round: int) -> None:
+        """Write down the prompts a round starts with: a list that is edited later changes nothing in it."""
+        path = self.round_folder(round) / "prompts.jsonl"
+        if not path.exists():
+            write_list(path, self.prompts(round))
+
+    def planned(self, round: int) -> list[Planned]:
+        """The pictures a round draws, in order. Everything that follows goes through them in this order."""
+        count = self.at("generate", round).settings.generate.candidates
+        return [self.plan(prompt, index, round) for prompt in self.prompts(round) for index in range(count)]
+
+    def planned_evaluation(self) -> list[Planned]:
+        """The pictures every evaluation draws: the same prompts and seeds before and after each round."""
+        settings = self.settings.evaluate
+        prompts = list(self.benchmark().prompts(settings.split))
+        check_prompts(prompts, f"benchmark {_need(self.settings.benchmark, 'benchmark').use}, split {settings.split}")
+        prompts = prompts[: settings.limit or None]
+        return self.plan_evaluation(prompts)
+
+    def plan_evaluation(self, prompts: Sequence[Prompt]) -> list[Planned]:
+        """As many pictures as are set for each prompt of a benchmark, with the seeds that are set."""
+        settings, use = self.settings.evaluate, _need(self.settings.benchmark, "benchmark")
+        places = [(prompt, index) for prompt in prompts for index in range(settings.pictures)]
+        if settings.seeds == "run":
+            return [self.plan(prompt, index, "evaluate") for prompt, index in places]
+        made, base = self.benchmark(), self.settings.seed
+        if settings.seeds == "reference":
+            return [self.plan(*each, "", reference_seed(use.use, made, *each)) for each in places]
+        return [self.plan(*each, "", picture_seed(base, use.use, made, *each)) for each in places]
+
+    def plan(self, prompt: Prompt, index: int, purpose: int | str, seed: int | None = None) -> Planned:
+        """Picture number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
+        seed = self.derive_seed("draw", purpose, prompt.id, index) if seed is None else seed
+        return Planned(hashlib.sha256(repr((prompt.id, index, seed)).encode()).hexdigest()[:20], prompt, seed)
+
+    def derive_seed(self, *what: str | int | None) -> int:
+        """A seed (31 bits) that depends on the run's seed and on what it is for, and on nothing else."""
+        digest = hashlib.sha256(repr((self.settings.seed, *what)).encode()).digest()
+        return int.from_bytes(digest[:4], "big") >> 1
+
+    # ---- records ----------------------------------------------------------------------------------------------------
+
+    def candidates(self, round: int) -> Records[Candidate]:
+        return self.records("generate", round, Candidate)
+
+    def groundings(self, round: int) -> Records[Grounding]:
+        return self.records("ground", round, Grounding)
+
+    def judgements(self, round: int) -> Records[Judgement]:
+        return self.records("judge", round, Judgement)
+
+    def records(self, stage: str, round: int | None, kind: type[Any]) -> Records[Any]:
+        """What a stage has made. Raises RecordError if it was made with other settings."""
+        settings = self.stage_settings(stage, round) if self.checked else None
+        return Records(self.stage_folder(stage, round), kind, settings, stage=stage)
+
+    # ---- components -------------------------------------------------------------------------------------------------
+
+    def model(self, round: int) -> UnifiedModel:
+        """The model with which round k starts: a full checkpoint takes the base's place, PEFT ones are merged in order.
+
+        Kept until another round's is asked for, or one with other options, or `release`. Raises RecordError if an
+        earlier round is not trained."""
+        use, kept = self.settings.adapter, self._loaded.model
+        if kept is None or kept[:2] != (round, use):
+            kept = None
+            self.release()
+            kept = self._loaded.model = (round, use, self._load(round))
+        return kept[2]
+
+    def release(self) -> None:
+        """Let go of the model: it has been trained or wrapped, or its memory is needed."""
+        self._loaded.model = None
+        gc.collect()
+
+    def _load(self, round: int) -> UnifiedModel:
+        from srum_core.models import trained  # torch
+
+        use, adapters = self.trained(round)
+        model: UnifiedModel = self.registry.create(self.drawn_by, use)
+        for folder in adapters:
+            trained.apply(model, folder)
+        return model
+
+    def trained(self, round: int) -> tuple[Use, list[Path]]:
+        """What round k starts from: the adapter with its last full checkpoint, and the PEFT ones to merge into it."""
+        from srum_core.models import trained  # torch
+
+        use, adapters = self.settings.adapter, list[Path]()
+        if self.settings.start:
+            run, rounds = started_from(self.settings.start, self.registry)
+            before, adapters = run.trained(rounds)
+            use = Use(use.use, {**use.options, **{k: v for k, v in before.options.items() if k == "checkpoint"}})
+        for k in range(round):
+            folder = self.stage_folder("train", k)
+            if not self.done("train", k):
+                raise RecordError(f"Round {round} needs the model that round {k} trains, but {folder} is not finished.")
+            if trained.kind(folder) == "lora":
+                adapters = [*adapters, folder]
+            else:
+                use, adapters = Use(use.use, {**use.options, "checkpoint": str(folder)}), []
+        return use, adapters
+
+    def fingerprint(self, rounds: int) -> str:
+        """A hash of how the first rounds were trained: another training has another log."""
+        logs = [self.round_folder(k) / "metrics.jsonl" for k in range(rounds)]
+        return hashlib.sha256(b"".join(path.read_bytes() for path in logs if path.is_file())).hexdigest()
+
+    def answerer(self, round: int) -> Answerer:
+        """Who answers the questions of a round: `answerer`, or else the model itself."""
+        use, kept = self.settings.answerer, self._loaded.answerer
+        if use is None:
+            return self.model(round)
+        if kept is None or kept[0] != use:
+            kept = self._loaded.answerer = None  # before the next one needs its memory
+            kept = self._loaded.answerer = (use, self.registry.create("answerer", use))
+        return kept[1]
+
+    def judges(self) -> list[tuple[str, Judge]]:
+        """The judges, under the names by which their exchanges are recorded: the second "zoom" is "zoom 2"."""
+        seen: list[str] = []
+        made = []
+        for use in self.settings.judges:
+            seen.append(use.use)
+            number = seen.count(use.use)
+            name = use.use if number == 1 else f"{use.use} {number}"
+            made.append((name, self.registry.create("judge", use)))
+        return made
+
+    def benchmark(self) -> Benchmark:
+        benchmark: Benchmark = self.registry.create("benchmark", _need(self.settings.benchmark, "benchmark"))
+        return benchmark
+
+
+def generated(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterator[Candidate]:
+    """The candidates of planned images, in order.
+
+    Raises RecordError where one is missing, or was generated for another prompt than the plan has."""
+    for item, candidate in zip(plan, candidates.select(item.id for item in plan), strict=True):
+        then, now = candidate.prompt, item.prompt
+        if then != now:
+            path = candidates.folder.parent / "prompts.jsonl"
+            raise RecordError(
+                f'{path} was changed after image {candidate.id} was generated: prompt "{clean(now.id)}" is '
+                f'"{clean(now.text, 80)}" {clean(now.tags or "", 80)} and was "{clean(then.text, 80)}" '
+                f"{clean(then.tags or '', 80)}. {way_out(path)}"
+            )
+        yield candidate
+
+
+def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
+    """The run that FOLDER:ROUND, FOLDER/round-ROUND/checkpoint, or FOLDER (the last round that is trained), means, and
+    how many of its rounds have trained the model.
+
+    Raises RecordError where that training is not finished."""
+    folder, round = Path(start), ""
+    if made := trained_in(folder):  # its checkpoint was named
+        folder, round = made[0], str(made[1])
+    elif not folder.is_dir():
+        name, _, round = start.rpartition(":")
+        folder = Path(name)
+    if not (folder / "run.toml").is_file() or (round and not round.isdecimal()):
+        if advice := lora_only(folder):
+            raise RecordError(f"{start} {advice}")
+        raise RecordError(f"{start} is not the folder of a run, nor FOLDER:ROUND of one: there is no run.toml.")
+    run = Run.open(folder, registry)
+    last = int(round) if round else run.last("train")
+    if last is None or not run.done("train", last):
+        which = "any round" if last is None else f"its round {last}"
+        raise RecordError(f"{start} has not trained {which} to the end. Finish that run first.")
+    return run, last + 1
+
+
+def _need(use: Use | None, kind: str) -> Use:
+    if use is None:
+        raise ConfigError(f"This needs a {kind}, but the settings name none. Set {kind}=NAME (see `srum plugins`).")
+    return use
+
+
+def picture_seed(base: int, name: str, benchmark: Benchmark, prompt: Prompt, picture: int) -> int:
+    """Of a picture by itself, whatever else is drawn: the first four bytes of SHA-256 of "base:name:group:item:k"."""
+    item = getattr(benchmark, "item", None)
+    group, own = item(prompt) if item is not None else ("", prompt.id)
+    return int.from_bytes(hashlib.sha256(f"{base}:{name}:{group}:{own}:{picture}".encode()).digest()[:4], "big")
+
+
+def reference_seed(name: str, benchmark: Benchmark, prompt: Prompt, picture: int) -> int:
+    """The seed that the original gives a picture. Raises ConfigError where it gives none."""
+    seed = getattr(benchmark, "reference_seed", None)
+    if seed is None:
+        raise ConfigError(
+            f'evaluate.seeds = "reference" cannot be had for {name}: the original scripts seed once and then draw '
+            "picture after picture, so that what a picture looks like depends on how many processes drew it and which "
+            'were there before. Use evaluate.seeds = "picture".'
+        )
+    return int(seed(prompt, picture))

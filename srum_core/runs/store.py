@@ -1,0 +1,415 @@
+"""Records on disk: append-only JSON lines, one shard per writer, keyed by id. Survives being killed at any byte.
+
+A line counts once its newline is there. What a killed writer left behind (a torn last line) is fenced off with a CAN
+character (0x18, which JSON text cannot contain) before the next append; anything else that cannot be read is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_origin
+
+import attrs
+import cattrs
+from cattrs import BaseConverter
+from cattrs.cols import homogenous_tuple_structure_factory
+from cattrs.preconf.json import make_converter
+from cattrs.v import format_exception
+
+from srum_core.errors import RecordError, clean, naming
+from srum_core.files import aside, from_json, open_file, read_json, redo_option, way_out
+from srum_core.records import Candidate
+from srum_core.runs.fingerprint import completed
+from srum_core.config.settings import Settings
+
+T = TypeVar("T")
+_FENCE = b"\x18\n"
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many there are, as every launcher says it (RANK, WORLD_SIZE); (0, 1) alone."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write aside, flush to disk, then replace: a reader sees all of it or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = aside(path)
+    with naming(path), new.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=_scalar) + "\n"
+
+
+def _scalar(value: Any) -> Any:
+    """The number in one of numpy's or in a tensor of one element: plugins compute scores and boxes with them."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no text, number, list or mapping")
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+
+class Records(Generic[T]):
+    """The records of one kind in one folder. Memory holds ids and file positions only; records are streamed.
+
+    `settings`: what the folder is made with. It is remembered on the first write and checked against what is there,
+    naming `stage` as the thing to redo. Paths inside the run are stored relative to the folder, so a run can be moved.
+    Raises RecordError for other settings and for lines that cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: type[T],
+        settings: Mapping[str, Any] | None = None,
+        *,
+        stage: str = "",
+        writer: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.settings = settings
+        self.shard = folder / f"part-{rank_and_world()[0] if writer is None else writer}.jsonl"
+        self._key = "id" if "id" in attrs.fields_dict(kind) else "candidate"  # type: ignore[arg-type]
+        self._convert = converter(folder)
+        self._root = Path(os.path.realpath(_root(folder)))
+        self._index: dict[str, tuple[Path, int, int]] = {}
+        self._scanned: dict[Path, tuple[int, int]] = {}
+        if settings is not None:
+            check_settings(folder, settings, stage)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def ids(self) -> set[str]:
+        """The ids on disk now, in every shard."""
+        return set(self._positions())
+
+    def __len__(self) -> int:
+        return len(self._positions())
+
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._positions()
+
+    def __iter__(self) -> Iterator[T]:
+        """Every record once, shard after shard, in the order of writing; the first of two with the same id."""
+        seen: set[str] = set()
+        for path in self._shards():
+            for number, _, line in _lines(path):
+                raw = _parse(path, number, line)
+                identity = self._identity(path, number, raw)
+                if identity not in seen:
+                    seen.add(identity)
+                    yield self._structure(path, number, raw)
+
+    def select(self, ids: Iterable[str]) -> Iterator[T]:
+        """The records with these ids, in the order asked for. Raises RecordError where one is not there."""
+        ids = list(ids)
+        positions = self._positions()
+        self.require(ids)
+        for identity in ids:
+            path, number, offset = positions[identity]
+            with path.open("rb") as file:
+                file.seek(offset)
+                yield self._structure(path, number, _parse(path, number, file.readline()))
+
+    def require(self, ids: Iterable[str]) -> None:
+        """Raise RecordError unless all of these records are there."""
+        positions = self._positions()
+        missing = [identity for identity in ids if identity not in positions]
+        if missing:
+            more = f" (and {len(missing) - 1} more that are needed)" if len(missing) > 1 else ""
+            was = ", although it was finished" if self.done else ""
+            raise RecordError(f"{self.folder} holds no record {clean(missing[0])}{more}{was}. {way_out(self.folder)}")
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def append(self, record: T) -> None:
+        self.extend([record])
+
+    def extend(self, records: Iterable[T]) -> None:
+        """Append what is not there yet to this writer's shard; on disk when this returns."""
+        self._prepare()
+        there, lines = self._positions(), dict[str, bytes]()
+        for record in records:
+            raw = self._convert.unstructure(record)
+            if raw[self._key] not in there:
+                self._check_place(record)
+                lines.setdefault(raw[self._key], _dump(raw))
+        if lines:
+            _append(self.shard, b"".join(lines.values()))
+
+    def mark_done(self) -> None:
+        """Say that nothing is missing."""
+        self._prepare()
+        write_atomic(self.folder / "DONE", f"{len(self)}\n")
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "DONE").exists()
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.settings is not None and not (self.folder / "settings.json").exists():
+            write_atomic(self.folder / "settings.json", to_json(self.settings))
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.jsonl"), key=lambda path: (len(path.name), path.name))
+
+    def _positions(self) -> dict[str, tuple[Path, int, int]]:
+        """Where the first record of every id is: (shard, line number, byte offset). Reads what is new."""
+        for path in self._shards():
+            for number, offset, line in _lines(path, *self._scanned.get(path, (1, 0))):
+                self._index.setdefault(self._identity(path, number, _parse(path, number, line)), (path, number, offset))
+                self._scanned[path] = (number + 1, offset + len(line))
+        return self._index
+
+    def _identity(self, path: Path, number: int, raw: Any) -> str:
+        identity = raw.get(self._key) if isinstance(raw, dict) else None
+        if not isinstance(identity, str):
+            raise _unreadable(path, number, f'it has no "{self._key}"')
+        return identity
+
+    def _structure(self, path: Path, number: int, raw: Any) -> T:
+        record = _structure(self._convert, self.kind, path, number, raw)
+        self._check_place(record)
+        return record
+
+    def _check_place(self, record: object) -> None:
+        """Raise RecordError if a candidate's files lie outside of the run: nothing there is ever opened."""
+        candidate = record if isinstance(record, Candidate) else getattr(record, "candidate", None)
+        if not isinstance(candidate, Candidate):
+            return
+        for path in candidate.files:
+            if not Path(os.path.realpath(path)).is_relative_to(self._root):
+                raise RecordError(
+                    f"The record of {clean(candidate.id)} in {self.folder} names {clean(path)}, which lies outside of "
+                    f"{self._root}. Only files of the run are read: copy it there and name the copy."
+                )
+
+
+def read_list(path: Path, kind: type[T]) -> list[T]:
+    """All records of a JSON-lines file that was written at once. Raises RecordError for a line that is none."""
+    convert = converter(path.parent)
+    return [_structure(convert, kind, path, number, _parse(path, number, line)) for number, _, line in _lines(path)]
+
+
+def _structure(convert: cattrs.Converter, kind: type[T], path: Path, number: int, raw: Any) -> T:
+    try:
+        return convert.structure(raw, kind)
+    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _unreadable(path, number, f"it is no {kind.__name__}: {clean(describe_error(error))}") from error
+
+
+def describe_error(error: Exception) -> str:
+    """What is wrong with data that a `converter` refuses, and where in it."""
+    if not isinstance(error, cattrs.BaseValidationError):
+        return str(error)
+    return "; ".join(cattrs.transform_error(error, format_exception=_reason))
+
+
+def _reason(error: BaseException, kind: type | None) -> str:
+    return str(error.args[0]) if isinstance(error, ValueError) and error.args else format_exception(error, kind)
+
+
+def write_list(path: Path, records: Sequence[Any]) -> None:
+    """Write JSON lines at once."""
+    convert = converter(path.parent)
+    write_atomic(path, b"".join(_dump(convert.unstructure(record)) for record in records))
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> None:
+    """Raise RecordError if the folder was made with other settings; it names them and the way out."""
+    path = folder / "settings.json"
+    option = redo_option(folder, stage) or f"--redo {folder.name}"
+    ways = f"run once with {option} to make it again, or choose another folder with --out"
+    if not path.exists():
+        if any(folder.glob("part-*.jsonl")):
+            raise RecordError(f"{folder} holds records but no settings.json that says how they were made; {ways}.")
+        return
+    there = read_json(path)
+    if differing := differences(there, settings):
+        told = "; ".join(f"{key} {how}" for key, how in differing.items())
+        flat = _flat(completed(there, settings))
+        old = [f"{key}={json.dumps(flat[key])}" for key in differing if _can_be_set(key, flat.get(key))]
+        keep = f" ({clean(shlex.join(old))})" if len(old) == len(differing) else ""
+        raise RecordError(
+            f"{folder} was made with other settings: {clean(told, 2000)}. Keep the old ones{keep}, or {ways}."
+        )
+
+
+def _can_be_set(key: str, value: Any) -> bool:
+    """Whether KEY=VALUE brings a setting back: it is one number or text, and not part of a list."""
+    parts = key.split(".")
+    known = parts[0] in attrs.fields_dict(Settings) and parts[0] != "start"
+    return known and isinstance(value, str | int | float) and not any(map(str.isdigit, parts))
+
+
+def differences(there: Any, asked: Any) -> dict[str, str]:
+    """What differs between two trees of settings, an older one first: "was … and is now …" by dotted key."""
+    there, asked = _flat(completed(there, asked)), _flat(json.loads(json.dumps(asked)))
+    missing = "(nothing)"
+    return {
+        key: f"was {there.get(key, missing)!r} and is now {asked.get(key, missing)!r}"
+        for key in sorted(there.keys() | asked.keys())
+        if there.get(key, missing) != asked.get(key, missing)
+    }
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; lists count as tables with numbers for keys."""
+    if isinstance(value, list):
+        value = {str(index): each for index, each in enumerate(value)}
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    parts = [_flat(item, f"{prefix}.{name}".strip(".")) for name, item in value.items()]
+    return {key: each for part in parts for key, each in part.items()}
+
+
+def _lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
+    """(number, byte offset, line) of every whole line that is not fenced off, from line `first` at `offset` on."""
+    with open_file(path) as file:
+        file.seek(offset)
+        for number, line in enumerate(file, first):
+            if not line.endswith(b"\n"):
+                return
+            if not line.endswith(_FENCE):
+                yield number, offset, line
+            offset += len(line)
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append behind the last whole line, on disk when this returns."""
+    fresh = not path.exists()
+    with naming(path), path.open("a+b") as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                data = _FENCE + data
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if fresh:
+        sync_folder(path.parent)
+
+
+def _parse(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return from_json(line)
+    except ValueError as error:
+        raise _unreadable(path, number, clean(error)) from error
+
+
+def _dump(raw: Any) -> bytes:
+    # Answers are kept verbatim: a lone surrogate in a model's words must not lose the record.
+    try:
+        text = json.dumps(raw, ensure_ascii=False, allow_nan=False, default=_scalar)
+        return text.encode("utf-8", "surrogatepass") + b"\n"
+    except (ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise RecordError(f"A record cannot be written: {clean(error)}. It begins {clean(raw, 200)}") from error
+
+
+def _unreadable(path: Path, number: int, why: str) -> RecordError:
+    return RecordError(
+        f"Line {number} of {path} cannot be read: {why}. No interrupted run leaves such a line. {way_out(path)}"
+    )
+
+
+def strict_converter() -> cattrs.Converter:
+    """JSON to records and back: no text becomes a number, no number a text, no text a list."""
+    convert = make_converter()
+    for kind in (str, int, bool):
+        convert.register_structure_hook(kind, _exactly)
+    convert.register_structure_hook(float, _number)
+    convert.register_structure_hook_factory(_is_tuple, _tuple)
+    return convert
+
+
+def converter(folder: Path) -> cattrs.Converter:
+    """A strict one, to which paths inside the run (two levels above the folder) are relative to the folder."""
+    convert = strict_converter()
+    folder = _whole(folder)
+    inside = folder.parent.parent
+
+    def store(path: Path) -> str:
+        path = _whole(path)
+        return os.path.relpath(path, folder) if path.is_relative_to(inside) else str(path)
+
+    convert.register_unstructure_hook(Path, store)
+    convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), store)
+
+    @lru_cache(maxsize=256)  # every question of a judgement names the same image
+    def load(text: str) -> Path:
+        if "\0" in text:
+            raise ValueError("a path cannot hold a null byte")
+        return _whole(folder / text)
+
+    convert.register_structure_hook(Path, lambda text, _: load(_exactly(text, str)))
+    return convert
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{value!r:.60} is no {_WORDS[kind]}")
+    return value
+
+
+_WORDS = {str: "text", int: "whole number", bool: "true or false"}
+
+
+def _number(value: Any, _: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{value!r:.60} is no finite number")
+    return float(value)
+
+
+def _is_tuple(kind: Any) -> bool:
+    """Whether it is tuple[X, ...]."""
+    return get_origin(kind) is tuple and ... in kind.__args__
+
+
+def _tuple(kind: Any, convert: BaseConverter) -> Callable[[Any, Any], Any]:
+    structure = homogenous_tuple_structure_factory(kind, convert)
+
+    def strictly(value: Any, kind: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r:.60} is no list")
+        return structure(value, kind)
+
+    return strictly
+
+
+def _root(folder: Path) -> Path:
+    """The folder of the run that records in this folder belong to: two levels above, or one in an evaluation."""
+    folder = _whole(folder)
+    return folder.parent if (folder.parent / "run.toml").is_file() else folder.parent.parent
+
+
+def _whole(path: Path) -> Path:
+    """Absolute, and without the ".." that would make a path inside a folder look like one outside."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,75 @@
+"""What the stages share: images in fixed chunks.
+
+Images are cut into fixed chunks by position over the whole list, so that what shares a batch never depends on what is
+there already; a chunk with anything missing is made again whole, and only what is missing is kept. With several
+processes, chunk i belongs to process i % world. So an interrupted stage ends with the same records, bit for bit.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from srum_core.models.images import read_files
+from srum_core.records import Candidate
+from srum_core.runs.progress import progress
+from srum_core.runs.run import Planned, Run, generated
+from srum_core.runs.store import Records, rank_and_world
+
+
+@frozen
+class Step:
+    """One stage of one round; round None is the base model, which is only evaluated."""
+
+    stage: str
+    round: int | None
+
+    def __str__(self) -> str:
+        return f"{self.stage} (base)" if self.round is None else f"{self.stage} (round {self.round})"
+
+
+def chunks(
+    run: Run,
+    ids: Sequence[str],
+    size: int,
+    records: Records[Any],
+    step: Step,
+    load: Callable[[], object] = lambda: None,
+) -> Iterator[list[str]]:
+    """This process's chunks of `size` ids with anything missing; shows progress. Marks the folder done once every id
+    is there: with several processes, whoever is last does.
+
+    `load` is called once if there is anything to make, before the clock starts. Torch's generators start every chunk
+    from a seed of its own, whatever was made before."""
+    rank, world = rank_and_world()
+    mine = [list(ids[start : start + size]) for start in range(rank * size, len(ids), size * world)]
+    there = records.ids()
+    missing = [chunk for chunk in mine if not there.issuperset(chunk)]
+    total, left = sum(map(len, mine)), sum(map(len, missing))
+    if missing:
+        load()
+    with progress(total, str(step), total - left) as advance:
+        for chunk in missing:
+            seed_everything(run.derive_seed(step.stage, step.round, chunk[0]))
+            yield chunk
+            advance(len(chunk))
+    if records.ids().issuperset(ids):
+        records.mark_done()
+
+
+def verified(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterator[Candidate]:
+    """The candidates of planned images. Raises RecordError where prompts or files are not what they were."""
+    for candidate in generated(candidates, plan):
+        read_files(candidate)
+        yield candidate
+
+
+def seed_everything(seed: int) -> None:
+    """For plugins that draw from the global generators although they were given seeds."""
+    import torch
+
+    random.seed(seed)
+    torch.manual_seed(seed)

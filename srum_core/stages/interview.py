@@ -1,0 +1,369 @@
+"""A hearing: what one judge asks about one picture, the answers, and what they add up to. No torch.
+
+The judging stage, the verification of boxes, re-reading and the testing kit all go through it, so a recorded run and a
+live one are read by the same lines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, median
+from typing import Any, TypeVar
+
+import attrs
+from attrs import define
+
+from srum_core.errors import PluginError, RecordError, clean, refuse
+from srum_core.files import redo_option
+from srum_core.protocols import Judge
+from srum_core.records import Answer, Candidate, Exchange, Question, Region, Score, Unreadable
+
+T = TypeVar("T")
+Ask = Callable[[Sequence[Question]], Sequence[str]]
+"""Answers, one per question, in order."""
+Seed = Callable[..., int]
+"""A seed that depends on what it is for, and on nothing else."""
+Known = Callable[[Question], str | None]
+"""The recorded answer to a question, None if there is none."""
+Reading = list[Score | Unreadable]
+LONGEST_ANSWER = 32_000
+"""Characters, finished thoughts aside. What is longer is unreadable, so that no answer can hold up a run."""
+_THOUGHT = re.compile(r"</think(?:ing)?\s*+>", re.IGNORECASE)
+MOST_TURNS = 8
+"""A judge that has still not asked everything after so many turns will never have."""
+
+
+@define
+class Vote:
+    """One of several answers to the same questions, with what followed from it; all lists are in order of asking."""
+
+    questions: list[Question]
+    answers: list[str]
+    """The last answer to each question, "" before the first."""
+    times: list[int]
+    """How often each was answered."""
+    turns: list[int]
+    """How many questions there were at the end of each turn."""
+
+    @classmethod
+    def open(cls, questions: Sequence[Question]) -> Vote:
+        vote = cls([], [], [], [])
+        vote.add(questions)
+        return vote
+
+    def add(self, questions: Sequence[Question]) -> None:
+        """A turn."""
+        self.questions += questions
+        self.answers += [""] * len(questions)
+        self.times += [0] * len(questions)
+        self.turns.append(len(self.questions))
+
+    def hear(self, index: int, answer: str) -> None:
+        """Another answer than before takes along the turns that followed from it."""
+        if self.times[index] and answer != self.answers[index]:
+            end = self.end_of_turn(index)
+            del self.questions[end:], self.answers[end:], self.times[end:]
+            self.turns = [each for each in self.turns if each <= end]
+        self.answers[index] = answer
+        self.times[index] += 1
+
+    def end_of_turn(self, index: int) -> int:
+        """Of the one in which this question was asked."""
+        return next(end for end in self.turns if index < end)
+
+    def unasked(self) -> list[int]:
+        return [index for index, times in enumerate(self.times) if not times]
+
+    def refused(self) -> dict[int, str]:
+        """Why, by the index of the question that was refused."""
+        return {i: known.refused for i, each in enumerate(self.answers) if (known := Answer.of(each)).refused}
+
+    def too_long(self) -> dict[int, str]:
+        """Why an answer is not read, by the index of its question."""
+        return {
+            i: f"The answer has {len(each)} characters; at most {LONGEST_ANSWER} are read."
+            for i, each in enumerate(self.answers)
+            if each and not legible(each)
+        }
+
+    def said(self) -> list[str]:
+        """The answers, without questions that they repeat."""
+        return [without_echo(answer, each.text) for answer, each in zip(self.answers, self.questions, strict=True)]
+
+
+@define
+class Hearing:
+    """`questions` are those that the judge asks first, in every vote; `exchanges` are all answers, in order."""
+
+    name: str
+    judge: Judge
+    candidate: Candidate
+    regions: tuple[Region, ...]
+    questions: list[Question]
+    votes: list[Vote]
+    exchanges: list[Exchange]
+    seen: Reading | None = None
+    """What a judge that asks nothing said of the image in a batch."""
+
+    @classmethod
+    def open(cls, name: str, judge: Judge, candidate: Candidate, regions: Sequence[Region], votes: int = 1) -> Hearing:
+        """Ask the judge for its first questions; nothing is answered yet. One that asks nothing has one vote."""
+        questions = list(judge.questions(candidate, regions))
+        opened = [Vote.open(questions) for _ in range(votes if questions else 1)]
+        return cls(name, judge, candidate, tuple(regions), questions, opened, [])
+
+    @classmethod
+    def replay(
+        cls,
+        name: str,
+        judge: Judge,
+        candidate: Candidate,
+        regions: Sequence[Region],
+        exchanges: Iterable[Exchange],
+        reworded: bool = False,
+    ) -> Hearing:
+        """The hearing that these exchanges record, in order; those of other judges are left out.
+
+        Raises RecordError if the judge asks more or fewer questions today or, unless they may be `reworded` (in the
+        test of a parser, say), asks them in other words."""
+        own = [exchange for exchange in exchanges if exchange.asked_by == name]
+        votes = 1 + max((exchange.vote for exchange in own), default=0)
+        hearing = cls.open(name, judge, candidate, regions, min(votes, len(own) or 1))  # each vote has an exchange
+        same = all(hearing._repeat(exchange, reworded) for exchange in own)
+        if not same or any(hearing.follow(vote) for vote in range(len(hearing.votes))):
+            count = max(len(vote.questions) for vote in hearing.votes)
+            raise RecordError(
+                f'The judge "{name}" asks {count} questions about picture {candidate.id} today, and they are not '
+                "those that the recorded answers belong to. Keep the settings that shape its questions (such as its "
+                f"template), or judge again with {redo_option(candidate.image, 'judge')}."
+            )
+        return hearing
+
+    def _repeat(self, exchange: Exchange, reworded: bool) -> bool:
+        """Hear what was recorded; False if it answers no question that is asked today."""
+        if exchange.vote >= len(self.votes):
+            return False
+        vote = self.votes[exchange.vote]
+        if exchange.index == len(vote.questions):
+            self.follow(exchange.vote)
+        if exchange.index >= len(vote.questions):
+            return False
+        same = reworded or exchange.question.text == vote.questions[exchange.index].text
+        if same:
+            answer = Answer(exchange.answer, exchange.model, exchange.refused)
+            self.hear(exchange.vote, exchange.index, exchange.question, answer)
+        return same
+
+    @property
+    def answers(self) -> list[list[str]]:
+        """`answers[v][i]` is the last answer to question i of vote v."""
+        return [vote.answers for vote in self.votes]
+
+    def hear(self, vote: int, index: int, question: Question, answer: str) -> None:
+        self.votes[vote].hear(index, answer)
+        known = Answer.of(answer)
+        self.exchanges.append(Exchange(self.name, question, str(answer), index, vote, known.model, known.refused))
+
+    def said(self, vote: int) -> list[str]:
+        """The answers of one vote, without questions that they repeat."""
+        return self.votes[vote].said()
+
+    def follow(self, number: int) -> list[int]:
+        """The questions of one vote that wait for an answer; once there are none, those that follow from the answers.
+
+        Raises PluginError for a judge that never comes to an end."""
+        vote, further = self.votes[number], getattr(self.judge, "further", None)
+        if vote.questions and not vote.unasked() and further is not None:
+            asked = list(further(self.candidate, self.regions, vote.said()))
+            if asked and len(vote.turns) == MOST_TURNS:
+                raise PluginError(
+                    f'"{self.name}" still has questions about picture {self.candidate.id} after {MOST_TURNS} turns. '
+                    "Its `further` must come to an end: it gets all answers so far, and gives [] when it knows enough."
+                )
+            if asked:
+                vote.add(asked)
+        return vote.unasked()
+
+    def read(self, vote: int) -> Reading:
+        """What the judge reads in one vote. Raises PluginError for nonsense about its own questions and regions."""
+        try:
+            found = self.judge.scores(self.candidate, self.regions, self.said(vote)) if self.seen is None else self.seen
+            found = list(found)
+        except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
+            raise PluginError(f'"{self.name}" cannot score picture {self.candidate.id}: {clean(error)}') from error
+        known, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote].questions)
+        for each in found:
+            if isinstance(each, Unreadable) and not 0 <= each.question < max(count, 1):
+                raise PluginError(
+                    f'"{self.name}" calls the answer to a question unreadable that it did not ask ({each.question}; '
+                    f"it asked {count} about picture {self.candidate.id})."
+                )
+            if each.region not in known:
+                raise PluginError(
+                    f'"{self.name}" speaks of region "{each.region}", which picture {self.candidate.id} does not have.'
+                )
+        return self.with_refusals(vote, found)
+
+    def with_refusals(self, vote: int, found: Sequence[T | Unreadable]) -> list[T | Unreadable]:
+        """What was read, with a failure for every question that was refused or whose answer is too long to be read,
+        whatever was read out of no words."""
+        why = self.votes[vote].too_long() | self.votes[vote].refused()
+        failed = {each.question for each in found if isinstance(each, Unreadable)}
+        told = [
+            attrs.evolve(each, why=why[each.question])
+            if isinstance(each, Unreadable) and each.question in why
+            else each
+            for each in found
+        ]
+        return [*told, *(Unreadable(index, why[index], judge=self.name) for index in why if index not in failed)]
+
+    def unreadable(self) -> list[tuple[int, int]]:
+        """(vote, question) of every answer that cannot be read."""
+        return [(vote, index) for vote in range(len(self.votes)) for index in self._unreadable(vote)]
+
+    def _unreadable(self, vote: int) -> list[int]:
+        return sorted({each.question for each in self.read(vote) if isinstance(each, Unreadable)})
+
+    def due(self, retries: int) -> list[tuple[int, int]]:
+        """(vote, question) of all that is to be asked now: what was never asked, or else, for the (at most `retries`)
+        times that are left, what cannot be read: that of the earliest turn, because later ones follow from it."""
+        return [(vote, index) for vote in range(len(self.votes)) for index in self._due(vote, retries)]
+
+    def _due(self, number: int, retries: int) -> list[int]:
+        vote = self.votes[number]
+        if not vote.questions:
+            return []  # it asks nothing, and to look again may be dear
+        if waiting := self.follow(number):
+            return waiting
+        refused = vote.refused()  # asked again, they would be refused again
+        again = [i for i in self._unreadable(number) if vote.times[i] <= retries and i not in refused]
+        return [index for index in again if index < vote.end_of_turn(again[0])]
+
+    def asking(self, vote: int, index: int, temperature: float, seed: Seed) -> Question:
+        """A question as it is to be asked now: a single first answer is greedy, all else is sampled, each time with
+        another seed."""
+        question, times = self.votes[vote].questions[index], self.votes[vote].times[index]
+        if not times and len(self.votes) == 1:
+            return question
+        own = seed(self.candidate.id, self.name, index, times, *([vote] if vote else []))
+        return attrs.evolve(question, temperature=temperature, seed=own)
+
+    def outcome(self, doubt: float = 0.0) -> Reading:
+        """One score or failure per thing scored. With several votes the median of those that could be read, times
+        1 - doubt * spread; a failure where fewer than half of them could."""
+        readings = [self.read(vote) for vote in range(len(self.votes))]
+        if len(readings) == 1:
+            return readings[0]
+        every = [each for reading in readings for each in reading]
+        return [_settle(votes, len(readings), doubt) for votes in _by_region(every)]
+
+
+def conduct(hearings: Sequence[Hearing], ask: Ask, retries: int, temperature: float, seed: Seed) -> None:
+    """Ask everything, then what cannot be read again, at most `retries` times, with sampling on and a new seed.
+
+    Whatever is due in any of the hearings is asked together. A single first answer is greedy; several votes are sampled
+    from the start."""
+    todo = [(hearing, *place) for hearing in hearings for place in hearing.due(retries)]
+    while todo:
+        asked = [hearing.asking(vote, index, temperature, seed) for hearing, vote, index in todo]
+        for (hearing, vote, index), question, answer in zip(todo, asked, ask(asked), strict=True):
+            hearing.hear(vote, index, question, answer)
+        heard = {id(hearing): hearing for hearing, _, _ in todo}.values()
+        todo = [(hearing, *place) for hearing in heard for place in hearing.due(retries)]
+
+
+def look(hearings: Sequence[Hearing]) -> None:
+    """Let each judge with `score_many` look at all images at once. Raises PluginError for another number of results."""
+    for name, judge in {hearing.name: hearing.judge for hearing in hearings}.items():
+        score_many = getattr(judge, "score_many", None)
+        if score_many is None:
+            continue
+        own = [hearing for hearing in hearings if hearing.name == name]
+        asks = any(hearing.questions for hearing in own)
+        refuse(asks, judge, "has `score_many` and asks questions: a judge that asks is given one image at a time.")
+        try:
+            given = list(score_many([each.candidate for each in own], [each.regions for each in own]))
+        except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
+            names = ", ".join(each.candidate.id for each in own)
+            raise PluginError(f'"{name}" cannot score the images {clean(names)}: {clean(error)}') from error
+        refuse(len(given) != len(own), judge, f"scored {len(given)} of {len(own)} images in `score_many`.")
+        for hearing, found in zip(own, given, strict=True):
+            hearing.seen = list(found)
+
+
+def recall(hearing: Hearing, known: Known, retries: int, temperature: float, seed: Seed) -> list[Question]:
+    """Hear what was answered before, as far as it leads; the questions that would be asked next, if any."""
+    while True:
+        due = [(place, hearing.asking(*place, temperature, seed)) for place in hearing.due(retries)]
+        found = [(place, question, said) for place, question in due if (said := known(question)) is not None]
+        for place, question, said in found:
+            hearing.hear(*place, question, said)
+        if not found:
+            return [question for _, question in due]
+
+
+def legible(answer: str) -> str:
+    """The answer; what follows its thoughts where they make it too long; "" if even that is too long to be read."""
+    if len(answer) > LONGEST_ANSWER:
+        answer = _THOUGHT.split(answer)[-1]
+    return answer if len(answer) <= LONGEST_ANSWER else ""
+
+
+def json_values(text: str, opening: str = "[{", strict: bool = False) -> tuple[list[Any], bool]:
+    """Every complete JSON value that begins with one of `opening`, from left to right; of one that is broken or cut
+    off, the complete parts, and True. `strict`: no control characters in strings.
+
+    Values in broken values in broken values take time by the square of the length: there it stops looking."""
+    decoder, begin = json.JSONDecoder(strict=strict), re.compile(f"[{re.escape(opening)}]")
+    values, broken, effort = [], False, 4 * LONGEST_ANSWER
+    start = begin.search(text)
+    while start and effort > 0:
+        rest, end = text[start.start() :], 1
+        try:
+            value, end = decoder.raw_decode(rest)
+            values.append(value)
+            effort -= end
+        except ValueError as error:  # words in brackets, or the JSON breaks off: look at what is inside
+            broken = True
+            to_end = str(error).startswith("Unterminated") or not isinstance(error, json.JSONDecodeError)
+            effort -= len(rest) if to_end else getattr(error, "pos", 0)
+        effort -= 250  # for the start
+        start = begin.search(text, start.start() + end)
+    return values, broken or start is not None
+
+
+def without_echo(answer: str, question: str) -> str:
+    """What an answer says of its own; "" if it is too long to be read. A server with the wrong chat template, or a
+    model that never learnt to answer, repeats the question, and the example in it would be read as the answer.
+
+    Only long repetitions count: those of the whole question, and answers that are nothing but a piece of it."""
+    answer, question = legible(answer), question.strip()
+    if len(question) >= 200 and question in answer:
+        return answer.rpartition(question)[2]
+    if len(answer.strip()) >= 40 and answer.strip() in question:
+        return ""
+    return answer
+
+
+def _by_region(found: Sequence[Score | Unreadable]) -> list[list[Score | Unreadable]]:
+    """Groups of what is said about the same thing, in order of first mention."""
+    groups: dict[tuple[str | None, str], list[Score | Unreadable]] = {}
+    for each in found:
+        groups.setdefault((each.region, each.judge), []).append(each)
+    return list(groups.values())
+
+
+def _settle(votes: Sequence[Score | Unreadable], count: int, doubt: float) -> Score | Unreadable:
+    read = [each for each in votes if isinstance(each, Score)]
+    if 2 * len(read) < count:
+        why = f"Only {len(read)} of {count} answers could be read."
+        failed = next((each for each in votes if isinstance(each, Unreadable)), Unreadable(0, "", read[0].region))
+        return attrs.evolve(failed, why=f"{why} {failed.why}".strip())
+    values = [score.value for score in read]
+    middle = median(values)
+    spread = fmean(abs(value - middle) for value in values)
+    nearest = min(read, key=lambda score: abs(score.value - middle))
+    value = middle * (1 - doubt * spread)
+    return attrs.evolve(nearest, value=value, votes=tuple(values), spread=spread)

@@ -1,0 +1,101 @@
+"""The order of the five stages: what is to be done, what it needs, and doing it."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from srum_core.errors import RecordError
+from srum_core.files import STAGES, read_json
+from srum_core.runs.progress import tell
+from srum_core.runs.run import Run
+from srum_core.runs.store import Records, check_settings, rank_and_world, write_atomic
+from srum_core.stages.chunks import Step, seed_everything
+
+_MODULES = {
+    **{stage: f"srum_core.stages.{stage}" for stage in ("generate", "ground", "judge")},
+    "train": "srum_core.training.trainer",
+    "evaluate": "srum_core.evaluation.stage",
+}
+"""Where the function of a stage is; imported when it runs, for it may need torch."""
+_NEEDS = {"ground": "generate", "judge": "ground", "train": "judge", "evaluate": "train"}
+
+
+def steps(run: Run, only: str | None = None) -> list[Step]:
+    """Every stage of every round, in order; evaluations only where there is a benchmark."""
+    evaluated = run.settings.benchmark is not None
+    base = [Step("evaluate", None)] if evaluated and run.settings.evaluate.before else []
+    stages = STAGES if evaluated else STAGES[:-1]
+    rounds = [Step(stage, k) for k in range(run.settings.round_count) for stage in stages]
+    return [step for step in [*base, *rounds] if only in (None, step.stage)]
+
+
+def undone(stage: str, round: int, step: Step) -> bool:
+    """Whether `Run.redo(stage, round)` deletes what this step has made."""
+    if stage == "evaluate":
+        return step.stage == stage and (step.round or 0) >= round
+    if step.round is None:
+        return False
+    return (step.round, STAGES.index(step.stage)) >= (round, STAGES.index(stage))
+
+
+def needed(run: Run, step: Step) -> Step | None:
+    """The step that must be finished before this one, if it is not."""
+    before = None
+    if step.round is not None and step.stage in _NEEDS:
+        before = Step(_NEEDS[step.stage], step.round)
+    elif step.round:
+        before = Step("train", step.round - 1)
+    return None if before is None or run.done(before.stage, before.round) else before
+
+
+def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
+    """(finished, all) of a stage: pictures, or checkpoints for `train`. Loads no model.
+
+    `fresh`: as if nothing were there. Otherwise raises RecordError if what is there was made with other settings."""
+    if not fresh and run.checked:
+        check_settings(run.stage_folder(step.stage, step.round), run.stage_settings(step.stage, step.round), step.stage)
+    if step.stage == "train":
+        return int(not fresh and run.done("train", step.round)), 1
+    plan = run.planned_evaluation() if step.stage == "evaluate" else run.planned(step.round or 0)
+    if fresh:
+        return 0, len(plan)
+    return len({item.id for item in plan} & _records(run, step).ids()), len(plan)
+
+
+def perform(run: Run, stage: str, round: int | None) -> None:
+    """Run one stage in this process. Raises RecordError if the stage before it is not finished."""
+    before = needed(run, Step(stage, round))
+    if before is not None:
+        raise RecordError(f"{Step(stage, round)} needs {before}, which is not finished. Run that first.")
+    from srum_core.training import metrics  # torch
+
+    seed_everything(run.derive_seed(stage, round))
+    metrics.forget_peaks()
+    getattr(import_module(_MODULES[stage]), stage)(run, round)
+    if rank_and_world()[0] == 0:
+        _keep_peaks(run.round_folder(round) / "memory.json", stage, metrics.peaks())
+    if stage == "train":
+        run.release()  # what was trained is on disk; what is in memory is wrapped and in the middle of things
+    if rank_and_world()[0] == 0:
+        for sentence in run.registry.notify("srum_stage_finished", run=run, stage=stage, round=round):
+            tell(sentence)
+
+
+def _keep_peaks(path: Path, stage: str, found: dict[str, float]) -> None:
+    """What each stage took at most (the first process of it), by stage."""
+    known = read_json(path) if path.exists() else {}
+    write_atomic(path, json.dumps({**known, stage: found}, indent=1) + "\n")
+
+
+def _records(run: Run, step: Step) -> Records[Any]:
+    if step.stage == "evaluate":
+        from srum_core.evaluation.stage import scored
+
+        return scored(run, step.round)
+    assert step.round is not None
+    openers: dict[str, Any] = {"generate": run.candidates, "ground": run.groundings, "judge": run.judgements}
+    records: Records[Any] = openers[step.stage](step.round)
+    return records

@@ -1,0 +1,150 @@
+"""What would stop a run, found before its first image: all that can be known without a model. No torch at import.
+
+`srum-train`, `srum eval` and `srum ablate` call it, and their --dry-run shows what it finds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from srum_core.errors import ConfigError, SrumError, explain
+from srum_core.options import Use
+from srum_core.plugins import Registry
+from srum_core.runs.run import Run
+from srum_core.stages.chunks import Step
+from srum_core.training import trackers
+
+Named = tuple[str, str, Use]
+"""A setting, the kind of component that it names, and the component."""
+
+
+def refuse(found: Sequence[str]) -> None:
+    """Raise ConfigError with all problems, if there are any."""
+    if len(found) == 1:
+        raise ConfigError(found[0])
+    if found:
+        raise ConfigError("The run cannot start; no model was loaded." + "".join(f"\n  - {each}" for each in found))
+
+
+def problems(run: Run, todo: Sequence[Step], sharded: bool = False) -> list[str]:
+    """What would stop these steps, a sentence each. `sharded`: the weights are shared by processes in training."""
+    found: dict[str, str] = {}
+    for here, steps in _with_one_settings(run, todo):
+        round = min(step.round or 0 for step in steps)
+        where = "" if here.settings == run.settings else f"In round {round + 1} of {run.settings.round_count}: "
+        for problem in _problems(here, steps, sharded):
+            found.setdefault(problem, where)
+    return [f"{where}{problem}" for problem, where in found.items()]
+
+
+def _with_one_settings(run: Run, todo: Sequence[Step]) -> list[tuple[Run, list[Step]]]:
+    """The steps by the settings that they have, the run's own first."""
+    found: list[tuple[Run, list[Step]]] = [(run, [])]
+    for step in todo:
+        here = run.at(step.stage, step.round)
+        same = next((steps for other, steps in found if other.settings == here.settings), None)
+        if same is None:
+            found.append((here, same := []))
+        same.append(step)
+    return [each for each in found if each[1]]
+
+
+def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
+    """Of steps that have the settings of `run`."""
+    checks: list[Callable[[], object]] = []
+    stages, own = {step.stage for step in todo}, run.settings.train
+    drawn = [step.round or 0 for step in todo if step.stage == "generate"]
+    if drawn:
+        checks.append(lambda: run.prompts(min(drawn)))
+    if "evaluate" in stages:
+        checks.append(run.planned_evaluation)
+    if "train" in stages:
+        checks += [lambda: trackers.check(own.trackers), lambda: _check_optimizer(own.optimizer, sharded)]
+    try:
+        named = list(_components(run, todo))
+    except SrumError as error:  # the run that it starts from is not there
+        return [*_failures(checks), str(error)]
+    return [*_failures(checks), *unusable(run.registry, named)]
+
+
+def unusable(registry: Registry, named: Iterable[Named]) -> list[str]:
+    """Why components cannot be made or used, a sentence each."""
+    return list(dict.fromkeys(_failures([lambda each=each: _check(registry, *each) for each in named])))  # type: ignore[misc]
+
+
+def blocked(folder: Path) -> list[str]:
+    """Why a run's folder cannot be made or written, if so; makes nothing."""
+    try:
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:
+        return [f"{explain(error)}"]
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return []
+    why = "cannot be written to" if place.is_dir() else "is a file, and a folder is needed there"
+    return [f"{place} {why}. Choose another folder with --out."]
+
+
+def _failures(checks: Iterable[Callable[[], object]]) -> Iterator[str]:
+    for check in checks:
+        try:
+            check()
+        except (SrumError, OSError) as error:
+            yield str(error) if isinstance(error, SrumError) else f"{explain(error)}"
+
+
+def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
+    """What these steps use. Raises RecordError for a run to start from that is not trained."""
+    s, stages = run.settings, {step.stage for step in todo}
+    asks = bool(stages & {"ground", "judge"})
+    if stages - {"ground", "judge"} or (asks and s.answerer is None):
+        round = min(step.round or 0 for step in todo)
+        while round and not run.done("train", round - 1):
+            round -= 1
+        yield "adapter", run.drawn_by, run.trained(round)[0] if round or s.start else s.adapter
+    if asks and s.answerer is not None:
+        yield "answerer", "answerer", s.answerer
+    if "ground" in stages:
+        yield "grounder", "grounder", s.grounder
+        if s.verifier is not None:
+            yield "verifier", "judge", s.verifier
+    if "judge" in stages:
+        yield from ((f"judges.{number}", "judge", judge) for number, judge in enumerate(s.judges))
+    if "train" in stages:
+        yield from (("map", "map", s.map), ("loss", "loss", s.loss))
+
+
+def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
+    """Import a component and let it look at its options; make it where that is cheap. Raises SrumError."""
+    made, options = registry.load(kind, use.use), registry.options(kind, use)
+    if isinstance(device := getattr(options, "device", None), str):
+        from srum_core.models.hub import choose_device  # torch
+
+        try:
+            choose_device(device)
+        except ConfigError as error:
+            raise ConfigError(f"{setting}.{error}") from error
+    if hasattr(made, "preflight"):
+        from srum_core.models.hub import NotDownloaded, offline
+
+        try:
+            with offline():
+                made.preflight(options)
+        except NotDownloaded:
+            return
+    elif _is_light(registry, kind, use) and not hasattr(made, "score_many"):  # it looks with a model of its own
+        registry.create(kind, use)
+
+
+def _is_light(registry: Registry, kind: str, use: Use) -> bool:
+    """Whether making it loads no model: not of adapters and drawers, nor where one of them answers."""
+    if kind == "answerer":
+        return any(found.kind == kind and found.component.name == use.use for found in registry.listing())
+    return kind not in ("adapter", "drawer")
+
+
+def _check_optimizer(name: str, sharded: bool) -> None:
+    from srum_core.training import optimizers  # torch
+
+    optimizers.check(name, sharded)

@@ -1,0 +1,1 @@
+"""What trains: batches, latents, LoRA, sharding, checkpoints, the trainer."""

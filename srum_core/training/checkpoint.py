@@ -1,0 +1,108 @@
+"""Training that was interrupted: what goes on disk every so many steps, and how a run takes it up again.
+
+No state of a random generator is among it: everything random in step s comes from (seed, round, s) alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from srum_core.errors import CheckpointError, RecordError, naming
+from srum_core.files import aside, way_out
+from srum_core.models import weights
+from srum_core.runs.store import check_settings, to_json, write_atomic
+
+STATE = "state.pt"
+
+
+@frozen
+class Log:
+    """A JSON-lines file that a resumed run cuts back to where its state was saved."""
+
+    path: Path
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def size(self) -> int:
+        """Bytes that are safe on disk."""
+        if not self.path.exists():
+            return 0
+        sync(self.path)
+        return self.path.stat().st_size
+
+    def rewind(self, size: int) -> None:
+        """Forget what was written after the first `size` bytes. Raises RecordError if there are fewer."""
+        there = self.path.stat().st_size if self.path.exists() else 0
+        if there < size:
+            raise RecordError(
+                f"{self.path} has {there} bytes, but the training that it belongs to had written {size}: the file was "
+                f"changed or lost. {way_out(self.path)}"
+            )
+        if there > size:
+            os.truncate(self.path, size)
+
+
+@frozen
+class Saved:
+    """The interrupted training of one round, in `folder`, with the logs that go with it."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    """What a training must have been begun with to be continued."""
+    logs: tuple[Log, ...]
+
+    def load(self, lazily: bool = False) -> dict[str, Any] | None:
+        """The last state, on the CPU, or None; `lazily`: its tensors are read from disk as they are used.
+
+        Raises RecordError for a state made with other settings, or that cannot be read."""
+        check_settings(self.folder, self.settings, "train")
+        path = self.folder / STATE
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = weights.unpickle(path, lazily)
+        except CheckpointError as error:
+            raise RecordError(str(error)) from error
+        return state
+
+    def rewind(self, state: Mapping[str, Any] | None) -> None:
+        """Cut the logs back to where they were with `state`, or to nothing. For one process only."""
+        sizes = [0] * len(self.logs) if state is None else state["logs"]
+        for log, size in zip(self.logs, sizes, strict=True):
+            log.rewind(size)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the last state, atomically. For one process only."""
+        path = self.folder / "settings.json"
+        if not path.exists():
+            write_atomic(path, to_json(dict(self.settings)))
+        new = aside(self.folder / STATE)  # written straight to disk: a 7B state fits no buffer in memory
+        with naming(new), new.open("wb") as file:  # given a path, torch hides why it could not write
+            try:
+                torch.save({**state, "logs": [log.size() for log in self.logs]}, file)
+            except RuntimeError as error:  # raised by torch's own tidying up, after the write has failed
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.folder / STATE)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Return once a file's bytes are on disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

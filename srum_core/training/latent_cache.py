@@ -1,0 +1,160 @@
+"""Clean latents, encoded once and kept on disk: a safetensors file per candidate, its reference's latent included."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from srum_core.errors import RecordError, TrainingError
+from srum_core.files import check_file, redo_option, unreadable
+from srum_core.models.images import open_image, read_files
+from srum_core.models.weights import finite
+from srum_core.runs.progress import progress
+from srum_core.runs.store import write_atomic
+from srum_core.training.crops import WHOLE, within
+
+if TYPE_CHECKING:
+    from srum_core.protocols import RewardMap, UnifiedModel
+    from srum_core.records import Box, Candidate, Judgement
+    from srum_core.training.selection import Pictures
+
+CHUNK = 8
+"""Pictures encoded at once."""
+
+
+@frozen
+class Latents:
+    """Latents of candidates in a folder. A file counts only for the pictures and adapter settings it was made from."""
+
+    folder: Path
+    made_by: str
+    """Whatever else a latent depends on: the adapter and its settings."""
+
+    def prepare(self, model: UnifiedModel, candidates: Sequence[Candidate], rank: int = 0, world: int = 1) -> None:
+        """Encode what is missing. The list is cut into fixed chunks and a chunk is always encoded whole, so what is on
+        disk does not depend on interruptions; chunk i is the work of process i % world."""
+        chunks = [candidates[start : start + CHUNK] for start in range(0, len(candidates), CHUNK)]
+        with progress(sum(map(len, chunks[rank::world])), "encode") as advance:
+            for chunk in chunks[rank::world]:
+                self._prepare(model, chunk)
+                advance(len(chunk))
+
+    def _prepare(self, model: UnifiedModel, chunk: Sequence[Candidate]) -> None:
+        window_of = getattr(model, "window", None)
+        sources = {candidate.id: self._source(candidate) for candidate in chunk}
+        missing = {candidate.id for candidate in chunk if not self._there(candidate, sources[candidate.id])}
+        if missing:
+            for candidate, tensors in zip(chunk, encode(model, chunk), strict=True):
+                if candidate.id in missing:
+                    about = {"source": sources[candidate.id]}
+                    if window_of is not None and candidate.latent is None:
+                        about["window"] = json.dumps(window_of(candidate.size))
+                    write_atomic(self._path(candidate), save(tensors, about))
+
+    def grid(self, candidate: Candidate) -> tuple[int, int]:
+        """(rows, columns), out of the file's header."""
+        with self._opened(candidate) as file:
+            rows, columns, _ = file.get_slice("clean").get_shape()
+        return rows, columns
+
+    def window(self, candidate: Candidate) -> Box:
+        """The part of the picture that the grid covers (the model's `window`), out of the file's header."""
+        with self._opened(candidate) as file:
+            stored = (file.metadata() or {}).get("window")
+            return WHOLE if stored is None else tuple(json.loads(stored))
+
+    def fit(self, reward_map: RewardMap, pictures: Pictures) -> list[Judgement]:
+        """The judgements of what each latent covers of its image, which the map is fitted to where it has `fit`."""
+        pairs = zip(pictures.judgements, pictures.candidates, strict=True)
+        judgements = [within(judgement, self.window(candidate)) for judgement, candidate in pairs]
+        if fit := getattr(reward_map, "fit", None):
+            fit(judgements, [self.grid(candidate) for candidate in pictures.candidates])
+        return judgements
+
+    def load(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
+        """The latent (rows, columns, channels) on the CPU, and the reference's."""
+        tensors = load_file(self._path(candidate))
+        return tensors["clean"], tensors.get("reference")
+
+    def _path(self, candidate: Candidate) -> Path:
+        return self.folder / f"{candidate.id}.safetensors"
+
+    def _there(self, candidate: Candidate, source: str) -> bool:
+        if not self._path(candidate).is_file():
+            return False
+        try:
+            with self._opened(candidate) as file:
+                return (file.metadata() or {}).get("source") == source
+        except RecordError:
+            return False  # cut off or damaged: it is made again
+
+    @contextmanager
+    def _opened(self, candidate: Candidate) -> Iterator[Any]:
+        """The file, for its header. Raises RecordError where it is damaged."""
+        path = self._path(candidate)
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except (SafetensorError, ValueError) as error:
+            raise unreadable(path, error) from error
+
+    def _source(self, candidate: Candidate) -> str:
+        """A digest of the files and settings: a picture drawn again under the same id makes its latent stale."""
+        digest, files = hashlib.sha256(self.made_by.encode()), read_files(candidate)
+        for path in (candidate.image, candidate.reference, *([candidate.latent] if candidate.latent else [])):
+            digest.update(b"\0" if path is None else hashlib.sha256(files[path]).digest())
+        return digest.hexdigest()
+
+
+def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[str, Tensor]]:
+    """Latents by name ("clean", "reference") per candidate: the one that it was drawn from where that was kept, else
+    encoded. Raises TrainingError if a reference has another grid."""
+    kept = {index: _kept(each.latent) for index, each in enumerate(candidates) if each.latent}
+    drawn = [open_image(each.image) for index, each in enumerate(candidates) if index not in kept]
+    made = iter(model.encode(drawn) if drawn else [])
+    clean = [kept[index] if index in kept else next(made) for index in range(len(candidates))]
+    out = [{"clean": _stored(latent)} for latent in clean]
+    paired = [(index, candidate.reference) for index, candidate in enumerate(candidates) if candidate.reference]
+    if paired:
+        references = model.encode([open_image(path) for _, path in paired])
+        for (index, path), latent in zip(paired, references, strict=True):
+            _check(candidates[index], path, clean[index], latent)
+            out[index]["reference"] = _stored(latent)
+    for candidate, tensors in zip(candidates, out, strict=True):
+        if odd := [name for name, tensor in tensors.items() if not finite(tensor)]:
+            raise TrainingError(
+                f"The {odd[0]} latent of candidate {candidate.id} ({candidate.image}) holds values that are not "
+                "finite. Use another adapter.dtype or checkpoint, or generate again with "
+                f"{redo_option(candidate.image)}."
+            )
+    return out
+
+
+def _check(candidate: Candidate, path: Path, own: Tensor, reference: Tensor) -> None:
+    if own.shape != reference.shape:
+        raise TrainingError(
+            f"Candidate {candidate.id} has a latent grid of {tuple(own.shape[:2])} cells, its reference {path} one of "
+            f"{tuple(reference.shape[:2])}: give a reference picture of the candidate's own size, or none."
+        )
+
+
+def _stored(latent: Tensor) -> Tensor:
+    return latent.detach().cpu().contiguous()
+
+
+def _kept(path: Path) -> Tensor:
+    """The latent that an image was generated from. Raises RecordError."""
+    check_file(path)
+    try:
+        return load_file(path)["latent"]
+    except (SafetensorError, KeyError) as error:
+        raise unreadable(path, error) from error

@@ -1,0 +1,225 @@
+"""What is trained: freezing, LoRA through PEFT, activation checkpointing, the moving average, checkpoint folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from attrs import evolve, frozen
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+)
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from srum_core.errors import TrainingError
+from srum_core.files import ABOUT, way_out
+from srum_core.models import weights
+from srum_core.training import fsdp
+
+if TYPE_CHECKING:
+    from srum_core.config import Lora
+    from srum_core.flow import Recipe
+    from srum_core.protocols import UnifiedModel
+
+
+@frozen(eq=False)
+class Tuned:
+    """A denoiser made ready for training. `parameters` are the trained ones by name, in float32."""
+
+    module: nn.Module
+    """What is called: the denoiser itself, or PEFT's wrapper around it."""
+    parameters: dict[str, nn.Parameter]
+    kind: str
+    """lora or full."""
+
+
+def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, compiled: bool = False) -> Tuned:
+    """Freeze `model.denoiser` except for what `method` trains. Its trained parameters become float32 master weights,
+    the frozen ones keep their type. LoRA's initial weights come from torch's global generator."""
+    recipe = model.recipe
+    module = _lora(model.denoiser, recipe, lora) if method == "lora" else _full(model.denoiser, recipe)
+    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for parameter in parameters.values():
+        parameter.data = parameter.data.float()
+    if compiled:
+        compile_blocks(module, recipe.blocks)
+    if checkpointing:
+        checkpoint_blocks(module, recipe.blocks)
+    module.train()
+    return Tuned(module, parameters, method)
+
+
+@frozen(eq=False)
+class Start:
+    """The tuned module as it was when this was made, whatever training does to it since; called like the module.
+
+    No gradient and no dropout. It holds a copy of the trained parameters, which change places with the module's own
+    for as long as it is called: with full training as much memory as these take in float32; with LoRA that of the
+    adapters, a few megabytes, because all else is frozen.
+    """
+
+    tuned: Tuned
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, tuned: Tuned) -> Start:
+        """Make it before the first update. `tuned.module` is called, not what wraps it for several processes."""
+        return cls(tuned, {name: each.detach().clone() for name, each in tuned.parameters.items()})
+
+    @torch.no_grad()
+    def __call__(self, *given: Any) -> Any:
+        module = self.tuned.module
+        training = module.training
+        module.eval()
+        self._exchange()
+        try:
+            return module(*given)
+        finally:
+            self._exchange()
+            module.train(training)
+
+    def _exchange(self) -> None:
+        for name, parameter in self.tuned.parameters.items():
+            now = parameter.detach().clone()
+            parameter.copy_(self.weights[name])
+            self.weights[name].copy_(now)
+        fsdp.reshard(self.tuned.module)
+
+
+def check_types(tuned: Tuned, precision: str) -> None:
+    """Raise TrainingError where float32 weights would meet others without autocast: torch multiplies no such pair.
+    (LoRA's layers convert by themselves.)"""
+    others = {p.dtype for p in tuned.module.parameters() if p.is_floating_point()} - {torch.float32}
+    if precision == "no" and tuned.kind == "full" and others:
+        raise TrainingError(
+            f"train.method=full keeps what it trains in float32, and the adapter has loaded the rest as "
+            f"{', '.join(sorted(map(str, others)))}: use train.mixed_precision=bf16, or have the adapter load float32."
+        )
+
+
+def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
+    names = [name for name, _ in denoiser.named_parameters()]
+    for pattern in recipe.full:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise _no_match("recipe.full", pattern, "parameter", names)
+    if not recipe.full:
+        raise TrainingError(
+            "This adapter's recipe.full is empty, so there is nothing that full training could change: use "
+            "train.method=lora, or list the trained parameters in the adapter's Recipe."
+        )
+    for name, parameter in denoiser.named_parameters():
+        parameter.requires_grad_(any(re.fullmatch(pattern, name) for pattern in recipe.full))
+    return denoiser
+
+
+def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
+    names = [name for name, _ in denoiser.named_modules() if name]
+    if not any(re.fullmatch(recipe.lora, name) for name in names):
+        raise _no_match("recipe.lora", recipe.lora, "module", names)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, but it only ever divides it
+        lora_dropout=lora.dropout,
+        target_modules=recipe.lora,
+    )
+    return get_peft_model(denoiser, config)
+
+
+def checkpoint_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
+    """Let every block (by class name) forget its activations and compute them again in the backward pass. The gradients
+    stay the same; module and parameter names too."""
+    for block in find_blocks(module, blocks):
+        block.forward = partial(recompute, block.forward, use_reentrant=False)
+
+
+def compile_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
+    """Let every block (by class name) run compiled, each by itself: they are alike, so that one compilation serves all.
+    Only `forward` is replaced: names stay, and what shards or recomputes a block works around it."""
+    for block in find_blocks(module, blocks):
+        block.forward = torch.compile(block.forward)
+
+
+def find_blocks(module: nn.Module, blocks: Iterable[str]) -> list[nn.Module]:
+    """The modules of these classes. Raises TrainingError for a class of which there is none."""
+    there = list(module.modules())
+    for name in blocks:
+        if not any(type(each).__name__ == name for each in there):
+            raise _no_match("recipe.blocks", name, "class", sorted({type(each).__name__ for each in there}))
+    return [each for each in there if type(each).__name__ in set(blocks)]
+
+
+def _no_match(where: str, pattern: str, kind: str, names: list[str]) -> TrainingError:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return TrainingError(
+        f'{where} of the adapter holds "{pattern}", which matches no {kind} of its denoiser (there are {shown}). '
+        "Patterns must match whole names; correct the adapter's Recipe."
+    )
+
+
+class Average:
+    """Exponential moving average of the trained weights, in float32.
+
+    The decay rises to its final value, min(decay, (1 + step) / (10 + step)), so that a short run is not held back by
+    the weights it started from.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: parameter.detach().clone() for name, parameter in parameters.items()} if decay else {}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
+        """After the `step`-th update (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, mean in self.weights.items():
+            mean.lerp_(parameters[name].detach(), 1 - decay)
+
+
+@torch.no_grad()
+def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], where: object = "") -> None:
+    """Overwrite parameters, sharded or not, in place and name by name. Raises CheckpointError, naming `where` the
+    values are from, unless names and shapes are the same."""
+    wanted, there = ({name: each.shape for name, each in some.items()} for some in (parameters, values))
+    weights.refuse(
+        f"The trained weights in {where} are not those of this model",
+        weights.differences(wanted, there, unused=True),
+        way_out(where) if isinstance(where, Path) else "",
+    )
+    for name, weight in values.items():
+        parameters[name].copy_(fsdp.like(weight, parameters[name]))
+
+
+def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str, Any], base: str = "") -> None:
+    """The trained weights as a folder: PEFT's layout for LoRA, the upstream project's for full. Not atomic.
+
+    `base`: the checkpoint that LoRA weights belong to."""
+    directory.mkdir(parents=True)
+    if isinstance(tuned.module, PeftModel):
+        place = Path(base).expanduser()
+        tuned.module.active_peft_config.base_model_name_or_path = str(place.absolute()) if place.is_dir() else base
+        tuned.module.save_pretrained(str(directory), save_embedding_layers=False)
+        (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card is a form with nothing filled in
+    else:
+        model.save(directory, {name: parameter.detach() for name, parameter in tuned.parameters.items()})
+    (directory / ABOUT).write_text(json.dumps({"kind": tuned.kind, **about}, indent=1) + "\n")
+
+
+def unshard(tuned: Tuned, keep: bool) -> Tuned:
+    """Whole parameters on the CPU in place of sharded ones, in the process that keeps them: to be saved, not run.
+
+    With LoRA only the trained ones; with full training all, because an adapter may look at any when it saves."""
+    module = tuned.module
+    names = tuned.parameters if tuned.kind == "lora" else dict(module.named_parameters(remove_duplicate=False))
+    put = {name: nn.Parameter(full, False) for name, full in fsdp.whole(names, keep).items()}
+    for name, parameter in put.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, parameter)
+    return evolve(tuned, parameters={name: put[name] for name in tuned.parameters if name in put})

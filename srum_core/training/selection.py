@@ -1,0 +1,228 @@
+"""Which of a round's judged pictures training reads, and what their scores are measured against. No torch.
+
+Nothing on disk is changed: it is a way of reading. A prompt's group is all judged pictures with the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING
+
+from attrs import evolve, frozen
+
+from srum_core.errors import RecordError, TrainingError, clean
+from srum_core.files import redo_option, way_out
+from srum_core.runs.run import generated
+
+if TYPE_CHECKING:
+    from srum_core.config.settings import Select
+    from srum_core.records import Candidate, Judgement, Score
+    from srum_core.runs.run import Run
+
+Pair = tuple["Candidate", "Judgement"]
+
+
+@frozen
+class Pictures:
+    """What there is to train on, in an order that depends on the ids alone."""
+
+    candidates: list[Candidate]
+    judgements: list[Judgement]
+    unjudged: int
+    """Pictures left out: an answer about them could not be read."""
+    below_least: int = 0
+    """Left out by `select.least`."""
+    not_best: int = 0
+    """Left out by `select.best_of`."""
+    filtered: int = 0
+    """Left out by `select.filter`."""
+    objects: float | None = None
+    """Regions per judged image, chosen or not."""
+    objects_before: float | None = None
+    """The same in the first round; None in that one, and where the rounds cannot be compared."""
+
+    def counts(self) -> dict[str, float | None]:
+        """For the metrics; `judged` are all that could be read, trained on or not."""
+        left_out = {"below_least": self.below_least, "filtered": self.filtered, "not_best": self.not_best}
+        judged = {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged}
+        return {**judged, **left_out, "objects": self.objects, "objects_before": self.objects_before}
+
+
+def choose(run: Run, round: int) -> Pictures:
+    """The candidates whose judgement holds no failure, as far as `select` lets them through. Raises TrainingError if
+    there is none."""
+    if not run.done("judge", round):
+        raise RecordError(
+            f"{run.stage_folder('judge', round)} is not finished, which training needs: run --only judge."
+        )
+    # Without what was asked and answered: training does not read it, and it is most of a judgement.
+    judgements = run.judgements(round)
+    judged = {each.candidate: evolve(each, exchanges=()) for each in judgements}
+    candidates = sorted(_generated(run, round), key=lambda candidate: candidate.id)
+    judgements.require(candidate.id for candidate in candidates)
+    usable = [candidate for candidate in candidates if not judged[candidate.id].failures]
+    if candidates and all(candidate.failure for candidate in candidates):
+        raise TrainingError(
+            f"There is nothing to train on: none of {len(candidates)} images can be judged. "
+            f"{clean(candidates[0].failure)} Use another adapter.dtype or checkpoint, and "
+            f"{redo_option(candidates[0].image)}."
+        )
+    if not usable:
+        raise TrainingError(
+            f"There is nothing to train on: all of {len(candidates)} images had answers that no score could be read "
+            f"from. Look at what was answered in "
+            f"{run.stage_folder('judge', round)}, then try another judge or another template for its questions; a "
+            f'checkpoint that cannot speak can be judged with answerer={{use="scripted"}} (then '
+            f"{redo_option(judgements.folder)})."
+        )
+    pairs = [(candidate, judged[candidate.id]) for candidate in usable]
+    found = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
+    return evolve(found, objects_before=_objects(run.judgements(0)) if round and _alike(run, round) else None)
+
+
+def _alike(run: Run, round: int) -> bool:
+    """Whether a round has the prompts of the first one and looks for regions as that one did."""
+    first, now = (run.stage_settings("ground", k) for k in (0, round))
+    return first == now and run.prompts(0) == run.prompts(round)
+
+
+def _generated(run: Run, round: int) -> list[Candidate]:
+    """All candidates of a round. Raises RecordError where they are not those of the round's prompts."""
+    candidates, path = run.candidates(round), run.round_folder(round) / "prompts.jsonl"
+    if not path.exists():
+        return list(candidates)
+    plan = run.planned(round)
+    if extra := candidates.ids() - {item.id for item in plan}:
+        raise RecordError(
+            f"{path} was changed after images were generated: it lacks the prompts of {len(extra)} of them, such as "
+            f"{clean(min(extra))}. {way_out(path)}"
+        )
+    return list(generated(candidates, plan))
+
+
+def _objects(judgements: Iterable[Judgement]) -> float | None:
+    """Regions per judged image; None without any (the records of an earlier round may have been deleted)."""
+    counts = [len(each.regions) for each in judgements if not each.failures]
+    return fmean(counts) if counts else None
+
+
+def duplicates(before: float | None, now: float | None) -> str:
+    """What to say where images hold over a tenth more objects than before training; "" otherwise, or if unknown.
+
+    Weights that are higher inside regions than outside teach objects as such, and some are then drawn twice."""
+    if not before or now is None or now <= 1.1 * before:
+        return ""
+    return (
+        f"Images hold {now / before - 1:.0%} more objects than before training: some may be drawn twice. Centre the "
+        "weights (map=advantage), raise loss.beta (negative-aware) or loss.constraint (srum), or lower train.lr."
+    )
+
+
+def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictures:
+    """The pictures that the settings keep, in the given order, their scores measured against their prompt's group.
+
+    `least`, `filter` and `best_of` look at the scores as they were given, and a group's mean is that of all its images,
+    also of those that are left out. Raises TrainingError if nothing is left, RecordError without a global score."""
+    enough = [pair for pair in pairs if settings.least == -1 or _global_score(pair) >= settings.least]
+    if not enough:
+        raise TrainingError(
+            f"There is nothing to train on: select.least={settings.least:g}, but the highest global score of the "
+            f"{len(pairs)} judged pictures is {max(map(_global_score, pairs)):g}. Lower select.least, or draw more "
+            f"pictures a prompt (generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
+        )
+    right = [pair for pair in enough if settings.filter == -1 or _is_right(pair, settings.filter)]
+    if not right:
+        raise TrainingError(
+            f"There is nothing to train on: none of {len(enough)} judged images has a global score and a mean regional "
+            f"score above select.filter={settings.filter:g}. Lower it, or generate more images a prompt "
+            f"(generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
+        )
+    chosen = {candidate.id for candidate, _ in _best(right, settings.best_of)}
+    kept = [pair for pair in relative(pairs, settings.relative) if pair[0].id in chosen]
+    return Pictures(
+        [candidate for candidate, _ in kept],
+        [judgement for _, judgement in kept],
+        unjudged,
+        below_least=len(pairs) - len(enough),
+        filtered=len(enough) - len(right),
+        objects=_objects(judgement for _, judgement in pairs),
+        not_best=len(right) - len(kept),
+    )
+
+
+def relative(pairs: Sequence[Pair], how: str) -> list[Pair]:
+    """Scores less the mean of their group, divided by the group's standard deviation with "standardise", cut to
+    [-1, 1]; "none" leaves them.
+
+    A group's global scores have one mean and all its regional scores another. Scores that are all the same become 0, a
+    prompt's only picture among them: where there is nothing to compare with, there is no evidence."""
+    if how == "none":
+        return list(pairs)
+    groups = _grouped(pairs)
+    moved: dict[str, Judgement] = {}
+    for members in groups.values():
+        scores = [score for _, judgement in members for score in judgement.scores]
+        whole, regional = (
+            _against([score.value for score in scores if (score.region is None) is kind], how) for kind in (True, False)
+        )
+
+        def move(score: Score, whole: Measure = whole, regional: Measure = regional) -> Score:
+            return evolve(score, value=(whole if score.region is None else regional)(score.value))
+
+        for candidate, judgement in members:
+            moved[candidate.id] = evolve(judgement, scores=tuple(map(move, judgement.scores)))
+    return [(candidate, moved[candidate.id]) for candidate, _ in pairs]
+
+
+Measure = Callable[[float], float]
+
+
+def _against(values: Sequence[float], how: str) -> Measure:
+    """How to measure a value against these."""
+    spread = pstdev(values) if values else 0.0  # exactly 0 for equal ones
+    if not spread:
+        return lambda value: 0.0
+    mean, scale = fmean(values), spread if how == "standardise" else 1.0
+    return lambda value: max(-1.0, min(1.0, (value - mean) / scale))
+
+
+def _best(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """The `count` best of each group: by global score, then by mean regional score (none is the lowest), then by id."""
+    if not count:
+        return list(pairs)
+    return [pair for group in _grouped(pairs).values() for pair in sorted(group, key=_rank)[:count]]
+
+
+def _rank(pair: Pair) -> tuple[float, float, str]:
+    candidate, judgement = pair
+    regional = [score.value for score in judgement.scores if score.region is not None]
+    return -_global_score(pair), -fmean(regional) if regional else 2.0, candidate.id
+
+
+def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """By the prompt's words: imported pictures have a prompt each, some with the same words."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair[0].prompt.text, []).append(pair)
+    return groups
+
+
+def _is_right(pair: Pair, threshold: float) -> bool:
+    """Whether both means are above the threshold, as far as there are any: what the map `sparse` asks of an image."""
+    scores = pair[1].scores
+    kinds = ([score.value for score in scores if (score.region is None) is whole] for whole in (True, False))
+    return min((fmean(values) for values in kinds if values), default=-1.0) > threshold
+
+
+def _global_score(pair: Pair) -> float:
+    candidate, judgement = pair
+    scores = [score.value for score in judgement.scores if score.region is None]
+    if not scores:
+        raise RecordError(
+            f'The judgement of candidate "{candidate.id}" has no score for the whole picture, which select.best_of and '
+            'select.least go by. Add a judge that gives one ("global-layout") and judge again with '
+            f"{redo_option(candidate.image, 'judge')}, or "
+            "switch them off."
+        )
+    return fmean(scores)

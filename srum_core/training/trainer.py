@@ -1,0 +1,353 @@
+"""Train on the judged candidates of a round. Read from `train` downwards; the heart is `Trainer.update` and `.flow`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
+from attrs import define, evolve, field
+from torch import Tensor, nn
+
+from srum_core.errors import TrainingError, naming
+from srum_core.files import aside, put_in_place, redo_option, settle, way_out
+from srum_core.flow import FlowStep, flow_step
+from srum_core.models import weights
+from srum_core.runs.progress import progress, tell
+from srum_core.runs.store import check_settings, to_json
+from srum_core.training import batching, fsdp, lora, optimizers, trackers
+from srum_core.training.batching import Batch
+from srum_core.training.checkpoint import STATE, Log, Saved
+from srum_core.training.latent_cache import Latents
+from srum_core.training.metrics import Guard, Tally, memory, refuse_infinite
+from srum_core.training.selection import Pictures, choose, duplicates
+
+if TYPE_CHECKING:
+    from srum_core.protocols import Loss, RewardMap, UnifiedModel
+    from srum_core.records import Judgement
+    from srum_core.runs.run import Run
+
+Metrics = dict[str, float | int | None]
+WARMUP = 500
+"""Steps of warm-up in a long run (paper, Table 5)."""
+log = logging.getLogger("srum")
+
+
+def train(run: Run, round: int) -> Path:
+    """Train round `round` and return its checkpoint folder. Continues where an interrupted training was last saved,
+    with any number of processes; with as many as before the result is then the same, bit for bit on a CPU.
+
+    Raises RecordError without finished judgements, TrainingError where training cannot start or must not go on.
+    """
+    run = run.at("train", round)
+    result = run.stage_folder("train", round)
+    check_settings(result, run.stage_settings("train", round), "train")
+    if run.done("train", round):
+        return result
+    trackers.check(run.settings.train.trackers)
+    reward_map = run.registry.create("map", run.settings.map)
+    objective = run.registry.create("loss", run.settings.loss)
+    pictures = choose(run, round)
+    model = run.model(round)
+    accelerator = start(run, round, model)
+    latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate", round)["adapter"]))
+    latents.prepare(model, pictures.candidates, accelerator.process_index, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    announce = getattr(model, "before_training", None)
+    if announce is not None:
+        announce(sorted({candidate.prompt.text for candidate in pictures.candidates}))
+
+    trainer = Trainer(run, round, accelerator, model, pictures, latents, reward_map, objective)
+    try:
+        trainer.run_all()
+        trainer.finish(result)
+    finally:
+        trackers.finish(accelerator)
+        run.release()  # the model is no longer the one that the round started with
+    return result
+
+
+def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
+    """The accelerator, on the device that the adapter has put its denoiser on."""
+    device = next(model.denoiser.parameters()).device
+    precision = run.settings.train.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        log_with=list(run.settings.train.trackers) or None,
+        project_dir=run.round_folder(round) / "logs",
+    )
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
+    if accelerator.distributed_type not in known:
+        raise TrainingError(
+            f"Training on {accelerator.distributed_type.value} is not supported. Use --launch ddp, or --launch fsdp2 "
+            "if memory is short."
+        )
+    return accelerator
+
+
+@define
+class Trainer:
+    """One round's training: the parts, and how far it is."""
+
+    run: Run
+    round: int
+    accelerator: Accelerator
+    model: UnifiedModel
+    pictures: Pictures
+    latents: Latents
+    reward_map: RewardMap
+    objective: Loss
+    sizes: list[int] = field(init=False)
+    """Latent cells per picture."""
+    judgements: list[Judgement] = field(init=False)
+    """Of what each latent covers of its picture."""
+    tuned: lora.Tuned = field(init=False)
+    denoiser: nn.Module = field(init=False)
+    """`tuned.module` as accelerate wraps it."""
+    beginning: lora.Start | None = field(init=False, default=None)
+    """The model that this round started with, if the loss compares with it."""
+    optimizer: torch.optim.Optimizer = field(init=False)
+    average: lora.Average = field(init=False)
+    guard: Guard = field(init=False)
+    saved: Saved = field(init=False)
+    width: int = field(init=False)
+    """Batches of a full step, of all processes together. A training keeps it when their number changes."""
+    done: int = field(init=False, default=0)
+    """Updates made."""
+    warmup: int = field(init=False, default=0)
+    """Steps of warm-up, known once the steps are planned."""
+    idle: bool = field(init=False, default=False)
+    """A step had no gradient."""
+
+    def __attrs_post_init__(self) -> None:
+        run, settings, accelerator = self.run, self.run.settings, self.accelerator
+        self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.pictures.candidates)]
+        self.judgements = self.latents.fit(self.reward_map, self.pictures)
+        set_seed(run.derive_seed("start of training", self.round))  # LoRA's first weights are random
+        own = settings.train
+        self.tuned = lora.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile)
+        lora.check_types(self.tuned, accelerator.mixed_precision)
+        if fsdp.wanted() and accelerator.num_processes > 1:
+            blocks = lora.find_blocks(self.tuned.module, self.model.recipe.blocks)
+            sharded = fsdp.shard(self.tuned.module, blocks, accelerator.mixed_precision == "bf16")
+            self.tuned = evolve(self.tuned, parameters=sharded)
+            self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
+        else:
+            self.denoiser = accelerator.prepare(self.tuned.module)
+        if getattr(self.objective, "needs_start", False):
+            self.beginning = lora.Start.of(self.tuned)  # before a saved state is taken up
+        self.optimizer = optimizers.make(self.tuned.parameters.values(), settings.train)
+        self.average = lora.Average(self.tuned.parameters, settings.train.ema)
+        self.guard = Guard(settings.train.guard)
+        folder = run.round_folder(self.round)
+        logs = (Log(folder / "metrics.jsonl"), Log(folder / "speed.jsonl"))
+        self.saved = Saved(folder / "training", run.stage_settings("train", self.round), logs)
+        self.width = accelerator.num_processes * own.accumulation
+        self.take_up()
+
+    # ---- step by step -----------------------------------------------------------------------------------------------
+
+    def run_all(self) -> None:
+        """Every step that is still to be made."""
+        settings, steps = self.run.settings.train, self.plan()
+        self.warmup = min(len(steps) // 10, WARMUP) if settings.warmup < 0 else settings.warmup
+        if self.accelerator.is_main_process:
+            tell(self.outlook(len(steps)))
+            if warning := duplicates(self.pictures.objects_before, self.pictures.objects):
+                log.warning(warning)
+        self.stop_if_warned()  # also when taken up again: what ran away does not come back by itself
+        with progress(len(steps), f"train round {self.round}", self.done) as advance:
+            for step in steps[self.done :]:
+                began = time.perf_counter()
+                metrics = self.update(step)
+                self.done += 1
+                self.log(metrics, time.perf_counter() - began)
+                self.warn_of_no_gradient(metrics)
+                self.guard.watch(metrics["negative_error"])
+                if self.guard.warning or self.done % settings.save_every == 0 or self.done == len(steps):
+                    self.save()
+                self.stop_if_warned()
+                shown = {"loss": metrics["loss"], "lr": metrics["lr"], "gradient norm": metrics["gradient_norm"]}
+                advance(1, ", ".join(f"{name} {value:.3g}" for name, value in shown.items()))
+
+    def warn_of_no_gradient(self, metrics: Metrics) -> None:
+        """Warn once: steps that change nothing would pass for training."""
+        if metrics["gradient_norm"] == 0 and not self.idle and self.accelerator.is_main_process:
+            self.idle = True
+            log.warning(
+                "Step %d has no gradient, so it changes nothing: all weights of its images are 0. Look at the "
+                "judgements (srum report), or use another map or loss.constraint > 0.",
+                self.done,
+            )
+
+    def outlook(self, planned: int) -> str:
+        """What is about to be trained: steps, peak learning rate, parameters."""
+        settings, images = self.run.settings.train, len(self.pictures.candidates)
+        first = min(self.warmup, planned)
+        peak = settings.lr * min(1.0, planned / max(self.warmup, 1))
+        count = sum(parameter.numel() for parameter in self.tuned.parameters.values())
+        text = (
+            f"{count:,} trained parameters ({settings.method}), {images} images, {planned} steps, "
+            f"peak learning rate {peak:.3g} after {first} step{'s' * (first != 1)} of warm-up."
+        )
+        if peak < settings.lr:
+            text += f" train.lr={settings.lr:g} is never reached: train.warmup={self.warmup} is longer than the run."
+        return text + (f" Continues after step {self.done}." if self.done else "")
+
+    def stop_if_warned(self) -> None:
+        if self.guard.warning:
+            way_out = f"Then train again with {redo_option(self.saved.folder)}."
+            raise TrainingError(f"Training was stopped after step {self.done}. {self.guard.warning} {way_out}")
+
+    def plan(self) -> list[list[Batch]]:
+        """The batches of every step."""
+        settings = self.run.settings.train
+        large = max(self.sizes)
+        if large > settings.max_cells and self.accelerator.is_main_process:
+            log.warning(
+                f"A picture of {large} latent cells is larger than train.max_cells={settings.max_cells}: such pictures "
+                "are trained on one by one. Raise train.max_cells if memory allows."
+            )
+        seed = partial(self.run.derive_seed, "order", self.round)
+        return list(batching.steps(self.sizes, settings.max_cells, self.width, seed, settings.epochs, settings.steps))
+
+    def update(self, step: Sequence[Batch]) -> Metrics:
+        """One update of the weights. Every cell of the step counts once, whichever batch and process it is in."""
+        settings, accelerator = self.run.settings.train, self.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        total = sum(self.sizes[index] for batch in step for index in batch)
+        # The first update is the first of the warm-up, at lr / warmup. The release's has lr 0 and so changes nothing.
+        rate = settings.lr * min(1.0, (self.done + 1) / max(self.warmup, 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        tally = Tally(getattr(self.objective, "constraint", 0.0))
+        mine = batching.share(step, rank, world)
+        for place, (batch, counts) in enumerate(mine):
+            # For dropout: it depends on the step and the batch, not on the steps before or who computes it.
+            set_seed(self.run.derive_seed("step", self.round, self.done, place * world + rank))
+            last = place == len(mine) - 1 or fsdp.is_sharded(self.denoiser)  # kept whole, gradients need the memory
+            with nullcontext() if last else accelerator.no_sync(self.denoiser):
+                flow = self.flow(batch)
+                loss, parts = self.objective(flow)
+                cells = sum(self.sizes[index] for index in batch) if counts else 0
+                accelerator.backward(loss * (cells * world / total))  # processes' gradients are averaged
+            tally.add(flow, loss, parts, counts)
+
+        norm = accelerator.clip_grad_norm_(self.tuned.parameters.values(), settings.clip or float("inf"))
+        sums = tally.sums()
+        values = torch.stack(list(sums.values()))
+        if world > 1:
+            values = accelerator.reduce(values.to(accelerator.device), "sum")
+        means = tally.means(dict(zip(sums, values.tolist(), strict=True)))
+        metrics: Metrics = {
+            "step": self.done + 1,
+            **means,
+            **self.pictures.counts(),
+            "lr": rate,
+            "gradient_norm": float(norm),
+        }
+        refuse_infinite(metrics, self.done + 1, redo_option(self.saved.folder))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.tuned.parameters, self.done)
+        return metrics
+
+    def flow(self, batch: Batch) -> FlowStep:
+        """Noise a batch of pictures and ask the denoiser. What is random about a picture depends on the step and the
+        picture alone, not on its batch or process."""
+        settings = self.run.settings.train
+        schedule = evolve(self.model.recipe.schedule, shift=settings.shift)
+        texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
+        clean, reference = zip(*[self.latent(index) for index in batch], strict=True)
+        for index, x in zip(batch, clean, strict=True):
+            rng = torch.Generator().manual_seed(self.run.derive_seed("noise", self.round, self.done, index))
+            dropped = torch.rand((), generator=rng) < settings.text_dropout
+            texts.append(None if dropped else self.pictures.candidates[index].prompt.text)
+            times.append(schedule.sample(1, rng))
+            noise.append(torch.randn(x.shape, generator=rng))
+        weight = [self.reward_map(self.judgements[i], x.shape[:2]) for i, x in zip(batch, clean, strict=True)]
+        condition = self.model.condition(texts)
+        drawn = torch.cat(times)
+        return flow_step(self.denoiser, clean, condition, drawn, weight, noise, reference, self.beginning)
+
+    def latent(self, index: int) -> tuple[Tensor, Tensor | None]:
+        clean, reference = self.latents.load(self.pictures.candidates[index])
+        device = self.accelerator.device
+        return clean.to(device), None if reference is None else reference.to(device)
+
+    # ---- what is written down ---------------------------------------------------------------------------------------
+
+    def log(self, metrics: Metrics, seconds: float) -> None:
+        """What a repeat must reproduce goes to metrics.jsonl, what the machine did to speed.jsonl."""
+        rate = (metrics["cells"] or 0) / seconds
+        speed: Metrics = {"step": self.done, "seconds": seconds, "cells_per_second": rate, **memory()}
+        if self.accelerator.is_main_process:
+            for each, row in zip(self.saved.logs, (metrics, speed), strict=True):
+                each.append(row)
+            for sentence in self.run.registry.notify("srum_metrics", run=self.run, metrics=metrics):
+                tell(sentence)
+        trackers.log(self.accelerator, self.done, metrics, speed)
+
+    def take_up(self) -> None:
+        """Go back to the last saved state, if there is one."""
+        state = self.saved.load(lazily=fsdp.is_sharded(self.denoiser))
+        self.accelerator.wait_for_everyone()  # nobody writes before all have read
+        if self.accelerator.is_main_process:
+            self.saved.rewind(state)
+        if state is not None:
+            self.done, self.width = state["step"], state["width"]
+            self.guard.first, self.guard.warning = state["guard"]
+            path = self.saved.folder / STATE
+            with weights.loading(f"The optimiser's state in {path}", hint=way_out(path)):
+                fsdp.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
+            lora.copy_into(self.tuned.parameters, state["weights"], path)
+            lora.copy_into(self.average.weights, state["average"], path)
+        trackers.start(self.accelerator, self.run.round_folder(self.round), self.saved.settings, self.done)
+
+    def save(self) -> None:
+        """Whole tensors, by name, so that any number of processes can take them up."""
+        main = self.accelerator.is_main_process
+        weights = fsdp.whole(self.tuned.parameters, main)
+        average = fsdp.whole(self.average.weights, main)
+        optimizer = fsdp.optimizer_state(self.tuned.module, self.optimizer)
+        if main:
+            guard = (self.guard.first, self.guard.warning)
+            state = {"step": self.done, "width": self.width, "weights": weights, "average": average, "guard": guard}
+            self.saved.save({**state, "optimizer": optimizer})
+        self.accelerator.wait_for_everyone()
+
+    def finish(self, result: Path) -> None:
+        """The checkpoint folder, of the averaged weights if there are any, complete or not there at all."""
+        if self.average.weights:
+            lora.copy_into(self.tuned.parameters, self.average.weights)
+        if fsdp.is_sharded(self.denoiser):
+            self.tuned = lora.unshard(self.tuned, keep=self.accelerator.is_main_process)
+        if self.accelerator.is_main_process:
+            new = aside(result)
+            shutil.rmtree(new, ignore_errors=True)
+            use, below = self.run.trained(self.round)
+            about: dict[str, Any] = {"round": self.round, "steps": self.done}
+            if below and self.tuned.kind == "lora":  # LoRA weights to merge before these
+                about["on_top_of"] = [os.path.relpath(each, result) for each in below]
+            with naming(new):
+                lora.save(self.model, self.tuned, new, about, str(use.options.get("checkpoint", "")))
+            (new / "settings.json").write_text(to_json(self.run.stage_settings("train", self.round)))
+            (new / "DONE").write_text(f"{self.done}\n")
+            settle(new)
+            put_in_place(new, result)  # what is there has no DONE: this training was made to replace it
+            self.saved.discard()
+        self.accelerator.wait_for_everyone()
