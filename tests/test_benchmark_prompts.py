@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import compbench_released
 import pytest
 from benchmark_data import (
     believed,
@@ -135,16 +136,16 @@ def compbench_pictures(folder: Path) -> Path:
 
 def test_a_folder_of_compbench_pictures_must_be_whole(tmp_path: Path) -> None:
     folder = compbench_pictures(tmp_path / "color_50_think")
-    assert [item.question_id for item in compbench_layout.items(folder)] == [1701, 1702]
+    assert [item.question_id for item in compbench_released.items(folder)] == [1701, 1702]
     (folder / "1702.png").unlink()
     with pytest.raises(ConfigError, match=r"1 pictures are missing, such as 1702\.png"):
-        compbench_layout.items(folder)
+        compbench_released.items(folder)
     touch(folder / "1702.png", folder / "1703.png")
     with pytest.raises(ConfigError, match=r"1703\.png is a picture that .*output\.jsonl knows no prompt of"):
-        compbench_layout.items(folder)
+        compbench_released.items(folder)
     touch(folder / "grid.png")
     with pytest.raises(ConfigError, match=r"grid\.png: pictures are named by their Question_id"):
-        compbench_layout.items(folder)
+        compbench_released.items(folder)
 
 
 def test_a_half_written_line_is_found(tmp_path: Path) -> None:
@@ -152,21 +153,21 @@ def test_a_half_written_line_is_found(tmp_path: Path) -> None:
     with (folder / "output.jsonl").open("a") as file:
         file.write('{"image_file": "1703.p')
     with pytest.raises(ConfigError, match=r"output\.jsonl, line 3: this is not a whole JSON record"):
-        compbench_layout.items(folder)
+        compbench_released.items(folder)
 
 
 def test_without_thinking_the_other_folder_is_still_needed(tmp_path: Path) -> None:
     folder = tmp_path / compbench_layout.srum_path("color", "1701", think=False).parent
     touch(folder / "1701.png")
     with pytest.raises(ConfigError, match=r"color_50_think/output\.jsonl is missing"):
-        compbench_layout.items(folder)
+        compbench_released.items(folder)
     candidate = attrs.evolve(
         drawn(Prompt("1701", "a red car", {"category": "color", "line": 0})), thought="Let me think."
     )
     listed = tmp_path / "color_50_think" / "output.jsonl"
     listed.parent.mkdir()
     listed.write_text(compbench_layout.srum_line(candidate) + "\n", encoding="utf-8")
-    assert [item.prompt for item in compbench_layout.items(folder)] == ["a red car"]
+    assert [item.prompt for item in compbench_released.items(folder)] == ["a red car"]
 
 
 def test_the_original_names_pictures_by_prompt_and_number() -> None:

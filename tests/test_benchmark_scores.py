@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import compbench_released
 import numpy as np
 import pytest
+import wise_released
 from benchmark_data import drawn
+from compbench_original import attributes, numeracy, position_2d, score_2d
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from srum_benchmarks import detections, summary
 from srum_benchmarks.compbench import mllm
 from srum_benchmarks.compbench.benchmark import CompBench
-from srum_benchmarks.compbench.original import attributes, numeracy, position_2d, score_2d
 from srum_benchmarks.geneval.benchmark import GenEval
 from srum_benchmarks.options import (
     CompBenchOptions,
@@ -167,7 +169,7 @@ COLUMNS = ("3d_spatial", "color", "complex", "non-spatial", "numeracy", "shape",
 @pytest.mark.parametrize("line", TABLE_1.splitlines())
 def test_the_papers_overall_is_the_mean_of_its_columns(line: str) -> None:
     *means, overall = map(float, line.split())
-    result = mllm.reference_overall(dict(zip(COLUMNS, means, strict=True)))
+    result = compbench_released.reference_overall(dict(zip(COLUMNS, means, strict=True)))
     assert result.overall == pytest.approx(overall, abs=0.006)
 
 
@@ -214,7 +216,7 @@ def test_both_overalls_of_compbench() -> None:
     assert table["complex (composite)"].value == pytest.approx(80)
     assert table["overall"].value == pytest.approx((567 + 80) / 8)
     assert table["overall (plain complex)"].value == pytest.approx((567 + 84) / 8)
-    assert mllm.reference_overall({**means, **parts}).overall == pytest.approx(table["overall"].value)
+    assert compbench_released.reference_overall({**means, **parts}).overall == pytest.approx(table["overall"].value)
     shuffled = random.Random(0).sample(found, len(found))
     assert benchmark.table(shuffled) == benchmark.table(found)
     assert all(row.low < row.value < row.high for row in table.values() if row.name != "readable")  # type: ignore[operator]
@@ -475,5 +477,5 @@ def test_no_answer_however_odd_stops_a_reader() -> None:
     for text in odd_answers():
         for reading in (mllm.read(text), grades.read_legacy(text), scores.read(text, 3)[::2]):
             assert (reading[0] is None) == bool(reading[-1]), text
-        grades.bagel(text)
+        wise_released.bagel(text)
         grades.binary(text)

@@ -7,9 +7,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scenes import as_found
 
 from srum_benchmarks.shapes import captions, lessons, world
-from srum_benchmarks.shapes.checker import as_found, check, look
+from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.render import Object, compose, draw
 from srum_core.records import Prompt
 

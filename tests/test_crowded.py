@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 from PIL import Image
+from scenes import as_found
 
 import srum_benchmarks
 from srum_benchmarks.shapes import captions, checker, curriculum, judging, lessons, sight, spoil, world, worlds
@@ -114,7 +115,7 @@ def test_every_scene_is_read_back_exactly_and_judged_right() -> None:
     for prompt, things in scenes(300):
         verdict = checker.check(draw(things), prompt.tags)
         assert verdict.correct, (prompt.text, verdict.detail)
-        assert (verdict.fidelity, verdict.found) == (1, checker.as_found(things))
+        assert (verdict.fidelity, verdict.found) == (1, as_found(things))
 
 
 def test_things_stand_in_cells_of_their_own_with_background_between_them() -> None:
@@ -175,7 +176,7 @@ def test_the_grounder_finds_the_things_and_no_others(tmp_path: Path) -> None:
         Image.fromarray(draw(things)).save(tmp_path / "x.png")
         regions = grounder.regions(Candidate("x", prompt, tmp_path / "x.png", (32, 32), 0), ())
         boxes = [tuple(round(32 * edge) for edge in region.box) for region in regions]
-        assert boxes == [found.box for found in checker.as_found(things)]
+        assert boxes == [found.box for found in as_found(things)]
 
 
 def test_a_patch_is_labelled_with_the_small_thing_on_it() -> None:
@@ -231,8 +232,8 @@ def test_captions_for_a_picture_at_hand_are_of_the_train_split_and_mean_what_the
         near = captions.near_miss(prompt, source)
         assert crowd.set_split(list(world.wanted(near.tags))) == "train"
         assert len(near.tags["objects"]) in crowd.COUNTS
-    assert captions.fulfilled(checker.as_found(scene()[:3]), source, crowd=True) is None
-    assert captions.fulfilled(checker.as_found((*scene(), in_cell(KINDS[0], 0, source))), source, crowd=True) is None
+    assert captions.fulfilled(as_found(scene()[:3]), source, crowd=True) is None
+    assert captions.fulfilled(as_found((*scene(), in_cell(KINDS[0], 0, source))), source, crowd=True) is None
 
 
 # --- lessons ---

@@ -8,12 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import compbench_original as original
 import pytest
+import released_parsers
 from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder, wise_folder
 
-from srum_benchmarks.compbench import original
-from srum_benchmarks.instruments import released_parsers
-from srum_benchmarks.understanding import choices, mathvista, mme, mmmu
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
 from srum_core import plugins
 from srum_core.analysis import steps
@@ -128,7 +127,6 @@ def test_no_component_is_held_up_by_an_answer(kind: str, name: str, tmp_path: Pa
     assert seconds(read, "Identified Object: " + "a" * LONG) < LIMIT * len(base.questions)
 
 
-OPTIONS = {"A": "a cat", "B": "a dog"}
 FUNCTIONS: dict[str, Callable[[str], Any]] = {
     "echo": lambda text: without_echo(text, "a" * 4000),
     "repeated question": lambda text: without_echo("a" * 4000, text),
@@ -139,18 +137,6 @@ FUNCTIONS: dict[str, Callable[[str], Any]] = {
     "release, regions": released_parsers.regions,
     "compbench, levels": lambda text: original.level_score("color", [text]),
     "compbench, GPT-4V": original.gpt4v_score,
-    "letters": lambda text: choices.letter(text, OPTIONS),
-    "letters, lmms-eval": choices.mmvp_letter_lmms,
-    "MathVista": lambda text: mathvista.normalised(
-        mathvista.quick_extract(text, "multi_choice", "text", list(OPTIONS.values())),
-        list(OPTIONS.values()), "multi_choice", "text", None,
-    ),
-    "MathVista, numbers": lambda text: mathvista.normalised(
-        mathvista.quick_extract(text, "free_form", "integer", None), None, "free_form", "integer", None
-    ),
-    "MME": lambda text: (mme.label(mme.clean(text)), mme.label_lmms(text)),
-    "MMMU, choice": lambda text: mmmu.choice(text, list(OPTIONS), OPTIONS),
-    "MMMU, open": mmmu.open_answers,
 }  # fmt: skip
 
 

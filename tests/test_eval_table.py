@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from html.parser import HTMLParser
+from math import fsum
 from pathlib import Path
 
 import attrs
@@ -30,6 +31,20 @@ IDIOM = BenchmarkTable(
 )  # fmt: skip
 
 
+def unequal(published: Published) -> dict[str, float]:
+    """Rows whose mean column is not the mean of the others within rounding: by how much it is off."""
+    if not published.mean:
+        return {}
+    place = list(published.columns).index(published.mean)
+    off = {}
+    for name, values in published.rows.items():
+        others = [value for k, value in enumerate(values) if k != place]
+        # The mean of rounded numbers is off by half a digit at most, and so is the printed one.
+        if abs(fsum(others) / len(others) - values[place]) > 10**-published.digits + 1e-9:
+            off[name] = fsum(others) / len(others) - values[place]
+    return off
+
+
 def written(folder: Path, table: BenchmarkTable = IDIOM, judge: str = "j") -> Path:
     tables.write(folder / "tables" / judge / "table.json", table)
     return folder
@@ -42,7 +57,7 @@ def test_the_papers_means_are_the_means_of_their_rows() -> None:
     counted = 0
     for name in BENCHMARKS:
         found = published.read(name)
-        assert found.unequal() == {}
+        assert unequal(found) == {}
         if found.mean:
             place = list(found.columns).index(found.mean)
             for values in found.rows.values():
@@ -85,7 +100,7 @@ def test_a_row_that_does_not_add_up_is_found() -> None:
     odd = Published(
         "t", "s", {"a": "a", "b": "b", "all": "all"}, {"good": (1.0, 2.0, 1.5), "bad": (1.0, 2.0, 1.6)}, 2, "all"
     )
-    assert odd.unequal() == {"bad": pytest.approx(-0.1)}
+    assert unequal(odd) == {"bad": pytest.approx(-0.1)}
 
 
 @pytest.mark.parametrize(

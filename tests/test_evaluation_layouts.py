@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import compbench_released
 import pytest
 from benchmark_data import believed, compbench_folder, geneval_folder, reasonbench_folder, wise_folder
 from loopback import Handler, Server, serving
@@ -100,7 +101,7 @@ def test_what_the_scorers_read_beside_the_pictures(data: Path, tmp_path: Path) -
     assert line["prompt"] == "a photo of single_object 1"
     run = drawn("compbench", data, tmp_path / "c", limit=2)
     assert srum("layout", run.folder, "--target", "compbench-srum", "--to", tmp_path / "srum") == 0
-    found = compbench_layout.items(tmp_path / "srum/3d_spatial_50_no_think")
+    found = compbench_released.items(tmp_path / "srum/3d_spatial_50_no_think")
     assert [(each.question_id, each.prompt) for each in found] == [
         (701, "3d_spatial prompt 0"),
         (702, "3d_spatial prompt 1"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 from PIL import Image
+from scenes import as_found
 
 import srum_benchmarks
 from srum_benchmarks import ShapesOptions
@@ -108,7 +109,7 @@ def test_every_scene_is_read_back_exactly_and_judged_right():
         verdict = checker.check(draw(scene), prompt.tags)
         assert verdict.correct, (prompt.text, verdict.detail)
         assert verdict.fidelity == 1
-        assert verdict.found == checker.as_found(scene)
+        assert verdict.found == as_found(scene)
 
 
 def test_objects_keep_their_distance():

@@ -20,11 +20,6 @@ def sample_strength(activations: Activations, cluster: Sequence[int]) -> Activat
     return mean
 
 
-def strength(activations: Activations, cluster: Sequence[int]) -> float:
-    """The mean over samples (Eq. 5)."""
-    return float(sample_strength(activations, cluster).mean())
-
-
 @frozen
 class Clusters:
     """Indices of neurons, in order, and every neuron's effect size."""

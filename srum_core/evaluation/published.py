@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from math import fsum
 from pathlib import Path
 
 import cattrs
@@ -53,16 +52,3 @@ class Published:
         if wrong:
             raise PluginError(f"{path}: {', '.join(wrong)} does not fit its {len(found.columns)} columns.")
         return found
-
-    def unequal(self) -> dict[str, float]:
-        """Rows whose mean column is not the mean of the others within rounding: by how much it is off."""
-        if not self.mean:
-            return {}
-        place = list(self.columns).index(self.mean)
-        off = {}
-        for name, values in self.rows.items():
-            others = [value for k, value in enumerate(values) if k != place]
-            # The mean of rounded numbers is off by half a digit at most, and so is the printed one.
-            if abs(fsum(others) / len(others) - values[place]) > 10**-self.digits + 1e-9:
-                off[name] = fsum(others) / len(others) - values[place]
-        return off

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import compbench_original as original
+import compbench_released as released
 import numpy as np
 import pytest
 from benchmark_goldens import cases, near, table
 
 from srum_benchmarks import templates
-from srum_benchmarks.compbench import layout, mllm, original
+from srum_benchmarks.compbench import mllm
 from srum_benchmarks.detections import Detection
 
 pytestmark = pytest.mark.golden
@@ -42,7 +44,7 @@ def test_a_grade_is_read_as_the_reference_reads_it(case: Any) -> None:
 
 @pytest.mark.parametrize("case", cases("compbench_srum", "csv_mean"))
 def test_a_column_has_the_references_mean(case: Any) -> None:
-    assert f"{mllm.reference_mean(case['input']['score_cells']):.4f}" == case["expected_printed"]
+    assert f"{released.reference_mean(case['input']['score_cells']):.4f}" == case["expected_printed"]
 
 
 @pytest.mark.parametrize("case", cases("compbench_srum", "overall"))
@@ -50,7 +52,7 @@ def test_composite_and_overall_are_the_references(case: Any) -> None:
     means: dict[str, dict[str, float]] = {}
     for variant, category, mean in case["input"]["rows_variant_category_mean"]:
         means.setdefault(variant, {})[category.replace(" ", "_")] = float(mean)
-    results = {variant: mllm.reference_overall(own) for variant, own in means.items()}
+    results = {variant: released.reference_overall(own) for variant, own in means.items()}
     ours = {(variant, "Complex_Composite"): each.composite for variant, each in results.items()}
     ours |= {(variant, "Overall_Weighted"): each.overall for variant, each in results.items()}
     theirs = {(variant, name): float(value) for variant, name, value in case["expected_rows"]}
@@ -70,7 +72,7 @@ def test_a_folder_is_scored_as_by_the_reference(case: Any, tmp_path: Path) -> No
     lines.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     for item in given["items"]:
         (pictures / item["file"]).write_bytes(b"picture")
-    items = layout.items(folder, strict=False)[given.get("start", 0) : given.get("end") : given.get("step", 1)]
+    items = released.items(folder, strict=False)[given.get("start", 0) : given.get("end") : given.get("step", 1)]
     replies = {item["file"]: item["reply"] for item in given["items"]}
     scores = [mllm.reference_score(replies[item.path.name]) for item in items]
     rows = [
@@ -78,7 +80,7 @@ def test_a_folder_is_scored_as_by_the_reference(case: Any, tmp_path: Path) -> No
         for item, score in zip(items, scores, strict=True)
     ]
     assert rows == expected["rows"]
-    assert f"{mllm.reference_mean([str(score) for score in scores]):.4f}" == expected["mean_4dp"]
+    assert f"{released.reference_mean([str(score) for score in scores]):.4f}" == expected["mean_4dp"]
 
 
 @pytest.mark.parametrize("case", cases("compbench_srum", "judge_message_sha256"))
@@ -97,7 +99,7 @@ def test_our_rubric_is_not_called_the_references(case: Any) -> None:
 @pytest.mark.parametrize("case", cases("compbench_srum", "gpu_chunks"))
 def test_shares_of_workers_are_the_references(case: Any) -> None:
     given = case["input"]
-    assert [list(share) for share in layout.shares(given["total"], given["gpus"])] == case["expected_gpu_start_end"]
+    assert [list(share) for share in released.shares(given["total"], given["gpus"])] == case["expected_gpu_start_end"]
 
 
 # ---- the original formulas -------------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import geneval_scores as scores
 import numpy as np
 import pytest
 from benchmark_goldens import cases, near, table
 from PIL import Image
 
 from srum_benchmarks.detections import Detection, iou
-from srum_benchmarks.geneval import crops, layout, rules, scores
+from srum_benchmarks.geneval import crops, layout, rules
 
 pytestmark = pytest.mark.golden
 OPTIONS = {"threshold": "score", "counting_threshold": "counting", "max_objects": "most", "max_overlap": "overlap",

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reasonbench_released
+import wise_released
 from benchmark_goldens import cases, near, table
 
 from srum_benchmarks.options import ReasonBenchOptions, WiseOptions
@@ -32,7 +34,7 @@ def test_the_wiscore(case: Any) -> None:
 def test_three_grades(case: Any) -> None:
     text = case["input"]["text"]
     assert grades.legacy(text) == case["expected_legacy"]
-    assert grades.bagel(text) == case["expected_bagel"]
+    assert wise_released.bagel(text) == case["expected_bagel"]
     ours, why = grades.read_legacy(text)
     expected = case["expected_legacy"]
     complete = len(expected) == 3 and max(expected.values()) <= 2
@@ -69,7 +71,7 @@ def overridden(given: dict[str, Any]) -> dict[int, Any]:
 
 def same_result(version: Version, case: Any) -> None:
     given, expected = case["input"], case["expected"]
-    found = grades.reference(version, overridden(given), given.get("category", "all"))
+    found = wise_released.reference(version, overridden(given), given.get("category", "all"))
     means = {name: mean for name, (mean, _) in found.categories.items()}
     assert means == near(expected["category_scores_unrounded"])
     assert bool(found.problems) == expected["aborted_missing_ids"]
@@ -102,7 +104,7 @@ def test_the_overall_of_bagels_script(case: Any) -> None:
         found[int(identity)]["consistency"] = grade
     for identity in given["dropped_ids"]:
         del found[int(identity)]
-    result = grades.bagel_overall(found)
+    result = wise_released.bagel_overall(found)
     assert (result.overall is not None) == expected["exit_ok"]
     assert bool(result.problems) != expected["exit_ok"]
     if expected["exit_ok"]:
@@ -171,7 +173,7 @@ def test_replies_become_accuracy_and_quality(case: Any) -> None:
     assert [[name, *means] for name, means in sorted(found.items())] == [
         [name, *(near(mean) for mean in means)] for name, *means in expected["per_image_avgs"]
     ]
-    accuracy, quality = scores.reference_model_score(case["input"]["dimension"], list(found.values()))
+    accuracy, quality = reasonbench_released.reference_model_score(case["input"]["dimension"], list(found.values()))
     assert [accuracy, quality] == pytest.approx(expected["last_row"][1::2], abs=1e-6)
 
 
@@ -179,7 +181,7 @@ def test_replies_become_accuracy_and_quality(case: Any) -> None:
 def test_lines_become_accuracy_and_quality(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     lines = [*given["rows_last_columns"], *([given["then_summary_row"]] if "then_summary_row" in given else [])]
-    accuracy, quality = scores.reference_model_score(given["dimension"], lines)
+    accuracy, quality = reasonbench_released.reference_model_score(given["dimension"], lines)
     assert (accuracy, quality) == pytest.approx((expected["accuracy"], expected["quality"]), abs=1e-6)
 
 

@@ -6,24 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from attrs import frozen
-
-from srum_benchmarks import files
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Layout
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ORIGINAL_PICTURES = 10
 """Pictures of each prompt in the original protocol."""
-
-
-@frozen
-class Item:
-    """A picture that the SRUM authors' scorer looks at."""
-
-    question_id: int
-    prompt: str
-    path: Path
 
 
 def srum_path(category: str, question_id: str, think: bool) -> Path:
@@ -50,49 +38,6 @@ def original_path(category: str, prompt: str, line: int, picture: int) -> Path:
             f'The original T2I-CompBench scorers cannot read "{prompt}" out of a file name: it holds / or _.'
         )
     return Path(category) / "samples" / f"{prompt}_{ORIGINAL_PICTURES * line + picture:06d}.png"
-
-
-def items(folder: Path, strict: bool = True) -> list[Item]:
-    """What the SRUM authors' scorer finds in a category's folder, by number.
-
-    Raises ConfigError for a name that is no number, which makes the reference give up the category; with `strict` also
-    for a picture without a prompt (the reference leaves it out of the mean) and a prompt without a picture."""
-    where = folder / "samples" if (folder / "samples").is_dir() else folder
-    names = [path.name for path in where.iterdir() if path.suffix.lower() in SUFFIXES]
-    odd = sorted(name for name in names if not Path(name).stem.isdecimal())
-    if odd:
-        raise ConfigError(
-            f"{where / odd[0]}: pictures are named by their Question_id, such as 1701.png. Rename or remove it."
-        )
-    listed = folder.with_name(folder.name.replace("_no_think", "_think")) / "output.jsonl"
-    if not listed.is_file():
-        raise ConfigError(
-            f"{listed} is missing: it says which picture was made for which prompt, also without thinking."
-        )
-    prompts = {
-        entry["image_file"]: entry["original_prompt"]
-        for _, entry in files.read_objects(listed)
-        if "image_file" in entry and "original_prompt" in entry
-    }
-    if strict:
-        _refuse(where, listed, sorted(set(prompts) - set(names)), sorted(set(names) - set(prompts)))
-    known = sorted((name for name in names if name in prompts), key=lambda name: int(Path(name).stem))
-    return [Item(int(Path(name).stem), prompts[name], where / name) for name in known]
-
-
-def _refuse(where: Path, listed: Path, missing: Sequence[str], extra: Sequence[str]) -> None:
-    if missing:
-        raise ConfigError(f"{where}: {len(missing)} pictures are missing, such as {missing[0]}. Draw them first.")
-    if extra:
-        raise ConfigError(
-            f"{where / extra[0]} is a picture that {listed} knows no prompt of. Remove it, or add its line."
-        )
-
-
-def shares(total: int, workers: int) -> list[tuple[int, int, int]]:
-    """(worker, start, end) of the reference's shares of a category; the last end may lie behind the last picture."""
-    each = -(-total // workers)
-    return [(worker, worker * each, (worker + 1) * each) for worker in range(workers) if worker * each < total]
 
 
 def for_srum(pictures: Sequence[tuple[int, Candidate]]) -> Layout:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-
-from attrs import frozen
+from collections.abc import Sequence
 
 BASE = ("color", "shape", "texture", "spatial", "non-spatial", "numeracy", "3d_spatial")
 """The columns of the paper's Table 1 that are one category each."""
@@ -58,35 +56,6 @@ def read(text: str) -> tuple[int | None, str]:
     if not RANGE[0] <= score <= RANGE[1]:
         return None, f"The score {score} is not between 0 and 100."
     return score, ""
-
-
-def reference_mean(cells: Iterable[str]) -> float:
-    """The mean of a column as the reference takes it: cells that are no numbers are dropped, failures (-1) are not."""
-    numbers = [number for cell in cells if (number := _number(cell)) is not None]
-    return sum(numbers) / len(numbers) if numbers else 0.0
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
-
-
-@frozen
-class Overall:
-    """The mean of what there is of the three complex folders (0 if there is none), and that of all columns."""
-
-    composite: float
-    overall: float
-
-
-def reference_overall(means: Mapping[str, float]) -> Overall:
-    """`means` by category. The complex column counts as one even where there is none, as in the reference."""
-    parts = [means[name] for name in COMPLEX if name in means]
-    base = [mean for name, mean in means.items() if name not in COMPLEX]
-    composite = sum(parts) / len(parts) if parts else 0.0
-    return Overall(composite, (sum(base) + composite) / (len(base) + 1))
 
 
 def columns(categories: Sequence[str]) -> dict[str, float]:

@@ -8,5 +8,5 @@ from srum_core.evaluation.published import Published
 
 
 def read(name: str) -> Published:
-    """The table of a benchmark. `unequal` of it is empty: its arithmetic has been checked."""
+    """The table of a benchmark."""
     return Published.read(Path(__file__).with_name(f"{name}.toml"))

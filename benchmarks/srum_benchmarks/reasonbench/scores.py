@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
+from srum_benchmarks.reasonbench.prompts import DIMENSIONS
 from srum_core.stages.interview import json_values
 
 ALLOWED = (0.0, 0.5, 1.0)
@@ -80,21 +80,3 @@ def mean(scores: Sequence[Any]) -> float:
 def accuracy(dimension: str, averages: Mapping[str, float]) -> float:
     """Reasoning accuracy of one picture, in [0, 1], from the averages of its groups."""
     return sum(weight * averages[group] for group, weight in DIMENSIONS[dimension].weights.items())
-
-
-def reference_model_score(dimension: str, rows: Sequence[Sequence[Any]]) -> tuple[float, float]:
-    """(accuracy, quality) in per cent, two decimals, from the averages at the end of each line of the original's CSV.
-    Lines that hold no numbers are left out, such as the summary of an earlier run."""
-    groups = DIMENSIONS[dimension].groups
-    kept = [numbers for row in rows if (numbers := _numbers(row[-len(groups) :])) is not None]
-    pictures = [dict(zip(groups, numbers, strict=True)) for numbers in kept]
-    accurate = sum(accuracy(dimension, each) for each in pictures) / len(pictures)
-    quality = sum(each[QUALITY] for each in pictures) / len(pictures)
-    return round(100 * accurate, 2), round(100 * quality, 2)
-
-
-def _numbers(cells: Sequence[Any]) -> list[float] | None:
-    try:
-        return [float(cell) for cell in cells]
-    except (TypeError, ValueError):
-        return None

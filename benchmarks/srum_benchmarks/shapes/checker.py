@@ -19,7 +19,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from srum_benchmarks.shapes.crowded import cell_of, stands
-from srum_benchmarks.shapes.render import SIZES, SMALL, Mask, Picture, Scene, related, shape_mask
+from srum_benchmarks.shapes.render import SIZES, SMALL, Mask, Picture, related, shape_mask
 from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, Kind, crowded, wanted
 
 SMALLEST = 8
@@ -173,14 +173,6 @@ def reading_order(found: Iterable[Found]) -> tuple[Found, ...]:
         else:
             rows.append([thing])
     return tuple(thing for row in rows for thing in sorted(row, key=lambda thing: thing.box))
-
-
-def as_found(scene: Scene) -> tuple[Found, ...]:
-    """What `look` would see in a perfect picture of a scene (without overlaps between its objects)."""
-    return reading_order(
-        Found(t.colour, t.shape, (t.x, t.y, t.x + t.size, t.y + t.size), int(shape_mask(t.shape, t.size).sum()), 1.0)
-        for t in scene
-    )
 
 
 def placed(thing: Found, place: str | None) -> bool:

@@ -7,18 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-from attrs import frozen
-
-from srum_benchmarks.wise.prompts import LEGACY, VERIFIED, Version
 
 NAMES = ("consistency", "realism", "aesthetic_quality")
 WEIGHTS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}
-MISSING = 9.9
-"""What BAGEL's script writes for a grade it did not find."""
 _LEGACY = re.compile(r"\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*+(?::\s*+)?(\d)", re.IGNORECASE)
-_BAGEL = re.compile(r"\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*+(?:[:：]\s*+)?(\d)", re.IGNORECASE)
 _BARE = re.compile(r"[ \t]*([012])[ \t]*")
 _BINARY = re.compile(r"\*{0,2}Score\*{0,2}\s*+(?::\s*+)?([01])\b", re.IGNORECASE)
 
@@ -27,16 +19,11 @@ Grades = dict[str, float]
 
 def legacy(text: str) -> Grades:
     """The grades that the original reads; the last one of a name counts. Without any name, three bare lines do."""
-    found = _named(_LEGACY, text)
+    found = named(_LEGACY, text)
     bare = [match[1] for line in text.strip().split("\n") if (match := _BARE.fullmatch(line))]
     if not found and len(bare) >= 3:
         return dict(zip(NAMES, map(float, bare), strict=False))
     return found
-
-
-def bagel(text: str) -> Grades:
-    """The grades that BAGEL's and SRUM's scripts read, 9.9 where there is none."""
-    return {**dict.fromkeys(NAMES, MISSING), **_named(_BAGEL, text)}
 
 
 def binary(text: str) -> Grades:
@@ -48,7 +35,7 @@ def binary(text: str) -> Grades:
     return {"score": float(bare[0])} if len(bare) == 1 else {}
 
 
-def _named(pattern: re.Pattern[str], text: str) -> Grades:
+def named(pattern: re.Pattern[str], text: str) -> Grades:
     return {name.lower().replace(" ", "_"): float(digit) for name, digit in pattern.findall(text)}
 
 
@@ -65,65 +52,3 @@ def read_legacy(text: str) -> tuple[Grades | None, str]:
 def wiscore(grades: Mapping[str, float]) -> float:
     """In [0, 1] for grades from 0 to 2."""
     return sum(weight * grades[name] for name, weight in WEIGHTS.items()) / 2
-
-
-@frozen
-class Result:
-    """`categories`: mean and number of rows; `overall` None where the published script gives none; `problems`: why."""
-
-    categories: Mapping[str, tuple[float, int]]
-    overall: float | None
-    unusable: int = 0
-    """Rows that are there but hold no numbers: left out of the means."""
-    problems: tuple[str, ...] = ()
-
-
-def reference(version: Version, rows: Mapping[int, Any], scope: str = "all") -> Result:
-    """As the original computes it: no overall unless every id has a row. `rows`: id → its record.
-
-    `scope`: "all", or a file's name as the original has them, such as "culture" or "science": no overall then."""
-    scores: dict[str, list[float]] = {}
-    unusable = 0
-    for identity, row in rows.items():
-        value = _value(version, row)
-        if value is None:
-            unusable += 1
-        else:
-            scores.setdefault(version.category(identity), []).append(value)
-    order = [name for name in version.ranges if name in scores]
-    categories = {name: (sum(scores[name]) / len(scores[name]), len(scores[name])) for name in order}
-    if scope != "all":
-        return Result(categories, None, unusable)
-    missing = [identity for identity in version.ids if identity not in rows]
-    if missing:
-        return Result(categories, None, unusable, (f"{len(missing)} ids have no row, such as {missing[0]}.",))
-    return Result(categories, sum(version.weights[name] * mean for name, (mean, _) in categories.items()), unusable)
-
-
-def _value(version: Version, row: Any) -> float | None:
-    if version is VERIFIED:
-        return float(row) if row in (0, 1) else None
-    numbers = [row.get(name) for name in NAMES]
-    if not all(isinstance(each, int | float) for each in numbers):
-        return None
-    return wiscore(row)
-
-
-def bagel_overall(rows: Mapping[int, Mapping[str, float]]) -> Result:
-    """BAGEL's and SRUM's: the unweighted mean of the six categories. One missing row or grade takes away a whole file,
-    and then there is no overall (their script crashes)."""
-    problems = []
-    for name, (first, last) in _files().items():
-        own = [rows[identity] for identity in range(first, last + 1) if identity in rows]
-        if len(own) < last - first + 1:
-            problems.append(f"{name}: {last - first + 1 - len(own)} rows are missing.")
-        elif any(MISSING in row.values() for row in own):
-            problems.append(f"{name}: a grade is missing.")
-    if problems:
-        return Result({}, None, problems=tuple(problems))
-    found = reference(LEGACY, rows)
-    return Result(found.categories, sum(mean for mean, _ in found.categories.values()) / len(found.categories))
-
-
-def _files() -> dict[str, tuple[int, int]]:
-    return {"cultural": (1, 400), "spatio-temporal": (401, 700), "science": (701, 1000)}

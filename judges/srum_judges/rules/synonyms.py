@@ -34,10 +34,6 @@ class Synonyms:
         """The packaged table, with the lines of a file added. Raises ConfigError for a file that cannot be used."""
         return _load(path)
 
-    def terms(self) -> list[str]:
-        """Every entry, in the order of the table."""
-        return list(self._places)
-
     def knows(self, term: str) -> bool:
         """Whether some form of a word, or of words with spaces, stands in the table."""
         return any(form in self._places for form in forms(term))

@@ -1,1 +1,0 @@
-"""Formulas behind the paper's figures: what is measured inside a model is measured elsewhere. No torch."""
