@@ -88,7 +88,7 @@ def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest
         evaluation_is_accepted(arguments[1], arguments[2:])
     elif arguments[0] == "analyze":
         parser = argparse.ArgumentParser(exit_on_error=False)
-        import_module(f"srum_core.cli.commands.analyze_{arguments[1]}").arguments(parser)
+        import_module(f"srum_core.analysis.command_{arguments[1]}").arguments(parser)
         parser.parse_intermixed_args(arguments[2:])
     elif program == "srum":
         dry = arguments[0] == "ablate"
@@ -100,7 +100,7 @@ def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest
 def evaluation_is_accepted(action: str, arguments: list[str]) -> None:
     """Its options are known; where no run has to be there before, also its settings, as a dry run."""
     parser = argparse.ArgumentParser(exit_on_error=False)
-    import_module(f"srum_core.cli.commands.eval_{action}").arguments(parser)
+    import_module(f"srum_core.evaluation.commands.{action}").arguments(parser)
     parsed = parser.parse_intermixed_args(arguments)
     if action in ("generate", "run") and not parsed.trained:
         assert main(["eval", action, *arguments, "--dry-run"]) in ACCEPTED

@@ -19,9 +19,9 @@ from PIL import Image
 from warm import shared
 
 from srum_benchmarks.wise.prompts import LEGACY
-from srum_core.cli import evaluation as console
 from srum_core.cli.main import main
 from srum_core.evaluation import answers, tables
+from srum_core.evaluation.commands import shared as console
 from srum_core.evaluation.run import Evaluation
 from srum_core.records import Answer, Question, Sample
 

@@ -56,6 +56,8 @@ def test_the_clip_judge_passes_its_tests_where_it_is_installed(clean: CleanEnvir
 def test_the_counting_judge_takes_part_in_a_run(clean: CleanEnvironment) -> None:
     clean.install(ROOT / "examples" / "srum-count")
     (clean.folder / "words.txt").write_text("two red circles\na green square\n")
+    shown = clean.run("srum", "count", "words.txt").splitlines()
+    assert shown == ["two red circles: 2 red circles", "a green square: nothing is counted"]
     says = r'answerer={use="scripted", text="Score: 0.5\nReason: because\nCount: 3"}'
     judges = 'judges=["global-layout", {use="count", strict=true}]'
     less = ("generate.candidates=1", "adapter.drawing.steps=2", "train.steps=1", 'benchmark=""')

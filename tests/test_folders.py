@@ -10,7 +10,7 @@ import pytest
 
 from srum_core.errors import RecordError
 from srum_core.files import abandoned, aside, inside, lock, settle
-from srum_core.interchange import fresh
+from srum_core.interchange.incoming import fresh
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from PIL import Image
 from test_stages import WORDS, make
 
 import srum_core
-from srum_core.cli.commands import export, reread
+from srum_core.cli import reread
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation.run import Evaluation
 from srum_core.files import STAGES
+from srum_core.interchange import incoming
 from srum_core.options import Use
 from srum_core.records import Candidate, Judgement
 from srum_core.runs.run import Run
@@ -208,7 +209,7 @@ def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, told: str) -
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [lambda run: export.judged(run, 0), lambda run: reread._again(run, 0)])
+@pytest.mark.parametrize("read", [lambda run: incoming.judged(run, 0), lambda run: reread._again(run, 0)])
 def test_a_lost_judgement_is_not_left_out_of_what_is_made_from_a_finished_round(run: Run, read: Any) -> None:
     assert len(list(read(run))) == len(run.planned(0))
     cut_line(run.stage_folder("judge", 0) / "part-0.jsonl")

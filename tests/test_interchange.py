@@ -18,7 +18,7 @@ from test_reread import ARGUMENTS, files, open_with
 from training import clean  # noqa: F401 - a fixture
 
 from srum_core.cli import main
-from srum_core.interchange import Bad, Incoming
+from srum_core.interchange.incoming import Bad, Incoming
 from srum_core.interchange.official import read_official
 from srum_core.interchange.official_records import pixels
 from srum_core.interchange.parquet import features

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from training import clean, make  # noqa: F401  (clean is used by being here)
 
 from srum_core.cli import main
-from srum_core.cli.evaluation import read_model
 from srum_core.config import load_settings, to_toml
 from srum_core.errors import ConfigError, RecordError
+from srum_core.evaluation.commands.shared import read_model
 from srum_core.options import Use
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Mask, Region, Score

@@ -366,7 +366,7 @@ def test_an_adapter_without_an_outline_is_told(registry: plugins.Registry, tmp_p
 
 
 def test_amounts_are_amounts() -> None:
-    from srum_core.cli.commands.doctor import arguments
+    from srum_core.doctor.command import arguments
 
     parser = argparse.ArgumentParser(exit_on_error=False)
     arguments(parser)

@@ -20,10 +20,10 @@ from toy import COMPONENTS
 
 from srum_core.cli import main
 from srum_core.errors import RecordError
-from srum_core.report import charts, write_report
+from srum_core.report import charts
 from srum_core.report.gallery import Choice
 from srum_core.report.gather import gather
-from srum_core.report.page import embedded, render
+from srum_core.report.page import embedded, render, write_report
 from srum_core.report.pictures import data_uri
 from srum_core.runs.run import Run
 
@@ -402,7 +402,7 @@ def test_a_report_that_fails_leaves_the_run_finished(
     def fails(folder: Path) -> Path:
         raise RecordError("The picture x.png cannot be read.")
 
-    monkeypatch.setattr("srum_core.report.write_report", fails)
+    monkeypatch.setattr("srum_core.report.page.write_report", fails)
     assert main.train_main(training) == 2
     said = capsys.readouterr()
     assert "The run is in" in said.out

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from reporting import ODD, make_ablation, make_run
 
-from srum_core.report import write_report
+from srum_core.report.page import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -3,3 +3,18 @@
 `arms` reads which arms there are, `plan` finds out what they can share, `share` lets them, `work` runs them, `tables`
 puts the numbers together, and `write` and `figures` show them. An ablation is a folder of ordinary runs.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+from srum_core import hookimpl
+
+
+@hookimpl
+def srum_commands(subparsers: Any) -> None:
+    subparsers.add_parser(
+        "ablate",
+        help="run the method with one thing changed at a time, over seeds, and tabulate the results",
+        module="srum_core.ablation.command",
+    )

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,11 +19,35 @@ from srum_core.runs.progress import printable
 
 
 class Parser(argparse.ArgumentParser):
-    """Never abbreviate options; for an unknown one suggest what may have been meant."""
+    """Never abbreviate options; for an unknown one suggest what may have been meant.
 
-    def __init__(self, **arguments: Any) -> None:
+    With a `module`, its docstring and `arguments(parser)` describe the command, and `run(parsed) -> int` is it; the
+    module is imported when the command is used, so that `srum --help` imports none."""
+
+    def __init__(self, module: str = "", **arguments: Any) -> None:
         more = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
         super().__init__(**{**more, **arguments})
+        self._module, self._mixing = module, False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._mixing:
+            return super().parse_known_args(args, namespace)
+        if self._module:
+            module, self._module = import_module(self._module), ""
+            self.description = module.__doc__
+            module.arguments(self)
+            if hasattr(module, "run"):
+                self.set_defaults(execute=module.run)
+        if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+            return super().parse_known_args(args, namespace)
+        self._mixing = True  # options may stand between KEY=VALUEs
+        try:
+            parsed, unknown = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+        if unknown:  # here, where it is known which options there are
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split()

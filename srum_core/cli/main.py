@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from rich.table import Table
 
 from srum_core import config, plugins
 from srum_core.cli import launching
-from srum_core.cli.commands.shared import finish_with_report
 from srum_core.cli.common import Parser, add_settings, find_modules_here, read_settings, show_table
+from srum_core.cli.runs import finish_with_report
 from srum_core.errors import ConfigError, SrumError, clean, explain
 from srum_core.evaluation.stage import compare
 from srum_core.files import STAGES, lock
@@ -54,25 +53,24 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not _are_texts(given):
         return 2
-    parsed = _train_parser().parse_intermixed_args(given)
+    parsed = _train_parser().parse_args(given)
     return launching.exit_status(lambda: _train(parsed, given), STOPPED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`srum`: the other commands."""
+    """`srum`: the other commands, those of plugins among them."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not _are_texts(given):
         return 2
-    words = [_choose("srum", "Companion commands of srum-train.", _COMMANDS, given)]
     find_modules_here()
-    command = _command(words)
-    if hasattr(command, "ACTIONS"):
-        words.append(_choose(f"srum {words[0]}", command.__doc__, command.ACTIONS, given[1:]))
-        command = _command(words)
-    own = Parser(prog=f"srum {' '.join(words)}", description=command.__doc__)
-    command.arguments(own)
-    parsed = own.parse_intermixed_args(given[len(words) :])
-    return launching.exit_status(lambda: int(command.run(parsed)), STOPPED)
+    parser = Parser(prog="srum", description="Companion commands of srum-train.")
+    commands: Any = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in _COMMANDS.items():
+        commands.add_parser(name, help=text, module=f"srum_core.cli.{name.replace('-', '_')}")
+    for sentence in plugins.discover().add_commands(commands):
+        tell(f"srum: {sentence}")
+    parsed = parser.parse_args(given)
+    return launching.exit_status(lambda: int(parsed.execute(parsed)), STOPPED)
 
 
 def _are_texts(given: Sequence[str]) -> bool:
@@ -82,20 +80,6 @@ def _are_texts(given: Sequence[str]) -> bool:
             tell(f"srum: the argument {clean(word, 100)} {why}")
             return False
     return True
-
-
-def _choose(prog: str, description: str | None, choices: Mapping[str, str], given: Sequence[str]) -> str:
-    """The first word, one of several (name -> help)."""
-    parser = Parser(prog=prog, description=description)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in choices.items():
-        commands.add_parser(name, help=text, add_help=False)
-    chosen: str = parser.parse_args(given[:1]).command
-    return chosen
-
-
-def _command(words: Sequence[str]) -> Any:
-    return import_module(f"srum_core.cli.commands.{'_'.join(words).replace('-', '_')}")
 
 
 # ---- srum-train -----------------------------------------------------------------------------------------------------
@@ -280,20 +264,12 @@ def _say_done(run: Run, parsed: argparse.Namespace) -> None:
 
 
 _COMMANDS = {
-    "ablate": "run the method with one thing changed at a time, over seeds, and tabulate the results",
-    "analyze": "look into models: scores along the steps of drawing, and which neurons are active",
-    "doctor": "try an adapter on its real weights, and say in sentences what is wrong",
-    "eval": "run published benchmarks, step by step: srum eval --help lists the steps",
-    "export": "write a run's judged pictures in the official SRUM format, or as a Parquet dataset",
-    "import": "make a run out of judged pictures in one of those formats, ready to be trained on",
     "new-plugin": "write an installable plugin package with passing tests",
     "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
     "record": "write what a judge asked and was answered in a run down as transcripts for tests",
-    "report": "write a run, or what srum ablate made, as one HTML page with curves, pictures and reward maps",
     "reread": "read a run's recorded answers again with today's judges; no model is needed",
 }
-"""Each is a module of srum_core.cli.commands with `arguments(parser)` and `run(parsed) -> int`, imported when used; or
-with `ACTIONS`, a table like this one whose commands are modules `NAME_ACTION`."""
+"""Modules beside this one; features and other people's plugins add theirs by the hook `srum_commands`."""
 
 
 if __name__ == "__main__":

@@ -3,3 +3,18 @@
 The conformance suite of `srum_core.testing` holds what any weights can show. What only trained weights can (a flipped
 sign, time the wrong way round, a missing scale) is found out here, by asking which convention explains the model best.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+from srum_core import hookimpl
+
+
+@hookimpl
+def srum_commands(subparsers: Any) -> None:
+    subparsers.add_parser(
+        "doctor",
+        help="try an adapter on its real weights, and say in sentences what is wrong",
+        module="srum_core.doctor.command",
+    )

@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from srum_core import config
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.interchange import OWN, REFERENCE, Bad, File, Incoming, fresh
+from srum_core.interchange.incoming import OWN, REFERENCE, Bad, File, Incoming, fresh
 from srum_core.models.images import with_digest
 from srum_core.plugins import Registry
 from srum_core.records import Candidate, Exchange, Grounding, Judgement, Prompt

@@ -17,7 +17,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from srum_core.errors import RecordError, clean
-from srum_core.interchange import Bad, File, Incoming, Unusable, find, opened, score_in_range
+from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, opened, score_in_range
 from srum_core.interchange.official_records import GLOBAL
 from srum_core.records import Box, Prompt, Region, Score
 from srum_core.runs.prompts import other_task, tell_once

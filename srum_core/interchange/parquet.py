@@ -24,7 +24,7 @@ import cattrs
 
 from srum_core.errors import ConfigError, RecordError, clean, extra
 from srum_core.files import from_json, inside
-from srum_core.interchange import (
+from srum_core.interchange.incoming import (
     OWN,
     REFERENCE,
     Bad,

@@ -113,6 +113,12 @@ class Hooks:
         """The prompts that `prompts = "source"` names; None if the source is somebody else's."""
 
     @hookspec
+    def srum_commands(self, subparsers: Any) -> None:
+        """Add commands to `srum`: `subparsers.add_parser("NAME", help=…, module="package.command")`, a module with a
+        docstring, `arguments(parser)` and `run(parsed) -> int`; or argparse's own way, with the function that does the
+        work in `parser.set_defaults(execute=function)`."""
+
+    @hookspec
     def srum_metrics(self, run: RunView, metrics: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl was written. A plugin that fails at an event is named, and not called again."""
 

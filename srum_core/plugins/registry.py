@@ -64,6 +64,18 @@ class Registry:
         self._finding.broken.extend(failed)
         return failed
 
+    def add_commands(self, subparsers: Any) -> list[str]:
+        """Let every plugin add its commands to `srum`. Returns a sentence for each that fails."""
+        failed = []
+        for implementation in self.hook.srum_commands.get_hookimpls():
+            what = f"The commands of {self._finding.plugins[implementation.plugin]} are left out"
+            try:
+                call(what, implementation.function, subparsers, passed=())
+            except PluginError as error:
+                failed.append(str(error))
+        self._finding.broken.extend(failed)
+        return failed
+
     def listing(self) -> list[Found]:
         """Every usable component, by kind and name."""
         return [found[0] for _, found in sorted(self._finding.found.items()) if len(found) == 1]

@@ -1,7 +1,13 @@
-"""A run as one self-contained HTML page: `write_report`. Read gather.py (records to plain data), then page.py."""
+"""A run as one self-contained HTML page. Read gather.py (records to plain data), then page.py."""
 
 from __future__ import annotations
 
-from srum_core.report.page import write_report
+from typing import Any
 
-__all__ = ["write_report"]
+from srum_core import hookimpl
+
+
+@hookimpl
+def srum_commands(subparsers: Any) -> None:
+    text = "write a run, or what srum ablate made, as one HTML page with curves, pictures and reward maps"
+    subparsers.add_parser("report", help=text, module="srum_core.report.command")

@@ -25,7 +25,7 @@ from srum_benchmarks.shapes.captions import picture_for
 from srum_benchmarks.shapes.render import Picture, compose
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError, SrumError
-from srum_core.interchange import fresh
+from srum_core.interchange.incoming import fresh
 from srum_core.options import Use
 from srum_core.records import Candidate, Grounding, Judgement, Region, Score
 from srum_core.runs.progress import shown, tell

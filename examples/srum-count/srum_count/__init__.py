@@ -1,8 +1,9 @@
-"""A judge that counts. Light: no torch."""
+"""A judge that counts, and the command `srum count`. Light: no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import field, frozen, validators
 
@@ -24,3 +25,8 @@ class CountOptions:
 @hookimpl
 def srum_judges() -> Sequence[Component]:
     return [Component("count", "srum_count.judge:Count", CountOptions, summary="whether the prompt's numbers hold")]
+
+
+@hookimpl
+def srum_commands(subparsers: Any) -> None:
+    subparsers.add_parser("count", help="show what the judge count would ask", module="srum_count.command")

@@ -20,8 +20,8 @@ import attrs
 from attrs import define, field
 
 from srum_core import config, plugins
-from srum_core.cli.commands.shared import add_run, judged_round, judged_rounds
 from srum_core.cli.common import say, show_table
+from srum_core.cli.runs import add_run, judged_round, judged_rounds
 from srum_core.config.load import COMMAND_LINE
 from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, RecordError

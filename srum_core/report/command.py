@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError for a folder that holds neither, and for records that cannot be read."""
-    from srum_core.report import write_report
+    from srum_core.report.page import write_report
 
     path = write_report(parsed.folder, parsed.out, parsed.limit)
     print(f"The report is in {shown(path.absolute())}")

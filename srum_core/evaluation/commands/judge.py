@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 from srum_core import plugins
-from srum_core.cli import evaluation as shared
 from srum_core.cli import launching
 from srum_core.errors import ConfigError
+from srum_core.evaluation.commands import shared
 from srum_core.files import lock
 from srum_core.runs.progress import shown
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 
-from srum_core.cli import evaluation as shared
 from srum_core.cli import launching
-from srum_core.cli.commands import eval_generate, eval_score
+from srum_core.evaluation.commands import generate, score, shared
 from srum_core.files import lock
 from srum_core.runs.progress import shown, tell
 from srum_core.stages import preflight
@@ -22,15 +21,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_model(parser)
     shared.add_judge(parser)
     launching.add_arguments(parser)
-    eval_score.add_failures(parser)
-    eval_generate.add_redo(parser)
+    score.add_failures(parser)
+    generate.add_redo(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """0 when the table is written."""
-    made = eval_generate.begin(parsed)
+    made = generate.begin(parsed)
     if parsed.dry_run:
-        return eval_generate.announce(made, parsed)
+        return generate.announce(made, parsed)
     with lock(made.folder) as handle:
         preflight.refuse(shared.problems(made, "pictures" in parsed.redo, parsed))
         shared.redo(made, [each for each in parsed.redo if each == "pictures"])

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from srum_core import plugins
 from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
-from srum_core.cli.commands.shared import finish_with_report
 from srum_core.cli.common import add_settings, read_settings, show_table
+from srum_core.cli.runs import finish_with_report
 from srum_core.errors import ConfigError
 from srum_core.evaluation.tables import Grid, all_shares
 from srum_core.files import lock

@@ -1,4 +1,4 @@
-"""`python -m srum_core.cli.evaluation_stage STAGE RUN [NAME]`: one stage of an evaluation in processes of its own."""
+"""`python -m srum_core.evaluation.commands STAGE RUN [NAME]`: one stage of an evaluation in processes of its own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from srum_core.cli.evaluation import perform
 from srum_core.cli.launching import add_preset, exit_status
+from srum_core.evaluation.commands.shared import perform
 from srum_core.evaluation.run import Evaluation
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status of the process."""
-    parser = argparse.ArgumentParser(prog="python -m srum_core.cli.evaluation_stage", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m srum_core.evaluation.commands", description=__doc__)
     parser.add_argument("stage", choices=("generate", "judge"))
     parser.add_argument("run", type=Path)
     parser.add_argument("name", nargs="?", default="", help="of the judge")

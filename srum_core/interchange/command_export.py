@@ -17,9 +17,9 @@ import argparse
 from pathlib import Path
 
 from srum_core import plugins
-from srum_core.cli.commands.shared import add_round, add_run, judged_round
 from srum_core.cli.common import say
-from srum_core.interchange import fresh, judged
+from srum_core.cli.runs import add_round, add_run, judged_round
+from srum_core.interchange.incoming import fresh, judged
 from srum_core.interchange.official_records import write_official
 from srum_core.interchange.parquet import need, write_parquet
 from srum_core.runs.progress import shown

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from srum_core import plugins
-from srum_core.cli import evaluation as shared
+from srum_core.evaluation.commands import shared
 from srum_core.evaluation.scoring import POLICIES
 from srum_core.files import lock
 

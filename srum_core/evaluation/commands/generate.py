@@ -11,9 +11,9 @@ import argparse
 from rich.table import Table
 
 from srum_core import plugins
-from srum_core.cli import evaluation as shared
 from srum_core.cli import launching
 from srum_core.cli.common import show_table
+from srum_core.evaluation.commands import shared
 from srum_core.evaluation.run import Evaluation
 from srum_core.files import lock
 from srum_core.runs.progress import shown, tell

@@ -42,7 +42,7 @@ def judged_round(run: Run, round: int | None) -> int:
 
 def finish_with_report(folder: Path) -> None:
     """Write a run or an ablation as a page. Raises RecordError where that cannot be done; all else is on disk then."""
-    from srum_core.report import write_report
+    from srum_core.report.page import write_report
 
     try:
         path = write_report(folder)

@@ -197,7 +197,7 @@ def _perform(run: Evaluation, parsed: argparse.Namespace, handle: int, stage: st
         return
     words = [stage, str(run.folder), *([name] if name else []), *(["--partial"] if partial else [])]
     words += ["--batch", str(batch)] if batch else []
-    code = launching.wait_for(launching.command(parsed, "srum_core.cli.evaluation_stage", *words), handle)
+    code = launching.wait_for(launching.command(parsed, "srum_core.evaluation.commands", *words), handle)
     if code:
         raise RecordError(f"{stage} ended with exit status {code}; what it said is above. The same command goes on.")
 

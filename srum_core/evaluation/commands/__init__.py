@@ -14,7 +14,13 @@ Everything goes on where it stopped when the same command is given again.
 
 from __future__ import annotations
 
-ACTIONS = {
+import argparse
+from typing import Any
+
+from srum_core import hookimpl
+
+HELP = "run published benchmarks, step by step: srum eval --help lists the steps"
+STEPS = {
     "prompts": "look at a published benchmark's folder or repository: are its prompts there, are they the release's",
     "run": "draw a benchmark's pictures, have them judged, and score them",
     "generate": "draw a benchmark's pictures",
@@ -23,4 +29,14 @@ ACTIONS = {
     "table": "set the tables of several runs beside each other, and below published ones",
     "layout": "lay the pictures out as a benchmark's original scorer expects them",
 }
-"""Each is a module `eval_NAME` beside this one, with `arguments(parser)` and `run(parsed) -> int`."""
+
+
+@hookimpl
+def srum_commands(subparsers: Any) -> None:
+    subparsers.add_parser("eval", help=HELP, module=__name__)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    steps: Any = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in STEPS.items():
+        steps.add_parser(name, help=text, module=f"{__name__}.{name}")

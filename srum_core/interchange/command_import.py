@@ -20,8 +20,8 @@ from pathlib import Path
 from srum_core import config, plugins
 from srum_core.cli.common import add_settings, read_settings
 from srum_core.errors import RecordError
-from srum_core.interchange import Bad, Incoming
 from srum_core.interchange.importer import LOG, Intake, take_in
+from srum_core.interchange.incoming import Bad, Incoming
 from srum_core.interchange.official import read_official
 from srum_core.interchange.parquet import need, read_parquet
 from srum_core.runs.progress import listed, shown, tell

@@ -1,0 +1,21 @@
+"""Look into models that runs have trained, beside the one they started from. docs/results/analyses.md has the details.
+
+srum analyze steps sft=RUN srum=RUN                     the paper's Figure 4: layout and detail along the steps
+srum analyze activations sft=RUN srum=RUN               its Appendix B: how active which neurons are
+
+Both go on where they stopped when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    kinds: Any = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in (
+        ("steps", "score the clean estimate at chosen steps of drawing, for layout and for detail"),
+        ("activations", "compare how active the neurons of understanding and of generation are"),
+    ):
+        kinds.add_parser(name, help=text, module=f"srum_core.analysis.command_{name}")

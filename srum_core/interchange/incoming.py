@@ -1,0 +1,138 @@
+"""What is imported, before it is a run, and what exports have in common."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from glob import escape
+from io import BytesIO
+from pathlib import Path
+
+from attrs import field, frozen
+
+from srum_core.errors import RecordError, clean, naming
+from srum_core.files import abandoned, aside, delete, inside, settle
+from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
+from srum_core.runs.run import Run
+
+OWN, REFERENCE = Path("image"), Path("reference")
+"""In an `Incoming`, what a question shows: the picture that is judged, or its reference."""
+
+
+@frozen
+class File:
+    """A picture as it is stored."""
+
+    name: str
+    data: bytes = field(repr=False)
+    size: tuple[int, int]
+    """(width, height) in pixels."""
+
+
+@frozen
+class Incoming:
+    """A judged picture on its way into a run."""
+
+    where: str
+    """The file and its line or row, for people."""
+    prompt: Prompt
+    """Its id is a proposal: a second picture of the same prompt gets one of its own."""
+    image: File
+    reference: File | None = None
+    regions: tuple[Region, ...] = ()
+    scores: tuple[Score, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
+    failures: tuple[Unreadable, ...] = ()
+    boxes: BoxFormat | None = None
+    thought: str = ""
+    seed: int | None = None
+    """None = it is not known with which one the picture was drawn."""
+    notes: tuple[str, ...] = ()
+    """What was left out or changed, a sentence each."""
+
+
+@frozen
+class Bad:
+    """A line or row that cannot be used."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{clean(self.where)}: {clean(self.why, 1000)}"
+
+
+class Unusable(Exception):
+    """Why a line or row cannot be used."""
+
+
+def stored(name: str, data: bytes) -> File:
+    """A picture's bytes, known to be a picture. Raises Unusable."""
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.load()
+            return File(name, data, image.size)
+    except Exception as error:  # a decoder of PIL may raise anything for bytes that are no image
+        raise Unusable(f"{name} is no picture that can be opened ({error})") from error
+
+
+def find(name: str, folders: Sequence[Path]) -> Path:
+    """The file in the first of the folders that has it. Raises Unusable, also for a name that leads out of them."""
+    problems = []
+    for folder in folders:
+        try:
+            return inside(folder, name)
+        except RecordError as error:
+            problems.append(str(error))
+    raise Unusable(f"its picture {'; '.join(problems)} (say where with --images)")
+
+
+def opened(path: Path) -> File:
+    """Raises Unusable."""
+    try:
+        return stored(path.name, path.read_bytes())
+    except OSError as error:
+        raise Unusable(f"its picture {path} cannot be read ({error.strerror})") from error
+
+
+def score_in_range(value: object, what: str) -> float:
+    """A score as it must be. Raises Unusable for anything but a number in [-1, 1]: nothing is clipped or guessed."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1:
+        return float(value)
+    raise Unusable(f"{what} has the score {value!r}, which is not a number in [-1, 1]")
+
+
+def judged(run: Run, round: int) -> Iterator[tuple[Candidate, Judgement]]:
+    """The judged pictures of a round, in the order of judging. Raises RecordError where one is lost."""
+    candidates, judgements = run.candidates(round), run.judgements(round)
+    if judgements.done:
+        judgements.require(candidates.ids())
+    for judgement in judgements:
+        (candidate,) = candidates.select([judgement.candidate])
+        yield candidate, judgement
+
+
+@contextmanager
+def fresh(folder: Path) -> Iterator[Path]:
+    """A folder to fill that takes its place once it is complete; it is gone if anything goes wrong.
+
+    Raises RecordError if there is something in that place."""
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecordError(f"{folder} is there already. Choose another folder, or remove that one first.")
+    new = aside(folder)
+    for left in folder.parent.glob(f".{escape(folder.name)}.*.tmp"):
+        if left == new or abandoned(left.name):
+            delete(left)
+    new.mkdir(parents=True)
+    try:
+        with naming(new):
+            yield new
+            settle(new)
+        new.rename(folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
