@@ -552,6 +552,66 @@ def test_a_plugin_that_fails_at_prompts_does_not_keep_others_from_theirs(plugins
     assert "SystemExit: 0" in about(registry, "leaving")
 
 
+COMMAND = """
+from srum_core import hookimpl
+@hookimpl
+def srum_commands(subparsers): subparsers.add_parser("greet", help="say hello", module="greet_command")
+"""
+GREET = """
+'Say hello as often as is asked for.'
+def arguments(parser):
+    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("names", nargs="*")
+def run(parsed):
+    print(*["hello", *parsed.names] * parsed.times)
+    return 3
+"""
+OWN_WAY = """
+from srum_core import hookimpl
+def part(parsed):
+    print("goodbye")
+@hookimpl
+def srum_commands(subparsers): subparsers.add_parser("part").set_defaults(execute=lambda parsed: part(parsed) or 0)
+"""
+
+
+def test_a_plugin_adds_commands(plugins: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    plugins(greeter=("1", COMMAND, {"greet_command": GREET}), parter=("1", OWN_WAY))
+    assert main(["greet", "you", "--times", "2", "all"]) == 3
+    assert capsys.readouterr().out == "hello you all hello you all\n"
+    assert main(["part"]) == 0
+    for words, shown in ((["--help"], "say hello"), (["greet", "--help"], "as often as is asked for")):
+        with pytest.raises(SystemExit, match="0"):
+            main(words)
+        assert shown in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["greet", "--tims", "2"])
+    assert 'Did you mean "--times"?' in capsys.readouterr().err
+
+
+def test_a_command_is_imported_when_it_is_used(plugins: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    plugins(greeter=("1", COMMAND, {"greet_command": GREET}))
+    main(["plugins"])
+    assert "greet_command" not in sys.modules
+    main(["greet"])
+    assert "greet_command" in sys.modules
+
+
+@pytest.mark.parametrize("fault", ['raise OSError("no disk")', 'subparsers.add_parser("eval")'])
+def test_commands_that_cannot_be_added_cost_no_other(
+    plugins: Install, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"from srum_core import hookimpl\n@hookimpl\ndef srum_commands(subparsers): {fault}\n"
+    plugins(faulty=("1", source), parter=("1", OWN_WAY))
+    assert main(["part"]) == 0
+    told = capsys.readouterr().err
+    assert "The commands of faulty 1" in told
+    assert "no disk" in told or "eval" in told
+    with pytest.raises(SystemExit, match="0"):
+        main(["eval", "--help"])
+    assert "srum eval run" in capsys.readouterr().out
+
+
 def test_a_command_that_a_plugin_ends_does_not_end_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(lambda: sys.exit(0)) == 2
     assert re.search(r"test_plugins\.py, line \d+ called sys\.exit\(0\)", capsys.readouterr().err)

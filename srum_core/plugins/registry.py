@@ -65,9 +65,11 @@ class Registry:
         return failed
 
     def add_commands(self, subparsers: Any) -> list[str]:
-        """Let every plugin add its commands to `srum`. Returns a sentence for each that fails."""
+        """Let every plugin add its commands to `srum`, ours first: none is replaced. Returns a sentence for each
+        that fails."""
         failed = []
-        for implementation in self.hook.srum_commands.get_hookimpls():
+        known = self.hook.srum_commands.get_hookimpls()
+        for implementation in sorted(known, key=lambda each: self._finding.plugins[each.plugin].distribution != "srum"):
             what = f"The commands of {self._finding.plugins[implementation.plugin]} are left out"
             try:
                 call(what, implementation.function, subparsers, passed=())
