@@ -26,8 +26,6 @@ Keys = tuple[str, ...]
 
 SPEED: Mapping[str, bool] = {"srum_speed": True}
 """Metadata of an option that changes how fast something works or where, and nothing that is recorded."""
-NEUTRAL: Mapping[str, bool] = {"srum_neutral": True}
-"""Metadata of an option or setting that at its default does what was done before there was one."""
 SAMPLING: Mapping[str, bool] = {"srum_sampling": True}
 """Metadata of an adapter's option that changes only what the model samples, not its weights, latents or training: it
 may differ between the rounds of a run."""

@@ -444,7 +444,9 @@ def test_a_finished_arm_is_not_touched(tmp_path: Path, made: list[tuple[str, str
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ablate(tmp_path, "base")
     assert main.main(command(tmp_path, "base", "evaluate.limit=2")) == 2
-    assert "was made with other settings: evaluate.limit" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "was made with other settings: evaluate.limit" in told
+    assert "The run was made with srum " in told  # and which version of it
 
 
 # ---- failing --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from attrs import field, frozen, validators
 
 from srum_core.errors import ConfigError
-from srum_core.options import NEUTRAL, SPEED
+from srum_core.options import SPEED
 from srum_judges.answerers.addresses import read_urls
 
 _positive = validators.gt(0)
@@ -266,7 +266,7 @@ class RemoteOptions:
     cache: str = field(default="", metadata=SPEED)
     """Folder of answers by the hash of what was asked, so that nothing is asked twice, also after an interruption;
     empty = srum/answers in the user's cache folder, "off" = none."""
-    converses: bool = field(default=True, metadata=NEUTRAL)
+    converses: bool = True
     """Send what was said before about a picture as turns of a conversation; off = written into one message."""
     extra: dict[str, Any] = field(factory=dict, hash=False, validator=_no_secret)
     """More fields for the body of every request, such as {top_p = 0.9}."""

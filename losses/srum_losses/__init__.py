@@ -8,7 +8,6 @@ from typing import Literal
 from attrs import field, frozen, validators
 
 from srum_core import Component, hookimpl
-from srum_core.options import NEUTRAL
 
 _signed = [validators.ge(-1.0), validators.le(1.0)]
 
@@ -85,7 +84,7 @@ class SparseOptions:
         default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
     )
     """As for `paper`."""
-    gated: bool = field(default=True, metadata=NEUTRAL)
+    gated: bool = True
     """With scope regions: multiply by the 0 or 1 of the global score. False = right regions of wrong images count."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.options import NEUTRAL, Use
+from srum_core.options import Use
 
 _at_least_0: Any = validators.ge(0)
 _at_least_1: Any = validators.ge(1)
@@ -75,15 +75,15 @@ class Judge:
 class Select:
     """Which judged pictures are trained on, and what their scores are measured against; records stay as they are."""
 
-    best_of: int = field(default=0, validator=_at_least_0, metadata=NEUTRAL)
+    best_of: int = field(default=0, validator=_at_least_0)
     """Only so many of each prompt's pictures, those with the best global scores (of equal ones, the best mean regional
     score); 0 = all."""
-    least: float = field(default=-1.0, validator=[validators.ge(-1), validators.le(1)], metadata=NEUTRAL)
+    least: float = field(default=-1.0, validator=[validators.ge(-1), validators.le(1)])
     """Only pictures whose global score is at least so; -1 = all."""
-    filter: float = field(default=-1.0, validator=[validators.ge(-1), validators.lt(1)], metadata=NEUTRAL)
+    filter: float = field(default=-1.0, validator=[validators.ge(-1), validators.lt(1)])
     """Only images judged right: global score and mean regional score (as far as there are any) both above it; -1 = all.
     With loss=sft this is rejection-sampling fine-tuning, the baseline to beat."""
-    relative: Literal["none", "centre", "standardise"] = field(default="none", metadata=NEUTRAL)
+    relative: Literal["none", "centre", "standardise"] = field(default="none")
     """centre = scores less the mean of their prompt's pictures; standardise = that, in standard deviations; both cut to
     [-1, 1]. Scores that are all the same become 0."""
 
@@ -94,7 +94,7 @@ class Train:
 
     method: Literal["lora", "full"] = "lora"
     """lora = low-rank adapters; full = every weight that the adapter's recipe lists."""
-    optimizer: Literal["adamw", "adamw8bit"] = field(default="adamw", metadata=NEUTRAL)
+    optimizer: Literal["adamw", "adamw8bit"] = field(default="adamw")
     """adamw = torch's, fused on an accelerator; adamw8bit = its two means in 8 bits (bitsandbytes)."""
     lr: float = field(default=2.5e-5, validator=_positive)
     """Learning rate of AdamW after warm-up; it stays constant."""
@@ -126,7 +126,7 @@ class Train:
     """auto = bf16 on an accelerator that has it. Trained weights are kept in float32 either way."""
     checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
-    compile: bool = field(default=False, metadata=NEUTRAL)
+    compile: bool = field(default=False)
     """Compile the repeated layers (torch.compile): the first steps of every shape take long, the others less."""
     shift: float = field(default=4.0, validator=_positive)
     """Shift of the training times, s*t / (1 + (s-1)*t); larger = noisier."""
@@ -163,15 +163,15 @@ class Evaluate:
     """Pictures drawn at once, per device."""
     limit: int = field(default=0, validator=_at_least_0)
     """Use only the first so many prompts; 0 = all."""
-    seeds: Literal["run", "picture", "reference"] = field(default="run", metadata=NEUTRAL)
+    seeds: Literal["run", "picture", "reference"] = field(default="run")
     """run = from the run's seed; picture = from the run's seed and the benchmark's own names for a picture, the same in
     every run; reference = those of the benchmark's original scripts, where they can be had."""
-    postprocess: Literal["none", "reference"] = field(default="none", metadata=NEUTRAL)
+    postprocess: Literal["none", "reference"] = field(default="none")
     """reference = borders of pure black are cut off, as in BAGEL's and SRUM's scripts; pictures may become smaller."""
     # Neutral, although they do something: until they came, no benchmark said what it could not read.
-    retries: int = field(default=2, validator=_at_least_0, metadata=NEUTRAL)
+    retries: int = field(default=2, validator=_at_least_0)
     """How often an answer that the benchmark cannot read is asked for again before it counts as unreadable."""
-    temperature: float = field(default=0.7, validator=_positive, metadata=NEUTRAL)
+    temperature: float = field(default=0.7, validator=_positive)
     """Sampling temperature of those retries; the first answer is greedy."""
     before: bool = True
     """Also evaluate the model as it was before any training."""

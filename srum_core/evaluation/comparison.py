@@ -14,10 +14,8 @@ from srum_core.errors import RecordError
 from srum_core.evaluation import tables
 from srum_core.evaluation.published import Published
 from srum_core.evaluation.tables import BenchmarkTable
-from srum_core.options import Use
 from srum_core.plugins import Registry
 from srum_core.records import Row
-from srum_core.runs.run import Run
 
 
 @frozen
@@ -55,20 +53,11 @@ def found(folder: Path) -> list[BenchmarkTable]:
         return [tables.read(path) for path in judged]
     rounds = sorted(folder.glob("round-*/evaluation/table.json"), key=lambda path: int(path.parts[-3][6:]))
     if trained := [*folder.glob("base/evaluation/table.json"), *rounds]:
-        return [evolve(table, model=f"{table.model}, {path.parts[-3]}") for path in trained for table in [_of(path)]]
+        there = [(path.parts[-3], tables.read(path)) for path in trained]
+        return [evolve(table, model=f"{table.model}, {name}") for name, table in there]
     if (folder / "run.toml").is_file():
         raise RecordError(f"{folder} has no table yet. Make one with srum eval score {folder}, or finish the training.")
     raise RecordError(f"{folder} is neither an evaluation nor a training run: there is no table.json and no run.toml.")
-
-
-def _of(path: Path) -> BenchmarkTable:
-    """The tables of older training runs do not say of which benchmark they are; their run does."""
-    table = tables.read(path)
-    if table.benchmark:
-        return table
-    settings = Run.open(path.parents[2]).settings
-    use, split = settings.benchmark or Use(""), settings.evaluate.split
-    return evolve(table, benchmark=use.use, split=split, model=tables.named(settings.adapter), options=use.options)
 
 
 def compare(all_tables: Iterable[BenchmarkTable], registry: Registry) -> list[Comparison]:

@@ -118,9 +118,8 @@ class Evaluation(Run):
         """What pictures depend on; the prompts themselves are compared word by word."""
         made: dict[str, Any] = self.stage_settings("evaluate", None)
         benchmark = made["benchmark"] or {"use": ""}
-        drawn = {name: made["evaluate"][name] for name in ("split", "pictures", "batch", "limit", "seeds")}
-        if not self.settings.evaluate.borders:  # folders from before there was a choice do not say it
-            drawn["postprocess"] = made["evaluate"]["postprocess"]
+        names = ("split", "pictures", "batch", "limit", "seeds", "postprocess")
+        drawn = {name: made["evaluate"][name] for name in names}
         kept: dict[str, Any] = {name: made[name] for name in ("seed", "adapter", "start") if name in made}
         return {**kept, "benchmark": benchmark["use"], "drawn": drawn}
 

@@ -113,10 +113,9 @@ def write(path: Path, table: BenchmarkTable) -> None:
 
 
 def read(path: Path) -> BenchmarkTable:
-    """Raises RecordError for what is no table. Those of older runs are lists of rows, and say nothing of the rest."""
+    """Raises RecordError for what is no table."""
     data = read_json(path)
     try:
-        data = data if isinstance(data, dict) else {"benchmark": "", "split": "", "model": "", "rows": data}
         return converter(path.parent).structure(data, BenchmarkTable)
     except (ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
         ways = way_out(path) if redo_option(path) else "Make it again with srum eval score."

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from srum_core.options import NEUTRAL, SPEED, Use
+from srum_core.options import SPEED, Use
 from srum_core.plugins import Registry
 from srum_core.config.settings import Settings
 
 _TRAINING = ("select", "train", "lora")
-
-
-class Made(dict[str, Any]):
-    """A component as plain data. `fields`: all of its options, which say what is left out of older data too."""
-
-    fields: tuple[attrs.Attribute[Any], ...] = ()
 
 
 def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, Any]:
@@ -51,46 +45,14 @@ def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, 
     return by_stage[stage]
 
 
-def completed(there: Any, asked: Any) -> Any:
-    """What a folder remembers, as today's version would have written it: with the settings that it is too old to know
-    and that do nothing at their default, and without options of components that are left out today.
-
-    Only those marked NEUTRAL: others began to do something when they came, as `ground.duplicates` did."""
-    if isinstance(there, list) and isinstance(asked, list):
-        return [completed(*pair) for pair in zip(there, asked, strict=False)] + there[len(asked) :]
-    if not (isinstance(there, dict) and isinstance(asked, dict)):
-        return there
-    found = {name: completed(value, asked.get(name)) for name, value in there.items()}
-    if isinstance(asked, Made):
-        return _recorded(found, asked.fields) if found.get("use") == asked["use"] else found
-    for section in attrs.fields(Settings):
-        kind = type(section.default)
-        if section.name in asked and attrs.has(kind):
-            fields = [each for each in attrs.fields(kind) if each.metadata.keys() >= NEUTRAL.keys()]
-            neutral = {each.name: _plain(each.default) for each in fields}
-            found |= {section.name: {**neutral, **there.get(section.name, {})}} if neutral else {}
-    return found
-
-
-def made_with(registry: Registry, kind: str, use: Use | None) -> Made | None:
-    """A component as plain data, without options that change only its speed, and neutral ones at their default."""
+def made_with(registry: Registry, kind: str, use: Use | None) -> dict[str, Any] | None:
+    """A component as plain data, without options that change only its speed."""
     if use is None:
         return None
     options = registry.component(kind, use.use).options
     fields = attrs.fields(options) if options else ()
-    made = Made(_recorded(_plain(use), fields))
-    made.fields = fields
-    return made
-
-
-def _recorded(made: Mapping[str, Any], fields: Iterable[attrs.Attribute[Any]]) -> dict[str, Any]:
-    left_out = {
-        each.name
-        for each in fields
-        if each.metadata.keys() >= SPEED.keys()
-        or (each.metadata.keys() >= NEUTRAL.keys() and made.get(each.name) == _plain(each.default))
-    }
-    return {name: value for name, value in made.items() if name not in left_out}
+    speed = {field.name for field in fields if field.metadata.keys() >= SPEED.keys()}
+    return {name: value for name, value in _plain(use).items() if name not in speed}
 
 
 def _plain(value: Any) -> Any:

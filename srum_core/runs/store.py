@@ -23,9 +23,8 @@ from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
 from srum_core.errors import RecordError, clean, naming
-from srum_core.files import aside, from_json, open_file, read_json, redo_option, way_out
+from srum_core.files import aside, from_json, from_toml, open_file, read_file, read_json, redo_option, way_out
 from srum_core.records import Candidate
-from srum_core.runs.fingerprint import completed
 from srum_core.config.settings import Settings
 
 T = TypeVar("T")
@@ -245,12 +244,23 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
     there = read_json(path)
     if differing := differences(there, settings):
         told = "; ".join(f"{key} {how}" for key, how in differing.items())
-        flat = _flat(completed(there, settings))
+        flat = _flat(there)
         old = [f"{key}={json.dumps(flat[key])}" for key in differing if _can_be_set(key, flat.get(key))]
         keep = f" ({clean(shlex.join(old))})" if len(old) == len(differing) else ""
         raise RecordError(
             f"{folder} was made with other settings: {clean(told, 2000)}. Keep the old ones{keep}, or {ways}."
+            f"{_made_by(_root(folder))}"
         )
+
+
+def _made_by(run: Path) -> str:
+    """A sentence that names the version of srum that a run was made with; "" if it says none."""
+    try:
+        versions = from_toml(read_file(run / "run.toml").decode())["versions"]
+        version, commit = str(versions["srum"]), str(versions.get("srum-commit", ""))
+    except (RecordError, ValueError, KeyError, AttributeError, TypeError):
+        return ""  # what is wrong with the run's settings is told where they are read
+    return f" The run was made with srum {clean(version, 40)}{f' ({clean(commit, 60)})' if commit else ''}."
 
 
 def _can_be_set(key: str, value: Any) -> bool:
@@ -262,7 +272,7 @@ def _can_be_set(key: str, value: Any) -> bool:
 
 def differences(there: Any, asked: Any) -> dict[str, str]:
     """What differs between two trees of settings, an older one first: "was … and is now …" by dotted key."""
-    there, asked = _flat(completed(there, asked)), _flat(json.loads(json.dumps(asked)))
+    there, asked = _flat(there), _flat(json.loads(json.dumps(asked)))
     missing = "(nothing)"
     return {
         key: f"was {there.get(key, missing)!r} and is now {asked.get(key, missing)!r}"
