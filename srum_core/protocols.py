@@ -1,4 +1,4 @@
-"""The six things a plugin can be (and the one-method subsets that are enough to answer questions, or to draw)."""
+"""What a plugin promises: one protocol for each of the eight kinds, and `RunView` for events."""
 
 from __future__ import annotations
 
