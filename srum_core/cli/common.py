@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -66,20 +66,34 @@ class Parser(argparse.ArgumentParser):
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The arguments that `read_settings` takes."""
+    add_model_settings(parser)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
+
+
+def add_model_settings(parser: argparse.ArgumentParser) -> None:
+    """Those without KEY=VALUE."""
     add = parser.add_argument
     add("--adapter", metavar="NAME", help="name of an installed adapter, or an import path module:Class")
     add("--preset", action="append", default=[], help="a named set of settings of the adapter; may be repeated")
     add("--checkpoint", help="short for adapter.checkpoint=...: a model directory, or a hub id")
     add("--config", type=Path, help="a TOML file with settings; a run's run.toml repeats that run")
-    add("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
 
 
-def read_settings(parsed: argparse.Namespace, registry: plugins.Registry) -> config.Settings:
-    """The settings that were typed. Raises ConfigError with all that is wrong."""
+def read_settings(
+    parsed: argparse.Namespace,
+    registry: plugins.Registry,
+    above: Mapping[str, Any] | None = None,
+    drawn_by: str = "adapter",
+) -> config.Settings:
+    """The settings that were typed; `above` and `drawn_by` as in `config.load_settings`. Raises ConfigError with all
+    that is wrong."""
     overrides = list(parsed.settings)
     if parsed.checkpoint is not None:
         overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
-    return config.load_settings(parsed.adapter, parsed.preset, parsed.config, overrides, registry)
+    adapter = parsed.adapter or ((above or {}).get("adapter") or {}).get("use")
+    return config.load_settings(
+        adapter, parsed.preset, parsed.config, overrides, registry, above=above, drawn_by=drawn_by
+    )
 
 
 def find_modules_here() -> None:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     find_modules_here()
     parser = Parser(prog="srum", description="Companion commands of srum-train.")
+    parser.add_argument("--version", action="version", version=f"srum {version('srum')}")
     commands: Any = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in _COMMANDS.items():
         commands.add_parser(name, help=text, module=f"srum_core.cli.{name.replace('-', '_')}")
@@ -264,6 +266,7 @@ def _say_done(run: Run, parsed: argparse.Namespace) -> None:
 
 
 _COMMANDS = {
+    "generate": "generate images for a few prompts, with any adapter or with what a run has trained",
     "new-plugin": "write an installable plugin package with passing tests",
     "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
     "record": "write what a judge asked and was answered in a run down as transcripts for tests",
