@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 from PIL import Image
 
-from srum_benchmarks.shapes import agreement, real
+from pretraining import agreement, rendered_control
 from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.oracle import ShapesOracle
 from srum_core import config, plugins
@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Run:
         adapter=Use("toy:ToyModel"), prompts="shapes:train:24", generate=config.Generate(candidates=2)
     )
     Run.create(tmp_path / "like", settings, plugins.discover()).keep_prompts(0)
-    return real.make(Run.open(tmp_path / "like"), tmp_path / "run", 0.5)
+    return rendered_control.make(Run.open(tmp_path / "like"), tmp_path / "run", 0.5)
 
 
 def picture(candidate: Candidate) -> np.ndarray:

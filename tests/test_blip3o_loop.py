@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from srum_benchmarks.shapes.measure_head import drawn as measured
+from pretraining.measure_head import drawn as measured
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
 from srum_blip3o.weights import BASE, TRAINED

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scenes import as_found
 
-from srum_benchmarks.shapes import captions, lessons, world
+from pretraining import captions, examples
+from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.render import Object, compose, draw
 from srum_core.records import Prompt
@@ -152,37 +153,37 @@ def test_without_a_share_every_picture_is_as_its_caption_says():
 def test_self_questions_ask_for_every_object_the_relation_the_count_and_the_rest():
     red, blue = ("red", "circle"), ("blue", "cross")
     both = ["Is there a red circle?", "Is there a blue cross?"]
-    assert lessons.self_questions(world.binding(red, blue)) == [*both, "Is that all?"]
+    assert examples.self_questions(world.binding(red, blue)) == [*both, "Is that all?"]
     relation = "Is the red circle above the blue cross?"
-    assert lessons.self_questions(world.spatial(red, blue, "above")) == [*both, relation, "Is that all?"]
-    assert lessons.self_questions(world.numeracy(blue, 3)) == ["Are there three blue crosses?", "Is that all?"]
+    assert examples.self_questions(world.spatial(red, blue, "above")) == [*both, relation, "Is that all?"]
+    assert examples.self_questions(world.numeracy(blue, 3)) == ["Are there three blue crosses?", "Is that all?"]
 
 
 def test_every_self_question_is_answered():
     rng = np.random.default_rng(7)
     for _ in range(60):
-        taught = lessons.lesson(rng)
-        questions = lessons.self_questions(taught.prompt)
-        assert len(lessons.self_answers(taught.image, taught.prompt)) == len(questions)
-        (ask, written), *answered = lessons.self_play(taught, rng)
+        taught = examples.lesson(rng)
+        questions = examples.self_questions(taught.prompt)
+        assert len(examples.self_answers(taught.image, taught.prompt)) == len(questions)
+        (ask, written), *answered = examples.self_play(taught, rng)
         assert ask.endswith("Write questions.")
         assert written.split("\n") == questions
         assert len(answered) == 2
         for question, answer in answered:
             start, last = question.rsplit("\n", 1)
             assert start == f"Prompt: {taught.prompt.text}"
-            truth = dict(zip(questions, lessons.self_answers(taught.image, taught.prompt), strict=True))
+            truth = dict(zip(questions, examples.self_answers(taught.image, taught.prompt), strict=True))
             assert answer == ("yes" if truth[last] else "no")
 
 
 def test_every_self_answer_is_yes_if_and_only_if_the_checker_says_right():
     rng = np.random.default_rng(8)
     for _ in range(400):
-        taught = lessons.lesson(rng)
+        taught = examples.lesson(rng)
         correct = check(taught.image, taught.prompt.tags).correct
-        assert all(lessons.self_answers(taught.image, taught.prompt)) == correct, taught.prompt.text
+        assert all(examples.self_answers(taught.image, taught.prompt)) == correct, taught.prompt.text
 
 
 def test_a_second_one_of_what_was_asked_for_is_not_all():
     two = draw([RED_CIRCLE, Object("red", "circle", 20, 3, 9), Object("blue", "cross", 2, 20, 9)])
-    assert lessons.self_answers(two, world.binding(("red", "circle"), ("blue", "cross"))) == [True, True, False]
+    assert examples.self_answers(two, world.binding(("red", "circle"), ("blue", "cross"))) == [True, True, False]

@@ -13,7 +13,8 @@ from PIL import Image
 from scenes import as_found
 
 import srum_benchmarks
-from srum_benchmarks.shapes import captions, checker, curriculum, judging, lessons, sight, spoil, world, worlds
+from pretraining import captions, corruptions, curriculum, examples, judging, vision_pretraining
+from srum_benchmarks.shapes import appraisal, checker, world, worlds
 from srum_benchmarks.shapes import crowded as crowd
 from srum_benchmarks.shapes.benchmark import Crowded, Shapes
 from srum_benchmarks.shapes.oracle import ShapesOracle
@@ -133,7 +134,7 @@ def test_things_stand_in_cells_of_their_own_with_background_between_them() -> No
 def test_a_slight_blur_and_noise_change_nothing() -> None:
     source = rng()
     for prompt, things in scenes(200):
-        noisy = spoil.blur(draw(things).astype(float), 0.1) + source.uniform(-8, 8, (32, 32, 3))
+        noisy = corruptions.blur(draw(things).astype(float), 0.1) + source.uniform(-8, 8, (32, 32, 3))
         verdict = checker.check(np.clip(noisy, 0, 255).astype(np.uint8), prompt.tags)
         assert verdict.correct, (prompt.text, verdict.detail)
 
@@ -157,13 +158,13 @@ def test_what_the_checker_says(prompt: Prompt, things: Scene, right: bool, fidel
     assert (verdict.correct, verdict.fidelity, verdict.detail) == (right, fidelity, detail)
 
 
-@pytest.mark.parametrize("damage", spoil.DAMAGES)
+@pytest.mark.parametrize("damage", corruptions.DAMAGES)
 def test_damage_is_judged_wrong(damage: str) -> None:
     certain = damage not in ("smear", "blur", "merged", "mixed")  # of these a little may be too little to matter
     source = rng()
     wrong = []
     for prompt, things in scenes(40):
-        verdict = checker.check(spoil.spoil(damage, things, prompt.tags, source), prompt.tags)
+        verdict = checker.check(corruptions.spoil(damage, things, prompt.tags, source), prompt.tags)
         placed_again = damage == "wrong relation"  # a thing moved within its row or column is still in its place
         wrong.append(not verdict.correct)
         assert placed_again or not certain or wrong[-1], (damage, prompt.text)
@@ -180,10 +181,10 @@ def test_the_grounder_finds_the_things_and_no_others(tmp_path: Path) -> None:
 
 
 def test_a_patch_is_labelled_with_the_small_thing_on_it() -> None:
-    labels = sight.patch_labels(draw([Object("red", "circle", 8, 0, 7)]), 4, small=True).reshape(8, 8)
+    labels = vision_pretraining.patch_labels(draw([Object("red", "circle", 8, 0, 7)]), 4, small=True).reshape(8, 8)
     assert set(labels[:2, 2:4].ravel().tolist()) == {0}
-    assert (labels != sight.BACKGROUND).sum() == 4
-    assert sight.patch_labels(draw([Object("red", "circle", 8, 0, 7)]), 4).reshape(8, 8)[0, 2] == 4, (
+    assert (labels != vision_pretraining.BACKGROUND).sum() == 4
+    assert vision_pretraining.patch_labels(draw([Object("red", "circle", 8, 0, 7)]), 4).reshape(8, 8)[0, 2] == 4, (
         "no such size there"
     )
 
@@ -243,22 +244,22 @@ def test_lessons_say_what_the_checker_says_and_use_train_prompts_only() -> None:
     source = rng()
     reasons: Counter[str] = Counter()
     for _ in range(300):
-        lesson = lessons.lesson(source, world="crowded")
+        lesson = examples.lesson(source, world="crowded")
         assert crowd.set_split(list(world.wanted(lesson.prompt.tags))) == "train"
         verdict = checker.check(lesson.image, lesson.prompt.tags)
-        assert verdict.correct == (lesson.score == 1.0) == (lesson.reason == lessons.ALL_RIGHT)
+        assert verdict.correct == (lesson.score == 1.0) == (lesson.reason == appraisal.ALL_RIGHT)
         assert not (verdict.correct and lesson.missing)
         assert [part.box for part in lesson.parts] == [found.box for found in verdict.found]
         reasons.update(part.reason for part in lesson.parts)
-    assert set(lessons.REGION_SCORES) == reasons.keys()
+    assert set(appraisal.REGION_SCORES) == reasons.keys()
 
 
 def test_every_answer_is_read_back_by_the_judges() -> None:
     source = rng()
     layout, regions = (templates.load(name, ()) for name in ("crowded-layout", "short-regions"))
     for _ in range(100):
-        lesson = lessons.lesson(source, world="crowded")
-        (question, answer), *regional = lessons.exchanges(lesson, layout, regions)
+        lesson = examples.lesson(source, world="crowded")
+        (question, answer), *regional = examples.exchanges(lesson, layout, regions)
         assert question == f"Prompt: {lesson.prompt.text}\nRate the layout. What is missing?"
         whole = read_whole(answer)
         assert (whole.value, whole.reason) == (lesson.score, lesson.reason)
@@ -296,22 +297,22 @@ def test_every_answer_is_read_back_by_the_judges() -> None:
     ],
 )  # fmt: skip
 def test_the_answer_names_what_is_seen_and_what_is_missing(prompt: Prompt, things: Scene, answer: str) -> None:
-    assert lessons.layout_answer(lessons.appraise(draw(things), prompt)) == answer
+    assert examples.layout_answer(appraisal.appraise(draw(things), prompt)) == answer
 
 
 def test_a_thing_in_another_place_is_a_wrong_region() -> None:
-    lesson = lessons.appraise(draw(scene((6, 5, 12, 7))), PLACED)
+    lesson = appraisal.appraise(draw(scene((6, 5, 12, 7))), PLACED)
     assert [(part.label, part.reason) for part in lesson.parts] == [
         ("blue square", "as asked"), ("red circle", "wrong place"),
         ("cyan triangle", "as asked"), ("green cross", "as asked"),
     ]  # fmt: skip
-    twice = lessons.appraise(draw((*scene(), in_cell(KINDS[0], 14, rng()))), PLACED)
+    twice = appraisal.appraise(draw((*scene(), in_cell(KINDS[0], 14, rng()))), PLACED)
     assert [(part.label, part.reason) for part in twice.parts if part.score < 0] == [("red circle", "extra object")]
 
 
 def test_answers_to_the_worlds_own_questions() -> None:
-    assert lessons.self_questions(PLACED)[0] == "Is there a red circle in row 1?"
-    assert lessons.self_answers(draw(scene((6, 5, 12, 7))), PLACED) == [False, True, True, True, True]
+    assert examples.self_questions(PLACED)[0] == "Is there a red circle in row 1?"
+    assert examples.self_answers(draw(scene((6, 5, 12, 7))), PLACED) == [False, True, True, True, True]
 
 
 def test_steps_of_pretraining_are_of_the_crowded_world() -> None:
@@ -321,14 +322,14 @@ def test_steps_of_pretraining_are_of_the_crowded_world() -> None:
     assert all(text is None or text.count(" a ") >= 3 for text in texts)
     assert all("\nMissing: " in answer for pairs in asked for question, answer in pairs if question.endswith(" L"))
     pictures, labels = curriculum.Steps(evolve(recipe, eye_batch=2), ("", ""), 0, "eye", patch=4)[0]
-    assert (labels == [sight.patch_labels(picture, 4, small=True) for picture in pictures]).all()
+    assert (labels == [vision_pretraining.patch_labels(picture, 4, small=True) for picture in pictures]).all()
 
 
 def test_longer_answers_have_room() -> None:
     source = rng()
     longest = [0, 0]
     for _ in range(200):
-        pairs = lessons.exchanges(lessons.lesson(source, world="crowded"), "{prompt}", "{regions}")
+        pairs = examples.exchanges(examples.lesson(source, world="crowded"), "{prompt}", "{regions}")
         longest = [max(most, answer.count(" ") + answer.count("\n")) for most, (_, answer) in
                    zip(longest, pairs, strict=False)] + longest[len(pairs) :]  # fmt: skip
     assert longest[0] < judging.ROOM[True][0]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretraining.examples import lesson
 from srum_benchmarks.shapes import world
-from srum_benchmarks.shapes.lessons import BLOB, lesson
+from srum_benchmarks.shapes.appraisal import BLOB
 from srum_core.errors import ConfigError
 from srum_judges.rules import vocabulary
 from srum_judges.rules.forms import forms

@@ -58,6 +58,11 @@ def test_a_plugin_imports_the_core_and_no_other_plugin(name: str) -> None:
     assert not [(path.name, module) for path in files(PLUGINS[name]) for module, top in imports(path) if top in others]
 
 
+def test_nothing_shipped_imports_the_scripts_that_made_the_weights() -> None:
+    shipped = [*files(ROOT / "srum_core"), *(path for folder in PLUGINS.values() for path in files(folder))]
+    assert not [(path.name, module) for path in shipped for module, top in imports(path) if top == "pretraining"]
+
+
 def light_files() -> list[Path]:
     core = [ROOT / "srum_core" / f"{name}.py" for name in (*LIGHT_ROOT, *LIGHT_FILES)]
     core += [path for folder in LIGHT_FOLDERS for path in files(ROOT / "srum_core" / folder)]

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srum_benchmarks.shapes import figures, world
+from pretraining import figures
+from pretraining.corruptions import DAMAGES, spoil
+from pretraining.examples import layout_answer, lesson, regions_answer
+from pretraining.judging import judging
+from pretraining.measure import as_json, as_markdown, drawing, main, measure
+from srum_benchmarks.shapes import world
+from srum_benchmarks.shapes.appraisal import appraise
 from srum_benchmarks.shapes.checker import Found, Verdict, check
-from srum_benchmarks.shapes.judging import judging
-from srum_benchmarks.shapes.lessons import appraise, layout_answer, lesson, regions_answer
-from srum_benchmarks.shapes.measure import as_json, as_markdown, drawing, main, measure
 from srum_benchmarks.shapes.render import compose, draw
-from srum_benchmarks.shapes.spoil import DAMAGES, spoil
 from srum_core.records import Sample
 
 WORDS = ("Prompt: {prompt}\nRate the layout.", "Prompt: {prompt}\n{regions}Rate each region.")

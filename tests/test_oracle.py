@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srum_benchmarks.shapes import lessons, real, world
-from srum_benchmarks.shapes.captions import FEWER
+from pretraining import rendered_control
+from pretraining.captions import FEWER
+from srum_benchmarks.shapes import appraisal, world
 from srum_benchmarks.shapes.checker import check
 from srum_benchmarks.shapes.oracle import ShapesOracle
 from srum_benchmarks.shapes.render import Object, draw
@@ -54,7 +55,7 @@ def test_it_asks_nothing_and_says_what_the_lessons_say(tmp_path: Path) -> None:
         regions = [around(thing) for thing in things]
         assert oracle.questions(candidate, regions) == ()
         whole, *parts = oracle.scores(candidate, regions, ())
-        told = lessons.appraise(draw(things), PROMPT)
+        told = appraisal.appraise(draw(things), PROMPT)
         assert (whole.value, whole.region, whole.reason) == (told.score, None, told.reason)
         assert [(part.value, part.label, part.reason) for part in parts] == [
             (part.score, part.label, part.reason) for part in told.parts
@@ -70,7 +71,7 @@ def test_a_region_of_nothing_is_told_and_a_sliver_is_still_a_region(tmp_path: Pa
     candidate = stored(tmp_path, RED, BLUE)
     empty, sliver = Region("1", (0.0, 0.6, 0.3, 1.0)), Region("2", (0.999, 0.999, 1.0, 1.0))
     _, one, other = ShapesOracle().scores(candidate, [empty, sliver], ())
-    assert one.value == other.value == lessons.REGION_SCORES["distorted"]
+    assert one.value == other.value == appraisal.REGION_SCORES["distorted"]
 
 
 def test_pictures_and_prompts_of_another_world_are_refused(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def correct(run: Run) -> list[bool]:
 
 
 def test_a_run_of_rendered_scenes_has_the_same_prompts_and_as_many_pictures(like: Run, tmp_path: Path) -> None:
-    run = real.make(like, tmp_path / "real")
+    run = rendered_control.make(like, tmp_path / "real")
     assert [(each.id, each.prompt, each.seed) for each in run.candidates(0)] == [
         (each.id, each.prompt, each.seed) for each in like.planned(0)
     ]
@@ -125,12 +126,13 @@ def test_a_run_of_rendered_scenes_has_the_same_prompts_and_as_many_pictures(like
 
 def test_a_share_of_the_scenes_can_miss_its_caption(like: Run, tmp_path: Path) -> None:
     half, again, other = (
-        real.make(like, tmp_path / name, 0.5, seed) for name, seed in (("half", 0), ("again", 0), ("other", 1))
+        rendered_control.make(like, tmp_path / name, 0.5, seed)
+        for name, seed in (("half", 0), ("again", 0), ("other", 1))
     )
     assert 8 < correct(half).count(False) < 36
     pictures = [[each.image.read_bytes() for each in run.candidates(0)] for run in (half, again, other)]
     assert pictures[0] == pictures[1] != pictures[2]
-    none = real.make(like, tmp_path / "none", 1.0)
+    none = rendered_control.make(like, tmp_path / "none", 1.0)
     asked = [candidate.prompt.tags["category"] for candidate in none.candidates(0)]
     assert {name for name, right in zip(asked, correct(none), strict=True) if right} <= set(FEWER)
 
@@ -139,17 +141,17 @@ def test_the_command_says_how_to_go_on_or_what_is_wrong(
     like: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--like", str(like.folder), "--out", str(tmp_path / "real"), "--missed", "0.35"]
-    assert real.main(command) == 0
+    assert rendered_control.main(command) == 0
     out = capsys.readouterr().out
     assert out.startswith("48 rendered scenes are in ")
     assert f"srum-train --config {tmp_path}/real/run.toml --out {tmp_path}/real" in out
-    assert real.main(command) == 2
+    assert rendered_control.main(command) == 2
     assert "is there already" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        real.main([*command, "--missed", "35"])
+        rendered_control.main([*command, "--missed", "35"])
     assert "35 is no share" in capsys.readouterr().err
     prompts = like.round_folder(0) / "prompts.jsonl"
     prompts.write_text(json.dumps({"id": "p", "text": "a cup"}) + "\n")
-    assert real.main(["--like", str(like.folder), "--out", str(tmp_path / "other")]) == 2
+    assert rendered_control.main(["--like", str(like.folder), "--out", str(tmp_path / "other")]) == 2
     assert 'The prompt "a cup" is not of the world of shapes' in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

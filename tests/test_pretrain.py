@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pretraining import measure, pretrain, self_labelling
+from pretraining.curriculum import Recipe, Steps
+from pretraining.reference_weights import Anchor, text_weights
+from pretraining.vision_pretraining import BACKGROUND
 from srum_bagel.model import Bagel
 from srum_bagel.options import Drawing, Options
-from srum_benchmarks.shapes import looking, measure, pretrain, world
-from srum_benchmarks.shapes.anchor import Anchor, text_weights
+from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.checker import check, look
-from srum_benchmarks.shapes.curriculum import Recipe, Steps
 from srum_benchmarks.shapes.render import compose, draw
-from srum_benchmarks.shapes.sight import BACKGROUND
 from srum_core.config import Lora
 from srum_core.records import Question
 from srum_core.training import lora
@@ -98,7 +99,7 @@ def test_drawing_alone_leaves_looking_as_it_was_and_looking_alone_leaves_drawing
     shutil.copytree(pretrained, tmp_path / "out")
     more = ["--drawing-steps", "2", "--drawing-batch", "2", "--looking-batch", "3", "--looking-pictures", "2"]
     run(tmp_path / "out", 4, *more, "--looking-steps", "2")
-    monkeypatch.setattr(looking, "draw_all", None)  # what was drawn once is not drawn again
+    monkeypatch.setattr(self_labelling, "draw_all", None)  # what was drawn once is not drawn again
     run(tmp_path / "out", 4, *more, "--looking-steps", "3")
     steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "looking.jsonl").read_text().splitlines()]
     assert steps == [2, 3]
@@ -189,7 +190,7 @@ def test_a_drawn_picture_is_moved_a_little_and_judged_as_it_is_then() -> None:
     prompt = world.binding(("red", "circle"), ("blue", "cross"))
     picture = draw(compose(prompt.tags, np.random.default_rng(0)))
     recipe = Recipe(looking_steps=1, looking_batch=60)
-    pictures, labels, asked = looking.Glances(recipe, WORDS, 0, 4, np.stack([picture]), [prompt])[0]
+    pictures, labels, asked = self_labelling.Glances(recipe, WORDS, 0, 4, np.stack([picture]), [prompt])[0]
     ours = [{thing.kind for thing in look(each)} for each in pictures]
     own = [i for i, kinds in enumerate(ours) if kinds == {("blue", "cross"), ("red", "circle")}]
     assert len({pictures[i].tobytes() for i in own}) > 20

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from srum_benchmarks.shapes.curriculum import Recipe, Steps
-from srum_benchmarks.shapes.measure_head import rebuilt
-from srum_benchmarks.shapes.pretrain_head import main
+from pretraining.curriculum import Recipe, Steps
+from pretraining.measure_head import rebuilt
+from pretraining.pretrain_head import main
 from srum_blip3o.reader import Reader
 from srum_core.plugins import discover
 

@@ -15,8 +15,9 @@ from PIL import Image
 from scenes import as_found
 
 import srum_benchmarks
+from pretraining import corruptions, examples
 from srum_benchmarks import ShapesOptions
-from srum_benchmarks.shapes import checker, lessons, render, spoil, world
+from srum_benchmarks.shapes import appraisal, checker, render, world
 from srum_benchmarks.shapes.benchmark import Shapes
 from srum_benchmarks.shapes.render import Object, draw
 from srum_core.errors import ConfigError, RecordError
@@ -131,18 +132,18 @@ def test_noise_of_8_levels_and_a_slight_blur_change_nothing():
     source = rng()
     for prompt, scene in scenes(800):
         for side in (0.0, 0.25):
-            noisy = spoil.blur(draw(scene).astype(float), side) + source.uniform(-8, 8, (32, 32, 3))
+            noisy = corruptions.blur(draw(scene).astype(float), side) + source.uniform(-8, 8, (32, 32, 3))
             verdict = checker.check(np.clip(noisy, 0, 255).astype(np.uint8), prompt.tags)
             assert verdict.correct, (prompt.text, verdict.detail)
 
 
-@pytest.mark.parametrize("damage", spoil.DAMAGES)
+@pytest.mark.parametrize("damage", corruptions.DAMAGES)
 def test_damage_is_judged_wrong(damage):
     certain = damage not in ("smear", "blur", "merged", "mixed")  # of these a little may be too little to matter
     source = rng()
     wrong = []
     for prompt, scene in scenes(240):
-        verdict = checker.check(spoil.spoil(damage, scene, prompt.tags, source), prompt.tags)
+        verdict = checker.check(corruptions.spoil(damage, scene, prompt.tags, source), prompt.tags)
         wrong.append(not verdict.correct)
         assert not certain or wrong[-1], (damage, prompt.text)
     assert np.mean(wrong) > 0.7
@@ -151,7 +152,7 @@ def test_damage_is_judged_wrong(damage):
 def test_a_smear_keeps_the_palette_and_a_blur_does_not():
     known = {world.BACKGROUND, *world.PALETTE.values()}
     for damage, crisp in (("smear", True), ("blur", False)):
-        picture = spoil.spoil(damage, (RED_CIRCLE, BLUE_SQUARE), BINDING.tags, rng())
+        picture = corruptions.spoil(damage, (RED_CIRCLE, BLUE_SQUARE), BINDING.tags, rng())
         assert ({tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()} <= known) == crisp
 
 
@@ -223,26 +224,26 @@ def test_lessons_say_what_the_checker_says_and_never_use_held_out_prompts():
     known = {p.text for category in world.CATEGORIES for p in world.every_prompt("train", category)}
     whole, parts = Counter(), Counter()
     for _ in range(600):
-        lesson = lessons.lesson(source)
+        lesson = examples.lesson(source)
         assert lesson.prompt.text in known
         assert lesson.image.shape == (32, 32, 3)
         assert lesson.image.dtype == np.uint8
         verdict = checker.check(lesson.image, lesson.prompt.tags)
-        assert verdict.correct == (lesson.score == 1.0) == (lesson.reason == lessons.ALL_RIGHT)
+        assert verdict.correct == (lesson.score == 1.0) == (lesson.reason == appraisal.ALL_RIGHT)
         assert verdict.correct or -1 <= lesson.score <= 0.2
         assert [part.box for part in lesson.parts] == [found.box for found in verdict.found]
         whole[lesson.reason] += 1
         parts.update(part.reason for part in lesson.parts)
-    assert set(whole) == {lessons.ALL_RIGHT, *lessons.FAULTS} - {lessons.PLACE}
-    assert set(parts) == set(lessons.REGION_SCORES) - {lessons.PLACE}
-    assert 0.3 < whole[lessons.ALL_RIGHT] / 600 < 0.5
+    assert set(whole) == {appraisal.ALL_RIGHT, *appraisal.FAULTS} - {appraisal.PLACE}
+    assert set(parts) == set(appraisal.REGION_SCORES) - {appraisal.PLACE}
+    assert 0.3 < whole[appraisal.ALL_RIGHT] / 600 < 0.5
 
 
 def test_proposed_boxes_are_judged_in_their_order():
     boxes = [(17, 5, 28, 16), (0, 25, 4, 32), (2, 3, 11, 11)]
-    source = lessons.lesson(rng(), propose=lambda image: boxes)
+    source = examples.lesson(rng(), propose=lambda image: boxes)
     assert [part.box for part in source.parts] == boxes
-    lesson = lessons.appraise(draw([RED_CIRCLE, BLUE_SQUARE]), BINDING, boxes=boxes)
+    lesson = appraisal.appraise(draw([RED_CIRCLE, BLUE_SQUARE]), BINDING, boxes=boxes)
     assert [(part.box, part.label) for part in lesson.parts] == list(
         zip(boxes, ["blue square", "blurred blob", "red circle"], strict=True)
     )
@@ -254,7 +255,7 @@ def test_the_grounder_of_the_shapes_preset_proposes_the_things_that_the_checker_
     grounder = Components(ComponentsOptions(tolerance=96, min_area=8, connectivity=4))
     source = rng()
     for prompt, scene in scenes(80):
-        soft = spoil.blur(draw(scene).astype(float), 0.1) + source.normal(0, 3, (32, 32, 3))
+        soft = corruptions.blur(draw(scene).astype(float), 0.1) + source.normal(0, 3, (32, 32, 3))
         image = np.clip(soft, 0, 255).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / "x.png")
         regions = grounder.regions(Candidate("x", prompt, tmp_path / "x.png", (32, 32), 0), ())
@@ -263,9 +264,9 @@ def test_the_grounder_of_the_shapes_preset_proposes_the_things_that_the_checker_
 
 
 def test_the_same_seed_teaches_the_same_lesson():
-    one, other = lessons.lesson(rng(3)), lessons.lesson(rng(3))
+    one, other = examples.lesson(rng(3)), examples.lesson(rng(3))
     assert (one.image == other.image).all()
-    assert lessons.exchanges(one, "{prompt}", "{prompt}{regions}") == lessons.exchanges(
+    assert examples.exchanges(one, "{prompt}", "{prompt}{regions}") == examples.exchanges(
         other, "{prompt}", "{prompt}{regions}"
     )
 
@@ -291,16 +292,16 @@ SECOND = evolve(RED_CIRCLE, y=20)
     ],
 )
 def test_what_is_said_of_a_picture(prompt, scene, score, reason, parts):
-    lesson = lessons.appraise(draw(scene), prompt)
+    lesson = appraisal.appraise(draw(scene), prompt)
     assert (lesson.score, lesson.reason) == (score, reason)
     assert [part.reason for part in lesson.parts] == parts
-    assert [part.score for part in lesson.parts] == [lessons.REGION_SCORES[why] for why in parts]
+    assert [part.score for part in lesson.parts] == [appraisal.REGION_SCORES[why] for why in parts]
 
 
 def test_answers_and_questions_read_as_the_judges_write_them():
     things = draw([RED_CIRCLE, evolve(BLUE_SQUARE, colour="cyan")])
-    (layout, layout_answer), (regions, regions_answer) = lessons.exchanges(
-        lessons.appraise(things, BINDING), "Prompt: {prompt}\nRate it.", "Prompt: {prompt}\n{regions}Rate each."
+    (layout, layout_answer), (regions, regions_answer) = examples.exchanges(
+        appraisal.appraise(things, BINDING), "Prompt: {prompt}\nRate it.", "Prompt: {prompt}\n{regions}Rate each."
     )
     assert layout == "Prompt: a red circle and a blue square\nRate it."
     assert layout_answer == "red circle 1 1, cyan square 2 5\nScore: -0.2\nReason: wrong colour"
@@ -316,7 +317,7 @@ def test_answers_and_questions_read_as_the_judges_write_them():
 
 def test_the_answer_about_the_whole_picture_lists_what_is_seen_and_where_its_middle_is():
     def seen(*things: Object) -> str:
-        return lessons.layout_answer(lessons.appraise(draw(things), BINDING)).splitlines()[0]
+        return examples.layout_answer(appraisal.appraise(draw(things), BINDING)).splitlines()[0]
 
     corner = Object("green", "cross", 21, 21, 11)  # pixels 21 to 31: its middle is in the seventh of eight parts
     assert seen(RED_CIRCLE, corner) == "red circle 1 1, green cross 6 6"
@@ -324,25 +325,25 @@ def test_the_answer_about_the_whole_picture_lists_what_is_seen_and_where_its_mid
     assert seen() == "nothing"
     blob = draw([])
     blob[24:28, 10:20] = world.PALETTE["green"]
-    assert lessons.layout_answer(lessons.appraise(blob, BINDING)).startswith("blurred blob 6 3\nScore:")
+    assert examples.layout_answer(appraisal.appraise(blob, BINDING)).startswith("blurred blob 6 3\nScore:")
 
 
 def test_every_answer_is_read_back_by_the_judges():
     source = rng()
     for _ in range(200):
-        lesson = lessons.lesson(source)
-        assert len(lessons.layout_answer(lesson).splitlines()) == 3
-        whole = read_whole(lessons.layout_answer(lesson))
+        lesson = examples.lesson(source)
+        assert len(examples.layout_answer(lesson).splitlines()) == 3
+        whole = read_whole(examples.layout_answer(lesson))
         assert (whole.value, whole.reason) == (lesson.score, lesson.reason)
         if lesson.parts:
             ids = [str(i) for i, _ in enumerate(lesson.parts, 1)]
-            read = read_regions(lessons.regions_answer(lesson), ids)
+            read = read_regions(examples.regions_answer(lesson), ids)
             said = [(part.score, part.reason, part.label) for part in lesson.parts]
             assert [(reading.value, reading.reason, reading.label) for reading in read.values()] == said
 
 
 def test_an_empty_picture_has_no_regional_question():
-    assert len(lessons.exchanges(lessons.appraise(draw(()), BINDING), "{prompt}", "{regions}")) == 1
+    assert len(examples.exchanges(appraisal.appraise(draw(()), BINDING), "{prompt}", "{regions}")) == 1
 
 
 # --- the benchmark and the prompt lists ---

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srum_benchmarks.shapes.lessons import lesson
+from pretraining.examples import lesson
+from pretraining.vision_pretraining import BACKGROUND, Sight, patch_labels
 from srum_benchmarks.shapes.render import Object, draw
-from srum_benchmarks.shapes.sight import BACKGROUND, Sight, patch_labels
 from srum_benchmarks.shapes.world import PALETTE
 
 RED_SQUARE, BLUE_SQUARE, BLUE_CROSS, GREEN_BLOB, RED_BLOB = 0 * 5 + 1, 2 * 5 + 1, 2 * 5 + 3, 1 * 5 + 4, 0 * 5 + 4

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pretraining.bagel import answer_loss
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
 
@@ -36,8 +37,8 @@ def test_together_is_the_mean_of_alone_weighted_by_tokens(model: Bagel) -> None:
     red, blue = pictures()
     pairs = [(red, LONG), (red, SHORT), (blue, OTHER), (blue, SHORT)]
     with torch.no_grad():
-        alone = [model.answer_loss([picture], [[pair]]).item() for picture, pair in pairs]
-        together = model.answer_loss([red, blue], [[LONG, SHORT], [OTHER, SHORT]]).item()
+        alone = [answer_loss(model, [picture], [[pair]]).item() for picture, pair in pairs]
+        together = answer_loss(model, [red, blue], [[LONG, SHORT], [OTHER, SHORT]]).item()
     counts = [said(model, pair) for _, pair in pairs]
     expected = sum(loss * count for loss, count in zip(alone, counts, strict=True)) / sum(counts)
     assert together == pytest.approx(expected, abs=1e-4)
@@ -49,8 +50,8 @@ def test_pictures_of_different_sizes_do_not_disturb_each_other() -> None:
     red = pictures()[0]
     wide = red.crop((0, 0, 32, 16))
     with torch.no_grad():
-        alone = [model.answer_loss([picture], [[OTHER]]).item() for picture in (red, wide)]
-        together = model.answer_loss([red, wide], [[OTHER], [OTHER]]).item()
+        alone = [answer_loss(model, [picture], [[OTHER]]).item() for picture in (red, wide)]
+        together = answer_loss(model, [red, wide], [[OTHER], [OTHER]]).item()
     assert together == pytest.approx(sum(alone) / 2, abs=1e-4)
     assert abs(alone[0] - alone[1]) > 1e-3
 
@@ -62,7 +63,7 @@ def test_the_answer_is_learnt_from_the_picture_and_the_question(model: Bagel) ->
     for parameter in named.values():
         parameter.requires_grad_(True)
     try:
-        first = model.answer_loss([pictures()[0]], [[OTHER]])
+        first = answer_loss(model, [pictures()[0]], [[OTHER]])
         first.backward()
         reached = {key for key, parameter in named.items() if parameter.grad is not None and parameter.grad.any()}
         assert any("vit_model" in key for key in reached)
@@ -73,7 +74,7 @@ def test_the_answer_is_learnt_from_the_picture_and_the_question(model: Bagel) ->
             for parameter in named.values():
                 if parameter.grad is not None:
                     parameter -= 0.02 * parameter.grad
-            assert model.answer_loss([pictures()[0]], [[OTHER]]) < first
+            assert answer_loss(model, [pictures()[0]], [[OTHER]]) < first
     finally:
         with torch.no_grad():
             for key, parameter in named.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from srum_bagel import checkpoint, fresh, teaching
+from srum_bagel import checkpoint
 from srum_bagel.answering import Reply, speak
 from srum_bagel.autoencoder import Autoencoder, patchify, read_sizes, unpatchify
 from srum_bagel.chat import PLAN_A_PICTURE, REASON_FIRST, Chat
@@ -256,19 +256,6 @@ class Bagel:
         )
 
     # ---- pretraining (small models; SRUM itself needs none of this) -------------------------------------------------
-
-    @staticmethod
-    def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
-        """A small random checkpoint whose tokenizer is trained on `corpus`; see `fresh.Blueprint` for its sizes."""
-        fresh.create(directory, fresh.Blueprint(), corpus, seed)
-
-    def answer_loss(self, pictures: Sequence[Image.Image], exchanges: Sequence[Sequence[tuple[str, str]]]) -> Tensor:
-        """Mean cross-entropy of the answers in (question, answer) pairs about each picture."""
-        return teaching.answer_loss(self, pictures, exchanges)
-
-    def write(self, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None:
-        """Everything as it is now (with `changed` in place of what has these names) as a checkpoint directory."""
-        teaching.write(self, directory, changed)
 
 
 def build_denoiser(sizes: checkpoint.Sizes, markers: tuple[int, int]) -> BagelDenoiser:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,19 +195,6 @@ class Blip3o:
         now = {stored_name(name): tensor for name, tensor in self.denoiser.state_dict().items()}
         write_whole(self.checkpoint.stored, directory, now)
         tower.copy_beside(self.checkpoint, self.options, directory)
-
-    @staticmethod
-    def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
-        """A small checkpoint with random weights, its tokenizer made of the corpus."""
-        from srum_blip3o.fresh import create
-
-        create(directory, corpus, seed)
-
-    def write(self, directory: Path) -> None:
-        """Every part as it is now, as a checkpoint of its own: what pretraining writes."""
-        from srum_blip3o.fresh import write
-
-        write(self, directory)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 

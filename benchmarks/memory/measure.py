@@ -21,7 +21,7 @@ import attrs
 import psutil
 import torch
 
-from srum_bagel.fresh import Blueprint, create
+from pretraining.bagel import Blueprint, create
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
 from srum_core import config, plugins

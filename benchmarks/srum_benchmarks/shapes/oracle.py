@@ -10,7 +10,7 @@ NAME = "shapes-oracle"
 
 
 class ShapesOracle:
-    """Asks nothing: looks at the picture with the benchmark's own checker. It says what `lessons.appraise` says, the
+    """Asks nothing: looks at the picture with the benchmark's own checker. It says what `appraise` says, the
     truth that the bundled model's own judgement was taught: a global score, and one for each region given; in the
     crowded world also how many objects are missing.
 
@@ -21,7 +21,7 @@ class ShapesOracle:
 
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Score]:
         from srum_benchmarks.shapes import stored
-        from srum_benchmarks.shapes.lessons import appraise
+        from srum_benchmarks.shapes.appraisal import appraise
         from srum_benchmarks.shapes.world import crowded
 
         picture = stored.read(candidate, f'The judge "{NAME}"')

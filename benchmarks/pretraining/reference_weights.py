@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from srum_benchmarks.shapes.curriculum import Recipe
+from pretraining.curriculum import Recipe
 from srum_core.flow import Schedule, flow_step
 from srum_core.records import Prompt
 from srum_core.training.lora import Start, Tuned

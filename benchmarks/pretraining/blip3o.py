@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -15,15 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from pretraining.tokenizer import train_tokenizer
 from srum_blip3o import eva, head
 from srum_blip3o.checkpoint import HEAD, QUERIES, TOWER, language_config, language_names
+from srum_blip3o.model import Blip3o
 from srum_blip3o.tower import CONFIG, FOLDER
 from srum_blip3o.weights import write_whole
 from srum_blip3o.words import DRAW, END, PAD, SPECIAL, SYSTEM
-from srum_core.models.byte_pairs import train_tokenizer
-
-if TYPE_CHECKING:
-    from srum_blip3o.model import Blip3o
 
 HEAD_SIZES = head.Sizes(context=128, width=128, channels=64, blocks=8, heads=4, kv_heads=4, feed_forward=256)
 TOWER_SIZES = eva.Sizes(width=64, patch=8, grid=4, blocks=2, heads=4, mlp=128)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srum_benchmarks.shapes.curriculum import Recipe
+from pretraining.curriculum import Recipe
 
 
 def as_tensor(pictures: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""How well a model draws and judges the world of shapes: `python -m srum_benchmarks.shapes.measure --checkpoint DIR`.
+"""How well a model draws and judges the world of shapes: `python -m pretraining.measure --checkpoint DIR`.
 
 Drawing is what the exact checker finds in the model's pictures of held-out prompts. Judging is measured on these very
 pictures, and with `--lessons` on held-out rendered ones, clean and damaged: understanding before and after training
@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from pretraining.examples import lesson
+from pretraining.figures import Figure, share
+from pretraining.judging import judging
 from srum_benchmarks.shapes import worlds
+from srum_benchmarks.shapes.appraisal import appraise
 from srum_benchmarks.shapes.checker import Verdict, check
-from srum_benchmarks.shapes.figures import Figure, share
-from srum_benchmarks.shapes.judging import judging
-from srum_benchmarks.shapes.lessons import appraise, lesson
 from srum_benchmarks.shapes.render import Picture
 from srum_benchmarks.shapes.world import crowded
 from srum_core.errors import CheckpointError

@@ -1,6 +1,6 @@
 """How well a run's judges agree with the exact checker on the pictures that they judged.
 
-    python -m srum_benchmarks.shapes.agreement RUN [RUN ...]
+    python -m pretraining.agreement RUN [RUN ...]
 
 prints a row for every run and judge, whatever it asked. A whole picture is right if it is as asked, a region if
 what it holds was asked for; 95 % intervals over prompts.
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from srum_benchmarks.shapes.figures import Figure, auc, balanced
-from srum_benchmarks.shapes.judging import RIGHT
-from srum_benchmarks.shapes.lessons import Lesson, appraise
+from pretraining.figures import Figure, auc, balanced
+from pretraining.judging import RIGHT
+from srum_benchmarks.shapes.appraisal import Lesson, appraise
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError, SrumError
 from srum_core.models.images import open_image
@@ -73,7 +73,7 @@ def _figures(rows: Sequence[tuple[bool, bool, float, str]]) -> dict[str, Figure]
 
 def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m srum_benchmarks.shapes.agreement", description=__doc__,
+        prog="python -m pretraining.agreement", description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )  # fmt: skip
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run that was judged")

@@ -1,10 +1,9 @@
-"""Pretrain the bundled tiny model on the world of shapes: `python -m srum_benchmarks.shapes.pretrain --out DIR`.
+"""Pretrain the bundled tiny model on the world of shapes: `python -m pretraining.pretrain --out DIR`.
 
 Five phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
 picture tower alone, drawing and looking together (the drawing loss plus the answers' cross-entropy), then drawing
 alone, in which nothing that looks is changed, and looking at its own pictures, in which nothing that draws is. The last
 three write a model each; the last one is the result. Lessons are rendered fresh for every step from (seed, step).
-Any adapter can be pretrained that offers what `Pretrainable` lists.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from attrs import asdict
@@ -22,11 +21,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srum_benchmarks.shapes.curriculum import CROWDED, Recipe, Steps, corpus, loader
-from srum_benchmarks.shapes.looking import GUIDANCE, train_looking
-from srum_benchmarks.shapes.measure import measure
-from srum_benchmarks.shapes.sight import Sight
-from srum_benchmarks.shapes.stepping import (
+from pretraining.bagel import Blueprint, answer_loss, create, write
+from pretraining.curriculum import CROWDED, Recipe, Steps, corpus, loader
+from pretraining.measure import measure
+from pretraining.self_labelling import GUIDANCE, train_looking
+from pretraining.stepping import (
     Log,
     as_tensor,
     autocast,
@@ -37,28 +36,16 @@ from srum_benchmarks.shapes.stepping import (
     set_rates,
     state_of,
 )
+from pretraining.vision_pretraining import Sight
+from srum_bagel.model import Bagel
 from srum_core.config.settings import Lora
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
-from srum_core.protocols import UnifiedModel
 from srum_core.runs.store import write_atomic
 from srum_core.training.lora import tune
 
 
-class Pretrainable(UnifiedModel, Protocol):
-    """What pretraining needs beyond a `UnifiedModel`."""
-
-    eye: Any
-    autoencoder: Any
-
-    def answer_loss(
-        self, pictures: Sequence[Image.Image], exchanges: Sequence[Sequence[tuple[str, str]]]
-    ) -> Tensor: ...
-
-    def write(self, directory: Path, changed: Mapping[str, Tensor] | None = None) -> None: ...
-
-
-def train_autoencoder(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
+def train_autoencoder(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """Squared and absolute error, and a pull of each latent channel to mean 0, deviation 1 after scale and shift."""
     net = model.autoencoder.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
@@ -95,7 +82,7 @@ def train_autoencoder(model: Pretrainable, recipe: Recipe, out: Path, templates:
     net.eval().requires_grad_(False)
 
 
-def train_eye(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
+def train_eye(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """The picture tower alone: what covers each patch."""
     tower, size = model.eye.vit_model, model.eye.patch
     torch.manual_seed(recipe.seed)
@@ -125,7 +112,7 @@ def train_eye(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[s
         parameter.requires_grad_(False)
 
 
-def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
+def train_both(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """Drawing and looking share embeddings and text weights, so they are trained in the same steps."""
     named = {
         f"{part}.{k}": p
@@ -147,7 +134,7 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
         set_rates(steppers, rates, fall)
         drawing = drawing_loss(model, recipe, drawn, captions, step, device)
         with autocast(device):
-            looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
+            looking = answer_loss(model, [Image.fromarray(each) for each in seen], asked)
         for stepper in steppers:
             stepper.zero_grad()
         (drawing + (recipe.late_looking if step >= recipe.turn else 0.3) * looking).backward()
@@ -165,7 +152,7 @@ def train_both(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[
         parameter.requires_grad_(False)
 
 
-def train_drawing(model: Pretrainable, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
+def train_drawing(model: Any, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """The generation experts alone: drawing takes far longer to learn than looking, and such a step costs a quarter."""
     tuned = tune(model, "full", Lora(), checkpointing=False)
     named = dict(tuned.parameters)
@@ -189,11 +176,11 @@ def train_drawing(model: Pretrainable, recipe: Recipe, out: Path, templates: tup
         log(step, recipe.drawing_steps, drawing=loss.item(), norm=float(norm), rate=fall)
         if (step + 1) % 200 == 0 or step + 1 == recipe.drawing_steps:
             save(path, {**state_of(step + 1, named, steppers), "average": average})
-            model.write(out / "model-drawing", average)
+            write(model, out / "model-drawing", average)
 
 
 def drawing_loss(
-    model: Pretrainable, recipe: Recipe, drawn: Any, captions: Sequence[str | None], step: int, device: torch.device
+    model: Bagel, recipe: Recipe, drawn: Any, captions: Sequence[str | None], step: int, device: torch.device
 ) -> Tensor:
     """Mean over pictures of the flow-matching error; times and noise follow from the recipe's seed and the step."""
     rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
@@ -207,15 +194,14 @@ def drawing_loss(
     return torch.stack(errors).mean()
 
 
-def export(model: Pretrainable, average: Mapping[str, Tensor], directory: Path) -> None:
+def export(model: Bagel, average: Mapping[str, Tensor], directory: Path) -> None:
     """The averaged weights as a checkpoint directory."""
-    model.write(directory, {key.split(".", 1)[1]: value for key, value in average.items()})
+    write(model, directory, {key.split(".", 1)[1]: value for key, value in average.items()})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
-    parser.add_argument("--adapter", default="bagel")
     parser.add_argument("--start", type=Path, help="a checkpoint to go on from, instead of fresh weights and tokenizer")
     parser.add_argument("--layout-template", type=Path, required=True, help="the global judge's template")
     parser.add_argument("--regions-template", type=Path, required=True, help="the local judge's template")
@@ -228,23 +214,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args(arguments))
-    out, adapter, device = options.pop("out"), options.pop("adapter"), options.pop("device")
+    out, device = options.pop("out"), options.pop("device")
     pictures, start = options.pop("measure"), options.pop("start")
     templates = (options.pop("layout_template").read_text(), options.pop("regions_template").read_text())
     recipe = Recipe(**options)
     out.mkdir(parents=True, exist_ok=True)
     registry = discover()
-    make = registry.load("adapter", adapter)
     if start is not None:
         shutil.copytree(start, out / "fresh", dirs_exist_ok=True)
     elif not (out / "fresh" / "ema.safetensors").is_file():
-        make.create(out / "fresh", corpus(templates, recipe.world), recipe.seed)
+        create(out / "fresh", Blueprint(), corpus(templates, recipe.world), recipe.seed)
     write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     side = (32, 32)
     sizes = {"size": side, "drawing_sides": side, "vision_sides": side, "device": device, "dtype": "float32"}
 
     def load(name: str, **more: Any) -> Any:
-        return registry.create("adapter", {"use": adapter, "checkpoint": str(out / name), **sizes, **more})
+        return registry.create("adapter", {"use": "bagel", "checkpoint": str(out / name), **sizes, **more})
 
     model = load("fresh")
     if start is None or recipe.world == "crowded":  # the one that a checkpoint brings stays as it is in its own world

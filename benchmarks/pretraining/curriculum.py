@@ -8,12 +8,13 @@ import numpy as np
 from attrs import frozen
 from torch.utils.data import DataLoader, Dataset
 
+from pretraining.captions import fulfilled, near_miss, picture_for
+from pretraining.examples import exchanges, lesson, self_play
+from pretraining.vision_pretraining import patch_labels
 from srum_benchmarks.shapes import worlds
-from srum_benchmarks.shapes.captions import fulfilled, near_miss, picture_for
+from srum_benchmarks.shapes.appraisal import Lesson, appraise
 from srum_benchmarks.shapes.checker import look
-from srum_benchmarks.shapes.lessons import Lesson, appraise, exchanges, lesson, self_play
 from srum_benchmarks.shapes.render import compose
-from srum_benchmarks.shapes.sight import patch_labels
 from srum_benchmarks.shapes.world import crowded
 
 
@@ -48,7 +49,7 @@ class Recipe:
     alike: int = 1
     """Images of each caption in that phase, one after another."""
     looking_steps: int = 0
-    """Of the last phase, in which the picture tower learns from pictures that the model drew (`looking.py`)."""
+    """Of the last phase, in which the picture tower learns from pictures that the model drew (`self_labelling.py`)."""
     looking_batch: int = 32
     looking_rate: float = 0.4
     """Share of both learning rates that this phase begins with."""

@@ -1,6 +1,6 @@
 """A control: the recipe of a run on pictures that its model did not draw.
 
-    python -m srum_benchmarks.shapes.real --like RUN --out RUN2
+    python -m pretraining.rendered_control --like RUN --out RUN2
 
 makes RUN2, with as many rendered scenes for the same prompts as RUN's first round has pictures, each judged 1.0 as a
 whole and everywhere, and the settings of RUN with loss=sft and one round. Training on it shows whether the model still
@@ -21,7 +21,7 @@ import numpy as np
 from attrs import evolve
 from PIL import Image
 
-from srum_benchmarks.shapes.captions import picture_for
+from pretraining.captions import picture_for
 from srum_benchmarks.shapes.render import Picture, compose
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError, SrumError
@@ -81,7 +81,9 @@ def _judged(planned: Planned) -> Judgement:
 
 def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m srum_benchmarks.shapes.real", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m pretraining.rendered_control",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     add = parser.add_argument
     add("--like", type=Path, required=True, metavar="RUN", help="the run whose prompts and settings it takes")

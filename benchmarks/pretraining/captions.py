@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 from attrs import evolve
 
+from pretraining.corruptions import spoil
 from srum_benchmarks.shapes.checker import APART, Found
 from srum_benchmarks.shapes.crowded import COUNTS as CROWD
 from srum_benchmarks.shapes.crowded import PLACES, cell_of, hard_kinds, listed
 from srum_benchmarks.shapes.render import Object, Picture, Scene, cell, draw, free_cell, in_cell, related
-from srum_benchmarks.shapes.spoil import spoil
 from srum_benchmarks.shapes.world import (
     BINDING_WORDINGS,
     CATEGORIES,

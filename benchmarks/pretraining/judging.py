@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from srum_benchmarks.shapes.figures import Figure, auc, balanced, correlation, share
-from srum_benchmarks.shapes.lessons import Lesson, exchanges
+from pretraining.examples import exchanges
+from pretraining.figures import Figure, auc, balanced, correlation, share
+from srum_benchmarks.shapes.appraisal import Lesson
 from srum_benchmarks.shapes.world import crowded
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Question

@@ -18,16 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from srum_benchmarks.shapes import worlds
-from srum_benchmarks.shapes.anchor import Anchor, text_weights
-from srum_benchmarks.shapes.captions import fulfilled, near_miss
-from srum_benchmarks.shapes.checker import look
-from srum_benchmarks.shapes.curriculum import Recipe, loader
-from srum_benchmarks.shapes.lessons import Lesson, appraise, exchanges, lesson, self_play
-from srum_benchmarks.shapes.measure import draw_all
-from srum_benchmarks.shapes.render import Picture
-from srum_benchmarks.shapes.sight import Sight, patch_labels
-from srum_benchmarks.shapes.stepping import (
+from pretraining.bagel import answer_loss, write
+from pretraining.captions import fulfilled, near_miss
+from pretraining.curriculum import Recipe, loader
+from pretraining.examples import exchanges, lesson, self_play
+from pretraining.measure import draw_all
+from pretraining.reference_weights import Anchor, text_weights
+from pretraining.stepping import (
     Log,
     as_tensor,
     autocast,
@@ -38,6 +35,11 @@ from srum_benchmarks.shapes.stepping import (
     set_rates,
     state_of,
 )
+from pretraining.vision_pretraining import Sight, patch_labels
+from srum_benchmarks.shapes import worlds
+from srum_benchmarks.shapes.appraisal import Lesson, appraise
+from srum_benchmarks.shapes.checker import look
+from srum_benchmarks.shapes.render import Picture
 from srum_benchmarks.shapes.world import SIDE, crowded
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Prompt
@@ -172,7 +174,7 @@ def train_looking(
             save(path, state_of(step + 1, named, steppers))
     for parameter in named.values():
         parameter.requires_grad_(False)
-    model.write(out / "model-looking")
+    write(model, out / "model-looking")
 
 
 def _losses(model: Any, sight: Sight, item: Any, step: int, anchor: Anchor | None) -> dict[str, Tensor]:
@@ -184,5 +186,5 @@ def _losses(model: Any, sight: Sight, item: Any, step: int, anchor: Anchor | Non
         moved = anchor(step) if anchor else torch.zeros((), device=device)
         patches = torch.stack([model.eye.patches(each)[0] for each in as_tensor(seen).to(device)])
         covered, right = sight.loss(patches, torch.from_numpy(labels).to(device), head_only=step < NEW_HEAD)
-        looking = model.answer_loss([Image.fromarray(each) for each in seen], asked)
+        looking = answer_loss(model, [Image.fromarray(each) for each in seen], asked)
     return {"covered": covered, "right": right, "looking": looking, "moved": moved}

@@ -1,6 +1,6 @@
-"""Pretrain a tiny model that draws features of pictures: `python -m srum_benchmarks.shapes.pretrain_head --out DIR`.
+"""Pretrain a tiny model that draws features of pictures: `python -m pretraining.pretrain_head --out DIR`.
 
-For adapters like `blip3o`, whose drawing goes text -> language model -> head -> features -> decoder -> pixels. Four
+A BLIP3-o: drawing goes text -> language model -> head -> features -> decoder -> pixels. Four
 phases, each resumable by repeating the command: the feature tower, the decoder's autoencoder, the decoder's UNet, and
 the head together with its queries and the language model that reads the captions. Nothing of it learns to look: who
 judges is another model (`answerer`). Pictures are rendered fresh for every step from (seed, step). `--phase` makes one
@@ -24,11 +24,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srum_benchmarks.shapes import curriculum
-from srum_benchmarks.shapes.curriculum import Steps, loader, picture
-from srum_benchmarks.shapes.measure_head import drawn, rebuilt
-from srum_benchmarks.shapes.muon import Muon
-from srum_benchmarks.shapes.stepping import Log, as_tensor, rates_of, restore, save, set_rates, state_of
+from pretraining import curriculum
+from pretraining.blip3o import create, write
+from pretraining.curriculum import Steps, loader, picture
+from pretraining.measure_head import drawn, rebuilt
+from pretraining.optimizer import Muon
+from pretraining.stepping import Log, as_tensor, rates_of, restore, save, set_rates, state_of
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
 from srum_core.runs.store import write_atomic
@@ -243,23 +244,22 @@ def corpus(count: int = 4000) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
-    parser.add_argument("--adapter", default="blip3o")
     parser.add_argument("--phase", choices=PHASES, help="this one only (default: all, and then the model)")
     parser.add_argument("--guidance", type=float, default=2.0, help="of the head, for what is measured in the end")
     parser.add_argument("--measure", type=int, default=256, help="prompts to measure the result on; 0 = do not")
     for name, default in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args(arguments))
-    out, adapter, phase = options.pop("out"), options.pop("adapter"), options.pop("phase")
+    out, phase = options.pop("out"), options.pop("phase")
     count, guidance = options.pop("measure"), options.pop("guidance")
     recipe = Recipe(**options)
     out.mkdir(parents=True, exist_ok=True)
     registry = discover()
     if not (out / "fresh" / "model.safetensors").is_file():
-        registry.load("adapter", adapter).create(out / "fresh", corpus(), recipe.seed)
+        create(out / "fresh", corpus(), recipe.seed)
     write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     shape = {"steps": 25, "guidance": guidance, "shift": recipe.shift, "decoder_steps": 4, "decoder_guidance": 1.0}
-    made = {"use": adapter, "checkpoint": str(out / "fresh"), "dtype": "float32", "device": "cpu", "release": False}
+    made = {"use": "blip3o", "checkpoint": str(out / "fresh"), "dtype": "float32", "device": "cpu", "release": False}
     model: Any = registry.create("adapter", {**made, "recompute": False, "training_turn": "open", "drawing": shape})
     trainers = dict(zip(PHASES, (train_features, train_autoencoder, train_unet, train_head), strict=True))
     for name in PHASES[: PHASES.index(phase) + 1] if phase else PHASES:
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trainers[name](model, evolve(recipe, **finished), out)
     if phase:
         return
-    model.write(out / "model")
+    write(model, out / "model")
     if count:
         model = registry.create(
             "adapter", {**made, "checkpoint": str(out / "model"), "training_turn": "open", "drawing": shape}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pretraining.measure import draw_all, drawing, seed_of
 from srum_benchmarks.shapes.checker import check
-from srum_benchmarks.shapes.measure import draw_all, drawing, seed_of
 from srum_benchmarks.shapes.render import compose, draw
 from srum_benchmarks.shapes.world import prompts
 from srum_core.records import Prompt

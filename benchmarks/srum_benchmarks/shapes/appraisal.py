@@ -1,0 +1,140 @@
+"""What is right and wrong about a picture, as the exact checker reads it: what the oracle judge answers, and what the
+bundled model was taught to answer.
+
+Scores. Whole picture: 1.0 when all is as asked, else from 0.2 (a small share of it is wrong) down to -1.0 (nothing is
+right) in steps of 0.2. Region: 1.0 for an object that was asked for, less than 0 for any other thing; REGION_SCORES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import evolve, frozen
+
+from srum_benchmarks.shapes.checker import Found, PixelBox, absent, holds, look, placed
+from srum_benchmarks.shapes.render import Picture
+from srum_benchmarks.shapes.world import Kind, crowded, wanted
+from srum_core.records import Prompt
+
+BLOB = "blurred blob"
+ALL_RIGHT = "all as asked"
+RIGHT = "as asked"
+PLACE = "wrong place"
+"""Of a thing of the crowded world that was asked for in another row or column."""
+REGION_SCORES = {
+    RIGHT: 1.0,
+    "wrong colour": -0.6,
+    "wrong shape": -0.6,
+    PLACE: -0.6,
+    "wrong object": -0.8,
+    "extra object": -0.8,
+    "distorted": -0.8,
+}
+"""By reason. "Wrong object" shares neither colour nor shape with what is missing; "extra": nothing is missing."""
+MISSING = "missing object"
+RELATION = "wrong relation"
+COUNT = "wrong count"
+FAULTS = ("distorted", "wrong colour", "wrong shape", PLACE, "wrong object", MISSING, "extra object", RELATION, COUNT)
+"""What can be wrong with a whole picture; of several faults, the first in this order is named."""
+COST = {"wrong colour": 0.8, "wrong shape": 0.8, PLACE: 0.8, RELATION: 0.8}
+"""What a fault costs, in objects; 1 unless listed."""
+
+
+@frozen
+class Part:
+    """One region and what is to be said about it."""
+
+    box: PixelBox
+    label: str
+    score: float
+    reason: str
+
+
+@frozen
+class Lesson:
+    image: Picture
+    prompt: Prompt
+    score: float
+    reason: str
+    parts: tuple[Part, ...]
+    """In reading order of their boxes, or in the order of the proposed ones."""
+    kind: str
+    """How the picture came about: "clean", "mismatched", a damage's name, or what the caller says."""
+    missing: tuple[Kind, ...] = ()
+    """The objects asked for that are not there (in their place), in the prompt's order."""
+
+
+def appraise(image: Picture, prompt: Prompt, kind: str = "", boxes: Sequence[PixelBox] | None = None) -> Lesson:
+    """What is to be said about any (32, 32, 3) picture as an answer to a prompt, and about the things in these boxes.
+
+    Without boxes each thing that the checker finds is a part. A box that fits nothing the checker finds is a blob.
+    """
+    found = look(image, crowded(prompt.tags))
+    reasons, missing = _reasons(found, prompt.tags)
+    parts = [
+        Part(thing.box, f"{thing.colour} {thing.shape}" if thing.shape else BLOB, REGION_SCORES[why], why)
+        for thing, why in zip(found, reasons, strict=True)
+    ]
+    score, reason = _whole(found, reasons, missing, prompt.tags)
+    if boxes is not None:
+        parts = [_part_in(box, parts) for box in boxes]
+    return Lesson(image, prompt, score, reason, tuple(parts), kind, tuple(absent(found, prompt.tags)))
+
+
+def _part_in(box: PixelBox, parts: Sequence[Part]) -> Part:
+    best = max(parts, key=lambda part: _overlap(box, part.box), default=None)
+    if best is None or _overlap(box, best.box) < 0.5:
+        return Part(box, BLOB, REGION_SCORES["distorted"], "distorted")
+    return evolve(best, box=box)
+
+
+def _overlap(one: PixelBox, other: PixelBox) -> float:
+    """Intersection over union."""
+    wide = max(0, min(one[2], other[2]) - max(one[0], other[0]))
+    high = max(0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (one, other))
+    return wide * high / (areas - wide * high)
+
+
+def _reasons(found: tuple[Found, ...], tags: Mapping[str, Any]) -> tuple[list[str], int]:
+    """Why each thing gets its score, and how many of the required objects nothing in the picture stands for."""
+    left = wanted(tags)
+    reasons = [""] * len(found)
+
+    def settle(why: str, fits: Any) -> None:
+        for i, thing in enumerate(found):
+            if not reasons[i]:
+                match = next((kind for kind, count in left.items() if count > 0 and fits(thing, kind)), None)
+                if match is not None:
+                    left[match] -= 1
+                    reasons[i] = why
+
+    kinds = [(colour, shape) for colour, shape in tags["objects"]]
+    places = dict(zip(kinds, tags["places"], strict=True)) if crowded(tags) else {}
+
+    settle(RIGHT, lambda thing, kind: thing.kind == kind and placed(thing, places.get(kind)))
+    settle(PLACE, lambda thing, kind: thing.kind == kind)
+    settle("distorted", lambda thing, kind: thing.shape is None and thing.colour == kind[0])
+    settle("wrong colour", lambda thing, kind: thing.shape == kind[1])
+    settle("wrong shape", lambda thing, kind: thing.shape is not None and thing.colour == kind[0])
+    settle("distorted", lambda thing, kind: thing.shape is None)
+    settle("wrong object", lambda thing, kind: True)
+    for i, thing in enumerate(found):
+        reasons[i] = reasons[i] or ("extra object" if thing.shape else "distorted")
+    return reasons, left.total()
+
+
+def _whole(found: tuple[Found, ...], reasons: list[str], missing: int, tags: Mapping[str, Any]) -> tuple[float, str]:
+    faults = [why for why in reasons if why != RIGHT] + [MISSING] * missing
+    cost = sum(COST.get(why, 1.0) for why in faults)
+    need = wanted(tags)
+    slots = max(need.total(), len(found))
+    if not faults and not holds(found, tags):
+        faults, cost = [RELATION], COST[RELATION]
+    if not faults:
+        return 1.0, ALL_RIGHT
+    # Only ever wrong in number: that is what there is to say, rather than what is missing or extra.
+    number = tags["count"] is not None and all(thing.kind in need for thing in found) and bool(found)
+    reason = COUNT if number else min(faults, key=FAULTS.index)
+    return round(min(0.2, max(-1.0, 0.2 * round((0.4 - 1.4 * cost / slots) / 0.2))), 1) + 0.0, reason
