@@ -18,24 +18,14 @@ from typing import Any
 import torch
 from attrs import asdict
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pretraining.bagel import Blueprint, answer_loss, create, write
 from pretraining.curriculum import CROWDED, Recipe, Steps, corpus, loader
+from pretraining.fit import Phase, as_tensor, autocast, fit, named_of
 from pretraining.measure import measure
 from pretraining.self_labelling import GUIDANCE, train_looking
-from pretraining.stepping import (
-    Log,
-    as_tensor,
-    autocast,
-    optimisers,
-    rates_of,
-    restore,
-    save,
-    set_rates,
-    state_of,
-)
 from pretraining.vision_pretraining import Sight
 from srum_bagel.model import Bagel
 from srum_core.config.settings import Lora
@@ -44,139 +34,92 @@ from srum_core.plugins import discover
 from srum_core.runs.store import write_atomic
 from srum_core.training.lora import tune
 
+AUTOENCODER_RATE = 2e-3
+
 
 def train_autoencoder(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """Squared and absolute error, and a pull of each latent channel to mean 0, deviation 1 after scale and shift."""
-    net = model.autoencoder.train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    path = out / "autoencoder.pt"
-    state: dict[str, Any] = torch.load(path, weights_only=True) if path.is_file() else {"step": 0}
-    if state["step"]:
-        net.load_state_dict(state["net"]), optimiser.load_state_dict(state["optimiser"])
-    device = next(net.parameters()).device
-    log = Log(out / "autoencoder.jsonl", state["step"])
-    for step, batch in enumerate(loader(Steps(recipe, templates, state["step"], "autoencoder")), state["step"]):
-        for group in optimiser.param_groups:
-            group["lr"] = (
-                2e-3
-                * min(1, step / 50)
-                * min(1.0, (recipe.autoencoder_steps - step) / (0.5 * recipe.autoencoder_steps))
-            )
+    net = model.autoencoder.train()
+
+    def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         x = as_tensor(batch).to(device)
-        torch.manual_seed(step)
         with autocast(device):
             mean, spread = net.posterior(x)
             z = mean.float() + torch.exp(0.5 * spread.float()) * torch.randn_like(mean, dtype=torch.float32)
             latent = net.scale * (z - net.shift)
             back = net.decode(latent).float()
         moments = latent.mean((0, 2, 3)).square().mean() + (latent.std((0, 2, 3)) - 1).square().mean()
-        error = F.mse_loss(back, x) + 0.2 * F.l1_loss(back, x)
+        mse = F.mse_loss(back, x)
+        error = mse + 0.2 * F.l1_loss(back, x)
         loss = error + 0.02 * moments + 1e-4 * (spread.float() + 4).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        log(step, recipe.autoencoder_steps, error=error.item(), mse=F.mse_loss(back, x).item(), moments=moments.item())
-        if (step + 1) % 100 == 0 or step + 1 == recipe.autoencoder_steps:
-            save(path, {"step": step + 1, "net": net.state_dict(), "optimiser": optimiser.state_dict()})
-    net.eval().requires_grad_(False)
+        return loss, {"error": error, "mse": mse, "moments": moments}
+
+    phase = Phase("autoencoder", recipe.autoencoder_steps, AUTOENCODER_RATE, warm_up=50, decay=0.5)
+    named = named_of(net=net)
+    device = next(iter(named.values())).device
+    fit(phase, out, named, lambda done: loader(Steps(recipe, templates, done, "autoencoder")), loss_of)
+    net.eval()
 
 
 def train_eye(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """The picture tower alone: what covers each patch."""
     tower, size = model.eye.vit_model, model.eye.patch
+    device = next(tower.parameters()).device
     torch.manual_seed(recipe.seed)
-    sight = Sight(tower, tower.vision_model.post_layernorm.normalized_shape[0]).to(next(tower.parameters()).device)
-    named = {f"sight.{key}": parameter for key, parameter in sight.named_parameters()}
-    for parameter in named.values():
-        parameter.requires_grad_(True)
-    steppers = optimisers(named, recipe)
-    path = out / "eye.pt"
-    done = restore(path, named, steppers)
-    log, rates = Log(out / "eye.jsonl", done), rates_of(steppers)
-    for step, (batch, labels) in enumerate(loader(Steps(recipe, templates, done, "eye", size)), done):
-        set_rates(steppers, rates, min(1.0, (step + 1) / 50, (recipe.eye_steps - step) / (0.4 * recipe.eye_steps)))
-        x = as_tensor(batch).to(next(tower.parameters()).device)
-        with autocast(x.device):
-            patches = torch.stack([model.eye.patches(each)[0] for each in x])
-            loss, right = sight.loss(patches, torch.from_numpy(labels).to(x.device))
-        for stepper in steppers:
-            stepper.zero_grad()
-        loss.backward()
-        for stepper in steppers:
-            stepper.step()
-        log(step, recipe.eye_steps, loss=loss.item(), right=right.item())
-        if (step + 1) % 100 == 0 or step + 1 == recipe.eye_steps:
-            save(path, state_of(step + 1, named, steppers))
-    for parameter in named.values():
-        parameter.requires_grad_(False)
+    sight = Sight(tower, tower.vision_model.post_layernorm.normalized_shape[0]).to(device)
+
+    def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        seen, labels = batch
+        with autocast(device):
+            patches = torch.stack([model.eye.patches(each)[0] for each in as_tensor(seen).to(device)])
+            loss, right = sight.loss(patches, torch.from_numpy(labels).to(device))
+        return loss, {"right": right}
+
+    phase = Phase("eye", recipe.eye_steps, recipe.adam, recipe.muon, warm_up=50, decay=0.4)
+    fit(phase, out, named_of(sight=sight), lambda done: loader(Steps(recipe, templates, done, "eye", size)), loss_of)
 
 
 def train_both(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """Drawing and looking share embeddings and text weights, so they are trained in the same steps."""
-    named = {
-        f"{part}.{k}": p
-        for part in ("denoiser", "eye")
-        for k, p in getattr(model, part).named_parameters()
-        if "pos_embed" not in k
-    }
-    for parameter in named.values():
-        parameter.requires_grad_(True)
-    steppers = optimisers(named, recipe)
-    rates = rates_of(steppers)
-    average = {k: p.detach().clone() for k, p in named.items()}
-    path = out / "both.pt"
-    done = restore(path, named, steppers, average)
-    log = Log(out / "both.jsonl", done)
+    every = named_of(denoiser=model.denoiser, eye=model.eye)
+    named = {name: parameter for name, parameter in every.items() if "pos_embed" not in name}
     device = next(iter(named.values())).device
-    for step, (drawn, captions, seen, asked) in enumerate(loader(Steps(recipe, templates, done, "both")), done):
-        fall = min(1.0, (step + 1) / 100, (recipe.steps - step) / (recipe.decay * recipe.steps))
-        set_rates(steppers, rates, fall)
+
+    def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        drawn, captions, seen, asked = batch
         drawing = drawing_loss(model, recipe, drawn, captions, step, device)
         with autocast(device):
             looking = answer_loss(model, [Image.fromarray(each) for each in seen], asked)
-        for stepper in steppers:
-            stepper.zero_grad()
-        (drawing + (recipe.late_looking if step >= recipe.turn else 0.3) * looking).backward()
-        norm = nn.utils.clip_grad_norm_(list(named.values()), 1.0)
-        for stepper in steppers:
-            stepper.step()
-        keep = min(recipe.ema, (step + 1) / (step + 10))
-        for key, parameter in named.items():
-            average[key].lerp_(parameter.detach(), 1 - keep)
-        log(step, recipe.steps, drawing=drawing.item(), looking=looking.item(), norm=float(norm), rate=fall)
-        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            save(path, {**state_of(step + 1, named, steppers), "average": average})
-            export(model, average, out / "model")
-    for parameter in named.values():
-        parameter.requires_grad_(False)
+        weight = recipe.late_looking if step >= recipe.turn else 0.3
+        return drawing + weight * looking, {"drawing": drawing, "looking": looking}
+
+    phase = Phase(
+        "both", recipe.steps, recipe.adam, recipe.muon, decay=recipe.decay, ema=recipe.ema, every=50, seed=recipe.seed
+    )
+    fit(
+        phase, out, named, lambda done: loader(Steps(recipe, templates, done, "both")), loss_of,
+        lambda average: export(model, average, out / "model"),
+    )  # fmt: skip
 
 
 def train_drawing(model: Any, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
     """The generation experts alone: drawing takes far longer to learn than looking, and such a step costs a quarter."""
-    tuned = tune(model, "full", Lora(), checkpointing=False)
-    named = dict(tuned.parameters)
-    steppers, average = optimisers(named, recipe), {k: p.detach().clone() for k, p in named.items()}
-    path, rates = out / "drawing.pt", rates_of(steppers)
-    done = restore(path, named, steppers, average)
-    log, device = Log(out / "drawing.jsonl", done), next(iter(named.values())).device
-    for step, (drawn, captions) in enumerate(loader(Steps(recipe, templates, done, "drawing")), done):
-        fall = min(1.0, (step + 1) / 100, (recipe.drawing_steps - step) / (recipe.decay * recipe.drawing_steps))
-        set_rates(steppers, rates, fall)
+    named = dict(tune(model, "full", Lora(), checkpointing=False).parameters)
+    device = next(iter(named.values())).device
+
+    def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        drawn, captions = batch
         loss = drawing_loss(model, recipe, drawn, captions, step + recipe.steps, device)
-        for stepper in steppers:
-            stepper.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(list(named.values()), 1.0)
-        for stepper in steppers:
-            stepper.step()
-        keep = min(recipe.ema, (step + 1) / (step + 10))
-        for key, parameter in named.items():
-            average[key].lerp_(parameter.detach(), 1 - keep)
-        log(step, recipe.drawing_steps, drawing=loss.item(), norm=float(norm), rate=fall)
-        if (step + 1) % 200 == 0 or step + 1 == recipe.drawing_steps:
-            save(path, {**state_of(step + 1, named, steppers), "average": average})
-            write(model, out / "model-drawing", average)
+        return loss, {"drawing": loss}
+
+    phase = Phase(
+        "drawing", recipe.drawing_steps, recipe.adam, recipe.muon,
+        decay=recipe.decay, ema=recipe.ema, every=200, seed=recipe.seed,
+    )  # fmt: skip
+    fit(
+        phase, out, named, lambda done: loader(Steps(recipe, templates, done, "drawing")), loss_of,
+        lambda average: write(model, out / "model-drawing", average),
+    )  # fmt: skip
 
 
 def drawing_loss(

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,13 @@ from torch.nn import functional as F
 from pretraining import curriculum
 from pretraining.blip3o import create, write
 from pretraining.curriculum import Steps, loader, picture
+from pretraining.fit import Phase, as_tensor, fit, named_of
 from pretraining.measure_head import drawn, rebuilt
-from pretraining.optimizer import Muon
-from pretraining.stepping import Log, as_tensor, rates_of, restore, save, set_rates, state_of
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
 from srum_core.runs.store import write_atomic
 
 PHASES = ("features", "autoencoder", "unet", "head")
-INNER = re.compile(r"^(denoiser|language)\..*layers\.\d+\.")
 SEEN_AS = (1024.0, 1024.0, 0.0, 0.0)
 """What SDXL's UNet is told of a picture's original size and crop, as in drawing."""
 
@@ -74,68 +71,18 @@ class Recipe:
     """Share of drawings that miss their caption in one thing (`captions.MISSES`), as pictures of the web do."""
 
 
-Named = Mapping[str, nn.Parameter]
+def phase_of(name: str, recipe: Recipe) -> Phase:
+    return Phase(
+        name, getattr(recipe, f"{name}_steps"), recipe.rate, recipe.muon,
+        decay=recipe.decay, ema=recipe.ema, seed=recipe.seed,
+    )  # fmt: skip
 
 
-def named_of(**modules: nn.Module) -> dict[str, nn.Parameter]:
-    found = {f"{part}.{name}": p for part, module in modules.items() for name, p in module.named_parameters()}
-    for parameter in found.values():
-        parameter.requires_grad_(True)
-    return found
-
-
-def optimisers(named: Named, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the head's and the language model's layers, AdamW for everything else."""
-    inner = [p for name, p in named.items() if recipe.muon and p.dim() == 2 and INNER.search(name)]
-    known = {id(p) for p in inner}
-    outer = [p for p in named.values() if id(p) not in known]
-    adam = torch.optim.AdamW(outer, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
-    return [Muon(inner, recipe.muon), adam] if inner else [adam]
-
-
-def work(
-    name: str,
-    recipe: Recipe,
-    out: Path,
-    named: Named,
-    batches: Callable[[int], Iterator[Any]],
-    loss_of: Callable[[int, Any], tuple[Tensor, dict[str, float]]],
-) -> None:
-    """The steps of one phase that are still to be made; then the parameters are the averaged ones, and frozen."""
-    total = int(getattr(recipe, f"{name}_steps"))
-    steppers = optimisers(named, recipe)
-    average = {key: parameter.detach().clone() for key, parameter in named.items()}
-    path, rates = out / f"{name}.pt", rates_of(steppers)
-    done = restore(path, named, steppers, average)
-    log = Log(out / f"{name}.jsonl", done)
-    for step, batch in enumerate(batches(done), done):
-        fall = min(1.0, (step + 1) / 100, (total - step) / (recipe.decay * total))
-        set_rates(steppers, rates, fall)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        loss, told = loss_of(step, batch)
-        for stepper in steppers:
-            stepper.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(list(named.values()), 1.0)
-        for stepper in steppers:
-            stepper.step()
-        keep = min(recipe.ema, (step + 1) / (step + 10))
-        for key, parameter in named.items():
-            average[key].lerp_(parameter.detach(), 1 - keep)
-        log(step, total, loss=loss.item(), **told, norm=float(norm), rate=fall)
-        if (step + 1) % 100 == 0 or step + 1 == total:
-            save(path, {**state_of(step + 1, named, steppers), "average": average})
-    with torch.no_grad():
-        for key, parameter in named.items():
-            parameter.copy_(average[key])
-            parameter.requires_grad_(False)
-
-
-def seen(recipe: Recipe, name: str) -> Callable[[int], Iterator[Any]]:
+def seen(recipe: Recipe, name: str) -> Callable[[int], Iterable[Any]]:
     """Pictures, half of them damaged, for the phases that know no captions."""
     steps, batch = getattr(recipe, f"{name}_steps"), getattr(recipe, f"{name}_batch")
     plan = curriculum.Recipe(seed=recipe.seed + PHASES.index(name), autoencoder_steps=steps, autoencoder_batch=batch)
-    return lambda done: iter(loader(Steps(plan, ("", ""), done, "autoencoder")))
+    return lambda done: loader(Steps(plan, ("", ""), done, "autoencoder"))
 
 
 def images(batch: Any) -> list[Image.Image]:
@@ -165,7 +112,7 @@ def train_features(model: Any, recipe: Recipe, out: Path) -> None:
         return error + 0.05 * lost + 0.05 * moments, told
 
     named = named_of(tower=tower.net, pixels=pixels, where=where)
-    work("features", recipe, out, named, seen(recipe, "features"), loss_of)
+    fit(phase_of("features", recipe), out, named, seen(recipe, "features"), loss_of)
 
 
 def train_autoencoder(model: Any, recipe: Recipe, out: Path) -> None:
@@ -181,7 +128,7 @@ def train_autoencoder(model: Any, recipe: Recipe, out: Path) -> None:
         error = F.mse_loss(back, x) + 0.2 * F.l1_loss(back, x)
         return error + 0.02 * moments + 1e-4 * (found.logvar + 4).square().mean(), {"mse": F.mse_loss(back, x).item()}
 
-    work("autoencoder", recipe, out, named_of(net=net), seen(recipe, "autoencoder"), loss_of)
+    fit(phase_of("autoencoder", recipe), out, named_of(net=net), seen(recipe, "autoencoder"), loss_of)
 
 
 def train_unet(model: Any, recipe: Recipe, out: Path) -> None:
@@ -204,7 +151,7 @@ def train_unet(model: Any, recipe: Recipe, out: Path) -> None:
         back = unet(noisy, time, features, added_cond_kwargs=told).sample
         return F.mse_loss(back, clean), {}
 
-    work("unet", recipe, out, named_of(unet=unet), seen(recipe, "unet"), loss_of)
+    fit(phase_of("unet", recipe), out, named_of(unet=unet), seen(recipe, "unet"), loss_of)
 
 
 def train_head(model: Any, recipe: Recipe, out: Path) -> None:
@@ -233,7 +180,7 @@ def train_head(model: Any, recipe: Recipe, out: Path) -> None:
         return error + recipe.expected * missed, {"error": error.item(), "missed": missed.item()}
 
     named = named_of(denoiser=model.denoiser, language=language, guess=guess)
-    work("head", recipe, out, named, lambda done: iter(loader(Steps(plan, ("", ""), done, "drawing"))), loss_of)
+    fit(phase_of("head", recipe), out, named, lambda done: loader(Steps(plan, ("", ""), done, "drawing")), loss_of)
 
 
 def corpus(count: int = 4000) -> list[str]:

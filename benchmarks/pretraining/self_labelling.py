@@ -15,26 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pretraining.bagel import answer_loss, write
 from pretraining.captions import fulfilled, near_miss
 from pretraining.curriculum import Recipe, loader
 from pretraining.examples import exchanges, lesson, self_play
+from pretraining.fit import Phase, as_tensor, autocast, fit, named_of
 from pretraining.measure import draw_all
 from pretraining.reference_weights import Anchor, text_weights
-from pretraining.stepping import (
-    Log,
-    as_tensor,
-    autocast,
-    optimisers,
-    rates_of,
-    restore,
-    save,
-    set_rates,
-    state_of,
-)
 from pretraining.vision_pretraining import Sight, patch_labels
 from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
@@ -150,30 +140,17 @@ def train_looking(
     anchor = Anchor(model, words, recipe, drawn, prompts) if words else None  # before anything is restored
     sight = Sight(model.eye.vit_model, model.eye.vit_model.vision_model.post_layernorm.normalized_shape[0])
     sight.to(next(model.eye.parameters()).device)
-    named = {f"sight.{key}": parameter for key, parameter in sight.named_parameters()}
-    named |= {f"connector.{key}": parameter for key, parameter in model.eye.connector.named_parameters()}
+    named = named_of(sight=sight, connector=model.eye.connector)
     named |= {f"words.{key}": parameter for key, parameter in words.items()}
-    for parameter in named.values():
-        parameter.requires_grad_(True)
-    steppers = optimisers(named, recipe)
-    path, rates = out / "looking.pt", rates_of(steppers)
-    done = restore(path, named, steppers)
-    log = Log(out / "looking.jsonl", done)
-    for step, item in enumerate(loader(Glances(recipe, templates, done, model.eye.patch, drawn, prompts)), done):
-        fall = min(1.0, (step + 1) / 50) * (1 - step / recipe.looking_steps)
-        set_rates(steppers, rates, recipe.looking_rate * fall)
-        losses = _losses(model, sight, item, step, anchor)
-        for stepper in steppers:
-            stepper.zero_grad()
-        (losses["covered"] + 2 * losses["looking"] + recipe.looking_anchor * losses["moved"]).backward()
-        nn.utils.clip_grad_norm_(list(named.values()), 1.0)
-        for stepper in steppers:
-            stepper.step()
-        log(step, recipe.looking_steps, **{name: loss.item() for name, loss in losses.items()}, rate=fall)
-        if (step + 1) % 100 == 0 or step + 1 == recipe.looking_steps:
-            save(path, state_of(step + 1, named, steppers))
-    for parameter in named.values():
-        parameter.requires_grad_(False)
+
+    def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = _losses(model, sight, batch, step, anchor)
+        return losses["covered"] + 2 * losses["looking"] + recipe.looking_anchor * losses["moved"], losses
+
+    share = recipe.looking_rate
+    phase = Phase("looking", recipe.looking_steps, share * recipe.adam, share * recipe.muon, warm_up=50)
+    patch = model.eye.patch
+    fit(phase, out, named, lambda done: loader(Glances(recipe, templates, done, patch, drawn, prompts)), loss_of)
     write(model, out / "model-looking")
 
 
