@@ -14,7 +14,7 @@ from PIL import Image
 
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
 from srum_judges.grounders.components import Grid
-from srum_judges.layout import GlobalLayout
+from srum_judges.judges import GlobalLayout
 from srum_judges.self_play import SelfPlay
 
 if TYPE_CHECKING:

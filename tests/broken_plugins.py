@@ -27,7 +27,7 @@ from srum_core.testing import (
     RewardMapConformance,
 )
 from srum_judges.grounders.components import Grid
-from srum_judges.layout import GlobalLayout
+from srum_judges.judges import GlobalLayout
 from srum_losses.maps import Advantage, Paper
 from srum_losses.objectives import SftLoss, SrumLoss
 

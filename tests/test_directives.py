@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from srum_benchmarks.shapes import world
 from srum_core.records import Candidate, Prompt, Score
-from srum_judges.layout import GlobalLayout
+from srum_judges.judges import GlobalLayout
 from srum_judges.options import LayoutOptions
 from srum_judges.rules.directives import spatial_directives
 

@@ -18,13 +18,9 @@ from srum_core.records import BoxFormat, Candidate, Prompt, Question, Region, Sc
 from srum_judges import templates
 from srum_judges.answerers.scripted import Scripted
 from srum_judges.grounders.native import Native
-from srum_judges.layout import GlobalLayout
-from srum_judges.listing import show
+from srum_judges.judges import GlobalLayout, LocalRegions, Sample, Zoom, show, widened
 from srum_judges.options import LayoutOptions, RegionsOptions, SampleOptions, ScriptedOptions, ZoomOptions
-from srum_judges.regions import LocalRegions
 from srum_judges.rules.penalty import penalised
-from srum_judges.sample import Sample
-from srum_judges.zoom import Zoom, widened
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {regions} cup'), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 0.5)), Region("2", (0.25, 0.5, 1.0, 1.0)), Region("3", (0.1, 0.1, 0.2, 0.2)))
@@ -370,9 +366,9 @@ def _written(folder: Path, number: int) -> Path:
 def test_no_heavy_import() -> None:
     code = (
         "import sys, srum_losses;"
-        "import srum_judges.layout, srum_judges.regions, srum_judges.answerers.scripted;"
-        "import srum_judges.grounders.components, srum_judges.zoom, srum_judges.sample, srum_judges.verify;"
-        "srum_judges.regions.LocalRegions();"
+        "import srum_judges.judges, srum_judges.answerers.scripted;"
+        "import srum_judges.grounders.components;"
+        "srum_judges.judges.LocalRegions();"
         "print({'torch', 'numpy', 'PIL', 'transformers', 'inflect'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

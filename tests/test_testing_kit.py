@@ -31,8 +31,8 @@ from srum_core.testing import (
     table8,
     write_transcripts,
 )
+from srum_judges.judges import LocalRegions
 from srum_judges.options import RegionsOptions
-from srum_judges.regions import LocalRegions
 
 BROKEN = [
     (name, test, words) for _, _, cases, _ in broken_plugins.KINDS.values() for name, (_, test, words) in cases.items()
@@ -127,7 +127,7 @@ def test_a_judge_is_tested_where_there_is_no_torch(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "import pytest\n"
         "from srum_core.testing import BenchmarkConformance, GrounderConformance, JudgeConformance\n"
-        "from srum_judges.layout import GlobalLayout\n"
+        "from srum_judges.judges import GlobalLayout\n"
         "class TestMine(JudgeConformance):\n"
         "    @pytest.fixture\n"
         "    def judge(self):\n"

@@ -24,12 +24,12 @@ from srum_judges.options import (
 @hookimpl
 def srum_judges() -> Iterable[Component]:
     offered = [
-        ("global-layout", "layout:GlobalLayout", LayoutOptions, "one score for the arrangement of the whole picture"),
-        ("local-regions", "regions:LocalRegions", RegionsOptions, "one score for every region, asked about together"),
-        ("zoom", "zoom:Zoom", ZoomOptions, "one score for every region, each shown by itself"),
-        ("sample", "sample:Sample", SampleOptions, "one score for the picture as a whole"),
+        ("global-layout", "judges:GlobalLayout", LayoutOptions, "one score for the arrangement of the whole picture"),
+        ("local-regions", "judges:LocalRegions", RegionsOptions, "one score for every region, asked about together"),
+        ("zoom", "judges:Zoom", ZoomOptions, "one score for every region, each shown by itself"),
+        ("sample", "judges:Sample", SampleOptions, "one score for the picture as a whole"),
         ("self-play", "self_play:SelfPlay", SelfPlayOptions, "yes/no questions that the model makes of the prompt"),
-        ("verify-boxes", "verify:VerifyBoxes", VerifyOptions, "a verifier: which proposed boxes are worth judging"),
+        ("verify-boxes", "judges:VerifyBoxes", VerifyOptions, "a verifier: which proposed boxes are worth judging"),
     ]
     return [_component(*each) for each in offered]
 

@@ -52,39 +52,31 @@ BoxUnit = Literal["model", "pixels", "fraction", "thousand"]
 _box_unit: Any = validators.in_(("model", "pixels", "fraction", "thousand"))
 
 
-@frozen
-class LayoutOptions:
-    """Judge `global-layout`: one score for the arrangement of the whole picture (paper §3.2, Table 6)."""
+@frozen(kw_only=True)
+class AskingOptions:
+    """How a model is asked."""
 
-    template: str = "layout"
-    """Name of a packaged template ("layout", "short-layout", "crowded-layout") or path of a text file with {prompt}."""
     max_new_tokens: int = field(default=1024, validator=_positive)
-    """Longest answer, in tokens, reasoning included."""
-    think: bool = True
-    """Ask for reasoning before the answer, as the release does; off for models that cannot."""
-    require_reason: bool = True
-    """Whether an answer without a reason is unreadable (paper §3.2: the reason is mandatory)."""
-    neutral_band: float = field(default=0.4, validator=_unit)
-    """A prompt without spatial directives gets at most this much, either way (paper §3.2: 0.4); 1 = no such rule."""
-
-
-@frozen
-class RegionsOptions:
-    """Judge `local-regions`: one score for every region (paper §3.2, Table 7)."""
-
-    template: str = "regions"
-    """Name of a packaged template ("regions", "short-regions") or path of a text file with {prompt} and {regions}."""
-    max_new_tokens: int = field(default=4096, validator=_positive)
     """Longest answer to one question, in tokens, reasoning included."""
+    think: bool = False
+    """Ask for reasoning before the answer; off for models that cannot."""
+
+
+@frozen(kw_only=True)
+class JudgeOptions(AskingOptions):
+    """How a judge asks for a score; each has its own `template`."""
+
+    template: str
     think: bool = True
     """Ask for reasoning before the answer, as the release does; off for models that cannot."""
     require_reason: bool = True
-    """Whether a score without a reason is unreadable. The paper's text demands reasons, its own example shows none."""
-    boxes: BoxUnit = field(default="model", validator=_box_unit)
-    """How boxes are written: as the answering model does (else pixels of the stored picture), in pixels of the stored
-    picture, fractions of its sides, or thousandths of its sides."""
-    per_question: int = field(default=0, validator=validators.ge(0))
-    """Regions asked about in one question; 0 = all of them."""
+    """Whether a score without a reason is unreadable (paper §3.2: the reason is mandatory)."""
+
+
+@frozen(kw_only=True)
+class RuledOptions(JudgeOptions):
+    """The rules for scores of regions (paper §3.2)."""
+
     grounded: bool = True
     """Whether what the judge says it sees must be something that the prompt names; else a score above `neutral_band`
     is brought down to it (paper §3.2, semantic grounding)."""
@@ -97,45 +89,52 @@ class RegionsOptions:
 
 
 @frozen
-class SampleOptions:
+class LayoutOptions(JudgeOptions):
+    """Judge `global-layout`: one score for the arrangement of the whole picture (paper §3.2, Table 6)."""
+
+    template: str = "layout"
+    """Name of a packaged template ("layout", "short-layout", "crowded-layout") or path of a text file with {prompt}."""
+    neutral_band: float = field(default=0.4, validator=_unit)
+    """A prompt without spatial directives gets at most this much, either way (paper §3.2: 0.4); 1 = no such rule."""
+
+
+@frozen
+class RegionsOptions(RuledOptions):
+    """Judge `local-regions`: one score for every region (paper §3.2, Table 7)."""
+
+    template: str = "regions"
+    """Name of a packaged template ("regions", "short-regions") or path of a text file with {prompt} and {regions}."""
+    max_new_tokens: int = field(default=4096, validator=_positive)
+    """Longest answer to one question, in tokens, reasoning included."""
+    require_reason: bool = True
+    """Whether a score without a reason is unreadable. The paper's text demands reasons, its own example shows none."""
+    boxes: BoxUnit = field(default="model", validator=_box_unit)
+    """How boxes are written: as the answering model does (else pixels of the stored picture), in pixels of the stored
+    picture, fractions of its sides, or thousandths of its sides."""
+    per_question: int = field(default=0, validator=validators.ge(0))
+    """Regions asked about in one question; 0 = all of them."""
+
+
+@frozen
+class SampleOptions(JudgeOptions):
     """Judge `sample`: one score for the picture as a whole, whatever it is about (the release's sample level)."""
 
     template: str = "sample"
     """Name of a packaged template ("sample") or path of a text file with {prompt}."""
-    max_new_tokens: int = field(default=1024, validator=_positive)
-    """Longest answer, in tokens, reasoning included."""
-    think: bool = True
-    """Ask for reasoning before the answer, as the release does; off for models that cannot."""
-    require_reason: bool = True
-    """Whether an answer without a reason is unreadable."""
 
 
 @frozen
-class ZoomOptions:
+class ZoomOptions(RuledOptions):
     """Judge `zoom`: one question for every region, about that part of the picture alone."""
 
     template: str = "zoom"
     """Name of a packaged template ("zoom") or path of a text file with {prompt}."""
-    max_new_tokens: int = field(default=1024, validator=_positive)
-    """Longest answer, in tokens, reasoning included."""
-    think: bool = True
-    """Ask for reasoning before the answer; off for models that cannot."""
-    require_reason: bool = True
-    """Whether a score without a reason is unreadable."""
     margin: float = field(default=0.1, validator=_unit)
     """What is shown around a region, on each side, as a fraction of its box."""
-    grounded: bool = True
-    """As for `local-regions`."""
-    neutral_band: float = field(default=0.4, validator=_unit)
-    """The most that a region can get whose object the prompt does not name."""
-    synonyms: str = ""
-    """Path of a text file with more words for the same thing, comma-separated, one group a line."""
-    penalty: bool = True
-    """As for `local-regions`."""
 
 
 @frozen
-class SelfPlayOptions:
+class SelfPlayOptions(AskingOptions):
     """Judge `self-play`: the model writes yes/no questions, then answers them (the paper's future work)."""
 
     level: Literal["global", "local"] = field(default="global", validator=validators.in_(("global", "local")))
@@ -150,22 +149,18 @@ class SelfPlayOptions:
     """At most so many questions about a picture (or, with level = "local", about each region), the first ones."""
     max_new_tokens: int = field(default=512, validator=_positive)
     """Longest answer to any question, in tokens, reasoning included."""
-    think: bool = False
-    """Ask for reasoning before each answer; off for models that cannot."""
     margin: float = field(default=0.1, validator=_unit)
     """With level = "local": what is shown around a region, on each side, as a fraction of its box."""
 
 
 @frozen
-class VerifyOptions:
+class VerifyOptions(AskingOptions):
     """Verifier `verify-boxes`: whether a box is a sensible region with something that matters to the prompt (§3.1)."""
 
     template: str = "verify"
     """Name of a packaged template ("verify") or path of a text file with {prompt} and {regions}."""
     max_new_tokens: int = field(default=2048, validator=_positive)
     """Longest answer to one question, in tokens, reasoning included."""
-    think: bool = False
-    """Ask for reasoning before the answer."""
     boxes: BoxUnit = field(default="model", validator=_box_unit)
     """How boxes are written; as for `local-regions`."""
     per_question: int = field(default=0, validator=validators.ge(0))
@@ -203,7 +198,7 @@ class GridOptions:
 
 
 @frozen
-class NativeOptions:
+class NativeOptions(AskingOptions):
     """Grounder `native`: the answering model itself gives boxes, as JSON."""
 
     template: str = "native"
@@ -213,8 +208,6 @@ class NativeOptions:
     stored picture, fractions or thousandths."""
     max_new_tokens: int = field(default=2048, validator=_positive)
     """Longest answer, in tokens."""
-    think: bool = False
-    """Ask for reasoning before the answer."""
     max_regions: int = field(default=10, validator=_positive)
     """At most so many regions per picture, the first ones."""
     min_area: float = field(default=0.001, validator=_unit)

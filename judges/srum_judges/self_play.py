@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from srum_core.records import Box, Candidate, Question, Region, Score, Unreadable
 from srum_judges import templates
+from srum_judges.judges import widened
 from srum_judges.options import SelfPlayOptions
 from srum_judges.parsing import Reading, read_verdict
+from srum_judges.question_files import read_questions
 from srum_judges.rules.forms import forms
-from srum_judges.written import read_questions
-from srum_judges.zoom import widened
 
 _PRESENCE = re.compile(
     r"(?:is|are) there\b|(?:can|do) (?:you|we) see\b"

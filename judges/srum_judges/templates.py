@@ -6,20 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
 
 from srum_core.errors import ConfigError
 from srum_core.files import read_text
 from srum_core.records import Box, Candidate, Question
-
-
-class Asking(Protocol):
-    """Options that say how something is asked."""
-
-    @property
-    def max_new_tokens(self) -> int: ...
-    @property
-    def think(self) -> bool: ...
+from srum_judges.options import AskingOptions
 
 
 def packaged() -> list[str]:
@@ -59,7 +50,9 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)
 
 
-def question(candidate: Candidate, template: str, options: Asking, crop: Box | None = None, **values: str) -> Question:
+def question(
+    candidate: Candidate, template: str, options: AskingOptions, crop: Box | None = None, **values: str
+) -> Question:
     """A question about a picture or a part of it; {prompt} is filled in by itself."""
     text = fill(template, {"prompt": candidate.prompt.text, **values})
     return Question(candidate.image, text, crop, options.max_new_tokens, options.think)

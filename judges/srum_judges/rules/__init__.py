@@ -9,11 +9,11 @@ band only. A rule that changes a number leaves a sentence in `Score.rules`, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from attrs import evolve
 
 from srum_core.records import Score
+from srum_judges.options import RuledOptions
 from srum_judges.rules.directives import spatial_directives
 from srum_judges.rules.keywords import Synonyms, comparable, keywords, names, readable
 from srum_judges.rules.penalty import penalised
@@ -22,20 +22,7 @@ Rule = Callable[[str, Score], Score]
 """From a prompt and a score to the score that counts."""
 
 
-class Regional(Protocol):
-    """Options of a judge of regions that say which rules apply."""
-
-    @property
-    def grounded(self) -> bool: ...
-    @property
-    def neutral_band(self) -> float: ...
-    @property
-    def synonyms(self) -> str: ...
-    @property
-    def penalty(self) -> bool: ...
-
-
-def regional(options: Regional) -> list[Rule]:
+def regional(options: RuledOptions) -> list[Rule]:
     """The rules for regions. Raises ConfigError for a file of synonyms that cannot be used."""
     known = Synonyms.load(options.synonyms)  # also where the rule is off: a wrong path is wrong
     rules: list[Rule] = []

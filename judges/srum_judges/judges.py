@@ -1,0 +1,204 @@
+"""The judges of a whole image and of its regions, and the verifier of boxes (paper §3.1 and §3.2, in our own words)."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from attrs import evolve
+
+from srum_core.boxes import sides
+from srum_core.records import Box, Candidate, Question, Region, Score, Unreadable
+from srum_judges import rules, templates
+from srum_judges.options import JudgeOptions, LayoutOptions, RegionsOptions, SampleOptions, VerifyOptions, ZoomOptions
+from srum_judges.parsing import Reading, read_regions, read_verdicts, read_whole
+
+
+class WholeImageJudge(ABC):
+    """Asks one question an image; its score has no region. Raises ConfigError for a template that cannot be used."""
+
+    name: ClassVar[str]
+
+    def __init__(self, options: JudgeOptions) -> None:
+        self.options = options
+        self.template = templates.load(options.template, ["prompt"])
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return [templates.question(candidate, self.template, self.options)]
+
+    def scores(
+        self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+    ) -> Sequence[Score | Unreadable]:
+        (answer,) = answers
+        return [self.score(candidate, answer)]
+
+    @abstractmethod
+    def score(self, candidate: Candidate, answer: str) -> Score | Unreadable: ...
+
+
+class GlobalLayout(WholeImageJudge):
+    """One score for the arrangement of the whole image (Table 6), limited where the prompt has no spatial directive."""
+
+    name = "global-layout"
+
+    def __init__(self, options: LayoutOptions | None = None) -> None:
+        options = options or LayoutOptions()
+        super().__init__(options)
+        self.rules = rules.layout(options.neutral_band)
+
+    def score(self, candidate: Candidate, answer: str) -> Score | Unreadable:
+        reading = read_whole(answer, self.options.require_reason)
+        score = _score(self.name, reading)
+        if isinstance(score, Unreadable):
+            return score
+        return rules.apply(self.rules, candidate.prompt.text, evolve(score, missing=reading.missing))
+
+
+class Sample(WholeImageJudge):
+    """One score for the image as a whole, whatever it is about (the release's sample level)."""
+
+    name = "sample"
+
+    def __init__(self, options: SampleOptions | None = None) -> None:
+        super().__init__(options or SampleOptions())
+
+    def score(self, candidate: Candidate, answer: str) -> Score | Unreadable:
+        return _score(self.name, read_whole(answer, self.options.require_reason, label="overall impression"))
+
+
+class RegionJudge(ABC):
+    """Asks about all regions of an image (none: no question). Every region gets exactly one score or `Unreadable`.
+
+    Raises ConfigError for a template or a file of synonyms that cannot be used.
+    """
+
+    name: ClassVar[str]
+    rules: Sequence[rules.Rule] = ()
+    per_question: int = 0
+    """Regions asked about in one question; 0 = all of them."""
+
+    @abstractmethod
+    def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question: ...
+
+    @abstractmethod
+    def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
+        """One reading for every id."""
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return [self.question(candidate, group) for group in _groups(regions, self.per_question)]
+
+    def scores(
+        self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
+    ) -> Sequence[Score | Unreadable]:
+        scores: list[Score | Unreadable] = []
+        for index, (group, answer) in enumerate(zip(_groups(regions, self.per_question), answers, strict=True)):
+            for identity, reading in self.read(answer, [region.id for region in group]).items():
+                score = _score(self.name, reading, index, identity)
+                if isinstance(score, Score):
+                    score = rules.apply(self.rules, candidate.prompt.text, score)
+                scores.append(score)
+        return scores
+
+
+class LocalRegions(RegionJudge):
+    """One score for every region, asked about together (Table 7)."""
+
+    name = "local-regions"
+
+    def __init__(self, options: RegionsOptions | None = None) -> None:
+        self.options = options or RegionsOptions()
+        self.template = templates.load(self.options.template, ["prompt", "regions"])
+        self.rules = rules.regional(self.options)
+        self.per_question = self.options.per_question
+
+    def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
+        listed = list_regions(candidate, regions, self.options.boxes)
+        return templates.question(candidate, self.template, self.options, regions=listed)
+
+    def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
+        return read_regions(answer, ids, self.options.require_reason)
+
+
+class Zoom(RegionJudge):
+    """One score for every region, each shown by itself: for models that lose sight of small things."""
+
+    name = "zoom"
+    per_question = 1
+
+    def __init__(self, options: ZoomOptions | None = None) -> None:
+        self.options = options or ZoomOptions()
+        self.template = templates.load(self.options.template, ["prompt"])
+        self.rules = rules.regional(self.options)
+
+    def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
+        (region,) = regions
+        return templates.question(candidate, self.template, self.options, widened(region.box, self.options.margin))
+
+    def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
+        (identity,) = ids
+        return {identity: read_whole(answer, self.options.require_reason)}
+
+
+class VerifyBoxes(RegionJudge):
+    """The verifier (paper §3.1): 1.0 for a sensible region with something that matters to the prompt, else -1.0.
+
+    The ground stage asks it before any judge sees the regions, and drops those with a score below 0, with its reason.
+    """
+
+    name = "verify-boxes"
+
+    def __init__(self, options: VerifyOptions | None = None) -> None:
+        self.options = options or VerifyOptions()
+        self.template = templates.load(self.options.template, ["prompt", "regions"])
+        self.per_question = self.options.per_question
+
+    def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
+        listed = list_regions(candidate, regions, self.options.boxes)
+        return templates.question(candidate, self.template, self.options, regions=listed)
+
+    def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
+        readings = read_verdicts(answer, ids)
+        return {
+            identity: evolve(reading, reason=reading.reason or "The answer gives no reason.")
+            for identity, reading in readings.items()
+        }
+
+
+def _score(judge: str, reading: Reading, index: int = 0, region: str | None = None) -> Score | Unreadable:
+    if reading.value is None:
+        return Unreadable(index, reading.why, region, judge)
+    return Score(reading.value, region, reading.reason, judge, reading.label)
+
+
+def _groups(regions: Sequence[Region], size: int) -> list[Sequence[Region]]:
+    """The regions of each question: at most `size`, 0 = all in one; no regions, no question."""
+    size = size or max(len(regions), 1)
+    return [regions[start : start + size] for start in range(0, len(regions), size)]
+
+
+def list_regions(candidate: Candidate, regions: Sequence[Region], unit: str) -> str:
+    """The regions, their boxes in a unit of `srum_core.boxes.sides`, with rules between them and a final line break."""
+    return "---\n".join(
+        f"Region ID: {region.id}\nBounding Box: {show(region.box, sides(unit, candidate))}\n" for region in regions
+    )
+
+
+def show(box: Box, sides: tuple[float, float]) -> str:
+    """A box as "[x0, y0, x1, y1]" in an image of these sides; rounded outwards, so that no box becomes empty."""
+    width, height = sides
+    if sides == (1.0, 1.0):
+        return "[" + ", ".join(f"{value:.3f}" for value in box) + "]"
+    x0, y0, x1, y1 = box
+    slack = 1e-6  # 21 / 30 * 30 may be a hair above 21
+    low = [math.floor(x0 * width + slack), math.floor(y0 * height + slack)]
+    high = [math.ceil(x1 * width - slack), math.ceil(y1 * height - slack)]
+    return "[" + ", ".join(str(value) for value in low + high) + "]"
+
+
+def widened(box: Box, margin: float) -> Box:
+    """The box with `margin` times its own width and height more on each side, as far as the image goes."""
+    x0, y0, x1, y1 = box
+    wide, high = margin * (x1 - x0), margin * (y1 - y0)
+    return max(0.0, x0 - wide), max(0.0, y0 - high), min(1.0, x1 + wide), min(1.0, y1 + high)
