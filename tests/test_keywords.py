@@ -14,7 +14,7 @@ from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.appraisal import BLOB
 from srum_core.errors import ConfigError
 from srum_judges.rules import vocabulary
-from srum_judges.rules.forms import forms
+from srum_judges.rules.inflection import forms
 from srum_judges.rules.keywords import Synonyms, comparable, keywords, names, readable
 
 HORSE = "a microwave hidden by a horse"  # paper, Table 8
@@ -197,6 +197,32 @@ def test_words_that_end_in_s_are_no_plurals_of_something_else(word: str) -> None
     assert word in forms(word) & forms(plural if word != "iris" else "irises")
     for other in ("bu", "glas", "cros", "les", "iri"):
         assert not names(f"a {word}", f"a {other}x")
+
+
+@pytest.mark.parametrize(
+    ("plural", "singular"),
+    [
+        ("boxes", "box"),
+        ("buses", "bus"),
+        ("houses", "house"),
+        ("shoes", "shoe"),
+        ("tomatoes", "tomato"),
+        ("puppies", "puppy"),
+        ("cookies", "cookie"),
+        ("wolves", "wolf"),
+        ("gloves", "glove"),
+        ("knives", "knife"),
+        ("firemen", "fireman"),
+        ("women", "woman"),
+        ("mice", "mouse"),
+        ("grandchildren", "grandchild"),
+        ("cacti", "cactus"),
+        ("fire hydrants", "fire hydrant"),
+    ],
+)
+def test_a_plural_and_its_singular(plural: str, singular: str) -> None:
+    assert forms(plural) == {plural, singular}
+    assert forms(singular) == {singular}
 
 
 def test_every_entry_of_the_table_can_be_found() -> None:

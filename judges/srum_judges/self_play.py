@@ -15,7 +15,7 @@ from srum_judges.judges import widened
 from srum_judges.options import SelfPlayOptions
 from srum_judges.parsing import Reading, read_verdict
 from srum_judges.question_files import read_questions
-from srum_judges.rules.forms import forms
+from srum_judges.rules.inflection import forms
 
 _PRESENCE = re.compile(
     r"(?:is|are) there\b|(?:can|do) (?:you|we) see\b"

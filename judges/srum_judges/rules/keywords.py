@@ -30,7 +30,7 @@ from itertools import pairwise
 from attrs import frozen
 
 from srum_judges.rules import vocabulary as words
-from srum_judges.rules.forms import forms
+from srum_judges.rules.inflection import forms
 from srum_judges.rules.synonyms import Synonyms
 
 __all__ = ["Synonyms", "comparable", "keywords", "names", "readable"]

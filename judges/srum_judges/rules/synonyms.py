@@ -11,7 +11,7 @@ from attrs import define, field
 
 from srum_core.errors import ConfigError
 from srum_core.files import read_text
-from srum_judges.rules.forms import forms
+from srum_judges.rules.inflection import forms
 
 _ALL, _GENERAL, _KIND = "all", "general", "kind"
 _PARTNERS = {(_ALL, _ALL), (_GENERAL, _KIND), (_KIND, _GENERAL)}
