@@ -14,8 +14,8 @@ from attrs import evolve
 
 from srum_core.records import Score
 from srum_judges.options import RuledOptions
-from srum_judges.rules.directives import spatial_directives
 from srum_judges.rules.keywords import Synonyms, comparable, keywords, names, readable
+from srum_judges.rules.layout_rule import spatial_directives
 from srum_judges.rules.penalty import penalised
 
 Rule = Callable[[str, Score], Score]
