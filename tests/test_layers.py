@@ -164,6 +164,18 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
     assert not needs, f"a circle among {sorted(needs)}"
 
 
+def test_every_folder_of_modules_is_a_package_that_git_knows() -> None:
+    """A pattern of .gitignore that fits a package keeps it out of the wheel."""
+    packages = {path.parent for folder in [ROOT / "srum_core", *PLUGINS.values()] for path in files(folder)}
+    assert not [folder for folder in packages if not (folder / "__init__.py").is_file()]
+    if (ROOT / ".git").exists():
+        names = [str(folder / "__init__.py") for folder in sorted(packages)]
+        ignored = subprocess.run(
+            ["git", "check-ignore", "--no-index", *names], cwd=ROOT, capture_output=True, text=True
+        )
+        assert ignored.stdout == ""
+
+
 def test_shelves_are_no_packages() -> None:
     """A top-level import package called `adapters` or `losses` would collide with other distributions."""
     assert not [shelf for shelf in SHELVES if (ROOT / shelf / "__init__.py").exists()]
