@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
+from srum_core.config.settings import Settings
 from srum_core.options import SPEED, Use
 from srum_core.plugins import Registry
-from srum_core.config.settings import Settings
 
 _TRAINING = ("select", "train", "lora")
 

@@ -18,9 +18,9 @@ from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.files import FOLDERS, STAGES, delete, lora_only, read_file, trained_in, way_out
 from srum_core.options import Use
-from srum_core.runs.prompts import check_prompts, load_prompts
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
 from srum_core.runs.fingerprint import remembered
+from srum_core.runs.prompts import check_prompts, load_prompts
 from srum_core.runs.store import Records, check_settings, read_list, write_atomic, write_list
 
 if TYPE_CHECKING:

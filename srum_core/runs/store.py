@@ -22,10 +22,10 @@ from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
+from srum_core.config.settings import Settings
 from srum_core.errors import RecordError, clean, naming
 from srum_core.files import aside, from_json, from_toml, open_file, read_file, read_json, redo_option, way_out
 from srum_core.records import Candidate
-from srum_core.config.settings import Settings
 
 T = TypeVar("T")
 _FENCE = b"\x18\n"
