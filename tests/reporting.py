@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from toy import COMPONENTS
 
 from srum_core.config import load_settings
+from srum_core.evaluation import tables
 from srum_core.evaluation.stage import Scored, scored
 from srum_core.plugins import discover
 from srum_core.records import (
@@ -138,8 +139,8 @@ def _write_evaluation(run: Run, k: int | None) -> None:
         found.append(Scored(item.id, Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed), values))
     records.extend(found)
     records.mark_done()
-    rows = [{"name": ODD, "value": 0.5 + 0.1 * (k is not None), "count": 4, "error": 0.05}]
-    (records.folder / "table.json").write_text(json.dumps(rows))
+    row = Row(ODD, 0.5 + 0.1 * (k is not None), 4, 0.05)
+    tables.write(records.folder / "table.json", tables.BenchmarkTable("toy", "test", "a model", (row,)))
 
 
 def draw(path: Path, number: int, side: int = SIDE) -> Path:

@@ -180,14 +180,7 @@ def test_what_a_benchmark_cannot_read_is_asked_again(tmp_path: Path) -> None:
         assert each.values == {"answers": 2.0}
 
 
-def test_an_evaluation_from_before_there_were_retries_and_seeds_goes_on(tmp_path: Path) -> None:
-    made = run(tmp_path)
-    evaluate(made, None)
-    path = made.stage_folder("evaluate", None) / "settings.json"
-    there = json.loads(path.read_text())
-    for name in ("retries", "temperature", "seeds"):
-        del there["evaluate"][name]
-    path.write_text(json.dumps(there))
+def test_an_evaluation_with_other_retries_is_refused(tmp_path: Path) -> None:
     evaluate(run(tmp_path), None)
     changed = run(tmp_path)
     changed.settings = attrs.evolve(changed.settings, evaluate=attrs.evolve(changed.settings.evaluate, retries=3))
@@ -195,10 +188,10 @@ def test_an_evaluation_from_before_there_were_retries_and_seeds_goes_on(tmp_path
         evaluate(changed, None)
 
 
-def test_a_judge_that_was_there_before_it_could_converse_is_the_same(tmp_path: Path) -> None:
+def test_options_that_only_change_speed_are_not_remembered(tmp_path: Path) -> None:
     registry = plugins.discover()
-    plain = {"use": "remote", "model": "m", "extra": {}}
     options = registry.options("answerer", Use("remote", {"model": "m"}))
+    plain = {"use": "remote", "model": "m", "extra": {}, "converses": True}
     assert made_with(registry, "answerer", Use("remote", attrs.asdict(options))) == plain
     other = attrs.asdict(attrs.evolve(options, converses=False))
     assert made_with(registry, "answerer", Use("remote", other)) == {**plain, "converses": False}

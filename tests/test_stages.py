@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -493,8 +492,8 @@ def test_the_tables_side_by_side(tmp_path: Path, prompts: Path, monkeypatch: pyt
     for name, value in (("base", 0.25), ("round-0", 0.5), ("round-1", 0.125)):
         folder = run.folder / name / "evaluation"
         folder.mkdir(parents=True)
-        rows = [{"name": "accuracy", "value": value, "count": 7, "error": 0.01}]
-        (folder / "table.json").write_text(json.dumps(rows))
+        row = Row("accuracy", value, 7, 0.01)
+        tables.write(folder / "table.json", tables.BenchmarkTable("toy", "test", "a model", (row,)))
     console = Console(file=io.StringIO(), width=120)
     table = evaluating.compare(run)
     assert table is not None
