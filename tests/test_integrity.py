@@ -318,33 +318,20 @@ def test_a_candidate_outside_is_not_even_written(tmp_path: Path) -> None:
         records.append(Candidate("a", Prompt("p", "x"), tmp_path / "a.png", (8, 8), 0))
 
 
-# ---- settings of other versions -------------------------------------------------------------------------------------
+# ---- settings that may differ ----------------------------------------------------------------------------------------
 
 
-def test_options_that_only_change_speed_are_ignored_on_the_folders_side_too(run: Run) -> None:
-    """A folder that was written before they were marked, or before one was neutral at its default, is the same."""
+def test_options_that_only_change_speed_may_differ(run: Run) -> None:
     from srum_core.runs.fingerprint import made_with
     from srum_core.runs.store import differences
 
-    def asked(**options: object) -> dict[str, Any]:
-        return {
-            "answerer": made_with(
-                run.registry, "answerer", Use("remote", {"model": "m", "converses": True, **options})
-            ),
-            "judges": [made_with(run.registry, "judge", Use("zoom", {"think": False}))],
-        }
+    def remembered(**options: object) -> dict[str, Any]:
+        use = Use("remote", {"model": "m", "concurrency": 4, "url": "http://x", **options})
+        return {"answerer": made_with(run.registry, "answerer", use)}
 
-    old = {
-        "answerer": {"use": "remote", "model": "m", "concurrency": 4, "url": "http://x", "converses": True},
-        "judges": [{"use": "zoom", "think": False}],
-    }
-    assert differences(old, asked()) == {}
-    assert differences(old, asked(concurrency=16)) == {}
-    assert list(differences(old, asked(model="n"))) == ["answerer.model"]
-    assert list(differences(old, asked(converses=False))) == ["answerer.converses"]
-    assert list(differences({**old, "answerer": {**old["answerer"], "gone": 1}}, asked())) == ["answerer.gone"]
-    other = {**old, "answerer": {"use": "local", "device": "cpu"}}
-    assert "answerer.device" in differences(other, asked())
+    assert differences(remembered(), remembered(concurrency=16, url="http://y")) == {}
+    assert list(differences(remembered(), remembered(model="n"))) == ["answerer.model"]
+    assert list(differences(remembered(gone=1), remembered())) == ["answerer.gone"]
 
 
 def test_options_of_another_version_in_a_run_are_left_out_with_a_warning(
