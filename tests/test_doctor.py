@@ -21,7 +21,7 @@ from srum_core.cli.main import main
 from srum_core.doctor import answering, cost, drawing, flow_convention, geometry
 from srum_core.doctor.examine import examine
 from srum_core.doctor.findings import Cost, Finding
-from srum_core.doctor.subject import Patient, text_in_name, with_given_pictures, with_own_pictures
+from srum_core.doctor.subject import Subject, text_in_name, with_given_pictures, with_own_pictures
 from srum_core.errors import ConfigError
 from srum_core.records import Question, Sample
 from srum_core.runs.run import Run
@@ -78,16 +78,16 @@ def model(run: Run) -> Bagel:
 
 
 @pytest.fixture(scope="module")
-def patient(run: Run, model: Bagel, tmp_path_factory: pytest.TempPathFactory) -> Patient:
+def subject(run: Run, model: Bagel, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return with_own_pictures(run, model, tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture
-def check(patient: Patient) -> Iterator[Callable[..., dict[str, Finding]]]:
+def check(subject: Subject) -> Iterator[Callable[..., dict[str, Finding]]]:
     """Looks at the bundled model, with some of its members replaced."""
 
-    def look(checks: Callable[[Patient], list[Finding]], **instead: Any) -> dict[str, Finding]:
-        broken = Patient(patient.run, Broken(patient.model, **instead), patient.candidates, patient.texts, True)
+    def look(checks: Callable[[Subject], list[Finding]], **instead: Any) -> dict[str, Finding]:
+        broken = Subject(subject.run, Broken(subject.model, **instead), subject.candidates, subject.texts, True)
         return {finding.check: finding for finding in checks(broken)}
 
     return look
@@ -162,10 +162,10 @@ def test_latents_and_velocities_that_are_no_numbers_are_told(
     assert "not finite" in found[flow_convention.SIGN].text
 
 
-def test_untrained_weights_cannot_tell(patient: Patient, run: Run) -> None:
+def test_untrained_weights_cannot_tell(subject: Subject, run: Run) -> None:
     settings = config.load_settings("bagel", ["shapes"], None, GOLDEN, run.registry)
     random = Run(run.folder, settings, run.registry)
-    examined = Patient(random, random.model(0), patient.candidates, patient.texts, True)
+    examined = Subject(random, random.model(0), subject.candidates, subject.texts, True)
     found = {finding.check: finding for finding in flow_convention.check(examined)}
     assert {finding.verdict for finding in found.values()} == {"undecided"}
     assert "untrained weights?" in found[flow_convention.SIGN].text
@@ -291,10 +291,10 @@ def test_answers_that_are_empty_or_unreadable_are_told(check: Callable[..., dict
     )
 
 
-def test_with_another_answerer_unreadable_answers_need_not_matter(run: Run, patient: Patient) -> None:
+def test_with_another_answerer_unreadable_answers_need_not_matter(run: Run, subject: Subject) -> None:
     settings = config.load_settings("bagel", ["shapes"], None, ["answerer=scripted"], run.registry)
-    silent: Any = Broken(patient.model, answer=lambda questions: ["I like it."] * len(questions))
-    other = Patient(Run(run.folder, settings, run.registry), silent, patient.candidates, patient.texts, True)
+    silent: Any = Broken(subject.model, answer=lambda questions: ["I like it."] * len(questions))
+    other = Subject(Run(run.folder, settings, run.registry), silent, subject.candidates, subject.texts, True)
     assert {finding.verdict for finding in answering.check(other) if finding.check == answering.JUDGES} == {"undecided"}
 
 
@@ -328,17 +328,17 @@ def test_what_is_quick_is_measured_with_as_much_at_once_as_a_run_would() -> None
     assert (slow.count, asked) == (cost.FEW, [cost.FEW])
 
 
-def test_a_fixed_number_of_steps_is_what_is_counted(run: Run, patient: Patient) -> None:
+def test_a_fixed_number_of_steps_is_what_is_counted(run: Run, subject: Subject) -> None:
     overrides = ["train.steps=10", "train.accumulation=2", "train.max_cells=64", "benchmark=", "prompts=shapes:train:4"]
     settings = config.load_settings("bagel", ["shapes"], None, overrides, run.registry)
-    other = Patient(Run(run.folder, settings, run.registry), patient.model, patient.candidates, patient.texts)
+    other = Subject(Run(run.folder, settings, run.registry), subject.model, subject.candidates, subject.texts)
     one_second = [Cost(name, 1, 1.0, 0.0) for name in ("generate", "encode", "answer", "denoiser", cost.TRAINING)]
     told = cost.estimate(other, one_second)  # pictures have 16 cells: 4 in a micro-batch, 80 in all
     assert "(8 pictures, 2 questions each, 80 trained on) would take about 1:52" in told
     assert "generate 0:08, judge 0:16, train 1:28." in told
 
 
-def test_questions_of_further_turns_are_counted_or_said_to_be_missing(run: Run, patient: Patient) -> None:
+def test_questions_of_further_turns_are_counted_or_said_to_be_missing(run: Run, subject: Subject) -> None:
     overrides = ["judges=['self-play']", "prompts=shapes:train:4", "train.steps=1", "benchmark="]
     settings = config.load_settings("bagel", ["shapes"], None, overrides, run.registry)
     one_second = [Cost(name, 1, 1.0, 0.0) for name in ("generate", "encode", "answer", "denoiser", cost.TRAINING)]
@@ -350,8 +350,8 @@ def test_questions_of_further_turns_are_counted_or_said_to_be_missing(run: Run, 
             asked.extend(question.text for question in questions)
             return [first if "Write questions" in question.text else "Verdict: yes" for question in questions]
 
-        model: Any = Broken(patient.model, answer=answer)
-        other = Patient(Run(run.folder, settings, run.registry), model, patient.candidates, patient.texts, True)
+        model: Any = Broken(subject.model, answer=answer)
+        other = Subject(Run(run.folder, settings, run.registry), model, subject.candidates, subject.texts, True)
         answering.check(other)
         before = list(asked)
         told = cost.estimate(other, one_second)
@@ -369,11 +369,11 @@ def test_questions_of_further_turns_are_counted_or_said_to_be_missing(run: Run, 
     assert "Finding regions, asking again and further turns of self-play are not counted." in told
 
 
-def test_a_parameter_without_gradient_is_told(run: Run, model: Bagel, patient: Patient) -> None:
+def test_a_parameter_without_gradient_is_told(run: Run, model: Bagel, subject: Subject) -> None:
     broken: Any = Broken(model, denoiser=deepcopy(model.denoiser))
     broken.denoiser.latent_pos_embed.register_parameter("unused", nn.Parameter(torch.zeros(2)))
     broken.recipe = model.recipe.__class__(model.recipe.blocks, (*model.recipe.full, ".*unused"), model.recipe.lora)
-    _, findings = cost.measure(Patient(run, broken, patient.candidates, patient.texts, True))
+    _, findings = cost.measure(Subject(run, broken, subject.candidates, subject.texts, True))
     assert findings[0].verdict == "wrong"
     assert "latent_pos_embed.unused" in findings[0].text
 
@@ -406,8 +406,8 @@ def test_results_of_the_wrong_form_are_told(
     assert sentence in " ".join(finding.text for finding in found.values() if finding.verdict == "wrong")
 
 
-def test_pictures_may_be_given(run: Run, model: Bagel, patient: Patient, tmp_path: Path) -> None:
-    for name, picture in zip(("a-red-circle.png", "IMG_12.png"), patient.pictures, strict=False):
+def test_pictures_may_be_given(run: Run, model: Bagel, subject: Subject, tmp_path: Path) -> None:
+    for name, picture in zip(("a-red-circle.png", "IMG_12.png"), subject.pictures, strict=False):
         picture.save(tmp_path / name)
     given = with_given_pictures(run, model, tmp_path)
     assert given.texts == [None, "a red circle"]

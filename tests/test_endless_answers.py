@@ -19,7 +19,7 @@ from srum_core.analysis import steps
 from srum_core.evaluation import benchmarking
 from srum_core.records import Candidate, Unreadable
 from srum_core.stages.ground import _Proposing
-from srum_core.stages.interview import LONGEST_ANSWER, Hearing, legible, without_echo
+from srum_core.stages.interview import LONGEST_ANSWER, Interview, legible, without_echo
 from srum_core.testing.fixtures import sample_candidate, sample_regions
 from srum_lmms import asking
 
@@ -75,13 +75,13 @@ def check(read: Callable[[str], Any], length: int, answers: int = 1, starts: Seq
     assert not slow
 
 
-def hear(hearing: Hearing, text: str) -> Hearing:
+def hear(interview: Interview, text: str) -> Interview:
     """The same answer to every question."""
-    while waiting := hearing.follow(0):
+    while waiting := interview.follow(0):
         for index in waiting:
-            hearing.hear(0, index, hearing.votes[0].questions[index], text)
-    hearing.read(0)
-    return hearing
+            interview.hear(0, index, interview.votes[0].questions[index], text)
+    interview.read(0)
+    return interview
 
 
 COMPONENTS = [(each.kind, each.component.name) for each in plugins.discover().listing()]
@@ -98,12 +98,12 @@ MUTE = {("grounder", "sam"), ("grounder", "file")}
 """They need files and ask nothing."""
 
 
-def opened(kind: str, name: str, folder: Path) -> Hearing:
+def opened(kind: str, name: str, folder: Path) -> Interview:
     registry, candidate, regions = plugins.discover(), sample_candidate(folder), sample_regions()[:1]
     if kind == "judge":
-        return Hearing.open(name, registry.create("judge", name), candidate, regions)
+        return Interview.open(name, registry.create("judge", name), candidate, regions)
     if kind == "grounder":
-        return Hearing.open(name, _Proposing(registry.create("grounder", name)), candidate, ())
+        return Interview.open(name, _Proposing(registry.create("grounder", name)), candidate, ())
     options = {"data": str(DATA[name](folder / "data")), "verify": False} if name in DATA else {}
     benchmark = registry.create("benchmark", name, **options)
     prompt = benchmark.prompts("test")[0]
@@ -118,7 +118,7 @@ def test_no_component_is_held_up_by_an_answer(kind: str, name: str, tmp_path: Pa
         pytest.skip("it asks nothing")
 
     def read(text: str) -> None:
-        again = Hearing.open(name, base.judge, base.candidate, base.regions)
+        again = Interview.open(name, base.judge, base.candidate, base.regions)
         measured = hear(again, text)
         if kind == "benchmark":
             base.judge.benchmark.score(base.candidate, measured.said(0))  # type: ignore[attr-defined]
@@ -146,8 +146,8 @@ def test_no_function_is_held_up_by_an_answer(name: str) -> None:
 
 
 def test_an_answer_that_is_too_long_is_unreadable_and_says_so(tmp_path: Path) -> None:
-    hearing = hear(opened("judge", "zoom", tmp_path), "Score: 0.5\nReason: " + "good " * LONGEST_ANSWER)
-    found = hearing.outcome()
+    interview = hear(opened("judge", "zoom", tmp_path), "Score: 0.5\nReason: " + "good " * LONGEST_ANSWER)
+    found = interview.outcome()
     assert found
     assert all(isinstance(each, Unreadable) and "160019 characters" in each.why for each in found)
 

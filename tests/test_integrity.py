@@ -301,13 +301,13 @@ def test_a_record_file_that_is_none_is_a_sentence(tmp_path: Path, kind: str) -> 
 
 
 def test_a_vote_that_nobody_gave_is_a_sentence(run: Run) -> None:
-    from srum_core.stages.interview import Hearing
+    from srum_core.stages.interview import Interview
 
     (judgement, *_), (candidate, *_) = run.judgements(0), run.candidates(0)
     (name, toy), *_ = run.judges()
     exchanges = [attrs.evolve(each, vote=10**9) for each in judgement.exchanges]
     with pytest.raises(RecordError, match="judge again with --redo judge"):
-        Hearing.replay(name, toy, candidate, judgement.regions, exchanges)
+        Interview.replay(name, toy, candidate, judgement.regions, exchanges)
 
 
 def test_a_candidate_outside_is_not_even_written(tmp_path: Path) -> None:

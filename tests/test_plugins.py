@@ -589,6 +589,15 @@ def test_a_plugin_adds_commands(plugins: Install, capsys: pytest.CaptureFixture[
     assert 'Did you mean "--times"?' in capsys.readouterr().err
 
 
+def test_an_installation_that_is_older_than_the_code_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Registry, "add_commands", lambda self, subparsers: [])
+    with pytest.raises(SystemExit, match="2"):
+        main(["eval", "--help"])
+    assert "Install it again" in capsys.readouterr().err
+
+
 def test_a_command_is_imported_when_it_is_used(plugins: Install, capsys: pytest.CaptureFixture[str]) -> None:
     plugins(greeter=("1", COMMAND, {"greet_command": GREET}))
     main(["plugins"])

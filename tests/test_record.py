@@ -15,7 +15,7 @@ from test_reread import WORDS, make
 from srum_core.cli import main
 from srum_core.records import Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
 from srum_core.runs.run import Run
-from srum_core.stages.interview import Hearing
+from srum_core.stages.interview import Interview
 from srum_core.testing.transcripts import Transcript, read_transcripts, write_transcripts
 
 
@@ -51,7 +51,7 @@ def test_a_transcript_reads_as_the_run_does(run: Run, tmp_path: Path, monkeypatc
     for each in transcripts:
         assert each.scores == judged[each.candidate.id].scores[3:]
         assert {exchange.asked_by for exchange in each.exchanges} == {"test_reread:Tunable"}
-        again = Hearing.replay(each.judge, judge, each.candidate, each.regions, each.exchanges)
+        again = Interview.replay(each.judge, judge, each.candidate, each.regions, each.exchanges)
         assert tuple(again.outcome()) == (*each.scores, *each.failures)
         (original,) = run.candidates(0).select([each.candidate.id])
         assert each.candidate == evolve(original, image=each.candidate.image)

@@ -369,7 +369,7 @@ def test_judges_that_ask_nothing_are_read_again_by_looking_again(
 ) -> None:
     words = tmp_path / "words.txt"
     words.write_text("a cup\na boat\n", encoding="utf-8")
-    plan = test_stages.make(tmp_path / "run", words, judges=(Use("test_hearing:Sighted"),))
+    plan = test_stages.make(tmp_path / "run", words, judges=(Use("test_interview:Sighted"),))
     made = Run.open(Run.create(plan.folder, plan.settings, plan.registry).folder)  # with every option filled in
     for stage in ("generate", "ground", "judge"):
         perform(made, stage, 0)

@@ -14,7 +14,7 @@ from srum_core.cli import main
 from srum_core.errors import ConfigError
 from srum_core.plugins import discover
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
-from srum_core.stages.interview import Hearing, conduct
+from srum_core.stages.interview import Interview, conduct
 from srum_core.testing import JudgeConformance, ScriptedModel, read_transcripts
 from srum_judges.answerers.scripted import Scripted
 from srum_judges.judges import widened
@@ -272,7 +272,7 @@ def test_every_place_gets_a_score_or_what_it_lacks(said: list[str], written: str
     assert not set(scored) & {each.region for each in found if isinstance(each, Unreadable)}
 
 
-# ---- in a hearing --------------------------------------------------------------------------------------------------
+# ---- in an interview ------------------------------------------------------------------------------------------------
 
 
 def test_unreadable_questions_are_written_again_and_then_answered() -> None:
@@ -285,16 +285,16 @@ def test_unreadable_questions_are_written_again_and_then_answered() -> None:
             f"{start}Is it red?": ["perhaps", "no"],
         }
     )
-    hearing = Hearing.open("self-play", mine, CANDIDATE, REGIONS)
-    conduct([hearing], model.answer, retries=1, temperature=0.7, seed=seed)
-    assert hearing.outcome() == [
+    interview = Interview.open("self-play", mine, CANDIDATE, REGIONS)
+    conduct([interview], model.answer, retries=1, temperature=0.7, seed=seed)
+    assert interview.outcome() == [
         Score(0.0, reason="1 of 2 answers are yes. Not so: Is it red? (no)", judge="self-play")
     ]
-    assert [(each.index, each.question.temperature) for each in hearing.exchanges] == [
+    assert [(each.index, each.question.temperature) for each in interview.exchanges] == [
         (0, 0.0), (0, 0.7), (1, 0.0), (2, 0.0), (2, 0.7),
     ]  # fmt: skip
-    again = Hearing.replay("self-play", mine, CANDIDATE, REGIONS, hearing.exchanges)
-    assert again.outcome() == hearing.outcome()
+    again = Interview.replay("self-play", mine, CANDIDATE, REGIONS, interview.exchanges)
+    assert again.outcome() == interview.outcome()
 
 
 @pytest.mark.parametrize("level", ["global", "local"])
@@ -305,9 +305,9 @@ def test_scripted_replies_let_it_be_tried_without_a_model(level: str, tmp_path: 
         image.write_bytes(bytes([number]))
         candidate = Candidate("c", Prompt("p", "a cup"), image, (64, 48), 0)
         mine = discover().create("judge", {"use": "self-play", "level": level})
-        hearing = Hearing.open("self-play", mine, candidate, REGIONS)
-        conduct([hearing], Scripted().answer, retries=0, temperature=0.0, seed=seed)
-        found = hearing.outcome()
+        interview = Interview.open("self-play", mine, candidate, REGIONS)
+        conduct([interview], Scripted().answer, retries=0, temperature=0.0, seed=seed)
+        found = interview.outcome()
         assert all(isinstance(each, Score) for each in found)
         assert [each.region for each in found] == ([None] if level == "global" else ["1", "2"])
         values |= {each.value for each in found if isinstance(each, Score)}
@@ -331,6 +331,6 @@ def test_a_run_is_read_again_and_recorded(
     suite.transcripts = file
     suite.test_recorded_answers_read_as_before(judge())
     (first, *_) = read_transcripts(file)
-    hearing = Hearing.open("self-play", judge(), first.candidate, first.regions)
-    conduct([hearing], ScriptedModel([first]).answer, retries=0, temperature=0.0, seed=seed)
-    assert [getattr(each, "value", None) for each in hearing.outcome()] == [score.value for score in first.scores]
+    interview = Interview.open("self-play", judge(), first.candidate, first.regions)
+    conduct([interview], ScriptedModel([first]).answer, retries=0, temperature=0.0, seed=seed)
+    assert [getattr(each, "value", None) for each in interview.outcome()] == [score.value for score in first.scores]

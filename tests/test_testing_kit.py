@@ -16,7 +16,7 @@ from PIL import Image
 from srum_core import testing
 from srum_core.errors import AnswerError
 from srum_core.records import Exchange, Question, Score
-from srum_core.stages.interview import Hearing, conduct
+from srum_core.stages.interview import Interview, conduct
 from srum_core.testing import (
     THREE_REGIONS,
     AdapterConformance,
@@ -241,16 +241,16 @@ def test_transcripts_tell_questions_apart_by_text_crop_and_picture(tmp_path: Pat
 
 
 def recorded(folder: Path, judge: LocalRegions) -> Path:
-    """What `srum record` makes: a hearing in which the first answer could not be read."""
+    """What `srum record` makes: an interview in which the first answer could not be read."""
     candidate, regions = sample_candidate(folder), sample_regions()
-    hearing = Hearing.open("local-regions", judge, candidate, regions)
-    model = ScriptedModel({hearing.questions[0].text: ["I would rather not.", THREE_REGIONS]})
-    conduct([hearing], model.answer, retries=2, temperature=1.0, seed=lambda *_: 0)
-    scores = tuple(each for each in hearing.outcome() if isinstance(each, Score))
+    interview = Interview.open("local-regions", judge, candidate, regions)
+    model = ScriptedModel({interview.questions[0].text: ["I would rather not.", THREE_REGIONS]})
+    conduct([interview], model.answer, retries=2, temperature=1.0, seed=lambda *_: 0)
+    scores = tuple(each for each in interview.outcome() if isinstance(each, Score))
     assert len(scores) == 3
     path = folder / "recorded.jsonl"
     write_transcripts(
-        path, [Transcript("local-regions", candidate, regions, exchanges=tuple(hearing.exchanges), scores=scores)]
+        path, [Transcript("local-regions", candidate, regions, exchanges=tuple(interview.exchanges), scores=scores)]
     )
     return path
 
@@ -270,10 +270,10 @@ def test_recorded_answers_are_read_again_and_a_change_is_noticed(tmp_path: Path)
 
 def test_a_recorded_hearing_is_answered_again_from_its_transcript(tmp_path: Path) -> None:
     (transcript,) = read_transcripts(recorded(tmp_path, LocalRegions()))
-    hearing = Hearing.open("local-regions", LocalRegions(), transcript.candidate, transcript.regions)
+    interview = Interview.open("local-regions", LocalRegions(), transcript.candidate, transcript.regions)
     model = ScriptedModel([transcript])
-    conduct([hearing], model.answer, retries=2, temperature=1.0, seed=lambda *_: 0)
-    assert tuple(hearing.outcome()) == transcript.scores
+    conduct([interview], model.answer, retries=2, temperature=1.0, seed=lambda *_: 0)
+    assert tuple(interview.outcome()) == transcript.scores
     assert len(model.asked) == 2
 
 

@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, module=f"srum_core.cli.{name.replace('-', '_')}")
     for sentence in plugins.discover().add_commands(commands):
         tell(f"srum: {sentence}")
+    if "eval" not in commands.choices:  # an editable installation keeps the entry points that it was installed with
+        tell("srum: commands are missing: what is installed is older than the code. Install it again: pip install -e .")
     parsed = parser.parse_args(given)
     return launching.exit_status(lambda: int(parsed.execute(parsed)), STOPPED)
 

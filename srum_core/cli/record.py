@@ -26,7 +26,7 @@ from srum_core.records import Score, Unreadable
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run
 from srum_core.runs.store import write_atomic
-from srum_core.stages.interview import Hearing
+from srum_core.stages.interview import Interview
 from srum_core.testing.transcripts import Transcript, write_transcripts
 
 Keep = Callable[[Path, str], Path]
@@ -87,8 +87,8 @@ def _transcripts(run: Run, round: int, name: str, judge: Judge, keep: Keep) -> I
             continue  # it had no question, or it was not known where to look
         (candidate,) = candidates.select([judged.candidate])
         candidate = attrs.evolve(candidate, boxes=judged.boxes)
-        hearing = Hearing.replay(name, judge, candidate, judged.regions, judged.exchanges)
-        outcome = hearing.outcome()
+        interview = Interview.replay(name, judge, candidate, judged.regions, judged.exchanges)
+        outcome = interview.outcome()
         places: dict[Path, Path] = {}
 
         def kept(path: Path, of: str = candidate.id, places: dict[Path, Path] = places) -> Path:
@@ -103,7 +103,7 @@ def _transcripts(run: Run, round: int, name: str, judge: Judge, keep: Keep) -> I
             judged.regions,
             tuple(
                 attrs.evolve(each, question=attrs.evolve(each.question, image=kept(each.question.image)))
-                for each in hearing.exchanges
+                for each in interview.exchanges
             ),
             tuple(each for each in outcome if isinstance(each, Score)),
             tuple(each for each in outcome if isinstance(each, Unreadable)),

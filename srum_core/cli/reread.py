@@ -31,7 +31,7 @@ from srum_core.records import Candidate, Judgement, Score, Unreadable
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run
 from srum_core.runs.store import Records, differences, sync_folder
-from srum_core.stages.interview import Hearing
+from srum_core.stages.interview import Interview
 from srum_core.stages.judge import judgement
 
 Pair = tuple[Candidate, Judgement, Judgement]
@@ -161,8 +161,8 @@ def _again(run: Run, round: int) -> Iterator[Pair]:
             yield candidate, old, old
             continue
         seen = attrs.evolve(candidate, boxes=old.boxes)
-        hearings = [Hearing.replay(name, judge, seen, grounding.regions, old.exchanges) for name, judge in judges]
-        yield candidate, old, judgement(grounding, hearings, run.settings.judge.doubt)
+        interviews = [Interview.replay(name, judge, seen, grounding.regions, old.exchanges) for name, judge in judges]
+        yield candidate, old, judgement(grounding, interviews, run.settings.judge.doubt)
 
 
 @define

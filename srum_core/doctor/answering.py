@@ -7,83 +7,83 @@ from collections.abc import Sequence
 import attrs
 
 from srum_core.doctor.findings import Finding, Verdict
-from srum_core.doctor.subject import Patient
+from srum_core.doctor.subject import Subject
 from srum_core.errors import refuse
 from srum_core.records import Candidate, Question, Region
-from srum_core.stages.interview import Hearing, conduct
+from srum_core.stages.interview import Interview, conduct
 
 ANSWERS, JUDGES = "answers", "judges"
 HALVES = (Region("1", (0.0, 0.0, 0.5, 1.0)), Region("2", (0.5, 0.0, 1.0, 1.0)))
 """Stand in for what the grounder would find."""
 
 
-def check(patient: Patient) -> list[Finding]:
-    return [_plain(patient), *_judged(patient)]
+def check(subject: Subject) -> list[Finding]:
+    return [_plain(subject), *_judged(subject)]
 
 
-def hearings(patient: Patient) -> list[Hearing]:
+def interviews(subject: Subject) -> list[Interview]:
     """Two pictures before each of the run's judges: as they were heard, or else with the first questions only."""
-    return patient.heard or _opened(patient)
+    return subject.heard or _opened(subject)
 
 
-def _opened(patient: Patient) -> list[Hearing]:
-    judges = patient.run.judges()
-    return [Hearing.open(name, each, candidate, HALVES) for candidate in _seen(patient) for name, each in judges]
+def _opened(subject: Subject) -> list[Interview]:
+    judges = subject.run.judges()
+    return [Interview.open(name, each, candidate, HALVES) for candidate in _seen(subject) for name, each in judges]
 
 
-def ask(patient: Patient, questions: Sequence[Question]) -> list[str]:
+def ask(subject: Subject, questions: Sequence[Question]) -> list[str]:
     """The model's answers. Raises PluginError if there are more or fewer than questions, or one is no text."""
-    answers = list(patient.model.answer(list(questions))) if questions else []
+    answers = list(subject.model.answer(list(questions))) if questions else []
     wrong = f"gave {len(answers)} answers to {len(questions)} questions."
-    refuse(len(answers) != len(questions), patient.model, wrong)
+    refuse(len(answers) != len(questions), subject.model, wrong)
     odd = next((each for each in answers if not isinstance(each, str)), "")
-    refuse(not isinstance(odd, str), patient.model, f"gave a {type(odd).__name__} as an answer; it should be a str.")
+    refuse(not isinstance(odd, str), subject.model, f"gave a {type(odd).__name__} as an answer; it should be a str.")
     return answers
 
 
-def _plain(patient: Patient) -> Finding:
-    question = Question(patient.candidates[0].image, "What does this picture show?", max_new_tokens=32)
-    (answer,) = ask(patient, [question])
+def _plain(subject: Subject) -> Finding:
+    question = Question(subject.candidates[0].image, "What does this picture show?", max_new_tokens=32)
+    (answer,) = ask(subject, [question])
     if answer.strip():
         return Finding(ANSWERS, "fine", f'"{question.text}" is answered by "{_short(answer)}"')
-    if patient.trained:
+    if subject.trained:
         mend = "does answer return what was generated after the question, without the question and special tokens?"
         return Finding(ANSWERS, "wrong", f'"{question.text}" gets an empty answer: {mend}')
     return Finding(ANSWERS, "undecided", f'"{question.text}" gets an empty answer, as untrained weights may give.')
 
 
-def _judged(patient: Patient) -> list[Finding]:
+def _judged(subject: Subject) -> list[Finding]:
     """The share of questions with readable answers, judge by judge."""
-    opened = _opened(patient)
-    for hearing in opened:
-        conduct([hearing], lambda questions: ask(patient, questions), retries=0, temperature=0.0, seed=lambda *_: 0)
-    patient.heard = opened
-    return [_readable(patient, name, opened) for name in dict.fromkeys(hearing.name for hearing in opened)]
+    opened = _opened(subject)
+    for interview in opened:
+        conduct([interview], lambda questions: ask(subject, questions), retries=0, temperature=0.0, seed=lambda *_: 0)
+    subject.heard = opened
+    return [_readable(subject, name, opened) for name in dict.fromkeys(interview.name for interview in opened)]
 
 
-def _readable(patient: Patient, name: str, opened: Sequence[Hearing]) -> Finding:
-    mine = [hearing for hearing in opened if hearing.name == name]
-    asked = sum(len(answers) for hearing in mine for answers in hearing.answers)
+def _readable(subject: Subject, name: str, opened: Sequence[Interview]) -> Finding:
+    mine = [interview for interview in opened if interview.name == name]
+    asked = sum(len(answers) for interview in mine for answers in interview.answers)
     if not asked:
         return Finding(JUDGES, "fine", f"{name} asks nothing.")
-    unread = sum(len(hearing.unreadable()) for hearing in mine)
+    unread = sum(len(interview.unreadable()) for interview in mine)
     seen = f"{asked - unread} of {asked} answers can be read by {name}"
     if 2 * unread < asked:
         return Finding(JUDGES, "fine", f"{seen}.")
-    first = next(hearing for hearing in mine if hearing.unreadable())
+    first = next(interview for interview in mine if interview.unreadable())
     said = first.answers[0][first.unreadable()[0][1]]
     told = f'{seen}; an unreadable one was "{_short(said)}"'
-    if patient.run.settings.answerer:
+    if subject.run.settings.answerer:
         return Finding(JUDGES, "undecided", f"{told} (another answerer is set, so that this need not matter).")
     mend = 'Try another template, more max_new_tokens, or another answerer (a stand-in: answerer="scripted").'
-    verdict: Verdict = "wrong" if patient.trained and unread == asked else "undecided"
+    verdict: Verdict = "wrong" if subject.trained and unread == asked else "undecided"
     return Finding(JUDGES, verdict, f"{told}. {mend}")
 
 
-def _seen(patient: Patient) -> list[Candidate]:
+def _seen(subject: Subject) -> list[Candidate]:
     """Two pictures, told how the model writes boxes."""
-    box_format = getattr(patient.model, "box_format", None)
-    chosen = patient.candidates[:2]
+    box_format = getattr(subject.model, "box_format", None)
+    chosen = subject.candidates[:2]
     return chosen if box_format is None else [attrs.evolve(each, boxes=box_format(each.size)) for each in chosen]
 
 

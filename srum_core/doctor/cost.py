@@ -16,11 +16,11 @@ from torch import Tensor
 
 from srum_core.doctor import answering
 from srum_core.doctor.findings import Cost, Finding
-from srum_core.doctor.subject import Patient
+from srum_core.doctor.subject import Subject
 from srum_core.flow import FlowStep, flow_step
 from srum_core.records import Question
 from srum_core.runs.progress import clock
-from srum_core.stages.interview import Hearing
+from srum_core.stages.interview import Interview
 from srum_core.training import lora
 from srum_core.training.latent_cache import CHUNK
 
@@ -33,31 +33,31 @@ TRAINING = "training step"
 GRADIENTS = "gradients"
 
 
-def measure(patient: Patient) -> tuple[list[Cost], list[Finding]]:
+def measure(subject: Subject) -> tuple[list[Cost], list[Finding]]:
     """One call of each operation, then a training step, which prepares the model for training and so comes last."""
-    settings, device = patient.run.settings, patient.device
-    text = next((each for each in patient.texts if each), "a picture")
-    questions = _questions(patient)
-    latents = patient.encode(patient.pictures)
-    together = fitting(patient, latents[0])
+    settings, device = subject.run.settings, subject.device
+    text = next((each for each in subject.texts if each), "a picture")
+    questions = _questions(subject)
+    latents = subject.encode(subject.pictures)
+    together = fitting(subject, latents[0])
 
     def denoise(count: int) -> object:
-        return patient.velocity(_fill(latents, count), torch.full((count,), 0.5), [text] * count)
+        return subject.velocity(_fill(latents, count), torch.full((count,), 0.5), [text] * count)
 
     found = [
-        take("generate", settings.generate.batch, device, lambda n: patient.draw([text] * n, range(n))),
-        take("encode", CHUNK, device, lambda n: patient.encode(_fill(patient.pictures, n))),
-        take("answer", settings.judge.batch, device, lambda n: answering.ask(patient, _fill(questions, n))),
+        take("generate", settings.generate.batch, device, lambda n: subject.draw([text] * n, range(n))),
+        take("encode", CHUNK, device, lambda n: subject.encode(_fill(subject.pictures, n))),
+        take("answer", settings.judge.batch, device, lambda n: answering.ask(subject, _fill(questions, n))),
         take("denoiser", together, device, denoise),
     ]
-    trainer = _Trainer(patient, [latent.to(device) for latent in latents], text)
+    trainer = _Trainer(subject, [latent.to(device) for latent in latents], text)
     found.append(take(TRAINING, together, device, trainer.step))
     return found, [trainer.finding()]
 
 
-def fitting(patient: Patient, latent: Tensor) -> int:
+def fitting(subject: Subject, latent: Tensor) -> int:
     """Pictures with latents of this size in a micro-batch of training."""
-    return max(1, patient.run.settings.train.max_cells // (latent.shape[0] * latent.shape[1]))
+    return max(1, subject.run.settings.train.max_cells // (latent.shape[0] * latent.shape[1]))
 
 
 def take(operation: str, most: int, device: torch.device, call: Callable[[int], object]) -> Cost:
@@ -114,10 +114,10 @@ def _fill(some: Sequence[T], count: int) -> list[T]:
     return [some[index % len(some)] for index in range(count)]
 
 
-def _questions(patient: Patient) -> list[Question]:
+def _questions(subject: Subject) -> list[Question]:
     """Those of the run's judges, further turns included, or a plain one."""
-    asked = [question for hearing in answering.hearings(patient) for question in hearing.votes[0].questions]
-    return asked or [Question(patient.candidates[0].image, "What does this picture show?")]
+    asked = [question for interview in answering.interviews(subject) for question in interview.votes[0].questions]
+    return asked or [Question(subject.candidates[0].image, "What does this picture show?")]
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def _questions(patient: Patient) -> list[Question]:
 class _Trainer:
     """A step of the run's own loss on the run's own trained parameters; no weight is changed."""
 
-    patient: Patient
+    subject: Subject
     latents: list[Tensor]
     text: str
     tuned: lora.Tuned = field(init=False)
@@ -135,19 +135,19 @@ class _Trainer:
     """Trained parameters that no gradient reached."""
 
     def __attrs_post_init__(self) -> None:
-        settings = self.patient.run.settings
+        settings = self.subject.run.settings
         with torch.random.fork_rng():
             torch.manual_seed(0)  # LoRA's first weights
             own = settings.train
-            self.tuned = lora.tune(self.patient.model, own.method, settings.lora, own.checkpointing, own.compile)
+            self.tuned = lora.tune(self.subject.model, own.method, settings.lora, own.checkpointing, own.compile)
 
     def step(self, count: int) -> None:
-        patient, settings = self.patient, self.patient.run.settings
-        objective = patient.run.registry.create("loss", settings.loss)
+        subject, settings = self.subject, self.subject.run.settings
+        objective = subject.run.registry.create("loss", settings.loss)
         times = torch.linspace(0.2, 0.8, count)
         noise = torch.Generator().manual_seed(0)
-        with patient.precision():
-            condition = patient.condition([self.text] * count)
+        with subject.precision():
+            condition = subject.condition([self.text] * count)
             flow: FlowStep = flow_step(self.tuned.module, _fill(self.latents, count), condition, times, None, noise)
             loss, _ = objective(flow)
         loss.backward()
@@ -169,15 +169,15 @@ class _Trainer:
 # ---- a round --------------------------------------------------------------------------------------------------------
 
 
-def estimate(patient: Patient, found: Sequence[Cost]) -> str:
+def estimate(subject: Subject, found: Sequence[Cost]) -> str:
     """What a round takes on this machine, in a sentence, from single calls."""
-    settings = patient.run.settings
+    settings = subject.run.settings
     each = {cost.operation: cost.seconds / cost.count for cost in found}
-    pictures = len(patient.run.planned(0))
-    heard = answering.hearings(patient)
+    pictures = len(subject.run.planned(0))
+    heard = answering.interviews(subject)
     questions = math.ceil(sum(len(h.votes[0].questions) for h in heard) / len({h.candidate.id for h in heard}))
     train = settings.train
-    together = train.accumulation * fitting(patient, patient.encode(patient.pictures[:1])[0])
+    together = train.accumulation * fitting(subject, subject.encode(subject.pictures[:1])[0])
     trained = train.steps * together if train.steps else train.epochs * pictures
     parts = {
         "generate": pictures * each["generate"],
@@ -185,7 +185,7 @@ def estimate(patient: Patient, found: Sequence[Cost]) -> str:
         "train": pictures * each["encode"] + trained * each[TRAINING],
     }
     if settings.benchmark is not None:
-        parts["evaluate"] = len(patient.run.planned_evaluation()) * each["generate"]
+        parts["evaluate"] = len(subject.run.planned_evaluation()) * each["generate"]
     told = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items())
     return (
         f"A round of these settings ({pictures} pictures, {questions} question{'s' * (questions != 1)} each, {trained} "
@@ -193,7 +193,7 @@ def estimate(patient: Patient, found: Sequence[Cost]) -> str:
     )
 
 
-def _left_out(heard: Sequence[Hearing]) -> str:
+def _left_out(heard: Sequence[Interview]) -> str:
     """What is not counted. How many questions come in further turns only answers tell, here those on two pictures."""
     counted = dict.fromkeys(h.name for h in heard if len(h.votes[0].turns) > 1)
     turning = dict.fromkeys(h.name for h in heard if hasattr(h.judge, "further") and h.name not in counted)

@@ -7,19 +7,19 @@ import torch
 from PIL import Image
 
 from srum_core.doctor.findings import Finding
-from srum_core.doctor.subject import Patient
+from srum_core.doctor.subject import Subject
 
 SEEDS, WORDS, NEIGHBOURS = "seeds", "words", "neighbours"
 SAME = 0.1
 """Two pictures count as the same if they differ by less than this share of what another seed changes."""
 
 
-def check(patient: Patient) -> list[Finding]:
-    text = next((each for each in patient.texts if each), "a picture")
-    other = next((each for each in patient.texts if each and each != text), f"not {text}")
-    first, again, reseeded, reworded = patient.draw([text, text, text, other], [0, 0, 1, 0])
-    (alone,) = patient.draw([text], [0])
-    return [_seeds(first, again, alone, reseeded), _words(patient, first, reworded, text, other), _neighbours(patient)]
+def check(subject: Subject) -> list[Finding]:
+    text = next((each for each in subject.texts if each), "a picture")
+    other = next((each for each in subject.texts if each and each != text), f"not {text}")
+    first, again, reseeded, reworded = subject.draw([text, text, text, other], [0, 0, 1, 0])
+    (alone,) = subject.draw([text], [0])
+    return [_seeds(first, again, alone, reseeded), _words(subject, first, reworded, text, other), _neighbours(subject)]
 
 
 def _seeds(first: Image.Image, again: Image.Image, alone: Image.Image, reseeded: Image.Image) -> Finding:
@@ -36,11 +36,11 @@ def _seeds(first: Image.Image, again: Image.Image, alone: Image.Image, reseeded:
     return Finding(SEEDS, "fine", "The same prompt and seed give the same picture, another seed another one.")
 
 
-def _words(patient: Patient, first: Image.Image, reworded: Image.Image, text: str, other: str) -> Finding:
-    clean = patient.encode(patient.pictures[:1])
+def _words(subject: Subject, first: Image.Image, reworded: Image.Image, text: str, other: str) -> Finding:
+    clean = subject.encode(subject.pictures[:1])
     noise = torch.randn(clean[0].shape, generator=torch.Generator().manual_seed(0))
     noisy = [(clean[0] + noise) / 2] * 2
-    said, unsaid = patient.velocity(noisy, torch.full((2,), 0.5), [text, None])
+    said, unsaid = subject.velocity(noisy, torch.full((2,), 0.5), [text, None])
     if torch.equal(said, unsaid):
         told = "The velocity is the same with a prompt and without: does the denoiser use its condition?"
         return Finding(WORDS, "wrong", told)
@@ -50,17 +50,17 @@ def _words(patient: Patient, first: Image.Image, reworded: Image.Image, text: st
     return Finding(WORDS, "fine", "Other words give another picture and another velocity.")
 
 
-def _neighbours(patient: Patient) -> Finding:
+def _neighbours(subject: Subject) -> Finding:
     """A picture's velocity, alone and beside another with other words at another time."""
-    clean = patient.encode((patient.pictures * 2)[:2])
-    texts = (patient.texts * 2)[:2]
+    clean = subject.encode((subject.pictures * 2)[:2])
+    texts = (subject.texts * 2)[:2]
     time = torch.tensor([0.5, 0.8])
     noise = [torch.randn(x.shape, generator=torch.Generator().manual_seed(i)) for i, x in enumerate(clean)]
     noisy = [(1 - t) * x + t * eps for t, x, eps in zip(time, clean, noise, strict=True)]
-    together = patient.velocity(noisy, time, texts)[0]
-    alone = patient.velocity(noisy[:1], time[:1], texts[:1])[0]
+    together = subject.velocity(noisy, time, texts)[0]
+    alone = subject.velocity(noisy[:1], time[:1], texts[:1])[0]
     off = float((together - alone).norm() / alone.norm().clamp(min=1e-12))
-    coarse = any(p.dtype in (torch.bfloat16, torch.float16) for p in patient.model.denoiser.parameters())
+    coarse = any(p.dtype in (torch.bfloat16, torch.float16) for p in subject.model.denoiser.parameters())
     if off > (0.1 if coarse else 0.01):
         mend = "pictures of a batch must not see each other (attention mask, padding, normalisation)."
         return Finding(NEIGHBOURS, "wrong", f"A picture's velocity is {off:.0%} off beside another picture: {mend}")

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from srum_core.doctor import answering, cost, drawing, flow_convention, geometry, subject
 from srum_core.doctor.findings import Cost, Finding
-from srum_core.doctor.subject import Patient
+from srum_core.doctor.subject import Subject
 from srum_core.errors import SrumError
 from srum_core.protocols import UnifiedModel
 from srum_core.runs.run import Run
@@ -38,7 +38,7 @@ def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tel
             findings.append(finding)
             tell(finding)
 
-    checks: dict[str, Callable[[Patient], list[Finding]]] = {
+    checks: dict[str, Callable[[Subject], list[Finding]]] = {
         "sign and time": flow_convention.check,
         "latents": geometry.check,
         "drawing": drawing.check,

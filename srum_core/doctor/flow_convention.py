@@ -14,7 +14,7 @@ from attrs import frozen
 from torch import Tensor
 
 from srum_core.doctor.findings import Finding
-from srum_core.doctor.subject import Patient
+from srum_core.doctor.subject import Subject
 
 SIGN, SCALE = "sign and time", "scale of latents"
 TIMES = (0.2, 0.4, 0.6, 0.8)
@@ -80,41 +80,41 @@ class Fit:
     """|velocity| / |target|."""
 
 
-def check(patient: Patient) -> list[Finding]:
-    """Sets `patient.trained`."""
-    latents = patient.encode(patient.pictures)
+def check(subject: Subject) -> list[Finding]:
+    """Sets `subject.trained`."""
+    latents = subject.encode(subject.pictures)
     if not all(bool(latent.isfinite().all()) for latent in latents):
         text = "Some latents are no finite numbers: does encode get pixels in the range that it expects?"
         return [Finding(SCALE, "wrong", text)]
-    fits = explain(patient, latents)
+    fits = explain(subject, latents)
     if any(fit.share != fit.share for fit in fits.values()):
         text = "The denoiser gives numbers that are not finite: does it run in 16 bits where it needs 32?"
         return [Finding(SIGN, "wrong", text)]
-    patient.trained = max(fit.share for fit in fits.values()) >= EXPLAINED or _wrong_length(fits[OURS])
-    return [_sign(fits), _scale(latents, fits, bool(patient.trained))]
+    subject.trained = max(fit.share for fit in fits.values()) >= EXPLAINED or _wrong_length(fits[OURS])
+    return [_sign(fits), _scale(latents, fits, bool(subject.trained))]
 
 
-def explain(patient: Patient, latents: Sequence[Tensor]) -> dict[Convention, Fit]:
+def explain(subject: Subject, latents: Sequence[Tensor]) -> dict[Convention, Fit]:
     """Every output under every clock; and, for the scale, every output with standardised latents."""
     found: dict[Convention, Fit] = {}
     everything = torch.cat([latent.flatten() for latent in latents])
     mean, deviation = everything.mean(), everything.std().clamp(min=1e-6)
     standard = [(latent - mean) / deviation for latent in latents]
     for grids, clock, standardised in [*((latents, clock, False) for clock in CLOCKS), (standard, "t", True)]:
-        tried = list(_try(patient, grids, clock))
+        tried = list(_try(subject, grids, clock))
         for output in OUTPUTS:
             found[Convention(output, clock, standardised)] = _fit([(said, fits[output]) for said, fits in tried])
     return found
 
 
-def _try(patient: Patient, clean: Sequence[Tensor], clock: str) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def _try(subject: Subject, clean: Sequence[Tensor], clock: str) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """At each time: what the denoiser says and what each kind of output would be, flat over all pictures."""
     tell = CLOCKS[clock][0]
     for number, time in enumerate(TIMES):
         rng = torch.Generator().manual_seed(number)
         noise = [torch.randn(x.shape, generator=rng) for x in clean]
         noisy = [(1 - time) * x + time * eps for x, eps in zip(clean, noise, strict=True)]
-        said = patient.velocity(noisy, torch.full((len(noisy),), tell(time)), patient.texts)
+        said = subject.velocity(noisy, torch.full((len(noisy),), tell(time)), subject.texts)
         x, eps = (torch.cat([each.flatten() for each in grids]) for grids in (clean, noise))
         yield torch.cat([v.flatten() for v in said]), {name: make(x, eps) for name, (make, _) in OUTPUTS.items()}
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from srum_core.doctor.findings import Finding
-from srum_core.doctor.subject import Patient
+from srum_core.doctor.subject import Subject
 from srum_core.errors import SrumError
 
 SHAPE, PLACE, REPEAT = "shape of latents", "place in latents", "encode again"
@@ -28,18 +28,18 @@ WHERE = {
 """By the quarters of the grid in which the picture's top left and top right corners are found."""
 
 
-def check(patient: Patient) -> list[Finding]:
-    return [_shape(patient), _place(patient), _repeat(patient)]
+def check(subject: Subject) -> list[Finding]:
+    return [_shape(subject), _place(subject), _repeat(subject)]
 
 
-def _shape(patient: Patient) -> Finding:
+def _shape(subject: Subject) -> Finding:
     """Landscape and portrait parts of a picture."""
-    picture = patient.pictures[0]
+    picture = subject.pictures[0]
     side = min(picture.size)
     half = max(1, side // 2)
     parts = [picture.crop((0, 0, side, half)), picture.crop((0, 0, half, side))]
     try:
-        landscape, portrait = (tuple(patient.encode([part])[0].shape[:2]) for part in parts)
+        landscape, portrait = (tuple(subject.encode([part])[0].shape[:2]) for part in parts)
     except (SrumError, RuntimeError, ValueError) as error:
         text = f"Only pictures of the drawn shape can be encoded, so that rows and columns cannot be told: {error}"
         return Finding(SHAPE, "undecided", text)
@@ -53,15 +53,15 @@ def _shape(patient: Patient) -> Finding:
     return Finding(SHAPE, "undecided", f"{seen}: {told}")
 
 
-def _place(patient: Patient) -> Finding:
+def _place(subject: Subject) -> Finding:
     """Change one corner of a picture, and look where the grid changes."""
-    picture = patient.pictures[0]
-    plain = patient.encode([picture])[0]
+    picture = subject.pictures[0]
+    plain = subject.encode([picture])[0]
     if min(plain.shape[:2]) < 2:
         return Finding(PLACE, "undecided", f"A grid of {_grid(tuple(plain.shape[:2]))} has no corners to compare.")
     found, shares = [], []
     for corner in CORNERS[:2]:
-        quarters = _quarters((patient.encode([_changed(picture, corner)])[0] - plain).square().sum(dim=-1))
+        quarters = _quarters((subject.encode([_changed(picture, corner)])[0] - plain).square().sum(dim=-1))
         if float(quarters.sum()) == 0:
             return Finding(PLACE, "wrong", f"Changing the {corner} corner of a picture changes nothing in its latent.")
         found.append(CORNERS[int(quarters.argmax())])
@@ -77,13 +77,13 @@ def _place(patient: Patient) -> Finding:
     return Finding(PLACE, "fine", f"{seen[0].upper()}{seen[1:]}, where they should be.")
 
 
-def _repeat(patient: Patient) -> Finding:
+def _repeat(subject: Subject) -> Finding:
     """The same picture again, and beside another."""
-    first, other = patient.pictures[:2] if len(patient.pictures) > 1 else patient.pictures * 2
-    one = patient.encode([first])[0]
+    first, other = subject.pictures[:2] if len(subject.pictures) > 1 else subject.pictures * 2
+    one = subject.encode([first])[0]
     for words, latent, mend in (
-        ("again", patient.encode([first])[0], "it must be repeatable: use the mean, or seed the sample by the picture"),
-        ("beside another", patient.encode([first, other])[0], "no picture may see its neighbours or their padding"),
+        ("again", subject.encode([first])[0], "it must be repeatable: use the mean, or seed the sample by the picture"),
+        ("beside another", subject.encode([first, other])[0], "no picture may see its neighbours or their padding"),
     ):
         if latent.shape != one.shape:
             shapes = f"{tuple(one.shape)} and {tuple(latent.shape)}"

@@ -22,7 +22,7 @@ from srum_core.plugins import Registry
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate, Prompt
 from srum_core.runs.run import Run
-from srum_core.stages.interview import Hearing
+from srum_core.stages.interview import Interview
 from srum_core.training import lora
 
 GIB = 2**30
@@ -116,7 +116,7 @@ class Planner:
     def judge(self, settings: Settings) -> Need | None:
         """With every first question of the run's judges about each picture. None if somebody else answers."""
         model = self.outline(settings)
-        asked = [question for each in self._hearings(settings) for question in each.votes[0].questions]
+        asked = [question for each in self._interviews(settings) for question in each.votes[0].questions]
         if model.judge is None or settings.answerer is not None or not asked:
             return None
         count = settings.judge.batch * len(asked)
@@ -173,10 +173,10 @@ class Planner:
     def _held(self, model: Outline, stage: str) -> int:
         return _bytes(model.denoiser.parameters()) + model.parts.get(stage, 0)
 
-    def _hearings(self, settings: Settings) -> list[Hearing]:
+    def _interviews(self, settings: Settings) -> list[Interview]:
         """One picture before each judge, with two regions; what is asked does not depend on what it shows."""
         candidate = Candidate("picture", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
-        return [Hearing.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
+        return [Interview.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

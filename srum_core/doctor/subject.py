@@ -17,14 +17,14 @@ from srum_core.models.images import open_rgb
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate, Prompt
 from srum_core.runs.run import Run
-from srum_core.stages.interview import Hearing
+from srum_core.stages.interview import Interview
 
 PICTURES = 4
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @define
-class Patient:
+class Subject:
     """`trained` is found out on the way: None until then, and where the weights explain nothing."""
 
     run: Run
@@ -34,7 +34,7 @@ class Patient:
     texts: list[str | None]
     """What each shows; None = not known."""
     trained: bool | None = None
-    heard: list[Hearing] = field(factory=list)
+    heard: list[Interview] = field(factory=list)
     """Two of the pictures before each of the run's judges, once all that they ask is answered."""
 
     @property
@@ -84,19 +84,19 @@ class Patient:
         return [sample.image for sample in samples]
 
 
-def with_own_pictures(run: Run, model: UnifiedModel, folder: Path) -> Patient:
+def with_own_pictures(run: Run, model: UnifiedModel, folder: Path) -> Subject:
     """Pictures that the model draws for the first of the run's prompts, stored in `folder`."""
     prompts = run.prompts(0)
     chosen = [prompts[index % len(prompts)].text for index in range(PICTURES)]
-    patient = Patient(run, model, [], list(chosen))
-    for index, image in enumerate(patient.draw(chosen, list(range(PICTURES)))):
+    subject = Subject(run, model, [], list(chosen))
+    for index, image in enumerate(subject.draw(chosen, list(range(PICTURES)))):
         path = folder / f"{index}.png"
         image.convert("RGB").save(path)
-        patient.candidates.append(_candidate(path, image.size, chosen[index], index))
-    return patient
+        subject.candidates.append(_candidate(path, image.size, chosen[index], index))
+    return subject
 
 
-def with_given_pictures(run: Run, model: UnifiedModel, folder: Path) -> Patient:
+def with_given_pictures(run: Run, model: UnifiedModel, folder: Path) -> Subject:
     """The first pictures of a folder. A name such as a-red-cup.png says what is shown; a single word (IMG_1234) does
     not. Raises ConfigError if there is none."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)[:PICTURES]
@@ -105,7 +105,7 @@ def with_given_pictures(run: Run, model: UnifiedModel, folder: Path) -> Patient:
     texts = [text_in_name(path) for path in paths]
     sizes = [open_rgb(path).size for path in paths]
     candidates = [_candidate(*each) for each in zip(paths, sizes, texts, range(len(paths)), strict=True)]
-    return Patient(run, model, candidates, texts)
+    return Subject(run, model, candidates, texts)
 
 
 def text_in_name(path: Path) -> str | None:

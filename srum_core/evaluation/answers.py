@@ -26,7 +26,7 @@ from srum_core.runs.progress import progress
 from srum_core.runs.store import Records, rank_and_world
 from srum_core.stages.asking import put
 from srum_core.stages.chunks import seed_everything
-from srum_core.stages.interview import Hearing, conduct, recall
+from srum_core.stages.interview import Interview, conduct, recall
 
 SELF = "self"
 """The judge that is the evaluated model itself."""
@@ -116,14 +116,14 @@ class Answers:
         whole = {"picture": picture.sha256, "request": request, "judge": self._judge, "by": self.by}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def recall(self, benchmark: Benchmark, picture: Picture) -> tuple[Hearing, list[Question]]:
-        """The hearing about a picture as far as answers go, and the questions that wait for one."""
-        hearing = benchmarking.opened(self._asker(), benchmark, picture.candidate)
+    def recall(self, benchmark: Benchmark, picture: Picture) -> tuple[Interview, list[Question]]:
+        """The interview about a picture as far as answers go, and the questions that wait for one."""
+        interview = benchmarking.opened(self._asker(), benchmark, picture.candidate)
         s = self.run.settings.evaluate
         waiting = recall(
-            hearing, lambda each: self._known.get(self.key(picture, each)), s.retries, s.temperature, self._seed
+            interview, lambda each: self._known.get(self.key(picture, each)), s.retries, s.temperature, self._seed
         )
-        return hearing, waiting
+        return interview, waiting
 
     def _asker(self) -> str:
         use = self.run.settings.benchmark
@@ -147,8 +147,8 @@ class Answers:
             return [self._known[key] for key in keys]
 
         s = self.run.settings.evaluate
-        hearings = [benchmarking.opened(self._asker(), benchmark, each.candidate) for each in pictures]
-        conduct(hearings, ask, s.retries, s.temperature, self._seed)
+        interviews = [benchmarking.opened(self._asker(), benchmark, each.candidate) for each in pictures]
+        conduct(interviews, ask, s.retries, s.temperature, self._seed)
 
     def _store(
         self, keys: Sequence[str], questions: Sequence[Question], pictures: Sequence[Picture], answers: Sequence[str]

@@ -16,7 +16,7 @@ from attrs import define
 from srum_core.errors import PluginError
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Question, Region, Unreadable
-from srum_core.stages.interview import Hearing
+from srum_core.stages.interview import Interview
 
 EXTRA_OBJECTS = "extra objects"
 """The row of a benchmark that counts objects: how many more there are than were asked for, as a share of those."""
@@ -24,7 +24,7 @@ EXTRA_OBJECTS = "extra objects"
 
 @define
 class _AsJudge:
-    """A benchmark, as hearings know those who ask. `further` is there only where the benchmark has it."""
+    """A benchmark, as interviews know those who ask. `further` is there only where the benchmark has it."""
 
     benchmark: Benchmark
     further: Callable[..., Sequence[Question]] | None = None
@@ -38,11 +38,11 @@ class _AsJudge:
         return [Unreadable(index, text) for index, text in sorted(found.items())]
 
 
-def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Hearing:
-    """A hearing about one picture; nothing is asked yet."""
+def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
+    """An interview about one picture; nothing is asked yet."""
     further = getattr(benchmark, "further", None)
     judge = _AsJudge(benchmark, partial(_further, further) if further else None)
-    return Hearing.open(name, judge, candidate, ())
+    return Interview.open(name, judge, candidate, ())
 
 
 def _further(
@@ -61,9 +61,9 @@ def measure(benchmark: Benchmark, candidate: Candidate, answers: Sequence[str] =
     return values
 
 
-def measure_heard(benchmark: Benchmark, hearing: Hearing) -> dict[str, float]:
+def measure_heard(benchmark: Benchmark, interview: Interview) -> dict[str, float]:
     """The same out of answers. {} for a picture that cannot be scored: a question was refused, and the benchmark does
     not know unreadable answers, so it would take no words for a wrong answer."""
-    if hearing.votes[0].refused() and getattr(benchmark, "unreadable", None) is None:
+    if interview.votes[0].refused() and getattr(benchmark, "unreadable", None) is None:
         return {}
-    return measure(benchmark, hearing.candidate, hearing.said(0))
+    return measure(benchmark, interview.candidate, interview.said(0))

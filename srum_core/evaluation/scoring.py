@@ -126,11 +126,11 @@ def _measure(benchmark: Benchmark, picture: Picture, answers: Answers | None) ->
     if answers is None:
         values = benchmarking.measure(benchmark, picture.candidate)
         return Measured(picture.id, picture.candidate.prompt.id, picture.number, values)
-    hearing, waiting = answers.recall(benchmark, picture)
-    if hearing.votes[0].unasked():
+    interview, waiting = answers.recall(benchmark, picture)
+    if interview.votes[0].unasked():
         return None
-    why = tuple(each.why for each in hearing.outcome() if isinstance(each, Unreadable))
-    values = benchmarking.measure_heard(benchmark, hearing)
+    why = tuple(each.why for each in interview.outcome() if isinstance(each, Unreadable))
+    values = benchmarking.measure_heard(benchmark, interview)
     return Measured(picture.id, picture.candidate.prompt.id, picture.number, values, why, len(waiting))
 
 

@@ -101,9 +101,9 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Sc
 
 def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
     s, name = run.settings.evaluate, run.settings.benchmark.use if run.settings.benchmark else ""
-    hearings = [benchmarking.opened(name, benchmark, candidate) for candidate in drawn]
+    interviews = [benchmarking.opened(name, benchmark, candidate) for candidate in drawn]
     conduct(
-        hearings,
+        interviews,
         lambda questions: ask(run, weights, questions),
         s.retries,
         s.temperature,
@@ -116,7 +116,7 @@ def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candida
             benchmarking.measure_heard(benchmark, each),
             tuple(each.exchanges),
         )
-        for each in hearings
+        for each in interviews
     ]
 
 

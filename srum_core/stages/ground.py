@@ -13,7 +13,7 @@ from srum_core.records import Candidate, Dropped, Grounding, Question, Region, S
 from srum_core.runs.run import Run
 from srum_core.stages.asking import ask, seen_by_answerer
 from srum_core.stages.chunks import Step, chunks, verified
-from srum_core.stages.interview import Hearing, conduct
+from srum_core.stages.interview import Interview, conduct
 
 
 @frozen
@@ -46,18 +46,18 @@ def ground(run: Run, round: int) -> None:
         if verifier or any(grounder.questions(candidate) for candidate in some):
             some = seen_by_answerer(run, round, some)
         name = run.settings.grounder.use
-        proposals = [Hearing.open(name, _Proposing(grounder), candidate, ()) for candidate in some]
+        proposals = [Interview.open(name, _Proposing(grounder), candidate, ()) for candidate in some]
         _conduct(run, round, proposals)
-        found = [_proposed(grounder, hearing, run.settings.ground.duplicates) for hearing in proposals]
+        found = [_proposed(grounder, interview, run.settings.ground.duplicates) for interview in proposals]
         if use and verifier:
             found = _verified(run, round, use.use, verifier, some, found)
         records.extend([*found, *failed])
 
 
-def _conduct(run: Run, round: int, hearings: Sequence[Hearing]) -> None:
+def _conduct(run: Run, round: int, interviews: Sequence[Interview]) -> None:
     settings = run.settings.ground
     conduct(
-        hearings,
+        interviews,
         lambda questions: ask(run, round, questions),
         settings.retries,
         settings.temperature,
@@ -65,16 +65,16 @@ def _conduct(run: Run, round: int, hearings: Sequence[Hearing]) -> None:
     )
 
 
-def _proposed(grounder: Grounder, hearing: Hearing, threshold: float) -> Grounding:
+def _proposed(grounder: Grounder, interview: Interview, threshold: float) -> Grounding:
     """What the grounder says, without near-duplicates of earlier regions."""
-    found = hearing.with_refusals(0, grounder.regions(hearing.candidate, hearing.said(0)))
+    found = interview.with_refusals(0, grounder.regions(interview.candidate, interview.said(0)))
     failures = tuple(each for each in found if isinstance(each, Unreadable))
     regions = [each for each in found if isinstance(each, Region)]
-    identity = hearing.candidate.id
+    identity = interview.candidate.id
     twice = len({region.id for region in regions}) != len(regions)
     refuse(twice, grounder, f"gave two regions of picture {identity} the same id. Each needs its own.")
     if failures:
-        return Grounding(identity, exchanges=tuple(hearing.exchanges), failures=failures)
+        return Grounding(identity, exchanges=tuple(interview.exchanges), failures=failures)
     kept: list[Region] = []
     dropped: list[Dropped] = []
     for region in regions:
@@ -85,7 +85,7 @@ def _proposed(grounder: Grounder, hearing: Hearing, threshold: float) -> Groundi
             overlap = iou(region.box, other.box)
             why = f"near-duplicate of region {other.id} (intersection over union {overlap:.2f})"
             dropped.append(Dropped(region, why))
-    return Grounding(identity, tuple(kept), tuple(hearing.exchanges), tuple(dropped))
+    return Grounding(identity, tuple(kept), tuple(interview.exchanges), tuple(dropped))
 
 
 def _verified(
@@ -93,13 +93,13 @@ def _verified(
 ) -> list[Grounding]:
     """Without the regions that the verifier scores below 0 (paper §3.1). An unreadable verdict drops nothing."""
     pairs = list(zip(candidates, found, strict=True))
-    hearings = [Hearing.open(name, verifier, candidate, each.regions) for candidate, each in pairs]
-    _conduct(run, round, hearings)
-    return [_without_rejected(name, each, hearing) for each, hearing in zip(found, hearings, strict=True)]
+    interviews = [Interview.open(name, verifier, candidate, each.regions) for candidate, each in pairs]
+    _conduct(run, round, interviews)
+    return [_without_rejected(name, each, interview) for each, interview in zip(found, interviews, strict=True)]
 
 
-def _without_rejected(name: str, found: Grounding, hearing: Hearing) -> Grounding:
-    outcome = hearing.outcome()
+def _without_rejected(name: str, found: Grounding, interview: Interview) -> Grounding:
+    outcome = interview.outcome()
     rejected = {each.region: each for each in outcome if isinstance(each, Score) and each.value < 0}
     dropped = [
         Dropped(region, f"rejected by {name}: {rejected[region.id].reason or 'no reason was given'}")
@@ -109,7 +109,7 @@ def _without_rejected(name: str, found: Grounding, hearing: Hearing) -> Groundin
     return Grounding(
         found.candidate,
         tuple(region for region in found.regions if region.id not in rejected),
-        (*found.exchanges, *hearing.exchanges),
+        (*found.exchanges, *interview.exchanges),
         (*found.dropped, *dropped),
         found.failures,
         tuple(each for each in outcome if isinstance(each, Unreadable)),

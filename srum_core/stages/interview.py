@@ -1,4 +1,4 @@
-"""A hearing: what one judge asks about one picture, the answers, and what they add up to. No torch.
+"""An interview: what one judge asks about one picture, the answers, and what they add up to. No torch.
 
 The judging stage, the verification of boxes, re-reading and the testing kit all go through it, so a recorded run and a
 live one are read by the same lines.
@@ -94,7 +94,7 @@ class Vote:
 
 
 @define
-class Hearing:
+class Interview:
     """`questions` are those that the judge asks first, in every vote; `exchanges` are all answers, in order."""
 
     name: str
@@ -108,7 +108,9 @@ class Hearing:
     """What a judge that asks nothing said of the image in a batch."""
 
     @classmethod
-    def open(cls, name: str, judge: Judge, candidate: Candidate, regions: Sequence[Region], votes: int = 1) -> Hearing:
+    def open(
+        cls, name: str, judge: Judge, candidate: Candidate, regions: Sequence[Region], votes: int = 1
+    ) -> Interview:
         """Ask the judge for its first questions; nothing is answered yet. One that asks nothing has one vote."""
         questions = list(judge.questions(candidate, regions))
         opened = [Vote.open(questions) for _ in range(votes if questions else 1)]
@@ -123,23 +125,23 @@ class Hearing:
         regions: Sequence[Region],
         exchanges: Iterable[Exchange],
         reworded: bool = False,
-    ) -> Hearing:
-        """The hearing that these exchanges record, in order; those of other judges are left out.
+    ) -> Interview:
+        """The interview that these exchanges record, in order; those of other judges are left out.
 
         Raises RecordError if the judge asks more or fewer questions today or, unless they may be `reworded` (in the
         test of a parser, say), asks them in other words."""
         own = [exchange for exchange in exchanges if exchange.asked_by == name]
         votes = 1 + max((exchange.vote for exchange in own), default=0)
-        hearing = cls.open(name, judge, candidate, regions, min(votes, len(own) or 1))  # each vote has an exchange
-        same = all(hearing._repeat(exchange, reworded) for exchange in own)
-        if not same or any(hearing.follow(vote) for vote in range(len(hearing.votes))):
-            count = max(len(vote.questions) for vote in hearing.votes)
+        interview = cls.open(name, judge, candidate, regions, min(votes, len(own) or 1))  # each vote has an exchange
+        same = all(interview._repeat(exchange, reworded) for exchange in own)
+        if not same or any(interview.follow(vote) for vote in range(len(interview.votes))):
+            count = max(len(vote.questions) for vote in interview.votes)
             raise RecordError(
                 f'The judge "{name}" asks {count} questions about picture {candidate.id} today, and they are not '
                 "those that the recorded answers belong to. Keep the settings that shape its questions (such as its "
                 f"template), or judge again with {redo_option(candidate.image, 'judge')}."
             )
-        return hearing
+        return interview
 
     def _repeat(self, exchange: Exchange, reworded: bool) -> bool:
         """Hear what was recorded; False if it answers no question that is asked today."""
@@ -260,28 +262,28 @@ class Hearing:
         return [_settle(votes, len(readings), doubt) for votes in _by_region(every)]
 
 
-def conduct(hearings: Sequence[Hearing], ask: Ask, retries: int, temperature: float, seed: Seed) -> None:
+def conduct(interviews: Sequence[Interview], ask: Ask, retries: int, temperature: float, seed: Seed) -> None:
     """Ask everything, then what cannot be read again, at most `retries` times, with sampling on and a new seed.
 
-    Whatever is due in any of the hearings is asked together. A single first answer is greedy; several votes are sampled
-    from the start."""
-    todo = [(hearing, *place) for hearing in hearings for place in hearing.due(retries)]
+    What is due in any of the interviews is asked together. A single first answer is greedy; several votes are
+    sampled from the start."""
+    todo = [(interview, *place) for interview in interviews for place in interview.due(retries)]
     while todo:
-        asked = [hearing.asking(vote, index, temperature, seed) for hearing, vote, index in todo]
-        for (hearing, vote, index), question, answer in zip(todo, asked, ask(asked), strict=True):
-            hearing.hear(vote, index, question, answer)
-        heard = {id(hearing): hearing for hearing, _, _ in todo}.values()
-        todo = [(hearing, *place) for hearing in heard for place in hearing.due(retries)]
+        asked = [interview.asking(vote, index, temperature, seed) for interview, vote, index in todo]
+        for (interview, vote, index), question, answer in zip(todo, asked, ask(asked), strict=True):
+            interview.hear(vote, index, question, answer)
+        heard = {id(interview): interview for interview, _, _ in todo}.values()
+        todo = [(interview, *place) for interview in heard for place in interview.due(retries)]
 
 
-def look(hearings: Sequence[Hearing]) -> None:
+def look(interviews: Sequence[Interview]) -> None:
     """Let each judge with `score_many` look at all images at once. Raises PluginError for another number of results."""
-    for name, judge in {hearing.name: hearing.judge for hearing in hearings}.items():
+    for name, judge in {interview.name: interview.judge for interview in interviews}.items():
         score_many = getattr(judge, "score_many", None)
         if score_many is None:
             continue
-        own = [hearing for hearing in hearings if hearing.name == name]
-        asks = any(hearing.questions for hearing in own)
+        own = [interview for interview in interviews if interview.name == name]
+        asks = any(interview.questions for interview in own)
         refuse(asks, judge, "has `score_many` and asks questions: a judge that asks is given one image at a time.")
         try:
             given = list(score_many([each.candidate for each in own], [each.regions for each in own]))
@@ -289,17 +291,17 @@ def look(hearings: Sequence[Hearing]) -> None:
             names = ", ".join(each.candidate.id for each in own)
             raise PluginError(f'"{name}" cannot score the images {clean(names)}: {clean(error)}') from error
         refuse(len(given) != len(own), judge, f"scored {len(given)} of {len(own)} images in `score_many`.")
-        for hearing, found in zip(own, given, strict=True):
-            hearing.seen = list(found)
+        for interview, found in zip(own, given, strict=True):
+            interview.seen = list(found)
 
 
-def recall(hearing: Hearing, known: Known, retries: int, temperature: float, seed: Seed) -> list[Question]:
+def recall(interview: Interview, known: Known, retries: int, temperature: float, seed: Seed) -> list[Question]:
     """Hear what was answered before, as far as it leads; the questions that would be asked next, if any."""
     while True:
-        due = [(place, hearing.asking(*place, temperature, seed)) for place in hearing.due(retries)]
+        due = [(place, interview.asking(*place, temperature, seed)) for place in interview.due(retries)]
         found = [(place, question, said) for place, question in due if (said := known(question)) is not None]
         for place, question, said in found:
-            hearing.hear(*place, question, said)
+            interview.hear(*place, question, said)
         if not found:
             return [question for _, question in due]
 

@@ -11,7 +11,7 @@ from srum_core.runs.run import Run
 from srum_core.runs.store import rank_and_world
 from srum_core.stages.asking import ask, seen_by_answerer, warn_of_models
 from srum_core.stages.chunks import Step, chunks, verified
-from srum_core.stages.interview import Hearing, conduct, look
+from srum_core.stages.interview import Interview, conduct, look
 
 
 def judge(run: Run, round: int) -> None:
@@ -27,8 +27,8 @@ def judge(run: Run, round: int) -> None:
         if asks:
             seen = seen_by_answerer(run, round, seen)
         pairs = list(zip(seen, groundings.select(chunk), strict=True))
-        hearings = [_open(judges, candidate, grounding, settings.votes) for candidate, grounding in pairs]
-        every = [hearing for each in hearings for hearing in each]
+        interviews = [_open(judges, candidate, grounding, settings.votes) for candidate, grounding in pairs]
+        every = [interview for each in interviews for interview in each]
         look(every)
         conduct(
             every,
@@ -38,28 +38,30 @@ def judge(run: Run, round: int) -> None:
             lambda *what: run.derive_seed("ask", round, *what),
         )
         records.extend(
-            judgement(grounding, each, settings.doubt) for (_, grounding), each in zip(pairs, hearings, strict=True)
+            judgement(grounding, each, settings.doubt) for (_, grounding), each in zip(pairs, interviews, strict=True)
         )
     if records.done and rank_and_world()[0] == 0:
         models = {exchange.model for each in records for exchange in each.exchanges}
         warn_of_models(models, redo_option(records.folder))
 
 
-def _open(judges: Sequence[tuple[str, Judge]], candidate: Candidate, grounding: Grounding, votes: int) -> list[Hearing]:
-    """A hearing before each judge; none where it is not known where to look."""
+def _open(
+    judges: Sequence[tuple[str, Judge]], candidate: Candidate, grounding: Grounding, votes: int
+) -> list[Interview]:
+    """An interview before each judge; none where it is not known where to look."""
     if grounding.failures:
         return []
-    return [Hearing.open(name, each, candidate, grounding.regions, votes) for name, each in judges]
+    return [Interview.open(name, each, candidate, grounding.regions, votes) for name, each in judges]
 
 
-def judgement(grounding: Grounding, hearings: Sequence[Hearing], doubt: float) -> Judgement:
-    """What the hearings about one picture add up to; a grounding that failed is a failure of the judgement too."""
-    found = [each for hearing in hearings for each in hearing.outcome(doubt)]
+def judgement(grounding: Grounding, interviews: Sequence[Interview], doubt: float) -> Judgement:
+    """What the interviews about one picture add up to; a grounding that failed is a failure of the judgement too."""
+    found = [each for interview in interviews for each in interview.outcome(doubt)]
     return Judgement(
         grounding.candidate,
         grounding.regions,
         scores=tuple(each for each in found if isinstance(each, Score)),
-        exchanges=tuple(exchange for hearing in hearings for exchange in hearing.exchanges),
+        exchanges=tuple(exchange for interview in interviews for exchange in interview.exchanges),
         failures=grounding.failures + tuple(each for each in found if isinstance(each, Unreadable)),
-        boxes=hearings[0].candidate.boxes if hearings else None,
+        boxes=interviews[0].candidate.boxes if interviews else None,
     )

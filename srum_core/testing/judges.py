@@ -15,7 +15,7 @@ from srum_core.errors import SrumError
 from srum_core.plugins.loading import check_instance
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
-from srum_core.stages.interview import MOST_TURNS, Hearing, without_echo
+from srum_core.stages.interview import MOST_TURNS, Interview, without_echo
 from srum_core.testing.checks import called, check_questions, shown
 from srum_core.testing.fixtures import sample_candidate, sample_regions
 from srum_core.testing.malformed_answers import NOTHING, QUESTIONS, WELL_FORMED, odd_answers, out_of_range
@@ -140,7 +140,7 @@ class JudgeConformance:
             pytest.skip("no transcripts: record some with `srum record` and name the file in `transcripts`")
         for transcript in recorded:
             try:
-                hearing = Hearing.replay(
+                interview = Interview.replay(
                     transcript.judge,
                     judge,
                     transcript.candidate,
@@ -150,7 +150,7 @@ class JudgeConformance:
                 )
             except SrumError as error:
                 raise AssertionError(f"{error} (Transcripts: {self.transcripts})") from error
-            found = hearing.outcome()
+            found = interview.outcome()
             expected = [*transcript.scores, *transcript.failures]
             changed = [each for each in found if each not in expected] + [
                 each for each in expected if each not in found

@@ -10,7 +10,7 @@ import pytest
 
 from srum_core.errors import PluginError, RecordError
 from srum_core.records import Answer, Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
-from srum_core.stages.interview import Hearing, conduct, without_echo
+from srum_core.stages.interview import Interview, conduct, without_echo
 
 CANDIDATE = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 1.0)), Region("2", (0.5, 0.0, 1.0, 1.0)))
@@ -61,21 +61,24 @@ def seed(*what: object) -> int:
     return hash(what) & 0x7FFFFFFF
 
 
-def heard(script: Script, votes: int = 1, retries: int = 2) -> Hearing:
-    hearing = Hearing.open("numbers", Numbers(), CANDIDATE, REGIONS, votes)
-    conduct([hearing], script, retries, 0.7, seed)
-    return hearing
+def heard(script: Script, votes: int = 1, retries: int = 2) -> Interview:
+    interview = Interview.open("numbers", Numbers(), CANDIDATE, REGIONS, votes)
+    conduct([interview], script, retries, 0.7, seed)
+    return interview
 
 
 def test_only_what_cannot_be_read_is_asked_again_and_sampled() -> None:
     script = Script(one="0.5", two="? ? -0.25")
-    hearing = heard(script)
-    assert [(score.region, getattr(score, "value", None)) for score in hearing.outcome()] == [("1", 0.5), ("2", -0.25)]
-    assert [(each.question.text[-2], each.question.temperature) for each in hearing.exchanges] == [
+    interview = heard(script)
+    assert [(score.region, getattr(score, "value", None)) for score in interview.outcome()] == [
+        ("1", 0.5),
+        ("2", -0.25),
+    ]
+    assert [(each.question.text[-2], each.question.temperature) for each in interview.exchanges] == [
         ("1", 0.0), ("2", 0.0), ("2", 0.7), ("2", 0.7),
     ]  # fmt: skip
     assert len({question.seed for question in script.asked if question.temperature}) == 2
-    assert [each.index for each in hearing.exchanges] == [0, 1, 1, 1]
+    assert [each.index for each in interview.exchanges] == [0, 1, 1, 1]
 
 
 def test_what_stays_unreadable_is_a_failure_and_no_number() -> None:
@@ -87,8 +90,8 @@ def test_what_stays_unreadable_is_a_failure_and_no_number() -> None:
 
 def test_votes_are_sampled_and_the_median_counts() -> None:
     script = Script(one="0.1 0.9 0.2", two="-1 -1 -1")
-    hearing = heard(script, votes=3)
-    first, second = hearing.outcome()
+    interview = heard(script, votes=3)
+    first, second = interview.outcome()
     assert isinstance(first, Score)
     assert first.value == 0.2
     assert first.votes == (0.1, 0.9, 0.2)
@@ -98,13 +101,13 @@ def test_votes_are_sampled_and_the_median_counts() -> None:
     assert (second.value, second.spread) == (-1.0, 0.0)
     assert all(question.temperature == 0.7 for question in script.asked)
     assert len({question.seed for question in script.asked}) == 6
-    assert sorted({each.vote for each in hearing.exchanges}) == [0, 1, 2]
+    assert sorted({each.vote for each in interview.exchanges}) == [0, 1, 2]
 
 
 def test_disagreement_counts_only_where_doubt_is_set() -> None:
-    hearing = heard(Script(one="1 0 1", two="1 1 1"), votes=3)
+    interview = heard(Script(one="1 0 1", two="1 1 1"), votes=3)
     spread = 1 / 3
-    plain, half = hearing.outcome(), hearing.outcome(doubt=0.5)
+    plain, half = interview.outcome(), interview.outcome(doubt=0.5)
     assert [getattr(score, "value", None) for score in plain] == [1.0, 1.0]
     assert [getattr(score, "value", None) for score in half] == [pytest.approx(1 - spread / 2), 1.0]
 
@@ -120,33 +123,33 @@ def test_a_median_needs_half_of_the_votes() -> None:
 
 
 def test_a_judge_that_asks_nothing_scores_all_the_same() -> None:
-    hearing = Hearing.open("sighted", Sighted(), CANDIDATE, REGIONS, votes=5)
-    conduct([hearing], Script(), 2, 0.7, seed)
-    assert hearing.outcome() == [Score(0.25)]
+    interview = Interview.open("sighted", Sighted(), CANDIDATE, REGIONS, votes=5)
+    conduct([interview], Script(), 2, 0.7, seed)
+    assert interview.outcome() == [Score(0.25)]
 
 
 def test_a_replay_ends_as_the_hearing_did() -> None:
     for votes, script in ((1, Script(one="0.5", two="? 0.1")), (3, Script(one="? 1 0 1", two="0 ? 0.5 0.1"))):
         before = heard(script, votes)
-        again = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS, before.exchanges)
+        again = Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS, before.exchanges)
         assert again.outcome(0.5) == before.outcome(0.5)
         assert again.answers == before.answers
         other = [attrs.evolve(each, asked_by="somebody else", answer="?") for each in before.exchanges]
-        among = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS, [*before.exchanges, *other])
+        among = Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS, [*before.exchanges, *other])
         assert (among.answers, among.exchanges) == (again.answers, again.exchanges)
 
 
 def test_answers_to_other_questions_are_not_read() -> None:
     exchanges = heard(Script(one="0.5", two="0.1")).exchanges
     with pytest.raises(RecordError, match="asks 1 questions about picture c today"):
-        Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], exchanges)
+        Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], exchanges)
     with pytest.raises(RecordError, match="judge again with --redo judge"):
-        Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS, exchanges[:1])
+        Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS, exchanges[:1])
     judge = Numbers()
     judge.wording = "Rate region {}."
     with pytest.raises(RecordError, match="its template"):
-        Hearing.replay("numbers", judge, CANDIDATE, REGIONS, exchanges)
-    again = Hearing.replay("numbers", judge, CANDIDATE, REGIONS, exchanges, reworded=True)
+        Interview.replay("numbers", judge, CANDIDATE, REGIONS, exchanges)
+    again = Interview.replay("numbers", judge, CANDIDATE, REGIONS, exchanges, reworded=True)
     assert [getattr(each, "value", None) for each in again.outcome()] == [0.5, 0.1]
 
 
@@ -164,15 +167,15 @@ def test_nonsense_of_a_judge_is_named(said: Score | Unreadable, message: str) ->
         ) -> list[Score | Unreadable]:
             return [said]
 
-    hearing = Hearing.open("odd", Odd(), CANDIDATE, REGIONS)
+    interview = Interview.open("odd", Odd(), CANDIDATE, REGIONS)
     with pytest.raises(PluginError, match=message):
-        hearing.read(0)
+        interview.read(0)
 
 
 def test_an_exchange_of_before_counts_as_the_first_question() -> None:
     exchange = Exchange("numbers", Numbers().questions(CANDIDATE, REGIONS)[0], "0.5")
-    hearing = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], [exchange])
-    assert hearing.outcome() == [Score(0.5, "1", reason="said 0.5")]
+    interview = Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], [exchange])
+    assert interview.outcome() == [Score(0.5, "1", reason="said 0.5")]
 
 
 EXAMPLE = "Score: -0.8\nReason: The lamp stands on the wrong side of the sofa."
@@ -203,10 +206,10 @@ def test_the_example_in_a_repeated_question_is_never_read_as_a_score() -> None:
         ) -> list[Score | Unreadable]:
             return super().scores(candidate, regions, [answer.split("\n")[0] or "?" for answer in answers])
 
-    hearing = Hearing.open("example", Example(), CANDIDATE, REGIONS[:1])
-    conduct([hearing], lambda questions: [question.text for question in questions], 0, 0.7, seed)
-    assert [type(each) for each in hearing.outcome()] == [Unreadable]
-    assert hearing.exchanges[0].answer == hearing.questions[0].text  # recorded as it came
+    interview = Interview.open("example", Example(), CANDIDATE, REGIONS[:1])
+    conduct([interview], lambda questions: [question.text for question in questions], 0, 0.7, seed)
+    assert [type(each) for each in interview.outcome()] == [Unreadable]
+    assert interview.exchanges[0].answer == interview.questions[0].text  # recorded as it came
 
 
 # ---- in turns ------------------------------------------------------------------------------------------------------
@@ -252,48 +255,56 @@ class Batches:
         return [self.left[question.text.split()[-1].strip("?")].pop(0) for question in questions]
 
 
-def turned(ask: Batches, votes: int = 1, retries: int = 2, judge: Turns | None = None) -> Hearing:
-    hearing = Hearing.open("turns", judge or Turns(), CANDIDATE, REGIONS, votes)
-    conduct([hearing], ask, retries, 0.7, seed)
-    return hearing
+def turned(ask: Batches, votes: int = 1, retries: int = 2, judge: Turns | None = None) -> Interview:
+    interview = Interview.open("turns", judge or Turns(), CANDIDATE, REGIONS, votes)
+    conduct([interview], ask, retries, 0.7, seed)
+    return interview
 
 
-def same_again(hearing: Hearing) -> None:
-    again = Hearing.replay("turns", hearing.judge, CANDIDATE, REGIONS, hearing.exchanges)
-    assert (again.votes, again.exchanges, again.outcome()) == (hearing.votes, hearing.exchanges, hearing.outcome())
+def same_again(interview: Interview) -> None:
+    again = Interview.replay("turns", interview.judge, CANDIDATE, REGIONS, interview.exchanges)
+    assert (again.votes, again.exchanges, again.outcome()) == (
+        interview.votes,
+        interview.exchanges,
+        interview.outcome(),
+    )
 
 
 def test_what_follows_from_answers_is_asked_until_nothing_does() -> None:
     ask = Batches(things="cup pot", cup="0.5", pot="9,1")
-    hearing = turned(ask)
+    interview = turned(ask)
     assert ask.asked == [["Which things?"], ["How is the cup?", "How is the pot?"], ["Really, the pot?"]]
-    assert hearing.outcome() == [Score(0.5 * 5 / 3, reason="cup pot 0.5 9 1")]
-    assert [(each.index, each.question.temperature) for each in hearing.exchanges] == [(i, 0.0) for i in range(4)]
-    assert hearing.questions == [Question(CANDIDATE.image, "Which things?")]
-    same_again(hearing)
+    assert interview.outcome() == [Score(0.5 * 5 / 3, reason="cup pot 0.5 9 1")]
+    assert [(each.index, each.question.temperature) for each in interview.exchanges] == [(i, 0.0) for i in range(4)]
+    assert interview.questions == [Question(CANDIDATE.image, "Which things?")]
+    same_again(interview)
 
 
-def test_hearings_in_different_turns_are_asked_together() -> None:
-    hearings = [Hearing.open("turns", Turns(), CANDIDATE, REGIONS) for _ in range(2)]
-    hearings.append(Hearing.open("numbers", Numbers(), CANDIDATE, REGIONS[:1]))
+def test_interviews_in_different_turns_are_asked_together() -> None:
+    interviews = [Interview.open("turns", Turns(), CANDIDATE, REGIONS) for _ in range(2)]
+    interviews.append(Interview.open("numbers", Numbers(), CANDIDATE, REGIONS[:1]))
     ask = Batches(things="cup,? ?,pot", cup="1", pot="-1", **{"1": "?,0.5"})
-    conduct(hearings, ask, 2, 0.7, seed)
+    conduct(interviews, ask, 2, 0.7, seed)
     first, further, last = ask.asked
     assert first == ["Which things?", "Which things?", "How good is region 1?"]
     assert further == ["How is the cup?", "Which things?", "How good is region 1?"]
     assert last == ["How is the pot?"]
-    assert [getattr(each, "value", None) for hearing in hearings for each in hearing.outcome()] == [1.0, -1.0, 0.5]
+    assert [getattr(each, "value", None) for interview in interviews for each in interview.outcome()] == [
+        1.0,
+        -1.0,
+        0.5,
+    ]
 
 
 def test_nothing_follows_from_what_cannot_be_read() -> None:
     ask = Batches(things="?,cup", cup="?,?,1")
-    hearing = turned(ask)
+    interview = turned(ask)
     assert ask.asked == [["Which things?"]] * 2 + [["How is the cup?"]] * 3
-    assert [(each.index, each.question.temperature) for each in hearing.exchanges] == [
+    assert [(each.index, each.question.temperature) for each in interview.exchanges] == [
         (0, 0.0), (0, 0.7), (1, 0.0), (1, 0.7), (1, 0.7),
     ]  # fmt: skip
-    assert hearing.outcome() == [Score(1.0, reason="cup 1")]
-    same_again(hearing)
+    assert interview.outcome() == [Score(1.0, reason="cup 1")]
+    same_again(interview)
     lost = turned(Batches(things="?,?,?"))
     assert lost.outcome() == [Unreadable(0, "what?")]
     same_again(lost)
@@ -303,17 +314,23 @@ def test_another_answer_takes_along_what_followed_from_it() -> None:
     judge = Turns()
     judge.careful = False  # it goes on, and finds only in the end that it cannot read the list
     ask = Batches(things="cup ?,pot", cup="?", pot="0.5", **{"": "1"})
-    hearing = turned(ask, judge=judge)
+    interview = turned(ask, judge=judge)
     assert ask.asked == [
         ["Which things?"],
         ["How is the cup?", "How is the ??"],
         ["Which things?"],
         ["How is the pot?"],
     ]
-    assert hearing.answers == [["pot", "0.5"]]
-    assert hearing.outcome() == [Score(0.5, reason="pot 0.5")]
-    assert [each.answer for each in hearing.exchanges] == ["cup ?", "?", "1", "pot", "0.5"]  # all that was said is kept
-    same_again(hearing)
+    assert interview.answers == [["pot", "0.5"]]
+    assert interview.outcome() == [Score(0.5, reason="pot 0.5")]
+    assert [each.answer for each in interview.exchanges] == [
+        "cup ?",
+        "?",
+        "1",
+        "pot",
+        "0.5",
+    ]  # all that was said is kept
+    same_again(interview)
 
 
 def test_nothing_follows_from_a_repeated_question() -> None:
@@ -321,42 +338,42 @@ def test_nothing_follows_from_a_repeated_question() -> None:
         def questions(self, candidate: Candidate, regions: Sequence[Region]) -> list[Question]:
             return [Question(candidate.image, "cup pot " * 30)]
 
-    hearing = Hearing.open("turns", Wordy(), CANDIDATE, REGIONS)
-    conduct([hearing], lambda questions: [f"{each.text.strip()}0.5" for each in questions], 0, 0.7, seed)
-    assert [question.text for question in hearing.votes[0].questions[1:]] == ["How is the 0.5?"]
+    interview = Interview.open("turns", Wordy(), CANDIDATE, REGIONS)
+    conduct([interview], lambda questions: [f"{each.text.strip()}0.5" for each in questions], 0, 0.7, seed)
+    assert [question.text for question in interview.votes[0].questions[1:]] == ["How is the 0.5?"]
 
 
 def test_the_same_answer_again_keeps_what_followed_from_it() -> None:
     judge = Turns()
     judge.careful = False
     ask = Batches(things="cup ?,cup ?", cup="?,1", **{"": "1"})
-    hearing = turned(ask, retries=1, judge=judge)
+    interview = turned(ask, retries=1, judge=judge)
     assert ask.asked[2:] == [["Which things?"], ["How is the cup?"]]
-    assert hearing.answers == [["cup ?", "1", "1"]]
-    same_again(hearing)
+    assert interview.answers == [["cup ?", "1", "1"]]
+    same_again(interview)
 
 
 def test_each_vote_has_questions_of_its_own() -> None:
-    hearing = turned(Batches(things="cup pot,pot,cup", cup="0.1,0.3", pot="0.5,-1"), votes=3)
-    assert [[question.text for question in vote.questions[1:]] for vote in hearing.votes] == [
+    interview = turned(Batches(things="cup pot,pot,cup", cup="0.1,0.3", pot="0.5,-1"), votes=3)
+    assert [[question.text for question in vote.questions[1:]] for vote in interview.votes] == [
         ["How is the cup?", "How is the pot?"], ["How is the pot?"], ["How is the cup?"],
     ]  # fmt: skip
-    (score,) = hearing.outcome()
+    (score,) = interview.outcome()
     assert isinstance(score, Score)
     assert score.votes == (pytest.approx(0.3), -1.0, 0.3)
-    assert all(each.question.temperature == 0.7 for each in hearing.exchanges)
-    same_again(hearing)
+    assert all(each.question.temperature == 0.7 for each in interview.exchanges)
+    same_again(interview)
 
 
 def test_recorded_turns_are_only_read_where_the_same_follows_today() -> None:
     exchanges = turned(Batches(things="cup pot", cup="0.5", pot="9,1")).exchanges
     for some in (exchanges[:1], exchanges[:2], exchanges[:3], [*exchanges, attrs.evolve(exchanges[0], index=4)]):
         with pytest.raises(RecordError, match="judge again with --redo judge"):
-            Hearing.replay("turns", Turns(), CANDIDATE, REGIONS, some)
+            Interview.replay("turns", Turns(), CANDIDATE, REGIONS, some)
     other = [attrs.evolve(exchanges[0], answer="cup jug"), *exchanges[1:]]
     with pytest.raises(RecordError, match="asks 3 questions about picture c today"):
-        Hearing.replay("turns", Turns(), CANDIDATE, REGIONS, other)
-    reworded = Hearing.replay("turns", Turns(), CANDIDATE, REGIONS, other, reworded=True)
+        Interview.replay("turns", Turns(), CANDIDATE, REGIONS, other)
+    reworded = Interview.replay("turns", Turns(), CANDIDATE, REGIONS, other, reworded=True)
     assert [type(each) for each in reworded.outcome()] == [Score]
 
 
@@ -365,25 +382,25 @@ def test_a_judge_that_never_comes_to_an_end_is_stopped() -> None:
         def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> list[Question]:
             return [Question(candidate.image, "And then?")]
 
-    hearing = Hearing.open("endless", Endless(), CANDIDATE, REGIONS)
+    interview = Interview.open("endless", Endless(), CANDIDATE, REGIONS)
     with pytest.raises(PluginError, match=r'"endless" still has questions about picture c after 8 turns.*`further`'):
-        conduct([hearing], lambda questions: ["so"] * len(questions), 0, 0.7, seed)
-    assert len(hearing.exchanges) == 8
+        conduct([interview], lambda questions: ["so"] * len(questions), 0, 0.7, seed)
+    assert len(interview.exchanges) == 8
 
 
 def test_a_refused_question_is_a_failure_with_its_reason_and_not_asked_again() -> None:
     script = Script(one="", two="0.5")
-    hearing = Hearing.open("numbers", Numbers(), CANDIDATE, REGIONS)
+    interview = Interview.open("numbers", Numbers(), CANDIDATE, REGIONS)
     asked: list[Question] = []
 
     def ask(questions: Sequence[Question]) -> list[str]:
         asked.extend(questions)
         return [Answer("?", "m", "said 400") if "region 1" in each.text else script([each])[0] for each in questions]
 
-    conduct([hearing], ask, 3, 1.0, seed)
+    conduct([interview], ask, 3, 1.0, seed)
     assert len(asked) == 2
-    assert hearing.outcome() == [Unreadable(0, "said 400", "1"), Score(0.5, "2", reason="said 0.5")]
-    again = Hearing.replay("numbers", Numbers(), CANDIDATE, REGIONS, hearing.exchanges)
-    assert again.outcome() == hearing.outcome()
-    assert again.exchanges == hearing.exchanges
-    assert [(type(each.answer), each.model) for each in hearing.exchanges] == [(str, "m"), (str, "")]
+    assert interview.outcome() == [Unreadable(0, "said 400", "1"), Score(0.5, "2", reason="said 0.5")]
+    again = Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS, interview.exchanges)
+    assert again.outcome() == interview.outcome()
+    assert again.exchanges == interview.exchanges
+    assert [(type(each.answer), each.model) for each in interview.exchanges] == [(str, "m"), (str, "")]
