@@ -73,6 +73,22 @@ def test_a_denoisers_own_dropout_has_no_part_in_it() -> None:
     assert not torch.equal(module(x), module[0](x))
 
 
+def test_one_autocast_may_hold_both_the_weights_before_training_and_todays() -> None:
+    module, x = nn.Linear(3, 4), torch.randn(2, 3)
+    start = lora.Start.of(lora.Tuned(module, dict(module.named_parameters()), "full"))
+    with torch.no_grad():
+        module.weight += 1.0
+    with torch.autocast("cpu", torch.bfloat16):
+        today, before, again = module(x), start(x), module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        apart = module(x)
+    assert torch.equal(today, apart)
+    assert torch.equal(again, apart)
+    assert not torch.allclose(before, apart, atol=0.1)
+    again.sum().backward()
+    assert module.weight.grad is not None
+
+
 @pytest.mark.parametrize(("method", "precision"), [("lora", "no"), ("full", "no"), ("full", "bf16")])
 def test_a_step_holds_what_weights_that_never_moved_say(tmp_path: Path, method: str, precision: str) -> None:
     settings = {"method": method, "mixed_precision": precision, "steps": 3}

@@ -91,6 +91,7 @@ class Start:
             now = parameter.detach().clone()
             parameter.copy_(self.weights[name])
             self.weights[name].copy_(now)
+        torch.clear_autocast_cache()  # it holds casts of the other weights
         fsdp.reshard(self.tuned.module)
 
 
