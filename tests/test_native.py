@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srum_core.boxes import area, iou
 from srum_core.errors import ConfigError
-from srum_core.records import BoxFormat, Candidate, Prompt, Region, Unreadable
+from srum_core.records import BoxFormat, Candidate, Prompt, Region, Unreadable, area, iou
 from srum_judges.grounders.box_json import read_boxes
 from srum_judges.grounders.native import Native
 from srum_judges.options import NativeOptions

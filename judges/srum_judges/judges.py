@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from attrs import evolve
 
-from srum_core.boxes import sides
-from srum_core.records import Box, Candidate, Question, Region, Score, Unreadable
+from srum_core.records import Box, Candidate, Question, Region, Score, Unreadable, sides
 from srum_judges import rules, templates
 from srum_judges.options import JudgeOptions, LayoutOptions, RegionsOptions, SampleOptions, VerifyOptions, ZoomOptions
 from srum_judges.parsing import Reading, read_regions, read_verdicts, read_whole
@@ -179,7 +178,7 @@ def _groups(regions: Sequence[Region], size: int) -> list[Sequence[Region]]:
 
 
 def list_regions(candidate: Candidate, regions: Sequence[Region], unit: str) -> str:
-    """The regions, their boxes in a unit of `srum_core.boxes.sides`, with rules between them and a final line break."""
+    """The regions, their boxes in a unit of `records.sides`, with rules between them and a line break at the end."""
     return "---\n".join(
         f"Region ID: {region.id}\nBounding Box: {show(region.box, sides(unit, candidate))}\n" for region in regions
     )

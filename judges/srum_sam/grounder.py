@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from srum_core.boxes import twin
 from srum_core.errors import PluginError, extra
 from srum_core.models.images import open_rgb
-from srum_core.records import Box, Candidate, Mask, Question, Region
+from srum_core.records import Box, Candidate, Mask, Question, Region, near_duplicate
 from srum_sam import SamOptions, checkpoint
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def choose(found: Iterable[Mapping[str, Any]], size: tuple[int, int], options: S
     ):
         if len(kept) == options.top:
             break
-        if twin(box, kept, options.duplicates) is None:
+        if near_duplicate(box, kept, options.duplicates) is None:
             kept.append(Region(str(len(kept) + 1), box, mask=_mask(record) if options.masks else None))
     return kept
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from srum_core.boxes import iou, twin
 from srum_core.errors import refuse
 from srum_core.protocols import Grounder, Judge
-from srum_core.records import Candidate, Dropped, Grounding, Question, Region, Score, Unreadable
+from srum_core.records import Candidate, Dropped, Grounding, Question, Region, Score, Unreadable, iou, near_duplicate
 from srum_core.runs.run import Run
 from srum_core.stages.asking import ask, seen_by_answerer
 from srum_core.stages.chunks import Step, chunks, verified
@@ -78,7 +77,7 @@ def _proposed(grounder: Grounder, interview: Interview, threshold: float) -> Gro
     kept: list[Region] = []
     dropped: list[Dropped] = []
     for region in regions:
-        other = twin(region.box, kept, threshold)
+        other = near_duplicate(region.box, kept, threshold)
         if other is None:
             kept.append(region)
         else:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srum_core.boxes import area, sides, twin
-from srum_core.records import Box, Candidate, Question, Region, Unreadable
+from srum_core.records import Box, Candidate, Question, Region, Unreadable, area, near_duplicate, sides
 from srum_judges import templates
 from srum_judges.grounders.box_json import Corners, read_boxes
 from srum_judges.options import NativeOptions
@@ -38,7 +37,7 @@ class Native:
         kept: list[Region] = []
         for stated in listing.boxes:
             box = cut(stated.corners, size)
-            if box is None or area(box) < self.options.min_area or twin(box, kept, self.options.duplicates):
+            if box is None or area(box) < self.options.min_area or near_duplicate(box, kept, self.options.duplicates):
                 continue
             if len(kept) < self.options.max_regions:
                 kept.append(Region(str(len(kept) + 1), box, stated.label))
