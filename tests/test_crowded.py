@@ -266,12 +266,9 @@ def test_every_answer_is_read_back_by_the_judges() -> None:
         assert whole.missing == len(lesson.missing)
         for _, said in regional:
             read = read_regions(said, [str(i) for i, _ in enumerate(lesson.parts, 1)])
-            assert [(each.value, each.reason) for each in read.values()] == [
-                (part.score, part.reason) for part in lesson.parts
+            assert [(each.value, each.reason, each.label) for each in read.values()] == [
+                (part.score, part.reason, part.label) for part in lesson.parts
             ]
-            assert all(
-                each.label.startswith(part.label) for each, part in zip(read.values(), lesson.parts, strict=True)
-            )
 
 
 @pytest.mark.parametrize(
@@ -309,9 +306,6 @@ def test_a_thing_in_another_place_is_a_wrong_region() -> None:
         ("blue square", "as asked"), ("red circle", "wrong place"),
         ("cyan triangle", "as asked"), ("green cross", "as asked"),
     ]  # fmt: skip
-    said = [line for line in examples.regions_answer(lesson).splitlines() if line.startswith("Identified")]
-    assert said[1] == "Identified Object: red circle 2 3, asked row 1"
-    assert examples.regions_answer(evolve(lesson, prompt=LIST)).count(", asked\n") == 4
     twice = appraisal.appraise(draw((*scene(), in_cell(KINDS[0], 14, rng()))), PLACED)
     assert [(part.label, part.reason) for part in twice.parts if part.score < 0] == [("red circle", "extra object")]
 

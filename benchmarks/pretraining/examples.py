@@ -86,27 +86,11 @@ def _eighth(ends: tuple[int, ...]) -> int:
 
 
 def regions_answer(lesson: Lesson) -> str:
-    """The answer about the regions, in the words that the judge reads; empty without regions. In the crowded world an
-    object is named with its row and column and with the place that was asked for, before it is scored."""
-    named = _in_place(lesson) if crowded(lesson.prompt.tags) else [part.label for part in lesson.parts]
+    """The answer about the regions, in the words that the judge reads; empty without regions."""
     return "\n---\n".join(
-        f"Region ID: {i}\nIdentified Object: {name}\nScore: {part.score:.1f}\nReason: {part.reason}"
-        for i, (part, name) in enumerate(zip(lesson.parts, named, strict=True), 1)
+        f"Region ID: {i}\nIdentified Object: {part.label}\nScore: {part.score:.1f}\nReason: {part.reason}"
+        for i, part in enumerate(lesson.parts, 1)
     )
-
-
-def _in_place(lesson: Lesson) -> list[str]:
-    """Such as "red cross 2 3, asked row 1", "red cross 2 3, asked" without a place, "blurred blob 1 4, none"."""
-    tags = lesson.prompt.tags
-    asked = {
-        f"{colour} {shape}": f"asked {place or ''}".strip()
-        for (colour, shape), place in zip(tags["objects"], tags["places"], strict=True)
-    }
-    cells = [_cell(part.box) for part in lesson.parts]
-    return [
-        f"{part.label} {row} {column}, {asked.get(part.label, 'none')}"
-        for part, (row, column) in zip(lesson.parts, cells, strict=True)
-    ]
 
 
 def regions_listing(lesson: Lesson) -> str:

@@ -97,10 +97,7 @@ class Glances(Dataset):
         taught = lesson(rng, world=self.recipe.world) if rng.random() < RENDERED else self._drawn(rng)
         played = self.recipe.looking_anchor and not self.small and rng.random() < PLAYED
         pairs = self_play(taught, rng) if played else exchanges(taught, *self.templates)
-        # One question an image: many images teach more than many questions. In the crowded world mostly the regional
-        # one, which takes longer to learn.
-        regional = self.small and rng.random() < 0.4
-        return taught.image, [pairs[-1] if regional else pairs[int(rng.integers(len(pairs)))]]
+        return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many pictures teach more than many questions
 
     def _drawn(self, rng: np.random.Generator) -> Lesson:
         among = self.unclean if rng.random() < UNCLEAN else range(len(self.drawn))
