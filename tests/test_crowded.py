@@ -310,6 +310,18 @@ def test_a_thing_in_another_place_is_a_wrong_region() -> None:
     assert [(part.label, part.reason) for part in twice.parts if part.score < 0] == [("red circle", "extra object")]
 
 
+def test_a_judge_that_sees_no_places_is_told_from_one_that_sees_nothing() -> None:
+    lessons = [appraisal.appraise(draw(scene((6, 5, 12, 7))), PLACED), appraisal.appraise(draw(scene()), PLACED)]
+    blind = [{i: 1.0 if part.reason == appraisal.PLACE else part.score for i, part in enumerate(each.parts, 1)}
+             for each in lessons]  # fmt: skip
+    found = judging._regional(lessons, blind, np.arange(2))
+    assert found["wrong_place_recognised"]["value"] == 0.0
+    assert found["good_regions"]["value"] == 7 / 8
+    seen = judging._regional(lessons, [{1: 1.0, 2: -0.6}, {1: 1.0}], np.arange(2))
+    assert seen["wrong_place_recognised"]["value"] == 1.0
+    assert "wrong_place_recognised" not in judging._regional(lessons[1:], blind[1:], np.arange(1))
+
+
 def test_answers_to_the_worlds_own_questions() -> None:
     assert examples.self_questions(PLACED)[0] == "Is there a red circle in row 1?"
     assert examples.self_answers(draw(scene((6, 5, 12, 7))), PLACED) == [False, True, True, True, True]

@@ -13,7 +13,7 @@ import numpy as np
 
 from pretraining.examples import exchanges
 from pretraining.figures import Figure, auc, balanced, correlation, share
-from srum_benchmarks.shapes.appraisal import Lesson
+from srum_benchmarks.shapes.appraisal import PLACE, Lesson
 from srum_benchmarks.shapes.world import crowded
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Question
@@ -94,19 +94,27 @@ def _whole(lessons: Sequence[Lesson], scores: np.ndarray, which: np.ndarray) -> 
 
 
 def _regional(lessons: Sequence[Lesson], given: Sequence[Mapping[int, float]], which: np.ndarray) -> dict[str, Figure]:
-    """Sign accuracy is balanced between good and bad regions."""
+    """Sign accuracy is balanced between good and bad regions. In the crowded world once more without the regions whose
+    only fault is their place: the box and the prompt show it, not the pixels."""
     pairs = [
-        (part.score, scored[i], prompt)
+        (part.score, scored[i], prompt, part.reason == PLACE)
         for each, scored, prompt in zip(lessons, given, which, strict=True)
         for i, part in enumerate(each.parts, 1)
         if i in scored
     ]
-    truth, score, prompt = np.array(pairs).T if pairs else np.zeros((3, 0))
+    truth, score, prompt, place = np.array(pairs).T if pairs else np.zeros((4, 0))
+    seen = place == 0
+    besides = {
+        "region_sign_accuracy_besides_place": balanced(truth[seen] > 0, score[seen] > 0, prompt[seen]),
+        "region_auc_besides_place": auc(truth[seen] > 0, score[seen], prompt[seen]),
+        "wrong_place_recognised": share(score[~seen] < 0, prompt[~seen]),
+    }
     return {
         "region_sign_accuracy": balanced(truth > 0, score > 0, prompt),
         "region_auc": auc(truth > 0, score, prompt),
         "region_correlation": correlation(truth, score, prompt),
         "good_regions": share(truth > 0, prompt),
+        **(besides if place.any() else {}),
     }
 
 
