@@ -27,11 +27,11 @@ def main(folder: Path, out: Path) -> None:
         arms(folder, out / "arms.png")
         return
     run = Run.open(folder)
-    pictures, latents = choose(run, 0), Latents(run.round_folder(0) / "latents", "")
-    weigh = run.registry.create("map", run.at("train", 0).settings.map)
+    pictures, latents = choose(run, 1), Latents(run.round_folder(1) / "latents", "")
+    weigh = run.registry.create("map", run.at("train", 1).settings.map)
     latents.fit(weigh, pictures)
-    ids = [item.id for item in run.planned(0)][:COUNT]
-    candidates, judgements = list(run.candidates(0).select(ids)), list(run.judgements(0).select(ids))
+    ids = [item.id for item in run.planned(1)][:COUNT]
+    candidates, judgements = list(run.candidates(1).select(ids)), list(run.judgements(1).select(ids))
     save(out / "candidates.png", candidates, lambda _, canvas: canvas)
     save(out / "regions.png", candidates, lambda index, canvas: boxes(canvas, judgements[index]))
     save(out / "rewards.png", candidates, lambda index, canvas: heat(canvas, weigh(judgements[index], (4, 4)).tolist()))
@@ -44,7 +44,7 @@ def arms(folder: Path, path: Path) -> None:
     table = json.loads((folder / "ablation.json").read_bytes())
     names = [row["arm"] for row in table["rows"]]
     runs = [Run.open(seed / name) for name in names]
-    last = [run.settings.round_count - 1 if run.done("train", 0) else None for run in runs]
+    last = [run.settings.round_count if run.done("train", 1) else None for run in runs]
     found = [list(scored(*each)) for each in zip(runs, last, strict=True)]
     differ = [row for row in zip(*found, strict=True) if len({each.values["correct"] for each in row}) > 1]
     print(f"The arms differ on {len(differ)} of {len(found[0])} images.")

@@ -187,13 +187,13 @@ def _check_depth(data: Any) -> None:
 
 
 def redo_option(path: Path, stage: str = "") -> str:
-    """The option that makes a file or folder of a run again, such as "--redo judge:1"; "" where none does.
+    """The option that makes a file or folder of a run again, such as "--redo judge:2"; "" where none does.
 
     `stage`: make what this stage made in that round again instead."""
     for part in (path, *path.parents):
         round = re.fullmatch(r"base|round-(\d+)", part.parent.name)
         if round and part.name in _MAKERS:
-            return f"--redo {stage or _MAKERS[part.name]}" + (f":{round[1]}" if round[1] not in (None, "0") else "")
+            return f"--redo {stage or _MAKERS[part.name]}" + (f":{round[1]}" if round[1] not in (None, "1") else "")
         if part.name in ("pictures", "answers") and (part.parent / "run.toml").is_file():
             return f"--redo {part.name}"  # of an evaluation
     return f"--redo {stage}" if stage else ""

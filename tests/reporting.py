@@ -65,9 +65,9 @@ def make_run(folder: Path, count: int = 6, rounds: int = 1, *settings: str) -> R
     ]
     registry = discover()
     run = Run.create(folder, load_settings(None, (), None, [*chosen, *settings], registry), registry)
-    for k in range(rounds):
+    for k in range(1, rounds + 1):
         _write_round(run, k, count)
-    for k in (None, *range(rounds)):
+    for k in (None, *range(1, rounds + 1)):
         _write_evaluation(run, k)
     return run
 

@@ -122,17 +122,17 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def test_arms_that_train_otherwise_share_everything_before(tmp_path: Path, made: list[tuple[str, str]]) -> None:
     ablate(tmp_path, "base,sft,paper", seeds=2)
-    trained = [(name, f"{stage} (round 0)") for name in ("sft", "paper") for stage in ("train", "evaluate")]
-    shared = ["evaluate (base)", "generate (round 0)", "ground (round 0)", "judge (round 0)"]
+    trained = [(name, f"{stage} (round 1)") for name in ("sft", "paper") for stage in ("train", "evaluate")]
+    shared = ["evaluate (base)", "generate (round 1)", "ground (round 1)", "judge (round 1)"]
     assert made == 2 * ([("shared", stage) for stage in shared] + trained)
     here = tmp_path / "out" / "seed-1"
-    stages = ("round-0/candidates", "round-0/regions", "round-0/judgements", "base/evaluation")
+    stages = ("round-1/candidates", "round-1/regions", "round-1/judgements", "base/evaluation")
     for file in [f"{stage}/part-0.jsonl" for stage in stages]:
         assert inode(here / "sft" / file) == inode(here / "paper" / file) == inode(here / "shared" / file)
-    picture = next((here / "sft/round-0/candidates/images").iterdir())
-    assert inode(picture) == inode(here / "shared/round-0/candidates/images" / picture.name)
-    latent = next((here / "sft/round-0/latents").iterdir())
-    assert inode(latent) == inode(here / "paper/round-0/latents" / latent.name)
+    picture = next((here / "sft/round-1/candidates/images").iterdir())
+    assert inode(picture) == inode(here / "shared/round-1/candidates/images" / picture.name)
+    latent = next((here / "sft/round-1/latents").iterdir())
+    assert inode(latent) == inode(here / "paper/round-1/latents" / latent.name)
 
 
 def test_a_second_arm_asks_the_model_for_nothing_but_its_own_evaluation(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_second_arm_asks_the_model_for_nothing_but_its_own_evaluation(tmp_path
 def test_training_seeds_share_nothing(tmp_path: Path) -> None:
     ablate(tmp_path, "sft", seeds=2)
     one, two = (tmp_path / "out" / f"seed-{seed}" / "sft" for seed in (0, 1))
-    ids = [{path.name for path in (each / "round-0/candidates/images").iterdir()} for each in (one, two)]
+    ids = [{path.name for path in (each / "round-1/candidates/images").iterdir()} for each in (one, two)]
     assert ids[0].isdisjoint(ids[1])
 
 
@@ -162,11 +162,11 @@ def test_every_arm_is_an_ordinary_run(tmp_path: Path) -> None:
         assert read_table(run, None) is not None
         if name in ("sft", "twice", "votes"):
             assert all(run.done(step.stage, step.round) for step in steps(run))
-            assert len(list(run.candidates(0).select(item.id for item in run.planned(0)))) == 3
-            assert all(candidate.image.is_relative_to(run.folder) for candidate in run.candidates(0))
+            assert len(list(run.candidates(1).select(item.id for item in run.planned(1)))) == 3
+            assert all(candidate.image.is_relative_to(run.folder) for candidate in run.candidates(1))
             assert all(
                 exchange.question.image.is_relative_to(run.folder)
-                for judged in run.judgements(0)
+                for judged in run.judgements(1)
                 for exchange in judged.exchanges
             )
 
@@ -177,15 +177,15 @@ def test_redoing_a_stage_of_one_arm_leaves_the_others(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (here / "shared").rglob("*") if path.is_file()}
     run = Run.open(here / "sft")
     run.redo("judge")
-    assert not run.done("judge", 0)
+    assert not run.done("judge", 1)
     assert {path: path.read_bytes() for path in (here / "shared").rglob("*") if path.is_file()} == before
-    assert Run.open(here / "paper").done("judge", 0)
+    assert Run.open(here / "paper").done("judge", 1)
 
 
 def test_an_arm_that_draws_otherwise_shares_none_of_it(tmp_path: Path, made: list[tuple[str, str]]) -> None:
     ablate(tmp_path, "sft,more,other")
     own = [stage for name, stage in made if name == "more"]
-    assert own == [f"{stage} (round 0)" for stage in ("generate", "ground", "judge", "train", "evaluate")]
+    assert own == [f"{stage} (round 1)" for stage in ("generate", "ground", "judge", "train", "evaluate")]
     assert [stage for name, stage in made if name == "other"] == ["evaluate (base)", *own]
     own_files = files(tmp_path / "out/seed-0/other")
     assert own_files
@@ -195,17 +195,17 @@ def test_an_arm_that_draws_otherwise_shares_none_of_it(tmp_path: Path, made: lis
 def test_an_arm_that_judges_otherwise_shares_pictures_and_regions(tmp_path: Path, made: list[tuple[str, str]]) -> None:
     ablate(tmp_path, "sft,votes")
     own = [stage for name, stage in made if name == "votes"]
-    assert own == [f"{stage} (round 0)" for stage in ("judge", "train", "evaluate")]
-    judged = list(Run.open(tmp_path / "out/seed-0/votes").judgements(0))
+    assert own == [f"{stage} (round 1)" for stage in ("judge", "train", "evaluate")]
+    judged = list(Run.open(tmp_path / "out/seed-0/votes").judgements(1))
     assert all(len(score.votes) == 2 for each in judged for score in each.scores)
 
 
 def test_more_rounds_begin_with_the_first_round_of_another_arm(tmp_path: Path, made: list[tuple[str, str]]) -> None:
     ablate(tmp_path, "paper,twice")
     own = [stage for name, stage in made if name == "twice"]
-    assert own == [f"{stage} (round 1)" for stage in ("generate", "ground", "judge", "train", "evaluate")]
+    assert own == [f"{stage} (round 2)" for stage in ("generate", "ground", "judge", "train", "evaluate")]
     here = tmp_path / "out/seed-0"
-    log = "round-0/metrics.jsonl"
+    log = "round-1/metrics.jsonl"
     assert (here / "twice" / log).read_text() == (here / "paper" / log).read_text()
     assert inode(here / "twice" / log) != inode(here / "paper" / log)  # a training may cut its log back
 
@@ -232,8 +232,8 @@ def test_arms_with_one_first_round_and_other_second_ones_share_all_of_the_first(
     names = ["filter-full", "filter-filter", "filter-more"]
     ablate(tmp_path, f"sft,{','.join(names)}", f"--with={tmp_path / 'sequences.toml'}")
     own = {arm: [stage for name, stage in made if name == arm] for arm in ("sft", *names)}
-    second = [f"{stage} (round 1)" for stage in ("generate", "ground", "judge", "train", "evaluate")]
-    assert own["sft"] == ["train (round 0)", "evaluate (round 0)"]
+    second = [f"{stage} (round 2)" for stage in ("generate", "ground", "judge", "train", "evaluate")]
+    assert own["sft"] == ["train (round 1)", "evaluate (round 1)"]
     assert own["filter-full"] == own["filter-more"] == second
     assert own["filter-filter"] == second[3:]
     for name in names:
@@ -256,11 +256,11 @@ def test_settings_that_only_training_heeds_keep_nobody_from_sharing(tmp_path: Pa
     base = load_settings("toy:ToyModel", (), None, toy.COMPONENTS[1:], registry)
     other = changed(base, ["adapter.checkpoint=elsewhere"], registry, "here")
     one, two = (Run(tmp_path, settings, registry) for settings in (base, other))
-    for step in [Step("evaluate", None), *(Step(stage, 0) for stage in ("generate", "ground", "judge"))]:
+    for step in [Step("evaluate", None), *(Step(stage, 1) for stage in ("generate", "ground", "judge"))]:
         assert fingerprint(one, step, ["adapter.checkpoint"]) == fingerprint(two, step, ["adapter.checkpoint"])
         if step.stage in ("generate", "evaluate"):
             assert fingerprint(one, step, []) != fingerprint(two, step, [])
-    for step in [Step("train", 0), Step("evaluate", 0), Step("generate", 1)]:
+    for step in [Step("train", 1), Step("evaluate", 1), Step("generate", 2)]:
         assert fingerprint(one, step, ["adapter.checkpoint"]) != fingerprint(two, step, ["adapter.checkpoint"])
 
 
@@ -268,11 +268,11 @@ def test_what_is_linked_remembers_its_own_settings(tmp_path: Path) -> None:
     ablate(tmp_path, "sft")
     source = Run.open(tmp_path / "out/seed-0/shared")
     target = Run(tmp_path / "mine", source.settings, source.registry)
-    sharing.share(source, target, Step("generate", 0))
-    ours, theirs = (run.stage_folder("generate", 0) for run in (target, source))
+    sharing.share(source, target, Step("generate", 1))
+    ours, theirs = (run.stage_folder("generate", 1) for run in (target, source))
     assert inode(ours / "settings.json") != inode(theirs / "settings.json")
     assert inode(ours / "DONE") == inode(theirs / "DONE")
-    assert (target.round_folder(0) / "prompts.jsonl").is_file()
+    assert (target.round_folder(1) / "prompts.jsonl").is_file()
 
 
 def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,8 +282,8 @@ def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sharing.os, "link", refuse)
     ablate(tmp_path, "sft")
     run = Run.open(tmp_path / "out/seed-0/sft")
-    assert all(candidate.image.is_file() for candidate in run.candidates(0))
-    assert (run.stage_folder("generate", 0) / "part-0.jsonl").stat().st_nlink == 1
+    assert all(candidate.image.is_file() for candidate in run.candidates(1))
+    assert (run.stage_folder("generate", 1) / "part-0.jsonl").stat().st_nlink == 1
 
 
 # ---- resuming -------------------------------------------------------------------------------------------------------
@@ -340,10 +340,10 @@ def test_interrupted_while_sharing_it_ends_with_the_same_tables(
 
 
 TAKEN: dict[str, tuple[str, Callable[[Run, Run], None]]] = {
-    "pictures": ("round-0/candidates", lambda source, target: sharing.share(source, target, Step("generate", 0))),
+    "pictures": ("round-1/candidates", lambda source, target: sharing.share(source, target, Step("generate", 1))),
     "evaluation": ("base/evaluation", lambda source, target: sharing.share(source, target, Step("evaluate", None))),
-    "training": ("round-0/checkpoint", lambda source, target: sharing.share(source, target, Step("train", 0))),
-    "latents": ("round-0/latents", sharing.share_latents),
+    "training": ("round-1/checkpoint", lambda source, target: sharing.share(source, target, Step("train", 1))),
+    "latents": ("round-1/latents", sharing.share_latents),
 }
 
 
@@ -434,8 +434,8 @@ def test_a_finished_arm_is_not_touched(tmp_path: Path, made: list[tuple[str, str
     assert not made
     assert state() == first
     ablate(tmp_path, "base,sft,paper", seeds=2)  # more arms and seeds are added to what is there
-    assert [stage for name, stage in made if name == "paper"][:2] == ["train (round 0)", "evaluate (round 0)"]
-    assert ("sft", "train (round 0)") in made
+    assert [stage for name, stage in made if name == "paper"][:2] == ["train (round 1)", "evaluate (round 1)"]
+    assert ("sft", "train (round 1)") in made
     assert {path: time for path, time in state().items() if path in first and path.is_file()} == {
         path: time for path, time in first.items() if path.is_file()
     }
@@ -491,7 +491,7 @@ def test_an_arm_that_fails_with_one_seed_is_reported_beside_its_numbers(
     found = cells(results(tmp_path))
     assert found["sft"]["seeds"] == "1 of 2"
     assert found["sft"]["what it is"].endswith("; failed with training seed 0: No luck.")
-    sft, paper = (mean([greens(tmp_path, 1, name, "round-0")]) for name in ("sft", "paper"))
+    sft, paper = (mean([greens(tmp_path, 1, name, "round-1")]) for name in ("sft", "paper"))
     assert found["sft"]["green"]["value"] == pytest.approx(sft)
     assert found["paper"]["change to sft"]["value"] == pytest.approx(paper - sft)
 
@@ -522,7 +522,7 @@ def mean(found: Sequence[Mapping[str, Sequence[float]]]) -> float:
 def test_the_numbers_are_those_of_the_pictures(tmp_path: Path) -> None:
     whole = ablate(tmp_path, "base,sft,paper", seeds=2)
     found = cells(whole)
-    final = {name: [greens(tmp_path, seed, name, "round-0") for seed in (0, 1)] for name in ("sft", "paper")}
+    final = {name: [greens(tmp_path, seed, name, "round-1") for seed in (0, 1)] for name in ("sft", "paper")}
     base = [greens(tmp_path, seed, "shared", "base") for seed in (0, 1)]
     assert found["base"]["green"]["value"] == pytest.approx(mean(base))
     assert found["paper"]["green"]["value"] == pytest.approx(mean(final["paper"]))
@@ -540,7 +540,7 @@ def test_the_numbers_are_those_of_the_pictures(tmp_path: Path) -> None:
     rows = [line.split(",") for line in (tmp_path / "out/ablation.csv").read_text().splitlines()]
     assert rows[0] == ["arm", "seed", "round", "prompts", "pictures", "green"]
     values = {(arm, seed, round): float(value) for arm, seed, round, _, _, value in rows[1:]}
-    assert values["sft", "1", "0"] == pytest.approx(mean(final["sft"][1:]))
+    assert values["sft", "1", "1"] == pytest.approx(mean(final["sft"][1:]))
     assert values["sft", "1", ""] == values["base", "1", ""] == pytest.approx(mean(base[1:]))
 
 
@@ -654,9 +654,9 @@ def test_a_dry_run_tells_what_is_shared_and_writes_nothing(tmp_path: Path, capsy
     before = set(tmp_path.rglob("*"))
     assert main.main(command(tmp_path, "paper,twice,more", "--dry-run")) == 0
     told = capsys.readouterr().out
-    assert "takes     evaluate (base); generate, ground, judge (round 0) of shared" in told
-    assert "takes     train, evaluate (round 0) of paper" in told
-    assert "makes     generate, ground, judge, train, evaluate (round 0)" in told
+    assert "takes     evaluate (base); generate, ground, judge (round 1) of shared" in told
+    assert "takes     train, evaluate (round 1) of paper" in told
+    assert "makes     generate, ground, judge, train, evaluate (round 1)" in told
     assert "0 of 4 runs are finished" in told
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "prompts.txt", tmp_path / "arms.toml"}
 
@@ -698,4 +698,4 @@ def test_a_quick_ablation_of_the_bundled_model(tmp_path: Path) -> None:
     assert list(found) == ["base", "sft", "full"]
     assert all(each["seeds"] == "2 of 2" and 0 <= each["correct"]["value"] <= 1 for each in found.values())
     here = tmp_path / "out/seed-0"
-    assert inode(here / "full/round-0/judgements/part-0.jsonl") == inode(here / "sft/round-0/judgements/part-0.jsonl")
+    assert inode(here / "full/round-1/judgements/part-0.jsonl") == inode(here / "sft/round-1/judgements/part-0.jsonl")

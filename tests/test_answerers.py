@@ -78,7 +78,7 @@ def test_what_is_missing_stops_a_run_before_it_draws(
     out = tmp_path / "run"
     assert train_main([*parts, f"prompts={prompts}", "evaluate.before=false", f"--out={out}", setting]) == 2
     assert told in capsys.readouterr().err
-    assert not (out / "round-0").exists()
+    assert not (out / "round-1").exists()
 
 
 def test_two_judges_of_one_kind_are_told_apart(tmp_path: Path, prompts: Path) -> None:
@@ -88,7 +88,7 @@ def test_two_judges_of_one_kind_are_told_apart(tmp_path: Path, prompts: Path) ->
 
 def test_a_judge_that_cannot_be_made_is_named(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, judges=(Use("no_such_module:Judge"),))
-    (told,) = preflight.problems(run, [Step("judge", 0)])
+    (told,) = preflight.problems(run, [Step("judge", 1)])
     assert "no_such_module" in told
 
 
@@ -97,7 +97,7 @@ def test_a_run_goes_on_at_another_address_but_not_with_another_model(tmp_path: P
         return Use("remote", {"model": "eye", "url": "http://localhost:1/v1", "cache": "off", **options})
 
     run = make(tmp_path / "run", prompts, answerer=asking())
-    run.judgements(0).mark_done()
+    run.judgements(1).mark_done()
     make(run.folder, prompts, answerer=asking(url="http://localhost:2/v1", concurrency=3, timeout=5.0)).check()
     with pytest.raises(RecordError, match=r"answerer.model was 'eye' and is now 'other'"):
         make(run.folder, prompts, answerer=asking(model="other")).check()

@@ -49,14 +49,14 @@ def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
 def drawn(run: Run, checkpoint: Path) -> list[np.ndarray]:
     """The pictures that a checkpoint draws of the run's plan."""
     model = run.registry.create("adapter", run.settings.adapter, checkpoint=str(checkpoint))
-    plan = run.planned(0)
+    plan = run.planned(1)
     samples = model.generate([item.prompt.text for item in plan], [item.seed for item in plan])
     return [np.asarray(sample.image) for sample in samples]
 
 
 def stored(run: Run) -> list[np.ndarray]:
-    folder = run.stage_folder("generate", 0) / "images"
-    return [np.asarray(Image.open(folder / f"{item.id}.png")) for item in run.planned(0)]
+    folder = run.stage_folder("generate", 1) / "images"
+    return [np.asarray(Image.open(folder / f"{item.id}.png")) for item in run.planned(1)]
 
 
 @pytest.fixture
@@ -75,15 +75,15 @@ def tongue(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
 def test_the_whole_loop(tmp_path: Path, tongue: list[Question]) -> None:
     """generate, native ground, verify, judge, train, save, reload; then it draws something else."""
     done = run(tmp_path / "run", "verifier=verify-boxes")
-    folder = done.round_folder(0)
+    folder = done.round_folder(1)
     for stage in ("prompts.jsonl", "candidates", "regions", "judgements", "checkpoint", "metrics.jsonl"):
         assert (folder / stage).exists()
     # The picture is 32x32 in the file and 56x56 for the model, which is what it was told and what its boxes count in.
     assert any("counts as 56 wide and 56 high" in question.text for question in tongue)
     assert any("Verdict:" in question.text for question in tongue)
-    for grounding in done.groundings(0):
+    for grounding in done.groundings(1):
         assert [region.box for region in grounding.regions] == [(0.0, 0.0, 0.5, 0.5), (0.5, 0.25, 1.0, 1.0)]
-    assert all(judged.scores and not judged.failures for judged in done.judgements(0))
+    assert all(judged.scores and not judged.failures for judged in done.judgements(1))
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [each["step"] for each in metrics] == [1, 2]
     assert {each["cells"] for each in metrics} == {3 * 64}
@@ -104,9 +104,9 @@ def test_the_whole_loop(tmp_path: Path, tongue: list[Question]) -> None:
 def test_the_command_with_scripted_answers(tmp_path: Path) -> None:
     """What a person types who only has a checkpoint that cannot speak."""
     done = run(tmp_path / "run", "answerer=scripted")
-    assert all(len(grounding.regions) == 2 for grounding in done.groundings(0))
+    assert all(len(grounding.regions) == 2 for grounding in done.groundings(1))
     assert any(
-        (a != b).any() for a, b in zip(stored(done), drawn(done, tmp_path / "run/round-0/checkpoint"), strict=True)
+        (a != b).any() for a, b in zip(stored(done), drawn(done, tmp_path / "run/round-1/checkpoint"), strict=True)
     )
 
 
@@ -114,20 +114,20 @@ def test_another_form_of_the_layout(tmp_path: Path) -> None:
     """Sharded, tied, the tower among the weights."""
     checkpoint = sharded(tied(tower_inside(copied(tmp_path))))
     done = run(tmp_path / "run", "answerer=scripted", "generate.limit=2", "train.steps=1", checkpoint=checkpoint)
-    after = drawn(done, done.stage_folder("train", 0))
+    after = drawn(done, done.stage_folder("train", 1))
     assert any((a != b).any() for a, b in zip(stored(done), after, strict=True))
 
 
 def test_two_rounds_and_an_export(tmp_path: Path) -> None:
-    """Round 1 draws with round 0's weights; the export is a checkpoint by itself, frozen bytes as they were."""
+    """Round 2 draws with round 1's weights; the export is a checkpoint by itself, frozen bytes as they were."""
     done = run(tmp_path / "run", "answerer=scripted", "rounds=2", "--preset", "head-only")
-    for round in (0, 1):
+    for round in (1, 2):
         names = set(load_file(done.stage_folder("train", round) / TRAINED))
         assert "model.latent_queries" not in names
     out = tmp_path / "whole"
-    assert main(["export", str(done.folder), "--to", str(out), "--format", "checkpoint", "--round", "1"]) == 0
+    assert main(["export", str(done.folder), "--to", str(out), "--format", "checkpoint", "--round", "2"]) == 0
     assert all(
-        (a == b).all() for a, b in zip(drawn(done, out), drawn(done, done.stage_folder("train", 1)), strict=True)
+        (a == b).all() for a, b in zip(drawn(done, out), drawn(done, done.stage_folder("train", 2)), strict=True)
     )
     before, after = load_file(CHECKPOINT / "model.safetensors"), load_file(out / "model.safetensors")
     assert before.keys() == after.keys()
@@ -139,7 +139,7 @@ def test_two_rounds_and_an_export(tmp_path: Path) -> None:
 
 def test_low_rank_adapters(tmp_path: Path) -> None:
     done = run(tmp_path / "run", "answerer=scripted", "train.method=lora", "rounds=2", "lora.rank=2")
-    assert (done.stage_folder("train", 0) / "adapter_config.json").is_file()
+    assert (done.stage_folder("train", 1) / "adapter_config.json").is_file()
     assert main(["export", str(done.folder), "--to", str(tmp_path / "out"), "--format", "checkpoint"]) == 0
     merged = load_file(tmp_path / "out" / "model.safetensors")
     before = load_file(CHECKPOINT / "model.safetensors")
@@ -152,14 +152,14 @@ def test_what_it_learns_from_is_a_setting(tmp_path: Path) -> None:
     """x0: features of the picture's pixels, or those that it was drawn from, which are kept beside it."""
     sampled = run(tmp_path / "sampled", "answerer=scripted", "adapter.x0=sampled")
     encoded = run(tmp_path / "encoded", "answerer=scripted")
-    for candidate in sampled.candidates(0):
+    for candidate in sampled.candidates(1):
         assert candidate.latent == candidate.image.with_suffix(".safetensors")
         kept = load_file(candidate.latent)["latent"]
-        read, _ = Latents(sampled.round_folder(0) / "latents", "").load(candidate)
+        read, _ = Latents(sampled.round_folder(1) / "latents", "").load(candidate)
         assert torch.equal(read, kept)
-    for candidate in encoded.candidates(0):
+    for candidate in encoded.candidates(1):
         assert candidate.latent is None
-        read, _ = Latents(encoded.round_folder(0) / "latents", "").load(candidate)
+        read, _ = Latents(encoded.round_folder(1) / "latents", "").load(candidate)
         (made,) = build().encode([Image.open(candidate.image)])
         assert off(read, made) <= 1e-5
 
@@ -214,8 +214,8 @@ def test_the_bundled_models_work_together(tmp_path: Path) -> None:
     given = ["--adapter", "blip3o", "--preset", "shapes", *few, "map=paper", "loss.constraint=0.5"]
     assert train_main([*given, "--out", str(tmp_path / "run")]) == 0
     done = Run.open(tmp_path / "run")
-    assert all(judged.scores for judged in done.judgements(0))
-    assert json.loads((done.stage_folder("train", 0) / BASE).read_text())["checkpoint"] == "bundled:shapes"
+    assert all(judged.scores for judged in done.judgements(1))
+    assert json.loads((done.stage_folder("train", 1) / BASE).read_text())["checkpoint"] == "bundled:shapes"
 
 
 def test_another_name_is_not_bundled() -> None:

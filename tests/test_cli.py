@@ -134,7 +134,7 @@ def test_a_dry_run_tells_all_and_does_nothing(
     before = sorted(tmp_path.rglob("*"))
     assert main.train_main([*COMPONENTS, prompts, "adapter.checkpoint=there-is-none", "rounds=2", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    for stage in ("evaluate (base)", "generate (round 0)", "judge (round 1)", "evaluate (round 1)"):
+    for stage in ("evaluate (base)", "generate (round 1)", "judge (round 2)", "evaluate (round 2)"):
         assert stage in said
     assert "runs/toy.ToyModel-default" in said
     assert "2 pictures" in said
@@ -160,9 +160,9 @@ def test_a_launcher_starts_the_same_stage_and_says_what_it_is_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: str
 ) -> None:
     parsed = Namespace(launch="fsdp2-offload", processes=None, launcher="srun 'my torchrun' --nnodes=2")
-    command = main.launch_command(parsed, tmp_path, Step("train", 1))
+    command = main.launch_command(parsed, tmp_path, Step("train", 2))
     assert command[:3] == ["srun", "my torchrun", "--nnodes=2"]
-    assert command[3:] == ["-m", "srum_core.cli.stage", "train", str(tmp_path), "1", "--launch", "fsdp2-offload"]
+    assert command[3:] == ["-m", "srum_core.cli.stage", "train", str(tmp_path), "2", "--launch", "fsdp2-offload"]
     assert main.train_main([*COMPONENTS, prompts, "--out", str(tmp_path / "run"), "--launcher", "srun"]) == 2
     assert "--launcher needs --launch" in capsys.readouterr().err
 
@@ -219,7 +219,7 @@ def test_interrupted_in_several_processes_it_says_so_once_and_leaves_nothing_beh
     command = [sys.executable, "-m", "srum_core.cli.main", *COMPONENTS, prompts, *options]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as running:
-        while running.poll() is None and not list(tmp_path.glob("run/round-0/candidates/images/*.png")):
+        while running.poll() is None and not list(tmp_path.glob("run/round-1/candidates/images/*.png")):
             time.sleep(0.1)
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all of them
         said, _ = running.communicate(timeout=120)
@@ -248,7 +248,7 @@ def test_launched_by_accelerate_two_processes_share_the_work(tmp_path: Path, pro
     command = [sys.executable, "-m", "srum_core.cli.main", *COMPONENTS, prompts, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "run/round-0/candidates"
+    folder = tmp_path / "run/round-1/candidates"
     assert [len((folder / f"part-{rank}.jsonl").read_bytes().splitlines()) for rank in (0, 1)] == [1, 1]
     assert (folder / "DONE").exists()
 

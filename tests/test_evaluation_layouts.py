@@ -205,7 +205,7 @@ def test_figure_6_train_on_one_group_evaluate_on_the_others(
         out = ["--out", str(tmp_path / name)]
         assert srum("run", *words, "--benchmark", benchmark, *others, *out) == 0
     tabled = {name: tables.read(tmp_path / name / "tables/j/table.json") for name in ("before", "after")}
-    assert tabled["after"].model == f"toy:ToyModel, trained in {tmp_path / 'run'} to the end of round 0"
+    assert tabled["after"].model == f"toy:ToyModel, trained in {tmp_path / 'run'} to the end of round 1"
     assert "trained on cultural, which is left out" in tabled["after"].rows[0].note
     one, other = (made(tmp_path / name) for name in ("before", "after"))
     pictures = [name for name in one if name.endswith(".png")]
@@ -227,8 +227,8 @@ def test_a_training_that_is_not_finished_is_told(
     run = tmp_path / "run"
     only = ["--only", "generate", "--out", str(run)]
     assert train_main([*COMPONENTS, f'prompts="{tmp_path / "words.txt"}"', *only]) == 0
-    assert srum("generate", "--trained", f"{run}:0", *words) == 2
-    assert "has not trained its round 0 to the end" in capsys.readouterr().err
+    assert srum("generate", "--trained", f"{run}:1", *words) == 2
+    assert "has not trained its round 1 to the end" in capsys.readouterr().err
 
 
 # ---- a server --------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_the_counting_judge_takes_part_in_a_run(clean: CleanEnvironment) -> None
         *("srum-train", "--adapter", "bagel", "--preset", "shapes", "--out", "run"),
         *("prompts=words.txt", judges, says, *less),
     )
-    parts = (clean.folder / "run" / "round-0" / "judgements").glob("part-*.jsonl")
+    parts = (clean.folder / "run" / "round-1" / "judgements").glob("part-*.jsonl")
     judgements = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
     counts = [score for each in judgements for score in each["scores"] if score["judge"] == "count"]
     assert len(judgements) == 2

@@ -56,8 +56,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_bundled_model_runs_the_whole_loop(first: Path) -> None:
     for stage in ("prompts.jsonl", "candidates", "regions", "judgements", "checkpoint", "evaluation", "metrics.jsonl"):
-        assert (first / "round-0" / stage).exists()
-    metrics = [json.loads(line) for line in (first / "round-0" / "metrics.jsonl").read_text().splitlines()]
+        assert (first / "round-1" / stage).exists()
+    metrics = [json.loads(line) for line in (first / "round-1" / "metrics.jsonl").read_text().splitlines()]
     assert [each["step"] for each in metrics] == [1, 2, 3]
     assert (first / "base" / "evaluation" / "table.json").is_file()
 
@@ -70,7 +70,7 @@ def test_the_same_command_twice_gives_the_same_metrics(first: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "there", ["base/evaluation/part-0.jsonl", "round-0/candidates/part-0.jsonl", "round-0/training/state.pt"]
+    "there", ["base/evaluation/part-0.jsonl", "round-1/candidates/part-0.jsonl", "round-1/training/state.pt"]
 )
 def test_killed_and_resumed_gives_the_same(first: Path, tmp_path: Path, there: str) -> None:
     """SIGKILL as soon as a file is there, that is in the middle of a stage or right after its first batch."""
@@ -93,7 +93,7 @@ def test_a_checkpoint_directory_is_trained_and_loads_again(tmp_path: Path, metho
         tmp_path / "run", "--adapter", "bagel", "--checkpoint", str(GOLDEN), "answerer=scripted", "generate.limit=3",
         "train.steps=2", "train.warmup=0", "train.lr=1e-3", f"train.method={method}", *TINY,
     )  # fmt: skip
-    result = folder / "round-0" / "checkpoint"
+    result = folder / "round-1" / "checkpoint"
     if method == "lora":
         assert (result / "adapter_config.json").is_file()
         assert (result / "adapter_model.safetensors").is_file()
@@ -127,16 +127,16 @@ def test_a_model_that_cannot_speak_is_not_trained_on_guesses(
     ])  # fmt: skip
     assert code == 2
     assert "nothing to train on" in capsys.readouterr().err
-    judged = [json.loads(line) for line in (tmp_path / "run/round-0/judgements/part-0.jsonl").read_text().splitlines()]
+    judged = [json.loads(line) for line in (tmp_path / "run/round-1/judgements/part-0.jsonl").read_text().splitlines()]
     assert all(each["failures"] and not each["scores"] for each in judged)
 
 
 def test_round_one_draws_with_what_round_zero_has_learnt(tmp_path: Path) -> None:
-    """Its stored pictures are those of round 0's checkpoint, and not those of the base."""
+    """Its stored pictures are those of round 1's checkpoint, and not those of the base."""
     folder = run(tmp_path / "run", *SHORT, "rounds=2", "train.lr=1e-3", "train.warmup=0", "evaluate.before=false")
     taken = Run.open(folder)
-    plan = taken.planned(1)
-    images = folder / "round-1" / "candidates" / "images"
+    plan = taken.planned(2)
+    images = folder / "round-2" / "candidates" / "images"
     stored = [np.asarray(Image.open(images / f"{item.id}.png")) for item in plan]
 
     def drawn(checkpoint: str) -> list[np.ndarray]:
@@ -145,6 +145,6 @@ def test_round_one_draws_with_what_round_zero_has_learnt(tmp_path: Path) -> None
         samples = [model.generate([i.prompt.text for i in each], [i.seed for i in each]) for each in some]
         return [np.asarray(sample.image) for each in samples for sample in each]
 
-    trained, base = drawn(str(folder / "round-0" / "checkpoint")), drawn("bundled:shapes")
+    trained, base = drawn(str(folder / "round-1" / "checkpoint")), drawn("bundled:shapes")
     assert all((a == b).all() for a, b in zip(stored, trained, strict=True))
     assert any((a != b).any() for a, b in zip(stored, base, strict=True))

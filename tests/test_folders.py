@@ -76,14 +76,14 @@ def dead() -> int:
 
 def test_locking_deletes_what_dead_processes_left_half_written(tmp_path: Path, dead: int) -> None:
     run = tmp_path / "run"
-    (run / "round-0/candidates/images").mkdir(parents=True)
+    (run / "round-1/candidates/images").mkdir(parents=True)
     gone = [
-        run / f".run.toml.{dead}.tmp", run / f"round-0/candidates/images/.a.png.{dead}.tmp",
-        run / f"round-0/.checkpoint.{dead}.tmp/weights",
+        run / f".run.toml.{dead}.tmp", run / f"round-1/candidates/images/.a.png.{dead}.tmp",
+        run / f"round-1/.checkpoint.{dead}.tmp/weights",
     ]  # fmt: skip
     kept = [
-        aside(run / "run.toml"), run / f"round-0/note.{dead}.tmp", run / ".a.tmp", run / f".git/.x.{dead}.tmp",
-        run / "round-0/.mine.png", tmp_path / f".beside.{dead}.tmp",
+        aside(run / "run.toml"), run / f"round-1/note.{dead}.tmp", run / ".a.tmp", run / f".git/.x.{dead}.tmp",
+        run / "round-1/.mine.png", tmp_path / f".beside.{dead}.tmp",
     ]  # fmt: skip
     for path in [*gone, *kept]:
         path.parent.mkdir(exist_ok=True)

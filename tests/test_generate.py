@@ -43,7 +43,7 @@ def test_a_trained_model_generates_something_else_and_an_unfinished_run_nothing(
     assert train_main([*COMPONENTS, *made, "--out", str(tmp_path / "run")]) == 0
     trained = generate(tmp_path / "trained", "--trained", str(tmp_path / "run"), "a bird")
     assert trained != generate(tmp_path / "base", *TOY, "a bird")
-    assert main(["generate", "--trained", f"{tmp_path / 'run'}:1", "a bird"]) == 2
+    assert main(["generate", "--trained", f"{tmp_path / 'run'}:2", "a bird"]) == 2
     assert "Finish that run first" in capsys.readouterr().err
 
 

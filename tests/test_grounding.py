@@ -88,14 +88,14 @@ def prompts(tmp_path: Path) -> Path:
 
 def grounded(tmp_path: Path, prompts: Path, **changes: object) -> Run:
     run = make(tmp_path / "run", prompts, answerer=Use("test_grounding:Clerk"), **changes)
-    generate(run, 0)
-    ground(run, 0)
+    generate(run, 1)
+    ground(run, 1)
     return run
 
 
 def test_a_near_duplicate_is_dropped_and_the_reason_recorded(tmp_path: Path, prompts: Path) -> None:
     run = grounded(tmp_path, prompts, grounder=Use("test_grounding:Overlapping"))
-    for each in run.groundings(0):
+    for each in run.groundings(1):
         assert [region.id for region in each.regions] == ["1", "3", "4"]
         (dropped,) = each.dropped
         assert dropped.region.id == "2"
@@ -105,7 +105,7 @@ def test_a_near_duplicate_is_dropped_and_the_reason_recorded(tmp_path: Path, pro
 
 def test_duplicates_can_be_kept(tmp_path: Path, prompts: Path) -> None:
     run = grounded(tmp_path, prompts, grounder=Use("test_grounding:Overlapping"), ground=config.Ground(duplicates=1.0))
-    assert [len(each.regions) for each in run.groundings(0)] == [4, 4]
+    assert [len(each.regions) for each in run.groundings(1)] == [4, 4]
 
 
 def test_boxes_that_fail_verification_are_dropped_and_unreadable_verdicts_drop_nothing(
@@ -118,7 +118,7 @@ def test_boxes_that_fail_verification_are_dropped_and_unreadable_verdicts_drop_n
         verifier=Use("test_grounding:Strict"),
         ground=config.Ground(retries=1, temperature=0.3),
     )
-    for each in run.groundings(0):
+    for each in run.groundings(1):
         assert [region.id for region in each.regions] == ["1", "4"]
         assert [(dropped.region.id, dropped.why) for dropped in each.dropped][1:] == [
             ("3", "rejected by test_grounding:Strict: because no")
@@ -128,8 +128,8 @@ def test_boxes_that_fail_verification_are_dropped_and_unreadable_verdicts_drop_n
         said = [(one.question.text, one.answer, one.question.temperature) for one in each.exchanges]
         assert ("24 wide. Keep region 3?", "no", 0.0) in said  # told how the answerer writes boxes
         assert ("24 wide. Keep region 4?", "mm", 0.3) in said  # asked again, sampled
-    judge(run, 0)
-    assert all(not each.failures and len(each.regions) == 2 for each in run.judgements(0))
+    judge(run, 1)
+    assert all(not each.failures and len(each.regions) == 2 for each in run.judgements(1))
 
 
 def test_boxes_that_cannot_be_read_are_a_failure_and_the_picture_is_not_judged(tmp_path: Path, prompts: Path) -> None:
@@ -137,16 +137,16 @@ def test_boxes_that_cannot_be_read_are_a_failure_and_the_picture_is_not_judged(t
     run = grounded(tmp_path, prompts, grounder=Use("test_grounding:Asking"), ground=config.Ground(retries=2))
     assert [question.temperature for question in Clerk.asked] == [0.0, 0.0, 0.7, 0.7, 0.7, 0.7]
     asked = len(Clerk.asked)
-    judge(run, 0)
+    judge(run, 1)
     assert len(Clerk.asked) == asked
-    for each in run.judgements(0):
+    for each in run.judgements(1):
         assert [one.why for one in each.failures] == ['"over there" is no place']
         assert each.scores == ()
 
 
 def test_grounders_and_judges_are_told_how_the_answerer_writes_boxes(tmp_path: Path, prompts: Path) -> None:
     run = grounded(tmp_path, prompts, grounder=Use("test_grounding:Asking"))
-    assert [each.regions[0].label for each in run.groundings(0)] == ["seen 24 wide"] * 2
+    assert [each.regions[0].label for each in run.groundings(1)] == ["seen 24 wide"] * 2
     options = {"think": False, "require_reason": False, "per_question": 1, "grounded": False, "penalty": False}
     run = make(
         tmp_path / "run",
@@ -155,7 +155,7 @@ def test_grounders_and_judges_are_told_how_the_answerer_writes_boxes(tmp_path: P
         grounder=Use("test_grounding:Asking"),
         judges=(Use("local-regions", options),),
     )
-    judge(run, 0)
+    judge(run, 1)
     assert "Bounding Box: [0, 0, 24, 24]" in Clerk.asked[-1].text
 
 

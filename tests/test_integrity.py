@@ -40,9 +40,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judged")
     (folder / "words.txt").write_text("\n".join(WORDS) + "\n")
     run = make(folder / "run", folder / "words.txt")
-    generate(run, 0)
-    ground(run, 0)
-    judge(run, 0)
+    generate(run, 1)
+    ground(run, 1)
+    judge(run, 1)
     return folder
 
 
@@ -54,19 +54,19 @@ def run(judged: Path, tmp_path: Path) -> Run:
 
 def again(run: Run) -> None:
     """Judge once more, from nothing."""
-    shutil.rmtree(run.stage_folder("judge", 0))
-    judge(run, 0)
+    shutil.rmtree(run.stage_folder("judge", 1))
+    judge(run, 1)
 
 
 def train(run: Run) -> None:
     """As far as training reads what is on disk."""
     from srum_core.training.latent_cache import Latents
 
-    Latents(run.round_folder(0) / "latents", "").prepare(run.model(0), choose(run, 0).candidates)
+    Latents(run.round_folder(1) / "latents", "").prepare(run.model(0), choose(run, 1).candidates)
 
 
 def rewrite(run: Run, stage: str, change: Callable[[dict[str, Any]], object], line: int = 2) -> None:
-    path = run.stage_folder(stage, 0) / "part-0.jsonl"
+    path = run.stage_folder(stage, 1) / "part-0.jsonl"
     lines = path.read_text().splitlines()
     record = json.loads(lines[line])
     change(record)
@@ -79,12 +79,12 @@ def cut_line(path: Path, torn: bool = False) -> None:
 
 
 def edit_prompts(run: Run, change: Callable[[list[str]], list[str]]) -> None:
-    path = run.round_folder(0) / "prompts.jsonl"
+    path = run.round_folder(1) / "prompts.jsonl"
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
 
 
 def image(run: Run) -> Path:
-    return run.stage_folder("generate", 0) / "images" / f"{run.planned(0)[2].id}.png"
+    return run.stage_folder("generate", 1) / "images" / f"{run.planned(1)[2].id}.png"
 
 
 def replaced(run: Run) -> None:
@@ -134,7 +134,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
         r"no record .* although it was finished.*--redo generate ",
     ),
     "a lost candidate": (
-        lambda run: cut_line(run.stage_folder("generate", 0) / "part-0.jsonl"),
+        lambda run: cut_line(run.stage_folder("generate", 1) / "part-0.jsonl"),
         r"no record .*--redo generate ",
     ),
 }
@@ -155,8 +155,8 @@ def twice(record: dict[str, Any]) -> None:
 
 
 JUDGED: dict[str, tuple[Fault, str]] = {
-    "a lost judgement": (lambda run: cut_line(run.stage_folder("judge", 0) / "part-0.jsonl"), "holds no record"),
-    "a torn one": (lambda run: cut_line(run.stage_folder("judge", 0) / "part-0.jsonl", torn=True), "holds no record"),
+    "a lost judgement": (lambda run: cut_line(run.stage_folder("judge", 1) / "part-0.jsonl"), "holds no record"),
+    "a torn one": (lambda run: cut_line(run.stage_folder("judge", 1) / "part-0.jsonl", torn=True), "holds no record"),
     "two regions with one id": (lambda run: rewrite(run, "judge", twice), 'have the id "1"'),
     "a prompt that is gone": (lambda run: edit_prompts(run, lambda lines: lines[1:]), "lacks the prompts of 1"),
     **{
@@ -190,7 +190,7 @@ def test_what_was_changed_after_judging_is_not_trained_on(run: Run, fault: str) 
     damage, words = JUDGED[fault]
     damage(run)
     with pytest.raises(SrumError, match=words) as caught:
-        choose(run, 0)
+        choose(run, 1)
     assert f"--redo {'generate' if 'prompt' in fault else 'judge'} " in str(caught.value)
 
 
@@ -209,10 +209,10 @@ def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, told: str) -
     assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [lambda run: incoming.judged(run, 0), lambda run: reread._again(run, 0)])
+@pytest.mark.parametrize("read", [lambda run: incoming.judged(run, 1), lambda run: reread._again(run, 1)])
 def test_a_lost_judgement_is_not_left_out_of_what_is_made_from_a_finished_round(run: Run, read: Any) -> None:
-    assert len(list(read(run))) == len(run.planned(0))
-    cut_line(run.stage_folder("judge", 0) / "part-0.jsonl")
+    assert len(list(read(run))) == len(run.planned(1))
+    cut_line(run.stage_folder("judge", 1) / "part-0.jsonl")
     with pytest.raises(RecordError, match=r"although it was finished.*--redo judge "):
         list(read(run))
 
@@ -237,17 +237,17 @@ def test_a_run_toml_that_is_no_text_is_written_again(run: Run) -> None:
 
 
 def test_a_later_round_is_named_in_the_way_out(run: Run) -> None:
-    run.round_folder(0).rename(run.folder / "round-1")
-    (run.folder / "round-1/prompts.jsonl").unlink()  # ids of another round
-    cut_line(run.stage_folder("judge", 1) / "part-0.jsonl")
-    with pytest.raises(RecordError, match="--redo judge:1 "):
-        choose(run, 1)
+    run.round_folder(1).rename(run.folder / "round-2")
+    (run.folder / "round-2/prompts.jsonl").unlink()  # ids of another round
+    cut_line(run.stage_folder("judge", 2) / "part-0.jsonl")
+    with pytest.raises(RecordError, match="--redo judge:2 "):
+        choose(run, 2)
 
 
 def test_the_record_says_what_the_files_were_and_older_ones_say_nothing(run: Run) -> None:
     import hashlib
 
-    found = list(run.candidates(0))
+    found = list(run.candidates(1))
     assert [each.sha256 for each in found] == [hashlib.sha256(each.image.read_bytes()).hexdigest() for each in found]
     rewrite(run, "generate", lambda record: record.pop("sha256"))
     replaced(run)
@@ -276,16 +276,16 @@ LINES = {
 
 @pytest.mark.parametrize("words", LINES)
 def test_a_line_that_cannot_be_read_is_a_sentence(tmp_path: Path, words: str) -> None:
-    folder = tmp_path / "round-2/judgements"
+    folder = tmp_path / "round-3/judgements"
     folder.mkdir(parents=True)
     (folder / "part-0.jsonl").write_text(LINES[words] + "\n")
-    with pytest.raises(RecordError, match=rf"Line 1 of .*{words}(.|\n)*--redo judge:2 "):
+    with pytest.raises(RecordError, match=rf"Line 1 of .*{words}(.|\n)*--redo judge:3 "):
         list(Records(folder, Judgement))
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
 def test_a_record_file_that_is_none_is_a_sentence(tmp_path: Path, kind: str) -> None:
-    folder = tmp_path / "round-0/judgements"
+    folder = tmp_path / "round-1/judgements"
     folder.mkdir(parents=True)
     for name in ("part-0.jsonl", "settings.json"):
         make: dict[str, Callable[[Path], object]] = {
@@ -303,7 +303,7 @@ def test_a_record_file_that_is_none_is_a_sentence(tmp_path: Path, kind: str) -> 
 def test_a_vote_that_nobody_gave_is_a_sentence(run: Run) -> None:
     from srum_core.stages.interview import Interview
 
-    (judgement, *_), (candidate, *_) = run.judgements(0), run.candidates(0)
+    (judgement, *_), (candidate, *_) = run.judgements(1), run.candidates(1)
     (name, toy), *_ = run.judges()
     exchanges = [attrs.evolve(each, vote=10**9) for each in judgement.exchanges]
     with pytest.raises(RecordError, match="judge again with --redo judge"):
@@ -313,7 +313,7 @@ def test_a_vote_that_nobody_gave_is_a_sentence(run: Run) -> None:
 def test_a_candidate_outside_is_not_even_written(tmp_path: Path) -> None:
     from srum_core.records import Prompt
 
-    records = Records(tmp_path / "run/round-0/candidates", Candidate)
+    records = Records(tmp_path / "run/round-1/candidates", Candidate)
     with pytest.raises(RecordError, match="lies outside of"):
         records.append(Candidate("a", Prompt("p", "x"), tmp_path / "a.png", (8, 8), 0))
 
@@ -358,7 +358,7 @@ def test_a_report_warns_of_other_settings_and_does_not_refuse(run: Run, caplog: 
 
 
 def test_no_message_names_a_stage_to_redo_without_its_round() -> None:
-    """`--redo judge` deletes round 0 and all after it: `redo_option` knows the round that is meant."""
+    """`--redo judge` deletes the first round and all after it: `redo_option` knows the round that is meant."""
     root = Path(srum_core.__file__).parent
     found = [
         f"{path.relative_to(root)}:{number}"

@@ -58,10 +58,10 @@ def made(folder: Path) -> Run:
     """A judged run with something of everything in it."""
     (folder.parent / "words.txt").write_text("unused\n")
     run = open_with(folder)
-    write_list(run.round_folder(0) / "prompts.jsonl", PROMPTS)
-    for number, item in enumerate(run.planned(0)):
+    write_list(run.round_folder(1) / "prompts.jsonl", PROMPTS)
+    for number, item in enumerate(run.planned(1)):
         image = paint(
-            run.stage_folder("generate", 0) / f"images/{item.id}.png", (8 + number, 6), "#%06x" % (number * 99)
+            run.stage_folder("generate", 1) / f"images/{item.id}.png", (8 + number, 6), "#%06x" % (number * 99)
         )
         reference = paint(image.with_name(f"{item.id}-other.png"), (8, 6), "red") if number == 0 else None
         candidate = Candidate(item.id, item.prompt, image, (8 + number, 6), item.seed, "hm, ‘ja’", reference)
@@ -79,10 +79,10 @@ def made(folder: Path) -> Run:
         both = (asked, evolve(asked, question=Question(reference or image, "Which?")))
         failures = (Unreadable(0, "no score", "1", "toy"), Unreadable(1, "nothing")) if number == 3 else ()
         judgement = Judgement(item.id, regions, scores, both, failures, BoxFormat("pixels", (9, 9)) if number else None)
-        run.candidates(0).append(candidate)
-        run.groundings(0).append(Grounding(item.id, regions))
-        run.judgements(0).append(judgement)
-    for records in (run.candidates(0), run.groundings(0), run.judgements(0)):
+        run.candidates(1).append(candidate)
+        run.groundings(1).append(Grounding(item.id, regions))
+        run.judgements(1).append(judgement)
+    for records in (run.candidates(1), run.groundings(1), run.judgements(1)):
         records.mark_done()
     return run
 
@@ -153,7 +153,7 @@ def test_what_is_written_in_the_official_format(tmp_path: Path, capsys: pytest.C
         name: [json.loads(each) for each in (tmp_path / f"out/{name}.jsonl").read_text().splitlines()]
         for name in ("output", "judge", "train")
     }
-    first = next(iter(run.candidates(0)))
+    first = next(iter(run.candidates(1)))
     assert lines["output"][0] == {
         "prompt_id": "1",
         "image_file": f"{first.id}.png",
@@ -194,7 +194,7 @@ def test_what_is_written_in_the_official_format(tmp_path: Path, capsys: pytest.C
     }
     assert lines["train"][2]["vlm_rewards"][0]["score"] == 0.0
     assert [len(each) for each in lines.values()] == [3, 3, 3]
-    for candidate in list(run.candidates(0))[:3]:
+    for candidate in list(run.candidates(1))[:3]:
         assert (tmp_path / f"out/images/{candidate.id}.png").read_bytes() == candidate.image.read_bytes()
 
 
@@ -205,25 +205,25 @@ def test_out_and_back_keeps_scores_and_boxes(name: str, tmp_path: Path, capsys: 
     more = ("--candidates", str(tmp_path / "out/output.jsonl"))
     back = bring(tmp_path / f"out/{name}.jsonl", tmp_path / "back", *more)
     assert "1 pictures have a global score of exactly 0" in told(capsys)
-    before, after = list(run.candidates(0))[:3], list(back.candidates(0))
+    before, after = list(run.candidates(1))[:3], list(back.candidates(1))
     for was, now in zip(before, after, strict=True):
         assert (now.id, now.prompt.id, now.prompt.text, now.size, now.seed, now.thought) == (
             was.id, was.prompt.id, was.prompt.text, was.size, was.seed, was.thought,
         )  # fmt: skip
         assert now.image.read_bytes() == was.image.read_bytes()
-        assert now.image == back.stage_folder("generate", 0) / f"images/{now.id}.png"
+        assert now.image == back.stage_folder("generate", 1) / f"images/{now.id}.png"
     reference = after[0].reference
     assert (reference is None) == (name == "judge")
     assert [now.reference for now in after[1:]] == [None, None]
     assert reference is None or reference.read_bytes() == before[0].reference.read_bytes()  # type: ignore[union-attr]
-    for was, now in zip(run.judgements(0), back.judgements(0), strict=False):
+    for was, now in zip(run.judgements(1), back.judgements(1), strict=False):
         assert [score.value for score in now.scores] == [score.value for score in was.scores]
         assert [score.region for score in now.scores] == [None, "1", "2"]
         (size,) = [candidate.size for candidate in after if candidate.id == now.candidate]
         for old, new in zip(was.regions[:2], now.regions, strict=True):
             assert pixels(old.box, size) == pixels(new.box, size)
             assert all(abs(a - b) <= 1 / 6 for a, b in zip(old.box, new.box, strict=True))
-    assert [each.regions for each in back.groundings(0)] == [each.regions for each in back.judgements(0)]
+    assert [each.regions for each in back.groundings(1)] == [each.regions for each in back.judgements(1)]
 
 
 def test_boxes_are_never_empty_in_pixels() -> None:
@@ -341,7 +341,7 @@ def test_without_a_global_score_there_is_none(whole: Any, tmp_path: Path, capsys
     run = bring(write(tmp_path / "judge.jsonl", record), tmp_path / "run")
     said = told(capsys)
     assert "1 pictures have no global score. The map released weighs them with the factor 0.5" in said
-    (judgement,) = run.judgements(0)
+    (judgement,) = run.judgements(1)
     assert [(score.value, score.region, score.label) for score in judgement.scores] == [(1.0, "1", "cup")]
     assert Released()(judgement, (1, 1)).item() == 0.5
     with pytest.raises(Exception, match="no score for the whole picture"):
@@ -406,43 +406,43 @@ def test_bad_lines_stop_an_import_unless_they_are_skipped(tmp_path: Path, capsys
         "1 entries were left out or changed: train.jsonl:26: entry 1 (cup) was left out: its box [3, 3, 1, 5]" in said
     )
     assert "23 lines were skipped:" in said
-    assert [each.prompt.id for each in run.candidates(0)] == ["7", "7-2"]
+    assert [each.prompt.id for each in run.candidates(1)] == ["7", "7-2"]
     log = (run.folder / "import.log").read_text(encoding="utf-8").splitlines()
     assert len(log) == 1 + 23 + 2
     assert log[0].startswith("train.jsonl:26: entry 1 (cup) was left out")
     assert log[1] == "train.jsonl:2: entry 1 has the score 2, which is not a number in [-1, 1] (skipped)"
-    ids = [candidate.id for candidate in run.candidates(0)]
+    ids = [candidate.id for candidate in run.candidates(1)]
     assert log[-2:] == [f"train.jsonl:1: is picture {ids[0]}", f"train.jsonl:26: is picture {ids[1]}"]
 
 
 def test_an_imported_run_is_as_if_it_had_been_judged(tmp_path: Path) -> None:
     path = write(tmp_path / "train.jsonl", line(), line(prompt="two cups"))
     run = bring(path, tmp_path / "run")
-    assert [item.id for item in run.planned(0)] == [candidate.id for candidate in run.candidates(0)]
-    assert [item.seed for item in run.planned(0)] == [candidate.seed for candidate in run.candidates(0)]
-    assert all(run.done(stage, 0) for stage in ("generate", "ground", "judge"))
-    assert str(tmp_path) not in (run.stage_folder("generate", 0) / "part-0.jsonl").read_text()
+    assert [item.id for item in run.planned(1)] == [candidate.id for candidate in run.candidates(1)]
+    assert [item.seed for item in run.planned(1)] == [candidate.seed for candidate in run.candidates(1)]
+    assert all(run.done(stage, 1) for stage in ("generate", "ground", "judge"))
+    assert str(tmp_path) not in (run.stage_folder("generate", 1) / "part-0.jsonl").read_text()
     run.check()
 
 
 @pytest.mark.parametrize("name", ["official", "parquet"])
 def test_an_imported_run_trains(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = made(tmp_path / "run")
-    small = [evolve(each, reference=None) for each in source.candidates(0)]
-    shutil.rmtree(source.stage_folder("generate", 0) / "part-0.jsonl", ignore_errors=True)
-    (source.stage_folder("generate", 0) / "part-0.jsonl").unlink()
+    small = [evolve(each, reference=None) for each in source.candidates(1)]
+    shutil.rmtree(source.stage_folder("generate", 1) / "part-0.jsonl", ignore_errors=True)
+    (source.stage_folder("generate", 1) / "part-0.jsonl").unlink()
     for each in small:
         paint(each.image, (8, 8))
-        source.candidates(0).append(evolve(each, size=(8, 8)))
+        source.candidates(1).append(evolve(each, size=(8, 8)))
     export(source, "--to", str(tmp_path / "out"), *(["--format", "parquet"] if name == "parquet" else []))
-    data = tmp_path / ("out/train.jsonl" if name == "official" else "out/round-0.parquet")
+    data = tmp_path / ("out/train.jsonl" if name == "official" else "out/round-1.parquet")
     run = bring(data, tmp_path / "back")
     command = capsys.readouterr().out.splitlines()[-1].split()
     assert command[:5] == ["srum-train", "--adapter", "toy:ToyModel", "--out", str(tmp_path / "back")]
     arguments = ["--adapter", "toy:ToyModel", "--out", str(tmp_path / "back"), "--only", "train", *SETTINGS]
     assert main.train_main(arguments) == 0
-    assert run.done("train", 0)
-    (metrics,) = (run.round_folder(0) / "metrics.jsonl").read_text().splitlines()
+    assert run.done("train", 1)
+    (metrics,) = (run.round_folder(1) / "metrics.jsonl").read_text().splitlines()
     assert json.loads(metrics)["judged"] == 3
     assert json.loads(metrics)["unjudged"] == (name == "parquet")
     assert main.train_main([*arguments[:6], *SETTINGS]) == 0  # the rest of the round is there
@@ -454,10 +454,10 @@ def test_judging_an_imported_run_again_goes_over_its_pictures(tmp_path: Path) ->
     bring(path, tmp_path / "run")
     arguments = ["--adapter", "toy:ToyModel", "--out", str(tmp_path / "run"), "--redo", "ground", "--only", "ground"]
     assert main.train_main([*arguments, *SETTINGS]) == 0
-    (grounding,) = Run.open(tmp_path / "run").groundings(0)
+    (grounding,) = Run.open(tmp_path / "run").groundings(1)
     assert [region.id for region in grounding.regions] == ["1", "2"]
     assert main.train_main([*arguments[:4], "--only", "judge", *SETTINGS]) == 0
-    (judgement,) = Run.open(tmp_path / "run").judgements(0)
+    (judgement,) = Run.open(tmp_path / "run").judgements(1)
     assert len(judgement.scores) == 6
 
 
@@ -542,7 +542,7 @@ def test_what_an_import_refuses(
     ("arguments", "sentence"),
     [
         (["--to", "there"], "there is there already. Choose another folder"),
-        (["--to", "out", "--round", "2"], "There are no judgements of round 2"),
+        (["--to", "out", "--round", "3"], "There are no judgements of round 3"),
         (["--to", "out", "--format", "parquet"], "cannot be read"),
         (["--to", "out"], "cannot be read (No such file or directory). Restore it"),
     ],
@@ -555,7 +555,7 @@ def test_what_an_export_refuses(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = made(tmp_path / "run")
-    list(run.candidates(0))[1].image.unlink()
+    list(run.candidates(1))[1].image.unlink()
     monkeypatch.chdir(tmp_path)
     Path("there").write_text("mine")
     before = files(tmp_path)
@@ -567,9 +567,9 @@ def test_what_an_export_refuses(
 
 def test_an_unfinished_round_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
-    (run.stage_folder("judge", 0) / "DONE").unlink()
+    (run.stage_folder("judge", 1) / "DONE").unlink()
     export(run, "--to", str(tmp_path / "out"))
-    assert "Judging of round 0 is not finished: what is there was written, 4 are planned." in told(capsys)
+    assert "Judging of round 1 is not finished: what is there was written, 4 are planned." in told(capsys)
 
 
 # ---- Parquet --------------------------------------------------------------------------------------------------------
@@ -586,8 +586,8 @@ def same_picture(one: Candidate, other: Candidate) -> bool:
 def test_parquet_and_back_gives_equal_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
-    assert "4 pictures in round-0.parquet." in told(capsys)
-    back = bring(tmp_path / "out/round-0.parquet", tmp_path / "back")
+    assert "4 pictures in round-1.parquet." in told(capsys)
+    back = bring(tmp_path / "out/round-1.parquet", tmp_path / "back")
     assert "1 pictures have answers that could not be read. They are not trained on." in told(capsys)
     equal(run, back)
     again = bring(tmp_path / "out", tmp_path / "again")  # the folder
@@ -595,10 +595,10 @@ def test_parquet_and_back_gives_equal_records(tmp_path: Path, capsys: pytest.Cap
 
 
 def equal(run: Run, back: Run) -> None:
-    pairs = list(zip(run.candidates(0), back.candidates(0), strict=True))
+    pairs = list(zip(run.candidates(1), back.candidates(1), strict=True))
     assert all(same_picture(one, other) for one, other in pairs)
     moved = {one.image: other.image for one, other in pairs} | {one.reference: other.reference for one, other in pairs}
-    for was, now in zip(run.judgements(0), back.judgements(0), strict=True):
+    for was, now in zip(run.judgements(1), back.judgements(1), strict=True):
         there = tuple(
             evolve(each, question=evolve(each.question, image=moved[each.question.image])) for each in was.exchanges
         )
@@ -609,7 +609,7 @@ def test_the_library_opens_it_and_what_it_saves_comes_back(tmp_path: Path) -> No
     run = made(tmp_path / "run")
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
     data = datasets.load_dataset(
-        "parquet", data_files=str(tmp_path / "out/round-0.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+        "parquet", data_files=str(tmp_path / "out/round-1.parquet"), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert [row["prompt"] for row in data] == [prompt.text for prompt in PROMPTS]
     assert data[1]["image"].size == (9, 6)
@@ -620,7 +620,7 @@ def test_the_library_opens_it_and_what_it_saves_comes_back(tmp_path: Path) -> No
     equal(run, bring(tmp_path / "saved", tmp_path / "back"))
     some = data.filter(lambda row: row["prompt"] == "the sea")
     some.save_to_disk(str(tmp_path / "some"))
-    (one,) = bring(tmp_path / "some", tmp_path / "one").candidates(0)
+    (one,) = bring(tmp_path / "some", tmp_path / "one").candidates(1)
     assert one.prompt == PROMPTS[2]
 
 
@@ -640,17 +640,17 @@ def test_every_field_of_every_record_has_a_column() -> None:
 
 def test_what_parquet_cannot_hold_is_replaced_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
-    (run.stage_folder("judge", 0) / "part-0.jsonl").unlink()
-    ids = [item.id for item in run.planned(0)]
+    (run.stage_folder("judge", 1) / "part-0.jsonl").unlink()
+    ids = [item.id for item in run.planned(1)]
     others = [Judgement(each, scores=(Score(1.0),)) for each in ids[1:]]
-    run.judgements(0).extend([Judgement(ids[0], scores=(Score(0.5, None, "so \ud83d"),)), *others])
+    run.judgements(1).extend([Judgement(ids[0], scores=(Score(0.5, None, "so \ud83d"),)), *others])
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
     assert "In 1 of them, characters that Parquet cannot hold" in told(capsys)
     back = bring(tmp_path / "out", tmp_path / "back")
-    assert next(iter(back.judgements(0))).scores[0].reason == "so �"
+    assert next(iter(back.judgements(1))).scores[0].reason == "so �"
     export(run, "--to", str(tmp_path / "official"))
     bring(tmp_path / "official/train.jsonl", tmp_path / "third")
-    assert next(iter(Run.open(tmp_path / "third").judgements(0))).scores[0].reason == "so \ud83d"
+    assert next(iter(Run.open(tmp_path / "third").judgements(1))).scores[0].reason == "so \ud83d"
 
 
 def rows(tmp_path: Path, **changes: Any) -> Path:
@@ -668,7 +668,7 @@ def rows(tmp_path: Path, **changes: Any) -> Path:
 
 def test_four_columns_are_enough(tmp_path: Path) -> None:
     run = bring(rows(tmp_path), tmp_path / "run")
-    (candidate,), (judgement,) = run.candidates(0), run.judgements(0)
+    (candidate,), (judgement,) = run.candidates(1), run.judgements(1)
     assert candidate.prompt == Prompt("x.parquet, row 1", "a cup")
     assert judgement.regions == (Region("1", (0.0, 0.0, 0.5, 0.5)),)
     assert judgement.scores == (Score(0.5), Score(1.0, "1"))
@@ -755,7 +755,7 @@ def test_no_exchange_leads_to_another_file(tmp_path: Path, capsys: pytest.Captur
     ]
     run = bring(rows(tmp_path, exchanges=both), tmp_path / "run")
     assert "exchanges about /etc/passwd, neither its image nor its reference, were left out" in told(capsys)
-    (judgement,), (candidate,) = run.judgements(0), run.candidates(0)
+    (judgement,), (candidate,) = run.judgements(1), run.candidates(1)
     assert [each.question.image for each in judgement.exchanges] == [candidate.image]
 
 

@@ -20,7 +20,7 @@ def test_latents_are_encoded_once_and_again_when_the_picture_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make(tmp_path / "run")
-    candidates = list(run.candidates(0))
+    candidates = list(run.candidates(1))
     model, seen = run.model(0), list[int]()
     encode = toy.ToyModel.encode
     monkeypatch.setattr(toy.ToyModel, "encode", lambda self, images: seen.append(len(images)) or encode(self, images))
@@ -43,7 +43,7 @@ def test_latents_are_encoded_once_and_again_when_the_picture_changes(
 
 def test_a_damaged_latent_is_a_sentence_and_made_again(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
-    candidates, model = list(run.candidates(0)), run.model(0)
+    candidates, model = list(run.candidates(1)), run.model(0)
     latents = Latents(tmp_path / "latents", "adapter")
     latents.prepare(model, candidates)
     whole = {path: path.read_bytes() for path in latents.folder.iterdir()}
@@ -60,9 +60,9 @@ def test_a_damaged_latent_is_a_sentence_and_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"x" * 100, b"\x10" + b"\0" * 7 + b"{}"])
 def test_a_damaged_latent_of_an_image_is_a_sentence(tmp_path: Path, data: bytes) -> None:
     run = make(tmp_path / "run")
-    path = run.stage_folder("generate", 0) / "images/kept.safetensors"
+    path = run.stage_folder("generate", 1) / "images/kept.safetensors"
     path.write_bytes(data)
-    candidate = evolve(next(iter(run.candidates(0))), latent=path)
+    candidate = evolve(next(iter(run.candidates(1))), latent=path)
     with pytest.raises(RecordError, match=r"kept.safetensors cannot be read .*--redo generate "):
         Latents(tmp_path / "latents", "adapter").prepare(run.model(0), [candidate])
 
@@ -79,8 +79,8 @@ def test_a_training_decodes_and_encodes_each_picture_once(tmp_path: Path, monkey
         toy.ToyModel, "encode", lambda self, images: encoded.append(len(images)) or encode(self, images)
     )
     interrupt(monkeypatch, run, after=3)
-    train(run, 0)
-    trained_on = [candidate for candidate in run.candidates(0) if candidate.id != f"c{len(SIZES)}"]
+    train(run, 1)
+    trained_on = [candidate for candidate in run.candidates(1) if candidate.id != f"c{len(SIZES)}"]
     assert sum(row["cells"] for row in metrics(run)) == 3 * sum(w * h // 4 for w, h in SIZES)
     assert sorted(decoded) == sorted(str(candidate.image) for candidate in trained_on)
     assert sum(encoded) == len(trained_on)
@@ -88,19 +88,19 @@ def test_a_training_decodes_and_encodes_each_picture_once(tmp_path: Path, monkey
 
 def test_a_reference_is_what_the_constraint_pulls_towards(tmp_path: Path) -> None:
     run = make(tmp_path / "run", "srum_losses.maps:Uniform", steps=1)
-    alone = list(run.candidates(0))
-    picture = run.stage_folder("generate", 0) / "images/good.png"
+    alone = list(run.candidates(1))
+    picture = run.stage_folder("generate", 1) / "images/good.png"
     Image.new("RGB", (8, 8), "white").save(picture)
     paired = [evolve(each, reference=picture) if each.id == "c0" else each for each in alone]
-    (run.stage_folder("generate", 0) / "part-0.jsonl").unlink()
-    run.candidates(0).extend(paired)
-    train(run, 0)
+    (run.stage_folder("generate", 1) / "part-0.jsonl").unlink()
+    run.candidates(1).extend(paired)
+    train(run, 1)
     (row,) = metrics(run)
     assert row["loss_reference"] != pytest.approx(row["loss_reward"], rel=1e-3)
     Image.new("RGB", (4, 4)).save(picture)
     run.redo("train")
     with pytest.raises(TrainingError, match=r"Candidate c0 .* \(4, 4\) cells, its reference .* \(2, 2\)"):
-        train(run, 0)
+        train(run, 1)
 
 
 @pytest.mark.parametrize("name", ["clean", "reference"])
@@ -108,7 +108,7 @@ def test_a_latent_that_is_not_finite_stops_training_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     run = make(tmp_path / "run")
-    candidates = list(run.candidates(0))
+    candidates = list(run.candidates(1))
     candidates[2] = evolve(candidates[2], reference=candidates[2].image)
     encode = toy.ToyModel.encode
 

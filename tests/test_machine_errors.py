@@ -17,7 +17,7 @@ from srum_core.errors import explain, naming
 from srum_core.files import aside
 from srum_core.training.checkpoint import Saved
 
-STAGES = ["evaluate (base)", *(f"{name} (round 0)" for name in ("generate", "ground", "judge", "train", "evaluate"))]
+STAGES = ["evaluate (base)", *(f"{name} (round 1)" for name in ("generate", "ground", "judge", "train", "evaluate"))]
 
 
 class OutOfMemoryError(RuntimeError):

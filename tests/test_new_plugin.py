@@ -75,14 +75,14 @@ def test_a_new_plugin_works_in_a_run(clean: CleanEnvironment, kind: str) -> None
     said = clean.run(*command(clean, kind), *fewer, *own, "--out", f"runs/{kind}")
     assert "The run is in" in said
     run = clean.folder / "runs" / kind
-    assert (run / "round-0" / "checkpoint" / "DONE").is_file()
+    assert (run / "round-1" / "checkpoint" / "DONE").is_file()
     assert f'"my-{kind}"' in (run / "run.toml").read_text()
 
 
 @pytest.mark.slow
 def test_a_new_adapter_draws_and_is_trained(clean: CleanEnvironment) -> None:
     clean.run(*command(clean, "adapter"), "--out", "runs/adapter")
-    assert (clean.folder / "runs" / "adapter" / "round-0" / "checkpoint" / "adapter_model.safetensors").is_file()
+    assert (clean.folder / "runs" / "adapter" / "round-1" / "checkpoint" / "adapter_model.safetensors").is_file()
     assert "untrained weights?" in clean.run("srum", "doctor", "--adapter", "my-adapter", "generate.limit=4")
 
 

@@ -101,15 +101,15 @@ def test_a_run_warms_up_moves_by_its_rate_and_resumes(
 ) -> None:
     """Adam's first update moves what has a gradient by the learning rate; the first of a warm-up of 2 by half of it."""
     first = make(tmp_path / "first", optimizer=optimizer, steps=1, eps=1e-15)
-    train(first, 0)
+    train(first, 1)
     start = toy.ToyModel().denoiser.state_dict()
     moved = max(float((weights(first)[name] - start[name]).abs().max()) for name in weights(first))
     assert moved == pytest.approx(0.005, rel=1e-3)
 
     whole, run = make(tmp_path / "whole", optimizer=optimizer), make(tmp_path / "run", optimizer=optimizer)
-    train(whole, 0)
+    train(whole, 1)
     interrupt(monkeypatch, run, after=6)
-    train(run, 0)
+    train(run, 1)
     assert metrics(run) == metrics(whole)
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in weights(whole).items())
 
@@ -136,7 +136,7 @@ def test_a_run_with_compiled_layers_is_the_same_run(tmp_path: Path, monkeypatch:
         for compile in (False, True)
     )
     for run in (plain, compiled):
-        train(run, 0)
+        train(run, 1)
         AcceleratorState._reset_state(reset_partial_state=True)
     for one, other in zip(metrics(plain), metrics(compiled), strict=True):
         assert all(other[name] == pytest.approx(value, rel=1e-4) for name, value in one.items() if value is not None)

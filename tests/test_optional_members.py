@@ -74,11 +74,11 @@ def test_training_weighs_what_the_model_sees(half: None, tmp_path, monkeypatch: 
     seen = []
     run = make(tmp_path / "run", "test_optional_members:Spy", steps=1)
     monkeypatch.setattr(Spy, "seen", seen)
-    train(run, 0)
+    train(run, 1)
     assert seen
     assert {judgement.regions[0].box for judgement in seen} == {(0.0, 0.0, 1.0, 1.0)}
-    latents = Latents(run.round_folder(0) / "latents", "")
-    assert latents.window(next(iter(run.candidates(0)))) == (0.0, 0.0, 0.5, 1.0)
+    latents = Latents(run.round_folder(1) / "latents", "")
+    assert latents.window(next(iter(run.candidates(1)))) == (0.0, 0.0, 0.5, 1.0)
 
 
 class Spy:
@@ -94,7 +94,7 @@ class Spy:
 def test_a_kept_latent_takes_the_place_of_encoding(half: None, tmp_path) -> None:
     """And covers the whole picture, whatever the encoder sees; a change of the file makes it stale."""
     run = make(tmp_path / "run")
-    first, second, *_ = run.candidates(0)
+    first, second, *_ = run.candidates(1)
     path = first.image.with_suffix(".safetensors")
     model, latents = run.model(0), Latents(tmp_path / "latents", "")
     (plain,) = model.encode([toy_picture(first)])
@@ -119,7 +119,7 @@ def test_a_model_is_told_what_it_will_be_asked_for(tmp_path, monkeypatch: pytest
     told, asked, condition = [], set(), toy.ToyModel.condition
     monkeypatch.setattr(toy.ToyModel, "before_training", lambda self, texts: told.append(texts), raising=False)
     monkeypatch.setattr(toy.ToyModel, "condition", lambda self, texts: asked.update(texts) or condition(self, texts))
-    train(make(tmp_path / "run", steps=6), 0)
+    train(make(tmp_path / "run", steps=6), 1)
     assert len(told) == 1
     assert asked - {None} <= set(told[0])
     assert len(told[0]) == 5  # of the six pictures one has an answer that could not be read
@@ -127,27 +127,27 @@ def test_a_model_is_told_what_it_will_be_asked_for(tmp_path, monkeypatch: pytest
 
 def test_a_model_whose_saving_is_whole_is_exported_by_it(tmp_path) -> None:
     run = make(tmp_path / "run", steps=2)
-    train(run, 0)
+    train(run, 1)
     arguments = ["export", str(run.folder), "--format", "checkpoint", "--to"]
     assert main.main([*arguments, str(tmp_path / "whole")]) == 0
-    expected = load_file(next(run.stage_folder("train", 0).glob("*.safetensors")))
+    expected = load_file(next(run.stage_folder("train", 1).glob("*.safetensors")))
     written = load_file(next((tmp_path / "whole").glob("*.safetensors")))
     assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
-    assert main.main([*arguments, str(tmp_path / "other"), "--round", "1"]) == 2  # there is no such round
+    assert main.main([*arguments, str(tmp_path / "other"), "--round", "2"]) == 2  # there is no such round
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize(("asked", "finished", "meant"), [(None, 3, 2), (None, 2, 1), (0, 3, 0)])
+@pytest.mark.parametrize(("asked", "finished", "meant"), [(None, 3, 3), (None, 2, 2), (1, 3, 1)])
 def test_without_a_round_everything_means_the_last_finished_one(tmp_path, capsys, asked, finished, meant) -> None:
     """Export of a model and of judgements, `start` and `--trained`; each names the round."""
     run = make(tmp_path / "run", steps=1)
-    train(run, 0)
-    first = load_file(run.stage_folder("train", 0) / "toy.safetensors")
-    for round in (1, 2):
-        shutil.copytree(run.round_folder(0), run.round_folder(round))
-        changed = {name: tensor + round for name, tensor in first.items()}
+    train(run, 1)
+    first = load_file(run.stage_folder("train", 1) / "toy.safetensors")
+    for round in (2, 3):
+        shutil.copytree(run.round_folder(1), run.round_folder(round))
+        changed = {name: tensor + (round - 1) for name, tensor in first.items()}
         save_file(changed, run.stage_folder("train", round) / "toy.safetensors")
-    for round in range(finished, 3):
+    for round in range(finished + 1, 4):
         (run.stage_folder("train", round) / "DONE").unlink()
         (run.stage_folder("judge", round) / "DONE").unlink()
     which = [] if asked is None else ["--round", str(asked)]
@@ -155,9 +155,9 @@ def test_without_a_round_everything_means_the_last_finished_one(tmp_path, capsys
     assert main.main([*arguments, str(tmp_path / "whole"), "--format", "checkpoint"]) == 0
     assert f"The model after round {meant} of " in capsys.readouterr().out
     written = load_file(tmp_path / "whole/toy.safetensors")
-    assert all(torch.equal(written[name], tensor + meant) for name, tensor in first.items())
+    assert all(torch.equal(written[name], tensor + (meant - 1)) for name, tensor in first.items())
     start = str(run.folder) if asked is None else f"{run.folder}:{asked}"
-    assert started_from(start, run.registry)[1] == meant + 1
+    assert started_from(start, run.registry)[1] == meant
     assert main.main([*arguments, str(tmp_path / "judged")]) == 0
     assert f"Round {meant} of " in capsys.readouterr().out
     nothing = {"settings": [], "checkpoint": None, "adapter": None, "preset": [], "config": None}
@@ -171,20 +171,20 @@ def test_a_folder_of_lora_weights_is_recognised_or_explained(tmp_path) -> None:
     toy.ToyModel().save(tmp_path / "base", {})
     options = {**run.settings.adapter.options, "checkpoint": str(tmp_path / "base")}
     run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", options))
-    (run.stage_folder("generate", 0) / "settings.json").write_text(to_json(run.stage_settings("generate", 0)))
-    train(run, 0)
-    lora = run.stage_folder("train", 0)
-    assert json.loads((lora / "adapter_config.json").read_text())["base_model_name_or_path"] == options["checkpoint"]
-    shutil.copytree(run.round_folder(0), run.round_folder(1), ignore=shutil.ignore_patterns("checkpoint", "training"))
+    (run.stage_folder("generate", 1) / "settings.json").write_text(to_json(run.stage_settings("generate", 1)))
     train(run, 1)
-    about = json.loads((run.stage_folder("train", 1) / "srum.json").read_text())
-    assert about["on_top_of"] == ["../../round-0/checkpoint"]  # to be merged into the base before these
+    lora = run.stage_folder("train", 1)
+    assert json.loads((lora / "adapter_config.json").read_text())["base_model_name_or_path"] == options["checkpoint"]
+    shutil.copytree(run.round_folder(1), run.round_folder(2), ignore=shutil.ignore_patterns("checkpoint", "training"))
+    train(run, 2)
+    about = json.loads((run.stage_folder("train", 2) / "srum.json").read_text())
+    assert about["on_top_of"] == ["../../round-1/checkpoint"]  # to be merged into the base before these
     assert "on_top_of" not in json.loads((lora / "srum.json").read_text())
     (run.folder / "run.toml").write_text(to_toml(run.settings))
     assert [each if isinstance(each, int) else each.folder for each in started_from(str(lora), run.registry)] == [
         run.folder, 1,
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match=rf"adapter.checkpoint .*LoRA weights.*start={run.folder}:0 .*srum export"):
+    with pytest.raises(ConfigError, match=rf"adapter.checkpoint .*LoRA weights.*start={run.folder}:1 .*srum export"):
         load_settings("toy:ToyModel", (), None, [f'adapter.checkpoint="{lora}"'], run.registry)
     moved = tmp_path / "moved"
     shutil.copytree(lora, moved)
@@ -194,7 +194,7 @@ def test_a_folder_of_lora_weights_is_recognised_or_explained(tmp_path) -> None:
 
 def test_every_stage_leaves_its_peak_memory(tmp_path) -> None:
     run = make(tmp_path / "run", steps=1)
-    perform(run, "train", 0)
-    found = json.loads((run.round_folder(0) / "memory.json").read_text())
+    perform(run, "train", 1)
+    found = json.loads((run.round_folder(1) / "memory.json").read_text())
     assert found["train"]["memory_peak"] > 10
     assert set(found) == {"train"}

@@ -96,13 +96,13 @@ def like(tmp_path: Path) -> Run:
     settings = config.Settings(
         adapter=Use("toy:ToyModel"), prompts="shapes:train:24", generate=config.Generate(candidates=2), rounds=3
     )
-    Run.create(tmp_path / "like", settings, plugins.discover()).keep_prompts(0)
+    Run.create(tmp_path / "like", settings, plugins.discover()).keep_prompts(1)
     return Run.open(tmp_path / "like")
 
 
 def correct(run: Run) -> list[bool]:
     found = []
-    for candidate in run.candidates(0):
+    for candidate in run.candidates(1):
         with Image.open(candidate.image) as image:
             found.append(check(np.asarray(image), candidate.prompt.tags).correct)
     return found
@@ -110,18 +110,18 @@ def correct(run: Run) -> list[bool]:
 
 def test_a_run_of_rendered_scenes_has_the_same_prompts_and_as_many_pictures(like: Run, tmp_path: Path) -> None:
     run = rendered_control.make(like, tmp_path / "real")
-    assert [(each.id, each.prompt, each.seed) for each in run.candidates(0)] == [
-        (each.id, each.prompt, each.seed) for each in like.planned(0)
+    assert [(each.id, each.prompt, each.seed) for each in run.candidates(1)] == [
+        (each.id, each.prompt, each.seed) for each in like.planned(1)
     ]
     assert correct(run) == [True] * 48
-    assert len({each.image.read_bytes() for each in run.candidates(0)}) == 48
-    assert all(run.done(stage, 0) for stage in ("generate", "ground", "judge"))
-    for judgement in run.judgements(0):
+    assert len({each.image.read_bytes() for each in run.candidates(1)}) == 48
+    assert all(run.done(stage, 1) for stage in ("generate", "ground", "judge"))
+    for judgement in run.judgements(1):
         assert Paper()(judgement, (4, 4)).tolist() == [[1.0] * 4] * 4
-    assert [grounding.regions for grounding in run.groundings(0)] == [each.regions for each in run.judgements(0)]
+    assert [grounding.regions for grounding in run.groundings(1)] == [each.regions for each in run.judgements(1)]
     assert (run.settings.loss.use, run.settings.rounds) == ("sft", 1)
     run.check()
-    assert not (like.round_folder(0) / "candidates").exists()
+    assert not (like.round_folder(1) / "candidates").exists()
 
 
 def test_a_share_of_the_scenes_can_miss_its_caption(like: Run, tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_a_share_of_the_scenes_can_miss_its_caption(like: Run, tmp_path: Path) -
         for name, seed in (("half", 0), ("again", 0), ("other", 1))
     )
     assert 8 < correct(half).count(False) < 36
-    pictures = [[each.image.read_bytes() for each in run.candidates(0)] for run in (half, again, other)]
+    pictures = [[each.image.read_bytes() for each in run.candidates(1)] for run in (half, again, other)]
     assert pictures[0] == pictures[1] != pictures[2]
     none = rendered_control.make(like, tmp_path / "none", 1.0)
-    asked = [candidate.prompt.tags["category"] for candidate in none.candidates(0)]
+    asked = [candidate.prompt.tags["category"] for candidate in none.candidates(1)]
     assert {name for name, right in zip(asked, correct(none), strict=True) if right} <= set(FEWER)
 
 
@@ -150,7 +150,7 @@ def test_the_command_says_how_to_go_on_or_what_is_wrong(
     with pytest.raises(SystemExit):
         rendered_control.main([*command, "--missed", "35"])
     assert "35 is no share" in capsys.readouterr().err
-    prompts = like.round_folder(0) / "prompts.jsonl"
+    prompts = like.round_folder(1) / "prompts.jsonl"
     prompts.write_text(json.dumps({"id": "p", "text": "a cup"}) + "\n")
     assert rendered_control.main(["--like", str(like.folder), "--out", str(tmp_path / "other")]) == 2
     assert 'The prompt "a cup" is not of the world of shapes' in capsys.readouterr().err

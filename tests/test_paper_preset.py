@@ -39,18 +39,18 @@ def test_sam_verification_and_the_rules_in_one_run(tmp_path: Path, words: Path) 
     ]
     assert train_main(arguments) == 0
     run = Run.open(tmp_path / "run")
-    groundings, judgements = list(run.groundings(0)), list(run.judgements(0))
+    groundings, judgements = list(run.groundings(1)), list(run.judgements(1))
     assert all(1 <= len(each.regions) <= 3 and not each.failures and not each.unverified for each in groundings)
     assert all(region.mask is not None for each in groundings for region in each.regions)
     assert {each.asked_by for grounding in groundings for each in grounding.exchanges} == {"verify-boxes"}
-    assert all(candidate.thought for candidate in run.candidates(0))
+    assert all(candidate.thought for candidate in run.candidates(1))
     scores = [score for each in judgements for score in each.scores]
     assert all(not each.failures for each in judgements)
     assert {score.judge for score in scores} == {"global-layout", "local-regions"}
     # The stand-in sees "something" everywhere, which no prompt names: nothing may earn more than the neutral band.
     assert max(score.value for score in scores if score.region) <= 0.4
     assert any("Semantic grounding" in rule for score in scores for rule in score.rules)
-    assert load_file(run.stage_folder("train", 0) / "adapter_model.safetensors")
+    assert load_file(run.stage_folder("train", 1) / "adapter_model.safetensors")
 
 
 def test_without_sams_checkpoint_it_stops_before_it_draws(
@@ -70,7 +70,7 @@ def test_without_sams_checkpoint_it_stops_before_it_draws(
     ]
     assert train_main([*arguments, "answerer=scripted"]) == 2
     assert "sam_vit_h_4b8939.pth" in capsys.readouterr().err
-    assert not (out / "round-0").exists()
+    assert not (out / "round-1").exists()
 
 
 @pytest.mark.parametrize("adapter", ["bagel", "blip3o"])

@@ -539,10 +539,10 @@ def test_prompts_and_events(plugins: Install) -> None:
     metrics: dict[str, object] = {}
     assert registry.notify("srum_metrics", run=None, metrics=metrics) == []
     assert metrics == {"seen": True}
-    (told,) = registry.notify("srum_stage_finished", run=None, stage="train", round=0)
+    (told,) = registry.notify("srum_stage_finished", run=None, stage="train", round=1)
     assert "words 5" in told
     assert "not called again: SystemExit: 0" in told
-    assert registry.notify("srum_stage_finished", run=None, stage="train", round=0) == []
+    assert registry.notify("srum_stage_finished", run=None, stage="train", round=1) == []
 
 
 def test_a_plugin_that_fails_at_prompts_does_not_keep_others_from_theirs(plugins: Install) -> None:

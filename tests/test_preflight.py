@@ -142,7 +142,7 @@ def test_only_what_the_steps_need_is_looked_at() -> None:
 
 
 def test_nothing_is_deleted_for_a_run_that_cannot_start(tmp_path: Path) -> None:
-    there = tmp_path / "run" / "round-0" / "judgements" / "DONE"
+    there = tmp_path / "run" / "round-1" / "judgements" / "DONE"
     there.parent.mkdir(parents=True)
     there.touch()
     assert train_main([*BAGEL, "train.trackers=['wandb']", "--out", "run", "--redo", "judge"]) == 2

@@ -46,14 +46,14 @@ def test_a_transcript_reads_as_the_run_does(run: Run, tmp_path: Path, monkeypatc
     record(run, "--judge", "test_reread:Tunable")
     transcripts = read_transcripts(tmp_path / "transcripts/test_reread-Tunable.jsonl")
     judge = dict(run.judges())["test_reread:Tunable"]
-    judged = {each.candidate: each for each in run.judgements(0)}
+    judged = {each.candidate: each for each in run.judgements(1)}
     assert [each.candidate.id for each in transcripts] == list(judged)
     for each in transcripts:
         assert each.scores == judged[each.candidate.id].scores[3:]
         assert {exchange.asked_by for exchange in each.exchanges} == {"test_reread:Tunable"}
         again = Interview.replay(each.judge, judge, each.candidate, each.regions, each.exchanges)
         assert tuple(again.outcome()) == (*each.scores, *each.failures)
-        (original,) = run.candidates(0).select([each.candidate.id])
+        (original,) = run.candidates(1).select([each.candidate.id])
         assert each.candidate == evolve(original, image=each.candidate.image)
         assert each.candidate.image == tmp_path / f"transcripts/images/{each.candidate.id}.png"
         assert each.candidate.image.read_bytes() == original.image.read_bytes()
@@ -90,7 +90,7 @@ def test_a_run_reached_through_dots_stores_no_absolute_path(tmp_path: Path, monk
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     run = make(Path("../run"))
-    for path in run.folder.glob("round-0/*/part-0.jsonl"):
+    for path in run.folder.glob("round-1/*/part-0.jsonl"):
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
 
 
@@ -99,14 +99,14 @@ def test_without_pictures_those_of_the_run_are_named(run: Run, tmp_path: Path) -
     record(run, "--judge", "toy:ToyJudge", "--limit", "2", "--no-pictures", "--out", str(out))
     transcripts = read_transcripts(out)
     assert len(transcripts) == 2
-    assert [each.candidate.image for each in transcripts] == [each.image for each in run.candidates(0)][:2]
+    assert [each.candidate.image for each in transcripts] == [each.image for each in run.candidates(1)][:2]
     assert [path.name for path in out.parent.iterdir()] == ["mine.jsonl"]
 
 
 def test_every_picture_shown_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy.ToyModel, "answer", lambda self, questions: ["Score: 0.5"] * len(questions))
     run = make(tmp_path / "run", "judges=['test_record:Comparing']")
-    pictures = run.stage_folder("generate", 0) / "images"
+    pictures = run.stage_folder("generate", 1) / "images"
     shutil.copy(next(pictures.glob("*.png")), pictures / "other.png")
     record(run, "--judge", "test_record:Comparing", "--out", str(tmp_path / "t/x.jsonl"))
     for each in read_transcripts(tmp_path / "t/x.jsonl"):
@@ -121,7 +121,7 @@ def test_doubt_is_the_runs_and_not_in_a_transcript(tmp_path: Path) -> None:
     )
     record(run, "--judge", "toy:ToyJudge", "--out", str(tmp_path / "x.jsonl"))
     scores = [score for each in read_transcripts(tmp_path / "x.jsonl") for score in each.scores]
-    doubted = [score for each in run.judgements(0) for score in each.scores]
+    doubted = [score for each in run.judgements(1) for score in each.scores]
     assert [score.votes for score in scores] == [score.votes for score in doubted]
     assert [score.value for score in scores] != [score.value for score in doubted]
 
@@ -130,7 +130,7 @@ def test_doubt_is_the_runs_and_not_in_a_transcript(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--judge", "toy:ToyJugde"], 'Did you mean "toy:ToyJudge"? Recorded are: test_reread:Tunable, toy:ToyJudge.'),
-        (["--judge", "toy:ToyJudge", "--round", "1"], "There are no judgements of round 1"),
+        (["--judge", "toy:ToyJudge", "--round", "2"], "There are no judgements of round 2"),
         (["--judge", "toy:ToyJudge", "--out", "there.jsonl"], "there.jsonl is there already"),
         (["--judge", "toy:ToyJudge", "--out", "taken/x.jsonl"], "is another picture, of other transcripts"),
     ],
@@ -145,7 +145,7 @@ def test_what_it_refuses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("there.jsonl").write_text("mine\n")
-    first = next(iter(run.candidates(0)))
+    first = next(iter(run.candidates(1)))
     Path("taken/images").mkdir(parents=True)
     Path(f"taken/images/{first.id}.png").write_bytes(b"another")
     record(run, *arguments, code=2)
@@ -164,7 +164,7 @@ def test_what_is_there_is_overwritten_when_forced(run: Run, tmp_path: Path) -> N
 def test_a_missing_picture_and_changed_questions_are_told(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    next(iter(run.candidates(0))).image.unlink()
+    next(iter(run.candidates(1))).image.unlink()
     record(run, "--judge", "toy:ToyJudge", "--out", str(tmp_path / "x.jsonl"), code=2)
     assert "cannot be read (No such file or directory). Restore it" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(toy.ToyJudge, "questions", lambda self, c, r: [Question(c.image, "Well?")])
@@ -178,5 +178,5 @@ def test_exchanges_keep_their_place(run: Run, tmp_path: Path) -> None:
     def places(exchanges: Sequence[Exchange]) -> list[tuple[int, int, str, str]]:
         return [(each.index, each.vote, each.question.text, each.answer) for each in exchanges]
 
-    for transcript, judged in zip(read_transcripts(tmp_path / "x.jsonl"), run.judgements(0), strict=True):
+    for transcript, judged in zip(read_transcripts(tmp_path / "x.jsonl"), run.judgements(1), strict=True):
         assert places(transcript.exchanges) == places(judged.exchanges[:3])

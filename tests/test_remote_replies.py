@@ -63,7 +63,7 @@ def judged(folder: Path, server: Server, *judges: Use, grounder: str = "grid") -
     )
     run = Run.create(folder / "run", settings, plugins.discover())
     for stage in (generate, ground, judge):
-        stage(run, 0)
+        stage(run, 1)
     return run
 
 
@@ -117,7 +117,7 @@ def test_too_many_refusals_end_the_run(server: Server, asked: list[Question], mo
 
 def test_a_refused_image_is_left_out_and_the_others_are_judged(server: Server, tmp_path: Path) -> None:
     server.act = refusing("two dogs")
-    first, second, third = judged(tmp_path / "a", server).judgements(0)
+    first, second, third = judged(tmp_path / "a", server).judgements(1)
     assert (len(first.scores), len(third.scores)) == (5, 5)
     (failure,) = second.failures
     assert "said 400" in failure.why
@@ -128,9 +128,9 @@ def test_a_refused_image_is_left_out_and_the_others_are_judged(server: Server, t
 def test_a_refused_grounding_and_what_a_judge_makes_of_no_words(server: Server, tmp_path: Path) -> None:
     server.act = refusing("bbox_2d")
     run = judged(tmp_path / "a", server, grounder="native")
-    assert all("said 400" in each.failures[0].why for each in run.groundings(0))
+    assert all("said 400" in each.failures[0].why for each in run.groundings(1))
     server.act = refusing("two dogs")
-    second = list(judged(tmp_path / "b", server, Use(f"{__name__}:Credulous")).judgements(0))[1]
+    second = list(judged(tmp_path / "b", server, Use(f"{__name__}:Credulous")).judgements(1))[1]
     assert "said 400" in second.failures[0].why  # and so it is not trained on
 
 
@@ -176,7 +176,7 @@ def test_a_run_and_its_report_name_all_models_that_answered(
 
     server.act = switching(*["m-1"] * 7, "m-2")
     run = judged(tmp_path / "a", server)
-    models = [exchange.model for each in run.judgements(0) for exchange in each.exchanges]
+    models = [exchange.model for each in run.judgements(1) for exchange in each.exchanges]
     assert models == [*["m-1"] * 7, *["m-2"] * 8]
     (stage,) = [each for each in gather_run(run, 0)["rounds"][0]["stages"] if each["stage"] == "judge"]
     assert "answered by m-1, m-2" in stage["facts"]

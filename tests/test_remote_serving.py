@@ -138,8 +138,8 @@ def test_a_real_judge_finds_gibberish_unreadable(url: str, tmp_path: Path, monke
     )
     run = Run(tmp_path / "run", settings, plugins.discover())
     for stage in (generate, ground, judge):
-        stage(run, 0)
-    judgements = list(run.judgements(0))
+        stage(run, 1)
+    judgements = list(run.judgements(1))
     assert len(judgements) == 2
     for judgement in judgements:
         assert judgement.scores == ()

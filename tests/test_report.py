@@ -125,7 +125,7 @@ def test_the_loop_is_told_with_its_failures(page: Page) -> None:
 
 
 def test_the_tables_are_there_with_the_change(page: Page) -> None:
-    for word in ("base", "round 0", "round 1", "50.0", "[40.2, 59.8]", "+10.0", "numbers are in %"):
+    for word in ("base", "round 1", "round 2", "50.0", "[40.2, 59.8]", "+10.0", "numbers are in %"):
         assert word in page.text
 
 
@@ -146,11 +146,11 @@ def test_the_settings_are_those_that_the_run_was_made_with(own: Path) -> None:
 def test_a_map_is_what_the_runs_map_computes(folder: Path, page: Page) -> None:
     run = Run.open(folder)
     reward_map = run.registry.create("map", run.settings.map)
-    judged = {each.candidate: each for each in run.judgements(0)}
+    judged = {each.candidate: each for each in run.judgements(1)}
     checked = 0
     for found in page.data["candidates"]:
         weights = found["weights"]
-        if found["round"] == 0 and "cells" in weights:
+        if found["round"] == 1 and "cells" in weights:
             expected = reward_map(judged[found["id"]], (weights["rows"], weights["columns"])).flatten().tolist()
             cells = [(byte - 100) / 100 * weights["scale"] for byte in base64.b64decode(weights["cells"])]
             assert cells == pytest.approx(expected, abs=0.005 + 1e-6)
@@ -173,7 +173,7 @@ def test_weights_are_of_the_scores_that_training_reads(tmp_path: Path) -> None:
 
 
 def test_a_map_that_a_judgement_does_not_suffice_for_says_so(own: Path) -> None:
-    path = own / "round-0" / "judgements" / "part-0.jsonl"
+    path = own / "round-1" / "judgements" / "part-0.jsonl"
     lines = [json.loads(line) for line in path.read_text("utf-8", "surrogatepass").split("\n")[:-1]]
     lines[0]["scores"] = [each for each in lines[0]["scores"] if each["region"]]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -182,7 +182,7 @@ def test_a_map_that_a_judgement_does_not_suffice_for_says_so(own: Path) -> None:
 
 def test_pairs_are_the_same_prompts_and_seeds_of_the_first_and_last_model(folder: Path, page: Page) -> None:
     found, plan = page.data["pairs"], Run.open(folder).planned_evaluation()
-    assert (found["before"], found["after"]) == ("base", "round 1")
+    assert (found["before"], found["after"]) == ("base", "round 2")
     assert [(each["id"], each["seed"]) for each in found["pairs"]] == [(item.id, item.seed) for item in plan]
     assert [each["before"]["values"]["correct"] for each in found["pairs"]] == [0, 1, 0, 1]
     assert [each["after"]["values"]["correct"] for each in found["pairs"]] == [0, 0, 1, 1]
@@ -192,7 +192,7 @@ def test_pairs_are_the_same_prompts_and_seeds_of_the_first_and_last_model(folder
 
 def test_a_limit_keeps_the_worst_the_best_and_what_changed_most(folder: Path) -> None:
     found = gather(folder, 3)["run"]
-    names = [int(each["prompt"].split()[-1]) for each in found["candidates"] if each["round"] == 0]
+    names = [int(each["prompt"].split()[-1]) for each in found["candidates"] if each["round"] == 1]
     assert len(names) == 3
     assert {0, 6} <= set(names)  # by construction the best and the worst
     assert found["left_out"] == 8
@@ -223,28 +223,28 @@ def test_small_pictures_stay_as_they_are_and_large_ones_become_small(tmp_path: P
 
 
 def test_a_run_under_way_is_shown_as_far_as_it_is(own: Path) -> None:
-    shutil.rmtree(own / "round-1")
+    shutil.rmtree(own / "round-2")
     shutil.rmtree(own / "base")
     for name in ("judgements", "checkpoint", "evaluation", "latents"):
-        shutil.rmtree(own / "round-0" / name)
-    (own / "round-0" / "metrics.jsonl").unlink()
+        shutil.rmtree(own / "round-1" / name)
+    (own / "round-1" / "metrics.jsonl").unlink()
     found = Page(write_report(own).read_text(encoding="utf-8"))
     assert "so far" in found.text
     assert [each["judged"] for each in found.data["candidates"]] == [False] * 7
     assert found.data["pairs"] is None
-    shutil.rmtree(own / "round-0")
+    shutil.rmtree(own / "round-1")
     assert "Nothing was made yet" in write_report(own).read_text(encoding="utf-8")
 
 
 def test_a_picture_that_is_gone_is_a_sentence(own: Path) -> None:
-    next((own / "round-0" / "candidates" / "images").iterdir()).unlink()
+    next((own / "round-1" / "candidates" / "images").iterdir()).unlink()
     with pytest.raises(RecordError, match=r"\.png cannot be read .*--redo generate "):
         write_report(own)
 
 
 @pytest.mark.parametrize("line", ["[1]", '{"step": "a"}', '{"step": 1e400}', '{"step": [1]}'])
 def test_a_log_that_holds_no_numbers_is_a_sentence(own: Path, line: str) -> None:
-    with (own / "round-0" / "metrics.jsonl").open("a") as log:
+    with (own / "round-1" / "metrics.jsonl").open("a") as log:
         log.write(f"{line}\n")
     with pytest.raises(RecordError, match=r"metrics\.jsonl cannot be read .*--redo train "):
         write_report(own)
@@ -294,7 +294,7 @@ def test_an_ablation_of_another_form_is_a_sentence(tmp_path: Path) -> None:
 
 def test_lines_differ_in_style_and_carry_their_names_and_last_values() -> None:
     lines = [charts.Line(name, ((1.0, value), (2.0, value + 1))) for name, value in (("a<b", 0.0), ("c", 0.01))]
-    svg = charts.line_chart("Title", lines, {1.0: "round 0"})
+    svg = charts.line_chart("Title", lines, {1.0: "round 1"})
     assert 'class="line s0"' in svg
     assert 'class="line s1"' in svg
     assert "a&lt;b 1" in svg
@@ -329,7 +329,7 @@ def test_a_constant_curve_has_no_other_numbers_at_its_axis(value: float) -> None
         97.0
     }
     rows = {"measure": {"value": value, "low": None, "high": None}}
-    same = charts.dumbbells("T", [{"name": "base", "rows": rows}, {"name": "round 0", "rows": rows}])
+    same = charts.dumbbells("T", [{"name": "base", "rows": rows}, {"name": "round 1", "rows": rows}])
     assert same.count(f">{charts.number(value)}<") == 1
 
 
@@ -348,7 +348,7 @@ def test_many_steps_are_smoothed_within_their_round_over_the_raw_ones() -> None:
     assert all(10.3 < y < 10.7 for y in values[100:])
     assert charts.smoothed(points[:39], [1.0]) == []
     assert charts.smoothed([*points[:99], (100.0, None)], [1.0])[-1] == (100.0, None)
-    svg = charts.line_chart("T", [charts.Line("a", tuple(points))], {1.0: "round 0", 101.0: "round 1"}, smooth=True)
+    svg = charts.line_chart("T", [charts.Line("a", tuple(points))], {1.0: "round 1", 101.0: "round 2"}, smooth=True)
     assert [svg.count('class="line s0 raw"'), svg.count('class="line s0" d="M5')] == [1, 1]
     assert svg.index("raw") < svg.index('class="line s0" d="M5')
     assert "raw" not in charts.line_chart("T", [charts.Line("a", tuple(points))], {})
@@ -408,7 +408,7 @@ def test_a_report_that_fails_leaves_the_run_finished(
     assert "The run is in" in said.out
     assert "The picture x.png cannot be read." in said.err
     assert "srum report" in said.err
-    assert (tmp_path / "run" / "round-0" / "evaluation" / "DONE").exists()
+    assert (tmp_path / "run" / "round-1" / "evaluation" / "DONE").exists()
 
 
 def test_the_report_module_is_light() -> None:

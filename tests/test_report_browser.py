@@ -224,7 +224,7 @@ def test_pairs_show_the_same_prompt_twice_with_right_and_wrong(page: Browser) ->
     page.choose("pairs", "sort", "drawn")
     assert page.cards("pairs") == ["0", "1", "2", "3"]
     alts = page.js("return [...document.querySelectorAll('#pairs img')].map((each) => each.alt)")
-    assert alts == [f"{ODD} number {index}, {name}" for index in range(4) for name in ("base", "round 1")]
+    assert alts == [f"{ODD} number {index}, {name}" for index in range(4) for name in ("base", "round 2")]
     verdicts = page.js("return [...document.querySelectorAll('#pairs .verdict b')].map((each) => each.textContent)")
     right, wrong = "✓ right", "✗ wrong"
     assert verdicts == [wrong, wrong, right, wrong, wrong, right, right, right]
@@ -344,7 +344,7 @@ def test_a_narrow_page_shows_every_column(browser: Browser, report: Path, sized:
         const box = each.getBoundingClientRect(), inside = box.left >= 0 && box.right <= 390;
         return [each.dataset.column, inside, box.width > 0]})"""
     found = browser.js(cells)
-    assert {"images", "base", "round 1", "change", "accuracy", "seconds", ODD} <= {name for name, *_ in found}
+    assert {"images", "base", "round 2", "change", "accuracy", "seconds", ODD} <= {name for name, *_ in found}
     assert [each for each in found if each[1:] != [True, True]] == []
     wide = "return [...document.querySelectorAll('main *')].filter((each) => each.getBoundingClientRect().right > 390)"
     assert browser.js(f"{wide}.map((each) => each.outerHTML.slice(0, 80))") == []

@@ -102,8 +102,8 @@ def make(folder: Path, *settings: str, rounds: int = 1, stages: Sequence[str] = 
     words = folder.parent / "words.txt"
     words.write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     run = open_with(folder, *settings, f"rounds={rounds}")
-    for k in range(rounds):
-        for stage in stages if k == rounds - 1 else [*stages, "train"]:
+    for k in range(1, rounds + 1):
+        for stage in stages if k == rounds else [*stages, "train"]:
             perform(run, stage, k)
     return run
 
@@ -146,41 +146,41 @@ def test_settings_of_another_version_do_not_hinder_it(tmp_path: Path) -> None:
     path = run.folder / "run.toml"
     path.write_text(path.read_text().replace("[train]", "[train]\nold = 2"))
     reread(run, "judges.1.factor=0.5")
-    assert judgements(run.stage_folder("judge", 0)) != judgements(run.round_folder(0) / "judgements.before-1")
+    assert judgements(run.stage_folder("judge", 1)) != judgements(run.round_folder(1) / "judgements.before-1")
 
 
 def test_an_option_of_a_judge_changes_the_scores_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make(tmp_path / "run")
-    old, before = judgements(run.stage_folder("judge", 0)), files(run.folder)
+    old, before = judgements(run.stage_folder("judge", 1)), files(run.folder)
     reread(run, "judges.1.factor=0.5", "--dry-run")
     assert "Nothing was written" in capsys.readouterr().out
     assert files(run.folder) == before
     reread(run, "judges.1.factor=0.5", "--examples", "2")
     said = capsys.readouterr().out
-    assert said.count("round 0: ") == 2
+    assert said.count("round 1: ") == 2
     assert f"… and {3 * len(WORDS) - 2} more" in said
     assert re.search(rf"{len(WORDS)} │ +{3 * len(WORDS)} of {6 * len(WORDS)} │", said)
 
-    new = judgements(run.stage_folder("judge", 0))
+    new = judgements(run.stage_folder("judge", 1))
     assert [each.candidate for each in new] == [each.candidate for each in old]
     for was, now in zip(old, new, strict=True):
         assert evolve(now, scores=was.scores) == was
         halves = [evolve(score, value=score.value / 2) for score in was.scores[3:]]
         assert now.scores == (*was.scores[:3], *halves)
-    kept = run.round_folder(0) / "judgements.before-1"
+    kept = run.round_folder(1) / "judgements.before-1"
     assert judgements(kept) == old
-    assert (run.stage_folder("judge", 0) / "DONE").read_text() == (kept / "DONE").read_text()
+    assert (run.stage_folder("judge", 1) / "DONE").read_text() == (kept / "DONE").read_text()
     changed = open_with(run.folder, "judges.1.factor=0.5")  # as `srum-train` opens it: no "other settings"
-    assert changed.done("judge", 0)
+    assert changed.done("judge", 1)
     assert Run.open(run.folder).settings == changed.settings
     with pytest.raises(RecordError, match="other settings"):
         open_with(run.folder)
 
     reread(run, "judges.1.factor=1.0")
-    assert judgements(run.stage_folder("judge", 0)) == old
-    assert (run.round_folder(0) / "judgements.before-2").is_dir()
+    assert judgements(run.stage_folder("judge", 1)) == old
+    assert (run.round_folder(1) / "judgements.before-2").is_dir()
 
 
 def test_it_equals_what_the_same_answers_give_in_a_run_with_those_settings(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ def test_it_equals_what_the_same_answers_give_in_a_run_with_those_settings(tmp_p
     reread(run, "judge.doubt=0.5")
     for stage in ("judgements", "regions"):
         for name in ("part-0.jsonl", "DONE", "settings.json"):
-            one, two = (each.round_folder(0) / stage / name for each in (run, other))
+            one, two = (each.round_folder(1) / stage / name for each in (run, other))
             assert one.read_bytes() == two.read_bytes()
-    doubted = [score for each in judgements(run.stage_folder("judge", 0)) for score in each.scores]
+    doubted = [score for each in judgements(run.stage_folder("judge", 1)) for score in each.scores]
     assert any(score.spread and abs(score.value) < abs(sorted(score.votes)[len(score.votes) // 2]) for score in doubted)
     assert any(score.votes[1:] for score in doubted)
 
@@ -202,17 +202,17 @@ def test_better_code_reads_more(
     with monkeypatch.context() as patch:
         patch.setattr(toy.ToyJudge, "scores", lambda self, c, r, a: [Unreadable(0, "I cannot read", None, "toy")])
         run = make(tmp_path / "run", "judges=['toy:ToyJudge']")
-    assert all(each.failures and not each.scores for each in run.judgements(0))
+    assert all(each.failures and not each.scores for each in run.judgements(1))
     reread(run)
     said = capsys.readouterr().out
     assert f"{len(WORDS)} → 0" in said
     assert "whole picture (toy): unreadable (I cannot read) → " in said
-    assert all(each.scores and not each.failures for each in run.judgements(0))
+    assert all(each.scores and not each.failures for each in run.judgements(1))
     with monkeypatch.context() as patch:
         patch.setattr(toy.ToyJudge, "scores", lambda self, c, r, a: [Unreadable(0, "not today", None, "toy")])
         reread(run)
     assert "unreadable (not today)" in capsys.readouterr().out
-    assert all(each.failures and not each.scores for each in run.judgements(0))
+    assert all(each.failures and not each.scores for each in run.judgements(1))
 
 
 def test_words_that_change_are_told_apart_from_numbers(
@@ -225,35 +225,35 @@ def test_words_that_change_are_told_apart_from_numbers(
     )
     reread(run)
     assert f"reasons, labels, rules) does in {len(WORDS)} judgements" in capsys.readouterr().out
-    assert {score.reason for each in run.judgements(0) for score in each.scores} == {"bright"}
+    assert {score.reason for each in run.judgements(1) for score in each.scores} == {"bright"}
 
 
 def test_a_setting_that_changes_no_judgement_is_still_written_down(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make(tmp_path / "run")
-    old = judgements(run.stage_folder("judge", 0))
+    old = judgements(run.stage_folder("judge", 1))
     reread(run, "judge.doubt=0.25")
     assert "only the settings do" in capsys.readouterr().out
-    assert judgements(run.stage_folder("judge", 0)) == old
+    assert judgements(run.stage_folder("judge", 1)) == old
     assert open_with(run.folder, "judge.doubt=0.25").settings.judge.doubt == 0.25
 
 
 def test_how_boxes_were_written_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "run", "adapter=test_reread:Seeing")
-    told = {exchange.question.text.split()[-1] for each in run.judgements(0) for exchange in each.exchanges[3:]}
+    told = {exchange.question.text.split()[-1] for each in run.judgements(1) for exchange in each.exchanges[3:]}
     assert told == {"thousand"}
     monkeypatch.setattr(Run, "answerer", lambda *_: pytest.fail("a model was asked for"))
     reread(run, "judges.1.factor=0.5")
-    assert all(each.boxes == BoxFormat("thousand", (16, 16)) for each in Run.open(run.folder).judgements(0))
+    assert all(each.boxes == BoxFormat("thousand", (16, 16)) for each in Run.open(run.folder).judgements(1))
 
 
 def test_where_grounding_failed_nothing_is_read(tmp_path: Path) -> None:
     run = make(tmp_path / "run", "grounder=test_reread:Lost")
-    (lost,) = [each for each in run.judgements(0) if each.failures]
+    (lost,) = [each for each in run.judgements(1) if each.failures]
     assert not lost.exchanges
     reread(run, "judges.1.factor=0.5")
-    again = [each for each in Run.open(run.folder).judgements(0) if each.failures]
+    again = [each for each in Run.open(run.folder).judgements(1) if each.failures]
     assert again == [lost]
 
 
@@ -265,7 +265,7 @@ def test_where_grounding_failed_nothing_is_read(tmp_path: Path) -> None:
         (["judge.votes=2"], "It cannot change judge.votes (was 1 and is now 2)"),
         (["train.lr=1", "seed=2"], "It cannot change seed (was 0 and is now 2); train.lr (was 0.01 and is now 1.0)"),
         (["judges.1.faktor=1"], "judges.1.faktor"),
-        (["--round", "3"], "There are no judgements of round 3 in"),
+        (["--round", "4"], "There are no judgements of round 4 in"),
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else "",
 )
@@ -283,14 +283,14 @@ def test_what_cannot_be_read_again_is_refused_and_nothing_written(
 def test_a_judge_can_be_left_out(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     reread(run, "judges=['test_reread:Tunable']")
-    for each in Run.open(run.folder).judgements(0):
+    for each in Run.open(run.folder).judgements(1):
         assert len(each.scores) == 3
         assert {exchange.asked_by for exchange in each.exchanges} == {"test_reread:Tunable"}
 
 
 def test_scores_without_answers_cannot_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path / "run", stages=("generate", "ground"))
-    run.judgements(0).extend(Judgement(item.id, scores=(Score(0.5),)) for item in run.planned(0))
+    run.judgements(1).extend(Judgement(item.id, scores=(Score(0.5),)) for item in run.planned(1))
     reread(run, code=2)
     assert "no answers that they were read from" in flat(capsys.readouterr().err)
 
@@ -310,12 +310,12 @@ def test_other_processes_are_kept_out(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_settings_hold_for_all_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path / "run", rounds=2)
-    reread(run, "judges.1.factor=0.5", "--round", "1", code=2)
-    assert "Round 0 was judged with other settings" in flat(capsys.readouterr().err)
+    reread(run, "judges.1.factor=0.5", "--round", "2", code=2)
+    assert "Round 1 was judged with other settings" in flat(capsys.readouterr().err)
     reread(run, "judges.1.factor=0.5")
-    for k in (0, 1):
+    for k in (1, 2):
         assert (run.round_folder(k) / "judgements.before-1").is_dir()
-    assert open_with(run.folder, "judges.1.factor=0.5", "rounds=2").done("judge", 1)
+    assert open_with(run.folder, "judges.1.factor=0.5", "rounds=2").done("judge", 2)
 
 
 def test_what_was_trained_on_the_old_ones_is_named_and_the_command_trains_again(
@@ -323,16 +323,16 @@ def test_what_was_trained_on_the_old_ones_is_named_and_the_command_trains_again(
 ) -> None:
     run = make(tmp_path / "run", stages=("generate", "ground", "judge", "train"))
     monkeypatch.chdir(tmp_path)
-    weights = files(run.stage_folder("train", 0))
+    weights = files(run.stage_folder("train", 1))
     reread(run, "judges.1.factor=-1.0")
     said = capsys.readouterr().out
-    assert files(run.stage_folder("train", 0)) == weights
-    assert "Training of round 0 was done" in flat(said)
+    assert files(run.stage_folder("train", 1)) == weights
+    assert "Training of round 1 was done" in flat(said)
     command = said.splitlines()[-1].split()
     assert command == ["srum-train", "--config", "run/run.toml", "--out", "run", "--redo", "train"]
     assert main.train_main([*command[1:], "--only", "train"]) == 0
-    assert files(run.stage_folder("train", 0)) != weights
-    assert (run.round_folder(0) / "judgements.before-1").is_dir()  # --redo train does not take them along
+    assert files(run.stage_folder("train", 1)) != weights
+    assert (run.round_folder(1) / "judgements.before-1").is_dir()  # --redo train does not take them along
 
 
 @pytest.mark.parametrize("where", ["aside", "between", "before run.toml"])
@@ -355,13 +355,13 @@ def test_interrupted_anywhere_the_same_command_finishes(
             patch.setattr(Path, "rename", cut)
         reread(run, "judges.1.factor=0.5", code=130)
     reread(run, "judges.1.factor=0.5")
-    for k in (0, 1):
+    for k in (1, 2):
         folders = [each.round_folder(k) / "judgements" for each in (whole, run)]
         assert files(folders[0]) == files(folders[1])
     assert len(list(run.folder.glob("round-*/judgements.before-1"))) == 2
     assert not list(run.folder.glob("round-*/*.before-2"))
     assert not list(run.folder.glob("round-*/.judgements.new"))
-    assert open_with(run.folder, "judges.1.factor=0.5", "rounds=2").done("judge", 1)
+    assert open_with(run.folder, "judges.1.factor=0.5", "rounds=2").done("judge", 2)
 
 
 def test_judges_that_ask_nothing_are_read_again_by_looking_again(
@@ -372,7 +372,7 @@ def test_judges_that_ask_nothing_are_read_again_by_looking_again(
     plan = test_stages.make(tmp_path / "run", words, judges=(Use("test_interview:Sighted"),))
     made = Run.open(Run.create(plan.folder, plan.settings, plan.registry).folder)  # with every option filled in
     for stage in ("generate", "ground", "judge"):
-        perform(made, stage, 0)
-    assert [score.value for each in made.judgements(0) for score in each.scores] == [0.25, 0.25]
+        perform(made, stage, 1)
+    assert [score.value for each in made.judgements(1) for score in each.scores] == [0.25, 0.25]
     assert main.main(["reread", str(made.folder)]) == 0
     assert "Nothing changes." in capsys.readouterr().out

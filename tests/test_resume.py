@@ -40,25 +40,25 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(
     calls = count()
     with monkeypatch.context() as patch:
         patch.setattr(toy, "called", lambda what: next(calls) if what == "train" else None)
-        train(whole, 0)
-    log = (whole.round_folder(0) / "metrics.jsonl").read_bytes()
+        train(whole, 1)
+    log = (whole.round_folder(1) / "metrics.jsonl").read_bytes()
     total = next(calls)
     assert total > 5
     for after in range(total):
         run = make(tmp_path / str(after), **settings)
         interrupt(monkeypatch, run, after)
         torch.manual_seed(after)  # whatever the generators are at
-        train(run, 0)
-        assert (run.round_folder(0) / "metrics.jsonl").read_bytes() == log, after
+        train(run, 1)
+        assert (run.round_folder(1) / "metrics.jsonl").read_bytes() == log, after
         assert all(torch.equal(weights(run)[name], tensor) for name, tensor in weights(whole).items())
 
 
 def test_logs_that_were_tampered_with_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "run")
     interrupt(monkeypatch, run, after=6)
-    (run.round_folder(0) / "metrics.jsonl").write_text("")
+    (run.round_folder(1) / "metrics.jsonl").write_text("")
     with pytest.raises(RecordError, match=r"metrics.jsonl has 0 bytes.*--redo train"):
-        train(run, 0)
+        train(run, 1)
 
 
 class Launched(SrumLoss):
@@ -75,7 +75,7 @@ def process(run: Run, launch: str = "none", **environment: str) -> subprocess.Co
     command = [sys.executable, "-m", "srum_core.cli.stage", "train", str(run.folder), "0"]
     if launch != "none":
         parsed = Namespace(launch=launch, processes=2, launcher=None)
-        command = launch_command(parsed, run.folder, Step("train", 0))
+        command = launch_command(parsed, run.folder, Step("train", 1))
         command[3:3] = ["--main_process_port", str(20000 + os.getpid() % 20000)]
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
     return subprocess.run(command, cwd=here.parent, env=env, capture_output=True, text=True, timeout=300, check=False)
@@ -84,15 +84,15 @@ def process(run: Run, launch: str = "none", **environment: str) -> subprocess.Co
 @pytest.mark.slow
 def test_killed_for_real_and_resumed_is_the_same_run(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", method="lora")
-    train(whole, 0)
+    train(whole, 1)
     run = make(tmp_path / "run", method="lora")
     assert process(run, SRUM_TOY_KILL="train:7").returncode == -signal.SIGKILL
-    assert (run.round_folder(0) / "training" / "state.pt").exists()
+    assert (run.round_folder(1) / "training" / "state.pt").exists()
     assert metrics(run)
-    train(run, 0)
+    train(run, 1)
     names = ("metrics.jsonl", "checkpoint/adapter_model.safetensors")
     for name in names:
-        assert (run.round_folder(0) / name).read_bytes() == (whole.round_folder(0) / name).read_bytes()
+        assert (run.round_folder(1) / name).read_bytes() == (whole.round_folder(1) / name).read_bytes()
 
 
 @pytest.mark.slow
@@ -102,4 +102,4 @@ def test_launched_by_accelerate_two_processes_share_the_weights(tmp_path: Path) 
     done = process(run, launch="fsdp2")
     assert done.returncode == 0, done.stderr
     assert len(metrics(run)) == 2
-    assert run.done("train", 0)
+    assert run.done("train", 1)

@@ -114,7 +114,7 @@ def test_a_list_of_rounds_is_read_written_and_read_back_equal(tmp_path: Path) ->
     read = load_settings(adapter.partition("=")[2], (), file, others, registry)
     assert read.rounds == (("loss=sft", "select.least=1"), (), ("adapter.guidance=1.5",))
     assert read == settings('rounds=[["loss=sft", "select.least=1"], [], ["adapter.guidance=1.5"]]')
-    assert read.round_count == 3
+    assert (read.round_count, read.round_numbers) == (3, range(1, 4))
     for text in (to_toml(read, registry.versions()), describe(read, registry)):
         file.write_text(text)
         assert open_settings(file, registry) == read
@@ -131,13 +131,13 @@ def test_each_round_has_its_changes_and_evaluations_have_none(tmp_path: Path) ->
     )
     own = run.settings
     for stage in STAGES[:-1]:
-        first = run.at(stage, 0).settings
+        first = run.at(stage, 1).settings
         assert first.map == evolve(own.map, options={**own.map.options, "outside": "global"})
         assert [each.use for each in first.judges] == ["global-layout"]
-        assert run.at(stage, 1).settings == run.at(stage, 0).at(stage, 1).settings == own
-        assert run.at(stage, 2).settings == own
-    for round in (None, 0, 1):
-        assert run.at("evaluate", round).settings == run.at("train", 0).at("evaluate", round).settings == own
+        assert run.at(stage, 2).settings == run.at(stage, 1).at(stage, 2).settings == own
+        assert run.at(stage, 3).settings == own
+    for round in (None, 1, 2):
+        assert run.at("evaluate", round).settings == run.at("train", 1).at("evaluate", round).settings == own
 
 
 ONE_FOR_ALL = [
@@ -176,7 +176,7 @@ def test_an_adapter_that_marks_no_option_has_none_that_differ() -> None:
 def test_options_of_our_adapters_that_only_sample_may_differ(adapter: str) -> None:
     registry = plugins.discover()
     made = load_settings(adapter, ("shapes",), None, ["rounds=[['adapter.drawing.guidance=1.5'], []]"], registry)
-    assert Run(Path(), made, registry).at("generate", 0).settings.adapter.options["drawing"]["guidance"] == 1.5
+    assert Run(Path(), made, registry).at("generate", 1).settings.adapter.options["drawing"]["guidance"] == 1.5
     for option in ("size=[64,64]", "dtype=float32", "vision_sides=[64,64]", "vision_pixels=[1,2]"):
         key = option.partition("=")[0]
         with pytest.raises(ConfigError, match=rf"adapter\.{key} .*(cannot differ between rounds|is not a setting)"):
@@ -234,10 +234,10 @@ def test_a_change_that_this_version_does_not_know_is_left_out_of_a_run_that_is_t
 
 
 class SecondRound(Run):
-    """A run whose round 0 has the random numbers of round 1."""
+    """A run whose round 1 has the random numbers of round 2."""
 
-    def derive_seed(self, *what: str | int | None) -> int:
-        return super().derive_seed(*(1 if place == 1 and each == 0 else each for place, each in enumerate(what)))
+    def round_seed(self, purpose: str, round: int | None, *what: str | int | None) -> int:
+        return super().round_seed(purpose, 2 if round == 1 else round, *what)
 
 
 def test_two_rounds_are_two_runs_made_by_hand(whole: Path, tmp_path: Path) -> None:
@@ -245,25 +245,25 @@ def test_two_rounds_are_two_runs_made_by_hand(whole: Path, tmp_path: Path) -> No
     registry = plugins.discover()
     one = make(tmp_path / "one", *FIRST)
     for stage in STAGES:
-        perform(one, stage, 0)
+        perform(one, stage, 1)
     two = SecondRound.create(tmp_path / "two", settings(*SECOND, f"start={one.folder}"), registry)
     for stage in STAGES[:-1]:
-        perform(two, stage, 0)
+        perform(two, stage, 1)
     after = make(tmp_path / "after", f"start={two.folder}")
     perform(after, "evaluate", None)
     files = [*(f"{FOLDERS[stage]}/part-0.jsonl" for stage in STAGES[:3]), "metrics.jsonl", "prompts.jsonl"]
     files += ["checkpoint/adapter_model.safetensors"]
-    for k, run in enumerate((one, two)):
+    for k, run in enumerate((one, two), 1):
         for name in files:
-            ours, theirs = whole / f"round-{k}" / name, run.folder / "round-0" / name
+            ours, theirs = whole / f"round-{k}" / name, run.folder / "round-1" / name
             assert ours.read_bytes() == theirs.read_bytes(), (k, name)
-        for image in (run.folder / "round-0/candidates/images").iterdir():
+        for image in (run.folder / "round-1/candidates/images").iterdir():
             assert (whole / f"round-{k}/candidates/images" / image.name).read_bytes() == image.read_bytes()
-    for k, folder in enumerate((one.folder / "round-0", after.folder / "base")):
+    for k, folder in enumerate((one.folder / "round-1", after.folder / "base"), 1):
         for name in ("part-0.jsonl", *(f"images/{path.name}" for path in (folder / "evaluation/images").iterdir())):
             ours, theirs = whole / f"round-{k}/evaluation" / name, folder / "evaluation" / name
             assert ours.read_bytes() == theirs.read_bytes(), (k, name)
-    counts = [len(list(Run.open(whole).candidates(k))) for k in (0, 1)]
+    counts = [len(list(Run.open(whole).candidates(k))) for k in (1, 2)]
     assert counts == [2 * len(WORDS), 2]
 
 
@@ -271,7 +271,7 @@ def loaded(folder: Path, rounds: str) -> list[float]:
     """The guidance of every model that a run has made, in order."""
     Guided.made.clear()
     run = make(folder, rounds)
-    for round in range(run.settings.round_count):
+    for round in run.settings.round_numbers:
         for stage in STAGES:
             perform(run, stage, round)
     return [options.guidance for options in Guided.made]
@@ -287,7 +287,7 @@ def test_a_model_is_made_again_only_where_its_options_differ(tmp_path: Path) -> 
 def test_an_evaluation_has_the_runs_settings_whoever_asks_for_it(tmp_path: Path) -> None:
     run = make(tmp_path, "rounds=[['adapter.guidance=1']]")
     Guided.made.clear()
-    evaluate(run.at("generate", 0), None)
+    evaluate(run.at("generate", 1), None)
     assert [options.guidance for options in Guided.made] == [2.0]
 
 
@@ -298,12 +298,12 @@ def test_an_answerer_is_kept_until_a_round_has_another(tmp_path: Path) -> None:
         plugins.discover(),
     )
     Guided.made.clear()
-    answerers = [run.at("judge", k).answerer(k) for k in (0, 0, 1, 1)]
+    answerers = [run.at("judge", k).answerer(k - 1) for k in (1, 1, 2, 2)]
     assert answerers[0] is answerers[1]
     assert answerers[2] is answerers[3] is not answerers[0]
     assert [options.guidance for options in Guided.made] == [2.0, 1.0]
     alone = make(tmp_path / "alone", "answerer=test_rounds:Guided", "rounds=[['answerer=']]")
-    assert alone.at("judge", 0).answerer(0) is alone.model(0)
+    assert alone.at("judge", 1).answerer(0) is alone.model(0)
 
 
 @pytest.mark.parametrize("what", ["draw", "answer", "train"])
@@ -316,10 +316,10 @@ def test_stopped_in_the_second_round_the_same_command_ends_the_same(
     toy._calls.clear()
     monkeypatch.setenv("SRUM_TOY_INTERRUPT", f"{what}:{last}")
     assert train_main(given) == 130
-    assert (tmp_path / "run/round-0/evaluation/DONE").exists()
-    assert (tmp_path / "run/round-1/prompts.jsonl").exists()
-    assert not (tmp_path / "run/round-1/checkpoint").exists()
-    assert (tmp_path / "run/round-1/training").exists() == (what == "train")
+    assert (tmp_path / "run/round-1/evaluation/DONE").exists()
+    assert (tmp_path / "run/round-2/prompts.jsonl").exists()
+    assert not (tmp_path / "run/round-2/checkpoint").exists()
+    assert (tmp_path / "run/round-2/training").exists() == (what == "train")
     monkeypatch.delenv("SRUM_TOY_INTERRUPT")
     assert train_main(given) == 0
     expected, found = made_in(whole), made_in(tmp_path / "run")
@@ -335,20 +335,20 @@ def test_two_processes_draw_ground_and_judge_a_round_as_one_does(
     ]
     one, two = make(tmp_path / "one", *texts), make(tmp_path / "two", *texts)
     for stage in (generate, ground, judge):
-        stage(one, 0)
+        stage(one, 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for stage in (generate, ground, judge):
         for rank in ("0", "1"):
             monkeypatch.setenv("RANK", rank)
-            stage(two, 0)
+            stage(two, 1)
     for name in ("candidates", "regions", "judgements"):
         found = [
-            sorted(line for path in (run.folder / "round-0" / name).glob("part-*.jsonl") for line in path.open())
+            sorted(line for path in (run.folder / "round-1" / name).glob("part-*.jsonl") for line in path.open())
             for run in (one, two)
         ]
         assert found[0] == found[1]
         assert len(found[0]) == 2 * len(WORDS)
-    assert (tmp_path / "two/round-0/judgements/part-1.jsonl").is_file()
+    assert (tmp_path / "two/round-1/judgements/part-1.jsonl").is_file()
 
 
 # ---- a folder that is there -----------------------------------------------------------------------------------------
@@ -365,19 +365,19 @@ def test_another_round_can_follow_a_finished_run(own: Path) -> None:
     longer = [FIRST, SECOND, ["train.steps=1", "grounder=grid"]]
     assert train_main([*OWN, f"rounds={longer}", "--out", str(own)]) == 0
     run = Run.open(own)
-    assert all(run.done(stage, 2) for stage in STAGES)
+    assert all(run.done(stage, 3) for stage in STAGES)
     after = made_in(own)
     assert [name for name, data in before.items() if name != "run.toml" and after[name] != data] == []
-    logs = [(own / f"round-{k}/metrics.jsonl").read_text().splitlines() for k in range(3)]
+    logs = [(own / f"round-{k}/metrics.jsonl").read_text().splitlines() for k in (1, 2, 3)]
     assert len(logs[2]) == 1
     # Objects are compared with the first round's where prompts and regions are looked for alike.
     assert [json.loads(log[0])["objects_before"] for log in logs] == [None, None, 4.0]
 
 
 def test_a_number_of_rounds_and_a_list_of_empty_ones_are_the_same_run(tmp_path: Path) -> None:
-    perform(make(tmp_path, "rounds=2"), "generate", 0)
+    perform(make(tmp_path, "rounds=2"), "generate", 1)
     run = make(tmp_path, "rounds=[[], [], ['map=released']]")
-    assert run.done("generate", 0)
+    assert run.done("generate", 1)
     make(tmp_path, "rounds=2")
 
 
@@ -387,41 +387,41 @@ def test_a_round_that_was_made_otherwise_is_refused_and_made_again_with_redo(
     given = [*OWN, f"rounds={[FIRST, ['map=uniform', *SECOND[1:]]]}", "--out", str(own)]
     assert train_main(given) == 2
     told = capsys.readouterr().err
-    assert "round-1/checkpoint was made with other settings" in told
+    assert "round-2/checkpoint was made with other settings" in told
     assert "map.use was 'released' and is now 'uniform'" in told
-    assert "--redo train:1" in told
-    with pytest.raises(RecordError, match="round-0/candidates was made with other"):
+    assert "--redo train:2" in told
+    with pytest.raises(RecordError, match="round-1/candidates was made with other"):
         make(own, f"rounds={[SECOND, SECOND]}")
-    first = made_in(own / "round-0")
-    assert train_main([*given, "--redo", "train:1"]) == 0
-    assert made_in(own / "round-0") == first
-    assert Run.open(own).at("train", 1).settings.map.use == "uniform"
+    first = made_in(own / "round-1")
+    assert train_main([*given, "--redo", "train:2"]) == 0
+    assert made_in(own / "round-1") == first
+    assert Run.open(own).at("train", 2).settings.map.use == "uniform"
 
 
 def test_a_shorter_list_leaves_what_later_rounds_have_made(own: Path) -> None:
     run = make(own, f"rounds={[FIRST]}")
-    assert run.done("train", 1)
+    assert run.done("train", 2)
     make(own, ROUNDS)
 
 
 def test_a_run_can_start_from_one_with_different_rounds(whole: Path, tmp_path: Path) -> None:
     run = make(tmp_path / "next", f"start={whole}", "rounds=[['adapter.guidance=1']]")
-    use, adapters = run.at("generate", 0).trained(0)
+    use, adapters = run.at("generate", 1).trained(0)
     assert use.options["guidance"] == 1
-    assert adapters == [whole / "round-0/checkpoint", whole / "round-1/checkpoint"]
-    assert run.stage_settings("generate", 0)["start"] == run.stage_settings("evaluate", None)["start"]
+    assert adapters == [whole / "round-1/checkpoint", whole / "round-2/checkpoint"]
+    assert run.stage_settings("generate", 1)["start"] == run.stage_settings("evaluate", None)["start"]
 
 
 def test_the_report_shows_the_maps_and_the_settings_of_each_round(whole: Path) -> None:
     data: dict[str, Any] = gather(whole, 0)["run"]
     shown = dict(data["settings"])
     assert shown["rounds"] == "2"
-    assert shown["round 1 of 2 (round-0)"] == " ".join(FIRST)
-    assert shown["round 2 of 2 (round-1)"] == " ".join(SECOND)
-    weights = {k: [each["weights"] for each in data["candidates"] if each["round"] == k] for k in (0, 1)}
-    assert sum("settings under select" in each.get("why", "") for each in weights[0]) == len(WORDS)
+    assert shown["round 1 of 2"] == " ".join(FIRST)
+    assert shown["round 2 of 2"] == " ".join(SECOND)
+    weights = {k: [each["weights"] for each in data["candidates"] if each["round"] == k] for k in (1, 2)}
+    assert sum("settings under select" in each.get("why", "") for each in weights[1]) == len(WORDS)
     run = Run.open(whole)
-    for k, name in ((0, "paper"), (1, "released")):
+    for k, name in ((1, "paper"), (2, "released")):
         reward_map = run.registry.create("map", Use(name))
         judged = {each.candidate: each for each in run.judgements(k)}
         for each in data["candidates"]:
@@ -440,8 +440,8 @@ def gather_settings(whole: Path, text: str) -> list[tuple[str, str]]:
 
 def test_what_will_be_drawn_is_counted_by_round(tmp_path: Path) -> None:
     run = Run(tmp_path, settings(ROUNDS), plugins.discover())
-    assert [count(run, Step("generate", k)) for k in (0, 1)] == [(0, 6), (0, 2)]
-    assert count(run, Step("evaluate", 1)) == count(run, Step("evaluate", None)) == (0, 3)
+    assert [count(run, Step("generate", k)) for k in (1, 2)] == [(0, 6), (0, 2)]
+    assert count(run, Step("evaluate", 2)) == count(run, Step("evaluate", None)) == (0, 3)
 
 
 def test_components_of_all_rounds_are_checked_before_the_first_image(
@@ -463,19 +463,19 @@ def test_components_of_all_rounds_are_checked_before_the_first_image(
 def test_answers_are_read_again_as_each_round_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path, "judges=['test_reread:Tunable']", "rounds=[['judges.0.factor=0.5'], []]")
     for stage in STAGES[:-1]:
-        perform(run, stage, 0)
-    perform(run, "generate", 1)
-    perform(run, "ground", 1)
-    perform(run, "judge", 1)
-    values = [[score.value for each in run.judgements(k) for score in each.scores] for k in (0, 1)]
+        perform(run, stage, 1)
+    perform(run, "generate", 2)
+    perform(run, "ground", 2)
+    perform(run, "judge", 2)
+    values = [[score.value for each in run.judgements(k) for score in each.scores] for k in (1, 2)]
     assert main.main(["reread", str(tmp_path)]) == 0
     assert "Nothing changes." in capsys.readouterr().out
     assert main.main(["reread", str(tmp_path), "rounds=[['judges.0.factor=0.5'], ['judges.0.factor=0.25']]"]) == 0
     again = Run.open(tmp_path)
     again.check()
     assert again.settings.rounds == (("judges.0.factor=0.5",), ("judges.0.factor=0.25",))
-    assert [score.value for each in again.judgements(0) for score in each.scores] == values[0]
-    assert [score.value for each in again.judgements(1) for score in each.scores] == [x / 4 for x in values[1]]
+    assert [score.value for each in again.judgements(1) for score in each.scores] == values[0]
+    assert [score.value for each in again.judgements(2) for score in each.scores] == [x / 4 for x in values[1]]
     for text, key in (("rounds=2", ""), ("rounds=[[]]", "rounds"), ("rounds=[[], ['map=released']]", "map.use")):
         capsys.readouterr()
         status = main.main(["reread", str(tmp_path), text, "--dry-run"])
@@ -487,23 +487,23 @@ def test_answers_are_read_again_as_each_round_says(tmp_path: Path, capsys: pytes
 def test_a_judge_of_one_round_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make(tmp_path / "run", "rounds=[['judges=[\"test_reread:Tunable\"]']]")
     for stage in STAGES[:3]:
-        perform(run, stage, 0)
+        perform(run, stage, 1)
     out = ["--out", str(tmp_path / "transcripts.jsonl")]
     assert main.main(["record", str(run.folder), "--judge", "test_reread:Tunable", *out]) == 0
-    assert "3 transcripts of round 0 (9 scores" in capsys.readouterr().out
+    assert "3 transcripts of round 1 (9 scores" in capsys.readouterr().out
 
 
 def test_what_a_round_has_judged_is_exported_and_imported_as_the_first_of_a_run(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main(["export", str(whole), "--to", str(tmp_path / "data"), "--round", "1"]) == 0
+    assert main.main(["export", str(whole), "--to", str(tmp_path / "data"), "--round", "2"]) == 0
     given = ["import", str(tmp_path / "data/train.jsonl"), f"--out={tmp_path / 'run'}", *OWN, "generate.candidates=2"]
     assert main.main(given) == 2
     assert "generate.candidates is 2" in capsys.readouterr().err
     assert main.main([*given, f"rounds={[['generate.candidates=1', *SECOND], []]}"]) == 0
     run = Run.open(tmp_path / "run")
-    assert (len(run.planned(0)), len(run.planned(1))) == (2, 2 * len(WORDS))
-    perform(run, "train", 0)
+    assert (len(run.planned(1)), len(run.planned(2))) == (2, 2 * len(WORDS))
+    perform(run, "train", 1)
 
 
 # ---- sharing --------------------------------------------------------------------------------------------------------
@@ -512,15 +512,15 @@ def test_what_a_round_has_judged_is_exported_and_imported_as_the_first_of_a_run(
 def test_arms_share_a_round_exactly_where_it_and_those_before_agree(tmp_path: Path) -> None:
     def shared(one: str, two: str) -> list[str]:
         runs = [Run(tmp_path, settings(text), plugins.discover()) for text in (one, two)]
-        every = [Step("evaluate", None), *(Step(stage, k) for k in (0, 1) for stage in STAGES)]
+        every = [Step("evaluate", None), *(Step(stage, k) for k in (1, 2) for stage in STAGES)]
         same = [step for step in every if len({fingerprint(run, step, []) for run in runs}) == 1]
         return [f"{step.stage} {step.round}" for step in same if step.round is not None]
 
-    first = [f"{stage} 0" for stage in STAGES]
-    before = [f"{stage} 1" for stage in STAGES[:3]]
+    first = [f"{stage} 1" for stage in STAGES]
+    before = [f"{stage} 2" for stage in STAGES[:3]]
     assert shared("rounds=[['loss=sft'], []]", "rounds=[['loss=sft'], ['map=released']]") == [*first, *before]
     assert shared("rounds=[['loss=sft'], []]", "rounds=[['loss=sft'], ['adapter.guidance=1']]") == first
-    assert shared("rounds=[['loss=sft'], ['loss=sft']]", "loss=sft") == [*first, *before, "train 1", "evaluate 1"]
+    assert shared("rounds=[['loss=sft'], ['loss=sft']]", "loss=sft") == [*first, *before, "train 2", "evaluate 2"]
     assert shared("rounds=[['loss=sft'], []]", "rounds=2") == first[:3]
     assert shared("rounds=[[], ['loss=sft']]", "rounds=[['train.steps=4'], ['loss=sft']]") == first[:3]
-    assert shared("rounds=2", "rounds=[[], []]") == [*first, *before, "train 1", "evaluate 1"]
+    assert shared("rounds=2", "rounds=[[], []]") == [*first, *before, "train 2", "evaluate 2"]

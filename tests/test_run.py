@@ -15,12 +15,14 @@ import pytest
 from toy import COMPONENTS
 
 from srum_core import config, plugins
+from srum_core.cli import main
 from srum_core.errors import ConfigError, RecordError
+from srum_core.evaluation import comparison
 from srum_core.files import FOLDERS, STAGES, lock
 from srum_core.options import Use
 from srum_core.records import Prompt
 from srum_core.runs.prompts import check_prompts, load_prompts, read_prompts
-from srum_core.runs.run import Run
+from srum_core.runs.run import Run, started_from
 from srum_core.stages.chunks import Step
 from srum_core.stages.order import count, needed, perform, steps, undone
 
@@ -94,13 +96,13 @@ def whole(spawn: Callable[..., int], prompts: Path, tmp_path_factory: pytest.Tem
 
 @pytest.mark.slow
 def test_a_whole_run_makes_everything_it_should(whole: Path) -> None:
-    for k in (0, 1):
+    for k in (1, 2):
         for stage in STAGES:
             assert (whole / f"round-{k}" / FOLDERS[stage] / "DONE").exists(), (k, stage)
-    assert len(list((whole / "round-0/candidates/images").glob("*.png"))) == len(WORDS)
-    tables = {k: (whole / k / "evaluation/table.json").read_text() for k in ("base", "round-0", "round-1")}
+    assert len(list((whole / "round-1/candidates/images").glob("*.png"))) == len(WORDS)
+    tables = {k: (whole / k / "evaluation/table.json").read_text() for k in ("base", "round-1", "round-2")}
     assert len(set(tables.values())) == 3
-    lines = (whole / "round-0/metrics.jsonl").read_text().splitlines()
+    lines = (whole / "round-1/metrics.jsonl").read_text().splitlines()
     assert len(lines) > 2
     assert "second" not in lines[0]
 
@@ -113,13 +115,13 @@ def test_killed_in_every_stage_and_resumed_it_ends_the_same(
     deaths = {
         "draw:1": "base/evaluation",  # before anything is there
         "measure:2": "base/evaluation",  # pictures without records
-        "draw:4": "round-0/candidates",
-        "look:4": "round-0/regions",
-        "answer:6": "round-0/judgements",  # while asking again
-        "encode:1": "round-0/checkpoint",
-        "train:4": "round-0/checkpoint",  # two steps after the last save
-        "measure:3": "round-0/evaluation",
-        "train:3": "round-1/checkpoint",
+        "draw:4": "round-1/candidates",
+        "look:4": "round-1/regions",
+        "answer:6": "round-1/judgements",  # while asking again
+        "encode:1": "round-1/checkpoint",
+        "train:4": "round-1/checkpoint",  # two steps after the last save
+        "measure:3": "round-1/evaluation",
+        "train:3": "round-2/checkpoint",
     }
     for where, folder in deaths.items():
         assert spawn(*arguments, SRUM_TOY_KILL=where) == -signal.SIGKILL, where
@@ -141,7 +143,7 @@ def test_redo_makes_the_same_again_and_other_settings_are_refused(
     assert "judge.retries was 2 and is now 1" in told
     assert "--redo judge" in told
     assert "Traceback" not in told
-    assert spawn(*arguments, "--redo", "judge:1") == 0
+    assert spawn(*arguments, "--redo", "judge:2") == 0
     assert result(whole) == before
 
 
@@ -151,7 +153,7 @@ def test_interrupted_it_says_how_to_go_on(spawn: Callable[..., int], prompts: Pa
     assert spawn(*arguments, "--redo", "judge", told=tmp_path / "told", SRUM_TOY_INTERRUPT="draw:4") == 130
     told = (tmp_path / "told").read_text()
     assert "evaluate (base): 3 of 3" in told
-    assert "generate (round 0): 2 of 5" in told
+    assert "generate (round 1): 2 of 5" in told
     assert told.strip().splitlines()[-1].startswith("  srum-train --adapter")
     assert "--redo" not in told
     assert "Traceback" not in told
@@ -174,66 +176,105 @@ def make(folder: Path, prompts: Path, **changes: object) -> Run:
 
 def test_a_plan_has_its_own_ids_and_seeds_and_never_changes(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path, prompts, generate=config.Generate(candidates=3))
-    plan = run.planned(0)
+    plan = run.planned(1)
     assert [item.prompt.text for item in plan] == [word for word in WORDS for _ in range(3)]
     assert len({item.id for item in plan}) == len({item.seed for item in plan}) == 15
-    assert plan == make(tmp_path, prompts, generate=config.Generate(candidates=3)).planned(0)
-    more = make(tmp_path, prompts, generate=config.Generate(candidates=4)).planned(0)
+    assert plan == make(tmp_path, prompts, generate=config.Generate(candidates=3)).planned(1)
+    more = make(tmp_path, prompts, generate=config.Generate(candidates=4)).planned(1)
     assert {item.id for item in plan} < {item.id for item in more}
-    assert not {item.id for item in plan} & {item.id for item in run.planned(1)}
-    other = make(tmp_path, prompts, seed=1, generate=config.Generate(candidates=3)).planned(0)
+    assert not {item.id for item in plan} & {item.id for item in run.planned(2)}
+    other = make(tmp_path, prompts, seed=1, generate=config.Generate(candidates=3)).planned(1)
     assert not {item.seed for item in plan} & {item.seed for item in other}
     assert all(0 <= item.seed < 2**31 for item in plan)
     assert plan[0].id == "bde79e9e44bb32a4f26e"  # a change of the rule would orphan the pictures of old runs
+
+
+def test_the_random_numbers_of_a_round_are_those_of_runs_that_counted_from_0(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path, prompts)
+    assert [run.round_seed("noise", round, 3, 1) for round in (1, 2)] == [1651360865, 488037729]
+    assert run.round_seed("evaluate", None, "x") == run.derive_seed("evaluate", None, "x") == 1018629604
+
+
+def test_a_folder_with_a_round_0_is_refused_with_its_version(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make(tmp_path / "run", prompts)
+    Run.create(run.folder, run.settings, run.registry)
+    old = run.folder / "round-0" / "evaluation"
+    (run.folder / "round-1" / "judgements").mkdir(parents=True)
+    old.mkdir(parents=True)
+    (old / "table.json").write_text("{}")
+    words = r"rounds were counted from 0 .*The run was made with srum \d"
+    for use in (Run.open, comparison.found, lambda folder: make(folder, prompts)):
+        with pytest.raises(RecordError, match=words):
+            use(run.folder)
+    assert main.train_main([*COMPONENTS, "--out", str(run.folder), "--redo", "judge"]) == 2
+    assert (run.folder / "round-1" / "judgements").is_dir()
+    with pytest.raises(RecordError, match=words):
+        started_from(f"{run.folder}:1", run.registry)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "Choose another folder with --out" in told
+
+
+def test_there_is_no_round_0(tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", prompts, rounds=(("map=uniform",), ("map=sparse",)))
+    assert run.settings.changes(0) == run.settings.changes(None) == run.settings.changes(3) == ()
+    Run.create(run.folder, run.settings, run.registry)
+    with pytest.raises(RecordError, match=r"Rounds count from 1\."):
+        started_from(f"{run.folder}:0", run.registry)
+    assert main.train_main([*COMPONENTS, "--out", str(run.folder), "--redo", "judge:0"]) == 2
+    assert "--redo judge:0: it should be" in " ".join(capsys.readouterr().err.split())
+    assert main.main(["export", str(run.folder), "--to", str(tmp_path / "out"), "--round", "0"]) == 2
+    assert "There are no judgements of round 0" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_prompt_list_edited_later_changes_nothing_in_a_round(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text("one\n\ntwo\n")
     run = make(tmp_path / "run", path)
-    run.keep_prompts(0)
+    run.keep_prompts(1)
     path.write_text("three\n")
-    assert [prompt.text for prompt in run.prompts(0)] == ["one", "two"]
-    assert [prompt.text for prompt in run.prompts(1)] == ["three"]
+    assert [prompt.text for prompt in run.prompts(1)] == ["one", "two"]
+    assert [prompt.text for prompt in run.prompts(2)] == ["three"]
 
 
 def test_redo_deletes_a_stage_and_what_follows(tmp_path: Path, prompts: Path) -> None:
     names = [*FOLDERS.values(), "latents", "training"]
     for stage in STAGES:
         run = make(tmp_path / stage, prompts, rounds=3)
-        for folder in ["base/evaluation", *(f"round-{k}/{name}" for k in range(3) for name in names)]:
+        for folder in ["base/evaluation", *(f"round-{k}/{name}" for k in (1, 2, 3) for name in names)]:
             (run.folder / folder).mkdir(parents=True)
-        for k in range(3):
+        for k in (1, 2, 3):
             (run.folder / f"round-{k}/prompts.jsonl").touch()
             (run.folder / f"round-{k}/metrics.jsonl").touch()
-        run.redo(stage, 1)
+        run.redo(stage, 2)
         there = {str(path.relative_to(run.folder)) for path in run.folder.glob("*/*")}
-        expected = {f"round-0/{name}" for name in [*names, "prompts.jsonl", "metrics.jsonl"]} | {"base/evaluation"}
+        expected = {f"round-1/{name}" for name in [*names, "prompts.jsonl", "metrics.jsonl"]} | {"base/evaluation"}
         index = STAGES.index(stage)
         if stage == "evaluate":
             rest = [name for name in [*names, "prompts.jsonl", "metrics.jsonl"] if name != "evaluation"]
-            expected |= {f"round-{k}/{name}" for k in (1, 2) for name in rest}
+            expected |= {f"round-{k}/{name}" for k in (2, 3) for name in rest}
         elif index:
-            expected |= {"round-1/prompts.jsonl"} | {f"round-1/{FOLDERS[earlier]}" for earlier in STAGES[:index]}
+            expected |= {"round-2/prompts.jsonl"} | {f"round-2/{FOLDERS[earlier]}" for earlier in STAGES[:index]}
         assert there == expected, stage
         for step in steps(make(tmp_path, prompts, rounds=3, benchmark=Use("toy:ToyBenchmark"))):
             gone = not run.stage_folder(step.stage, step.round).exists()
-            assert undone(stage, 1, step) == gone, (stage, step)
+            assert undone(stage, 2, step) == gone, (stage, step)
 
 
 def test_redoing_all_evaluations_includes_the_base(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path, prompts)
-    for folder in ("base/evaluation", "round-0/evaluation", "round-0/checkpoint"):
+    for folder in ("base/evaluation", "round-1/evaluation", "round-1/checkpoint"):
         (tmp_path / folder).mkdir(parents=True)
     run.redo("evaluate")
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {"round-0/checkpoint"}
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {"round-1/checkpoint"}
 
 
 def test_the_same_settings_take_a_run_up_and_others_are_refused(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path, prompts)
     Run.create(tmp_path, run.settings, run.registry)
     assert Run.open(tmp_path).settings == run.settings
-    run.candidates(0).mark_done()
+    run.candidates(1).mark_done()
     Run.create(tmp_path, run.settings, run.registry)
     written = (tmp_path / "run.toml").read_text()
     other = make(tmp_path, prompts, generate=config.Generate(batch=3))
@@ -243,7 +284,7 @@ def test_the_same_settings_take_a_run_up_and_others_are_refused(tmp_path: Path, 
     more = make(tmp_path, prompts, rounds=2)  # what is there does not depend on how many rounds follow
     Run.create(tmp_path, more.settings, more.registry)
     with pytest.raises(RecordError, match=r"no run\.toml"):
-        Run.open(tmp_path / "round-0")
+        Run.open(tmp_path / "round-1")
 
 
 def test_options_of_the_adapter_that_only_change_its_speed_may_change_within_a_run(
@@ -254,9 +295,9 @@ def test_options_of_the_adapter_that_only_change_its_speed_may_change_within_a_r
 
     run = bagel()
     for stage in ("generate", "evaluate"):
-        assert "rows" not in run.stage_settings(stage, 0)["adapter"]
+        assert "rows" not in run.stage_settings(stage, 1)["adapter"]
     Run.create(tmp_path, run.settings, run.registry)
-    run.candidates(0).mark_done()
+    run.candidates(1).mark_done()
     run = bagel(rows=8)
     Run.create(tmp_path, run.settings, run.registry)
     run = bagel(think=True)
@@ -276,12 +317,12 @@ def test_stages_need_those_before_them(tmp_path: Path, prompts: Path) -> None:
     assert steps(run)[0] == Step("evaluate", None)
     assert len(steps(run)) == 11
     assert len(steps(make(tmp_path, prompts, rounds=2))) == 8
-    assert needed(run, Step("generate", 0)) is None
-    assert needed(run, Step("generate", 1)) == Step("train", 0)
-    assert needed(run, Step("ground", 0)) == Step("generate", 0)
-    assert count(run, Step("generate", 0)) == (0, 5)
-    with pytest.raises(RecordError, match=r"judge \(round 0\) needs ground \(round 0\)"):
-        perform(run, "judge", 0)
+    assert needed(run, Step("generate", 1)) is None
+    assert needed(run, Step("generate", 2)) == Step("train", 1)
+    assert needed(run, Step("ground", 1)) == Step("generate", 1)
+    assert count(run, Step("generate", 1)) == (0, 5)
+    with pytest.raises(RecordError, match=r"judge \(round 1\) needs ground \(round 1\)"):
+        perform(run, "judge", 1)
     with pytest.raises(RecordError, match="not finished"):
         run.model(1)
 

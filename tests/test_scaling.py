@@ -56,7 +56,7 @@ def train_here(folder: Path, launch: str, after: int | None = None) -> tuple[str
         patch.object(fsdp, "shard", wraps=fsdp.shard) as shard,
     ):
         try:
-            train(Run.open(folder), 0)
+            train(Run.open(folder), 1)
         except KeyboardInterrupt:
             ended = "interrupted"
     return ended, shard.called
@@ -91,7 +91,7 @@ def test_two_processes_train_as_one(
     settings = {**RAGGED, "loss": loss, **settings}
     one = make(tmp_path / "one", accumulation=4, **settings)
     both = make(tmp_path / "both", accumulation=2, **settings)
-    train(one, 0)
+    train(one, 1)
     assert len({row["cells"] for row in metrics(one)}) > 2
     assert two.do(train_here, both.folder, launch) == [("trained", launch != "ddp")] * 2
     same(one, both, 2e-2 if "mixed_precision" in settings else 1e-4)  # there biases are bfloat16 too
@@ -102,7 +102,7 @@ def test_two_processes_train_a_round_with_its_own_settings(tmp_path: Path, two: 
     changes = ["train.accumulation=2", "train.lr=0.02", f"loss={BOUNDED}", "select.least=0"]
     one = make(tmp_path / "one", **{**RAGGED, "accumulation": 4, "lr": 0.02}, loss=BOUNDED, select={"least": 0})
     both = make(tmp_path / "both", rounds=[changes], **RAGGED)
-    train(one, 0)
+    train(one, 1)
     assert two.do(train_here, both.folder, "ddp") == [("trained", False)] * 2
     same(one, both)
 
@@ -118,7 +118,7 @@ def test_a_training_goes_on_with_another_number_of_processes(
     """Weights, their average, the optimiser and the place in the data; a step stays as large as it was."""
     settings = {**RAGGED, "max_cells": 8, "method": method, "ema": 0.9, "save_every": 1}
     whole = make(tmp_path / "whole", accumulation=2, **settings)
-    train(whole, 0)
+    train(whole, 1)
     run = make(tmp_path / "run", accumulation=2 if before == "none" else 1, **settings)
     if before == "none":
         interrupt(monkeypatch, run, after=16)
@@ -126,7 +126,7 @@ def test_a_training_goes_on_with_another_number_of_processes(
         assert two.do(train_here, run.folder, before, 9) == [("interrupted", before == "fsdp2")] * 2
     assert 7 < len(metrics(run)) < len(metrics(whole))
     if after == "none":
-        train(run, 0)
+        train(run, 1)
     else:
         assert two.do(train_here, run.folder, after) == [("trained", after == "fsdp2")] * 2
     same(whole, run)
@@ -161,8 +161,8 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost_or_doubled(tmp_path: Pat
         ("ground", "regions", "look:1"),
         ("judge", "judgements", "answer:3"),
     ):
-        perform(one, stage, 0)
-        folder = two.stage_folder(stage, 0)
+        perform(one, stage, 1)
+        folder = two.stage_folder(stage, 1)
         workers = [pair.alone(0, perform_here, two.folder, stage)]
         workers.append(pair.alone(1, perform_here, two.folder, stage, SRUM_TOY_KILL=kill))
         for worker in workers:
@@ -174,7 +174,7 @@ def test_a_killed_worker_comes_back_and_nothing_is_lost_or_doubled(tmp_path: Pat
         again.join(pair.WAIT)
         assert again.exitcode == 0
         assert (folder / "DONE").exists()
-        assert records(folder) == records(one.folder / "round-0" / name)
+        assert records(folder) == records(one.folder / "round-1" / name)
         assert len(records(folder)) == 7
 
 

@@ -185,11 +185,11 @@ def test_relative_scores_stay_in_range_keep_their_order_and_have_no_mean(scores:
 
 def test_training_reads_what_is_chosen_and_leaves_the_records(tmp_path: Path) -> None:
     run = make(tmp_path / "run", select={"least": 0.5, "relative": "centre"}, steps=2)
-    before = {path: path.read_bytes() for path in run.stage_folder("judge", 0).iterdir()}
-    pictures = choose(run, 0)
+    before = {path: path.read_bytes() for path in run.stage_folder("judge", 1).iterdir()}
+    pictures = choose(run, 1)
     assert [score.value for each in pictures.judgements for score in each.scores] == [0.0] * 10  # a group each
-    train(run, 0)
-    assert {path: path.read_bytes() for path in run.stage_folder("judge", 0).iterdir()} == before
+    train(run, 1)
+    assert {path: path.read_bytes() for path in run.stage_folder("judge", 1).iterdir()} == before
     rows = metrics(run)
     counts = {"judged": 5, "unjudged": 1, "below_least": 0, "filtered": 0, "not_best": 0}
     assert all({name: row[name] for name in counts} == counts for row in rows)
@@ -203,16 +203,16 @@ def test_more_objects_than_in_the_first_round_are_said_with_the_remedy(
     assert not duplicates(0.0, 1.0) + duplicates(None, 1.0) + duplicates(1.0, None)
     assert "20% more objects" in duplicates(2.0, 2.4)
     run = make(tmp_path / "run")
-    assert choose(run, 0).counts()["objects"] == 1.0
-    assert choose(run, 0).counts()["objects_before"] is None
-    shutil.copytree(run.round_folder(0), run.round_folder(1))
-    assert choose(run, 1).counts()["objects_before"] == 1.0
-    for part in run.judgements(0).folder.glob("part-*.jsonl"):
-        part.unlink()  # somebody made room
+    assert choose(run, 1).counts()["objects"] == 1.0
     assert choose(run, 1).counts()["objects_before"] is None
-    shutil.copytree(run.stage_folder("judge", 1), run.stage_folder("judge", 0), dirs_exist_ok=True)
+    shutil.copytree(run.round_folder(1), run.round_folder(2))
+    assert choose(run, 2).counts()["objects_before"] == 1.0
+    for part in run.judgements(1).folder.glob("part-*.jsonl"):
+        part.unlink()  # somebody made room
+    assert choose(run, 2).counts()["objects_before"] is None
+    shutil.copytree(run.stage_folder("judge", 2), run.stage_folder("judge", 1), dirs_exist_ok=True)
     monkeypatch.setattr("srum_core.training.trainer.choose", lambda *which: evolve(choose(*which), objects_before=0.8))
-    train(run, 0)
+    train(run, 1)
     assert "Images hold 25% more objects than before training" in caplog.text
     assert "loss.beta" in caplog.text
     assert {(row["objects"], row["objects_before"]) for row in metrics(run)} == {(1.0, 0.8)}
@@ -221,7 +221,7 @@ def test_more_objects_than_in_the_first_round_are_said_with_the_remedy(
 def test_a_run_that_asks_too_much_stops_before_it_trains(tmp_path: Path) -> None:
     run = make(tmp_path / "run", select={"least": 0.9})
     with pytest.raises(TrainingError, match=r"select.least=0.9, but the highest .* 5 judged pictures is 0.8"):
-        train(run, 0)
+        train(run, 1)
 
 
 def test_the_training_remembers_it(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def forget(path: Path, *keys: str) -> None:
 
 def test_other_settings_are_refused_with_the_way_back(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
-    train(run, 0)
+    train(run, 1)
     told = r"other settings: select\.best_of was 0 and is now 1\. Keep the old ones \(select\.best_of=0\), or"
     with pytest.raises(RecordError, match=told):
         make(run.folder, select={"best_of": 1})
@@ -251,7 +251,7 @@ def test_other_settings_are_refused_with_the_way_back(tmp_path: Path) -> None:
 
 def test_a_training_that_is_too_old_to_know_a_setting_is_refused(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
-    train(run, 0)
-    forget(run.stage_folder("train", 0) / "settings.json", "select", "lora")
+    train(run, 1)
+    forget(run.stage_folder("train", 1) / "settings.json", "select", "lora")
     with pytest.raises(RecordError, match=r"other settings: lora\.alpha was '\(nothing\)' and is now 32"):
         run.check()

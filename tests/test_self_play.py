@@ -319,8 +319,8 @@ def test_a_run_is_read_again_and_recorded(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = test_reread.make(tmp_path / "run", "judges=['self-play']", "answerer=scripted", *settings)
-    assert all(len(each.scores) == 1 and not each.failures for each in run.judgements(0))
-    assert {exchange.index for each in run.judgements(0) for exchange in each.exchanges} == {0, 1, 2}
+    assert all(len(each.scores) == 1 and not each.failures for each in run.judgements(1))
+    assert {exchange.index for each in run.judgements(1) for exchange in each.exchanges} == {0, 1, 2}
     test_reread.reread(run)
     assert "Nothing changes." in capsys.readouterr().out
     test_reread.reread(run, "judges.0.limit=1", code=2)  # what it would ask today is not what was answered

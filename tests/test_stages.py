@@ -129,13 +129,13 @@ def lines(folder: Path) -> list[bytes]:
 
 def test_pictures_are_drawn_as_planned(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, generate=config.Generate(batch=2, candidates=2, limit=2))
-    generate(run, 0)
-    plan, drawn = run.planned(0), list(run.candidates(0))
+    generate(run, 1)
+    plan, drawn = run.planned(1), list(run.candidates(1))
     assert [(c.id, c.prompt, c.seed) for c in drawn] == [(item.id, item.prompt, item.seed) for item in plan]
     assert [c.prompt.text for c in drawn] == [WORDS[0], WORDS[0], WORDS[1], WORDS[1]]
-    assert run.done("generate", 0)
+    assert run.done("generate", 1)
     for candidate in drawn:
-        assert candidate.image == run.folder / f"round-0/candidates/images/{candidate.id}.png"
+        assert candidate.image == run.folder / f"round-1/candidates/images/{candidate.id}.png"
         with Image.open(candidate.image) as image:
             assert image.size == candidate.size == (8, 8)
 
@@ -144,7 +144,7 @@ def test_a_chunk_with_something_missing_is_drawn_whole_and_only_that_is_added(
     tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, run = make(tmp_path / "whole", prompts), make(tmp_path / "run", prompts)
-    generate(whole, 0)
+    generate(whole, 1)
     batches: list[int] = []
     draw = ToyModel.generate
 
@@ -152,20 +152,20 @@ def test_a_chunk_with_something_missing_is_drawn_whole_and_only_that_is_added(
         batches.append(len(texts))
         return draw(self, texts, seeds)
 
-    generate(run, 0)
-    shard = run.folder / "round-0/candidates/part-0.jsonl"
+    generate(run, 1)
+    shard = run.folder / "round-1/candidates/part-0.jsonl"
     kept = shard.read_bytes().splitlines(keepends=True)
     shard.write_bytes(b"".join(kept[:1] + kept[2:4]))  # chunks of two: the first lacks its second, the last is gone
-    (run.folder / "round-0/candidates/DONE").unlink()
-    first = run.folder / "round-0/candidates/images" / f"{run.planned(0)[0].id}.png"
+    (run.folder / "round-1/candidates/DONE").unlink()
+    first = run.folder / "round-1/candidates/images" / f"{run.planned(1)[0].id}.png"
     before = first.stat().st_mtime_ns, first.stat().st_ino
     monkeypatch.setattr(ToyModel, "generate", spy)
-    generate(run, 0)
+    generate(run, 1)
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == before, "a picture that is there stays as it is"
     assert batches == [2, 1]
-    assert lines(shard.parent) == lines(whole.folder / "round-0/candidates")
+    assert lines(shard.parent) == lines(whole.folder / "round-1/candidates")
     assert len(shard.read_bytes().splitlines()) == 5
-    generate(run, 0)
+    generate(run, 1)
     assert batches == [2, 1]
 
 
@@ -174,28 +174,28 @@ def test_two_processes_make_together_what_one_makes(
 ) -> None:
     one, two = make(tmp_path / "one", prompts), make(tmp_path / "two", prompts)
     for stage in (generate, ground, judge):
-        stage(one, 0)
+        stage(one, 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for stage, name in ((generate, "candidates"), (ground, "regions"), (judge, "judgements")):
-        folder = two.folder / "round-0" / name
+        folder = two.folder / "round-1" / name
         for rank, share in (("1", 2), ("0", 3)):
             assert not (folder / "DONE").exists()
             monkeypatch.setenv("RANK", rank)
-            stage(two, 0)
+            stage(two, 1)
             assert len((folder / f"part-{rank}.jsonl").read_bytes().splitlines()) == share
         assert (folder / "DONE").exists()
-        assert lines(folder) == lines(one.folder / "round-0" / name)
+        assert lines(folder) == lines(one.folder / "round-1" / name)
     monkeypatch.setenv("WORLD_SIZE", "3")  # other processes take over: nothing is missing, nothing is made
     monkeypatch.setenv("RANK", "2")
-    judge(two, 0)
-    assert not (two.folder / "round-0/judgements/part-2.jsonl").exists()
+    judge(two, 1)
+    assert not (two.folder / "round-1/judgements/part-2.jsonl").exists()
 
 
 def test_a_model_that_returns_another_number_of_pictures_is_named(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Miscounting"))
     with pytest.raises(PluginError, match="Miscounting drew 1 pictures for 2 prompts"):
-        generate(run, 0)
-    assert not run.done("generate", 0)
+        generate(run, 1)
+    assert not run.done("generate", 1)
 
 
 # ---- ground ---------------------------------------------------------------------------------------------------------
@@ -203,31 +203,31 @@ def test_a_model_that_returns_another_number_of_pictures_is_named(tmp_path: Path
 
 def test_regions_and_what_was_said_are_recorded(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, answerer=Use("test_stages:Witness"))
-    generate(run, 0)
-    ground(run, 0)
-    found = list(run.groundings(0))
-    assert [each.candidate for each in found] == [item.id for item in run.planned(0)]
+    generate(run, 1)
+    ground(run, 1)
+    found = list(run.groundings(1))
+    assert [each.candidate for each in found] == [item.id for item in run.planned(1)]
     assert [region.id for region in found[0].regions] == ["1", "2"]
-    assert found[0].exchanges[0].question.image == next(iter(run.candidates(0))).image
+    assert found[0].exchanges[0].question.image == next(iter(run.candidates(1))).image
     assert found[0].exchanges[0].asked_by == "toy:ToyGrounder"
     assert [len(batch) for batch in Witness.asked] == [2, 2, 1]
 
 
 def test_a_grounder_that_asks_nothing_needs_no_model(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, grounder=Use("test_stages:Quiet"))
-    generate(run, 0)
+    generate(run, 1)
     run.release()
     silent = Run(run.folder, run.settings, run.registry)
-    ground(silent, 0)
+    ground(silent, 1)
     assert silent._loaded.model is None
-    assert silent.done("ground", 0)
+    assert silent.done("ground", 1)
 
 
 def test_regions_with_the_same_id_are_refused(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, grounder=Use("test_stages:Stammering"))
-    generate(run, 0)
+    generate(run, 1)
     with pytest.raises(PluginError, match=r"Stammering gave two regions of picture \w+ the same id"):
-        ground(run, 0)
+        ground(run, 1)
 
 
 # ---- judge ----------------------------------------------------------------------------------------------------------
@@ -236,9 +236,9 @@ def test_regions_with_the_same_id_are_refused(tmp_path: Path, prompts: Path) -> 
 def judged(tmp_path: Path, prompts: Path, patience: int, **changes: object) -> Run:
     run = make(tmp_path / "run", prompts, answerer=Use("test_stages:Witness"), **changes)
     for stage in (generate, ground):
-        stage(run, 0)
+        stage(run, 1)
     Witness.asked, Witness.patience = [], patience
-    judge(run, 0)
+    judge(run, 1)
     return run
 
 
@@ -251,7 +251,7 @@ def test_only_what_cannot_be_read_is_asked_again_each_time_with_a_new_seed(tmp_p
         assert [question.text for question in again] == ["Region ID: 1"] * 2
         assert {question.temperature for question in again} == {0.7}
     assert len({question.seed for question in second + third}) == 4
-    for judgement in run.judgements(0):
+    for judgement in run.judgements(1):
         assert [exchange.answer for exchange in judgement.exchanges if "ID: 1" in exchange.question.text][:2] == [
             "Hm."
         ] * 2
@@ -263,11 +263,11 @@ def test_only_what_cannot_be_read_is_asked_again_each_time_with_a_new_seed(tmp_p
 def test_what_stays_unreadable_is_a_failure_and_never_a_number(tmp_path: Path, prompts: Path) -> None:
     run = judged(tmp_path, prompts, patience=99, generate=config.Generate(limit=1))
     assert [len(batch) for batch in Witness.asked] == [3, 1, 1]
-    (judgement,) = run.judgements(0)
+    (judgement,) = run.judgements(1)
     assert [score.region for score in judgement.scores] == [None, "2"]
     assert [(failure.region, failure.question) for failure in judgement.failures] == [("1", 1)]
     assert len(judgement.exchanges) == 5
-    assert run.done("judge", 0)
+    assert run.done("judge", 1)
 
 
 class TwoModels(ToyModel):
@@ -283,9 +283,9 @@ def test_judgements_of_several_models_are_named_with_the_way_to_judge_that_round
     run = make(tmp_path / "run", prompts, adapter=Use("test_stages:TwoModels"))
     monkeypatch.setattr(Run, "_load", lambda self, round: TwoModels())
     for stage in (generate, ground, judge):
-        stage(run, 1)
+        stage(run, 2)
     assert "come from several models: m-0, m-1." in caplog.text
-    assert "use --redo judge:1." in caplog.text
+    assert "use --redo judge:2." in caplog.text
 
 
 def test_an_image_that_is_not_finite_is_a_failure_that_nobody_is_asked_about(
@@ -293,12 +293,12 @@ def test_an_image_that_is_not_finite_is_a_failure_that_nobody_is_asked_about(
 ) -> None:
     run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Overflowing"), answerer=Use("test_stages:Witness"))
     for stage in (generate, ground, judge):
-        stage(run, 0)
+        stage(run, 1)
         assert run.done(stage.__name__, 0)
     assert "1 of 2 images count as failures" in caplog.text
-    failed = {each.id: each.prompt.text for each in run.candidates(0) if each.failure}
+    failed = {each.id: each.prompt.text for each in run.candidates(1) if each.failure}
     assert sorted(failed.values()) == ["the sea", "two dogs"]
-    for judgement in run.judgements(0):
+    for judgement in run.judgements(1):
         if judgement.candidate in failed:
             assert (judgement.scores, judgement.exchanges) == ((), ())
             assert "latent holds values that are not finite" in judgement.failures[0].why
@@ -306,24 +306,24 @@ def test_an_image_that_is_not_finite_is_a_failure_that_nobody_is_asked_about(
             assert len(judgement.scores) == 3
     asked = {question.image.stem for batch in Witness.asked for question in batch}
     assert not asked & failed.keys()
-    kept = choose(run, 0)
+    kept = choose(run, 1)
     assert (len(kept.candidates), kept.unjudged) == (3, 2)
 
 
 def test_a_round_without_any_image_is_not_blamed_on_the_judge(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Hopeless"))
     for stage in (generate, ground, judge):
-        stage(run, 0)
+        stage(run, 1)
     with pytest.raises(TrainingError, match=r"none of 5 images .* not finite.*adapter\.dtype.*--redo generate"):
-        choose(run, 0)
+        choose(run, 1)
 
 
 def test_a_judge_whose_score_is_no_number_is_named(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, judges=(Use("test_stages:Dividing"),), generate=config.Generate(limit=1))
-    generate(run, 0)
-    ground(run, 0)
+    generate(run, 1)
+    ground(run, 1)
     with pytest.raises(PluginError, match=r'"test_stages:Dividing" cannot score picture \w+: .*nan'):
-        judge(run, 0)
+        judge(run, 1)
 
 
 def test_without_retries_everything_is_asked_once(tmp_path: Path, prompts: Path) -> None:
@@ -335,7 +335,7 @@ def test_several_judges_are_heard_together(tmp_path: Path, prompts: Path) -> Non
     two = (Use("toy:ToyJudge"), Use("toy:ToyJudge"))
     run = judged(tmp_path, prompts, patience=0, judges=two, generate=config.Generate(limit=2))
     assert [len(batch) for batch in Witness.asked] == [12]
-    assert all(len(judgement.scores) == 6 for judgement in run.judgements(0))
+    assert all(len(judgement.scores) == 6 for judgement in run.judgements(1))
 
 
 class InBatches(Looks):
@@ -360,16 +360,16 @@ def test_a_judge_that_asks_nothing_is_given_batches_and_no_language_model_is_loa
     ends = []
     for name, dies in (("whole", 0), ("interrupted", 2)):
         run = make(tmp_path / name, prompts, judges=(Use("test_stages:InBatches"),))
-        generate(run, 0)
-        ground(run, 0)
+        generate(run, 1)
+        ground(run, 1)
         monkeypatch.setattr(Run, "answerer", None)
         monkeypatch.setattr(InBatches, "batches", [])
         monkeypatch.setattr(InBatches, "dies", dies)
         if dies:
             with pytest.raises(KeyboardInterrupt):
-                judge(run, 0)
-        judge(run, 0)
-        ends.append((InBatches.batches, lines(run.folder / "round-0/judgements")))
+                judge(run, 1)
+        judge(run, 1)
+        ends.append((InBatches.batches, lines(run.folder / "round-1/judgements")))
         monkeypatch.undo()
     assert [batches for batches, _ in ends] == [[2, 2, 1], [2, 2, 2, 1]]
     assert len(ends[0][1]) == 5
@@ -381,10 +381,10 @@ def test_a_judge_that_asks_nothing_is_given_batches_and_no_language_model_is_loa
 )
 def test_a_judge_that_scores_batches_wrongly_is_named(tmp_path: Path, prompts: Path, broken: type, words: str) -> None:
     run = make(tmp_path / "run", prompts, judges=(Use(f"broken_judges:{broken.__name__}"),))
-    generate(run, 0)
-    ground(run, 0)
+    generate(run, 1)
+    ground(run, 1)
     with pytest.raises(PluginError, match=f"{broken.__name__} {words}"):
-        judge(run, 0)
+        judge(run, 1)
 
 
 # ---- evaluate -------------------------------------------------------------------------------------------------------
@@ -422,12 +422,12 @@ def test_more_objects_than_before_training_are_said(
 ) -> None:
     run = make(tmp_path / "run", prompts, benchmark=Use("test_stages:Doubles"), rounds=2)
     monkeypatch.setattr(Run, "model", lambda self, weights: ToyModel())
-    for round in (None, 0):
+    for round in (None, 1):
         evaluate(run, round)
     assert not caplog.text  # 1.00 of 0.95 is a twentieth
-    evaluate(run, 1)
+    evaluate(run, 2)
     assert "Images hold 11% more objects than before training" in caplog.text
-    evaluate(make(tmp_path / "run", prompts, benchmark=run.settings.benchmark, rounds=3), 2)  # no such row: no warning
+    evaluate(make(tmp_path / "run", prompts, benchmark=run.settings.benchmark, rounds=3), 3)  # no such row: no warning
     assert caplog.text.count("more objects") == 1
 
 
@@ -489,7 +489,7 @@ def test_a_measure_that_is_no_number_is_refused(tmp_path: Path, prompts: Path) -
 def test_the_tables_side_by_side(tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "run", prompts, rounds=2)
     assert compare(run) is None
-    for name, value in (("base", 0.25), ("round-0", 0.5), ("round-1", 0.125)):
+    for name, value in (("base", 0.25), ("round-1", 0.5), ("round-2", 0.125)):
         folder = run.folder / name / "evaluation"
         folder.mkdir(parents=True)
         row = Row("accuracy", value, 7, 0.01)
@@ -499,7 +499,7 @@ def test_the_tables_side_by_side(tmp_path: Path, prompts: Path, monkeypatch: pyt
     assert table is not None
     console.print(table)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert table.head[2:] == ["base", "round 0", "round 1", "change"]
+    assert table.head[2:] == ["base", "round 1", "round 2", "change"]
     assert "25.0 [23.0, 27.0]" in text
     assert "−12.5" in text
 

@@ -40,7 +40,7 @@ class Careless(Witness):
 
 def witnessed(folder: Path, loss: str = "test_start:Witness", **settings: Any) -> list[FlowStep]:
     Witness.seen = []
-    train(make(folder, loss=loss, **settings), 0)
+    train(make(folder, loss=loss, **settings), 1)
     AcceleratorState._reset_state(reset_partial_state=True)
     return Witness.seen
 
@@ -117,11 +117,11 @@ def test_a_resumed_run_compares_with_the_same_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     whole, run = (make(tmp_path / name, loss=BOUNDED, method=method) for name in ("whole", "run"))
-    train(whole, 0)
+    train(whole, 1)
     interrupt(monkeypatch, run, after=6)
-    train(run, 0)
+    train(run, 1)
     log = "metrics.jsonl"
-    assert (run.round_folder(0) / log).read_bytes() == (whole.round_folder(0) / log).read_bytes()
+    assert (run.round_folder(1) / log).read_bytes() == (whole.round_folder(1) / log).read_bytes()
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in weights(whole).items())
 
 
@@ -133,8 +133,8 @@ def test_where_srum_runs_away_the_remedies_do_not(tmp_path: Path, loss: str, sto
     run = make(tmp_path / "run", "training:Hostile", loss=loss, lr=0.05, steps=100, save_every=1000)
     if stopped:
         with pytest.raises(lora.TrainingError, match="run away"):
-            train(run, 0)
+            train(run, 1)
         return
-    train(run, 0)
+    train(run, 1)
     errors = [row["negative_error"] for row in metrics(run)]
     assert max(errors) < 10 * errors[0]

@@ -159,24 +159,24 @@ def test_opening_writes_nothing(tmp_path: Path) -> None:
 
 def test_every_kind_of_record_comes_back_and_may_be_moved(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    image, other = run / "round-0/candidates/images/a.png", run / "round-0/candidates/images/other.png"
+    image, other = run / "round-1/candidates/images/a.png", run / "round-1/candidates/images/other.png"
     candidate = Candidate("a", PROMPTS[1], image, (64, 32), 7, "thought", reference=other)
     question = Question(image, "what?", (0.0, 0.25, 0.5, 1.0), seed=2**31 - 1)
     exchanges = (Exchange("judge", question, "said \ud800 verbatim\n"),)
     regions = (Region("1", (0.0, 0.0, 1.0, 1.0), "all"),)
     judgement = Judgement("a", regions, (Score(-0.5, "1"), Score(1.0)), exchanges, (Unreadable(0, "no", "1"),))
-    Records(run / "round-0/candidates", Candidate).append(candidate)
-    Records(run / "round-0/regions", Grounding).append(Grounding("a", regions, exchanges))
-    Records(run / "round-0/judgements", Judgement).append(judgement)
-    assert list(Records(run / "round-0/candidates", Candidate)) == [candidate]
-    assert list(Records(run / "round-0/regions", Grounding)) == [Grounding("a", regions, exchanges)]
-    assert list(Records(run / "round-0/judgements", Judgement)) == [judgement]
-    stored = json.loads((run / "round-0/judgements/part-0.jsonl").read_bytes())
+    Records(run / "round-1/candidates", Candidate).append(candidate)
+    Records(run / "round-1/regions", Grounding).append(Grounding("a", regions, exchanges))
+    Records(run / "round-1/judgements", Judgement).append(judgement)
+    assert list(Records(run / "round-1/candidates", Candidate)) == [candidate]
+    assert list(Records(run / "round-1/regions", Grounding)) == [Grounding("a", regions, exchanges)]
+    assert list(Records(run / "round-1/judgements", Judgement)) == [judgement]
+    stored = json.loads((run / "round-1/judgements/part-0.jsonl").read_bytes())
     assert stored["exchanges"][0]["question"]["image"] == "../candidates/images/a.png"
     run.rename(tmp_path / "moved")
-    moved = next(iter(Records(tmp_path / "moved/round-0/candidates", Candidate)))
-    assert moved.image == tmp_path / "moved/round-0/candidates/images/a.png"
-    assert moved.reference == tmp_path / "moved/round-0/candidates/images/other.png"
+    moved = next(iter(Records(tmp_path / "moved/round-1/candidates", Candidate)))
+    assert moved.image == tmp_path / "moved/round-1/candidates/images/a.png"
+    assert moved.reference == tmp_path / "moved/round-1/candidates/images/other.png"
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -44,7 +44,7 @@ def test_numbers_do_not_wrap_where_there_is_hardly_room(width: int) -> None:
 
 
 def test_two_evaluations_stand_beside_each_other_at_80_columns() -> None:
-    head = ["measure", "n", "base", "round 0", "change"]
+    head = ["measure", "n", "base", "round 1", "change"]
     text = printed(Grid(head, [["attribute binding", "256", NUMBER, NUMBER, "−10.2"]]))
     assert len(text.splitlines()) == 5
     assert "┃   n ┃" in text  # right-aligned

@@ -126,10 +126,10 @@ def test_lora_folder_is_peft_s_and_merges_into_the_next_round(tmp_path: Path) ->
     tuned = tune(model, "lora")
     fit(tuned)
     after = tuned.module(x).detach()
-    lora.save(model, tuned, tmp_path / "c", {"round": 0})
+    lora.save(model, tuned, tmp_path / "c", {"round": 1})
     there = {path.name for path in (tmp_path / "c").iterdir()}
     assert there == {"adapter_config.json", "adapter_model.safetensors", "srum.json"}
-    assert json.loads((tmp_path / "c" / "srum.json").read_text()) == {"kind": "lora", "round": 0}
+    assert json.loads((tmp_path / "c" / "srum.json").read_text()) == {"kind": "lora", "round": 1}
 
     fresh = Model()
     assert off(fresh.denoiser(x), after) > 1e-5

@@ -112,7 +112,7 @@ def test_weights_that_are_copied_in_place_must_all_fit(values: dict[str, torch.T
 def test_a_state_that_lost_a_part_is_not_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     run = make(tmp_path / "run", ema=0.9)
     interrupt(monkeypatch, run, after=6)
-    path = run.round_folder(0) / "training" / "state.pt"
+    path = run.round_folder(1) / "training" / "state.pt"
     if part == "file":
         cut(path)
     else:
@@ -122,7 +122,7 @@ def test_a_state_that_lost_a_part_is_not_continued(tmp_path: Path, monkeypatch: 
     with pytest.raises(
         (CheckpointError, RecordError), match=r"(?s)state\.pt.*redo train" if part == "file" else "place"
     ):
-        train(run, 0)
+        train(run, 1)
 
 
 # ---- damaged files ---------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, file: str, fault: Callabl
     assert str(directory) in str(caught.value)
 
 
-@pytest.mark.parametrize(("place", "words"), [("round-1/checkpoint", "--redo train:1 "), ("mine", "Download it again")])
+@pytest.mark.parametrize(("place", "words"), [("round-2/checkpoint", "--redo train:2 "), ("mine", "Download it again")])
 def test_a_damaged_file_of_a_run_is_trained_again(tmp_path: Path, place: str, words: str) -> None:
     path = tmp_path / place / "model.safetensors"
     path.parent.mkdir(parents=True)

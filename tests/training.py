@@ -64,7 +64,7 @@ def make(
     file.write_text(tomli_w.dumps(data))
     registry = plugins.discover()
     run = Run.create(folder, load_settings(None, (), file, (), registry), registry)
-    candidates, judgements = run.candidates(0), run.judgements(0)
+    candidates, judgements = run.candidates(1), run.judgements(1)
     (candidates.folder / "images").mkdir(parents=True)
     for number, size in enumerate([*SIZES, (8, 8)]):
         noise = torch.Generator().manual_seed(number)
@@ -89,11 +89,11 @@ class Hostile:
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.round_folder(0) / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run.round_folder(1) / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    (path,) = run.stage_folder("train", 0).glob("*.safetensors")
+    (path,) = run.stage_folder("train", 1).glob("*.safetensors")
     return load_file(path)
 
 
@@ -108,4 +108,4 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, run: Run, after: int) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(toy, "called", called)
         with pytest.raises(KeyboardInterrupt):
-            train(run, 0)
+            train(run, 1)

@@ -81,7 +81,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(given)
     try:
         runs = [Run.open(folder) for folder in parsed.runs]
-        rounds = [(run.last("judge") or 0) if parsed.round is None else parsed.round for run in runs]
+        rounds = [(run.last("judge") or 1) if parsed.round is None else parsed.round for run in runs]
         found = [(f"{run.folder}:{k}", agreement(run, k)) for run, k in zip(runs, rounds, strict=True)]
     except SrumError as error:
         tell(f"srum: {error}")

@@ -3,7 +3,7 @@
 Drawing is what the exact checker finds in the model's pictures of held-out prompts. Judging is measured on these very
 pictures, and with `--lessons` on held-out rendered ones, clean and damaged: understanding before and after training
 (paper, Table 2) on the same pictures. A checkpoint that training wrote is measured like any other:
-`--checkpoint RUN/round-0/checkpoint` after full training, and after LoRA `--lora RUN/round-0/checkpoint` on top of the
+`--checkpoint RUN/round-1/checkpoint` after full training, and after LoRA `--lora RUN/round-1/checkpoint` on top of the
 checkpoint that was trained.
 """
 

@@ -44,9 +44,9 @@ def make(like: Run, folder: Path, missed: float = 0.0, seed: int = 0) -> Run:
     settings = evolve(like.settings, loss=Use("sft"), rounds=1)
     with fresh(folder) as aside:
         run = Run.create(aside, settings, like.registry)
-        prompts, planned = like.prompts(0), like.planned(0)
-        write_list(run.round_folder(0) / "prompts.jsonl", prompts)
-        candidates, groundings, judgements = run.candidates(0), run.groundings(0), run.judgements(0)
+        prompts, planned = like.prompts(1), like.planned(1)
+        write_list(run.round_folder(1) / "prompts.jsonl", prompts)
+        candidates, groundings, judgements = run.candidates(1), run.groundings(1), run.judgements(1)
         for start in range(0, len(planned), _CHUNK):
             some = planned[start : start + _CHUNK]
             candidates.extend(_rendered(each, candidates.folder / "images", missed, seed) for each in some)
@@ -103,7 +103,7 @@ def main(given: Sequence[str] | None = None) -> int:
         tell(f"srum: {error}")
         return 2
     folder = shown(run.folder)
-    print(f"{len(run.planned(0))} rendered scenes are in {folder}. To train on them and evaluate:")
+    print(f"{len(run.planned(1))} rendered scenes are in {folder}. To train on them and evaluate:")
     print(f"  {shlex.join(['srum-train', '--config', f'{folder}/run.toml', '--out', folder])}")
     return 0
 

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     count, chunk = given.records, given.chunk
 
     def opened() -> Records[Judgement]:
-        return Records(Path(folder) / "round-0" / "judgements", Judgement, {"a": 1})
+        return Records(Path(folder) / "round-1" / "judgements", Judgement, {"a": 1})
 
     def append(records: Records[Judgement], start: int, end: int) -> None:
         for first in range(start, end, chunk):

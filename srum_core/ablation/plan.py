@@ -50,7 +50,7 @@ class Unit:
     @property
     def last(self) -> int | None:
         """The round whose evaluation counts; None = the model before training."""
-        return None if self.arm is None or self.arm.untrained else self.run.settings.round_count - 1
+        return None if self.arm is None or self.arm.untrained else self.run.settings.round_count
 
     @property
     def done(self) -> bool:
@@ -109,7 +109,7 @@ def _units(
     needed = {mark for each in marks.values() for mark in each}
     first: dict[str, Run] = {}
     tasks = []
-    for step in [Step("evaluate", None), *(Step(stage, 0) for stage in STAGES[:3])]:
+    for step in [Step("evaluate", None), *(Step(stage, 1) for stage in STAGES[:3])]:
         mark = fingerprint(shared, step, training_only)
         if mark in needed:
             first[mark] = shared
@@ -132,10 +132,10 @@ def fingerprint(run: Run, step: Step, training_only: Sequence[str]) -> str:
     """All that the records of a step depend on. Before the first training, settings that only training heeds do not."""
     needed: list[tuple[str, int | None]] = [("evaluate", None)]
     if step.round is not None:
-        needed = [(stage, k) for k in range(step.round) for stage in STAGES[:-1]]
+        needed = [(stage, k) for k in range(1, step.round) for stage in STAGES[:-1]]
         needed += [(stage, step.round) for stage in STAGES[: STAGES.index(step.stage) + 1]]
     parts = [run.stage_settings(*each) for each in needed]
-    if ("train", 0) not in needed:
+    if ("train", 1) not in needed:
         parts = [_without(each, training_only) for each in parts]
     return json.dumps([str(step), parts], sort_keys=True)
 

@@ -36,7 +36,7 @@ def share(source: Run, target: Run, step: Step) -> None:
 
 def share_latents(source: Run, target: Run) -> None:
     """Encoded pictures of the first round; each says what it was made from, and is made again if that is not so."""
-    theirs, ours = source.round_folder(0) / "latents", target.round_folder(0) / "latents"
+    theirs, ours = source.round_folder(1) / "latents", target.round_folder(1) / "latents"
     if theirs.is_dir() and not ours.exists():
         new = aside(ours)
         shutil.rmtree(new, ignore_errors=True)

@@ -146,7 +146,7 @@ def _lines(plan: Plan, arm: Arm, reader: Reader) -> Iterator[Line]:
     """An arm's finished evaluations."""
     for seed in plan.seeds:
         unit = plan.unit(seed, arm.name)
-        for round in [None] if arm.untrained else [None, *range(unit.run.settings.round_count)]:
+        for round in [None] if arm.untrained else [None, *unit.run.settings.round_numbers]:
             if found := reader.measured(unit.run, round):
                 yield Line(arm.name, seed, round, found)
 

@@ -73,7 +73,7 @@ def _make(plan: Plan, run: Run, task: Task) -> None:
     if task.source is not None and _taken(task):
         share(task.source, run, step)
         return
-    if step.stage == "train" and step.round == 0:
+    if step.stage == "train" and step.round == 1:
         _take_latents(plan, run)
     perform(run, step.stage, step.round)
 
@@ -81,7 +81,7 @@ def _make(plan: Plan, run: Run, task: Task) -> None:
 def _take_latents(plan: Plan, run: Run) -> None:
     """From whoever has encoded the same pictures with the same model."""
     for other in plan.units[run.settings.seed]:
-        if other.run.stage_settings("generate", 0) == run.stage_settings("generate", 0):
+        if other.run.stage_settings("generate", 1) == run.stage_settings("generate", 1):
             share_latents(other.run, run)
 
 

@@ -3,7 +3,7 @@
 srum analyze activations sft=RUN srum=RUN
 
 Neurons that are most particular to understanding and to generation are found once, on the base model: from questions
-that the first RUN's judges asked in its round 0, and from prompts that it trained on. They are then measured in every
+that the first RUN's judges asked in its round 1, and from prompts that it trained on. They are then measured in every
 model on other such questions, and on the prompts of the evaluation. Results: activations.md and .json.
 """
 

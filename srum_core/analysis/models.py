@@ -56,7 +56,7 @@ def subjects(texts: Sequence[str], registry: Registry | None = None) -> list[Sub
     named = [_named(text) for text in texts]
     trained = [Subject(name, *started_from(start, registry)) for name, start in named]
     for each in trained:
-        tell(f"{each.name}: the model after round {each.rounds - 1} of {shown(each.run.folder)}.")
+        tell(f"{each.name}: the model after round {each.rounds} of {shown(each.run.folder)}.")
     found = [Subject(BASE, trained[0].run, 0), *trained]
     names = [each.name for each in found]
     twins = sorted({name for name in names if names.count(name) > 1})

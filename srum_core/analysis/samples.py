@@ -36,7 +36,7 @@ class Samples:
 def understanding(run: Run, count: int) -> Samples:
     """The judges' questions of the run's first round, one a picture, in turn. Raises RecordError for too few."""
     questions: list[Question] = []
-    for judgement in run.judgements(0):
+    for judgement in run.judgements(1):
         asked = [each.question for each in judgement.exchanges if not each.question.history]
         if asked:
             question = asked[len(questions) % len(asked)]
@@ -46,14 +46,14 @@ def understanding(run: Run, count: int) -> Samples:
         if len(questions) == 2 * count:
             return Samples(questions[:count], questions[count:])
     raise RecordError(
-        f"{shown(run.folder)} has questions about {len(questions)} pictures in its round 0, and {2 * count} are needed "
+        f"{shown(run.folder)} has questions about {len(questions)} pictures in its round 1, and {2 * count} are needed "
         "(half of them find the clusters). Ask for fewer with --count."
     )
 
 
 def generation(run: Run, report: Sequence[Planned], count: int) -> Samples:
     """Prompts that the run trained on, and others to report. Raises RecordError if there are too few."""
-    probe = list({item.prompt.id: item for item in run.planned(0)}.values())[:count]
+    probe = list({item.prompt.id: item for item in run.planned(1)}.values())[:count]
     if min(len(probe), len(report)) < count:
         raise RecordError(
             f"{shown(run.folder)} has {len(probe)} prompts to train on and {len(report)} to report, and {count} "

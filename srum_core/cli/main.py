@@ -149,9 +149,12 @@ def _default_folder(parsed: argparse.Namespace, settings: config.Settings) -> Pa
 
 def _redo(text: str) -> tuple[str, int]:
     stage, _, round = text.partition(":")
-    if stage not in STAGES or (round and not round.isdecimal()):
-        raise ConfigError(f"--redo {text}: it should be one of {', '.join(STAGES)}, or STAGE:ROUND such as judge:1.")
-    return stage, int(round or 0)
+    if stage not in STAGES or (round and not (round.isdecimal() and int(round))):
+        raise ConfigError(
+            f"--redo {text}: it should be one of {', '.join(STAGES)}, or STAGE:ROUND such as judge:2. "
+            "Rounds count from 1."
+        )
+    return stage, int(round or 1)
 
 
 def _problems(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> list[str]:
@@ -183,7 +186,7 @@ def _all_steps(run: Run, parsed: argparse.Namespace, handle: int | None) -> None
 def _say_start(run: Run) -> None:
     if run.settings.start:
         source, rounds = started_from(run.settings.start, run.registry)
-        tell(f"Starts from the model after round {rounds - 1} of {shown(source.folder)}.")
+        tell(f"Starts from the model after round {rounds} of {shown(source.folder)}.")
 
 
 def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> int:

@@ -99,7 +99,7 @@ def _refuse_others(old: Run, new: Run) -> None:
     """Raise ConfigError for a change of anything else, in the run's own settings or in those of a round."""
     wrong: dict[str, str] = {}
     own = old.settings, new.settings
-    changing = (k for k in range(old.settings.round_count) if any(each.changes(k) for each in own))
+    changing = (k for k in old.settings.round_numbers if any(each.changes(k) for each in own))
     for round in [None, *changing]:
         pair = [as_data(run.at("judge", round).settings) | {"rounds": run.settings.round_count} for run in (old, new)]
         wrong |= {key: how for key, how in differences(*pair).items() if not _is_reading(key)}
@@ -292,7 +292,7 @@ def _say_trained(run: Run, changed: Sequence[int]) -> None:
     if not trained:
         return
     where = shlex.quote(shown(run.folder))
-    redo = "train" if trained[0] == 0 else f"train:{trained[0]}"
+    redo = "train" if trained[0] == 1 else f"train:{trained[0]}"
     names = ", ".join(map(str, trained))
     print(
         f"Training of round {names} was done, or begun, with the judgements as they were. Nothing of it was deleted. "

@@ -97,7 +97,7 @@ def changed(settings: Settings, overrides: Sequence[str], registry: Registry, wh
 
 
 def of_round(settings: Settings, round: int | None, registry: Registry, drawn_by: str = "adapter") -> Settings:
-    """The settings of a round, counted from 0: a run's own, with what `rounds` changes in them; the run's own for None
+    """The settings of a round: a run's own, with what `rounds` changes in them; the run's own for None
     and for a round that there is not. Raises ConfigError where they cannot be used."""
     if not settings.changes(round):
         return settings
@@ -133,7 +133,7 @@ def _settings(
     if settings is not None and not isinstance(settings.rounds, int):
         if lenient:
             settings = _without_unknown_changes(settings, registry, components, origins)
-        for round in range(settings.round_count):
+        for round in settings.round_numbers:
             changes = settings.changes(round)
             _, wrong, places = _change(settings, round, changes, registry, components, origins, broken)
             broken += [_sentence(problem, places) for problem in wrong if problem not in found]
@@ -177,8 +177,8 @@ def _change(
 ) -> tuple[Settings | None, list[Problem], Origins]:
     """The settings with a round's changes, what is wrong with them, and where it was said. What cannot be read, and
     what cannot differ between rounds, goes to `broken`."""
-    place = _origin(("rounds", str(round)), said)
-    where = f"in round {round + 1} of {settings.round_count}{f' {place}' if place else ''}"
+    place = _origin(("rounds", str(round - 1)), said)
+    where = f"in round {round} of {settings.round_count}{f' {place}' if place else ''}"
     data, origins = _merge_all(settings, [Layer(where, _parse_overrides(changes, broken, where))])
     for path in origins:
         if why := _one_for_all(path, settings, registry, components):
@@ -208,7 +208,7 @@ def _without_unknown_changes(
 ) -> Settings:
     """Without what rounds change in settings that are not known, with a warning."""
     rounds = []
-    for round in range(settings.round_count):
+    for round in settings.round_numbers:
         kept: list[str] = []
         for text in settings.changes(round):
             _, found, origins = _change(settings, round, [*kept, text], registry, components, said, [])

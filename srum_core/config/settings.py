@@ -225,11 +225,16 @@ class Settings:
         """How many rounds there are."""
         return self.rounds if isinstance(self.rounds, int) else len(self.rounds)
 
+    @property
+    def round_numbers(self) -> range:
+        """The numbers of the rounds, from 1."""
+        return range(1, self.round_count + 1)
+
     def changes(self, round: int | None) -> tuple[str, ...]:
-        """What a round changes, counted from 0; nothing for None and for a round that there is not."""
-        if isinstance(self.rounds, int) or round is None or round >= len(self.rounds):
+        """What a round changes; nothing for None (the model before training) and for a round that there is not."""
+        if isinstance(self.rounds, int) or round is None or round not in self.round_numbers:
             return ()
-        return self.rounds[round]
+        return self.rounds[round - 1]
 
 
 COMPONENTS = {

@@ -173,7 +173,7 @@ def estimate(subject: Subject, found: Sequence[Cost]) -> str:
     """What a round takes on this machine, in a sentence, from single calls."""
     settings = subject.run.settings
     each = {cost.operation: cost.seconds / cost.count for cost in found}
-    pictures = len(subject.run.planned(0))
+    pictures = len(subject.run.planned(1))
     heard = answering.interviews(subject)
     questions = math.ceil(sum(len(h.votes[0].questions) for h in heard) / len({h.candidate.id for h in heard}))
     train = settings.train

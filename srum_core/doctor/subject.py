@@ -86,7 +86,7 @@ class Subject:
 
 def with_own_pictures(run: Run, model: UnifiedModel, folder: Path) -> Subject:
     """Pictures that the model draws for the first of the run's prompts, stored in `folder`."""
-    prompts = run.prompts(0)
+    prompts = run.prompts(1)
     chosen = [prompts[index % len(prompts)].text for index in range(PICTURES)]
     subject = Subject(run, model, [], list(chosen))
     for index, image in enumerate(subject.draw(chosen, list(range(PICTURES)))):

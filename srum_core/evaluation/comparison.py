@@ -16,6 +16,7 @@ from srum_core.evaluation.published import Published
 from srum_core.evaluation.tables import BenchmarkTable
 from srum_core.plugins import Registry
 from srum_core.records import Row
+from srum_core.runs.store import refuse_older
 
 
 @frozen
@@ -51,6 +52,7 @@ def found(folder: Path) -> list[BenchmarkTable]:
         return [tables.read(folder)]
     if judged := sorted(folder.glob("tables/*/table.json")):
         return [tables.read(path) for path in judged]
+    refuse_older(folder)
     rounds = sorted(folder.glob("round-*/evaluation/table.json"), key=lambda path: int(path.parts[-3][6:]))
     if trained := [*folder.glob("base/evaluation/table.json"), *rounds]:
         there = [(path.parts[-3], tables.read(path)) for path in trained]

@@ -83,7 +83,7 @@ def named(run: Evaluation) -> str:
     if not run.settings.start:
         return name
     trained, rounds = started_from(run.settings.start, run.registry)
-    return f"{name}, trained in {trained.folder} to the end of round {rounds - 1}"
+    return f"{name}, trained in {trained.folder} to the end of round {rounds}"
 
 
 def judged_by(answers: Answers | None) -> str:

@@ -52,17 +52,17 @@ def evaluate(run: Run, round: int | None) -> None:
 
     run = run.at("evaluate", round)
     benchmark, records = run.benchmark(), scored(run, round)
-    weights = 0 if round is None else round + 1
+    rounds = round or 0
     plan = {item.id: item for item in run.planned_evaluation()}
     batch, step = run.settings.evaluate.batch, Step("evaluate", round)
-    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(weights)):
+    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(rounds)):
         items = [plan[identity] for identity in chunk]
         drawn = draw(
-            run.model(weights), items, records.folder / "images", records, borders=run.settings.evaluate.borders
+            run.model(rounds), items, records.folder / "images", records, borders=run.settings.evaluate.borders
         )
         usable = [each for each in drawn if not each.failure]
         failed = [Scored(each.id, each, {}) for each in drawn if each.failure]
-        records.extend([*_score(run, weights, benchmark, usable), *failed])
+        records.extend([*_score(run, rounds, benchmark, usable), *failed])
     if records.done:
         found = list(records.select(plan))
         if found and not any(each.usable for each in found):
@@ -99,12 +99,12 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Sc
     )
 
 
-def _score(run: Run, weights: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
+def _score(run: Run, rounds: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
     s, name = run.settings.evaluate, run.settings.benchmark.use if run.settings.benchmark else ""
     interviews = [benchmarking.opened(name, benchmark, candidate) for candidate in drawn]
     conduct(
         interviews,
-        lambda questions: ask(run, weights, questions),
+        lambda questions: ask(run, rounds, questions),
         s.retries,
         s.temperature,
         lambda *what: run.derive_seed("evaluate", *what),
@@ -134,7 +134,7 @@ def _objects(run: Run, round: int | None) -> float | None:
 
 def compare(run: Run) -> Grid | None:
     """The base, every round and the change from the first to the last, as a table; None if nothing was evaluated."""
-    found = {f"round {k}": read_table(run, k) for k in range(run.settings.round_count)}
+    found = {f"round {k}": read_table(run, k) for k in run.settings.round_numbers}
     there = {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
     if not there:
         return None

@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace) -> int:
         source, rounds = started_from(which, source.registry)
         with fresh(parsed.to) as folder:
             _checkpoint(source, rounds, folder)
-        print(f"The model after round {rounds - 1} of {shown(source.folder)}.\nWritten to {shown(parsed.to)}")
+        print(f"The model after round {rounds} of {shown(source.folder)}.\nWritten to {shown(parsed.to)}")
         return 0
     round = judged_round(source, parsed.round)
     if parsed.format == "parquet":

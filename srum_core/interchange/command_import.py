@@ -7,7 +7,7 @@ picture is named here and in RUN/import.log. A line that cannot be used stops th
 outside [-1, 1] are never clipped. Where training records name two pictures, the bad one is trained on and the good one
 is its reference.
 
-The run's round 0 is then as if it had been drawn and judged. Further rounds draw for the prompts that the settings say.
+The run's round 1 is then as if it had been drawn and judged. Further rounds draw for the prompts that the settings say.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(parsed: argparse.Namespace) -> int:
     settings = read_settings(parsed, registry)
     found = _read(parsed.data, parsed.images, parsed.candidates)
     intake = take_in(found, parsed.out, settings, registry, parsed.skip_bad)
-    _say(intake, parsed, config.of_round(settings, 0, registry).map.use)
+    _say(intake, parsed, config.of_round(settings, 1, registry).map.use)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Makes a run out of judged pictures that come from elsewhere: round 0 as if it had been drawn, grounded and judged."""
+"""Makes a run out of judged pictures that come from elsewhere: round 1 as if it had been drawn, grounded and judged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def take_in(
 
     Raises RecordError if the folder is there, if nothing can be used, or if anything cannot and not `skip_bad`;
     ConfigError if the settings ask for several pictures a prompt."""
-    if (number := config.of_round(settings, 0, registry).generate.candidates) != 1:
+    if (number := config.of_round(settings, 1, registry).generate.candidates) != 1:
         raise ConfigError(
             f"generate.candidates is {number}, but every imported picture is the one picture of "
             "its prompt. Add generate.candidates=1, here and for srum-train."
@@ -65,7 +65,7 @@ def take_in(
 
 def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool) -> Intake:
     intake, taken, prompts, some = Intake(), set[str](), list[Prompt](), list[Incoming]()
-    writer = _Writer(run, run.candidates(0), run.groundings(0), run.judgements(0), intake.places)
+    writer = _Writer(run, run.candidates(1), run.groundings(1), run.judgements(1), intake.places)
     for each in found:
         if isinstance(each, Bad):
             intake.bad.append(each)
@@ -80,8 +80,8 @@ def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool) -> Intake:
             some = []
     _refuse(intake, skip_bad)
     writer.write(some)
-    write_list(run.round_folder(0) / "prompts.jsonl", prompts)
-    assert [item.id for item in run.planned(0)] == [candidate.id for candidate in writer.candidates]
+    write_list(run.round_folder(1) / "prompts.jsonl", prompts)
+    assert [item.id for item in run.planned(1)] == [candidate.id for candidate in writer.candidates]
     writer.candidates.mark_done()
     writer.groundings.mark_done()
     writer.judgements.mark_done()
@@ -120,7 +120,7 @@ def _refuse(intake: Intake, skip_bad: bool) -> None:
 
 @frozen
 class _Writer:
-    """The records of round 0."""
+    """The records of round 1."""
 
     run: Run
     candidates: Records[Candidate]
@@ -135,7 +135,7 @@ class _Writer:
         self.judgements.extend(each for _, each in made)
 
     def _records(self, each: Incoming) -> tuple[Candidate, Judgement]:
-        planned = self.run.plan(each.prompt, 0, 0)
+        planned = self.run.plan(each.prompt, 0, 1)
         image = self._keep(planned.id, each.image)
         reference = self._keep(f"{planned.id}-reference", each.reference) if each.reference else None
         seed = planned.seed if each.seed is None else each.seed

@@ -124,4 +124,4 @@ class Hooks:
 
     @hookspec
     def srum_stage_finished(self, run: RunView, stage: str, round: int | None) -> None:
-        """A stage is done; `round` is None for the evaluation of the untrained model."""
+        """A stage is done; `round` counts from 1, and is None for the evaluation of the untrained model."""

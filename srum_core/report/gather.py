@@ -81,7 +81,7 @@ def gather_run(run: Run, limit: int) -> Data:
 
 def _rounds(run: Run) -> list[int]:
     """The rounds of which there is anything."""
-    return [k for k in range(run.settings.round_count) if run.round_folder(k).is_dir()]
+    return [k for k in run.settings.round_numbers if run.round_folder(k).is_dir()]
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
@@ -103,12 +103,11 @@ def _settings(run: Run) -> list[tuple[str, str]]:
 
 def _changes(run: Run) -> list[tuple[str, str]]:
     """What rounds change in the settings, where they differ."""
-    count = run.settings.round_count
-    if not any(map(run.settings.changes, range(count))):
+    settings = run.settings
+    if not any(map(settings.changes, settings.round_numbers)):
         return []
-    return [
-        (f"round {k + 1} of {count} (round-{k})", " ".join(run.settings.changes(k)) or "as above") for k in range(count)
-    ]
+    count = settings.round_count
+    return [(f"round {k} of {count}", " ".join(settings.changes(k)) or "as above") for k in settings.round_numbers]
 
 
 # ---- what every stage made ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from srum_core.options import Use
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
 from srum_core.runs.fingerprint import remembered
 from srum_core.runs.prompts import check_prompts, load_prompts
-from srum_core.runs.store import Records, check_settings, read_list, write_atomic, write_list
+from srum_core.runs.store import Records, check_settings, read_list, refuse_older, write_atomic, write_list
 
 if TYPE_CHECKING:
     from srum_core.protocols import Answerer, Benchmark, Judge, UnifiedModel
@@ -57,7 +57,8 @@ class _Loaded:
 
 @attrs.define
 class Run:
-    """Round k lies in `round-k/`; it starts from the base model and the checkpoints of all earlier rounds.
+    """Round k lies in `round-k/`; it starts from the base model and the checkpoints of all earlier rounds. Rounds count
+    from 1; None is the model before training, `base`.
 
     What is read from and written to a round's folder goes by the settings of that round. Components (`model`,
     `answerer`, `judges`, `settings.map`, …) are the run's own; those of a round are `at(stage, round)`."""
@@ -72,6 +73,9 @@ class Run:
     _own: Settings | None = field(default=None, init=False, repr=False)
     """Where `settings` are those of a round: the run's."""
     _loaded: _Loaded = field(factory=_Loaded, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        refuse_older(self.folder)  # before --redo can take its second round for the first
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, registry: plugins.Registry) -> Run:
@@ -98,7 +102,7 @@ class Run:
     def check(self) -> None:
         """Raise RecordError if any stage's output was made with settings that differ from this run's."""
         for stage in STAGES:
-            for k in [k for k in self._rounds_there() if (k or 0) < self.settings.round_count]:
+            for k in [k for k in self._rounds_there() if k is None or k in self.settings.round_numbers]:
                 check_settings(self.stage_folder(stage, k), self.stage_settings(stage, k), stage)
 
     def at(self, stage: str, round: int | None) -> Self:
@@ -129,7 +133,7 @@ class Run:
         rounds = [k for k in self._rounds_there() if k is not None and self.done(stage, k)]
         return max(rounds, default=None)
 
-    def redo(self, stage: str, round: int = 0) -> None:
+    def redo(self, stage: str, round: int = 1) -> None:
         """Delete a stage's output and all that was made from it: the rest of its round, and later rounds.
 
         Nothing is made from an evaluation, so `evaluate` deletes evaluations only (of every round from `round` on, and
@@ -137,7 +141,7 @@ class Run:
         there = self._rounds_there()
         if stage == "evaluate":
             for k in there:
-                if k >= round if k is not None else round == 0:
+                if (k or 1) >= round:
                     shutil.rmtree(self.stage_folder(stage, k), ignore_errors=True)
             return
         for k in sorted((k for k in there if k is not None and k >= round), reverse=True):
@@ -200,8 +204,17 @@ class Run:
 
     def plan(self, prompt: Prompt, index: int, purpose: int | str, seed: int | None = None) -> Planned:
         """Picture number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
-        seed = self.derive_seed("draw", purpose, prompt.id, index) if seed is None else seed
+        if seed is None:
+            if isinstance(purpose, str):
+                seed = self.derive_seed("draw", purpose, prompt.id, index)
+            else:
+                seed = self.round_seed("draw", purpose, prompt.id, index)
         return Planned(hashlib.sha256(repr((prompt.id, index, seed)).encode()).hexdigest()[:20], prompt, seed)
+
+    def round_seed(self, purpose: str, round: int | None, *what: str | int | None) -> int:
+        """A seed for something in a round."""
+        # Streams count rounds from 0, as folders once did: a run with the same seed gives the same numbers as before.
+        return self.derive_seed(purpose, None if round is None else round - 1, *what)
 
     def derive_seed(self, *what: str | int | None) -> int:
         """A seed (31 bits) that depends on the run's seed and on what it is for, and on nothing else."""
@@ -226,16 +239,17 @@ class Run:
 
     # ---- components -------------------------------------------------------------------------------------------------
 
-    def model(self, round: int) -> UnifiedModel:
-        """The model with which round k starts: a full checkpoint takes the base's place, PEFT ones are merged in order.
+    def model(self, rounds: int) -> UnifiedModel:
+        """The model after so many rounds, 0 = the base, with which round 1 starts: a full checkpoint takes the base's
+        place, PEFT ones are merged in order.
 
-        Kept until another round's is asked for, or one with other options, or `release`. Raises RecordError if an
-        earlier round is not trained."""
+        Kept until that of another round is asked for, or one with other options, or `release`. Raises RecordError if
+        one of these rounds is not trained."""
         use, kept = self.settings.adapter, self._loaded.model
-        if kept is None or kept[:2] != (round, use):
+        if kept is None or kept[:2] != (rounds, use):
             kept = None
             self.release()
-            kept = self._loaded.model = (round, use, self._load(round))
+            kept = self._loaded.model = (rounds, use, self._load(rounds))
         return kept[2]
 
     def release(self) -> None:
@@ -243,28 +257,28 @@ class Run:
         self._loaded.model = None
         gc.collect()
 
-    def _load(self, round: int) -> UnifiedModel:
+    def _load(self, rounds: int) -> UnifiedModel:
         from srum_core.models import trained  # torch
 
-        use, adapters = self.trained(round)
+        use, adapters = self.trained(rounds)
         model: UnifiedModel = self.registry.create(self.drawn_by, use)
         for folder in adapters:
             trained.apply(model, folder)
         return model
 
-    def trained(self, round: int) -> tuple[Use, list[Path]]:
-        """What round k starts from: the adapter with its last full checkpoint, and the PEFT ones to merge into it."""
+    def trained(self, rounds: int) -> tuple[Use, list[Path]]:
+        """What so many rounds left: the adapter with its last full checkpoint, and the PEFT ones to merge into it."""
         from srum_core.models import trained  # torch
 
         use, adapters = self.settings.adapter, list[Path]()
         if self.settings.start:
-            run, rounds = started_from(self.settings.start, self.registry)
-            before, adapters = run.trained(rounds)
+            run, last = started_from(self.settings.start, self.registry)
+            before, adapters = run.trained(last)
             use = Use(use.use, {**use.options, **{k: v for k, v in before.options.items() if k == "checkpoint"}})
-        for k in range(round):
+        for k in range(1, rounds + 1):
             folder = self.stage_folder("train", k)
             if not self.done("train", k):
-                raise RecordError(f"Round {round} needs the model that round {k} trains, but {folder} is not finished.")
+                raise RecordError(f"The model that round {k} trains is needed, but {folder} is not finished.")
             if trained.kind(folder) == "lora":
                 adapters = [*adapters, folder]
             else:
@@ -273,14 +287,14 @@ class Run:
 
     def fingerprint(self, rounds: int) -> str:
         """A hash of how the first rounds were trained: another training has another log."""
-        logs = [self.round_folder(k) / "metrics.jsonl" for k in range(rounds)]
+        logs = [self.round_folder(k) / "metrics.jsonl" for k in range(1, rounds + 1)]
         return hashlib.sha256(b"".join(path.read_bytes() for path in logs if path.is_file())).hexdigest()
 
-    def answerer(self, round: int) -> Answerer:
-        """Who answers the questions of a round: `answerer`, or else the model itself."""
+    def answerer(self, rounds: int) -> Answerer:
+        """Who answers questions after so many rounds: `answerer`, or else the model itself."""
         use, kept = self.settings.answerer, self._loaded.answerer
         if use is None:
-            return self.model(round)
+            return self.model(rounds)
         if kept is None or kept[0] != use:
             kept = self._loaded.answerer = None  # before the next one needs its memory
             kept = self._loaded.answerer = (use, self.registry.create("answerer", use))
@@ -320,7 +334,7 @@ def generated(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterat
 
 def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
     """The run that FOLDER:ROUND, FOLDER/round-ROUND/checkpoint, or FOLDER (the last round that is trained), means, and
-    how many of its rounds have trained the model.
+    the round that trained the model last.
 
     Raises RecordError where that training is not finished."""
     folder, round = Path(start), ""
@@ -337,8 +351,9 @@ def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
     last = int(round) if round else run.last("train")
     if last is None or not run.done("train", last):
         which = "any round" if last is None else f"its round {last}"
-        raise RecordError(f"{start} has not trained {which} to the end. Finish that run first.")
-    return run, last + 1
+        ending = "Rounds count from 1." if last == 0 else "Finish that run first."
+        raise RecordError(f"{start} has not trained {which} to the end. {ending}")
+    return run, last
 
 
 def _need(use: Use | None, kind: str) -> Use:

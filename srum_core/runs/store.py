@@ -253,6 +253,16 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
         )
 
 
+def refuse_older(run: Path) -> None:
+    """Raise RecordError for a folder of the older layout, in which `round-0` was the first round."""
+    # `Path.is_dir` raises for a name that is too long, which is reported when the folder is made.
+    if os.path.isdir(run / "round-0"):  # noqa: PTH112
+        raise RecordError(
+            f"{run} was made when rounds were counted from 0 (it has a round-0), and they count from 1 now. Choose "
+            f"another folder with --out, or read this one with the version that made it.{_made_by(run)}"
+        )
+
+
 def _made_by(run: Path) -> str:
     """A sentence that names the version of srum that a run was made with; "" if it says none."""
     try:

@@ -15,9 +15,9 @@ from srum_core.runs.run import Run
 log = logging.getLogger("srum")
 
 
-def ask(run: Run, round: int, questions: Sequence[Question]) -> list[str]:
-    """What whoever answers in a round says, in order."""
-    return put(run.answerer(round), questions) if questions else []
+def ask(run: Run, rounds: int, questions: Sequence[Question]) -> list[str]:
+    """The answers, in order, of the run's answerer after so many rounds."""
+    return put(run.answerer(rounds), questions) if questions else []
 
 
 def put(answerer: Answerer, questions: Sequence[Question]) -> list[str]:
@@ -49,9 +49,9 @@ def told_at_once(question: Question) -> Question:
     return attrs.evolve(question, text="".join([*before, question.text]), history=())
 
 
-def seen_by_answerer(run: Run, round: int, candidates: Iterable[Candidate]) -> list[Candidate]:
+def seen_by_answerer(run: Run, rounds: int, candidates: Iterable[Candidate]) -> list[Candidate]:
     """The candidates, told how whoever answers writes boxes (its optional `box_format`). Loads the answerer."""
-    format_of = getattr(run.answerer(round), "box_format", None)
+    format_of = getattr(run.answerer(rounds), "box_format", None)
     if format_of is None:
         return list(candidates)
     return [attrs.evolve(candidate, boxes=format_of(candidate.size)) for candidate in candidates]

@@ -22,7 +22,7 @@ from srum_core.runs.store import Records, rank_and_world
 
 @frozen
 class Step:
-    """One stage of one round; round None is the base model, which is only evaluated."""
+    """One stage of one round, counted from 1; round None is the base model, which is only evaluated."""
 
     stage: str
     round: int | None
@@ -53,7 +53,7 @@ def chunks(
         load()
     with progress(total, str(step), total - left) as advance:
         for chunk in missing:
-            seed_everything(run.derive_seed(step.stage, step.round, chunk[0]))
+            seed_everything(run.round_seed(step.stage, step.round, chunk[0]))
             yield chunk
             advance(len(chunk))
     if records.ids().issuperset(ids):

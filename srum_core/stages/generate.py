@@ -31,9 +31,9 @@ def generate(run: Run, round: int) -> None:
     plan = {item.id: item for item in run.planned(round)}
     records = run.candidates(round)
     batch, step = run.settings.generate.batch, Step("generate", round)
-    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(round)):
+    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(round - 1)):
         items = [plan[identity] for identity in chunk]
-        records.extend(draw(run.model(round), items, records.folder / "images", records))
+        records.extend(draw(run.model(round - 1), items, records.folder / "images", records))
 
 
 def draw(

@@ -43,7 +43,7 @@ def ground(run: Run, round: int) -> None:
         failed = [Grounding(each.id, failures=(Unreadable(0, each.failure),)) for each in chosen if each.failure]
         some = [each for each in chosen if not each.failure]
         if verifier or any(grounder.questions(candidate) for candidate in some):
-            some = seen_by_answerer(run, round, some)
+            some = seen_by_answerer(run, round - 1, some)
         name = run.settings.grounder.use
         proposals = [Interview.open(name, _Proposing(grounder), candidate, ()) for candidate in some]
         _conduct(run, round, proposals)
@@ -57,10 +57,10 @@ def _conduct(run: Run, round: int, interviews: Sequence[Interview]) -> None:
     settings = run.settings.ground
     conduct(
         interviews,
-        lambda questions: ask(run, round, questions),
+        lambda questions: ask(run, round - 1, questions),
         settings.retries,
         settings.temperature,
-        lambda *what: run.derive_seed("ground", round, *what),
+        lambda *what: run.round_seed("ground", round, *what),
     )
 
 

@@ -22,20 +22,20 @@ def judge(run: Run, round: int) -> None:
     plan = {item.id: item for item in run.planned(round)}
     settings, step = run.settings.judge, Step("judge", round)
     asks = not all(hasattr(each, "score_many") for _, each in judges)  # else no language model is loaded
-    for chunk in chunks(run, list(plan), settings.batch, records, step, load=lambda: asks and run.answerer(round)):
+    for chunk in chunks(run, list(plan), settings.batch, records, step, load=lambda: asks and run.answerer(round - 1)):
         seen = list(verified(candidates, [plan[identity] for identity in chunk]))
         if asks:
-            seen = seen_by_answerer(run, round, seen)
+            seen = seen_by_answerer(run, round - 1, seen)
         pairs = list(zip(seen, groundings.select(chunk), strict=True))
         interviews = [_open(judges, candidate, grounding, settings.votes) for candidate, grounding in pairs]
         every = [interview for each in interviews for interview in each]
         look(every)
         conduct(
             every,
-            lambda questions: ask(run, round, questions),
+            lambda questions: ask(run, round - 1, questions),
             settings.retries,
             settings.temperature,
-            lambda *what: run.derive_seed("ask", round, *what),
+            lambda *what: run.round_seed("ask", round, *what),
         )
         records.extend(
             judgement(grounding, each, settings.doubt) for (_, grounding), each in zip(pairs, interviews, strict=True)

@@ -28,14 +28,14 @@ def steps(run: Run, only: str | None = None) -> list[Step]:
     evaluated = run.settings.benchmark is not None
     base = [Step("evaluate", None)] if evaluated and run.settings.evaluate.before else []
     stages = STAGES if evaluated else STAGES[:-1]
-    rounds = [Step(stage, k) for k in range(run.settings.round_count) for stage in stages]
+    rounds = [Step(stage, k) for k in run.settings.round_numbers for stage in stages]
     return [step for step in [*base, *rounds] if only in (None, step.stage)]
 
 
 def undone(stage: str, round: int, step: Step) -> bool:
     """Whether `Run.redo(stage, round)` deletes what this step has made."""
     if stage == "evaluate":
-        return step.stage == stage and (step.round or 0) >= round
+        return step.stage == stage and (step.round or 1) >= round
     if step.round is None:
         return False
     return (step.round, STAGES.index(step.stage)) >= (round, STAGES.index(stage))
@@ -46,7 +46,7 @@ def needed(run: Run, step: Step) -> Step | None:
     before = None
     if step.round is not None and step.stage in _NEEDS:
         before = Step(_NEEDS[step.stage], step.round)
-    elif step.round:
+    elif step.round is not None and step.round > 1:
         before = Step("train", step.round - 1)
     return None if before is None or run.done(before.stage, before.round) else before
 
@@ -59,7 +59,7 @@ def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
         check_settings(run.stage_folder(step.stage, step.round), run.stage_settings(step.stage, step.round), step.stage)
     if step.stage == "train":
         return int(not fresh and run.done("train", step.round)), 1
-    plan = run.planned_evaluation() if step.stage == "evaluate" else run.planned(step.round or 0)
+    plan = run.planned_evaluation() if step.stage == "evaluate" else run.planned(step.round or 1)
     if fresh:
         return 0, len(plan)
     return len({item.id for item in plan} & _records(run, step).ids()), len(plan)
@@ -72,7 +72,7 @@ def perform(run: Run, stage: str, round: int | None) -> None:
         raise RecordError(f"{Step(stage, round)} needs {before}, which is not finished. Run that first.")
     from srum_core.training import metrics  # torch
 
-    seed_everything(run.derive_seed(stage, round))
+    seed_everything(run.round_seed(stage, round))
     metrics.forget_peaks()
     getattr(import_module(_MODULES[stage]), stage)(run, round)
     if rank_and_world()[0] == 0:

@@ -32,8 +32,8 @@ def problems(run: Run, todo: Sequence[Step], sharded: bool = False) -> list[str]
     """What would stop these steps, a sentence each. `sharded`: the weights are shared by processes in training."""
     found: dict[str, str] = {}
     for here, steps in _with_one_settings(run, todo):
-        round = min(step.round or 0 for step in steps)
-        where = "" if here.settings == run.settings else f"In round {round + 1} of {run.settings.round_count}: "
+        round = min(step.round or 1 for step in steps)
+        where = "" if here.settings == run.settings else f"In round {round} of {run.settings.round_count}: "
         for problem in _problems(here, steps, sharded):
             found.setdefault(problem, where)
     return [f"{where}{problem}" for problem, where in found.items()]
@@ -55,7 +55,7 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
     """Of steps that have the settings of `run`."""
     checks: list[Callable[[], object]] = []
     stages, own = {step.stage for step in todo}, run.settings.train
-    drawn = [step.round or 0 for step in todo if step.stage == "generate"]
+    drawn = [step.round or 1 for step in todo if step.stage == "generate"]
     if drawn:
         checks.append(lambda: run.prompts(min(drawn)))
     if "evaluate" in stages:
@@ -99,10 +99,10 @@ def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
     s, stages = run.settings, {step.stage for step in todo}
     asks = bool(stages & {"ground", "judge"})
     if stages - {"ground", "judge"} or (asks and s.answerer is None):
-        round = min(step.round or 0 for step in todo)
-        while round and not run.done("train", round - 1):
-            round -= 1
-        yield "adapter", run.drawn_by, run.trained(round)[0] if round or s.start else s.adapter
+        rounds = min(step.round or 1 for step in todo) - 1
+        while rounds and not run.done("train", rounds):
+            rounds -= 1
+        yield "adapter", run.drawn_by, run.trained(rounds)[0] if rounds or s.start else s.adapter
     if asks and s.answerer is not None:
         yield "answerer", "answerer", s.answerer
     if "ground" in stages:

@@ -78,13 +78,13 @@ def choose(run: Run, round: int) -> Pictures:
         )
     pairs = [(candidate, judged[candidate.id]) for candidate in usable]
     found = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
-    return evolve(found, objects_before=_objects(run.judgements(0)) if round and _alike(run, round) else None)
+    return evolve(found, objects_before=_objects(run.judgements(1)) if round > 1 and _alike(run, round) else None)
 
 
 def _alike(run: Run, round: int) -> bool:
     """Whether a round has the prompts of the first one and looks for regions as that one did."""
-    first, now = (run.stage_settings("ground", k) for k in (0, round))
-    return first == now and run.prompts(0) == run.prompts(round)
+    first, now = (run.stage_settings("ground", k) for k in (1, round))
+    return first == now and run.prompts(1) == run.prompts(round)
 
 
 def _generated(run: Run, round: int) -> list[Candidate]:

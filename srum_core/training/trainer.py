@@ -58,7 +58,7 @@ def train(run: Run, round: int) -> Path:
     reward_map = run.registry.create("map", run.settings.map)
     objective = run.registry.create("loss", run.settings.loss)
     pictures = choose(run, round)
-    model = run.model(round)
+    model = run.model(round - 1)
     accelerator = start(run, round, model)
     latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate", round)["adapter"]))
     latents.prepare(model, pictures.candidates, accelerator.process_index, accelerator.num_processes)
@@ -136,7 +136,7 @@ class Trainer:
         run, settings, accelerator = self.run, self.run.settings, self.accelerator
         self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.pictures.candidates)]
         self.judgements = self.latents.fit(self.reward_map, self.pictures)
-        set_seed(run.derive_seed("start of training", self.round))  # LoRA's first weights are random
+        set_seed(run.round_seed("start of training", self.round))  # LoRA's first weights are random
         own = settings.train
         self.tuned = lora.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile)
         lora.check_types(self.tuned, accelerator.mixed_precision)
@@ -221,7 +221,7 @@ class Trainer:
                 f"A picture of {large} latent cells is larger than train.max_cells={settings.max_cells}: such pictures "
                 "are trained on one by one. Raise train.max_cells if memory allows."
             )
-        seed = partial(self.run.derive_seed, "order", self.round)
+        seed = partial(self.run.round_seed, "order", self.round)
         return list(batching.steps(self.sizes, settings.max_cells, self.width, seed, settings.epochs, settings.steps))
 
     def update(self, step: Sequence[Batch]) -> Metrics:
@@ -238,7 +238,7 @@ class Trainer:
         mine = batching.share(step, rank, world)
         for place, (batch, counts) in enumerate(mine):
             # For dropout: it depends on the step and the batch, not on the steps before or who computes it.
-            set_seed(self.run.derive_seed("step", self.round, self.done, place * world + rank))
+            set_seed(self.run.round_seed("step", self.round, self.done, place * world + rank))
             last = place == len(mine) - 1 or fsdp.is_sharded(self.denoiser)  # kept whole, gradients need the memory
             with nullcontext() if last else accelerator.no_sync(self.denoiser):
                 flow = self.flow(batch)
@@ -274,7 +274,7 @@ class Trainer:
         texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
         clean, reference = zip(*[self.latent(index) for index in batch], strict=True)
         for index, x in zip(batch, clean, strict=True):
-            rng = torch.Generator().manual_seed(self.run.derive_seed("noise", self.round, self.done, index))
+            rng = torch.Generator().manual_seed(self.run.round_seed("noise", self.round, self.done, index))
             dropped = torch.rand((), generator=rng) < settings.text_dropout
             texts.append(None if dropped else self.pictures.candidates[index].prompt.text)
             times.append(schedule.sample(1, rng))
@@ -339,7 +339,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             new = aside(result)
             shutil.rmtree(new, ignore_errors=True)
-            use, below = self.run.trained(self.round)
+            use, below = self.run.trained(self.round - 1)
             about: dict[str, Any] = {"round": self.round, "steps": self.done}
             if below and self.tuned.kind == "lora":  # LoRA weights to merge before these
                 about["on_top_of"] = [os.path.relpath(each, result) for each in below]

@@ -162,7 +162,7 @@ def test_a_crop_and_thinking_change_what_the_eye_is_shown(
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_whole_loop_twice(sd3: Pair, tmp_path: Path, method: str) -> None:
-    """Round 1 draws with what round 0 has trained: LoRA on top of the pipeline, or a pipeline of its own."""
+    """Round 2 draws with what round 1 has trained: LoRA on top of the pipeline, or a pipeline of its own."""
     (tmp_path / "words.txt").write_text("a red cup\ntwo dogs\n")
     hand = sd3.options.checkpoint
     adapter = [f"adapter.checkpoint={hand}", "adapter.size=[48, 32]", "adapter.steps=2", "adapter.device=cpu"]
@@ -171,7 +171,7 @@ def test_the_whole_loop_twice(sd3: Pair, tmp_path: Path, method: str) -> None:
     how = ["adapter.dtype=float32", "answerer=scripted", "grounder=grid", "train.mixed_precision=no"]
     assert train_main([*where, *adapter, *how, *train]) == 0
 
-    rounds = [tmp_path / "run" / f"round-{k}" for k in (0, 1)]
+    rounds = [tmp_path / "run" / f"round-{k}" for k in (1, 2)]
     for folder in rounds:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [1, 2]

@@ -64,7 +64,7 @@ def read_model(parsed: argparse.Namespace, registry: plugins.Registry) -> config
     above: dict[str, Any] = {}
     if parsed.trained:
         run, rounds = started_from(parsed.trained, registry)
-        tell(f"The model after round {rounds - 1} of {shown(run.folder)}.")
+        tell(f"The model after round {rounds} of {shown(run.folder)}.")
         above = {"adapter": as_data(run.settings)["adapter"], "start": parsed.trained}
     adapter = parsed.adapter or above.get("adapter", {}).get("use")
     settings = config.load_settings(
