@@ -294,7 +294,7 @@ def test_an_image_that_is_not_finite_is_a_failure_that_nobody_is_asked_about(
     run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Overflowing"), answerer=Use("test_stages:Witness"))
     for stage in (generate, ground, judge):
         stage(run, 1)
-        assert run.done(stage.__name__, 0)
+        assert run.done(stage.__name__, 1)
     assert "1 of 2 images count as failures" in caplog.text
     failed = {each.id: each.prompt.text for each in run.candidates(1) if each.failure}
     assert sorted(failed.values()) == ["the sea", "two dogs"]
