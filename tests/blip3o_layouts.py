@@ -84,10 +84,10 @@ def feed_forward(directory: Path, width: int) -> Path:
     """Another width inside the head's blocks, as another version of its library makes it."""
 
     def widen(tensors: Tensors) -> None:
-        dice = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         for name, tensor in list(tensors.items()):
             if "dit.model" in name and "feed_forward" in name:
                 shape = (tensor.shape[0], width) if "linear_2" in name else (width, tensor.shape[1])
-                tensors[name] = 0.1 * torch.randn(shape, generator=dice)
+                tensors[name] = 0.1 * torch.randn(shape, generator=rng)
 
     return edit(directory, widen)

@@ -170,8 +170,8 @@ def test_activity_is_the_mean_of_the_first_rows_tokens() -> None:
 
 
 def test_clusters_are_found_per_layer_among_neurons_active_in_both() -> None:
-    dice = np.random.default_rng(0)
-    probes = {task: dice.normal(size=(40, 8)) for task in ("understanding", "generation")}
+    rng = np.random.default_rng(0)
+    probes = {task: rng.normal(size=(40, 8)) for task in ("understanding", "generation")}
     probes["understanding"][:, [1, 6]] += 3
     probes["generation"][:, [2, 5]] += 3
     probes["understanding"][:, 7] = np.nan

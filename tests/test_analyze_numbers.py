@@ -50,8 +50,8 @@ def test_the_mean_height_of_a_curve_heeds_how_far_its_steps_are_apart() -> None:
 
 
 def test_clusters_that_halves_of_the_samples_find_otherwise_are_not_stable() -> None:
-    dice = np.random.default_rng(0)
-    probes = {task: dice.normal(size=(40, 4)) for task in ("understanding", "generation")}
+    rng = np.random.default_rng(0)
+    probes = {task: rng.normal(size=(40, 4)) for task in ("understanding", "generation")}
     probes["understanding"][::2, 0] += 9  # only every other sample
     probes["understanding"][1::2, 1] += 9
     found = clusters.find(probes, np.zeros(4), 0.25)

@@ -133,8 +133,8 @@ def test_sampled_features_go_along_with_the_picture() -> None:
     assert sample.latent is not None
     assert tuple(sample.latent.shape) == (8, 8, 24)
     plain = build()
-    dice = torch.Generator().manual_seed(1)
-    noise = torch.randn(24, 8, 8, generator=dice)[None]
+    rng = torch.Generator().manual_seed(1)
+    noise = torch.randn(24, 8, 8, generator=rng)[None]
     states = plain.denoiser.reader.states(plain.denoiser.latent_queries, [plain.read("a boat", "open")])
     from srum_blip3o.sampling import sample as draw
 
@@ -199,11 +199,11 @@ def test_training_leaves_every_byte_of_the_language_model(recompute: bool) -> No
     language = model.parts["language model"]
     before = {name: tensor.clone() for name, tensor in language.state_dict().items()}
     parameters = [*model.denoiser.requires_grad_(True).parameters()]
-    optimizer, dice = torch.optim.AdamW(parameters, 1e-2), torch.Generator().manual_seed(0)
+    optimizer, rng = torch.optim.AdamW(parameters, 1e-2), torch.Generator().manual_seed(0)
     queries = model.denoiser.latent_queries.detach().clone()
     for _ in range(3):
-        clean = [torch.randn(8, 8, 24, generator=dice) for _ in WORDS]
-        step = flow_step(model.denoiser, clean, model.condition(WORDS), torch.tensor([0.3, 0.8]), None, dice)
+        clean = [torch.randn(8, 8, 24, generator=rng) for _ in WORDS]
+        step = flow_step(model.denoiser, clean, model.condition(WORDS), torch.tensor([0.3, 0.8]), None, rng)
         torch.stack(step.velocity).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()

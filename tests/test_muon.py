@@ -20,13 +20,13 @@ def test_singular_values_come_near_to_one(shape: tuple[int, int]) -> None:
 
 
 def test_it_steps_as_torchs_does_but_for_rounding() -> None:
-    dice = torch.Generator().manual_seed(1)
-    starts = [torch.randn(shape, generator=dice) for shape in ((16, 48), (48, 16), (16, 48))]
+    rng = torch.Generator().manual_seed(1)
+    starts = [torch.randn(shape, generator=rng) for shape in ((16, 48), (48, 16), (16, 48))]
     mine, theirs = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
     ours, torchs = Muon(mine, lr=0.05), torch.optim.Muon(theirs, lr=0.05, momentum=0.95, weight_decay=0.01)
     for _ in range(4):
         for one, other in zip(mine, theirs, strict=True):
-            one.grad = torch.randn(one.shape, generator=dice)
+            one.grad = torch.randn(one.shape, generator=rng)
             other.grad = one.grad.clone()
         ours.step(), torchs.step()
     for one, other, start in zip(mine, theirs, starts, strict=True):

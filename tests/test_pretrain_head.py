@@ -84,7 +84,7 @@ def test_the_ceiling_is_what_tower_and_decoder_keep(keeps: bool) -> None:
     """With a stand-in whose features are the pixels: all pictures stay right, or none does."""
     decoder = SimpleNamespace(
         size=(32, 32),
-        noise=lambda size, dice: torch.zeros(1),
+        noise=lambda size, rng: torch.zeros(1),
         latents=lambda features, *_: features,
         pixels=lambda latents: latents.unflatten(1, (32, 32)).permute(0, 3, 1, 2) * keeps,
     )

@@ -83,9 +83,9 @@ def test_equal_numbers_of_unknown_scale_have_no_interval() -> None:
 @pytest.mark.parametrize("truth", [0.9, 0.97, 0.995])
 def test_intervals_of_rare_failures_hold_the_truth(truth: float) -> None:
     """Where most samples are all right, an interval without width would never hold it."""
-    dice, held = np.random.default_rng(0), 0
+    rng, held = np.random.default_rng(0), 0
     for _ in range(400):
-        found = estimate((dice.random((1, 20)) < truth).astype(float), resamples=300)
+        found = estimate((rng.random((1, 20)) < truth).astype(float), resamples=300)
         held += found.low <= truth <= found.high  # type: ignore[operator]
     assert held / 400 >= 0.85
 
@@ -106,9 +106,9 @@ def test_what_is_no_table_is_refused() -> None:
 
 
 def test_pairing_takes_out_what_makes_prompts_hard_for_both() -> None:
-    dice = np.random.default_rng(1)
-    hard = dice.normal(size=(1, 200)) * 3
-    ours, theirs = (hard + dice.normal(size=(4, 200)) * 0.1 + shift for shift in (0.05, 0.0))
+    rng = np.random.default_rng(1)
+    hard = rng.normal(size=(1, 200)) * 3
+    ours, theirs = (hard + rng.normal(size=(4, 200)) * 0.1 + shift for shift in (0.05, 0.0))
     paired = difference(ours, theirs)
     apart = resampled_means(ours, seed=1) - resampled_means(theirs, seed=2)
     low, high = np.quantile(apart, (0.025, 0.975))
@@ -120,16 +120,16 @@ def test_pairing_takes_out_what_makes_prompts_hard_for_both() -> None:
 
 def test_the_variance_of_the_resamples_is_that_of_the_mean() -> None:
     """Of seed effects, of prompt effects, and three times that of what is particular to a cell, on average."""
-    dice = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     for seed_spread, prompt_spread, cell_spread in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
         found = []
         for _ in range(300):
             table = (
-                seed_spread * dice.normal(size=(5, 1))
-                + prompt_spread * dice.normal(size=(1, 40))
-                + cell_spread * dice.normal(size=(5, 40))
+                seed_spread * rng.normal(size=(5, 1))
+                + prompt_spread * rng.normal(size=(1, 40))
+                + cell_spread * rng.normal(size=(5, 40))
             )
-            found.append(resampled_means(table, 400, int(dice.integers(1 << 30))).var())
+            found.append(resampled_means(table, 400, int(rng.integers(1 << 30))).var())
         truth = seed_spread**2 / 5 + prompt_spread**2 / 40 + 3 * cell_spread**2 / 200
         assert np.mean(found) == pytest.approx(truth, rel=0.15)
 
@@ -145,14 +145,14 @@ def test_the_variance_of_the_resamples_is_that_of_the_mean() -> None:
 def test_intervals_hold_the_truth_as_often_as_they_say(
     seed_spread: float, prompt_spread: float, cell_spread: float, least: float, most: float
 ) -> None:
-    dice = np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     held = 0
     for _ in range(300):
         table = (
             0.3
-            + seed_spread * dice.normal(size=(5, 1))
-            + prompt_spread * dice.normal(size=(1, 60))
-            + cell_spread * dice.normal(size=(5, 60))
+            + seed_spread * rng.normal(size=(5, 1))
+            + prompt_spread * rng.normal(size=(1, 60))
+            + cell_spread * rng.normal(size=(5, 60))
         )
         found = estimate(table, resamples=600)
         held += found.low <= 0.3 <= found.high  # type: ignore[operator]

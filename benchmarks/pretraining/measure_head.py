@@ -19,8 +19,8 @@ from srum_core.records import Prompt
 def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
     """How right rendered pictures still are after tower and decoder: the ceiling of what the head can draw."""
     asked = prompts(split, count)
-    dice = np.random.default_rng(0)
-    rendered = [Image.fromarray(draw(compose(prompt.tags, dice))) for prompt in asked]
+    rng = np.random.default_rng(0)
+    rendered = [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in asked]
     made, options = model.parts["decoder"], model.options.drawing
     features = torch.stack(model.encode(rendered)).flatten(1, 2)
     noise = torch.stack([made.noise(made.size, torch.Generator().manual_seed(i)) for i in range(count)])

@@ -184,8 +184,8 @@ def train_head(model: Any, recipe: Recipe, out: Path) -> None:
 
 
 def corpus(count: int = 4000) -> list[str]:
-    dice = np.random.default_rng(1)
-    return [picture(dice)[1] for _ in range(count)]
+    rng = np.random.default_rng(1)
+    return [picture(rng)[1] for _ in range(count)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

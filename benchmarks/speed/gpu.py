@@ -121,9 +121,9 @@ def answering(given: Any, count: int) -> dict[str, float]:
     """So many answers at once, four about each picture: its tokens are read once, then each question's."""
     denoiser = build(given.tiny, given.device, given.dtype)
     picture, question = (6, 2) if given.tiny else (1100, 100)
-    dice = torch.Generator().manual_seed(2)
-    looked = [torch.randint(3, 90, (picture,), generator=dice) for _ in range(count)]
-    asked = [torch.randint(3, 90, (question,), generator=dice) for _ in range(count)]
+    rng = torch.Generator().manual_seed(2)
+    looked = [torch.randint(3, 90, (picture,), generator=rng) for _ in range(count)]
+    asked = [torch.randint(3, 90, (question,), generator=rng) for _ in range(count)]
     chat: Any = SimpleNamespace(bos=1, eos=-1, size=90)  # nobody ends by himself
 
     def read(rows: list[int]) -> Context:

@@ -25,10 +25,10 @@ def build() -> BagelDenoiser:
 
 def pictures(count: int, side: int = SIDE) -> tuple[list[Tensor], Tensor, list[Tensor]]:
     """Noisy grids, times and captions."""
-    dice = torch.Generator().manual_seed(1)
-    grids = [torch.randn(side, side, CELL, generator=dice) for _ in range(count)]
-    texts = [torch.randint(3, 2000, (TEXT,), generator=dice) for _ in range(count)]
-    return grids, torch.rand(count, generator=dice), texts
+    rng = torch.Generator().manual_seed(1)
+    grids = [torch.randn(side, side, CELL, generator=rng) for _ in range(count)]
+    texts = [torch.randint(3, 2000, (TEXT,), generator=rng) for _ in range(count)]
+    return grids, torch.rand(count, generator=rng), texts
 
 
 def products(

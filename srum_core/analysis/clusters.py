@@ -78,10 +78,10 @@ def drawn(found: Found, cluster: Sequence[int], layers: Activity) -> list[list[i
     """RANDOM clusters of eligible neurons with the same number of each layer, the same ones at every call."""
     import numpy as np
 
-    dice, eligible = np.random.default_rng(0), np.array(found.eligible)
+    rng, eligible = np.random.default_rng(0), np.array(found.eligible)
     counts = [(layer, int((layers[list(cluster)] == layer).sum())) for layer in np.unique(layers[list(cluster)])]
     return [
-        [int(k) for layer, n in counts for k in dice.choice(eligible[layers[eligible] == layer], n, replace=False)]
+        [int(k) for layer, n in counts for k in rng.choice(eligible[layers[eligible] == layer], n, replace=False)]
         for _ in range(RANDOM)
     ]
 

@@ -101,16 +101,16 @@ def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> 
     import numpy as np
 
     seeds, prompts = table.shape
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     parts = []
     for start in range(0, resamples, _AT_ONCE):
         count = min(_AT_ONCE, resamples - start)
-        rows = table[_drawn(dice, seeds, count)].mean(axis=1)  # (count, prompts)
-        parts.append(np.take_along_axis(rows, _drawn(dice, prompts, count), axis=1).mean(axis=1))
+        rows = table[_drawn(rng, seeds, count)].mean(axis=1)  # (count, prompts)
+        parts.append(np.take_along_axis(rows, _drawn(rng, prompts, count), axis=1).mean(axis=1))
     return np.concatenate(parts)
 
 
-def _drawn(dice: Any, size: int, count: int) -> NDArray[np.int64]:
+def _drawn(rng: Any, size: int, count: int) -> NDArray[np.int64]:
     """Which of `size` things each of `count` resamples draws, (count, size - 1); the only one there is, if it is."""
-    found: NDArray[np.int64] = dice.integers(size, size=(count, max(size - 1, 1)))
+    found: NDArray[np.int64] = rng.integers(size, size=(count, max(size - 1, 1)))
     return found

@@ -215,10 +215,10 @@ class TrainingConformance:
     @after("test_encoding_is_repeatable", "test_gradients_reach_every_trained_parameter", dropped=False)
     def test_a_saved_model_loads_again(self, adapter: UnifiedModel, tmp_path: Path) -> None:
         tuned = tune(adapter, "full")
-        dice = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in tuned.parameters.values():
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=dice).to(parameter))
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=rng).to(parameter))
         tuned.module.eval()
         weights = {name: parameter.detach() for name, parameter in tuned.parameters.items()}
         directory = tmp_path / "checkpoint"
@@ -250,15 +250,15 @@ class TrainingConformance:
 
     def noisy(self, adapter: UnifiedModel) -> list[Tensor]:
         """Latents of these pictures, half noise."""
-        dice = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         clean = adapter.encode(self.pictures())
-        return [0.5 * latent + 0.5 * torch.randn(latent.shape, generator=dice).to(latent) for latent in clean]
+        return [0.5 * latent + 0.5 * torch.randn(latent.shape, generator=rng).to(latent) for latent in clean]
 
     def loss(self, adapter: UnifiedModel, module: nn.Module, texts: Sequence[str | None]) -> Tensor:
         """Mean squared error of a step of flow matching on these pictures."""
-        dice = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         time = torch.tensor(TIMES)
-        step = flow_step(module, adapter.encode(self.pictures()), adapter.condition(texts), time, None, dice)
+        step = flow_step(module, adapter.encode(self.pictures()), adapter.condition(texts), time, None, rng)
         errors = [(v - goal).square().flatten() for v, goal in zip(step.velocity, step.target, strict=True)]
         return torch.cat(errors).mean()
 

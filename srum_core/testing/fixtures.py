@@ -37,14 +37,14 @@ def sample_picture(size: tuple[int, int] = (64, 48), seed: int = 0) -> Image:
     from PIL import Image, ImageChops, ImageDraw
 
     width, height = size
-    dice = random.Random(f"{width} {height} {seed}")
+    rng = random.Random(f"{width} {height} {seed}")
     picture = Image.new("RGB", size, (226, 222, 214))
     draw = ImageDraw.Draw(picture)
-    for colour in dice.sample(COLOURS, 3):
-        x, y = dice.uniform(0.0, 0.7) * width, dice.uniform(0.0, 0.7) * height
-        box = (x, y, x + dice.uniform(0.2, 0.4) * width, y + dice.uniform(0.2, 0.4) * height)
-        (draw.rectangle if dice.random() < 0.5 else draw.ellipse)(box, fill=colour)
-    grain = Image.frombytes("RGB", size, bytes(byte % 16 for byte in dice.randbytes(3 * width * height)))
+    for colour in rng.sample(COLOURS, 3):
+        x, y = rng.uniform(0.0, 0.7) * width, rng.uniform(0.0, 0.7) * height
+        box = (x, y, x + rng.uniform(0.2, 0.4) * width, y + rng.uniform(0.2, 0.4) * height)
+        (draw.rectangle if rng.random() < 0.5 else draw.ellipse)(box, fill=colour)
+    grain = Image.frombytes("RGB", size, bytes(byte % 16 for byte in rng.randbytes(3 * width * height)))
     return ImageChops.add(picture, grain)
 
 

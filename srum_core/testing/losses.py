@@ -107,12 +107,12 @@ class LossConformance:
 def step(loss: Loss, weights: float | None = None) -> FlowStep:
     """Two pictures, always the same numbers; weights in [0.1, 1] unless one value is given for all. What the model said
     before training is there only for a loss with `needs_start`."""
-    dice = torch.Generator().manual_seed(0)
-    target = [torch.randn(shape, generator=dice) for shape in SHAPES]
-    velocity = [goal + torch.randn(goal.shape, generator=dice) for goal in target]
-    random = [0.1 + 0.9 * torch.rand(shape[:2], generator=dice) for shape in SHAPES]
+    rng = torch.Generator().manual_seed(0)
+    target = [torch.randn(shape, generator=rng) for shape in SHAPES]
+    velocity = [goal + torch.randn(goal.shape, generator=rng) for goal in target]
+    random = [0.1 + 0.9 * torch.rand(shape[:2], generator=rng) for shape in SHAPES]
     weight = random if weights is None else [torch.full(shape[:2], weights) for shape in SHAPES]
-    start = [goal + torch.randn(goal.shape, generator=dice) for goal in target]
+    start = [goal + torch.randn(goal.shape, generator=rng) for goal in target]
     return FlowStep(
         [v.requires_grad_() for v in velocity],
         target,

@@ -85,9 +85,9 @@ _PIECES = (
 
 def odd_answers(recorded: Sequence[str] = (), seed: int = 0, count: int = 150) -> list[str]:
     """The fixed list, then `count` damaged copies of well-formed and recorded answers; the same for the same seed."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     bases = [*WELL_FORMED, *recorded]
-    return [*WELL_FORMED, *_ODD, *(_damaged(dice.choice(bases), dice) for _ in range(count))]
+    return [*WELL_FORMED, *_ODD, *(_damaged(rng.choice(bases), rng) for _ in range(count))]
 
 
 def out_of_range(ids: Sequence[str], recorded: Sequence[str] = ()) -> list[str]:
@@ -112,22 +112,22 @@ def _replaced(text: str, number: str) -> str:
     )
 
 
-def _damaged(text: str, dice: random.Random) -> str:
-    for _ in range(dice.randint(1, 4)):
-        at, end = sorted((dice.randint(0, len(text)), dice.randint(0, len(text))))
+def _damaged(text: str, rng: random.Random) -> str:
+    for _ in range(rng.randint(1, 4)):
+        at, end = sorted((rng.randint(0, len(text)), rng.randint(0, len(text))))
         lines = text.split("\n")
-        dice.shuffle(lines)
-        text = dice.choice(
+        rng.shuffle(lines)
+        text = rng.choice(
             (
                 text[:at],
                 text[at:],
                 text[:at] + text[end:],
                 text[:end] + text[at:],
-                text[:at] + dice.choice(_PIECES) + text[at:],
-                text[:at] + dice.choice(_NUMBERS) + text[at:],
-                text[:at] + chr(dice.choice((9, 13, 34, 92, 160, 8217, 8722, 65306, 119808))) + text[at:],
+                text[:at] + rng.choice(_PIECES) + text[at:],
+                text[:at] + rng.choice(_NUMBERS) + text[at:],
+                text[:at] + chr(rng.choice((9, 13, 34, 92, 160, 8217, 8722, 65306, 119808))) + text[at:],
                 "\n".join(lines),
-                text.replace("\n", dice.choice(("\r\n", " ", "\n\n", ""))),
+                text.replace("\n", rng.choice(("\r\n", " ", "\n\n", ""))),
                 text.upper(),
             )
         )

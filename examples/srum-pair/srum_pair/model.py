@@ -86,10 +86,10 @@ class Pair:
             schedule=Schedule("logit-normal", self.hand.scheduler.config.shift),
         )
 
-    def _run(self, texts: Sequence[str], dice: Any, steps: int, guidance: float) -> Any:
+    def _run(self, texts: Sequence[str], rngs: Any, steps: int, guidance: float) -> Any:
         width, height = self.options.size
         how = {"width": width, "height": height, "num_inference_steps": steps, "guidance_scale": guidance}
-        return self.hand(prompt=list(texts), generator=dice, output_type="np", **how)
+        return self.hand(prompt=list(texts), generator=rngs, output_type="np", **how)
 
     def condition(self, texts: Sequence[str | None]) -> dict[str, Any]:
         """What the pipeline hands to its transformer first, without guidance, by name. None is the empty prompt."""
@@ -104,8 +104,8 @@ class Pair:
         return heard | {"return_dict": False}
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        dice = [torch.Generator().manual_seed(seed) for seed in seeds]
-        images = self._run(prompts, dice, self.options.steps, self.options.guidance).images
+        rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
+        images = self._run(prompts, rngs, self.options.steps, self.options.guidance).images
         made = zip(self.hand.numpy_to_pil(np.nan_to_num(images)), map(torch.from_numpy, images), strict=True)
         return [Sample(image, failure=failure("image", numbers)) for image, numbers in made]
 
