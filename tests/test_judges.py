@@ -20,7 +20,7 @@ from srum_judges.answerers.scripted import Scripted
 from srum_judges.grounders.native import Native
 from srum_judges.judges import GlobalLayout, LocalRegions, Sample, Zoom, show, widened
 from srum_judges.options import LayoutOptions, RegionsOptions, SampleOptions, ScriptedOptions, ZoomOptions
-from srum_judges.rules.penalty import penalised
+from srum_judges.rules import penalised
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {regions} cup'), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 0.5)), Region("2", (0.25, 0.5, 1.0, 1.0)), Region("3", (0.1, 0.1, 0.2, 0.2)))

@@ -45,14 +45,14 @@ class GlobalLayout(WholeImageJudge):
     def __init__(self, options: LayoutOptions | None = None) -> None:
         options = options or LayoutOptions()
         super().__init__(options)
-        self.rules = rules.layout(options.neutral_band)
+        self.band = options.neutral_band
 
     def score(self, candidate: Candidate, answer: str) -> Score | Unreadable:
         reading = read_whole(answer, self.options.require_reason)
         score = _score(self.name, reading)
         if isinstance(score, Unreadable):
             return score
-        return rules.apply(self.rules, candidate.prompt.text, evolve(score, missing=reading.missing))
+        return rules.layout(candidate.prompt.text, evolve(score, missing=reading.missing), self.band)
 
 
 class Sample(WholeImageJudge):
@@ -74,7 +74,8 @@ class RegionJudge(ABC):
     """
 
     name: ClassVar[str]
-    rules: Sequence[rules.Rule] = ()
+    rule: rules.Rule | None = None
+    """What a score becomes."""
     per_question: int = 0
     """Regions asked about in one question; 0 = all of them."""
 
@@ -95,8 +96,8 @@ class RegionJudge(ABC):
         for index, (group, answer) in enumerate(zip(_groups(regions, self.per_question), answers, strict=True)):
             for identity, reading in self.read(answer, [region.id for region in group]).items():
                 score = _score(self.name, reading, index, identity)
-                if isinstance(score, Score):
-                    score = rules.apply(self.rules, candidate.prompt.text, score)
+                if self.rule and isinstance(score, Score):
+                    score = self.rule(candidate.prompt.text, score)
                 scores.append(score)
         return scores
 
@@ -109,7 +110,7 @@ class LocalRegions(RegionJudge):
     def __init__(self, options: RegionsOptions | None = None) -> None:
         self.options = options or RegionsOptions()
         self.template = templates.load(self.options.template, ["prompt", "regions"])
-        self.rules = rules.regional(self.options)
+        self.rule = rules.regional(self.options)
         self.per_question = self.options.per_question
 
     def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
@@ -129,7 +130,7 @@ class Zoom(RegionJudge):
     def __init__(self, options: ZoomOptions | None = None) -> None:
         self.options = options or ZoomOptions()
         self.template = templates.load(self.options.template, ["prompt"])
-        self.rules = rules.regional(self.options)
+        self.rule = rules.regional(self.options)
 
     def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
         (region,) = regions

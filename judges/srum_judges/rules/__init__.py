@@ -8,7 +8,8 @@ band only. A rule that changes a number leaves a sentence in `Score.rules`, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import pairwise
 
 from attrs import evolve
 
@@ -16,57 +17,56 @@ from srum_core.records import Score
 from srum_judges.options import RuledOptions
 from srum_judges.rules.keywords import Synonyms, comparable, keywords, names, readable
 from srum_judges.rules.layout_rule import spatial_directives
-from srum_judges.rules.penalty import penalised
 
 Rule = Callable[[str, Score], Score]
 """From a prompt and a score to the score that counts."""
+KNOTS = ((-1.0, -0.9), (-0.3, -0.5), (0.0, 0.0), (1.0, 1.0))
+"""(stated, counts) of the penalty, from left to right."""
 
 
-def regional(options: RuledOptions) -> list[Rule]:
-    """The rules for regions. Raises ConfigError for a file of synonyms that cannot be used."""
-    known = Synonyms.load(options.synonyms)  # also where the rule is off: a wrong path is wrong
-    rules: list[Rule] = []
-    if options.grounded:
-        rules.append(lambda prompt, score: _grounded(prompt, score, options.neutral_band, known))
-    if options.penalty:
-        rules.append(_penalty)
-    return rules
+def regional(options: RuledOptions) -> Rule:
+    """The rules for the score of a region. Raises ConfigError for a file of synonyms that cannot be used."""
+    known, band = Synonyms.load(options.synonyms), options.neutral_band  # read it even where the rule is off
+
+    def rule(prompt: str, score: Score) -> Score:
+        if options.penalty and score.value < 0:
+            value = penalised(score.value)
+            return _changed(score, value, f"Non-linear penalty: {score.value:g} counts as {value:.3g}.")
+        if not options.grounded or score.value <= band:
+            return score
+        if not comparable(prompt, score.label, known) or names(prompt, score.label, known):
+            return score
+        seen = f'"{score.label}" is nothing' if score.label else "what it sees is not said, so it is nothing"
+        named = ", ".join(keywords(prompt, known))
+        why = f"Semantic grounding: {seen} that the prompt names ({named}), so at most {band:g}."
+        return _changed(score, band, why)
+
+    return rule
 
 
-def layout(neutral_band: float) -> list[Rule]:
-    """The rules for the whole picture's score."""
-    return [lambda prompt, score: _neutral(prompt, score, neutral_band)]
-
-
-def apply(rules: Sequence[Rule], prompt: str, score: Score) -> Score:
-    """The score with the rules applied."""
-    for rule in rules:
-        score = rule(prompt, score)
-    return score
-
-
-def _changed(score: Score, value: float, rule: str) -> Score:
-    if value == score.value:
-        return score
-    stated = score.value if score.stated is None else score.stated
-    return evolve(score, value=value, stated=stated, rules=(*score.rules, rule))
-
-
-def _grounded(prompt: str, score: Score, band: float, known: Synonyms) -> Score:
-    if score.value <= band or not comparable(prompt, score.label, known) or names(prompt, score.label, known):
-        return score
-    seen = f'"{score.label}" is nothing' if score.label else "what it sees is not said, so it is nothing"
-    named = ", ".join(keywords(prompt, known))
-    return _changed(score, band, f"Semantic grounding: {seen} that the prompt names ({named}), so at most {band:g}.")
-
-
-def _penalty(prompt: str, score: Score) -> Score:
-    value = penalised(score.value)
-    return _changed(score, value, f"Non-linear penalty: {score.value:g} counts as {value:.3g}.")
-
-
-def _neutral(prompt: str, score: Score, band: float) -> Score:
+def layout(prompt: str, score: Score, band: float) -> Score:
+    """The rule for the score of the whole picture."""
     if abs(score.value) <= band or not readable(prompt) or spatial_directives(prompt):
         return score
     value = max(-band, min(band, score.value))
     return _changed(score, value, f"Neutral band: the prompt says nothing about arrangement, so within ±{band:g}.")
+
+
+def _changed(score: Score, value: float, rule: str) -> Score:
+    return score if value == score.value else evolve(score, value=value, stated=score.value, rules=(rule,))
+
+
+def penalised(value: float) -> float:
+    """What a score in [-1, 1] counts: straight lines between the knots (paper §3.2, the non-linear penalty).
+
+    People forgive a small flaw and stumble over a large one, so the paper maps severe distortions to -0.9 … -0.5. It
+    gives the range, not the curve; this is the simplest that does it. A score that is not negative stays as it is,
+    -0.3 and worse land in the range, and what lies between falls off steeply: there is no jump, so a judge's rounding
+    decides nothing, and a worse score never counts for more than a better one. Below -0.77 the number is milder than
+    stated. It is for regions: the paper applies it to the local judgement.
+    """
+    assert -1 <= value <= 1
+    if value >= 0:
+        return value
+    left, low, right, high = next((*one, *other) for one, other in pairwise(KNOTS) if value <= other[0])
+    return low + (value - left) * (high - low) / (right - left)

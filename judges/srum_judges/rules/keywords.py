@@ -1,7 +1,7 @@
 """Whether what a judge says it sees is something that the prompt names (paper §3.2, semantic grounding). English only.
 
 A prompt's keywords are the nouns of its noun phrases, found without a parser: a phrase is what stands between
-prepositions, articles, conjunctions, verbs, participles and punctuation (`vocabulary`). Colours, sizes, numbers,
+prepositions, articles, conjunctions, verbs, participles and punctuation (`vocabulary.toml`). Colours, sizes, numbers,
 materials and other descriptions are left out, and so are words that name no thing (picture, background, something) and
 what follows "no" or "without".
 
@@ -23,18 +23,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 
 from attrs import frozen
 
-from srum_judges.rules import vocabulary as words
-from srum_judges.rules.inflection import forms
-from srum_judges.rules.synonyms import Synonyms
+from srum_core.errors import ConfigError
+from srum_core.files import read_text
+from srum_judges.rules.inflection import WORDS, forms
 
-__all__ = ["Synonyms", "comparable", "keywords", "names", "readable"]
-
+_EMPTY = WORDS["empty"] | WORDS["open"]
+_KINDS = {
+    **dict.fromkeys(_EMPTY | WORDS["ing_and_ed_nouns"], "word"),
+    **dict.fromkeys(WORDS["passing"] | WORDS["joining"], "pass"),
+    **dict.fromkeys(WORDS["closing"] | WORDS["actions"], "close"),
+    **dict.fromkeys(WORDS["telling"], "told"),
+    **dict.fromkeys(WORDS["negations"], "absent"),
+}
 _SIGNS = str.maketrans({"ß": "ss", "ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "‘": "'", "’": "'", "‐": "-", "‑": "-"})
 _DESCRIBING = re.compile(  # compounds that say how something is: cat-shaped, hand-painted, close-up, black-and-white
     r"(?<![^\W_])[^\W_]++-(?:like|shaped|colou?red|sized|style|themed|free|[^\W_]+ing|[^\W_]+ed)\b"
@@ -43,29 +51,70 @@ _DESCRIBING = re.compile(  # compounds that say how something is: cat-shaped, ha
 _TOKEN = re.compile(r"[^\W_]+n't\b|[^\W_]+|'s\b|[^\w\s]")
 _LONGEST_LABEL = 500
 """Characters that are looked at; what is longer says no more of what a thing is."""
-_JOINING = frozenset(",/&+'\"`“”-*_")
+
+
+@frozen(eq=False)
+class Synonyms:
+    """Words for the same thing and for kinds of a thing: `synonyms.txt`, and the user's file on top."""
+
+    places: Mapping[str, frozenset[tuple[int, int]]]
+    """Of every word, in the singular: the number of each line it stands in, and its side: 1 = general, -1 = a kind of
+    it, 0 = the line has no sides."""
+    longest: int
+    """Words of the longest entry."""
+
+    @staticmethod
+    @lru_cache(maxsize=16)
+    def load(path: str = "") -> Synonyms:
+        """The packaged table, with the lines of a file added. Raises ConfigError for a file that cannot be used."""
+        texts = [("synonyms.txt", (files("srum_judges.rules") / "synonyms.txt").read_text(encoding="utf-8"))]
+        if path:
+            try:
+                texts.append((path, read_text(Path(path))))
+            except ConfigError as error:
+                raise ConfigError(
+                    f'The file of synonyms "{path}" is no readable UTF-8 text file: {error}. '
+                    "Check the option `synonyms`."
+                ) from error
+        lines = [(name, *line) for name, text in texts for line in enumerate(text.splitlines(), 1)]
+        places: dict[str, frozenset[tuple[int, int]]] = {}
+        for group, (name, number, line) in enumerate(lines):
+            for term, side in _entries(line, f"{name}, line {number}"):
+                places[term] = places.get(term, frozenset()) | {(group, side)}
+        return Synonyms(places, max(len(term.split()) for term in places))
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether one may stand for the other."""
+        theirs = self._of(other)
+        return not forms(one).isdisjoint(forms(other)) or any((line, -side) in theirs for line, side in self._of(one))
+
+    def _of(self, term: str) -> set[tuple[int, int]]:
+        return {place for form in forms(term) for place in self.places.get(form, ())}
+
+
+def _entries(line: str, where: str) -> Iterator[tuple[str, int]]:
+    """The words of a line and their sides. Raises ConfigError."""
+    if not line.strip() or line.lstrip().startswith("#"):
+        return
+    sides = [[" ".join(term.lower().replace("-", " ").split()) for term in side.split(",")] for side in line.split(":")]
+    if len(sides) > 2 or not all(term for side in sides for term in side) or sum(map(len, sides)) < 2:
+        raise ConfigError(
+            f'{where}, is no group of synonyms: "{line.strip()[:60]}". Write "a, b, c", or '
+            '"general: kind, kind", at least two words a line and something between commas.'
+        )
+    signs = (1, -1) if len(sides) == 2 else (0,)
+    yield from ((term, sign) for terms, sign in zip(sides, signs, strict=True) for term in terms)
 
 
 @frozen
 class _Phrase:
     """Words between two separators."""
 
-    units: tuple[str, ...]
-    """What can name a thing: words, and entries of the table of synonyms such as "fire hydrant"."""
-    joined: tuple[str, ...]
-    """Neighbouring words written together: "tea cup" is a teacup."""
-    vague: bool
-    """It has words that name no thing by themselves ("the background")."""
-    open: bool
-    """It is nothing but an object, a thing, a shape: anything may stand for it."""
-    closes: bool
-    """Whether a main phrase before it is over."""
-    told: bool
-    """Whether it is what a subject before it is, or shows ("the picture shows a …")."""
-    absent: bool
-    """It is said not to be there."""
-    held: bool
-    """Somebody wears or holds it."""
+    things: tuple[str, ...]  # its words, without descriptions
+    units: tuple[str, ...]  # what can name a thing: words, and entries of the table of synonyms such as "fire hydrant"
+    joined: tuple[str, ...]  # neighbouring words written together: "tea cup" is a teacup
+    before: frozenset[str]  # what separates it from the phrase before: words, and what they do
+    absent: bool  # it is said not to be there
 
 
 def readable(text: str) -> bool:
@@ -73,85 +122,71 @@ def readable(text: str) -> bool:
     return all("LATIN" in unicodedata.name(letter, "") for letter in text if letter.isalpha() and not letter.isascii())
 
 
-def keywords(prompt: str, known: Synonyms | None = None) -> tuple[str, ...]:
+def keywords(prompt: str, known: Synonyms) -> tuple[str, ...]:
     """What the prompt names, in its own words and order, lower case; () where nothing is found."""
-    phrases = _said(prompt, known or Synonyms.load())
-    return tuple(dict.fromkeys(unit for phrase in phrases if not phrase.absent for unit in phrase.units))
+    return tuple(
+        dict.fromkeys(unit for phrase in _phrases(prompt, known) if not phrase.absent for unit in phrase.units)
+    )
 
 
-def comparable(prompt: str, label: str, known: Synonyms | None = None) -> bool:
+def comparable(prompt: str, label: str, known: Synonyms) -> bool:
     """Whether the matcher can tell: both are in Latin letters, and the prompt names things, not just "objects"."""
     if not (readable(prompt) and readable(label[:_LONGEST_LABEL]) and keywords(prompt, known)):
         return False
-    return not any(phrase.open for phrase in _said(prompt, known or Synonyms.load()))
+    return not any(phrase.things and WORDS["open"].issuperset(phrase.things) for phrase in _phrases(prompt, known))
 
 
-def names(prompt: str, label: str, known: Synonyms | None = None) -> bool:
+def names(prompt: str, label: str, known: Synonyms) -> bool:
     """Whether the prompt names what the label says; False for an empty label."""
-    known = known or Synonyms.load()
-    phrases = _said(prompt, known)
+    phrases = _phrases(prompt, known)
     wanted = [word for phrase in phrases if not phrase.absent for word in (*phrase.units, *phrase.joined)]
-    unwanted = [word for phrase in phrases if phrase.absent for word in phrase.units]
+    unwanted = {form for phrase in phrases if phrase.absent for word in phrase.units for form in forms(word)}
 
     def named(heads: Sequence[str]) -> bool:
-        return any(
-            any(_same(head, word) or known.related(head, word) for word in wanted)
-            for head in heads
-            if not any(_same(head, word) for word in unwanted)
-        )
+        return any(known.same(head, word) for head in heads if unwanted.isdisjoint(forms(head)) for word in wanted)
+
+    def somebody(words: Sequence[str]) -> bool:
+        return any(known.same(word, "person") for word in words)
 
     heads, held = _heads(label, known)
-    if named(heads):
-        return True
-    somebody = any(_person(head, known) for head in heads) and not any(_person(word, known) for word in wanted)
-    return somebody and named(held)
-
-
-def _person(word: str, known: Synonyms) -> bool:
-    return _same(word, "person") or known.related(word, "person")
-
-
-def _same(one: str, other: str) -> bool:
-    return not forms(one).isdisjoint(forms(other))
-
-
-@lru_cache(maxsize=256)
-def _said(prompt: str, known: Synonyms) -> tuple[_Phrase, ...]:
-    return tuple(_phrases(prompt, known))
+    return named(heads) or (somebody(heads) and not somebody(wanted) and named(held))
 
 
 def _heads(label: str, known: Synonyms) -> tuple[list[str], list[str]]:
     """What the label's main phrase is about, and what those in it wear or hold."""
     heads: list[str] = []
-    vague = False
+    vague = False  # "the background" names no thing by itself
     for phrase in _phrases(label[:_LONGEST_LABEL], known):
-        if phrase.closes and (heads or (vague and not phrase.told)):
-            return heads, list(phrase.units[-1:]) if phrase.held and not phrase.absent else []
-        vague = vague or phrase.vague
+        closes = not phrase.before.isdisjoint(("close", "told", "absent"))
+        if closes and (heads or (vague and "told" not in phrase.before)):  # "the picture shows a …" goes on
+            held = not phrase.absent and not phrase.before.isdisjoint(WORDS["holding"])
+            return heads, list(phrase.units[-1:]) if held else []
+        vague = vague or not _EMPTY.isdisjoint(phrase.things)
         if phrase.units and not phrase.absent:
             *others, head = phrase.units
-            heads += [head, *phrase.joined[-1:], *(others[-1:] if head in words.PARTS else [])]
-            if head in words.COPIES:
+            heads += [head, *phrase.joined[-1:], *(others[-1:] if head in WORDS["parts"] else [])]
+            if head in WORDS["copies"]:
                 break
     return heads, []
 
 
-def _phrases(text: str, known: Synonyms) -> Iterator[_Phrase]:
-    tokens = list(_tokens(text, known))
+@lru_cache(maxsize=256)
+def _phrases(text: str, known: Synonyms) -> tuple[_Phrase, ...]:
+    phrases: list[_Phrase] = []
     run: list[str] = []
-    separators: list[str] = []
-    absent = held = False
-    for token, following in pairwise([*tokens, ".", "."]):
+    before: set[str] = set()
+    absent = False
+    for token, following in pairwise([*_tokens(text, known), ".", "."]):
         kind = _kind(token, following)
         if kind == "word":
             run.append(token)
             continue
         if run:
-            yield _phrase(run, separators, token, absent, held)
-            run, separators, absent, held = [], [], absent and token in ("or", "nor"), False
-        separators.append(kind if kind != "pass" else token)
+            phrases.append(_phrase(run, frozenset(before), token, absent))
+            run, before, absent = [], set(), absent and token in ("or", "nor")
+        before |= {kind, token}
         absent = absent or kind == "absent"
-        held = held or token in words.HOLDING
+    return tuple(phrases)
 
 
 def _tokens(text: str, known: Synonyms) -> Iterator[str]:
@@ -159,60 +194,44 @@ def _tokens(text: str, known: Synonyms) -> Iterator[str]:
     marked = unicodedata.normalize("NFKD", text.lower().translate(_SIGNS))
     plain = "".join(letter for letter in marked if not unicodedata.combining(letter))
     plain = _DESCRIBING.sub(" ", " ".join(plain.split()))
-    found = _TOKEN.findall(re.sub(r"(?<=[^\W_])-(?=[^\W_])", " ", plain))
+    words = _TOKEN.findall(re.sub(r"(?<=[^\W_])-(?=[^\W_])", " ", plain))
     start = 0
-    while start < len(found):
-        lengths = range(min(known.longest, len(found) - start), 1, -1)
-        length = next((n for n in lengths if known.knows(" ".join(found[start : start + n]))), 1)
-        yield " ".join(found[start : start + length])
-        start += length
+    while start < len(words):
+        ends = range(min(start + known.longest, len(words)), start + 1, -1)
+        in_table = (end for end in ends if not forms(" ".join(words[start:end])).isdisjoint(known.places))
+        end = next(in_table, start + 1)
+        yield " ".join(words[start:end])
+        start = end
 
 
 def _kind(token: str, following: str) -> str:
     """What a token does: "word" (part of a phrase), or how it separates: "pass", "close", "told", "absent"."""
-    if " " in token or token in words.EMPTY:
-        return "word"
-    if token in words.NEGATIONS or (token == "made" and following in ("of", "from", "out")):
+    if token == "made" and following in ("of", "from", "out"):
         return "absent"
-    if token in words.TELLING:
-        return "told"
-    if token in words.CLOSING or token in words.ACTIONS or token.endswith("n't"):
+    if token in _KINDS or " " in token:
+        return _KINDS.get(token, "word")
+    if token.endswith("n't") or not token[0].isalnum() or (len(token) > 4 and token.endswith("ing")):
         return "close"
-    if token in words.PASSING or token == "'s":
-        return "pass"
-    if not token[0].isalnum():
-        return "pass" if token in _JOINING else "close"
-    if len(token) > 4 and token.endswith("ing") and token not in words.ING_NOUNS:
-        return "close"
-    past = len(token) > 3 and token.endswith("ed") and token not in words.ED_NOUNS
-    if past or token in words.PARTICIPLES:
+    if token in WORDS["participles"] or (len(token) > 3 and token.endswith("ed")):
         describes = following[:1].isalnum() and _kind(following, "") == "word"  # "a snow covered mountain"
         return "pass" if describes else "close"
     return "word"
 
 
-def _phrase(run: Sequence[str], separators: Sequence[str], after: str, absent: bool, held: bool) -> _Phrase:
-    things = [word for word in run if not _describes(word)]
-    predicate = "told" in separators and words.PASSING.isdisjoint(separators)  # "the ball is orange"
+def _phrase(run: Sequence[str], before: frozenset[str], after: str, absent: bool) -> _Phrase:
+    things = tuple(word for word in run if not _describes(word))
+    predicate = "told" in before and before.isdisjoint(WORDS["passing"])  # "the ball is orange"
     units = tuple(
         thing
         for thing in things
-        if thing not in words.EMPTY
-        and not (thing in words.COLOURS_AND_MATERIALS and (predicate or thing != things[-1]))
-        and not (thing in words.OF_WHAT and after == "of" and thing == run[-1])
+        if thing not in _EMPTY
+        and not (thing in WORDS["colours_and_materials"] and (predicate or thing != things[-1]))
+        and not (thing in WORDS["of_what"] and after == "of" and thing == run[-1])
     )
-    return _Phrase(
-        units,
-        joined=tuple(one + other for one, other in pairwise(run)) if units else (),
-        vague=any(thing in words.EMPTY for thing in things),
-        open=bool(things) and all(thing in words.OPEN for thing in things),
-        closes=not {"close", "told", "absent"}.isdisjoint(separators),
-        told="told" in separators,
-        absent=absent,
-        held=held,
-    )
+    joined = tuple(one + other for one, other in pairwise(run)) if units else ()
+    return _Phrase(things, units, joined, before, absent)
 
 
 def _describes(word: str) -> bool:
-    adverb = word.endswith("ly") and len(word) > 4 and word not in words.LY_NOUNS
-    return adverb or word in words.DESCRIPTIONS or word in words.NUMBERS or not word[0].isalpha()
+    adverb = word.endswith("ly") and len(word) > 4 and word not in WORDS["ly_nouns"]
+    return adverb or word in WORDS["descriptions"] or not word[0].isalpha()
