@@ -20,7 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from srum_benchmarks import detections, summary
-from srum_benchmarks.compbench import mllm
+from srum_benchmarks.compbench import scoring as compbench
 from srum_benchmarks.compbench.benchmark import CompBench
 from srum_benchmarks.geneval.benchmark import GenEval
 from srum_benchmarks.options import (
@@ -30,11 +30,11 @@ from srum_benchmarks.options import (
     WiseOptions,
     WiseVerifiedOptions,
 )
-from srum_benchmarks.reasonbench import scores
+from srum_benchmarks.reasonbench import scoring as reasonbench
 from srum_benchmarks.reasonbench.benchmark import ReasonBench
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS
 from srum_benchmarks.summary import Cell
-from srum_benchmarks.wise import grades
+from srum_benchmarks.wise import scoring as wise
 from srum_benchmarks.wise.benchmark import Wise, WiseVerified
 from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED, Version
 from srum_core.errors import ConfigError, RecordError
@@ -85,7 +85,7 @@ def test_nothing_readable_is_no_mean() -> None:
 @pytest.mark.parametrize(("unreadable", "incomplete"), [(0, False), (1, False), (2, True)])
 def test_below_99_per_cent_a_table_says_that_it_is_incomplete(unreadable: int, incomplete: bool) -> None:
     cells = [Cell(str(number), None if number < unreadable else 1.0) for number in range(100)]
-    assert ("incomplete" in summary.note(summary.coverage(cells), 5, 5)) == incomplete
+    assert ("incomplete" in summary.note(CompBenchOptions(), summary.coverage(cells), 5, 5)) == incomplete
 
 
 def test_fewer_prompts_than_the_release_are_told() -> None:
@@ -193,7 +193,7 @@ _PIECES = (
 @example('{"a": {"score": 5}, "score": 7}')
 def test_the_object_around_the_score_is_that_of_the_references_expression(text: str) -> None:
     match = re.search(r'{\s*.*"score":\s*(\d+).*?}', text, re.DOTALL)
-    assert mllm._object(text) == (match[0] if match else "")
+    assert compbench._object(text) == (match[0] if match else "")
 
 
 def test_both_overalls_of_compbench() -> None:
@@ -385,8 +385,8 @@ def test_a_limited_run_has_no_overall_of_wise() -> None:
 
 
 def test_the_two_scorings_of_wise_do_not_read_each_others_answers() -> None:
-    assert grades.read_legacy("Score: 1")[0] is None
-    assert grades.binary(three(2, 2, 2)) == {}
+    assert wise.read_legacy("Score: 1")[0] is None
+    assert wise.binary(three(2, 2, 2)) == {}
     table = judged(WiseVerified(WiseVerifiedOptions()), {"CULTURE": "Score: 1"}, "<think>Score: 1</think>Score: 0")
     assert table["overall"].value == pytest.approx(0.4)
     assert "overall (plain mean of categories)" not in table
@@ -395,15 +395,15 @@ def test_the_two_scorings_of_wise_do_not_read_each_others_answers() -> None:
 
 
 def test_grades_are_refused_with_a_sentence() -> None:
-    assert grades.read_legacy(three(3, 1, 1)) == (None, "Grades go from 0 to 2, not consistency 3.")
-    assert grades.read_legacy("Realism: 1")[1] == "The answer holds no grade for consistency, aesthetic_quality."
+    assert wise.read_legacy(three(3, 1, 1)) == (None, "Grades go from 0 to 2, not consistency 3.")
+    assert wise.read_legacy("Realism: 1")[1] == "The answer holds no grade for consistency, aesthetic_quality."
 
 
 @given(st.tuples(*[st.integers(0, 2)] * 3))
 def test_the_wiscore_is_between_0_and_1(each: tuple[int, int, int]) -> None:
-    found, _ = grades.read_legacy(three(*each))
+    found, _ = wise.read_legacy(three(*each))
     assert found is not None
-    assert 0 <= grades.wiscore(found) <= 1
+    assert 0 <= wise.wiscore(found) <= 1
 
 
 # ---- T2I-ReasonBench -------------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_the_wiscore_is_between_0_and_1(each: tuple[int, int, int]) -> None:
     ],
 )
 def test_lists_of_scores_are_read_in_three_ways(answer: str, read: list[float] | None, how: str) -> None:
-    found, way, why = scores.read(answer, 2)
+    found, way, why = reasonbench.read(answer, 2)
     assert (found, way) == (read, how)
     assert bool(why) == (read is None)
 
@@ -475,7 +475,7 @@ def test_the_papers_overall_of_reasonbench_is_the_mean_of_four(line: str) -> Non
 
 def test_no_answer_however_odd_stops_a_reader() -> None:
     for text in odd_answers():
-        for reading in (mllm.read(text), grades.read_legacy(text), scores.read(text, 3)[::2]):
+        for reading in (compbench.read(text), wise.read_legacy(text), reasonbench.read(text, 3)[::2]):
             assert (reading[0] is None) == bool(reading[-1]), text
         wise_released.bagel(text)
-        grades.binary(text)
+        wise.binary(text)

@@ -87,11 +87,11 @@ def test_where_the_paper_contradicts_itself_there_is_a_note(name: str, about: st
 
 def test_columns_are_rows_of_the_benchmark() -> None:
     """Names that nobody's table has would leave our cells empty for ever."""
-    from srum_benchmarks.compbench import mllm
+    from srum_benchmarks.compbench import scoring
     from srum_benchmarks.geneval.prompts import TAGS
     from srum_benchmarks.reasonbench.prompts import DIMENSIONS
 
-    assert set(published.read("compbench").columns.values()) == {*mllm.BASE, "complex (composite)", "overall"}
+    assert set(published.read("compbench").columns.values()) == {*scoring.BASE, "complex (composite)", "overall"}
     assert list(published.read("geneval").columns.values()) == list(TAGS)
     assert list(published.read("reasonbench").columns.values()) == [*DIMENSIONS, "overall"]
 

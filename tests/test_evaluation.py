@@ -388,10 +388,10 @@ def test_a_policy_changes_the_table_and_asks_nobody(policy: str, run: Path, caps
 
 
 def test_another_parser_needs_no_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from srum_benchmarks.compbench import mllm
+    from srum_benchmarks.compbench import scoring
 
     before = {row.name: row.value for row in tables.read(run / "tables/j/table.json").rows}
-    monkeypatch.setattr(mllm, "read", lambda text: (7, ""))
+    monkeypatch.setattr(scoring, "read", lambda text: (7, ""))
     LEFT.update(answer=0)
     assert srum("score", run) == 0
     table = tables.read(run / "tables/j/table.json")
@@ -402,9 +402,9 @@ def test_another_parser_needs_no_model(run: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_a_new_parser_cannot_read_may_be_asked_again(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from srum_benchmarks.compbench import mllm
+    from srum_benchmarks.compbench import scoring
 
-    monkeypatch.setattr(mllm, "read", lambda text: (None, "no"))
+    monkeypatch.setattr(scoring, "read", lambda text: (None, "no"))
     assert srum("score", run) == 0
     known = len((run / "answers/j/part-0.jsonl").read_text().splitlines())
     assert "unreadable answers may be asked for again: run srum eval judge" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from test_evaluation import Judges, made, model, srum, use
 from toy import COMPONENTS
 
 from srum_benchmarks.compbench import layout as compbench_layout
-from srum_benchmarks.geneval import layout as geneval_layout
+from srum_benchmarks.geneval.benchmark import path, scored_files
 from srum_benchmarks.wise.prompts import LEGACY
 from srum_core.cli.main import train_main
 from srum_core.evaluation import tables
@@ -96,7 +96,8 @@ def test_pictures_lie_where_the_original_scorer_looks(
 def test_what_the_scorers_read_beside_the_pictures(data: Path, tmp_path: Path) -> None:
     run = drawn("geneval", data, tmp_path / "g", "evaluate.pictures=4", limit=2)
     assert srum("layout", run.folder, "--to", tmp_path / "to") == 0
-    geneval_layout.check(tmp_path / "to", ["00000", "00001"])
+    expected = [path(prompt, number) for prompt in ("00000", "00001") for number in range(4)]
+    assert scored_files(tmp_path / "to") == expected
     line = json.loads((tmp_path / "to/00001/metadata.jsonl").read_text())
     assert line["prompt"] == "a photo of single_object 1"
     run = drawn("compbench", data, tmp_path / "c", limit=2)

@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from srum_benchmarks.detections import Detection
-from srum_benchmarks.geneval import asking, detect, detector
-from srum_benchmarks.geneval.crops import crop
+from srum_benchmarks.geneval import detection, detector, questions
+from srum_benchmarks.geneval.detection import crop
 from srum_benchmarks.geneval.detector import Colors, Detector, Found
-from srum_benchmarks.geneval.rules import COLORS
+from srum_benchmarks.geneval.scoring import COLORS
 from srum_core.errors import CheckpointError, PluginError
 from srum_core.evaluation import tables
 from srum_core.evaluation.run import Evaluation
@@ -156,7 +156,8 @@ def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
         made = reads.model.text_projection(reads.model.text_model(**one).pooler_output)
         unit = torch.nn.functional.normalize(made, dim=-1).mean(0)
         assert off(texts[0], unit / unit.norm()) <= 1e-5
-        for thing, said in zip(things, reads.classify(image, things), strict=True):
+        crops = [crop(image, thing.box, thing.mask) for thing in things]
+        for thing, said in zip(things, reads.classify(crops, "dog"), strict=True):
             pixels = reads.eyes(crop(image, thing.box, thing.mask), return_tensors="pt")["pixel_values"]
             seen = reads.model.visual_projection(reads.model.vision_model(pixels).pooler_output)[0]
             assert said == COLORS[int((texts @ seen).argmax())]
@@ -165,7 +166,7 @@ def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
 @pytest.mark.parametrize("high", [1, 3])
 def test_a_flat_object_has_a_colour(clip: Path, high: int) -> None:
     """One or three rows of pixels are no channels."""
-    (said,) = Colors(str(clip), CPU).classify(picture(64, 64), [Found("dog", (5.0, 8.0, 50.0, 8.0 + high), 0.9, FULL)])
+    (said,) = Colors(str(clip), CPU).classify([crop(picture(64, 64), (5.0, 8.0, 50.0, 8.0 + high))], "dog")
     assert said in COLORS
 
 
@@ -198,7 +199,7 @@ def looked(run: Path, eyes: Path, clip: Path, *more: str) -> int:
 def test_an_evaluation_is_looked_at_and_scored(
     run: Path, eyes: Path, clip: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(detect, "LEAST", 0.0)
+    monkeypatch.setattr(detection, "LEAST", 0.0)
     asked: list[int] = []
     look = Detector.detect
 
@@ -244,7 +245,7 @@ def test_what_cannot_be_looked_with_or_at_is_told(
     assert looked(run, tmp_path, clip, "--as", "b") == 2
     assert "cannot be read as a checkpoint of transformers" in capsys.readouterr().err
     with pytest.raises(PluginError, match="looks for objects that a question names"):
-        detect.Mask2Former().answer([Question(tmp_path / "none.png", "Is it a dog?")])
+        detection.Mask2Former().answer([Question(tmp_path / "none.png", "Is it a dog?")])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert looked(run, eyes, clip, "--as", "c") == 2
     assert 'pip install -e ".[detectors]"' in " ".join(capsys.readouterr().err.split())
@@ -269,14 +270,14 @@ RED = {"tag": "colors", "include": [{"class": "tv remote", "count": 1, "color": 
 
 
 def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
-    want = asking.wanted({**RED, "exclude": [{"class": "cat", "count": 3}]})
-    assert want == asking.Wanted(("tv remote", "dog", "cat"), ("tv remote",))
-    text = asking.question(want)
+    want = questions.wanted({**RED, "exclude": [{"class": "cat", "count": 3}]})
+    assert want == questions.Wanted(("tv remote", "dog", "cat"), ("tv remote",))
+    text = questions.question(want)
     assert "Find every tv remote and every dog and every cat" in text
     assert "Of every tv remote also say its colour: red, orange" in text
-    assert asking.understood(text) == want
-    assert "colour" not in asking.question(asking.Wanted(("dog",), ()))
-    assert asking.understood("Is it a dog?") is asking.understood('{"objects": 3}') is None
+    assert questions.understood(text) == want
+    assert "colour" not in questions.question(questions.Wanted(("dog",), ()))
+    assert questions.understood("Is it a dog?") is questions.understood('{"objects": 3}') is None
 
 
 @pytest.mark.parametrize(
@@ -289,17 +290,17 @@ def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
     ],
 )
 def test_what_is_no_list_of_detections_is_unreadable_and_no_missing_object(text: str, told: str) -> None:
-    found, why = asking.read(text, RED)
+    found, why = questions.read(text, RED)
     assert found is None
     assert told in why
 
 
 def test_detections_are_read_as_they_were_told() -> None:
     seen = (Detection("tv remote", (0.5, 1.25, 3.0, 4.0), 1 / 3, "red"), Detection("cat", (0.0, 0.0, 1.0, 1.0), 0.9))
-    assert asking.read(asking.answer(seen), RED) == (seen, "")
+    assert questions.read(questions.as_json(seen), RED) == (seen, "")
     unsure = '```json\n{"detections": [{"label": "tv remote", "box": [1, 2, 3, 4], "score": 0.3}]}\n```'
-    assert asking.read(unsure, RED)[0] is not None  # it does not count, so its colour does not matter
-    assert asking.read('Nothing: {"detections": []}', RED) == ((), "")
+    assert questions.read(unsure, RED)[0] is not None  # it does not count, so its colour does not matter
+    assert questions.read('Nothing: {"detections": []}', RED) == ((), "")
 
 
 def test_a_checkpoint_without_its_weights_is_refused(eyes: Path, tmp_path: Path) -> None:

@@ -88,7 +88,9 @@ def srum_judges() -> Iterable[Component]:
 @hookimpl
 def srum_answerers() -> Iterable[Component]:
     summary = "Mask2Former and CLIP: finds the objects and colours that GenEval asks about"
-    return [Component("mask2former", "srum_benchmarks.geneval.detect:Mask2Former", Mask2FormerOptions, summary=summary)]
+    return [
+        Component("mask2former", "srum_benchmarks.geneval.detection:Mask2Former", Mask2FormerOptions, summary=summary)
+    ]
 
 
 @hookimpl

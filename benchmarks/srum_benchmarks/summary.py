@@ -8,12 +8,13 @@ something independent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import fsum, hypot
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from srum_benchmarks.options import PublishedOptions
 from srum_core.evaluation.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
 from srum_core.records import Row
 
@@ -75,12 +76,6 @@ def coverage(cells: Iterable[Cell]) -> float:
     return sum(values) / len(values) if values else 1.0
 
 
-def failed_as(policy: str) -> float | None:
-    """What an unreadable answer counts as; None = nothing. A scorer that counts it as something of its own, or has no
-    result then, is the benchmark's own business."""
-    return 0.0 if policy == "zero" else None
-
-
 def row(
     name: str,
     parts: Sequence[tuple[float, Part]],
@@ -131,19 +126,22 @@ def resampled(part: Part, seed: int) -> Draws:
     return drawn
 
 
-def note(readable: float, prompts: int, expected: int, more: Sequence[str] = ()) -> str:
+def note(options: PublishedOptions, readable: float, prompts: int, expected: int, *more: str) -> str:
     """What every row of a table must say, as one line; "" if there is nothing to say."""
-    said = list(more)
-    if readable < COMPLETE:
-        said.append(f"incomplete: {readable:.1%} of the answers could be read")
-    if prompts < expected:
-        said.append(f"incomplete: {prompts} of {expected} prompts")
-    return "; ".join(said)
+    policy = getattr(options, "policy", "exclude")
+    parts = [
+        f"policy {policy}" if policy != "exclude" else "",
+        *more,
+        "" if options.verify else "prompts not verified",
+        f"incomplete: {readable:.1%} of the answers could be read" if readable < COMPLETE else "",
+        f"incomplete: {prompts} of {expected} prompts" if prompts < expected else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
-def by_group(cells: Iterable[tuple[str, Cell]], order: Iterable[str]) -> Mapping[str, list[Cell]]:
-    """Groups in a fixed order, those without cells left out."""
-    found: dict[str, list[Cell]] = {name: [] for name in order}
-    for name, cell in cells:
-        found.setdefault(name, []).append(cell)
-    return {name: each for name, each in found.items() if each}
+def by_group(cells: Sequence[tuple[str, Cell]], order: Iterable[str], policy: str = "exclude") -> dict[str, Part]:
+    """Groups in a fixed order, those where nothing counts left out. `policy` "zero" counts unreadable answers as 0; a
+    scorer that counts them as something of its own, or has no result then, is the benchmark's own business."""
+    failed = 0.0 if policy == "zero" else None
+    parts = {name: part((cell for group, cell in cells if group == name), failed) for name in order}
+    return {name: each for name, each in parts.items() if each.count}

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from srum_benchmarks import files
 from srum_benchmarks.compbench.layout import SUFFIXES
-from srum_benchmarks.compbench.mllm import COMPLEX
+from srum_benchmarks.compbench.scoring import COMPLEX
 from srum_core.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
-from srum_benchmarks.reasonbench.scores import accuracy
+from srum_benchmarks.reasonbench.scoring import accuracy
 
 
 def reference_model_score(dimension: str, rows: Sequence[Sequence[Any]]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import pytest
 from benchmark_goldens import cases, near, table
 
 from srum_benchmarks import templates
-from srum_benchmarks.compbench import mllm
+from srum_benchmarks.compbench import scoring
 from srum_benchmarks.detections import Detection
 
 pytestmark = pytest.mark.golden
@@ -36,8 +36,8 @@ strawberry strawberries;suitcase suitcases;swan swans;television televisions;ten
 @pytest.mark.parametrize("case", cases("compbench_srum", "extract_score"))
 def test_a_grade_is_read_as_the_reference_reads_it(case: Any) -> None:
     expected = case["expected"]
-    assert mllm.reference_score(case["input"]["text"]) == expected
-    ours, why = mllm.read(case["input"]["text"])
+    assert scoring.reference_score(case["input"]["text"]) == expected
+    ours, why = scoring.read(case["input"]["text"])
     assert ours == (expected if 0 <= expected <= 100 else None)
     assert bool(why) == (ours is None)
 
@@ -74,7 +74,7 @@ def test_a_folder_is_scored_as_by_the_reference(case: Any, tmp_path: Path) -> No
         (pictures / item["file"]).write_bytes(b"picture")
     items = released.items(folder, strict=False)[given.get("start", 0) : given.get("end") : given.get("step", 1)]
     replies = {item["file"]: item["reply"] for item in given["items"]}
-    scores = [mllm.reference_score(replies[item.path.name]) for item in items]
+    scores = [scoring.reference_score(replies[item.path.name]) for item in items]
     rows = [
         {"question_id": item.question_id, "prompt": item.prompt, "score": score}
         for item, score in zip(items, scores, strict=True)
@@ -92,7 +92,7 @@ def test_our_rubric_is_not_called_the_references(case: Any) -> None:
     assert templates.label(ours, {prompt: expected["sha256_utf8"]}, "compbench") == templates.OWN
     stand_in = hashlib.sha256(f"rate {prompt}".encode()).hexdigest()
     assert templates.label("rate {prompt}", {prompt: stand_in}, "theirs.txt") == ""
-    known = mllm.KNOWN_MESSAGES.get(prompt)
+    known = scoring.KNOWN_MESSAGES.get(prompt)
     assert known in (None, expected["sha256_utf8"])
 
 

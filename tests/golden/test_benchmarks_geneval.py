@@ -12,7 +12,8 @@ from benchmark_goldens import cases, near, table
 from PIL import Image
 
 from srum_benchmarks.detections import Detection, iou
-from srum_benchmarks.geneval import crops, layout, rules
+from srum_benchmarks.geneval import detection, scoring
+from srum_benchmarks.geneval.benchmark import scored_files
 
 pytestmark = pytest.mark.golden
 OPTIONS = {"threshold": "score", "counting_threshold": "counting", "max_objects": "most", "max_overlap": "overlap",
@@ -31,8 +32,8 @@ def detections(given: dict[str, Any]) -> list[Detection]:
 @pytest.mark.parametrize("case", cases("geneval", "evaluate_image"))
 def test_a_picture_is_judged_as_by_the_reference(case: Any) -> None:
     given, expected = case["input"], case["expected"]
-    limits = rules.Thresholds(**{OPTIONS[name]: value for name, value in given.get("options", {}).items()})
-    verdict = rules.evaluate(detections(given), given["metadata"], limits)
+    limits = scoring.Thresholds(**{OPTIONS[name]: value for name, value in given.get("options", {}).items()})
+    verdict = scoring.evaluate(detections(given), given["metadata"], limits)
     assert verdict.correct == expected["correct"]
     if "reason" in expected:
         assert verdict.reason == expected["reason"]
@@ -43,10 +44,10 @@ def test_a_picture_is_judged_as_by_the_reference(case: Any) -> None:
 @pytest.mark.parametrize("case", cases("geneval", "relative_position"))
 def test_relations(case: Any) -> None:
     given = case["input"]
-    found = rules.relations(given["box_a"], given["box_b"], given["position_threshold"])
+    found = scoring.relations(given["box_a"], given["box_b"], given["position_threshold"])
     assert sorted(found) == case["expected"]
     opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-    back = rules.relations(given["box_b"], given["box_a"], given["position_threshold"])
+    back = scoring.relations(given["box_b"], given["box_a"], given["position_threshold"])
     assert back == {opposite[name] for name in found}
 
 
@@ -60,8 +61,10 @@ def test_what_the_colour_classifier_sees(case: Any) -> None:
     given, expected, options = case["input"], case["expected"], case["input"]["options"]
     image = Image.fromarray(np.array(given["image_rgb_rows"], dtype=np.uint8))
     mask = None if given["mask_rows"] is None else np.array(given["mask_rows"], dtype=bool)
-    background = options.get("bgcolor", crops.GREY)
-    shown = crops.crop(image, given["box_xyxy_score"][:4], mask, background, cut=str(options.get("crop", "1")) == "1")
+    background = options.get("bgcolor", detection.GREY)
+    shown = detection.crop(
+        image, given["box_xyxy_score"][:4], mask, background, cut=str(options.get("crop", "1")) == "1"
+    )
     assert list(shown.size) == expected["size_wh"]
     assert np.asarray(shown.convert("RGB")).tolist() == expected["rgb_rows"]
 
@@ -85,7 +88,4 @@ def test_which_files_are_scored(tmp_path: Path) -> None:
     for name in golden["input"]["tree"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert [path.as_posix() for path in layout.scored(tmp_path)] == golden["expected"]["scored"]
-    metadata = {"tag": "single_object", "prompt": "p", "include": []}
-    row = layout.row(Path("00000.png"), metadata, rules.evaluate([], metadata))
-    assert list(row) == golden["expected"]["row_keys"]
+    assert [path.as_posix() for path in scored_files(tmp_path)] == golden["expected"]["scored"]

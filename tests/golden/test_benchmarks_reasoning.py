@@ -11,10 +11,10 @@ import wise_released
 from benchmark_goldens import cases, near, table
 
 from srum_benchmarks.options import ReasonBenchOptions, WiseOptions
-from srum_benchmarks.reasonbench import scores
+from srum_benchmarks.reasonbench import scoring
 from srum_benchmarks.reasonbench.benchmark import ReasonBench
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
-from srum_benchmarks.wise import grades, prompts
+from srum_benchmarks.wise import scoring as wise
 from srum_benchmarks.wise.benchmark import Wise
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED, Version
 from srum_core.records import Candidate, Prompt
@@ -26,16 +26,16 @@ NAMES = {"CULTURE": "Cultural", "TIME": "Time", "SPACE": "Space", "BIOLOGY": "Bi
 
 @pytest.mark.parametrize("case", cases("wise", "wiscore"))
 def test_the_wiscore(case: Any) -> None:
-    assert grades.wiscore(case["input"]) == near(case["expected"])
-    assert 2 * grades.wiscore(case["input"]) == near(case["expected_bagel_unnormalised"])
+    assert wise.wiscore(case["input"]) == near(case["expected"])
+    assert 2 * wise.wiscore(case["input"]) == near(case["expected_bagel_unnormalised"])
 
 
 @pytest.mark.parametrize("case", cases("wise", "extract_three_scores"))
 def test_three_grades(case: Any) -> None:
     text = case["input"]["text"]
-    assert grades.legacy(text) == case["expected_legacy"]
+    assert wise.legacy(text) == case["expected_legacy"]
     assert wise_released.bagel(text) == case["expected_bagel"]
-    ours, why = grades.read_legacy(text)
+    ours, why = wise.read_legacy(text)
     expected = case["expected_legacy"]
     complete = len(expected) == 3 and max(expected.values()) <= 2
     assert ours == (expected if complete else None)
@@ -44,7 +44,7 @@ def test_three_grades(case: Any) -> None:
 
 @pytest.mark.parametrize("case", cases("wise", "extract_binary_score"))
 def test_one_grade(case: Any) -> None:
-    assert grades.binary(case["input"]["text"]) == case["expected"]
+    assert wise.binary(case["input"]["text"]) == case["expected"]
 
 
 def rows(given: dict[str, Any]) -> dict[int, Any]:
@@ -53,7 +53,7 @@ def rows(given: dict[str, Any]) -> dict[int, Any]:
         first, last = given["category_id_ranges"][category]
         for identity in range(first, last + 1):
             row = cycle[(identity - first) % len(cycle)]
-            found[identity] = dict(zip(grades.NAMES, row, strict=True)) if isinstance(row, list) else row
+            found[identity] = dict(zip(wise.NAMES, row, strict=True)) if isinstance(row, list) else row
     return found
 
 
@@ -121,14 +121,14 @@ def test_wise_finds_the_pictures_that_the_original_finds_and_asks_as_much(tmp_pa
     golden = table("discovery", "wise")
     for name in golden["files_present"]:
         (tmp_path / name).write_bytes(b"")
-    assert prompts.pictures(tmp_path, LEGACY.ids) == golden["prompt_ids_scored"]
+    assert wise_released.pictures(tmp_path) == golden["prompt_ids_scored"]
     prompt = Prompt("1", "p", {"category": "CULTURE", "group": "cultural", "explanation": "e"})
     (question,) = Wise(WiseOptions()).questions(candidate(prompt))
     shape = golden["request_shape"]
     assert (question.temperature, question.max_new_tokens) == (shape["temperature"], shape["max_tokens"])
-    given = {name: golden["first_score_row"][name] for name in grades.NAMES}
+    given = {name: golden["first_score_row"][name] for name in wise.NAMES}
     answer = "\n".join(f"{name.replace('_', ' ')}: {grade:.0f}" for name, grade in given.items())
-    assert grades.legacy(answer) == given
+    assert wise.legacy(answer) == given
 
 
 # ---- T2I-ReasonBench -------------------------------------------------------------------------------------------------
@@ -139,11 +139,11 @@ def test_json_is_read_as_by_the_original(case: Any) -> None:
     text, expected = case["input"]["text"], case["expected"]
     if "raises" in expected:
         with pytest.raises(ValueError, match=r"."):
-            scores.reference_json(text)
+            scoring.reference_json(text)
     else:
-        assert scores.reference_json(text) == expected["value"]
+        assert scoring.reference_json(text) == expected["value"]
         given = expected["value"].get("score", [])
-        assert scores.read(text, len(given))[:2] == ([float(each) for each in given], "reference")
+        assert scoring.read(text, len(given))[:2] == ([float(each) for each in given], "reference")
 
 
 def averages(case: Any) -> dict[str, list[float]]:
@@ -152,7 +152,7 @@ def averages(case: Any) -> dict[str, list[float]]:
     found = {}
     for image in given["images"]:
         replies = image["judge_replies_in_group_order"]
-        counts = [len(scores.reference_json(reply)["score"]) for reply in replies]
+        counts = [len(scoring.reference_json(reply)["score"]) for reply in replies]
         groups = dict(zip(given["judge_groups"], ([["q", "c"]] * count for count in counts), strict=True))
         assert tuple(groups) == DIMENSIONS[given["dimension"]].groups
         prompt = Prompt("p", "p", {"dimension": given["dimension"], "number": 1, "criteria": groups})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
-from srum_benchmarks.wise.grades import NAMES, Grades, named, wiscore
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED, Version
+from srum_benchmarks.wise.scoring import NAMES, Grades, named, wiscore
 
 MISSING = 9.9
 """What BAGEL's script writes for a grade it did not find."""
@@ -48,7 +49,7 @@ def reference(version: Version, rows: Mapping[int, Any], scope: str = "all") -> 
     categories = {name: (sum(scores[name]) / len(scores[name]), len(scores[name])) for name in order}
     if scope != "all":
         return Result(categories, None, unusable)
-    missing = [identity for identity in version.ids if identity not in rows]
+    missing = [identity for identity in _ids(version) if identity not in rows]
     if missing:
         return Result(categories, None, unusable, (f"{len(missing)} ids have no row, such as {missing[0]}.",))
     return Result(categories, sum(version.weights[name] * mean for name, (mean, _) in categories.items()), unusable)
@@ -81,3 +82,12 @@ def bagel_overall(rows: Mapping[int, Mapping[str, float]]) -> Result:
 
 def _files() -> dict[str, tuple[int, int]]:
     return {"cultural": (1, 400), "spatio-temporal": (401, 700), "science": (701, 1000)}
+
+
+def pictures(folder: Path) -> list[int]:
+    """The ids whose picture the scorers find: no leading zeros, png only."""
+    return [identity for identity in _ids(LEGACY) if (folder / f"{identity}.png").exists()]
+
+
+def _ids(version: Version) -> list[int]:
+    return [identity for first, last in version.ranges.values() for identity in range(first, last + 1)]

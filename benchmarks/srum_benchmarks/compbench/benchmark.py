@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from srum_benchmarks import published, summary, templates
-from srum_benchmarks.compbench import layout, mllm, prompts
+from srum_benchmarks.compbench import layout, prompts, scoring
 from srum_benchmarks.options import CompBenchOptions
 from srum_benchmarks.summary import Cell, Part
 from srum_core.evaluation.published import Published
@@ -46,7 +46,7 @@ class CompBench:
         return [Question(candidate.image, text, max_new_tokens=self.options.max_new_tokens)]
 
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
-        value, why = mllm.read(answers[0])
+        value, why = scoring.read(answers[0])
         return {0: why} if value is None else {}
 
     def item(self, prompt: Prompt) -> tuple[str, str]:
@@ -62,17 +62,15 @@ class CompBench:
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference` is what the released code would count; without `score` the answer could not be read."""
         (answer,) = answers
-        value, _ = mllm.read(answer)
-        reference = float(mllm.reference_score(answer))
+        value, _ = scoring.read(answer)
+        reference = float(scoring.reference_score(answer))
         return {"reference": reference} if value is None else {"reference": reference, "score": float(value)}
 
     def table(self, scored: Scored) -> Sequence[Row]:
         cells = [(each.prompt.tags["category"], self._cell(each, values)) for each, values in scored]
         readable = summary.coverage(Cell(each.prompt.id, values.get("score")) for each, values in scored)
         note = self._note(scored, readable)
-        failed = summary.failed_as(self.options.policy)
-        groups = {name: summary.part(each, failed) for name, each in summary.by_group(cells, prompts.TEST).items()}
-        rows = _rows({name: each for name, each in groups.items() if each.count}, note)
+        rows = _rows(summary.by_group(cells, prompts.TEST, self.options.policy), note)
         return [*rows, Row("readable", readable, len(scored), note=note)]
 
     def _cell(self, candidate: Candidate, values: Mapping[str, float]) -> Cell:
@@ -80,22 +78,23 @@ class CompBench:
         return Cell(candidate.prompt.id, values["reference"] if reference else values.get("score"))
 
     def _note(self, scored: Scored, readable: float) -> str:
-        more = [f"policy {self.options.policy}"] if self.options.policy != "exclude" else []
-        more += [word] if (word := templates.label(self.template, mllm.KNOWN_MESSAGES, self.options.template)) else []
-        more += [] if self.options.verify else ["prompts not verified"]
+        label = templates.label(self.template, scoring.KNOWN_MESSAGES, self.options.template)
         drawn = {each.prompt.id for each, _ in scored}
-        return summary.note(readable, len(drawn), sum(each.count for each in prompts.TEST.values()), more)
+        expected = sum(each.count for each in prompts.TEST.values())
+        return summary.note(self.options, readable, len(drawn), expected, label)
 
 
 def _rows(groups: Mapping[str, Part], note: str) -> list[Row]:
-    rows = [summary.row(name, [(1.0, part)], note, mllm.RANGE) for name, part in groups.items()]
-    parts = [groups[name] for name in mllm.COMPLEX if name in groups]
+    rows = [summary.row(name, [(1.0, part)], note, scoring.RANGE) for name, part in groups.items()]
+    parts = [groups[name] for name in scoring.COMPLEX if name in groups]
     if len(parts) > 1:
-        rows.append(summary.row("complex (composite)", summary.equal(parts), note, mllm.RANGE))
-    plain = [part for name, part in groups.items() if name not in mllm.COMPLEX[1:]]
+        rows.append(summary.row("complex (composite)", summary.equal(parts), note, scoring.RANGE))
+    plain = [part for name, part in groups.items() if name not in scoring.COMPLEX[1:]]
     if plain:
-        rows.append(summary.row("overall (plain complex)", summary.equal(plain), note, mllm.RANGE))
+        rows.append(summary.row("overall (plain complex)", summary.equal(plain), note, scoring.RANGE))
     if groups:
-        weights = mllm.columns(list(groups))
-        rows.append(summary.row("overall", [(weights[name], part) for name, part in groups.items()], note, mllm.RANGE))
+        weights = scoring.columns(list(groups))
+        rows.append(
+            summary.row("overall", [(weights[name], part) for name, part in groups.items()], note, scoring.RANGE)
+        )
     return rows

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from srum_benchmarks import detections, published, summary
 from srum_benchmarks.detections import Detection
-from srum_benchmarks.geneval import asking, layout, prompts, rules
+from srum_benchmarks.geneval import prompts, questions, scoring
 from srum_benchmarks.options import GenEvalOptions
 from srum_benchmarks.summary import Cell
 from srum_core.evaluation.published import Published
@@ -39,8 +42,8 @@ class GenEval:
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         if self.options.detections:
             return ()
-        text = asking.question(asking.wanted(candidate.prompt.tags["metadata"]))
-        return [Question(candidate.image, text, max_new_tokens=asking.TOKENS)]
+        text = questions.question(questions.wanted(candidate.prompt.tags["metadata"]))
+        return [Question(candidate.image, text, max_new_tokens=questions.TOKENS)]
 
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
         found, why = self._looked(candidate, answers)
@@ -50,19 +53,25 @@ class GenEval:
         return prompt.tags["tag"], str(int(prompt.id))
 
     def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
-        return layout.made(pictures)
+        """Pictures by prompt, each folder with the prompt's own line."""
+        links = {path(each.prompt.id, number): each.image for number, each in pictures}
+        lines = {
+            Path(each.prompt.id) / "metadata.jsonl": json.dumps(each.prompt.tags["metadata"]) + "\n"
+            for _, each in pictures
+        }
+        return Layout(links, lines, scored_files)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """Without `correct` the answer could not be read."""
         found, _ = self._looked(candidate, answers)
         if found is None:
             return {"readable": 0.0}
-        verdict = rules.evaluate(found, candidate.prompt.tags["metadata"])
+        verdict = scoring.evaluate(found, candidate.prompt.tags["metadata"])
         return {"correct": float(verdict.correct)}
 
     def _looked(self, candidate: Candidate, answers: Sequence[str]) -> tuple[Sequence[Detection] | None, str]:
         if answers:
-            return asking.read(answers[0], candidate.prompt.tags["metadata"])
+            return questions.read(answers[0], candidate.prompt.tags["metadata"])
         if self._seen is None:
             self._seen = detections.read(self.options.detections, prompts.NAME)
         return self._seen.of(candidate.image), ""
@@ -73,7 +82,7 @@ class GenEval:
         readable = summary.coverage(cell for _, cell in cells)
         note = self._note(len({cell.prompt for _, cell in cells}), readable)
         cells = [(tag, cell) for tag, cell in cells if cell.value is not None]
-        parts = {tag: summary.part(each) for tag, each in summary.by_group(cells, prompts.TAGS).items()}
+        parts = summary.by_group(cells, prompts.TAGS)
         rows = [summary.row(tag, [(1.0, part)], note) for tag, part in parts.items()]
         if parts:
             rows.append(summary.row("overall", summary.equal(parts.values()), note))
@@ -82,10 +91,22 @@ class GenEval:
         return [*rows, Row("readable", readable, len(scored), note=note)]
 
     def _note(self, drawn: int, readable: float) -> str:
-        more = [f"{self.options.prompts} prompts"]
-        more += [f"detector {self.options.detector}"] if self.options.detector else []
-        more += [] if self.options.verify else ["prompts not verified"]
-        return summary.note(readable, drawn, sum(prompts.TAGS.values()), more)
+        kind, detector = f"{self.options.prompts} prompts", self.options.detector
+        expected = sum(prompts.TAGS.values())
+        return summary.note(self.options, readable, drawn, expected, kind, f"detector {detector}" if detector else "")
+
+
+def path(prompt: str, picture: int) -> Path:
+    """Where GenEval's scorer looks for picture number `picture` (from 0) of a prompt with this id."""
+    return Path(prompt) / "samples" / f"{picture:05d}.png"
+
+
+def scored_files(folder: Path) -> list[Path]:
+    """What it scores, relative to the folder, in order: every file in samples/ of a folder named by a number whose name
+    *starts* like 00000.png, so also 00005.png.bak."""
+    folders = sorted(each for each in folder.iterdir() if each.is_dir() and each.name.isdecimal())
+    paths = [path for each in folders for path in sorted((each / "samples").glob("*"))]
+    return [path.relative_to(folder) for path in paths if re.match(r"\d+\.png", path.name)]
 
 
 def _any(cells: Sequence[tuple[str, Cell]]) -> summary.Part:

@@ -16,6 +16,7 @@ import torch
 import transformers
 from attrs import frozen
 from einops import rearrange
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
@@ -28,8 +29,7 @@ from transformers import (
 )
 
 from srum_benchmarks.detections import Box
-from srum_benchmarks.geneval.crops import GREY, crop
-from srum_benchmarks.geneval.rules import COLORS
+from srum_benchmarks.geneval.scoring import COLORS
 from srum_core.errors import CheckpointError
 from srum_core.models.hub import download
 
@@ -56,6 +56,9 @@ RENAMED = {
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 
 
+Mask = NDArray[np.bool_]
+
+
 @frozen
 class Found:
     """One object: its class, box in pixels (right and bottom ends outside it), confidence, and mask (rows, columns)."""
@@ -63,7 +66,7 @@ class Found:
     label: str
     box: Box
     score: float
-    mask: np.ndarray
+    mask: Mask
 
 
 class Detector:
@@ -125,16 +128,15 @@ class Colors:
         self._texts: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def classify(self, image: Image.Image, objects: Sequence[Found], background: str = GREY) -> list[str]:
-        """The colour of each object, all of one class."""
-        if not objects:
+    def classify(self, views: Sequence[Image.Image], name: str) -> list[str]:
+        """The colour of the object that each view shows, all of one class."""
+        if not views:
             return []
-        views = [crop(image, each.box, each.mask, background) for each in objects]
         # said, not guessed: a view one or three pixels high would pass for a picture with its channels first
         made = self.eyes(views, input_data_format="channels_last", return_tensors="pt")
         pixels = made["pixel_values"].to(self.model.device)
         seen = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
-        best = (seen @ self.texts(objects[0].label).T).argmax(-1)
+        best = (seen @ self.texts(name).T).argmax(-1)
         return [COLORS[place] for place in best.tolist()]
 
     def texts(self, name: str) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from srum_benchmarks import published, summary, templates
 from srum_benchmarks.options import ReasonBenchOptions
-from srum_benchmarks.reasonbench import prompts, scores
+from srum_benchmarks.reasonbench import prompts, scoring
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
 from srum_benchmarks.summary import Cell, Part
 from srum_core.errors import RecordError
@@ -57,7 +57,7 @@ class ReasonBench:
         if not answers[0].strip():
             return {0: "The picture was not described."}
         counts = [len(pairs) for pairs in candidate.prompt.tags["criteria"].values()]
-        read = [scores.read(answer, count) for answer, count in zip(answers[1:], counts, strict=False)]
+        read = [scoring.read(answer, count) for answer, count in zip(answers[1:], counts, strict=False)]
         return {place: why for place, (found, _, why) in enumerate(read, 1) if found is None}
 
     def item(self, prompt: Prompt) -> tuple[str, str]:
@@ -73,12 +73,12 @@ class ReasonBench:
         dimension = candidate.prompt.tags["dimension"]
         averages = {}
         for (name, pairs), answer in zip(groups.items(), answers[1:], strict=False):
-            found, _, _ = scores.read(answer, len(pairs))
+            found, _, _ = scoring.read(answer, len(pairs))
             if found is not None:
-                averages[name] = scores.mean(found)
+                averages[name] = scoring.mean(found)
         measures = {"readable": len(averages) / len(groups), **averages}
         if all(name in averages for name in DIMENSIONS[dimension].weights):
-            measures["accuracy"] = scores.accuracy(dimension, averages)
+            measures["accuracy"] = scoring.accuracy(dimension, averages)
         return measures
 
     def table(self, scored: Scored) -> Sequence[Row]:
@@ -98,15 +98,12 @@ class ReasonBench:
 
     def _parts(self, scored: Scored, measure: str) -> dict[str, Part]:
         cells = [(each.prompt.tags["dimension"], Cell(each.prompt.id, values.get(measure))) for each, values in scored]
-        failed = summary.failed_as(self.options.policy)
-        parts = {name: summary.part(each, failed) for name, each in summary.by_group(cells, DIMENSIONS).items()}
-        return {name: part for name, part in parts.items() if part.count}
+        return summary.by_group(cells, DIMENSIONS, self.options.policy)
 
     def _note(self, drawn: int, readable: float) -> str:
-        more = [f"policy {self.options.policy}"] if self.options.policy != "exclude" else []
-        more.append(templates.label(self.template, {}, self.options.template))
-        more += [] if self.options.verify else ["prompts not verified"]
-        return summary.note(readable, drawn, sum(each.prompts.count for each in DIMENSIONS.values()), more)
+        expected = sum(each.prompts.count for each in DIMENSIONS.values())
+        label = templates.label(self.template, {}, self.options.template)
+        return summary.note(self.options, readable, drawn, expected, label)
 
 
 def _listed(pairs: Sequence[Sequence[str]]) -> str:

@@ -109,32 +109,15 @@ def _pairs(path: Path, number: int, asked: Any, group: str) -> list[list[str]]:
     return [[str(question), str(criterion)] for question, criterion in zip(words[::2], words[1::2], strict=True)]
 
 
-def picture(folder: Path, dimension: str, number: int) -> Path:
-    """Where the original scorers look for a picture; the first four characters of its name are the id."""
-    return folder / dimension / f"{number:04d}.png"
-
-
 def layout(candidates: Sequence[Candidate]) -> Layout:
+    """Pictures where the original scorers look: the first four characters of a name are the id."""
     links = {
-        picture(Path(), each.prompt.tags["dimension"], each.prompt.tags["number"]): each.image for each in candidates
+        Path(each.prompt.tags["dimension"]) / f"{each.prompt.tags['number']:04d}.png": each.image for each in candidates
     }
-    return Layout(links, {}, lambda folder: [path.relative_to(folder) for path in _there(folder)])
+    return Layout(links, {}, _pictures_in)
 
 
-def _there(folder: Path) -> set[Path]:
+def _pictures_in(folder: Path) -> list[Path]:
     """What the original takes for pictures."""
-    return {path for name in DIMENSIONS for path in (folder / name).glob("*") if path.suffix in (".png", ".jpg")}
-
-
-def check(folder: Path, prompts: Sequence[Prompt]) -> None:
-    """Raise ConfigError for a folder that the original would score in part, or stop at."""
-    wanted = {picture(folder, each.tags["dimension"], each.tags["number"]) for each in prompts}
-    there = _there(folder)
-    missing = sorted(path for path in wanted if path not in there and path.with_suffix(".jpg") not in there)
-    extra = sorted(path for path in there if path.with_suffix(".png") not in wanted)
-    if missing:
-        raise ConfigError(f"{missing[0]} is missing, with {len(missing) - 1} more. Draw them first.")
-    if extra:
-        raise ConfigError(
-            f"{extra[0]} is no picture of T2I-ReasonBench: they are named by id, such as 0007.png. Remove it."
-        )
+    paths = [path for name in DIMENSIONS for path in (folder / name).glob("*") if path.suffix in (".png", ".jpg")]
+    return [path.relative_to(folder) for path in paths]

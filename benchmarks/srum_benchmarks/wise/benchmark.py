@@ -9,7 +9,7 @@ from typing import ClassVar
 from srum_benchmarks import summary, templates
 from srum_benchmarks.options import WiseOptions, WiseVerifiedOptions
 from srum_benchmarks.summary import Cell, Part
-from srum_benchmarks.wise import grades, prompts
+from srum_benchmarks.wise import prompts, scoring
 from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
@@ -21,9 +21,8 @@ class _Wise:
 
     layouts: ClassVar[Mapping[str, str]] = {"wise": "WISE's scorers, legacy and verified, and copies of them"}
     version = LEGACY
-    options: WiseOptions | WiseVerifiedOptions
 
-    def __init__(self, options: WiseOptions | WiseVerifiedOptions) -> None:
+    def __init__(self, options: WiseOptions) -> None:
         self.options = options
         self.template = templates.load(options.template, ["prompt", "explanation"])
 
@@ -43,7 +42,7 @@ class _Wise:
 
     def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
         """The first picture of each prompt: the scorers know no others."""
-        links = {prompts.picture(Path(), each.prompt.id): each.image for number, each in pictures if number == 0}
+        links = {Path(f"{each.prompt.id}.png"): each.image for number, each in pictures if number == 0}
         return Layout(links, {}, lambda folder: [path.relative_to(folder) for path in folder.glob("*.png")])
 
     def table(self, scored: Scored) -> Sequence[Row]:
@@ -52,11 +51,7 @@ class _Wise:
         cells = [(each.prompt.tags["category"], Cell(each.prompt.id, self._value(values))) for each, values in kept]
         readable = summary.coverage(cell for _, cell in cells)
         note = self._note(len({cell.prompt for _, cell in cells}), readable)
-        failed = summary.failed_as(self.options.policy)
-        found = {
-            name: summary.part(each, failed) for name, each in summary.by_group(cells, self.version.ranges).items()
-        }
-        parts = {name: part for name, part in found.items() if part.count}
+        parts = summary.by_group(cells, self.version.ranges, self.options.policy)
         rows = [summary.row(name, [(1.0, part)], note) for name, part in parts.items()]
         rows += [summary.row(name, _pooled(own), note) for name, own in _grouped(parts).items()]
         rows += self._overall(parts, readable, note)
@@ -78,12 +73,11 @@ class _Wise:
 
     def _note(self, drawn: int, readable: float) -> str:
         trained = self.options.trained
-        more = [f"policy {self.options.policy}"] if self.options.policy != "exclude" else []
-        more += [f"trained on {trained}, which is left out"] if trained else []
-        more.append(templates.label(self.template, {}, self.options.template))
-        more += [] if self.options.verify else ["prompts not verified"]
+        more = f"trained on {trained}, which is left out" if trained else ""
         ranges = [self.version.ranges[name] for group, names in GROUPS.items() if group != trained for name in names]
-        return summary.note(readable, drawn, sum(last - first + 1 for first, last in ranges), more)
+        expected = sum(last - first + 1 for first, last in ranges)
+        label = templates.label(self.template, {}, self.options.template)
+        return summary.note(self.options, readable, drawn, expected, more, label)
 
 
 class Wise(_Wise):
@@ -98,18 +92,18 @@ class Wise(_Wise):
         super().__init__(options or WiseOptions())
 
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
-        found, why = grades.read_legacy(answers[0])
+        found, why = scoring.read_legacy(answers[0])
         return {0: why} if found is None else {}
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference`: what the original counts; without `wiscore` the answer could not be read."""
         (answer,) = answers
-        original = grades.legacy(answer)
-        found, _ = grades.read_legacy(answer)
+        original = scoring.legacy(answer)
+        found, _ = scoring.read_legacy(answer)
         measures = {"readable": float(found is not None)}
-        if all(name in original for name in grades.NAMES):
-            measures["reference"] = grades.wiscore(original)
-        return {**measures, **found, "wiscore": grades.wiscore(found)} if found else measures
+        if all(name in original for name in scoring.NAMES):
+            measures["reference"] = scoring.wiscore(original)
+        return {**measures, **found, "wiscore": scoring.wiscore(found)} if found else measures
 
 
 class WiseVerified(_Wise):
@@ -124,11 +118,11 @@ class WiseVerified(_Wise):
         super().__init__(options or WiseVerifiedOptions())
 
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
-        return {} if grades.binary(answers[0]) else {0: "The answer holds no grade, 0 or 1."}
+        return {} if scoring.binary(answers[0]) else {0: "The answer holds no grade, 0 or 1."}
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         (answer,) = answers
-        found = grades.binary(answer)
+        found = scoring.binary(answer)
         if not found:
             return {"readable": 0.0}
         return {"readable": 1.0, "wiscore": found["score"], "reference": found["score"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from attrs import field, frozen
 
@@ -37,10 +37,6 @@ class Version:
             if first <= identity <= last:
                 return name
         raise KeyError(identity)
-
-    @property
-    def ids(self) -> range:
-        return range(1, max(last for _, last in self.ranges.values()) + 1)
 
 
 LEGACY = Version(
@@ -89,9 +85,8 @@ def load(version: Version, data: str, split: str = "test", verify: bool = True) 
     `split`: "test" is all of them; the name of a group ("cultural", "spatio-temporal", "science") that group alone,
     which is what the paper's Figure 6 trains on; "not-" before it the other two."""
     if split not in ("test", *GROUPS, *(f"not-{name}" for name in GROUPS)):
-        raise ConfigError(
-            f'{version.name} has the splits "test", {_quoted(GROUPS)}, and each with "not-", not "{split}".'
-        )
+        groups = ", ".join(f'"{name}"' for name in GROUPS)
+        raise ConfigError(f'{version.name} has the splits "test", {groups}, and each with "not-", not "{split}".')
     found, prompts, problems = _read(version, data)
     if verify:
         files.refuse(version.name, found, problems)
@@ -138,39 +133,3 @@ def _prompt(version: Version, path: Path, number: int, group: str, entry: Mappin
         "subcategory": str(entry.get("Subcategory", "")),
     }
     return Prompt(str(identity), entry["Prompt"], tags)
-
-
-def _quoted(names: Mapping[str, Any]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
-Trained = Literal["", "cultural", "spatio-temporal", "science"]
-
-
-def picture(folder: Path, identity: str) -> Path:
-    """Where every scorer looks for a prompt's picture: no leading zeros, png only."""
-    return folder / f"{identity}.png"
-
-
-def pictures(folder: Path, ids: range) -> list[int]:
-    """The ids that have a picture there. Raises ConfigError for files that scorers would silently pass over."""
-    there = {path.name for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")}
-    known = {f"{identity}.png": identity for identity in ids}
-    return sorted(known[name] for name in there & known.keys())
-
-
-def check(folder: Path, ids: range) -> None:
-    """Raise ConfigError where a scorer would silently leave pictures out."""
-    there = pictures(folder, ids)
-    missing = sorted(set(ids) - set(there))
-    extra = sorted(
-        path.name for path in folder.iterdir() if path.suffix == ".png" and path.name not in {f"{i}.png" for i in ids}
-    )
-    if extra:
-        raise ConfigError(
-            f"{folder / extra[0]}: WISE's pictures are named by prompt_id, such as 7.png. Rename or remove it."
-        )
-    if missing:
-        raise ConfigError(
-            f"{folder} lacks {len(missing)} of {len(ids)} pictures, such as {missing[0]}.png. Draw them first."
-        )

@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from srum_benchmarks.detections import Detection
-from srum_benchmarks.geneval import asking
-from srum_benchmarks.geneval.asking import Wanted
-from srum_benchmarks.geneval.rules import Thresholds
+from srum_benchmarks.geneval.questions import Wanted, as_json, understood
+from srum_benchmarks.geneval.scoring import Thresholds
 from srum_benchmarks.options import Mask2FormerOptions
 from srum_core.errors import CheckpointError, PluginError, extra
 from srum_core.models.images import open_rgb
@@ -20,7 +19,11 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from srum_benchmarks.geneval.detector import Colors, Detector, Found
+    from srum_benchmarks.detections import Box
+    from srum_benchmarks.geneval.detector import Colors, Detector, Found, Mask
+
+GREY = "#999"
+"""What a colour is looked for on."""
 
 LEAST, MOST = Thresholds().score, Thresholds().most
 """Below this confidence nothing counts, and of a class no more than so many: no colour is asked for beyond."""
@@ -44,7 +47,7 @@ class Mask2Former:
         wanted = [self._understood(each) for each in questions]
         images = [open_rgb(each.image) for each in questions]
         return [
-            asking.answer(self._told(image, found, what))
+            as_json(self._told(image, found, what))
             for image, found, what in zip(images, self._eyes.detect(images), wanted, strict=True)
         ]
 
@@ -67,7 +70,7 @@ class Mask2Former:
         return Colors(self.options.clip, self._place)
 
     def _understood(self, question: Question) -> Wanted:
-        wanted = asking.understood(question.text)
+        wanted = understood(question.text)
         if wanted is None:
             raise PluginError("mask2former looks for objects that a question names, as those of GenEval do.")
         if strange := sorted({*wanted.objects, *wanted.colors}.difference(self._eyes.names)):
@@ -82,5 +85,21 @@ class Mask2Former:
         known: dict[int, str] = {}
         for name in wanted.colors:
             own = [place for place, each in enumerate(found) if each.label == name and each.score > LEAST][:MOST]
-            known |= zip(own, self._colors.classify(image, [found[place] for place in own]), strict=True)
+            crops = [crop(image, found[place].box, found[place].mask) for place in own]
+            known |= zip(own, self._colors.classify(crops, name), strict=True)
         return [Detection(each.label, each.box, each.score, known.get(i, "")) for i, each in enumerate(found)]
+
+
+def crop(image: Image, box: Box, mask: Mask | None = None, background: str = GREY, cut: bool = True) -> Image:
+    """The picture inside a box, sides rounded half to even; outside `mask` (rows, columns) it is `background`, unless
+    that is "original". `cut` = False keeps the whole picture."""
+    from PIL import Image as pil
+
+    shown = image
+    if background != "original" and mask is not None:
+        shown = pil.new("RGB", image.size, background)
+        shown.paste(image, mask=pil.fromarray(mask.astype("uint8") * 255, mode=None))
+    if not cut:
+        return shown
+    x0, y0, x1, y1 = (round(side) for side in box)
+    return shown.crop((x0, y0, x1, y1))

@@ -13,8 +13,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from srum_benchmarks.detections import Detection, detection
-from srum_benchmarks.geneval import rules
-from srum_benchmarks.geneval.rules import COLORS
+from srum_benchmarks.geneval.scoring import COLORS, Thresholds, keep
 from srum_core.errors import ConfigError
 
 TOKENS = 4096
@@ -56,7 +55,7 @@ def understood(text: str) -> Wanted | None:
         return None
 
 
-def answer(found: Sequence[Detection]) -> str:
+def as_json(found: Sequence[Detection]) -> str:
     return json.dumps({"detections": [asdict(each) for each in found]}, ensure_ascii=False)
 
 
@@ -75,7 +74,7 @@ def read(text: str, metadata: Mapping[str, Any]) -> tuple[tuple[Detection, ...] 
 
 def _colorless(found: Sequence[Detection], metadata: Mapping[str, Any]) -> str:
     """A class whose colour is asked for and not told: no colour is not the wrong colour."""
-    kept = rules.keep(found, rules.Thresholds().score, rules.Thresholds())
+    kept = keep(found, Thresholds().score, Thresholds())
     for clause in metadata.get("include", []):
         if "color" in clause and not all(each.color for each in kept.get(clause["class"], [])[: clause["count"]]):
             return str(clause["class"])
