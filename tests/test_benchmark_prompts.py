@@ -30,6 +30,7 @@ from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.wise import prompts as wise
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
 from srum_core.errors import ConfigError
+from srum_core.models.templates import packaged
 from srum_core.records import Prompt
 
 
@@ -291,7 +292,7 @@ def test_questions_that_are_missing_or_odd_are_refused(tmp_path: Path, monkeypat
 
 
 def test_packaged_rubrics_say_that_they_are_ours() -> None:
-    for name in templates.packaged():
+    for name in packaged("srum_benchmarks"):
         text = templates.load(name, [])
         known = scoring.KNOWN_MESSAGES if name == "compbench" else {}
         assert templates.label(text, known, name) == templates.OWN

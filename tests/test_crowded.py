@@ -21,8 +21,8 @@ from srum_benchmarks.shapes.oracle import ShapesOracle
 from srum_benchmarks.shapes.render import Object, Scene, cell, compose, draw, in_cell
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt
-from srum_judges import templates
 from srum_judges.grounders.components import Components
+from srum_judges.judges import load
 from srum_judges.options import ComponentsOptions
 from srum_judges.parsing import read_regions, read_whole
 
@@ -256,7 +256,7 @@ def test_lessons_say_what_the_checker_says_and_use_train_prompts_only() -> None:
 
 def test_every_answer_is_read_back_by_the_judges() -> None:
     source = rng()
-    layout, regions = (templates.load(name, ()) for name in ("crowded-layout", "short-regions"))
+    layout, regions = (load(name, ()) for name in ("crowded-layout", "short-regions"))
     for _ in range(100):
         lesson = examples.lesson(source, world="crowded")
         (question, answer), *regional = examples.exchanges(lesson, layout, regions)

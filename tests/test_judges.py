@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError
+from srum_core.models import templates
 from srum_core.plugins import discover
 from srum_core.records import BoxFormat, Candidate, Prompt, Question, Region, Score, Unreadable
-from srum_judges import templates
 from srum_judges.answerers.scripted import Scripted
 from srum_judges.grounders.native import Native
 from srum_judges.judges import GlobalLayout, LocalRegions, Sample, Zoom, show, widened
@@ -312,7 +312,7 @@ def test_template_files(tmp_path: Path) -> None:
 
 
 def test_packaged_templates() -> None:
-    assert templates.packaged() == sorted(
+    assert templates.packaged("srum_judges") == sorted(
         [
             *(
                 "crowded-layout",

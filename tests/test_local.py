@@ -14,11 +14,12 @@ from PIL import Image
 from tiny_vlm import write_tiny_vlm
 
 from srum_core.errors import CheckpointError
+from srum_core.models.templates import REASON_FIRST
 from srum_core.plugins import discover
 from srum_core.records import BoxFormat, Question
 from srum_core.testing import sample_picture
 from srum_local import LocalOptions
-from srum_local.answerer import REASON_FIRST, Local
+from srum_local.answerer import Local
 
 FIXED = {"device": "cpu", "dtype": "float32"}
 

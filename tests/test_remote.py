@@ -43,11 +43,12 @@ from srum_core.cli.main import train_main
 from srum_core.config import load_settings
 from srum_core.errors import AnswerError, ConfigError, RecordError
 from srum_core.models.images import open_rgb
+from srum_core.models.templates import REASON_FIRST
 from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_judges.answerers import answer_cache, wire
 from srum_judges.answerers import remote as remote_module
-from srum_judges.answerers.remote import REASON_FIRST, Remote
+from srum_judges.answerers.remote import Remote
 from srum_judges.options import RemoteOptions
 
 KEY = "sk-do-not/tell+1234"
@@ -139,7 +140,7 @@ def test_a_broken_picture_is_said_to_be_one(server: Server, tmp_path: Path) -> N
 
 def test_thinking_is_asked_for_in_words(server: Server, picture: Path) -> None:
     remote(server).answer([Question(picture, "Score it.", think=True)])
-    assert server.asked == [f"{REASON_FIRST}\n\nScore it."]
+    assert server.asked == [f"{REASON_FIRST}Score it."]
     assert "<think>" in REASON_FIRST
     assert "</think>" in REASON_FIRST
 

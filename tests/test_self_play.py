@@ -20,8 +20,7 @@ from srum_judges.answerers.scripted import Scripted
 from srum_judges.judges import widened
 from srum_judges.options import SelfPlayOptions
 from srum_judges.parsing import read_verdict
-from srum_judges.question_files import read_questions
-from srum_judges.self_play import SelfPlay
+from srum_judges.self_play import SelfPlay, read_questions
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {question} cup'), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 0.5)), Region("2", (0.25, 0.5, 1.0, 1.0)))

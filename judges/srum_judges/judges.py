@@ -9,9 +9,18 @@ from typing import ClassVar
 
 from attrs import evolve
 
+from srum_core.models import templates
 from srum_core.records import Box, Candidate, Question, Region, Score, Unreadable, sides
-from srum_judges import rules, templates
-from srum_judges.options import JudgeOptions, LayoutOptions, RegionsOptions, SampleOptions, VerifyOptions, ZoomOptions
+from srum_judges import rules
+from srum_judges.options import (
+    AskingOptions,
+    JudgeOptions,
+    LayoutOptions,
+    RegionsOptions,
+    SampleOptions,
+    VerifyOptions,
+    ZoomOptions,
+)
 from srum_judges.parsing import Reading, read_regions, read_verdicts, read_whole
 
 
@@ -22,10 +31,10 @@ class WholeImageJudge(ABC):
 
     def __init__(self, options: JudgeOptions) -> None:
         self.options = options
-        self.template = templates.load(options.template, ["prompt"])
+        self.template = load(options.template, ["prompt"])
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        return [templates.question(candidate, self.template, self.options)]
+        return [ask(candidate, self.template, self.options)]
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
@@ -109,13 +118,13 @@ class LocalRegions(RegionJudge):
 
     def __init__(self, options: RegionsOptions | None = None) -> None:
         self.options = options or RegionsOptions()
-        self.template = templates.load(self.options.template, ["prompt", "regions"])
+        self.template = load(self.options.template, ["prompt", "regions"])
         self.rule = rules.regional(self.options)
         self.per_question = self.options.per_question
 
     def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
         listed = list_regions(candidate, regions, self.options.boxes)
-        return templates.question(candidate, self.template, self.options, regions=listed)
+        return ask(candidate, self.template, self.options, regions=listed)
 
     def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
         return read_regions(answer, ids, self.options.require_reason)
@@ -129,12 +138,12 @@ class Zoom(RegionJudge):
 
     def __init__(self, options: ZoomOptions | None = None) -> None:
         self.options = options or ZoomOptions()
-        self.template = templates.load(self.options.template, ["prompt"])
+        self.template = load(self.options.template, ["prompt"])
         self.rule = rules.regional(self.options)
 
     def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
         (region,) = regions
-        return templates.question(candidate, self.template, self.options, widened(region.box, self.options.margin))
+        return ask(candidate, self.template, self.options, widened(region.box, self.options.margin))
 
     def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
         (identity,) = ids
@@ -151,12 +160,12 @@ class VerifyBoxes(RegionJudge):
 
     def __init__(self, options: VerifyOptions | None = None) -> None:
         self.options = options or VerifyOptions()
-        self.template = templates.load(self.options.template, ["prompt", "regions"])
+        self.template = load(self.options.template, ["prompt", "regions"])
         self.per_question = self.options.per_question
 
     def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
         listed = list_regions(candidate, regions, self.options.boxes)
-        return templates.question(candidate, self.template, self.options, regions=listed)
+        return ask(candidate, self.template, self.options, regions=listed)
 
     def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
         readings = read_verdicts(answer, ids)
@@ -164,6 +173,19 @@ class VerifyBoxes(RegionJudge):
             identity: evolve(reading, reason=reading.reason or "The answer gives no reason.")
             for identity, reading in readings.items()
         }
+
+
+def load(name: str, placeholders: Sequence[str], option: str = "template") -> str:
+    """A template of this package or of a file; see `srum_core.models.templates.load`."""
+    return templates.load(__package__, name, placeholders, option)
+
+
+def ask(
+    candidate: Candidate, template: str, options: AskingOptions, crop: Box | None = None, **values: str
+) -> Question:
+    """A question about an image or a part of it; {prompt} is filled in by itself."""
+    text = templates.fill(template, {"prompt": candidate.prompt.text, **values})
+    return Question(candidate.image, text, crop, options.max_new_tokens, options.think)
 
 
 def _score(judge: str, reading: Reading, index: int = 0, region: str | None = None) -> Score | Unreadable:

@@ -4,16 +4,53 @@ from __future__ import annotations
 
 import re
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from attrs import field, frozen, validators
 
 from srum_core.errors import ConfigError
 from srum_core.options import SPEED
-from srum_judges.answerers.addresses import read_urls
 
 _positive = validators.gt(0)
 _unit: Any = [validators.ge(0), validators.le(1)]
 _a_day: Any = [validators.gt(0), validators.le(86_400)]
+
+
+def read_urls(setting: str) -> list[str]:
+    """URLs, out of one or several with commas in between; they may be shown. Raises ConfigError."""
+    urls = [each.strip() for each in setting.split(",")]
+    for url in urls:
+        _check_url(url)
+    if twice := next((each for each in urls if urls.count(each) > 1), None):
+        raise ConfigError(
+            f"answerer.url names {twice} twice. Name every server once; answerer.concurrency is for each of them."
+        )
+    return urls
+
+
+def _check_url(url: str) -> None:
+    """Raise ConfigError, without showing the URL, for what is none or holds a secret."""
+    if not url:
+        raise ConfigError(
+            "The answerer remote does not know whom to ask: set answerer.url, such as "
+            '"http://localhost:8000/v1", or the environment variable OPENAI_BASE_URL.'
+        )
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or not url.isprintable():
+        raise ConfigError(
+            "The answerer remote cannot use its URL (answerer.url, or the environment variable OPENAI_BASE_URL): it "
+            'should look like "http://localhost:8000/v1".'
+        )
+    if any(each in url for each in "@?#"):  # also where the password itself holds a slash
+        raise ConfigError(
+            "The URL of a server (answerer.url, or the environment variable OPENAI_BASE_URL) must not "
+            "hold a user, a password or a query: it is written into run.toml and the report. Put the "
+            "key into the environment variable that answerer.key_env names (OPENAI_API_KEY)."
+        )
 
 
 def _usable_url(_: Any, attribute: Any, value: str) -> None:

@@ -10,11 +10,9 @@ import re
 from collections.abc import Sequence
 
 from srum_core.records import Box, Candidate, Question, Region, Score, Unreadable
-from srum_judges import templates
-from srum_judges.judges import widened
+from srum_judges.judges import ask, load, widened
 from srum_judges.options import SelfPlayOptions
-from srum_judges.parsing import Reading, read_verdict
-from srum_judges.question_files import read_questions
+from srum_judges.parsing import Reading, read_verdict, spoken
 from srum_judges.rules.inflection import forms
 
 _PRESENCE = re.compile(
@@ -25,6 +23,19 @@ _PRESENCE = re.compile(
 _SEVERAL = re.compile(
     r"are there (?:exactly |at least |only )?(?:[0-9]+|two|three|four|five|six|seven|eight|nine|ten|several|many|some) "
     r"(?P<things>[^?]+)\?",
+    re.IGNORECASE,
+)
+_BEFORE_QUESTION = re.compile(
+    r"""^(?: [^\w(] | _                                             # markup, bullets, what is left of a list's brackets
+    | \(?[0-9]{1,3}[.):\]](?![0-9])                                 # 1.  2)  (3)
+    | q(?:uestion)?[ _]{0,2}[0-9]{0,3}[*_]{0,3}[.):]                # Q1:
+    | \((?:yes|no)\) | (?:yes|no)\b[^\w\s]                          # the answer to the question before it
+    )+""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NOT_YES_OR_NO = re.compile(
+    r"(?:what|which|who|whom|whose|where|when|why|how)\b"
+    r"|(?:would|do) you (?:like|want|need)\b|(?:shall|may|can|should) i\b",  # an offer to write more
     re.IGNORECASE,
 )
 
@@ -47,20 +58,20 @@ class SelfPlay:
 
     def __init__(self, options: SelfPlayOptions | None = None) -> None:
         self.options = options or SelfPlayOptions()
-        self.asking = templates.load(self.options.questions_template, ["prompt"], "questions_template")
-        self.answering = templates.load(self.options.answers_template, ["question"], "answers_template")
+        self.asking = load(self.options.questions_template, ["prompt"], "questions_template")
+        self.answering = load(self.options.answers_template, ["question"], "answers_template")
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
         if self.options.level == "local" and not regions:
             return []
-        return [templates.question(candidate, self.asking, self.options, limit=str(self.options.limit))]
+        return [ask(candidate, self.asking, self.options, limit=str(self.options.limit))]
 
     def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Question]:
         if len(answers) != 1:
             return []
         texts = self._written(answers[0])
         return [
-            templates.question(candidate, self.answering, self.options, crop, question=text)
+            ask(candidate, self.answering, self.options, crop, question=text)
             for crop in self._parts(regions)
             for text in texts
         ]
@@ -114,6 +125,23 @@ class SelfPlay:
         if failed:
             reason += f" Not so: {'; '.join(failed)}"
         return [Score(2 * share - 1, place, reason, self.name)]
+
+
+def read_questions(answer: str) -> list[str]:
+    """The questions of an answer that can be answered with yes or no, each once, without numbers and bullets. What is
+    no such question is left out: headings, remarks, "How many …?", answers behind a question, offers."""
+    text = spoken(answer)
+    if isinstance(text, Reading):
+        return []
+    found: dict[str, str] = {}
+    for line in text.replace("？", "?").split("\n"):
+        for written in dict.fromkeys(line.split("?")[:-1] if "?" in line else ()):
+            question = " ".join(_BEFORE_QUESTION.sub("", written).split()).rstrip("*_` ") + "?"
+            if question.count('"') % 2:
+                question = f'"{question}'  # its opening quotation mark looked like markup
+            if re.search(r"\w", question) and not _NOT_YES_OR_NO.match(question):
+                found.setdefault(re.sub(r"\W+", " ", question.casefold()), question)
+    return list(found.values())
 
 
 def _told(reading: Reading) -> str:

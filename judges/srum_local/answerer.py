@@ -14,6 +14,7 @@ from srum_core.errors import CheckpointError, ConfigError
 from srum_core.models import generation
 from srum_core.models.hub import choose_device, choose_dtype, download, refuse_large
 from srum_core.models.images import open_rgb
+from srum_core.models.templates import REASON_FIRST
 from srum_core.models.weights import loading, refuse_infinite
 from srum_core.records import BoxFormat, Question
 from srum_local import LocalOptions
@@ -30,10 +31,6 @@ PUBLISHED = {
 NEEDS = (
     "Answering with it takes an accelerator with that much memory and some more; a server can hold it instead "
     '(answerer={use="remote", url="…"}).'
-)
-REASON_FIRST = (
-    "Before you answer, think the task through step by step, and write your thoughts between <think> and </think>. "
-    "Then answer in exactly the form that is asked for.\n\n"
 )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from srum_benchmarks import ShapesOptions, summary
-from srum_benchmarks.shapes import crowded, stored, world
-from srum_benchmarks.shapes.checker import Verdict, check, layout
+from srum_benchmarks.shapes import crowded, world
+from srum_benchmarks.shapes.checker import Verdict, check, layout, read
 from srum_benchmarks.summary import Cell
 from srum_core.evaluation.benchmarking import EXTRA_OBJECTS
 from srum_core.evaluation.statistics import SHARE
@@ -47,7 +47,7 @@ class Shapes:
         return {"layout": layout(found.found, candidate.prompt.tags), "detail": found.fidelity}
 
     def _check(self, candidate: Candidate) -> Verdict:
-        return check(stored.read(candidate, "The shapes benchmark"), candidate.prompt.tags)
+        return check(read(candidate, "The shapes benchmark"), candidate.prompt.tags)
 
     def table(self, scored: Scored) -> Sequence[Row]:
         """Accuracy per category, then over all pictures, then the other measures."""

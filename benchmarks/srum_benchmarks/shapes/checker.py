@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 
 from srum_benchmarks.shapes.crowded import cell_of, stands
 from srum_benchmarks.shapes.render import SIZES, SMALL, Mask, Picture, related, shape_mask
-from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, Kind, crowded, wanted
+from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, SIDE, Kind, crowded, wanted
+from srum_core.errors import RecordError
+from srum_core.models.images import open_image
+from srum_core.records import Candidate
 
 SMALLEST = 8
 """Pixels; fewer are a speck, which is neither an object nor a mistake (the smallest shape has 41, a small one 20)."""
@@ -250,3 +253,21 @@ def check(picture: Picture, tags: Mapping[str, Any]) -> Verdict:
         wrong.append(misplaced or f"not {tags['relation']}")
     detail = "; ".join(wrong) or "all as asked"
     return Verdict(detail == "all as asked", fidelity, detail, found)
+
+
+def read(candidate: Candidate, who: str) -> Picture:
+    """A candidate's image, (32, 32, 3) RGB; `who` wants to check it.
+
+    Raises RecordError for prompts of another world and other sizes."""
+    if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
+        raise RecordError(
+            f'{who} cannot check picture {candidate.id}: its prompt "{candidate.prompt.text}" does not say which '
+            "objects it asks for. Use prompts of the shapes world."
+        )
+    picture = np.asarray(open_image(candidate.image).convert("RGB"))
+    if picture.shape != (SIDE, SIDE, 3):
+        raise RecordError(
+            f"{who} reads pictures of {SIDE}×{SIDE} pixels, but {candidate.image} has "
+            f"{picture.shape[1]}×{picture.shape[0]}. Use it with a model that draws that size."
+        )
+    return picture

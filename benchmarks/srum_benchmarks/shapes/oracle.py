@@ -20,11 +20,11 @@ class ShapesOracle:
         return ()
 
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Score]:
-        from srum_benchmarks.shapes import stored
         from srum_benchmarks.shapes.appraisal import appraise
+        from srum_benchmarks.shapes.checker import read
         from srum_benchmarks.shapes.world import crowded
 
-        picture = stored.read(candidate, f'The judge "{NAME}"')
+        picture = read(candidate, f'The judge "{NAME}"')
         told = appraise(picture, candidate.prompt, boxes=[_pixels(region.box) for region in regions])
         missing = len(told.missing) if crowded(candidate.prompt.tags) else None
         whole = Score(told.score, None, told.reason, NAME, missing=missing)

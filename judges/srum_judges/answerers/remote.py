@@ -22,25 +22,18 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import define, field, frozen
 
-from srum_core.errors import AnswerError, ConfigError, clean, extra, mask
+from srum_core.errors import AnswerError, ConfigError, clean, extra, hide, mask
 from srum_core.files import read_file
 from srum_core.models.images import open_image, open_rgb
+from srum_core.models.templates import REASON_FIRST
 from srum_core.records import Answer, Box, Question
-from srum_judges.answerers.addresses import read_key, read_urls
 from srum_judges.answerers.answer_cache import AnswerCache, cache_folder, key_of
-from srum_judges.options import RemoteOptions
+from srum_judges.options import RemoteOptions, read_urls
 
 if TYPE_CHECKING:
     import openai
 
     from srum_judges.answerers.wire import Stop, Trouble
-
-REASON_FIRST = (
-    "Before you answer, think the task through step by step, and write your thoughts between <think> and </think>. "
-    "Then answer in exactly the form that is asked for."
-)
-"""Put before a question with `think`, in the user's turn: not every chat template knows a system's."""
-
 
 PROBE = "Is this image white? Answer yes or no."
 """Asked about a small white image where a server refuses the first question, to see whether it refuses all."""
@@ -97,7 +90,7 @@ class Remote:
             raise ConfigError(
                 f"The answerer remote needs packages that are not installed ({error}): {extra('remote')}."
             ) from error
-        key, timeout, most = read_key(self.options.key_env), self.options.timeout, self.options.max_reply
+        key, timeout, most = _read_key(self.options.key_env), self.options.timeout, self.options.max_reply
         servers = [Server(Wire(url, key, timeout, most), url) for url in urls]
         self._servers = Servers(servers, self.options.concurrency, self.options.retries)
         self._cache = AnswerCache(cache_folder(self.options.cache))
@@ -317,8 +310,8 @@ class Remote:
             if part not in pictures:
                 pictures[part] = _picture(*part)
             url, digest = pictures[part]
-            text = f"{REASON_FIRST}\n\n{question.text}" if question.think else question.text
-            text = _sendable(text)
+            # in the user's turn: not every chat template knows a system's
+            text = _sendable(REASON_FIRST + question.text if question.think else question.text)
             asked = {
                 "model": self._model,
                 "picture": digest,
@@ -332,6 +325,19 @@ class Remote:
             }
             asks.append(_Ask(question, text, url, asked, key_of(asked)))
         return asks
+
+
+def _read_key(name: str) -> str:
+    """The key, or a placeholder: servers of one's own need none. It is hidden in all that is shown from now on. Raises
+    ConfigError."""
+    key = os.environ.get(name, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            f"The environment variable {name} holds characters that no key has (only printable ASCII can be sent). Set "
+            "it again, or name another one with answerer.key_env."
+        )
+    hide(key)
+    return key or "none-needed"
 
 
 def _messages(ask: _Ask) -> Any:

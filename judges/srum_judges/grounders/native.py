@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from srum_core.records import Box, Candidate, Question, Region, Unreadable, area, near_duplicate, sides
-from srum_judges import templates
 from srum_judges.grounders.box_json import Corners, read_boxes
+from srum_judges.judges import ask, load
 from srum_judges.options import NativeOptions
 
 
@@ -22,11 +22,11 @@ class Native:
 
     def __init__(self, options: NativeOptions | None = None) -> None:
         self.options = options or NativeOptions()
-        self.template = templates.load(self.options.template, ["prompt"])
+        self.template = load(self.options.template, ["prompt"])
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         unit = _describe(sides(self.options.boxes, candidate))
-        return [templates.question(candidate, self.template, self.options, unit=unit)]
+        return [ask(candidate, self.template, self.options, unit=unit)]
 
     def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region | Unreadable]:
         (answer,) = answers
