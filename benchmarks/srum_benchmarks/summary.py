@@ -8,7 +8,7 @@ something independent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import fsum, hypot
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from attrs import frozen
 
 from srum_benchmarks.options import PublishedOptions
 from srum_core.evaluation.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
-from srum_core.records import Row
+from srum_core.records import Candidate, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 COMPLETE = 0.99
 """A table over a smaller share of the answers says that it is incomplete."""
+
+
+Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
+"""Pictures and their measures."""
 
 
 @frozen
@@ -68,6 +72,11 @@ def part(cells: Iterable[Cell], failed: float | None = None) -> Part:
             values.setdefault(cell.prompt, []).append(value)
     own = [values[prompt] for prompt in sorted(values)]  # whatever order pictures come in, the same numbers follow
     return Part(tuple(fsum(each) for each in own), tuple(len(each) for each in own))
+
+
+def cells(scored: Scored, measure: str) -> list[Cell]:
+    """One for each picture."""
+    return [Cell(candidate.prompt.id, values.get(measure)) for candidate, values in scored]
 
 
 def coverage(cells: Iterable[Cell]) -> float:
@@ -126,8 +135,9 @@ def resampled(part: Part, seed: int) -> Draws:
     return drawn
 
 
-def note(options: PublishedOptions, readable: float, prompts: int, expected: int, *more: str) -> str:
-    """What every row of a table must say, as one line; "" if there is nothing to say."""
+def note(options: PublishedOptions, readable: float, scored: Scored, expected: int, *more: str) -> str:
+    """What every row of a table must say, as one line; "" if there is nothing to say. `expected`: prompts."""
+    prompts = len({candidate.prompt.id for candidate, _ in scored})
     policy = getattr(options, "policy", "exclude")
     parts = [
         f"policy {policy}" if policy != "exclude" else "",
@@ -139,9 +149,12 @@ def note(options: PublishedOptions, readable: float, prompts: int, expected: int
     return "; ".join(filter(None, parts))
 
 
-def by_group(cells: Sequence[tuple[str, Cell]], order: Iterable[str], policy: str = "exclude") -> dict[str, Part]:
-    """Groups in a fixed order, those where nothing counts left out. `policy` "zero" counts unreadable answers as 0; a
-    scorer that counts them as something of its own, or has no result then, is the benchmark's own business."""
-    failed = 0.0 if policy == "zero" else None
-    parts = {name: part((cell for group, cell in cells if group == name), failed) for name in order}
+def by_group(scored: Scored, measure: str, tag: str, order: Iterable[str], policy: str = "exclude") -> dict[str, Part]:
+    """Groups, which a prompt's tag names, in a fixed order; those where nothing counts are left out. `policy` "zero"
+    counts unreadable answers as 0; a scorer that counts them as something of its own, or has no result then, is the
+    benchmark's own business."""
+    groups: dict[str, list[Cell]] = {name: [] for name in order}
+    for (candidate, _), cell in zip(scored, cells(scored, measure), strict=True):
+        groups[candidate.prompt.tags[tag]].append(cell)
+    parts = {name: part(own, 0.0 if policy == "zero" else None) for name, own in groups.items()}
     return {name: each for name, each in parts.items() if each.count}

@@ -8,11 +8,9 @@ from typing import ClassVar
 from srum_benchmarks import published, summary, templates
 from srum_benchmarks.compbench import layout, prompts, scoring
 from srum_benchmarks.options import CompBenchOptions
-from srum_benchmarks.summary import Cell, Part
+from srum_benchmarks.summary import Part, Scored
 from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
-
-Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
 class CompBench:
@@ -67,21 +65,14 @@ class CompBench:
         return {"reference": reference} if value is None else {"reference": reference, "score": float(value)}
 
     def table(self, scored: Scored) -> Sequence[Row]:
-        cells = [(each.prompt.tags["category"], self._cell(each, values)) for each, values in scored]
-        readable = summary.coverage(Cell(each.prompt.id, values.get("score")) for each, values in scored)
-        note = self._note(scored, readable)
-        rows = _rows(summary.by_group(cells, prompts.TEST, self.options.policy), note)
-        return [*rows, Row("readable", readable, len(scored), note=note)]
-
-    def _cell(self, candidate: Candidate, values: Mapping[str, float]) -> Cell:
-        reference = self.options.policy == "reference"
-        return Cell(candidate.prompt.id, values["reference"] if reference else values.get("score"))
-
-    def _note(self, scored: Scored, readable: float) -> str:
+        readable = summary.coverage(summary.cells(scored, "score"))
         label = templates.label(self.template, scoring.KNOWN_MESSAGES, self.options.template)
-        drawn = {each.prompt.id for each, _ in scored}
         expected = sum(each.count for each in prompts.TEST.values())
-        return summary.note(self.options, readable, len(drawn), expected, label)
+        note = summary.note(self.options, readable, scored, expected, label)
+        policy = self.options.policy
+        measure = "reference" if policy == "reference" else "score"
+        rows = _rows(summary.by_group(scored, measure, "category", prompts.TEST, policy), note)
+        return [*rows, Row("readable", readable, len(scored), note=note)]
 
 
 def _rows(groups: Mapping[str, Part], note: str) -> list[Row]:

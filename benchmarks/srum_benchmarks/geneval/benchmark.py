@@ -12,11 +12,9 @@ from srum_benchmarks import detections, published, summary
 from srum_benchmarks.detections import Detection
 from srum_benchmarks.geneval import prompts, questions, scoring
 from srum_benchmarks.options import GenEvalOptions
-from srum_benchmarks.summary import Cell
+from srum_benchmarks.summary import Cell, Scored
 from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
-
-Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
 class GenEval:
@@ -78,22 +76,18 @@ class GenEval:
 
     def table(self, scored: Scored) -> Sequence[Row]:
         """One row a task, their mean, and the share of prompts with any correct picture."""
-        cells = [(each.prompt.tags["tag"], Cell(each.prompt.id, values.get("correct"))) for each, values in scored]
-        readable = summary.coverage(cell for _, cell in cells)
-        note = self._note(len({cell.prompt for _, cell in cells}), readable)
-        cells = [(tag, cell) for tag, cell in cells if cell.value is not None]
-        parts = summary.by_group(cells, prompts.TAGS)
+        cells = summary.cells(scored, "correct")
+        readable = summary.coverage(cells)
+        kind, detector = f"{self.options.prompts} prompts", self.options.detector
+        more = [kind, f"detector {detector}" if detector else ""]
+        note = summary.note(self.options, readable, scored, sum(prompts.TAGS.values()), *more)
+        parts = summary.by_group(scored, "correct", "tag", prompts.TAGS)
         rows = [summary.row(tag, [(1.0, part)], note) for tag, part in parts.items()]
         if parts:
             rows.append(summary.row("overall", summary.equal(parts.values()), note))
-            rows.append(summary.row("pictures", [(1.0, summary.part(cell for _, cell in cells))], note))
+            rows.append(summary.row("pictures", [(1.0, summary.part(cells))], note))
             rows.append(summary.row("any of a prompt", [(1.0, _any(cells))], note))
         return [*rows, Row("readable", readable, len(scored), note=note)]
-
-    def _note(self, drawn: int, readable: float) -> str:
-        kind, detector = f"{self.options.prompts} prompts", self.options.detector
-        expected = sum(prompts.TAGS.values())
-        return summary.note(self.options, readable, drawn, expected, kind, f"detector {detector}" if detector else "")
 
 
 def path(prompt: str, picture: int) -> Path:
@@ -109,8 +103,9 @@ def scored_files(folder: Path) -> list[Path]:
     return [path.relative_to(folder) for path in paths if re.match(r"\d+\.png", path.name)]
 
 
-def _any(cells: Sequence[tuple[str, Cell]]) -> summary.Part:
+def _any(cells: Sequence[Cell]) -> summary.Part:
     best: dict[str, float] = {}
-    for _, cell in cells:
-        best[cell.prompt] = max(best.get(cell.prompt, 0.0), cell.value or 0.0)
+    for cell in cells:
+        if cell.value is not None:
+            best[cell.prompt] = max(best.get(cell.prompt, 0.0), cell.value)
     return summary.part(Cell(prompt, value) for prompt, value in best.items())

@@ -9,12 +9,10 @@ from srum_benchmarks import published, summary, templates
 from srum_benchmarks.options import ReasonBenchOptions
 from srum_benchmarks.reasonbench import prompts, scoring
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
-from srum_benchmarks.summary import Cell, Part
+from srum_benchmarks.summary import Scored
 from srum_core.errors import RecordError
 from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
-
-Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
 class ReasonBench:
@@ -88,22 +86,18 @@ class ReasonBench:
                 "T2I-ReasonBench's own scripts stop at the first answer that they cannot read, and here are some. "
                 'So policy = "reference" has no result. Take "exclude" or "zero".'
             )
-        note = self._note(len({each.prompt.id for each, _ in scored}), readable)
-        accurate, quality = self._parts(scored, "accuracy"), self._parts(scored, QUALITY)
+        expected = sum(each.prompts.count for each in DIMENSIONS.values())
+        label = templates.label(self.template, {}, self.options.template)
+        note = summary.note(self.options, readable, scored, expected, label)
+        accurate, quality = (
+            summary.by_group(scored, measure, "dimension", DIMENSIONS, self.options.policy)
+            for measure in ("accuracy", QUALITY)
+        )
         rows = [summary.row(name, [(100.0, part)], note) for name, part in accurate.items()]
         if len(accurate) == len(DIMENSIONS):
             rows.append(summary.row("overall", summary.equal(accurate.values(), 100.0), note))
         rows += [summary.row(f"{name} (quality)", [(100.0, part)], note) for name, part in quality.items()]
         return [*rows, Row("readable", readable, len(scored), note=note)] if scored else rows
-
-    def _parts(self, scored: Scored, measure: str) -> dict[str, Part]:
-        cells = [(each.prompt.tags["dimension"], Cell(each.prompt.id, values.get(measure))) for each, values in scored]
-        return summary.by_group(cells, DIMENSIONS, self.options.policy)
-
-    def _note(self, drawn: int, readable: float) -> str:
-        expected = sum(each.prompts.count for each in DIMENSIONS.values())
-        label = templates.label(self.template, {}, self.options.template)
-        return summary.note(self.options, readable, drawn, expected, label)
 
 
 def _listed(pairs: Sequence[Sequence[str]]) -> str:

@@ -8,12 +8,10 @@ from typing import ClassVar
 
 from srum_benchmarks import summary, templates
 from srum_benchmarks.options import WiseOptions, WiseVerifiedOptions
-from srum_benchmarks.summary import Cell, Part
+from srum_benchmarks.summary import Part, Scored
 from srum_benchmarks.wise import prompts, scoring
 from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
-
-Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
 class _Wise:
@@ -48,12 +46,14 @@ class _Wise:
     def table(self, scored: Scored) -> Sequence[Row]:
         """Categories, groups and the overall; with `trained`, the other two groups and their pictures' mean only."""
         kept = [(each, values) for each, values in scored if each.prompt.tags["group"] != self.options.trained]
-        cells = [(each.prompt.tags["category"], Cell(each.prompt.id, self._value(values))) for each, values in kept]
-        readable = summary.coverage(cell for _, cell in cells)
-        note = self._note(len({cell.prompt for _, cell in cells}), readable)
-        parts = summary.by_group(cells, self.version.ranges, self.options.policy)
+        measure = "reference" if self.options.policy == "reference" else "wiscore"
+        readable = summary.coverage(summary.cells(kept, measure))
+        note = self._note(kept, readable)
+        parts = summary.by_group(kept, measure, "category", self.version.ranges, self.options.policy)
         rows = [summary.row(name, [(1.0, part)], note) for name, part in parts.items()]
-        rows += [summary.row(name, _pooled(own), note) for name, own in _grouped(parts).items()]
+        for group, names in GROUPS.items():
+            if own := [parts[name] for name in names if name in parts]:
+                rows.append(summary.row(group, _pooled(own), note))
         rows += self._overall(parts, readable, note)
         return [*rows, Row("readable", readable, len(kept), note=note)] if kept else rows
 
@@ -68,16 +68,13 @@ class _Wise:
             rows.append(summary.row("overall (plain mean of categories)", summary.equal(parts.values()), note))
         return rows
 
-    def _value(self, values: Mapping[str, float]) -> float | None:
-        return values.get("reference" if self.options.policy == "reference" else "wiscore")
-
-    def _note(self, drawn: int, readable: float) -> str:
+    def _note(self, kept: Scored, readable: float) -> str:
         trained = self.options.trained
         more = f"trained on {trained}, which is left out" if trained else ""
         ranges = [self.version.ranges[name] for group, names in GROUPS.items() if group != trained for name in names]
         expected = sum(last - first + 1 for first, last in ranges)
         label = templates.label(self.template, {}, self.options.template)
-        return summary.note(self.options, readable, drawn, expected, more, label)
+        return summary.note(self.options, readable, kept, expected, more, label)
 
 
 class Wise(_Wise):
@@ -126,11 +123,6 @@ class WiseVerified(_Wise):
         if not found:
             return {"readable": 0.0}
         return {"readable": 1.0, "wiscore": found["score"], "reference": found["score"]}
-
-
-def _grouped(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
-    found = {group: [parts[name] for name in names if name in parts] for group, names in GROUPS.items()}
-    return {group: own for group, own in found.items() if own}
 
 
 def _pooled(parts: Sequence[Part]) -> list[tuple[float, Part]]:
