@@ -13,13 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-
 from srum_core.errors import CheckpointError
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
-    from torch import Tensor
 
 PUBLISHED = {
     "vit_b": "sam_vit_b_01ec64.pth",
@@ -30,35 +27,13 @@ PUBLISHED = {
 _DECODER_HEADS = 8
 
 
-@frozen
-class Sizes:
-    """What segment-anything's constructors want to know."""
-
-    width: int
-    depth: int
-    heads: int
-    mlp_ratio: float
-    patch: int
-    grid: int
-    """The picture's side, in patches."""
-    window: int
-    """Side of the windows of local attention, in patches; 0 = every layer is global."""
-    global_layers: tuple[int, ...]
-    prompt_width: int
-    mask_channels: int
-    masks: int
-    """Masks per point, the one for clear cases not counted."""
-    decoder_depth: int
-    decoder_mlp: int
-    downsample: int
-    iou_depth: int
-    iou_width: int
-
-
 def find(checkpoint: str) -> Path:
     """The file that a path or a published size names. Raises CheckpointError, saying which file to put where."""
     if checkpoint in PUBLISHED:
-        folder = _hub_folder()
+        cache = os.environ.get(
+            "XDG_CACHE_HOME", "~/.cache"
+        )  # where torch.hub keeps checkpoints, without importing torch
+        folder = Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
         path = folder / PUBLISHED[checkpoint]
         if path.is_file():
             return path
@@ -76,12 +51,6 @@ def find(checkpoint: str) -> Path:
     return path
 
 
-def _hub_folder() -> Path:
-    """Where torch.hub keeps checkpoints, worked out without importing torch."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
-
-
 def load(path: Path) -> Sam:
     """The model on the CPU, in float32, ready to use. Raises CheckpointError for a file that is no such checkpoint."""
     import torch
@@ -92,8 +61,7 @@ def load(path: Path) -> Sam:
     odd = {name: str(each.dtype) for name, each in state.items() if not each.is_floating_point()}
     weights.refuse_quantised(path, odd)
     try:
-        sizes = infer(state)
-        model = build(sizes)
+        model = build({name: tuple(tensor.shape) for name, tensor in state.items()})
     except KeyError as error:
         raise CheckpointError(
             f"{path} has no tensor {error}, which every Segment Anything checkpoint has: is it one?"
@@ -107,41 +75,63 @@ def load(path: Path) -> Sam:
     return model.requires_grad_(False).eval()
 
 
-def infer(state: Mapping[str, Tensor]) -> Sizes:
-    """The sizes of the model that these tensors belong to. Raises KeyError for a tensor that is not there, ValueError
-    for shapes that contradict each other."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+def build(shapes: Mapping[str, tuple[int, ...]]) -> Sam:
+    """A model without weights (on the meta device), of the size that tensors of these shapes belong to, out of
+    segment-anything's own classes.
+
+    Raises KeyError for a tensor that is not there, ValueError for shapes that contradict each other.
+    """
+    import torch
+    from segment_anything import modeling
+
     width, _, patch, _ = _shape(shapes, "image_encoder.patch_embed.proj.weight", 4)
-    grid = _shape(shapes, "image_encoder.pos_embed", 4)[1]
+    grid = _shape(shapes, "image_encoder.pos_embed", 4)[1]  # the picture's side, in patches
+    side = grid * patch
     depth = _count(shapes, "image_encoder.blocks.")
-    sides, head_widths = [], set()
+    windows, head_widths = [], set()  # of each layer the side of what it attends to, in patches
     for layer in range(depth):
         length, head_width = _shape(shapes, f"image_encoder.blocks.{layer}.attn.rel_pos_h", 2)
-        sides.append((length + 1) // 2)
+        windows.append((length + 1) // 2)
         head_widths.add(head_width)
-    windows = {side for side in sides if side != grid}
-    if len(head_widths) != 1 or width % min(head_widths) or len(windows) > 1:
-        raise ValueError(f"{width} channels in heads of {sorted(head_widths)}, windows of sides {sorted(windows)}")
+    local = set(windows) - {grid}
+    if len(head_widths) != 1 or width % min(head_widths) or len(local) > 1:
+        raise ValueError(f"{width} channels in heads of {sorted(head_widths)}, windows of sides {sorted(local)}")
     prompt_width = _shape(shapes, "prompt_encoder.no_mask_embed.weight", 2)[1]
     attention = "mask_decoder.transformer.final_attn_token_to_image.q_proj.weight"
-    return Sizes(
-        width=width,
-        depth=depth,
-        heads=width // head_widths.pop(),
-        mlp_ratio=_shape(shapes, "image_encoder.blocks.0.mlp.lin1.weight", 2)[0] / width,
-        patch=patch,
-        grid=grid,
-        window=next(iter(windows), 0),
-        global_layers=tuple(layer for layer, side in enumerate(sides) if side == grid),
-        prompt_width=prompt_width,
-        mask_channels=_shape(shapes, "prompt_encoder.mask_downscaling.3.weight", 4)[0],
-        masks=_count(shapes, "mask_decoder.output_hypernetworks_mlps.") - 1,
-        decoder_depth=_count(shapes, "mask_decoder.transformer.layers."),
-        decoder_mlp=_shape(shapes, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 2)[0],
-        downsample=prompt_width // _shape(shapes, attention, 2)[0],
-        iou_depth=_count(shapes, "mask_decoder.iou_prediction_head.layers."),
-        iou_width=_shape(shapes, "mask_decoder.iou_prediction_head.layers.0.weight", 2)[0],
-    )
+    with torch.device("meta"):
+        encoder = modeling.ImageEncoderViT(
+            img_size=side,
+            patch_size=patch,
+            embed_dim=width,
+            depth=depth,
+            num_heads=width // head_widths.pop(),
+            mlp_ratio=_shape(shapes, "image_encoder.blocks.0.mlp.lin1.weight", 2)[0] / width,
+            out_chans=prompt_width,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=next(iter(local), 0),
+            global_attn_indexes=tuple(layer for layer, window in enumerate(windows) if window == grid),
+        )
+        prompts = modeling.PromptEncoder(
+            embed_dim=prompt_width,
+            image_embedding_size=(grid, grid),
+            input_image_size=(side, side),
+            mask_in_chans=_shape(shapes, "prompt_encoder.mask_downscaling.3.weight", 4)[0],
+        )
+        decoder = modeling.MaskDecoder(
+            num_multimask_outputs=_count(shapes, "mask_decoder.output_hypernetworks_mlps.") - 1,
+            transformer_dim=prompt_width,
+            transformer=modeling.TwoWayTransformer(
+                depth=_count(shapes, "mask_decoder.transformer.layers."),
+                embedding_dim=prompt_width,
+                num_heads=_DECODER_HEADS,
+                mlp_dim=_shape(shapes, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 2)[0],
+                attention_downsample_rate=prompt_width // _shape(shapes, attention, 2)[0],
+            ),
+            iou_head_depth=_count(shapes, "mask_decoder.iou_prediction_head.layers."),
+            iou_head_hidden_dim=_shape(shapes, "mask_decoder.iou_prediction_head.layers.0.weight", 2)[0],
+        )
+    return modeling.Sam(encoder, prompts, decoder)  # outside: its colour constants are not in the file
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int) -> tuple[int, ...]:
@@ -154,45 +144,3 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int) ->
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
     """How many layers there are. Gaps in their numbers come out as missing and unused tensors."""
     return len({name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)})
-
-
-def build(sizes: Sizes) -> Sam:
-    """A model without weights (on the meta device), out of segment-anything's own classes."""
-    import torch
-    from segment_anything import modeling
-
-    side = sizes.grid * sizes.patch
-    with torch.device("meta"):
-        encoder = modeling.ImageEncoderViT(
-            img_size=side,
-            patch_size=sizes.patch,
-            embed_dim=sizes.width,
-            depth=sizes.depth,
-            num_heads=sizes.heads,
-            mlp_ratio=sizes.mlp_ratio,
-            out_chans=sizes.prompt_width,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=sizes.window,
-            global_attn_indexes=sizes.global_layers,
-        )
-        prompts = modeling.PromptEncoder(
-            embed_dim=sizes.prompt_width,
-            image_embedding_size=(sizes.grid, sizes.grid),
-            input_image_size=(side, side),
-            mask_in_chans=sizes.mask_channels,
-        )
-        decoder = modeling.MaskDecoder(
-            num_multimask_outputs=sizes.masks,
-            transformer_dim=sizes.prompt_width,
-            transformer=modeling.TwoWayTransformer(
-                depth=sizes.decoder_depth,
-                embedding_dim=sizes.prompt_width,
-                num_heads=_DECODER_HEADS,
-                mlp_dim=sizes.decoder_mlp,
-                attention_downsample_rate=sizes.downsample,
-            ),
-            iou_head_depth=sizes.iou_depth,
-            iou_head_hidden_dim=sizes.iou_width,
-        )
-    return modeling.Sam(encoder, prompts, decoder)  # outside: its colour constants are not in the file
