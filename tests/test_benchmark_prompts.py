@@ -67,8 +67,8 @@ def test_other_prompts_are_refused_by_their_hash(tmp_path: Path, monkeypatch: py
         compbench.load(data, "test")
     assert len(compbench.load(data, "test", verify=False)) == 2670
     right = files.digest(compbench_entries()[1998]["Question"])
-    known = attrs.evolve(compbench.expected_json("test"), spots={1998: right})
-    monkeypatch.setitem(compbench._JSON, "test", known)
+    known = attrs.evolve(compbench.JSON["test"], spots={1998: right})
+    monkeypatch.setitem(compbench.JSON, "test", known)
     assert len(compbench.load(data, "test")) == 2670
 
 

@@ -61,11 +61,8 @@ def question(text: str, pictures: Sequence[Any], given: Mapping[str, Any], folde
     pictures[0].convert("RGB").save(path)
     sampled = bool(given.get("do_sample")) or float(given.get("temperature") or 0) > 0
     temperature = float(given.get("temperature") or 1.0) if sampled else 0.0
-    return Question(path, _MARK.sub("", text), max_new_tokens=_limit(given), temperature=temperature)
-
-
-def _limit(given: Mapping[str, Any]) -> int:
-    return int(given.get("max_new_tokens") or given.get("max_gen_toks") or _TOKENS)
+    limit = int(given.get("max_new_tokens") or given.get("max_gen_toks") or _TOKENS)
+    return Question(path, _MARK.sub("", text), max_new_tokens=limit, temperature=temperature)
 
 
 def cut(answer: str, given: Mapping[str, Any]) -> str:

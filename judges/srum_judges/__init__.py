@@ -37,12 +37,7 @@ def srum_judges() -> Iterable[Component]:
 @hookimpl
 def srum_grounders() -> Iterable[Component]:
     offered = [
-        (
-            "components",
-            "grounders.components:Components",
-            ComponentsOptions,
-            "connected patches of one colour",
-        ),
+        ("components", "grounders.components:Components", ComponentsOptions, "connected patches of one colour"),
         ("grid", "grounders.components:Grid", GridOptions, "equal tiles, whatever the picture shows"),
         ("native", "grounders.native:Native", NativeOptions, "boxes that the answering model gives as JSON"),
         ("file", "grounders.file:BoxesFromFile", FileOptions, "boxes out of a file"),
@@ -53,18 +48,8 @@ def srum_grounders() -> Iterable[Component]:
 @hookimpl
 def srum_answerers() -> Iterable[Component]:
     offered = [
-        (
-            "remote",
-            "answerers.remote:Remote",
-            RemoteOptions,
-            "a server that speaks OpenAI's chat protocol",
-        ),
-        (
-            "scripted",
-            "answerers.scripted:Scripted",
-            ScriptedOptions,
-            "fixed replies for smoke tests only",
-        ),
+        ("remote", "answerers.remote:Remote", RemoteOptions, "a server that speaks OpenAI's chat protocol"),
+        ("scripted", "answerers.scripted:Scripted", ScriptedOptions, "fixed replies for smoke tests only"),
     ]
     return [_component(*each) for each in offered]
 

@@ -80,7 +80,7 @@ def known_files() -> dict[str, Expected]:
     texts = [compbench.expected_text("test", name) for name in compbench.TEST]
     wise_files = [each for version in (wise.LEGACY, wise.VERIFIED) for each in version.files.values()]
     reason = [dimension.prompts for dimension in reasonbench.DIMENSIONS.values()]
-    jsons = [compbench.expected_json(split) for split in compbench.SPLITS]
+    jsons = [compbench.JSON[split] for split in compbench.SPLITS]
     every = [*texts, *wise_files, *reason, *jsons, *geneval.FILES.values()]
     return {place: each for each in every for place in each.places}
 

@@ -54,7 +54,7 @@ TRAIN: Mapping[str, Category] = {
 }
 SPLITS = {"test": TEST, "train": TRAIN}
 _WORDS = {"test": "val", "train": "train"}
-_JSON = {
+JSON = {
     "test": Expected(("val_comp.json",), 2670, {1998: "093838ce19bdf93d"}, SRUM, "Question"),
     "train": Expected(("train_comp.json",), 6234, {232: "3a2d980323585a25"}, SRUM, "Question"),
 }
@@ -70,10 +70,6 @@ _SPOTS = {
     "spatial": (107, "93ae76140eafa4d4"),
     "texture": (48, "cdadde909b7bdded"),
 }
-
-
-def expected_json(split: str) -> Expected:
-    return _JSON[split]
 
 
 def expected_text(split: str, category: str) -> Expected:
@@ -101,7 +97,7 @@ def survey(data: str) -> list[PromptFile]:
     """What is there of both splits, in the format that the folder has."""
     found = []
     for split in SPLITS:
-        wanted = list(expected_texts(split).values()) if _has_texts(data, split) else [_JSON[split]]
+        wanted = list(expected_texts(split).values()) if _has_texts(data, split) else [JSON[split]]
         found += files.survey(data, wanted, lambda split=split: _read(data, split)[2])  # type: ignore[misc]
     return found
 
@@ -113,16 +109,16 @@ def expected_texts(split: str) -> dict[str, Expected]:
 def _has_texts(data: str, split: str) -> bool:
     root = Path(data).expanduser()
     texts = expected_texts(split).values()
-    return bool(data) and files.find(root, _JSON[split]) is None and any(files.find(root, each) for each in texts)
+    return bool(data) and files.find(root, JSON[split]) is None and any(files.find(root, each) for each in texts)
 
 
 def _read(data: str, split: str) -> tuple[list[PromptFile], list[Prompt], list[str]]:
     """The files, their prompts, and what more is wrong with them."""
     if _has_texts(data, split):
         return _from_texts(data, split, expected_texts(split))
-    (path,) = files.need(data, NAME, [_JSON[split]])
+    (path,) = files.need(data, NAME, [JSON[split]])
     entries = files.read_json(path, list)
-    found = files.check(_JSON[split], path, files.texts(path, entries, "Question"))
+    found = files.check(JSON[split], path, files.texts(path, entries, "Question"))
     prompts = _entries(path, entries)
     return [found], prompts, _miscounted(path, split, prompts)
 

@@ -17,7 +17,7 @@ from srum_core.records import Question
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
+    from PIL.Image import Image
 
     from srum_benchmarks.detections import Box
     from srum_benchmarks.geneval.detector import Colors, Detector, Found, Mask
@@ -80,7 +80,7 @@ class Mask2Former:
             )
         return wanted
 
-    def _told(self, image: Image.Image, found: Sequence[Found], wanted: Wanted) -> list[Detection]:
+    def _told(self, image: Image, found: Sequence[Found], wanted: Wanted) -> list[Detection]:
         """Detections with the colours of those that can count."""
         known: dict[int, str] = {}
         for name in wanted.colors:

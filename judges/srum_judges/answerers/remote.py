@@ -32,6 +32,7 @@ from srum_judges.options import RemoteOptions, read_urls
 
 if TYPE_CHECKING:
     import openai
+    from PIL.Image import Image
 
     from srum_judges.answerers.wire import Stop, Trouble
 
@@ -215,15 +216,14 @@ class Remote:
 
     def _probe(self, ask: _Ask, stop: Stop) -> None:
         """Ask about something harmless, in the same way. Raises Trouble where that is refused too."""
-        from PIL import Image
+        from PIL import Image as pil
 
         from srum_judges.answerers.wire import Trouble
 
-        file = io.BytesIO()
-        Image.new("RGB", (64, 64), "white").save(file, "PNG")
+        picture = _data_url(_png(pil.new("RGB", (64, 64), "white")))
         question = attrs.evolve(ask.question, text=PROBE, history=())
         try:
-            self._send(attrs.evolve(ask, question=question, text=PROBE, picture=_data_url(file.getvalue())), stop)
+            self._send(attrs.evolve(ask, question=question, text=PROBE, picture=picture), stop)
         except Trouble as again:
             again.advice = (
                 "It refuses even a short question about a white image: not this image is wrong but something in every "
@@ -237,11 +237,10 @@ class Remote:
         """Raises Trouble. A field that the server says it does not take is renamed or left out, from then on too."""
         from srum_judges.answerers.wire import Trouble
 
-        changed = dict(self._tally.fields)
+        question, changed = ask.question, dict(self._tally.fields)
+        fields = {"max_tokens": question.max_new_tokens, "temperature": question.temperature, "seed": question.seed}
         while True:
-            body: dict[str, Any] = {
-                new: value for name, value in _fields(ask.question).items() if (new := changed.get(name, name))
-            }
+            body: dict[str, Any] = {new: value for name, value in fields.items() if (new := changed.get(name, name))}
             try:
                 answer = self._servers.ask(partial(self._create, ask, body), _read_answer, stop)
             except Trouble as trouble:
@@ -360,7 +359,7 @@ def _picture(path: Path, crop: Box | None) -> tuple[str, str]:
     image, data = open_image(path), read_file(path)
     kind = next((kind for kind, magic in _AS_THEY_ARE.items() if data.startswith(magic)), None)
     if crop is not None or kind is None or "A" in image.getbands() or "transparency" in image.info:
-        data, kind = _cut(path, crop), "png"
+        data, kind = _png(open_rgb(path, crop)), "png"
     return _data_url(data, kind), hashlib.sha256(data).hexdigest()
 
 
@@ -371,9 +370,9 @@ def _data_url(data: bytes, kind: str = "png") -> str:
 _AS_THEY_ARE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 
 
-def _cut(path: Path, crop: Box | None) -> bytes:
+def _png(image: Image) -> bytes:
     file = io.BytesIO()
-    open_rgb(path, crop).save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
@@ -400,11 +399,6 @@ def _read_answer(reply: Any) -> Answer:
     if content is None and (stopped or any(isinstance(each, str) and each for each in apart)):
         return Answer("", model)
     raise ValueError("a chat completion without words")
-
-
-def _fields(question: Question) -> dict[str, Any]:
-    """How a question is to be answered, under the names that most servers take."""
-    return {"max_tokens": question.max_new_tokens, "temperature": question.temperature, "seed": question.seed}
 
 
 def _complaint(trouble: Trouble, body: Mapping[str, Any]) -> dict[str, str | None] | None:

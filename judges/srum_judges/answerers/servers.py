@@ -69,7 +69,9 @@ class Servers:
                     return self._ask(server, send, read, stop)
                 except Trouble as trouble:
                     trouble.attempts = attempt + 1
-                    if trouble.final or attempt == self.retries or self._hopeless():
+                    # every one of several servers has failed as often in a row as a request may
+                    hopeless = self.several and all(each.failures > self.retries for each in self.servers)
+                    if trouble.final or attempt == self.retries or hopeless:
                         raise
                     pause = 0.0 if self.several else own_pause(attempt, trouble)
             if pause:
@@ -122,10 +124,8 @@ class Servers:
     def _free(self) -> Server | None:
         now = time.monotonic()
         in_turn = [*self.servers[self._next :], *self.servers[: self._next]]
-        return next((each for each in in_turn if each.wakes <= now and each.under_way < self._limit(each)), None)
-
-    def _limit(self, server: Server) -> int:
-        return 1 if server.failures else self.room
+        fit = (each for each in in_turn if each.wakes <= now)
+        return next((each for each in fit if each.under_way < (1 if each.failures else self.room)), None)
 
     def _leave_out(self, server: Server, trouble: Trouble, began: float) -> None:
         """Failures of requests that were under way together count as one."""
@@ -143,7 +143,3 @@ class Servers:
             self._changed.notify_all()
         if back:
             log.warning("The server at %s answers again.", server.where)
-
-    def _hopeless(self) -> bool:
-        """Whether every one of several servers has failed as often in a row as a request may."""
-        return self.several and all(server.failures > self.retries for server in self.servers)

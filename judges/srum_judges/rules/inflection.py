@@ -9,6 +9,7 @@ from importlib.resources import files
 
 _TABLE = tomllib.loads((files("srum_judges.rules") / "vocabulary.toml").read_text(encoding="utf-8"))
 WORDS = {role: frozenset(words.split()) for role, words in _TABLE["words"].items()}
+_SINGULARS: list[tuple[str, str]] = _TABLE["singulars"]
 _IRREGULAR = dict(pair.split("/") for pair in WORDS["irregular"])
 
 
@@ -23,5 +24,5 @@ def _singular(word: str) -> str:
     """The word itself where it is no plural."""
     if word in _IRREGULAR or word in WORDS["no_plural"] or not re.fullmatch("[a-z]{3,40}", word):
         return _IRREGULAR.get(word, word)
-    matches = ((re.fullmatch(plural, word), singular) for plural, singular in _TABLE["singulars"])
+    matches = ((re.fullmatch(plural, word), singular) for plural, singular in _SINGULARS)
     return next((match.expand(singular) for match, singular in matches if match), word)
