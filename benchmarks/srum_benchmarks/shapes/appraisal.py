@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 from srum_benchmarks.shapes.checker import Found, PixelBox, absent, holds, look, placed
 from srum_benchmarks.shapes.render import Picture
 from srum_benchmarks.shapes.world import Kind, crowded, wanted
-from srum_core.records import Prompt
+from srum_core.records import Prompt, iou
 
 BLOB = "blurred blob"
 ALL_RIGHT = "all as asked"
@@ -83,18 +83,10 @@ def appraise(image: Picture, prompt: Prompt, kind: str = "", boxes: Sequence[Pix
 
 
 def _part_in(box: PixelBox, parts: Sequence[Part]) -> Part:
-    best = max(parts, key=lambda part: _overlap(box, part.box), default=None)
-    if best is None or _overlap(box, best.box) < 0.5:
+    best = max(parts, key=lambda part: iou(box, part.box), default=None)
+    if best is None or iou(box, best.box) < 0.5:
         return Part(box, BLOB, REGION_SCORES["distorted"], "distorted")
     return evolve(best, box=box)
-
-
-def _overlap(one: PixelBox, other: PixelBox) -> float:
-    """Intersection over union."""
-    wide = max(0, min(one[2], other[2]) - max(one[0], other[0]))
-    high = max(0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (one, other))
-    return wide * high / (areas - wide * high)
 
 
 def _reasons(found: tuple[Found, ...], tags: Mapping[str, Any]) -> tuple[list[str], int]:

@@ -10,7 +10,7 @@ from importlib.resources import files
 _TABLE = tomllib.loads((files("srum_judges.rules") / "vocabulary.toml").read_text(encoding="utf-8"))
 WORDS = {role: frozenset(words.split()) for role, words in _TABLE["words"].items()}
 _SINGULARS: list[tuple[str, str]] = _TABLE["singulars"]
-_IRREGULAR = dict(pair.split("/") for pair in WORDS["irregular"])
+_IRREGULAR: dict[str, str] = dict(pair.split("/") for pair in WORDS["irregular"])
 
 
 @lru_cache(maxsize=65536)
