@@ -13,11 +13,11 @@ from near import off
 from PIL import Image
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from srum_bagel.context import Context, attend
-from srum_bagel.images import size_rule, to_tensor
+from srum_bagel.attention import Context, attend
+from srum_bagel.layers import RMSNorm
 from srum_bagel.model import Bagel
-from srum_bagel.norm import RMSNorm
 from srum_bagel.options import Drawing, Options
+from srum_bagel.vision import size_rule, to_tensor
 from srum_core.errors import CheckpointError
 from srum_core.flow import flow_step
 from srum_core.models.images import flatten

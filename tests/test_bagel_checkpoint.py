@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from srum_bagel import checkpoint
-from srum_bagel.autoencoder import Autoencoder, AutoencoderSizes
 from srum_bagel.checkpoint import build_sizes
-from srum_bagel.model import Bagel, build_denoiser
+from srum_bagel.denoiser import BagelDenoiser
+from srum_bagel.model import Bagel
 from srum_bagel.options import Options
+from srum_bagel.vae import Autoencoder, AutoencoderSizes
 from srum_bagel.vision import Eye
 from srum_core.errors import CheckpointError
 from srum_core.models import hub
+from srum_core.models.weights import Stored
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 SMALL = {"drawing_sides": (160, 64), "vision_sides": (112, 56), "device": "cpu"}
@@ -85,7 +86,10 @@ def expected_7b() -> dict[str, tuple[int, ...]]:
 def test_the_7b_configuration_has_every_published_tensor() -> None:
     sizes = build_sizes(LANGUAGE, VISION, cell=64, latent_side=64, vision_side=70)
     with torch.device("meta"):
-        modules = [build_denoiser(sizes, (0, 1)), Eye(sizes.vision, 3584, 70)]
+        modules = [
+            BagelDenoiser(sizes.language, sizes.cell, sizes.latent_side, (0, 1), sizes.theta),
+            Eye(sizes.vision, 3584, 70),
+        ]
     ours = {key: tuple(value.shape) for module in modules for key, value in module.state_dict().items()}
     assert ours == expected_7b()
     count = sum(value.numel() for module in modules for value in module.state_dict().values())
@@ -250,5 +254,5 @@ def test_no_tensor_is_left_on_the_meta_device() -> None:
 
 
 def test_files_are_read_by_header_only(copy: Path) -> None:
-    part = checkpoint.open_part(copy, ("ema",))
+    part = Stored.open(copy, ("ema",), "BAGEL")
     assert part.shapes["llm2vae.bias"] == (64,)

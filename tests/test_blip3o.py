@@ -15,11 +15,12 @@ from einops import rearrange
 from near import off
 
 from srum_blip3o import eva
-from srum_blip3o.language import Asked, Reply, speak
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Drawing, Options
+from srum_blip3o.text_encoder import ask, speak
 from srum_core.errors import TrainingError
 from srum_core.flow import flow_step
+from srum_core.models.generation import Reply
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
 from srum_core.records import BoxFormat, Candidate, Judgement, Prompt, Question, Region, Score
@@ -136,7 +137,7 @@ def test_sampled_features_go_along_with_the_picture() -> None:
     rng = torch.Generator().manual_seed(1)
     noise = torch.randn(24, 8, 8, generator=rng)[None]
     states = plain.denoiser.reader.states(plain.denoiser.latent_queries, [plain.read("a boat", "open")])
-    from srum_blip3o.sampling import sample as draw
+    from srum_blip3o.dit import sample as draw
 
     features = rearrange(draw(plain.denoiser, states, noise, plain.options.drawing), "n c h w -> n h w c")[0]
     assert off(sample.latent, features) <= 1e-4
@@ -333,15 +334,15 @@ def test_pictures_have_three_axes_of_positions_also_in_a_batch(model: Blip3o) ->
     patches, grids = model.eyes.patches(pictures)
     cells = [int(grid.prod()) // 4 for grid in grids]
     rows = [model.words.question("What?", cells[0]), model.words.question("What is it, please?", cells[1])]
-    both, language = Asked.of(model.words, rows, (patches, grids), model.device), model.parts["language model"]
+    both, language = ask(model.words, rows, (patches, grids), model.device), model.parts["language model"]
     with torch.no_grad():
-        together = language(**both.arguments()).logits
+        together = language(**both).logits
     for row, (ids, picture) in enumerate(zip(rows, pictures, strict=True)):
-        alone = Asked.of(model.words, [ids], model.eyes.patches([picture]), model.device)
+        alone = ask(model.words, [ids], model.eyes.patches([picture]), model.device)
         with torch.no_grad():
-            logits = language(**alone.arguments()).logits[0]
+            logits = language(**alone).logits[0]
             language.model.rope_deltas = None
-            trapped = language(**{k: v for k, v in alone.arguments().items() if k != "mm_token_type_ids"}).logits[0]
+            trapped = language(**{k: v for k, v in alone.items() if k != "mm_token_type_ids"}).logits[0]
         assert off(together[row, -len(ids) :], logits) <= 1e-4
         assert float((trapped - logits).abs().max()) > 0.1
 
@@ -358,7 +359,7 @@ def test_the_checkpoints_own_sampling_settings_are_not_used(model: Blip3o) -> No
 
 
 def test_a_question_may_be_about_no_picture(model: Blip3o) -> None:
-    asked = Asked.of(model.words, [model.words.question("What?", 0)], None, model.device)
+    asked = ask(model.words, [model.words.question("What?", 0)], None, model.device)
     assert len(speak(model.parts["language model"], model.words, asked, [Reply(3)])[0]) <= 3
 
 

@@ -26,11 +26,11 @@ from near import off
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig
 
-from srum_blip3o import eva, head
-from srum_blip3o.checkpoint import language_config, official_name
+from srum_blip3o import dit, eva
+from srum_blip3o.checkpoint import BASE, TRAINED
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
-from srum_blip3o.weights import BASE, TRAINED
+from srum_blip3o.text_encoder import language_config, official_name
 from srum_core.errors import CheckpointError
 from srum_core.models import hub
 from srum_core.testing import sample_picture
@@ -112,12 +112,12 @@ def test_the_width_of_the_towers_heads_must_be_known(copy: Path) -> None:
 @pytest.mark.parametrize(("width", "billions"), [(4864, 1.355), (7168, 1.653)])
 def test_the_published_head_has_its_parameters(width: int, billions: float) -> None:
     """Counted without the projection in front of it."""
-    shapes = head.shapes(head.Sizes(3584, 1792, 1792, 24, 28, 28, width))
+    shapes = dit.shapes(dit.Sizes(3584, 1792, 1792, 24, 28, 28, width))
     inner = [torch.Size(shape).numel() for name, shape in shapes.items() if "caption_projection" not in name]
     assert round(sum(inner) / 1e9, 3) == billions
     assert shapes["layers.23.feed_forward.linear_2.weight"] == (1792, width)
     assert shapes["time_caption_embed.timestep_embedder.linear_1.weight"] == (1024, 256)
-    assert head.read_sizes(shapes) == head.Sizes(3584, 1792, 1792, 24, 28, 28, width)
+    assert dit.read_sizes(shapes) == dit.Sizes(3584, 1792, 1792, 24, 28, 28, width)
 
 
 def test_the_published_tower_has_its_parameters() -> None:

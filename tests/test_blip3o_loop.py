@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pretraining.measure_head import drawn as measured
+from srum_blip3o.checkpoint import BASE, TRAINED
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
-from srum_blip3o.weights import BASE, TRAINED
 from srum_core.cli.main import main, train_main
 from srum_core.errors import CheckpointError
 from srum_core.options import Use

@@ -16,7 +16,6 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from srum_bagel import checkpoint as bagel_checkpoint
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
 from srum_core import config, plugins
@@ -28,6 +27,7 @@ from srum_core.doctor.plan import GIB, Device, Need, Planner
 from srum_core.doctor.suggestions import _advice, mend
 from srum_core.errors import ConfigError
 from srum_core.flow import Schedule, flow_step
+from srum_core.models.weights import Stored
 from srum_core.options import Use
 from srum_core.runs.run import Run
 from srum_core.training import lora, optimizers
@@ -181,7 +181,7 @@ def tensors(module: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]
 def test_bagel_s_outline_is_the_model_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(checkpoint=str(BAGEL), dtype="float32")
     model = Bagel(options)
-    monkeypatch.setattr(bagel_checkpoint, "load", None)  # nothing is read but headers
+    monkeypatch.setattr(Stored, "load", None)  # nothing is read but headers
     found = Bagel.outline(options, "cuda")
     assert tensors(found.denoiser) == tensors(model.denoiser)
     assert all(parameter.is_meta for parameter in found.denoiser.parameters())

@@ -14,7 +14,7 @@ import torch
 from pretraining.curriculum import Recipe, Steps
 from pretraining.measure_head import rebuilt
 from pretraining.pretrain_head import main
-from srum_blip3o.reader import Reader
+from srum_blip3o.text_encoder import Reader
 from srum_core.plugins import discover
 
 pytestmark = pytest.mark.slow

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from attrs import frozen
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from srum_core.errors import CheckpointError
-from srum_core.models.weights import Stored, loading, opened, read_json, refuse
+from srum_core.models.hub import Checkpoints
+from srum_core.models.weights import Stored, loading, read_json
 
 WEIGHTS = ("ema", "model")
 """Stems of the model's weight file, in order of preference."""
-
-
-def open_part(directory: Path, stems: Sequence[str]) -> Stored:
-    """Names, files and shapes of the first of `stems` there is. Reads headers only."""
-    return Stored.open(directory, stems, "BAGEL")
+CHECKPOINTS = Checkpoints(
+    patterns=["*.json", "*.safetensors", "merges.txt"],
+    published={"ByteDance-Seed/BAGEL-7B-MoT": 29_200_000_000},
+    needs="LoRA training needs a GPU that holds the weights in bfloat16 and the activations of 1024x1024 pictures (80 "
+    "GB is a safe size); full training needs several. To see the whole method on this machine, run the bundled model: "
+    "srum-train --adapter bagel --preset shapes.",
+    bundled={path.parent.name: path.parent for path in sorted(Path(__file__).parent.glob("*/llm_config.json"))},
+    instead=", or try the bundled model: --preset shapes",
+)
 
 
 @frozen
@@ -81,88 +82,9 @@ def build_sizes(language: Mapping[str, Any], vision: Mapping[str, Any], **rest: 
     )  # fmt: skip
 
 
-def load(
-    module: nn.Module, files: Stored, names: Mapping[str, str], device: torch.device, dtype: torch.dtype | None
-) -> None:
-    """Stream tensors into a module built on the meta device, file by file. `names`: own name -> stored name.
-
-    Strict over `names`: a missing tensor or a wrong shape raises CheckpointError with every difference.
-    """
-    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    problems = [f"missing: {names[key]}" for key in own if names[key] not in files.where]
-    problems += [
-        f"{names[key]}: stored {files.shapes[names[key]]}, expected {shape}"
-        for key, shape in own.items()
-        if names[key] in files.where and not _fits(files.shapes[names[key]], shape)
-    ]
-    _refuse(files, problems)
-    ours = {names[key]: key for key in own}
-    for name, stored in files.read(ours, device):
-        tensor = stored.reshape(own[ours[name]])
-        if dtype is not None and tensor.is_floating_point():
-            tensor = tensor.to(dtype)
-        module.load_state_dict({ours[name]: tensor.contiguous()}, strict=False, assign=True)
-
-
-def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """1×1 convolutions may be stored 4-D where the module holds a matrix."""
-    return stored == wanted or (tuple(n for n in stored if n != 1) == tuple(n for n in wanted if n != 1))
-
-
-def refuse_unused(files: Stored, used: set[str]) -> None:
-    """A stored tensor that nothing reads is a sign of a wrong file: refused."""
-    _refuse(files, [f"unused: {key}" for key in sorted(files.where.keys() - used)])
-
-
-def _refuse(files: Stored, problems: Sequence[str]) -> None:
-    refuse(f"The weights {files.stem}.safetensors in {files.directory} do not match its configuration", problems)
-
-
-def save(source: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """A complete directory: every other file copied, `changed` tensors (stored names) replaced, in the stored dtype."""
-    if unknown := sorted(changed.keys() - source.where.keys()):
-        raise CheckpointError(
-            f"{', '.join(unknown[:5])} do not exist in {source.directory}: refusing to write names that upstream does "
-            "not know."
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-    own = {path.name for path in source.where.values()} | {f"{source.stem}.safetensors.index.json"}
-    for path in source.directory.iterdir():
-        other_copy = re.match(rf"({'|'.join(WEIGHTS)})\b.*\.safetensors", path.name)
-        # A model card tells about the weights it came with, not about these.
-        if path.is_file() and path.name not in {*own, "README.md"} and not other_copy:
-            shutil.copyfile(path, directory / path.name)
-    shards = list(_shards(source))
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = (
-            f"{source.stem}.safetensors"
-            if len(shards) == 1
-            else f"{source.stem}-{number:05}-of-{len(shards):05}.safetensors"
-        )
-        weight_map |= dict.fromkeys(shard, name)
-        save_file(_tensors(source, shard, changed), directory / name, metadata={"format": "pt"})
-    if len(shards) > 1:
-        index = {"metadata": {}, "weight_map": weight_map}
-        (directory / f"{source.stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
-
-
-def _shards(source: Stored) -> Iterator[list[str]]:
-    """As many files as it was read from, so that no more than one of them is in memory."""
-    if len(set(source.where.values())) == 1:
-        yield sorted(source.where)
-        return
-    for path in sorted(set(source.where.values())):
-        yield sorted(name for name, file in source.where.items() if file == path)
-
-
-def _tensors(source: Stored, names: Sequence[str], changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    out: dict[str, Tensor] = {}
-    with opened(source.where[names[0]]) as file:
-        for name in names:
-            stored = file.get_tensor(name)
-            new = changed.get(name)
-            out[name] = (
-                stored if new is None else new.detach().to("cpu", stored.dtype).reshape(stored.shape).contiguous()
-            )
-    return out
+def save(stored: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
+    """Write a complete folder: `changed` tensors (stored names) replaced, every other file copied."""
+    index = f"{stored.stem}.safetensors.index.json"
+    other_copy = re.compile(rf"({'|'.join(WEIGHTS)})\b.*\.safetensors")
+    others = (path for path in stored.directory.iterdir() if path.name == index or not other_copy.match(path.name))
+    stored.write(directory, changed, others)

@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import Qwen2Config
 
-from srum_bagel.context import GENERATION, Context, Joint, PositionTable, Segment, cut, pad_rows, rope
-from srum_bagel.mot import MoTLanguageModel
+from srum_bagel.attention import GENERATION, Context, Joint, PositionTable, Segment, cut, pad_rows, rope
+from srum_bagel.layers import MoTLanguageModel
 from srum_core.errors import CheckpointError
 
 
@@ -68,7 +68,7 @@ class BagelDenoiser(nn.Module):
             valid_text,
             valid_cells,
             apart,
-            (text, True),
+            text,
         )
         words, markers = self.embed_text(ids), self.embed_markers(len(ids))
         plain = [words, markers] if apart else [torch.cat([markers, words], dim=1)]
@@ -146,23 +146,14 @@ class BagelDenoiser(nn.Module):
         self.language_model.model([x], plan)
         plan.keep(torch.ones_like(context.position))
 
-    def read_latent(self, context: Context, grids: Sequence[Tensor]) -> None:
-        """Append one clean picture to edit per row, as latent cells at time 0."""
-        plan = self.block(context, grids, drawing=False)
-        self._see(plan, grids, torch.zeros(len(grids), device=self.device))
-        plan.keep(torch.ones_like(context.position))
-
-    def block(self, context: Context, grids: Sequence[Tensor], drawing: bool = True) -> Segment:
+    def block(self, context: Context, grids: Sequence[Tensor]) -> Segment:
         """Room for grids of these sizes after the context, for `velocity`. The same serves every step."""
         sizes = [2 + grid.shape[0] * grid.shape[1] for grid in grids]
         valid = torch.arange(max(sizes), device=self.device) < torch.tensor(sizes, device=self.device)[:, None]
         markers, cells = cut(self.rope(context.position[:, None].expand(-1, valid.shape[1])), 2)
-        return Segment(context, [("", markers), (GENERATION, cells)], valid, False, [False, drawing])
+        return Segment(context, [("", markers), (GENERATION, cells)], valid, False, [False, True])
 
     def velocity(self, block: Segment, x: Sequence[Tensor], time: Tensor) -> Tensor:
         """Velocities of the cells being drawn, (n, most cells, c); the context stays as it is."""
-        return self.llm2vae(self._see(block, x, time))
-
-    def _see(self, block: Segment, grids: Sequence[Tensor], time: Tensor) -> Tensor | None:
-        cells, _ = self.embed_cells(grids, time)
-        return self.language_model.model([self.embed_markers(len(grids)), cells], block)[1]
+        cells, _ = self.embed_cells(x, time)
+        return self.llm2vae(self.language_model.model([self.embed_markers(len(x)), cells], block)[1])

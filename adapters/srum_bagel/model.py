@@ -10,25 +10,21 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from srum_bagel import checkpoint
-from srum_bagel.answering import Reply, speak
-from srum_bagel.autoencoder import Autoencoder, patchify, read_sizes, unpatchify
-from srum_bagel.chat import PLAN_A_PICTURE, REASON_FIRST, Chat
-from srum_bagel.context import GENERATION, Context
+from srum_bagel.attention import GENERATION, Context
+from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, read_sizes, save
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.images import latent_grid, size_rule, to_image, to_tensor
 from srum_bagel.options import Options
-from srum_bagel.outline import outline, preflight
-from srum_bagel.place import find
-from srum_bagel.sampling import Branches, Contexts, Watch, sample, time_grid
-from srum_bagel.vision import Eye
-from srum_core.errors import CheckpointError
+from srum_bagel.prompting import PLAN_A_PICTURE, REASON_FIRST, Chat
+from srum_bagel.sampling import Branches, Contexts, Watch, sample, speak, time_grid
+from srum_bagel.vae import Autoencoder, AutoencoderSizes, autoencoder_sizes, patchify, unpatchify
+from srum_bagel.vision import Eye, latent_grid, size_rule, to_image, to_tensor
 from srum_core.files import read_text
 from srum_core.flow import Recipe, Schedule
+from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, open_rgb
 from srum_core.models.memory_outline import Outline
-from srum_core.models.weights import failure, loading
+from srum_core.models.weights import Stored, failure, loading
 from srum_core.records import Question, Sample
 
 
@@ -36,36 +32,29 @@ class Bagel:
     """Load a checkpoint directory (or hub id) strictly: no missing, no unused key."""
 
     def __init__(self, options: Options) -> None:
-        self.options = options
         device = choose_device(options.device)
-        directory = find(options.checkpoint, device, options.device)
-        dtype = choose_dtype(options.dtype, device)
-        self.files = checkpoint.open_part(directory, checkpoint.WEIGHTS)
-        drawn = checkpoint.open_part(directory, ("ae",))
-        sizes = checkpoint.read_sizes(directory, self.files.shapes)
+        directory = CHECKPOINTS.find(options.checkpoint, options.device)
+        self.files, decodes = (Stored.open(directory, stems, "BAGEL") for stems in (WEIGHTS, ("ae",)))
+        sizes = read_sizes(directory, self.files.shapes)
         self.chat = Chat.load(directory)
         self.plan = read_text(Path(options.think_template)) if options.think_template else PLAN_A_PICTURE
-        with loading(f"The model that {directory} describes"), torch.device("meta"):
-            self.denoiser = build_denoiser(sizes, self.chat.markers)
-            self.eye = Eye(sizes.vision, sizes.language.hidden_size, sizes.vision_side)
-            self.autoencoder = Autoencoder(read_sizes(drawn.shapes), options.latent_scale, options.latent_shift)
-        own = {key: key for key in [*self.denoiser.state_dict(), *self.eye.state_dict()]}
-        checkpoint.refuse_unused(self.files, set(own))
-        checkpoint.load(self.denoiser, self.files, own, device, dtype)
-        checkpoint.load(self.eye, self.files, own, device, dtype)
-        names = self.autoencoder.official_keys()
-        checkpoint.refuse_unused(drawn, set(names.values()))
+        with loading(f"The model that {directory} describes"):
+            self.build(options, sizes, autoencoder_sizes(decodes.shapes), self.chat.markers)
+        self.files.load([self.denoiser, self.eye], device, choose_dtype(options.dtype, device))
         # The autoencoder stays in float32: it is small, and 16-bit decoding shows.
-        checkpoint.load(self.autoencoder, drawn, names, device, torch.float32)
-        for module in (self.denoiser, self.eye, self.autoencoder):
-            module.eval().requires_grad_(False)
-        channels = self.autoencoder.sizes.channels
-        self.patch = round((sizes.cell / channels) ** 0.5)
-        if self.patch**2 * channels != sizes.cell:
-            raise CheckpointError(
-                f"{directory}: latent cells of {sizes.cell} values are no square patch of {channels} channels."
-            )
-        self.stride = self.patch * self.autoencoder.sizes.factor
+        decodes.load([self.autoencoder], device, torch.float32, self.autoencoder.official_keys().__getitem__)
+
+    def build(
+        self, options: Options, sizes: Sizes, decodes: AutoencoderSizes, markers: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Make every part on torch's meta device."""
+        self.options = options
+        self.patch = decodes.patch(sizes.cell)
+        with torch.device("meta"):
+            self.denoiser = BagelDenoiser(sizes.language, sizes.cell, sizes.latent_side, markers, sizes.theta)
+            self.eye = Eye(sizes.vision, sizes.language.hidden_size, sizes.vision_side)
+            self.autoencoder = Autoencoder(decodes, options.latent_scale, options.latent_shift)
+        self.stride = self.patch * decodes.factor
         self.drawn_size = size_rule(options.drawing_sides, self.stride, self.denoiser.side)
         self.seen_size = size_rule(options.vision_sides, self.eye.patch, self.eye.side)
         self.recipe = make_recipe(sizes.language.num_hidden_layers, options)
@@ -73,12 +62,21 @@ class Bagel:
     @classmethod
     def outline(cls, options: Options, device: str) -> Outline:
         """The same model without weights, to plan for."""
-        return outline(options, device, lambda layers: make_recipe(layers, options))
+        from srum_bagel.memory_outline import outline
+
+        return outline(options, device)
 
     @classmethod
     def preflight(cls, options: Options) -> None:
-        """Raise SrumError for what would stop a run, as far as files and headers tell."""
-        preflight(options)
+        """Look at files and headers only. Raise CheckpointError for weights that are incomplete or too large for this
+        machine, and for a size that they cannot draw; ConfigError for a template that cannot be read."""
+        from srum_bagel.memory_outline import read_all_sizes
+
+        if options.think_template:
+            read_text(Path(options.think_template))
+        sizes, decodes = read_all_sizes(options)
+        latent_grid(options.size, decodes.patch(sizes.cell) * decodes.factor, sizes.latent_side)
+        Chat.load(CHECKPOINTS.find(options.checkpoint, options.device))
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
@@ -220,7 +218,7 @@ class Bagel:
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """A complete directory in the published layout; denoiser names are the stored ones."""
-        checkpoint.save(self.files, directory, weights)
+        save(self.files, directory, weights)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -254,12 +252,6 @@ class Bagel:
                 for image in images
             ]
         )
-
-    # ---- pretraining (small models; SRUM itself needs none of this) -------------------------------------------------
-
-
-def build_denoiser(sizes: checkpoint.Sizes, markers: tuple[int, int]) -> BagelDenoiser:
-    return BagelDenoiser(sizes.language, sizes.cell, sizes.latent_side, markers, sizes.theta)
 
 
 def make_recipe(layers: int, options: Options) -> Recipe:

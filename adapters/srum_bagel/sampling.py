@@ -1,7 +1,9 @@
-"""Flow-matching sampling with up to two guidance branches, many pictures at once, all branches in one forward."""
+"""Sampling. Latents: flow matching with up to two guidance branches, many images at once, all branches in one forward.
+Text: many rows at once, each from its own seed; each row stops on its own."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,9 +11,11 @@ from attrs import frozen
 from einops import rearrange
 from torch import Tensor
 
-from srum_bagel.context import Context
+from srum_bagel.attention import Context
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.options import Drawing
+from srum_bagel.prompting import Chat
+from srum_core.models.generation import Reply, draw
 
 
 @frozen
@@ -98,3 +102,54 @@ def _rescale(guided: Tensor, full: Tensor, dims: tuple[int, ...], smallest: floa
     norm = torch.linalg.vector_norm(full, dim=dims, keepdim=True)
     other = torch.linalg.vector_norm(guided, dim=dims, keepdim=True)
     return guided * (norm / (other + 1e-8)).clamp(smallest, 1.0)
+
+
+# ---- text ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def speak(
+    denoiser: BagelDenoiser,
+    chat: Chat,
+    read: Callable[[list[int]], Context],
+    replies: Sequence[Reply],
+    most: int | None = None,
+) -> list[list[int]]:
+    """Ids said after [bos], without the end token. `read` makes the context of these rows, given their numbers in
+    `replies`; at most `most` rows speak at once, and others take the places of those that have finished."""
+    said: list[list[int]] = [[] for _ in replies]
+    dice = [torch.Generator().manual_seed(reply.seed) for reply in replies]
+    waiting = deque(row for row, reply in enumerate(replies) if reply.max_new_tokens > 0)
+    most = most or len(replies)
+    context, rows, tokens = denoiser.context(0), list[int](), list[int]()
+    silent = set[int]()
+    while True:
+        live = [place for place, row in enumerate(rows) if row not in silent]
+        # Another set of rows means to copy the caches, so a few silent ones are carried along until a quarter is done.
+        if len(live) <= 0.75 * len(rows):
+            entering = [waiting.popleft() for _ in range(min(len(waiting), most - len(live)))]
+            rows = [rows[place] for place in live] + entering
+            if not rows:
+                return said
+            tokens = [tokens[place] for place in live] + [chat.bos] * len(entering)
+            parts = [context.select(live)] if live else []
+            parts += [read(entering)] if entering else []
+            context = Context.stack(parts, max(replies[row].max_new_tokens - len(said[row]) for row in rows) + 1)
+        logits = next_logits(denoiser, context, tokens)[:, : chat.size]
+        likeliest = logits.argmax(dim=-1).tolist()  # of all at once: each look at a value waits for the device
+        for place, row in enumerate(rows):
+            if row not in silent:
+                tokens[place] = token = (
+                    likeliest[place] if replies[row].temperature <= 0 else draw(logits[place], replies[row], dice[row])
+                )
+                if token != chat.eos:
+                    said[row].append(token)
+                if token == chat.eos or len(said[row]) == replies[row].max_new_tokens:
+                    silent.add(row)
+
+
+def next_logits(denoiser: BagelDenoiser, context: Context, tokens: Sequence[int]) -> Tensor:
+    """Feed one token a row; float32 logits (rows, vocabulary) of what follows."""
+    ids = [torch.tensor([token], device=denoiser.device) for token in tokens]
+    hidden = denoiser.read_states(context, ids)
+    return denoiser.language_model.lm_head(hidden[:, -1]).float()

@@ -1,24 +1,53 @@
-"""The published layout: what belongs to which part, sizes read from the weights, everything accounted for."""
+"""The published layout: what belongs to which part, sizes read from the weights, everything accounted for; what a
+training saves; and the feature tower, which lies inside or beside."""
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import frozen
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from attrs import evolve, frozen
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Qwen2_5_VLConfig
 
-from srum_blip3o import eva, head
-from srum_blip3o.place import find
-from srum_blip3o.weights import BASE, TRAINED, open_stored, overlay
+from srum_blip3o import dit, eva
+from srum_blip3o.options import Options
+from srum_blip3o.text_encoder import language_config, language_state, official_name
 from srum_core.errors import CheckpointError
-from srum_core.models.weights import Stored, differences, loading, read_json, refuse
+from srum_core.models.hub import Checkpoints, download
+from srum_core.models.weights import (
+    Stored,
+    differences,
+    loading,
+    locate,
+    read_json,
+    read_tensors,
+    refuse,
+    refuse_infinite,
+)
 
 QUERIES, HEAD, TOWER = "model.latent_queries", "model.dit.model.", "model.gen_vision_tower.vision_tower.model."
-
-
+STEM, TRAINED, BASE = "model", "trained.safetensors", "base.json"
+"""The published layout's weights; what a training saved, and which checkpoint that belongs to."""
+CONFIG, FOLDER = "tower_config.json", "eva_clip_vision_tower"
+"""Of the feature tower where it lies beside."""
+OFFICIAL_TOWER = "jiuhai/eva_clip_vision_tower"
+"""Where the official code takes the feature tower from."""
+CHECKPOINTS = Checkpoints(
+    patterns=["*.json", "*.safetensors", "*.txt"],
+    published={"BLIP3o/BLIP3o-Model-8B": 33_000_000_000, "BLIP3o/BLIP3o-Model-4B": 24_000_000_000},
+    weights="**/*.safetensors",
+    needs="Training the head needs a GPU that holds the language model in bfloat16 beside it (80 GB is a safe size); "
+    "with adapter.train_queries=false it needs the head alone. To see the whole method on this machine, run the "
+    "bundled model: srum-train --adapter blip3o --preset shapes.",
+    bundled={path.parent.name: path.parent for path in sorted(Path(__file__).parent.glob("*/config.json"))},
+)
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -27,7 +56,7 @@ class Sizes:
     """What the parts are built from."""
 
     language: Qwen2_5_VLConfig
-    head: head.Sizes
+    head: dit.Sizes
     queries: int
     """Learned queries; their number has nothing to do with that of the feature tokens."""
     tower_inside: bool
@@ -60,16 +89,16 @@ class Checkpoint:
         return int(last)
 
 
-def open_checkpoint(name: str, device: torch.device, asked: str) -> Checkpoint:
+def open_checkpoint(name: str, device: str) -> Checkpoint:
     """From a directory in the published layout, a hub id, or what a training saved. Strict: every tensor that a part
     needs is there with its shape, and no other. Raises CheckpointError with every difference."""
-    directory, base, names = find(name, device, asked), name, None
+    directory, base, names = CHECKPOINTS.find(name, device), name, None
     trained, note = directory / TRAINED, directory / BASE
     if note.is_file():
         about = read_json(note)
         base, names = str(about.get("checkpoint", "")), about.get("tensors")
         try:
-            directory = find(base, device, asked)
+            directory = CHECKPOINTS.find(base, device)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{name} holds only what was trained, and belongs to {base}: {error} If that has moved, correct {note}."
@@ -77,14 +106,28 @@ def open_checkpoint(name: str, device: torch.device, asked: str) -> Checkpoint:
     if Path(base).expanduser().is_dir():
         base = str(Path(base).expanduser().absolute())
     config = read_json(directory / "config.json")
-    stored = open_stored(directory)
+    stored = Stored.open(directory, [STEM], "BLIP3-o")
     with loading(f"The model that {directory} describes"):
         sizes = read_sizes(directory, config, stored.shapes)
     if trained.is_file():
-        stored = overlay(stored, trained, names)
+        stored = _overlay(stored, trained, names)
     elif note.is_file():
         raise CheckpointError(f"{trained} is not there, and {note} says that it should be: restore it, or train again.")
     return Checkpoint(stored, base, config, sizes)
+
+
+def _overlay(stored: Stored, trained: Path, names: Sequence[str] | None) -> Stored:
+    """`stored` with the tensors that a training saved in place of its own. Raises CheckpointError for others, and where
+    any of `names` is missing (None: an older checkpoint, which does not say what it holds)."""
+    where, shapes = locate([trained])
+    wanted = {name: stored.shapes[name] for name in names or shapes if name in stored.shapes}
+    problems = differences(wanted, shapes, unused=True) or ([] if shapes else ["missing: every tensor"])
+    refuse(
+        f"{trained} does not belong to the checkpoint {stored.directory}, or is not whole",
+        problems,
+        f"Restore the file, or train again. {BASE} beside it says which checkpoint it was trained from.",
+    )
+    return evolve(stored, where={**stored.where, **where})
 
 
 def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Sizes:
@@ -95,18 +138,18 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
         f"The weights in {directory} lack what draws; a BLIP3-o checkpoint with its head is needed",
         [f"missing: {key}" for key in needed if key not in shapes],
     )
-    drawing, inside = head.read_sizes(within(HEAD, shapes)), within(TOWER, shapes)
+    drawing, inside = dit.read_sizes(within(HEAD, shapes)), within(TOWER, shapes)
     queries = shapes[QUERIES][1]
-    wanted = {
-        **language_shapes(language),
+    wanted: dict[str, Sequence[int]] = {
+        **{official_name(name): tensor.shape for name, tensor in language_state(language).items()},
         QUERIES: (1, queries, language.get_text_config().hidden_size),
-        **{HEAD + name: shape for name, shape in head.shapes(drawing).items()},
+        **{HEAD + name: shape for name, shape in dit.shapes(drawing).items()},
     }
     if language.tie_word_embeddings and "lm_head.weight" in shapes:
         wanted["lm_head.weight"] = wanted["model.embed_tokens.weight"]  # some savers write the tied copy too
     if inside:
         wanted |= {TOWER + name: shape for name, shape in eva.shapes(eva.read_sizes(inside, 1)).items()}
-    problems = differences(wanted, shapes) + [f"unused: {name}" for name in sorted(shapes.keys() - wanted.keys())]
+    problems = differences(wanted, shapes, unused=True)
     for said, found in (("n_query", queries), ("gen_hidden_size", drawing.channels)):
         if config.get(said, found) != found:
             problems.append(f"{said}: the configuration says {config[said]}, the weights are for {found}")
@@ -119,41 +162,126 @@ def within(prefix: str, shapes: Shapes) -> dict[str, Sequence[int]]:
     return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
-def language_config(config: Mapping[str, Any], directory: Path) -> Qwen2_5_VLConfig:
-    """Out of the flat dictionary itself. transformers does not know the model type `blip3o_qwen` and, when it is given
-    the directory, takes the vision tower's nested configuration for the whole: a text model of the tower's sizes."""
-    kind = config.get("model_type")
-    if not str(kind).startswith("blip3o_qwen"):
-        raise CheckpointError(
-            f"{directory / 'config.json'} is of model_type {kind!r}; BLIP3-o's is blip3o_qwen. (The branches "
-            "BLIP3o-NEXT and Qwen3-Siglip2 have other layouts, which this adapter does not read.)"
-        )
-    # What the loaded model should be like is decided here, not by what a file says of types and attention.
-    dropped = ("model_type", "architectures", "torch_dtype", "dtype", "auto_map", "_attn_implementation")
-    return Qwen2_5_VLConfig(**{key: value for key, value in config.items() if key not in dropped})
+def save_trained(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, Tensor]) -> None:
+    """Write only what differs from the published checkpoint: `changed` (stored names), and what was trained before."""
+    stored = checkpoint.stored
+    before = [name for name, path in stored.where.items() if path.name == TRAINED]
+    whole = {**stored.tensors(before), **stored.as_stored(changed)}
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(whole, directory / TRAINED, metadata={"format": "pt"})
+    about = {"checkpoint": checkpoint.base, "tensors": sorted(whole)}
+    (directory / BASE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def official_name(name: str) -> str:
-    """transformers' name of a tensor of the language model -> the stored one."""
-    for ours, stored in (("model.language_model.", "model."), ("model.visual.", "visual.")):
-        if name.startswith(ours):
-            return stored + name.removeprefix(ours)
-    return name
+# ---- the feature tower -----------------------------------------------------------------------------------------------
 
 
-def language_names(config: Qwen2_5_VLConfig) -> dict[str, str]:
-    """transformers' name -> stored name of everything that the language model is made of, a tied head left out."""
-    return {name: official_name(name) for name in _language(config)}
-
-
-def language_shapes(config: Qwen2_5_VLConfig) -> dict[str, tuple[int, ...]]:
-    """Stored name -> shape of the same."""
-    return {official_name(name): tuple(tensor.shape) for name, tensor in _language(config).items()}
-
-
-def _language(config: Qwen2_5_VLConfig) -> dict[str, torch.Tensor]:
+def load_tower(checkpoint: Checkpoint, options: Options, device: torch.device, dtype: torch.dtype) -> eva.Tower:
+    """Raises CheckpointError where there are no weights, or others than the head's features need."""
+    tensors, where = _tower_tensors(checkpoint, options)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    sizes = eva.read_sizes(shapes, _heads(shapes, checkpoint, options))
+    refuse(f"The feature tower in {where} does not match", differences(eva.shapes(sizes), shapes, unused=True))
+    channels = checkpoint.sizes.head.channels
+    if sizes.width != channels:
+        raise CheckpointError(f"The tower in {where} makes features of {sizes.width} channels, the head {channels}.")
+    _side(sizes.grid, checkpoint.stride)
+    refuse_infinite(tensors.items(), where)
     with torch.device("meta"):
-        state = Qwen2_5_VLForConditionalGeneration(config).state_dict()
-    if config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    return dict(state)
+        tower = eva.Tower(sizes, checkpoint.stride)
+    tower.load_state_dict({name: each.to(device, dtype).contiguous() for name, each in tensors.items()}, assign=True)
+    return tower.eval().requires_grad_(False)
+
+
+def grid_side(checkpoint: Checkpoint, options: Options) -> int:
+    """Feature tokens a side, by what says it and is least to read: the table of positions among the checkpoint's
+    weights, the preset's name, the table in a file of its own."""
+    preset = eva.PRESETS.get(str(checkpoint.config.get("gen_vision_tower")))
+    if checkpoint.sizes.tower_inside:
+        patches = math.isqrt(checkpoint.stored.shapes[f"{TOWER}pos_embed"][1] - 1)
+    elif preset is not None:
+        patches = preset.grid
+    else:
+        patches = math.isqrt(_tower_tensors(checkpoint, options)[0]["pos_embed"].shape[1] - 1)
+    return _side(patches, checkpoint.stride)
+
+
+def _side(patches: int, stride: int) -> int:
+    """Feature tokens a side, of so many patches a side. Raises CheckpointError if the pooling leaves a rest."""
+    side, rest = divmod(patches, stride)
+    if rest or not side:
+        raise CheckpointError(f"A tower of {patches} x {patches} patches cannot be pooled by {stride}.")
+    return side
+
+
+def copy_tower(checkpoint: Checkpoint, options: Options, directory: Path) -> None:
+    """Put a tower that lies beside the checkpoint beside its copy too, inside the directory; of one whose weights are
+    in the checkpoint, what is said about it. One that came from the hub is found there again."""
+    own = Path(options.feature_tower).expanduser()
+    found = own if options.feature_tower and own.is_dir() else _beside(checkpoint.directory)
+    if found is not None and not (directory / FOLDER).exists():
+        skipped = ("*.py", *(("*.bin",) if checkpoint.sizes.tower_inside else ()))
+        shutil.copytree(found, directory / FOLDER, ignore=shutil.ignore_patterns(*skipped))
+
+
+def _tower_tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Tensor], str]:
+    """Own names -> tensors, and where they are, for people."""
+    if file := _tower_file(checkpoint, options):
+        return read_tensors(file, lazily=True), str(file)
+    stored = checkpoint.stored.read(TOWER + name for name in within(TOWER, checkpoint.stored.shapes))
+    return {name.removeprefix(TOWER): tensor for name, tensor in stored}, str(checkpoint.directory)
+
+
+def check_tower(checkpoint: Checkpoint, options: Options) -> None:
+    """Look for the weights without reading them. Raises CheckpointError where `load_tower` would miss something."""
+    _tower_file(checkpoint, options)
+    _heads({}, checkpoint, options)
+
+
+def _tower_file(checkpoint: Checkpoint, options: Options) -> Path | None:
+    """The file of the tower's weights; None if they are among the checkpoint's. Raises CheckpointError."""
+    name = options.feature_tower
+    if checkpoint.sizes.tower_inside and not name:
+        return None
+    found = Path(name).expanduser() if name else _beside(checkpoint.directory)
+    if found is None and not Path(checkpoint.base).expanduser().is_dir():
+        name = OFFICIAL_TOWER  # only a checkpoint from the hub lets the tower be downloaded unasked
+    if name and (found is None or not found.exists()):
+        found = download(name, "adapter.feature_tower", ["*.bin", *CHECKPOINTS.patterns])
+    files = [] if found is None else [found] if found.is_file() else sorted(found.glob("pytorch_model*.bin"))
+    if not files:
+        raise CheckpointError(
+            f"{checkpoint.directory} has no feature tower inside, and there is none in {FOLDER} beside it. It turns "
+            f"pictures into what the head learns: set adapter.feature_tower={OFFICIAL_TOWER} (8.7 GB), or "
+            'learn from the features that pictures were drawn from with adapter.x0="sampled".'
+        )
+    return files[0]
+
+
+def _beside(checkpoint: Path) -> Path | None:
+    """The tower's folder in the checkpoint, or next to it."""
+    return next((path for path in (checkpoint / FOLDER, checkpoint.parent / FOLDER) if path.is_dir()), None)
+
+
+def _heads(shapes: Mapping[str, Any], checkpoint: Checkpoint, options: Options) -> int:
+    """The one thing that the weights do not tell: by an option, a file beside them, or the preset's name."""
+    name = str(checkpoint.config.get("gen_vision_tower"))
+    width = options.feature_head_width or _configured_width(checkpoint, options)
+    if not width and name in eva.PRESETS:
+        width = eva.PRESETS[name].head_width
+    if not width:
+        raise CheckpointError(
+            f'The width of the attention heads of the feature tower "{name}" is not known: say it with '
+            f"adapter.feature_head_width, or in a {CONFIG} beside the weights (vision_cfg.head_width)."
+        )
+    return max(1, int(shapes.get("cls_token", (1, 1, width))[-1]) // width)
+
+
+def _configured_width(checkpoint: Checkpoint, options: Options) -> int:
+    """vision_cfg.head_width of the first tower_config.json there is; 0 without one."""
+    own = Path(options.feature_tower).expanduser() if options.feature_tower else checkpoint.directory
+    here = own if own.is_dir() else own.parent
+    for place in (here, checkpoint.directory / FOLDER, checkpoint.directory.parent / FOLDER):
+        if (place / CONFIG).is_file():
+            return int(read_json(place / CONFIG).get("vision_cfg", {}).get("head_width", 0))
+    return 0

@@ -104,9 +104,10 @@ class _Block(nn.Module):
 class Tower(nn.Module):
     """Names as stored. No rotary positions, no final norm, no projection."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, stride: int = 1) -> None:
+        """`stride`: patches of a feature token's side."""
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.stride = sizes, stride
         self.cls_token = nn.Parameter(torch.zeros(1, 1, sizes.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + sizes.grid**2, sizes.width))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, sizes.width, sizes.patch, sizes.patch)})
@@ -120,18 +121,16 @@ class Tower(nn.Module):
             x = block(x)
         return x[:, 1:]
 
+    def features(self, pictures: Tensor) -> Tensor:
+        """The same, averaged over stride x stride patches: feature grids (n, rows, columns, width)."""
+        square = rearrange(self(pictures), "n (h w) c -> n c h w", h=self.sizes.grid)
+        return rearrange(F.avg_pool2d(square, self.stride), "n c h w -> n h w c")
+
 
 def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Own name -> shape of every tensor."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in Tower(sizes).state_dict().items()}
-
-
-def pool(features: Tensor, stride: int) -> Tensor:
-    """Patch features (n, patches, c) -> mean over stride x stride patches, grids (n, rows, columns, c)."""
-    side = math.isqrt(features.shape[1])
-    square = rearrange(features, "n (h w) c -> n c h w", h=side)
-    return rearrange(F.avg_pool2d(square, stride), "n c h w -> n h w c")
 
 
 def preprocess(image: Image.Image, side: int) -> Tensor:

@@ -2,34 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from srum_blip3o import decoder, eva, language, tower
-from srum_blip3o.checkpoint import HEAD, QUERIES, open_checkpoint
-from srum_blip3o.denoiser import Denoiser, Told
+from srum_blip3o import decoder, eva, text_encoder
+from srum_blip3o.checkpoint import (
+    HEAD,
+    QUERIES,
+    check_tower,
+    copy_tower,
+    grid_side,
+    load_tower,
+    open_checkpoint,
+    save_trained,
+)
+from srum_blip3o.dit import Denoiser, Told, sample
 from srum_blip3o.options import Options
-from srum_blip3o.parts import Parts
-from srum_blip3o.reader import Reader
-from srum_blip3o.sampling import sample
-from srum_blip3o.weights import fill, save_trained, write_whole
-from srum_blip3o.words import QUERIES as QUERIES_TOKEN
-from srum_blip3o.words import Words
+from srum_blip3o.text_encoder import Reader, Words
 from srum_core.flow import Recipe, Schedule
+from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, open_rgb
 from srum_core.models.memory_outline import Outline
 from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample
 
+log = logging.getLogger("srum")
 READ_AT_ONCE = 16
 """Captions whose conditions are computed together when all are wanted."""
+
+
+class Parts:
+    """Parts by name, loaded when they are needed and let go of when they are not, so that no stage holds all of the
+    model. `release` false keeps whatever was loaded once."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]], release: bool) -> None:
+        self.makers, self.release = dict(makers), release
+        self.there: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """The part, loaded now if it is not there."""
+        if name not in self.there:
+            before = _taken()
+            self.there[name] = self.makers[name]()
+            log.info("loaded the %s (%.1f GB; %.1f GB in all)", name, _taken() - before, _taken())
+        return self.there[name]
+
+    def only(self, *names: str) -> None:
+        """Let go of every part but these; what is not loaded stays so."""
+        gone = [name for name in self.there if name not in names] if self.release else []
+        for name in gone:
+            del self.there[name]
+        if gone:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            log.info("let go of the %s (%.1f GB in all)", ", the ".join(gone), _taken())
+
+
+def _taken() -> float:
+    """GB on the accelerator, or of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / 1e9
+    return float(psutil.Process().memory_info().rss) / 1e9
 
 
 class Blip3o:
@@ -40,21 +84,33 @@ class Blip3o:
         self.options = options
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.dtype, self.device)
-        self.checkpoint = open_checkpoint(options.checkpoint, self.device, options.device)
+        self.checkpoint = open_checkpoint(options.checkpoint, options.device)
         sizes = self.checkpoint.sizes
         self.words = Words.load(
             self.checkpoint.directory, int(self.checkpoint.config.get("tokenizer_model_max_length", 512))
         )
-        self.eyes = language.Eyes(*options.vision_pixels)
+        self.eyes = text_encoder.Eyes(*options.vision_pixels)
+        device, dtype = self.device, self.dtype
         self.parts = Parts(
             {
-                "language model": lambda: language.load(self.checkpoint, self.device, self.dtype),
-                "decoder": self._load_decoder,
-                "feature tower": lambda: tower.load(self.checkpoint, options, self.device, self.dtype),
+                "language model": lambda: text_encoder.load(sizes.language, self.checkpoint.stored, device, dtype),
+                "decoder": lambda: decoder.load(
+                    decoder.find(options.decoder, self.checkpoint.directory), sizes.head.channels, device, dtype
+                ),
+                "feature tower": lambda: load_tower(self.checkpoint, options, device, dtype),
             },
             options.release,
         )
-        self.denoiser = self._load_denoiser(sizes)
+        special = self.words.special
+        reader = Reader(
+            lambda: self.parts["language model"].model.language_model,
+            special[text_encoder.QUERIES],
+            special[text_encoder.PAD],
+            options.recompute,
+        )
+        with torch.device("meta"):
+            self.denoiser = Denoiser(sizes.head, sizes.queries, reader, options.train_queries)
+        self.checkpoint.stored.load([self.denoiser], device, dtype, stored_name, partly=True)
         self.told: dict[str, Tensor] = {}
         """With train_queries off: the condition of every caption so far, on the CPU."""
         self.recipe = make_recipe(options)
@@ -62,37 +118,19 @@ class Blip3o:
     @classmethod
     def outline(cls, options: Options, device: str) -> Outline:
         """The same model without weights, to plan for."""
-        from srum_blip3o.outline import outline
+        from srum_blip3o.memory_outline import outline
 
-        return outline(options, device, make_recipe(options))
+        return outline(options, device)
 
     @classmethod
     def preflight(cls, options: Options) -> None:
         """Raise CheckpointError for what would stop a run, as far as files and headers tell."""
-        found = open_checkpoint(options.checkpoint, choose_device(options.device), options.device)
+        found = open_checkpoint(options.checkpoint, options.device)
         Words.load(found.directory, 0)
         autoencoder = read_json(decoder.find(options.decoder, found.directory) / "vae" / "config.json")
         decoder.check_size(options.size, 2 ** (len(autoencoder["block_out_channels"]) - 1))
         if options.x0 == "encoded":
-            tower.check(found, options)
-
-    def _load_denoiser(self, sizes: Any) -> Denoiser:
-        reader = Reader(
-            lambda: self.parts["language model"].model.language_model,
-            self.words.special[QUERIES_TOKEN],
-            self.words.special["<|endoftext|>"],
-            self.options.recompute,
-        )
-        with torch.device("meta"):
-            denoiser = Denoiser(sizes.head, sizes.queries, reader, self.options.train_queries)
-        names = {name: stored_name(name) for name in denoiser.state_dict()}
-        stored = self.checkpoint.stored.tensors(names.values())
-        fill(denoiser, {name: stored[its] for name, its in names.items()}, self.device, self.dtype)
-        return denoiser
-
-    def _load_decoder(self) -> decoder.Decoder:
-        directory = decoder.find(self.options.decoder, self.checkpoint.directory)
-        return decoder.load(directory, self.checkpoint.sizes.head.channels, self.device, self.dtype)
+            check_tower(found, options)
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
@@ -127,15 +165,15 @@ class Blip3o:
             return tokens[-1:]
         if kind == "zeros":
             return torch.zeros_like(tokens[:1])
-        found: tower.Tower = self.parts["feature tower"]
-        black = torch.zeros(1, 3, found.image, found.image, device=self.device)
-        return rearrange(found.features(black), "n h w c -> n (h w) c").to(tokens)
+        tower: eva.Tower = self.parts["feature tower"]
+        black = torch.zeros(1, 3, tower.sizes.image, tower.sizes.image, device=self.device)
+        return rearrange(tower.features(black), "n h w c -> n (h w) c").to(tokens)
 
     @property
     def side(self) -> int:
         """Rows and columns of the feature grid, from the tower's weights."""
         if not hasattr(self, "_side"):
-            self._side = tower.grid_side(self.checkpoint, self.options)
+            self._side = grid_side(self.checkpoint, self.options)
         return self._side
 
     def read(self, prompt: str, turn: str) -> list[int]:
@@ -152,7 +190,7 @@ class Blip3o:
 
     def seen(self, images: Sequence[Image.Image]) -> Tensor:
         """The middle squares as the feature tower takes them, (n, 3, side, side)."""
-        side = self.parts["feature tower"].image
+        side = self.parts["feature tower"].sizes.image
         return torch.stack([eva.preprocess(flatten(image), side) for image in images]).to(self.device)
 
     def window(self, size: tuple[int, int]) -> Box:
@@ -188,13 +226,13 @@ class Blip3o:
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """What was trained, under the official names, and which checkpoint it belongs to; it loads like one."""
         changed = {stored_name(name): tensor for name, tensor in weights.items()}
-        save_trained(self.checkpoint.stored, self.checkpoint.base, directory, changed)
+        save_trained(self.checkpoint, directory, changed)
 
     def export(self, directory: Path) -> None:
         """The whole model as it is now, as a directory in the published layout."""
         now = {stored_name(name): tensor for name, tensor in self.denoiser.state_dict().items()}
-        write_whole(self.checkpoint.stored, directory, now)
-        tower.copy_beside(self.checkpoint, self.options, directory)
+        self.checkpoint.stored.write(directory, now, self.checkpoint.directory.rglob("*"))
+        copy_tower(self.checkpoint, self.options, directory)
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -205,12 +243,12 @@ class Blip3o:
         images = [open_rgb(question.image, question.crop) for question in questions]
         patches, grids = self.eyes.patches(images)
         rows = [
-            self.words.question(question.text, language.cells(grid), question.think)
+            self.words.question(question.text, text_encoder.cells(grid), question.think)
             for question, grid in zip(questions, grids, strict=True)
         ]
-        asked = language.Asked.of(self.words, rows, (patches, grids), self.device)
-        replies = [language.Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
-        said = language.speak(self.parts["language model"], self.words, asked, replies)
+        asked = text_encoder.ask(self.words, rows, (patches, grids), self.device)
+        replies = [Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
+        said = text_encoder.speak(self.parts["language model"], self.words, asked, replies)
         return [self.words.text(ids) for ids in said]
 
     def box_format(self, size: tuple[int, int]) -> BoxFormat:

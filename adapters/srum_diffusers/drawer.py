@@ -13,20 +13,23 @@ from diffusers import AutoPipelineForText2Image
 from PIL import Image
 
 from srum_core.errors import CheckpointError, ConfigError
-from srum_core.models.hub import choose_device, choose_dtype, download, refuse_large
+from srum_core.models.hub import Checkpoints, choose_device, choose_dtype
 from srum_core.models.weights import failure, loading, read_json, refuse_infinite
 from srum_core.records import Sample
 from srum_diffusers import Options
 
 INDEX = "model_index.json"
-PUBLISHED = {
-    "black-forest-labs/FLUX.1-dev": 33_700_000_000,
-    "black-forest-labs/FLUX.1-schnell": 33_700_000_000,
-    "stabilityai/stable-diffusion-3-medium-diffusers": 15_500_000_000,
-    "stabilityai/stable-diffusion-xl-base-1.0": 6_900_000_000,
-}
-"""About how many bytes of weights are behind well-known hub ids, so that a laptop does not download them first."""
-NEEDS = "Drawing with it takes an accelerator with about that much memory."
+CHECKPOINTS = Checkpoints(
+    patterns=(),  # diffusers itself knows which files of a repository a pipeline takes
+    published={
+        "black-forest-labs/FLUX.1-dev": 33_700_000_000,
+        "black-forest-labs/FLUX.1-schnell": 33_700_000_000,
+        "stabilityai/stable-diffusion-3-medium-diffusers": 15_500_000_000,
+        "stabilityai/stable-diffusion-xl-base-1.0": 6_900_000_000,
+    },
+    weights="**/*.safetensors",
+    needs="Drawing with it takes an accelerator with about that much memory.",
+)
 
 
 class Diffusers:
@@ -42,9 +45,8 @@ class Diffusers:
     @classmethod
     def preflight(cls, options: Options) -> None:
         """Raise CheckpointError for a directory that holds no pipeline, or one too large for this machine."""
-        _look(options, choose_device(options.device))
-        if not Path(options.checkpoint).expanduser().is_dir():
-            download(options.checkpoint, "adapter.checkpoint", ())
+        _look(options)
+        CHECKPOINTS.find(options.checkpoint, options.device)
 
     def _arguments(self) -> dict[str, Any]:
         """What every call of the pipeline gets. Raises ConfigError for what it does not take."""
@@ -83,23 +85,19 @@ def _sample(pixels: np.ndarray) -> Sample:
     return Sample(Image.fromarray(levels), failure=failure("image", torch.from_numpy(pixels)))
 
 
-def _look(options: Options, device: torch.device) -> None:
-    name, directory = options.checkpoint, Path(options.checkpoint).expanduser()
-    if directory.is_dir():
-        if not (directory / INDEX).is_file():
-            raise CheckpointError(
-                f"{directory} holds no pipeline of diffusers: it has no {INDEX}. Single-file checkpoints are "
-                "converted with from_single_file(…).save_pretrained(DIR) of the pipeline's class in diffusers."
-            )
-        size = sum(path.stat().st_size for path in directory.rglob("*.safetensors"))
-    else:
-        size = PUBLISHED.get(name, 0)
-    refuse_large(name, size, device, options.device, NEEDS)
+def _look(options: Options) -> None:
+    directory = Path(options.checkpoint).expanduser()
+    if directory.is_dir() and not (directory / INDEX).is_file():
+        raise CheckpointError(
+            f"{directory} holds no pipeline of diffusers: it has no {INDEX}. Single-file checkpoints are converted "
+            "with from_single_file(…).save_pretrained(DIR) of the pipeline's class in diffusers."
+        )
+    CHECKPOINTS.refuse_large(options.checkpoint, options.device)
 
 
 def _load(options: Options, device: torch.device) -> Any:
     """Raises CheckpointError for what is no text-to-image pipeline, or cannot be loaded."""
-    _look(options, device)
+    _look(options)
     name, directory = options.checkpoint, Path(options.checkpoint).expanduser()
     source = str(directory) if directory.is_dir() else name
     dtype = choose_dtype(options.dtype, device)

@@ -14,16 +14,16 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration, LogitsPro
 
 from srum_core.errors import CheckpointError
 from srum_core.models.generation import Choice, Reply
-from srum_core.models.hub import choose_device, choose_dtype, download, refuse_large
+from srum_core.models.hub import Checkpoints, choose_device, choose_dtype
 from srum_core.models.weights import failure, loading, read_json, refuse_infinite
 from srum_core.records import Sample
 from srum_janus import Options
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-"""What is taken from a repository: weights and settings, never code."""
-PUBLISHED = {"deepseek-community/Janus-Pro-7B": 14_800_000_000}
-"""About how many bytes of weights are behind a hub id, so that a laptop does not download them first."""
-NEEDS = "Drawing with it takes an accelerator with about that much memory and some more."
+CHECKPOINTS = Checkpoints(
+    patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
+    published={"deepseek-community/Janus-Pro-7B": 14_800_000_000},
+    needs="Drawing with it takes an accelerator with about that much memory and some more.",
+)
 
 
 class Janus:
@@ -32,7 +32,7 @@ class Janus:
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
         self.device = choose_device(self.options.device)
-        directory = _find(self.options.checkpoint, self.device, self.options.device)
+        directory = _find(self.options)
         dtype = choose_dtype(self.options.dtype, self.device)
         with loading(f"adapter.checkpoint={self.options.checkpoint}", directory):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, padding_side="left")
@@ -48,7 +48,7 @@ class Janus:
     @classmethod
     def preflight(cls, options: Options) -> None:
         """Raise CheckpointError for a directory of another layout, or one too large for this machine."""
-        _find(options.checkpoint, choose_device(options.device), options.device)
+        _find(options)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
@@ -96,22 +96,16 @@ class _Guided(LogitsProcessor):
         return self.choice(input_ids, untold + self.guidance * (told - untold))
 
 
-def _find(checkpoint: str, device: torch.device, asked: str) -> Path:
+def _find(options: Options) -> Path:
     """The directory behind a path or a hub id. Raises CheckpointError for another layout."""
-    directory = Path(checkpoint).expanduser()
-    if directory.is_dir():
-        size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-        refuse_large(checkpoint, size, device, asked, NEEDS)
-    else:
-        refuse_large(checkpoint, PUBLISHED.get(checkpoint, 0), device, asked, NEEDS)
-        directory = download(checkpoint, "adapter.checkpoint", FILES)
+    directory = CHECKPOINTS.find(options.checkpoint, options.device)
     path = directory / "config.json"
     kind = read_json(path).get("model_type") if path.is_file() else None
     if kind != "janus":
         raise CheckpointError(
-            f"{checkpoint} is no Janus in the layout of transformers: its config.json says model_type {kind!r}, not "
-            "'janus'. The authors' own repositories (deepseek-ai/…, model_type 'multi_modality') have another layout; "
-            "deepseek-community/Janus-Pro-1B and -7B hold the same weights in this one."
+            f"{options.checkpoint} is no Janus in the layout of transformers: its config.json says model_type "
+            f"{kind!r}, not 'janus'. The authors' own repositories (deepseek-ai/…, model_type 'multi_modality') have "
+            "another layout; deepseek-community/Janus-Pro-1B and -7B hold the same weights in this one."
         )
     return directory
 

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from pretraining.tokenizer import train_tokenizer
-from srum_blip3o import eva, head
-from srum_blip3o.checkpoint import HEAD, QUERIES, TOWER, language_config, language_names
+from srum_blip3o import dit, eva
+from srum_blip3o.checkpoint import CONFIG, FOLDER, HEAD, QUERIES, TOWER
 from srum_blip3o.model import Blip3o
-from srum_blip3o.tower import CONFIG, FOLDER
-from srum_blip3o.weights import write_whole
-from srum_blip3o.words import DRAW, END, PAD, SPECIAL, SYSTEM
+from srum_blip3o.text_encoder import DRAW, END, PAD, SPECIAL, SYSTEM, language_config, language_state, official_name
 
-HEAD_SIZES = head.Sizes(context=128, width=128, channels=64, blocks=8, heads=4, kv_heads=4, feed_forward=256)
+HEAD_SIZES = dit.Sizes(context=128, width=128, channels=64, blocks=8, heads=4, kv_heads=4, feed_forward=256)
 TOWER_SIZES = eva.Sizes(width=64, patch=8, grid=4, blocks=2, heads=4, mlp=128)
 
 
@@ -41,7 +39,7 @@ class Blueprint:
     kv_heads: int = 2
     vocabulary: int = 400
     queries: int = 16
-    head: head.Sizes = HEAD_SIZES
+    head: dit.Sizes = HEAD_SIZES
     tower: eva.Sizes = TOWER_SIZES
     widths: tuple[int, ...] = (24, 32, 48)
     """Of the decoder's autoencoder, which halves a picture between two of them."""
@@ -61,9 +59,9 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blu
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     language = language_config(config, directory)
     model = Qwen2_5_VLForConditionalGeneration(language).state_dict()
-    tensors: dict[str, Tensor] = {name: model[ours] for ours, name in language_names(language).items()}
+    tensors: dict[str, Tensor] = {official_name(ours): model[ours] for ours in language_state(language)}
     tensors[QUERIES] = torch.randn(1, b.queries, b.hidden)
-    tensors |= {HEAD + name: tensor for name, tensor in head.build(b.head).state_dict().items()}
+    tensors |= {HEAD + name: tensor for name, tensor in dit.build(b.head).state_dict().items()}
     tensors |= {TOWER + name: tensor for name, tensor in _tower(b.tower).state_dict().items()}
     stored = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
@@ -139,12 +137,11 @@ def _decoder(b: Blueprint, directory: Path) -> None:
 def write(model: Blip3o, directory: Path) -> None:
     """The whole model as it is now, every part, in 16 bits."""
     language = model.parts["language model"].state_dict()
-    names = language_names(model.checkpoint.sizes.language)
-    now = {name: language[ours] for ours, name in names.items()}
-    now |= {TOWER + name: tensor for name, tensor in model.parts["feature tower"].net.state_dict().items()}
+    now = {official_name(name): language[name] for name in language_state(model.checkpoint.sizes.language)}
+    now |= {TOWER + name: tensor for name, tensor in model.parts["feature tower"].state_dict().items()}
     now |= {QUERIES: model.denoiser.latent_queries}
     now |= {HEAD + name: tensor for name, tensor in model.denoiser.head.state_dict().items()}
-    write_whole(model.checkpoint.stored, directory, {})  # tokenizer, configurations
+    model.checkpoint.stored.write(directory, {}, model.checkpoint.directory.rglob("*"))  # tokenizer, configurations
     half = {name: tensor.detach().half().contiguous() for name, tensor in now.items()}
     save_file(half, directory / "model.safetensors", metadata={"format": "pt"})
     made = model.parts["decoder"]

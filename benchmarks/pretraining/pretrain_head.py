@@ -93,8 +93,8 @@ def train_features(model: Any, recipe: Recipe, out: Path) -> None:
     """The tower, by what a small reader makes of each token alone: its patch's pixels, and where it lies (the decoder
     reads tokens as a set). Channels are pulled to mean 0 and deviation 1, which the head's noise has."""
     tower = model.parts["feature tower"]
-    channels, side = tower.net.sizes.width, tower.net.sizes.grid // tower.stride
-    patch = tower.image // side
+    channels, side = tower.sizes.width, tower.sizes.grid // tower.stride
+    patch = tower.sizes.image // side
     torch.manual_seed(recipe.seed)
     pixels = nn.Sequential(nn.Linear(channels, 256), nn.GELU(), nn.Linear(256, 3 * patch**2))
     where = nn.Linear(channels, side**2)
@@ -111,7 +111,7 @@ def train_features(model: Any, recipe: Recipe, out: Path) -> None:
         told = {"error": error.item(), "lost": lost.item(), "moments": moments.item()}
         return error + 0.05 * lost + 0.05 * moments, told
 
-    named = named_of(tower=tower.net, pixels=pixels, where=where)
+    named = named_of(tower=tower, pixels=pixels, where=where)
     fit(phase_of("features", recipe), out, named, seen(recipe, "features"), loss_of)
 
 

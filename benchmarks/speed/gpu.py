@@ -26,13 +26,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import Qwen2Config
 
-from srum_bagel.answering import Reply, speak
-from srum_bagel.context import Context, attend
+from srum_bagel.attention import Context, attend
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.model import make_recipe
 from srum_bagel.options import Drawing, Options
-from srum_bagel.sampling import Contexts, sample
+from srum_bagel.sampling import Contexts, sample, speak
 from srum_core.config.settings import Lora
+from srum_core.models.generation import Reply
 from srum_core.training.lora import tune
 
 sys.path.insert(0, str(Path(__file__).parent))

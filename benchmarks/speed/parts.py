@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from srum_bagel.norm import RMSNorm
+from srum_bagel.layers import RMSNorm
 
 sys.path.insert(0, str(Path(__file__).parent))
 import middle

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, apply_rotary_pos_emb
 
-from srum_bagel.context import rope
+from srum_bagel.attention import rope
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.sampling import time_grid
 

@@ -11,7 +11,7 @@ import pytest
 import reference
 import torch
 
-from srum_bagel.context import Context
+from srum_bagel.attention import Context
 from srum_bagel.model import make_recipe
 from srum_bagel.options import Drawing, Options
 from srum_bagel.sampling import Contexts, sample

@@ -7,30 +7,28 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from srum_core.errors import CheckpointError, ConfigError
 from srum_core.models import generation
-from srum_core.models.hub import choose_device, choose_dtype, download, refuse_large
+from srum_core.models.hub import Checkpoints, choose_device, choose_dtype
 from srum_core.models.images import open_rgb
 from srum_core.models.templates import REASON_FIRST
 from srum_core.models.weights import loading, refuse_infinite
 from srum_core.records import BoxFormat, Question
 from srum_local import LocalOptions
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-"""What is taken from a repository: weights and settings, never code."""
-PUBLISHED = {
-    "Qwen/Qwen2.5-VL-3B-Instruct": 7_500_000_000,
-    "Qwen/Qwen2.5-VL-7B-Instruct": 16_600_000_000,
-    "Qwen/Qwen2.5-VL-32B-Instruct": 67_000_000_000,
-    "Qwen/Qwen2.5-VL-72B-Instruct": 147_000_000_000,
-}
-"""About how many bytes of weights are behind well-known hub ids, so that a laptop does not download them first."""
-NEEDS = (
-    "Answering with it takes an accelerator with that much memory and some more; a server can hold it instead "
-    '(answerer={use="remote", url="…"}).'
+CHECKPOINTS = Checkpoints(
+    patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+    published={
+        "Qwen/Qwen2.5-VL-3B-Instruct": 7_500_000_000,
+        "Qwen/Qwen2.5-VL-7B-Instruct": 16_600_000_000,
+        "Qwen/Qwen2.5-VL-32B-Instruct": 67_000_000_000,
+        "Qwen/Qwen2.5-VL-72B-Instruct": 147_000_000_000,
+    },
+    needs="Answering with it takes an accelerator with that much memory and some more; a server can hold it instead "
+    '(answerer={use="remote", url="…"}).',
+    setting="answerer.checkpoint",
 )
 
 
@@ -43,7 +41,7 @@ class Local:
         self.options = options or LocalOptions()
         self.device = choose_device(self.options.device)
         self.dtype = choose_dtype(self.options.dtype, self.device)
-        directory = _find(self.options.checkpoint, self.device, self.options.device)
+        directory = CHECKPOINTS.find(self.options.checkpoint, self.options.device)
         with _loading(self.options, directory):
             self.processor = _processor(directory, self.options)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(directory, dtype=self.dtype)
@@ -56,7 +54,7 @@ class Local:
     @classmethod
     def preflight(cls, options: LocalOptions) -> None:
         """Raise SrumError for a directory that holds no such model, or one too large for this machine."""
-        directory = _find(options.checkpoint, choose_device(options.device), options.device)
+        directory = CHECKPOINTS.find(options.checkpoint, options.device)
         with _loading(options, directory):
             _processor(directory, options)
 
@@ -118,15 +116,6 @@ class Local:
 
 def _turn(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": text}]}
-
-
-def _find(checkpoint: str, device: torch.device, asked: str) -> Path:
-    directory = Path(checkpoint).expanduser()
-    there = directory.is_dir()
-    size = sum(path.stat().st_size for path in directory.glob("*.safetensors")) if there else PUBLISHED.get(checkpoint)
-    if device.type == "cpu" and asked == "auto":
-        refuse_large(checkpoint, size or 0, device, asked, NEEDS)
-    return directory if there else download(checkpoint, "answerer.checkpoint", FILES)
 
 
 def _loading(options: LocalOptions, directory: Path) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,26 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    Qwen2Tokenizer,
     StoppingCriteria,
     StoppingCriteriaList,
 )
+
+from srum_core.errors import CheckpointError
+from srum_core.models.weights import loading
+
+
+def load_tokenizer(directory: Path, special: Sequence[str], model: str) -> tuple[Qwen2Tokenizer, dict[str, int]]:
+    """Return Qwen's tokenizer and the ids of the special tokens. Raises CheckpointError for one that it does not know:
+    adding it would resize the embedding."""
+    with loading(f"The tokenizer in {directory}", directory):
+        tokenizer = Qwen2Tokenizer.from_pretrained(directory)
+    vocabulary = tokenizer.get_vocab()
+    if missing := [token for token in special if token not in vocabulary]:
+        raise CheckpointError(
+            f"The tokenizer in {directory} has no {', '.join(missing)}; {model} frames texts and images with them."
+        )
+    return tokenizer, {token: vocabulary[token] for token in special}
 
 
 @frozen
@@ -24,6 +42,12 @@ class Reply:
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
+
+
+def draw(logits: Tensor, reply: Reply, dice: torch.Generator) -> int:
+    """Return a token of one row's logits (vocabulary,) at a temperature above 0; the draw itself is on the CPU."""
+    odds = torch.softmax(logits.float().cpu() / reply.temperature, dim=-1)
+    return int(torch.multinomial(odds, 1, generator=dice))
 
 
 class Choice(LogitsProcessor):
@@ -40,9 +64,9 @@ class Choice(LogitsProcessor):
         chosen = scores.clone()
         for row, (reply, dice) in enumerate(zip(self.replies, self.dice, strict=True)):
             if reply.temperature > 0:
-                odds = torch.softmax(scores[row].float().cpu() / reply.temperature, dim=-1)
+                token = draw(scores[row], reply, dice)
                 chosen[row] = -torch.inf
-                chosen[row, int(torch.multinomial(odds, 1, generator=dice))] = 0.0
+                chosen[row, token] = 0.0
         return chosen
 
 

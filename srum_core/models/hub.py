@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 import torch
+from attrs import field, frozen
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -51,19 +52,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def bundled(checkpoint: str, package: Path, proof: str) -> Path | None:
-    """The folder of a package that `bundled:NAME` means, told by a file that every checkpoint of its layout has; None
-    for anything else. Raises CheckpointError if nothing of that name is bundled, and lists what is."""
-    if not checkpoint.startswith("bundled:"):
-        return None
-    there = sorted(path.parent.name for path in package.glob(f"*/{proof}"))
-    name = checkpoint.removeprefix("bundled:")
-    if name not in there:
-        known = ", ".join(f"bundled:{each}" for each in there) or "none"
-        raise CheckpointError(f"adapter.checkpoint={checkpoint}: no such bundled model; there is {known}.")
-    return package / name
-
-
 class NotDownloaded(CheckpointError):
     """A hub repository that is not fetched in `offline`: it may be there, and more cannot be known."""
 
@@ -97,11 +85,46 @@ def download(repository: str, setting: str, patterns: Sequence[str], instead: st
         ) from error
 
 
-def refuse_large(checkpoint: str, size: int, device: torch.device, asked: str, needs: str) -> None:
-    """A large model on a CPU would swap for hours: CheckpointError at once. Naming the device (`asked`) overrules.
-    `size`: bytes; `needs`: what training takes, and what else would run."""
-    if device.type == "cpu" and asked == "auto" and size > LARGE:
-        raise CheckpointError(
-            f"{checkpoint} is {size / 1e9:.0f} GB of weights and this machine has no accelerator. {needs} To load it "
-            "on the CPU all the same, set its device=cpu (of an adapter: adapter.device=cpu)."
-        )
+@frozen(kw_only=True)
+class Checkpoints:
+    """Where the checkpoints of a component are: in folders, on the hub, or bundled with its package."""
+
+    patterns: Sequence[str]
+    """Files that are taken from a hub repository: weights and settings, never code."""
+    needs: str
+    """What it takes to run one, and what else would run: a sentence for a machine without an accelerator."""
+    published: Mapping[str, int] = field(factory=dict)
+    """About how many bytes of weights are behind well-known hub ids, so that a laptop does not download them first."""
+    weights: str = "*.safetensors"
+    """Pattern of the files of weights in a folder."""
+    bundled: Mapping[str, Path] = field(factory=dict)
+    """Folders that `bundled:NAME` stands for."""
+    setting: str = "adapter.checkpoint"
+    instead: str = ""
+    """What to try instead of a name that is not found: it ends a sentence."""
+
+    def find(self, checkpoint: str, device: str) -> Path:
+        """Return the folder of a path, a hub id or `bundled:NAME`. Raises CheckpointError, also for weights that are
+        too large for this machine; `device` is the setting."""
+        if checkpoint.startswith("bundled:"):
+            folder = self.bundled.get(checkpoint.removeprefix("bundled:"))
+            if folder is None:
+                known = ", ".join(f"bundled:{name}" for name in self.bundled) or "none"
+                raise CheckpointError(f"{self.setting}={checkpoint}: no such bundled model; there is {known}.")
+            return folder
+        self.refuse_large(checkpoint, device)
+        folder = Path(checkpoint).expanduser()
+        return folder if folder.is_dir() else download(checkpoint, self.setting, self.patterns, self.instead)
+
+    def refuse_large(self, checkpoint: str, device: str) -> None:
+        """A large model on a CPU would swap for hours: CheckpointError at once. Naming the device overrules."""
+        if device != "auto" or choose_device(device).type != "cpu":
+            return
+        folder, size = Path(checkpoint).expanduser(), self.published.get(checkpoint, 0)
+        if folder.is_dir():
+            size = sum(path.stat().st_size for path in folder.glob(self.weights))
+        if size > LARGE:
+            raise CheckpointError(
+                f"{checkpoint} is {size / 1e9:.0f} GB of weights and this machine has no accelerator. {self.needs} To "
+                "load it on the CPU all the same, set its device=cpu (of an adapter: adapter.device=cpu)."
+            )

@@ -38,3 +38,8 @@ class Outline:
     """Does once what takes the most memory in answering so many questions together, with so many new tokens each."""
     note: str = ""
     """A sentence on what the numbers leave out or take for granted."""
+
+
+def size_of(*modules: nn.Module) -> int:
+    """Return the bytes of the modules' weights."""
+    return sum(each.numel() * each.element_size() for module in modules for each in module.parameters())

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from attrs import field, frozen
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from srum_core.errors import CheckpointError, SrumError, clean
 from srum_core.files import redo_option, way_out
@@ -182,6 +184,78 @@ class Stored:
     def tensors(self, names: Iterable[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The named tensors, all at once."""
         return dict(self.read(names, device))
+
+    def load(
+        self,
+        modules: Sequence[nn.Module],
+        device: torch.device,
+        dtype: torch.dtype,
+        stored_name: Callable[[str], str] = str,
+        partly: bool = False,
+    ) -> None:
+        """Fill modules that were built on the meta device, one tensor in memory at a time, and freeze them.
+
+        stored_name  gives the stored name for a module's own one
+        partly       whether tensors may be stored that none of the modules has
+
+        Raises CheckpointError with every tensor that is missing, of another shape, or not used."""
+        own = {
+            stored_name(name): (module, name, tuple(tensor.shape))
+            for module in modules
+            for name, tensor in module.state_dict().items()
+        }
+        # 1 x 1 convolutions may be stored with four dimensions where the module holds a matrix.
+        wanted = {
+            name: there if _without_ones(there := self.shapes.get(name, shape)) == _without_ones(shape) else shape
+            for name, (_, _, shape) in own.items()
+        }
+        refuse(
+            f"The weights {self.stem}.safetensors in {self.directory} do not match its configuration",
+            differences(wanted, self.shapes, unused=not partly),
+        )
+        for name, tensor in self.read(own, device):
+            module, ours, shape = own[name]
+            module.load_state_dict({ours: tensor.reshape(shape).to(dtype).contiguous()}, strict=False, assign=True)
+        for module in modules:
+            module.eval().requires_grad_(False)
+
+    def as_stored(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return `changed` (stored names) in the types and shapes that are stored: training keeps float32.
+
+        Raises CheckpointError for names that are not stored."""
+        self._refuse_unknown(changed)
+        return {
+            name: changed[name].detach().to("cpu", stored.dtype).reshape(stored.shape).contiguous()
+            for name, stored in self.read(changed)
+        }
+
+    def write(self, directory: Path, changed: Mapping[str, Tensor], others: Iterable[Path]) -> None:
+        """Write the checkpoint with `changed` tensors (stored names) in place of its own, in its own files, one of them
+        in memory at a time, and copy the files `others`. Raises CheckpointError for names that are not stored."""
+        self._refuse_unknown(changed)
+        own = Stored.open(self.directory, [self.stem], "").where  # without what was trained since (docs/blip3o.md)
+        for path in others:
+            # A model card describes the weights it came with; code is never run, so it is not passed on either.
+            if path.is_file() and path not in own.values() and path.suffix != ".py" and path.name != "README.md":
+                target = directory / path.relative_to(self.directory)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in sorted(set(own.values())):
+            names = {name for name, path in own.items() if path == file}
+            new = self.as_stored({name: changed[name] for name in names & changed.keys()})
+            save_file({**self.tensors(names - new.keys()), **new}, directory / file.name, metadata={"format": "pt"})
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        if unknown := sorted(set(names) - self.where.keys()):
+            raise CheckpointError(
+                f"{', '.join(unknown[:5])} do not exist in {self.directory}: refusing to write names that upstream "
+                "does not know."
+            )
+
+
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    return [side for side in shape if side != 1]
 
 
 def locate(paths: Iterable[Path]) -> tuple[dict[str, Path], dict[str, tuple[int, ...]]]:

@@ -13,10 +13,10 @@ from einops import rearrange
 from safetensors import safe_open
 from torch import Tensor
 
-from srum_bagel.autoencoder import unpatchify
-from srum_bagel.images import to_image, to_tensor
 from srum_bagel.options import Drawing
 from srum_bagel.sampling import Contexts, sample, time_grid
+from srum_bagel.vae import unpatchify
+from srum_bagel.vision import to_image, to_tensor
 from srum_core.flow import Schedule, flow_step
 from srum_losses import SrumOptions
 from srum_losses.objectives import SrumLoss
@@ -266,7 +266,9 @@ def test_editing(bagel: Goldens) -> None:
     def context(pictures: bool, text: bool):
         out = model.denoiser.context(1)
         if pictures:
-            model.denoiser.read_latent(out, [grid])
+            clean = model.denoiser.block(out, [grid])  # as latent cells at time 0
+            model.denoiser.velocity(clean, [grid], torch.zeros(1))
+            clean.keep(torch.ones_like(out.position))
             model.denoiser.read_picture(out, model.look([image]))
         if text:
             model.denoiser.read_text(out, [model.chat.frame(facts["text"])])

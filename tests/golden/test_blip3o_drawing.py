@@ -10,8 +10,8 @@ from blip3o_goldens import close, model, need, read_json, tensors
 from einops import rearrange
 from torch import Tensor
 
+from srum_blip3o.dit import sample
 from srum_blip3o.model import to_image
-from srum_blip3o.sampling import sample
 
 pytestmark = pytest.mark.golden
 RUNS = ("six_steps", "thirty_steps", "empty_prompt")
@@ -42,8 +42,8 @@ def test_the_prompt_is_framed_with_an_open_turn(stored: dict[str, Tensor]) -> No
 def test_what_is_read_of_the_prompt(stored: dict[str, Tensor], run: str) -> None:
     reader, queries = model().denoiser.reader, model().denoiser.latent_queries
     with torch.no_grad():
-        made = reader.prepare(queries, [ids(stored, run)], reader.text_model().embed_tokens)
-        close(made.embeds, stored[f"{run}.inputs_embeds"], "inputs_embeds")
+        embeds, _, _ = reader.prepare(queries, [ids(stored, run)], reader.text_model().embed_tokens)
+        close(embeds, stored[f"{run}.inputs_embeds"], "inputs_embeds")
         close(reader.states(queries, [ids(stored, run)]), stored[f"{run}.query_states"], "query_states")
 
 

@@ -7,7 +7,8 @@ import torch
 from blip3o_goldens import close, image, model, need, read_json, tensors
 from torch import Tensor
 
-from srum_blip3o.language import Asked, Eyes, Reply, cells, speak
+from srum_blip3o.text_encoder import Eyes, ask, cells, speak
+from srum_core.models.generation import Reply
 
 pytestmark = pytest.mark.golden
 
@@ -18,11 +19,11 @@ def stored() -> dict[str, Tensor]:
     return tensors("understanding")
 
 
-def asked(stored: dict[str, Tensor], *kinds: str) -> Asked:
+def asked(stored: dict[str, Tensor], *kinds: str) -> dict[str, Tensor]:
     """The set's questions, about the picture or about nothing, side by side."""
     rows = [stored[f"{kind}.input_ids"][0].tolist() for kind in kinds]
     pictures = model().eyes.patches([image("understand_0").convert("RGB")]) if "image" in kinds else None
-    return Asked.of(model().words, rows, pictures, model().device)
+    return ask(model().words, rows, pictures, model().device)
 
 
 def test_the_question_is_framed(stored: dict[str, Tensor]) -> None:
@@ -53,22 +54,25 @@ def test_patches(stored: dict[str, Tensor]) -> None:
 
 def test_embeddings_positions_and_logits(stored: dict[str, Tensor]) -> None:
     language, question = model().parts["language model"], asked(stored, "image")
-    assert torch.equal(question.input_ids, stored["image.input_ids"])
-    assert torch.equal(question.attention_mask, stored["image.attention_mask"])
+    assert torch.equal(question["input_ids"], stored["image.input_ids"])
+    assert torch.equal(question["attention_mask"], stored["image.attention_mask"])
     with torch.no_grad():
-        seen = language.model.get_image_features(question.pixel_values, question.image_grid_thw, return_dict=True)
+        seen = language.model.get_image_features(question["pixel_values"], question["image_grid_thw"], return_dict=True)
         close(torch.cat(list(seen.pooler_output)), stored["image.vision_embeddings"], "vision_embeddings")
         places, _ = language.model.get_rope_index(
-            question.input_ids, question.mm_token_type_ids, question.image_grid_thw, None, None, question.attention_mask
+            question["input_ids"],
+            question["mm_token_type_ids"],
+            question["image_grid_thw"],
+            attention_mask=question["attention_mask"],
         )
         assert torch.equal(places, stored["image.position_ids"])
-        logits = language(**question.arguments()).logits
+        logits = language(**question).logits
     close(logits, stored["image.prefill_logits"], "prefill_logits")
 
 
 def test_without_the_token_types_positions_are_wrong(stored: dict[str, Tensor]) -> None:
     """The trap itself: no error, only other logits."""
-    arguments = asked(stored, "image").arguments()
+    arguments = asked(stored, "image")
     del arguments["mm_token_type_ids"]
     with torch.no_grad():
         logits = model().parts["language model"](**arguments).logits

@@ -83,13 +83,13 @@ def test_queries_take_their_places_and_are_read(stored: dict[str, Tensor], capti
     reader, queries = model().denoiser.reader, model().denoiser.latent_queries
     rows = [model().read(caption, "closed") for caption in captions]
     with torch.no_grad():
-        made = reader.prepare(queries, rows, reader.text_model().embed_tokens)
-        hidden = reader.hidden(made)
-    assert torch.equal(made.mask, stored["attention_mask"])
-    assert made.queries.int().argmax(1).tolist() == stored["query_start"].tolist()
-    assert made.queries.sum(1).tolist() == [queries.shape[1]] * len(rows)
+        embeds, mask, places = reader.prepare(queries, rows, reader.text_model().embed_tokens)
+        hidden = reader.hidden(embeds, mask)
+    assert torch.equal(mask, stored["attention_mask"])
+    assert places[:, 0].tolist() == stored["query_start"].tolist()
+    assert places.shape == (len(rows), queries.shape[1])
     real = stored["attention_mask"].bool()
-    close(made.embeds[real], stored["inputs_embeds"][real], "inputs_embeds")
+    close(embeds[real], stored["inputs_embeds"][real], "inputs_embeds")
     close(hidden[real], stored["last_hidden_state"][real], "last_hidden_state")
 
 
@@ -108,10 +108,10 @@ def test_conditions(stored: dict[str, Tensor], captions: list[str], case: str, t
 def test_targets(stored: dict[str, Tensor], captions: list[str]) -> None:
     found = model().parts["feature tower"]
     pictures = [image(f"train_{row}") for row in range(len(captions))]
-    pixels = torch.stack([eva.preprocess(picture.convert("RGB"), found.image) for picture in pictures])
+    pixels = torch.stack([eva.preprocess(picture.convert("RGB"), found.sizes.image) for picture in pictures])
     close(pixels, stored["gen_pixel_values"], "gen_pixel_values")
     with torch.no_grad():
-        close(found.net(pixels), stored["eva_features_raw"], "eva_features_raw")
+        close(found(pixels), stored["eva_features_raw"], "eva_features_raw")
     close(stacked(model().encode(pictures)), stored["target_features"], "target_features")
 
 

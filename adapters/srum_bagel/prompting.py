@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from attrs import frozen
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase
 
-from srum_core.errors import CheckpointError
-from srum_core.models.weights import loading
+from srum_core.models.generation import load_tokenizer
 
 BOS, EOS, START, END = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
 
@@ -36,18 +35,9 @@ class Chat:
 
     @classmethod
     def load(cls, directory: Path) -> Chat:
-        """From `vocab.json`, `merges.txt` and `tokenizer_config.json`. All four framing tokens must be known:
-        adding one would resize the embedding."""
-        with loading(f"The tokenizer in {directory}", directory):
-            tokenizer = Qwen2Tokenizer.from_pretrained(directory)
-        vocabulary = tokenizer.get_vocab()
-        missing = [token for token in (BOS, EOS, START, END) if token not in vocabulary]
-        if missing:
-            raise CheckpointError(
-                f"The tokenizer in {directory} has no {', '.join(missing)}; BAGEL frames texts and pictures with them."
-            )
-        bos, eos, start, end = (vocabulary[token] for token in (BOS, EOS, START, END))
-        return cls(tokenizer, bos, eos, (start, end))
+        """From `vocab.json`, `merges.txt` and `tokenizer_config.json`. Raises CheckpointError."""
+        tokenizer, ids = load_tokenizer(directory, (BOS, EOS, START, END), "BAGEL")
+        return cls(tokenizer, ids[BOS], ids[EOS], (ids[START], ids[END]))
 
     def ids(self, text: str) -> list[int]:
         """The text's own ids. What looks like a special token stays plain text: a prompt cannot inject control."""

@@ -88,17 +88,15 @@ class Joint:
     """
 
     def __init__(
-        self, text: Rope, block: Rope, valid_text: Tensor, valid_cells: Tensor, apart: bool, wanted: tuple[bool, bool]
+        self, text: Rope, block: Rope, valid_text: Tensor, valid_cells: Tensor, apart: bool, wanted: bool
     ) -> None:
-        """Angles of the text, and of the markers and cells; whether the final states of text and markers, and of cells,
-        are wanted."""
+        """Angles of the text, and of the markers and cells; whether the final states of text and markers are wanted."""
         markers, cells = cut(block, 2)
-        plain, drawn = wanted
         if apart:
-            experts, angles, asks = ["", "", GENERATION], [text, markers, cells], [plain, plain, drawn]
+            experts, angles, asks = ["", "", GENERATION], [text, markers, cells], [wanted, wanted, True]
         else:
             both = (torch.cat([markers[0], text[0]], dim=1), torch.cat([markers[1], text[1]], dim=1))
-            experts, angles, asks = ["", GENERATION], [both, cells], [plain, drawn]
+            experts, angles, asks = ["", GENERATION], [both, cells], [wanted, True]
         self.apart, self.experts, self.angles, self.wanted = apart, experts, angles, asks
         self.mask = _key_mask(torch.cat([valid_text.new_ones(len(valid_text), 2), valid_text, valid_cells], dim=1))
 

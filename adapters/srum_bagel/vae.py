@@ -15,6 +15,8 @@ from diffusers import AutoencoderKL
 from einops import rearrange
 from torch import Tensor, nn
 
+from srum_core.errors import CheckpointError
+
 # diffusers' name -> the original one; applied in order to the whole key.
 _RENAMES = (
     (r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2"),
@@ -44,8 +46,15 @@ class AutoencoderSizes:
         """Pixels per latent cell side."""
         return 2 ** (len(self.widths) - 1)
 
+    def patch(self, cell: int) -> int:
+        """Return the side of a model's latent cell of `cell` values, in latent pixels. Raises CheckpointError."""
+        side = round((cell / self.channels) ** 0.5)
+        if side**2 * self.channels != cell:
+            raise CheckpointError(f"Latent cells of {cell} values are no square patch of {self.channels} channels.")
+        return side
 
-def read_sizes(shapes: Mapping[str, Sequence[int]]) -> AutoencoderSizes:
+
+def autoencoder_sizes(shapes: Mapping[str, Sequence[int]]) -> AutoencoderSizes:
     """Sizes out of the shapes of an `ae.safetensors` file."""
     levels = 1 + sum(key.endswith("downsample.conv.weight") for key in shapes)
     widths = tuple(shapes[f"decoder.up.{level}.block.0.conv2.weight"][0] for level in range(levels))
