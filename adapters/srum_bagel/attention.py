@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from attrs import define
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,22 +22,11 @@ Projected = tuple[Tensor | None, Tensor, Tensor]
 
 
 class PositionTable(nn.Module):
-    """A fixed 2-D sine/cosine table, (side², width): column in the first half of the channels, row in the second."""
+    """A fixed table of positions, (side², width), row-major; its values are in the checkpoint."""
 
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
-        self.pos_embed = nn.Parameter(sincos_table(side, width), requires_grad=False)
-
-
-def sincos_table(side: int, width: int) -> Tensor:
-    """Each half is [sin(pos·w_k)] ++ [cos(pos·w_k)], w_k = 10000^(-k / (width/4)); cells row-major."""
-    quarter = width // 4
-    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequency
-    one = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns = one[None, :, :].expand(side, side, -1)
-    rows = one[:, None, :].expand(side, side, -1)
-    return torch.cat([columns, rows], dim=-1).reshape(side * side, width).float()
+        self.pos_embed = nn.Parameter(torch.zeros(side**2, width), requires_grad=False)
 
 
 def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -132,20 +122,27 @@ def cut(angles: Rope, size: int) -> tuple[Rope, Rope]:
     return (cos[:, :size], sin[:, :size]), (cos[:, size:], sin[:, size:])
 
 
+@define(eq=False)
 class Context:
-    """Keys and values of `rows` conversations in buffers with room to grow; rows may have read different amounts.
+    """Keys and values of `rows` conversations in buffers with room to grow; rows may have read different amounts."""
 
-    `valid` says which columns are real for a row, `position` is the next rotary position of each row.
-    """
+    keys: list[Tensor]
+    """Of each layer, (rows, heads, columns, width)."""
+    values: list[Tensor]
+    valid: Tensor
+    """(rows, columns), which columns are real for a row."""
+    position: Tensor
+    """(rows,), the next rotary position."""
+    used: int = 0
+    """Columns that any row has read."""
 
-    def __init__(
-        self, layers: int, rows: int, heads: int, width: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.keys = [torch.empty(rows, heads, 0, width, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.empty_like(key) for key in self.keys]
-        self.valid = torch.zeros(rows, 0, dtype=torch.bool, device=device)
-        self.position = torch.zeros(rows, dtype=torch.long, device=device)
-        self.used = 0
+    @classmethod
+    def empty(cls, layers: int, rows: int, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> Context:
+        keys, values = (
+            [torch.empty(rows, heads, 0, width, dtype=dtype, device=device) for _ in range(layers)] for _ in range(2)
+        )
+        valid = torch.zeros(rows, 0, dtype=torch.bool, device=device)
+        return cls(keys, values, valid, torch.zeros(rows, dtype=torch.long, device=device))
 
     @property
     def rows(self) -> int:
@@ -163,17 +160,13 @@ class Context:
     def select(self, rows: Sequence[int] | Tensor) -> Context:
         """A copy that holds these rows (in this order, repeats allowed)."""
         index = torch.as_tensor(rows, device=self.position.device)
-        out = object.__new__(Context)
-        out.keys, out.values = [key[index] for key in self.keys], [value[index] for value in self.values]
-        out.valid, out.position, out.used = self.valid[index], self.position[index], self.used
-        return out
+        keys, values = [key[index] for key in self.keys], [value[index] for value in self.values]
+        return Context(keys, values, self.valid[index], self.position[index], self.used)
 
     def first(self, rows: int) -> Context:
         """A view of the first rows; writes go to the same buffers."""
-        out = object.__new__(Context)
-        out.keys, out.values = [key[:rows] for key in self.keys], [value[:rows] for value in self.values]
-        out.valid, out.position, out.used = self.valid[:rows], self.position[:rows], self.used
-        return out
+        keys, values = [key[:rows] for key in self.keys], [value[:rows] for value in self.values]
+        return Context(keys, values, self.valid[:rows], self.position[:rows], self.used)
 
     @staticmethod
     def stack(contexts: Sequence[Context], room: int) -> Context:
@@ -181,12 +174,13 @@ class Context:
         begin, so that rows which have read equally much can look without a mask."""
         used = max(context.longest() for context in contexts)
         laid = [context._right(used).reserve(room) for context in contexts]
-        out = object.__new__(Context)
-        out.keys = [torch.cat(layer) for layer in zip(*(c.keys for c in laid), strict=True)]
-        out.values = [torch.cat(layer) for layer in zip(*(c.values for c in laid), strict=True)]
-        out.valid = torch.cat([context.valid for context in laid])
-        out.position, out.used = torch.cat([context.position for context in laid]), used
-        return out
+        return Context(
+            [torch.cat(layer) for layer in zip(*(context.keys for context in laid), strict=True)],
+            [torch.cat(layer) for layer in zip(*(context.values for context in laid), strict=True)],
+            torch.cat([context.valid for context in laid]),
+            torch.cat([context.position for context in laid]),
+            used,
+        )
 
     def longest(self) -> int:
         """Columns of the row that has read the most (on the meta device nothing has a value: all that are used)."""
@@ -194,19 +188,16 @@ class Context:
 
     def _right(self, used: int) -> Context:
         """A copy with `used` columns whose real ones come last; no row may have more."""
-        out = object.__new__(Context)
         missing = max(0, used - self.used)
         valid = F.pad(self.valid[:, : self.used], (missing, 0))
         order = valid.int().argsort(dim=1, stable=True)[:, valid.shape[1] - used :]
-        place = order[:, None, :, None]
 
         def moved(x: Tensor) -> Tensor:
             x = F.pad(x[:, :, : self.used], (0, 0, missing, 0))
-            return x.gather(2, place.expand(-1, x.shape[1], -1, x.shape[3]))
+            return x.gather(2, order[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
-        out.keys, out.values = [moved(key) for key in self.keys], [moved(value) for value in self.values]
-        out.valid, out.position, out.used = valid.gather(1, order), self.position, used
-        return out
+        keys, values = [moved(key) for key in self.keys], [moved(value) for value in self.values]
+        return Context(keys, values, valid.gather(1, order), self.position, used)
 
 
 class Segment:

@@ -114,7 +114,7 @@ class BagelDenoiser(nn.Module):
 
     def context(self, rows: int) -> Context:
         config = self.language_model.config
-        return Context(
+        return Context.empty(
             config.num_hidden_layers, rows, config.num_key_value_heads or 1, self.language_model.head,
             self.language_model.dtype, self.device,
         )  # fmt: skip

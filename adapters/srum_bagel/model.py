@@ -97,14 +97,7 @@ class Bagel:
         rows, columns = self.grid(self.options.size)
         thoughts = self.think(prompts) if self.options.think else [""] * len(prompts)
         cell = self.denoiser.vae2llm.in_features
-        noise = [
-            rearrange(
-                torch.randn(rows * columns, cell, generator=torch.Generator().manual_seed(seed)),
-                "(h w) c -> h w c",
-                h=rows,
-            )
-            for seed in seeds
-        ]
+        noise = [torch.randn(rows, columns, cell, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         contexts = self.drawing_contexts(prompts, thoughts)
         return sample(self.denoiser, contexts, noise, self.options.drawing, watch), thoughts
 
@@ -202,15 +195,11 @@ class Bagel:
 
     def _posterior_noise(self, batch: Tensor) -> Tensor:
         """One draw per picture from a seed that is its pixels' sum: repeatable, independent of the batch."""
-        size = (
-            self.autoencoder.sizes.channels,
-            batch.shape[2] // self.autoencoder.sizes.factor,
-            batch.shape[3] // self.autoencoder.sizes.factor,
-        )
+        sizes = self.autoencoder.sizes
+        size = (sizes.channels, batch.shape[2] // sizes.factor, batch.shape[3] // sizes.factor)
         seeds = [int((picture.cpu().double().add(1).sum() * 1000).item()) for picture in batch]
-        return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(
-            batch.device
-        )
+        noise = [torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(noise).to(batch.device)
 
     def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
         """Caption ids with start and end of text; empty where the text is dropped."""

@@ -21,7 +21,7 @@ from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.model import Bagel
 from srum_bagel.prompting import BOS, END, EOS, START
 from srum_bagel.vae import Autoencoder, AutoencoderSizes
-from srum_bagel.vision import Eye, to_tensor
+from srum_bagel.vision import Eye
 
 SPECIAL = ("<|endoftext|>", BOS, EOS, START, END)
 
@@ -76,6 +76,8 @@ def create(directory: Path, blueprint: Blueprint, corpus: Iterable[str], seed: i
     denoiser = BagelDenoiser(sizes.language, sizes.cell, sizes.latent_side, (0, 0), sizes.theta)
     eye = Eye(sizes.vision, b.hidden, sizes.vision_side)
     _initialise(denoiser, b.layers)
+    denoiser.latent_pos_embed.pos_embed.data = sincos_table(sizes.latent_side, b.hidden)
+    eye.vit_pos_embed.pos_embed.data = sincos_table(sizes.vision_side, b.hidden)
     nn.init.normal_(eye.vit_model.vision_model.embeddings.position_embedding.weight, std=0.02)
     save_file({**denoiser.state_dict(), **eye.state_dict()}, directory / "ema.safetensors", metadata={"format": "pt"})
     autoencoder = Autoencoder(b.autoencoder)
@@ -96,6 +98,19 @@ def _initialise(denoiser: BagelDenoiser, layers: int) -> None:
                 parameter.data /= (2 * layers) ** 0.5
     nn.init.normal_(denoiser.language_model.model.embed_tokens.weight, std=0.5)
     nn.init.zeros_(denoiser.llm2vae.weight)
+
+
+def sincos_table(side: int, width: int) -> Tensor:
+    """A 2-D table (side², width): columns in the first half of the channels, rows in the second.
+
+    Each half is [sin(pos·w_k)] ++ [cos(pos·w_k)], w_k = 10000^(-k / (width/4)); cells row-major."""
+    quarter = width // 4
+    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequency
+    one = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns = one[None, :, :].expand(side, side, -1)
+    rows = one[:, None, :].expand(side, side, -1)
+    return torch.cat([columns, rows], dim=-1).reshape(side * side, width).float()
 
 
 def _as_stored(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -156,7 +171,7 @@ def answer_loss(model: Bagel, pictures: Sequence[Image], exchanges: Sequence[Seq
     """Mean cross-entropy of the answers' tokens. `exchanges[i]`: (question, answer) pairs about `pictures[i]`."""
     chat, denoiser = model.chat, model.denoiser
     device = denoiser.device
-    seen = model.eye([to_tensor(model.seen_size.resize(model.drawn_size.resize(p))).to(device) for p in pictures])
+    seen = model.look(pictures)
     start, end = (denoiser.embed_text(torch.tensor([i], device=device)) for i in chat.markers)
     shown, valid = pad_rows([torch.cat([start, tokens.to(start), end]) for tokens in seen])
     ids, places, targets = list[int](), [0] * valid.numel(), [IGNORED] * valid.numel()
@@ -208,6 +223,5 @@ def write(model: Bagel, directory: Path, changed: Mapping[str, Tensor] | None = 
     names = model.autoencoder.official_keys()
     stored = {}
     for key, value in model.autoencoder.state_dict().items():
-        matrix = "attn_1" in names[key] and value.dim() == 2
-        stored[names[key]] = (value[:, :, None, None] if matrix else value).to("cpu", torch.bfloat16).contiguous()
+        stored[names[key]] = _as_stored(names[key], value).to("cpu", torch.bfloat16).contiguous()
     save_file(stored, directory / "ae.safetensors", metadata={"format": "pt"})

@@ -51,7 +51,7 @@ def test_attention_patterns(bagel: Goldens) -> None:
     assert cases
     for case in cases:
         total = sum(length for _, length in case["splits"])
-        context = Context(1, 1, 1, total, torch.float32, torch.device("cpu"))
+        context = Context.empty(1, 1, 1, total, torch.float32, torch.device("cpu"))
         values, rows = torch.eye(total)[None, None], []
         order = []
         for mode, length in case["splits"]:
