@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -119,23 +120,14 @@ class BagelDenoiser(nn.Module):
             self.language_model.dtype, self.device,
         )  # fmt: skip
 
-    def read_text(self, context: Context, ids: Sequence[Tensor]) -> None:
-        """Append one text per row, causal."""
-        self._read(context, ids, False)
-
-    def read_states(self, context: Context, ids: Sequence[Tensor]) -> Tensor:
-        """The same, and its hidden states (n, longest, hidden)."""
-        states = self._read(context, ids, True)
-        assert states is not None
-        return states
-
-    def _read(self, context: Context, ids: Sequence[Tensor], states: bool) -> Tensor | None:
+    def read_text(self, context: Context, ids: Sequence[Tensor], states: bool = False) -> Any:
+        """Append one text per row, causal; with `states`, return its hidden states (n, longest, hidden)."""
         tokens, valid = pad_rows([row.to(self.device) for row in ids])
         positions = context.position[:, None] + torch.arange(tokens.shape[1], device=self.device)
         plan = Segment(context, [("", self.rope(positions))], valid, True, [states])
-        (und,) = self.language_model.model([self.embed_text(tokens)], plan)
+        (hidden,) = self.language_model.model([self.embed_text(tokens)], plan)
         plan.keep(valid.sum(dim=1))
-        return und
+        return hidden
 
     def read_picture(self, context: Context, tokens: Sequence[Tensor]) -> None:
         """Append one looked-at picture per row: markers and tower tokens (t, hidden), all at one rotary position."""

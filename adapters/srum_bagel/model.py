@@ -18,6 +18,7 @@ from srum_bagel.prompting import PLAN_A_PICTURE, REASON_FIRST, Chat
 from srum_bagel.sampling import Branches, Contexts, Watch, sample, speak, time_grid
 from srum_bagel.vae import Autoencoder, AutoencoderSizes, autoencoder_sizes, patchify, unpatchify
 from srum_bagel.vision import Eye, latent_grid, size_rule, to_image, to_tensor
+from srum_core.errors import CheckpointError
 from srum_core.files import read_text
 from srum_core.flow import Recipe, Schedule
 from srum_core.models.generation import Reply
@@ -50,6 +51,11 @@ class Bagel:
         """Make every part on torch's meta device."""
         self.options = options
         self.patch = decodes.patch(sizes.cell)
+        if self.patch**2 * decodes.channels != sizes.cell:
+            raise CheckpointError(
+                f"{options.checkpoint}: latent cells of {sizes.cell} values are no square patch of {decodes.channels} "
+                "channels."
+            )
         with torch.device("meta"):
             self.denoiser = BagelDenoiser(sizes.language, sizes.cell, sizes.latent_side, markers, sizes.theta)
             self.eye = Eye(sizes.vision, sizes.language.hidden_size, sizes.vision_side)

@@ -104,7 +104,7 @@ def _rescale(guided: Tensor, full: Tensor, dims: tuple[int, ...], smallest: floa
     return guided * (norm / (other + 1e-8)).clamp(smallest, 1.0)
 
 
-# ---- text ----------------------------------------------------------------------------------------------------
+# ---- text -------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -151,5 +151,5 @@ def speak(
 def next_logits(denoiser: BagelDenoiser, context: Context, tokens: Sequence[int]) -> Tensor:
     """Feed one token a row; float32 logits (rows, vocabulary) of what follows."""
     ids = [torch.tensor([token], device=denoiser.device) for token in tokens]
-    hidden = denoiser.read_states(context, ids)
+    hidden = denoiser.read_text(context, ids, states=True)
     return denoiser.language_model.lm_head(hidden[:, -1]).float()

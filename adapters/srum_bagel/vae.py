@@ -15,8 +15,6 @@ from diffusers import AutoencoderKL
 from einops import rearrange
 from torch import Tensor, nn
 
-from srum_core.errors import CheckpointError
-
 # diffusers' name -> the original one; applied in order to the whole key.
 _RENAMES = (
     (r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2"),
@@ -47,11 +45,8 @@ class AutoencoderSizes:
         return 2 ** (len(self.widths) - 1)
 
     def patch(self, cell: int) -> int:
-        """Return the side of a model's latent cell of `cell` values, in latent pixels. Raises CheckpointError."""
-        side = round((cell / self.channels) ** 0.5)
-        if side**2 * self.channels != cell:
-            raise CheckpointError(f"Latent cells of {cell} values are no square patch of {self.channels} channels.")
-        return side
+        """Side of a model's latent cell of `cell` values, in latent pixels."""
+        return round((cell / self.channels) ** 0.5)
 
 
 def autoencoder_sizes(shapes: Mapping[str, Sequence[int]]) -> AutoencoderSizes:

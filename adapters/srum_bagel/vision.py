@@ -3,6 +3,7 @@ then a two-layer connector. The resize is bit-exact with the reference's, throug
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -83,25 +84,7 @@ def to_image(picture: Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
 
 
-# ---- the tower ----------------------------------------------------------------------------------------------------
-
-
-class _Embeddings(nn.Module):
-    """Patches as vectors; the position row is `row * table side + column`, whatever the picture's own width."""
-
-    def __init__(self, config: SiglipVisionConfig) -> None:
-        super().__init__()
-        patch, side = cast(int, config.patch_size), cast(int, config.image_size)
-        self.patch_embedding = nn.Linear(config.num_channels * patch**2, config.hidden_size)
-        self.position_embedding = nn.Embedding((side // patch) ** 2, config.hidden_size)
-
-
-class _VisionModel(nn.Module):
-    def __init__(self, config: SiglipVisionConfig) -> None:
-        super().__init__()
-        self.embeddings = _Embeddings(config)
-        self.encoder = SiglipEncoder(cast(Any, config))  # it reads the vision sizes only
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+# ---- the tower -------------------------------------------------------------------------------------------------------
 
 
 class VisionTower(nn.Module):
@@ -109,7 +92,18 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
-        self.vision_model = _VisionModel(config)
+        patch, side = cast(int, config.patch_size), cast(int, config.image_size)
+        embeddings = {
+            "patch_embedding": nn.Linear(config.num_channels * patch**2, config.hidden_size),
+            # Its rows are `row * table side + column`, whatever the image's own width.
+            "position_embedding": nn.Embedding((side // patch) ** 2, config.hidden_size),
+        }
+        parts = {
+            "embeddings": nn.ModuleDict(embeddings),
+            "encoder": SiglipEncoder(cast(Any, config)),  # it reads the vision sizes only
+            "post_layernorm": nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
+        }
+        self.vision_model: Any = nn.ModuleDict(parts)
 
     def forward(self, patches: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         """`patches` (n, t, 3·p·p), table rows `positions` (n, t), `valid` (n, t) -> (n, t, width)."""
@@ -123,16 +117,6 @@ class VisionTower(nn.Module):
         return parts.post_layernorm(parts.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state)
 
 
-class Connector(nn.Module):
-    def __init__(self, vision: int, hidden: int, activation: str = "gelu_pytorch_tanh") -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(vision, hidden), nn.Linear(hidden, hidden)
-        self.activation = ACT2FN[activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
-
-
 class Eye(nn.Module):
     """What only understanding needs; names as in the checkpoint."""
 
@@ -140,7 +124,13 @@ class Eye(nn.Module):
         super().__init__()
         self.patch, self.side = cast(int, config.patch_size), side
         self.vit_model = VisionTower(config)
-        self.connector = Connector(config.hidden_size, hidden)
+        self.connector = nn.Sequential(
+            OrderedDict(
+                fc1=nn.Linear(config.hidden_size, hidden),
+                activation=ACT2FN["gelu_pytorch_tanh"],
+                fc2=nn.Linear(hidden, hidden),
+            )
+        )
         self.vit_pos_embed = PositionTable(side, hidden)
 
     def patches(self, picture: Tensor) -> tuple[Tensor, Tensor]:

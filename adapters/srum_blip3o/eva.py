@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -79,22 +80,15 @@ class _Attention(nn.Module):
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "n h t d -> n t (h d)"))
 
 
-class _Mlp(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class _Block(nn.Module):
     """x + norm(f(x)), twice: the norm is behind the branch, not before it."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.norm1, self.norm2 = (nn.LayerNorm(sizes.width, eps=1e-6) for _ in range(2))
-        self.attn, self.mlp = _Attention(sizes.width, sizes.heads), _Mlp(sizes.width, sizes.mlp)
+        self.attn = _Attention(sizes.width, sizes.heads)
+        layers = {"fc1": nn.Linear(sizes.width, sizes.mlp), "act": nn.GELU(), "fc2": nn.Linear(sizes.mlp, sizes.width)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.norm1(self.attn(x))

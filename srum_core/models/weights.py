@@ -193,15 +193,15 @@ class Stored:
         stored_name: Callable[[str], str] = str,
         partly: bool = False,
     ) -> None:
-        """Fill modules that were built on the meta device, one tensor in memory at a time, and freeze them.
+        """Fill modules that were built on the meta device, and freeze them.
 
         stored_name  gives the stored name for a module's own one
         partly       whether tensors may be stored that none of the modules has
 
         Raises CheckpointError with every tensor that is missing, of another shape, or not used."""
         own = {
-            stored_name(name): (module, name, tuple(tensor.shape))
-            for module in modules
+            stored_name(name): (number, name, tuple(tensor.shape))
+            for number, module in enumerate(modules)
             for name, tensor in module.state_dict().items()
         }
         # 1 x 1 convolutions may be stored with four dimensions where the module holds a matrix.
@@ -213,10 +213,12 @@ class Stored:
             f"The weights {self.stem}.safetensors in {self.directory} do not match its configuration",
             differences(wanted, self.shapes, unused=not partly),
         )
+        values: list[dict[str, Tensor]] = [{} for _ in modules]
         for name, tensor in self.read(own, device):
-            module, ours, shape = own[name]
-            module.load_state_dict({ours: tensor.reshape(shape).to(dtype).contiguous()}, strict=False, assign=True)
-        for module in modules:
+            number, ours, shape = own[name]
+            values[number][ours] = tensor.reshape(shape).to(dtype).contiguous()
+        for module, tensors in zip(modules, values, strict=True):
+            module.load_state_dict(tensors, assign=True)
             module.eval().requires_grad_(False)
 
     def as_stored(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
