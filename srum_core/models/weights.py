@@ -235,7 +235,7 @@ class Stored:
         """Write the checkpoint with `changed` tensors (stored names) in place of its own, in its own files, one of them
         in memory at a time, and copy the files `others`. Raises CheckpointError for names that are not stored."""
         self._refuse_unknown(changed)
-        own = Stored.open(self.directory, [self.stem], "").where  # without what was trained since (docs/blip3o.md)
+        own = Stored.open(self.directory, [self.stem], "").where  # without what was trained since
         for path in others:
             # A model card describes the weights it came with; code is never run, so it is not passed on either.
             if path.is_file() and path not in own.values() and path.suffix != ".py" and path.name != "README.md":
