@@ -38,7 +38,7 @@ class Answerer(Protocol):
 
 
 @runtime_checkable
-class Drawer(Protocol):
+class ImageGenerator(Protocol):
     """Anything that draws; a text-to-image model that is only evaluated needs nothing else."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
@@ -47,7 +47,7 @@ class Drawer(Protocol):
 
 
 @runtime_checkable
-class UnifiedModel(Drawer, Answerer, Protocol):
+class UnifiedModel(ImageGenerator, Answerer, Protocol):
     """A model that can draw, look, and be trained to draw better."""
 
     denoiser: nn.Module

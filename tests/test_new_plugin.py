@@ -68,7 +68,7 @@ def test_new_plugins_are_listed(clean: CleanEnvironment) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("adapter", "drawer")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("adapter", "generator")])
 def test_a_new_plugin_works_in_a_run(clean: CleanEnvironment, kind: str) -> None:
     own = ["benchmark=my-benchmark", "evaluate.limit=1"] if kind == "benchmark" else []
     fewer = [each for each in TINY if not (kind == "judge" and each.startswith("judges."))]
@@ -87,10 +87,10 @@ def test_a_new_adapter_draws_and_is_trained(clean: CleanEnvironment) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_drawer_is_evaluated(clean: CleanEnvironment) -> None:
-    said = clean.run(*command(clean, "drawer"), "--out", "runs/drawer")
+def test_a_new_generator_is_evaluated(clean: CleanEnvironment) -> None:
+    said = clean.run(*command(clean, "generator"), "--out", "runs/generator")
     assert "coverage 100.0%: 4 of 4 pictures" in said
-    assert "my-drawer" in said
+    assert "my-generator" in said
 
 
 @pytest.mark.parametrize("name", ["x1", LONG])

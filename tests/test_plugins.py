@@ -125,6 +125,7 @@ def test_a_good_plugin_works(plugins: Install) -> None:
             HEAD + "@hookimpl\ndef srum_judgs(): return []",
             ['there is no hook "srum_judgs"', 'Did you mean "srum_judges"?', "srum_grounders"],
         ),
+        (HEAD + "@hookimpl\ndef srum_drawers(): return []", ['Did you mean "srum_generators"?']),
         (HEAD + "@hookimpl\ndef srum_judges(model): return []", ["model", "can not be found in the hookspec"]),
         (HEAD + "def srum_judges(): return []", ["srum_judges is not marked as a hook", "@hookimpl"]),
         ("x = 1", ["implements no hook"]),

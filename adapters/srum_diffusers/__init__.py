@@ -38,11 +38,11 @@ class Options:
 
 
 @hookimpl
-def srum_drawers() -> Iterable[Component]:
+def srum_generators() -> Iterable[Component]:
     return [
         Component(
             name="diffusers",
-            load="srum_diffusers.drawer:Diffusers",
+            load="srum_diffusers.generator:Diffusers",
             options=Options,
             presets={path.stem: path for path in sorted(PRESETS.glob("*.toml"))},
             summary="any text-to-image pipeline of diffusers (FLUX.1, Stable Diffusion 3, SDXL, …); evaluated only",

@@ -30,6 +30,6 @@ class Options:
 
 
 @hookimpl
-def srum_drawers() -> Iterable[Component]:
+def srum_generators() -> Iterable[Component]:
     summary = "Janus-Pro through transformers: draws token by token; evaluated only"
-    return [Component("janus", "srum_janus.drawer:Janus", Options, summary=summary)]
+    return [Component("janus", "srum_janus.generator:Janus", Options, summary=summary)]

@@ -53,7 +53,7 @@ def load_settings(
     overrides    "KEY=VALUE" with a dotted key; a value that is not TOML is taken as a text
     first        settings that come before all others, in place of built-in ones
     above        settings that come after the presets, and before the file
-    drawn_by     the kind of component that `adapter` names: "drawer" allows text-to-image models too
+    drawn_by     the kind of component that `adapter` names: "generator" allows text-to-image models too
     lenient      leave unknown keys out, with a warning
 
     Raises ConfigError with all that is wrong.

@@ -209,7 +209,7 @@ def who_answers(run: Evaluation, use: Use) -> Answerer:
     if use.use != SELF:
         made: Answerer = run.registry.create("answerer", use)
         return made
-    model = run.drawer
+    model = run.generator
     if not isinstance(model, Answerer):
         raise only_generates(run)
     return model

@@ -22,11 +22,11 @@ def draw(run: Evaluation) -> None:
     records = run.pictures()
     plan, numbers = {item.id: item for item in run.plan_pictures()}, run.numbers()
     for chunk in chunks(
-        run, list(plan), run.settings.evaluate.batch, records, Stage("generate", None), load=lambda: run.drawer
+        run, list(plan), run.settings.evaluate.batch, records, Stage("generate", None), load=lambda: run.generator
     ):
         items = [plan[identity] for identity in chunk]
         drawn = draw_batch(
-            run.drawer,
+            run.generator,
             items,
             records.folder / "images",
             records,

@@ -14,7 +14,7 @@ from attrs import frozen
 from srum_core import config, plugins
 from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.files import read_file, way_out
-from srum_core.protocols import Drawer
+from srum_core.protocols import ImageGenerator
 from srum_core.records import Candidate, Prompt
 from srum_core.runs.prompts import check_prompts
 from srum_core.runs.run import Planned, Run
@@ -40,7 +40,7 @@ class Picture:
 class Evaluation(Run):
     """Settings are those of a training run; of them count adapter, start, benchmark, evaluate, answerer and seed."""
 
-    drawn_by: ClassVar[str] = "drawer"
+    drawn_by: ClassVar[str] = "generator"
 
     @classmethod
     def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Evaluation:
@@ -62,7 +62,7 @@ class Evaluation(Run):
             write_atomic(path, text)
 
     @property
-    def drawer(self) -> Drawer:
+    def generator(self) -> ImageGenerator:
         """The model that is evaluated, with all rounds that `start` names."""
         return self.model(0)
 

@@ -40,7 +40,7 @@ class BenchmarkTable:
     benchmark: str
     split: str
     model: str
-    """The adapter or drawer with its checkpoint, and which training if any."""
+    """The adapter or generator with its checkpoint, and which training if any."""
     rows: tuple[Row, ...]
     judge: str = ""
     """Who answered; "" = nobody was asked."""

@@ -142,6 +142,11 @@ def _hook_names() -> list[str]:
     return [name for name in vars(Hooks) if name.startswith("srum_")]
 
 
+def _meant(hook: str) -> str:
+    renamed = {"srum_drawers": "srum_generators"}
+    return did_you_mean(renamed.get(hook, hook), _hook_names())
+
+
 def _drop_misspelt(manager: pluggy.PluginManager, plugins: dict[object, Plugin], broken: list[str]) -> None:
     """pluggy's check_pending() stops at the first plugin with an unknown hook: go on until there is none left."""
     while True:
@@ -149,7 +154,7 @@ def _drop_misspelt(manager: pluggy.PluginManager, plugins: dict[object, Plugin],
             return manager.check_pending()
         except pluggy.PluginValidationError as error:
             names = [caller.name for caller in manager.get_hookcallers(error.plugin) or () if not caller.has_spec()]
-            hints = " ".join(f'there is no hook "{name}".{did_you_mean(name, _hook_names())}' for name in names)
+            hints = " ".join(f'there is no hook "{name}".{_meant(name)}' for name in names)
             broken.append(f"{plugins.pop(error.plugin)} is left out: {hints} There are {', '.join(_hook_names())}.")
             manager.unregister(error.plugin)
 

@@ -9,7 +9,17 @@ from typing import Any
 import pluggy
 from attrs import field, frozen, validators
 
-from srum_core.protocols import Answerer, Benchmark, Drawer, Grounder, Judge, Loss, RewardMap, RunView, UnifiedModel
+from srum_core.protocols import (
+    Answerer,
+    Benchmark,
+    Grounder,
+    ImageGenerator,
+    Judge,
+    Loss,
+    RewardMap,
+    RunView,
+    UnifiedModel,
+)
 from srum_core.records import Prompt
 
 GROUP = "srum"
@@ -37,7 +47,7 @@ class Component:
         hash=False,
         validator=validators.instance_of(Mapping),  # type: ignore[type-abstract]
     )
-    """Adapters and drawers only: settings by name, as TOML files. One called "default" is always applied first."""
+    """Adapters and generators only: settings by name, as TOML files. One called "default" is always applied first."""
     summary: str = field(default="", converter=_text, validator=validators.instance_of(str))
     """One line for lists."""
 
@@ -61,7 +71,7 @@ KINDS: Mapping[str, Kind] = {
     "loss": Kind("srum_losses", Loss, "loss"),
     "benchmark": Kind("srum_benchmarks", Benchmark, "benchmark"),
     "answerer": Kind("srum_answerers", Answerer, "answerer", also="adapter"),
-    "drawer": Kind("srum_drawers", Drawer, "drawer", also="adapter"),
+    "generator": Kind("srum_generators", ImageGenerator, "image generator", also="adapter"),
 }
 
 
@@ -104,8 +114,8 @@ class Hooks:
         return ()
 
     @hookspec
-    def srum_drawers(self) -> Iterable[Component]:
-        """Text-to-image models that are only evaluated (`Drawer`); they may have presets, as adapters do."""
+    def srum_generators(self) -> Iterable[Component]:
+        """Text-to-image models that are only evaluated (`ImageGenerator`); they may have presets, as adapters do."""
         return ()
 
     @hookspec(firstresult=True)

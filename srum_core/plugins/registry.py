@@ -178,7 +178,7 @@ class Registry:
             return self._find(also, name)
         names = sorted(name for each, name in self._finding.found if each in (kind, also))
         there = f"There are {', '.join(names)}." if names else "None is installed."
-        if kind != "drawer" and ("drawer", name) in self._finding.found:
+        if kind != "generator" and ("generator", name) in self._finding.found:
             raise PluginError(
                 f'"{name}" only draws: it can be evaluated (srum eval run --adapter {name}), but it can be neither '
                 f"trained nor asked, as an {KINDS[kind].words} is. {there}"

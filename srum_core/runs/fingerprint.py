@@ -20,7 +20,7 @@ def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, 
     s = settings
     made = {name: made_with(registry, name, getattr(s, name)) for name in ("grounder", "map", "loss", "benchmark")}
     answering = {"answerer": made_with(registry, "answerer", s.answerer)}
-    drawing = {"seed": s.seed, "adapter": made_with(registry, "drawer", s.adapter)}  # finds adapters too
+    drawing = {"seed": s.seed, "adapter": made_with(registry, "generator", s.adapter)}  # finds adapters too
     by_stage: dict[str, dict[str, Any]] = {
         "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
         "ground": {

@@ -12,7 +12,7 @@ import attrs
 
 from srum_core.errors import clean, refuse
 from srum_core.models.images import with_digest
-from srum_core.protocols import Drawer
+from srum_core.protocols import ImageGenerator
 from srum_core.records import Candidate
 from srum_core.runs.run import Planned, Run
 from srum_core.runs.store import write_atomic
@@ -37,7 +37,7 @@ def generate(run: Run, round: int) -> None:
 
 
 def draw(
-    model: Drawer,
+    model: ImageGenerator,
     items: Sequence[Planned],
     folder: Path,
     there: Container[str] = (),

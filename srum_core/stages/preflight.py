@@ -138,10 +138,10 @@ def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
 
 
 def _is_light(registry: Registry, kind: str, use: Use) -> bool:
-    """Whether making it loads no model: not of adapters and drawers, nor where one of them answers."""
+    """Whether making it loads no model: not of adapters and generators, nor where one of them answers."""
     if kind == "answerer":
         return any(found.kind == kind and found.component.name == use.use for found in registry.listing())
-    return kind not in ("adapter", "drawer")
+    return kind not in ("adapter", "generator")
 
 
 def _check_optimizer(name: str, sharded: bool) -> None:

@@ -28,7 +28,7 @@ from srum_core.testing.transcripts import Transcript, read_transcripts, write_tr
 if TYPE_CHECKING:
     from srum_core.testing.adapters import AdapterConformance
     from srum_core.testing.benchmarks import BenchmarkConformance
-    from srum_core.testing.drawers import DrawerConformance
+    from srum_core.testing.generators import GeneratorConformance
     from srum_core.testing.grounders import GrounderConformance
     from srum_core.testing.judges import JudgeConformance
     from srum_core.testing.losses import LossConformance
@@ -39,7 +39,7 @@ __all__ = [
     "THREE_REGIONS",
     "AdapterConformance",
     "BenchmarkConformance",
-    "DrawerConformance",
+    "GeneratorConformance",
     "GrounderConformance",
     "JudgeConformance",
     "LossConformance",
@@ -59,7 +59,7 @@ __all__ = [
 _SUITES = {
     "AdapterConformance": "adapters",
     "BenchmarkConformance": "benchmarks",
-    "DrawerConformance": "drawers",
+    "GeneratorConformance": "generators",
     "GrounderConformance": "grounders",
     "JudgeConformance": "judges",
     "LossConformance": "losses",

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from srum_core.flow import Recipe
 from srum_core.models.weights import finite
 from srum_core.plugins.loading import check_instance
-from srum_core.protocols import Drawer, UnifiedModel
+from srum_core.protocols import ImageGenerator, UnifiedModel
 from srum_core.records import BoxFormat, Question
 from srum_core.testing.adapter_sharding import ShardingConformance
 from srum_core.testing.adapter_training import CORNERS, by_corner
 from srum_core.testing.checks import after, called
-from srum_core.testing.drawers import SeedConformance, check_samples, draw
 from srum_core.testing.fixtures import sample_picture
+from srum_core.testing.generators import SeedConformance, check_samples, draw
 
 
 class AdapterConformance(ShardingConformance, SeedConformance):
@@ -32,7 +32,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
     questions: Sequence[str] = ("What is in the picture?", "Is there a cup?", "Which colours do you see?")
 
     @pytest.fixture
-    def drawer(self, adapter: UnifiedModel) -> Drawer:
+    def generator(self, adapter: UnifiedModel) -> ImageGenerator:
         return adapter
 
     def test_it_is_a_unified_model(self, adapter: UnifiedModel) -> None:

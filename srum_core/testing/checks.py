@@ -31,7 +31,7 @@ def after(*earlier: str, **fixed: Any) -> Callable[[Callable[..., None]], Callab
         def run(self: Any, **given: Any) -> None:
             import pytest
 
-            there = {"adapter": given.get("drawer"), "drawer": given.get("adapter"), **given, **fixed}
+            there = {"adapter": given.get("generator"), "generator": given.get("adapter"), **given, **fixed}
             for name in earlier:
                 check = getattr(self, name, None)  # not every suite has all of them
                 wanted = signature(check).parameters if check else ()

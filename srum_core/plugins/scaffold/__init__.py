@@ -33,7 +33,7 @@ TRY = {
     "loss": "srum-train --adapter bagel --preset shapes loss=${name}",
     "benchmark": "srum-train --adapter bagel --preset shapes benchmark=${name}",
     "answerer": "srum-train --adapter bagel --preset shapes answerer=${name}",
-    "drawer": "srum eval run --adapter ${name} --benchmark shapes evaluate.limit=4",
+    "generator": "srum eval run --adapter ${name} --benchmark shapes evaluate.limit=4",
 }
 """A run that uses the plugin as it is written."""
 

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from PIL import Image, ImageChops
 
 from srum_core.plugins.loading import check_instance
-from srum_core.protocols import Drawer
+from srum_core.protocols import ImageGenerator
 from srum_core.records import Sample
 from srum_core.testing.checks import after, called
 
 
 class SeedConformance:
-    """Pictures follow from their own prompt and seed; for a fixture `drawer`."""
+    """Pictures follow from their own prompt and seed; for a fixture `generator`."""
 
     prompts: Sequence[str] = ("a red cup on a wooden table", "two dogs", "a very small house far away, by the sea")
     pixel_tolerance: int = 2
     """Largest difference, of 255 levels, between pictures that should be the same."""
 
     @after("test_drawing_gives_a_picture_per_prompt", "test_pictures_do_not_see_their_neighbours")
-    def test_the_same_seed_gives_the_same_picture_in_any_batch(self, drawer: Drawer) -> None:
+    def test_the_same_seed_gives_the_same_picture_in_any_batch(self, generator: ImageGenerator) -> None:
         prompts, seeds = list(self.prompts), list(range(len(self.prompts)))
-        together, turned = draw(drawer, prompts, seeds), draw(drawer, prompts[::-1], seeds[::-1])[::-1]
+        together, turned = draw(generator, prompts, seeds), draw(generator, prompts[::-1], seeds[::-1])[::-1]
         for index, (sample, other) in enumerate(zip(together, turned, strict=True)):
-            alone = draw(drawer, [prompts[index]], [seeds[index]])[0]
+            alone = draw(generator, [prompts[index]], [seeds[index]])[0]
             for where, again in (("in a batch of another order", other), ("alone", alone)):
                 gap = pixel_gap(sample.image, again.image)
                 assert gap <= self.pixel_tolerance and sample.thought == again.thought, (  # noqa: PT018
@@ -34,26 +34,26 @@ class SeedConformance:
                 )
 
     @after("test_drawing_gives_a_picture_per_prompt")
-    def test_another_seed_gives_another_picture(self, drawer: Drawer) -> None:
-        one, other = draw(drawer, [self.prompts[0]] * 2, [0, 1])
+    def test_another_seed_gives_another_picture(self, generator: ImageGenerator) -> None:
+        one, other = draw(generator, [self.prompts[0]] * 2, [0, 1])
         assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same picture: `generate` ignores its seeds."
 
     @after("test_drawing_gives_a_picture_per_prompt", "test_words_matter")
-    def test_other_words_give_another_picture(self, drawer: Drawer) -> None:
-        one, other = draw(drawer, self.prompts[:2], [0, 0])
+    def test_other_words_give_another_picture(self, generator: ImageGenerator) -> None:
+        one, other = draw(generator, self.prompts[:2], [0, 0])
         assert pixel_gap(one.image, other.image) > 0, (
             "Two prompts gave the same picture: `generate` ignores its prompts."
         )
 
 
-class DrawerConformance(SeedConformance):
-    """Subclass it as `Test…` with a fixture `drawer`, a small model with random weights, loaded in float32."""
+class GeneratorConformance(SeedConformance):
+    """Subclass it as `Test…` with a fixture `generator`, a small model with random weights, loaded in float32."""
 
-    def test_it_is_a_drawer(self, drawer: Drawer) -> None:
-        check_instance(drawer, Drawer, type(drawer).__name__)
+    def test_it_is_a_generator(self, generator: ImageGenerator) -> None:
+        check_instance(generator, ImageGenerator, type(generator).__name__)
 
-    def test_drawing_gives_a_picture_per_prompt(self, drawer: Drawer) -> None:
-        check_samples(draw(drawer, self.prompts, range(len(self.prompts))), len(self.prompts))
+    def test_drawing_gives_a_picture_per_prompt(self, generator: ImageGenerator) -> None:
+        check_samples(draw(generator, self.prompts, range(len(self.prompts))), len(self.prompts))
 
 
 def check_samples(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
@@ -65,8 +65,10 @@ def check_samples(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
     return samples
 
 
-def draw(drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-    return called(f"`generate` failed on {len(prompts)} prompts", lambda: list(drawer.generate(prompts, list(seeds))))
+def draw(generator: ImageGenerator, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    return called(
+        f"`generate` failed on {len(prompts)} prompts", lambda: list(generator.generate(prompts, list(seeds)))
+    )
 
 
 def pixel_gap(one: Image.Image, other: Image.Image) -> int:

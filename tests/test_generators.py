@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_drawers
+import tiny_generators
 import torch
 from PIL import ImageChops
 from safetensors.torch import load_file, save_file
@@ -17,24 +17,24 @@ from safetensors.torch import load_file, save_file
 from srum_core.cli.main import main, train_main
 from srum_core.errors import CheckpointError, ConfigError
 from srum_core.plugins import discover
-from srum_core.testing import DrawerConformance
+from srum_core.testing import GeneratorConformance
 from srum_diffusers import Options as DiffusersOptions
-from srum_diffusers.drawer import Diffusers
+from srum_diffusers.generator import Diffusers
 from srum_janus import Options as JanusOptions
-from srum_janus.drawer import Janus
+from srum_janus.generator import Janus
 
 FIXED = {"device": "cpu", "dtype": "float32"}
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("drawers")
+    folder = tmp_path_factory.mktemp("generators")
 
     @cache
     def of(kind: str) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            getattr(tiny_drawers, kind)(folder / kind)
+            getattr(tiny_generators, kind)(folder / kind)
         return folder / kind
 
     return of
@@ -51,11 +51,11 @@ def drawn_by(tiny):
     return of
 
 
-class _Conformance(DrawerConformance):
+class _Conformance(GeneratorConformance):
     kind: str
 
     @pytest.fixture
-    def drawer(self, drawn_by):
+    def generator(self, drawn_by):
         return drawn_by(self.kind)
 
 
@@ -82,10 +82,10 @@ def test_pictures_have_the_size_that_is_set(drawn_by, kind: str) -> None:
 
 
 def test_a_picture_is_the_one_that_the_pipeline_draws(drawn_by) -> None:
-    drawer = drawn_by("sd3")
+    generator = drawn_by("sd3")
     how = {"num_inference_steps": 2, "guidance_scale": 2.0, "width": 48, "height": 32}
-    theirs = drawer.pipeline("two dogs", generator=torch.Generator().manual_seed(7), **how).images[0]
-    assert not ImageChops.difference(theirs, drawer.generate(["two dogs"], [7])[0].image).getbbox()
+    theirs = generator.pipeline("two dogs", generator=torch.Generator().manual_seed(7), **how).images[0]
+    assert not ImageChops.difference(theirs, generator.generate(["two dogs"], [7])[0].image).getbbox()
 
 
 def test_guidance_and_temperature_of_janus_matter(drawn_by, tiny) -> None:
@@ -99,17 +99,17 @@ def test_guidance_and_temperature_of_janus_matter(drawn_by, tiny) -> None:
 
 def test_a_picture_is_the_one_that_janus_of_transformers_draws(tiny) -> None:
     """The likeliest tokens with its own guidance."""
-    drawer = Janus(JanusOptions(str(tiny("janus")), temperature=0.0, guidance=3.0, **FIXED))
+    generator = Janus(JanusOptions(str(tiny("janus")), temperature=0.0, guidance=3.0, **FIXED))
     said = [{"role": "user", "content": [{"type": "text", "text": "two dogs"}]}]
-    text = drawer.tokenizer.apply_chat_template(
-        said, chat_template=drawer.template, tokenize=False, add_generation_prompt=True
+    text = generator.tokenizer.apply_chat_template(
+        said, chat_template=generator.template, tokenize=False, add_generation_prompt=True
     )
-    asked = drawer.tokenizer([text + drawer.tokenizer.boi_token], return_tensors="pt")
+    asked = generator.tokenizer([text + generator.tokenizer.boi_token], return_tensors="pt")
     with torch.no_grad():
-        tokens = drawer.model.generate(**asked, generation_mode="image", do_sample=False, guidance_scale=3.0)
-        pixels = drawer.model.decode_image_tokens(tokens)
+        tokens = generator.model.generate(**asked, generation_mode="image", do_sample=False, guidance_scale=3.0)
+        pixels = generator.model.decode_image_tokens(tokens)
     theirs = 127.5 * (pixels[0].clamp(-1, 1).numpy() + 1)  # its decoder's pixels are from -1 to 1
-    ours = np.asarray(drawer.generate(["two dogs"], [0])[0].image)
+    ours = np.asarray(generator.generate(["two dogs"], [0])[0].image)
     assert np.abs(theirs - ours).max() <= 1
     assert ours.std() > 1
 
@@ -117,16 +117,16 @@ def test_a_picture_is_the_one_that_janus_of_transformers_draws(tiny) -> None:
 @pytest.mark.parametrize("kind", ["sd3", "janus"])
 def test_an_image_that_is_not_finite_is_a_failure(tiny, kind: str) -> None:
     if kind == "janus":
-        drawer = Janus(JanusOptions(str(tiny(kind)), **FIXED))
-        net = drawer.model
+        generator = Janus(JanusOptions(str(tiny(kind)), **FIXED))
+        net = generator.model
     else:
-        drawer = Diffusers(DiffusersOptions(str(tiny(kind)), steps=1, size=(32, 32), **FIXED))
-        net = drawer.pipeline.vae
-    assert drawer.generate(["a cup"], [0])[0].failure == ""
+        generator = Diffusers(DiffusersOptions(str(tiny(kind)), steps=1, size=(32, 32), **FIXED))
+        net = generator.pipeline.vae
+    assert generator.generate(["a cup"], [0])[0].failure == ""
     (last,) = [each for name, each in net.named_parameters() if name.endswith("decoder.conv_out.bias")]
     with torch.no_grad():
         last.fill_(torch.nan)
-    assert "not finite" in drawer.generate(["a cup"], [0])[0].failure
+    assert "not finite" in generator.generate(["a cup"], [0])[0].failure
 
 
 def test_weights_that_are_not_finite_are_refused(tiny, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
 def test_a_laptop_does_not_begin_to_download(name: str, made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     with pytest.raises(CheckpointError, match="GB of weights and this machine has no accelerator"):
-        discover().create("drawer", name)
+        discover().create("generator", name)
 
 
 @pytest.mark.parametrize("preset", ["flux-dev", "flux-schnell", "sd3-medium", "sdxl"])
