@@ -99,6 +99,18 @@ def test_prompt_sources() -> None:
         worlds.of("empty")
 
 
+@pytest.mark.parametrize(("name", "category"), [("crowded", "list"), ("shapes", "attribute binding")])
+def test_prompts_of_one_category(name: str, category: str) -> None:
+    few = srum_benchmarks.srum_prompts(f"{name}:dev:5:{category}")
+    assert few is not None
+    assert {prompt.tags["category"] for prompt in few} == {category}
+    assert few[0].id == f"{name}-{category.replace(' ', '-')}-dev-0000"
+    options = srum_benchmarks.ShapesOptions(count=5, category=category)
+    assert list((Crowded if name == "crowded" else Shapes)(options).prompts("dev")) == list(few)
+    with pytest.raises(ConfigError, match=f"no category 'lists'.*{category}"):
+        srum_benchmarks.srum_prompts(f"{name}:dev:5:lists")
+
+
 def test_twelve_kinds_are_hard_and_always_the_same() -> None:
     hard = crowd.hard_kinds()
     assert all(shape == shown[1] for (_, shape), shown in hard.items())

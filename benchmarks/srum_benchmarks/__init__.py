@@ -26,6 +26,8 @@ class ShapesOptions:
     """Prompts of a split, categories taking turns; 0 = as many as every category can give equally."""
     seed: int = 0
     """Another seed picks and orders other prompts of the same split."""
+    category: str = ""
+    """Prompts of this category only, such as "list"; empty = all categories."""
 
 
 @hookimpl
@@ -95,8 +97,9 @@ def srum_answerers() -> Iterable[Component]:
 
 @hookimpl
 def srum_prompts(source: str) -> Sequence[Prompt] | None:
-    """ "starter", "shapes:SPLIT" and "shapes:SPLIT:COUNT" (the first COUNT), the same of "crowded", and to train on a
-    published benchmark's prompts "compbench:SPLIT:DIR" and "wise:SPLIT:DIR"; None for anybody else's source."""
+    """ "starter"; "shapes:SPLIT", "shapes:SPLIT:COUNT" (the first COUNT), "shapes:SPLIT:COUNT:CATEGORY" (those of one
+    category); the same of "crowded"; and to train on a published benchmark's prompts "compbench:SPLIT:DIR" and
+    "wise:SPLIT:DIR". None for anybody else's source."""
     if source == "starter":
         return _starter()
     name, _, rest = source.partition(":")
@@ -106,10 +109,10 @@ def srum_prompts(source: str) -> Sequence[Prompt] | None:
         return None
     from srum_benchmarks.shapes import worlds
 
-    split, _, count = rest.partition(":")
+    split, count, category = [*rest.split(":", 2), "", ""][:3]
     if count and not count.isdecimal():
         raise ConfigError(f'The prompts "{source}" should read "{name}:SPLIT:COUNT"; {count!r} is not a number.')
-    found: list[Prompt] = worlds.of(name).prompts(split or "train", int(count) if count else None)
+    found: list[Prompt] = worlds.of(name).prompts(split or "train", int(count) if count else None, category=category)
     return found
 
 

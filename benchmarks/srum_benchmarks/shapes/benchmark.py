@@ -26,7 +26,7 @@ class Shapes:
         self.options = options or ShapesOptions()
 
     def prompts(self, split: str) -> Sequence[Prompt]:
-        return self.world.prompts(split, self.options.count or None, self.options.seed)
+        return self.world.prompts(split, self.options.count or None, self.options.seed, self.options.category)
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return ()

@@ -26,8 +26,10 @@ from srum_benchmarks.shapes.world import (
     known,
     pair,
     pair_split,
+    prefix,
     set_split,
     tags,
+    those,
 )
 from srum_core.errors import ConfigError
 from srum_core.records import Prompt
@@ -115,17 +117,19 @@ def _every(split: str, category: str, seed: int) -> Iterator[Prompt]:
             yield prompt
 
 
-def prompts(split: str, count: int | None = None, seed: int = 0) -> list[Prompt]:
+def prompts(split: str, count: int | None = None, seed: int = 0, category: str = "") -> list[Prompt]:
     """The first `count` prompts, categories taking turns; None = LENGTH of the split.
 
-    Deterministic, all different, ids like "crowded-test-0007"; more than LENGTH is an error."""
+    Deterministic, all different, ids like "crowded-test-0007", or of one category like "crowded-list-test-0007"; more
+    than LENGTH is an error."""
     known(split)
+    categories = those(category, CATEGORIES)
     count = LENGTH[split] if count is None else count
     if not 0 <= count <= LENGTH[split]:
         raise ConfigError(f"The crowded split {split!r} has {LENGTH[split]} prompts, not {count}.")
-    lists = [islice(_every(split, category, seed), (count + 1) // 2) for category in CATEGORIES]
+    lists = [islice(_every(split, each, seed), -(-count // len(categories))) for each in categories]
     turns = [prompt for both in zip(*lists, strict=True) for prompt in both][:count]
-    name = f"crowded-{split}-" if seed == 0 else f"crowded-{split}-s{seed}-"
+    name = prefix("crowded", split, seed, category)
     return [Prompt(f"{name}{i:04d}", prompt.text, prompt.tags) for i, prompt in enumerate(turns)]
 
 

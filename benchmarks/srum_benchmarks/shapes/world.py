@@ -175,20 +175,33 @@ def every_prompt(split: str, category: str, seed: int = 0) -> tuple[Prompt, ...]
     return tuple(sorted(_every(split, category), key=lambda prompt: digest("order", seed, prompt.text)))
 
 
-def prompts(split: str, count: int | None = None, seed: int = 0) -> list[Prompt]:
+def those(category: str, categories: Sequence[str]) -> list[str]:
+    """This category, or all of a world's. Raises ConfigError for one that the world does not have."""
+    if category and category not in categories:
+        raise ConfigError(f"There is no category {category!r} of prompts; there is {', '.join(categories)}.")
+    return [category] if category else list(categories)
+
+
+def prefix(world: str, split: str, seed: int, category: str) -> str:
+    """What the ids of such prompts begin with."""
+    parts = [world, category.replace(" ", "-"), split, f"s{seed}" if seed else ""]
+    return "-".join(filter(None, parts)) + "-"
+
+
+def prompts(split: str, count: int | None = None, seed: int = 0, category: str = "") -> list[Prompt]:
     """The first `count` prompts, categories taking turns; None = as many as every category can give equally.
 
-    Deterministic, all different, ids like "shapes-test-0007". Where `count` asks for more than a category holds, the
-    others fill up; more than there are at all is an error.
+    Deterministic, all different, ids like "shapes-test-0007", or of one category like "shapes-numeracy-test-0007".
+    Where `count` asks for more than a category holds, the others fill up; more than there are at all is an error.
     """
     known(split)
-    lists = [every_prompt(split, category, seed) for category in CATEGORIES]
+    lists = [every_prompt(split, each, seed) for each in those(category, CATEGORIES)]
     if count is None:
         count = len(lists) * min(map(len, lists))
     if not 0 <= count <= sum(map(len, lists)):
         raise ConfigError(f"The shapes split {split!r} has {sum(map(len, lists))} prompts, not {count}.")
     turns = (of[i] for i in range(max(map(len, lists))) for of in lists if i < len(of))
-    name = f"shapes-{split}-" if seed == 0 else f"shapes-{split}-s{seed}-"
+    name = prefix("shapes", split, seed, category)
     return [Prompt(f"{name}{i:04d}", p.text, p.tags) for i, p in zip(range(count), turns, strict=False)]
 
 
