@@ -118,7 +118,7 @@ def speak(
     """Ids said after [bos], without the end token. `read` makes the context of these rows, given their numbers in
     `replies`; at most `most` rows speak at once, and others take the places of those that have finished."""
     said: list[list[int]] = [[] for _ in replies]
-    dice = [torch.Generator().manual_seed(reply.seed) for reply in replies]
+    rngs = [torch.Generator().manual_seed(reply.seed) for reply in replies]
     waiting = deque(row for row, reply in enumerate(replies) if reply.max_new_tokens > 0)
     most = most or len(replies)
     context, rows, tokens = denoiser.context(0), list[int](), list[int]()
@@ -140,7 +140,7 @@ def speak(
         for place, row in enumerate(rows):
             if row not in silent:
                 tokens[place] = token = (
-                    likeliest[place] if replies[row].temperature <= 0 else draw(logits[place], replies[row], dice[row])
+                    likeliest[place] if replies[row].temperature <= 0 else draw(logits[place], replies[row], rngs[row])
                 )
                 if token != chat.eos:
                     said[row].append(token)

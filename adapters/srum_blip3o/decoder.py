@@ -32,13 +32,13 @@ class Decoder:
     size: tuple[int, int]
     """(width, height) of what it was made to draw."""
 
-    def noise(self, size: tuple[int, int], dice: torch.Generator) -> Tensor:
+    def noise(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """One picture's starting noise (c, h, w), before the scheduler's scaling."""
         factor = self.pipeline.vae_scale_factor
         check_size(size, factor)
         width, height = size
         channels = self.pipeline.unet.config.in_channels
-        return torch.randn(channels, height // factor, width // factor, generator=dice)
+        return torch.randn(channels, height // factor, width // factor, generator=rng)
 
     @torch.no_grad()
     def latents(

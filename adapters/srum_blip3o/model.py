@@ -141,9 +141,9 @@ class Blip3o:
         drawing, made = self.options.drawing, self.parts["decoder"]
         size = (self.options.size[0] or made.size[0], self.options.size[1] or made.size[1])
         side, channels = self.side, self.checkpoint.sizes.head.channels
-        dice = [torch.Generator().manual_seed(seed) for seed in [*seeds, drawing.negative_seed]]
-        noise = torch.stack([torch.randn(channels, side, side, generator=each) for each in dice])
-        for_pixels = torch.stack([made.noise(size, each) for each in dice[:-1]])
+        rngs = [torch.Generator().manual_seed(seed) for seed in [*seeds, drawing.negative_seed]]
+        noise = torch.stack([torch.randn(channels, side, side, generator=each) for each in rngs])
+        for_pixels = torch.stack([made.noise(size, each) for each in rngs[:-1]])
         # No prompt at all is one more row: features that the decoder is guided away from, with the weights of now.
         rows = [*(self.read(prompt, self.options.drawing_turn) for prompt in prompts), []]
         used = len(rows) if drawing.negative == "empty_prompt" else len(prompts)

@@ -72,9 +72,9 @@ class Diffusers:
         samples = list[Sample]()
         for start in range(0, len(prompts), self.options.batch):
             some = slice(start, start + self.options.batch)
-            dice = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
+            rngs = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
             # As numbers, because an image of whole levels does not show what was not finite.
-            drawn = self.pipeline(prompt=list(prompts[some]), generator=dice, output_type="np", **self.arguments)
+            drawn = self.pipeline(prompt=list(prompts[some]), generator=rngs, output_type="np", **self.arguments)
             samples += map(_sample, drawn.images)
         return samples
 

@@ -44,10 +44,10 @@ class Reply:
     seed: int = 0
 
 
-def draw(logits: Tensor, reply: Reply, dice: torch.Generator) -> int:
+def draw(logits: Tensor, reply: Reply, rng: torch.Generator) -> int:
     """Return a token of one row's logits (vocabulary,) at a temperature above 0; the draw itself is on the CPU."""
     odds = torch.softmax(logits.float().cpu() / reply.temperature, dim=-1)
-    return int(torch.multinomial(odds, 1, generator=dice))
+    return int(torch.multinomial(odds, 1, generator=rng))
 
 
 class Choice(LogitsProcessor):
@@ -55,16 +55,16 @@ class Choice(LogitsProcessor):
 
     def __init__(self, replies: Sequence[Reply], watch: Callable[[Tensor], None] | None = None) -> None:
         self.replies, self.watch = replies, watch
-        self.dice = [torch.Generator().manual_seed(reply.seed) for reply in replies]
+        self.rngs = [torch.Generator().manual_seed(reply.seed) for reply in replies]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(rows, vocabulary) logits; of a row that draws, all but the drawn one become -inf."""
         if self.watch is not None:
             self.watch(scores)
         chosen = scores.clone()
-        for row, (reply, dice) in enumerate(zip(self.replies, self.dice, strict=True)):
+        for row, (reply, rng) in enumerate(zip(self.replies, self.rngs, strict=True)):
             if reply.temperature > 0:
-                token = draw(scores[row], reply, dice)
+                token = draw(scores[row], reply, rng)
                 chosen[row] = -torch.inf
                 chosen[row, token] = 0.0
         return chosen
