@@ -5,17 +5,24 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
 import tomli_w
 from attrs import field, frozen
 from cattrs import Converter
-from cattrs.errors import BaseValidationError, StructureHandlerNotFoundError
+from cattrs.errors import (
+    AttributeValidationNote,
+    CattrsError,
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+)
 from cattrs.strategies import configure_union_passthrough
 
 from srum_core.errors import clean
@@ -63,51 +70,91 @@ class Problems(Exception):
 
     def __init__(self, found: Iterable[Problem]) -> None:
         self.found = list(found)
-        super().__init__("; ".join(map(str, self.found)))
+        super().__init__(" ".join(map(str, self.found)))
 
 
 def build(kind: type[T], data: Any) -> T:
     """`data` as a `kind` (an attrs class, or anything that cattrs knows). Raises Problems."""
-    if secrets := list(_with_passwords(data)):
-        raise Problems(secrets)
+    found = list(_unusable(data))
     try:
-        made: T = converter().structure(data, kind)
-    except (BaseValidationError, StructureHandlerNotFoundError, ValueError, TypeError) as error:
-        raise _wrong(f"cannot be used: {_message(error)}") from error
+        made = structure(converter(), data, kind)
+    except Problems as problems:
+        known = {problem.path for problem in found}
+        found += [each for each in problems.found if tuple(map(clean, each.path)) not in known]
+    if found:
+        raise Problems(found)
     return made
 
 
-def _with_passwords(data: Any, path: Keys = ()) -> Iterator[Problem]:
-    """Settings are written to disk, into run.toml and the report: no URL among them may hold a password."""
-    if isinstance(data, str) and re.search(r"://[^/?#\s,]*@", data):
-        yield Problem(
-            path,
-            "is a URL with a user or password in it, and settings are written to disk. Leave them out; "
-            "what opens a server belongs into the environment.",
-        )
-    parts = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else ()
-    for key, value in parts:
-        yield from _with_passwords(value, (*path, str(key)))
+def structure(strict: Converter, data: Any, kind: type[T]) -> T:
+    """The same by a `strict_converter`, of data that may hold anything. Raises Problems."""
+    try:
+        return strict.structure(data, kind)
+    except (CattrsError, Problems, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise Problems(_explain(error)) from error
 
 
-def plain(value: Any) -> Any:
-    """The way back, to what TOML can say. TOML has no null: keys without a value are left out."""
-    if attrs.has(type(value)):
+def _explain(error: Exception, path: Keys = ()) -> Iterator[Problem]:
+    """Everything that cattrs has collected, and where it is."""
+    if isinstance(error, Problems):
+        yield from (problem.below(*path) for problem in error.found)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        known = [field.name for field in attrs.fields(error.cl) if field.init]
+        for key in sorted(error.extra_fields):
+            yield Problem((*path, key), "is not a setting.", did_you_mean(key, known), unknown=True)
+    elif isinstance(error, ClassValidationError | IterableValidationError):
+        named, others = error.group_exceptions()
+        for each, note in named:
+            key = note.name if isinstance(note, AttributeValidationNote) else str(note.index)
+            yield from _explain(each, (*path, key))
+        for each in others:
+            # What attrs' validators say begins with the field's name.
+            about = re.match(r"'?(\w+)'? (.*)", _message(each), re.DOTALL)
+            if attrs.has(error.cl) and about and about[1] in attrs.fields_dict(error.cl):
+                yield Problem((*path, about[1]), about[2])
+            else:
+                yield from _explain(each, path)
+    elif isinstance(error, KeyError):
+        yield Problem(path, "is missing and has no default.")
+    else:
+        yield Problem(path, f"cannot be used: {_message(error)}")
+
+
+def _message(error: BaseException) -> str:
+    """attrs puts the attribute and the value behind the message; only the message is for people."""
+    return clean(error.args[0], limit=2000) if error.args else type(error).__name__
+
+
+def to_plain(value: Any) -> Any:
+    """What TOML and JSON can say. TOML has no null: keys without a value are left out."""
+    if isinstance(value, Use):
+        value = {"use": value.use, **value.options}
+    elif attrs.has(type(value)):
         value = {field.name: getattr(value, field.name) for field in attrs.fields(type(value)) if field.init}
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items() if each is not None}
+        return {str(key): to_plain(each) for key, each in value.items() if each is not None}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [to_plain(each) for each in value]
     if isinstance(value, set | frozenset):
-        return sorted(plain(each) for each in value)
+        return sorted(to_plain(each) for each in value)
     if isinstance(value, Enum):
-        return plain(value.value)
+        return to_plain(value.value)
     return str(value) if isinstance(value, PurePath) else value
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": [1]}} as {"a.b.0": 1}; what is empty stays."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    parts = [flatten(item, f"{prefix}.{name}".strip(".")) for name, item in value.items()]
+    return {key: each for part in parts for key, each in part.items()}
 
 
 def reread(made: T) -> T:
     """Options as they come back out of the TOML that they are written to. Raises whatever that meets."""
-    return build(type(made), from_toml(tomli_w.dumps(plain(made))))
+    return build(type(made), from_toml(tomli_w.dumps(to_plain(made))))
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -137,19 +184,35 @@ def odd(value: Any) -> str:
     return ""
 
 
-def _odd_inside(value: Any) -> Iterator[Problem]:
-    """Of data that nothing else looks into."""
+def _unusable(value: Any, path: Keys = ()) -> Iterator[Problem]:
+    """Values that cannot be settings, at any depth."""
     if why := odd(value):
-        yield Problem((), why)
+        yield Problem(path, why)
+    elif isinstance(value, str) and re.search(r"://[^/?#\s,]*@", value):
+        yield Problem(
+            path,
+            "is a URL with a user or password in it, and settings are written to disk. Leave them out; "
+            "what opens a server belongs into the environment.",
+        )
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, each in pairs:
-        yield from (problem.below(str(key)) for problem in _odd_inside(each))
+        if why := odd(key):
+            yield Problem((*path, clean(key)), why)
+        else:
+            yield from _unusable(each, (*path, str(key)))
+
+
+# ---- cattrs, made strict ---------------------------------------------------------------------------------------------
 
 
 @cache
 def converter() -> Converter:
-    """cattrs, made strict: no text becomes a number, no number becomes a flag, no text a list of letters."""
-    strict = Converter()
+    return strict_converter(forbid_extra_keys=True)
+
+
+def strict_converter(forbid_extra_keys: bool = False) -> Converter:
+    """No text becomes a number, no number a flag, no text a list of letters. For `structure`."""
+    strict = Converter(forbid_extra_keys=forbid_extra_keys, detailed_validation=True)
     configure_union_passthrough(str | int | float | bool | None, strict)
     strict.register_structure_hook(bool, _exactly(bool, "true or false"))
     strict.register_structure_hook(int, _exactly(int, "a whole number"))
@@ -161,10 +224,70 @@ def converter() -> Converter:
         lambda kind: kind in (str | tuple[str, ...], int | tuple[tuple[str, ...], ...]),
         lambda value, kind: strict.structure(value, get_args(kind)[isinstance(value, list | tuple)]),
     )
-    strict.register_structure_hook_factory(lambda kind: _origin(kind) in (list, tuple), _sequence)
-    strict.register_structure_hook_factory(lambda kind: _origin(kind) in (dict, Mapping), _mapping)
-    strict.register_structure_hook_factory(attrs.has, _attrs)
+    inside: list[Any] = []
+
+    def guarded(kind: Any, _: Any) -> Callable[[Any, Any], Any]:
+        inside.append(kind)
+        own = strict.get_structure_hook(kind, cache_result=False)
+        inside.remove(kind)
+        return (_table if attrs.has(kind) else _container)(kind, own)
+
+    strict.register_structure_hook_factory(
+        lambda kind: kind not in inside and (attrs.has(kind) or _origin(kind) in (list, tuple, dict, Mapping)), guarded
+    )
     return strict
+
+
+def _container(kind: Any, structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A list, tuple or table: cattrs would take whatever can be iterated over."""
+    sort, inner = _origin(kind), get_args(kind)
+    count = len(inner) if sort is tuple and inner and Ellipsis not in inner else None
+
+    def check(value: Any, _: Any) -> Any:
+        wanted, words = ((list, tuple), "a list") if sort in (list, tuple) else (Mapping, "a table")
+        if not isinstance(value, wanted):
+            raise _wrong(f"should be {words}, but it is {_shown(value)}.")
+        if count is not None and len(value) != count:
+            raise _wrong(f"should be a list of {count} entries, but it has {len(value)}.")
+        return structure(value, kind)
+
+    return check
+
+
+def _table(kind: Any, structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """An attrs class. cattrs makes none of it where a key is wrong, and attrs stops at the first validator that
+    refuses, so the validators of all other keys are then asked too."""
+
+    def check(value: Any, _: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, Mapping):
+            raise _wrong(f"should be a table, but it is {_shown(value)}.")
+        try:
+            return structure(value, kind)
+        except ClassValidationError as error:
+            raise _with_validators(error, value, structure) from error
+
+    return check
+
+
+def _with_validators(error: ClassValidationError, value: Mapping[str, Any], structure: Any) -> ClassValidationError:
+    named, others = error.group_exceptions()
+    unknown = [each for each in others if isinstance(each, ForbiddenExtraKeysError)]
+    wrong = {note.name for _, note in named}.union(*(each.extra_fields for each in unknown))
+    try:
+        with attrs.validators.disabled():
+            made = structure({key: each for key, each in value.items() if key not in wrong}, error.cl)
+    except CattrsError:  # a key that is needed is missing or wrong
+        return error
+    found: list[Exception] = [*(each for each, _ in named), *unknown]
+    for each in attrs.fields(error.cl):
+        try:
+            if each.validator and each.name not in wrong:
+                each.validator(made, each, getattr(made, each.name))
+        except (ValueError, TypeError) as refused:
+            found.append(refused)
+    return ClassValidationError(error.message, found or error.exceptions, error.cl)
 
 
 def _origin(kind: Any) -> Any:
@@ -196,6 +319,8 @@ def _exactly(kind: type, words: str) -> Callable[[Any, Any], Any]:
 def _number(value: Any, _: Any) -> float:
     if type(value) not in (int, float):
         raise _wrong(f"should be a number, but it is {_shown(value)}.")
+    if not abs(value) <= sys.float_info.max:
+        raise _wrong(f"should be a finite number, but it is {_shown(value)}.")
     return float(value)
 
 
@@ -208,121 +333,6 @@ def _choice(value: Any, kind: Any) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
-    names = [plain(choice) for choice in choices]
+    names = [to_plain(choice) for choice in choices]
     hint = did_you_mean(value, [name for name in names if isinstance(name, str)]) if isinstance(value, str) else ""
     raise _wrong(f"should be one of {', '.join(map(str, names))}, but it is {_shown(value)}.{hint}")
-
-
-def _sequence(kind: Any, strict: Converter) -> Callable[[Any, Any], Any]:
-    """list[X], tuple[X, ...] and tuple[X, Y]."""
-    sort, inner = _origin(kind), get_args(kind) or (Any,)
-    fixed = len(inner) if sort is tuple and Ellipsis not in inner and get_args(kind) else None
-
-    def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            raise _wrong(f"should be a list, but it is {_shown(value)}.")
-        if fixed is not None and len(value) != fixed:
-            raise _wrong(f"should be a list of {fixed} entries, but it has {len(value)}.")
-        types = inner if fixed is not None else (inner[0],) * len(value)
-        made, found = _each(strict, {str(i): (each, types[i]) for i, each in enumerate(value)})
-        if found:
-            raise Problems(found)
-        return sort(made.values())
-
-    return structure
-
-
-def _mapping(kind: Any, strict: Converter) -> Callable[[Any, Any], Any]:
-    _, inner = get_args(kind) or (str, Any)
-
-    def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, Mapping):
-            raise _wrong(f"should be a table, but it is {_shown(value)}.")
-        made, found = _each(strict, {str(key): (each, inner) for key, each in value.items()})
-        if found:
-            raise Problems(found)
-        return made
-
-    return structure
-
-
-def _attrs(kind: type, strict: Converter) -> Callable[[Any, Any], Any]:
-    hints = get_type_hints(kind)
-    fields = {field.name: field for field in attrs.fields(kind) if field.init}
-
-    def structure(value: Any, _: Any) -> Any:
-        if isinstance(value, kind):
-            return value
-        if not isinstance(value, Mapping):
-            raise _wrong(f"should be a table, but it is {_shown(value)}.")
-        found = [_unknown(key, fields) for key in value if key not in fields]
-        found += [
-            Problem((name,), "is missing and has no default.")
-            for name, field in fields.items()
-            if field.default is attrs.NOTHING and name not in value
-        ]
-        known = {key: (each, hints.get(key, Any)) for key, each in value.items() if key in fields}
-        made, wrong = _each(strict, known)
-        instance, refused = _construct(kind, fields, made)
-        if found or wrong or refused:
-            raise Problems(found + wrong + refused)
-        return instance
-
-    return structure
-
-
-def _each(strict: Converter, parts: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, Any], list[Problem]]:
-    """Structure every {key: (value, type)}: the good ones, and what is wrong with the others."""
-    made: dict[str, Any] = {}
-    found: list[Problem] = []
-    for key, (value, kind) in parts.items():
-        if why := odd(key) or odd(value):
-            found.append(Problem((clean(key),), why))
-            continue
-        try:
-            if kind is Any and (inside := list(_odd_inside(value))):
-                raise Problems(inside)
-            made[key] = value if kind is Any else strict.structure(value, kind)
-        except Problems as problems:
-            found += [problem.below(key) for problem in problems.found]
-        except (BaseValidationError, ValueError, TypeError) as error:
-            found.append(Problem((key,), f"cannot be used: {_message(error)}"))
-    return made, found
-
-
-def _unknown(key: str, fields: Iterable[str]) -> Problem:
-    return Problem((key,), "is not a setting.", did_you_mean(key, fields), unknown=True)
-
-
-def _construct(
-    kind: type, fields: Mapping[str, attrs.Attribute[Any]], values: Mapping[str, Any]
-) -> tuple[Any, list[Problem]]:
-    """The instance, or what its validators say. attrs stops at the first, so each value is then tried on its own."""
-    alias = {name: str(field.alias) for name, field in fields.items()}  # attrs calls `_x` "x" in the constructor
-    by_alias = {alias[name]: value for name, value in values.items()}
-    needed = {alias[name] for name, field in fields.items() if field.default is attrs.NOTHING}
-    if not needed <= by_alias.keys():
-        return None, []  # what is missing has been reported; nothing can be made without it
-    whole = _refusal(kind, fields, by_alias)
-    if not isinstance(whole, Problem):
-        return whole, []
-    base = {key: by_alias[key] for key in needed}
-    one_by_one = ({**base, key: value} for key, value in by_alias.items() if key not in needed)
-    alone = [_refusal(kind, fields, arguments) for arguments in ([base] if needed else one_by_one)]
-    return None, [each for each in alone if isinstance(each, Problem)] or [whole]
-
-
-def _refusal(kind: type, fields: Iterable[str], arguments: Mapping[str, Any]) -> Any:
-    try:
-        return kind(**arguments)
-    except (ValueError, TypeError) as error:
-        message = _message(error)
-        named = re.match(r"'?(\w+)'? (.*)", message, re.DOTALL)
-        if named and named[1] in fields:
-            return Problem((named[1],), named[2])
-        return Problem((), f"cannot be used: {message}")
-
-
-def _message(error: BaseException) -> str:
-    """attrs puts the attribute and the value behind the message; only the message is for people."""
-    return clean(error.args[0], limit=2000) if error.args else type(error).__name__

@@ -165,23 +165,23 @@ JUDGED: dict[str, tuple[Fault, str]] = {
             words,
         )
         for value, words in {
-            "0.5": "'0.5' is no finite number",
-            True: "True is no finite number",
+            "0.5": "value should be a number, but it is the text",
+            True: "value should be a number, but it is true",
             float("nan"): "NaN is no finite",
             float("inf"): "Infinity is no finite",
             2.0: "must be <= 1",
-            10**400: "no finite number",
+            10**400: "should be a finite number",
         }.items()
     },
     "a fraction for an index": (
         lambda run: rewrite(run, "judge", lambda r: r["exchanges"][0].update(index=1.5)),
-        "1.5 is no whole number",
+        "index should be a whole number, but it is 1.5",
     ),
     "a number for a text": (
         lambda run: rewrite(run, "judge", lambda r: r["scores"][0].update(reason=7)),
-        "7 is no text",
+        "reason should be a text, but it is 7",
     ),
-    "a text for a list": (lambda run: rewrite(run, "judge", lambda r: r.update(scores="")), "'' is no list"),
+    "a text for a list": (lambda run: rewrite(run, "judge", lambda r: r.update(scores="")), "scores should be a list"),
 }
 
 
@@ -270,7 +270,7 @@ LINES = {
     "4300 digits": '{"candidate": "a", "regions": ' + "1" * 5000 + "}",
     "1e400 is no finite number": '{"candidate": "a", "scores": [{"value": 1e400}]}',
     "no Judgement": '{"candidate": "a", "scores": {}}',
-    "is no list": '{"candidate": "a", "exchanges": "abc"}',
+    "exchanges should be a list": '{"candidate": "a", "exchanges": "abc"}',
 }
 
 

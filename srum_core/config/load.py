@@ -17,7 +17,7 @@ from srum_core.config.settings import COMPONENTS, Settings
 from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, PluginError, clean
 from srum_core.files import DEPTH, from_toml, read_text
-from srum_core.options import SAMPLING, SPEED, Keys, Problem, Problems, Use, build, closest, did_you_mean, plain
+from srum_core.options import SAMPLING, SPEED, Keys, Problem, Problems, Use, build, closest, did_you_mean, to_plain
 from srum_core.plugins import Registry
 
 COMMAND_LINE = "on the command line"
@@ -389,7 +389,7 @@ def _component(path: Keys, data: Any, kind: str, registry: Registry, found: list
     except Problems as problems:
         found += [problem.below(*path) for problem in problems.found]
     else:
-        return Use(use, plain(options) if options is not None else {})
+        return Use(use, to_plain(options) if options is not None else {})
     return given
 
 

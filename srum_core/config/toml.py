@@ -16,7 +16,7 @@ import tomli_w
 
 from srum_core.config.settings import COMPONENTS, Settings
 from srum_core.errors import clean
-from srum_core.options import Use, plain
+from srum_core.options import to_plain
 
 if TYPE_CHECKING:
     from srum_core.plugins import Registry
@@ -26,16 +26,8 @@ _VERSIONS = "# What the run was made with; not read again."
 
 def as_data(settings: Settings) -> dict[str, Any]:
     """Settings as what TOML can say; a component that is not there is "" (TOML has no null)."""
-    data = {field.name: getattr(settings, field.name) for field in attrs.fields(Settings)}
-    for name in COMPONENTS:
-        value = data[name]
-        data[name] = [_use(each) for each in value] if isinstance(value, tuple) else _use(value)
-    made: dict[str, Any] = plain(data)
-    return made
-
-
-def _use(use: Use | None) -> Any:
-    return "" if use is None else {"use": use.use, **use.options}
+    made = to_plain(settings)
+    return {field.name: made.get(field.name, "") for field in attrs.fields(Settings)}
 
 
 def to_toml(settings: Settings, versions: Mapping[str, str] | None = None) -> str:

@@ -21,10 +21,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-import cattrs
 from attrs import field, frozen
 
 from srum_core.errors import PluginError
+from srum_core.options import Problems, build
 
 
 @frozen
@@ -43,8 +43,8 @@ class Published:
     def read(cls, path: Path) -> Published:
         """Raises PluginError for a file that is not like the one above."""
         try:
-            found = cattrs.Converter(forbid_extra_keys=True).structure(tomllib.loads(path.read_text("utf-8")), cls)
-        except (OSError, tomllib.TOMLDecodeError, cattrs.BaseValidationError) as error:
+            found = build(cls, tomllib.loads(path.read_text("utf-8")))
+        except (OSError, tomllib.TOMLDecodeError, Problems) as error:
             raise PluginError(f"{path} holds no published results: {error}") from error
         wrong = [name for name, values in found.rows.items() if len(values) != len(found.columns)]
         wrong += [name for name in found.notes if name not in found.columns and name not in found.rows]

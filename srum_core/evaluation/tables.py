@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import cattrs
 from attrs import field, frozen
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
@@ -22,9 +21,9 @@ from rich.text import Text
 from srum_core.errors import RecordError, clean, refuse
 from srum_core.evaluation.statistics import Z
 from srum_core.files import read_json, redo_option, way_out
-from srum_core.options import Use
+from srum_core.options import Problems, Use, structure
 from srum_core.records import Candidate, Row
-from srum_core.runs.store import converter, describe_error, to_json, write_atomic
+from srum_core.runs.store import converter, to_json, write_atomic
 
 if TYPE_CHECKING:
     from srum_core.protocols import Benchmark
@@ -116,10 +115,10 @@ def read(path: Path) -> BenchmarkTable:
     """Raises RecordError for what is no table."""
     data = read_json(path)
     try:
-        return converter(path.parent).structure(data, BenchmarkTable)
-    except (ValueError, TypeError, KeyError, cattrs.BaseValidationError) as error:
+        return structure(converter(path.parent), data, BenchmarkTable)
+    except Problems as problems:
         ways = way_out(path) if redo_option(path) else "Make it again with srum eval score."
-        raise RecordError(f"{path} is no table of a benchmark ({clean(describe_error(error))}). {ways}") from error
+        raise RecordError(f"{path} is no table of a benchmark ({clean(problems)}). {ways}") from problems
 
 
 @frozen

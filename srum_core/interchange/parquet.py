@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import attrs
-import cattrs
+from cattrs import Converter
 
 from srum_core.errors import ConfigError, RecordError, clean, extra
 from srum_core.files import from_json, inside
@@ -37,9 +37,9 @@ from srum_core.interchange.incoming import (
     stored,
 )
 from srum_core.models.images import read_files
+from srum_core.options import Problems, strict_converter, structure
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
 from srum_core.runs.prompts import other_task, tell_once
-from srum_core.runs.store import describe_error, strict_converter
 
 Json = dict[str, Any]
 NEEDED = ("image", "prompt", "regions", "scores")
@@ -313,9 +313,9 @@ def _structured(name: str, value: Any) -> Any:
     else:
         value = [_without_null(each) for each in _list(name, value)]
     try:
-        return _converter().structure(value, _RECORDS[name])
-    except (cattrs.BaseValidationError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise Unusable(f"its {name} cannot be used: {describe_error(error)}") from error
+        return structure(_converter(), value, _RECORDS[name])
+    except Problems as problems:
+        raise Unusable(f"its {name} cannot be used: {problems}") from problems
 
 
 def _shown(value: Any) -> str:
@@ -339,7 +339,7 @@ def _refuse_strangers(regions: Sequence[Region], said: Sequence[Score | Unreadab
 
 
 @cache
-def _converter() -> cattrs.Converter:
+def _converter() -> Converter:
     convert = strict_converter()
     convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
     convert.register_structure_hook(Path, lambda text, _: Path(text))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 from srum_core.config.settings import Settings
-from srum_core.options import SPEED, Use
+from srum_core.options import SPEED, Use, to_plain
 from srum_core.plugins import Registry
 
 _TRAINING = ("select", "train", "lora")
@@ -22,24 +20,24 @@ def remembered(settings: Settings, registry: Registry, stage: str) -> dict[str, 
     answering = {"answerer": made_with(registry, "answerer", s.answerer)}
     drawing = {"seed": s.seed, "adapter": made_with(registry, "generator", s.adapter)}  # finds adapters too
     by_stage: dict[str, dict[str, Any]] = {
-        "generate": {**drawing, "prompts": s.prompts, "generate": _plain(s.generate)},
+        "generate": {**drawing, "prompts": s.prompts, "generate": to_plain(s.generate)},
         "ground": {
             "grounder": made["grounder"],
             "verifier": made_with(registry, "judge", s.verifier),
-            "ground": _plain(s.ground),
+            "ground": to_plain(s.ground),
             **answering,
         },
         "judge": {
             "judges": [made_with(registry, "judge", use) for use in s.judges],
-            "judge": _plain(s.judge),
+            "judge": to_plain(s.judge),
             **answering,
         },
         "train": {
             "seed": s.seed,
-            **{name: _plain(getattr(s, name)) for name in _TRAINING},
+            **{name: to_plain(getattr(s, name)) for name in _TRAINING},
             **{name: made[name] for name in ("map", "loss")},
         },
-        "evaluate": {**drawing, "benchmark": made["benchmark"], "evaluate": _plain(s.evaluate), **answering},
+        "evaluate": {**drawing, "benchmark": made["benchmark"], "evaluate": to_plain(s.evaluate), **answering},
     }
     by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
     return by_stage[stage]
@@ -52,17 +50,4 @@ def made_with(registry: Registry, kind: str, use: Use | None) -> dict[str, Any] 
     options = registry.component(kind, use.use).options
     fields = attrs.fields(options) if options else ()
     speed = {field.name for field in fields if field.metadata.keys() >= SPEED.keys()}
-    return {name: value for name, value in _plain(use).items() if name not in speed}
-
-
-def _plain(value: Any) -> Any:
-    """Settings as plain data."""
-    if isinstance(value, Use):
-        return {"use": value.use, **_plain(value.options)}
-    if attrs.has(type(value)):
-        return {name: _plain(each) for name, each in attrs.asdict(value, recurse=False).items()}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+    return {name: value for name, value in to_plain(use).items() if name not in speed}

@@ -9,22 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_origin
+from typing import Any, Generic, TypeVar
 
 import attrs
-import cattrs
-from cattrs import BaseConverter
-from cattrs.cols import homogenous_tuple_structure_factory
-from cattrs.preconf.json import make_converter
-from cattrs.v import format_exception
+from cattrs import Converter
 
 from srum_core.config.settings import Settings
 from srum_core.errors import RecordError, clean, naming
 from srum_core.files import aside, from_json, from_toml, open_file, read_file, read_json, redo_option, way_out
+from srum_core.options import Problems, flatten, strict_converter, structure
 from srum_core.records import Candidate
 
 T = TypeVar("T")
@@ -208,22 +204,11 @@ def read_list(path: Path, kind: type[T]) -> list[T]:
     return [_structure(convert, kind, path, number, _parse(path, number, line)) for number, _, line in _lines(path)]
 
 
-def _structure(convert: cattrs.Converter, kind: type[T], path: Path, number: int, raw: Any) -> T:
+def _structure(convert: Converter, kind: type[T], path: Path, number: int, raw: Any) -> T:
     try:
-        return convert.structure(raw, kind)
-    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _unreadable(path, number, f"it is no {kind.__name__}: {clean(describe_error(error))}") from error
-
-
-def describe_error(error: Exception) -> str:
-    """What is wrong with data that a `converter` refuses, and where in it."""
-    if not isinstance(error, cattrs.BaseValidationError):
-        return str(error)
-    return "; ".join(cattrs.transform_error(error, format_exception=_reason))
-
-
-def _reason(error: BaseException, kind: type | None) -> str:
-    return str(error.args[0]) if isinstance(error, ValueError) and error.args else format_exception(error, kind)
+        return structure(convert, raw, kind)
+    except Problems as problems:
+        raise _unreadable(path, number, f"it is no {kind.__name__}: {clean(problems)}") from problems
 
 
 def write_list(path: Path, records: Sequence[Any]) -> None:
@@ -244,7 +229,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
     there = read_json(path)
     if differing := differences(there, settings):
         told = "; ".join(f"{key} {how}" for key, how in differing.items())
-        flat = _flat(there)
+        flat = flatten(there)
         old = [f"{key}={json.dumps(flat[key])}" for key in differing if _can_be_set(key, flat.get(key))]
         keep = f" ({clean(shlex.join(old))})" if len(old) == len(differing) else ""
         raise RecordError(
@@ -282,23 +267,13 @@ def _can_be_set(key: str, value: Any) -> bool:
 
 def differences(there: Any, asked: Any) -> dict[str, str]:
     """What differs between two trees of settings, an older one first: "was … and is now …" by dotted key."""
-    there, asked = _flat(there), _flat(json.loads(json.dumps(asked)))
+    there, asked = flatten(there), flatten(json.loads(json.dumps(asked)))
     missing = "(nothing)"
     return {
         key: f"was {there.get(key, missing)!r} and is now {asked.get(key, missing)!r}"
         for key in sorted(there.keys() | asked.keys())
         if there.get(key, missing) != asked.get(key, missing)
     }
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}; lists count as tables with numbers for keys."""
-    if isinstance(value, list):
-        value = {str(index): each for index, each in enumerate(value)}
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    parts = [_flat(item, f"{prefix}.{name}".strip(".")) for name, item in value.items()]
-    return {key: each for part in parts for key, each in part.items()}
 
 
 def _lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
@@ -346,22 +321,13 @@ def _dump(raw: Any) -> bytes:
 
 def _unreadable(path: Path, number: int, why: str) -> RecordError:
     return RecordError(
-        f"Line {number} of {path} cannot be read: {why}. No interrupted run leaves such a line. {way_out(path)}"
+        f"Line {number} of {path} cannot be read: {why.rstrip('.')}. No interrupted run leaves such a line. "
+        f"{way_out(path)}"
     )
 
 
-def strict_converter() -> cattrs.Converter:
-    """JSON to records and back: no text becomes a number, no number a text, no text a list."""
-    convert = make_converter()
-    for kind in (str, int, bool):
-        convert.register_structure_hook(kind, _exactly)
-    convert.register_structure_hook(float, _number)
-    convert.register_structure_hook_factory(_is_tuple, _tuple)
-    return convert
-
-
-def converter(folder: Path) -> cattrs.Converter:
-    """A strict one, to which paths inside the run (two levels above the folder) are relative to the folder."""
+def converter(folder: Path) -> Converter:
+    """Strict; to it, paths inside the run (two levels above the folder) are relative to the folder."""
     convert = strict_converter()
     folder = _whole(folder)
     inside = folder.parent.parent
@@ -379,39 +345,8 @@ def converter(folder: Path) -> cattrs.Converter:
             raise ValueError("a path cannot hold a null byte")
         return _whole(folder / text)
 
-    convert.register_structure_hook(Path, lambda text, _: load(_exactly(text, str)))
+    convert.register_structure_hook(Path, lambda text, _: load(convert.structure(text, str)))
     return convert
-
-
-def _exactly(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise ValueError(f"{value!r:.60} is no {_WORDS[kind]}")
-    return value
-
-
-_WORDS = {str: "text", int: "whole number", bool: "true or false"}
-
-
-def _number(value: Any, _: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{value!r:.60} is no finite number")
-    return float(value)
-
-
-def _is_tuple(kind: Any) -> bool:
-    """Whether it is tuple[X, ...]."""
-    return get_origin(kind) is tuple and ... in kind.__args__
-
-
-def _tuple(kind: Any, convert: BaseConverter) -> Callable[[Any, Any], Any]:
-    structure = homogenous_tuple_structure_factory(kind, convert)
-
-    def strictly(value: Any, kind: Any) -> Any:
-        if not isinstance(value, list):
-            raise ValueError(f"{value!r:.60} is no list")
-        return structure(value, kind)
-
-    return strictly
 
 
 def _root(folder: Path) -> Path:

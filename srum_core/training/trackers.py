@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srum_core.errors import ConfigError, extra
+from srum_core.options import flatten
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,9 +34,11 @@ def start(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], d
     """Open the trackers the accelerator was made with. `folder` is the round's; `done` steps were logged before, and
     TensorBoard forgets what an interrupted run logged beyond them."""
     if accelerator.log_with:
+        plain = bool | int | float | str  # TensorBoard takes nothing else
+        values = {name: each if isinstance(each, plain) else str(each) for name, each in flatten(settings).items()}
         accelerator.init_trackers(
             PROJECT,
-            config=_flat(settings),
+            config=values,
             init_kwargs={
                 "tensorboard": {"purge_step": done + 1},
                 "wandb": {"name": f"{folder.parent.name}/{folder.name}", "dir": str(folder)},
@@ -54,14 +57,3 @@ def finish(accelerator: Accelerator) -> None:
     """Close the trackers, and only them: other stages may go on in this process."""
     for tracker in accelerator.trackers:
         tracker.finish()
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names, as numbers and text only: TensorBoard takes nothing else."""
-    out: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            out |= _flat(value, f"{prefix}{name}.")
-        else:
-            out[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
-    return out

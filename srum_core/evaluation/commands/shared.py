@@ -20,7 +20,7 @@ from srum_core.evaluation.answers import SELF, Answers, judge, only_generates, w
 from srum_core.evaluation.draw import draw
 from srum_core.evaluation.run import NOBODY, Evaluation
 from srum_core.files import from_json, read_file
-from srum_core.options import Use, plain
+from srum_core.options import Use, to_plain
 from srum_core.records import Candidate
 from srum_core.runs.progress import shown, tell
 from srum_core.runs.run import started_from
@@ -186,7 +186,7 @@ def judge_all(run: Evaluation, parsed: argparse.Namespace, handle: int, name: st
 
 def keep_judge(run: Evaluation, name: str, use: Use) -> None:
     """Write down who judges, also for processes that are launched. What only changes its speed may change."""
-    text = json.dumps({"use": use.use, "options": plain(use.options)}, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps({"use": use.use, "options": to_plain(use.options)}, indent=1, ensure_ascii=False) + "\n"
     write_atomic(run.folder / "answers" / name / "judge.json", text)
 
 
