@@ -20,7 +20,7 @@ from srum_core.errors import CheckpointError, ConfigError, PluginError, hide
 from srum_core.options import Use
 from srum_core.plugins import Registry, discover
 from srum_core.plugins.hookspecs import KINDS
-from srum_core.plugins.loading import members
+from srum_core.plugins.registry import members
 from srum_core.protocols import UnifiedModel
 
 ROOT = Path(__file__).parent.parent

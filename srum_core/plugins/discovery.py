@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import Distribution, EntryPoint, distributions
 from inspect import isroutine
 from types import ModuleType
+from typing import Any, TypeVar
 
-import attrs
 import pluggy
 from attrs import field, frozen
 
-from srum_core.errors import PluginError, clean
+from srum_core.errors import PluginError, SrumError, clean
 from srum_core.options import did_you_mean
 from srum_core.plugins.hookspecs import GROUP, KINDS, Component, Hooks
-from srum_core.plugins.loading import call
+
+T = TypeVar("T")
 
 
 @frozen
@@ -64,6 +65,31 @@ class Finding:
     """What is not usable and why, in sentences."""
     silenced: set[tuple[str, object]] = field(factory=set)
     """(event, module) of plugins that failed at an event: they are not called again."""
+
+
+def why(error: BaseException) -> str:
+    """What went wrong, for people; the traceback stays available as the error's cause."""
+    if isinstance(error, SrumError):
+        return clean(error, limit=2000)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name = clean(error.name)
+        package = name.partition(".")[0]
+        return f'it needs the module "{name}", which is not installed. Install {package} in this environment.'
+    return f"{type(error).__name__}: {clean(error)}"
+
+
+def call(
+    what: str, function: Callable[..., T], *arguments: Any, passed: tuple[type[Exception], ...] = (SrumError,)
+) -> T:
+    """Call code of a plugin. Raises PluginError "WHAT: why" for whatever it raises, `sys.exit()` too.
+
+    KeyboardInterrupt and what is `passed` go through."""
+    try:
+        return function(*arguments)
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, *passed)):
+            raise
+        raise PluginError(f"{what}: {why(error)}") from error
 
 
 def find() -> Finding:
@@ -188,16 +214,6 @@ def _checked(hook: str, function: Callable[[], Iterable[Component]]) -> list[Com
     for component in components:
         if type(component) is not Component:  # a subclass may do anything when it is used
             raise PluginError(f"{hook}() returned a {type(component).__name__} where a Component should be.")
-        if not component.name.isprintable() or not component.name or ":" in component.name:
-            raise PluginError(
-                f'{hook}() offers a component called "{component.name}"; a name is printable and has no colon.'
-            )
-        if component.load.count(":") != 1:
-            raise PluginError(f'{hook}(): load="{component.load}" of "{component.name}" should read "module:Class".')
-        if component.options is not None and not attrs.has(component.options):
-            raise PluginError(f'{hook}(): the options of "{component.name}" are not an attrs class.')
-        if component.options is not None and "use" in attrs.fields_dict(component.options):
-            raise PluginError(f'{hook}(): "{component.name}" has an option called "use", which means the component.')
     return components
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pluggy
 from attrs import field, frozen, validators
 
+from srum_core.errors import PluginError
 from srum_core.protocols import (
     Answerer,
     Benchmark,
@@ -32,15 +34,32 @@ def _text(value: str) -> str:
     return str.__str__(value) if isinstance(value, str) else value
 
 
+def _is_name(made: Component, _: Any, value: str) -> None:
+    if not value.isprintable() or not value or (":" in value and value != made.load):  # of a class named by its path
+        raise PluginError(f'A component is called "{value}"; a name is printable and has no colon.')
+
+
+def _is_path(made: Component, _: Any, value: str) -> None:
+    if value.count(":") != 1:
+        raise PluginError(f'load="{value}" of the component "{made.name}" should read "module:Class".')
+
+
+def _has_options(made: Component, _: Any, value: type | None) -> None:
+    if value is not None and not attrs.has(value):
+        raise PluginError(f'The options of the component "{made.name}" are not an attrs class.')
+    if value is not None and "use" in attrs.fields_dict(value):
+        raise PluginError(f'The component "{made.name}" has an option called "use", which means the component.')
+
+
 @frozen
 class Component:
     """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
 
-    name: str = field(converter=_text, validator=validators.instance_of(str))
+    name: str = field(converter=_text, validator=[validators.instance_of(str), _is_name])
     """What `use` says."""
-    load: str = field(converter=_text, validator=validators.instance_of(str))
+    load: str = field(converter=_text, validator=[validators.instance_of(str), _is_path])
     """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
-    options: type | None = None
+    options: type | None = field(default=None, validator=_has_options)
     """attrs class of what can be set; None = nothing. A field with `metadata=SPEED` may change within a run."""
     presets: Mapping[str, Path] = field(
         factory=dict,

@@ -6,7 +6,9 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,9 @@ from attrs import field, frozen
 
 from srum_core.errors import ConfigError, PluginError, SrumError, clean
 from srum_core.files import lora_only
-from srum_core.options import Problem, Problems, Use, build, did_you_mean, reread
-from srum_core.plugins.discovery import Finding, Found, Plugin, clash, find
+from srum_core.options import Problem, Problems, Use, build, closest, did_you_mean, reread
+from srum_core.plugins.discovery import Finding, Found, Plugin, call, clash, find
 from srum_core.plugins.hookspecs import KINDS, Component, hookimpl, hookspec
-from srum_core.plugins.loading import call, check_class, check_instance, import_object
 from srum_core.records import Prompt
 
 __all__ = ["KINDS", "Component", "Found", "Plugin", "Registry", "Use", "discover", "hookimpl", "hookspec"]
@@ -51,30 +52,25 @@ class Registry:
     def notify(self, event: str, **arguments: Any) -> list[str]:
         """Call every plugin that listens to an event. Returns a sentence for each that fails, which is not called
         again: a run goes on without it."""
-        failed = []
-        listening = getattr(self.hook, event).get_hookimpls()
-        for each in [each for each in listening if (event, each.plugin) not in self._finding.silenced]:
-            given = [arguments[name] for name in each.argnames]
-            what = f"{self._finding.plugins[each.plugin]} failed at {event} and is not called again"
-            try:
-                call(what, each.function, *given, passed=())
-            except PluginError as error:
-                failed.append(str(error))
-                self._finding.silenced.add((event, each.plugin))
-        self._finding.broken.extend(failed)
-        return failed
+        return self._call_all(event, f"{{}} failed at {event} and is not called again", arguments)
 
     def add_commands(self, subparsers: Any) -> list[str]:
         """Let every plugin add its commands to `srum`, ours first: none is replaced. Returns a sentence for each
         that fails."""
-        failed = []
-        known = self.hook.srum_commands.get_hookimpls()
-        for implementation in sorted(known, key=lambda each: self._finding.plugins[each.plugin].distribution != "srum"):
-            what = f"The commands of {self._finding.plugins[implementation.plugin]} are left out"
+        return self._call_all("srum_commands", "The commands of {} are left out", {"subparsers": subparsers})
+
+    def _call_all(self, hook: str, failure: str, arguments: Mapping[str, Any]) -> list[str]:
+        failed, plugins = [], self._finding.plugins
+        known = getattr(self.hook, hook).get_hookimpls()
+        for each in sorted(known, key=lambda each: plugins[each.plugin].distribution != "srum"):
+            if (hook, each.plugin) in self._finding.silenced:
+                continue
+            given = [arguments[name] for name in each.argnames]
             try:
-                call(what, implementation.function, subparsers, passed=())
+                call(failure.format(plugins[each.plugin]), each.function, *given, passed=())
             except PluginError as error:
                 failed.append(str(error))
+                self._finding.silenced.add((hook, each.plugin))
         self._finding.broken.extend(failed)
         return failed
 
@@ -102,7 +98,8 @@ class Registry:
         component = self.component(kind, name)
         who = self._who(kind, name)
         made = self._import(kind, component.load, who)
-        call(who, check_class, made, KINDS[kind].protocol, f"{who} is incomplete: {component.load}")
+        if isinstance(made, type):  # a factory function is not looked into
+            call(who, require_protocol, made, KINDS[kind].protocol, f"{who} is incomplete: {component.load}")
         return made
 
     def options(self, kind: str, use: Use) -> Any:
@@ -145,7 +142,7 @@ class Registry:
         given = f"with {clean(dict(use.options))}" if use.options else "without options"
         instance = call(f"{who} could not be made {given}", made, *([] if options is None else [options]))
         incomplete = f"{who} is incomplete: {type(instance).__qualname__}"
-        call(f"{who} cannot be used", check_instance, instance, KINDS[kind].protocol, incomplete)
+        call(f"{who} cannot be used", require_protocol, instance, KINDS[kind].protocol, incomplete)
         return instance
 
     def prompts(self, source: str) -> Sequence[Prompt] | None:
@@ -198,6 +195,69 @@ class Registry:
         if not callable(made):
             raise PluginError(f"{who}: {path} is no class, and so it cannot be made into a {KINDS[kind].words}.")
         return made
+
+
+def import_object(path: str, who: str) -> Any:
+    """What "module:Class" names. Raises PluginError, its sentence beginning with `who`."""
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise PluginError(f'{who}: "{path}" should read "module:Class".')
+    try:
+        found: Any = call(f"{who}: {module_name} cannot be imported", import_module, module_name)
+    except PluginError as error:
+        cause = error.__cause__
+        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            raise PluginError(
+                f"{who}: there is no module '{missing}'. Check the spelling; a module that is not installed is "
+                "found where PYTHONPATH points to."
+            ) from cause
+        raise
+    for part in name.split("."):
+        if not call(who, hasattr, found, part):
+            raise PluginError(f'{who}: {module_name} has no "{part}".{did_you_mean(part, dir(found))}')
+        found = getattr(found, part)
+    return found
+
+
+def members(protocol: type) -> tuple[list[str], list[str]]:
+    """(methods, data attributes) that a protocol asks for, its bases' included."""
+    methods: dict[str, None] = {}
+    data: dict[str, None] = {}
+    for base in _protocols(protocol):
+        public = {name for name in vars(base) if not name.startswith("_") or name == "__call__"}
+        methods |= {name: None for name in vars(base) if name in public and callable(vars(base)[name])}
+        data |= dict.fromkeys(get_annotations(base))
+    return list(methods), list(data)
+
+
+def require_protocol(made: Any, protocol: type, who: str) -> None:
+    """Raise PluginError unless all that the protocol asks for is there: in a class the methods, before anything heavy
+    is built, and in what was made of it every member. What is only inherited from the protocol is not there."""
+    methods, data = members(protocol)
+    kind = made if isinstance(made, type) else type(made)
+    own = [base for base in kind.__mro__ if base not in _protocols(kind)]
+    if kind is made:
+        # callables may also be set in __init__ if the class announces them by an annotation
+        there = {name for base in own for name in (*vars(base), *get_annotations(base))}
+        missing = [] if hasattr(made, "__getattr__") else [name for name in methods if name not in there]
+    else:
+        there = {name for base in own for name in vars(base)} | set(getattr(made, "__dict__", ()))
+        stubs = {name for base in _protocols(kind) for name in vars(base)} - there
+        missing = [name for name in (*methods, *data) if name in stubs or not hasattr(made, name)]
+    if not missing:
+        return
+    shown = [f"{name}(...)" if name in methods else name for name in missing]
+    public = {name for name in dir(made) if not name.startswith("_")} - set(dir(protocol))
+    close = [closest(name, public) for name in missing]
+    hints = "".join(f' Is "{name}" a misspelling?' for name in dict.fromkeys(close) if name)
+    raise PluginError(
+        f"{who} has no {', '.join(shown)}, which {protocol.__module__}.{protocol.__name__} asks for.{hints}"
+    )
+
+
+def _protocols(made: type) -> list[type]:
+    return [base for base in made.__mro__ if vars(base).get("_is_protocol", False)]
 
 
 def _prompts(function: Callable[..., Iterable[Prompt] | None], *arguments: str) -> list[Prompt] | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from srum_core.flow import Recipe
 from srum_core.models.weights import finite
-from srum_core.plugins.loading import check_instance
+from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import ImageGenerator, UnifiedModel
 from srum_core.records import BoxFormat, Question
 from srum_core.testing.adapter_sharding import ShardingConformance
@@ -36,7 +36,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
         return adapter
 
     def test_it_is_a_unified_model(self, adapter: UnifiedModel) -> None:
-        check_instance(adapter, UnifiedModel, type(adapter).__name__)
+        require_protocol(adapter, UnifiedModel, type(adapter).__name__)
         assert isinstance(adapter.denoiser, nn.Module), f"`denoiser` is a {type(adapter.denoiser).__name__}, no Module."
         assert isinstance(adapter.recipe, Recipe), f"`recipe` is a {type(adapter.recipe).__name__}, no Recipe."
 

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from srum_core.errors import SrumError
-from srum_core.plugins.loading import check_instance
+from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Prompt, Row
 from srum_core.testing.checks import called, check_questions, shown
@@ -40,7 +40,7 @@ class BenchmarkConformance:
         return WELL_FORMED[1]
 
     def test_it_is_a_benchmark(self, srum_benchmark: Benchmark) -> None:
-        check_instance(srum_benchmark, Benchmark, type(srum_benchmark).__name__)
+        require_protocol(srum_benchmark, Benchmark, type(srum_benchmark).__name__)
 
     def test_every_split_has_prompts_with_ids_of_their_own(self, srum_benchmark: Benchmark) -> None:
         for split in self.splits:

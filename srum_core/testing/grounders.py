@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from srum_core.plugins.loading import check_instance
+from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Grounder
 from srum_core.records import Candidate, Question, Region, Unreadable
 from srum_core.testing.checks import called, check_questions, shown
@@ -32,7 +32,7 @@ class GrounderConformance:
         return ""
 
     def test_it_is_a_grounder(self, grounder: Grounder) -> None:
-        check_instance(grounder, Grounder, type(grounder).__name__)
+        require_protocol(grounder, Grounder, type(grounder).__name__)
 
     def test_asking_is_pure(self, grounder: Grounder, candidates: list[Candidate]) -> None:
         before = deepcopy(candidates)

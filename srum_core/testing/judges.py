@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from srum_core.errors import SrumError
-from srum_core.plugins.loading import check_instance
+from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
 from srum_core.stages.interview import MOST_TURNS, Interview, without_echo
@@ -54,7 +54,7 @@ class JudgeConformance:
     # ---- asking -----------------------------------------------------------------------------------------------------
 
     def test_it_is_a_judge(self, judge: Judge) -> None:
-        check_instance(judge, Judge, type(judge).__name__)
+        require_protocol(judge, Judge, type(judge).__name__)
 
     def test_asking_is_pure(self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path) -> None:
         before = deepcopy((candidate, regions))

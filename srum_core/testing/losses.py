@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srum_core.flow import FlowStep
-from srum_core.plugins.loading import check_instance
+from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Loss
 from srum_core.testing.checks import called
 
@@ -24,7 +24,7 @@ class LossConformance:
     """True: a loss that pays no heed to the reward map, such as plain fine-tuning; then it must not matter at all."""
 
     def test_it_is_a_loss(self, loss: Loss) -> None:
-        check_instance(loss, Loss, type(loss).__name__)
+        require_protocol(loss, Loss, type(loss).__name__)
 
     def test_it_is_a_finite_scalar(self, loss: Loss) -> None:
         for weights in (1.0, 0.0, -1.0):

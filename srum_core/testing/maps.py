@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from srum_core.errors import SrumError
-from srum_core.plugins.loading import check_instance
+from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import RewardMap
 from srum_core.records import Judgement, Region, Score
 from srum_core.testing.checks import called
@@ -36,7 +36,7 @@ class RewardMapConformance:
             )
 
     def test_it_is_a_reward_map(self, reward_map: RewardMap) -> None:
-        check_instance(reward_map, RewardMap, type(reward_map).__name__)
+        require_protocol(reward_map, RewardMap, type(reward_map).__name__)
 
     @pytest.mark.parametrize("grid", GRIDS, ids=str)
     def test_it_has_the_grid_it_was_asked_for(self, reward_map: RewardMap, grid: tuple[int, int]) -> None:
