@@ -218,7 +218,8 @@ def strict_converter(forbid_extra_keys: bool = False) -> Converter:
     strict.register_structure_hook(int, _exactly(int, "a whole number"))
     strict.register_structure_hook(str, _exactly(str, "a text"))
     strict.register_structure_hook(float, _number)
-    strict.register_structure_hook(Path, _path)
+    a_path = _exactly(str, "a path, as a text")
+    strict.register_structure_hook(Path, lambda value, _: Path(value if isinstance(value, Path) else a_path(value, _)))
     strict.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
     strict.register_structure_hook_func(
         lambda kind: kind in (str | tuple[str, ...], int | tuple[tuple[str, ...], ...]),
@@ -322,10 +323,6 @@ def _number(value: Any, _: Any) -> float:
     if not abs(value) <= sys.float_info.max:
         raise _wrong(f"should be a finite number, but it is {_shown(value)}.")
     return float(value)
-
-
-def _path(value: Any, _: Any) -> Path:
-    return value if isinstance(value, Path) else Path(_exactly(str, "a path, as a text")(value, Path))
 
 
 def _choice(value: Any, kind: Any) -> Any:

@@ -18,8 +18,7 @@ from srum_core.errors import PluginError, RecordError
 from srum_core.evaluation.stage import compare, evaluate, scored
 from srum_core.options import Use
 from srum_core.records import Candidate, Prompt, Question, Row
-from srum_core.runs.fingerprint import made_with
-from srum_core.runs.run import Run
+from srum_core.runs.run import Run, made_with
 from srum_core.stages.asking import told_at_once
 from srum_core.testing import BenchmarkConformance
 from srum_core.testing.fixtures import sample_candidate

@@ -25,7 +25,7 @@ from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
 from srum_core.records import BoxFormat, Candidate, Judgement, Prompt, Question, Region, Score
 from srum_core.testing import sample_picture
-from srum_core.training.crops import within
+from srum_core.training.selection import within
 
 WORDS = ["a boat", "three lamps on a long table, seen from above"]
 

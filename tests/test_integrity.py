@@ -322,7 +322,7 @@ def test_a_candidate_outside_is_not_even_written(tmp_path: Path) -> None:
 
 
 def test_options_that_only_change_speed_may_differ(run: Run) -> None:
-    from srum_core.runs.fingerprint import made_with
+    from srum_core.runs.run import made_with
     from srum_core.runs.store import differences
 
     def remembered(**options: object) -> dict[str, Any]:

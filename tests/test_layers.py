@@ -18,7 +18,7 @@ PLUGINS = {
 }
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy", "datasets"}
 LIGHT_ROOT = ("__init__", "records", "protocols", "errors", "files", "options")
-LIGHT_FILES = ("training/selection", "training/crops", "evaluation/tables", "models/images", "models/fetching")
+LIGHT_FILES = ("training/selection", "evaluation/tables", "models/images")
 LIGHT_FOLDERS = ("plugins", "config", "runs", "cli", "evaluation", "interchange", "analysis")
 HEAVY_WHEN_IMPORTED = ("stage.py", "__main__.py")  # entry points, and what a stage imports when it runs
 

@@ -21,7 +21,7 @@ from srum_core.config.settings import Lora, Train
 from srum_core.errors import TrainingError
 from srum_core.options import Use
 from srum_core.plugins import discover
-from srum_core.training import lora, optimizers
+from srum_core.training import lora
 from srum_core.training.trainer import train
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
@@ -41,7 +41,7 @@ def fitted(optimizer: str, steps: int, state: bytes | None = None, start: torch.
     goal, weight = torch.randn(64, 128, generator=rng), nn.Parameter(torch.zeros(64, 128))
     if start is not None:
         weight.data.copy_(start)
-    made = optimizers.make([weight], Train(optimizer=optimizer, lr=1e-2))  # type: ignore[arg-type]
+    made = lora.make_optimizer([weight], Train(optimizer=optimizer, lr=1e-2))  # type: ignore[arg-type]
     if state is not None:
         made.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
     for _ in range(steps):
@@ -60,7 +60,7 @@ def saved(optimizer: torch.optim.Optimizer) -> bytes:
 @pytest.mark.parametrize("optimizer", BOTH)
 def test_settings_reach_the_optimiser(optimizer: Any) -> None:
     asked = Train(optimizer=optimizer, lr=0.3, beta1=0.8, beta2=0.9, eps=1e-7, weight_decay=0.1)
-    (group,) = optimizers.make([nn.Parameter(torch.zeros(4))], asked).param_groups
+    (group,) = lora.make_optimizer([nn.Parameter(torch.zeros(4))], asked).param_groups
     assert [group[name] for name in ("lr", "eps", "weight_decay")] == [0.3, 1e-7, 0.1]
     assert tuple(group["betas"]) == (0.8, 0.9)
 
@@ -86,7 +86,7 @@ def test_eight_bits_take_no_leaps() -> None:
     rng = torch.Generator().manual_seed(0)
     sizes = torch.logspace(-9, -3, 256)[torch.randperm(256, generator=rng)] * torch.randn(64, 256, generator=rng)
     weight = nn.Parameter(torch.zeros(64, 256))
-    made = optimizers.make([weight], Train(optimizer="adamw8bit", lr=1e-3, eps=1e-15))
+    made = lora.make_optimizer([weight], Train(optimizer="adamw8bit", lr=1e-3, eps=1e-15))
     for _ in range(20):
         before = weight.detach().clone()
         weight.grad = sizes * (1 + 0.3 * torch.randn(64, 256, generator=rng))
@@ -117,12 +117,12 @@ def test_a_run_warms_up_moves_by_its_rate_and_resumes(
 def test_a_missing_package_and_sharded_weights_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, asked = nn.Parameter(torch.zeros(4)), Train(optimizer="adamw8bit")
     with monkeypatch.context() as patch:
-        patch.setattr(optimizers, "find_spec", lambda name: None)
+        patch.setattr("srum_core.training.trackers.find_spec", lambda name: None)
         with pytest.raises(TrainingError, match=r'needs the package bitsandbytes.*pip install "srum\[8bit\]"'):
-            optimizers.make([weight], asked)
-    monkeypatch.setattr(optimizers, "DTensor", nn.Parameter)  # as if it were sharded
+            lora.make_optimizer([weight], asked)
+    monkeypatch.setattr(lora, "DTensor", nn.Parameter)  # as if it were sharded
     with pytest.raises(TrainingError, match=r"does not work on sharded weights\. Use train.optimizer=adamw, whose"):
-        optimizers.make([weight], asked)
+        lora.make_optimizer([weight], asked)
 
 
 # ---- compiled layers ------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from srum_core.records import Judgement, Mask, Region, Score
 from srum_core.runs.run import started_from
 from srum_core.runs.store import to_json
 from srum_core.stages.order import perform
-from srum_core.training.crops import WHOLE, within
 from srum_core.training.latent_cache import Latents
+from srum_core.training.selection import WHOLE, within
 from srum_core.training.trainer import train
 
 MIDDLE = (0.25, 0.0, 0.75, 1.0)

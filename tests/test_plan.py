@@ -30,7 +30,7 @@ from srum_core.flow import Schedule, flow_step
 from srum_core.models.weights import Stored
 from srum_core.options import Use
 from srum_core.runs.run import Run
-from srum_core.training import lora, optimizers
+from srum_core.training import lora
 from srum_core.training.metrics import Tally
 from srum_losses import objectives
 
@@ -162,7 +162,7 @@ def test_the_optimizer_s_state_is_as_large_as_said() -> None:
     for name in ("adamw", "adamw8bit"):
         if name == "adamw8bit":
             pytest.importorskip("bitsandbytes")
-        made = optimizers.make([weight], Train(optimizer=name))  # type: ignore[arg-type]
+        made = lora.make_optimizer([weight], Train(optimizer=name))  # type: ignore[arg-type]
         weight.grad = torch.ones_like(weight)
         made.step()
         state = [each for each in made.state[weight].values() if isinstance(each, Tensor) and each.numel() > 256]

@@ -28,7 +28,6 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("wandb", "bitsandbytes"):
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    monkeypatch.setattr("srum_core.training.optimizers.find_spec", lambda name: None)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
 

@@ -16,7 +16,7 @@ from training import clean, interrupt, make, metrics  # noqa: F401  (clean is us
 from srum_core.config import Select
 from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Prompt, Region, Score
-from srum_core.runs.fingerprint import remembered
+from srum_core.runs.run import remembered
 from srum_core.training.selection import Pair, Pictures, choose, duplicates, relative, select
 from srum_core.training.trainer import train
 from srum_losses import SparseOptions

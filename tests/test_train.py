@@ -284,5 +284,3 @@ def test_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'package wandb is not installed.*pip install "srum\[wandb\]"'):
         trackers.check(["wandb"])
-    with pytest.raises(ConfigError, match="there are tensorboard, wandb"):
-        trackers.check(["excel"])

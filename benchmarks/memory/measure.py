@@ -29,7 +29,7 @@ from srum_core.doctor.plan import Device, Planner
 from srum_core.flow import flow_step
 from srum_core.options import Use
 from srum_core.runs.run import Run
-from srum_core.training import lora, metrics, optimizers
+from srum_core.training import lora, metrics
 
 MID = Blueprint(side=128, hidden=512, mlp=1408, layers=6, heads=8, kv_heads=4)
 CASES = {
@@ -62,7 +62,7 @@ def step_peak(own: config.Settings, pictures: int, queue: multiprocessing.Queue[
 def steps(own: config.Settings, pictures: int, grid: tuple[int, int]) -> None:
     model = Bagel(Options(**own.adapter.options))
     tuned = lora.tune(model, own.train.method, own.lora, own.train.checkpointing)
-    optimizer = optimizers.make(tuned.parameters.values(), own.train)
+    optimizer = lora.make_optimizer(tuned.parameters.values(), own.train)
     objective = plugins.discover().create("loss", own.loss)
     latents = [torch.randn(*grid, 64) for _ in range(pictures)]
     ids = [torch.randint(0, 10, (80,)) for _ in range(pictures)]  # as many tokens as the plan counts

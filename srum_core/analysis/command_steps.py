@@ -20,8 +20,8 @@ from srum_core.evaluation.answers import SELF
 from srum_core.files import lock
 from srum_core.options import Use
 from srum_core.protocols import Answerer
-from srum_core.runs.fingerprint import made_with
 from srum_core.runs.progress import shown, tell
+from srum_core.runs.run import made_with
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

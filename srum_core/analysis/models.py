@@ -11,10 +11,9 @@ from attrs import frozen
 
 from srum_core.errors import ConfigError
 from srum_core.plugins import Registry, discover
-from srum_core.runs.fingerprint import made_with
 from srum_core.runs.progress import shown, tell
 from srum_core.runs.prompts import load_prompts
-from srum_core.runs.run import Planned, Run, started_from
+from srum_core.runs.run import Planned, Run, made_with, started_from
 
 BASE = "base"
 """The model that the first run started from."""

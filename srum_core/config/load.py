@@ -319,7 +319,8 @@ def _merge(old: Any, new: Any, path: Keys, origin: str, origins: Origins) -> Any
     if isinstance(old, list) and isinstance(new, Mapping) and new and new.keys() <= set(map(str, range(len(old)))):
         entries = ((str(i), each) for i, each in enumerate(old))
         return [_merge(each, new[i], (*path, i), origin, origins) if i in new else each for i, each in entries]
-    other = _is_component(path) and isinstance(old, dict) and _names_another(old, new)
+    uses = [each["use"] for each in (old, new) if isinstance(each, Mapping) and "use" in each]
+    other = _is_component(path) and len(uses) == 2 and uses[0] != uses[1]
     if isinstance(old, dict) and isinstance(new, Mapping) and not other:
         return {
             **old,
@@ -329,10 +330,6 @@ def _merge(old: Any, new: Any, path: Keys, origin: str, origins: Origins) -> Any
         del origins[stale]
     origins[path] = origin
     return new
-
-
-def _names_another(old: Mapping[str, Any], new: Any) -> bool:
-    return isinstance(new, Mapping) and "use" in new and "use" in old and new["use"] != old["use"]
 
 
 def _is_component(path: Keys) -> bool:

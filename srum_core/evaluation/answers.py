@@ -21,8 +21,8 @@ from srum_core.evaluation.run import Evaluation, Picture
 from srum_core.options import Use
 from srum_core.protocols import Answerer, Benchmark
 from srum_core.records import Answer, Question
-from srum_core.runs.fingerprint import made_with
 from srum_core.runs.progress import progress
+from srum_core.runs.run import made_with
 from srum_core.runs.store import Records, rank_and_world
 from srum_core.stages.asking import put
 from srum_core.stages.chunks import seed_everything

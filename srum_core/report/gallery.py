@@ -13,8 +13,7 @@ from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Score
 from srum_core.report.pictures import data_uri
 from srum_core.runs.run import Run
-from srum_core.training.crops import within
-from srum_core.training.selection import Pictures, choose
+from srum_core.training.selection import Pictures, choose, within
 
 if TYPE_CHECKING:
     from srum_core.protocols import RewardMap

@@ -17,9 +17,8 @@ from srum_core import config, plugins
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.files import FOLDERS, STAGES, delete, lora_only, read_file, trained_in, way_out
-from srum_core.options import Use
+from srum_core.options import SPEED, Use, to_plain
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
-from srum_core.runs.fingerprint import remembered
 from srum_core.runs.prompts import check_prompts, load_prompts
 from srum_core.runs.store import Records, check_settings, read_list, refuse_older, write_atomic, write_list
 
@@ -314,6 +313,46 @@ class Run:
     def benchmark(self) -> Benchmark:
         benchmark: Benchmark = self.registry.create("benchmark", _need(self.settings.benchmark, "benchmark"))
         return benchmark
+
+
+def remembered(settings: Settings, registry: plugins.Registry, stage: str) -> dict[str, Any]:
+    """What a stage's output depends on, as plain data; the settings of the stages before it are not repeated."""
+    s = settings
+    made = {name: made_with(registry, name, getattr(s, name)) for name in ("grounder", "map", "loss", "benchmark")}
+    answering = {"answerer": made_with(registry, "answerer", s.answerer)}
+    drawing = {"seed": s.seed, "adapter": made_with(registry, "generator", s.adapter)}  # finds adapters too
+    by_stage: dict[str, dict[str, Any]] = {
+        "generate": {**drawing, "prompts": s.prompts, "generate": to_plain(s.generate)},
+        "ground": {
+            "grounder": made["grounder"],
+            "verifier": made_with(registry, "judge", s.verifier),
+            "ground": to_plain(s.ground),
+            **answering,
+        },
+        "judge": {
+            "judges": [made_with(registry, "judge", use) for use in s.judges],
+            "judge": to_plain(s.judge),
+            **answering,
+        },
+        "train": {
+            "seed": s.seed,
+            **{name: to_plain(getattr(s, name)) for name in ("select", "train", "lora")},
+            **{name: made[name] for name in ("map", "loss")},
+        },
+        "evaluate": {**drawing, "benchmark": made["benchmark"], "evaluate": to_plain(s.evaluate), **answering},
+    }
+    by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
+    return by_stage[stage]
+
+
+def made_with(registry: plugins.Registry, kind: str, use: Use | None) -> dict[str, Any] | None:
+    """A component as plain data, without options that change only its speed."""
+    if use is None:
+        return None
+    options = registry.component(kind, use.use).options
+    fields = attrs.fields(options) if options else ()
+    speed = {field.name for field in fields if field.metadata.keys() >= SPEED.keys()}
+    return {name: value for name, value in to_plain(use).items() if name not in speed}
 
 
 def generated(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterator[Candidate]:

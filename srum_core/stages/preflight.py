@@ -61,7 +61,7 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
     if "evaluate" in stages:
         checks.append(run.planned_evaluation)
     if "train" in stages:
-        checks += [lambda: trackers.check(own.trackers), lambda: _check_optimizer(own.optimizer, sharded)]
+        checks += [lambda: trackers.check(own.trackers), lambda: trackers.check_optimizer(own.optimizer, sharded)]
     try:
         named = list(_components(run, todo))
     except SrumError as error:  # the run that it starts from is not there
@@ -133,18 +133,7 @@ def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
                 made.preflight(options)
         except NotDownloaded:
             return
-    elif _is_light(registry, kind, use) and not hasattr(made, "score_many"):  # it looks with a model of its own
-        registry.create(kind, use)
-
-
-def _is_light(registry: Registry, kind: str, use: Use) -> bool:
-    """Whether making it loads no model: not of adapters and generators, nor where one of them answers."""
-    if kind == "answerer":
-        return any(found.kind == kind and found.component.name == use.use for found in registry.listing())
-    return kind not in ("adapter", "generator")
-
-
-def _check_optimizer(name: str, sharded: bool) -> None:
-    from srum_core.training import optimizers  # torch
-
-    optimizers.check(name, sharded)
+    elif kind not in ("adapter", "generator") and not hasattr(made, "score_many"):  # those load models
+        answerers = {found.component.name for found in registry.listing() if found.kind == "answerer"}
+        if kind != "answerer" or use.use in answerers:  # an adapter may answer too
+            registry.create(kind, use)

@@ -20,7 +20,7 @@ from srum_core.models.images import open_image, read_files
 from srum_core.models.weights import finite
 from srum_core.runs.progress import progress
 from srum_core.runs.store import write_atomic
-from srum_core.training.crops import WHOLE, within
+from srum_core.training.selection import WHOLE, within
 
 if TYPE_CHECKING:
     from srum_core.protocols import RewardMap, UnifiedModel

@@ -1,4 +1,5 @@
-"""What is trained: freezing, LoRA through PEFT, activation checkpointing, the moving average, checkpoint folders."""
+"""What is trained: freezing, LoRA through PEFT, activation checkpointing, the moving average, checkpoint folders; and
+the optimiser."""
 
 from __future__ import annotations
 
@@ -17,15 +18,16 @@ from peft import (
     get_peft_model,
 )
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from srum_core.errors import TrainingError
 from srum_core.files import ABOUT, way_out
 from srum_core.models import weights
-from srum_core.training import fsdp
+from srum_core.training import fsdp, trackers
 
 if TYPE_CHECKING:
-    from srum_core.config import Lora
+    from srum_core.config import Lora, Train
     from srum_core.flow import Recipe
     from srum_core.protocols import UnifiedModel
 
@@ -224,3 +226,22 @@ def unshard(tuned: Tuned, keep: bool) -> Tuned:
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, parameter)
     return evolve(tuned, parameters={name: put[name] for name in tuned.parameters if name in put})
+
+
+# ---- AdamW, in 32 or 8 bits ------------------------------------------------------------------------------------------
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
+    """The optimiser that the settings ask for. On an accelerator AdamW is torch's fused one, which changes all weights
+    in one pass. Raises TrainingError where 8 bits cannot be had."""
+    own = list(parameters)
+    betas = (train.beta1, train.beta2)
+    if train.optimizer == "adamw":
+        fused = own[0].device.type != "cpu" or None
+        return torch.optim.AdamW(own, train.lr, betas, train.eps, train.weight_decay, fused=fused)
+    trackers.check_optimizer(train.optimizer, any(isinstance(parameter, DTensor) for parameter in own))
+    from bitsandbytes.optim import AdamW8bit
+
+    adamw: Any = AdamW8bit  # its annotations are not those of its arguments
+    made: torch.optim.Optimizer = adamw(own, train.lr, betas, train.eps, train.weight_decay)
+    return made

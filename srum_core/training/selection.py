@@ -1,4 +1,5 @@
-"""Which of a round's judged pictures training reads, and what their scores are measured against. No torch.
+"""Which of a round's judged pictures training reads, what their scores are measured against, and which part of each
+picture counts. No torch.
 
 Nothing on disk is changed: it is a way of reading. A prompt's group is all judged pictures with the same words.
 """
@@ -13,14 +14,16 @@ from attrs import evolve, frozen
 
 from srum_core.errors import RecordError, TrainingError, clean
 from srum_core.files import redo_option, way_out
+from srum_core.records import Mask
 from srum_core.runs.run import generated
 
 if TYPE_CHECKING:
     from srum_core.config.settings import Select
-    from srum_core.records import Candidate, Judgement, Score
+    from srum_core.records import Box, Candidate, Judgement, Region, Score
     from srum_core.runs.run import Run
 
 Pair = tuple["Candidate", "Judgement"]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @frozen
@@ -191,13 +194,12 @@ def _best(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """The `count` best of each group: by global score, then by mean regional score (none is the lowest), then by id."""
     if not count:
         return list(pairs)
-    return [pair for group in _grouped(pairs).values() for pair in sorted(group, key=_rank)[:count]]
 
+    def rank(pair: Pair) -> tuple[float, float, str]:
+        regional = [score.value for score in pair[1].scores if score.region is not None]
+        return -_global_score(pair), -fmean(regional) if regional else 2.0, pair[0].id
 
-def _rank(pair: Pair) -> tuple[float, float, str]:
-    candidate, judgement = pair
-    regional = [score.value for score in judgement.scores if score.region is not None]
-    return -_global_score(pair), -fmean(regional) if regional else 2.0, candidate.id
+    return [pair for group in _grouped(pairs).values() for pair in sorted(group, key=rank)[:count]]
 
 
 def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
@@ -226,3 +228,44 @@ def _global_score(pair: Pair) -> float:
             "switch them off."
         )
     return fmean(scores)
+
+
+# ---- models whose latent covers only a part of the image -------------------------------------------------------------
+
+
+def within(judgement: Judgement, window: Box) -> Judgement:
+    """The judgement with its regions in fractions of `window` and cut to it. Regions that lie outside are left out,
+    with their scores; what was said of the whole picture stays."""
+    if window == WHOLE:
+        return judgement
+    regions = [each for each in (_within(region, window) for region in judgement.regions) if each is not None]
+    gone = {region.id for region in judgement.regions} - {region.id for region in regions}
+    scores = tuple(score for score in judgement.scores if score.region not in gone)
+    return evolve(judgement, regions=tuple(regions), scores=scores)
+
+
+def _within(region: Region, window: Box) -> Region | None:
+    left, top, right, bottom = window
+    x0, x1 = ((min(max(x, left), right) - left) / (right - left) for x in (region.box[0], region.box[2]))
+    y0, y1 = ((min(max(y, top), bottom) - top) / (bottom - top) for y in (region.box[1], region.box[3]))
+    if x0 >= x1 or y0 >= y1:
+        return None
+    return evolve(region, box=(x0, y0, x1, y1), mask=region.mask and _cut(region.mask, window))
+
+
+def _cut(mask: Mask, window: Box) -> Mask:
+    """The pixels of the mask in the window, whole ones; run by run down the columns."""
+    width, height = mask.size
+    left, right = round(window[0] * width), round(window[2] * width)
+    top, bottom = round(window[1] * height), round(window[3] * height)
+    bits: list[bool] = []
+    for place, count in enumerate(mask.counts):
+        bits += [bool(place % 2)] * count
+    cut = [bit for x in range(left, right) for bit in bits[x * height + top : x * height + bottom]]
+    counts, inside = [0], False
+    for bit in cut:
+        if bit != inside:
+            counts.append(0)
+            inside = bit
+        counts[-1] += 1
+    return Mask((right - left, bottom - top), tuple(counts))

@@ -1,4 +1,6 @@
-"""TensorBoard and W&B, through accelerate. Off unless `train.trackers` names them; metrics.jsonl is written always."""
+"""TensorBoard and W&B, through accelerate, and which optional packages training needs. No torch.
+
+Trackers are off unless `train.trackers` names them; metrics.jsonl is written always."""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srum_core.errors import ConfigError, extra
+from srum_core.errors import ConfigError, TrainingError, extra
 from srum_core.options import flatten
 
 if TYPE_CHECKING:
@@ -19,15 +21,27 @@ KNOWN = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise ConfigError for a tracker that is unknown or whose package is not installed."""
+    """Raise ConfigError for a tracker whose package is not installed."""
     for name in names:
-        if name not in KNOWN:
-            raise ConfigError(f'train.trackers names "{name}"; there are {", ".join(KNOWN)}.')
         if not any(find_spec(package) for package in KNOWN[name]):
             raise ConfigError(
                 f'train.trackers names "{name}", but the package {KNOWN[name][0]} is not installed. Install it with '
                 f"{extra(name)}, or leave {name} out of train.trackers; metrics.jsonl is written anyway."
             )
+
+
+def check_optimizer(name: str, sharded: bool) -> None:
+    """Raise TrainingError where an optimiser is not available: `train.optimizer`, on whole or sharded weights."""
+    if name == "adamw8bit" and sharded:
+        raise TrainingError(
+            "train.optimizer=adamw8bit does not work on sharded weights. Use train.optimizer=adamw, whose state is "
+            "sharded with them, or --launch ddp."
+        )
+    if name == "adamw8bit" and find_spec("bitsandbytes") is None:
+        raise TrainingError(
+            "train.optimizer=adamw8bit needs the package bitsandbytes, which is not installed here: "
+            f"{extra('8bit')}, or use train.optimizer=adamw."
+        )
 
 
 def start(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], done: int) -> None:

@@ -25,7 +25,7 @@ from srum_core.flow import FlowStep, flow_step
 from srum_core.models import weights
 from srum_core.runs.progress import progress, tell
 from srum_core.runs.store import check_settings, to_json
-from srum_core.training import batching, fsdp, lora, optimizers, trackers
+from srum_core.training import batching, fsdp, lora, trackers
 from srum_core.training.batching import Batch
 from srum_core.training.checkpoint import STATE, Log, Saved
 from srum_core.training.latent_cache import Latents
@@ -149,7 +149,7 @@ class Trainer:
             self.denoiser = accelerator.prepare(self.tuned.module)
         if getattr(self.objective, "needs_start", False):
             self.beginning = lora.Start.of(self.tuned)  # before a saved state is taken up
-        self.optimizer = optimizers.make(self.tuned.parameters.values(), settings.train)
+        self.optimizer = lora.make_optimizer(self.tuned.parameters.values(), settings.train)
         self.average = lora.Average(self.tuned.parameters, settings.train.ema)
         self.guard = Guard(settings.train.guard)
         folder = run.round_folder(self.round)

@@ -18,7 +18,7 @@ from rich.table import Table
 from srum_core import plugins
 from srum_core.cli.common import say, show_table
 from srum_core.errors import ConfigError, PluginError
-from srum_core.models import fetching
+from srum_core.evaluation import fetching
 from srum_core.options import Use
 from srum_core.records import PromptFile
 from srum_core.runs.progress import tell
