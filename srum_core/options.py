@@ -79,8 +79,11 @@ def build(kind: type[T], data: Any) -> T:
     try:
         made = structure(converter(), data, kind)
     except Problems as problems:
-        known = {problem.path for problem in found}
-        found += [each for each in problems.found if tuple(map(clean, each.path)) not in known]
+        places = {problem.path for problem in found}
+        others = [each for each in problems.found if each.unknown or tuple(map(clean, each.path)) not in places]
+        told = {each.path for each in others} - {()}  # whatever lies below
+        found = [each for each in found if told.isdisjoint(each.path[:end] for end in range(len(each.path) + 1))]
+        found += others
     if found:
         raise Problems(found)
     return made

@@ -339,6 +339,7 @@ def test_out_of_range(load: Load, text: str) -> None:
         ("prompts=['a', 'b\udce9']", "prompts.1 (on the command line) holds something that is no text"),
         ("judges=[{use='local-regions', names=['\udce9']}]", "judges.0.names.0 (on the command line) holds some"),
         ("prompts=['a', 1]", "prompts.1 (on the command line) should be a text, but it is 1"),
+        ("train.stepz=nan", 'train.stepz (on the command line) is not a setting. Did you mean "steps"?'),
     ],
     ids=lambda text: text[:30].encode("ascii", "backslashreplace").decode(),
 )
