@@ -12,13 +12,12 @@ import attrs
 from attrs import frozen
 
 from srum_core import config, plugins
-from srum_core.errors import ConfigError, RecordError, clean
+from srum_core.errors import RecordError, clean
 from srum_core.files import read_file, way_out
 from srum_core.protocols import ImageGenerator
 from srum_core.records import Candidate, Prompt
-from srum_core.runs.prompts import check_prompts
 from srum_core.runs.run import Planned, Run
-from srum_core.runs.store import Records, check_settings, read_list, write_atomic, write_list
+from srum_core.runs.store import Records, check_settings, read_list, write_list
 
 NOBODY = "rules"
 """The table of a benchmark that asks nobody."""
@@ -56,10 +55,7 @@ class Evaluation(Run):
     def keep(self) -> None:
         """Write the settings down. Raises RecordError if the pictures that are there were made with others."""
         check_settings(self.folder / "pictures", self.drawing_settings(), "pictures")
-        text = config.to_toml(self.settings, self.registry.versions())
-        path = self.folder / "run.toml"
-        if not path.exists() or read_file(path) != text.encode():
-            write_atomic(path, text)
+        self.write_settings()
 
     @property
     def generator(self) -> ImageGenerator:
@@ -67,17 +63,6 @@ class Evaluation(Run):
         return self.model(0)
 
     # ---- what is drawn ----------------------------------------------------------------------------------------------
-
-    def evaluated_prompts(self) -> list[Prompt]:
-        """The benchmark's prompts as they are today, as many as are set. Raises ConfigError if there is none."""
-        s = self.settings
-        assert s.benchmark is not None
-        prompts = list(self.benchmark().prompts(s.evaluate.split))
-        check_prompts(prompts, f"benchmark {s.benchmark.use}, split {s.evaluate.split}")
-        prompts = prompts[: s.evaluate.limit or None]
-        if not prompts:
-            raise ConfigError(f"benchmark {s.benchmark.use} has no prompts in the split {s.evaluate.split}.")
-        return prompts
 
     def choose_prompts(self) -> list[Prompt]:
         """Those prompts, written down the first time. Raises RecordError if they are others today."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import Distribution, EntryPoint, distributions
 from inspect import isroutine
 from types import ModuleType
 from typing import Any, TypeVar
 
 import pluggy
-from attrs import field, frozen
+from attrs import frozen
 
 from srum_core.errors import PluginError, SrumError, clean
 from srum_core.options import did_you_mean
@@ -52,21 +52,6 @@ class Found:
         return f'The {KINDS[self.kind].words} "{self.component.name}" of {self.plugin}'
 
 
-@frozen
-class Finding:
-    """What there is."""
-
-    manager: pluggy.PluginManager
-    plugins: Mapping[object, Plugin]
-    """By module; the working ones only."""
-    found: Mapping[tuple[str, str], Sequence[Found]]
-    """By kind and name; more than one where plugins clash."""
-    broken: list[str] = field(factory=list)
-    """What is not usable and why, in sentences."""
-    silenced: set[tuple[str, object]] = field(factory=set)
-    """(event, module) of plugins that failed at an event: they are not called again."""
-
-
 def why(error: BaseException) -> str:
     """What went wrong, for people; the traceback stays available as the error's cause."""
     if isinstance(error, SrumError):
@@ -92,8 +77,11 @@ def call(
         raise PluginError(f"{what}: {why(error)}") from error
 
 
-def find() -> Finding:
-    """Look at every entry point of the group "srum". Imports the plugins, which are light; never their components."""
+def find() -> tuple[pluggy.PluginManager, dict[object, Plugin], dict[tuple[str, str], list[Found]], list[str]]:
+    """Look at every entry point of the group "srum". Imports the plugins, which are light; never their components.
+
+    Returns the manager, the working plugins by module, the components by kind and name (more than one where plugins
+    clash), and sentences about what is not usable."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     plugins: dict[object, Plugin] = {}
@@ -108,7 +96,7 @@ def find() -> Finding:
     for each in _collect(manager, plugins, broken):
         found.setdefault((each.kind, each.component.name), []).append(each)
     broken += [clash(several) for several in found.values() if len(several) > 1]
-    return Finding(manager, plugins, found, broken)
+    return manager, plugins, found, broken
 
 
 def _entries(broken: list[str]) -> Iterator[tuple[Plugin, EntryPoint]]:

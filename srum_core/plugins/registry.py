@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pluggy
 from attrs import field, frozen
 
 from srum_core.errors import ConfigError, PluginError, SrumError, clean
 from srum_core.files import lora_only
 from srum_core.options import Problem, Problems, Use, build, closest, did_you_mean, reread
-from srum_core.plugins.discovery import Finding, Found, Plugin, call, clash, find
-from srum_core.plugins.hookspecs import KINDS, Component, hookimpl, hookspec
+from srum_core.plugins.discovery import Found, Plugin, call, clash, find
+from srum_core.plugins.hookspecs import KINDS, Component
 from srum_core.records import Prompt
-
-__all__ = ["KINDS", "Component", "Found", "Plugin", "Registry", "Use", "discover", "hookimpl", "hookspec"]
-
 
 LIBRARIES = ("torch", "transformers", "diffusers", "peft")
 """What images and weights are computed by, besides srum."""
@@ -31,23 +29,22 @@ LIBRARIES = ("torch", "transformers", "diffusers", "peft")
 
 def discover() -> Registry:
     """Everything that is installed. Imports no component and no torch."""
-    return Registry(find())
+    return Registry(*find())
 
 
 @frozen
 class Registry:
-    """What is installed. `broken` says in sentences what is not usable, and why."""
+    """What is installed."""
 
-    _finding: Finding = field(repr=False)
-
-    @property
-    def broken(self) -> list[str]:
-        return list(self._finding.broken)
-
-    @property
-    def hook(self) -> Any:
-        """pluggy's callers by hook name. For events use `notify`."""
-        return self._finding.manager.hook
+    _manager: pluggy.PluginManager = field(repr=False)
+    _plugins: Mapping[object, Plugin] = field(repr=False)
+    """By module; the working ones only."""
+    _found: Mapping[tuple[str, str], Sequence[Found]] = field(repr=False)
+    """By kind and name; more than one where plugins clash."""
+    broken: list[str] = field(repr=False)
+    """What is not usable and why, in sentences."""
+    _silenced: set[tuple[str, object]] = field(factory=set, init=False, repr=False)
+    """(hook, module) of plugins that failed at it: they are not called again."""
 
     def notify(self, event: str, **arguments: Any) -> list[str]:
         """Call every plugin that listens to an event. Returns a sentence for each that fails, which is not called
@@ -60,30 +57,30 @@ class Registry:
         return self._call_all("srum_commands", "The commands of {} are left out", {"subparsers": subparsers})
 
     def _call_all(self, hook: str, failure: str, arguments: Mapping[str, Any]) -> list[str]:
-        failed, plugins = [], self._finding.plugins
-        known = getattr(self.hook, hook).get_hookimpls()
-        for each in sorted(known, key=lambda each: plugins[each.plugin].distribution != "srum"):
-            if (hook, each.plugin) in self._finding.silenced:
+        failed = []
+        known = getattr(self._manager.hook, hook).get_hookimpls()
+        for each in sorted(known, key=lambda each: self._plugins[each.plugin].distribution != "srum"):
+            if (hook, each.plugin) in self._silenced:
                 continue
             given = [arguments[name] for name in each.argnames]
             try:
-                call(failure.format(plugins[each.plugin]), each.function, *given, passed=())
+                call(failure.format(self._plugins[each.plugin]), each.function, *given, passed=())
             except PluginError as error:
                 failed.append(str(error))
-                self._finding.silenced.add((hook, each.plugin))
-        self._finding.broken.extend(failed)
+                self._silenced.add((hook, each.plugin))
+        self.broken.extend(failed)
         return failed
 
     def listing(self) -> list[Found]:
         """Every usable component, by kind and name."""
-        return [found[0] for _, found in sorted(self._finding.found.items()) if len(found) == 1]
+        return [found[0] for _, found in sorted(self._found.items()) if len(found) == 1]
 
     def versions(self) -> dict[str, str]:
         """What a run is made with: srum, its commit where it is a checkout, the libraries that compute, and every
         distribution with a working plugin."""
         libraries = {name: number for name in LIBRARIES if (number := _version(name))}
         made = {"srum": _version("srum") or "not installed", **_commit(), **libraries}
-        return made | {each.distribution: each.version for each in self._finding.plugins.values()}
+        return made | {each.distribution: each.version for each in self._plugins.values()}
 
     def component(self, kind: str, name: str) -> Component:
         """Raises PluginError with what there is. A name with a colon is an import path, and is imported."""
@@ -149,33 +146,33 @@ class Registry:
         """What the first plugin that knows the source says; None if none does. A plugin that fails is passed over, and
         raises PluginError naming it if no other knows the source; SrumErrors pass."""
         failed: list[PluginError] = []
-        for each in reversed(self._finding.manager.hook.srum_prompts.get_hookimpls()):
+        for each in reversed(self._manager.hook.srum_prompts.get_hookimpls()):
             arguments = [source] if "source" in each.argnames else []
-            what = f'{self._finding.plugins[each.plugin]} failed at giving the prompts "{source}"'
+            what = f'{self._plugins[each.plugin]} failed at giving the prompts "{source}"'
             try:
                 prompts = call(what, _prompts, each.function, *arguments)
             except PluginError as error:
                 failed.append(error)
                 continue
             if prompts is not None:
-                self._finding.broken.extend(map(str, failed))
+                self.broken.extend(map(str, failed))
                 return prompts
         if failed:
             raise failed[0]
         return None
 
     def _find(self, kind: str, name: str) -> Found:
-        found = self._finding.found.get((kind, name), [])
+        found = self._found.get((kind, name), [])
         if len(found) == 1:
             return found[0]
         if found:
             raise PluginError(clash(found))
         also = KINDS[kind].also
-        if also and (also, name) in self._finding.found:
+        if also and (also, name) in self._found:
             return self._find(also, name)
-        names = sorted(name for each, name in self._finding.found if each in (kind, also))
+        names = sorted(name for each, name in self._found if each in (kind, also))
         there = f"There are {', '.join(names)}." if names else "None is installed."
-        if kind != "generator" and ("generator", name) in self._finding.found:
+        if kind != "generator" and ("generator", name) in self._found:
             raise PluginError(
                 f'"{name}" only draws: it can be evaluated (srum eval run --adapter {name}), but it can be neither '
                 f"trained nor asked, as an {KINDS[kind].words} is. {there}"

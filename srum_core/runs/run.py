@@ -81,11 +81,14 @@ class Run:
         """Make the folder or take it up again. Raises RecordError if what is there was made with other settings."""
         run = cls(folder, settings, registry)
         run.check()
-        text = config.to_toml(settings, registry.versions())
-        path = run.folder / "run.toml"
+        run.write_settings()
+        return run
+
+    def write_settings(self) -> None:
+        text = config.to_toml(self.settings, self.registry.versions())
+        path = self.folder / "run.toml"
         if not path.exists() or read_file(path) != text.encode():
             write_atomic(path, text)
-        return run
 
     @classmethod
     def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Run:
@@ -184,11 +187,16 @@ class Run:
 
     def planned_evaluation(self) -> list[Planned]:
         """The pictures every evaluation draws: the same prompts and seeds before and after each round."""
-        settings = self.settings.evaluate
+        return self.plan_evaluation(self.evaluated_prompts())
+
+    def evaluated_prompts(self) -> list[Prompt]:
+        """The benchmark's prompts as they are today, as many as are set. Raises ConfigError if there is none."""
+        settings, use = self.settings.evaluate, _need(self.settings.benchmark, "benchmark")
         prompts = list(self.benchmark().prompts(settings.split))
-        check_prompts(prompts, f"benchmark {_need(self.settings.benchmark, 'benchmark').use}, split {settings.split}")
-        prompts = prompts[: settings.limit or None]
-        return self.plan_evaluation(prompts)
+        check_prompts(prompts, f"benchmark {use.use}, split {settings.split}")
+        if not prompts:
+            raise ConfigError(f"benchmark {use.use} has no prompts in the split {settings.split}.")
+        return prompts[: settings.limit or None]
 
     def plan_evaluation(self, prompts: Sequence[Prompt]) -> list[Planned]:
         """As many pictures as are set for each prompt of a benchmark, with the seeds that are set."""

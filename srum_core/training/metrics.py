@@ -127,12 +127,11 @@ def forget_peaks() -> None:
 
 def peaks() -> dict[str, float]:
     """The most memory that this process and its GPU have taken, in MiB."""
-    found = {"memory_peak": psutil.Process().memory_info().rss / 2**20}
+    found = memory()
+    found["memory_peak"] = found.pop("memory")
     with contextlib.suppress(OSError):
         high = next((line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line), "")
         found["memory_peak"] = max(found["memory_peak"], int(high.split()[1]) / 2**10 if high else 0.0)
-    if torch.cuda.is_available():
-        found["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20
     return found
 
 
