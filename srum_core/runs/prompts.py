@@ -36,7 +36,7 @@ def load_prompts(source: str | Sequence[str], registry: Registry, limit: int = 0
 
     source  the name of a list that a plugin knows, a file, or the texts themselves"""
     if not isinstance(source, str):
-        prompts: Sequence[Prompt] | None = _distinct("prompts", _array("prompts", list(source)))
+        prompts: Sequence[Prompt] | None = _distinct("prompts", _entries(list(source)))
     else:
         prompts = registry.prompts(source)
         prompts = read_prompts(_file(source)) if prompts is None else prompts
@@ -76,22 +76,32 @@ def read_prompts(path: Path) -> list[Prompt]:
     """One prompt a line (.txt), or records with `text` (or `prompt`) or in the official {Question, Question_id,
     Category} form (.csv with a header, .json, .jsonl). Other fields become tags; those that ask for another task than
     to generate from a text are refused. Without an id it follows from the text. Duplicates are left out and named."""
-    readers = {".txt": _plain, ".csv": _table, ".json": _list, ".jsonl": _lines}
     suffix = path.suffix.lower()
-    if suffix not in readers and not path.expanduser().is_dir():
+    if suffix not in (".txt", ".csv", ".json", ".jsonl") and not path.expanduser().is_dir():
         raise ConfigError(f"{path}: prompts are read from files named .txt, .csv, .json or .jsonl.")
-    text = read_text(path)
-    return _distinct(str(path), readers[suffix](str(path), text) if suffix in readers else ())
+    return _distinct(str(path), _items(str(path), suffix, read_text(path)))
 
 
 Places = Iterator[tuple[str, Any]]
 """Where something is in its file, and what."""
 
 
-def _plain(path: str, text: str) -> Places:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"line {number}", line
+def _items(path: str, suffix: str, text: str) -> Places:
+    if suffix == ".csv":
+        yield from _table(path, text)
+    elif suffix == ".json":
+        items = _json(text, path)
+        if not isinstance(items, list):
+            raise ConfigError(f"{path} should hold a JSON list of prompts, but it holds one {type(items).__name__}.")
+        yield from _entries(items)
+    else:
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"line {number}", line if suffix == ".txt" else _json(line, f"{path}, line {number}")
+
+
+def _entries(items: Sequence[Any]) -> Places:
+    yield from ((f"entry {number}", item) for number, item in enumerate(items, 1))
 
 
 def _table(path: str, text: str) -> Places:
@@ -110,22 +120,6 @@ def _table(path: str, text: str) -> Places:
             yield f"line {reader.line_num}", {str(key).strip(): cell for key, cell in row.items() if cell}
     except csv.Error as error:
         raise ConfigError(f"{path}, behind line {reader.line_num}: this is not CSV ({error}).") from error
-
-
-def _lines(path: str, text: str) -> Places:
-    for where, line in _plain(path, text):
-        yield where, _json(line, f"{path}, {where}")
-
-
-def _list(path: str, text: str) -> Places:
-    items = _json(text, path)
-    if not isinstance(items, list):
-        raise ConfigError(f"{path} should hold a JSON list of prompts, but it holds one {type(items).__name__}.")
-    return _array(path, items)
-
-
-def _array(path: str, items: Sequence[Any]) -> Places:
-    yield from ((f"entry {number}", item) for number, item in enumerate(items, 1))
 
 
 def _json(text: str, where: str) -> Any:
