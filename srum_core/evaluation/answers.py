@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from srum_core.runs.run import made_with
 from srum_core.runs.store import Records, rank_and_world
 from srum_core.stages.asking import put
 from srum_core.stages.chunks import seed_everything
-from srum_core.stages.interview import Interview, conduct, recall
+from srum_core.stages.interview import Interview, recall
 
 SELF = "self"
 """The judge that is the evaluated model itself."""
@@ -118,19 +119,10 @@ class Answers:
 
     def recall(self, benchmark: Benchmark, picture: Picture) -> tuple[Interview, list[Question]]:
         """The interview about a picture as far as answers go, and the questions that wait for one."""
-        interview = benchmarking.opened(self._asker(), benchmark, picture.candidate)
-        s = self.run.settings.evaluate
-        waiting = recall(
-            interview, lambda each: self._known.get(self.key(picture, each)), s.retries, s.temperature, self._seed
-        )
-        return interview, waiting
-
-    def _asker(self) -> str:
-        use = self.run.settings.benchmark
-        return use.use if use else ""
-
-    def _seed(self, *what: str | int | None) -> int:
-        return self.run.derive_seed("evaluate", *what)
+        use, s = self.run.settings.benchmark, self.run.settings.evaluate
+        interview = benchmarking.opened(use.use if use else "", benchmark, picture.candidate)
+        known, seed = (lambda each: self._known.get(self.key(picture, each))), partial(self.run.derive_seed, "evaluate")
+        return interview, recall(interview, known, s.retries, s.temperature, seed)
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
@@ -146,9 +138,7 @@ class Answers:
                 self._store(keys, questions, [place[each.image] for each in questions], put(answerer, questions))
             return [self._known[key] for key in keys]
 
-        s = self.run.settings.evaluate
-        interviews = [benchmarking.opened(self._asker(), benchmark, each.candidate) for each in pictures]
-        conduct(interviews, ask, s.retries, s.temperature, self._seed)
+        benchmarking.ask_all(self.run, benchmark, [each.candidate for each in pictures], ask)
 
     def _store(
         self, keys: Sequence[str], questions: Sequence[Question], pictures: Sequence[Picture], answers: Sequence[str]

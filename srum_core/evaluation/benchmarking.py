@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from attrs import define
 
 from srum_core.errors import PluginError
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Question, Region, Unreadable
-from srum_core.stages.interview import Interview
+from srum_core.runs.run import Run
+from srum_core.stages.interview import Ask, Interview, conduct
 
 EXTRA_OBJECTS = "extra objects"
 """The row of a benchmark that counts objects: how many more there are than were asked for, as a share of those."""
@@ -41,14 +41,16 @@ class _AsJudge:
 def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
     """An interview about one picture; nothing is asked yet."""
     further = getattr(benchmark, "further", None)
-    judge = _AsJudge(benchmark, partial(_further, further) if further else None)
+    judge = _AsJudge(benchmark, further and (lambda candidate, regions, answers: list(further(candidate, answers))))
     return Interview.open(name, judge, candidate, ())
 
 
-def _further(
-    further: Callable[..., Any], candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
-) -> Sequence[Question]:
-    return list(further(candidate, answers))
+def ask_all(run: Run, benchmark: Benchmark, candidates: Sequence[Candidate], ask: Ask) -> list[Interview]:
+    """Ask what the benchmark wants to know about some pictures, together."""
+    settings, use = run.settings.evaluate, run.settings.benchmark
+    interviews = [opened(use.use if use else "", benchmark, each) for each in candidates]
+    conduct(interviews, ask, settings.retries, settings.temperature, partial(run.derive_seed, "evaluate"))
+    return interviews
 
 
 def measure(benchmark: Benchmark, candidate: Candidate, answers: Sequence[str] = ()) -> dict[str, float]:

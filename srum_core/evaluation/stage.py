@@ -19,7 +19,6 @@ from srum_core.runs.run import Run
 from srum_core.runs.store import Records
 from srum_core.stages.asking import ask
 from srum_core.stages.chunks import Step, chunks
-from srum_core.stages.interview import conduct
 from srum_core.training.selection import duplicates
 
 log = logging.getLogger("srum")
@@ -100,15 +99,7 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Sc
 
 
 def _score(run: Run, rounds: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
-    s, name = run.settings.evaluate, run.settings.benchmark.use if run.settings.benchmark else ""
-    interviews = [benchmarking.opened(name, benchmark, candidate) for candidate in drawn]
-    conduct(
-        interviews,
-        lambda questions: ask(run, rounds, questions),
-        s.retries,
-        s.temperature,
-        lambda *what: run.derive_seed("evaluate", *what),
-    )
+    interviews = benchmarking.ask_all(run, benchmark, drawn, lambda questions: ask(run, rounds, questions))
     return [
         Scored(
             each.candidate.id,
