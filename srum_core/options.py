@@ -76,6 +76,8 @@ class Problems(Exception):
 def build(kind: type[T], data: Any) -> T:
     """`data` as a `kind` (an attrs class, or anything that cattrs knows). Raises Problems."""
     found = list(_unusable(data))
+    if secrets := [each for each in found if each.text == _SECRET]:
+        raise Problems(secrets)  # before anything else can quote them
     try:
         made = structure(converter(), data, kind)
     except Problems as problems:
@@ -187,16 +189,18 @@ def odd(value: Any) -> str:
     return ""
 
 
+_SECRET = (
+    "is a URL with a user or password in it, and settings are written to disk. Leave them out; what opens a server "
+    "belongs into the environment."
+)
+
+
 def _unusable(value: Any, path: Keys = ()) -> Iterator[Problem]:
     """Values that cannot be settings, at any depth."""
     if why := odd(value):
         yield Problem(path, why)
     elif isinstance(value, str) and re.search(r"://[^/?#\s,]*@", value):
-        yield Problem(
-            path,
-            "is a URL with a user or password in it, and settings are written to disk. Leave them out; "
-            "what opens a server belongs into the environment.",
-        )
+        yield Problem(path, _SECRET)
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, each in pairs:
         if why := odd(key):
