@@ -49,8 +49,8 @@ class SeedConformance:
 class GeneratorConformance(SeedConformance):
     """Subclass it as `Test…` with a fixture `generator`, a small model with random weights, loaded in float32."""
 
-    def test_it_is_a_drawer(self, drawer: ImageGenerator) -> None:
-        require_protocol(drawer, ImageGenerator, type(drawer).__name__)
+    def test_it_is_a_generator(self, generator: ImageGenerator) -> None:
+        require_protocol(generator, ImageGenerator, type(generator).__name__)
 
     def test_drawing_gives_a_picture_per_prompt(self, generator: ImageGenerator) -> None:
         check_samples(draw(generator, self.prompts, range(len(self.prompts))), len(self.prompts))
