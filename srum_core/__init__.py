@@ -1,5 +1,24 @@
-"""The framework. A plugin needs `Component` and `hookimpl` from here; this imports neither torch nor plugins."""
+"""The Python API (docs/python-api.md), and what a plugin needs. This imports neither torch nor plugins."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from srum_core.plugins.hookspecs import Component, hookimpl
 
-__all__ = ["Component", "hookimpl"]
+if TYPE_CHECKING:
+    from srum_core.api import Run, evaluate, judge, load_model, reward_map, train
+
+__all__ = ["Component", "Run", "evaluate", "hookimpl", "judge", "load_model", "reward_map", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """The API is imported when it is first used (PEP 562)."""
+    if name in __all__:
+        return getattr(import_module("srum_core.api"), name)
+    raise AttributeError(f"module 'srum_core' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,7 +17,7 @@ PLUGINS = {
     path.name: path for shelf in SHELVES for path in (ROOT / shelf).iterdir() if (path / "__init__.py").is_file()
 }
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy", "datasets"}
-LIGHT_ROOT = ("__init__", "records", "protocols", "errors", "files", "options")
+LIGHT_ROOT = ("__init__", "api", "records", "protocols", "errors", "files", "options")
 LIGHT_FILES = ("training/selection", "evaluation/tables", "models/images")
 LIGHT_FOLDERS = ("plugins", "config", "runs", "cli", "evaluation", "interchange", "analysis")
 HEAVY_WHEN_IMPORTED = ("stage.py", "__main__.py")  # entry points, and what a stage imports when it runs
@@ -97,13 +97,13 @@ def _module(path: Path) -> str:
 
 # ---- the house -------------------------------------------------------------------------------------------------------
 
-ROOT_FILES = {"__init__", "__main__", "records", "errors", "files", "flow", "protocols", "options"}
+ROOT_FILES = {"__init__", "__main__", "api", "records", "errors", "files", "flow", "protocols", "options"}
 FEATURES = ("ablation", "analysis", "doctor", "interchange", "evaluation.commands")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("records",), ("errors",), ("files",), ("flow",), ("protocols",), ("options",), ("plugins",), ("config",),
     ("models",), ("runs",), ("stages.chunks", "stages.interview", "stages.asking"), ("training",),
-    ("stages.generate", "stages.ground", "stages.judge"), ("evaluation",), ("stages",),
-    ("report", "testing"), ("cli",), (*FEATURES, "report.command"),
+    ("stages.generate", "stages.ground", "stages.judge", "stages.preflight"), ("evaluation",), ("stages",),
+    ("report", "testing"), ("api",), ("cli",), (*FEATURES, "report.command"),
 )  # fmt: skip
 """Lowest first. A module belongs to the longest of these names that it begins with."""
 

@@ -11,10 +11,11 @@ import torch
 from safetensors import SafetensorError
 from toy import COMPONENTS
 
-from srum_core.cli import launching, main
+from srum_core.cli import launching
 from srum_core.cli.main import train_main
 from srum_core.errors import explain, naming
 from srum_core.files import aside
+from srum_core.stages import order
 from srum_core.training.checkpoint import Saved
 
 STAGES = ["evaluate (base)", *(f"{name} (round 1)" for name in ("generate", "ground", "judge", "train", "evaluate"))]
@@ -99,7 +100,7 @@ def test_a_disk_that_is_full_in_any_stage_loses_nothing(
     monkeypatch.chdir(tmp_path)
     Path("words.txt").write_text("a cat\na dog\n")
     full = {"at": "", "now": ""}
-    perform, fsync = main.perform, os.fsync
+    perform, fsync = order.perform, os.fsync
 
     def performing(run, stage, round):
         full["now"] = f"{stage} ({'base' if round is None else f'round {round}'})"
@@ -110,7 +111,7 @@ def test_a_disk_that_is_full_in_any_stage_loses_nothing(
             raise failed(errno.ENOSPC)
         fsync(handle)
 
-    monkeypatch.setattr(main, "perform", performing)
+    monkeypatch.setattr(order, "perform", performing)
     monkeypatch.setattr(os, "fsync", syncing)
     command = [*COMPONENTS, "prompts=words.txt", "train.steps=1", "--out=run"]
     for stage in STAGES:

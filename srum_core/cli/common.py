@@ -15,7 +15,7 @@ from rich.segment import Segment
 
 from srum_core import config, plugins
 from srum_core.options import closest
-from srum_core.runs.progress import printable
+from srum_core.runs.progress import NORMAL, QUIET, VERBOSE, printable, write_log
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,13 +96,24 @@ def read_settings(
     )
 
 
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """-q and -v, which `main` and `train_main` act on."""
+    group = parser.add_mutually_exclusive_group()
+    stored: dict[str, Any] = {"action": "store_const", "dest": "verbosity", "default": NORMAL}
+    group.add_argument("-q", "--quiet", const=QUIET, help="print results, warnings and errors only", **stored)
+    group.add_argument(
+        "-v", "--verbose", const=VERBOSE, help="also print what each stage took, and tracebacks", **stored
+    )
+
+
 def find_modules_here() -> None:
     """As `python -m` does: `use = "my_module:MyJudge"` means a file in the current folder."""
     sys.path.insert(0, str(Path.cwd()))
 
 
 def say(text: str, end: str = "\n") -> None:
-    """On standard output: what holds words of others (servers, plugins, files, records)."""
+    """On standard output, and to the logs that are open: also words of others (servers, plugins, files, records)."""
+    write_log(text)
     print(printable(text), end=end)
 
 
@@ -118,5 +129,7 @@ class Terminal(Console):
 
 
 def show_table(table: RenderableType, wrap: bool = True) -> None:
-    """On standard output."""
-    Terminal(soft_wrap=not wrap).print(table)
+    """On standard output, and to the logs that are open."""
+    terminal = Terminal(soft_wrap=not wrap, record=True)
+    terminal.print(table)
+    write_log(f"\n{terminal.export_text()}")

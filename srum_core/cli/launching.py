@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from srum_core.errors import ConfigError, SrumError, explain, who_ended
-from srum_core.runs.progress import tell
+from srum_core.runs.progress import VERBOSE, VERBOSITY, tell, verbosity
 
 LAUNCHES = ("none", "ddp", "fsdp2", "fsdp2-offload")
 PRESETS = Path(__file__).with_name("launch")
-# Any import of diffusers imports an installed bitsandbytes, which warns of a kernel that srum does not use.
-logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +85,8 @@ def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
         return work() or 0
     except SrumError as error:
         told = str(error)
+        if verbosity() >= VERBOSE:
+            _show(type(error), error, error.__traceback__)
     except KeyboardInterrupt:
         if stopped:
             tell(stopped)
@@ -131,7 +131,8 @@ def main() -> int:
 
 def wait_for(words: Sequence[str], handle: int) -> int:
     """Run a command to its end, and return its exit status. It holds on to a lock, should this process be killed."""
-    child = subprocess.Popen(words, pass_fds=[handle] if os.name == "posix" else [])
+    environment = {**os.environ, VERBOSITY: str(verbosity())}
+    child = subprocess.Popen(words, env=environment, pass_fds=[handle] if os.name == "posix" else [])
     try:
         return child.wait()
     except KeyboardInterrupt:

@@ -14,18 +14,27 @@ from attrs import field, frozen
 from rich.table import Table
 
 from srum_core import config, plugins
+from srum_core.api import default_folder
 from srum_core.cli import launching
-from srum_core.cli.common import Parser, add_settings, find_modules_here, read_settings, show_table
+from srum_core.cli.common import (
+    Parser,
+    add_settings,
+    add_verbosity,
+    find_modules_here,
+    read_settings,
+    say,
+    show_table,
+)
 from srum_core.cli.runs import finish_with_report
 from srum_core.errors import ConfigError, SrumError, clean, explain
 from srum_core.evaluation.stage import compare
 from srum_core.files import STAGES, lock
 from srum_core.options import odd
-from srum_core.runs.progress import shown, tell
-from srum_core.runs.run import Run, started_from
+from srum_core.runs.progress import NORMAL, VERBOSE, log_file, set_verbosity, shown, tell
+from srum_core.runs.run import Run
 from srum_core.stages import preflight
 from srum_core.stages.chunks import Step
-from srum_core.stages.order import count, needed, perform, steps, undone
+from srum_core.stages.order import count, perform_all, say_start, steps, undone
 
 _EXAMPLES = """\
 examples:
@@ -55,6 +64,7 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
     if not _are_texts(given):
         return 2
     parsed = _train_parser().parse_args(given)
+    set_verbosity(parsed.verbosity)
     return launching.exit_status(lambda: _train(parsed, given), STOPPED)
 
 
@@ -74,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "eval" not in commands.choices:  # an editable installation keeps the entry points that it was installed with
         tell("srum: commands are missing: what is installed is older than the code. Install it again: pip install -e .")
     parsed = parser.parse_args(given)
+    set_verbosity(getattr(parsed, "verbosity", NORMAL))
     return launching.exit_status(lambda: int(parsed.execute(parsed)), STOPPED)
 
 
@@ -96,6 +107,7 @@ def _train_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
     )
     add_settings(parser)
+    add_verbosity(parser)
     add = parser.add_argument
     add("--only", choices=STAGES, metavar="STAGE", help=f"run one stage only: {', '.join(STAGES)}")
     add(
@@ -120,17 +132,19 @@ def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
         print(config.describe(settings, registry), end="")
         return 0
     redone = [_redo(text) for text in parsed.redo]
-    run = Run(parsed.out or _default_folder(parsed, settings), settings, registry)
+    run = Run(parsed.out or default_folder(settings, parsed.preset), settings, registry)
     apart = launching.apart(parsed)
     if parsed.dry_run:
         return _announce(run, parsed, redone)
-    with lock(run.folder) as handle:
+    with lock(run.folder) as handle, log_file(run.folder):
+        versions = ", ".join(map(" ".join, registry.versions().items()))
+        tell(f"srum-train {shlex.join(given)} ({versions})", VERBOSE)
         preflight.refuse(_problems(run, parsed, redone))
         for stage, round in redone:
             run.redo(stage, round)
         run = Run.create(run.folder, settings, registry)
         try:
-            _all_steps(run, parsed, handle if apart else None)
+            perform_all(run, parsed.only, (lambda step: _launch(run, step, parsed, handle)) if apart else None)
         except (KeyboardInterrupt, Stopped) as stop:
             return _say_stopped(run, parsed, given, stop)
         except Exception as error:
@@ -138,13 +152,8 @@ def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
                 raise
             tell(f"srum: {told}")
             return _say_stopped(run, parsed, given, Stopped(2))
-    _say_done(run, parsed)
+        _say_done(run, parsed)
     return 0
-
-
-def _default_folder(parsed: argparse.Namespace, settings: config.Settings) -> Path:
-    adapter = settings.adapter.use.replace(":", ".")
-    return Path("runs") / f"{adapter}-{'-'.join(parsed.preset) or 'default'}"
 
 
 def _redo(text: str) -> tuple[str, int]:
@@ -166,29 +175,6 @@ def _problems(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, 
     return preflight.problems(run, todo, parsed.launch.startswith("fsdp2"))
 
 
-def _all_steps(run: Run, parsed: argparse.Namespace, handle: int | None) -> None:
-    """`handle`: of the run's lock, for stages in processes of their own; None = in this process."""
-    _say_start(run)
-    for step in steps(run, parsed.only):
-        if run.done(step.stage, step.round):
-            tell(f"{step}: done before")
-            continue
-        if parsed.only and step.round and needed(run, step):
-            tell(f"{step}: waits for {needed(run, step)}")
-            return
-        tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}")
-        if handle is not None:
-            _launch(run, step, parsed, handle)
-        else:
-            perform(run, step.stage, step.round)
-
-
-def _say_start(run: Run) -> None:
-    if run.settings.start:
-        source, rounds = started_from(run.settings.start, run.registry)
-        tell(f"Starts from the model after round {rounds} of {shown(source.folder)}.")
-
-
 def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> int:
     """Print what would be done, and what is missing for it. Return 1 if the run would not start.
 
@@ -196,7 +182,7 @@ def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, 
     blocked = preflight.blocked(run.folder)
     found = blocked or _problems(run, parsed, redone)
     if not found:
-        _say_start(run)
+        say_start(run)
     table = Table(title=f"{shown(run.folder)} (nothing is run)")
     for name in ("stage", "done", "of", "folder"):
         table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")
@@ -262,7 +248,7 @@ def _say_done(run: Run, parsed: argparse.Namespace) -> None:
     table = compare(run)
     if table is not None and parsed.only in (None, "evaluate"):
         show_table(table)
-    print(f"The run is in {shown(run.folder)}")
+    say(f"The run is in {shown(run.folder)}")
     if parsed.only in (None, "evaluate"):
         finish_with_report(run.folder)
 

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from srum_core.cli.common import say
 from srum_core.errors import RecordError, SrumError
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run
@@ -51,4 +52,4 @@ def finish_with_report(folder: Path) -> None:
             f"All else is finished, but no report of it could be made: {error} "
             f"Once that is fixed, make it with: srum report {shlex.quote(shown(folder))}"
         ) from error
-    print(f"The report is in {shown(path)}")
+    say(f"The report is in {shown(path)}")

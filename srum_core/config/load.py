@@ -38,7 +38,7 @@ def load_settings(
     adapter: str | None,
     presets: Sequence[str],
     config_file: Path | None,
-    overrides: Sequence[str],
+    overrides: Sequence[str] | Mapping[str, Any],
     registry: Registry,
     first: Mapping[str, Any] | None = None,
     above: Mapping[str, Any] | None = None,
@@ -50,7 +50,8 @@ def load_settings(
     adapter      name or "module:Class"; None = what the file or an override says
     presets      names of the adapter's presets, later ones win; one called "default" comes before them by itself
     config_file  TOML, such as a run's run.toml; its [versions] are not read
-    overrides    "KEY=VALUE" with a dotted key; a value that is not TOML is taken as a text
+    overrides    "KEY=VALUE" with a dotted key; a value that is not TOML is taken as a text. In Python also values by
+                 dotted key, or tables of them; None is "", which is nothing
     first        settings that come before all others, in place of built-in ones
     above        settings that come after the presets, and before the file
     drawn_by     the kind of component that `adapter` names: "generator" allows text-to-image models too
@@ -61,7 +62,10 @@ def load_settings(
     broken: list[str] = []
     file = Layer(f"in {config_file}", _read(config_file, broken) if config_file else {})
     unread = bool(broken)
-    line = Layer(COMMAND_LINE, _parse_overrides(overrides, broken))
+    if isinstance(overrides, Mapping):
+        line = Layer("in overrides", _nest(overrides))
+    else:
+        line = Layer(COMMAND_LINE, _parse_overrides(overrides, broken))
     name = _adapter(adapter, [line, file], broken)
     if name == "" and not unread:
         broken.append(_no_adapter(registry, drawn_by))
@@ -72,12 +76,12 @@ def load_settings(
     return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry, drawn_by, lenient)
 
 
-def component(kind: str, text: str, registry: Registry, option: str) -> Use:
-    """A component as it is typed after an option such as --judge: a name, or a table in TOML; its options filled in.
+def component(kind: str, text: str | Mapping[str, Any], registry: Registry, option: str) -> Use:
+    """A component as it is typed after an option such as --judge: a name, or a table (in TOML); its options filled in.
 
     Raises ConfigError with all that is wrong."""
     try:
-        value = _parse_value(text)
+        value = _parse_value(text) if isinstance(text, str) else to_plain(text)
     except ValueError as error:
         raise ConfigError(f"{option} {clean(text, 100)}: this is not TOML: {error}.") from error
     found: list[Problem] = []
@@ -253,6 +257,17 @@ def _parse_overrides(overrides: Sequence[str], broken: list[str], where: str = C
         for part in reversed(keys):
             nested = {part: nested}
         data = _merge(data, nested, (), where, {})
+    return data
+
+
+def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key, as tables inside one another."""
+    data: dict[str, Any] = {}
+    for key, value in overrides.items():
+        nested: Any = "" if value is None else to_plain(value)
+        for part in reversed(str(key).split(".")):
+            nested = {part: nested}
+        data = _merge(data, nested, (), "", {})
     return data
 
 

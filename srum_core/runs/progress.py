@@ -1,12 +1,22 @@
-"""Progress with rate and remaining time: a bar on a terminal, plain lines elsewhere; by the first process only."""
+"""What a person reads while a run works: messages, progress with rate and remaining time, and the log of both.
+
+Progress is a bar on a terminal and in a notebook, plain lines elsewhere; by the first process only.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from html import escape
+from importlib import import_module
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -19,6 +29,79 @@ LISTED = 20
 """Lines of a long list that are shown."""
 EVERY = 10.0
 """Seconds between plain lines."""
+QUIET, NORMAL, VERBOSE = -1, 0, 1
+VERBOSITY = "SRUM_VERBOSITY"
+"""The environment variable with which a process begins: -1, 0 or 1. Stages that are launched get it."""
+LOG = "log.txt"
+"""What was printed about a run, with times, in its folder."""
+_logs: dict[Path, FileIO] = {}
+_level = {"-1": QUIET, "1": VERBOSE}.get(os.environ.get(VERBOSITY, ""), NORMAL)
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+
+def set_verbosity(level: int) -> None:
+    """QUIET: results, warnings and errors only. VERBOSE: also details such as what each stage took."""
+    global _level
+    _level = level
+
+
+def verbosity() -> int:
+    return _level
+
+
+def tell(text: str, least: int = QUIET) -> None:
+    """On standard error, from the verbosity `least` on; in any case to the logs that are open."""
+    write_log(text)
+    if _level >= least:
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def write_log(text: str) -> None:
+    """Append to the logs that are open. A log that cannot be written stops nothing: what a run makes is checked."""
+    if _logs and text.strip():
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(text).strip()}\n".encode(errors="replace")
+        for file in _logs.values():
+            with suppress(OSError):
+                file.write(line)  # one write to a file opened for appending: processes do not mix within a line
+
+
+@contextmanager
+def log_file(folder: Path) -> Iterator[None]:
+    """Also write what is printed to FOLDER/log.txt, and an exception that ends it with its traceback."""
+    path = folder / LOG
+    if path in _logs:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        _logs[path] = file
+        try:
+            yield
+        except BaseException as error:
+            write_log("".join(traceback.format_exception(error)))
+            raise
+        finally:
+            del _logs[path]
+
+
+class _Warnings(logging.Handler):
+    """To the logs; to standard error where logging is not set up, as `logging.lastResort` does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.getLogger().handlers:
+            write_log(record.getMessage())
+        else:
+            tell(record.getMessage())
+
+
+logging.getLogger("srum").addHandler(_Warnings(logging.WARNING))
+# Any import of diffusers imports an installed bitsandbytes, which warns of a kernel that srum does not use.
+logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -28,15 +111,24 @@ def progress(total: int, label: str, done: int = 0, console: Console | None = No
         yield lambda count, note="": None
         return
     console = console or Console(stderr=True)
-    if not console.is_terminal:
-        lines = _Lines(total, label, done)
+    if console.is_jupyter and _level > QUIET:
+        lines: _Lines = _Notebook(total, label, done)
+    else:
+        lines = _Lines(total, label, done, write_log if console.is_terminal else lambda text: tell(text, NORMAL))
+    if not console.is_terminal or _level == QUIET:
         yield lines.advance
         lines.finish()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with _Bar(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, note="")
-        yield lambda count, note="": bar.update(task, advance=count, note=note)
+
+        def advance(count: int, note: str = "") -> None:
+            bar.update(task, advance=count, note=note)
+            lines.advance(count, note)
+
+        yield advance
+    lines.finish()
 
 
 class _Bar(Progress):
@@ -54,10 +146,10 @@ class _Rate(ProgressColumn):
 
 
 class _Lines:
-    """Plain lines on stderr: the first, one every `EVERY` seconds, the last."""
+    """Plain lines: the first, one every `EVERY` seconds, the last."""
 
-    def __init__(self, total: int, label: str, done: int) -> None:
-        self.total, self.label, self.before, self.count = total, label, done, done
+    def __init__(self, total: int, label: str, done: int, show: Callable[[str], None] = write_log) -> None:
+        self.total, self.label, self.before, self.count, self.show = total, label, done, done, show
         self.start = self.last = time.monotonic()
         self.shown, self.note = -1, ""
         self._show()
@@ -74,13 +166,45 @@ class _Lines:
 
     def _show(self) -> None:
         self.last, self.shown = time.monotonic(), self.count
-        seconds, made = self.last - self.start, self.count - self.before
+        self.show(self.text())
+
+    def text(self) -> str:
+        """How far it is."""
+        seconds, made = time.monotonic() - self.start, self.count - self.before
         text = f"{self.label}: {self.count}/{self.total}"
         if made and seconds > 0:
             text += f" · {rate(made / seconds)} · {clock(seconds)} so far"
             if self.count < self.total:
                 text += f", {clock((self.total - self.count) * seconds / made)} left"
-        print(f"{text} · {self.note}" if self.note else text, file=sys.stderr, flush=True)
+        return f"{text} · {self.note}" if self.note else text
+
+
+class _Notebook(_Lines):
+    """A bar that the notebook draws, with the line beside it. rich's own needs ipywidgets, and this only IPython."""
+
+    def __init__(self, total: int, label: str, done: int) -> None:
+        super().__init__(total, label, done)
+        display = import_module("IPython.display").display
+        self.handle: Any = display(self.drawing(), raw=True, display_id=True)
+        self.drawn = time.monotonic()
+
+    def advance(self, count: int, note: str = "") -> None:
+        super().advance(count, note)
+        if time.monotonic() - self.drawn >= 0.2:
+            self.draw()
+
+    def finish(self) -> None:
+        super().finish()
+        self.draw()
+
+    def draw(self) -> None:
+        self.handle.update(self.drawing(), raw=True)
+        self.drawn = time.monotonic()
+
+    def drawing(self) -> dict[str, str]:
+        """What is shown, by MIME type."""
+        bar = f'<progress value="{self.count}" max="{max(self.total, 1)}"></progress>'
+        return {"text/plain": self.text(), "text/html": f"<div>{bar} {escape(self.text())}</div>"}
 
 
 def rate(per_second: float) -> str:
@@ -98,11 +222,6 @@ def clock(seconds: float) -> str:
 def printable(text: str) -> str:
     """Line breaks stay; other control characters and secrets do not reach the terminal."""
     return "".join(each if each.isprintable() or each == "\n" else " " for each in mask(text))
-
-
-def tell(text: str) -> None:
-    """To people, not to what reads the output."""
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 def shown(path: Path) -> str:

@@ -50,8 +50,13 @@ def told_at_once(question: Question) -> Question:
 
 
 def seen_by_answerer(run: Run, rounds: int, candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The candidates, told how whoever answers writes boxes (its optional `box_format`). Loads the answerer."""
-    format_of = getattr(run.answerer(rounds), "box_format", None)
+    """The candidates, told how whoever answers after so many rounds writes boxes. Loads the answerer."""
+    return seen_by(run.answerer(rounds), candidates)
+
+
+def seen_by(answerer: Answerer, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates, told how the answerer writes boxes (its optional `box_format`)."""
+    format_of = getattr(answerer, "box_format", None)
     if format_of is None:
         return list(candidates)
     return [attrs.evolve(candidate, boxes=format_of(candidate.size)) for candidate in candidates]

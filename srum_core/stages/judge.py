@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from srum_core import config
 from srum_core.files import redo_option
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Grounding, Judgement, Score, Unreadable
@@ -11,7 +12,7 @@ from srum_core.runs.run import Run
 from srum_core.runs.store import rank_and_world
 from srum_core.stages.asking import ask, seen_by_answerer, warn_of_models
 from srum_core.stages.chunks import Step, chunks, verified
-from srum_core.stages.interview import Interview, conduct, look
+from srum_core.stages.interview import Ask, Interview, Seed, conduct, look
 
 
 def judge(run: Run, round: int) -> None:
@@ -27,22 +28,33 @@ def judge(run: Run, round: int) -> None:
         if asks:
             seen = seen_by_answerer(run, round - 1, seen)
         pairs = list(zip(seen, groundings.select(chunk), strict=True))
-        interviews = [_open(judges, candidate, grounding, settings.votes) for candidate, grounding in pairs]
-        every = [interview for each in interviews for interview in each]
-        look(every)
-        conduct(
-            every,
-            lambda questions: ask(run, round - 1, questions),
-            settings.retries,
-            settings.temperature,
-            lambda *what: run.round_seed("ask", round, *what),
-        )
         records.extend(
-            judgement(grounding, each, settings.doubt) for (_, grounding), each in zip(pairs, interviews, strict=True)
+            judgements(
+                judges,
+                pairs,
+                settings,
+                lambda questions: ask(run, round - 1, questions),
+                lambda *what: run.round_seed("ask", round, *what),
+            )
         )
     if records.done and rank_and_world()[0] == 0:
         models = {exchange.model for each in records for exchange in each.exchanges}
         warn_of_models(models, redo_option(records.folder))
+
+
+def judgements(
+    judges: Sequence[tuple[str, Judge]],
+    pairs: Sequence[tuple[Candidate, Grounding]],
+    settings: config.Judge,
+    ask: Ask,
+    seed: Seed,
+) -> list[Judgement]:
+    """The judgement of every pair by these judges, by their names. What is due is asked together."""
+    interviews = [_open(judges, candidate, grounding, settings.votes) for candidate, grounding in pairs]
+    every = [interview for each in interviews for interview in each]
+    look(every)
+    conduct(every, ask, settings.retries, settings.temperature, seed)
+    return [judgement(grounding, each, settings.doubt) for (_, grounding), each in zip(pairs, interviews, strict=True)]
 
 
 def _open(

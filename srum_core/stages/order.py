@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from srum_core.errors import RecordError
 from srum_core.files import STAGES, read_json
-from srum_core.runs.progress import tell
-from srum_core.runs.run import Run
+from srum_core.runs.progress import NORMAL, VERBOSE, log_file, shown, tell
+from srum_core.runs.run import Run, started_from
 from srum_core.runs.store import Records, check_settings, rank_and_world, write_atomic
 from srum_core.stages.chunks import Step, seed_everything
 
@@ -65,6 +67,32 @@ def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
     return len({item.id for item in plan} & _records(run, step).ids()), len(plan)
 
 
+def perform_all(run: Run, only: str | None = None, start: Callable[[Step], None] | None = None) -> None:
+    """Run every stage that is not done, in order; one `only`, as far as what it needs is there.
+
+    `start` runs a stage in other processes; None = in this one."""
+    say_start(run)
+    for step in steps(run, only):
+        if run.done(step.stage, step.round):
+            tell(f"{step}: done before", NORMAL)
+            continue
+        if only and step.round and needed(run, step):
+            tell(f"{step}: waits for {needed(run, step)}")
+            return
+        tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}", NORMAL)
+        if start is None:
+            perform(run, step.stage, step.round)
+        else:
+            start(step)
+
+
+def say_start(run: Run) -> None:
+    """From which training a run starts, if it does from any."""
+    if run.settings.start:
+        source, rounds = started_from(run.settings.start, run.registry)
+        tell(f"Starts from the model after round {rounds} of {shown(source.folder)}.", NORMAL)
+
+
 def perform(run: Run, stage: str, round: int | None) -> None:
     """Run one stage in this process. Raises RecordError if the stage before it is not finished."""
     before = needed(run, Step(stage, round))
@@ -72,16 +100,21 @@ def perform(run: Run, stage: str, round: int | None) -> None:
         raise RecordError(f"{Step(stage, round)} needs {before}, which is not finished. Run that first.")
     from srum_core.training import metrics  # torch
 
-    seed_everything(run.round_seed(stage, round))
-    metrics.forget_peaks()
-    getattr(import_module(_MODULES[stage]), stage)(run, round)
-    if rank_and_world()[0] == 0:
-        _keep_peaks(run.round_folder(round) / "memory.json", stage, metrics.peaks())
-    if stage == "train":
-        run.release()  # what was trained is on disk; what is in memory is wrapped and in the middle of things
-    if rank_and_world()[0] == 0:
-        for sentence in run.registry.notify("srum_stage_finished", run=run, stage=stage, round=round):
-            tell(sentence)
+    with log_file(run.folder):
+        seed_everything(run.round_seed(stage, round))
+        metrics.forget_peaks()
+        began = time.monotonic()
+        getattr(import_module(_MODULES[stage]), stage)(run, round)
+        if rank_and_world()[0] == 0:
+            peaks = metrics.peaks()
+            _keep_peaks(run.round_folder(round) / "memory.json", stage, peaks)
+            took = [f"{time.monotonic() - began:.1f} s", *(f"{name} {each:.0f} MiB" for name, each in peaks.items())]
+            tell(f"{Step(stage, round)} took {', '.join(took)}", VERBOSE)
+        if stage == "train":
+            run.release()  # what was trained is on disk; what is in memory is wrapped and in the middle of things
+        if rank_and_world()[0] == 0:
+            for sentence in run.registry.notify("srum_stage_finished", run=run, stage=stage, round=round):
+                tell(sentence)
 
 
 def _keep_peaks(path: Path, stage: str, found: dict[str, float]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, set_seed
 from attrs import define, evolve, field
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from srum_core.errors import TrainingError, naming
 from srum_core.files import aside, put_in_place, redo_option, settle, way_out
 from srum_core.flow import FlowStep, flow_step
 from srum_core.models import weights
-from srum_core.runs.progress import progress, tell
+from srum_core.runs.progress import NORMAL, progress, tell
 from srum_core.runs.store import check_settings, to_json
 from srum_core.training import batching, fsdp, lora, trackers
 from srum_core.training.batching import Batch
@@ -74,6 +75,8 @@ def train(run: Run, round: int) -> Path:
     finally:
         trackers.finish(accelerator)
         run.release()  # the model is no longer the one that the round started with
+        if accelerator.num_processes == 1:  # else another precision or device in this process would be refused
+            AcceleratorState._reset_state(reset_partial_state=True)
     return result
 
 
@@ -165,7 +168,7 @@ class Trainer:
         settings, steps = self.run.settings.train, self.plan()
         self.warmup = min(len(steps) // 10, WARMUP) if settings.warmup < 0 else settings.warmup
         if self.accelerator.is_main_process:
-            tell(self.outlook(len(steps)))
+            tell(self.outlook(len(steps)), NORMAL)
             if warning := duplicates(self.pictures.objects_before, self.pictures.objects):
                 log.warning(warning)
         self.stop_if_warned()  # also when taken up again: what ran away does not come back by itself

@@ -14,6 +14,7 @@ from srum_core import plugins
 from srum_core.cli import launching
 from srum_core.cli.common import show_table
 from srum_core.evaluation.commands import shared
+from srum_core.evaluation.plan import default_folder
 from srum_core.evaluation.run import Evaluation
 from srum_core.files import lock
 from srum_core.runs.progress import shown, tell
@@ -36,7 +37,7 @@ def begin(parsed: argparse.Namespace) -> Evaluation:
     """The evaluation that was typed, not yet written down."""
     registry = plugins.discover()
     settings = shared.read_model(parsed, registry)
-    return Evaluation(parsed.out or shared.default_folder(settings), settings, registry)
+    return Evaluation(parsed.out or default_folder(settings), settings, registry)
 
 
 def run(parsed: argparse.Namespace) -> int:

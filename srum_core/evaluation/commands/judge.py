@@ -14,6 +14,7 @@ from srum_core import plugins
 from srum_core.cli import launching
 from srum_core.errors import ConfigError
 from srum_core.evaluation.commands import shared
+from srum_core.evaluation.plan import asks, chosen_judge
 from srum_core.files import lock
 from srum_core.runs.progress import shown
 
@@ -29,12 +30,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """0 when nothing is left to ask."""
     made = shared.open_later(parsed, plugins.discover())
-    if not shared.asks(made):
+    if not asks(made):
         raise ConfigError(
             f"{made.settings.benchmark.use if made.settings.benchmark else ''} asks nobody about its pictures: it is "
             f"scored by rules. Go on with srum eval score {shown(made.folder)}"
         )
-    name, use = shared.chosen_judge(made, parsed.judge, parsed.name)
+    name, use = chosen_judge(made, parsed.judge, parsed.name)
     with lock(made.folder) as handle:
         shared.redo(made, parsed.redo, name)
         shared.judge_all(made, parsed, handle, name, use)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 
 from srum_core.cli import launching
+from srum_core.cli.common import add_verbosity, say
 from srum_core.evaluation.commands import generate, score, shared
+from srum_core.evaluation.plan import asks, chosen_judge
 from srum_core.files import lock
-from srum_core.runs.progress import shown, tell
+from srum_core.runs.progress import log_file, shown, tell
 from srum_core.stages import preflight
 
 
@@ -23,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     launching.add_arguments(parser)
     score.add_failures(parser)
     generate.add_redo(parser)
+    add_verbosity(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -30,12 +33,12 @@ def run(parsed: argparse.Namespace) -> int:
     made = generate.begin(parsed)
     if parsed.dry_run:
         return generate.announce(made, parsed)
-    with lock(made.folder) as handle:
+    with lock(made.folder) as handle, log_file(made.folder):
         preflight.refuse(shared.problems(made, "pictures" in parsed.redo, parsed))
         shared.redo(made, [each for each in parsed.redo if each == "pictures"])
-        asked = shared.asks(made)
+        asked = asks(made)
         if asked:
-            name, use = shared.chosen_judge(made, parsed.judge, parsed.name)
+            name, use = chosen_judge(made, parsed.judge, parsed.name)
             shared.redo(made, [each for each in parsed.redo if each == "answers"], name)
         elif parsed.judge:
             tell("Nobody is asked about these pictures: they are scored by rules. --judge does nothing.")
@@ -43,5 +46,5 @@ def run(parsed: argparse.Namespace) -> int:
         if asked:
             shared.judge_all(made, parsed, handle, name, use)
         shared.score_all(made, name if asked else None, parsed.failures, False)
-    print(f"The evaluation is in {shown(made.folder)}")
+        say(f"The evaluation is in {shown(made.folder)}")
     return 0

@@ -1,0 +1,160 @@
+"""What an evaluation is to be: its settings, who answers, and what would stop it. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from srum_core import config, plugins
+from srum_core.config.toml import as_data
+from srum_core.errors import ConfigError, RecordError, SrumError
+from srum_core.evaluation import tables
+from srum_core.evaluation.answers import SELF, Answers, only_generates, who_is
+from srum_core.evaluation.run import Evaluation
+from srum_core.files import from_json, read_file
+from srum_core.options import Use, to_plain
+from srum_core.records import Candidate
+from srum_core.runs.progress import NORMAL, shown, tell
+from srum_core.runs.run import started_from
+from srum_core.runs.store import write_atomic
+from srum_core.stages import preflight
+
+Judge = str | Mapping[str, Any]
+"""A name, a table {use = "name", option = value} (also as TOML), or "self": the evaluated model."""
+FIRST: dict[str, Any] = {"seed": 42, "evaluate": {"seeds": "picture"}}
+"""Settings of an evaluation that differ from a training run's: seeds that the published benchmarks can be named by."""
+
+
+def trained_settings(trained: str, registry: plugins.Registry) -> dict[str, Any]:
+    """The settings of the model that a run (RUN or RUN:ROUND) has trained, for `above` of `load_settings`; {} of ""."""
+    if not trained:
+        return {}
+    run, rounds = started_from(trained, registry)
+    tell(f"The model after round {rounds} of {shown(run.folder)}.", NORMAL)
+    return {"adapter": as_data(run.settings)["adapter"], "start": trained}
+
+
+def read_settings(
+    adapter: str | None,
+    presets: Sequence[str],
+    config_file: Path | None,
+    overrides: Sequence[str] | Mapping[str, Any],
+    registry: plugins.Registry,
+    trained: str = "",
+) -> config.Settings:
+    """The settings of a new evaluation, or of one that is taken up again. Raises ConfigError with all that is wrong."""
+    above = trained_settings(trained, registry)
+    adapter = adapter or above.get("adapter", {}).get("use")
+    settings = config.load_settings(
+        adapter, presets, config_file, overrides, registry, FIRST, above, Evaluation.drawn_by
+    )
+    if settings.benchmark is None:
+        raise ConfigError("No benchmark is named. Add --benchmark NAME (srum plugins lists them).")
+    return settings
+
+
+def default_folder(settings: config.Settings) -> Path:
+    """Where an evaluation lies if nobody says where."""
+    assert settings.benchmark is not None
+    return Path("runs") / f"eval-{settings.benchmark.use}-{settings.adapter.use}".replace(":", ".")
+
+
+def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tuple[str, Use]:
+    """(folder, judge): the one that is named; else the setting `answerer`; else one that was there before."""
+    if judge is None and run.settings.answerer is None:
+        known = judges(run)
+        if name in known or (name is None and len(known) == 1):
+            return next((each, use) for each, use in known.items() if name in (each, None))
+        raise ConfigError(_who(run))
+    if judge is None:
+        assert run.settings.answerer is not None
+        use = run.settings.answerer
+    else:
+        use = Use(SELF) if judge == SELF else config.component("answerer", judge, run.registry, "--judge")
+    name = name or re.sub(r"[^\w.-]+", ".", use.use)
+    _refuse_twin(run, name, use)
+    return name, use
+
+
+def _refuse_twin(run: Evaluation, name: str, use: Use) -> None:
+    """The table of a judge that is asked twice would look like a second opinion."""
+    known = judges(run)
+    others = {other: Answers(run, other, theirs) for other, theirs in known.items() if other != name}
+    if name in known or not others:
+        return
+    mine = Answers(run, name, use)
+    if not any(each.of_the_same(mine) for each in others.values()):
+        return
+    mine.by = who_is(run, use) if use.use in _light(run) else ""  # a server's model may be another one by now
+    if twin := next((other for other, each in others.items() if each.of_the_same(mine) and each.by == mine.by), ""):
+        raise ConfigError(
+            f"{run.folder / 'answers' / twin} holds answers of this very judge, {tables.named(use)}: a second table "
+            f"would look like a second opinion. Go on with --as {twin}. To see how its answers vary, judge a copy of "
+            "the folder."
+        )
+
+
+def _who(run: Evaluation) -> str:
+    asks = f"The benchmark {run.settings.benchmark.use if run.settings.benchmark else ''} asks about its pictures."
+    if meant := getattr(run.benchmark(), "judge", ""):
+        return f"{asks} It is meant to be answered by {meant}: --judge {meant} (srum plugins lists others)."
+    return (
+        f'{asks} Say who answers: --judge \'{{use="remote", url="http://localhost:8000/v1"}}\' for a server, any '
+        "adapter, or --judge self for the model itself, whose numbers cannot be set beside other models'."
+    )
+
+
+def judges(run: Evaluation) -> dict[str, Use]:
+    """Who has answered in an evaluation, by folder."""
+    found = {}
+    for path in sorted(run.folder.glob("answers/*/judge.json")):
+        try:
+            data = from_json(read_file(path))
+            found[path.parent.name] = Use(data["use"], dict(data["options"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RecordError(f"{path} does not say who judges ({error}); judge again with --redo answers.") from error
+    return found
+
+
+def keep_judge(run: Evaluation, name: str, use: Use) -> None:
+    """Write down who judges, also for processes that are launched. What only changes its speed may change."""
+    text = json.dumps({"use": use.use, "options": to_plain(use.options)}, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(run.folder / "answers" / name / "judge.json", text)
+
+
+def problems(
+    run: Evaluation, again: bool = False, judging: bool = True, judge: Judge | None = None, name: str | None = None
+) -> list[str]:
+    """What would stop an evaluation before its first image. `again`: what is drawn is drawn again; `judging`: the judge
+    (as for `chosen_judge`) is checked too."""
+    if found := preflight.blocked(run.folder):
+        return found
+    named = list[preflight.Named]()
+    try:
+        adapter = run.trained(0)[0] if run.settings.start else run.settings.adapter
+        if again or not run.all_drawn():
+            named.append(("adapter", run.drawn_by, adapter))
+            run.evaluated_prompts()
+        if judging and asks(run):
+            _, use = chosen_judge(run, judge, name)
+            if use.use != SELF:
+                named.append(("--judge", "answerer", use))
+            elif not hasattr(run.registry.load(run.drawn_by, adapter.use), "answer"):
+                raise only_generates(run)
+    except SrumError as error:
+        found.append(str(error))
+    return [*preflight.unusable(run.registry, named), *found]
+
+
+def _light(run: Evaluation) -> set[str]:
+    return {found.component.name for found in run.registry.listing() if found.kind == "answerer"}
+
+
+def asks(run: Evaluation) -> bool:
+    """Whether the benchmark asks anybody, as far as its first prompt tells."""
+    prompts = run.evaluated_prompts() if not run.all_drawn() else [run.plan_pictures()[0].prompt]
+    example = Candidate("example", prompts[0], Path("none.png"), (64, 64), 0)
+    return bool(run.benchmark().questions(example))
