@@ -80,11 +80,11 @@ class Model:
         seeds = [0] * len(prompts) if seeds is None else seeds
         if len(seeds) != len(prompts):
             raise ConfigError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}.")
-        samples = [(*each, sample) for *each, sample in zip(prompts, seeds, self.samples(prompts, seeds), strict=True)]
-        for prompt, seed, sample in samples:
+        samples = list(self.samples(prompts, seeds))
+        for prompt, seed, sample in zip(prompts, seeds, samples, strict=True):
             if sample.failure:
                 raise CheckpointError(f'There is no image for "{prompt}" (seed {seed}): {sample.failure}')
-        return [sample.image for _, _, sample in samples]
+        return [sample.image for sample in samples]
 
     def answer(self, image: Image | str | Path, questions: Names) -> list[str]:
         """The model's own answers to questions about an image. Raises PluginError if it only generates."""
@@ -233,7 +233,7 @@ class Run:
 
 @frozen(repr=False)
 class Table(JupyterMixin):
-    """Rows of numbers by column, `table["round 1"]["right"].value`; `print` and notebooks show them as a table."""
+    """Rows of numbers by column, `table["round 1"]["accuracy"].value`; `print` and notebooks show them as a table."""
 
     columns: Mapping[str, Mapping[str, Row]]
     shown: RenderableType

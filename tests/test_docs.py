@@ -118,6 +118,18 @@ def test_a_page_can_be_followed(name: str, tmp_path: Path) -> None:
     follow(ROOT / "docs" / f"{name}.md", tmp_path)
 
 
+@pytest.mark.slow
+def test_the_page_of_the_python_api_is_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(text for language, text in blocks(ROOT / "docs" / "python-api.md") if language == "python")
+    exec(compile(code, "python-api.md", "exec"), {"__name__": "__main__"})
+    printed = capsys.readouterr().out
+    assert "round 1" in printed
+    assert 'Did you mean "steps"' in printed
+
+
 def follow(page: Path, folder: Path) -> None:
     """Do what the page says, in the folder. Packages that it makes are on the path, as if they were installed."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
