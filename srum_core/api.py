@@ -172,7 +172,8 @@ def train(adapter: str, preset: Names = (), out: str | Path | None = None, overr
     run = runs.Run(Path(out or default_folder(settings, presets)), settings, registry)
     with _at_work(run):
         preflight.refuse(preflight.problems(run, [each for each in steps(run) if not run.done(each.stage, each.round)]))
-        perform_all(runs.Run.create(run.folder, settings, registry))
+        with log_file(run.folder):
+            perform_all(runs.Run.create(run.folder, settings, registry))
     return Run(run)
 
 
@@ -270,15 +271,16 @@ def evaluate(
     run = Evaluation(Path(out or plan.default_folder(settings)), settings, registry)
     with _at_work(run):
         preflight.refuse(plan.problems(run, judge=judge))
-        run.keep()
-        if not run.all_drawn():
-            run.choose_prompts()
-        draw(run)
-        name, use = plan.chosen_judge(run, judge, None) if plan.asks(run) else (NOBODY, None)
-        if use is not None:
-            plan.keep_judge(run, name, use)
-            answers.judge(run, name, use)
-        made = scoring.score(run, name, use)
+        with log_file(run.folder):
+            run.keep()
+            if not run.all_drawn():
+                run.choose_prompts()
+            draw(run)
+            name, use = plan.chosen_judge(run, judge, None) if plan.asks(run) else (NOBODY, None)
+            if use is not None:
+                plan.keep_judge(run, name, use)
+                answers.judge(run, name, use)
+            made = scoring.score(run, name, use)
     return Table({"value": made.by_name()}, Group(tables.show(made), *tables.remarks(made)))
 
 
@@ -294,9 +296,9 @@ def _answering(model: Any) -> Answerer:
 
 @contextmanager
 def _at_work(run: runs.Run) -> Iterator[None]:
-    """Alone in the run's folder, with its log. A plugin's sys.exit() does not end the process."""
+    """Alone in the run's folder. A plugin's sys.exit() does not end the process."""
     try:
-        with lock(run.folder), log_file(run.folder):
+        with lock(run.folder):
             yield
     except SystemExit as error:
         raise PluginError(who_ended(error)) from error

@@ -20,8 +20,7 @@ from warm import shared
 
 from srum_benchmarks.wise.prompts import LEGACY
 from srum_core.cli.main import main
-from srum_core.evaluation import answers, tables
-from srum_core.evaluation.commands import shared as console
+from srum_core.evaluation import answers, plan, tables
 from srum_core.evaluation.run import Evaluation
 from srum_core.records import Answer, Question, Sample
 
@@ -459,7 +458,7 @@ def test_the_same_judge_is_not_asked_twice(run: Path, capsys: pytest.CaptureFixt
 def test_the_same_server_with_another_model_is_another_judge(
     now: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_light", lambda run: {f"{HERE}:Another"})
+    monkeypatch.setattr(plan, "_light", lambda run: {f"{HERE}:Another"})
     words = [*model(use("wise", data), tmp_path, limit=4), "--judge", f"{HERE}:Another"]
     assert srum("run", *words, "--as", "a") == 0
     monkeypatch.setenv("SRUM_TEST_MODEL", now)

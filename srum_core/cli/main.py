@@ -136,23 +136,28 @@ def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
     apart = launching.apart(parsed)
     if parsed.dry_run:
         return _announce(run, parsed, redone)
-    with lock(run.folder) as handle, log_file(run.folder):
-        versions = ", ".join(map(" ".join, registry.versions().items()))
-        tell(f"srum-train {shlex.join(given)} ({versions})", VERBOSE)
+    with lock(run.folder) as handle:
         preflight.refuse(_problems(run, parsed, redone))
-        for stage, round in redone:
-            run.redo(stage, round)
-        run = Run.create(run.folder, settings, registry)
-        try:
-            perform_all(run, parsed.only, (lambda step: _launch(run, step, parsed, handle)) if apart else None)
-        except (KeyboardInterrupt, Stopped) as stop:
-            return _say_stopped(run, parsed, given, stop)
-        except Exception as error:
-            if isinstance(error, SrumError) or (told := explain(error)) is None:
-                raise
-            tell(f"srum: {told}")
-            return _say_stopped(run, parsed, given, Stopped(2))
-        _say_done(run, parsed)
+        with log_file(run.folder):  # not before: a run that is refused leaves nothing behind
+            versions = ", ".join(map(" ".join, registry.versions().items()))
+            tell(f"srum-train {shlex.join(given)} ({versions})", VERBOSE)
+            for stage, round in redone:
+                run.redo(stage, round)
+            return _work(Run.create(run.folder, settings, registry), parsed, given, handle if apart else None)
+
+
+def _work(run: Run, parsed: argparse.Namespace, given: Sequence[str], handle: int | None) -> int:
+    """`handle`: of the run's lock, for stages in processes of their own; None = in this process."""
+    try:
+        perform_all(run, parsed.only, None if handle is None else lambda step: _launch(run, step, parsed, handle))
+    except (KeyboardInterrupt, Stopped) as stop:
+        return _say_stopped(run, parsed, given, stop)
+    except Exception as error:
+        if isinstance(error, SrumError) or (told := explain(error)) is None:
+            raise
+        tell(f"srum: {told}")
+        return _say_stopped(run, parsed, given, Stopped(2))
+    _say_done(run, parsed)
     return 0
 
 

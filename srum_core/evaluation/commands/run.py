@@ -14,6 +14,7 @@ from srum_core.cli import launching
 from srum_core.cli.common import add_verbosity, say
 from srum_core.evaluation.commands import generate, score, shared
 from srum_core.evaluation.plan import asks, chosen_judge
+from srum_core.evaluation.run import Evaluation
 from srum_core.files import lock
 from srum_core.runs.progress import log_file, shown, tell
 from srum_core.stages import preflight
@@ -33,18 +34,23 @@ def run(parsed: argparse.Namespace) -> int:
     made = generate.begin(parsed)
     if parsed.dry_run:
         return generate.announce(made, parsed)
-    with lock(made.folder) as handle, log_file(made.folder):
+    with lock(made.folder) as handle:
         preflight.refuse(shared.problems(made, "pictures" in parsed.redo, parsed))
-        shared.redo(made, [each for each in parsed.redo if each == "pictures"])
-        asked = asks(made)
-        if asked:
-            name, use = chosen_judge(made, parsed.judge, parsed.name)
-            shared.redo(made, [each for each in parsed.redo if each == "answers"], name)
-        elif parsed.judge:
-            tell("Nobody is asked about these pictures: they are scored by rules. --judge does nothing.")
-        shared.generate_all(made, parsed, handle)
-        if asked:
-            shared.judge_all(made, parsed, handle, name, use)
-        shared.score_all(made, name if asked else None, parsed.failures, False)
-        say(f"The evaluation is in {shown(made.folder)}")
+        with log_file(made.folder):
+            _work(made, parsed, handle)
+            say(f"The evaluation is in {shown(made.folder)}")
     return 0
+
+
+def _work(made: Evaluation, parsed: argparse.Namespace, handle: int) -> None:
+    shared.redo(made, [each for each in parsed.redo if each == "pictures"])
+    asked = asks(made)
+    if asked:
+        name, use = chosen_judge(made, parsed.judge, parsed.name)
+        shared.redo(made, [each for each in parsed.redo if each == "answers"], name)
+    elif parsed.judge:
+        tell("Nobody is asked about these pictures: they are scored by rules. --judge does nothing.")
+    shared.generate_all(made, parsed, handle)
+    if asked:
+        shared.judge_all(made, parsed, handle, name, use)
+    shared.score_all(made, name if asked else None, parsed.failures, False)
