@@ -1,6 +1,6 @@
 """The public Python API, which `import srum_core` gives (docs/python-api.md). No torch until a model is loaded.
 
-Rounds are counted from 1; round 0 is the base, the model before any training. Errors are those of `srum_core.errors`.
+Rounds are counted from 1; 0 is the base, the model before any training. Errors are those of `srum_core.errors`.
 """
 
 from __future__ import annotations

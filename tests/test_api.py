@@ -261,7 +261,7 @@ def test_a_run_without_an_evaluation_has_no_table(tmp_path: Path) -> None:
 def test_runs_of_another_precision_in_one_process(run: Run, tmp_path: Path) -> None:
     """Accelerate remembers its precision for the whole process."""
     made = train("toy:ToyModel", out=tmp_path, overrides={**PARTS, "benchmark": None, "train.mixed_precision": "bf16"})
-    assert (made.run.stage_folder("train", 0) / "DONE").exists()
+    assert (made.run.stage_folder("train", 1) / "DONE").exists()
 
 
 def test_an_evaluation_gives_the_numbers_of_the_command(tmp_path: Path, run: Run) -> None:
