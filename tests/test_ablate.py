@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -20,12 +22,11 @@ import toy
 from training import clean  # noqa: F401 - a fixture
 from warm import shared
 
-from srum_core.ablation import share as sharing
 from srum_core.ablation import work as working
 from srum_core.ablation.arms import Arm, Arms, Curve, read_arms
-from srum_core.ablation.figures import curves, drops
 from srum_core.ablation.plan import fingerprint
 from srum_core.ablation.tables import Row, Tables
+from srum_core.ablation.write import curves, drops
 from srum_core.cli import main
 from srum_core.config import changed, load_settings
 from srum_core.errors import ConfigError, TrainingError
@@ -268,7 +269,7 @@ def test_what_is_linked_remembers_its_own_settings(tmp_path: Path) -> None:
     ablate(tmp_path, "sft")
     source = Run.open(tmp_path / "out/seed-0/shared")
     target = Run(tmp_path / "mine", source.settings, source.registry)
-    sharing.share(source, target, Step("generate", 1))
+    working.share(source, target, Step("generate", 1))
     ours, theirs = (run.stage_folder("generate", 1) for run in (target, source))
     assert inode(ours / "settings.json") != inode(theirs / "settings.json")
     assert inode(ours / "DONE") == inode(theirs / "DONE")
@@ -279,7 +280,7 @@ def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: Any) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr(sharing.os, "link", refuse)
+    monkeypatch.setattr(working.os, "link", refuse)
     ablate(tmp_path, "sft")
     run = Run.open(tmp_path / "out/seed-0/sft")
     assert all(candidate.image.is_file() for candidate in run.candidates(1))
@@ -331,7 +332,7 @@ def test_interrupted_while_sharing_it_ends_with_the_same_tables(
             raise KeyboardInterrupt
         really(*paths)
 
-    monkeypatch.setattr(sharing.os, "link", link)
+    monkeypatch.setattr(working.os, "link", link)
     assert main.main(given) == 130
     assert main.main(given) == 0
     assert results(tmp_path)["rows"] == whole["rows"]
@@ -340,10 +341,10 @@ def test_interrupted_while_sharing_it_ends_with_the_same_tables(
 
 
 TAKEN: dict[str, tuple[str, Callable[[Run, Run], None]]] = {
-    "pictures": ("round-1/candidates", lambda source, target: sharing.share(source, target, Step("generate", 1))),
-    "evaluation": ("base/evaluation", lambda source, target: sharing.share(source, target, Step("evaluate", None))),
-    "training": ("round-1/checkpoint", lambda source, target: sharing.share(source, target, Step("train", 1))),
-    "latents": ("round-1/latents", sharing.share_latents),
+    "pictures": ("round-1/candidates", lambda source, target: working.share(source, target, Step("generate", 1))),
+    "evaluation": ("base/evaluation", lambda source, target: working.share(source, target, Step("evaluate", None))),
+    "training": ("round-1/checkpoint", lambda source, target: working.share(source, target, Step("train", 1))),
+    "latents": ("round-1/latents", working.share_latents),
 }
 
 
@@ -383,7 +384,7 @@ def test_what_is_taken_is_there_as_a_whole_or_not_at_all(
 def stop_at(patch: pytest.MonkeyPatch, number: int, links: bool) -> list[str]:
     """Interrupt the sharing before its `number`th deed on the disk; returns the deeds so far, to be."""
     deeds: list[str] = []
-    really = {"copy": shutil.copy2, "write": sharing.write_atomic, "rename": Path.rename, "link": os.link}
+    really = {"copy": shutil.copy2, "write": working.write_atomic, "rename": Path.rename, "link": os.link}
 
     def doing(name: str) -> Callable[..., Any]:
         def do(*paths: Any) -> Any:
@@ -399,9 +400,9 @@ def stop_at(patch: pytest.MonkeyPatch, number: int, links: bool) -> list[str]:
     def refuse(*_: Any) -> None:
         raise OSError("no links here")
 
-    patch.setattr(sharing.os, "link", doing("link") if links else refuse)
-    patch.setattr(sharing.shutil, "copy2", doing("copy"))
-    patch.setattr(sharing, "write_atomic", doing("write"))
+    patch.setattr(working.os, "link", doing("link") if links else refuse)
+    patch.setattr(working.shutil, "copy2", doing("copy"))
+    patch.setattr(working, "write_atomic", doing("write"))
     patch.setattr(Path, "rename", doing("rename"))
     return deeds
 
@@ -546,8 +547,7 @@ def test_the_numbers_are_those_of_the_pictures(tmp_path: Path) -> None:
 
 def test_the_files_say_how_they_were_made(tmp_path: Path) -> None:
     whole = ablate(tmp_path, "base,sft,paper,lambda-0.1,lambda-1")
-    assert whole["command"].startswith("srum ablate --adapter toy:ToyModel --out ")
-    assert "--seeds 1 --arms base,sft,paper,lambda-0.1,lambda-1 --with " in whole["command"]
+    assert whole["command"] == shlex.join(["srum", *command(tmp_path, "base,sft,paper,lambda-0.1,lambda-1")])
     assert "1 training seed; 3 prompts with 2 picture(s) each" in whole["note"]
     assert "srum " in whole["note"]
     assert os.uname().nodename not in whole["note"]
@@ -577,38 +577,42 @@ def table(*rows: tuple[Arm, float, float | None]) -> Tables:
     return Tables(("correct",), (), "paper", tuple(made), ())
 
 
-def test_bars_go_from_zero_to_the_change() -> None:
-    figure = drops(table((Arm("sft", drop=True), 0.5, -0.1), (Arm("up", drop=True), 0.5, 0.05), (Arm("not"), 0.5, 0.3)))
-    assert figure is not None
-    root = ET.fromstring(figure.svg)
-    bars = [each for each in root.iter() if each.tag.endswith("rect")]
-    assert len(bars) == 2
-    (x0, width0), (x1, width1) = [(float(bar.get("x", "")), float(bar.get("width", ""))) for bar in bars]
-    assert x0 + width0 == pytest.approx(x1, abs=0.2)  # one ends and the other begins at zero
-    assert width0 / width1 == pytest.approx(2, rel=0.02)
-    titles = [each.text for each in root.iter() if each.tag.endswith("title")]
-    assert "sft: −0.100 [−0.110, −0.080]" in titles
+def test_changes_lie_beside_zero_with_their_intervals() -> None:
+    title, svg = drops(
+        table((Arm("sft", drop=True), 0.5, -0.1), (Arm("up", drop=True), 0.5, 0.05), (Arm("not"), 0.5, 0.3))
+    )
+    assert title == "Change in correct against paper (95 % intervals, in %)"
+    root = ET.fromstring(svg)
+    (zero,) = [float(each.get("d", "")[1:].split()[0]) for each in root.iter() if each.get("class") == "axis"]
+    sft, up = [float(each.get("cx", "")) - zero for each in root.iter() if each.tag.endswith("circle")]
+    assert sft / up == pytest.approx(-2, rel=0.02)
+    bars = [re.findall(r"[\d.]+", each.get("d", "")) for each in root.iter() if each.get("class") == "bar"]
+    assert float(bars[0][2]) - float(bars[0][0]) == pytest.approx(0.3 * -sft, rel=0.02)
+    words = [each.text for each in root.iter() if each.tag.endswith("text")]
+    assert "−10.0 [−11.0, −8.0]" in words
+    assert "not" not in words
 
 
-def test_lines_differ_in_dashes_and_marks_and_take_the_colour_of_the_text() -> None:
+def test_lines_differ_in_dashes_and_stand_alone_in_light_and_dark() -> None:
     rows = [(Arm(f"at-{x}", curve=Curve(line, x)), x / 2, None) for line in ("a<b", "c") for x in (0.1, 1.0, 0.5)]
-    figure = curves(table(*rows), "λ")
-    assert figure is not None
-    root = ET.fromstring(figure.svg)
-    lines = [each for each in root.iter() if each.get("stroke-width") == "2"]
-    assert [each.get("stroke-dasharray") for each in lines] == [None, "6 4"]
-    xs = [float(point.split(" ")[0]) for point in lines[0].get("d", "")[1:].split("L")]
+    _, svg = curves(table(*rows), "λ")
+    root = ET.fromstring(svg)
+    lines = [each.get("d", "") for each in root.iter() if each.get("class") == "line s0"]
+    xs = [float(point.split(" ")[0]) for point in re.split("[ML]", lines[0])[1:]]
+    assert len(xs) == 3
     assert xs == sorted(xs)
-    assert len([each for each in root.iter() if each.tag.endswith("circle")]) == 3
-    assert len([each for each in root.iter() if each.tag.endswith("polygon")]) == 3
-    colours = {each.get(name) for each in root.iter() for name in ("fill", "stroke")} - {None, "none"}
-    assert colours == {"currentColor"}
+    assert [len([each for each in root.iter() if each.get("class") == f"dot s{n}"]) for n in (0, 1)] == [3, 3]
+    assert len([each for each in root.iter() if each.get("class") == "bar"]) == 6
+    (style,) = [each.text or "" for each in root.iter() if each.tag.endswith("style")]
+    assert style.count(".chart .line.s1") == 2
+    assert style.index("#fdfcfa") < style.index("prefers-color-scheme: dark") < style.index("#15171a")
+    assert "var(" not in style
 
 
 def test_no_figure_without_something_to_show() -> None:
-    assert drops(table((Arm("sft"), 0.5, -0.1))) is None
-    assert curves(table((Arm("sft"), 0.5, None)), "λ") is None
-    assert drops(Tables((), (), "paper", (), ())) is None
+    assert drops(table((Arm("sft"), 0.5, -0.1))) == ("", "")
+    assert curves(table((Arm("sft"), 0.5, None)), "λ") == ("", "")
+    assert drops(Tables((), (), "paper", (), ())) == ("", "")
 
 
 # ---- what people type -----------------------------------------------------------------------------------------------

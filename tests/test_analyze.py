@@ -14,8 +14,9 @@ from test_bagel import build
 from toy import ToyModel
 
 from srum_benchmarks.shapes.checker import Found, layout
-from srum_core.analysis import activity, clusters, curves, models, steps
+from srum_core.analysis import clusters, curves, models, samples, steps
 from srum_core.errors import ConfigError, RecordError
+from srum_core.evaluation.formatting import Grid
 from srum_core.records import Candidate, Prompt
 
 # ---- what BAGEL offers -----------------------------------------------------------------------------------------------
@@ -43,8 +44,8 @@ def test_bagels_neurons_are_seen_in_drawing_by_the_expert_that_draws(model) -> N
     model.generate(["a"], [1])
     hook.remove()
     sizes = [seen[0][-1]] * (2 * layers)
-    drawn = activity.measure(neurons, sizes, lambda: model.generate(["a"], [1]))
-    read = activity.measure(neurons, sizes, lambda: model.read(["a"]))
+    drawn = samples.measure(neurons, sizes, lambda: model.generate(["a"], [1]))
+    read = samples.measure(neurons, sizes, lambda: model.read(["a"]))
     generation = slice(layers * sizes[0], None)
     # What text and markers would become after the last layer serves nothing: it is never computed.
     last = slice((layers - 1) * sizes[0], layers * sizes[0])
@@ -133,8 +134,11 @@ def test_curves_are_paired_and_leave_unreadable_pictures_out(tmp_path: Path) -> 
     assert found["layout"]["means"]["base"][0][0] == pytest.approx(0.1)
     assert found["layout"]["change"]["srum"][1][0] == pytest.approx(0.05)
     assert found["layout"]["area"]["base"][0] == pytest.approx((0.5 + 0.4) / 2)
-    text = curves.write(tmp_path, {"base": base, "srum": other}, [1.0, 0.6, 0.3], "somebody")
-    assert "Graded by somebody" in text
+    told, layout_table, _ = curves.write(tmp_path, {"base": base, "srum": other}, [1.0, 0.6, 0.3], "somebody")
+    assert isinstance(layout_table, Grid)
+    assert layout_table.rows[1][-1].endswith(" [+0.000, +0.075]")
+    text = (tmp_path / "steps.md").read_text()
+    assert text.startswith(f"{told}\n\n**Layout, 2 of 2 pictures readable at every step**\n\n| model | 0 (t = 1.00) |")
     assert "1 (t = 0.60)" in text
     assert (tmp_path / "steps-layout.svg").read_text().startswith("<svg")
     with pytest.raises(RecordError, match="No picture could be graded"):
@@ -163,7 +167,7 @@ def test_activity_is_the_mean_of_the_first_rows_tokens() -> None:
         one(torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[100.0, 100.0], [100.0, 100.0]]]))
         one(torch.tensor([[5.0, 9.0]]))
 
-    found = activity.measure({"a": [one], "b": [never]}, [2, 2], act)
+    found = samples.measure({"a": [one], "b": [never]}, [2, 2], act)
     assert found[:2].tolist() == [3.0, 5.0]
     assert np.isnan(found[2:]).all()
     assert not one._forward_hooks

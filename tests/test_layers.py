@@ -103,7 +103,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("records",), ("errors",), ("files",), ("flow",), ("protocols",), ("options",), ("plugins",), ("config",),
     ("models",), ("runs",), ("stages.chunks", "stages.interview", "stages.asking"), ("training",),
     ("stages.generate", "stages.ground", "stages.judge", "stages.preflight"), ("evaluation",), ("stages",),
-    ("report", "testing"), ("api",), ("cli",), (*FEATURES, "report.command"),
+    ("report", "testing"), ("api",), ("cli",), FEATURES,
 )  # fmt: skip
 """Lowest first. A module belongs to the longest of these names that it begins with."""
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
 from srum_core import config, plugins
-from srum_core.analysis.activity import _Sum
+from srum_core.analysis.samples import _Sum
 from srum_core.cli.main import main
 from srum_core.config.settings import Settings, Train
 from srum_core.doctor.memory_meter import Metered, metered

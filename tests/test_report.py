@@ -21,10 +21,9 @@ from toy import COMPONENTS
 from srum_core.cli import main
 from srum_core.errors import RecordError
 from srum_core.report import charts
-from srum_core.report.gallery import Choice
+from srum_core.report.gallery import chosen, data_uri
 from srum_core.report.gather import gather
 from srum_core.report.page import embedded, render, write_report
-from srum_core.report.pictures import data_uri
 from srum_core.runs.run import Run
 
 
@@ -204,12 +203,10 @@ def test_a_limit_keeps_the_worst_the_best_and_what_changed_most(folder: Path) ->
 def test_a_choice_is_exact_in_number_and_keeps_the_order() -> None:
     ids = [f"{index:03}" for index in range(100)]
     for limit in (1, 2, 5, 50, 99):
-        choice = Choice(limit)
-        kept = choice.of(ids, {name: float(name) for name in ids[::2]})
+        kept = chosen(ids, {name: float(name) for name in ids[::2]}, limit)
         assert len(kept) == limit
         assert kept == sorted(kept)
-        assert choice.left_out == 100 - limit
-    assert Choice(0).of(ids, {}) == ids
+    assert chosen(ids, {}, 0) == ids
 
 
 def test_small_pictures_stay_as_they_are_and_large_ones_become_small(tmp_path: Path) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from attrs import evolve
 from rich.console import Console
 
 from srum_benchmarks.summary import Cell, Part, part, row
 from srum_core.doctor import findings
-from srum_core.evaluation.comparison import Comparison, Line, grids
-from srum_core.evaluation.tables import BenchmarkTable, Grid, all_shares, cell, number, show
-from srum_core.records import Row
+from srum_core.evaluation import stage, statistics
+from srum_core.evaluation.comparison import Comparison, Line, grid
+from srum_core.evaluation.formatting import Grid, all_shares, number
+from srum_core.evaluation.stage import Scored, change
+from srum_core.evaluation.statistics import Estimate
+from srum_core.evaluation.tables import BenchmarkTable, show
+from srum_core.records import Candidate, Prompt, Row
 
 NUMBER = "57.8 [51.8, 63.9]"
 
@@ -69,13 +78,14 @@ def test_foreign_text_is_no_markup() -> None:
 def test_how_a_number_is_written(
     value: float, interval: tuple[float, float] | None, percent: bool, signed: bool, text: str
 ) -> None:
-    assert number(value, interval, percent, signed) == text
+    assert number(Estimate(value, *(interval or ())), percent, signed) == text
 
 
 def test_a_standard_error_is_shown_as_an_interval() -> None:
-    assert cell(Row("a", 0.5, 9, 0.1), True) == "50.0 [30.4, 69.6]"
-    assert cell(Row("a", 0.5, 9), True) == "50.0"
-    assert cell(None, True) == ""
+    assert number(Row("a", 0.5, 9, 0.1), True) == "50.0 [30.4, 69.6]"
+    assert number(Row("a", 0.5, 9), True) == "50.0"
+    assert number(Row("a", -0.5, 9), digits=2) == "−0.50"
+    assert number(None, True) == ""
     assert all_shares([0.95, -1.0])
     assert not all_shares([0.95, 41.2])
 
@@ -90,15 +100,104 @@ def test_a_benchmark_s_table_at_80_columns() -> None:
 def test_a_comparison_at_80_columns() -> None:
     columns = tuple((f"column {n}", ()) for n in range(8))
     values = {name: Row(name, 41.2, 9, low=30.0, high=52.5) for name, _ in columns}
-    (grid,) = grids([Comparison("t", columns, (), (Line("bagel (mine)", values),), ("a note",), 2)])
-    text = printed(grid)
+    text = printed(grid(Comparison("t", columns, (), (Line("bagel (mine)", values),), ("a note",), 2)))
     assert text.count("41.20 [30.00, 52.50]") == 8
     assert "1. a note" in text
 
 
 def test_the_doctor_s_costs_at_80_columns() -> None:
-    costs = [findings.Cost("generate " * 9, 16, 0.123456, 12345.0, 123456.0)]
+    costs = [findings.Cost("training step", 16, 0.123456, 12345.0, 123456.0)]
     assert re.search(r"16 │ +0.123 │ 0.00772 │ \+12345 MiB │ +123456 MiB", printed(findings.costs(costs)))
+    text = printed(findings.costs([evolve(costs[0], operation="generate " * 9)]))
+    assert "+12345 MiB" in text
+    assert "123456 MiB" in text
+
+
+def test_the_doctor_s_verdicts_are_words() -> None:
+    told = (("seeds", "fine"), ("seeds", "wrong"), ("words", "fine"))
+    found = [findings.Finding(check, verdict, "") for check, verdict in told]  # type: ignore[arg-type]
+    assert findings.verdicts(found).rows == [("seeds", "wrong"), ("words", "fine")]
+
+
+def test_a_table_as_markdown() -> None:
+    made = Grid(["model", "n", "what"], [["a|b", "1", "two\nlines"]], "title", "1. note", frozenset({2}))
+    lines = [
+        "**title**",
+        "",
+        "| model | n | what |",
+        "| --- | ---: | --- |",
+        r"| a\|b | 1 | two lines |",
+        "",
+        "1. note",
+    ]
+    assert made.markdown().splitlines() == lines
+
+
+# ---- changes ---------------------------------------------------------------------------------------------------------
+
+
+class Judged:
+    """Rows that are means, one of them in per cent of a grade up to 100, and one that is none."""
+
+    def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> list[Row]:
+        rows = (("accuracy", "right", 1.0, 1), ("accuracy, %", "right", 100.0, 1), ("grade", "grade", 1.0, 100))
+        found = [
+            row(name, [(weight, part(Cell(each.prompt.id, v[measure]) for each, v in scored))], bounds=(0, most))
+            for name, measure, weight, most in rows
+        ]
+        best = max(values["right"] for _, values in scored)
+        return [*found, Row("best", best, len(scored), 0.1)]
+
+
+def changed(
+    monkeypatch: pytest.MonkeyPatch, before: Sequence[float], after: Sequence[float], made: object
+) -> dict[str, Estimate]:
+    def evaluated(values: Sequence[float]) -> list[Scored]:
+        made = [Candidate(str(n), Prompt(f"p{n}", "a cup"), Path("a.png"), (8, 8), 0) for n in range(len(values))]
+        return [Scored(c.id, c, {"right": v, "grade": 90 * v}) for c, v in zip(made, values, strict=True)]
+
+    there = {None: evaluated(before), 1: evaluated(after)}
+    rows = {
+        k: {r.name: r for r in Judged().table([(s.candidate, s.values) for s in each])} for k, each in there.items()
+    }
+    monkeypatch.setattr(stage, "read_table", lambda _, round: rows.get(round))
+    monkeypatch.setattr(stage, "scored", lambda _, round: there[round])
+    run = SimpleNamespace(
+        settings=SimpleNamespace(round_numbers=(1, 2)), at=lambda *_: SimpleNamespace(benchmark=lambda: made)
+    )
+    return change(run)  # type: ignore[arg-type]
+
+
+def test_a_change_is_paired_and_carries_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = [0.0, 1.0, 0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]
+    found = changed(monkeypatch, before, after, Judged())
+    by_hand = statistics.difference(np.array([after]), np.array([before]))
+    for name, scale in (("accuracy", 1), ("accuracy, %", 100), ("grade", 90)):
+        own = found[name]
+        expected = [scale * end for end in (by_hand.value, by_hand.low or 0, by_hand.high or 0)]
+        assert [own.value, own.low, own.high] == pytest.approx(expected)
+
+
+def test_no_change_is_no_certainty_and_its_interval_lies_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = changed(monkeypatch, [0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0], Judged())
+    for name, scale in (("accuracy", 1), ("accuracy, %", 100), ("grade", 100)):
+        own = found[name]
+        assert (own.value, own.low, own.high) == pytest.approx((0, -0.4899 * scale, 0.4899 * scale), abs=0.01 * scale)
+
+
+def test_what_is_no_mean_has_a_change_and_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = changed(monkeypatch, [0.0, 0.25, 0.25], [0.5, 0.25, 0.0], Judged())
+    assert found["best"].value == pytest.approx(0.25)
+    found = changed(monkeypatch, [0.0, 0.5, 0.25], [0.25, 0.5, 0.0], Judged())
+    assert found["best"] == Estimate(0.0)
+
+
+def test_a_table_that_refuses_differences_costs_the_interval_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(Judged):
+        def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> list[Row]:
+            raise ValueError("scores are 0 or 1")
+
+    assert changed(monkeypatch, [0.0, 1.0], [1.0, 1.0], Refusing())["accuracy"] == Estimate(0.5)
 
 
 # ---- groups of prompts -----------------------------------------------------------------------------------------------

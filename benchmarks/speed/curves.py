@@ -32,7 +32,7 @@ from srum_core.evaluation.statistics import Estimate
 from srum_core.options import Use
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Question, Region, Score
-from srum_core.report.figures import chart
+from srum_core.report import charts
 from srum_core.runs.store import write_atomic
 from srum_core.training import metrics
 
@@ -165,7 +165,7 @@ def draw(out: Path, found: Sequence[dict[str, Any]], axis: str, key: str, unit: 
         ends = (each["low"], each["high"]) if key == "seconds" else (None, None)
         lines.setdefault(each["work"], []).append((each[axis], Estimate(each[key], *ends)))
     name = f"speed-{key}-{axis.replace(' ', '-')}.svg"
-    write_atomic(out / name, chart(name, f"{unit} against {axis}", axis, lines).svg)
+    write_atomic(out / name, charts.curves(f"{unit} against {axis}", axis, lines))
     for work, points in lines.items():
         print(f"{work}, {unit} over {axis}: {fitted([(x, each.value) for x, each in points])}", flush=True)
 

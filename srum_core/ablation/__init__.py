@@ -1,7 +1,7 @@
 """`srum ablate`: the same method with one thing changed at a time, over training seeds, side by side.
 
-`arms` reads which arms there are, `plan` finds out what they can share, `share` lets them, `work` runs them, `tables`
-puts the numbers together, and `write` and `figures` show them. An ablation is a folder of ordinary runs.
+`arms` reads which arms there are, `plan` finds out what they can share, `work` runs them and lets them share, `tables`
+puts the numbers together, and `write` shows them. An ablation is a folder of ordinary runs.
 """
 
 from __future__ import annotations

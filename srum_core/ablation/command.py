@@ -11,22 +11,16 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from srum_core import plugins
 from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
-from srum_core.cli.common import add_settings, read_settings, show_table
-from srum_core.cli.runs import finish_with_report
+from srum_core.cli.common import add_settings, finish_with_report, read_settings, show_table
 from srum_core.errors import ConfigError
-from srum_core.evaluation.tables import Grid, all_shares
 from srum_core.files import lock
 from srum_core.runs.progress import shown, tell
 from srum_core.stages import preflight
 from srum_core.stages.chunks import Step
-
-if TYPE_CHECKING:
-    from srum_core.ablation.tables import Tables
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,51 +51,24 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         return _announce(plan, parsed.out)
     with lock(parsed.out):
-        _work(plan, parsed.out, _command(parsed))
+        _work(plan, parsed.out, shlex.join(["srum", *parsed.given]))
     return 0
 
 
 def _work(plan: Plan, folder: Path, command: str) -> None:
-    from srum_core.ablation.tables import Reader, tabulate  # numpy
+    from srum_core.ablation.tables import Known, tabulate  # numpy
     from srum_core.ablation.work import work
     from srum_core.ablation.write import write
 
-    reader = Reader()
+    read: Known = {}
     try:
-        failures = work(plan, lambda so_far: write(folder, plan, tabulate(plan, so_far, reader), command))
+        failures = work(plan, lambda so_far: write(folder, plan, tabulate(plan, so_far, read), command))
     except KeyboardInterrupt:
         tell(f"\nsrum: stopped; nothing that is on disk is lost. To go on:\n  {command}")
         raise
-    tables = tabulate(plan, failures, reader)
-    write(folder, plan, tables, command)
-    show_table(_table(tables, len(plan.seeds)))
+    show_table(write(folder, plan, tabulate(plan, failures, read), command))
     print(f"The table is in {shown(folder.absolute() / 'ablation.md')}")
     finish_with_report(folder.absolute())
-
-
-def _table(tables: Tables, seeds: int) -> Grid:
-    from srum_core.ablation.write import cells, columns
-    from srum_core.ablation.write import shown as shown_cell
-
-    head, lines = ["arm", *columns(tables)], []
-    percent = all_shares(each.value for row in tables.rows for each in row.means.values())
-    for row in tables.rows:
-        found = cells(row, tables, seeds)
-        told = (shown_cell(each, name.startswith("change"), percent) for name, each in found.items())
-        lines.append([row.arm.name, *told])
-    title = f"95 % intervals{', in %' if percent else ''}"
-    return Grid(head, lines, title, words=frozenset({len(head) - 1}))
-
-
-def _command(parsed: argparse.Namespace) -> str:
-    """What was typed, in one order."""
-    words = ["srum", "ablate"]
-    named = [("--adapter", parsed.adapter), *(("--preset", name) for name in parsed.preset)]
-    named += [("--checkpoint", parsed.checkpoint), ("--config", parsed.config), ("--out", parsed.out)]
-    named += [("--seeds", parsed.seeds), ("--arms", parsed.arms or None), *(("--with", file) for file in parsed.files)]
-    words += [word for option, value in named if value is not None for word in (option, str(value))]
-    words += ["--quick"] if parsed.quick else []
-    return shlex.join([*words, *parsed.settings])
 
 
 def _announce(plan: Plan, folder: Path) -> int:

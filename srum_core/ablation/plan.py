@@ -104,12 +104,13 @@ def make_plan(
 def _units(
     shared: Run, chosen: Sequence[Arm], runs: Mapping[str, Run], training_only: Sequence[str]
 ) -> tuple[Unit, ...]:
-    wanted = {arm.name: _wanted(arm, runs[arm.name]) for arm in chosen}
+    before = Step("evaluate", None)
+    wanted = {arm.name: [before] if arm.untrained else steps(runs[arm.name]) for arm in chosen}
     marks = {name: [fingerprint(runs[name], step, training_only) for step in each] for name, each in wanted.items()}
     needed = {mark for each in marks.values() for mark in each}
     first: dict[str, Run] = {}
     tasks = []
-    for step in [Step("evaluate", None), *(Step(stage, 1) for stage in STAGES[:3])]:
+    for step in [before, *(Step(stage, 1) for stage in STAGES[:3])]:
         mark = fingerprint(shared, step, training_only)
         if mark in needed:
             first[mark] = shared
@@ -122,10 +123,6 @@ def _units(
             tasks.append(Task(step, None if source is own else source))
         units.append(Unit(arm, own, tuple(tasks)))
     return tuple(units)
-
-
-def _wanted(arm: Arm, run: Run) -> list[Step]:
-    return [Step("evaluate", None)] if arm.untrained else steps(run)
 
 
 def fingerprint(run: Run, step: Step, training_only: Sequence[str]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import isnan, nan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from srum_core.ablation.arms import Arm
 from srum_core.ablation.plan import Plan
@@ -81,20 +82,8 @@ class Tables:
 BySeed = dict[int, Measured]
 
 
-@define
-class Reader:
-    """Reads evaluations once: a finished one does not change."""
-
-    known: dict[tuple[str, int | None], Measured] = field(factory=dict)
-
-    def measured(self, run: Run, round: int | None) -> Measured | None:
-        """None while the evaluation is not finished."""
-        if not run.done("evaluate", round):
-            return None
-        key = (str(run.folder), round)
-        if key not in self.known:
-            self.known[key] = measured(run, round)
-        return self.known[key]
+Known = dict[tuple[Path, int | None], Measured]
+"""Evaluations that were read: a finished one does not change."""
 
 
 def measured(run: Run, round: int | None) -> Measured:
@@ -117,9 +106,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else nan
 
 
-def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], reader: Reader) -> Tables:
+def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], read: Known) -> Tables:
     """All arms, in order; with what is there so far."""
-    lines = tuple(line for arm in plan.chosen for line in _lines(plan, arm, reader))
+    lines = tuple(line for arm in plan.chosen for line in _lines(plan, arm, read))
     final: dict[str, BySeed] = {}
     start: dict[str, BySeed] = {}
     for line in lines:
@@ -135,24 +124,26 @@ def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], reader: Reader
         others = {} if arm.untrained else {BASE: start.get(arm.name, {})}
         others |= {name: final[name] for name in against if name != arm.name}
         reference = final.get(plan.arms.reference, {}) if arm.name != plan.arms.reference else {}
-        means = {name: _estimate(own, name) for name in measures}
-        changes = {name: _difference(own, other, measures) for name, other in others.items()}
+        sorted_own = [each for _, each in sorted(own.items())]
+        known = {name: table for name in measures if (table := _table(sorted_own, name)) is not None}
+        means = {name: statistics.estimate(table) for name, table in known.items()}
+        all_changes = {name: _difference(own, other, measures) for name, other in others.items()}
         drop, notes = _difference(own, reference, measures), _notes(plan, arm, own, failures)
-        rows.append(Row(arm, tuple(own), _known(means), _known(changes), drop, notes))
+        changes = {name: each for name, each in all_changes.items() if each}
+        rows.append(Row(arm, tuple(own), means, changes, drop, notes))
     return Tables(measures, against, plan.arms.reference, tuple(rows), lines)
 
 
-def _lines(plan: Plan, arm: Arm, reader: Reader) -> Iterator[Line]:
+def _lines(plan: Plan, arm: Arm, read: Known) -> Iterator[Line]:
     """An arm's finished evaluations."""
     for seed in plan.seeds:
         unit = plan.unit(seed, arm.name)
         for round in [None] if arm.untrained else [None, *unit.run.settings.round_numbers]:
-            if found := reader.measured(unit.run, round):
-                yield Line(arm.name, seed, round, found)
-
-
-def _known(estimates: Mapping[str, Estimate | None]) -> dict[str, Estimate]:
-    return {name: each for name, each in estimates.items() if each}
+            key = (unit.run.folder, round)
+            if key not in read and unit.run.done("evaluate", round):
+                read[key] = measured(unit.run, round)
+            if key in read:
+                yield Line(arm.name, seed, round, read[key])
 
 
 def _notes(
@@ -167,11 +158,6 @@ def _notes(
     if unscored := sum(each.unscored for each in own.values()):
         notes.append(f"{unscored} images have no score (not finite, or refused); prompts without any are left out")
     return tuple(notes)
-
-
-def _estimate(own: Mapping[int, Measured], measure: str) -> Estimate | None:
-    table = _table([each for _, each in sorted(own.items())], measure)
-    return None if table is None else statistics.estimate(table)
 
 
 def _difference(own: Mapping[int, Measured], other: Mapping[int, Measured], measures: Sequence[str]) -> Estimate | None:

@@ -2,121 +2,128 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import time
-from collections.abc import Callable, Mapping
-from statistics import fmean
-
-from attrs import define, field
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from srum_core.ablation.plan import Plan, Task, Unit
-from srum_core.ablation.share import share, share_latents
 from srum_core.errors import SrumError
-from srum_core.files import lock
+from srum_core.files import aside, lock, put_in_place
 from srum_core.runs.progress import clock, shown, tell
 from srum_core.runs.run import Run
+from srum_core.runs.store import sync_folder, to_json, write_atomic
 from srum_core.stages import preflight
+from srum_core.stages.chunks import Step
 from srum_core.stages.order import perform
 
 Failures = Mapping[tuple[int, str], str]
 """Why an arm could not be finished, by (training seed, arm)."""
 
 
-def work(plan: Plan, after_seed: Callable[[Failures], None]) -> Failures:
+def work(plan: Plan, after_seed: Callable[[Failures], object]) -> Failures:
     """Everything that is not there yet. An arm that fails is told and passed over; what is shared must not fail.
 
     `after_seed` is called when all arms of a training seed are through and others follow."""
     failures: dict[tuple[int, str], str] = {}
-    forecast = Forecast([unit for units in plan.units.values() for unit in units])
-    for seed in plan.seeds:
-        for unit in plan.units[seed]:
-            if unit.done:
-                continue
-            tell(f"seed {seed} · {unit.name} · {forecast.told()}")
-            try:
-                _do(plan, unit, forecast)
-            except SrumError as error:
-                told = f"{error}{_redo(unit) if '--redo ' in str(error) else ''}"
-                if unit.arm is None:
-                    raise type(error)(told) from error
-                failures[seed, unit.name] = str(error)
-                forecast.given_up.add(id(unit))
-                tell(f"seed {seed} · {unit.name} failed; the others go on. {told}")
-        if seed != plan.seeds[-1]:
+    units = [unit for seed in plan.seeds for unit in plan.units[seed]]
+    began, before = time.monotonic(), sum(unit.done for unit in units)
+    for number, unit in enumerate(units):
+        seed = unit.run.settings.seed
+        if number and seed != units[number - 1].run.settings.seed:
             after_seed(failures)
+        if unit.done:
+            continue
+        tell(f"seed {seed} · {unit.name} · {_told(units, before, time.monotonic() - began)}")
+        try:
+            _do(plan, unit)
+        except SrumError as error:
+            folder = shown(unit.run.folder)
+            command = shlex.join(["srum-train", "--config", f"{folder}/run.toml", "--out", folder, "--redo"])
+            redo = f" In an ablation: {command} STAGE --only STAGE, then this command again."
+            told = f"{error}{redo if '--redo ' in str(error) else ''}"
+            if unit.arm is None:
+                raise type(error)(told) from error
+            failures[seed, unit.name] = str(error)
+            tell(f"seed {seed} · {unit.name} failed; the others go on. {told}")
     return failures
 
 
-def _redo(unit: Unit) -> str:
-    folder = shown(unit.run.folder)
-    command = shlex.join(["srum-train", "--config", f"{folder}/run.toml", "--out", folder, "--redo"])
-    return f" In an ablation: {command} STAGE --only STAGE, then this command again."
+def _told(units: Sequence[Unit], before: int, seconds: float) -> str:
+    """How far it is; how long the rest may take, if runs take as long as those that are finished."""
+    done = sum(unit.done for unit in units)
+    text = f"{done} of {len(units)} done · {clock(seconds)} so far"
+    return f"{text}, about {clock(seconds / (done - before) * (len(units) - done))} left" if done > before else text
 
 
-def _do(plan: Plan, unit: Unit, forecast: Forecast) -> None:
+def _do(plan: Plan, unit: Unit) -> None:
     with lock(unit.run.folder):
         run = Run.create(unit.run.folder, unit.run.settings, unit.run.registry)
         todo = [task for task in unit.tasks if not run.done(task.step.stage, task.step.round)]
         preflight.refuse(preflight.problems(run, [task.step for task in todo if task.source is None]))
         try:
             for task in todo:
-                began = time.monotonic()
                 _make(plan, run, task)
-                if not _taken(task):
-                    forecast.learn(task, time.monotonic() - began)
         finally:
             run.release()
 
 
 def _make(plan: Plan, run: Run, task: Task) -> None:
-    step = task.step
-    if task.source is not None and _taken(task):
-        share(task.source, run, step)
-        return
+    step, source = task.step, task.source
+    if source is not None and source.done(step.stage, step.round):
+        share(source, run, step)
+        return  # if who should have made it failed, it is made here (and most likely fails)
     if step.stage == "train" and step.round == 1:
-        _take_latents(plan, run)
+        for other in plan.units[run.settings.seed]:  # who has encoded the same images with the same model
+            if other.run.stage_settings("generate", 1) == run.stage_settings("generate", 1):
+                share_latents(other.run, run)
     perform(run, step.stage, step.round)
 
 
-def _take_latents(plan: Plan, run: Run) -> None:
-    """From whoever has encoded the same pictures with the same model."""
-    for other in plan.units[run.settings.seed]:
-        if other.run.stage_settings("generate", 1) == run.stage_settings("generate", 1):
-            share_latents(other.run, run)
+# ---- sharing --------------------------------------------------------------------------------------------------------
 
 
-def _taken(task: Task) -> bool:
-    """Whether there is something to take. If whoever should have made it failed, it is made (and most likely fails)."""
-    return task.source is not None and task.source.done(task.step.stage, task.step.round)
+def share(source: Run, target: Run, step: Step) -> None:
+    """Give `target` the finished records of a step of `source` by hard links, as a whole or not at all.
+
+    The folder remembers the target's own settings. Finished records are never appended to and pictures never written
+    over, so a link is as good as a copy; logs, which a training may cut back, are copied.
+    """
+    theirs, ours = source.stage_folder(step.stage, step.round), target.stage_folder(step.stage, step.round)
+    ours.parent.mkdir(parents=True, exist_ok=True)
+    loose = {"generate": ("prompts.jsonl",), "train": ("metrics.jsonl", "speed.jsonl")}.get(step.stage, ())
+    for name in loose:
+        if (theirs.parent / name).exists():
+            write_atomic(ours.parent / name, (theirs.parent / name).read_bytes())
+    new = aside(ours)
+    shutil.rmtree(new, ignore_errors=True)
+    link_tree(theirs, new, leave="settings.json")
+    write_atomic(new / "settings.json", to_json(target.stage_settings(step.stage, step.round)))
+    put_in_place(new, ours)  # of what was begun before there was something to share
+    sync_folder(ours.parent)
 
 
-@define
-class Forecast:
-    """How far it is, and how long the rest will take: the mean of what each stage took so far."""
+def share_latents(source: Run, target: Run) -> None:
+    """Encoded pictures of the first round; each says what it was made from, and is made again if that is not so."""
+    theirs, ours = source.round_folder(1) / "latents", target.round_folder(1) / "latents"
+    if theirs.is_dir() and not ours.exists():
+        new = aside(ours)
+        shutil.rmtree(new, ignore_errors=True)
+        link_tree(theirs, new)
+        put_in_place(new, ours)
 
-    units: list[Unit]
-    given_up: set[int] = field(factory=set)
-    took: dict[str, list[float]] = field(factory=dict)
-    began: float = field(factory=time.monotonic)
 
-    def learn(self, task: Task, seconds: float) -> None:
-        self.took.setdefault(task.step.stage, []).append(seconds)
-
-    def left(self) -> float | None:
-        """Seconds; None while a stage that is still to come has never been seen."""
-        todo = [
-            task.step.stage
-            for unit in self.units
-            if id(unit) not in self.given_up
-            for task in unit.tasks
-            if task.source is None and not unit.run.done(task.step.stage, task.step.round)
-        ]
-        if not self.took.keys() >= set(todo):
-            return None
-        return sum(fmean(self.took[stage]) for stage in todo)
-
-    def told(self) -> str:
-        finished = sum(unit.done for unit in self.units)
-        text = f"{finished} of {len(self.units)} done · {clock(time.monotonic() - self.began)} so far"
-        left = self.left()
-        return text if left is None else f"{text}, about {clock(left)} left"
+def link_tree(source: Path, target: Path, leave: str = "") -> None:
+    """A folder with the same files; copies where the file system has no hard links."""
+    target.mkdir(parents=True)
+    for entry in os.scandir(source):
+        there = target / entry.name
+        if entry.is_dir():
+            link_tree(Path(entry.path), there)
+        elif entry.name != leave and not entry.name.endswith(".tmp"):
+            try:
+                os.link(entry.path, there)
+            except OSError:
+                shutil.copy2(entry.path, there)

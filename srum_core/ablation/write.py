@@ -1,4 +1,4 @@
-"""ablation.json, .md and .csv in the folder of an ablation, and its figures."""
+"""ablation.json, .md and .csv in the folder of an ablation, and two figures after the paper's Figure 3."""
 
 from __future__ import annotations
 
@@ -6,38 +6,59 @@ import csv
 import io
 import os
 import platform
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-from srum_core.ablation import figures
+from attrs import asdict
+
 from srum_core.ablation.plan import Plan
 from srum_core.ablation.tables import BASE, Row, Tables
-from srum_core.evaluation.statistics import LEVEL, RESAMPLES, Estimate
-from srum_core.evaluation.tables import number
+from srum_core.evaluation.formatting import Grid, all_shares, markdown, number, units
+from srum_core.evaluation.statistics import RESAMPLES, Estimate
+from srum_core.report import charts
 from srum_core.runs.store import to_json, write_atomic
 
-Cell = str | dict[str, float | None]
+Cell = str | Estimate
 
 
-def write(folder: Path, plan: Plan, tables: Tables, command: str) -> None:
-    """All files; each is replaced at once."""
-    drawn = [each for each in (figures.drops(tables), figures.curves(tables, plan.arms.axis)) if each]
-    for figure in drawn:
-        write_atomic(folder / figure.file, figure.svg)
-    names = columns(tables)
+def write(folder: Path, plan: Plan, tables: Tables, command: str) -> Grid:
+    """All files; each is replaced at once. Returns the table."""
+    figures = {"ablation-drop.svg": drops(tables), "ablation-curve.svg": curves(tables, plan.arms.axis)}
+    drawn = [{"title": name, "svg": file} for file, (name, svg) in figures.items() if svg]
+    for file, (_, svg) in figures.items():
+        if svg:
+            write_atomic(folder / file, svg)
+    names, rows = columns(tables), {row.arm.name: cells(row, tables, len(plan.seeds)) for row in tables.rows}
+    plain = {
+        arm: {name: asdict(each) if isinstance(each, Estimate) else each for name, each in row.items()}
+        for arm, row in rows.items()
+    }
     whole = {
         "title": title(plan),
         "command": command,
         "note": note(plan),
         "columns": names,
-        "rows": [{"arm": row.arm.name, "cells": cells(row, tables, len(plan.seeds))} for row in tables.rows],
-        "figures": [{"title": figure.title, "svg": figure.file} for figure in drawn],
+        "rows": [{"arm": arm, "cells": cells} for arm, cells in plain.items()],
+        "figures": drawn,
     }
+    percent, lines = _percent(tables), []
+    for arm, row in rows.items():
+        texts = [
+            cell if isinstance(cell, str) else number(cell, percent, name.startswith("change to"))
+            for name, cell in row.items()
+        ]
+        lines.append([arm, *texts])
+    table = Grid(["arm", *names], lines, units(percent), words=frozenset({len(names)}))
+    pictures = [f"![{each['title']}]({each['svg']})" for each in drawn]
+    text = markdown([f"# {whole['title']}", f"```sh\n{command}\n```", str(whole["note"]), table, *pictures])
     write_atomic(folder / "ablation.json", to_json(whole))
     write_atomic(folder / "ablation.csv", long_form(tables))
-    write_atomic(folder / "ablation.md", markdown(whole))
+    write_atomic(folder / "ablation.md", text)
+    return table
+
+
+def _percent(tables: Tables) -> bool:
+    return all_shares(each.value for row in tables.rows for each in row.means.values())
 
 
 def title(plan: Plan) -> str:
@@ -56,7 +77,7 @@ def note(plan: Plan) -> str:
     seeds = f"{len(plan.seeds)} training seed{'s' if len(plan.seeds) > 1 else ''}"
     return (
         f"{seeds}; {count // evaluate.pictures} prompts with {evaluate.pictures} picture(s) each, the same prompts and "
-        f"picture seeds in every arm. Intervals: {LEVEL:.0%}, paired two-level bootstrap over prompts and training "
+        f"picture seeds in every arm. Intervals: 95 %, paired two-level bootstrap over prompts and training "
         f"seeds, {RESAMPLES} resamples. {date.today().isoformat()}; {machine}; {versions}."
     )
 
@@ -68,8 +89,7 @@ def columns(tables: Tables) -> list[str]:
 
 def cells(row: Row, tables: Tables, seeds: int) -> dict[str, Cell]:
     """By column. An arm of which no seed was finished says "failed", or nothing yet."""
-    found: dict[str, Cell] = {name: _numbers(each) for name, each in row.means.items()}
-    found |= {f"change to {name}": _numbers(each) for name, each in row.changes.items()}
+    found: dict[str, Cell] = {**row.means, **{f"change to {name}": each for name, each in row.changes.items()}}
     failed = any(each.startswith("failed") for each in row.notes)
     if not row.seeds and tables.measures:
         found[tables.measures[0]] = "failed" if failed else "not finished"
@@ -78,34 +98,26 @@ def cells(row: Row, tables: Tables, seeds: int) -> dict[str, Cell]:
     return {name: found.get(name, "") for name in columns(tables)}
 
 
-def _numbers(estimate: Estimate) -> dict[str, float | None]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+def drops(tables: Tables) -> tuple[str, str]:
+    """The paper's Figure 3, left: (title, SVG) of every marked arm's change against the reference; "" without any."""
+    rows = {row.arm.name: asdict(row.drop) for row in tables.rows if row.arm.drop and row.drop is not None}
+    if not rows:
+        return "", ""
+    percent = _percent(tables)
+    name = f"Change in {tables.measures[0]} against {tables.reference} ({units(percent)})"
+    return name, charts.dumbbells(name, [{"name": "change", "rows": rows}], percent, change=True, alone=True)
 
 
-def markdown(whole: dict[str, Any]) -> str:
-    """The table as Markdown, with what it was made by."""
-    names = whole["columns"]
-    lines = [f"# {whole['title']}", "", "```sh", whole["command"], "```", "", whole["note"], ""]
-    lines += [_line(["arm", *names]), _line(["---"] * (len(names) + 1))]
-    lines += [
-        _line([row["arm"], *(shown(row["cells"][name], name.startswith("change")) for name in names)])
-        for row in whole["rows"]
-    ]
-    lines += [""] + [f"![{figure['title']}]({figure['svg']})" for figure in whole["figures"]]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
-
-
-def shown(cell: Cell, signed: bool = False, percent: bool = False) -> str:
-    """A number with its interval."""
-    if isinstance(cell, str):
-        return cell
-    value, low, high = cell["value"], cell["low"], cell["high"]
-    assert value is not None
-    return number(value, None if low is None or high is None else (low, high), percent, signed)
+def curves(tables: Tables, axis: str) -> tuple[str, str]:
+    """Figure 3, right: the first measure against a setting, a line for every way of drawing; "" without any."""
+    lines: dict[str, list[tuple[float, Estimate]]] = {}
+    for row in tables.rows:
+        if row.arm.curve and tables.measures and (found := row.means.get(tables.measures[0])):
+            lines.setdefault(row.arm.curve.line, []).append((row.arm.curve.x, found))
+    if not any(len(points) > 1 for points in lines.values()):
+        return "", ""
+    name = f"{tables.measures[0]} against {axis} ({units(False)})"
+    return name, charts.curves(name, axis, lines)
 
 
 def long_form(tables: Tables) -> str:

@@ -1,7 +1,14 @@
-"""Looking into models and not only at their pictures: the paper's Figure 4 and Appendix B. No torch."""
+"""Look into models that runs have trained, beside the one they started from. docs/results/analyses.md has the details.
+
+srum analyze steps sft=RUN srum=RUN                     the paper's Figure 4: layout and detail along the steps
+srum analyze activations sft=RUN srum=RUN               its Appendix B: how active which neurons are
+
+Both go on where they stopped when the same command is given again.
+"""
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from srum_core import hookimpl
@@ -9,8 +16,14 @@ from srum_core import hookimpl
 
 @hookimpl
 def srum_commands(subparsers: Any) -> None:
-    subparsers.add_parser(
-        "analyze",
-        help="look into models: scores along the steps of drawing, and which neurons are active",
-        module="srum_core.analysis.command",
-    )
+    text = "look into models: scores along the steps of drawing, and which neurons are active"
+    subparsers.add_parser("analyze", help=text, module=__name__)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    kinds: Any = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module, text in (
+        ("steps", "curves", "score the clean estimate at chosen steps of drawing, for layout and for detail"),
+        ("activations", "activations", "compare how active the neurons of understanding and of generation are"),
+    ):
+        kinds.add_parser(name, help=text, module=f"srum_core.analysis.{module}")

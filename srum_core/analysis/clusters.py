@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import astuple, frozen
 
-from srum_core.analysis.effect_size import sample_strength, select
 from srum_core.analysis.models import BASE
 from srum_core.analysis.samples import TASKS
 from srum_core.errors import RecordError
-from srum_core.evaluation.statistics import Estimate, difference, estimate
+from srum_core.evaluation.statistics import difference, estimate
 
 if TYPE_CHECKING:
     from srum_core.analysis.activity import Activity
@@ -41,7 +40,7 @@ class Found:
 
 
 def find(probes: Probes, layers: Activity, share: float) -> Found:
-    """`share` of each layer's eligible neurons, at least one, most particular to each task (see `strength.select`).
+    """`share` of each layer's eligible neurons, at least one, most particular to each task (see `select`).
 
     layers  (neurons,), which expert and layer each neuron belongs to
     Raises RecordError if no neuron is active in both tasks."""
@@ -53,12 +52,9 @@ def find(probes: Probes, layers: Activity, share: float) -> Found:
         raise RecordError("No neuron is active both in understanding and in generation, so no clusters can be found.")
     whole = _select(probes, layers, eligible, share)
     halves = [_select({t: p[k::2] for t, p in probes.items()}, layers, eligible, share) for k in (0, 1)]
-    stability = {task: _overlap(*(set(half[task]) for half in halves)) for task in TASKS}
+    pairs = {task: (set(halves[0][task]), set(halves[1][task])) for task in TASKS}
+    stability = {task: len(one & other) / max(1, len(one | other)) for task, (one, other) in pairs.items()}
     return Found(whole, tuple(map(int, eligible)), stability)
-
-
-def _overlap(one: set[int], other: set[int]) -> float:
-    return len(one & other) / max(1, len(one | other))
 
 
 def _select(probes: Probes, layers: Activity, eligible: Any, share: float) -> dict[str, tuple[int, ...]]:
@@ -104,10 +100,10 @@ def row(here: Activity, base: Activity, probes: Probes, cluster: Sequence[int], 
     changes = [float((score(here, each) - score(base, each)).mean()) for each in random]
     low, high = (float(each) for each in np.quantile(changes, (0.025, 0.975))) if changes else (None, None)
     return {
-        "raw": plain(estimate(sample_strength(here, cluster)[None], bounds=None)),
-        "rectified": plain(estimate(sample_strength(np.maximum(here, 0), cluster)[None], bounds=None)),
-        "z": plain(estimate(score(here, cluster)[None], bounds=None)),
-        "change": plain(difference(score(here, cluster)[None], score(base, cluster)[None])),
+        "raw": astuple(estimate(sample_strength(here, cluster)[None], bounds=None)),
+        "rectified": astuple(estimate(sample_strength(np.maximum(here, 0), cluster)[None], bounds=None)),
+        "z": astuple(estimate(score(here, cluster)[None], bounds=None)),
+        "change": astuple(difference(score(here, cluster)[None], score(base, cluster)[None])),
         "random_change": (float(np.mean(changes)), low, high) if changes else None,
     }
 
@@ -136,10 +132,45 @@ def architecture(report: Mapping[str, Probes], experts: Mapping[str, Sequence[in
             for expert, units in experts.items():
                 values = tasks[task][:, list(units)]
                 values = values[:, ~np.isnan(values).any(axis=0)]
-                raw = plain(estimate(values.mean(axis=1)[None], bounds=None)) if values.size else None
+                raw = astuple(estimate(values.mean(axis=1)[None], bounds=None)) if values.size else None
                 rows.append({"model": model, "task": task, "expert": expert, "raw": raw})
     return rows
 
 
-def plain(value: Estimate) -> tuple[float, float | None, float | None]:
-    return value.value, value.low, value.high
+# ---- neurons --------------------------------------------------------------------------------------------------------
+
+
+def sample_strength(activations: Activity, cluster: Sequence[int]) -> Activity:
+    """(samples,) out of (samples, neurons): the mean over the cluster's neurons (paper, Eq. 4)."""
+    mean: Activity = activations[:, list(cluster)].mean(axis=1)
+    return mean
+
+
+@frozen
+class Clusters:
+    """Indices of neurons, in order, and every neuron's effect size."""
+
+    understanding: tuple[int, ...]
+    generation: tuple[int, ...]
+    effect: tuple[float, ...]
+
+
+def effect_size(one: Activity, other: Activity) -> Activity:
+    """Cohen's d of each neuron between two sets of samples, (samples, neurons) each; pooled variance."""
+    import numpy as np
+
+    n, m = len(one), len(other)
+    pooled = ((n - 1) * one.var(axis=0, ddof=1) + (m - 1) * other.var(axis=0, ddof=1)) / (n + m - 2)
+    size: Activity = (one.mean(axis=0) - other.mean(axis=0)) / np.sqrt(pooled + 1e-12)
+    return size
+
+
+def select(understanding: Activity, generation: Activity, k: int) -> Clusters:
+    """The k neurons most particular to understanding, and to generation. A neuron without a difference is in neither;
+    of equals the first ones are taken."""
+    effect = effect_size(understanding, generation)
+    order = sorted(range(len(effect)), key=lambda neuron: (-effect[neuron], neuron))
+    back = sorted(range(len(effect)), key=lambda neuron: (effect[neuron], neuron))
+    more = sorted(neuron for neuron in order[:k] if effect[neuron] > 0)
+    less = sorted(neuron for neuron in back[:k] if effect[neuron] < 0)
+    return Clusters(tuple(more), tuple(less), tuple(float(each) for each in effect))

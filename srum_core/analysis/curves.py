@@ -1,16 +1,36 @@
-"""Snapshots as curves: means per step with intervals over pictures, paired changes, and the area under each curve."""
+"""Score pictures while they are drawn (the paper's Figure 4): the clean estimate at chosen steps, layout and detail.
+
+srum analyze steps sft=RUN srum=RUN
+srum analyze steps sft=RUN srum=RUN --judge '{use="remote", url="http://localhost:8000/v1"}'
+
+Prompts and seeds are those that the first RUN is evaluated with, the same for every model. Without --judge the
+benchmark itself must know layout and detail (shapes does, exactly). Results: steps.md, .json and a figure per rubric.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrs import astuple
+
+from srum_core import config, plugins
+from srum_core.analysis import models, steps
 from srum_core.analysis.models import BASE
 from srum_core.analysis.steps import RUBRICS, Snapshot
-from srum_core.errors import RecordError
+from srum_core.cli.common import show_table
+from srum_core.errors import ConfigError, RecordError
+from srum_core.evaluation.answers import SELF
+from srum_core.evaluation.formatting import Grid, markdown, number
 from srum_core.evaluation.statistics import Estimate, difference, estimate
-from srum_core.report.figures import chart
+from srum_core.files import lock
+from srum_core.options import Use
+from srum_core.protocols import Answerer
+from srum_core.report import charts
+from srum_core.runs.progress import shown, tell
+from srum_core.runs.run import made_with
 from srum_core.runs.store import to_json, write_atomic
 
 if TYPE_CHECKING:
@@ -20,6 +40,54 @@ if TYPE_CHECKING:
     Table = NDArray[np.float64]
 
 Measured = Mapping[str, Sequence[Snapshot]]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    models.add_arguments(parser, "analyze-steps")
+    add = parser.add_argument
+    add("--steps", default="", metavar="N,N,…", help="which steps, from 0 (default: 0, 2, 4, 8, … and the last)")
+    add("--judge", metavar="USE", help="who grades: an answerer or adapter, or self, the model under analysis itself")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0 when the curves are written."""
+    registry = plugins.discover()
+    found = models.subjects(parsed.runs, registry)
+    first = found[0].run
+    benchmark, use = first.benchmark(), None if parsed.judge is None else Use(SELF)
+    if use and parsed.judge != SELF:
+        use = config.component("answerer", parsed.judge, registry, "--judge")
+    if use is None and not hasattr(benchmark, "rubrics"):
+        raise ConfigError(
+            f'The benchmark "{first.settings.benchmark.use if first.settings.benchmark else ""}" cannot tell layout '
+            'from detail without asking. Say who grades: --judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
+        )
+    plan = models.plan(first, parsed.prompts, parsed.count)
+    with lock(parsed.out):
+        settings: dict[str, Any] = {
+            "judge": use and (made_with(registry, "answerer", use) if use.use != SELF else {"use": SELF}),
+            "benchmark": made_with(registry, "benchmark", first.settings.benchmark)
+            if first.settings.benchmark
+            else None,
+        }
+        outside: Answerer | None = registry.create("answerer", use) if use and use.use != SELF else None
+        measured, times = {}, list[float]()
+        for subject in found:
+            here = steps.times(subject)
+            if times and here != times:
+                raise ConfigError(f"{subject.name} draws in other steps than {found[0].name}: they cannot be compared.")
+            times, chosen = here, steps.chosen(parsed.steps, len(here))
+            judge = subject.run.model(subject.rounds) if use and use.use == SELF else outside
+            folder = parsed.out / "models" / subject.name
+            measured[subject.name] = steps.trace(subject, plan, chosen, benchmark, judge, folder, settings)
+            subject.run.release()
+        by = "the benchmark, exactly, without a model" if use is None else use.use
+        if use is not None and use.use == SELF:
+            by = "each model itself (self-judged: do not compare with other models' numbers)"
+        for part in write(parsed.out, measured, times, by):
+            show_table(part)
+    tell(f"The curves are in {shown(parsed.out)}")
+    return 0
 
 
 def table(measured: Measured, rubric: str) -> tuple[list[int], dict[str, Table]]:
@@ -65,20 +133,20 @@ def summary(measured: Measured, times: Sequence[float]) -> dict[str, Any]:
             "times": [times[step] for step in steps],
             "pictures": len(tables[BASE]),
             "asked": len({each.picture for each in measured[BASE]}),
-            "means": {n: [_plain(estimate(t[None, :, k])) for k in range(len(steps))] for n, t in tables.items()},
+            "means": {n: [astuple(estimate(t[None, :, k])) for k in range(len(steps))] for n, t in tables.items()},
             "change": {
-                n: [_plain(difference(t[None, :, k], tables[BASE][None, :, k])) for k in range(len(steps))]
+                n: [astuple(difference(t[None, :, k], tables[BASE][None, :, k])) for k in range(len(steps))]
                 for n, t in tables.items()
                 if n != BASE
             },
-            "area": {n: _plain(estimate(each[None])) for n, each in areas.items()},
-            "area_change": {n: _plain(difference(a[None], areas[BASE][None])) for n, a in areas.items() if n != BASE},
+            "area": {n: astuple(estimate(each[None])) for n, each in areas.items()},
+            "area_change": {n: astuple(difference(a[None], areas[BASE][None])) for n, a in areas.items() if n != BASE},
         }
     return found
 
 
-def write(folder: Path, measured: Measured, times: Sequence[float], by: str) -> str:
-    """steps.json, steps.md and a figure per rubric; returns the Markdown."""
+def write(folder: Path, measured: Measured, times: Sequence[float], by: str) -> list[str | Grid]:
+    """steps.json, steps.md and a figure per rubric; returns what the Markdown consists of."""
     found = summary(measured, times)
     write_atomic(folder / "steps.json", to_json({"graded_by": by, **found}))
     for rubric, each in found.items():
@@ -86,33 +154,19 @@ def write(folder: Path, measured: Measured, times: Sequence[float], by: str) -> 
             name: [(float(step), Estimate(*mean)) for step, mean in zip(each["steps"], means, strict=True)]
             for name, means in each["means"].items()
         }
-        figure = chart(f"steps-{rubric}.svg", f"{rubric.capitalize()} of the clean estimate", "step of drawing", lines)
-        write_atomic(folder / figure.file, figure.svg)
-    text = "\n\n".join([f"Graded by {by}.", *(_markdown(rubric, each) for rubric, each in found.items())]) + "\n"
-    write_atomic(folder / "steps.md", text)
-    return text
+        name = f"{rubric.capitalize()} of the clean estimate"
+        write_atomic(folder / f"steps-{rubric}.svg", charts.curves(name, "step of drawing", lines))
+    parts: list[str | Grid] = [f"Graded by {by}.", *(_grid(rubric, each) for rubric, each in found.items())]
+    write_atomic(folder / "steps.md", markdown(parts))
+    return parts
 
 
-def _markdown(rubric: str, found: Mapping[str, Any]) -> str:
+def _grid(rubric: str, found: Mapping[str, Any]) -> Grid:
     heads = [f"{step} (t = {time:.2f})" for step, time in zip(found["steps"], found["times"], strict=True)]
-    lines = [
-        f"{rubric.capitalize()}, {found['pictures']} of {found['asked']} pictures readable at every step:",
-        "",
-        "| model | " + " | ".join([*heads, "mean height", "its change to base"]) + " |",
-        "| --- " * (len(heads) + 3) + "|",
-    ]
+    rows = []
     for name, means in found["means"].items():
-        change = shown(found["area_change"][name], signed=True) if name in found["area_change"] else ""
-        cells = [*map(shown, means), shown(found["area"][name]), change]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _plain(value: Estimate) -> tuple[float, float | None, float | None]:
-    return value.value, value.low, value.high
-
-
-def shown(value: Sequence[float | None], signed: bool = False) -> str:
-    """0.612 [0.580, 0.644]."""
-    mean, low, high = (None if each is None else f"{each:{'+' if signed else ''}.3f}" for each in value)
-    return f"{mean} [{low}, {high}]".replace("-", "−") if low is not None else f"{mean}".replace("-", "−")
+        cells = [number(Estimate(*each)) for each in (*means, found["area"][name])]
+        own = found["area_change"].get(name)
+        rows.append([name, *cells, number(Estimate(*own), signed=True) if own else ""])
+    title = f"{rubric.capitalize()}, {found['pictures']} of {found['asked']} pictures readable at every step"
+    return Grid(["model", *heads, "mean height", "its change to base"], rows, title)

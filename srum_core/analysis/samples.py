@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,16 @@ from srum_core.records import Question
 from srum_core.runs.progress import progress, shown
 from srum_core.runs.run import Planned, Run
 from srum_core.runs.store import check_settings, to_json, write_atomic
+from srum_core.stages.asking import put
 
 if TYPE_CHECKING:
-    from srum_core.analysis.activity import Activity
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
+    Activity = NDArray[np.float64]
+
+Neurons = Mapping[str, "Sequence[nn.Module]"]
 TASKS = ("understanding", "generation")
 _TOKENS = 16
 """At most so many of an answer's tokens are said: what was read is most of what passes the neurons."""
@@ -75,19 +83,20 @@ def measured(
         for sample in samples:
             path = folder / f"{_name(sample)}.npy"
             if not path.exists():
-                _write(path, _measure(subject, sample, sizes))
+                model: Any = subject.run.model(subject.rounds)
+                buffer = BytesIO()
+                np.save(buffer, measure(model.neurons(), sizes, lambda: act_on(model, sample)))  # noqa: B023
+                write_atomic(path, buffer.getvalue())
             advance(1)
             yield np.load(path)
 
 
-def _measure(subject: Subject, sample: Question | Planned, sizes: Sequence[int]) -> Activity:
-    from srum_core.analysis.activity import measure
-    from srum_core.stages.asking import put
-
-    model: Any = subject.run.model(subject.rounds)
+def act_on(model: Any, sample: Question | Planned) -> None:
+    """Let the model read or draw a sample."""
     if isinstance(sample, Question):
-        return measure(model.neurons(), sizes, lambda: put(model, [sample]))
-    return measure(model.neurons(), sizes, lambda: model.generate([sample.prompt.text], [sample.seed]))
+        put(model, [sample])
+    else:
+        model.generate([sample.prompt.text], [sample.seed])
 
 
 def _name(sample: Question | Planned) -> str:
@@ -97,31 +106,48 @@ def _name(sample: Question | Planned) -> str:
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
-def _write(path: Path, activity: Activity) -> None:
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.save(buffer, activity)
-    write_atomic(path, buffer.getvalue())
+# ---- hooks ----------------------------------------------------------------------------------------------------------
 
 
-def widths(neurons: Mapping[str, Any], act: Any) -> list[int]:
-    """Units of every module, expert by expert and layer by layer, seen while the model acts; 0 for one never used."""
-    found, handles = [0] * sum(map(len, neurons.values())), []
+class _Sum:
+    """Sum and count over the tokens that pass one module; `size` is 0 for one that none passes."""
 
-    def note(place: int) -> Any:
-        def hook(module: Any, given: Any, output: Any) -> None:
-            found[place] = int(output.shape[-1])
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = self.size = 0
 
-        return hook
+    def __call__(self, module: Any, given: Any, output: Tensor) -> None:
+        """output: (rows, tokens, units), of which the first row counts, or (tokens, units)."""
+        tokens = output[0] if output.dim() == 3 else output
+        added = tokens.detach().cpu().double().sum(dim=0)
+        self.total = added if self.total is None else self.total + added
+        self.count, self.size = self.count + len(tokens), tokens.shape[-1]
 
-    for place, module in enumerate(module for modules in neurons.values() for module in modules):
-        handles.append(module.register_forward_hook(note(place)))
+
+@contextmanager
+def recorded(neurons: Neurons) -> Iterator[list[_Sum]]:
+    """Sums of all modules, expert by expert and layer by layer; the hooks are gone afterwards."""
+    sums, handles = [], []
     try:
-        act()
+        for module in (module for modules in neurons.values() for module in modules):
+            sums.append(_Sum())
+            handles.append(module.register_forward_hook(sums[-1]))
+        yield sums
     finally:
         for handle in handles:
             handle.remove()
-    return found
+
+
+def measure(neurons: Neurons, sizes: Sequence[int], act: Callable[[], object]) -> Activity:
+    """(neurons,) float64 of whatever `act` makes the model do, for one sample: each neuron's mean over the tokens that
+    pass it, and in drawing over all steps; NaN where none did. A neuron is a unit of an MLP's activation, of one layer
+    and one expert (paper, Appendix B)."""
+    import numpy as np
+
+    with recorded(neurons) as sums:
+        act()
+    parts = [
+        np.full(size, np.nan) if each.total is None or not each.count else (each.total / each.count).numpy()
+        for each, size in zip(sums, sizes, strict=True)
+    ]
+    return np.concatenate(parts)

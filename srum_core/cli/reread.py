@@ -13,19 +13,18 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import attrs
 from attrs import define, field
 
 from srum_core import config, plugins
-from srum_core.cli.common import say, show_table
-from srum_core.cli.runs import add_run, judged_round, judged_rounds
+from srum_core.cli.common import add_run, judged_round, judged_rounds, say, show_table
 from srum_core.config.load import COMMAND_LINE
 from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, RecordError
-from srum_core.evaluation.tables import Grid
+from srum_core.evaluation.formatting import Grid
 from srum_core.files import lock, read_json, redo_option
 from srum_core.records import Candidate, Judgement, Score, Unreadable
 from srum_core.runs.progress import shown
@@ -113,7 +112,10 @@ def _refuse_others(old: Run, new: Run) -> None:
 
 def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]]:
     """The rounds whose judgements were made with other settings than today's, and which."""
-    found = {round: _differing(run, round) for round in judged_rounds(run)}
+    found = {
+        k: differences(read_json(run.stage_folder("judge", k) / "settings.json"), run.stage_settings("judge", k))
+        for k in judged_rounds(run)
+    }
     for round, wrong in found.items():
         told = "; ".join(f"{key} {how}" for key, how in wrong.items())
         if any(not _is_reading(key) for key in wrong):
@@ -128,11 +130,6 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
                 "out, and all rounds are read again."
             )
     return {round: wrong for round, wrong in found.items() if wrong}
-
-
-def _differing(run: Run, round: int) -> dict[str, str]:
-    path = run.stage_folder("judge", round) / "settings.json"
-    return differences(read_json(path), run.stage_settings("judge", round))
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -256,13 +253,8 @@ def _write_aside(run: Run, round: int, pairs: Iterator[Pair]) -> None:
     folder = run.stage_folder("judge", round)
     shutil.rmtree(_aside(folder), ignore_errors=True)
     records = Records(_aside(folder), Judgement, run.stage_settings("judge", round), writer=0)
-    some: list[Judgement] = []
-    for _, _, new in pairs:
-        some.append(new)
-        if len(some) == _CHUNK:
-            records.extend(some)
-            some = []
-    records.extend(some)
+    while some := list(islice(pairs, _CHUNK)):
+        records.extend(new for _, _, new in some)
     if (folder / "DONE").exists():
         records.mark_done()
 

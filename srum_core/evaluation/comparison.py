@@ -11,7 +11,8 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from srum_core.errors import RecordError
-from srum_core.evaluation import tables
+from srum_core.evaluation import formatting, tables
+from srum_core.evaluation.formatting import Grid, estimate, number
 from srum_core.evaluation.published import Published
 from srum_core.evaluation.tables import BenchmarkTable
 from srum_core.plugins import Registry
@@ -107,42 +108,26 @@ def _noted(notes: list[str], *texts: str | None) -> tuple[int, ...]:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _cell(row: Row | None, digits: int) -> str:
-    if row is None:
-        return ""
-    ends = ", ".join(f"{end:.{digits}f}" for end in tables.ends(row) or ())
-    return f"{row.value:.{digits}f}" + (f" [{ends}]" if ends else "")
+def grid(made: Comparison) -> Grid:
+    """A line for each model, ours below; numbers in brackets point at the notes."""
 
+    def mark(notes: tuple[int, ...]) -> str:
+        return "".join(f" [{note}]" for note in notes)
 
-def _grid(made: Comparison, mark: Callable[[tuple[int, ...]], str]) -> list[list[str]]:
-    """The head, then a line for each model; `mark` writes the numbers of notes."""
-    head = ["model", *(name + mark(notes) for name, notes in made.columns)]
     lines = [(line, "") for line in made.published] + [(line, "ours: " * bool(made.published)) for line in made.ours]
-    return [head] + [
-        [own + line.name + mark(line.notes), *(_cell(line.values.get(name), made.digits) for name, _ in made.columns)]
+    rows = [
+        [
+            f"{own}{line.name}{mark(line.notes)}",
+            *(number(line.values.get(name), digits=made.digits) for name, _ in made.columns),
+        ]
         for line, own in lines
     ]
-
-
-def grids(all_made: Sequence[Comparison]) -> list[tables.Grid]:
-    """For a terminal."""
-    found = []
-    for made in all_made:
-        head, *lines = _grid(made, lambda notes: "".join(f" [{note}]" for note in notes))
-        notes = "\n".join(f"{number}. {note}" for number, note in enumerate(made.notes, 1))
-        found.append(tables.Grid(head, lines, made.title, notes))
-    return found
+    listed = "\n".join(f"{place}. {note}" for place, note in enumerate(made.notes, 1))
+    return Grid(["model", *(name + mark(notes) for name, notes in made.columns)], rows, made.title, listed)
 
 
 def markdown(all_made: Sequence[Comparison]) -> str:
-    out = []
-    for made in all_made:
-        head, *lines = _grid(made, lambda notes: "".join(f" [{note}]" for note in notes))
-        rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
-        out += [f"**{made.title}**", ""]
-        out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        out += ["", *(f"{number}. {note}" for number, note in enumerate(made.notes, 1)), ""]
-    return "\n".join(out).rstrip() + "\n"
+    return formatting.markdown(map(grid, all_made))
 
 
 def page(all_made: Sequence[Comparison]) -> str:
@@ -152,11 +137,11 @@ def page(all_made: Sequence[Comparison]) -> str:
     out += ["td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #8884}td:first-child{text-align:left}"]
     out += ["tr.ours{font-weight:600}caption{text-align:left;margin:.5em 0}</style>"]
     for made in all_made:
-        head, *lines = _grid(made, lambda notes: "".join(f" [{note}]" for note in notes))
+        table = grid(made)
         out += [f"<table><caption>{html.escape(made.title)}</caption><tr>"]
-        out += [f"<th>{html.escape(name)}</th>" for name in head] + ["</tr>"]
-        for number, line in enumerate(lines):
-            out += ["<tr class=ours>" if number >= len(made.published) else "<tr>"]
+        out += [f"<th>{html.escape(name)}</th>" for name in table.head] + ["</tr>"]
+        for place, line in enumerate(table.rows):
+            out += ["<tr class=ours>" if place >= len(made.published) else "<tr>"]
             out += [f"<td>{html.escape(cell)}</td>" for cell in line] + ["</tr>"]
         out += ["</table><ol>", *(f"<li>{html.escape(note)}</li>" for note in made.notes), "</ol>"]
     return "\n".join([*out, "</html>", ""])
@@ -174,7 +159,8 @@ def commas(all_made: Sequence[Comparison]) -> str:
                     row = line.values.get(column)
                     if row is not None:
                         said = " ".join(made.notes[note - 1] for note in dict.fromkeys([*line.notes, *about]))
-                        ends = tables.ends(row) or ("", "")
+                        found = estimate(row)
+                        ends = ("", "") if found.low is None else (found.low, found.high)
                         writer.writerow([made.title, line.name, whose, column, row.value, *ends, row.count or "", said])
     return text.getvalue()
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from math import isclose
 
 from attrs import frozen
 
 from srum_core.errors import RecordError, clean
 from srum_core.evaluation import benchmarking, tables
-from srum_core.evaluation.tables import BenchmarkTable, Grid
+from srum_core.evaluation.formatting import Grid, all_shares, estimate, number, units
+from srum_core.evaluation.statistics import Estimate
+from srum_core.evaluation.tables import BenchmarkTable
 from srum_core.files import redo_option
 from srum_core.options import Use
 from srum_core.protocols import Benchmark
@@ -101,12 +103,7 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Sc
 def _score(run: Run, rounds: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
     interviews = benchmarking.ask_all(run, benchmark, drawn, lambda questions: ask(run, rounds, questions))
     return [
-        Scored(
-            each.candidate.id,
-            each.candidate,
-            benchmarking.measure_heard(benchmark, each),
-            tuple(each.exchanges),
-        )
+        Scored(each.candidate.id, each.candidate, benchmarking.measure_heard(benchmark, each), tuple(each.exchanges))
         for each in interviews
     ]
 
@@ -123,31 +120,76 @@ def _objects(run: Run, round: int | None) -> float | None:
     return None if row is None else 1 + row.value
 
 
-def compare(run: Run) -> Grid | None:
-    """The base, every round and the change from the first to the last, as a table; None if nothing was evaluated."""
+def change(run: Run) -> dict[str, Estimate]:
+    """What the last evaluation has more than the first, by row, paired image by image; {} without two of them."""
+    rounds = [k for k in (None, *run.settings.round_numbers) if read_table(run, k)]
+    if len(rounds) < 2:
+        return {}
+    first, last = (read_table(run, k) or {} for k in (rounds[0], rounds[-1]))
+    found = {name: Estimate(last[name].value - row.value) for name, row in first.items() if name in last}
+    before = {each.id: each.values for each in scored(run, rounds[0]) if each.usable}
+    after = [each for each in scored(run, rounds[-1]) if each.usable and each.id in before]
+    try:
+        benchmark = run.at("evaluate", rounds[-1]).benchmark()
+        paired = _paired(benchmark, [(each.candidate, before[each.id], each.values) for each in after])
+    except Exception:  # a plugin's table need not take anything but the scores of single images
+        return found
+    for name, (value, below, above) in paired.items():
+        if name in found and isclose(value, found[name].value, rel_tol=1e-6, abs_tol=1e-9):
+            found[name] = Estimate(value, value - below, value + above)
+    return found
+
+
+def _paired(
+    benchmark: Benchmark, pairs: Sequence[tuple[Candidate, Mapping[str, float], Mapping[str, float]]]
+) -> dict[str, tuple[float, float, float]]:
+    """The benchmark's own table of differences: by row the value, and how far below and above it the interval goes.
+
+    A benchmark knows between what a measure lies; differences lie elsewhere. So the interval comes of their halves, put
+    around the middle of the measure (0 to 1, or to 100). For a row that is no mean of measures (the best of several)
+    the value is not the difference of the rows."""
+    above = {name for _, *both in pairs for values in both for name, value in values.items() if abs(value) > 1}
+    differences = [(candidate, {n: new[n] - old[n] for n in new if n in old}) for candidate, old, new in pairs]
+    halves = [
+        (candidate, {n: ((100 if n in above else 1) + value) / 2 for n, value in each.items()})
+        for candidate, each in differences
+    ]
+    around = {row.name: estimate(row) for row in benchmark.table(halves)}
+    return {
+        row.name: (row.value, 2 * (half.value - half.low), 2 * (half.high - half.value))
+        for row in benchmark.table(differences)
+        if (half := around.get(row.name)) and half.low is not None and half.high is not None
+    }
+
+
+def evaluated(run: Run) -> dict[str, dict[str, Row]]:
+    """The finished evaluations in order, by what people call them: rows by name."""
     found = {f"round {k}": read_table(run, k) for k in run.settings.round_numbers}
-    there = {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
+    return {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
+
+
+def compare(run: Run) -> Grid | None:
+    """The base, every round and the paired change from the first to the last; None if nothing was evaluated."""
+    there = evaluated(run)
     if not there:
         return None
     name = run.settings.benchmark.use if run.settings.benchmark else ""
     every = list(there.values())
-    percent = tables.all_shares(row.value for rows in every for row in rows.values())
-    names = dict.fromkeys(name for rows in every for name in rows)
+    changes = change(run)
+    percent = all_shares(row.value for rows in every for row in rows.values())
+    names = dict.fromkeys(row for rows in every for row in rows)
     notes = dict.fromkeys(row.note for rows in every for row in rows.values() if row.note)
     return Grid(
         ["measure", "n", *there, *(["change"] if len(there) > 1 else [])],
-        [_cells(name, every, percent) for name in names],
-        f"{name}, {run.settings.evaluate.split} ({tables.units(percent)})",
+        [
+            [
+                row,
+                str(next(rows[row].count for rows in every if row in rows)),
+                *(number(rows.get(row), percent) for rows in every),
+                *([number(changes.get(row), percent, signed=True)] if len(there) > 1 else []),
+            ]
+            for row in names
+        ],
+        f"{name}, {run.settings.evaluate.split} ({units(percent, 'n images, ')})",
         "\n".join(notes),
     )
-
-
-def _cells(name: str, every: Sequence[Mapping[str, Row]], percent: bool) -> list[str]:
-    rows: list[Any] = [rows.get(name) for rows in every]
-    count = next(row.count for row in rows if row is not None)
-    cells = [name, str(count), *(tables.cell(row, percent) for row in rows)]
-    if len(every) > 1:
-        first, last = rows[0], rows[-1]
-        known = first is not None and last is not None
-        cells.append(tables.number(last.value - first.value, None, percent, signed=True) if known else "")
-    return cells

@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
-from rich.table import Table
-from rich.text import Text
 
 from srum_core.errors import RecordError, clean, refuse
-from srum_core.evaluation.statistics import Z
+from srum_core.evaluation.formatting import Grid, all_shares, number, units
 from srum_core.files import read_json, redo_option, way_out
 from srum_core.options import Problems, Use, structure
 from srum_core.records import Candidate, Row
@@ -121,80 +117,6 @@ def read(path: Path) -> BenchmarkTable:
         raise RecordError(f"{path} is no table of a benchmark ({clean(problems)}). {ways}") from problems
 
 
-@frozen
-class Grid:
-    """A table for a terminal, in which only words wrap, never numbers.
-
-    Columns that do not fit beside the others follow in a further table, behind the first column again.
-    """
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    title: str = ""
-    caption: str = ""
-    words: frozenset[int] = frozenset()
-    """Columns of words beside the first: left-aligned, and they may wrap."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        parts = self._parts(options.max_width)
-        for number, part in enumerate(parts):
-            made = Table(title=Text(self.title) if self.title and not number else None)
-            if self.caption and number == len(parts) - 1:
-                made.caption = Text(self.caption)
-            for index in part:
-                words = not index or index in self.words
-                side: JustifyMethod = "left" if words else "right"
-                made.add_column(Text(self.head[index]), justify=side, no_wrap=not words, overflow="fold")
-            for row in self.rows:
-                made.add_row(*(Text(row[index]) for index in part))
-            yield made
-
-    def _parts(self, width: int) -> list[list[int]]:
-        """The columns of each table."""
-        most, edges = (width // 3, width // 2), 3  # a border and a space at each side
-        needs = [max(map(cell_len, column)) for column in zip(self.head, *self.rows, strict=True)]
-        needs = [min(n, most[bool(i)]) if not i or i in self.words else n for i, n in enumerate(needs)]
-        parts, room = [[0]], width - 1 - needs[0] - edges
-        for index, need in enumerate(needs[1:], 1):
-            if len(parts[-1]) > 1 and need + edges > room:
-                parts.append([0])
-                room = width - 1 - needs[0] - edges
-            parts[-1].append(index)
-            room -= need + edges
-        return parts
-
-
-def ends(row: Row) -> tuple[float, float] | None:
-    """The 95 % interval; from the standard error where the benchmark gives no other."""
-    if row.low is not None and row.high is not None:
-        return row.low, row.high
-    return None if row.error is None else (row.value - Z * row.error, row.value + Z * row.error)
-
-
-def all_shares(values: Iterable[float]) -> bool:
-    """Whether no number exceeds 1, so that all can be shown in per cent."""
-    return all(abs(value) <= 1 for value in values)
-
-
-def number(value: float, interval: tuple[float, float] | None, percent: bool, signed: bool = False) -> str:
-    """57.8 [51.8, 63.9]: in per cent with one decimal, or with three figures of the largest end."""
-    every = (value, *(interval or ()))
-    scale, largest = (100, 100.0) if percent else (1, max(map(abs, every)))
-    form = f"{'+' if signed else ''}z.{3 if largest <= 1 else 2 if largest < 10 else 1}f"
-    first, *others = (f"{scale * each:{form}}".replace("-", "−") for each in every)
-    return f"{first} [{', '.join(others)}]" if others else first
-
-
-def cell(row: Row | None, percent: bool) -> str:
-    """A value with its interval."""
-    return "" if row is None else number(row.value, ends(row), percent)
-
-
-def units(percent: bool) -> str:
-    """What a title says of its numbers."""
-    return f"{'in %, ' if percent else ''}n images, 95 % intervals"
-
-
 def differing(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
     """The names of the rows whose value is another in the other table, or that only one of both has."""
     one, other = ({row.name: row.value for row in each} for each in (rows, others))
@@ -209,10 +131,10 @@ def show(table: BenchmarkTable) -> Grid:
     for name in dict.fromkeys([*rows, *reference]):
         row, other = rows.get(name), reference.get(name)
         count = str((row or other).count)  # type: ignore[union-attr]
-        more = [cell(other, percent) or "none"] if reference else []
-        lines.append([name, count, cell(row, percent), *more])
+        more = [number(other, percent) or "none"] if reference else []
+        lines.append([name, count, number(row, percent), *more])
     head = ["measure", "n", table.policy or "value", *(["reference"] if reference else [])]
-    return Grid(head, lines, f"{table.benchmark}, {table.split}: {table.model} ({units(percent)})")
+    return Grid(head, lines, f"{table.benchmark}, {table.split}: {table.model} ({units(percent, 'n images, ')})")
 
 
 def remarks(table: BenchmarkTable) -> list[str]:

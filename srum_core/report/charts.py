@@ -1,18 +1,24 @@
-"""Charts as inline SVG, told apart by line style, marker and a label at the line's end, never by colour alone.
+"""Charts as SVG, in a page or as files; told apart by line style, marker and a label, never by colour alone.
 
-Colours and fonts are the page's (classes in page.css).
+Colours are those of charts.css: the page has it, and a chart that stands alone has it inside.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, isfinite, log10
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from markupsafe import Markup, escape
 
+from srum_core.evaluation import formatting
+from srum_core.evaluation.statistics import Estimate
+
+STYLE = Path(__file__).with_name("charts.css")
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 540, 52, 124, 18, 34
 _MOST = 300
 """Points of a line; with more steps each is the mean of several."""
@@ -30,6 +36,8 @@ class Line:
 
     label: str
     points: tuple[tuple[float, float | None], ...]
+    ends: tuple[tuple[float, float, float], ...] = ()
+    """(x, low, high) of intervals; such a line has a dot at every point."""
 
 
 @frozen
@@ -88,40 +96,68 @@ def smoothed(points: Sequence[tuple[float, float | None]], breaks: Sequence[floa
     return out
 
 
+def curves(title: str, axis: str, lines: Mapping[str, Sequence[tuple[float, Estimate]]]) -> str:
+    """A file with values and their intervals over x, a line each."""
+    made = []
+    for label, points in lines.items():
+        points = sorted(points, key=lambda point: point[0])
+        ends = [(x, each.low, each.high) for x, each in points if each.low is not None and each.high is not None]
+        made.append(Line(label, tuple((x, each.value) for x, each in points), tuple(ends)))
+    return line_chart(title, made, {}, 300, axis=axis, alone=True)
+
+
 def line_chart(
-    title: str, lines: Sequence[Line], breaks: Mapping[float, str], height: int = 210, smooth: bool = False
+    title: str,
+    lines: Sequence[Line],
+    breaks: Mapping[float, str],
+    height: int = 210,
+    smooth: bool = False,
+    axis: str = "training step",
+    alone: bool = False,
 ) -> Markup:
-    """`breaks`: where a round begins, by x. `smooth`: over the raw lines. Empty without a number to show."""
-    lines = [Line(line.label, tuple(thin(line.points))) for line in lines]
+    """`breaks`: where a round begins, by x. `smooth`: over the raw lines. `alone`: as a file of its own. Empty without
+    a number to show."""
+    lines = [Line(line.label, tuple(thin(line.points)), line.ends) for line in lines]
     lines = [line for line in lines if any(y is not None for _, y in line.points)]
     if not lines:
         return Markup("")
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y is not None]
+    ys += [end for line in lines for _, *ends in line.ends for end in ends]
     marks = ticks(min(0.0, *ys) if min(ys) < 0.5 * max(ys) else min(ys), max(ys))
-    across = Scale(min(xs), max(max(xs), min(xs) + 1), LEFT, WIDTH - RIGHT)
+    across = Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
     up = Scale(marks[0], marks[-1], height - BOTTOM, TOP)
-    parts = [_level(mark, up(mark)) for mark in marks]
-    parts += [_begin(across(x), words, height) for x, words in breaks.items()]
-    wanted = [x for x in ticks(across.low, across.high, 6) if across.low <= x <= across.high and x == int(x)]
+    right = WIDTH - RIGHT
+    parts = []
+    for mark in marks:
+        parts.append(f'<path class="{"axis" if mark == 0 else "grid"}" d="M{LEFT} {up(mark)}H{right}"/>')
+        parts.append(_text(LEFT - 7, up(mark) + 4, number(mark), "end"))
+    for x, words in breaks.items():
+        parts.append(f'<path class="break" d="M{across(x)} {TOP}V{height - BOTTOM}"/>')
+        parts.append(_text(across(x), TOP - 6, words, "start"))
+    whole = all(x == int(x) for x in xs)
+    wanted = [x for x in ticks(min(xs), max(xs), 6) if min(xs) <= x <= max(xs) and (x == int(x) or not whole)]
     parts += [_text(across(x), height - BOTTOM + 14, number(x), "middle") for x in wanted]
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 4, "training step", "middle"))
+    parts.append(_text((LEFT + right) / 2, height - 4, axis, "middle"))
     ends = []
     for index, line in enumerate(lines):
         if smooth and (means := smoothed(line.points, list(breaks))):
             parts.append(f'<path class="line s{index % 6} raw" d="{_path(line, across, up)}"/>')
             line = Line(line.label, tuple(means))
-        parts.append(f'<path class="line s{index % 6}" d="{_path(line, across, up)}"/>')
-        last = next((x, y) for x, y in reversed(line.points) if y is not None)
-        parts.append(f'<circle class="dot s{index % 6}" cx="{across(last[0])}" cy="{up(last[1])}" r="2.5"/>')
-        ends.append((up(last[1]), index, f"{line.label} {number(last[1])}"))
+        shift = 3 * index * bool(line.ends)  # so that intervals at the same place do not hide one another
+        along = evolve(across, start=across.start + shift, end=across.end + shift)
+        parts.append(f'<path class="line s{index % 6}" d="{_path(line, along, up)}"/>')
+        parts += [f'<path class="bar" d="M{along(x)} {up(low)}V{up(high)}"/>' for x, low, high in line.ends]
+        there = [(x, y) for x, y in line.points if y is not None]
+        for x, y in there if line.ends else there[-1:]:
+            parts.append(f'<circle class="dot s{index % 6}" cx="{along(x)}" cy="{up(y)}" r="2.5"/>')
+        ends.append((up(there[-1][1]), index, f"{line.label} {number(there[-1][1])}"))
     for (y, index, label), place in zip(sorted(ends), _spread([end[0] for end in sorted(ends)], height), strict=True):
-        right = WIDTH - RIGHT
         parts.append(f'<path class="lead" d="M{right + 4} {y}L{right + 12} {place:.1f}"/>')
         parts.append(f'<path class="line s{index % 6}" d="M{right + 12} {place:.1f}h16"/>')
         parts.append(_text(right + 32, place + 3.5, label, "start", "label"))
     told = "; ".join(f"{line.label} from {_end(line, 1)} to {_end(line, -1)}" for line in lines)
-    return _svg(f"{title}. {told}.", height, parts)
+    return _svg(title, told, height, parts, alone)
 
 
 def _end(line: Line, step: int) -> str:
@@ -147,23 +183,26 @@ def _spread(places: Sequence[float], height: int) -> list[float]:
     return [place - max(0.0, over) for place in out]
 
 
-def dumbbells(title: str, tables: Sequence[Mapping[str, Any]], percent: bool = False) -> Markup:
+def dumbbells(
+    title: str, tables: Sequence[Mapping[str, Any]], percent: bool = False, change: bool = False, alone: bool = False
+) -> Markup:
     """For every measure the value of each evaluation, with its 95 % interval; the last is filled.
 
-    `percent` is how numbers are written."""
+    `percent` is how numbers are written. A `change` is drawn beside zero, and written at the end of its line."""
     scale = 100 if percent else 1
     names = list(dict.fromkeys(name for table in tables for name in table["rows"]))
     found = [row for table in tables for row in table["rows"].values() if isfinite(row["value"])]
     if not found:
         return Markup("")
     ends = [end for row in found for end in (row["value"], row["low"], row["high"]) if end is not None]
-    marks = ticks(min(ends), max(ends), 6)
+    marks = ticks(min([0.0] * change + ends), max([0.0] * change + ends), 6)
     left, row_height = 170, 16 + 10 * len(tables)
     height = row_height * len(names) + TOP + BOTTOM
-    across = Scale(marks[0], marks[-1], left, WIDTH - 24)
+    across = Scale(marks[0], marks[-1], left, WIDTH - 24 - 128 * change)
     parts = []
     for mark in marks:
-        parts.append(f'<path class="grid" d="M{across(mark)} {TOP}V{height - BOTTOM}"/>')
+        kind = "axis" if change and mark == 0 else "grid"
+        parts.append(f'<path class="{kind}" d="M{across(mark)} {TOP}V{height - BOTTOM}"/>')
         parts.append(_text(across(mark), height - BOTTOM + 15, number(scale * mark), "middle"))
     for index, name in enumerate(names):
         y = TOP + row_height * (index + 0.5)
@@ -174,12 +213,17 @@ def dumbbells(title: str, tables: Sequence[Mapping[str, Any]], percent: bool = F
             parts.append(f'<path class="joint" d="M{across(values[0])} {y}H{across(values[-1])}"/>')
         for place, row in rows:
             parts.append(_mark(across, row, y + 9 * (place - (len(tables) - 1) / 2), place, place == len(tables) - 1))
-    told = "; ".join(f"{table['name']}: " + _told(table, scale) for table in tables)
-    return _svg(f"{title}. {told}.", height, parts)
+            if change:
+                parts.append(_text(WIDTH - 8, y + 4, _told(row, percent, change), "end", "label"))
+    told = "; ".join(
+        f"{table['name']}: " + ", ".join(f"{name} {_told(row, percent, change)}" for name, row in table["rows"].items())
+        for table in tables
+    )
+    return _svg(title, told, height, parts, alone)
 
 
-def _told(table: Mapping[str, Any], scale: int) -> str:
-    return ", ".join(f"{name} {number(scale * row['value'])}" for name, row in table["rows"].items())
+def _told(row: Mapping[str, Any], percent: bool, signed: bool) -> str:
+    return formatting.number(Estimate(row["value"], row["low"], row["high"]), percent, signed)
 
 
 def _mark(across: Scale, row: Mapping[str, Any], y: float, place: int, last: bool) -> str:
@@ -209,19 +253,28 @@ def key(names: Sequence[str]) -> Markup:
     return Markup('<p class="key">{}</p>').format(Markup("").join(map(Markup, items)))
 
 
-def _level(mark: float, y: float) -> str:
-    line = f'<path class="{"axis" if mark == 0 else "grid"}" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
-    return line + _text(LEFT - 7, y + 4, number(mark), "end")
-
-
-def _begin(x: float, words: str, height: int) -> str:
-    return f'<path class="break" d="M{x} {TOP}V{height - BOTTOM}"/>' + _text(x, TOP - 6, words, "start")
-
-
 def _text(x: float, y: float, words: str, anchor: str, kind: str = "tick") -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _svg(told: str, height: float, parts: Sequence[str]) -> Markup:
-    head = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(told)}">'
-    return Markup(f"{head}{''.join(parts)}</svg>")
+def _svg(title: str, told: str, height: float, parts: Sequence[str], alone: bool) -> Markup:
+    label = escape(f"{title}. {told}.")
+    if not alone:
+        head = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">'
+        return Markup(f"{head}{''.join(parts)}</svg>")
+    over = 26
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 {-over} {WIDTH} {height + over}"'
+    shown = [f'{head} width="{WIDTH}" role="img">', f"<title>{label}</title>", f"<style>{_own_style()}</style>"]
+    return Markup("\n".join([*shown, _text(WIDTH / 2, 10 - over, title, "middle", "label"), *parts, "</svg>\n"]))
+
+
+def _own_style() -> str:
+    """charts.css with colours in place of variables, which not every program that shows SVG knows."""
+    style = STYLE.read_text(encoding="utf-8")
+    colours = {name: pair for name, *pair in re.findall(r"--(\w+): light-dark\((\S+), (\S+)\);", style)}
+    rules = "svg { background: var(--paper); }\n" + style.partition("}\n")[2]
+
+    def shade(at: int) -> str:
+        return re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]][at], rules)
+
+    return f"{shade(0)}@media (prefers-color-scheme: dark) {{\n{shade(1)}}}\n"

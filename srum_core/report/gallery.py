@@ -1,17 +1,20 @@
-"""A round's candidates: picture, boxes, scores, reasons, answers, and the weights that training gives to cells."""
+"""Images with what was said about them: a round's candidates, and a benchmark's images before and after.
+
+PIL loads on first use."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
-
 from srum_core.errors import RecordError, TrainingError
+from srum_core.evaluation.stage import Scored, scored
+from srum_core.models.images import open_rgb
 from srum_core.records import Candidate, Judgement, Score
-from srum_core.report.pictures import data_uri
 from srum_core.runs.run import Run
 from srum_core.training.selection import Pictures, choose, within
 
@@ -25,42 +28,52 @@ STEPS = 100
 """Steps from 0 to the largest weight: hundredths, which is what is printed, where that is 1."""
 _LONGEST = 4000
 """Characters of an answer that are shown."""
+SMALL = 128
+"""Pixels of the longer side up to which a picture is kept as it is, to be scaled up crisp."""
+LARGEST = 256
+"""Pixels of the longer side of what a larger one is scaled down to."""
 
 
-@define
-class Choice:
-    """Which candidates of a round are shown, should there be more than `limit` (0: all)."""
+def data_uri(path: Path) -> tuple[str, bool]:
+    """The picture for an `img`, and whether it is small pixel art. Raises RecordError where it cannot be read."""
+    from PIL import Image
 
-    limit: int
-    left_out: int = field(default=0, init=False)
-    """How many are not."""
-
-    def of(self, ids: Sequence[str], worth: dict[str, float]) -> list[str]:
-        """A third of them the worst, a third the best, and the rest spread evenly over what is left, in order."""
-        if not self.limit or len(ids) <= self.limit:
-            return list(ids)
-        ranked = sorted((each for each in ids if each in worth), key=lambda each: (worth[each], each))
-        third = min(self.limit // 3, len(ranked) // 2)
-        kept = {*ranked[:third], *ranked[len(ranked) - third :]}
-        others = [each for each in ids if each not in kept]
-        more = self.limit - len(kept)
-        kept |= {others[i * len(others) // more] for i in range(more)}
-        self.left_out += len(ids) - len(kept)
-        return [each for each in ids if each in kept]
+    image = open_rgb(path)
+    small, file = max(image.size) <= SMALL, BytesIO()
+    if small:
+        image.save(file, "PNG", optimize=True)
+    else:
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+        image.save(file, "WEBP", quality=80)
+    return f"data:image/{'png' if small else 'webp'};base64,{b64encode(file.getvalue()).decode()}", small
 
 
-def gallery(run: Run, round: int, choice: Choice) -> list[Data]:
-    """The candidates of a round in the order of drawing. Raises RecordError for a picture that is not there."""
+def chosen(ids: Sequence[str], worth: dict[str, float], limit: int) -> list[str]:
+    """Of more than `limit` ids (0: no limit) a third the worst, a third the best, and the rest spread evenly over what
+    is left, in order."""
+    if not limit or len(ids) <= limit:
+        return list(ids)
+    ranked = sorted((each for each in ids if each in worth), key=lambda each: (worth[each], each))
+    third = min(limit // 3, len(ranked) // 2)
+    kept = {*ranked[:third], *ranked[len(ranked) - third :]}
+    others = [each for each in ids if each not in kept]
+    more = limit - len(kept)
+    kept |= {others[i * len(others) // more] for i in range(more)}
+    return [each for each in ids if each in kept]
+
+
+def gallery(run: Run, round: int, limit: int) -> tuple[list[Data], int]:
+    """The candidates of a round in the order of generation, and how many are left out. Raises RecordError for an image
+    that is not there."""
     judged = {each.candidate: each for each in run.judgements(round)}
-    worth = {name: value for name, each in judged.items() if (value := _mean(each.scores)) is not None}
+    worth = {name: fmean(score.value for score in each.scores) for name, each in judged.items() if each.scores}
     candidates = run.candidates(round)
     there = candidates.ids()
     order = [item.id for item in run.planned(round) if item.id in there]
     weights = Weights(run, round)
-    return [
-        {**_candidate(each, judged.get(each.id), weights), "round": round}
-        for each in candidates.select(choice.of(order, worth))
-    ]
+    shown = candidates.select(chosen(order, worth, limit))
+    found = [{**_candidate(each, judged.get(each.id), weights), "round": round} for each in shown]
+    return found, len(order) - len(found)
 
 
 def _candidate(candidate: Candidate, judgement: Judgement | None, weights: Weights) -> Data:
@@ -90,7 +103,11 @@ def _candidate(candidate: Candidate, judgement: Judgement | None, weights: Weigh
             for region in judgement.regions
         ],
         "failures": [{"judge": each.judge, "region": each.region, "why": each.why} for each in judgement.failures],
-        "answers": [{"by": each.asked_by, "text": _cut(each.answer)} for each in judgement.exchanges],
+        "answers": [
+            {"by": each.asked_by, "text": each.answer[:_LONGEST] + (f" … ({over} more characters)" if over > 0 else "")}
+            for each in judgement.exchanges
+            for over in [len(each.answer) - _LONGEST]
+        ],
         "weights": weights.of(candidate, judgement),
     }
 
@@ -98,14 +115,6 @@ def _candidate(candidate: Candidate, judgement: Judgement | None, weights: Weigh
 def _score(score: Score) -> Data:
     said = {"value": score.value, "reason": score.reason, "judge": score.judge, "label": score.label}
     return {**said, "stated": score.stated, "rules": list(score.rules)}
-
-
-def _mean(scores: Sequence[Score]) -> float | None:
-    return fmean(each.value for each in scores) if scores else None
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … ({len(text) - _LONGEST} more characters)"
 
 
 class Weights:
@@ -160,3 +169,64 @@ class Weights:
                 raise RecordError("The map compares with the whole round, and not all of it is encoded yet.")
             latents.fit(made, self._pictures)
         return made  # type: ignore[no-any-return]
+
+
+# ---- before and after -----------------------------------------------------------------------------------------------
+
+
+def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
+    """{"before", "after": names, "measures": [{"name", "binary"}], "pairs": [...], "left_out"}; None without two
+    evaluations. Of more than `limit` pairs (0: no limit) those whose measures changed most are kept, in order."""
+    if run.settings.benchmark is None:
+        return None
+    there = [k for k in (None, *rounds) if run.done("evaluate", k)]
+    if len(there) < 2:
+        return None
+    first, last = there[0], there[-1]
+    before, after = ({each.id: each for each in scored(run, k) if not each.candidate.failure} for k in (first, last))
+    ids = [item.id for item in run.planned_evaluation() if item.id in before and item.id in after]
+    explain, kept = getattr(run.benchmark(), "explain", None), ids
+    if limit and len(ids) > limit:
+        ranked = sorted(ids, key=lambda each: -_change(before[each].values, after[each].values))  # stable
+        chosen = set(ranked[:limit])
+        kept = [each for each in ids if each in chosen]
+    names = {name: True for each in (*before.values(), *after.values()) for name in each.values}
+    for each in (*before.values(), *after.values()):  # measures that are 0 or 1 everywhere: right and wrong images
+        names |= {name: names[name] and value in (0.0, 1.0) for name, value in each.values.items()}
+    return {
+        "before": _name(first),
+        "after": _name(last),
+        "measures": [{"name": n, "binary": names[n]} for n in sorted(names, key=lambda each: not names[each])],
+        "pairs": [_pair(before[each], after[each], explain) for each in kept],
+        "left_out": len(ids) - len(kept),
+    }
+
+
+def _pair(before: Scored, after: Scored, explain: Callable[..., str] | None) -> Data:
+    (old, small), (new, _) = data_uri(before.candidate.image), data_uri(after.candidate.image)
+    return {
+        "id": before.id,
+        "prompt": before.candidate.prompt.text,
+        "seed": before.candidate.seed,
+        "small": small,
+        "before": {"src": old, "values": before.values, "why": _why(before, explain)},
+        "after": {"src": new, "values": after.values, "why": _why(after, explain)},
+        "answers": [
+            {"by": f"{name}: {exchange.asked_by}", "text": exchange.answer}
+            for name, each in (("before", before), ("after", after))
+            for exchange in each.exchanges
+        ],
+    }
+
+
+def _why(found: Scored, explain: Callable[..., str] | None) -> str:
+    """What the benchmark says is wrong with an image, if it can."""
+    return str(explain(found.candidate, [each.answer for each in found.exchanges])) if explain else ""
+
+
+def _name(round: int | None) -> str:
+    return "base" if round is None else f"round {round}"
+
+
+def _change(before: dict[str, float], after: dict[str, float]) -> float:
+    return sum(abs(after[name] - value) for name, value in before.items() if name in after)

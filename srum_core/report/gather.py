@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from attrs import asdict
+
 from srum_core.config.toml import as_data
 from srum_core.errors import RecordError
-from srum_core.evaluation.stage import read_table
-from srum_core.evaluation.tables import ends
+from srum_core.evaluation.formatting import estimate
+from srum_core.evaluation.stage import change, evaluated
 from srum_core.files import from_json, read_file, unreadable
 from srum_core.models.images import read_files
-from srum_core.records import Candidate, Row
-from srum_core.report.ablation import FILE as ABLATION
-from srum_core.report.ablation import read_ablation
-from srum_core.report.gallery import Choice, gallery
-from srum_core.report.pairs import pairs
+from srum_core.records import Candidate
+from srum_core.report.gallery import gallery, pairs
 from srum_core.runs.run import Run
 from srum_core.stages.chunks import Step
 from srum_core.stages.order import count, steps
 
 Data = dict[str, Any]
+ABLATION = "ablation.json"
 _SHOWN = (
     *("adapter.use", "adapter.checkpoint", "prompts", "rounds", "generate.candidates", "grounder.use", "verifier.use"),
     *("judges", "answerer.use", "map.use", "loss.use", "loss.constraint", "train.method", "train.lr"),
@@ -63,25 +64,24 @@ def _opened(folder: Path) -> Run:
 
 
 def gather_run(run: Run, limit: int) -> Data:
-    rounds = _rounds(run)
-    choice = Choice(limit)
+    rounds = [k for k in run.settings.round_numbers if run.round_folder(k).is_dir()]  # where there is anything
+    galleries = [gallery(run, k, limit) for k in rounds]
     return {
         "settings": _settings(run),
         "toml": (run.folder / "run.toml").read_text(encoding="utf-8"),  # with the versions of then
         "rounds": [{"round": k, "stages": _stages(run, k)} for k in rounds],
-        "base": [_evaluated(run, None)] if run.stage_folder("evaluate", None).exists() else [],
+        "base": [_stage(run, None, "evaluate")] if run.stage_folder("evaluate", None).exists() else [],
         "metrics": {k: rows for k in rounds if (rows := metrics(run, k))},
-        "tables": tables(run, rounds),
+        "tables": [
+            {"name": name, "rows": {row.name: {**asdict(estimate(row)), "count": row.count} for row in rows.values()}}
+            for name, rows in evaluated(run).items()
+        ],
+        "changes": {name: asdict(each) for name, each in change(run).items()},
         "benchmark": f"{run.settings.benchmark.use}, {run.settings.evaluate.split}" if run.settings.benchmark else "",
         "pairs": pairs(run, rounds, limit),
-        "candidates": [each for k in rounds for each in gallery(run, k, choice)],
-        "left_out": choice.left_out,
+        "candidates": [each for shown, _ in galleries for each in shown],
+        "left_out": sum(left for _, left in galleries),
     }
-
-
-def _rounds(run: Run) -> list[int]:
-    """The rounds of which there is anything."""
-    return [k for k in run.settings.round_numbers if run.round_folder(k).is_dir()]
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:
@@ -114,12 +114,12 @@ def _changes(run: Run) -> list[tuple[str, str]]:
 
 
 def _stages(run: Run, round: int) -> list[Data]:
-    makers = {"generate": _generated, "ground": _grounded, "judge": _judged, "train": _trained, "evaluate": _evaluated}
+    makers = {"generate": _generated, "ground": _grounded, "judge": _judged, "train": _trained}
     names = [step.stage for step in steps(run) if step.round == round]
-    return [makers[name](run, round) for name in names]
+    return [makers[name](run, round) if name in makers else _stage(run, round, name) for name in names]
 
 
-def _stage(run: Run, name: str, round: int | None, facts: Sequence[str] = (), failures: Sequence[str] = ()) -> Data:
+def _stage(run: Run, round: int | None, name: str, facts: Sequence[str] = (), failures: Sequence[str] = ()) -> Data:
     """`made` of `total` pictures; facts and failures are phrases."""
     made, total = count(run, Step(name, round))
     return {
@@ -142,7 +142,7 @@ def _generated(run: Run, round: int) -> Data:
     lost = [not _intact(each) for each in candidates]
     failures = _failed(lost, "images are missing or are not those that were recorded", pictures=True)
     failures += _failed(changed, "images are of other prompts than prompts.jsonl has now", pictures=True)
-    return _stage(run, "generate", round, facts, failures)
+    return _stage(run, round, "generate", facts, failures)
 
 
 def _intact(candidate: Candidate) -> bool:
@@ -160,7 +160,7 @@ def _grounded(run: Run, round: int) -> Data:
     facts += [f"{dropped} dropped"] if dropped else []
     failures = _failed([each.failures for each in found], "answers about regions unreadable")
     return _stage(
-        run, "ground", round, facts, failures + _failed([each.unverified for each in found], "verdicts unreadable")
+        run, round, "ground", facts, failures + _failed([each.unverified for each in found], "verdicts unreadable")
     )
 
 
@@ -178,7 +178,7 @@ def _judged(run: Run, round: int) -> Data:
     models = sorted({exchange.model for each in found for exchange in each.exchanges} - {""})
     facts += [f"answered by {', '.join(models)}"] if models else []
     failures = _failed([each.failures for each in found], "left out: an answer could not be read", pictures=True)
-    return _stage(run, "judge", round, facts, failures)
+    return _stage(run, round, "judge", facts, failures)
 
 
 def _failed(failures: Sequence[Any], words: str, pictures: bool = False) -> list[str]:
@@ -194,11 +194,7 @@ def _trained(run: Run, round: int) -> Data:
         out = sum(rows[-1].get(each, 0) for each in ("below_least", "filtered", "not_best"))
         facts = [f"on {rows[-1]['judged'] - out} pictures"] + ([f"{out} left out by select"] if out else [])
     facts += [f"{seconds:.0f} s"] if seconds else []
-    return {**_stage(run, "train", round, facts), "made": len(rows), "total": None, "unit": "steps"}
-
-
-def _evaluated(run: Run, round: int | None) -> Data:
-    return _stage(run, "evaluate", round)
+    return {**_stage(run, round, "train", facts), "made": len(rows), "total": None, "unit": "steps"}
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
@@ -215,30 +211,49 @@ def _lines(path: Path) -> list[Data]:
         return []
     try:
         rows = [from_json(line) for line in read_file(path).split(b"\n")[:-1]]
-        if not all(isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows):
+        if not all(
+            isinstance(row, dict) and all(isinstance(v, int | float | None) for v in row.values()) for row in rows
+        ):
             raise ValueError("a line is no table of numbers")
         return rows
     except ValueError as error:
         raise unreadable(path, error) from error
 
 
-def _is_number(value: object) -> bool:
-    return value is None or isinstance(value, int | float)
+# ---- an ablation ----------------------------------------------------------------------------------------------------
 
 
-def tables(run: Run, rounds: Sequence[int]) -> list[Data]:
-    """The finished evaluations, in order: [{"name": "base", "rows": {measure: {value, count, low, high}}}]."""
-    found = {"base": read_table(run, None), **{f"round {k}": read_table(run, k) for k in rounds}}
-    return [
-        {
-            "name": name,
-            "rows": {row.name: _row(row) for row in table.values()},
-        }
-        for name, table in found.items()
-        if table
-    ]
+def read_ablation(folder: Path) -> Data:
+    """{"title", "command", "note", "columns", "rows", "figures": [{"title", "src"}], "runs": [names]}.
+
+    Raises RecordError for a file that is not of that form, or a figure that is not there."""
+    path = folder / ABLATION
+    try:
+        found = from_json(read_file(path))
+        rows = [
+            {"arm": str(row["arm"]), "cells": {column: _cell(row["cells"].get(column)) for column in found["columns"]}}
+            for row in found["rows"]
+        ]
+        figures = [{"title": str(each["title"]), "src": _figure(folder, each["svg"])} for each in found["figures"]]
+        words = {key: str(found[key]) for key in ("title", "command", "note")}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{path} cannot be read ({told}). Run srum ablate again to write it.") from error
+    runs = sorted(str(each.parent.relative_to(folder)) for each in folder.glob("seed-*/*/run.toml"))
+    return {**words, "columns": found["columns"], "rows": rows, "figures": figures, "runs": runs}
 
 
-def _row(row: Row) -> Data:
-    low, high = ends(row) or (None, None)
-    return {"value": row.value, "count": row.count, "low": low, "high": high}
+def _cell(cell: Any) -> Data:
+    """{"text"} or {"value", "low", "high"}."""
+    if cell is None or isinstance(cell, str):
+        return {"text": cell or ""}
+    ends = {end: None if cell.get(end) is None else float(cell[end]) for end in ("low", "high")}
+    return {"value": float(cell["value"]), **ends}
+
+
+def _figure(folder: Path, name: str) -> str:
+    """As an image: scripts and links in an SVG do nothing there."""
+    path = folder / name
+    if path.parent != folder or not path.is_file():
+        raise RecordError(f'{folder / ABLATION} names the figure "{name}", which is not a file in {folder}.')
+    return f"data:image/svg+xml;base64,{b64encode(path.read_bytes()).decode()}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -12,15 +12,14 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from srum_core.evaluation.tables import all_shares, number
-from srum_core.report import charts
+from srum_core.evaluation.formatting import all_shares, number
+from srum_core.evaluation.statistics import Estimate
+from srum_core.report import LIMIT, charts
 from srum_core.report.charts import Line
 from srum_core.report.gather import Data, gather
 from srum_core.runs.store import write_atomic
 
 NAME = "report.html"
-LIMIT = 1000
-"""Pictures of a round that are shown, unless told otherwise."""
 _HERE = Path(__file__).parent
 _UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
 
@@ -48,7 +47,7 @@ def render(data: Data) -> str:
     return environment.get_template("template.html").render(
         **data,
         percent=percent,
-        style=Markup(_own("page.css")),
+        style=Markup(_own("charts.css") + _own("page.css")),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         lazy=embedded(lazy),
@@ -82,24 +81,20 @@ def shown(cell: Mapping[str, Any] | None, percent: bool, signed: bool = False) -
         return escape(cell["text"])
     if cell is None or not isfinite(cell["value"]):
         return Markup("–")
-    ends = None if cell["low"] is None or cell["high"] is None else (cell["low"], cell["high"])
-    value, _, interval = number(cell["value"], ends, percent, signed).partition(" ")
+    value, _, interval = number(Estimate(cell["value"], cell["low"], cell["high"]), percent, signed).partition(" ")
     return Markup("{} <small>{}</small>").format(value, interval) if interval else escape(value)
 
 
-def in_percent(cells: Iterable[Mapping[str, Any] | None]) -> bool:
-    """Whether all numbers of a table can be shown in per cent."""
-    return all_shares(cell["value"] for cell in cells if cell and "value" in cell and isfinite(cell["value"]))
-
-
 def _percent(data: Data) -> dict[str, bool]:
-    """Which of the page's tables are in per cent."""
+    """Which of the page's tables can be shown in per cent, as all of their numbers are shares."""
     run, ablation = data["run"], data["ablation"]
+    cells = {
+        "results": [row for table in (run["tables"] if run else ()) for row in table["rows"].values()],
+        "ablation": [cell for row in (ablation["rows"] if ablation else ()) for cell in row["cells"].values()],
+    }
     return {
-        "results": in_percent(row for table in (run["tables"] if run else ()) for row in table["rows"].values()),
-        "ablation": in_percent(
-            cell for row in (ablation["rows"] if ablation else ()) for cell in row["cells"].values()
-        ),
+        name: all_shares(cell["value"] for cell in found if "value" in cell and isfinite(cell["value"]))
+        for name, found in cells.items()
     }
 
 
@@ -146,4 +141,4 @@ def _line(name: str, rows: Sequence[Data]) -> Line:
 
 
 def _words(name: str) -> str:
-    return {"lr": "learning rate"}.get(name, name.replace("_", " "))
+    return "learning rate" if name == "lr" else name.replace("_", " ")

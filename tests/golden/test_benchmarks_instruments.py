@@ -16,7 +16,7 @@ from srum_benchmarks.files import Expected
 from srum_benchmarks.geneval import prompts as geneval
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.wise import prompts as wise
-from srum_core.analysis import effect_size as activations
+from srum_core.analysis import clusters as activations
 
 pytestmark = pytest.mark.golden
 

@@ -34,7 +34,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     made = comparison.compare([table for run in parsed.runs for table in comparison.found(run)], plugins.discover())
     if parsed.format is None and parsed.out is None and sys.stdout.isatty():
-        show_table(Group(*comparison.grids(made)))
+        show_table(Group(*map(comparison.grid, made)))
         return 0
     text = comparison.FORMATS[parsed.format or "markdown"](made)
     if parsed.out is None:

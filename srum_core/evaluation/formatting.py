@@ -1,0 +1,109 @@
+"""How numbers and tables are written wherever they are shown: a value with its 95 % interval, a change with its sign.
+
+No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attrs import frozen
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from srum_core.evaluation.statistics import Estimate, Z
+from srum_core.records import Row
+
+
+def estimate(row: Row) -> Estimate:
+    """A row's value with its 95 % interval; from the standard error where the benchmark gives no other."""
+    if row.low is not None and row.high is not None:
+        return Estimate(row.value, row.low, row.high)
+    if row.error is None:
+        return Estimate(row.value)
+    return Estimate(row.value, row.value - Z * row.error, row.value + Z * row.error)
+
+
+def number(found: Row | Estimate | None, percent: bool = False, signed: bool = False, digits: int | None = None) -> str:
+    """57.8 [51.8, 63.9]: in per cent with one decimal, or with three figures of the largest end, or with `digits`.
+    "" for nothing; a change is `signed`."""
+    if found is None:
+        return ""
+    found = estimate(found) if isinstance(found, Row) else found
+    ends = [] if found.low is None or found.high is None else [found.low, found.high]
+    scale, largest = (100, 100.0) if percent else (1, max(map(abs, (found.value, *ends))))
+    if digits is None:
+        digits = 3 if largest <= 1 else 2 if largest < 10 else 1
+    first, *others = (
+        f"{scale * value:{'+' if signed else ''}z.{digits}f}".replace("-", "−") for value in (found.value, *ends)
+    )
+    return f"{first} [{', '.join(others)}]" if others else first
+
+
+def all_shares(values: Iterable[float]) -> bool:
+    """Whether no number exceeds 1, so that all can be shown in per cent."""
+    return all(abs(value) <= 1 for value in values)
+
+
+def units(percent: bool, more: str = "") -> str:
+    """What a title says of its numbers."""
+    return f"{more}95 % intervals{', in %' if percent else ''}"
+
+
+@frozen
+class Grid:
+    """A table for a terminal or for Markdown. At a terminal only words wrap, never numbers.
+
+    Columns that do not fit beside the others follow in a further table, behind the first column again.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    caption: str = ""
+    words: frozenset[int] = frozenset()
+    """Columns of words beside the first: left-aligned, and they may wrap."""
+
+    def markdown(self) -> str:
+        ruler = ["---" if not index or index in self.words else "---:" for index in range(len(self.head))]
+        lines = [
+            f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in row)} |"
+            for row in (self.head, ruler, *self.rows)
+        ]
+        title = f"**{self.title}**" if self.title else ""
+        return "\n\n".join(part for part in (title, "\n".join(lines), self.caption) if part)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        parts = self._parts(options.max_width)
+        for number, part in enumerate(parts):
+            made = Table(title=Text(self.title) if self.title and not number else None)
+            if self.caption and number == len(parts) - 1:
+                made.caption = Text(self.caption)
+            for index in part:
+                words = not index or index in self.words
+                side: JustifyMethod = "left" if words else "right"
+                made.add_column(Text(self.head[index]), justify=side, no_wrap=not words, overflow="fold")
+            for row in self.rows:
+                made.add_row(*(Text(row[index]) for index in part))
+            yield made
+
+    def _parts(self, width: int) -> list[list[int]]:
+        """The columns of each table."""
+        most, edges = (width // 3, width // 2), 3  # a border and a space at each side
+        needs = [max(map(cell_len, column)) for column in zip(self.head, *self.rows, strict=True)]
+        needs = [min(n, most[bool(i)]) if not i or i in self.words else n for i, n in enumerate(needs)]
+        parts, room = [[0]], width - 1 - needs[0] - edges
+        for index, need in enumerate(needs[1:], 1):
+            if len(parts[-1]) > 1 and need + edges > room:
+                parts.append([0])
+                room = width - 1 - needs[0] - edges
+            parts[-1].append(index)
+            room -= need + edges
+        return parts
+
+
+def markdown(parts: Iterable[str | Grid]) -> str:
+    """Paragraphs and tables, one after the other."""
+    return "\n\n".join(part if isinstance(part, str) else part.markdown() for part in parts) + "\n"
