@@ -19,8 +19,7 @@ from training import clean  # noqa: F401 - a fixture
 
 from srum_core.cli import main
 from srum_core.interchange.incoming import Bad, Incoming
-from srum_core.interchange.official import read_official
-from srum_core.interchange.official_records import pixels
+from srum_core.interchange.official import pixels, read_official
 from srum_core.interchange.parquet import features
 from srum_core.records import (
     BoxFormat,

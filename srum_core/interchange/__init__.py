@@ -1,7 +1,7 @@
 """Judged images on their way out of a run and into one, in formats that others read. No torch.
 
-`official` reads and `official_records` writes the JSON lines of the official SRUM code, `parquet` does both for data
-sets with the images inside, and `importer` makes a run out of what either reads. PIL and datasets load when used.
+`official` reads and writes the JSON lines of the official SRUM code, `parquet` data sets with the images inside, and
+`importer` makes a run out of what either reads. PIL and datasets load when used.
 """
 
 from __future__ import annotations

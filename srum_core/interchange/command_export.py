@@ -17,10 +17,9 @@ import argparse
 from pathlib import Path
 
 from srum_core import plugins
-from srum_core.cli.common import say
-from srum_core.cli.runs import add_round, add_run, judged_round
+from srum_core.cli.common import add_round, add_run, judged_round, say
 from srum_core.interchange.incoming import fresh, judged
-from srum_core.interchange.official_records import write_official
+from srum_core.interchange.official import write_official
 from srum_core.interchange.parquet import need, write_parquet
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run, started_from
@@ -48,7 +47,10 @@ def run(parsed: argparse.Namespace) -> int:
         need("srum export --format parquet")
     with fresh(parsed.to) as folder:
         told = (_srum if parsed.format == "srum" else _parquet)(source, round, folder)
-    for sentence in [f"Round {round} of {shown(source.folder)}.", *told, *_unfinished(source, round)]:
+    if not source.done("judge", round):
+        planned = len(source.planned(round))
+        told.append(f"Judging of round {round} is not finished: what is there was written, {planned} are planned.")
+    for sentence in [f"Round {round} of {shown(source.folder)}.", *told]:
         say(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
@@ -87,11 +89,3 @@ def _parquet(run: Run, round: int, folder: Path) -> list[str]:
     rows, mended = write_parquet(path, judged(run, round))
     sentence = f"In {mended} of them, characters that Parquet cannot hold (lone surrogates) were replaced by U+FFFD."
     return [f"{rows} pictures in {path.name}.", *([sentence] if mended else [])]
-
-
-def _unfinished(run: Run, round: int) -> list[str]:
-    if run.done("judge", round):
-        return []
-    return [
-        f"Judging of round {round} is not finished: what is there was written, {len(run.planned(round))} are planned."
-    ]

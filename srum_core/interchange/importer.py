@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import attrs
-from attrs import define, field, frozen
+from attrs import define, field
 
 from srum_core import config
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.interchange.incoming import OWN, REFERENCE, Bad, File, Incoming, fresh
+from srum_core.interchange.incoming import OWN, REFERENCE, Bad, File, Incoming, fresh, renamed
 from srum_core.models.images import with_digest
 from srum_core.plugins import Registry
-from srum_core.records import Candidate, Exchange, Grounding, Judgement, Prompt
+from srum_core.records import Candidate, Grounding, Judgement, Prompt
 from srum_core.runs.progress import listed
 from srum_core.runs.run import Run
-from srum_core.runs.store import Records, write_atomic, write_list
+from srum_core.runs.store import write_atomic, write_list
 
 LOG = "import.log"
 _CHUNK = 32
@@ -64,28 +65,36 @@ def take_in(
 
 
 def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool) -> Intake:
-    intake, taken, prompts, some = Intake(), set[str](), list[Prompt](), list[Incoming]()
-    writer = _Writer(run, run.candidates(1), run.groundings(1), run.judgements(1), intake.places)
+    intake, prompts = Intake(), list[Prompt]()
+    candidates, groundings, judgements = run.candidates(1), run.groundings(1), run.judgements(1)
+    usable = _usable(found, intake, prompts)
+    while some := list(islice(usable, _CHUNK)):
+        made = [_records(run, candidates.folder / "images", each) for each in some]
+        candidates.extend(candidate for candidate, _ in made)
+        groundings.extend(Grounding(each.candidate, each.regions) for _, each in made)
+        judgements.extend(each for _, each in made)
+        ids = (candidate.id for candidate, _ in made)
+        intake.places += [f"{each.where}: is picture {id}" for each, id in zip(some, ids, strict=True)]
+    _refuse(intake, skip_bad)
+    write_list(run.round_folder(1) / "prompts.jsonl", prompts)
+    assert [item.id for item in run.planned(1)] == [candidate.id for candidate in candidates]
+    for records in (candidates, groundings, judgements):
+        records.mark_done()
+    return intake
+
+
+def _usable(found: Iterable[Incoming | Bad], intake: Intake, prompts: list[Prompt]) -> Iterator[Incoming]:
+    """What can be used, each with a prompt id of its own; everything is counted."""
+    taken = set[str]()
     for each in found:
         if isinstance(each, Bad):
             intake.bad.append(each)
             continue
+        _count(intake, each)
         prompt = attrs.evolve(each.prompt, id=_free(each.prompt.id, taken))
         taken.add(prompt.id)
         prompts.append(prompt)
-        some.append(attrs.evolve(each, prompt=prompt))
-        _count(intake, each)
-        if len(some) == _CHUNK:
-            writer.write(some)
-            some = []
-    _refuse(intake, skip_bad)
-    writer.write(some)
-    write_list(run.round_folder(1) / "prompts.jsonl", prompts)
-    assert [item.id for item in run.planned(1)] == [candidate.id for candidate in writer.candidates]
-    writer.candidates.mark_done()
-    writer.groundings.mark_done()
-    writer.judgements.mark_done()
-    return intake
+        yield attrs.evolve(each, prompt=prompt)
 
 
 def _free(identity: str, taken: set[str]) -> str:
@@ -118,42 +127,19 @@ def _refuse(intake: Intake, skip_bad: bool) -> None:
         raise RecordError(f"There is no judged picture in it that can be used.{listed(bad)}")
 
 
-@frozen
-class _Writer:
-    """The records of round 1."""
-
-    run: Run
-    candidates: Records[Candidate]
-    groundings: Records[Grounding]
-    judgements: Records[Judgement]
-    places: list[str]
-
-    def write(self, some: Sequence[Incoming]) -> None:
-        made = [self._records(each) for each in some]
-        self.candidates.extend(candidate for candidate, _ in made)
-        self.groundings.extend(Grounding(each.candidate, each.regions) for _, each in made)
-        self.judgements.extend(each for _, each in made)
-
-    def _records(self, each: Incoming) -> tuple[Candidate, Judgement]:
-        planned = self.run.plan(each.prompt, 0, 1)
-        image = self._keep(planned.id, each.image)
-        reference = self._keep(f"{planned.id}-reference", each.reference) if each.reference else None
-        seed = planned.seed if each.seed is None else each.seed
-        candidate = with_digest(
-            Candidate(planned.id, each.prompt, image, each.image.size, seed, each.thought, reference)
-        )
-        exchanges = tuple(_shown(exchange, image, reference) for exchange in each.exchanges)
-        self.places.append(f"{each.where}: is picture {planned.id}")
-        return candidate, Judgement(planned.id, each.regions, each.scores, exchanges, each.failures, each.boxes)
-
-    def _keep(self, name: str, file: File) -> Path:
-        suffix = Path(file.name).suffix
-        suffix = suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix) else ".png"
-        path = self.candidates.folder / "images" / f"{name}{suffix}"
-        write_atomic(path, file.data)
-        return path
+def _records(run: Run, images: Path, each: Incoming) -> tuple[Candidate, Judgement]:
+    planned = run.plan(each.prompt, 0, 1)
+    image = _keep(images, planned.id, each.image)
+    reference = _keep(images, f"{planned.id}-reference", each.reference) if each.reference else None
+    seed = planned.seed if each.seed is None else each.seed
+    candidate = Candidate(planned.id, each.prompt, image, each.image.size, seed, each.thought, reference)
+    exchanges = renamed(each.exchanges, {OWN: image, REFERENCE: reference or image})
+    judgement = Judgement(planned.id, each.regions, each.scores, exchanges, each.failures, each.boxes)
+    return with_digest(candidate), judgement
 
 
-def _shown(exchange: Exchange, image: Path, reference: Path | None) -> Exchange:
-    shown = {OWN: image, REFERENCE: reference or image}.get(exchange.question.image, exchange.question.image)
-    return attrs.evolve(exchange, question=attrs.evolve(exchange.question, image=shown))
+def _keep(folder: Path, name: str, file: File) -> Path:
+    suffix = Path(file.name).suffix
+    path = folder / f"{name}{suffix if re.fullmatch(r'[.][A-Za-z0-9]{1,8}', suffix) else '.png'}"
+    write_atomic(path, file.data)
+    return path

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape
 from io import BytesIO
 from pathlib import Path
 
+import attrs
 from attrs import field, frozen
 
 from srum_core.errors import RecordError, clean, naming
@@ -113,6 +114,16 @@ def judged(run: Run, round: int) -> Iterator[tuple[Candidate, Judgement]]:
     for judgement in judgements:
         (candidate,) = candidates.select([judgement.candidate])
         yield candidate, judgement
+
+
+def renamed(exchanges: Sequence[Exchange], names: Mapping[Path, Path]) -> tuple[Exchange, ...]:
+    """With other names for the images that questions are about."""
+    return tuple(
+        attrs.evolve(
+            each, question=attrs.evolve(each.question, image=names.get(each.question.image, each.question.image))
+        )
+        for each in exchanges
+    )
 
 
 @contextmanager

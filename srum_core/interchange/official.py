@@ -1,27 +1,42 @@
-"""Reads the official judge records and training records: JSON lines, each of which may be of either kind.
+"""The JSON lines that the official SRUM scripts pass to one another: read, and written out of a run.
 
-A box counts in pixels of the stored picture. As for the official reader its edges may be texts of whole numbers, and it
-is cut to the picture; an entry without a box or a score, or whose box is empty, is left out, which the result says.
-Fractions of pixels are kept. Where the official reader drops the whole sample without a word (a score that is no
-number, an infinite edge) or trains on nonsense (a score of 8), the line is `Bad`.
+output.jsonl  one candidate a line: what was to be drawn, and the thought that went before it
+judge.jsonl   one judge record a line: scored regions, and the score of the whole picture
+train.jsonl   one training record a line: the same as a flat list, under the name of the picture
+images/       the pictures that the lines name
+
+A file to read holds judge records or training records. A box counts in pixels of the stored picture. As for the
+official reader its edges may be texts of whole numbers, and it is cut to the picture; an entry without a box or a
+score, or whose box is empty, is left out, which the result says. Fractions of pixels are kept. Where the official
+reader drops the whole sample without a word (a score that is no number, an infinite edge) or trains on nonsense (a
+score of 8), the line is `Bad`.
+
+Written boxes are whole pixels. Where several judges scored the same thing, their mean is written, as the reward maps
+take it. Our training records keep a global score of exactly 0; the official script that makes them takes it for a
+failed judge and drops the picture.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from srum_core.errors import RecordError, clean
 from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, opened, score_in_range
-from srum_core.interchange.official_records import GLOBAL
-from srum_core.records import Box, Prompt, Region, Score
+from srum_core.models.images import read_files
+from srum_core.records import Box, Candidate, Judgement, Prompt, Region, Score
 from srum_core.runs.prompts import other_task, tell_once
+from srum_core.runs.store import write_atomic
 
+GLOBAL = "global_layout_reward"
+Json = dict[str, Any]
 JUDGE = "imported"
 """`Score.judge` of what is read here."""
 KEYS = {"prompt", "image_file", "vlm_rewards", GLOBAL, "bad_image_file", "good_image_file"}
@@ -29,13 +44,8 @@ KEYS |= {"prompt_id", "original_prompt", "detailed_prompt", "think_output"}
 """The fields of the official records."""
 
 
-@frozen
-class Drawn:
-    """What a line of the official output.jsonl says of a picture."""
-
-    prompt_id: str
-    prompt: str
-    thought: str
+Drawn = Mapping[str, tuple[Prompt, str]]
+"""What the official output.jsonl says of images, by file: the prompt, and the thought that went before it."""
 
 
 def read_official(path: Path, images: Path | None = None, candidates: Path | None = None) -> Iterator[Incoming | Bad]:
@@ -78,7 +88,7 @@ def _object(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _drawn(path: Path) -> Iterator[tuple[str, Drawn]]:
+def _drawn(path: Path) -> Iterator[tuple[str, tuple[Prompt, str]]]:
     for where, line in _lines(path):
         try:
             record = _object(line)
@@ -86,8 +96,8 @@ def _drawn(path: Path) -> Iterator[tuple[str, Drawn]]:
                 raise Unusable(wrong)
             thought = record.get("think_output")
             prompt, name = _text(record, "original_prompt"), _text(record, "image_file")
-            identity = record.get("prompt_id", Path(name).stem)
-            yield name, Drawn(str(identity), prompt, thought if isinstance(thought, str) else "")
+            identity = str(record.get("prompt_id", Path(name).stem))
+            yield name, (Prompt(identity, prompt), thought if isinstance(thought, str) else "")
         except Unusable as error:
             raise RecordError(f"{path.parent / where}: {error}. It should be the official output.jsonl.") from error
 
@@ -99,7 +109,7 @@ def _text(record: dict[str, Any], key: str) -> str:
     return value
 
 
-def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn: dict[str, Drawn] | None) -> Incoming:
+def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn: Drawn | None) -> Incoming:
     trained = "bad_image_file" in record or "good_image_file" in record
     if not trained and "image_file" not in record:
         raise Unusable("it is neither a judge record (image_file) nor a training record (bad_image_file)")
@@ -110,12 +120,9 @@ def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn
     if unknown := [key for key in record if key not in KEYS]:
         tell_once(f"{where.rpartition(':')[0]}: these fields are not read: {clean(', '.join(unknown))}.")
     name = _text(record, "bad_image_file" if trained else "image_file")
-    known = None
-    if drawn is not None:
-        known = drawn.get(name)
-        if known is None:
-            raise Unusable(f"{name} is not in the file of --candidates")
-    text = known.prompt if known else _text(record, "prompt")
+    if drawn is not None and name not in drawn:
+        raise Unusable(f"{name} is not in the file of --candidates")
+    prompt, thought = drawn[name] if drawn is not None else (Prompt(Path(name).stem, _text(record, "prompt")), "")
     path = find(name, folders)
     image = opened(path)
     found = _Found(image.size)
@@ -124,12 +131,12 @@ def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn
         raise Unusable("; ".join(["it holds no score that can be used", *found.notes]))
     return Incoming(
         where,
-        Prompt(known.prompt_id if known else Path(name).stem, text),
+        prompt,
         image,
         _reference(_text(record, "good_image_file"), path, image, folders) if trained else None,
         tuple(found.regions),
         tuple(found.scores),
-        thought=known.thought if known else "",
+        thought=thought,
         notes=tuple(found.notes),
     )
 
@@ -249,3 +256,132 @@ def _why_empty(edges: Box, size: tuple[int, int]) -> str:
 
 def _told(edges: Box) -> str:
     return f"[{', '.join(f'{edge:g}' for edge in edges)}]"
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def write_official(folder: Path, pictures: Iterable[tuple[Candidate, Judgement]]) -> Counter[str]:
+    """Write all four; returns counts: pictures, failed and unscored (left out), zero and without (global scores),
+    regions without a score, masks."""
+    counts: Counter[str] = Counter()
+    with (
+        (folder / "output.jsonl").open("w", encoding="utf-8") as output,
+        (folder / "judge.jsonl").open("w", encoding="utf-8") as judge,
+        (folder / "train.jsonl").open("w", encoding="utf-8") as train,
+    ):
+        for candidate, judgement in pictures:
+            if judgement.failures or not judgement.scores:
+                counts["failed" if judgement.failures else "unscored"] += 1
+                continue
+            record, files = judge_record(candidate, judgement), read_files(candidate)
+            good = None if candidate.reference is None else f"{candidate.id}-reference{candidate.reference.suffix}"
+            write_atomic(folder / "images" / record["image_file"], files[candidate.image])
+            if good and candidate.reference:
+                write_atomic(folder / "images" / good, files[candidate.reference])
+            for file, line in (
+                (output, candidate_record(candidate)),
+                (judge, record),
+                (train, training_record(record, candidate.prompt.text, good)),
+            ):
+                file.write(json.dumps(line) + "\n")  # in ASCII, which has room for anything a model has said
+            _count(counts, record, judgement)
+    return counts
+
+
+def _count(counts: Counter[str], record: Json, judgement: Judgement) -> None:
+    whole = record[GLOBAL]
+    counts["pictures"] += 1
+    counts["without"] += whole is None
+    counts["zero"] += whole is not None and whole["global_layout_score"] == 0
+    counts["regions without a score"] += len(judgement.regions) - len(record["vlm_rewards"])
+    counts["masks"] += any(region.mask for region in judgement.regions)
+
+
+def candidate_record(candidate: Candidate) -> Json:
+    """A line of output.jsonl."""
+    text, thought = candidate.prompt.text, candidate.thought
+    return {
+        "prompt_id": candidate.prompt.id,
+        "image_file": image_file(candidate),
+        "original_prompt": text,
+        "detailed_prompt": thought or text,
+        "think_output": thought,
+    }
+
+
+def image_file(candidate: Candidate) -> str:
+    return f"{candidate.id}{candidate.image.suffix}"
+
+
+def judge_record(candidate: Candidate, judgement: Judgement) -> Json:
+    """A line of judge.jsonl. Regions without a score are not in it."""
+    scores: dict[str | None, list[Score]] = {}
+    for score in judgement.scores:
+        scores.setdefault(score.region, []).append(score)
+    width, height = candidate.size
+    whole = None
+    if None in scores:
+        whole = {
+            "global_layout_score": fmean(score.value for score in scores[None]),
+            "reason": _reason(scores[None]),
+            "bbox": [0, 0, width, height],
+            "area": width * height,
+        }
+    return {
+        "image_file": image_file(candidate),
+        "prompt": candidate.prompt.text,
+        "vlm_rewards": [
+            _entry(region, scores[region.id], candidate.size) for region in judgement.regions if region.id in scores
+        ],
+        GLOBAL: whole,
+        # As in the release, where the judge of regions comes last: the last answer of the last judge.
+        "vlm_raw_output": judgement.exchanges[-1].answer if judgement.exchanges else "",
+    }
+
+
+def _entry(region: Region, scores: list[Score], size: tuple[int, int]) -> Json:
+    box = pixels(region.box, size)
+    label = next((score.label for score in scores if score.label), region.label)
+    entry: Json = {
+        "identified_object": label or f"region {region.id}",  # the official reader drops entries without one
+        "score": fmean(score.value for score in scores),
+        "bbox": box,
+        "area": sum(region.mask.counts[1::2]) if region.mask else (box[2] - box[0]) * (box[3] - box[1]),
+    }
+    reason = _reason(scores)
+    return {**entry, "reason": reason} if reason else entry
+
+
+def _reason(scores: list[Score]) -> str:
+    return "\n".join(score.reason for score in scores if score.reason)
+
+
+def pixels(box: Box, size: tuple[int, int]) -> list[int]:
+    """A box in whole pixels, at least one wide and high."""
+    low, high = [], []
+    for start, end, side in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
+        first = min(round(start * side), side - 1)
+        low.append(first)
+        high.append(max(round(end * side), first + 1))
+    return low + high
+
+
+def training_record(record: Mapping[str, Any], prompt: str, good: str | None = None) -> Json | None:
+    """A line of train.jsonl out of one of judge.jsonl; None if nothing scored is left, which is never so for ours.
+
+    `good`: the reference picture; without one the picture is its own."""
+    entries: list[Json] = []
+    whole = record.get(GLOBAL) or {}
+    if "global_layout_score" in whole:
+        box, reason = whole.get("bbox", [0, 0, 0, 0]), whole.get("reason", "")
+        entries.append({"object": GLOBAL, "bbox": box, "score": whole["global_layout_score"], "reason": reason})
+    entries += [
+        {"object": each["identified_object"], "bbox": each["bbox"], "score": each["score"]}
+        for each in record["vlm_rewards"]
+        if {"identified_object", "bbox", "score"} <= each.keys()
+    ]
+    bad = record["image_file"]
+    if not entries:
+        return None
+    return {"bad_image_file": bad, "good_image_file": good or bad, "prompt": prompt, "vlm_rewards": entries}

@@ -16,8 +16,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from types import NoneType
+from typing import Any, cast, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -33,6 +35,7 @@ from srum_core.interchange.incoming import (
     Unusable,
     find,
     opened,
+    renamed,
     score_in_range,
     stored,
 )
@@ -48,8 +51,8 @@ _GROUP = 32
 _RECORDS: Mapping[str, Any] = {
     "regions": tuple[Region, ...],
     "scores": tuple[Score, ...],
-    "exchanges": tuple[Exchange, ...],
     "failures": tuple[Unreadable, ...],
+    "exchanges": tuple[Exchange, ...],
     "boxes": BoxFormat | None,
 }
 
@@ -67,32 +70,21 @@ def need(what: str) -> tuple[Any, Any, Any]:
 
 def features(datasets: Any) -> Any:
     """The columns. A nested one lists every field of its record, so that nothing is lost."""
-    text, number, whole, truth = (datasets.Value(kind) for kind in ("string", "float64", "int64", "bool"))
-    several = datasets.List
-    question = {
-        **{"image": text, "text": text, "crop": several(number), "max_new_tokens": whole, "think": truth},
-        **{"temperature": number, "seed": whole, "history": several(several(text))},
-    }
-    score = {
-        **{"value": number, "region": text, "reason": text, "judge": text, "label": text, "stated": number},
-        **{"rules": several(text), "votes": several(number), "spread": number, "missing": whole},
-    }
-    mask = {"size": several(whole), "counts": several(whole)}
-    exchange = {
-        **{"asked_by": text, "question": question, "answer": text, "index": whole, "vote": whole},
-        **{"model": text, "refused": text},
-    }
+
+    def column(kind: Any) -> Any:
+        kind = next((each for each in get_args(kind) if NoneType in get_args(kind) and each is not NoneType), kind)
+        if get_origin(kind) is tuple:
+            return datasets.List(column(get_args(kind)[0]))
+        if attrs.has(kind):
+            return {field.name: column(field.type) for field in attrs.fields(attrs.resolve_types(kind))}
+        return datasets.Value({float: "float64", int: "int64", bool: "bool"}.get(kind, "string"))
+
     return datasets.Features(
         {
-            "id": text,
-            "image": datasets.Image(),
-            "reference": datasets.Image(),
-            **{"prompt_id": text, "prompt": text, "tags": text, "seed": whole, "thought": text},
-            "regions": several({"id": text, "box": several(number), "label": text, "mask": mask}),
-            "scores": several(score),
-            "failures": several({"question": whole, "why": text, "region": text, "judge": text}),
-            "exchanges": several(exchange),
-            "boxes": {"unit": text, "seen": several(whole)},
+            **{"id": column(str), "image": datasets.Image(), "reference": datasets.Image()},
+            **{"prompt_id": column(str), "prompt": column(str), "tags": column(str)},
+            **{"seed": column(int), "thought": column(str)},
+            **{name: column(kind) for name, kind in _RECORDS.items()},
         }
     )
 
@@ -106,7 +98,8 @@ def write_parquet(path: Path, pictures: Iterable[tuple[Candidate, Judgement]]) -
     schema = features(datasets).arrow_schema
     rows = mended = 0
     with parquet.ParquetWriter(path, schema) as writer:
-        for some in _groups(_row(candidate, judgement) for candidate, judgement in pictures):
+        pending = (_row(candidate, judgement) for candidate, judgement in pictures)
+        while some := list(islice(pending, _GROUP)):
             table = []
             for row in some:
                 broken: list[str] = []
@@ -117,26 +110,10 @@ def write_parquet(path: Path, pictures: Iterable[tuple[Candidate, Judgement]]) -
     return rows, mended
 
 
-def _groups(rows: Iterator[Json]) -> Iterator[list[Json]]:
-    some: list[Json] = []
-    for row in rows:
-        some.append(row)
-        if len(some) == _GROUP:
-            yield some
-            some = []
-    if some:
-        yield some
-
-
 def _row(candidate: Candidate, judgement: Judgement) -> Json:
     convert, files = _converter(), read_files(candidate)
     names = {candidate.image: OWN, **({candidate.reference: REFERENCE} if candidate.reference else {})}
-
-    def shown(exchange: Exchange) -> Exchange:
-        image = names.get(exchange.question.image, exchange.question.image)
-        return attrs.evolve(exchange, question=attrs.evolve(exchange.question, image=image))
-
-    judgement = attrs.evolve(judgement, exchanges=tuple(map(shown, judgement.exchanges)))
+    judgement = attrs.evolve(judgement, exchanges=renamed(judgement.exchanges, names))
     return {
         "id": candidate.id,
         "image": _picture(candidate.image, files),

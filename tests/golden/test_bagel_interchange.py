@@ -14,8 +14,7 @@ from near import off
 from test_interchange import line, paint, read
 
 from srum_core.interchange.incoming import Bad
-from srum_core.interchange.official import read_official
-from srum_core.interchange.official_records import training_record
+from srum_core.interchange.official import read_official, training_record
 from srum_core.records import Judgement
 from srum_losses import ReleasedOptions
 from srum_losses.maps import Released
