@@ -8,8 +8,8 @@ import attrs
 
 from srum_core.doctor.findings import Finding, Verdict
 from srum_core.doctor.subject import Subject
-from srum_core.errors import refuse
-from srum_core.records import Candidate, Question, Region
+from srum_core.records import Question, Region
+from srum_core.stages.asking import put
 from srum_core.stages.interview import Interview, conduct
 
 ANSWERS, JUDGES = "answers", "judges"
@@ -27,23 +27,15 @@ def interviews(subject: Subject) -> list[Interview]:
 
 
 def _opened(subject: Subject) -> list[Interview]:
-    judges = subject.run.judges()
-    return [Interview.open(name, each, candidate, HALVES) for candidate in _seen(subject) for name, each in judges]
-
-
-def ask(subject: Subject, questions: Sequence[Question]) -> list[str]:
-    """The model's answers. Raises PluginError if there are more or fewer than questions, or one is no text."""
-    answers = list(subject.model.answer(list(questions))) if questions else []
-    wrong = f"gave {len(answers)} answers to {len(questions)} questions."
-    refuse(len(answers) != len(questions), subject.model, wrong)
-    odd = next((each for each in answers if not isinstance(each, str)), "")
-    refuse(not isinstance(odd, str), subject.model, f"gave a {type(odd).__name__} as an answer; it should be a str.")
-    return answers
+    judges, seen = subject.run.judges(), subject.candidates[:2]
+    if (box_format := getattr(subject.model, "box_format", None)) is not None:
+        seen = [attrs.evolve(each, boxes=box_format(each.size)) for each in seen]
+    return [Interview.open(name, each, candidate, HALVES) for candidate in seen for name, each in judges]
 
 
 def _plain(subject: Subject) -> Finding:
     question = Question(subject.candidates[0].image, "What does this picture show?", max_new_tokens=32)
-    (answer,) = ask(subject, [question])
+    (answer,) = put(subject.model, [question])
     if answer.strip():
         return Finding(ANSWERS, "fine", f'"{question.text}" is answered by "{_short(answer)}"')
     if subject.trained:
@@ -56,7 +48,13 @@ def _judged(subject: Subject) -> list[Finding]:
     """The share of questions with readable answers, judge by judge."""
     opened = _opened(subject)
     for interview in opened:
-        conduct([interview], lambda questions: ask(subject, questions), retries=0, temperature=0.0, seed=lambda *_: 0)
+        conduct(
+            [interview],
+            lambda questions: put(subject.model, questions) if questions else [],
+            retries=0,
+            temperature=0.0,
+            seed=lambda *_: 0,
+        )
     subject.heard = opened
     return [_readable(subject, name, opened) for name in dict.fromkeys(interview.name for interview in opened)]
 
@@ -78,13 +76,6 @@ def _readable(subject: Subject, name: str, opened: Sequence[Interview]) -> Findi
     mend = 'Try another template, more max_new_tokens, or another answerer (a stand-in: answerer="scripted").'
     verdict: Verdict = "wrong" if subject.trained and unread == asked else "undecided"
     return Finding(JUDGES, verdict, f"{told}. {mend}")
-
-
-def _seen(subject: Subject) -> list[Candidate]:
-    """Two pictures, told how the model writes boxes."""
-    box_format = getattr(subject.model, "box_format", None)
-    chosen = subject.candidates[:2]
-    return chosen if box_format is None else [attrs.evolve(each, boxes=box_format(each.size)) for each in chosen]
 
 
 def _short(text: str) -> str:

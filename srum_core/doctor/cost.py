@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import psutil
 import torch
 from attrs import define, field
 from torch import Tensor
@@ -20,8 +17,9 @@ from srum_core.doctor.subject import Subject
 from srum_core.flow import FlowStep, flow_step
 from srum_core.records import Question
 from srum_core.runs.progress import clock
+from srum_core.stages.asking import put
 from srum_core.stages.interview import Interview
-from srum_core.training import lora
+from srum_core.training import lora, metrics
 from srum_core.training.latent_cache import CHUNK
 
 T = TypeVar("T")
@@ -37,7 +35,8 @@ def measure(subject: Subject) -> tuple[list[Cost], list[Finding]]:
     """One call of each operation, then a training step, which prepares the model for training and so comes last."""
     settings, device = subject.run.settings, subject.device
     text = next((each for each in subject.texts if each), "a picture")
-    questions = _questions(subject)
+    asked = [question for interview in answering.interviews(subject) for question in interview.votes[0].questions]
+    questions = asked or [Question(subject.candidates[0].image, "What does this picture show?")]
     latents = subject.encode(subject.pictures)
     together = fitting(subject, latents[0])
 
@@ -47,7 +46,7 @@ def measure(subject: Subject) -> tuple[list[Cost], list[Finding]]:
     found = [
         take("generate", settings.generate.batch, device, lambda n: subject.draw([text] * n, range(n))),
         take("encode", CHUNK, device, lambda n: subject.encode(_fill(subject.pictures, n))),
-        take("answer", settings.judge.batch, device, lambda n: answering.ask(subject, _fill(questions, n))),
+        take("answer", settings.judge.batch, device, lambda n: put(subject.model, _fill(questions, n))),
         take("denoiser", together, device, denoise),
     ]
     trainer = _Trainer(subject, [latent.to(device) for latent in latents], text)
@@ -68,56 +67,18 @@ def take(operation: str, most: int, device: torch.device, call: Callable[[int], 
 
 
 def _take(operation: str, count: int, device: torch.device, call: Callable[[int], object]) -> Cost:
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    with _watched() as memory:
-        began = time.perf_counter()
-        call(count)
-        if cuda:
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-    on_device = torch.cuda.max_memory_allocated(device) / 2**20 if cuda else None
-    return Cost(operation, count, seconds, memory.grown, on_device)
-
-
-@define
-class _Memory:
-    grown: float = 0.0
-    """MiB, at most."""
-
-
-@contextmanager
-def _watched() -> Iterator[_Memory]:
-    """Looks at this process's memory every few milliseconds: the height of a short peak is a guess from below."""
-    process, memory, over = psutil.Process(), _Memory(), threading.Event()
-    before = process.memory_info().rss
-
-    def look() -> None:
-        memory.grown = max(memory.grown, (process.memory_info().rss - before) / 2**20)
-
-    def watch() -> None:
-        while not over.wait(0.005):
-            look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield memory
-        look()
-    finally:
-        over.set()
-        thread.join()
+    metrics.forget_peaks()
+    before, began = metrics.memory()["memory"], time.perf_counter()
+    call(count)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds, peaks = time.perf_counter() - began, metrics.peaks()
+    on_device = peaks["gpu_memory_peak"] if device.type == "cuda" else None
+    return Cost(operation, count, seconds, max(0.0, peaks["memory_peak"] - before), on_device)
 
 
 def _fill(some: Sequence[T], count: int) -> list[T]:
     return [some[index % len(some)] for index in range(count)]
-
-
-def _questions(subject: Subject) -> list[Question]:
-    """Those of the run's judges, further turns included, or a plain one."""
-    asked = [question for interview in answering.interviews(subject) for question in interview.votes[0].questions]
-    return asked or [Question(subject.candidates[0].image, "What does this picture show?")]
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

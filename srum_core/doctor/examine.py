@@ -33,33 +33,29 @@ def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tel
     findings: list[Finding] = []
     costs: list[Cost] = []
 
-    def note(found: list[Finding]) -> None:
-        for finding in found:
-            findings.append(finding)
-            tell(finding)
+    def measure(subject: Subject) -> list[Finding]:
+        taken, found = cost.measure(subject)
+        costs.extend(taken)
+        return found
 
     checks: dict[str, Callable[[Subject], list[Finding]]] = {
         "sign and time": flow_convention.check,
         "latents": geometry.check,
         "drawing": drawing.check,
         "answers": answering.check,
+        "speed": measure,
     }
     for name, check in checks.items():
-        note(guarded(name, lambda check=check: check(examined)))  # type: ignore[misc]
-
-    def measure() -> list[Finding]:
-        taken, found = cost.measure(examined)
-        costs.extend(taken)
-        return found
-
-    note(guarded("speed", measure))
+        for finding in guarded(name, check, examined):
+            findings.append(finding)
+            tell(finding)
     return Examination(findings, costs, cost.estimate(examined, costs) if costs else "")
 
 
-def guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+def guarded(name: str, check: Callable[[Subject], list[Finding]], examined: Subject) -> list[Finding]:
     """What a check finds. An adapter's exception is a finding too; its traceback goes to stderr."""
     try:
-        return check()
+        return check(examined)
     except SrumError as error:
         return [Finding(name, "wrong", str(error))]
     except Exception as error:

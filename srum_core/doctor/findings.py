@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from attrs import frozen
-from rich.table import Table
 
+from srum_core.evaluation.formatting import Grid
 from srum_core.runs.progress import clock
 
 Verdict = Literal["fine", "wrong", "undecided"]
@@ -37,27 +37,20 @@ class Cost:
     """MiB on the accelerator at its height, weights included; None on a CPU."""
 
 
-def verdicts(findings: Sequence[Finding]) -> Table:
+def verdicts(findings: Sequence[Finding]) -> Grid:
     """One line a check: the worst verdict that it gave."""
-    order = {"fine": "green", "undecided": "yellow", "wrong": "bold red"}
-    table = Table("check", "verdict")
-    for check in dict.fromkeys(finding.check for finding in findings):
-        worst = max((f.verdict for f in findings if f.check == check), key=list(order).index)
-        table.add_row(check, f"[{order[worst]}]{worst}[/]")
-    return table
+    order = ("fine", "undecided", "wrong")
+    worst: dict[str, Verdict] = {}
+    for finding in findings:
+        worst[finding.check] = max(worst.get(finding.check, finding.verdict), finding.verdict, key=order.index)
+    return Grid(["check", "verdict"], list(worst.items()), words=frozenset({1}))
 
 
-def costs(found: Sequence[Cost]) -> Table:
-    table = Table("operation")
-    on_device = any(cost.device_memory is not None for cost in found)
-    for name in ("at once", "seconds", "each", "memory", *(["accelerator"] if on_device else [])):
-        table.add_column(name, justify="right", no_wrap=True)
+def costs(found: Sequence[Cost]) -> Grid:
+    on_device = ["accelerator"] if any(cost.device_memory is not None for cost in found) else []
+    rows = []
     for cost in found:
-        cells = [str(cost.count), _short(cost.seconds), _short(cost.seconds / cost.count), f"+{cost.memory:.0f} MiB"]
-        extra = [] if cost.device_memory is None else [f"{cost.device_memory:.0f} MiB"]
-        table.add_row(cost.operation, *cells, *extra)
-    return table
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds:.3g}" if seconds < 60 else clock(seconds)
+        times = [f"{each:.3g}" if each < 60 else clock(each) for each in (cost.seconds, cost.seconds / cost.count)]
+        more = [f"{cost.device_memory or 0:.0f} MiB"] * len(on_device)
+        rows.append([cost.operation, str(cost.count), *times, f"+{cost.memory:.0f} MiB", *more])
+    return Grid(["operation", "at once", "seconds", "each", "memory", *on_device], rows)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image
 
 from srum_core.doctor.findings import Finding
 from srum_core.doctor.subject import Subject
 from srum_core.errors import SrumError
+from srum_core.models.probes import CORNERS, by_corner, with_inverted_corner
 
 SHAPE, PLACE, REPEAT = "shape of latents", "place in latents", "encode again"
-CORNERS = ("top left", "top right", "bottom left", "bottom right")
 LOCAL = 0.5
 """Share of a corner's effect that must lie in one quarter of the grid to say where the corner went."""
 
@@ -61,11 +59,12 @@ def _place(subject: Subject) -> Finding:
         return Finding(PLACE, "undecided", f"A grid of {_grid(tuple(plain.shape[:2]))} has no corners to compare.")
     found, shares = [], []
     for corner in CORNERS[:2]:
-        quarters = _quarters((subject.encode([_changed(picture, corner)])[0] - plain).square().sum(dim=-1))
-        if float(quarters.sum()) == 0:
+        changed = subject.encode([with_inverted_corner(picture, corner, part=4)])[0]
+        quarters = by_corner((changed - plain).square().sum(dim=-1))
+        if not any(quarters.values()):
             return Finding(PLACE, "wrong", f"Changing the {corner} corner of a picture changes nothing in its latent.")
-        found.append(CORNERS[int(quarters.argmax())])
-        shares.append(float(quarters.max() / quarters.sum()))
+        found.append(max(quarters, key=lambda each: quarters[each]))
+        shares.append(quarters[found[-1]] / sum(quarters.values()))
     seen = f"{shares[0]:.0%} and {shares[1]:.0%} of what the top corners change lies in one quarter of the grid each"
     where = (found[0], found[1])
     if min(shares) < LOCAL or where not in WHERE:
@@ -92,26 +91,6 @@ def _repeat(subject: Subject) -> Finding:
         if not off < 0.02:
             return Finding(REPEAT, "wrong", f"A picture encoded {words} gives a latent that is {off:.0%} off: {mend}.")
     return Finding(REPEAT, "fine", "The same picture gives the same latent, alone or beside another.")
-
-
-def _changed(picture: Image.Image, corner: str) -> Image.Image:
-    """With the colours of a corner (a quarter of each side) inverted."""
-    width, height = picture.size
-    w, h = max(1, width // 4), max(1, height // 4)
-    left, top = (0 if "left" in corner else width - w), (0 if "top" in corner else height - h)
-    changed = picture.copy()
-    changed.paste(ImageOps.invert(picture.crop((left, top, left + w, top + h))), (left, top))
-    return changed
-
-
-def _quarters(change: Tensor) -> Tensor:
-    """Sums over the quarters of a grid (rows, columns), in the order of `CORNERS`, without a middle row or column."""
-    rows, columns = change.shape[0] // 2, change.shape[1] // 2
-    return torch.stack([part.sum() for half in (change[:rows], change[-rows:]) for part in _halves(half, columns)])
-
-
-def _halves(part: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    return part[:, :columns], part[:, -columns:]
 
 
 def _size(picture: Image.Image) -> str:

@@ -109,7 +109,10 @@ class _Like(TorchFunctionMode):
         if self.autocast and func in _SIXTEEN:
             args, kwargs = tree_map(self._sixteen, (args, kwargs))
         elif self.autocast and func in _THIRTY_TWO:
-            args, kwargs = tree_map(_thirty_two, (args, kwargs))
+            args, kwargs = tree_map(
+                lambda each: each.float() if isinstance(each, Tensor) and each.dtype == torch.bfloat16 else each,
+                (args, kwargs),
+            )
         return func(*args, **kwargs)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -127,10 +130,6 @@ class _Like(TorchFunctionMode):
         if id(value) not in self.cast:
             self.cast[id(value)] = value.to(torch.bfloat16)
         return self.cast[id(value)]
-
-
-def _thirty_two(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
 
 
 @contextmanager

@@ -116,7 +116,10 @@ class Planner:
     def judge(self, settings: Settings) -> Need | None:
         """With every first question of the run's judges about each picture. None if somebody else answers."""
         model = self.outline(settings)
-        asked = [question for each in self._interviews(settings) for question in each.votes[0].questions]
+        # One image before each judge, with two regions; what is asked does not depend on what it shows.
+        candidate = Candidate("picture", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
+        opened = [Interview.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
+        asked = [question for each in opened for question in each.votes[0].questions]
         if model.judge is None or settings.answerer is not None or not asked:
             return None
         count = settings.judge.batch * len(asked)
@@ -148,6 +151,7 @@ class Planner:
         peak = self._peak(step, autocast)
         numbers = sum(each.numel() for each in tuned.parameters.values())
         gradients = 4 * numbers
+        blocks = [each for each in tuned.module.modules() if type(each).__name__ in model.recipe.blocks]
         copies = bool(own.ema) + (begins is not None)
         return Need(
             "train",
@@ -156,7 +160,7 @@ class Planner:
             passing=max(0, peak - gradients),
             gradients=gradients,
             optimizer=self._state(own.optimizer, numbers) + 4 * numbers * copies,
-            largest=_largest(tuned.module, model.recipe.blocks),
+            largest=max(map(_gathered, blocks), default=0),
             replicated=model.parts.get("train", 0),
         )
 
@@ -173,16 +177,10 @@ class Planner:
     def _held(self, model: Outline, stage: str) -> int:
         return _bytes(model.denoiser.parameters()) + model.parts.get(stage, 0)
 
-    def _interviews(self, settings: Settings) -> list[Interview]:
-        """One picture before each judge, with two regions; what is asked does not depend on what it shows."""
-        candidate = Candidate("picture", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
-        return [Interview.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
-
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(each.numel() * each.element_size() for each in tensors)
 
 
-def _largest(module: torch.nn.Module, blocks: tuple[str, ...]) -> int:
-    own = [each for each in module.modules() if type(each).__name__ in blocks]
-    return max((_bytes(b.parameters()) + _bytes(p for p in b.parameters() if p.requires_grad) for b in own), default=0)
+def _gathered(block: torch.nn.Module) -> int:
+    return _bytes(block.parameters()) + _bytes(each for each in block.parameters() if each.requires_grad)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 from attrs import frozen
 from rich.console import Console
-from rich.table import Table
 
 from srum_core.config import Settings
 from srum_core.doctor.plan import GIB, Device, Need, Planner
+from srum_core.evaluation.formatting import Grid
 
 ASSUMED = (
     "These are predictions from shapes, of one process a device; docs/results/memory.md has what was measured. "
@@ -142,13 +142,10 @@ def _shared(device: Device, tried: Sequence[Mend]) -> list[str]:
     return []
 
 
-def table(found: list[Need], usable: float) -> Table:
+def table(found: Sequence[Need], usable: float) -> Grid:
     """GiB by stage."""
-    made = Table("stage")
-    for name in ("weights", "gradients", "optimiser", "passing", "all, GiB", "fits"):
-        made.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for need in found:
         sizes = (need.weights, need.gradients, need.optimizer, need.passing, need.total)
-        fits = "[green]yes[/]" if need.total <= usable else "[bold red]no[/]"
-        made.add_row(need.stage, *(f"{size / GIB:.2f}" for size in sizes), fits)
-    return made
+        rows.append([need.stage, *(f"{size / GIB:.2f}" for size in sizes), "yes" if need.total <= usable else "no"])
+    return Grid(["stage", "weights", "gradients", "optimiser", "passing", "all, GiB", "fits"], rows)

@@ -22,8 +22,7 @@ from srum_core.testing.fixtures import (
     sample_regions,
     table8,
 )
-from srum_core.testing.scripted import ScriptedModel
-from srum_core.testing.transcripts import Transcript, read_transcripts, write_transcripts
+from srum_core.testing.transcripts import ScriptedModel, Transcript, read_transcripts, write_transcripts
 
 if TYPE_CHECKING:
     from srum_core.testing.adapters import AdapterConformance

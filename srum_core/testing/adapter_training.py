@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,15 +13,17 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from peft import PeftModel
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from srum_core.config.settings import Lora
 from srum_core.flow import flow_step
+from srum_core.models.probes import CORNERS, by_corner, quarter
 from srum_core.protocols import UnifiedModel
 from srum_core.testing.checks import after, called
 from srum_core.testing.fixtures import sample_picture
-from srum_core.training import lora
+from srum_core.training import fsdp, lora
 
 LORA = Lora(rank=2, alpha=4.0)
 
@@ -240,6 +243,32 @@ class TrainingConformance:
                 one, other, "A saved and loaded model encodes pictures differently: the checkpoint is incomplete."
             )
 
+    # ---- sharding, in one process: what needs weights that are elsewhere fails here too ------------------------------
+
+    @pytest.mark.parametrize("method", ["lora", "full"])
+    @after(
+        "test_encoding_is_repeatable",
+        "test_gradients_reach_every_trained_parameter",
+        "test_each_block_runs_once_per_call",
+        "test_lora_trains",
+        dropped=False,
+    )
+    def test_sharding_changes_no_gradient(self, adapter: UnifiedModel, method: str) -> None:
+        plain, shards = tune(adapter, method), tune(adapter, method)
+        expected = self.gradients(adapter, plain)
+        with alone():
+            blocks = lora.find_blocks(shards.module, adapter.recipe.blocks)
+            shards = attrs.evolve(shards, parameters=fsdp.shard(shards.module, blocks))
+            found = called(
+                "With sharded weights (--launch fsdp2) the denoiser fails. A block's weights are whole only while it "
+                "runs: blocks of recipe.blocks must be called, what is in one must not be used outside, and "
+                "`condition` must use no weights of the denoiser",
+                lambda: self.gradients(adapter, shards),
+            )
+            whole = fsdp.whole(found)
+        for name, gradient in expected.items():
+            self.same(whole[name], gradient, f"Sharding changes the gradient of {name}.")
+
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def pictures(self) -> list[Image.Image]:
@@ -262,6 +291,16 @@ class TrainingConformance:
         errors = [(v - goal).square().flatten() for v, goal in zip(step.velocity, step.target, strict=True)]
         return torch.cat(errors).mean()
 
+    def gradients(self, adapter: UnifiedModel, tuned: lora.Tuned) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        own, module = adapter.denoiser, tuned.module
+        adapter.denoiser = module.get_base_model() if isinstance(module, PeftModel) else module
+        try:
+            backward(self.loss(adapter, module, self.prompts[:3]))
+        finally:
+            adapter.denoiser = own
+        return {name: each.grad for name, each in tuned.parameters.items() if each.grad is not None}
+
     def same(self, found: Tensor, expected: Tensor, sentence: str) -> None:
         assert found.shape == expected.shape, f"{sentence} ({tuple(found.shape)} instead of {tuple(expected.shape)})"
         gap = float((found.detach() - expected.detach().to(found)).abs().max())
@@ -270,22 +309,6 @@ class TrainingConformance:
 
 
 TIMES = [0.3, 0.6, 0.9]
-CORNERS = ("top left", "top right", "bottom left", "bottom right")
-
-
-def quarter(grid: Tensor, corner: str) -> Tensor:
-    """A view of one quarter of (rows, columns, …), without a middle row or column."""
-    rows, columns = grid.shape[0] // 2, grid.shape[1] // 2
-    assert min(rows, columns) > 0, (
-        f"A grid of {grid.shape[0]} rows and {grid.shape[1]} columns has no corners: set larger `sizes`."
-    )
-    part = grid[:rows] if "top" in corner else grid[-rows:]
-    return part[:, :columns] if "left" in corner else part[:, -columns:]
-
-
-def by_corner(changes: Tensor) -> dict[str, float]:
-    """Mean size of the changes (rows, columns, channels) in each quarter of a grid."""
-    return {name: float(quarter(changes, name).float().abs().mean()) for name in CORNERS}
 
 
 def velocities(
@@ -324,3 +347,16 @@ def differ(one: Tensor, other: Tensor) -> bool:
 
 def finite(tensor: Tensor | None) -> bool:
     return tensor is None or bool(tensor.isfinite().all())
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A group of one process. Skips the test where this process is in a group already, or there are none."""
+    if not distributed.is_available() or distributed.is_initialized():
+        pytest.skip("needs torch.distributed, and a process that is not in a group")
+    store: Any = distributed.HashStore()
+    distributed.init_process_group(store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

@@ -11,22 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 from attrs import evolve
-from PIL import Image, ImageChops
+from PIL import Image
 from torch import Tensor, nn
 
 from srum_core.flow import Recipe
+from srum_core.models.probes import CORNERS, by_corner, with_inverted_corner
 from srum_core.models.weights import finite
 from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import ImageGenerator, UnifiedModel
 from srum_core.records import BoxFormat, Question
-from srum_core.testing.adapter_sharding import ShardingConformance
-from srum_core.testing.adapter_training import CORNERS, by_corner
+from srum_core.testing.adapter_training import TrainingConformance
 from srum_core.testing.checks import after, called
 from srum_core.testing.fixtures import sample_picture
 from srum_core.testing.generators import SeedConformance, check_samples, draw
 
 
-class AdapterConformance(ShardingConformance, SeedConformance):
+class AdapterConformance(TrainingConformance, SeedConformance):
     """Subclass it as `Test…` with a fixture `adapter`, which may be shared by the module: tests clean up."""
 
     questions: Sequence[str] = ("What is in the picture?", "Is there a cup?", "Which colours do you see?")
@@ -67,7 +67,7 @@ class AdapterConformance(ShardingConformance, SeedConformance):
             picture = sample_picture(size, 1)
             plain = encode(adapter, [picture])[0]
             for corner in CORNERS:
-                changes = encode(adapter, [with_inverted_corner(picture, corner)])[0] - plain
+                changes = encode(adapter, [with_inverted_corner(picture, corner, part=2)])[0] - plain
                 felt = by_corner(changes)
                 strongest = max(felt, key=lambda name: felt[name])
                 assert felt[strongest] > 0, f"The latent does not change with the {corner} corner of the picture."
@@ -240,14 +240,3 @@ def encode(adapter: UnifiedModel, pictures: Sequence[Image.Image]) -> list[Tenso
 
 def answer(adapter: UnifiedModel, questions: Sequence[Question]) -> Sequence[str]:
     return called(f"`answer` failed on {len(questions)} questions", lambda: adapter.answer(questions))
-
-
-def with_inverted_corner(picture: Image.Image, corner: str) -> Image.Image:
-    """A copy with one quarter of it in negative."""
-    width, height = picture.size
-    left = 0 if "left" in corner else width - width // 2
-    top = 0 if "top" in corner else height - height // 2
-    box = (left, top, left + width // 2, top + height // 2)
-    copy = picture.copy()
-    copy.paste(ImageChops.invert(picture.crop(box)), box)
-    return copy

@@ -1,13 +1,17 @@
-"""Transcripts: what a judge asked about a picture and was answered, kept as a fixture for its tests. No torch."""
+"""Transcripts: what a judge asked about an image and was answered, kept as a fixture for its tests; and a model that
+answers from them, to test judges and stages with. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import frozen
 
-from srum_core.records import Candidate, Exchange, Region, Score, Unreadable
+from srum_core.errors import AnswerError
+from srum_core.records import Candidate, Exchange, Question, Region, Score, Unreadable
 from srum_core.runs.store import read_list, write_list
 
 
@@ -32,3 +36,70 @@ def read_transcripts(path: Path) -> list[Transcript]:
 def write_transcripts(path: Path, transcripts: Sequence[Transcript]) -> None:
     """As JSON lines, at once."""
     write_list(path, transcripts)
+
+
+class ScriptedModel:
+    """Answers a question the k-th time with the k-th answer that the script has for it, then with the last.
+
+    The script is transcripts (questions are told apart by text, crop and picture; an unknown picture gets the answers
+    of any with the same text and crop), or answers by question text: one, or several for the first time, the second, …
+    An unknown question is an AnswerError, or gets `default`.
+    """
+
+    def __init__(
+        self, script: Sequence[Transcript] | Mapping[str, str | Sequence[str]] = (), default: str | None = None
+    ) -> None:
+        self.default = default
+        self.asked: list[Question] = []
+        """Every question so far, in order."""
+        self._known: dict[tuple[object, ...], list[str]] = {}
+        self._times: Counter[tuple[object, ...]] = Counter()
+        self._next: deque[str] = deque()
+        if isinstance(script, Mapping):
+            for text, answers in script.items():
+                self._known[(text,)] = [answers] if isinstance(answers, str) else list(answers)
+        else:
+            for exchange in (exchange for transcript in script for exchange in transcript.exchanges):
+                for key in _keys(exchange.question)[:2]:
+                    self._known.setdefault(key, []).append(exchange.answer)
+
+    def enqueue(self, *answers: str) -> None:
+        """Give these next, one a question, whatever is asked; the script goes on after them."""
+        self._next.extend(answers)
+
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """One answer per question, in order."""
+        return [self._answer(question) for question in questions]
+
+    def _answer(self, question: Question) -> str:
+        self.asked.append(question)
+        if self._next:
+            return self._next.popleft()
+        key = next((key for key in _keys(question) if self._known.get(key)), None)
+        if key is not None:
+            answers = self._known[key]
+            self._times[key] += 1
+            return answers[min(self._times[key], len(answers)) - 1]
+        if self.default is None:
+            raise AnswerError(self._unknown(question))
+        return self.default
+
+    def _unknown(self, question: Question) -> str:
+        texts = list(dict.fromkeys(str(key[0]) for key in self._known))
+        if question.text in texts:
+            return (
+                f"The script knows the question {question.text!r}, but not about the crop {question.crop} of a "
+                "picture. If the judge has changed what it shows, record the transcript again."
+            )
+        nearest = difflib.get_close_matches(question.text, texts, 1, cutoff=0.0)
+        known = f"The nearest that it knows is {nearest[0]!r}" if nearest else "It knows none"
+        return (
+            f"The script has no answer to the question {question.text!r}. {known}. If the judge has changed what it "
+            "asks, record the transcript again; a test that does not care can pass default=…"
+        )
+
+
+def _keys(question: Question) -> list[tuple[object, ...]]:
+    """Under which a question may be known, the most exact first."""
+    exact = (question.text, question.crop)
+    return [(*exact, question.image), exact, (question.text,)]
