@@ -16,11 +16,11 @@ from PIL import Image
 from test_stages import WORDS, make
 
 import srum_core
-from srum_core.cli import reread
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation.run import Evaluation
 from srum_core.files import STAGES
+from srum_core.interchange import command_reread as reread
 from srum_core.interchange import incoming
 from srum_core.options import Use
 from srum_core.records import Candidate, Judgement

@@ -350,7 +350,8 @@ def test_interrupted_anywhere_the_same_command_finishes(
 
     with monkeypatch.context() as patch:
         if where == "before run.toml":
-            patch.setattr("srum_core.cli.reread.Run.create", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            create = "srum_core.interchange.command_reread.Run.create"
+            patch.setattr(create, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         else:
             patch.setattr(Path, "rename", cut)
         reread(run, "judges.1.factor=0.5", code=130)

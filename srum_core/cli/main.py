@@ -21,11 +21,11 @@ from srum_core.cli.common import (
     add_settings,
     add_verbosity,
     find_modules_here,
+    finish_with_report,
     read_settings,
     say,
     show_table,
 )
-from srum_core.cli.runs import finish_with_report
 from srum_core.errors import ConfigError, SrumError, clean, explain
 from srum_core.evaluation.stage import compare
 from srum_core.files import STAGES, lock
@@ -265,8 +265,6 @@ _COMMANDS = {
     "generate": "generate images for a few prompts, with any adapter or with what a run has trained",
     "new-plugin": "write an installable plugin package with passing tests",
     "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
-    "record": "write what a judge asked and was answered in a run down as transcripts for tests",
-    "reread": "read a run's recorded answers again with today's judges; no model is needed",
 }
 """Modules beside this one; features and other people's plugins add theirs by the hook `srum_commands`."""
 

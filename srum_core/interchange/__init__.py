@@ -1,7 +1,8 @@
-"""Judged images on their way out of a run and into one, in formats that others read. No torch.
+"""Judged images and recorded answers on their way out of a run and into one. No torch.
 
 `official` reads and writes the JSON lines of the official SRUM code, `parquet` data sets with the images inside, and
-`importer` makes a run out of what either reads. PIL and datasets load when used.
+`importer` makes a run out of what either reads. The command `record` writes a judge's answers as transcripts for its
+tests, `reread` reads them again with today's judges. PIL and datasets load when used.
 """
 
 from __future__ import annotations
@@ -22,4 +23,14 @@ def srum_commands(subparsers: Any) -> None:
         "import",
         help="make a run out of judged pictures in one of those formats, ready to be trained on",
         module="srum_core.interchange.command_import",
+    )
+    subparsers.add_parser(
+        "record",
+        help="write what a judge asked and was answered in a run down as transcripts for tests",
+        module="srum_core.interchange.command_record",
+    )
+    subparsers.add_parser(
+        "reread",
+        help="read a run's recorded answers again with today's judges; no model is needed",
+        module="srum_core.interchange.command_reread",
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 
 from srum_core import plugins
-from srum_core.cli.runs import add_round, add_run, judged_round
+from srum_core.cli.common import add_round, add_run, judged_round
 from srum_core.errors import RecordError
 from srum_core.files import check_file, inside, read_file
 from srum_core.options import did_you_mean
