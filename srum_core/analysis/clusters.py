@@ -14,7 +14,7 @@ from srum_core.errors import RecordError
 from srum_core.evaluation.statistics import difference, estimate
 
 if TYPE_CHECKING:
-    from srum_core.analysis.activity import Activity
+    from srum_core.analysis.samples import Activity
 
 RANDOM = 100
 """Clusters with as many neurons of each layer, drawn at random, as a control."""
