@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"srum: {sentence}")
     if "eval" not in commands.choices:  # an editable installation keeps the entry points that it was installed with
         tell("srum: commands are missing: what is installed is older than the code. Install it again: pip install -e .")
-    parsed = parser.parse_args(given)
+    parsed = parser.parse_args(given, argparse.Namespace(given=given))
     set_verbosity(getattr(parsed, "verbosity", NORMAL))
     return launching.exit_status(lambda: int(parsed.execute(parsed)), STOPPED)
 
