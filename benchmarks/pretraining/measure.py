@@ -47,14 +47,15 @@ def measure(
     only: str | None = None,
     votes: int = 1,
     world: str = "shapes",
+    category: str = "",
 ) -> dict[str, Any]:
     """Figures with 95 % intervals over prompts: of `pictures` drawn for each of `count` prompts, of how these are
     judged, and of how `lessons` rendered pictures of the split are. `only`: "drawing" asks nothing, "judging" draws
-    nothing and judges the lessons. `votes`: see `judging`."""
+    nothing and judges the lessons. `votes`: see `judging`. `category`: of the prompts drawn for; "" = all."""
     found: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
         found |= {"prompts": count, "pictures": pictures}
-        asked = [prompt for prompt in worlds.of(world).prompts(split, count) for _ in range(pictures)]
+        asked = [prompt for prompt in worlds.of(world).prompts(split, count, category=category) for _ in range(pictures)]
         seeds = [seed_of(prompt, i % pictures, seed) for i, prompt in enumerate(asked)]
         drawn = draw_all(model, asked, seeds)
         which = np.arange(len(asked)) // pictures
@@ -179,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--regions-template", type=Path, required=True)
     parser.add_argument("--world", choices=tuple(worlds.WORLDS), default="shapes")
     parser.add_argument("--split", default="dev")
+    parser.add_argument("--category", default="", help="of the prompts to draw for (default: all)")
     parser.add_argument("--count", type=int, default=256, help="prompts")
     parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
     parser.add_argument("--lessons", type=int, default=0, help="rendered pictures of the split to judge as well")
@@ -203,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     found = measure(
         model, templates, given.split, given.count, given.seed, given.pictures, given.lessons, given.only, given.votes,
-        given.world,
+        given.world, given.category,
     )  # fmt: skip
     print(as_json(found))
     if given.markdown:
