@@ -55,7 +55,9 @@ def measure(
     found: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
         found |= {"prompts": count, "pictures": pictures}
-        asked = [prompt for prompt in worlds.of(world).prompts(split, count, category=category) for _ in range(pictures)]
+        asked = [
+            prompt for prompt in worlds.of(world).prompts(split, count, category=category) for _ in range(pictures)
+        ]
         seeds = [seed_of(prompt, i % pictures, seed) for i, prompt in enumerate(asked)]
         drawn = draw_all(model, asked, seeds)
         which = np.arange(len(asked)) // pictures
