@@ -19,6 +19,9 @@ from srum_benchmarks.shapes import crowded as crowd
 from srum_benchmarks.shapes.benchmark import Crowded, Shapes
 from srum_benchmarks.shapes.oracle import ShapesOracle
 from srum_benchmarks.shapes.render import Object, Scene, cell, compose, draw, in_cell
+from srum_core import plugins
+from srum_core.config import load_settings
+from srum_core.config.load import of_round
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt
 from srum_judges.grounders.components import Components
@@ -395,3 +398,31 @@ def test_the_oracle_judges_crowded_pictures(tmp_path: Path) -> None:
     whole, *parts = ShapesOracle().scores(wrong, regions, ())
     assert (whole.value, whole.reason, whole.missing) == (0.2, "wrong place", 1)
     assert [part.value for part in parts] == [1.0, -0.6, 1.0, 1.0]
+
+
+# --- the bundled model ---
+
+
+def test_the_preset_trains_the_bundled_model_of_this_world_on_lists_in_two_different_rounds() -> None:
+    registry = plugins.discover()
+    settings = load_settings("bagel", ("crowded",), None, ["train.steps=7"], registry)
+    prompts = registry.prompts(settings.prompts)
+    assert len(prompts) == 512
+    assert {prompt.tags["category"] for prompt in prompts} == {"list"}
+    first, second = (of_round(settings, round, registry) for round in settings.round_numbers)
+    assert (first.loss.use, first.select.filter, second.loss.use, second.map.use) == (
+        "sft", 0.5, "negative-aware", "advantage",
+    )  # fmt: skip
+    assert registry.create("benchmark", settings.benchmark).prompts("test")[0].tags["category"] == "list"
+
+
+def test_the_bundled_judge_knows_a_right_image_and_a_wrong_region(tmp_path: Path) -> None:
+    options = {"checkpoint": "bundled:crowded", "device": "cpu", "dtype": "float32", "vision_sides": [32, 32]}
+    model = plugins.discover().create("adapter", {"use": "bagel", **options})
+    layout, regions = (load(name, ()) for name in ("crowded-layout", "short-regions"))
+    wrong = (evolve(scene()[0], colour="yellow"), *scene()[1:])
+    lessons = [appraisal.appraise(draw(things), LIST) for things in (scene(), wrong)]
+    (right, _), (_, said) = judging.answers(model, lessons, (layout, regions))
+    assert read_whole(right).value == 1.0
+    scores = read_regions(said, [str(i) for i, _ in enumerate(lessons[1].parts, 1)])
+    assert [score.value > 0 for score in scores.values()] == [part.score > 0 for part in lessons[1].parts]
