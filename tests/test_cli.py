@@ -172,7 +172,7 @@ def test_a_stage_takes_the_preset_that_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: str, offload: str | None
 ) -> None:
     monkeypatch.setattr(os, "environ", {})
-    assert stages_main(["train", str(tmp_path), "0", "--launch", launch]) == 2  # no run is there
+    assert stages_main(["train", str(tmp_path), "1", "--launch", launch]) == 2  # no run is there
     assert os.environ.get("FSDP_OFFLOAD_PARAMS") == offload
     assert os.environ.get("ACCELERATE_USE_FSDP") == (None if offload is None else "true")
 
@@ -256,3 +256,10 @@ def test_launched_by_accelerate_two_processes_share_the_work(tmp_path: Path, pro
 def test_no_command_shows_what_bitsandbytes_lacks() -> None:
     """It warns on import, on processors with bfloat16 instructions, of a kernel that nothing here uses."""
     assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.parametrize("round", ["0", "-1", "last"])
+def test_a_stage_of_no_round_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], round: str) -> None:
+    with pytest.raises(SystemExit):
+        stages_main(["train", str(tmp_path), "--", round] if round == "-1" else ["train", str(tmp_path), round])
+    assert "rounds count from 1" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def process(run: Run, launch: str = "none", **environment: str) -> subprocess.Co
     """The stage as a process of its own, or as two as `--launch` starts them."""
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here), *sys.path])
-    command = [sys.executable, "-m", "srum_core.cli.stage", "train", str(run.folder), "0"]
+    command = [sys.executable, "-m", "srum_core.cli.stage", "train", str(run.folder), "1"]
     if launch != "none":
         parsed = Namespace(launch=launch, processes=2, launcher=None)
         command = launch_command(parsed, run.folder, Step("train", 1))

@@ -149,7 +149,7 @@ def many(folder: Path) -> Run:
 
 
 def perform_here(folder: Path, stage: str) -> None:
-    perform(Run.open(folder), stage, 0)
+    perform(Run.open(folder), stage, 1)
 
 
 @pytest.mark.slow

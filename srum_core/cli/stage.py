@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("round", help="number of the round, or base")
     add_preset(parser)
     parsed = parser.parse_args(arguments)
+    if parsed.round != "base" and not (parsed.round.isdecimal() and int(parsed.round)):
+        parser.error(f"there is no round {parsed.round}: rounds count from 1, and the model before training is base.")
     take_preset(parsed.launch)
     return exit_status(
         lambda: perform(Run.open(parsed.run), parsed.stage, None if parsed.round == "base" else int(parsed.round))
