@@ -136,7 +136,7 @@ def judge(
 
     with _stored(image) as path:
         candidate = Candidate("image", prompt, path, open_image(path).size, 0)
-        if not all(hasattr(each, "score_many") for _, each in made):  # else nobody is asked
+        if not all(hasattr(each, "score_many") for _, each in made):  # else no answerer is needed
             (candidate,) = seen_by(answerer(), [candidate])
         pair = (candidate, Grounding(candidate.id, tuple(named)))
         seed = partial(run.derive_seed, "ask")
@@ -178,7 +178,7 @@ def train(adapter: str, preset: Names = (), out: str | Path | None = None, overr
 
 
 def default_folder(settings: config.Settings, presets: Sequence[str]) -> Path:
-    """Where a run lies if nobody says where."""
+    """The usual folder of a run."""
     return Path("runs") / f"{settings.adapter.use.replace(':', '.')}-{'-'.join(presets) or 'default'}"
 
 

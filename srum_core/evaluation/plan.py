@@ -45,7 +45,7 @@ def read_settings(
     registry: plugins.Registry,
     trained: str = "",
 ) -> config.Settings:
-    """The settings of a new evaluation, or of one that is taken up again. Raises ConfigError with all that is wrong."""
+    """The settings of a new evaluation, or of one that is resumed. Raises ConfigError with all that is wrong."""
     above = trained_settings(trained, registry)
     adapter = adapter or above.get("adapter", {}).get("use")
     settings = config.load_settings(
@@ -57,7 +57,7 @@ def read_settings(
 
 
 def default_folder(settings: config.Settings) -> Path:
-    """Where an evaluation lies if nobody says where."""
+    """The usual folder of an evaluation."""
     assert settings.benchmark is not None
     return Path("runs") / f"eval-{settings.benchmark.use}-{settings.adapter.use}".replace(":", ".")
 
@@ -75,11 +75,11 @@ def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tupl
     else:
         use = Use(SELF) if judge == SELF else config.component("answerer", judge, run.registry, "--judge")
     name = name or re.sub(r"[^\w.-]+", ".", use.use)
-    _refuse_twin(run, name, use)
+    _refuse_duplicate(run, name, use)
     return name, use
 
 
-def _refuse_twin(run: Evaluation, name: str, use: Use) -> None:
+def _refuse_duplicate(run: Evaluation, name: str, use: Use) -> None:
     """The table of a judge that is asked twice would look like a second opinion."""
     known = judges(run)
     others = {other: Answers(run, other, theirs) for other, theirs in known.items() if other != name}
@@ -89,10 +89,10 @@ def _refuse_twin(run: Evaluation, name: str, use: Use) -> None:
     if not any(each.of_the_same(mine) for each in others.values()):
         return
     mine.by = who_is(run, use) if use.use in _light(run) else ""  # a server's model may be another one by now
-    if twin := next((other for other, each in others.items() if each.of_the_same(mine) and each.by == mine.by), ""):
+    if same := next((other for other, each in others.items() if each.of_the_same(mine) and each.by == mine.by), ""):
         raise ConfigError(
-            f"{run.folder / 'answers' / twin} holds answers of this very judge, {tables.named(use)}: a second table "
-            f"would look like a second opinion. Go on with --as {twin}. To see how its answers vary, judge a copy of "
+            f"{run.folder / 'answers' / same} holds answers of this very judge, {tables.named(use)}: a second table "
+            f"would look like a second opinion. Go on with --as {same}. To see how its answers vary, judge a copy of "
             "the folder."
         )
 

@@ -132,7 +132,8 @@ def change(run: Run) -> dict[str, Estimate]:
     try:
         benchmark = run.at("evaluate", rounds[-1]).benchmark()
         paired = _paired(benchmark, [(each.candidate, before[each.id], each.values) for each in after])
-    except Exception:  # a plugin's table need not take anything but the scores of single images
+    except Exception as error:  # a plugin's table need not take anything but the scores of single images
+        log.warning("The change has no interval: the benchmark made no table of the differences: %s", clean(str(error)))
         return found
     for name, (value, below, above) in paired.items():
         if name in found and isclose(value, found[name].value, rel_tol=1e-6, abs_tol=1e-9):

@@ -52,7 +52,7 @@ def told_at_once(question: Question) -> Question:
 
 
 def seen_by_answerer(run: Run, rounds: int, candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The candidates, told how whoever answers after so many rounds writes boxes. Loads the answerer."""
+    """The candidates, with the format in which the answerer after so many rounds writes boxes. Loads the answerer."""
     return seen_by(run.answerer(rounds), candidates)
 
 
