@@ -192,12 +192,15 @@ def test_what_is_no_mean_has_a_change_and_no_interval(monkeypatch: pytest.Monkey
     assert found["best"] == Estimate(0.0)
 
 
-def test_a_table_that_refuses_differences_costs_the_interval_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_refuses_differences_costs_the_interval_only_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     class Refusing(Judged):
         def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> list[Row]:
             raise ValueError("scores are 0 or 1")
 
     assert changed(monkeypatch, [0.0, 1.0], [1.0, 1.0], Refusing())["accuracy"] == Estimate(0.5)
+    assert "no table of the differences: scores are 0 or 1" in caplog.text
 
 
 # ---- groups of prompts -----------------------------------------------------------------------------------------------
