@@ -13,7 +13,7 @@ from PIL import Image
 from scenes import as_found
 
 import srum_benchmarks
-from pretraining import captions, corruptions, curriculum, examples, judging, vision_pretraining
+from pretraining import captions, corruptions, curriculum, examples, judging, spread, vision_pretraining
 from srum_benchmarks.shapes import appraisal, checker, world, worlds
 from srum_benchmarks.shapes import crowded as crowd
 from srum_benchmarks.shapes.benchmark import Crowded, Shapes
@@ -398,6 +398,32 @@ def test_the_oracle_judges_crowded_pictures(tmp_path: Path) -> None:
     whole, *parts = ShapesOracle().scores(wrong, regions, ())
     assert (whole.value, whole.reason, whole.missing) == (0.2, "wrong place", 1)
     assert [part.value for part in parts] == [1.0, -0.6, 1.0, 1.0]
+
+
+# --- how alike images are ---
+
+
+def test_the_spread_is_1_for_objects_in_every_cell_alike_and_0_for_images_of_one_thing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, cells in (("even", range(16)), ("alike", [5] * 16)):
+        (tmp_path / name).mkdir()
+        for i, where in enumerate(cells):
+            image = draw((in_cell(KINDS[0], where, rng(i)),))
+            Image.fromarray(image).save(tmp_path / name / f"{i}.png")
+    spread.main([str(tmp_path / "even"), str(tmp_path / "alike")])
+    even, alike = capsys.readouterr().out.splitlines()
+    assert even.endswith("1.00 objects an image; cells 1.000, kinds 0.000")
+    assert alike.endswith("1.00 objects an image; cells 0.000, kinds 0.000")
+
+
+@pytest.mark.parametrize("images", [0, 1], ids=["no image", "no object"])
+def test_the_spread_of_nothing_is_an_error(tmp_path: Path, images: int, capsys: pytest.CaptureFixture[str]) -> None:
+    if images:
+        Image.new("RGB", (32, 32), (128, 128, 128)).save(tmp_path / "0.png")
+    with pytest.raises(SystemExit):
+        spread.main([str(tmp_path)])
+    assert f"images {'of' if images else 'in'} {tmp_path}" in capsys.readouterr().err
 
 
 # --- the bundled model ---
