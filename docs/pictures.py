@@ -1,4 +1,4 @@
-"""The pictures of these pages, out of a run or an ablation: `python docs/pictures.py runs/tutorial docs/tutorial`."""
+"""The images of these pages, out of a run or an ablation: `python docs/images.py runs/tutorial docs/tutorial`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def main(folder: Path, out: Path) -> None:
         arms(folder, out / "arms.png")
         return
     run = Run.open(folder)
-    pictures, latents = choose(run, 1), Latents(run.round_folder(1) / "latents", "")
+    images, latents = choose(run, 1), Latents(run.round_folder(1) / "latents", "")
     weigh = run.registry.create("map", run.at("train", 1).settings.map)
-    latents.fit(weigh, pictures)
+    latents.fit(weigh, images)
     ids = [item.id for item in run.planned(1)][:COUNT]
     candidates, judgements = list(run.candidates(1).select(ids)), list(run.judgements(1).select(ids))
     save(out / "candidates.png", candidates, lambda _, canvas: canvas)
@@ -66,7 +66,7 @@ def arms(folder: Path, path: Path) -> None:
 
 
 def save(path: Path, candidates: Sequence[Candidate], paint: Callable[[int, Image.Image], Image.Image]) -> None:
-    """Rows of up to ACROSS pictures with their prompts below."""
+    """Rows of up to ACROSS images with their prompts below."""
     band = SIDE + TEXT
     size = (min(ACROSS, len(candidates)) * (SIDE + GAP) - GAP, band * -(-len(candidates) // ACROSS))
     sheet = Image.new("RGB", size, "white")
@@ -95,7 +95,7 @@ def boxes(canvas: Image.Image, judgement: Judgement) -> Image.Image:
 
 
 def heat(canvas: Image.Image, weights: Sequence[Sequence[float]]) -> Image.Image:
-    """Each latent cell's weight over a pale picture: green is kept, red is driven away."""
+    """Each latent cell's weight over a pale image: green is kept, red is driven away."""
     canvas = Image.blend(canvas, Image.new("RGB", canvas.size, "white"), 0.6)
     draw = ImageDraw.Draw(canvas, "RGBA")
     step = SIDE / len(weights)

@@ -109,9 +109,9 @@ def load_model(
     registry = plugins.discover()
     above = plan.trained_settings(str(trained), registry)
     adapter = adapter or above.get("adapter", {}).get("use")
-    presets, kind = _listed(preset), Evaluation.drawn_by
+    presets, kind = _listed(preset), Evaluation.model_kind
     return Model.load(
-        config.load_settings(adapter, presets, None, overrides or {}, registry, above=above, drawn_by=kind), registry
+        config.load_settings(adapter, presets, None, overrides or {}, registry, above=above, model_kind=kind), registry
     )
 
 
@@ -273,7 +273,7 @@ def evaluate(
         preflight.refuse(plan.problems(run, judge=judge))
         with log_file(run.folder):
             run.keep()
-            if not run.all_drawn():
+            if not run.all_generated():
                 run.choose_prompts()
             draw(run)
             name, use = plan.chosen_judge(run, judge, None) if plan.asks(run) else (NOBODY, None)

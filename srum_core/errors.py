@@ -36,7 +36,7 @@ class TrainingError(SrumError):
 
 
 class AnswerError(SrumError):
-    """Whoever is asked about pictures cannot be reached, or does not answer."""
+    """Whoever is asked about images cannot be reached, or does not answer."""
 
 
 def refuse(condition: bool, component: object, sentence: str) -> None:
@@ -74,8 +74,8 @@ def _code(error: BaseException) -> int | None:
     """The errno of an error of the file system; safetensors says it in words, "(os error 28)"."""
     if isinstance(error, OSError):
         return error.errno
-    told = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(told[1]) if told else None
+    message = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(message[1]) if message else None
 
 
 def explain(error: BaseException) -> str | None:

@@ -194,7 +194,7 @@ def redo_option(path: Path, stage: str = "") -> str:
         round = re.fullmatch(r"base|round-(\d+)", part.parent.name)
         if round and part.name in _MAKERS:
             return f"--redo {stage or _MAKERS[part.name]}" + (f":{round[1]}" if round[1] not in (None, "1") else "")
-        if part.name in ("pictures", "answers") and (part.parent / "run.toml").is_file():
+        if part.name in ("images", "answers") and (part.parent / "run.toml").is_file():
             return f"--redo {part.name}"  # of an evaluation
     return f"--redo {stage}" if stage else ""
 

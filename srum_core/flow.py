@@ -63,14 +63,14 @@ class Recipe:
 
 @frozen
 class FlowStep:
-    """One noised batch, what the denoiser said and what it should have said; one entry per picture."""
+    """One noised batch, what the denoiser said and what it should have said; one entry per image."""
 
     velocity: list[Tensor]
     """(rows, columns, channels), with gradient."""
     target: list[Tensor]
     """noise - clean, (rows, columns, channels)."""
     reference: list[Tensor]
-    """noise - reference picture, for the constraint term; the very same tensors as `target` where there is no pair."""
+    """noise - reference image, for the constraint term; the very same tensors as `target` where there is no pair."""
     weight: list[Tensor]
     """The reward map, (rows, columns) float32."""
     time: Tensor
@@ -94,11 +94,11 @@ def flow_step(
 
     clean      latent grids (rows, columns, channels)
     weight     reward maps (rows, columns); None = 1 everywhere
-    noise      one grid per picture, or the generator to draw them from, picture by picture
-    reference  latents that the constraint term pulls towards; None (also per picture) = the picture itself
+    noise      one grid per image, or the generator to draw them from, image by image
+    reference  latents that the constraint term pulls towards; None (also per image) = the image itself
     start      called like the denoiser, before it: the model as it was before training (tuning.Start); None = not asked
 
-    Raises TrainingError for a weight or a reference that does not have its picture's grid.
+    Raises TrainingError for a weight or a reference that does not have its image's grid.
     """
     if isinstance(noise, torch.Generator):
         noise = [torch.randn(x.shape, generator=noise, device=noise.device) for x in clean]

@@ -83,8 +83,8 @@ def build(kind: type[T], data: Any) -> T:
     except Problems as problems:
         places = {problem.path for problem in found}
         others = [each for each in problems.found if each.unknown or tuple(map(clean, each.path)) not in places]
-        told = {each.path for each in others} - {()}  # whatever lies below
-        found = [each for each in found if told.isdisjoint(each.path[:end] for end in range(len(each.path) + 1))]
+        message = {each.path for each in others} - {()}  # whatever lies below
+        found = [each for each in found if message.isdisjoint(each.path[:end] for end in range(len(each.path) + 1))]
         found += others
     if found:
         raise Problems(found)

@@ -24,15 +24,15 @@ class RunView(Protocol):
 
 @runtime_checkable
 class Answerer(Protocol):
-    """Anything that looks at pictures and answers; a judge server needs nothing else."""
+    """Anything that looks at images and answers; a judge server needs nothing else."""
 
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         """One answer per question, in order. Greedy at temperature 0, else sampled from each question's own seed. A
         `records.Answer` is a text that also says which model gave it, or why this one question was refused."""
         ...
 
-    # Optional: `box_format(size: (width, height)) -> BoxFormat` says how it writes boxes in a picture of that size;
-    # without it, boxes are pixels of the stored picture. `converses = True` says that it hears `question.history` as
+    # Optional: `box_format(size: (width, height)) -> BoxFormat` says how it writes boxes in an image of that size;
+    # without it, boxes are pixels of the stored image. `converses = True` says that it hears `question.history` as
     # earlier turns; without it, the stages write them into the question's text. `identity() -> str` says who answers in
     # the end, where the options leave it open (the model that a server happens to serve); recorded with the answers.
 
@@ -42,7 +42,7 @@ class ImageGenerator(Protocol):
     """Anything that draws; a text-to-image model that is only evaluated needs nothing else."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
-        """One picture per prompt; the same prompt and seed give the same picture, whatever else is in the batch."""
+        """One image per prompt; the same prompt and seed give the same image, whatever else is in the batch."""
         ...
 
 
@@ -76,15 +76,15 @@ class UnifiedModel(ImageGenerator, Answerer, Protocol):
     # can be known without loading a model or downloading: files that are missing, a size that cannot be drawn. Of a
     # component that has it nothing is made before it is needed; others than models (and judges with `score_many`) are
     # made to see whether they can be.
-    # `window(size: (width, height)) -> Box` says which part of a picture `encode` sees, where that is not all of it.
+    # `window(size: (width, height)) -> Box` says which part of an image `encode` sees, where that is not all of it.
     # `before_training(texts)` is called once before the first step with all texts that `condition` will be asked for,
     # so that what they need can be computed and let go of.
     # `export(directory)` writes the whole model as it is, in the upstream layout, where `save` keeps only a part of it.
     # `outline(options, device: str) -> srum_core.models.memory_outline.Outline`, a class method: the model without its
     # weights, for `srum doctor --plan`.
-    # For `srum analyze steps`: `drawing_times() -> Sequence[float]`, the times of drawing from 1 to 0, one more than
+    # For `srum analyze steps`: `sampling_times() -> Sequence[float]`, the times of drawing from 1 to 0, one more than
     # steps; and `trace(prompts, seeds, steps) -> Sequence[Sequence[Image]]`, per prompt the clean estimate x - time * v
-    # at each of these steps (v after guidance) as a picture; at the last step it is what `generate` draws.
+    # at each of these steps (v after guidance) as an image; at the last step it is what `generate` draws.
     # For `srum analyze activations`: `neurons() -> Mapping[str, Sequence[nn.Module]]`, per expert the modules, layer by
     # layer, whose output (rows, tokens, units) is what the units are activated with. One prompt or question is given at
     # a time; of several rows (guidance) the first is the conditional branch.
@@ -103,7 +103,7 @@ class Grounder(Protocol):
 
 @runtime_checkable
 class Judge(Protocol):
-    """Asks about a picture and reads scores out of the answers. Pure: same arguments, same result, no torch."""
+    """Asks about an image and reads scores out of the answers. Pure: same arguments, same result, no torch."""
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]: ...
 
@@ -153,14 +153,14 @@ class Loss(Protocol):
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """Prompts, and how pictures (and answers about them) become a table. `score` and `table` are pure."""
+    """Prompts, and how images (and answers about them) become a table. `score` and `table` are pure."""
 
     def prompts(self, split: str) -> Sequence[Prompt]: ...
 
     def questions(self, candidate: Candidate) -> Sequence[Question]: ...
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
-        """Measures of one picture, recorded as they are."""
+        """Measures of one image, recorded as they are."""
         ...
 
     def table(self, scored: Sequence[tuple[Candidate, Mapping[str, float]]]) -> Sequence[Row]: ...
@@ -171,15 +171,15 @@ class Benchmark(Protocol):
     # `unreadable(candidate, answers) -> Mapping[int, str]` says which answers cannot be read (by their index) and why:
     # they are asked for again. It gets all answers so far, and is pure.
     # `item(prompt) -> (group, id)`: how the published release knows a prompt. Seeds are made of it.
-    # `reference_seed(prompt, picture) -> int`: the seed of the original for picture 0, 1, … of a prompt.
-    # `layouts: Mapping[str, str]` and `layout(target, pictures) -> Layout`: folders as original scorers expect them, by
-    # name (with who reads them), of pictures with their numbers: `Sequence[(which of its prompt's, Candidate)]`.
+    # `reference_seed(prompt, image) -> int`: the seed of the original for image 0, 1, … of a prompt.
+    # `layouts: Mapping[str, str]` and `layout(target, images) -> Layout`: folders as original scorers expect them, by
+    # name (with who reads them), of images with their numbers: `Sequence[(which of its prompt's, Candidate)]`.
     # `survey() -> Sequence[PromptFile]`, for one whose prompts are read from a folder of the user's, its option `data`:
     # what is there and what is missing, without raising; `srum eval prompts` shows it.
     # `judge: str`: which judge it is meant for, as `--judge` takes it, where not just anybody can answer.
     # `published() -> srum_core.evaluation.published.Published`, a static method: results of others, for `srum eval
     # table`.
-    # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of a picture from 0 to 1 without asking
+    # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of an image from 0 to 1 without asking
     # anybody, also of unfinished ones, for `srum analyze steps`.
     # `explain(candidate, answers) -> str`: what is wrong with an image, in a few words for the report; "" = nothing.
     # A row "extra objects" of the table, (found - asked) / asked: more than before training by a tenth are warned of.

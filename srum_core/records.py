@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Box = tuple[float, float, float, float]
-"""(x0, y0, x1, y1) as fractions of the picture's width and height, 0 <= x0 < x1 <= 1: no resize can break them."""
+"""(x0, y0, x1, y1) as fractions of the image's width and height, 0 <= x0 < x1 <= 1: no resize can break them."""
 
 
 def _proper_size(_: Any, attribute: Any, size: Any) -> None:
@@ -50,19 +50,19 @@ class Prompt:
 
 @frozen
 class BoxFormat:
-    """How a model writes boxes: what an adapter's `box_format` says of a picture of some size."""
+    """How a model writes boxes: what an adapter's `box_format` says of an image of some size."""
 
     unit: Literal["pixels", "thousand", "fraction"] = "pixels"
     """Pixels, thousandths of the sides, or fractions of them."""
     seen: tuple[int, int] | None = field(default=None, validator=_proper_size)
-    """(width, height) of the picture as the model sees it, the size that "pixels" count in; None = the stored size."""
+    """(width, height) of the image as the model sees it, the size that "pixels" count in; None = the stored size."""
 
 
 @frozen
 class Candidate:
-    """A picture that a model drew for a prompt.
+    """An image that a model drew for a prompt.
 
-    `reference` names another picture of the same size whose latent is the target of the constraint term (the release's
+    `reference` names another image of the same size whose latent is the target of the constraint term (the release's
     good/bad pair); without one the candidate is its own reference.
     """
 
@@ -75,9 +75,9 @@ class Candidate:
     thought: str = ""
     reference: Path | None = None
     boxes: BoxFormat | None = None
-    """How the model that is asked about this picture writes boxes; the stages fill it in. None = stored pixels."""
+    """How the model that is asked about this image writes boxes; the stages fill it in. None = stored pixels."""
     latent: Path | None = None
-    """The latent that the picture was drawn from, where the model gave one: trained on instead of encoding."""
+    """The latent that the image was drawn from, where the model gave one: trained on instead of encoding."""
     failure: str = ""
     """Why there is no image to judge, "" = there is one: never asked about, scored or trained on, only counted."""
     sha256: str = ""
@@ -91,13 +91,13 @@ class Candidate:
 
 @frozen
 class Sample:
-    """What `UnifiedModel.generate` returns for one prompt; becomes a `Candidate` once the picture is stored."""
+    """What `UnifiedModel.generate` returns for one prompt; becomes a `Candidate` once the image is stored."""
 
     image: Image
     thought: str = ""
     latent: Tensor | None = field(default=None, eq=False)
-    """(rows, columns, channels), what the picture was drawn from: given, it is stored beside the picture and trained on
-    in place of `encode`. None = pictures are encoded."""
+    """(rows, columns, channels), what the image was drawn from: given, it is stored beside the image and trained on
+    in place of `encode`. None = images are encoded."""
     failure: str = ""
     """Why this is no image of the model, such as values that are not finite (`srum_core.models.weights.failure`)."""
 
@@ -128,7 +128,7 @@ def _own_ids(_: Any, attribute: Any, regions: tuple[Region, ...]) -> None:
 
 @frozen
 class Region:
-    """A part of a picture, proposed by a grounder. Ids are unique within a picture and appear in questions."""
+    """A part of an image, proposed by a grounder. Ids are unique within an image and appear in questions."""
 
     id: str
     box: Box = field(validator=_proper_box)
@@ -139,7 +139,7 @@ class Region:
 
 @frozen
 class Question:
-    """One thing to ask about a picture. `temperature` 0 is greedy; a retry asks with sampling on and a new seed."""
+    """One thing to ask about an image. `temperature` 0 is greedy; a retry asks with sampling on and a new seed."""
 
     image: Path
     text: str
@@ -149,7 +149,7 @@ class Question:
     temperature: float = 0.0
     seed: int = 0
     history: tuple[tuple[str, str], ...] = ()
-    """What was said before about the same picture, (asked, answered) in order; the picture came with the first."""
+    """What was said before about the same image, (asked, answered) in order; the image came with the first."""
 
 
 class Answer(str):
@@ -179,7 +179,7 @@ class Exchange:
     question: Question
     answer: str
     index: int = field(default=0, validator=validators.ge(0))
-    """Which of the asker's questions about this picture it was; a retry has the same index."""
+    """Which of the asker's questions about this image it was; a retry has the same index."""
     vote: int = field(default=0, validator=validators.ge(0))
     """Which of several answers to the same question, with `judge.votes`."""
     model: str = ""
@@ -190,7 +190,7 @@ class Exchange:
 
 @frozen
 class Score:
-    """A judge's number in [-1, 1] for one region, or for the whole picture where `region` is None."""
+    """A judge's number in [-1, 1] for one region, or for the whole image where `region` is None."""
 
     value: float = field(converter=_plain_number, validator=[validators.ge(-1.0), validators.le(1.0)])
     region: str | None = None
@@ -239,7 +239,7 @@ class Grounding:
     dropped: tuple[Dropped, ...] = ()
     """Near-duplicates, and what the verifier rejected."""
     failures: tuple[Unreadable, ...] = ()
-    """The grounder's answers that could not be read: where to look is not known, and the picture is not judged."""
+    """The grounder's answers that could not be read: where to look is not known, and the image is not judged."""
     unverified: tuple[Unreadable, ...] = ()
     """Verdicts that could not be read; their regions are kept."""
 
@@ -254,12 +254,12 @@ class Judgement:
     exchanges: tuple[Exchange, ...] = ()
     failures: tuple[Unreadable, ...] = ()
     boxes: BoxFormat | None = None
-    """How whoever answered writes boxes in this picture: the same questions can be made again without them."""
+    """How whoever answered writes boxes in this image: the same questions can be made again without them."""
 
 
 @frozen
 class Row:
-    """One line of a benchmark's table: `value` is a mean over `count` pictures, `error` its standard error."""
+    """One line of a benchmark's table: `value` is a mean over `count` images, `error` its standard error."""
 
     name: str
     value: float
@@ -276,10 +276,10 @@ class Row:
 class Layout:
     """A folder as an original scorer expects it; paths are relative to that folder."""
 
-    pictures: Mapping[Path, Path] = field(hash=False)
-    """Where a picture is to lie → where it lies now."""
+    images: Mapping[Path, Path] = field(hash=False)
+    """Where an image is to lie → where it lies now."""
     texts: Mapping[Path, str] = field(factory=dict, hash=False)
-    """Files beside the pictures."""
+    """Files beside the images."""
     found: Callable[[Path], Iterable[Path]] = field(default=lambda folder: (), eq=False)
     """What the scorer would look at in a folder that is there."""
 
@@ -307,7 +307,7 @@ class PromptFile:
 
 
 def area(box: Box) -> float:
-    """Share of the picture, in [0, 1]."""
+    """Share of the image, in [0, 1]."""
     x0, y0, x1, y1 = box
     return max(0.0, x1 - x0) * max(0.0, y1 - y0)
 
@@ -324,12 +324,12 @@ def near_duplicate(box: Box, earlier: Sequence[Region], threshold: float) -> Reg
 
 
 def sides(unit: str, candidate: Candidate) -> tuple[float, float]:
-    """(width, height) that a whole picture has in a unit: "pixels" of the stored file, "thousand", "fraction", or
+    """(width, height) that a whole image has in a unit: "pixels" of the stored file, "thousand", "fraction", or
     "model": what the answering model writes boxes in (`Candidate.boxes`; without it, stored pixels)."""
     seen: tuple[int, int] | None = candidate.size
     if unit == "model":
-        told = candidate.boxes or BoxFormat()
-        unit, seen = told.unit, told.seen or candidate.size
+        message = candidate.boxes or BoxFormat()
+        unit, seen = message.unit, message.seen or candidate.size
     if unit == "pixels":
         assert seen is not None
         return float(seen[0]), float(seen[1])

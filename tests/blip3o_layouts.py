@@ -14,7 +14,7 @@ from torch import Tensor
 
 from srum_blip3o.checkpoint import TOWER
 from srum_blip3o.model import Blip3o
-from srum_blip3o.options import Drawing, Options
+from srum_blip3o.options import Sampling, Options
 
 GOLDEN = Path(__file__).parent / "golden" / "blip3o"
 CHECKPOINT, BESIDE = GOLDEN / "checkpoint", GOLDEN / "eva_clip_vision_tower"
@@ -25,7 +25,7 @@ def build(checkpoint: Path | str = CHECKPOINT, **options: Any) -> Blip3o:
     """A model of few steps, small eyes, and parts that stay."""
     fixed: dict[str, Any] = {
         "device": "cpu", "dtype": "float32", "release": False, "vision_pixels": (3136, 12544),
-        "drawing": Drawing(steps=3, decoder_steps=2),
+        "sampling": Sampling(steps=3, decoder_steps=2),
     }  # fmt: skip
     return Blip3o(Options(checkpoint=str(checkpoint), **{**fixed, **options}))
 

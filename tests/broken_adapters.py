@@ -45,7 +45,7 @@ class SquareOnly(ToyModel):
 
 
 class EncodeEnlarges(ToyModel):
-    """Small pictures grow before they are encoded, those that it generates too."""
+    """Small images grow before they are encoded, those that it generates too."""
 
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         return super().encode([image.resize((2 * image.width, 2 * image.height)) for image in images])
@@ -275,7 +275,7 @@ class DeafToSeeds(ToyModel):
         return super().generate(prompts, [0] * len(seeds))
 
 
-class DrawsOnePicture(ToyModel):
+class DrawsOneImage(ToyModel):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
         return super().generate(prompts[:1], seeds[:1])
 
@@ -373,7 +373,7 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
     "Unseeded": (Unseeded, "test_the_same_seed_gives_the_same_picture_in_any_batch", "is another picture"),
     "OneSeed": (OneSeedForTheBatch, "test_the_same_seed_gives_the_same_picture_in_any_batch", "is another picture"),
     "DeafToSeeds": (DeafToSeeds, "test_another_seed_gives_another_picture", "ignores its seeds"),
-    "DrawsOnePicture": (DrawsOnePicture, "test_drawing_gives_a_picture_per_prompt", "1 pictures came back"),
+    "DrawsOnePicture": (DrawsOneImage, "test_drawing_gives_a_picture_per_prompt", "1 pictures came back"),
     "HidesFailures": (
         HidesFailures,
         "test_an_image_of_values_that_are_not_finite_is_a_failure",

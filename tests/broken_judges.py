@@ -85,7 +85,7 @@ class ScoresStrangers(GlobalLayout):
         return [Score(0.5, named[1] if named else None)] if answers[0].strip() else [Unreadable(0, "it is empty")]
 
 
-class AsksAboutAnotherPicture(GlobalLayout):
+class AsksAboutAnotherImage(GlobalLayout):
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
         return [Question(candidate.image.with_name("x.png"), "Is it well arranged?")]
 
@@ -103,7 +103,7 @@ class AsksOnAtRandom(SelfPlay):
 
 
 class RemembersTurns(SelfPlay):
-    """Asks on once, and not for the next picture."""
+    """Asks on once, and not for the next image."""
 
     asked = False
 
@@ -215,7 +215,7 @@ JUDGES = {
     "RemembersAnswers": (RemembersAnswers, "test_reading_is_pure", "differently the second time"),
     "NeedsRegions": (NeedsRegions, "test_a_picture_without_regions_is_no_problem", "no region was found"),
     "ScoresStrangers": (ScoresStrangers, "test_odd_answers_are_scores_or_unreadable", 'speaks of region "99"'),
-    "AsksAboutAnotherPicture": (AsksAboutAnotherPicture, "test_asking_is_pure", "asks about .*x.png, but"),
+    "AsksAboutAnotherPicture": (AsksAboutAnotherImage, "test_asking_is_pure", "asks about .*x.png, but"),
     "AsksOnAtRandom": (AsksOnAtRandom, "test_asking_further_is_pure", r"AsksOnAtRandom\.further gave other questions"),
     "RemembersTurns": (RemembersTurns, "test_asking_further_is_pure", r"RemembersTurns\.further gave other questions"),
     "NeverEnds": (NeverEnds, "test_reading_is_pure", "still gives questions after 8 turns"),

@@ -43,7 +43,7 @@ class Bleeds(Paper):
 
 
 class Normalised(Paper):
-    """Scaled by the largest weight of the picture, so every score reaches every cell."""
+    """Scaled by the largest weight of the image, so every score reaches every cell."""
 
     def __call__(self, judgement: Judgement, grid: tuple[int, int]) -> Tensor:
         cells = super().__call__(judgement, grid)

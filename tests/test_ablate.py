@@ -1,4 +1,4 @@
-"""`srum ablate`: what is shared, that it can be interrupted anywhere, that its numbers are those of the pictures."""
+"""`srum ablate`: what is shared, that it can be interrupted anywhere, that its numbers are those of the images."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def command(folder: Path, arms: str, *more: str, seeds: int = 1) -> list[str]:
     (folder / "prompts.txt").write_text("a red cat\ntwo dogs\nthe sea\n", encoding="utf-8")
     (folder / "arms.toml").write_text(ARMS, encoding="utf-8")
     where = [f"--out={folder / 'out'}", f"--with={folder / 'arms.toml'}", f"prompts={folder / 'prompts.txt'}"]
-    return ["ablate", *toy.COMPONENTS, *where, *TOY, "evaluate.pictures=2", f"--arms={arms}", f"--seeds={seeds}", *more]
+    return ["ablate", *toy.COMPONENTS, *where, *TOY, "evaluate.images=2", f"--arms={arms}", f"--seeds={seeds}", *more]
 
 
 def ablate(folder: Path, arms: str, *more: str, seeds: int = 1) -> dict[str, Any]:
@@ -130,8 +130,8 @@ def test_arms_that_train_otherwise_share_everything_before(tmp_path: Path, made:
     stages = ("round-1/candidates", "round-1/regions", "round-1/judgements", "base/evaluation")
     for file in [f"{stage}/part-0.jsonl" for stage in stages]:
         assert inode(here / "sft" / file) == inode(here / "paper" / file) == inode(here / "shared" / file)
-    picture = next((here / "sft/round-1/candidates/images").iterdir())
-    assert inode(picture) == inode(here / "shared/round-1/candidates/images" / picture.name)
+    image = next((here / "sft/round-1/candidates/images").iterdir())
+    assert inode(image) == inode(here / "shared/round-1/candidates/images" / image.name)
     latent = next((here / "sft/round-1/latents").iterdir())
     assert inode(latent) == inode(here / "paper/round-1/latents" / latent.name)
 
@@ -145,7 +145,7 @@ def test_a_second_arm_asks_the_model_for_nothing_but_its_own_evaluation(tmp_path
 
     one, two = asked("one", "sft"), asked("two", "sft,paper")
     assert all(one.values())
-    assert two - one == {"draw": 1, "measure": 6}  # the 6 pictures of an evaluation are one batch
+    assert two - one == {"draw": 1, "measure": 6}  # the 6 images of an evaluation are one batch
 
 
 def test_training_seeds_share_nothing(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_an_arm_that_draws_otherwise_shares_none_of_it(tmp_path: Path, made: lis
     assert all(path.stat().st_nlink == 1 for path in own_files)
 
 
-def test_an_arm_that_judges_otherwise_shares_pictures_and_regions(tmp_path: Path, made: list[tuple[str, str]]) -> None:
+def test_an_arm_that_judges_otherwise_shares_images_and_regions(tmp_path: Path, made: list[tuple[str, str]]) -> None:
     ablate(tmp_path, "sft,votes")
     own = [stage for name, stage in made if name == "votes"]
     assert own == [f"{stage} (round 1)" for stage in ("judge", "train", "evaluate")]
@@ -341,7 +341,7 @@ def test_interrupted_while_sharing_it_ends_with_the_same_tables(
 
 
 TAKEN: dict[str, tuple[str, Callable[[Run, Run], None]]] = {
-    "pictures": ("round-1/candidates", lambda source, target: working.share(source, target, Step("generate", 1))),
+    "images": ("round-1/candidates", lambda source, target: working.share(source, target, Step("generate", 1))),
     "evaluation": ("base/evaluation", lambda source, target: working.share(source, target, Step("evaluate", None))),
     "training": ("round-1/checkpoint", lambda source, target: working.share(source, target, Step("train", 1))),
     "latents": ("round-1/latents", working.share_latents),
@@ -445,9 +445,9 @@ def test_a_finished_arm_is_not_touched(tmp_path: Path, made: list[tuple[str, str
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ablate(tmp_path, "base")
     assert main.main(command(tmp_path, "base", "evaluate.limit=2")) == 2
-    told = capsys.readouterr().err
-    assert "was made with other settings: evaluate.limit" in told
-    assert "The run was made with srum " in told  # and which version of it
+    message = capsys.readouterr().err
+    assert "was made with other settings: evaluate.limit" in message
+    assert "The run was made with srum " in message  # and which version of it
 
 
 # ---- failing --------------------------------------------------------------------------------------------------------
@@ -506,7 +506,7 @@ def test_what_is_shared_must_not_fail(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def greens(folder: Path, seed: int, arm: str, stage: str) -> dict[str, list[float]]:
-    """The measure of every picture by prompt, as it is written down."""
+    """The measure of every image by prompt, as it is written down."""
     found: dict[str, list[float]] = {}
     for line in (folder / f"out/seed-{seed}/{arm}/{stage}/evaluation/part-0.jsonl").read_text().splitlines():
         record = json.loads(line)
@@ -520,7 +520,7 @@ def mean(found: Sequence[Mapping[str, Sequence[float]]]) -> float:
     return sum(every) / len(every)
 
 
-def test_the_numbers_are_those_of_the_pictures(tmp_path: Path) -> None:
+def test_the_numbers_are_those_of_the_images(tmp_path: Path) -> None:
     whole = ablate(tmp_path, "base,sft,paper", seeds=2)
     found = cells(whole)
     final = {name: [greens(tmp_path, seed, name, "round-1") for seed in (0, 1)] for name in ("sft", "paper")}
@@ -539,7 +539,7 @@ def test_the_numbers_are_those_of_the_pictures(tmp_path: Path) -> None:
     assert by_hand.low < by_hand.value < by_hand.high  # type: ignore[operator]
     assert whole["columns"] == ["green", "change to base", "change to sft", "seeds", "what it is"]
     rows = [line.split(",") for line in (tmp_path / "out/ablation.csv").read_text().splitlines()]
-    assert rows[0] == ["arm", "seed", "round", "prompts", "pictures", "green"]
+    assert rows[0] == ["arm", "seed", "round", "prompts", "images", "green"]
     values = {(arm, seed, round): float(value) for arm, seed, round, _, _, value in rows[1:]}
     assert values["sft", "1", "1"] == pytest.approx(mean(final["sft"][1:]))
     assert values["sft", "1", ""] == values["base", "1", ""] == pytest.approx(mean(base[1:]))
@@ -620,9 +620,9 @@ def test_no_figure_without_something_to_show() -> None:
 
 def test_a_wrong_name_is_told_with_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(command(tmp_path, "base,papr")) == 2
-    told = capsys.readouterr().err
-    assert 'There is no arm "papr". Did you mean "paper"? There are base, sft, paper,' in told
-    assert "failing" in told
+    message = capsys.readouterr().err
+    assert 'There is no arm "papr". Did you mean "paper"? There are base, sft, paper,' in message
+    assert "failing" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -637,11 +637,13 @@ def test_a_wrong_name_is_told_with_a_suggestion(tmp_path: Path, capsys: pytest.C
         ("[[arm]]\nname = 'x'\nsettings = ['loss']", '"loss" in arm x should read KEY=VALUE'),
     ],
 )
-def test_a_wrong_file_of_arms_is_told(text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_file_of_arms_is_told(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     given = [each for each in command(tmp_path, "", "--dry-run") if not each.startswith("--arms")]
     assert main.main([*given, f"--with={tmp_path / 'mine.toml'}"]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_a_benchmark_there_is_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -657,11 +659,11 @@ def test_no_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_dry_run_tells_what_is_shared_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = set(tmp_path.rglob("*"))
     assert main.main(command(tmp_path, "paper,twice,more", "--dry-run")) == 0
-    told = capsys.readouterr().out
-    assert "takes     evaluate (base); generate, ground, judge (round 1) of shared" in told
-    assert "takes     train, evaluate (round 1) of paper" in told
-    assert "makes     generate, ground, judge, train, evaluate (round 1)" in told
-    assert "0 of 4 runs are finished" in told
+    message = capsys.readouterr().out
+    assert "takes     evaluate (base); generate, ground, judge (round 1) of shared" in message
+    assert "takes     train, evaluate (round 1) of paper" in message
+    assert "makes     generate, ground, judge, train, evaluate (round 1)" in message
+    assert "0 of 4 runs are finished" in message
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "prompts.txt", tmp_path / "arms.toml"}
 
 

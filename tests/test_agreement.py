@@ -30,13 +30,13 @@ def run(tmp_path: Path) -> Run:
     return rendered_control.make(Run.open(tmp_path / "like"), tmp_path / "run", 0.5)
 
 
-def picture(candidate: Candidate) -> np.ndarray:
+def image(candidate: Candidate) -> np.ndarray:
     with Image.open(candidate.image) as image:
         return np.asarray(image)
 
 
 def judged_by_the_checker(candidate: Candidate) -> Judgement:
-    boxes = [thing.box for thing in look(picture(candidate))]
+    boxes = [thing.box for thing in look(image(candidate))]
     regions = tuple(Region(str(i), tuple(edge / 32 for edge in box)) for i, box in enumerate(boxes))
     return Judgement(candidate.id, regions, tuple(ShapesOracle().scores(candidate, regions, ())))
 
@@ -53,12 +53,12 @@ def test_a_judge_that_says_what_the_checker_says_agrees_and_a_pleased_one_does_n
     assert name == "shapes-oracle"
     assert {figure["value"] for figure in figures.values()} == {1.0}
     assert figures["AUC"]["count"] == 40, "what was not judged is left out"
-    assert figures["region AUC"]["count"] == sum(len(look(picture(each))) for each in candidates[:40])
+    assert figures["region AUC"]["count"] == sum(len(look(image(each))) for each in candidates[:40])
 
 
 def test_one_wrong_score_in_four_is_seen_as_such(run: Run) -> None:
     candidates = list(run.candidates(1))
-    right = [each for each in candidates if check(picture(each), each.prompt.tags).correct]
+    right = [each for each in candidates if check(image(each), each.prompt.tags).correct]
     some = [judged_by_the_checker(each) for each in right[:4]]
     whole, *parts = some[0].scores
     some[0] = evolve(some[0], scores=(evolve(whole, value=-0.4), *parts))

@@ -27,16 +27,16 @@ def model():
     return build()
 
 
-def test_the_last_estimate_is_the_picture_and_the_first_is_not(model) -> None:
+def test_the_last_estimate_is_the_image_and_the_first_is_not(model) -> None:
     """With four times there are three steps."""
-    assert len(model.drawing_times()) == 4
+    assert len(model.sampling_times()) == 4
     (first, last), _ = model.trace(["a red boat", "b"], [3, 4], [0, 2])
-    drawn = np.asarray(model.generate(["a red boat"], [3])[0].image, int)
-    assert np.abs(np.asarray(last, int) - drawn).max() <= 1
-    assert np.abs(np.asarray(first, int) - drawn).max() > 1
+    generated = np.asarray(model.generate(["a red boat"], [3])[0].image, int)
+    assert np.abs(np.asarray(last, int) - generated).max() <= 1
+    assert np.abs(np.asarray(first, int) - generated).max() > 1
 
 
-def test_bagels_neurons_are_seen_in_drawing_by_the_expert_that_draws(model) -> None:
+def test_bagels_neurons_are_seen_in_generating_by_the_expert_that_draws(model) -> None:
     neurons = model.neurons()
     layers = len(neurons["generation"])
     seen: list[tuple[int, ...]] = []
@@ -44,13 +44,13 @@ def test_bagels_neurons_are_seen_in_drawing_by_the_expert_that_draws(model) -> N
     model.generate(["a"], [1])
     hook.remove()
     sizes = [seen[0][-1]] * (2 * layers)
-    drawn = samples.measure(neurons, sizes, lambda: model.generate(["a"], [1]))
+    generated = samples.measure(neurons, sizes, lambda: model.generate(["a"], [1]))
     read = samples.measure(neurons, sizes, lambda: model.read(["a"]))
     generation = slice(layers * sizes[0], None)
     # What text and markers would become after the last layer serves nothing: it is never computed.
     last = slice((layers - 1) * sizes[0], layers * sizes[0])
-    assert not np.isnan(np.delete(drawn, last)).any()
-    assert np.isnan(drawn[last]).all()
+    assert not np.isnan(np.delete(generated, last)).any()
+    assert np.isnan(generated[last]).all()
     assert np.isnan(read[generation]).all()
     assert not np.isnan(read[: last.start]).any()
 
@@ -76,11 +76,11 @@ def test_grades(answer: str, value: float | None) -> None:
 
 
 class Tracing(ToyModel):
-    """Gives pictures whose brightness is the step."""
+    """Gives images whose brightness is the step."""
 
     calls = 0
 
-    def drawing_times(self) -> list[float]:
+    def sampling_times(self) -> list[float]:
         return [1.0, 0.5, 0.0]
 
     def trace(self, prompts: Sequence[str], seeds: Sequence[int], wanted: Sequence[int]) -> list[list[Image.Image]]:
@@ -99,13 +99,13 @@ def subject_run(model: object) -> object:
     return SimpleNamespace(settings=settings, model=lambda rounds: model, release=lambda: None)
 
 
-def test_traces_are_kept_scored_and_not_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_are_kept_scored_and_not_generated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.Subject, "settings", lambda self: {})
     plan = [SimpleNamespace(id=f"p{n}", prompt=Prompt(f"{n}", "x"), seed=n) for n in range(3)]
     who = models.Subject("base", subject_run(Tracing()), 0)
     Tracing.calls = 0
     made = steps.trace(who, plan[:2], [0, 1], Bright(), None, tmp_path, {})  # type: ignore[arg-type]
-    assert [(each.picture, each.step, each.scores["layout"]) for each in made] == [
+    assert [(each.image, each.step, each.scores["layout"]) for each in made] == [
         ("p0", 0, 0.0), ("p0", 1, 0.5), ("p1", 0, 0.005), ("p1", 1, 0.505),
     ]  # fmt: skip
     steps.trace(who, plan, [0, 1], Bright(), None, tmp_path, {})  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def test_traces_are_kept_scored_and_not_drawn_twice(tmp_path: Path, monkeypatch:
 
 
 def test_an_adapter_that_cannot_trace_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has no drawing_times and no trace"):
+    with pytest.raises(ConfigError, match="has no sampling_times and no trace"):
         steps.times(models.Subject("base", subject_run(ToyModel()), 0))  # type: ignore[arg-type]
 
 
@@ -125,20 +125,22 @@ def snapshots(values: dict[str, list[float]]) -> list[steps.Snapshot]:
     ]
 
 
-def test_curves_are_paired_and_leave_unreadable_pictures_out(tmp_path: Path) -> None:
+def test_curves_are_paired_and_leave_unreadable_images_out(tmp_path: Path) -> None:
     base = snapshots({"a": [0.0, 0.5, 1.0], "b": [0.2, 0.4, 0.6]})
     other = snapshots({"a": [0.1, 0.6, 1.0], "b": [0.2, 0.4, 0.6]})
     lost = steps.Snapshot("b-2", "b", 2, {"layout": 0.6})
     found = curves.summary({"base": base, "srum": [*other[:-1], lost]}, [1.0, 0.6, 0.3])
-    assert (found["layout"]["pictures"], found["detail"]["pictures"]) == (2, 1)
+    assert (found["layout"]["images"], found["detail"]["images"]) == (2, 1)
     assert found["layout"]["means"]["base"][0][0] == pytest.approx(0.1)
     assert found["layout"]["change"]["srum"][1][0] == pytest.approx(0.05)
     assert found["layout"]["area"]["base"][0] == pytest.approx((0.5 + 0.4) / 2)
-    told, layout_table, _ = curves.write(tmp_path, {"base": base, "srum": other}, [1.0, 0.6, 0.3], "somebody")
+    message, layout_table, _ = curves.write(tmp_path, {"base": base, "srum": other}, [1.0, 0.6, 0.3], "somebody")
     assert isinstance(layout_table, Grid)
     assert layout_table.rows[1][-1].endswith(" [+0.000, +0.075]")
     text = (tmp_path / "steps.md").read_text()
-    assert text.startswith(f"{told}\n\n**Layout, 2 of 2 pictures readable at every step**\n\n| model | 0 (t = 1.00) |")
+    assert text.startswith(
+        f"{message}\n\n**Layout, 2 of 2 pictures readable at every step**\n\n| model | 0 (t = 1.00) |"
+    )
     assert "1 (t = 0.60)" in text
     assert (tmp_path / "steps-layout.svg").read_text().startswith("<svg")
     with pytest.raises(RecordError, match="No picture could be graded"):
@@ -184,7 +186,7 @@ def test_clusters_are_found_per_layer_among_neurons_active_in_both() -> None:
     assert dict(found.clusters) == {"understanding": (1, 6), "generation": (2, 5)}
     assert 7 not in found.eligible
     assert dict(found.stability) == {"understanding": 1.0, "generation": 1.0}
-    for each in clusters.drawn(found, (1, 6), layers):
+    for each in clusters.generated(found, (1, 6), layers):
         assert [int(layers[k]) for k in each] == [0, 1]
         assert 7 not in each
     report = {

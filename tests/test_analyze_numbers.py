@@ -16,7 +16,7 @@ LAYOUT, DETAIL = "Grade only the layout", "Grade only the details"
 
 
 class Grades:
-    """80 for layouts, 20 for details; none for the details of the second picture."""
+    """80 for layouts, 20 for details; none for the details of the second image."""
 
     def __init__(self) -> None:
         self.asked: list[Question] = []
@@ -31,10 +31,10 @@ class Grades:
         return "Fine details." if question.image.stem == "b" else '{"score": 20}'
 
 
-def test_a_judge_grades_each_rubric_of_each_picture_by_itself() -> None:
+def test_a_judge_grades_each_rubric_of_each_image_by_itself() -> None:
     judge = Grades()
-    pictures = [Candidate(name, Prompt(name, "a boat"), Path(f"{name}.png"), (4, 4), 0) for name in "ab"]
-    found = steps._scores(pictures, SimpleNamespace(), judge)  # type: ignore[arg-type]
+    images = [Candidate(name, Prompt(name, "a boat"), Path(f"{name}.png"), (4, 4), 0) for name in "ab"]
+    found = steps._scores(images, SimpleNamespace(), judge)  # type: ignore[arg-type]
     assert found == [{"layout": 0.8, "detail": 0.2}, {"layout": 0.8}]
     assert [(each.image.stem, LAYOUT in each.text, DETAIL in each.text) for each in judge.asked] == [
         ("a", True, False), ("a", False, True), ("b", True, False), ("b", False, True),

@@ -18,7 +18,7 @@ from srum_core.stages.chunks import Step
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 SHAPES = {
-    "checkpoint": "bundled:shapes", "dtype": "float32", "size": [32, 32], "drawing_sides": [32, 32],
+    "checkpoint": "bundled:shapes", "dtype": "float32", "size": [32, 32], "generation_sides": [32, 32],
     "vision_sides": [32, 32],
 }  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_another_adapter_can_answer(tmp_path: Path, prompts: Path) -> None:
         "toy:ToyModel", (), None, [f"answerer={{use = 'bagel', checkpoint = '{GOLDEN}'}}"], registry
     )
     assert settings.answerer is not None
-    assert settings.answerer.options["drawing"]["steps"] == 50  # its options are checked and filled in
+    assert settings.answerer.options["sampling"]["steps"] == 50  # its options are checked and filled in
     run = make(tmp_path / "run", prompts, answerer=Use("bagel", SHAPES))
     assert type(run.answerer(0)).__name__ == "Bagel"
     assert isinstance(run.model(0), ToyModel)
@@ -66,7 +66,7 @@ def test_an_unknown_answerer_is_told_of_both_kinds() -> None:
 )
 def test_what_is_missing_stops_a_run_before_it_draws(
     setting: str,
-    told: str,
+    message: str,
     tmp_path: Path,
     prompts: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -77,7 +77,7 @@ def test_what_is_missing_stops_a_run_before_it_draws(
     parts = [part for part in COMPONENTS if not part.startswith(setting.split("=")[0])]
     out = tmp_path / "run"
     assert train_main([*parts, f"prompts={prompts}", "evaluate.before=false", f"--out={out}", setting]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (out / "round-1").exists()
 
 
@@ -88,8 +88,8 @@ def test_two_judges_of_one_kind_are_told_apart(tmp_path: Path, prompts: Path) ->
 
 def test_a_judge_that_cannot_be_made_is_named(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, judges=(Use("no_such_module:Judge"),))
-    (told,) = preflight.problems(run, [Step("judge", 1)])
-    assert "no_such_module" in told
+    (message,) = preflight.problems(run, [Step("judge", 1)])
+    assert "no_such_module" in message
 
 
 def test_a_run_goes_on_at_another_address_but_not_with_another_model(tmp_path: Path, prompts: Path) -> None:

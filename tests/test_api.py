@@ -301,12 +301,12 @@ def test_a_benchmark_that_asks_needs_somebody_who_answers(tmp_path: Path) -> Non
     ],
 )
 def test_settings_that_cannot_be_used_are_a_config_error(
-    adapter: str, preset: str, overrides: dict[str, Any], told: str, tmp_path: Path
+    adapter: str, preset: str, overrides: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     for call in (train, evaluate):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             call(adapter, preset, out=tmp_path / "run", overrides=overrides)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_model(adapter, preset, overrides=overrides)
     assert not (tmp_path / "run").exists()
 

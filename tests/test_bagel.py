@@ -16,7 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from srum_bagel.attention import Context, attend
 from srum_bagel.layers import RMSNorm
 from srum_bagel.model import Bagel
-from srum_bagel.options import Drawing, Options
+from srum_bagel.options import Sampling, Options
 from srum_bagel.vision import size_rule, to_tensor
 from srum_core.errors import CheckpointError
 from srum_core.flow import flow_step
@@ -29,13 +29,13 @@ GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 
 def build(**options) -> Bagel:
     fixed = {
-        "drawing_sides": (160, 64),
+        "generation_sides": (160, 64),
         "vision_sides": (112, 56),
         "size": (64, 96),
         "device": "cpu",
         "dtype": "float32",
     }
-    return Bagel(Options(checkpoint=str(GOLDEN), **{**fixed, "drawing": Drawing(steps=4), **options}))
+    return Bagel(Options(checkpoint=str(GOLDEN), **{**fixed, "sampling": Sampling(steps=4), **options}))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def model() -> Bagel:
     return build()
 
 
-def noise_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
 
 
@@ -56,16 +56,16 @@ def test_is_a_unified_model(model: Bagel) -> None:
 
 @pytest.mark.parametrize("size", [(128, 64), (64, 64), (0, 0), (160, 96)])
 @pytest.mark.parametrize("sides", [(160, 64), (1024, 512), (96, 32)])
-def test_a_picture_is_trained_on_the_grid_that_it_was_generated_on(
+def test_an_image_is_trained_on_the_grid_that_it_was_generated_on(
     model: Bagel, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], sides: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(model, "options", evolve(model.options, size=size))
     monkeypatch.setattr(model, "drawn_size", size_rule(sides, model.stride, model.denoiser.side))
     rows, columns = model.grid(size)
-    picture = noise_picture(columns * model.stride, rows * model.stride)
-    assert [tuple(each.shape[:2]) for each in model.encode([picture, picture])] == [(rows, columns)] * 2
-    other = noise_picture(columns * model.stride + 1, rows * model.stride)  # the reference's rule
-    width, height = model.drawn_size(*other.size)
+    image = noise_image(columns * model.stride, rows * model.stride)
+    assert [tuple(each.shape[:2]) for each in model.encode([image, image])] == [(rows, columns)] * 2
+    other = noise_image(columns * model.stride + 1, rows * model.stride)  # the reference's rule
+    width, height = model.generated_size(*other.size)
     assert model.encode([other])[0].shape[:2] == (height // model.stride, width // model.stride)
 
 
@@ -153,9 +153,9 @@ def test_thinking_returns_the_plan_and_draws_from_it(model: Bagel) -> None:
     thinking = build(think=True, think_tokens=5)
     sample = thinking.generate(["a boat", "b"], [0, 0])
     assert all(each.thought for each in sample)
-    contexts = thinking.drawing_contexts(["a boat"], [sample[0].thought])
+    contexts = thinking.generation_contexts(["a boat"], [sample[0].thought])
     system, prompt, thought = (len(thinking.chat.frame(t)) for t in (thinking.plan, "a boat", sample[0].thought))
-    assert [int(c.position[0]) for c in (contexts.full, contexts.textless, contexts.pictureless)] == [
+    assert [int(c.position[0]) for c in (contexts.full, contexts.textless, contexts.imageless)] == [
         system + prompt + thought,
         system,
         system + prompt,
@@ -169,7 +169,7 @@ def test_a_think_template_replaces_the_wording(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(100, 64), (16 * 17, 64)])
-def test_a_size_that_cannot_be_drawn_is_refused(size: tuple[int, int]) -> None:
+def test_a_size_that_cannot_be_generated_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(CheckpointError, match=r"multiples of 16 up to 256"):
         build(size=size).generate(["x"], [0])
 
@@ -189,19 +189,19 @@ def test_a_grid_beyond_the_position_table_is_refused(model: Bagel) -> None:
 
 
 def test_encoding_is_repeatable_and_blind_to_the_batch(model: Bagel) -> None:
-    pictures = [noise_picture(96, 64), noise_picture(64, 64, 1), noise_picture(96, 64, 2)]
-    together, again = model.encode(pictures), model.encode(pictures)
+    images = [noise_image(96, 64), noise_image(64, 64, 1), noise_image(96, 64, 2)]
+    together, again = model.encode(images), model.encode(images)
     assert [tuple(x.shape) for x in together] == [(4, 6, 64), (4, 4, 64), (4, 6, 64)]
-    for picture, latent, repeated in zip(pictures, together, again, strict=True):
+    for image, latent, repeated in zip(images, together, again, strict=True):
         assert torch.equal(latent, repeated)
-        assert off(latent, model.encode([picture])[0]) <= 1e-5
+        assert off(latent, model.encode([image])[0]) <= 1e-5
 
 
-def test_sampled_latents_depend_on_the_picture_alone(model: Bagel) -> None:
-    sampling, picture = build(sample_latents=True), noise_picture(64, 64)
-    first, other = sampling.encode([picture, noise_picture(64, 64, 1)])[0], sampling.encode([picture])[0]
+def test_sampled_latents_depend_on_the_image_alone(model: Bagel) -> None:
+    sampling, image = build(sample_latents=True), noise_image(64, 64)
+    first, other = sampling.encode([image, noise_image(64, 64, 1)])[0], sampling.encode([image])[0]
     assert off(first, other) <= 1e-5
-    assert off(first, model.encode([picture])[0]) > 1e-2
+    assert off(first, model.encode([image])[0]) > 1e-2
 
 
 def test_transparency_is_laid_over_white() -> None:
@@ -209,7 +209,7 @@ def test_transparency_is_laid_over_white() -> None:
     assert float(to_tensor(flatten(clear)).min()) == 1.0
 
 
-def test_each_block_runs_once_for_ragged_pictures(model: Bagel) -> None:
+def test_each_block_runs_once_for_ragged_images(model: Bagel) -> None:
     calls = []
     hooks = [
         layer.register_forward_hook(lambda *_, i=i: calls.append(i))
@@ -259,7 +259,7 @@ def test_text_has_a_graph_only_where_its_weights_are_trained(taught: bool) -> No
 @pytest.mark.parametrize("autocast", [False, True])
 def test_every_precision_runs(dtype: str, autocast: bool, tmp_path: Path) -> None:
     model, exact = build(dtype=dtype), build()
-    noise_picture(80, 64).save(tmp_path / "a.png")
+    noise_image(80, 64).save(tmp_path / "a.png")
     grid, words = [torch.randn(3, 2, 64)], ["a boat"]
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         model.denoiser.requires_grad_(True)
@@ -284,16 +284,16 @@ def matched(model: Bagel) -> set[str]:
 
 def test_generation_experts_only_leave_understanding_bit_identical(tmp_path: Path) -> None:
     model = build(experts="generation")
-    noise_picture(80, 64).save(tmp_path / "a.png")
+    noise_image(80, 64).save(tmp_path / "a.png")
     ask = [Question(tmp_path / "a.png", "what is this?", max_new_tokens=8)]
-    before, drawn = model.answer(ask), np.asarray(model.generate(["x"], [0])[0].image)
+    before, generated = model.answer(ask), np.asarray(model.generate(["x"], [0])[0].image)
     trained = matched(model)
     assert {name.rsplit(".", 1)[0] for name in trained} >= {"vae2llm", "llm2vae", "time_embedder.mlp.0"}
     with torch.no_grad():
         for name in trained:
             model.denoiser.get_parameter(name).add_(0.1)
     assert model.answer(ask) == before
-    assert (np.asarray(model.generate(["x"], [0])[0].image) != drawn).any()
+    assert (np.asarray(model.generate(["x"], [0])[0].image) != generated).any()
     assert matched(build()) > trained
 
 
@@ -314,8 +314,8 @@ def test_lora_adapts_the_seven_generation_projections(model: Bagel) -> None:
 # ---- looking -------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_looked_at_once_however_often_it_is_asked_about(model: Bagel, tmp_path: Path) -> None:
-    noise_picture(80, 64).save(tmp_path / "a.png")
+def test_an_image_is_looked_at_once_however_often_it_is_asked_about(model: Bagel, tmp_path: Path) -> None:
+    noise_image(80, 64).save(tmp_path / "a.png")
     seen = []
     hook = model.eye.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
     model.answer([Question(tmp_path / "a.png", text, max_new_tokens=2) for text in ("a", "b", "c")])
@@ -326,7 +326,7 @@ def test_a_picture_is_looked_at_once_however_often_it_is_asked_about(model: Bage
 def test_waiting_questions_take_the_places_of_answered_ones(model: Bagel, tmp_path: Path) -> None:
     """Few places give the same answers in fewer words than batch after batch, and never more rows than places."""
     for name, size in (("a", (80, 64)), ("b", (64, 96))):
-        noise_picture(*size).save(tmp_path / f"{name}.png")
+        noise_image(*size).save(tmp_path / f"{name}.png")
     lengths = [1, 9, 2, 3, 1, 8, 0, 2]
     asked = [
         Question(
@@ -359,21 +359,21 @@ def test_stacking_forgets_columns_that_nobody_has_read(model: Bagel) -> None:
     assert torch.equal(left.keys[1][0], both.keys[1][1, :, : left.used])
 
 
-def test_a_picture_is_read_once_for_all_questions_that_are_asked_together(model: Bagel, tmp_path: Path) -> None:
-    noise_picture(80, 64).save(tmp_path / "a.png")
+def test_an_image_is_read_once_for_all_questions_that_are_asked_together(model: Bagel, tmp_path: Path) -> None:
+    noise_image(80, 64).save(tmp_path / "a.png")
     rows = []
     hook = model.denoiser.language_model.model.layers[0].register_forward_hook(
         lambda _, a, __: rows.append(a[0][0].shape)
     )
     model.answer([Question(tmp_path / "a.png", "what?", max_new_tokens=1)] * 3)
     hook.remove()
-    picture, question, word = rows
+    image, question, word = rows
     assert [len(shape) and shape[0] for shape in rows] == [1, 3, 3]
-    assert picture[1] > question[1] > word[1] == 1
+    assert image[1] > question[1] > word[1] == 1
 
 
 def test_sampling_follows_the_questions_own_seed(model: Bagel, tmp_path: Path) -> None:
-    noise_picture(80, 64).save(tmp_path / "a.png")
+    noise_image(80, 64).save(tmp_path / "a.png")
 
     def ask(seed: int, beside: int = 0) -> str:
         extra = [Question(tmp_path / "a.png", "other?", max_new_tokens=4, temperature=1.0, seed=9)] * beside
@@ -385,7 +385,7 @@ def test_sampling_follows_the_questions_own_seed(model: Bagel, tmp_path: Path) -
 
 
 def test_a_crop_is_what_is_looked_at(model: Bagel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, right = Image.new("RGB", (64, 64), "red"), noise_picture(64, 64)
+    left, right = Image.new("RGB", (64, 64), "red"), noise_image(64, 64)
     both = Image.new("RGB", (128, 64))
     both.paste(left, (0, 0)), both.paste(right, (64, 0))
     both.save(tmp_path / "both.png")
@@ -393,17 +393,17 @@ def test_a_crop_is_what_is_looked_at(model: Bagel, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(model, "look", lambda images: look(seen.extend(images) or images))
     crop = (0.5, 0.0, 1.0, 1.0)
     model.answer([Question(tmp_path / "both.png", "what?", crop, 2), Question(tmp_path / "both.png", "how?", crop, 2)])
-    (picture,) = seen  # looked at once, for both questions
-    assert np.array_equal(np.asarray(picture), np.asarray(right))
+    (image,) = seen  # looked at once, for both questions
+    assert np.array_equal(np.asarray(image), np.asarray(right))
 
 
-def test_encoding_resizes_and_encodes_a_picture_once(model: Bagel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoding_resizes_and_encodes_an_image_once(model: Bagel, monkeypatch: pytest.MonkeyPatch) -> None:
     resized, encoded = list[tuple[int, int]](), list[int]()
     resize, encode = Image.Image.resize, model.autoencoder.encode
     monkeypatch.setattr(Image.Image, "resize", lambda self, *how: resized.append(self.size) or resize(self, *how))
     monkeypatch.setattr(model.autoencoder, "encode", lambda x, *more: encoded.append(len(x)) or encode(x, *more))
     sizes = [(200, 100), (320, 160), (100, 200)]
-    model.encode([noise_picture(*size) for size in sizes])
+    model.encode([noise_image(*size) for size in sizes])
     assert resized == sizes
     assert sum(encoded) == len(sizes)
     assert len(encoded) == 2, "pictures that end up at one size share a batch"

@@ -21,7 +21,7 @@ from srum_core.models import hub
 from srum_core.models.weights import Stored
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
-SMALL = {"drawing_sides": (160, 64), "vision_sides": (112, 56), "device": "cpu"}
+SMALL = {"generation_sides": (160, 64), "vision_sides": (112, 56), "device": "cpu"}
 
 
 # ---- BAGEL-7B-MoT, from its published configuration ----------------------------------------------------------------

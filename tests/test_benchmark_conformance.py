@@ -40,7 +40,7 @@ class TestCompBench(BenchmarkConformance):
 class TestGenEval(BenchmarkConformance):
     @pytest.fixture
     def srum_benchmark(self, tmp_path: Path) -> Any:
-        """The suite's pictures are the same whenever they are made, so their detections can be recorded before."""
+        """The suite's images are the same whenever they are made, so their detections can be recorded before."""
         lines = []
         for number in range(6):
             made = sample_candidate(tmp_path / "same", id=f"c{number}", size=self.size, seed=number)

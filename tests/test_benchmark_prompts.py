@@ -1,4 +1,4 @@
-"""Prompt files and folders of pictures of the published benchmarks: what is refused, and in which words."""
+"""Prompt files and folders of images of the published benchmarks: what is refused, and in which words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark_data import (
     compbench_entries,
     compbench_folder,
     compbench_texts,
-    drawn,
+    generated,
     geneval_folder,
     reasonbench_folder,
     wise_folder,
@@ -74,10 +74,10 @@ def test_other_prompts_are_refused_by_their_hash(tmp_path: Path, monkeypatch: py
 
 def test_a_wrong_number_of_prompts_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "val_comp.json", compbench_entries()[:-1])
-    with pytest.raises(ConfigError, match="holds 2669 prompts; the release has 2670") as told:
+    with pytest.raises(ConfigError, match="holds 2669 prompts; the release has 2670") as message:
         compbench.load(str(tmp_path), "test")
-    assert "holds 299 texture prompts; the release has 300" in str(told.value)
-    assert "set verify = false" in str(told.value)
+    assert "holds 299 texture prompts; the release has 300" in str(message.value)
+    assert "set verify = false" in str(message.value)
 
 
 def test_ids_in_another_order_are_refused(tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_ids_in_another_order_are_refused(tmp_path: Path) -> None:
         ('[{"Question": "a", "Question_id": 1, "Category": "colour"}]', 'a "Category" out of 3d_spatial, color'),
     ],
 )
-def test_what_is_no_list_of_prompts_is_refused(content: str, told: str, tmp_path: Path) -> None:
+def test_what_is_no_list_of_prompts_is_refused(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "val_comp.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         compbench.load(str(tmp_path), "test")
 
 
@@ -117,8 +117,8 @@ def test_missing_files_are_all_named_with_their_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "told"), [("", "are not part of srum. Get WayneJin0918/SRUM"), ("/nowhere/at/all", "is no folder here")]
 )
-def test_without_a_folder_the_way_to_one_is_told(data: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_without_a_folder_the_way_to_one_is_told(data: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         compbench.load(data, "test")
 
 
@@ -127,15 +127,15 @@ def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
         compbench.load(str(tmp_path), "val")
 
 
-def compbench_pictures(folder: Path) -> Path:
+def compbench_images(folder: Path) -> Path:
     touch(folder / "1701.png", folder / "1702.png")
     lines = [{"image_file": f"{number}.png", "original_prompt": "p"} for number in (1701, 1702)]
     (folder / "output.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return folder
 
 
-def test_a_folder_of_compbench_pictures_must_be_whole(tmp_path: Path) -> None:
-    folder = compbench_pictures(tmp_path / "color_50_think")
+def test_a_folder_of_compbench_images_must_be_whole(tmp_path: Path) -> None:
+    folder = compbench_images(tmp_path / "color_50_think")
     assert [item.question_id for item in compbench_released.items(folder)] == [1701, 1702]
     (folder / "1702.png").unlink()
     with pytest.raises(ConfigError, match=r"1 pictures are missing, such as 1702\.png"):
@@ -149,7 +149,7 @@ def test_a_folder_of_compbench_pictures_must_be_whole(tmp_path: Path) -> None:
 
 
 def test_a_half_written_line_is_found(tmp_path: Path) -> None:
-    folder = compbench_pictures(tmp_path / "color_50_think")
+    folder = compbench_images(tmp_path / "color_50_think")
     with (folder / "output.jsonl").open("a") as file:
         file.write('{"image_file": "1703.p')
     with pytest.raises(ConfigError, match=r"output\.jsonl, line 3: this is not a whole JSON record"):
@@ -162,7 +162,7 @@ def test_without_thinking_the_other_folder_is_still_needed(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"color_50_think/output\.jsonl is missing"):
         compbench_released.items(folder)
     candidate = attrs.evolve(
-        drawn(Prompt("1701", "a red car", {"category": "color", "line": 0})), thought="Let me think."
+        generated(Prompt("1701", "a red car", {"category": "color", "line": 0})), thought="Let me think."
     )
     listed = tmp_path / "color_50_think" / "output.jsonl"
     listed.parent.mkdir()
@@ -170,7 +170,7 @@ def test_without_thinking_the_other_folder_is_still_needed(tmp_path: Path) -> No
     assert [item.prompt for item in compbench_released.items(folder)] == ["a red car"]
 
 
-def test_the_original_names_pictures_by_prompt_and_number() -> None:
+def test_the_original_names_images_by_prompt_and_number() -> None:
     path = compbench_layout.original_path("color", "a red car.", 3, 7)
     assert path == Path("color/samples/a red car._000037.png")
     with pytest.raises(ConfigError, match="cannot read"):
@@ -240,9 +240,9 @@ def test_a_gap_in_wises_ids_is_found(tmp_path: Path) -> None:
     path = data / LEGACY.files["cultural"].places[0]
     entries = json.loads(path.read_text())
     write(path, entries[:5] + entries[6:])
-    with pytest.raises(ConfigError, match="holds 399 prompts; the release has 400") as told:
+    with pytest.raises(ConfigError, match="holds 399 prompts; the release has 400") as message:
         wise.load(LEGACY, str(data))
-    assert "the ids do not go on one by one" in str(told.value)
+    assert "the ids do not go on one by one" in str(message.value)
 
 
 # ---- T2I-ReasonBench -------------------------------------------------------------------------------------------------

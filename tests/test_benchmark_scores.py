@@ -14,7 +14,7 @@ import compbench_released
 import numpy as np
 import pytest
 import wise_released
-from benchmark_data import drawn
+from benchmark_data import generated
 from compbench_original import attributes, numeracy, position_2d, score_2d
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -56,7 +56,7 @@ def graded(policy: str, answers: Sequence[str], category: str = "color") -> dict
     benchmark = CompBench(CompBenchOptions(policy=policy))  # type: ignore[arg-type]
     found = []
     for number, answer in enumerate(answers):
-        candidate = drawn(Prompt(f"{category}-{number}", "a red car", {"category": category, "line": number}))
+        candidate = generated(Prompt(f"{category}-{number}", "a red car", {"category": category, "line": number}))
         found.append((candidate, benchmark.score(candidate, [answer])))
     return rows(benchmark.table(found))
 
@@ -111,7 +111,7 @@ def test_an_interval_is_that_of_the_mean_over_prompts() -> None:
     assert row.high == pytest.approx(row.value + 1.96 * error, abs=0.15 * error)
 
 
-def test_pictures_of_one_prompt_are_not_independent() -> None:
+def test_images_of_one_prompt_are_not_independent() -> None:
     numbers = values(50, 1)
     one, four = (summary.row("x", [(1.0, summary.part(cells(numbers, copies)))]) for copies in (1, 4))
     assert (four.value, four.low, four.high) == pytest.approx((one.value, one.low, one.high))
@@ -129,17 +129,17 @@ def test_groups_are_resampled_apart() -> None:
     assert twins.error == pytest.approx(np.std(groups[0], ddof=1) / 10 / math.sqrt(2), rel=0.05)
 
 
-def test_the_mean_is_over_pictures_also_where_prompts_have_different_numbers_of_them() -> None:
+def test_the_mean_is_over_images_also_where_prompts_have_different_numbers_of_them() -> None:
     part = summary.part([Cell("a", 0.0), Cell("b", 1.0), Cell("b", 1.0), Cell("b", 1.0)])
     assert summary.row("x", [(1.0, part)]).value == 0.75
 
 
-def test_sums_and_counts_of_a_prompt_are_drawn_together() -> None:
-    """Where every picture has the same value, so has every resample, however many pictures prompts have."""
+def test_sums_and_counts_of_a_prompt_are_generated_together() -> None:
+    """Where every image has the same value, so has every resample, however many images prompts have."""
     part = summary.part(Cell(str(prompt), 0.5) for prompt in range(20) for _ in range(1 + prompt % 4))
     assert summary.resampled(part, 0) == pytest.approx(np.full(10_000, 0.5))
     row = summary.row("x", [(1.0, part)])
-    assert (row.low, row.high) == pytest.approx((0.4194, 0.5806), abs=1e-4)  # 20 prompts, whatever their pictures
+    assert (row.low, row.high) == pytest.approx((0.4194, 0.5806), abs=1e-4)  # 20 prompts, whatever their images
     assert row.error is None
 
 
@@ -210,7 +210,7 @@ def test_both_overalls_of_compbench() -> None:
     benchmark, found = CompBench(), []
     for category, mean in {**means, **parts}.items():
         for number, off in enumerate((-5, 5)):
-            candidate = drawn(Prompt(f"{category}-{number}", "p", {"category": category, "line": number}))
+            candidate = generated(Prompt(f"{category}-{number}", "p", {"category": category, "line": number}))
             found.append((candidate, benchmark.score(candidate, [json.dumps({"score": mean + off})])))
     table = rows(benchmark.table(found))
     assert table["complex (composite)"].value == pytest.approx(80)
@@ -247,7 +247,7 @@ def test_what_the_original_scores_cannot_do_is_told() -> None:
 
 
 def seen(folder: Path, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """A file of detections of the pictures with these contents."""
+    """A file of detections of the images with these contents."""
     import hashlib
 
     path = folder / "detections.jsonl"
@@ -262,34 +262,34 @@ def seen(folder: Path, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 DOG = {"label": "dog", "box": [0, 0, 10, 10], "score": 0.95}
 
 
-def picture(folder: Path, content: str, tag: str = "single_object", number: int = 0, count: int = 1) -> Candidate:
+def image(folder: Path, content: str, tag: str = "single_object", number: int = 0, count: int = 1) -> Candidate:
     path = folder / f"{content}.png"
     path.write_text(content)
     metadata = {"tag": tag, "include": [{"class": "dog", "count": count}], "prompt": "dogs"}
-    return drawn(Prompt(f"{tag}-{number}", "dogs", {"tag": tag, "metadata": metadata}), number, path)
+    return generated(Prompt(f"{tag}-{number}", "dogs", {"tag": tag, "metadata": metadata}), number, path)
 
 
 def test_geneval_reads_what_a_detector_saw(tmp_path: Path) -> None:
     file = seen(tmp_path, {"one": [DOG], "two": [DOG, {**DOG, "box": [20, 0, 30, 10]}], "none": []})
     benchmark = GenEval(GenEvalOptions(detections=file))
-    assert not benchmark.questions(picture(tmp_path, "one"))
+    assert not benchmark.questions(image(tmp_path, "one"))
     found: Scored = []
     for tag, contents in {"single_object": ["one", "none"], "counting": ["two", "one", "none", "none"]}.items():
         for number, content in enumerate(contents):
-            candidate = picture(tmp_path, content, tag, number // 2, count=1 + (tag == "counting"))
+            candidate = image(tmp_path, content, tag, number // 2, count=1 + (tag == "counting"))
             found.append((candidate, benchmark.score(candidate, [])))
     table = rows(benchmark.table(found))
     assert (table["single_object"].value, table["counting"].value) == (0.5, 0.25)
-    assert table["overall"].value == pytest.approx(0.375)  # of tasks, not of pictures
-    assert table["pictures"].value == pytest.approx(2 / 6)
+    assert table["overall"].value == pytest.approx(0.375)  # of tasks, not of images
+    assert table["images"].value == pytest.approx(2 / 6)
     assert table["any of a prompt"].value == pytest.approx(2 / 3)
     assert "short prompts" in table["overall"].note
     assert "incomplete: 3 of 553 prompts" in table["overall"].note
 
 
-def test_a_picture_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
+def test_an_image_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
     benchmark = GenEval(GenEvalOptions(detections=seen(tmp_path, {"one": [DOG]})))
-    candidate = picture(tmp_path, "one")
+    candidate = image(tmp_path, "one")
     assert benchmark.score(candidate, []) == {"correct": 1.0}
     candidate.image.write_text("drawn again")
     with pytest.raises(ConfigError, match=r"holds no detections of .*its detections belong to another picture"):
@@ -310,18 +310,18 @@ def test_a_picture_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
         ('{"sha256": "ab", "detections": [{"label": "dog", "box": [1, 2, 3], "score": 1}]}', "a detection needs"),
     ],
 )
-def test_detections_that_cannot_be_used_are_told_with_their_line(content: str, told: str, tmp_path: Path) -> None:
+def test_detections_that_cannot_be_used_are_told_with_their_line(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "seen.jsonl"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         detections.read(str(path), "geneval")
 
 
 def test_without_a_file_of_detections_the_format_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"geneval is scored from what a detector saw\. Set the option `detections`"):
-        GenEval().score(picture(tmp_path, "one"), [])
+        GenEval().score(image(tmp_path, "one"), [])
     with pytest.raises(ConfigError, match="cannot be read"):
-        GenEval(GenEvalOptions(detections=str(tmp_path / "none"))).score(picture(tmp_path, "one"), [])
+        GenEval(GenEvalOptions(detections=str(tmp_path / "none"))).score(image(tmp_path, "one"), [])
 
 
 # ---- WISE ------------------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def judged(benchmark: Wise | WiseVerified, answers: Mapping[str, str], otherwise
     found = []
     for prompt in wise_prompts(benchmark.version):
         answer = answers.get(prompt.id, answers.get(prompt.tags["category"], otherwise))
-        found.append((drawn(prompt), benchmark.score(drawn(prompt), [answer])))
+        found.append((generated(prompt), benchmark.score(generated(prompt), [answer])))
     return rows(benchmark.table(found))
 
 
@@ -380,7 +380,7 @@ def test_the_original_has_no_overall_with_anything_missing() -> None:
 
 def test_a_limited_run_has_no_overall_of_wise() -> None:
     benchmark, prompt = Wise(), wise_prompts(LEGACY)[0]
-    table = rows(benchmark.table([(drawn(prompt), benchmark.score(drawn(prompt), [three(1, 1, 1)]))]))
+    table = rows(benchmark.table([(generated(prompt), benchmark.score(generated(prompt), [three(1, 1, 1)]))]))
     assert "overall" not in table
 
 
@@ -431,7 +431,7 @@ def test_lists_of_scores_are_read_in_three_ways(answer: str, read: list[float] |
 
 
 def reasoned(policy: str, spoilt: str = "") -> dict[str, Row]:
-    """Two pictures of each dimension; the first groups of every picture hold half of it, the quality group all."""
+    """Two images of each dimension; the first groups of every image hold half of it, the quality group all."""
     benchmark, found = ReasonBench(ReasonBenchOptions(policy=policy)), []  # type: ignore[arg-type]
     for name, dimension in DIMENSIONS.items():
         for number in (1, 2):
@@ -440,7 +440,7 @@ def reasoned(policy: str, spoilt: str = "") -> dict[str, Row]:
             main = f'{{"score": [{2 - number}, {2 - number}]}}'
             answers = [main, *['{"score": [1, 0]}'] * (len(criteria) - 2), '{"score": [1, 1]}']
             answers = [PROSE if prompt.id == spoilt and place == 0 else each for place, each in enumerate(answers)]
-            found.append((drawn(prompt), benchmark.score(drawn(prompt), ["a description", *answers])))
+            found.append((generated(prompt), benchmark.score(generated(prompt), ["a description", *answers])))
     return rows(benchmark.table(found))
 
 
@@ -454,7 +454,7 @@ def test_reasonbench_weighs_its_groups_and_means_its_dimensions() -> None:
     assert all("own rubric" in row.note for row in table.values())
 
 
-def test_an_unreadable_group_takes_its_picture_along() -> None:
+def test_an_unreadable_group_takes_its_image_along() -> None:
     table = reasoned("exclude", "idiom-1")
     assert (table["idiom"].value, table["idiom"].count) == (0, 1)
     assert (table["idiom (quality)"].value, table["idiom (quality)"].count) == (100, 2)

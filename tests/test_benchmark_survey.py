@@ -25,7 +25,7 @@ from srum_core.cli.main import main
 from srum_core.evaluation import fetching
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+def message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
     code = main(["eval", "prompts", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out + captured.err
@@ -38,7 +38,7 @@ def test_a_complete_folder_can_be_used(
     wise_folder(wise_folder(tmp_path, LEGACY), VERIFIED)
     geneval_folder(tmp_path)
     reasonbench_folder(tmp_path)
-    code, text = told(capsys, tmp_path)
+    code, text = message(capsys, tmp_path)
     assert code == 0
     for name in ("wise", "wise-verified", "geneval", "reasonbench"):
         assert f'{name}: complete. Use it with benchmark={{use="{name}", data="{tmp_path}"}}.' in text
@@ -47,7 +47,7 @@ def test_a_complete_folder_can_be_used(
 
 
 def test_what_is_missing_is_named_with_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, text = told(capsys, compbench_folder(tmp_path))
+    code, text = message(capsys, compbench_folder(tmp_path))
     assert code == 1
     assert "compbench: train_comp.json is missing. It is part of WayneJin0918/SRUM at a53ba18." in text
     assert "prompt 1999 is not the one of WayneJin0918/SRUM at a53ba18" in text
@@ -59,7 +59,7 @@ def test_the_other_format_and_its_split(
 ) -> None:
     believed(monkeypatch)
     texts = compbench_texts(tmp_path)
-    code, text = told(capsys, texts)
+    code, text = message(capsys, texts)
     assert code == 1
     assert f"{compbench.expected_text('test', 'color').places[0]} is missing" not in text
     assert "train_comp.json is missing" in text
@@ -68,10 +68,10 @@ def test_the_other_format_and_its_split(
 def test_a_benchmark_that_is_asked_for_is_told_about_whatever_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, text = told(capsys, tmp_path, "--benchmark", "reasonbench")
+    code, text = message(capsys, tmp_path, "--benchmark", "reasonbench")
     assert code == 1
     assert text.count("is missing. It is part of KaiyueSun98/T2I-ReasonBench at efc1d20.") == 8
-    code, text = told(capsys, tmp_path, "--benchmark", "geneval")
+    code, text = message(capsys, tmp_path, "--benchmark", "geneval")
     assert (code, text.count("is missing")) == (1, 1)
 
 
@@ -81,16 +81,16 @@ def test_files_that_cannot_be_read_or_do_not_fit_together_are_told(
     believed(monkeypatch)
     reasonbench_folder(tmp_path)
     write(tmp_path / reasonbench.DIMENSIONS["idiom"].criteria.places[0], [])
-    code, text = told(capsys, tmp_path)
+    code, text = message(capsys, tmp_path)
     assert code == 1
     assert "holds 0 prompts; the release has 200" in text
     reasonbench_folder(tmp_path)
     (tmp_path / reasonbench.DIMENSIONS["idiom"].prompts.places[0]).write_text("[{")
-    assert "idiom_interpretation.json is not JSON" in told(capsys, tmp_path)[1]
+    assert "idiom_interpretation.json is not JSON" in message(capsys, tmp_path)[1]
     reasonbench_folder(tmp_path)
     path = tmp_path / reasonbench.DIMENSIONS["idiom"].prompts.places[0]
     path.write_text(path.read_text().replace('"id": 9,', '"id": 900,'))
-    code, text = told(capsys, tmp_path)
+    code, text = message(capsys, tmp_path)
     assert code == 1
     assert "has no questions about id 900" in text
 
@@ -112,7 +112,7 @@ def test_where_there_is_nothing_to_look_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, text = told(capsys, *arguments)
+    code, text = message(capsys, *arguments)
     assert code == 2
     assert sentence in " ".join(text.split())
 
@@ -140,15 +140,15 @@ def test_a_git_repository_is_cloned_in_the_state_that_is_asked_for_and_once(
 ) -> None:
     believed(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    code, text = told(capsys, repository, "--revision", "good")
+    code, text = message(capsys, repository, "--revision", "good")
     assert (code, 'data="checkouts/geneval"' in text) == (0, True)
     assert not list((tmp_path / "checkouts").glob(".*"))
     assert [path.name for path in (tmp_path / "checkouts/geneval").iterdir() if path.name != ".git"] == ["prompts"]
     monkeypatch.setattr(fetching, "_clone", lambda *_: pytest.fail("cloned again"))
-    assert told(capsys, repository, "--revision", "good") == (code, text)
+    assert message(capsys, repository, "--revision", "good") == (code, text)
     monkeypatch.undo()
     believed(monkeypatch)
-    code, text = told(capsys, repository, "--revision", "HEAD", "--to", tmp_path / "new")
+    code, text = message(capsys, repository, "--revision", "HEAD", "--to", tmp_path / "new")
     assert code == 1
     assert "holds 552 prompts; the release has 553" in text
 
@@ -157,7 +157,7 @@ def test_a_repository_that_is_known_is_got_as_it_was_looked_at(
     repository: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, text = told(capsys, repository)
+    code, text = message(capsys, repository)
     assert code == 2
     assert f"{repository} has no state af4902f" in text  # this one is not the real one
     assert not (tmp_path / "checkouts" / "geneval").exists()
@@ -167,15 +167,15 @@ def test_what_cannot_be_got_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, text = told(capsys, (tmp_path / "none").as_uri())
+    code, text = message(capsys, (tmp_path / "none").as_uri())
     assert (code, "cannot be cloned" in text, "Is there a network" in text) == (2, True, True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    code, text = told(capsys, "somebody/prompts")
+    code, text = message(capsys, "somebody/prompts")
     assert code == 2
     assert "no data set that could be got from the Hugging Face hub" in text
     assert "Or get the files in another way, and name the folder." in text
     monkeypatch.setenv("PATH", "")
-    assert "there is no git on this machine" in told(capsys, "https://localhost/x/y.git")[1]
+    assert "there is no git on this machine" in message(capsys, "https://localhost/x/y.git")[1]
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -191,7 +191,7 @@ def test_a_data_set_of_the_hub_is_downloaded(
         return str(geneval_folder(asks["local_dir"]))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    code, text = told(capsys, "somebody/prompts", "--revision", "v1")
+    code, text = message(capsys, "somebody/prompts", "--revision", "v1")
     assert (code, 'data="checkouts/prompts"' in text) == (0, True)
     (one,) = asked
     assert (one["repository"], one["repo_type"], one["revision"]) == ("somebody/prompts", "dataset", "v1")

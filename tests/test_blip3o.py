@@ -16,7 +16,7 @@ from near import off
 
 from srum_blip3o import eva
 from srum_blip3o.model import Blip3o
-from srum_blip3o.options import Drawing, Options
+from srum_blip3o.options import Sampling, Options
 from srum_blip3o.text_encoder import ask, speak
 from srum_core.errors import TrainingError
 from srum_core.flow import flow_step
@@ -24,7 +24,7 @@ from srum_core.models.generation import Reply
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
 from srum_core.records import BoxFormat, Candidate, Judgement, Prompt, Question, Region, Score
-from srum_core.testing import sample_picture
+from srum_core.testing import sample_image
 from srum_core.training.selection import within
 
 WORDS = ["a boat", "three lamps on a long table, seen from above"]
@@ -76,7 +76,7 @@ def test_the_assistants_turn_is_a_setting() -> None:
     closed, opened = build().read("a boat", "closed"), build().read("a boat", "open")
     assert closed[: len(opened)] == opened
     assert len(closed) > len(opened)
-    default, other = build(), build(training_turn="open", drawing_turn="closed")
+    default, other = build(), build(training_turn="open", generation_turn="closed")
     assert default.condition(["a boat"])[0].tolist() == closed
     assert other.condition(["a boat"])[0].tolist() == opened
     assert (pixels(default.generate(["a boat"], [1]))[0] != pixels(other.generate(["a boat"], [1]))[0]).any()
@@ -87,8 +87,8 @@ def test_the_assistants_turn_is_a_setting() -> None:
 
 def test_a_batch_draws_what_each_prompt_draws_alone(model: Blip3o) -> None:
     together = pixels(model.generate(WORDS, [3, 1]))
-    for words, seed, picture in zip(WORDS, [3, 1], together, strict=True):
-        assert np.abs(pixels(model.generate([words], [seed]))[0] - picture).max() <= 1
+    for words, seed, image in zip(WORDS, [3, 1], together, strict=True):
+        assert np.abs(pixels(model.generate([words], [seed]))[0] - image).max() <= 1
 
 
 def test_both_branches_of_guidance_go_in_one_forward(model: Blip3o) -> None:
@@ -96,7 +96,7 @@ def test_both_branches_of_guidance_go_in_one_forward(model: Blip3o) -> None:
     hook = model.denoiser.head.register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
     model.generate(WORDS, [0, 1])
     hook.remove()
-    assert counts == [2 * (len(WORDS) + 1)] * model.options.drawing.steps  # and the row for no prompt
+    assert counts == [2 * (len(WORDS) + 1)] * model.options.sampling.steps  # and the row for no prompt
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_both_branches_of_guidance_go_in_one_forward(model: Blip3o) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_every_setting_of_drawing_matters(model: Blip3o, change: dict[str, Any]) -> None:
-    other = build(drawing=attrs.evolve(model.options.drawing, **change))
+def test_every_setting_of_generating_matters(model: Blip3o, change: dict[str, Any]) -> None:
+    other = build(sampling=attrs.evolve(model.options.sampling, **change))
     assert (pixels(other.generate(["a boat"], [1]))[0] != pixels(model.generate(["a boat"], [1]))[0]).any()
 
 
@@ -129,7 +129,7 @@ def test_the_size_is_the_decoders_or_as_set(model: Blip3o) -> None:
 # ---- training side ---------------------------------------------------------------------------------------------------
 
 
-def test_sampled_features_go_along_with_the_picture() -> None:
+def test_sampled_features_go_along_with_the_image() -> None:
     (sample,) = build(x0="sampled").generate(["a boat"], [1])
     assert sample.latent is not None
     assert tuple(sample.latent.shape) == (8, 8, 24)
@@ -139,7 +139,7 @@ def test_sampled_features_go_along_with_the_picture() -> None:
     states = plain.denoiser.reader.states(plain.denoiser.latent_queries, [plain.read("a boat", "open")])
     from srum_blip3o.dit import sample as draw
 
-    features = rearrange(draw(plain.denoiser, states, noise, plain.options.drawing), "n c h w -> n h w c")[0]
+    features = rearrange(draw(plain.denoiser, states, noise, plain.options.sampling), "n c h w -> n h w c")[0]
     assert off(sample.latent, features) <= 1e-4
     assert plain.generate(["a boat"], [1])[0].latent is None
 
@@ -182,11 +182,11 @@ def test_without_queries_captions_are_read_once_and_training_needs_no_language_m
 def test_parts_are_there_only_while_they_are_needed(tmp_path: Path) -> None:
     model = build(release=True)
     assert not model.parts.there
-    sample_picture().save(tmp_path / "a.png")
+    sample_image().save(tmp_path / "a.png")
     for operation, parts in (
         (lambda: model.generate(["a boat"], [1]), {"language model", "decoder"}),
         (lambda: model.answer([Question(tmp_path / "a.png", "What?", max_new_tokens=2)]), {"language model"}),
-        (lambda: model.encode([sample_picture()]), {"feature tower"}),
+        (lambda: model.encode([sample_image()]), {"feature tower"}),
         (lambda: model.before_training(WORDS), set()),
         (lambda: model.denoiser.conditions(model.condition(WORDS)), {"language model"}),
     ):
@@ -232,7 +232,7 @@ def test_recomputing_changes_no_gradient() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_precision_runs(dtype: str, autocast: bool, tmp_path: Path, model: Blip3o) -> None:
     other = build(dtype=dtype)
-    sample_picture().save(tmp_path / "a.png")
+    sample_image().save(tmp_path / "a.png")
     grid, time = [torch.randn(8, 8, 24, generator=torch.Generator().manual_seed(0))], torch.tensor([0.5])
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         other.denoiser.requires_grad_(True)
@@ -240,7 +240,7 @@ def test_every_precision_runs(dtype: str, autocast: bool, tmp_path: Path, model:
         velocity.float().square().mean().backward()
         other.denoiser.requires_grad_(False)
         assert other.generate(["a boat"], [1])
-        assert other.encode([sample_picture()])[0].dtype == torch.float32
+        assert other.encode([sample_image()])[0].dtype == torch.float32
         assert isinstance(other.answer([Question(tmp_path / "a.png", "What?", max_new_tokens=2)])[0], str)
     exact = model.denoiser(grid, time, model.condition(["a boat"]))[0]
     error = (velocity.float() - exact).norm() / exact.norm()
@@ -253,7 +253,7 @@ def test_every_precision_runs(dtype: str, autocast: bool, tmp_path: Path, model:
 def test_the_tower_sees_the_middle_square(model: Blip3o) -> None:
     assert model.window((64, 64)) == (0.0, 0.0, 1.0, 1.0)
     assert model.window((96, 64)) == pytest.approx((1 / 6, 0.0, 5 / 6, 1.0))
-    wide = sample_picture((112 + 56, 112))
+    wide = sample_image((112 + 56, 112))
     square = wide.crop((28, 0, 140, 112))
     assert torch.equal(eva.preprocess(wide, 112), eva.preprocess(square, 112))
     outside = wide.copy()
@@ -262,12 +262,12 @@ def test_the_tower_sees_the_middle_square(model: Blip3o) -> None:
 
 
 def test_odd_margins_round_half_to_even() -> None:
-    wide = sample_picture((112 + 5, 112))  # a margin of 2.5 on each side
+    wide = sample_image((112 + 5, 112))  # a margin of 2.5 on each side
     assert torch.equal(eva.preprocess(wide, 112), eva.preprocess(wide.crop((2, 0, 114, 112)), 112))
 
 
 def test_rewards_are_averaged_by_area_and_bilinear_is_there_for_parity() -> None:
-    """A box of 136x93 pixels with the best score on a ground of 0.5, a token being 128x128 pixels of a 1024² picture:
+    """A box of 136x93 pixels with the best score on a ground of 0.5, a token being 128x128 pixels of a 1024² image:
     by area each token gets its share, and the four pixels a token that a bilinear resize reads all miss the box."""
     x0, y0 = 3 * 128 - 4, 2 * 128 + 66
     region = Region("1", (x0 / 1024, y0 / 1024, (x0 + 136) / 1024, (y0 + 93) / 1024))
@@ -280,7 +280,7 @@ def test_rewards_are_averaged_by_area_and_bilinear_is_there_for_parity() -> None
 
 
 def test_a_region_lands_on_the_tokens_of_the_middle_square(model: Blip3o) -> None:
-    """Of a picture twice as wide as high, the left half of the middle square is its second quarter."""
+    """Of an image twice as wide as high, the left half of the middle square is its second quarter."""
     judgement = Judgement(
         "c", (Region("1", (0.25, 0.0, 0.5, 1.0)), Region("2", (0.0, 0.0, 0.2, 1.0))),
         (Score(1.0), Score(1.0, "1"), Score(-1.0, "2")),
@@ -292,18 +292,18 @@ def test_a_region_lands_on_the_tokens_of_the_middle_square(model: Blip3o) -> Non
 # ---- looking ---------------------------------------------------------------------------------------------------------
 
 
-def test_boxes_are_pixels_of_the_resized_picture(model: Blip3o) -> None:
-    """By the grid that the picture really has: with the default limits a 1024² picture is seen as 1036²."""
+def test_boxes_are_pixels_of_the_resized_image(model: Blip3o) -> None:
+    """By the grid that the image really has: with the default limits a 1024² image is seen as 1036²."""
     assert Blip3o.box_format(build(vision_pixels=Options().vision_pixels), (1024, 1024)) == BoxFormat(
         "pixels", (1036, 1036)
     )
     for size in ((96, 64), (30, 70), (64, 64), (200, 50)):
-        _, grid = model.eyes.patches([sample_picture(size)])
-        told = model.box_format(size)
-        assert told == BoxFormat("pixels", (14 * int(grid[0, 2]), 14 * int(grid[0, 1])))
+        _, grid = model.eyes.patches([sample_image(size)])
+        message = model.box_format(size)
+        assert message == BoxFormat("pixels", (14 * int(grid[0, 2]), 14 * int(grid[0, 1])))
 
 
-def test_native_boxes_become_fractions_of_the_picture(model: Blip3o) -> None:
+def test_native_boxes_become_fractions_of_the_image(model: Blip3o) -> None:
     size = (96, 64)
     seen = model.box_format(size).seen
     assert seen is not None
@@ -316,10 +316,10 @@ def test_native_boxes_become_fractions_of_the_picture(model: Blip3o) -> None:
 
 
 def test_questions_of_different_lengths_are_answered_as_if_alone(model: Blip3o, tmp_path: Path) -> None:
-    """Pictures of several sizes, one question aloud, one sampled, some longer than others."""
+    """Images of several sizes, one question aloud, one sampled, some longer than others."""
     asked = []
     for index, size in enumerate(((96, 64), (64, 64), (30, 70))):
-        sample_picture(size, index).save(tmp_path / f"{index}.png")
+        sample_image(size, index).save(tmp_path / f"{index}.png")
         text = "What is this?" + " Please look well." * index
         temperature = 1.0 * (index == 1)
         asked.append(Question(tmp_path / f"{index}.png", text, None, 3 + index, index == 2, temperature, seed=index))
@@ -328,17 +328,17 @@ def test_questions_of_different_lengths_are_answered_as_if_alone(model: Blip3o, 
     assert together[::-1] == model.answer(asked[::-1])
 
 
-def test_pictures_have_three_axes_of_positions_also_in_a_batch(model: Blip3o) -> None:
+def test_images_have_three_axes_of_positions_also_in_a_batch(model: Blip3o) -> None:
     """Padding on the left must not move them; and what transformers makes without the token types is another thing."""
-    pictures = [sample_picture((96, 64)), sample_picture((30, 70))]
-    patches, grids = model.eyes.patches(pictures)
+    images = [sample_image((96, 64)), sample_image((30, 70))]
+    patches, grids = model.eyes.patches(images)
     cells = [int(grid.prod()) // 4 for grid in grids]
     rows = [model.words.question("What?", cells[0]), model.words.question("What is it, please?", cells[1])]
     both, language = ask(model.words, rows, (patches, grids), model.device), model.parts["language model"]
     with torch.no_grad():
         together = language(**both).logits
-    for row, (ids, picture) in enumerate(zip(rows, pictures, strict=True)):
-        alone = ask(model.words, [ids], model.eyes.patches([picture]), model.device)
+    for row, (ids, image) in enumerate(zip(rows, images, strict=True)):
+        alone = ask(model.words, [ids], model.eyes.patches([image]), model.device)
         with torch.no_grad():
             logits = language(**alone).logits[0]
             language.model.rope_deltas = None
@@ -358,14 +358,14 @@ def test_the_checkpoints_own_sampling_settings_are_not_used(model: Blip3o) -> No
     assert settings.repetition_penalty in (None, 1.0)
 
 
-def test_a_question_may_be_about_no_picture(model: Blip3o) -> None:
+def test_a_question_may_be_about_no_image(model: Blip3o) -> None:
     asked = ask(model.words, [model.words.question("What?", 0)], None, model.device)
     assert len(speak(model.parts["language model"], model.words, asked, [Reply(3)])[0]) <= 3
 
 
 def test_defaults_are_the_official_ones() -> None:
-    drawing, options = Drawing(), Options()
-    assert (drawing.steps, drawing.guidance, drawing.decoder_steps, drawing.decoder_guidance) == (30, 3.0, 50, 3.0)
-    assert (options.training_turn, options.drawing_turn) == ("closed", "open")
+    sampling, options = Sampling(), Options()
+    assert (sampling.steps, sampling.guidance, sampling.decoder_steps, sampling.decoder_guidance) == (30, 3.0, 50, 3.0)
+    assert (options.training_turn, options.generation_turn) == ("closed", "open")
     assert options.train_queries
     assert options.vision_pixels == (3136, 12_845_056)

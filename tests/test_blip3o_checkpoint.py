@@ -33,7 +33,7 @@ from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import language_config, official_name
 from srum_core.errors import CheckpointError
 from srum_core.models import hub
-from srum_core.testing import sample_picture
+from srum_core.testing import sample_image
 
 NORM = "dit.model.norm_out.linear_2.weight"
 
@@ -51,8 +51,8 @@ def test_other_forms_hold_the_same_model(copy: Path, form: Callable[[Path], Path
     model, original = build(form(copy)), build()
     (one,), (other,) = model.generate(["a boat"], [1]), original.generate(["a boat"], [1])
     assert one.image.tobytes() == other.image.tobytes()
-    picture = sample_picture((96, 64))
-    assert torch.equal(model.encode([picture])[0], original.encode([picture])[0])
+    image = sample_image((96, 64))
+    assert torch.equal(model.encode([image])[0], original.encode([image])[0])
 
 
 def test_tied_embeddings_are_one_matrix(copy: Path) -> None:
@@ -83,27 +83,27 @@ def test_a_checkpoint_without_tower_draws_if_its_preset_is_known(tmp_path: Path)
     assert model.side == 8
     assert model.generate(["a boat"], [1])
     with pytest.raises(CheckpointError, match=r"no feature tower inside.*adapter\.feature_tower.*x0"):
-        model.encode([sample_picture()])
+        model.encode([sample_image()])
 
 
 def test_the_tower_may_lie_anywhere(tmp_path: Path) -> None:
     checkpoint = copied(tmp_path / "a", tower=False)
     with pytest.raises(CheckpointError, match="no feature tower"):
-        build(checkpoint).encode([sample_picture()])
-    expected = build().encode([sample_picture()])[0]
+        build(checkpoint).encode([sample_image()])
+    expected = build().encode([sample_image()])[0]
     for where in (BESIDE, BESIDE / "pytorch_model.bin"):
-        assert torch.equal(build(checkpoint, feature_tower=str(where)).encode([sample_picture()])[0], expected)
+        assert torch.equal(build(checkpoint, feature_tower=str(where)).encode([sample_image()])[0], expected)
     shutil.copytree(BESIDE, checkpoint / BESIDE.name)
-    assert torch.equal(build(checkpoint).encode([sample_picture()])[0], expected)
+    assert torch.equal(build(checkpoint).encode([sample_image()])[0], expected)
 
 
 def test_the_width_of_the_towers_heads_must_be_known(copy: Path) -> None:
     (copy.parent / BESIDE.name / "tower_config.json").unlink()
     with pytest.raises(CheckpointError, match=r'"eva-clip-tiny" is not known.*adapter\.feature_head_width'):
-        build(copy).encode([sample_picture()])
-    expected = build().encode([sample_picture()])[0]
-    assert torch.equal(build(copy, feature_head_width=12).encode([sample_picture()])[0], expected)
-    assert off(build(copy, feature_head_width=6).encode([sample_picture()])[0], expected) > 1e-3
+        build(copy).encode([sample_image()])
+    expected = build().encode([sample_image()])[0]
+    assert torch.equal(build(copy, feature_head_width=12).encode([sample_image()])[0], expected)
+    assert off(build(copy, feature_head_width=6).encode([sample_image()])[0], expected) > 1e-3
 
 
 # ---- published sizes -------------------------------------------------------------------------------------------------
@@ -173,12 +173,12 @@ def test_every_problem_of_the_weights_is_named(copy: Path) -> None:
 
     with pytest.raises(CheckpointError) as error:
         build(edit(copy, change))
-    told = str(error.value)
-    assert "missing: model.dit.model.norm_out.linear_2.bias" in told
-    assert "missing: model.layers.1.mlp.up_proj.weight" in told
-    assert "visual.merger.ln_q.weight: stored (3,), expected (32,)" in told
-    assert "unused: model.surplus" in told
-    assert str(copy) in told
+    message = str(error.value)
+    assert "missing: model.dit.model.norm_out.linear_2.bias" in message
+    assert "missing: model.layers.1.mlp.up_proj.weight" in message
+    assert "visual.merger.ln_q.weight: stored (3,), expected (32,)" in message
+    assert "unused: model.surplus" in message
+    assert str(copy) in message
 
 
 @pytest.mark.parametrize("field", [{"n_query": 32}, {"gen_hidden_size": 8}])
@@ -206,7 +206,7 @@ def test_the_towers_weights_are_strict_too(copy: Path, name: str) -> None:
         tensors["blocks.1.surplus"] = torch.zeros(1)
     torch.save(tensors, path)
     with pytest.raises(CheckpointError, match=r"blocks\.1\.(mlp\.fc2\.bias|surplus)"):
-        build(copy).encode([sample_picture()])
+        build(copy).encode([sample_image()])
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "scheduler"])
@@ -256,7 +256,7 @@ def test_a_tower_file_that_would_run_something_is_refused(
     monkeypatch.chdir(tmp_path)
     (copy.parent / BESIDE.name / "pytorch_model.bin").write_bytes(pickle.dumps({"cls_token": Evil()}))
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin.*tensors"):
-        build(copy).encode([sample_picture()])
+        build(copy).encode([sample_image()])
     assert not (tmp_path / "evil.run").exists()
 
 
@@ -351,7 +351,7 @@ def test_an_export_is_a_whole_checkpoint(copy: Path, tmp_path: Path, form: Calla
     shutil.rmtree(copy.parent / BESIDE.name)
     model = build(tmp_path / "whole")
     assert model.generate(["a boat"], [1])
-    assert model.encode([sample_picture()])[0].shape == (8, 8, 24)
+    assert model.encode([sample_image()])[0].shape == (8, 8, 24)
 
 
 def files(folder: Path) -> dict[Path, Path]:
@@ -403,7 +403,7 @@ def test_an_unknown_checkpoint_says_where_it_was_looked_for(monkeypatch: pytest.
 
 
 def test_a_hub_id_is_downloaded_without_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the feature tower from where the official code takes it, when a picture is first encoded."""
+    """And the feature tower from where the official code takes it, when an image is first encoded."""
     asked: dict[str, list[str]] = {}
 
     def download(repository: str, allow_patterns: list[str]) -> str:
@@ -417,5 +417,5 @@ def test_a_hub_id_is_downloaded_without_its_code(monkeypatch: pytest.MonkeyPatch
     assert not any(Path("pipeline_llava_gen.py").match(pattern) for pattern in patterns)
     needed = [path for path in CHECKPOINT.rglob("*") if path.is_file()]
     assert all(any(path.match(pattern) for pattern in patterns) for path in needed)
-    model.encode([sample_picture()])
+    model.encode([sample_image()])
     assert model.checkpoint.base == "someone/small-blip3o"

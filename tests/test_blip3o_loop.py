@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pretraining.measure_head import drawn as measured
+from pretraining.measure_head import generated as measured
 from srum_blip3o.checkpoint import BASE, TRAINED
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
@@ -29,8 +29,8 @@ from srum_core.training.latent_cache import Latents
 from srum_judges.answerers.scripted import Scripted
 
 TINY = [
-    "adapter.device=cpu", "adapter.vision_pixels=[3136, 12544]", "adapter.drawing.steps=3",
-    "adapter.drawing.decoder_steps=2", "generate.limit=3", "train.steps=2", "train.warmup=0", "train.lr=1e-2",
+    "adapter.device=cpu", "adapter.vision_pixels=[3136, 12544]", "adapter.sampling.steps=3",
+    "adapter.sampling.decoder_steps=2", "generate.limit=3", "train.steps=2", "train.warmup=0", "train.lr=1e-2",
 ]  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
     return Run.open(folder)
 
 
-def drawn(run: Run, checkpoint: Path) -> list[np.ndarray]:
-    """The pictures that a checkpoint draws of the run's plan."""
+def generated(run: Run, checkpoint: Path) -> list[np.ndarray]:
+    """The images that a checkpoint draws of the run's plan."""
     model = run.registry.create("adapter", run.settings.adapter, checkpoint=str(checkpoint))
     plan = run.planned(1)
     samples = model.generate([item.prompt.text for item in plan], [item.seed for item in plan])
@@ -78,7 +78,7 @@ def test_the_whole_loop(tmp_path: Path, tongue: list[Question]) -> None:
     folder = done.round_folder(1)
     for stage in ("prompts.jsonl", "candidates", "regions", "judgements", "checkpoint", "metrics.jsonl"):
         assert (folder / stage).exists()
-    # The picture is 32x32 in the file and 56x56 for the model, which is what it was told and what its boxes count in.
+    # The image is 32x32 in the file and 56x56 for the model, which is what it was told and what its boxes count in.
     assert any("counts as 56 wide and 56 high" in question.text for question in tongue)
     assert any("Verdict:" in question.text for question in tongue)
     for grounding in done.groundings(1):
@@ -89,8 +89,8 @@ def test_the_whole_loop(tmp_path: Path, tongue: list[Question]) -> None:
     assert {each["cells"] for each in metrics} == {3 * 64}
     result = folder / "checkpoint"
     before = stored(done)
-    assert all((a == b).all() for a, b in zip(before, drawn(done, CHECKPOINT), strict=True))
-    assert any((a != b).any() for a, b in zip(before, drawn(done, result), strict=True))
+    assert all((a == b).all() for a, b in zip(before, generated(done, CHECKPOINT), strict=True))
+    assert any((a != b).any() for a, b in zip(before, generated(done, result), strict=True))
     with safe_open(result / TRAINED, "pt") as trained, safe_open(CHECKPOINT / "model.safetensors", "pt") as base:
         names = set(trained.keys())
         assert names == {name for name in base.keys() if ".dit." in name or "latent_queries" in name}  # noqa: SIM118
@@ -106,7 +106,7 @@ def test_the_command_with_scripted_answers(tmp_path: Path) -> None:
     done = run(tmp_path / "run", "answerer=scripted")
     assert all(len(grounding.regions) == 2 for grounding in done.groundings(1))
     assert any(
-        (a != b).any() for a, b in zip(stored(done), drawn(done, tmp_path / "run/round-1/checkpoint"), strict=True)
+        (a != b).any() for a, b in zip(stored(done), generated(done, tmp_path / "run/round-1/checkpoint"), strict=True)
     )
 
 
@@ -114,7 +114,7 @@ def test_another_form_of_the_layout(tmp_path: Path) -> None:
     """Sharded, tied, the tower among the weights."""
     checkpoint = sharded(tied(tower_inside(copied(tmp_path))))
     done = run(tmp_path / "run", "answerer=scripted", "generate.limit=2", "train.steps=1", checkpoint=checkpoint)
-    after = drawn(done, done.stage_folder("train", 1))
+    after = generated(done, done.stage_folder("train", 1))
     assert any((a != b).any() for a, b in zip(stored(done), after, strict=True))
 
 
@@ -127,7 +127,8 @@ def test_two_rounds_and_an_export(tmp_path: Path) -> None:
     out = tmp_path / "whole"
     assert main(["export", str(done.folder), "--to", str(out), "--format", "checkpoint", "--round", "2"]) == 0
     assert all(
-        (a == b).all() for a, b in zip(drawn(done, out), drawn(done, done.stage_folder("train", 2)), strict=True)
+        (a == b).all()
+        for a, b in zip(generated(done, out), generated(done, done.stage_folder("train", 2)), strict=True)
     )
     before, after = load_file(CHECKPOINT / "model.safetensors"), load_file(out / "model.safetensors")
     assert before.keys() == after.keys()
@@ -149,7 +150,7 @@ def test_low_rank_adapters(tmp_path: Path) -> None:
 
 
 def test_what_it_learns_from_is_a_setting(tmp_path: Path) -> None:
-    """x0: features of the picture's pixels, or those that it was drawn from, which are kept beside it."""
+    """x0: features of the image's pixels, or those that it was drawn from, which are kept beside it."""
     sampled = run(tmp_path / "sampled", "answerer=scripted", "adapter.x0=sampled")
     encoded = run(tmp_path / "encoded", "answerer=scripted")
     for candidate in sampled.candidates(1):
@@ -194,23 +195,23 @@ def test_a_machine_that_cannot_hold_the_default_checkpoint_says_so(
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     assert train_main(["--adapter", "blip3o", "--out", str(tmp_path / "run")]) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "BLIP3o/BLIP3o-Model-8B is 33 GB of weights and this machine has no accelerator" in told
-    assert "srum-train --adapter blip3o --preset shapes" in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "BLIP3o/BLIP3o-Model-8B is 33 GB of weights and this machine has no accelerator" in message
+    assert "srum-train --adapter blip3o --preset shapes" in message
 
 
 def test_the_bundled_model_draws_what_is_asked() -> None:
     """As its card says, roughly: 16 development prompts are not many."""
     options = {"checkpoint": "bundled:shapes", "device": "cpu", "dtype": "float32", "release": False}
-    drawing = {"steps": 25, "guidance": 3.0, "shift": 2.0, "decoder_steps": 4, "decoder_guidance": 1.0}
-    found = measured(discover().create("adapter", Use("blip3o", {**options, "drawing": drawing})), 16)["all"]
+    sampling = {"steps": 25, "guidance": 3.0, "shift": 2.0, "decoder_steps": 4, "decoder_guidance": 1.0}
+    found = measured(discover().create("adapter", Use("blip3o", {**options, "sampling": sampling})), 16)["all"]
     assert found["correct"]["value"] >= 0.3
     assert found["fidelity"]["value"] >= 0.7
 
 
 def test_the_bundled_models_work_together(tmp_path: Path) -> None:
     """`--preset shapes`: one draws and is trained, the other judges."""
-    few = ["prompts=shapes:train:4", "generate.candidates=1", "benchmark=", "train.steps=1", "adapter.drawing.steps=8"]
+    few = ["prompts=shapes:train:4", "generate.candidates=1", "benchmark=", "train.steps=1", "adapter.sampling.steps=8"]
     given = ["--adapter", "blip3o", "--preset", "shapes", *few, "map=paper", "loss.constraint=0.5"]
     assert train_main([*given, "--out", str(tmp_path / "run")]) == 0
     done = Run.open(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Captions for pictures at hand: true ones, near misses, pictures that miss their caption; self-play's yes and no."""
+"""Captions for images at hand: true ones, near misses, images that miss their caption; self-play's yes and no."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def train_pairs_and_counts_only(prompt: Prompt) -> bool:
     return all(world.pair_split()[world.pair(*two)] == "train" for two in combinations(kinds, 2))
 
 
-def test_a_fulfilled_prompt_is_judged_right_on_the_very_picture_and_is_of_the_train_split():
+def test_a_fulfilled_prompt_is_judged_right_on_the_very_image_and_is_of_the_train_split():
     rng = np.random.default_rng(1)
     none, categories = 0, Counter()
     for _ in range(FEW):
-        picture = draw(compose(world.random_prompt(rng).tags, rng))
-        prompt = captions.fulfilled(look(picture), rng)
+        image = draw(compose(world.random_prompt(rng).tags, rng))
+        prompt = captions.fulfilled(look(image), rng)
         if prompt is None:
             none += 1
             continue
-        assert check(picture, prompt.tags).correct, prompt.text
+        assert check(image, prompt.tags).correct, prompt.text
         assert train_pairs_and_counts_only(prompt), prompt.text
         categories[prompt.tags["category"]] += 1
     assert none < 0.1 * FEW
     assert set(categories) == set(world.CATEGORIES)
 
 
-def test_pictures_of_held_out_combinations_are_given_no_words_that_hold_them():
+def test_images_of_held_out_combinations_are_given_no_words_that_hold_them():
     rng = np.random.default_rng(2)
     for split in ("dev", "test"):
         for category in world.CATEGORIES:
@@ -63,8 +63,8 @@ def test_what_no_prompt_asks_for_is_given_no_words():
         Object("blue", "cross", 2, 20, 9),
     ]  # two of one, one of another
     five = [Object("red", "square", x, y, 9) for x, y in ((1, 1), (12, 1), (23, 1), (1, 12), (12, 12))]
-    for picture in (draw([]), draw([RED_CIRCLE]), blob, draw(pair), draw(five)):
-        assert captions.fulfilled(look(picture), rng) is None
+    for image in (draw([]), draw([RED_CIRCLE]), blob, draw(pair), draw(five)):
+        assert captions.fulfilled(look(image), rng) is None
 
 
 def changes(one: Prompt, other: Prompt) -> int:
@@ -106,24 +106,24 @@ def test_near_misses_of_a_true_caption_are_mostly_judged_wrong():
     rng = np.random.default_rng(4)
     wrong: dict[str, list[bool]] = {category: [] for category in world.CATEGORIES}
     for _ in range(FEW):
-        picture = draw(compose(world.random_prompt(rng).tags, rng))
-        true = captions.fulfilled(look(picture), rng)
+        image = draw(compose(world.random_prompt(rng).tags, rng))
+        true = captions.fulfilled(look(image), rng)
         if true is not None:
             miss = captions.near_miss(true, rng)
-            wrong[true.tags["category"]].append(not check(picture, miss.tags).correct)
+            wrong[true.tags["category"]].append(not check(image, miss.tags).correct)
     assert np.mean([each for found in wrong.values() for each in found]) > 0.75
     for category, found in wrong.items():
         assert np.mean(found) > 0.6, category
 
 
 @pytest.mark.parametrize("category", world.CATEGORIES)
-def test_a_share_of_pictures_misses_its_caption_cleanly_and_in_the_listed_ways(category):
+def test_a_share_of_images_misses_its_caption_cleanly_and_in_the_listed_ways(category):
     rng = np.random.default_rng(5)
     missed, count = Counter(), 200
     for _ in range(count):
         prompt = world.random_prompt(rng, "train", category)
         scene = compose(prompt.tags, rng)
-        verdict = check(captions.picture_for(prompt, scene, 0.4, rng), prompt.tags)
+        verdict = check(captions.image_for(prompt, scene, 0.4, rng), prompt.tags)
         assert all(thing.shape for thing in verdict.found), "what is drawn instead is cleanly drawn"
         if not verdict.correct:
             more = len(verdict.found) - len(scene)
@@ -140,11 +140,11 @@ def test_a_share_of_pictures_misses_its_caption_cleanly_and_in_the_listed_ways(c
         assert extra == pytest.approx(shares["extra"], abs=0.2)
 
 
-def test_without_a_share_every_picture_is_as_its_caption_says():
+def test_without_a_share_every_image_is_as_its_caption_says():
     rng = np.random.default_rng(6)
     for _ in range(40):
         prompt = world.random_prompt(rng)
-        assert check(captions.picture_for(prompt, compose(prompt.tags, rng), 0.0, rng), prompt.tags).correct
+        assert check(captions.image_for(prompt, compose(prompt.tags, rng), 0.0, rng), prompt.tags).correct
 
 
 # --- self-play: questions that follow from a prompt, and what the checker answers ---

@@ -84,11 +84,11 @@ def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture
         (["--zzzz"], "unrecognized arguments: --zzzz\n"),
     ],
 )
-def test_options_that_are_none(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_are_none(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main.train_main(words)
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_other_commands_know_their_own_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +191,7 @@ def test_a_stage_takes_the_preset_that_it_is_told(
 def test_a_launcher_adds_no_traceback_to_what_its_processes_say(
     error: BaseException | None,
     status: int,
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -203,8 +203,8 @@ def test_a_launcher_adds_no_traceback_to_what_its_processes_say(
     monkeypatch.setattr(logging, "disable", lambda _: None)
     assert launching.main() == status
     said = capsys.readouterr().err
-    assert told in said
-    assert len(said.splitlines()) == bool(told)
+    assert message in said
+    assert len(said.splitlines()) == bool(message)
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def test_touching_colours_are_split(tmp_path: Path) -> None:
     assert pixel_boxes(image, tmp_path, split_colours=False) == [(4, 4, 20, 12)]
 
 
-def test_an_empty_picture_has_no_region(tmp_path: Path) -> None:
+def test_an_empty_image_has_no_region(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(-6, 7, (24, 40, 3)) + 128
     for image in (scene(), Image.fromarray(noise.astype(np.uint8)), Image.new("RGB", (1, 1))):
         assert pixel_boxes(image, tmp_path) == []
@@ -90,7 +90,7 @@ def test_margin_widens_and_stays_inside(tmp_path: Path) -> None:
     assert pixel_boxes(image, tmp_path, margin=0.1) == [(0, 2, 14, 16)]
 
 
-def test_the_whole_picture_can_be_a_region_too(tmp_path: Path) -> None:
+def test_the_whole_image_can_be_a_region_too(tmp_path: Path) -> None:
     assert pixel_boxes(scene(((4, 4, 12, 12), RED)), tmp_path, whole=True) == [(4, 4, 12, 12), (0, 0, 40, 24)]
     assert pixel_boxes(scene(), tmp_path, whole=True) == [(0, 0, 40, 24)]
 
@@ -105,7 +105,7 @@ def test_noise_and_soft_edges_do_not_break_shapes(tmp_path: Path) -> None:
     assert np.abs(np.array(found) - [(6, 6, 26, 26), (34, 30, 54, 50)]).max() <= 2
 
 
-def test_transparent_pictures_lie_on_white(tmp_path: Path) -> None:
+def test_transparent_images_lie_on_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (40, 24), (0, 0, 0, 0))
     ImageDraw.Draw(image).rectangle((4, 4, 11, 11), fill=(*RED, 255))
     assert pixel_boxes(image, tmp_path) == [(4, 4, 12, 12)]

@@ -94,7 +94,7 @@ def srum_losses(): return [Component("srum", "nowhere:L")]
 def srum_answerers(): return [Component("scripted", "nowhere:A")]
 '''
 PRESETS = {
-    "tiny": '[adapter]\ncheckpoint = "bundled:tiny"\n[adapter.drawing]\nsteps = 12\n[train]\nlr = 1e-3\nwarmup = 5\n',
+    "tiny": '[adapter]\ncheckpoint = "bundled:tiny"\n[adapter.sampling]\nsteps = 12\n[train]\nlr = 1e-3\nwarmup = 5\n',
     "released": 'map = {use = "sparse", outside = 0.5}\n[train]\nlr = 2e-5\n',
     "torn": "train = [",
     "wrong": "[train]\nlrr = 1\n",
@@ -199,7 +199,7 @@ def test_one_override(load: Load, text: str, path: str, value: object) -> None:
 
 def test_components_in_every_form(load: Load) -> None:
     assert load("adapter.checkpoint=/models/mine").adapter.options["checkpoint"] == "/models/mine"
-    assert load("adapter.drawing.steps=4").adapter.options["drawing"] == {"steps": 4, "interval": [0.4, 1.0]}
+    assert load("adapter.sampling.steps=4").adapter.options["sampling"] == {"steps": 4, "interval": [0.4, 1.0]}
     assert load("map=sparse").map == Use("sparse", {"outside": 0.0, "overlap": "mean"})
     assert load("map={use='sparse', outside=1}").map.options["outside"] == 1.0
     assert load("map.outside=0.25").map == Use("paper", {"outside": 0.25, "overlap": "mean"})
@@ -252,7 +252,7 @@ def test_everything_wrong_is_told_at_once(load: Load) -> None:
     warmup = "long"
     [adapter]
     chekpoint = "x"
-    drawing = {steps = 1, interval = [0.5]}
+    sampling = {steps = 1, interval = [0.5]}
     """
     overrides = ["train.clip=-1", "map=papr", "rounds=0", "judges=[{use='mine'}, 3]", "lr=1", "loss.x=1", "nonsense"]
     found = refused(load, *overrides, presets=("wrong", "torn", "tinny"), file=file)
@@ -263,8 +263,8 @@ def test_everything_wrong_is_told_at_once(load: Load) -> None:
         (here, "train.beta1", "must be < 1: 1.5"),
         (here, "train.warmup", 'should be a whole number, but it is the text "long".'),
         (here, "adapter.chekpoint", 'Did you mean "checkpoint"?'),
-        (here, "adapter.drawing.steps", "must be >= 2: 1"),
-        (here, "adapter.drawing.interval", "should be a list of 2 entries, but it has 1."),
+        (here, "adapter.sampling.steps", "must be >= 2: 1"),
+        (here, "adapter.sampling.interval", "should be a list of 2 entries, but it has 1."),
         (line, "train.clip", "must be >= 0: -1.0"),
         (line, "map", 'cannot be "papr". No installed plugin offers the reward map "papr". Did you mean "paper"?'),
         (line, "rounds", "must be >= 1: 0"),
@@ -305,10 +305,10 @@ def test_the_layer_that_said_it_is_named(load: Load) -> None:
         "train.text_dropout=1.1", "train.ema=1", "train.mixed_precision=fp16", "train.method=lorra",
         "train.checkpointing=1", "train.shift=0", "train.save_every=0", "train.guard=-1", "train.trackers=['mlflow']",
         "train.trackers=wandb", "lora.rank=0", "lora.rank=1.5", "lora.alpha=0", "lora.dropout=1", "evaluate.split=",
-        "evaluate.pictures=0", "evaluate.batch=0", "evaluate.limit=-1", "evaluate.before=yes", "judges=[]",
+        "evaluate.images=0", "evaluate.batch=0", "evaluate.limit=-1", "evaluate.before=yes", "judges=[]",
         "prompts=5", "train=3", "adapter=3", "adapter=", "map=", "adapter.cache=3", "adapter.size=big",
         "adapter.words={a=1}", "adapter.words=x", "generate.candidates=1000000000000", "rounds=1000000000",
-        "judge.votes=1000000", "evaluate.pictures=1000000", "train.epochs=1000000", "train.steps=1000000000",
+        "judge.votes=1000000", "evaluate.images=1000000", "train.epochs=1000000", "train.steps=1000000000",
     ],
 )  # fmt: skip
 def test_out_of_range(load: Load, text: str) -> None:
@@ -418,7 +418,7 @@ def test_files_that_cannot_be_read(registry: Registry, tmp_path: Path) -> None:
 
 EVERYTHING = [
     "rounds=2", "train.lr=1e-15", "train.trackers=['wandb']", "answerer=scripted", "judges.0.names=['a', 'b\"c']",
-    "adapter.cache=/tmp/ä b", "adapter.size=3", "adapter.words={'a key' = 'x', b = ''}", "adapter.drawing.steps=7",
+    "adapter.cache=/tmp/ä b", "adapter.size=3", "adapter.words={'a key' = 'x', b = ''}", "adapter.sampling.steps=7",
     "map=sparse", "prompts=a'b\"c\\n.txt",
 ]  # fmt: skip
 
@@ -438,7 +438,7 @@ def test_run_toml_repeats_the_run(load: Load, registry: Registry, tmp_path: Path
 def test_run_toml_holds_every_option_and_the_versions(load: Load, registry: Registry) -> None:
     data = tomllib.loads(to_toml(load(), registry.versions()))
     assert data["map"] == {"use": "paper", "outside": 0.0, "overlap": "mean"}
-    assert data["adapter"]["drawing"] == {"steps": 50, "interval": [0.4, 1.0]}
+    assert data["adapter"]["sampling"] == {"steps": 50, "interval": [0.4, 1.0]}
     assert data["versions"] == registry.versions()
     assert data["versions"]["fake-plugin"] == "0.7"
     assert {"srum", "torch", "transformers", "diffusers", "peft"} <= data["versions"].keys()

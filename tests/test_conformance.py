@@ -32,11 +32,11 @@ def create(kind: str, name: str, **options):
 
 @cache
 def bagel(experts: str):
-    """The bundled model with the options of its preset, but also for pictures that are not square."""
-    sides = {"size": [32, 32], "drawing_sides": [32, 16], "vision_sides": [32, 16]}
-    drawing = {"steps": 4, "shift": 3.0, "guidance": 4.0}
+    """The bundled model with the options of its preset, but also for images that are not square."""
+    sides = {"size": [32, 32], "generation_sides": [32, 16], "vision_sides": [32, 16]}
+    sampling = {"steps": 4, "shift": 3.0, "guidance": 4.0}
     fixed = {"checkpoint": "bundled:shapes", "device": "cpu", "dtype": "float32"}
-    return create("adapter", "bagel", experts=experts, drawing=drawing, **sides, **fixed)
+    return create("adapter", "bagel", experts=experts, sampling=sampling, **sides, **fixed)
 
 
 # ---- adapters ------------------------------------------------------------------------------------------------------
@@ -66,10 +66,10 @@ class TestBagelAllExperts(TestBagelGenerationExperts):
 @cache
 def blip3o(train_queries: bool):
     """The golden checkpoint: random weights in the published layout."""
-    drawing = {"steps": 4, "decoder_steps": 3}
+    sampling = {"steps": 4, "decoder_steps": 3}
     fixed = {"checkpoint": str(GOLDEN / "blip3o" / "checkpoint"), "device": "cpu", "dtype": "float32"}
     return create(
-        "adapter", "blip3o", train_queries=train_queries, drawing=drawing, release=False,
+        "adapter", "blip3o", train_queries=train_queries, sampling=sampling, release=False,
         vision_pixels=[3136, 12544], **fixed,
     )  # fmt: skip
 
@@ -192,12 +192,12 @@ class TestEveryRewardMap(RewardMapConformance):
         return create("map", request.param)
 
 
-class TestPictureWideMap(RewardMapConformance):
+class TestImageWideMap(RewardMapConformance):
     local = False
 
     @pytest.fixture
     def reward_map(self):
-        return create("map", "sparse", scope="picture")
+        return create("map", "sparse", scope="image")
 
 
 class TestSrumLoss(LossConformance):

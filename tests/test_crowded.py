@@ -179,7 +179,7 @@ def test_damage_is_judged_wrong(damage: str) -> None:
     source = rng()
     wrong = []
     for prompt, things in scenes(40):
-        verdict = checker.check(corruptions.spoil(damage, things, prompt.tags, source), prompt.tags)
+        verdict = checker.check(corruptions.corrupt(damage, things, prompt.tags, source), prompt.tags)
         placed_again = damage == "wrong relation"  # a thing moved within its row or column is still in its place
         wrong.append(not verdict.correct)
         assert placed_again or not certain or wrong[-1], (damage, prompt.text)
@@ -204,15 +204,15 @@ def test_a_patch_is_labelled_with_the_small_thing_on_it() -> None:
     )
 
 
-# --- captions that miss their picture ---
+# --- captions that miss their image ---
 
 
 def test_hard_kinds_go_wrong_mostly_and_in_one_way_and_the_others_seldom() -> None:
     source, hard = rng(), crowd.hard_kinds()
     shown_as: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     more = 0
-    pictures = scenes(3000, "train")
-    for _, things in pictures:
+    images = scenes(3000, "train")
+    for _, things in images:
         shown = {cell(thing): thing.kind for thing in captions.mistaken(things, source)}
         more += len(shown.keys() - {cell(thing) for thing in things})
         for thing in things:
@@ -227,24 +227,24 @@ def test_hard_kinds_go_wrong_mostly_and_in_one_way_and_the_others_seldom() -> No
         assert shown_as[is_hard].keys() == expected.keys()
         for fate, share in expected.items():
             assert shown_as[is_hard][fate] / total == pytest.approx(share, abs=0.02)
-    assert more / len(pictures) == pytest.approx(0.1, abs=0.02)
+    assert more / len(images) == pytest.approx(0.1, abs=0.02)
 
 
-def test_without_a_share_of_misses_a_picture_is_what_its_caption_says() -> None:
+def test_without_a_share_of_misses_an_image_is_what_its_caption_says() -> None:
     source = rng()
     for prompt, things in scenes(50, "train"):
-        assert (captions.picture_for(prompt, things, 0.0, source) == draw(things)).all()
-    few = [checker.check(captions.picture_for(*each, 1.0, source), each[0].tags).correct for each in scenes(600)]
+        assert (captions.image_for(prompt, things, 0.0, source) == draw(things)).all()
+    few = [checker.check(captions.image_for(*each, 1.0, source), each[0].tags).correct for each in scenes(600)]
     assert np.mean(few) < 0.15
 
 
-def test_captions_for_a_picture_at_hand_are_of_the_train_split_and_mean_what_they_should() -> None:
+def test_captions_for_an_image_at_hand_are_of_the_train_split_and_mean_what_they_should() -> None:
     source = rng()
     for prompt, things in scenes(200, "train"):
-        picture = draw(things)
-        true = captions.fulfilled(checker.look(picture, small=True), source, crowd=True)
+        image = draw(things)
+        true = captions.fulfilled(checker.look(image, small=True), source, crowd=True)
         assert true is not None
-        assert checker.check(picture, true.tags).correct
+        assert checker.check(image, true.tags).correct
         near = captions.near_miss(prompt, source)
         assert crowd.set_split(list(world.wanted(near.tags))) == "train"
         assert len(near.tags["objects"]) in crowd.COUNTS
@@ -343,13 +343,13 @@ def test_answers_to_the_worlds_own_questions() -> None:
 
 
 def test_steps_of_pretraining_are_of_the_crowded_world() -> None:
-    recipe = evolve(curriculum.CROWDED, late_drawings=4, late_lessons=4)
-    drawn, texts, _, asked = curriculum.Steps(recipe, ("{prompt} L", "{prompt} {regions}R"), 0, "both")[0]
-    assert drawn.shape == (4, 32, 32, 3)
+    recipe = evolve(curriculum.CROWDED, late_images=4, late_lessons=4)
+    generated, texts, _, asked = curriculum.Steps(recipe, ("{prompt} L", "{prompt} {regions}R"), 0, "both")[0]
+    assert generated.shape == (4, 32, 32, 3)
     assert all(text is None or text.count(" a ") >= 3 for text in texts)
     assert all("\nMissing: " in answer for pairs in asked for question, answer in pairs if question.endswith(" L"))
-    pictures, labels = curriculum.Steps(evolve(recipe, eye_batch=2), ("", ""), 0, "eye", patch=4)[0]
-    assert (labels == [vision_pretraining.patch_labels(picture, 4, small=True) for picture in pictures]).all()
+    images, labels = curriculum.Steps(evolve(recipe, eye_batch=2), ("", ""), 0, "eye", patch=4)[0]
+    assert (labels == [vision_pretraining.patch_labels(image, 4, small=True) for image in images]).all()
 
 
 def test_longer_answers_have_room() -> None:
@@ -375,24 +375,24 @@ def candidate(folder: Path, prompt: Prompt, things: Scene) -> Candidate:
 def test_the_benchmark_counts_what_is_there_for_what_was_asked(tmp_path: Path) -> None:
     crowded = Crowded()
     extra = (*scene(), in_cell(KINDS[0], 0, rng()))
-    pictures = [candidate(tmp_path, PLACED, things) for things in (scene(), scene()[:2], extra)]
-    scores = [crowded.score(each, ()) for each in pictures]
+    images = [candidate(tmp_path, PLACED, things) for things in (scene(), scene()[:2], extra)]
+    scores = [crowded.score(each, ()) for each in images]
     assert scores == [
         {"correct": 1.0, "fidelity": 1.0, "extra objects": 0.0},
         {"correct": 0.0, "fidelity": 0.5, "extra objects": -0.5},
         {"correct": 0.0, "fidelity": 1.0, "extra objects": 0.25},
     ]
-    rows = {row.name: row.value for row in crowded.table(list(zip(pictures, scores, strict=True)))}
+    rows = {row.name: row.value for row in crowded.table(list(zip(images, scores, strict=True)))}
     assert rows == pytest.approx(
         {"list with places": 1 / 3, "accuracy": 1 / 3, "fidelity": 2.5 / 3, "extra objects": -0.25 / 3}
     )
     assert crowded.prompts("dev") == crowd.prompts("dev", 256)
-    assert crowded.explain(pictures[1], ()) == "missing: green cross"
-    assert crowded.rubrics(pictures[1]) == pytest.approx({"layout": (4 / 6 + 0.5) / 2, "detail": 0.5})
-    assert "extra objects" not in Shapes().score(pictures[0], ())
+    assert crowded.explain(images[1], ()) == "missing: green cross"
+    assert crowded.rubrics(images[1]) == pytest.approx({"layout": (4 / 6 + 0.5) / 2, "detail": 0.5})
+    assert "extra objects" not in Shapes().score(images[0], ())
 
 
-def test_the_oracle_judges_crowded_pictures(tmp_path: Path) -> None:
+def test_the_oracle_judges_crowded_images(tmp_path: Path) -> None:
     wrong = candidate(tmp_path, PLACED, scene((6, 5, 12, 7)))
     regions = Components(ComponentsOptions(tolerance=96, min_area=8, connectivity=4)).regions(wrong, ())
     whole, *parts = ShapesOracle().scores(wrong, regions, ())

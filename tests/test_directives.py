@@ -50,7 +50,7 @@ GOLDEN: list[tuple[str, list[str]]] = [
     ("a lantern hanging from a branch", ["hanging from"]),
     ("the robot is UNDERNEATH the\nbridge", ["underneath"]),
     ("a cat left behind the door", ["behind"]),
-    # places in the picture and formations
+    # places in the image and formations
     ("five apples in a row", ["in a row"]),
     ("dancers in a wide circle", ["in a wide circle"]),
     ("chairs in neat rows", ["in neat rows"]),

@@ -200,14 +200,14 @@ def rows(page: str, heading: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("typed", "told"), rows("errors", "typed"))
 def test_a_mistake_is_told_as_the_page_says(
-    typed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     program, *arguments = shlex.split(typed)
     assert (main if program == "srum" else train_main)(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png"))
 
 
@@ -236,9 +236,9 @@ def test_boxes_become_what_the_page_says(answer: str, becomes: str) -> None:
 
 
 @pytest.mark.parametrize(("entry", "told"), rows("grounders", "in the file"))
-def test_a_file_of_boxes_is_refused_as_the_page_says(entry: str, told: str, tmp_path: Path) -> None:
+def test_a_file_of_boxes_is_refused_as_the_page_says(entry: str, message: str, tmp_path: Path) -> None:
     candidate = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (200, 100), 0)
     path = tmp_path / "boxes.jsonl"
     path.write_text(entry if entry.startswith("{") else '{"image": "other", "boxes": []}', encoding="utf-8")
-    with pytest.raises(ConfigError, match=re.escape(told)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         discover().create("grounder", {"use": "file", "path": str(path)}).regions(candidate, ())

@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from srum_bagel.model import Bagel
-from srum_bagel.options import Drawing, Options
+from srum_bagel.options import Sampling, Options
 from srum_core import config, plugins
 from srum_core.cli.main import main
-from srum_core.doctor import answering, cost, drawing, flow_convention, geometry
+from srum_core.doctor import answering, cost, sampling, flow_convention, geometry
 from srum_core.doctor.examine import examine
 from srum_core.doctor.findings import Cost, Finding
-from srum_core.doctor.subject import Subject, text_in_name, with_given_pictures, with_own_pictures
+from srum_core.doctor.subject import Subject, text_in_name, with_given_images, with_own_images
 from srum_core.errors import ConfigError
 from srum_core.records import Question, Sample
 from srum_core.runs.run import Run
@@ -30,11 +30,11 @@ HERE = Path(__file__).parent
 GOLDEN = [
     f"adapter.checkpoint={HERE / 'golden' / 'bagel' / 'checkpoint'}",
     "adapter.size=[64,64]",
-    "adapter.drawing_sides=[64,64]",
+    "adapter.generation_sides=[64,64]",
     "adapter.vision_sides=[56,56]",
-    "adapter.drawing.steps=3",
+    "adapter.sampling.steps=3",
 ]
-QUICK = ["adapter.drawing.steps=8", "generate.batch=2", "judge.batch=2"]
+QUICK = ["adapter.sampling.steps=8", "generate.batch=2", "judge.batch=2"]
 
 
 class Wrapped(nn.Module):
@@ -79,7 +79,7 @@ def model(run: Run) -> Bagel:
 
 @pytest.fixture(scope="module")
 def subject(run: Run, model: Bagel, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return with_own_pictures(run, model, tmp_path_factory.mktemp("pictures"))
+    return with_own_images(run, model, tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture
@@ -123,14 +123,14 @@ def test_the_bundled_models_convention_is_fine(check: Callable[..., dict[str, Fi
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_another_convention_is_named(name: str, check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
-    said, time, mend = CONVENTIONS[name]
+    said, time, fix = CONVENTIONS[name]
     found = check(flow_convention.check, denoiser=Wrapped(model.denoiser, said, time))
     assert wrong(found) == {flow_convention.SIGN}
-    assert mend in found[flow_convention.SIGN].text
+    assert fix in found[flow_convention.SIGN].text
     if name == "length":
-        told = re.search(r"(\d+) times as long", found[flow_convention.SIGN].text)
-        assert told is not None
-        assert 17 <= int(told[1]) <= 22, "the bundled model's own velocity is about as long as it should be"
+        message = re.search(r"(\d+) times as long", found[flow_convention.SIGN].text)
+        assert message is not None
+        assert 17 <= int(message[1]) <= 22, "the bundled model's own velocity is about as long as it should be"
 
 
 def test_two_mistakes_are_told_together(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
@@ -146,9 +146,9 @@ def test_a_missing_scale_is_told_and_the_sign_is_not_blamed(
     found = check(flow_convention.check, encode=lambda images: [x / 0.3611 + 0.1159 for x in model.encode(images)])
     assert wrong(found) == {flow_convention.SCALE}
     assert "is the autoencoder's scale (and shift) applied" in found[flow_convention.SCALE].text
-    told = re.search(r"a standard deviation of (\d\.\d)", found[flow_convention.SCALE].text)
-    assert told is not None
-    assert float(told[1]) == pytest.approx(1 / 0.3611, abs=0.3)
+    message = re.search(r"a standard deviation of (\d\.\d)", found[flow_convention.SCALE].text)
+    assert message is not None
+    assert float(message[1]) == pytest.approx(1 / 0.3611, abs=0.3)
 
 
 def test_latents_and_velocities_that_are_no_numbers_are_told(
@@ -233,8 +233,8 @@ def test_an_encoder_that_is_random_or_sees_neighbours_is_told(
 # ---- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_bundled_models_drawing_is_fine(check: Callable[..., dict[str, Finding]]) -> None:
-    assert {finding.verdict for finding in check(drawing.check).values()} == {"fine"}
+def test_the_bundled_models_generating_is_fine(check: Callable[..., dict[str, Finding]]) -> None:
+    assert {finding.verdict for finding in check(sampling.check).values()} == {"fine"}
 
 
 def test_seeds_that_leak_or_do_nothing_are_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
@@ -245,18 +245,18 @@ def test_seeds_that_leak_or_do_nothing_are_told(check: Callable[..., dict[str, F
         return model.generate(prompts, [seed + place for place, seed in enumerate(seeds)])
 
     for broken in (unseeded, by_place):
-        found = check(drawing.check, generate=broken)[drawing.SEEDS]
+        found = check(sampling.check, generate=broken)[sampling.SEEDS]
         assert found.verdict == "wrong"
         assert "torch.Generator of the picture's own" in found.text
-    deaf = check(drawing.check, generate=lambda prompts, seeds: model.generate(prompts, [7] * len(seeds)))
-    assert "Two seeds give the same picture" in deaf[drawing.SEEDS].text
+    deaf = check(sampling.check, generate=lambda prompts, seeds: model.generate(prompts, [7] * len(seeds)))
+    assert "Two seeds give the same picture" in deaf[sampling.SEEDS].text
 
 
 def test_words_that_do_nothing_are_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
-    found = check(drawing.check, generate=lambda prompts, seeds: model.generate(["x"] * len(prompts), seeds))
-    assert "does generate use its prompts?" in found[drawing.WORDS].text
-    found = check(drawing.check, condition=lambda texts: model.condition([None] * len(texts)))
-    assert "does the denoiser use its condition?" in found[drawing.WORDS].text
+    found = check(sampling.check, generate=lambda prompts, seeds: model.generate(["x"] * len(prompts), seeds))
+    assert "does generate use its prompts?" in found[sampling.WORDS].text
+    found = check(sampling.check, condition=lambda texts: model.condition([None] * len(texts)))
+    assert "does the denoiser use its condition?" in found[sampling.WORDS].text
 
 
 def test_a_denoiser_that_sees_neighbours_is_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
@@ -269,8 +269,8 @@ def test_a_denoiser_that_sees_neighbours_is_told(check: Callable[..., dict[str, 
             said = self.inner(noisy, time, condition)
             return [v + 0.1 * sum(other[0, 0] for other in said) for v in said]
 
-    found = check(drawing.check, denoiser=Leaking())
-    assert wrong(found) == {drawing.NEIGHBOURS}
+    found = check(sampling.check, denoiser=Leaking())
+    assert wrong(found) == {sampling.NEIGHBOURS}
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
@@ -301,17 +301,17 @@ def test_with_another_answerer_unreadable_answers_need_not_matter(run: Run, subj
 # ---- everything ------------------------------------------------------------------------------------------------------
 
 
-def told(run: Run, model: Any, tmp_path: Path) -> tuple[dict[str, Finding], Any]:
-    heard: list[Finding] = []
-    found = examine(run, model, tmp_path, None, heard.append)
-    assert heard == found.findings
+def message(run: Run, model: Any, tmp_path: Path) -> tuple[dict[str, Finding], Any]:
+    received: list[Finding] = []
+    found = examine(run, model, tmp_path, None, received.append)
+    assert received == found.findings
     return {finding.check: finding for finding in found.findings}, found
 
 
 @pytest.mark.slow
 def test_every_operation_is_measured_and_a_round_estimated(run: Run, model: Bagel, tmp_path: Path) -> None:
     copy = Broken(model, denoiser=deepcopy(model.denoiser))  # training prepares it
-    found, everything = told(run, copy, tmp_path)
+    found, everything = message(run, copy, tmp_path)
     assert not wrong(found)
     assert [each.operation for each in everything.costs] == ["generate", "encode", "answer", "denoiser", cost.TRAINING]
     assert all(each.seconds > 0 and each.memory >= 0 for each in everything.costs)
@@ -333,9 +333,9 @@ def test_a_fixed_number_of_steps_is_what_is_counted(run: Run, subject: Subject) 
     settings = config.load_settings("bagel", ["shapes"], None, overrides, run.registry)
     other = Subject(Run(run.folder, settings, run.registry), subject.model, subject.candidates, subject.texts)
     one_second = [Cost(name, 1, 1.0, 0.0) for name in ("generate", "encode", "answer", "denoiser", cost.TRAINING)]
-    told = cost.estimate(other, one_second)  # pictures have 16 cells: 4 in a micro-batch, 80 in all
-    assert "(8 pictures, 2 questions each, 80 trained on) would take about 1:52" in told
-    assert "generate 0:08, judge 0:16, train 1:28." in told
+    message = cost.estimate(other, one_second)  # images have 16 cells: 4 in a micro-batch, 80 in all
+    assert "(8 pictures, 2 questions each, 80 trained on) would take about 1:52" in message
+    assert "generate 0:08, judge 0:16, train 1:28." in message
 
 
 def test_questions_of_further_turns_are_counted_or_said_to_be_missing(run: Run, subject: Subject) -> None:
@@ -354,19 +354,19 @@ def test_questions_of_further_turns_are_counted_or_said_to_be_missing(run: Run, 
         other = Subject(Run(run.folder, settings, run.registry), model, subject.candidates, subject.texts, True)
         answering.check(other)
         before = list(asked)
-        told = cost.estimate(other, one_second)
+        message = cost.estimate(other, one_second)
         assert asked == before, "an estimate asks nothing"
-        return told, before[1:]  # the first is the doctor's own
+        return message, before[1:]  # the first is the doctor's own
 
-    told, asked = estimated("Is there a cat?\nIs there a dog?\nIs the sky blue?")
+    message, asked = estimated("Is there a cat?\nIs there a dog?\nIs the sky blue?")
     assert len(asked) == 8, "for each of two pictures one question, and the three that follow"
-    assert "8 pictures, 4 questions each" in told
-    assert "judge 0:32" in told
-    assert "asking again are not counted. Further turns are: as on two pictures (self-play)." in told
-    told, asked = estimated("I like it.")
+    assert "8 pictures, 4 questions each" in message
+    assert "judge 0:32" in message
+    assert "asking again are not counted. Further turns are: as on two pictures (self-play)." in message
+    message, asked = estimated("I like it.")
     assert len(asked) == 2
-    assert "8 pictures, 1 question each" in told
-    assert "Finding regions, asking again and further turns of self-play are not counted." in told
+    assert "8 pictures, 1 question each" in message
+    assert "Finding regions, asking again and further turns of self-play are not counted." in message
 
 
 def test_a_parameter_without_gradient_is_told(run: Run, model: Bagel, subject: Subject) -> None:
@@ -384,7 +384,7 @@ def test_a_check_that_breaks_down_is_a_finding_and_the_others_go_on(
     def fails(questions: Sequence[Question]) -> list[str]:
         raise KeyError("image_token")
 
-    found, _ = told(run, Broken(model, answer=fails, denoiser=deepcopy(model.denoiser)), tmp_path)
+    found, _ = message(run, Broken(model, answer=fails, denoiser=deepcopy(model.denoiser)), tmp_path)
     assert wrong(found) == {"answers", "speed"}
     assert "KeyError: 'image_token'" in found["answers"].text
     assert "in fails" in capsys.readouterr().err
@@ -402,18 +402,18 @@ def test_results_of_the_wrong_form_are_told(
     run: Run, model: Bagel, tmp_path: Path, instead: dict[str, Any], sentence: str
 ) -> None:
     instead = {"denoiser": deepcopy(model.denoiser), **instead}
-    found, _ = told(run, Broken(model, **instead), tmp_path)
+    found, _ = message(run, Broken(model, **instead), tmp_path)
     assert sentence in " ".join(finding.text for finding in found.values() if finding.verdict == "wrong")
 
 
-def test_pictures_may_be_given(run: Run, model: Bagel, subject: Subject, tmp_path: Path) -> None:
-    for name, picture in zip(("a-red-circle.png", "IMG_12.png"), subject.pictures, strict=False):
-        picture.save(tmp_path / name)
-    given = with_given_pictures(run, model, tmp_path)
+def test_images_may_be_given(run: Run, model: Bagel, subject: Subject, tmp_path: Path) -> None:
+    for name, image in zip(("a-red-circle.png", "IMG_12.png"), subject.images, strict=False):
+        image.save(tmp_path / name)
+    given = with_given_images(run, model, tmp_path)
     assert given.texts == [None, "a red circle"]
     assert {finding.verdict for finding in flow_convention.check(given)} == {"fine"}
     with pytest.raises(ConfigError, match="there is no picture"):
-        with_given_pictures(run, model, HERE / "golden")
+        with_given_images(run, model, HERE / "golden")
 
 
 @pytest.mark.parametrize(
@@ -446,8 +446,8 @@ def negated() -> Any:
     """An adapter to name on the command line."""
     sides = (32, 32)
     options = Options(
-        "bundled:shapes", dtype="float32", experts="generation", size=sides, drawing=Drawing(steps=8),
-        drawing_sides=sides, vision_sides=sides,
+        "bundled:shapes", dtype="float32", experts="generation", size=sides, sampling=Sampling(steps=8),
+        generation_sides=sides, vision_sides=sides,
     )  # fmt: skip
     model = Bagel(options)
     return Broken(model, denoiser=Wrapped(model.denoiser, lambda v, x, t: -v, lambda t: t))

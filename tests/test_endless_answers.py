@@ -75,11 +75,11 @@ def check(read: Callable[[str], Any], length: int, answers: int = 1, starts: Seq
     assert not slow
 
 
-def hear(interview: Interview, text: str) -> Interview:
+def receive(interview: Interview, text: str) -> Interview:
     """The same answer to every question."""
     while waiting := interview.follow(0):
         for index in waiting:
-            interview.hear(0, index, interview.votes[0].questions[index], text)
+            interview.receive(0, index, interview.votes[0].questions[index], text)
     interview.read(0)
     return interview
 
@@ -119,7 +119,7 @@ def test_no_component_is_held_up_by_an_answer(kind: str, name: str, tmp_path: Pa
 
     def read(text: str) -> None:
         again = Interview.open(name, base.judge, base.candidate, base.regions)
-        measured = hear(again, text)
+        measured = receive(again, text)
         if kind == "benchmark":
             base.judge.benchmark.score(base.candidate, measured.said(0))  # type: ignore[attr-defined]
 
@@ -146,7 +146,7 @@ def test_no_function_is_held_up_by_an_answer(name: str) -> None:
 
 
 def test_an_answer_that_is_too_long_is_unreadable_and_says_so(tmp_path: Path) -> None:
-    interview = hear(opened("judge", "zoom", tmp_path), "Score: 0.5\nReason: " + "good " * LONGEST_ANSWER)
+    interview = receive(opened("judge", "zoom", tmp_path), "Score: 0.5\nReason: " + "good " * LONGEST_ANSWER)
     found = interview.outcome()
     assert found
     assert all(isinstance(each, Unreadable) and "160019 characters" in each.why for each in found)
@@ -155,4 +155,4 @@ def test_an_answer_that_is_too_long_is_unreadable_and_says_so(tmp_path: Path) ->
 def test_long_thoughts_make_no_answer_too_long(tmp_path: Path) -> None:
     answer = f"<think>{'well ' * LONGEST_ANSWER}</think>\nScore: 0.5\nReason: good"
     assert legible(answer) == "\nScore: 0.5\nReason: good"
-    assert [each.value for each in hear(opened("judge", "global-layout", tmp_path), answer).outcome()] == [0.5]
+    assert [each.value for each in receive(opened("judge", "global-layout", tmp_path), answer).outcome()] == [0.5]

@@ -18,7 +18,7 @@ from srum_benchmarks import published
 from srum_core.cli.main import main
 from srum_core.errors import PluginError
 from srum_core.evaluation import tables
-from srum_core.evaluation.comparison import Comparison, commas, compare, page
+from srum_core.evaluation.comparison import Comparison, as_csv, compare, page
 from srum_core.evaluation.published import Published
 from srum_core.evaluation.tables import BenchmarkTable
 from srum_core.plugins import discover
@@ -27,7 +27,7 @@ from srum_core.records import Row
 BENCHMARKS = ("compbench", "geneval", "reasonbench")
 IDIOM = BenchmarkTable(
     "reasonbench", "test", "bagel (mine)", (Row("idiom", 41.234, 9, low=30.0, high=52.5), Row("overall", 44.0, 40)),
-    judge="remote (qwen)", planned=40, pictures=40,
+    judge="remote (qwen)", planned=40, images=40,
 )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_ours_stand_below_with_intervals_and_what_must_be_known(
 
 
 def test_an_incomplete_one_says_so_and_self_judging_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    written(tmp_path, attrs.evolve(IDIOM, pictures=39, self_judged=True))
+    written(tmp_path, attrs.evolve(IDIOM, images=39, self_judged=True))
     assert main(["eval", "table", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "Incomplete: below 99%" in said
@@ -180,10 +180,10 @@ def compare_all(*folders: Path) -> list[Comparison]:
 
 
 def test_commas_keep_every_digit(tmp_path: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(commas(compare_all(written(tmp_path))))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(compare_all(written(tmp_path))))))
     assert len(rows) == 3 * 5 + 2
     (idiom,) = [row for row in rows if row["whose"] == "ours" and row["column"] == "Idiom"]
-    assert (idiom["value"], idiom["low"], idiom["high"], idiom["pictures"]) == ("41.234", "30.0", "52.5", "9")
+    assert (idiom["value"], idiom["low"], idiom["high"], idiom["images"]) == ("41.234", "30.0", "52.5", "9")
     assert "judge: remote (qwen)" in idiom["notes"]
 
 

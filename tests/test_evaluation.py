@@ -65,7 +65,7 @@ class DrawsAndAnswers(Draws):
 
 
 class Judges:
-    """Grades by the picture's bytes; of some pictures it talks in prose, and of some of those also when asked again."""
+    """Grades by the image's bytes; of some images it talks in prose, and of some of those also when asked again."""
 
     converses = True
 
@@ -96,7 +96,7 @@ class Wordy(Judges):
 
 
 class Refuses(Judges):
-    """A server that refuses some pictures, and changes its model on the way."""
+    """A server that refuses some images, and changes its model on the way."""
 
     count = 0
 
@@ -164,7 +164,7 @@ def until_killed(act: Callable[[], object], **left: int) -> None:
 
 
 def detect(run: Path) -> Path:
-    """A detector that sees a dog in every other picture."""
+    """A detector that sees a dog in every other image."""
     lines = []
     for number, path in enumerate(sorted(run.glob("pictures/images/*.png"))):
         found = [{"label": "dog", "box": [0, 0, 9, 9], "score": 0.9}] * (number % 2)
@@ -195,7 +195,7 @@ def test_killed_anywhere_and_resumed_the_tables_are_the_same(
     assert run(parts) == 0
     assert made(parts) == made(whole)
     table = tables.read(whole / "tables/j/table.json")
-    assert (table.pictures, table.planned, table.limit) == (COUNT, COUNT, COUNT)
+    assert (table.images, table.planned, table.limit) == (COUNT, COUNT, COUNT)
     assert table.judge == f"{HERE}:Judges"
     assert table.readable < 1
     assert all(row.low is not None and row.low <= row.value <= row.high for row in table.rows if row.name != "readable")  # type: ignore[operator]
@@ -205,7 +205,7 @@ def test_killed_anywhere_and_resumed_the_tables_are_the_same(
     assert ("own rubric" in said) == (name != "geneval")
 
 
-def test_refused_pictures_are_unreadable_and_the_table_names_all_that_answered(data: Path, tmp_path: Path) -> None:
+def test_refused_images_are_unreadable_and_the_table_names_all_that_answered(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert srum("run", *model(use("compbench", data), run, "--judge", f"{HERE}:Refuses", "--as", "j")) == 0
     table = tables.read(run / "tables/j/table.json")
@@ -227,7 +227,7 @@ class RefusesAll(Judges):
         return Answer(refused="The server said 400.")
 
 
-def test_pictures_that_are_all_refused_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_are_all_refused_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert srum("run", *model("toy:AskingBenchmark", tmp_path, "--judge", f"{HERE}:RefusesAll")) == 2
     assert "None of the 3 images" in (said := capsys.readouterr().err)
     assert "The server said 400." in said
@@ -241,14 +241,14 @@ def test_an_image_that_is_a_failure_has_no_score_and_counts_against_coverage(
     words = model(use(name, data), tmp_path, *judge, limit=8)
     assert srum("run", *(f"{HERE}:Overflows" if word == f"{HERE}:Draws" else word for word in words)) == 0
     table = tables.read(tmp_path / "tables/rules/table.json")
-    assert (table.pictures, table.planned) == (6, 8)
+    assert (table.images, table.planned) == (6, 8)
     assert "6 of 8 pictures" in capsys.readouterr().out
     run = Evaluation.open(tmp_path)
-    failed = {each.id for each in run.pictures() if each.candidate.failure}
+    failed = {each.id for each in run.images() if each.candidate.failure}
     assert len(failed) == 2
     answered = [json.loads(line) for path in tmp_path.glob("answers/*/part-*.jsonl") for line in path.open()]
     assert bool(answered) == bool(judge)
-    assert not failed & {each["picture"] for each in answered}
+    assert not failed & {each["image"] for each in answered}
 
 
 def test_images_that_are_all_failures_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,7 +256,7 @@ def test_images_that_are_all_failures_are_said_to_be(tmp_path: Path, capsys: pyt
     assert srum("run", *words) == 2
     assert "None of the 1 images" in (said := capsys.readouterr().err)
     assert "not finite" in said
-    assert "--redo pictures" in said
+    assert "--redo images" in said
 
 
 def test_shapes_needs_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,7 +272,7 @@ def test_shapes_needs_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_geneval_is_scored_from_detections(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    words = model(use("geneval", data), run, "evaluate.pictures=4", limit=5)
+    words = model(use("geneval", data), run, "evaluate.images=4", limit=5)
     until_killed(lambda: srum("generate", *words), draw=3)
     assert srum("generate", *words) == 0
     assert srum("score", run) == 2
@@ -281,7 +281,7 @@ def test_geneval_is_scored_from_detections(data: Path, tmp_path: Path, capsys: p
     assert srum("score", run, f"benchmark.detections={file}") == 0
     first = made(run)
     table = tables.read(run / "tables/rules/table.json").by_name()
-    assert (table["pictures"].value, table["pictures"].count, table["any of a prompt"].count) == (0.5, 20, 5)
+    assert (table["images"].value, table["images"].count, table["any of a prompt"].count) == (0.5, 20, 5)
     assert srum("score", run) == 0  # the option is remembered
     assert made(run) == first
     file.write_text(file.read_text().split("\n", 1)[1])
@@ -433,7 +433,7 @@ def test_a_model_that_judges_itself_is_labelled(data: Path, tmp_path: Path, caps
     assert "only draws, so it cannot judge its own pictures" in capsys.readouterr().err
 
 
-def test_two_judges_of_the_same_pictures_are_kept_apart(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_judges_of_the_same_images_are_kept_apart(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LEFT.update(draw=0)
     assert srum("judge", run, "--judge", f"{HERE}:Wordy", "--as", "j") == 2
     assert "was made with other settings: judge.use was" in " ".join(capsys.readouterr().err.split())
@@ -442,7 +442,7 @@ def test_two_judges_of_the_same_pictures_are_kept_apart(run: Path, capsys: pytes
     assert sorted(path.name for path in (run / "tables").iterdir()) == ["j", "other"]
     lines = {name: (run / "answers" / name / "part-0.jsonl").read_text().splitlines() for name in ("j", "other")}
     ids = {name: {json.loads(line)["id"] for line in own} for name, own in lines.items()}
-    assert not ids["j"] & ids["other"]  # the same questions about the same pictures, to others
+    assert not ids["j"] & ids["other"]  # the same questions about the same images, to others
     assert tables.read(run / "tables/other/table.json").judge == f"{HERE}:Another (one)"
 
 
@@ -493,7 +493,7 @@ def test_a_judge_that_answers_prose_scores_nothing(
     assert len((tmp_path / "answers/j/part-0.jsonl").read_text().splitlines()) == 4 * COUNT
 
 
-def test_nobody_to_judge_is_told_before_anything_is_drawn(
+def test_nobody_to_judge_is_told_before_anything_is_generated(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -514,19 +514,19 @@ def test_black_borders_can_be_cut_off_as_in_the_reference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def generate(self: Draws, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
-        """A square in a black border, and every other picture all black."""
-        drawn = [Image.new("RGB", (32, 32)) for _ in prompts]
-        for image in drawn[::2]:
+        """A square in a black border, and every other image all black."""
+        generated = [Image.new("RGB", (32, 32)) for _ in prompts]
+        for image in generated[::2]:
             image.paste((255, 0, 1), (4, 6, 30, 31))
-        return [Sample(image) for image in drawn]
+        return [Sample(image) for image in generated]
 
     monkeypatch.setattr(Draws, "generate", generate)
     sizes = {}
     for name in ("none", "reference"):
         run = tmp_path / name
         assert srum("generate", *model("shapes", run, f"evaluate.postprocess={name}", limit=4)) == 0
-        sizes[name] = [each.candidate.size for each in Evaluation.open(run).drawn()]
-        assert sizes[name] == [Image.open(each.candidate.image).size for each in Evaluation.open(run).drawn()]
+        sizes[name] = [each.candidate.size for each in Evaluation.open(run).generated()]
+        assert sizes[name] == [Image.open(each.candidate.image).size for each in Evaluation.open(run).generated()]
     assert sizes == {"none": [(32, 32)] * 4, "reference": [(26, 25), (32, 32)] * 2}
     words = model("shapes", tmp_path / "none", "evaluate.postprocess=reference", limit=4)
     assert srum("generate", *words) == 2

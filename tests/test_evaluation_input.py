@@ -1,4 +1,4 @@
-"""`srum eval`: pictures, records, prompts and settings that are not what they should be; each gets its sentence."""
+"""`srum eval`: images, records, prompts and settings that are not what they should be; each gets its sentence."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ def run(judged: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(judged, tmp_path / "run"))
 
 
-def picture_of(run: Path) -> Path:
+def image_of(run: Path) -> Path:
     return sorted(run.glob("pictures/images/*.png"))[0]
 
 
-def test_a_missing_picture_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = picture_of(run)
+def test_a_missing_image_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = image_of(run)
     path.unlink()
     for words in (["judge", run], ["score", run], ["layout", run, "--target", "compbench-srum", "--to", run / "out"]):
         assert srum(*words) == 2
         assert (
-            f"{path} cannot be read (No such file or directory). Restore it, or run once with --redo pictures"
+            f"{path} cannot be read (No such file or directory). Restore it, or run once with --redo images"
             in capsys.readouterr().err
         )
 
 
-def test_an_extra_file_between_the_pictures_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_extra_file_between_the_images_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "pictures/images/.DS_Store").touch()
     assert srum("score", run) == 0
     extra = run / "pictures/images/mine.png"
-    shutil.copy(picture_of(run), extra)
+    shutil.copy(image_of(run), extra)
     lay_out = ["layout", run, "--target", "compbench-srum", "--to", run / "out"]
     for words in (["judge", run], ["score", run, "--partial"], lay_out):
         assert srum(*words) == 2
         assert f"{extra} is no picture of this evaluation" in capsys.readouterr().err
-    extra.rename(extra.with_name(f"{picture_of(run).name}.bak"))
+    extra.rename(extra.with_name(f"{image_of(run).name}.bak"))
     assert srum("score", run) == 2
 
 
-def test_a_changed_picture_is_not_scored_with_an_old_answer(
+def test_a_changed_image_is_not_scored_with_an_old_answer(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = picture_of(run)
+    path = image_of(run)
     Image.new("RGB", (32, 32), "red").save(path)
     assert srum("score", run) == 2
     said = capsys.readouterr().err
@@ -73,7 +73,7 @@ def test_a_changed_picture_is_not_scored_with_an_old_answer(
         Draws, "generate", lambda self, prompts, seeds: [Sample(Image.new("RGB", (9, 9), "red"))] * len(prompts)
     )
     assert srum("generate", "--config", run / "run.toml", "--out", run) == 0
-    assert srum("score", run) == 2  # it is another picture, whatever its name is
+    assert srum("score", run) == 2  # it is another image, whatever its name is
     assert "Somebody has still to be asked about 1 of 20 pictures" in capsys.readouterr().err
     assert srum("score", run, "--partial") == 0
     assert "19 of 20 pictures" in capsys.readouterr().out
@@ -105,7 +105,7 @@ def test_prompts_that_are_all_gone_get_their_sentence(run: Path, capsys: pytest.
     again = ["generate", "--config", run / "run.toml", "--out", run]
     assert srum(*again) == 2
     assert "prompts.jsonl holds 0 prompts" in capsys.readouterr().err
-    assert srum(*again, "--redo", "pictures") == 0
+    assert srum(*again, "--redo", "images") == 0
     assert srum("judge", run) == srum("score", run) == 0
 
 
@@ -137,10 +137,10 @@ def test_other_settings_are_refused_with_the_way_out(run: Path, capsys: pytest.C
     assert srum("generate", "--config", run / "run.toml", "--out", run, "seed=7") == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "seed was 42 and is now 7" in said
-    assert "--redo pictures" in said
+    assert "--redo images" in said
     assert srum("score", run, "evaluate.limit=3") == 2
     assert "evaluate.limit=3 cannot be set once pictures are drawn" in capsys.readouterr().err
-    assert srum("generate", "--config", run / "run.toml", "--out", run, "seed=7", "--redo", "pictures") == 0
+    assert srum("generate", "--config", run / "run.toml", "--out", run, "seed=7", "--redo", "images") == 0
     assert srum("score", run) == 2
     assert "Somebody has still to be asked about 20 of 20" in capsys.readouterr().err
 

@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wise_folder(reasonbench_folder(compbench_folder(geneval_folder(folder))), LEGACY)
 
 
-def drawn(name: str, data: Path, folder: Path, *more: str, limit: int = 3) -> Evaluation:
+def generated(name: str, data: Path, folder: Path, *more: str, limit: int = 3) -> Evaluation:
     assert srum("generate", *model(use(name, data), folder, *more, limit=limit)) == 0
     return Evaluation.open(folder)
 
@@ -51,7 +51,7 @@ def names(folder: Path) -> list[str]:
         (
             "geneval",
             "geneval",
-            ["evaluate.pictures=2"],
+            ["evaluate.images=2"],
             [
                 f"{i:05d}/{each}"
                 for i in range(3)
@@ -61,46 +61,46 @@ def names(folder: Path) -> list[str]:
         (
             "compbench",
             "compbench-srum",
-            ["evaluate.pictures=2"],
+            ["evaluate.images=2"],
             [*(f"3d_spatial_50_no_think/{i}.png" for i in (701, 702, 703)), "3d_spatial_50_think/output.jsonl"],
         ),
         (
             "compbench",
             "compbench-orig",
-            ["evaluate.pictures=2"],
+            ["evaluate.images=2"],
             [f"3d_spatial/samples/3d spatial {i // 10}_{i:06d}.png" for i in (0, 1, 10, 11, 20, 21)],
         ),
     ],
 )  # fmt: skip
-def test_pictures_lie_where_the_original_scorer_looks(
+def test_images_lie_where_the_original_scorer_looks(
     name: str, target: str, more: list[str], expected: list[str], data: Path, tmp_path: Path
 ) -> None:
     if target == "compbench-orig":  # its names hold the prompts, which may hold no underscore
         entries = [{"Question": f"3d spatial {i}", "Category": "3d_spatial", "Question_id": 701 + i} for i in range(3)]
         (tmp_path / "val_comp.json").write_text(json.dumps(entries))
         data = tmp_path
-    run = drawn(name, data, tmp_path / "run", *more)
+    run = generated(name, data, tmp_path / "run", *more)
     to = tmp_path / "to"
     assert srum("layout", run.folder, "--target", target, "--to", to) == 0
     assert names(to) == expected
     own = {path.stat().st_ino for path in run.folder.glob("pictures/images/*")}
-    pictures = list(to.rglob("*.png"))
-    assert {path.stat().st_ino for path in pictures} <= own  # hard links
-    before = {path: path.stat().st_mtime_ns for path in pictures}
-    (to / f"{compbench_layout.SUFFIXES[0]}").touch()  # ".png" is no picture's name
+    images = list(to.rglob("*.png"))
+    assert {path.stat().st_ino for path in images} <= own  # hard links
+    before = {path: path.stat().st_mtime_ns for path in images}
+    (to / f"{compbench_layout.SUFFIXES[0]}").touch()  # ".png" is no image's name
     (to / ".srum-1-x.tmp").touch()  # what a killed layout leaves
     assert srum("layout", run.folder, "--target", target, "--to", to) == (2 if target == "wise" else 0)
-    assert {path: path.stat().st_mtime_ns for path in pictures} == before
+    assert {path: path.stat().st_mtime_ns for path in images} == before
 
 
-def test_what_the_scorers_read_beside_the_pictures(data: Path, tmp_path: Path) -> None:
-    run = drawn("geneval", data, tmp_path / "g", "evaluate.pictures=4", limit=2)
+def test_what_the_scorers_read_beside_the_images(data: Path, tmp_path: Path) -> None:
+    run = generated("geneval", data, tmp_path / "g", "evaluate.images=4", limit=2)
     assert srum("layout", run.folder, "--to", tmp_path / "to") == 0
     expected = [path(prompt, number) for prompt in ("00000", "00001") for number in range(4)]
     assert scored_files(tmp_path / "to") == expected
     line = json.loads((tmp_path / "to/00001/metadata.jsonl").read_text())
     assert line["prompt"] == "a photo of single_object 1"
-    run = drawn("compbench", data, tmp_path / "c", limit=2)
+    run = generated("compbench", data, tmp_path / "c", limit=2)
     assert srum("layout", run.folder, "--target", "compbench-srum", "--to", tmp_path / "srum") == 0
     found = compbench_released.items(tmp_path / "srum/3d_spatial_50_no_think")
     assert [(each.question_id, each.prompt) for each in found] == [
@@ -110,11 +110,11 @@ def test_what_the_scorers_read_beside_the_pictures(data: Path, tmp_path: Path) -
 
 
 def test_a_copy_where_no_link_can_be_made(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = drawn("wise", data, tmp_path / "run")
+    run = generated("wise", data, tmp_path / "run")
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another file system")))
     assert srum("layout", run.folder, "--to", tmp_path / "to") == 0
     assert names(tmp_path / "to") == ["1.png", "2.png", "3.png"]
-    assert (tmp_path / "to/1.png").read_bytes() == run.drawn()[0].candidate.image.read_bytes()
+    assert (tmp_path / "to/1.png").read_bytes() == run.generated()[0].candidate.image.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_an_extra_file_that_would_be_scored_gets_its_sentence(
         data = tmp_path
         entry = {"Question": "a dog", "Category": "3d_spatial", "Question_id": 701}
         (data / "val_comp.json").write_text(json.dumps([entry]))
-    run = drawn(name.partition("-")[0], data, tmp_path / "run")
+    run = generated(name.partition("-")[0], data, tmp_path / "run")
     (tmp_path / "to" / extra).parent.mkdir(parents=True)
     (tmp_path / "to" / extra).touch()
     target = ["--target", name] if name.startswith("compbench") else []
@@ -143,7 +143,7 @@ def test_an_extra_file_that_would_be_scored_gets_its_sentence(
 
 
 def test_layouts_that_cannot_be_made_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = drawn("compbench", data, tmp_path / "run", "evaluate.pictures=11", limit=1)
+    run = generated("compbench", data, tmp_path / "run", "evaluate.images=11", limit=1)
     to = ["--to", str(tmp_path / "to")]
     assert srum("layout", run.folder, *to) == 2
     assert '"compbench" has several layouts. Say --target' in capsys.readouterr().err
@@ -160,22 +160,22 @@ def test_layouts_that_cannot_be_made_are_told(data: Path, tmp_path: Path, capsys
 
 
 def seeds(run: Evaluation) -> dict[tuple[str, int], int]:
-    return {(each.candidate.prompt.id, each.number): each.candidate.seed for each in run.drawn()}
+    return {(each.candidate.prompt.id, each.number): each.candidate.seed for each in run.generated()}
 
 
 @pytest.mark.slow
-def test_a_pictures_seed_follows_from_its_published_name(data: Path, tmp_path: Path) -> None:
-    assert seeds(drawn("wise", data, tmp_path / "w", limit=1)) == {("1", 0): 2968960194}
-    run = drawn("geneval", data, tmp_path / "g", "evaluate.pictures=4", limit=181)
+def test_an_images_seed_follows_from_its_published_name(data: Path, tmp_path: Path) -> None:
+    assert seeds(generated("wise", data, tmp_path / "w", limit=1)) == {("1", 0): 2968960194}
+    run = generated("geneval", data, tmp_path / "g", "evaluate.images=4", limit=181)
     assert seeds(run)["00180", 3] == 3658641391
-    other = drawn("geneval", data, tmp_path / "h", "evaluate.pictures=4", "seed=43", limit=2)
+    other = generated("geneval", data, tmp_path / "h", "evaluate.images=4", "seed=43", limit=2)
     assert not set(seeds(other).values()) & set(seeds(run).values())
 
 
 def test_the_originals_seeds_where_they_can_be_had(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = drawn("compbench", data, tmp_path / "c", "evaluate.seeds=reference", "evaluate.pictures=3", limit=2)
+    run = generated("compbench", data, tmp_path / "c", "evaluate.seeds=reference", "evaluate.images=3", limit=2)
     assert set(seeds(run).items()) == {((name, k), 42 + k) for name in ("701", "702") for k in range(3)}
     assert srum("generate", *model(use("wise", data), tmp_path / "w", "evaluate.seeds=reference")) == 2
     assert 'evaluate.seeds = "reference" cannot be had for wise' in capsys.readouterr().err
@@ -209,9 +209,9 @@ def test_figure_6_train_on_one_group_evaluate_on_the_others(
     assert tabled["after"].model == f"toy:ToyModel, trained in {tmp_path / 'run'} to the end of round 1"
     assert "trained on cultural, which is left out" in tabled["after"].rows[0].note
     one, other = (made(tmp_path / name) for name in ("before", "after"))
-    pictures = [name for name in one if name.endswith(".png")]
-    assert pictures == [name for name in other if name.endswith(".png")]  # the same prompts and seeds
-    assert all(one[name] != other[name] for name in pictures)  # drawn by another model
+    images = [name for name in one if name.endswith(".png")]
+    assert images == [name for name in other if name.endswith(".png")]  # the same prompts and seeds
+    assert all(one[name] != other[name] for name in images)  # drawn by another model
     capsys.readouterr()
     assert train_main([*COMPONENTS, f"prompts=wise:cultural:{data}", *train, "--redo", "train", "train.steps=3"]) == 0
     assert srum("generate", *after, "--benchmark", benchmark, *others[:2], *out) == 2
@@ -244,14 +244,14 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 
 def test_reasonbench_is_a_conversation_with_the_server(data: Path, tmp_path: Path, server: Server) -> None:
-    picture = tmp_path / "any.png"
-    Image.new("RGB", (4, 4), (1, 2, 3)).save(picture)
+    image = tmp_path / "any.png"
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(image)
 
     def act(handler: Handler) -> None:
         messages = handler.body["messages"]
         text = messages[-1]["content"] if len(messages) > 1 else handler.asked()
         history = tuple(zip(messages[:-1:2], messages[1::2], strict=True))
-        said = Judges().about(Question(picture, text, history=history, temperature=0.1))
+        said = Judges().about(Question(image, text, history=history, temperature=0.1))
         handler.say(said if len(messages) > 1 else "a dog on a hill")
 
     server.act = act

@@ -60,7 +60,7 @@ def test_the_counting_judge_takes_part_in_a_run(clean: CleanEnvironment) -> None
     assert shown == ["two red circles: 2 red circles", "a green square: nothing is counted"]
     says = r'answerer={use="scripted", text="Score: 0.5\nReason: because\nCount: 3"}'
     judges = 'judges=["global-layout", {use="count", strict=true}]'
-    less = ("generate.candidates=1", "adapter.drawing.steps=2", "train.steps=1", 'benchmark=""')
+    less = ("generate.candidates=1", "adapter.sampling.steps=2", "train.steps=1", 'benchmark=""')
     clean.run(
         *("srum-train", "--adapter", "bagel", "--preset", "shapes", "--out", "run"),
         *("prompts=words.txt", judges, says, *less),

@@ -44,7 +44,7 @@ def test_units(tmp_path: Path, unit: str, box: list[float]) -> None:
     assert region.box == pytest.approx((0.1, 0.1, 0.5, 0.5))
 
 
-def test_a_pictures_id_comes_before_its_file_name_and_that_before_its_prompt(tmp_path: Path) -> None:
+def test_an_images_id_comes_before_its_file_name_and_that_before_its_prompt(tmp_path: Path) -> None:
     names = [("prompt_id", "7"), ("image", "cat.v2"), ("image", "cat.v2.png"), ("image", "c1")]
     for count in range(1, 5):
         entries = [{key: name, "boxes": [{"box": BOX, "label": name}]} for key, name in names[:count]]
@@ -58,7 +58,7 @@ def test_an_image_is_no_prompt_and_a_prompt_no_image(tmp_path: Path) -> None:
         file.regions(candidate(), ())
 
 
-def test_a_picture_without_an_entry_is_a_mistake(tmp_path: Path) -> None:
+def test_an_image_without_an_entry_is_a_mistake(tmp_path: Path) -> None:
     file = grounder(tmp_path, {"image": "other", "boxes": [BOX]})
     with pytest.raises(
         ConfigError, match=r'boxes\.json has no boxes for picture c1 \(cat\.v2\.png, prompt "7"\)\. If .*"boxes": \[\]'
@@ -66,7 +66,7 @@ def test_a_picture_without_an_entry_is_a_mistake(tmp_path: Path) -> None:
         file.regions(candidate(), ())
 
 
-def test_a_box_beyond_the_picture_is_a_mistake(tmp_path: Path) -> None:
+def test_a_box_beyond_the_image_is_a_mistake(tmp_path: Path) -> None:
     file = grounder(tmp_path, {"image": "other", "boxes": []}, {"image": "c1", "boxes": [BOX, [0, 0, 201, 100]]})
     with pytest.raises(ConfigError, match=r"entry 2: box 2 reaches to \(201, 100\), but picture c1 ends at \(200, 100"):
         file.regions(candidate(), ())

@@ -23,15 +23,15 @@ pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 SHORT = [
-    "--adapter", "bagel", "--preset", "shapes", "prompts=shapes:train:4", "evaluate.limit=4", "adapter.drawing.steps=4",
+    "--adapter", "bagel", "--preset", "shapes", "prompts=shapes:train:4", "evaluate.limit=4", "adapter.sampling.steps=4",
     "train.steps=3", "train.save_every=1", "generate.batch=4", "judge.batch=4", "judge.retries=1",
     "judges.0.max_new_tokens=60", "judges.1.max_new_tokens=120",
 ]  # fmt: skip
 TINY = [
     "adapter.size=[64, 64]",
-    "adapter.drawing_sides=[64, 64]",
+    "adapter.generation_sides=[64, 64]",
     "adapter.vision_sides=[56, 56]",
-    "adapter.drawing.steps=3",
+    "adapter.sampling.steps=3",
 ]
 
 
@@ -111,9 +111,9 @@ def test_sizes_follow_the_checkpoint() -> None:
     model = Bagel(Options(checkpoint=str(GOLDEN), device="cpu"))
     most = model.denoiser.side
     assert model.grid(model.options.size) == (most, most)
-    picture = Image.new("RGB", (1500, 700), "red")
-    assert max(model.encode([picture])[0].shape[:2]) <= most
-    assert len(model.look([picture])[0]) <= model.eye.side**2
+    image = Image.new("RGB", (1500, 700), "red")
+    assert max(model.encode([image])[0].shape[:2]) <= most
+    assert len(model.look([image])[0]) <= model.eye.side**2
 
 
 def test_a_model_that_cannot_speak_is_not_trained_on_guesses(
@@ -132,19 +132,19 @@ def test_a_model_that_cannot_speak_is_not_trained_on_guesses(
 
 
 def test_round_one_draws_with_what_round_zero_has_learnt(tmp_path: Path) -> None:
-    """Its stored pictures are those of round 1's checkpoint, and not those of the base."""
+    """Its stored images are those of round 1's checkpoint, and not those of the base."""
     folder = run(tmp_path / "run", *SHORT, "rounds=2", "train.lr=1e-3", "train.warmup=0", "evaluate.before=false")
     taken = Run.open(folder)
     plan = taken.planned(2)
     images = folder / "round-2" / "candidates" / "images"
     stored = [np.asarray(Image.open(images / f"{item.id}.png")) for item in plan]
 
-    def drawn(checkpoint: str) -> list[np.ndarray]:
+    def generated(checkpoint: str) -> list[np.ndarray]:
         model = taken.registry.create("adapter", taken.settings.adapter, checkpoint=checkpoint)
         some = [plan[start : start + 4] for start in range(0, len(plan), 4)]  # as the run did: sizes of batches show
         samples = [model.generate([i.prompt.text for i in each], [i.seed for i in each]) for each in some]
         return [np.asarray(sample.image) for each in samples for sample in each]
 
-    trained, base = drawn(str(folder / "round-1" / "checkpoint")), drawn("bundled:shapes")
+    trained, base = generated(str(folder / "round-1" / "checkpoint")), generated("bundled:shapes")
     assert all((a == b).all() for a, b in zip(stored, trained, strict=True))
     assert any((a != b).any() for a, b in zip(stored, base, strict=True))

@@ -49,7 +49,7 @@ def test_without_a_pair_the_reference_is_the_target_itself() -> None:
     assert [cells.tolist() for cells in step.weight] == [torch.ones(grid[:2]).tolist() for grid in GRIDS]
 
 
-def test_noise_from_a_generator_is_drawn_picture_by_picture() -> None:
+def test_noise_from_a_generator_is_generated_image_by_image() -> None:
     clean = draw(0)
     step = flow_step(Echo(), clean, None, torch.ones(2), None, torch.Generator().manual_seed(1))
     for velocity, noise in zip(step.velocity, draw(1), strict=True):
@@ -91,5 +91,5 @@ def test_levels_are_the_next_of_so_many_times() -> None:
     assert sum(shares) == pytest.approx(1)
     assert all(abs(share - 0.25) < 0.03 for share in shares)
     shifted = Schedule("uniform", shift=3.0, levels=4)
-    drawn = shifted.sample(100, torch.Generator().manual_seed(0)).unique()
-    assert off(drawn, shifted.warp(torch.tensor([0.25, 0.5, 0.75, 1.0]))) <= 1e-5
+    generated = shifted.sample(100, torch.Generator().manual_seed(0)).unique()
+    assert off(generated, shifted.warp(torch.tensor([0.25, 0.5, 0.75, 1.0]))) <= 1e-5

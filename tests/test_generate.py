@@ -74,10 +74,10 @@ def test_values_that_are_not_finite_are_no_image(
     ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(
-    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", *words]) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
-def drawn_by(tiny):
+def model_kind(tiny):
     @cache
     def of(kind: str):
         if kind == "janus":
@@ -55,8 +55,8 @@ class _Conformance(GeneratorConformance):
     kind: str
 
     @pytest.fixture
-    def generator(self, drawn_by):
-        return drawn_by(self.kind)
+    def generator(self, model_kind):
+        return model_kind(self.kind)
 
 
 class TestSdxl(_Conformance):
@@ -76,20 +76,20 @@ class TestJanus(_Conformance):
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "sd3", "flux"])
-def test_pictures_have_the_size_that_is_set(drawn_by, kind: str) -> None:
-    (sample,) = drawn_by(kind).generate(["a red cup"], [0])
+def test_images_have_the_size_that_is_set(model_kind, kind: str) -> None:
+    (sample,) = model_kind(kind).generate(["a red cup"], [0])
     assert sample.image.size == (48, 32)
 
 
-def test_a_picture_is_the_one_that_the_pipeline_draws(drawn_by) -> None:
-    generator = drawn_by("sd3")
+def test_an_image_is_the_one_that_the_pipeline_draws(model_kind) -> None:
+    generator = model_kind("sd3")
     how = {"num_inference_steps": 2, "guidance_scale": 2.0, "width": 48, "height": 32}
     theirs = generator.pipeline("two dogs", generator=torch.Generator().manual_seed(7), **how).images[0]
     assert not ImageChops.difference(theirs, generator.generate(["two dogs"], [7])[0].image).getbbox()
 
 
-def test_guidance_and_temperature_of_janus_matter(drawn_by, tiny) -> None:
-    plain = drawn_by("janus").generate(["two dogs"], [0])[0].image.tobytes()
+def test_guidance_and_temperature_of_janus_matter(model_kind, tiny) -> None:
+    plain = model_kind("janus").generate(["two dogs"], [0])[0].image.tobytes()
     for options in ({"guidance": 1.0}, {"temperature": 0.0}):
         other = Janus(JanusOptions(str(tiny("janus")), **options, **FIXED))
         assert other.generate(["two dogs"], [0])[0].image.tobytes() != plain
@@ -97,7 +97,7 @@ def test_guidance_and_temperature_of_janus_matter(drawn_by, tiny) -> None:
     assert greedy[0] == greedy[1]
 
 
-def test_a_picture_is_the_one_that_janus_of_transformers_draws(tiny) -> None:
+def test_an_image_is_the_one_that_janus_of_transformers_draws(tiny) -> None:
     """The likeliest tokens with its own guidance."""
     generator = Janus(JanusOptions(str(tiny("janus")), temperature=0.0, guidance=3.0, **FIXED))
     said = [{"role": "user", "content": [{"type": "text", "text": "two dogs"}]}]
@@ -176,7 +176,7 @@ def test_an_evaluation_from_the_command_line(tiny, tmp_path: Path) -> None:
     model = ["--adapter", "diffusers", "--checkpoint", str(tiny("sd3")), "adapter.size=[32, 32]", "adapter.steps=1"]
     where = ["--benchmark", "shapes", "--out", str(tmp_path / "run"), "evaluate.limit=3", "adapter.device=cpu"]
     assert main(["eval", "run", *model, *where]) == 0
-    assert len(list((tmp_path / "run" / "pictures" / "images").glob("*.png"))) == 3
+    assert len(list((tmp_path / "run" / "images" / "images").glob("*.png"))) == 3
     (table,) = (tmp_path / "run" / "tables").glob("*/table.json")
     assert "diffusers" in json.loads(table.read_text())["model"]
 

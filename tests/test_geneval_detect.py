@@ -73,7 +73,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def image(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (height // 4, width // 4, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
 
@@ -85,11 +85,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector, "LONG", 133)
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_resized_and_padded_as_in_the_original() -> None:
-    pixels, seen = detector.batch([picture(1024, 1024), picture(1000, 400)])
+def test_images_are_resized_and_padded_as_in_the_original() -> None:
+    pixels, seen = detector.batch([image(1024, 1024), image(1000, 400)])
     assert seen == [(800, 800), (533, 1333)]
     assert pixels.shape == (2, 3, 800, 1344)
     grey = [(128 - 123.675) / 58.395, (128 - 116.28) / 57.12, (128 - 103.53) / 57.375]
@@ -101,7 +101,7 @@ def test_pictures_are_resized_and_padded_as_in_the_original() -> None:
 
 def test_what_follows_the_network_is_done_query_by_query(eyes: Path, small: None) -> None:
     """Against the definition, in loops: softmax without "none", the best pairs, confidence times mean mask."""
-    image = picture(120, 90)
+    image = image(120, 90)
     found = Detector(str(eyes), CPU).detect([image])[0]
     network = Mask2FormerForUniversalSegmentation.from_pretrained(eyes).eval()
     pixels, ((rows, columns),) = detector.batch([image])
@@ -130,7 +130,7 @@ def test_no_more_than_a_hundred_and_the_same_together_as_alone(
     eyes: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detector, "MOST", 10)
-    looks, images = Detector(str(eyes), CPU), [picture(80, 80, 1), picture(100, 60, 3), picture(80, 80, 2)]
+    looks, images = Detector(str(eyes), CPU), [image(80, 80, 1), image(100, 60, 3), image(80, 80, 2)]
     together = looks.detect(images)
     for image, found in zip(images, together, strict=True):
         assert len(found) == 10
@@ -143,7 +143,7 @@ def test_no_more_than_a_hundred_and_the_same_together_as_alone(
 
 
 def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
-    image = picture(64, 64)
+    image = image(64, 64)
     mask = np.zeros((64, 64), dtype=bool)
     mask[10:40, 5:50] = True
     things = [Found("dog", (5.0, 10.0, 50.0, 40.0), 0.9, mask), Found("dog", (0.0, 0.0, 64.0, 64.0), 0.9, ~mask)]
@@ -166,7 +166,7 @@ def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
 @pytest.mark.parametrize("high", [1, 3])
 def test_a_flat_object_has_a_colour(clip: Path, high: int) -> None:
     """One or three rows of pixels are no channels."""
-    (said,) = Colors(str(clip), CPU).classify([crop(picture(64, 64), (5.0, 8.0, 50.0, 8.0 + high))], "dog")
+    (said,) = Colors(str(clip), CPU).classify([crop(image(64, 64), (5.0, 8.0, 50.0, 8.0 + high))], "dog")
     assert said in COLORS
 
 
@@ -187,7 +187,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(data: Path, tmp_path: Path) -> Path:
-    assert srum("generate", *model(use("geneval", data), tmp_path / "run", "evaluate.pictures=2", limit=3)) == 0
+    assert srum("generate", *model(use("geneval", data), tmp_path / "run", "evaluate.images=2", limit=3)) == 0
     return tmp_path / "run"
 
 
@@ -215,7 +215,7 @@ def test_an_evaluation_is_looked_at_and_scored(
     assert looked(run, eyes, clip) == 0
     assert asked == [2, 2, 2, 2]  # what was seen before the interruption is not looked at again
     answers = [json.loads(line) for line in (run / "answers/mask2former/part-0.jsonl").read_text().splitlines()]
-    assert {each["sha256"] for each in answers} == {each.sha256 for each in Evaluation.open(run).drawn()}
+    assert {each["sha256"] for each in answers} == {each.sha256 for each in Evaluation.open(run).generated()}
     for each in answers:
         found = json.loads(each["answer"])["detections"]
         assert found
@@ -223,7 +223,7 @@ def test_an_evaluation_is_looked_at_and_scored(
     assert srum("score", run) == 0
     table = tables.read(run / "tables/mask2former/table.json")
     assert table.judge == f"mask2former ({eyes})"
-    assert (table.by_name()["pictures"].count, table.readable) == (6, 1.0)
+    assert (table.by_name()["images"].count, table.readable) == (6, 1.0)
     before = made(run)
     assert looked(run, eyes, clip) == 0
     assert srum("score", run) == 0
@@ -289,10 +289,10 @@ def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
         ('{"detections": [{"label": "tv remote", "box": [1, 2, 3, 4], "score": 0.5}]}', "which colour the tv remote"),
     ],
 )
-def test_what_is_no_list_of_detections_is_unreadable_and_no_missing_object(text: str, told: str) -> None:
+def test_what_is_no_list_of_detections_is_unreadable_and_no_missing_object(text: str, message: str) -> None:
     found, why = questions.read(text, RED)
     assert found is None
-    assert told in why
+    assert message in why
 
 
 def test_detections_are_read_as_they_were_told() -> None:

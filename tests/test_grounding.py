@@ -132,7 +132,7 @@ def test_boxes_that_fail_verification_are_dropped_and_unreadable_verdicts_drop_n
     assert all(not each.failures and len(each.regions) == 2 for each in run.judgements(1))
 
 
-def test_boxes_that_cannot_be_read_are_a_failure_and_the_picture_is_not_judged(tmp_path: Path, prompts: Path) -> None:
+def test_boxes_that_cannot_be_read_are_a_failure_and_the_image_is_not_judged(tmp_path: Path, prompts: Path) -> None:
     Clerk.place = "over there"
     run = grounded(tmp_path, prompts, grounder=Use("test_grounding:Asking"), ground=config.Ground(retries=2))
     assert [question.temperature for question in Clerk.asked] == [0.0, 0.0, 0.7, 0.7, 0.7, 0.7]

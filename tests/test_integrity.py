@@ -202,11 +202,11 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("fault", "told"), ROWS)
-def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, told: str) -> None:
+def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, message: str) -> None:
     {**FAULTS, **JUDGED}[fault][0](run)
     with pytest.raises(SrumError) as caught:
         train(run)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("read", [lambda run: incoming.judged(run, 1), lambda run: reread._again(run, 1)])
@@ -261,8 +261,8 @@ def test_the_report_warns_of_them(run: Run) -> None:
     Run.create(run.folder, run.settings, run.registry)
     replaced(run)
     edit_prompts(run, lambda lines: [each.replace("two dogs", "two cats") for each in lines])
-    told = gather_run(run, 0)["rounds"][0]["stages"][0]["failures"]
-    assert [each[:10] for each in told] == ["1 images a", "1 images a"], told
+    message = gather_run(run, 0)["rounds"][0]["stages"][0]["failures"]
+    assert [each[:10] for each in message] == ["1 images a", "1 images a"], message
 
 
 LINES = {

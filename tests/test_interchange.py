@@ -96,13 +96,13 @@ def bring(data: Path, out: Path, *arguments: str, code: int = 0) -> Run:
     return Run.open(out) if code == 0 else None  # type: ignore[return-value]
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def message(capsys: pytest.CaptureFixture[str]) -> str:
     said = capsys.readouterr()
     return " ".join(f"{said.out} {said.err}".split())
 
 
 def line(**changes: Any) -> dict[str, Any]:
-    """A training record of the picture 7.png, 20x10."""
+    """A training record of the image 7.png, 20x10."""
     entries = [
         {"object": "global_layout_reward", "bbox": [0, 0, 20, 10], "score": 0.5, "reason": "good"},
         {"object": "cup", "bbox": [0, 0, 10, 5], "score": -0.25},
@@ -143,7 +143,7 @@ def read(path: Path, **more: Any) -> Incoming:
 def test_what_is_written_in_the_official_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
     export(run, "--to", str(tmp_path / "out"))
-    said = told(capsys)
+    said = message(capsys)
     assert "3 pictures, judged." in said
     assert "1 pictures left out: answers about them could not be read." in said
     assert "1 pictures have a global score of exactly 0" in said
@@ -203,7 +203,7 @@ def test_out_and_back_keeps_scores_and_boxes(name: str, tmp_path: Path, capsys: 
     export(run, "--to", str(tmp_path / "out"))
     more = ("--candidates", str(tmp_path / "out/output.jsonl"))
     back = bring(tmp_path / f"out/{name}.jsonl", tmp_path / "back", *more)
-    assert "1 pictures have a global score of exactly 0" in told(capsys)
+    assert "1 pictures have a global score of exactly 0" in message(capsys)
     before, after = list(run.candidates(1))[:3], list(back.candidates(1))
     for was, now in zip(before, after, strict=True):
         assert (now.id, now.prompt.id, now.prompt.text, now.size, now.seed, now.thought) == (
@@ -338,7 +338,7 @@ def test_without_a_global_score_there_is_none(whole: Any, tmp_path: Path, capsys
     entry = {"identified_object": "cup", "score": 1.0, "bbox": [0, 0, 20, 10], "area": 200}
     record = {"image_file": "7.png", "prompt": "a cup", "vlm_rewards": [entry], "global_layout_reward": whole}
     run = bring(write(tmp_path / "judge.jsonl", record), tmp_path / "run")
-    said = told(capsys)
+    said = message(capsys)
     assert "1 pictures have no global score. The map released weighs them with the factor 0.5" in said
     (judgement,) = run.judgements(1)
     assert [(score.value, score.region, score.label) for score in judgement.scores] == [(1.0, "1", "cup")]
@@ -347,7 +347,7 @@ def test_without_a_global_score_there_is_none(whole: Any, tmp_path: Path, capsys
         Paper()(judgement, (1, 1))
 
 
-def test_pictures_are_found_beside_the_file_in_images_or_where_one_says(tmp_path: Path) -> None:
+def test_images_are_found_beside_the_file_in_images_or_where_one_says(tmp_path: Path) -> None:
     path = write(tmp_path / "data/train.jsonl".replace("/", "-"), line())
     (tmp_path / "images").mkdir()
     assert read(path).image.size == (20, 10)
@@ -358,7 +358,7 @@ def test_pictures_are_found_beside_the_file_in_images_or_where_one_says(tmp_path
     assert read(path, images=tmp_path / "there").image.size == (20, 10)
 
 
-def test_a_picture_is_not_its_own_reference_under_another_name(tmp_path: Path) -> None:
+def test_an_image_is_not_its_own_reference_under_another_name(tmp_path: Path) -> None:
     paint(tmp_path / "good.png", (20, 10), "red")
     assert read(write(tmp_path / "a.jsonl", line(good_image_file="./7.png"))).reference is None
     reference = read(write(tmp_path / "b.jsonl", line(good_image_file="good.png"))).reference
@@ -369,16 +369,16 @@ def test_a_picture_is_not_its_own_reference_under_another_name(tmp_path: Path) -
 def test_prompts_can_come_from_the_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "judge.jsonl", line(), line(bad_image_file="8.png", good_image_file="8.png"))
     paint(tmp_path / "8.png", (20, 10))
-    drawn = {"prompt_id": 12, "image_file": "7.png", "original_prompt": "two cups", "think_output": "let me see"}
+    generated = {"prompt_id": 12, "image_file": "7.png", "original_prompt": "two cups", "think_output": "let me see"}
     output = tmp_path / "output.jsonl"
-    output.write_text(json.dumps(drawn) + "\n")
+    output.write_text(json.dumps(generated) + "\n")
     first, second = read_official(path, candidates=output)
     assert isinstance(first, Incoming)
     assert (first.prompt, first.thought) == (Prompt("12", "two cups"), "let me see")
     assert str(second) == "judge.jsonl:2: 8.png is not in the file of --candidates"
     output.write_text('{"image_file": "7.png"}\n')
     bring(path, tmp_path / "run", "--candidates", str(output), code=2)
-    assert 'output.jsonl:1: its "original_prompt" is None, and should be a text. It should be the official' in told(
+    assert 'output.jsonl:1: its "original_prompt" is None, and should be a text. It should be the official' in message(
         capsys
     )
 
@@ -391,7 +391,7 @@ def test_bad_lines_stop_an_import_unless_they_are_skipped(tmp_path: Path, capsys
     odd = regional({"object": "cup", "bbox": [3, 3, 1, 5], "score": 1})
     path = write(tmp_path / "train.jsonl", line(), *bad, b"", odd)
     bring(path, tmp_path / "run", code=2)
-    said = told(capsys)
+    said = message(capsys)
     assert "23 of 25 lines cannot be used, and nothing was imported" in said
     assert "train.jsonl:2: entry 1 has the score 2, which is not a number in [-1, 1]" in said
     assert "train.jsonl:21: entry 1 has the score 21" in said
@@ -400,7 +400,7 @@ def test_bad_lines_stop_an_import_unless_they_are_skipped(tmp_path: Path, capsys
     assert sorted(each.name for each in tmp_path.iterdir()) == ["7.png", "train.jsonl"]
 
     run = bring(path, tmp_path / "run", "--skip-bad")
-    said = told(capsys)
+    said = message(capsys)
     assert (
         "1 entries were left out or changed: train.jsonl:26: entry 1 (cup) was left out: its box [3, 3, 1, 5]" in said
     )
@@ -447,7 +447,7 @@ def test_an_imported_run_trains(name: str, tmp_path: Path, capsys: pytest.Captur
     assert main.train_main([*arguments[:6], *SETTINGS]) == 0  # the rest of the round is there
 
 
-def test_judging_an_imported_run_again_goes_over_its_pictures(tmp_path: Path) -> None:
+def test_judging_an_imported_run_again_goes_over_its_images(tmp_path: Path) -> None:
     path = write(tmp_path / "train.jsonl", line())
     paint(tmp_path / "7.png", (20, 10))
     bring(path, tmp_path / "run")
@@ -463,7 +463,7 @@ def test_judging_an_imported_run_again_goes_over_its_pictures(tmp_path: Path) ->
 def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bring(write(tmp_path / "train.jsonl", line()), tmp_path / "run")
     assert main.main(["reread", str(tmp_path / "run")]) == 2
-    assert "no answers that they were read from, as after srum import" in told(capsys)
+    assert "no answers that they were read from, as after srum import" in message(capsys)
 
 
 @pytest.mark.parametrize(
@@ -532,7 +532,7 @@ def test_what_an_import_refuses(
     Path("odd/zero.parquet").symlink_to("/dev/zero")
     given = ["--out", "run", *arguments]
     assert main.main(["import", data, "--adapter", "toy:ToyModel", *SETTINGS, *given]) == 2
-    assert sentence in told(capsys)
+    assert sentence in message(capsys)
     shutil.rmtree("odd")
     assert files(tmp_path) == before
 
@@ -559,7 +559,7 @@ def test_what_an_export_refuses(
     Path("there").write_text("mine")
     before = files(tmp_path)
     export(run, *arguments, code=2)
-    assert sentence in told(capsys)
+    assert sentence in message(capsys)
     assert files(tmp_path) == before
     assert not Path("out").exists()
 
@@ -568,13 +568,13 @@ def test_an_unfinished_round_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     run = made(tmp_path / "run")
     (run.stage_folder("judge", 1) / "DONE").unlink()
     export(run, "--to", str(tmp_path / "out"))
-    assert "Judging of round 1 is not finished: what is there was written, 4 are planned." in told(capsys)
+    assert "Judging of round 1 is not finished: what is there was written, 4 are planned." in message(capsys)
 
 
 # ---- Parquet --------------------------------------------------------------------------------------------------------
 
 
-def same_picture(one: Candidate, other: Candidate) -> bool:
+def same_image(one: Candidate, other: Candidate) -> bool:
     moved = evolve(one, image=other.image, reference=other.reference, sha256="")
     return moved == evolve(other, sha256="") and all(
         (a is None) == (b is None) and (a is None or b is None or a.read_bytes() == b.read_bytes())
@@ -585,9 +585,9 @@ def same_picture(one: Candidate, other: Candidate) -> bool:
 def test_parquet_and_back_gives_equal_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
-    assert "4 pictures in round-1.parquet." in told(capsys)
+    assert "4 pictures in round-1.parquet." in message(capsys)
     back = bring(tmp_path / "out/round-1.parquet", tmp_path / "back")
-    assert "1 pictures have answers that could not be read. They are not trained on." in told(capsys)
+    assert "1 pictures have answers that could not be read. They are not trained on." in message(capsys)
     equal(run, back)
     again = bring(tmp_path / "out", tmp_path / "again")  # the folder
     equal(run, again)
@@ -595,7 +595,7 @@ def test_parquet_and_back_gives_equal_records(tmp_path: Path, capsys: pytest.Cap
 
 def equal(run: Run, back: Run) -> None:
     pairs = list(zip(run.candidates(1), back.candidates(1), strict=True))
-    assert all(same_picture(one, other) for one, other in pairs)
+    assert all(same_image(one, other) for one, other in pairs)
     moved = {one.image: other.image for one, other in pairs} | {one.reference: other.reference for one, other in pairs}
     for was, now in zip(run.judgements(1), back.judgements(1), strict=True):
         there = tuple(
@@ -632,7 +632,7 @@ def test_every_field_of_every_record_has_a_column() -> None:
     assert set(columns["boxes"]) == set(attrs.fields_dict(BoxFormat))
     assert {*attrs.fields_dict(Judgement), "image", "reference", "seed", "thought"} <= {*columns, "candidate"}
     written = {"id", "prompt", "image", "seed", "thought", "reference", "size", "boxes"}
-    # `size` is the picture's; `latent` stays behind, and the picture is encoded instead (docs/data.md); the hash of the
+    # `size` is the image's; `latent` stays behind, and the image is encoded instead (docs/data.md); the hash of the
     # files is made again with them, and a failed image is among the judgement's failures.
     assert attrs.fields_dict(Candidate).keys() - {"latent", "failure", "sha256"} == written
 
@@ -644,7 +644,7 @@ def test_what_parquet_cannot_hold_is_replaced_and_counted(tmp_path: Path, capsys
     others = [Judgement(each, scores=(Score(1.0),)) for each in ids[1:]]
     run.judgements(1).extend([Judgement(ids[0], scores=(Score(0.5, None, "so \ud83d"),)), *others])
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
-    assert "In 1 of them, characters that Parquet cannot hold" in told(capsys)
+    assert "In 1 of them, characters that Parquet cannot hold" in message(capsys)
     back = bring(tmp_path / "out", tmp_path / "back")
     assert next(iter(back.judgements(1))).scores[0].reason == "so �"
     export(run, "--to", str(tmp_path / "official"))
@@ -677,9 +677,9 @@ def test_four_columns_are_enough(tmp_path: Path) -> None:
 
 def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bring(rows(tmp_path, mask=b"x"), tmp_path / "run", code=2)
-    assert "x.parquet: images are generated from a text alone, so mask would be ignored" in told(capsys)
+    assert "x.parquet: images are generated from a text alone, so mask would be ignored" in message(capsys)
     bring(rows(tmp_path, mood="calm", step=1), tmp_path / "run")
-    assert "x.parquet: these columns are not read: mood, step." in told(capsys)
+    assert "x.parquet: these columns are not read: mood, step." in message(capsys)
     paint(tmp_path / "7.png", (20, 10))
     list(read_official(write(tmp_path / "train.jsonl", line(mood="calm"), line(mood="cross"))))
     assert capsys.readouterr().err.count("train.jsonl: these fields are not read: mood.") == 1
@@ -741,7 +741,7 @@ def test_a_row_that_cannot_be_used(
 ) -> None:
     odd_files(tmp_path)
     bring(rows(tmp_path, **changes), tmp_path / "run", code=2)
-    said = told(capsys)
+    said = message(capsys)
     assert "1 of 1 lines cannot be used" in said
     assert "x.parquet, row 1: " in said
     assert why in said
@@ -753,7 +753,7 @@ def test_no_exchange_leads_to_another_file(tmp_path: Path, capsys: pytest.Captur
         for name in ("/etc/passwd", "image")
     ]
     run = bring(rows(tmp_path, exchanges=both), tmp_path / "run")
-    assert "exchanges about /etc/passwd, neither its image nor its reference, were left out" in told(capsys)
+    assert "exchanges about /etc/passwd, neither its image nor its reference, were left out" in message(capsys)
     (judgement,), (candidate,) = run.judgements(1), run.candidates(1)
     assert [each.question.image for each in judgement.exchanges] == [candidate.image]
 
@@ -765,5 +765,5 @@ def test_without_the_library_a_sentence_says_how_to_get_it(
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet", code=2)
     bring(path, tmp_path / "back", code=2)
-    assert told(capsys).count('pip install "srum[data]"') == 2
+    assert message(capsys).count('pip install "srum[data]"') == 2
     assert not (tmp_path / "out").exists()

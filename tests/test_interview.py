@@ -1,4 +1,4 @@
-"""What one judge's answers about one picture add up to: retries, votes, and reading recorded answers again."""
+"""What one judge's answers about one image add up to: retries, votes, and reading recorded answers again."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def seed(*what: object) -> int:
     return hash(what) & 0x7FFFFFFF
 
 
-def heard(script: Script, votes: int = 1, retries: int = 2) -> Interview:
+def received(script: Script, votes: int = 1, retries: int = 2) -> Interview:
     interview = Interview.open("numbers", Numbers(), CANDIDATE, REGIONS, votes)
     conduct([interview], script, retries, 0.7, seed)
     return interview
@@ -69,7 +69,7 @@ def heard(script: Script, votes: int = 1, retries: int = 2) -> Interview:
 
 def test_only_what_cannot_be_read_is_asked_again_and_sampled() -> None:
     script = Script(one="0.5", two="? ? -0.25")
-    interview = heard(script)
+    interview = received(script)
     assert [(score.region, getattr(score, "value", None)) for score in interview.outcome()] == [
         ("1", 0.5),
         ("2", -0.25),
@@ -82,7 +82,7 @@ def test_only_what_cannot_be_read_is_asked_again_and_sampled() -> None:
 
 
 def test_what_stays_unreadable_is_a_failure_and_no_number() -> None:
-    first, second = heard(Script(one="0.5", two="? ? ?")).outcome()
+    first, second = received(Script(one="0.5", two="? ? ?")).outcome()
     assert isinstance(first, Score)
     assert isinstance(second, Unreadable)
     assert second.region == "2"
@@ -90,7 +90,7 @@ def test_what_stays_unreadable_is_a_failure_and_no_number() -> None:
 
 def test_votes_are_sampled_and_the_median_counts() -> None:
     script = Script(one="0.1 0.9 0.2", two="-1 -1 -1")
-    interview = heard(script, votes=3)
+    interview = received(script, votes=3)
     first, second = interview.outcome()
     assert isinstance(first, Score)
     assert first.value == 0.2
@@ -105,7 +105,7 @@ def test_votes_are_sampled_and_the_median_counts() -> None:
 
 
 def test_disagreement_counts_only_where_doubt_is_set() -> None:
-    interview = heard(Script(one="1 0 1", two="1 1 1"), votes=3)
+    interview = received(Script(one="1 0 1", two="1 1 1"), votes=3)
     spread = 1 / 3
     plain, half = interview.outcome(), interview.outcome(doubt=0.5)
     assert [getattr(score, "value", None) for score in plain] == [1.0, 1.0]
@@ -113,11 +113,11 @@ def test_disagreement_counts_only_where_doubt_is_set() -> None:
 
 
 def test_a_median_needs_half_of_the_votes() -> None:
-    enough = heard(Script(one="0.5 ? 0.7 ?", two="0 0 0 0"), votes=4, retries=0).outcome()[0]
+    enough = received(Script(one="0.5 ? 0.7 ?", two="0 0 0 0"), votes=4, retries=0).outcome()[0]
     assert isinstance(enough, Score)
     assert enough.value == pytest.approx(0.6)
     assert enough.votes == (0.5, 0.7)
-    few = heard(Script(one="0.5 ? ? ?", two="0 0 0 0"), votes=4, retries=0).outcome()[0]
+    few = received(Script(one="0.5 ? ? ?", two="0 0 0 0"), votes=4, retries=0).outcome()[0]
     assert isinstance(few, Unreadable)
     assert few.why == 'Only 1 of 4 answers could be read. "?" is no number'
 
@@ -130,7 +130,7 @@ def test_a_judge_that_asks_nothing_scores_all_the_same() -> None:
 
 def test_a_replay_ends_as_the_hearing_did() -> None:
     for votes, script in ((1, Script(one="0.5", two="? 0.1")), (3, Script(one="? 1 0 1", two="0 ? 0.5 0.1"))):
-        before = heard(script, votes)
+        before = received(script, votes)
         again = Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS, before.exchanges)
         assert again.outcome(0.5) == before.outcome(0.5)
         assert again.answers == before.answers
@@ -140,7 +140,7 @@ def test_a_replay_ends_as_the_hearing_did() -> None:
 
 
 def test_answers_to_other_questions_are_not_read() -> None:
-    exchanges = heard(Script(one="0.5", two="0.1")).exchanges
+    exchanges = received(Script(one="0.5", two="0.1")).exchanges
     with pytest.raises(RecordError, match="asks 1 questions about picture c today"):
         Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], exchanges)
     with pytest.raises(RecordError, match="judge again with --redo judge"):

@@ -245,7 +245,7 @@ def test_presets_that_take_the_numbers_as_they_come(preset: str) -> None:
         assert (settings.grounder.use, settings.ground.duplicates, settings.verifier) == ("sam", 1.0, None)
 
 
-def test_zoom_asks_about_a_part_of_the_picture_for_every_region() -> None:
+def test_zoom_asks_about_a_part_of_the_image_for_every_region() -> None:
     judge = Zoom(ZoomOptions(margin=0.1, max_new_tokens=9, think=False))
     questions = judge.questions(CANDIDATE, REGIONS)
     assert [question.crop for question in questions] == [widened(region.box, 0.1) for region in REGIONS]
@@ -261,13 +261,13 @@ def test_zoom_asks_about_a_part_of_the_picture_for_every_region() -> None:
     assert (third.region, getattr(third, "value", None)) == ("3", -0.9)
 
 
-def test_a_widened_box_stays_in_the_picture() -> None:
+def test_a_widened_box_stays_in_the_image() -> None:
     assert widened((0.25, 0.5, 0.75, 1.0), 0.5) == (0.0, 0.25, 1.0, 1.0)
     assert widened((0.25, 0.5, 0.75, 0.75), 0.0) == (0.25, 0.5, 0.75, 0.75)
     assert widened((0.0, 0.9, 0.001, 1.0), 1.0) == pytest.approx((0.0, 0.8, 0.002, 1.0))
 
 
-def test_sample_scores_the_picture_as_a_whole() -> None:
+def test_sample_scores_the_image_as_a_whole() -> None:
     judge = Sample(SampleOptions(max_new_tokens=9, think=False))
     (question,) = judge.questions(CANDIDATE, REGIONS)
     assert 'picture: "a "red" {regions} cup"' in question.text

@@ -16,7 +16,7 @@ from srum_core.training.latent_cache import Latents
 from srum_core.training.trainer import train
 
 
-def test_latents_are_encoded_once_and_again_when_the_picture_changes(
+def test_latents_are_encoded_once_and_again_when_the_image_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make(tmp_path / "run")
@@ -67,7 +67,7 @@ def test_a_damaged_latent_of_an_image_is_a_sentence(tmp_path: Path, data: bytes)
         Latents(tmp_path / "latents", "adapter").prepare(run.model(0), [candidate])
 
 
-def test_a_training_decodes_and_encodes_each_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_decodes_and_encodes_each_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over several epochs, an interruption and a second start; the release does it twice a step and epoch."""
     run = make(tmp_path / "run", steps=0, epochs=3)
     decoded, encoded = list[str](), list[int]()
@@ -89,15 +89,15 @@ def test_a_training_decodes_and_encodes_each_picture_once(tmp_path: Path, monkey
 def test_a_reference_is_what_the_constraint_pulls_towards(tmp_path: Path) -> None:
     run = make(tmp_path / "run", "srum_losses.maps:Uniform", steps=1)
     alone = list(run.candidates(1))
-    picture = run.stage_folder("generate", 1) / "images/good.png"
-    Image.new("RGB", (8, 8), "white").save(picture)
-    paired = [evolve(each, reference=picture) if each.id == "c0" else each for each in alone]
+    image = run.stage_folder("generate", 1) / "images/good.png"
+    Image.new("RGB", (8, 8), "white").save(image)
+    paired = [evolve(each, reference=image) if each.id == "c0" else each for each in alone]
     (run.stage_folder("generate", 1) / "part-0.jsonl").unlink()
     run.candidates(1).extend(paired)
     train(run, 1)
     (row,) = metrics(run)
     assert row["loss_reference"] != pytest.approx(row["loss_reward"], rel=1e-3)
-    Image.new("RGB", (4, 4)).save(picture)
+    Image.new("RGB", (4, 4)).save(image)
     run.redo("train")
     with pytest.raises(TrainingError, match=r"Candidate c0 .* \(4, 4\) cells, its reference .* \(2, 2\)"):
         train(run, 1)

@@ -46,8 +46,8 @@ def request(number: int, given: dict[str, object]) -> SimpleNamespace:
 
 def test_requests_are_answered_in_order(made: type) -> None:
     model = made(adapter="toy:ToyModel", batch_size="2")
-    pictures = [Image.new("RGB", (4, 4), (0, 0, 0)), Image.new("RGB", (4, 4), (255, 255, 255)), Image.new("L", (4, 4))]
-    model.task_dict = {"t": {"s": [{"image": each} for each in pictures]}}
+    images = [Image.new("RGB", (4, 4), (0, 0, 0)), Image.new("RGB", (4, 4), (255, 255, 255)), Image.new("L", (4, 4))]
+    model.task_dict = {"t": {"s": [{"image": each} for each in images]}}
     said = model.generate_until([request(number, {"until": ["\nReason"]}) for number in (2, 1, 0)])
     assert said == ["Region ID: 2\nScore: -1.00", "Region ID: 1\nScore: 1.00", "Region ID: 0\nScore: -1.00"]
     with pytest.raises(AnswerError, match="tell no likelihoods"):
@@ -55,14 +55,14 @@ def test_requests_are_answered_in_order(made: type) -> None:
 
 
 def test_settings_of_a_task_become_those_of_the_question(tmp_path: Path) -> None:
-    picture = Image.new("RGBA", (3, 2))
-    greedy = asking.question("<image> a <image>b", [picture], {"max_new_tokens": 5, "temperature": 0}, tmp_path, "x")
+    image = Image.new("RGBA", (3, 2))
+    greedy = asking.question("<image> a <image>b", [image], {"max_new_tokens": 5, "temperature": 0}, tmp_path, "x")
     assert (greedy.text, greedy.max_new_tokens, greedy.temperature) == ("a b", 5, 0.0)
     assert Image.open(greedy.image).size == (3, 2)
-    assert asking.question("", [picture], {"do_sample": True, "temperature": 0.7}, tmp_path, "x").temperature == 0.7
-    for pictures in ([], [picture, picture], ["film.mp4"]):
+    assert asking.question("", [image], {"do_sample": True, "temperature": 0.7}, tmp_path, "x").temperature == 0.7
+    for images in ([], [image, image], ["film.mp4"]):
         with pytest.raises(AnswerError, match="exactly one picture"):
-            asking.question("", pictures, {}, tmp_path, "x")
+            asking.question("", images, {}, tmp_path, "x")
 
 
 def test_arguments_that_are_not_known_are_refused() -> None:

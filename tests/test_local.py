@@ -17,7 +17,7 @@ from srum_core.errors import CheckpointError
 from srum_core.models.templates import REASON_FIRST
 from srum_core.plugins import discover
 from srum_core.records import BoxFormat, Question
-from srum_core.testing import sample_picture
+from srum_core.testing import sample_image
 from srum_local import LocalOptions
 from srum_local.answerer import Local
 
@@ -38,11 +38,11 @@ def local(checkpoint: Path) -> Local:
 
 @pytest.fixture
 def asked(tmp_path: Path) -> list[Question]:
-    """Pictures and texts of several lengths; one is a part, one has a history."""
+    """Images and texts of several lengths; one is a part, one has a history."""
     questions = []
     for index, (size, text) in enumerate([((64, 48), "What is it?"), ((96, 64), "Is there a red cup here?")] * 2):
         path = tmp_path / f"{index}.png"
-        sample_picture(size, index).save(path)
+        sample_image(size, index).save(path)
         questions.append(Question(path, text, max_new_tokens=6, seed=index))
     questions[2] = evolve(questions[2], crop=(0.5, 0.0, 1.0, 1.0), max_new_tokens=3)
     questions[3] = evolve(questions[3], history=(("Describe it.", "A cup."),))
@@ -66,7 +66,7 @@ def test_sampled_answers_follow_their_seed(local: Local, asked: list[Question]) 
     assert len(set(greedy)) == 1  # although the checkpoint's own settings say do_sample
 
 
-def test_what_was_said_before_is_turns_and_the_picture_comes_first(local: Local, asked: list[Question]) -> None:
+def test_what_was_said_before_is_turns_and_the_image_comes_first(local: Local, asked: list[Question]) -> None:
     turns = local._turns(evolve(asked[3], think=True))
     assert [each["role"] for each in turns] == ["user", "assistant", "user"]
     assert [part["type"] for part in turns[0]["content"]] == ["image", "text"]
@@ -93,7 +93,7 @@ def test_each_answer_ends_at_its_own_limit_or_stop(local: Local, asked: list[Que
     assert local._text([5, 6, local.stops[0], 7]) == local._text([5, 6]) != local._text([5, 6, 7])
 
 
-def test_a_system_turn_comes_first_without_the_picture(local: Local, asked: list[Question]) -> None:
+def test_a_system_turn_comes_first_without_the_image(local: Local, asked: list[Question]) -> None:
     strict = copy(local)
     strict.options = evolve(local.options, system="Be strict.")
     system, user = strict._turns(asked[0])
@@ -114,7 +114,7 @@ def test_a_crop_is_what_is_seen(local: Local, asked: list[Question]) -> None:
     assert image.size == (32, 48)
 
 
-def test_boxes_are_pixels_of_the_picture_as_it_is_seen(local: Local) -> None:
+def test_boxes_are_pixels_of_the_image_as_it_is_seen(local: Local) -> None:
     assert local.box_format((96, 64)) == BoxFormat("pixels", (84, 56))
 
 

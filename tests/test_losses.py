@@ -99,7 +99,7 @@ def test_low_precision_is_summed_in_float32() -> None:
 
 
 def cell(velocity: float, weight: float, start: float, target: float = 0.0, reference: float | None = None) -> FlowStep:
-    """One picture of one cell and two channels, with the same numbers in both."""
+    """One image of one cell and two channels, with the same numbers in both."""
     both = [torch.full((1, 1, 2), value) for value in (velocity, target, target if reference is None else reference)]
     goal = [both[1]]
     pull = goal if reference is None else [both[2]]
@@ -158,7 +158,7 @@ def test_bounded_is_srum_where_no_cell_is_net_negative() -> None:
             assert off(one, other) <= 1e-5
 
 
-def test_bounded_pulls_towards_a_reference_picture_as_srum_does() -> None:
+def test_bounded_pulls_towards_a_reference_image_as_srum_does() -> None:
     total, parts = BoundedLoss(BoundedOptions(0.3, 0.5))(cell(3.0, -0.9, 2.0, reference=2.5))
     assert parts["reference"].item() == pytest.approx(0.25, rel=1e-5)
     assert total.item() == pytest.approx(-0.9 * (4 + 2 * (1 - exp(-5 / 2))) + 0.3 * 0.25, rel=1e-5)

@@ -80,7 +80,7 @@ def test_a_write_names_its_file(error: Exception) -> None:
     [("file", "file"), ("file/below", "file"), ("/dev/null", "/dev/null"), ("x" * 300, "too long")],
 )
 def test_a_folder_that_cannot_be_made(
-    out: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    out: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_made(
     for more, status in (([], 2), (["--dry-run"], 1)):
         assert train_main([*COMPONENTS, "prompts=words.txt", f"--out={out}", *more]) == status
         said = capsys.readouterr().err
-        assert told in said
+        assert message in said
         assert "--out" in said
 
 

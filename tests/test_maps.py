@@ -120,13 +120,13 @@ def test_sparse_knows_only_nought_and_one() -> None:
     held = Sparse(SparseOptions(outside="global"))
     assert held(judged((LEFT, -0.4), total=0.2), (1, 2)).tolist() == [[0.0, 1.0]], "the rest is as right as the whole"
     assert held(judged((LEFT, 0.4), total=-0.2), (1, 2)).tolist() == [[0.0, 0.0]]
-    picture = Sparse(SparseOptions(scope="picture"))
-    assert picture(judged((LEFT, 0.4), (MIDDLE, -0.1), total=0.2), (1, 2)).tolist() == [[1.0, 1.0]]
-    assert picture(judged((LEFT, 0.1), (MIDDLE, -0.4), total=0.2), (1, 2)).tolist() == [[0.0, 0.0]]
-    assert picture(judged((LEFT, 0.4), total=-0.2), (1, 2)).tolist() == [[0.0, 0.0]]
-    assert picture(judged((LEFT, 0.4), total=None), (1, 2)).tolist() == [[1.0, 1.0]]
+    image = Sparse(SparseOptions(scope="image"))
+    assert image(judged((LEFT, 0.4), (MIDDLE, -0.1), total=0.2), (1, 2)).tolist() == [[1.0, 1.0]]
+    assert image(judged((LEFT, 0.1), (MIDDLE, -0.4), total=0.2), (1, 2)).tolist() == [[0.0, 0.0]]
+    assert image(judged((LEFT, 0.4), total=-0.2), (1, 2)).tolist() == [[0.0, 0.0]]
+    assert image(judged((LEFT, 0.4), total=None), (1, 2)).tolist() == [[1.0, 1.0]]
     with pytest.raises(RecordError, match="no score at all"):
-        picture(Judgement("c"), (1, 2))
+        image(Judgement("c"), (1, 2))
 
 
 def test_global_only_is_alpha_everywhere_whatever_the_regions_say() -> None:
@@ -158,9 +158,9 @@ def test_released_never_goes_below_its_canvas() -> None:
         assert off(Released()(judged((LEFT, score), total=None), (2, 4)), expected * 0.5) <= 1e-5
 
 
-def test_a_map_takes_no_more_memory_for_a_larger_picture() -> None:
+def test_a_map_takes_no_more_memory_for_a_larger_image() -> None:
     judgement = judged((LEFT, 0.5), (MIDDLE, 0.7))
-    for side in (16, 4096):  # 4096: a picture of 262,144 pixels a side
+    for side in (16, 4096):  # 4096: an image of 262,144 pixels a side
         reward_map = Released(ReleasedOptions(pixels_per_cell=side))
         tracemalloc.start()
         reward_map(judgement, (64, 64))
@@ -275,7 +275,7 @@ def test_the_release_knows_boxes_only() -> None:
 
 
 def test_the_smallest_shape_prevails_by_its_pixels_not_its_box() -> None:
-    thin = torch.eye(4, dtype=torch.bool)  # 4 pixels in the box of the whole picture
+    thin = torch.eye(4, dtype=torch.bool)  # 4 pixels in the box of the whole image
     judgement = shaped((thin, WHOLE, 0.9), (None, (0.0, 0.0, 0.5, 1.0), -0.4))
     cells = NoGlobal(RegionOptions(overlap="smallest"))(judgement, (4, 4))
     expected = torch.tensor([[-0.4, -0.4, 0.0, 0.0]] * 4)
@@ -350,7 +350,7 @@ def test_shapes_and_boxes_together_equal_the_slow_way(
     assert off(reward_map(shaped(*scored), grid), expected) <= 1e-5
 
 
-def test_ten_shapes_of_a_large_picture_are_no_trouble() -> None:
+def test_ten_shapes_of_a_large_image_are_no_trouble() -> None:
     """Wobbly discs of 1024 x 1024 pixels on a grid of 64 x 64: a cell is the mean of its 16 x 16 pixels."""
     lines = torch.arange(1024, dtype=torch.float64)
     regions, scores, total = [], [], torch.zeros(1024, 1024, dtype=torch.float64)

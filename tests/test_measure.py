@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pretraining import figures
-from pretraining.corruptions import DAMAGES, spoil
+from pretraining.corruptions import DAMAGES, corrupt
 from pretraining.examples import layout_answer, lesson, regions_answer
 from pretraining.judging import judging
 from pretraining.measure import as_json, as_markdown, drawing, main, measure
@@ -24,8 +24,8 @@ WORDS = ("Prompt: {prompt}\nRate the layout.", "Prompt: {prompt}\n{regions}Rate 
 
 
 class Artist:
-    """Draws a right picture and, every second time a prompt comes, one with an object too many (or one too few); judges
-    as the checker does, or calls everything right (`pleased`), mumbles about every second picture (`mumbling`), or says
+    """Draws a right image and, every second time a prompt comes, one with an object too many (or one too few); judges
+    as the checker does, or calls everything right (`pleased`), mumbles about every second image (`mumbling`), or says
     the opposite in so many sampled answers (`wavering`)."""
 
     def __init__(self, pleased: bool = False, mumbling: bool = False, wavering: float = 0.0) -> None:
@@ -42,7 +42,7 @@ class Artist:
         self.drawn.append((text, seed))
         rng, tags = np.random.default_rng(seed), self.known[text].tags
         scene = compose(tags, rng)
-        return Sample(Image.fromarray(spoil("extra", scene, tags, rng) if again % 2 else draw(scene)), "")
+        return Sample(Image.fromarray(corrupt("extra", scene, tags, rng) if again % 2 else draw(scene)), "")
 
     def answer(self, questions):
         return [self.say(question) for question in questions]
@@ -66,12 +66,12 @@ def values(figure):
     return figure["value"], figure["low"], figure["high"]
 
 
-def test_pictures_of_a_prompt_count_together_and_every_category_is_there():
-    found = measure(Artist(), WORDS, count=16, pictures=2)
+def test_images_of_a_prompt_count_together_and_every_category_is_there():
+    found = measure(Artist(), WORDS, count=16, images=2)
     assert set(found["drawing"]) == {"all", *world.CATEGORIES}
     for of in found["drawing"].values():
         prompts = of["correct"]["count"] // 2
-        unseen = 3.8415 / (prompts + 3.8415)  # each prompt has one right picture of two: nothing varies
+        unseen = 3.8415 / (prompts + 3.8415)  # each prompt has one right image of two: nothing varies
         assert values(of["correct"]) == pytest.approx((0.5, 0.5 - unseen / 2, 0.5 + unseen / 2), abs=1e-3)
         assert values(of["clean_things"]) == values(of["clean_pictures"])
         assert values(of["clean_things"]) == pytest.approx((1.0, 1 - unseen, 1.0), abs=1e-3)
@@ -84,17 +84,17 @@ def test_pictures_of_a_prompt_count_together_and_every_category_is_there():
     assert "accuracy_by_kind" not in judged, "the model's own pictures came about in no known way"
 
 
-def test_a_picture_has_its_own_seed_whatever_else_is_drawn():
+def test_an_image_has_its_own_seed_whatever_else_is_generated():
     few, many, other = Artist(), Artist(), Artist()
-    measure(few, WORDS, count=4, pictures=2, only="drawing")
-    measure(many, WORDS, count=8, pictures=3, only="drawing")
-    measure(other, WORDS, count=4, pictures=2, seed=1, only="drawing")
+    measure(few, WORDS, count=4, images=2, only="drawing")
+    measure(many, WORDS, count=8, images=3, only="drawing")
+    measure(other, WORDS, count=4, images=2, seed=1, only="drawing")
     assert set(few.drawn) < set(many.drawn)
     assert len({seed for _, seed in many.drawn}) == 24
     assert not {seed for _, seed in few.drawn} & {seed for _, seed in other.drawn}
 
 
-def test_cleanness_counts_things_and_pictures():
+def test_cleanness_counts_things_and_images():
     circle, blob = (Found("red", shape, (2, 2, 11, 11), 60, 0.9) for shape in ("circle", None))
     found = [(circle, circle), (circle, blob, blob), (), (circle,)]
     verdicts = [Verdict(False, 0.25, "", things) for things in found]
@@ -133,7 +133,7 @@ def test_several_answers_are_sampled_and_their_disagreement_counts():
     assert few["region_sign_accuracy"]["value"] < many["region_sign_accuracy"]["value"]
 
 
-def test_lessons_are_the_same_pictures_of_held_out_prompts_every_time():
+def test_lessons_are_the_same_images_of_held_out_prompts_every_time():
     model = Artist()
     found = [measure(model, WORDS, "dev", lessons=12, only="judging")["lessons"] for _ in range(2)]
     assert found[0] == found[1]
@@ -156,12 +156,12 @@ def test_what_cannot_be_read_is_counted_and_left_out():
 def test_only_one_part_is_measured_on_request():
     model = Artist()
     assert set(measure(model, WORDS, count=4, lessons=4, only="drawing")) == {
-        "split", "seed", "prompts", "pictures", "drawing",
+        "split", "seed", "prompts", "images", "drawing",
     }  # fmt: skip
     assert not model.asked
 
 
-def test_judging_without_pictures_is_refused(tmp_path, capsys):
+def test_judging_without_images_is_refused(tmp_path, capsys):
     (tmp_path / "words.txt").write_text("")
     words = ["--layout-template", str(tmp_path / "words.txt"), "--regions-template", str(tmp_path / "words.txt")]
     with pytest.raises(SystemExit):
@@ -170,7 +170,7 @@ def test_judging_without_pictures_is_refused(tmp_path, capsys):
 
 
 def test_figures_are_lines_of_json_and_rows_of_markdown():
-    found = measure(Artist(), WORDS, count=4, pictures=2, lessons=8)
+    found = measure(Artist(), WORDS, count=4, images=2, lessons=8)
     text, table = as_json(found), as_markdown(found)
     assert json.loads(text) == found
     assert '"numeracy": {\n' in text
@@ -194,7 +194,7 @@ def test_figures_of_one_kind_only_are_not_invented():
     assert figures.share(np.zeros(0), np.zeros(0)) == {"value": None, "count": 0}
 
 
-def test_the_interval_is_that_of_prompts_not_of_pictures():
+def test_the_interval_is_that_of_prompts_not_of_images():
     rng = np.random.default_rng(0)
     hits = rng.random(60) < 0.6
     once = figures.share(hits, np.arange(60))

@@ -16,7 +16,7 @@ from srum_judges.grounders.box_json import read_boxes
 from srum_judges.grounders.native import Native
 from srum_judges.options import NativeOptions
 
-PICTURE = Candidate("c", Prompt("p", 'a {cat} and a "dog"'), Path("c.png"), (200, 100), 0)
+IMAGE = Candidate("c", Prompt("p", 'a {cat} and a "dog"'), Path("c.png"), (200, 100), 0)
 CAT = '{"bbox_2d": [20, 10, 100, 50], "label": "cat"}'
 DOG = '{"bbox_2d": [120, 40, 180, 90], "label": "dog"}'
 BOTH = ["cat 20 10 100 50", "dog 120 40 180 90"]
@@ -24,7 +24,7 @@ BOTH = ["cat 20 10 100 50", "dog 120 40 180 90"]
 
 def found(answer: str, **options: Any) -> list[str] | str:
     """Labels and boxes in stored pixels; or why the answer is asked for again."""
-    items = Native(NativeOptions(**options)).regions(PICTURE, [answer])
+    items = Native(NativeOptions(**options)).regions(IMAGE, [answer])
     if items and isinstance(items[0], Unreadable):
         (item,) = items
         assert isinstance(item, Unreadable)
@@ -36,7 +36,7 @@ def found(answer: str, **options: Any) -> list[str] | str:
 
 
 def show(region: Region) -> str:
-    return " ".join(f"{edge * side:.4g}" for edge, side in zip(region.box, PICTURE.size * 2, strict=True))
+    return " ".join(f"{edge * side:.4g}" for edge, side in zip(region.box, IMAGE.size * 2, strict=True))
 
 
 READ = {
@@ -168,19 +168,19 @@ def test_boxes_are_read_in_the_unit_that_the_model_writes(
 
 
 def test_the_question_names_the_prompt_and_the_unit() -> None:
-    (question,) = Native(NativeOptions(max_new_tokens=7, think=True)).questions(PICTURE)
-    assert (question.image, question.max_new_tokens, question.think, question.crop) == (PICTURE.image, 7, True, None)
+    (question,) = Native(NativeOptions(max_new_tokens=7, think=True)).questions(IMAGE)
+    assert (question.image, question.max_new_tokens, question.think, question.crop) == (IMAGE.image, 7, True, None)
     assert '"a {cat} and a "dog""' in question.text
     assert "[left, top, right, bottom] in a picture that counts as 200 wide and 100 high:" in question.text
-    (question,) = Native(NativeOptions(boxes="thousand")).questions(PICTURE)
+    (question,) = Native(NativeOptions(boxes="thousand")).questions(IMAGE)
     assert "counts as 1000 wide and 1000 high" in question.text
-    (question,) = Native(NativeOptions(boxes="fraction")).questions(PICTURE)
+    (question,) = Native(NativeOptions(boxes="fraction")).questions(IMAGE)
     assert "as fractions of the width and height" in question.text
 
 
 def test_the_wording_can_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("Boxes of {prompt}, please.")
-    (question,) = Native(NativeOptions(template=str(tmp_path / "own.txt"))).questions(PICTURE)
+    (question,) = Native(NativeOptions(template=str(tmp_path / "own.txt"))).questions(IMAGE)
     assert question.text == 'Boxes of a {cat} and a "dog", please.'
     (tmp_path / "own.txt").write_text("Boxes, please.")
     with pytest.raises(ConfigError, match=r"does not contain \{prompt\}"):
@@ -197,8 +197,8 @@ anything = st.recursive(scalars | four | thing, lambda inner: st.lists(inner) | 
 
 def check(answer: str, **options: Any) -> None:
     native = Native(NativeOptions(**options))
-    items = native.regions(PICTURE, [answer])
-    assert items == native.regions(PICTURE, [answer])
+    items = native.regions(IMAGE, [answer])
+    assert items == native.regions(IMAGE, [answer])
     if any(isinstance(item, Unreadable) for item in items):
         assert len(items) == 1
         return

@@ -19,7 +19,7 @@ from srum_core.plugins.hookspecs import KINDS
 from srum_core.plugins.scaffold import choose_names, write
 
 TINY = [
-    "generate.candidates=1", "generate.limit=2", "train.steps=1", "adapter.drawing.steps=2", "benchmark=",
+    "generate.candidates=1", "generate.limit=2", "train.steps=1", "adapter.sampling.steps=2", "benchmark=",
     "judges.0.max_new_tokens=20", "judges.1.max_new_tokens=100",
 ]  # fmt: skip
 LONG = "a-name-of-thirty-characters-xx"

@@ -29,7 +29,7 @@ from srum_core.training.selection import WHOLE, within
 from srum_core.training.trainer import train
 
 MIDDLE = (0.25, 0.0, 0.75, 1.0)
-"""The middle square of a picture twice as wide as high."""
+"""The middle square of an image twice as wide as high."""
 
 
 def judged(*regions: Region) -> Judgement:
@@ -55,7 +55,7 @@ def test_regions_are_cut_to_the_window_and_counted_in_it() -> None:
 
 
 def test_a_mask_is_cut_with_its_box() -> None:
-    """Of a 4x2 picture with its left half and one more pixel, the middle has two columns: a full one and a half."""
+    """Of a 4x2 image with its left half and one more pixel, the middle has two columns: a full one and a half."""
     mask = Mask((4, 2), (0, 5, 3))
     (region,) = within(judged(Region("1", (0.0, 0.0, 0.75, 1.0), "", mask)), MIDDLE).regions
     assert region.mask == Mask((2, 2), (0, 3, 1))
@@ -92,12 +92,12 @@ class Spy:
 
 
 def test_a_kept_latent_takes_the_place_of_encoding(half: None, tmp_path) -> None:
-    """And covers the whole picture, whatever the encoder sees; a change of the file makes it stale."""
+    """And covers the whole image, whatever the encoder sees; a change of the file makes it stale."""
     run = make(tmp_path / "run")
     first, second, *_ = run.candidates(1)
     path = first.image.with_suffix(".safetensors")
     model, latents = run.model(0), Latents(tmp_path / "latents", "")
-    (plain,) = model.encode([toy_picture(first)])
+    (plain,) = model.encode([toy_image(first)])
     save_file({"latent": plain + 1}, path)
     kept = evolve(first, latent=path)
     latents.prepare(model, [kept, second])
@@ -109,20 +109,20 @@ def test_a_kept_latent_takes_the_place_of_encoding(half: None, tmp_path) -> None
     assert torch.equal(latents.load(kept)[0], plain + 2)
 
 
-def toy_picture(candidate):
+def toy_image(candidate):
     from PIL import Image
 
     return Image.open(candidate.image)
 
 
 def test_a_model_is_told_what_it_will_be_asked_for(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told, asked, condition = [], set(), toy.ToyModel.condition
-    monkeypatch.setattr(toy.ToyModel, "before_training", lambda self, texts: told.append(texts), raising=False)
+    message, asked, condition = [], set(), toy.ToyModel.condition
+    monkeypatch.setattr(toy.ToyModel, "before_training", lambda self, texts: message.append(texts), raising=False)
     monkeypatch.setattr(toy.ToyModel, "condition", lambda self, texts: asked.update(texts) or condition(self, texts))
     train(make(tmp_path / "run", steps=6), 1)
-    assert len(told) == 1
-    assert asked - {None} <= set(told[0])
-    assert len(told[0]) == 5  # of the six pictures one has an answer that could not be read
+    assert len(message) == 1
+    assert asked - {None} <= set(message[0])
+    assert len(message[0]) == 5  # of the six images one has an answer that could not be read
 
 
 def test_a_model_whose_saving_is_whole_is_exported_by_it(tmp_path) -> None:

@@ -55,10 +55,10 @@ def test_it_asks_nothing_and_says_what_the_lessons_say(tmp_path: Path) -> None:
         regions = [around(thing) for thing in things]
         assert oracle.questions(candidate, regions) == ()
         whole, *parts = oracle.scores(candidate, regions, ())
-        told = appraisal.appraise(draw(things), PROMPT)
-        assert (whole.value, whole.region, whole.reason) == (told.score, None, told.reason)
+        message = appraisal.appraise(draw(things), PROMPT)
+        assert (whole.value, whole.region, whole.reason) == (message.score, None, message.reason)
         assert [(part.value, part.label, part.reason) for part in parts] == [
-            (part.score, part.label, part.reason) for part in told.parts
+            (part.score, part.label, part.reason) for part in message.parts
         ]
         assert [part.region for part in parts] == [region.id for region in regions]
         assert {score.judge for score in (whole, *parts)} == {"shapes-oracle"}
@@ -74,7 +74,7 @@ def test_a_region_of_nothing_is_told_and_a_sliver_is_still_a_region(tmp_path: Pa
     assert one.value == other.value == appraisal.REGION_SCORES["distorted"]
 
 
-def test_pictures_and_prompts_of_another_world_are_refused(tmp_path: Path) -> None:
+def test_images_and_prompts_of_another_world_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r'its prompt "a cup" does not say which objects'):
         ShapesOracle().scores(stored(tmp_path, RED, prompt=Prompt("p", "a cup")), (), ())
     candidate = stored(tmp_path, RED)
@@ -108,7 +108,7 @@ def correct(run: Run) -> list[bool]:
     return found
 
 
-def test_a_run_of_rendered_scenes_has_the_same_prompts_and_as_many_pictures(like: Run, tmp_path: Path) -> None:
+def test_a_run_of_rendered_scenes_has_the_same_prompts_and_as_many_images(like: Run, tmp_path: Path) -> None:
     run = rendered_control.make(like, tmp_path / "real")
     assert [(each.id, each.prompt, each.seed) for each in run.candidates(1)] == [
         (each.id, each.prompt, each.seed) for each in like.planned(1)
@@ -130,8 +130,8 @@ def test_a_share_of_the_scenes_can_miss_its_caption(like: Run, tmp_path: Path) -
         for name, seed in (("half", 0), ("again", 0), ("other", 1))
     )
     assert 8 < correct(half).count(False) < 36
-    pictures = [[each.image.read_bytes() for each in run.candidates(1)] for run in (half, again, other)]
-    assert pictures[0] == pictures[1] != pictures[2]
+    images = [[each.image.read_bytes() for each in run.candidates(1)] for run in (half, again, other)]
+    assert images[0] == images[1] != images[2]
     none = rendered_control.make(like, tmp_path / "none", 1.0)
     asked = [candidate.prompt.tags["category"] for candidate in none.candidates(1)]
     assert {name for name, right in zip(asked, correct(none), strict=True) if right} <= set(FEWER)

@@ -1,4 +1,4 @@
-"""Which pictures make up a batch and a step."""
+"""Which images make up a batch and a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from srum_core.training import batching
     accumulation=st.integers(1, 3),
     seed=st.integers(0, 9),
 )
-def test_every_picture_is_in_one_batch_that_counts(
+def test_every_image_is_in_one_batch_that_counts(
     sizes: list[int], budget: int, world: int, accumulation: int, seed: int
 ) -> None:
     steps = batching.epoch(sizes, budget, world * accumulation, seed)

@@ -34,7 +34,7 @@ def test_sam_verification_and_the_rules_in_one_run(tmp_path: Path, words: Path) 
         *("--adapter", "bagel", "--preset", "paper", "--checkpoint", str(GOLDEN), "--out", str(tmp_path / "run")),
         *(f"prompts={words}", "answerer=scripted", f"grounder.checkpoint={tmp_path / 'sam.pth'}", "grounder.top=3"),
         *(f"grounder.{name}={value}" for name, value in PERMISSIVE.items()),
-        *("grounder.masks=true", "adapter.think_tokens=4", "adapter.drawing.steps=3", "adapter.size=[96, 64]"),
+        *("grounder.masks=true", "adapter.think_tokens=4", "adapter.sampling.steps=3", "adapter.size=[96, 64]"),
         *("lora.rank=2", "train.warmup=1", "train.steps=2", "train.max_cells=64"),
     ]
     assert train_main(arguments) == 0

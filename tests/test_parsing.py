@@ -95,7 +95,7 @@ def test_numbers_that_are_refused(written: str) -> None:
         "Score: 0.5\nx",
     ],
 )
-def test_whole_picture_layouts(text: str) -> None:
+def test_whole_image_layouts(text: str) -> None:
     reading = read_whole(text)
     assert (reading.value, reading.reason) == (0.5, "x")
 

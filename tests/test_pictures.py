@@ -1,4 +1,4 @@
-"""Opening pictures as models see them."""
+"""Opening images as models see them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srum_core.records import Box
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "1"])
-def test_every_kind_of_picture_opens_in_rgb_with_transparency_on_white(mode: str, tmp_path: Path) -> None:
+def test_every_kind_of_image_opens_in_rgb_with_transparency_on_white(mode: str, tmp_path: Path) -> None:
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
     clear = mode in ("RGBA", "LA", "P")

@@ -24,7 +24,7 @@ from srum_core.cli.main import main
 from srum_core.config.settings import Settings, Train
 from srum_core.doctor.memory_meter import Metered, metered
 from srum_core.doctor.plan import GIB, Device, Need, Planner
-from srum_core.doctor.suggestions import _advice, mend
+from srum_core.doctor.suggestions import _advice, fix
 from srum_core.errors import ConfigError
 from srum_core.flow import Schedule, flow_step
 from srum_core.models.weights import Stored
@@ -45,7 +45,7 @@ def registry() -> plugins.Registry:
 
 
 def planner(registry: plugins.Registry, folder: Path, gib: float = 80.0, kind: str = "cpu", **train: Any) -> Any:
-    """(planner, settings) of two pictures of the golden BAGEL's size."""
+    """(planner, settings) of two images of the golden BAGEL's size."""
     settings = config.load_settings("bagel", [], None, [f'adapter.checkpoint="{BAGEL}"'], registry)
     settings = attrs.evolve(settings, train=attrs.evolve(settings.train, **train))
     rows, columns, _ = Bagel.outline(Options(checkpoint=str(BAGEL)), "cpu").grid
@@ -132,14 +132,14 @@ def really(settings: Settings, registry: plugins.Registry) -> tuple[int, lora.Tu
 @pytest.mark.parametrize("train", [{**LORA, "checkpointing": True}, FULL], ids=str)
 def test_a_step_takes_what_was_predicted(registry: plugins.Registry, tmp_path: Path, train: dict[str, Any]) -> None:
     made, settings = planner(registry, tmp_path, **train)
-    told: Need = made.train(settings)
+    message: Need = made.train(settings)
     peak, tuned = really(settings, registry)
     trained = sum(parameter.numel() for parameter in tuned.parameters.values())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in tuned.module.parameters())
-    assert told.gradients == 4 * trained
-    assert told.weights - told.replicated == weights
+    assert message.gradients == 4 * trained
+    assert message.weights - message.replicated == weights
     # Where blocks are recomputed, two tensors of queries are counted for longer than the kernel holds them.
-    assert told.passing + told.gradients == pytest.approx(peak, rel=0.08)
+    assert message.passing + message.gradients == pytest.approx(peak, rel=0.08)
 
 
 def test_what_settings_do_to_a_step(registry: plugins.Registry, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_what_settings_do_to_a_step(registry: plugins.Registry, tmp_path: Path) 
         found: Need = made.train(settings)
         return found
 
-    plain, less = train(), train(checkpointing=True, max_cells=1)  # one picture by itself
+    plain, less = train(), train(checkpointing=True, max_cells=1)  # one image by itself
     assert less.passing < 0.4 * plain.passing
     assert plain.optimizer == 2 * plain.gradients
     full = train(**FULL, ema=0.9, accumulation=2)  # gradients are there from the start of the second batch
@@ -195,9 +195,9 @@ def test_bagel_s_outline_is_the_model_without_its_weights(monkeypatch: pytest.Mo
 def test_the_published_bagel_is_known_by_its_sizes() -> None:
     """14.607 B parameters with the tower that looks and its connector, 83.82 M in the autoencoder."""
     found = Bagel.outline(Options(), "cuda")
-    drawing = sum(parameter.numel() for parameter in found.denoiser.parameters())
+    sampling = sum(parameter.numel() for parameter in found.denoiser.parameters())
     looking = (found.parts["judge"] - 4 * 83_819_683) / 2
-    assert (drawing + looking) / 1e9 == pytest.approx(14.607, abs=0.001)
+    assert (sampling + looking) / 1e9 == pytest.approx(14.607, abs=0.001)
     assert found.grid == (64, 64, 64)
 
 
@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_mended_by_what_is_named(registry: plugins.Registry
     for stage in ("generate", "train"):
         need: Need = getattr(made, stage)(settings)
         tight = attrs.evolve(made, device=Device("cpu", (need.weights + 0.8 * (need.total - need.weights)) / GIB))
-        found = mend(tight, settings, need)
+        found = fix(tight, settings, need)
         assert found is not None
         words = [f'adapter.checkpoint="{BAGEL}"', f"train.max_cells={settings.train.max_cells}", *found.words]
         again = config.load_settings("bagel", [], None, words, registry)  # as a person types them
@@ -277,7 +277,7 @@ class Stub:
 def test_nothing_is_named_that_is_not_needed(room: float, words: tuple[str, ...] | None) -> None:
     settings = Settings(adapter=Use("bagel"), train=Train(method="full"))
     made: Any = Stub(room)
-    found = mend(made, settings, made.train(settings))
+    found = fix(made, settings, made.train(settings))
     assert (None if found is None else found.words) == words
 
 
@@ -295,13 +295,13 @@ def test_the_command_tells_and_its_status_says_whether_it_fits(
     monkeypatch.setattr(Planner, "train", lambda *_: need)
     asked = ["doctor", "--plan", "--on", "cpu", "--gpus", "2", "--adapter", "bagel", "--checkpoint", str(BAGEL)]
     assert main([*asked, "--gib", "9"]) == 0
-    told = capsys.readouterr().out
-    assert "At once: generate 2 pictures; train 2 pictures." in told
-    assert "All of it fits on 2 devices of 9 GiB" in told
+    message = capsys.readouterr().out
+    assert "At once: generate 2 pictures; train 2 pictures." in message
+    assert "All of it fits on 2 devices of 9 GiB" in message
     assert main([*asked, "--gib", "8"]) == 1
-    told = capsys.readouterr().out
-    assert "train needs 9.0 GiB and has 8.0. No setting makes it fit on one such device." in told
-    assert "It fits with --launch fsdp2 over 2 devices (about 5.5 each); or a device of 9 GiB." in told
+    message = capsys.readouterr().out
+    assert "train needs 9.0 GiB and has 8.0. No setting makes it fit on one such device." in message
+    assert "It fits with --launch fsdp2 over 2 devices (about 5.5 each); or a device of 9 GiB." in message
 
 
 class Heavy:
@@ -348,13 +348,13 @@ class Heavy:
         ),
     ],
 )
-def test_what_is_advised_is_enough(stage: str, gib: float, count: int, told: str) -> None:
+def test_what_is_advised_is_enough(stage: str, gib: float, count: int, message: str) -> None:
     settings = Settings(adapter=Use("bagel"))
     settings = attrs.evolve(settings, train=Train(max_cells=128))
     made: Any = Heavy(gib, count)
     said = _advice(made, settings, getattr(made, stage)(settings))
-    assert told in said
-    assert "picture" not in said
+    assert message in said
+    assert "image" not in said
     assert "image" not in said  # smaller ones would not help
 
 

@@ -214,8 +214,8 @@ def test_a_subclass_of_component_is_none(plugins: Install) -> None:
 
 
 def test_what_plugins_write_into_their_options_is_printable(plugins: Install) -> None:
-    told = "Options:\n    a: str = '\\x9b2J\\u202e\\x1b'\n    '\\x1b]0;title'"
-    registry = plugins(odd_plugin=("1", GOOD.replace("Options:", told, 1), {"good_parts": PARTS}))
+    message = "Options:\n    a: str = '\\x9b2J\\u202e\\x1b'\n    '\\x1b]0;title'"
+    registry = plugins(odd_plugin=("1", GOOD.replace("Options:", message, 1), {"good_parts": PARTS}))
     text = describe(load_settings("toy:ToyModel", (), None, ["judges=kind-judge"], registry), registry)
     assert text.replace("\n", "").isprintable()
     assert tomllib.loads(text)["judges"][0]["a"] == "\x9b2J\u202e\x1b"
@@ -540,9 +540,9 @@ def test_prompts_and_events(plugins: Install) -> None:
     metrics: dict[str, object] = {}
     assert registry.notify("srum_metrics", run=None, metrics=metrics) == []
     assert metrics == {"seen": True}
-    (told,) = registry.notify("srum_stage_finished", run=None, stage="train", round=1)
-    assert "words 5" in told
-    assert "not called again: SystemExit: 0" in told
+    (message,) = registry.notify("srum_stage_finished", run=None, stage="train", round=1)
+    assert "words 5" in message
+    assert "not called again: SystemExit: 0" in message
     assert registry.notify("srum_stage_finished", run=None, stage="train", round=1) == []
 
 
@@ -614,9 +614,9 @@ def test_commands_that_cannot_be_added_cost_no_other(
     source = f"from srum_core import hookimpl\n@hookimpl\ndef srum_commands(subparsers): {fault}\n"
     plugins(faulty=("1", source), parter=("1", OWN_WAY))
     assert main(["part"]) == 0
-    told = capsys.readouterr().err
-    assert "The commands of faulty 1" in told
-    assert "no disk" in told or "eval" in told
+    message = capsys.readouterr().err
+    assert "The commands of faulty 1" in message
+    assert "no disk" in message or "eval" in message
     with pytest.raises(SystemExit, match="0"):
         main(["eval", "--help"])
     assert "srum eval run" in capsys.readouterr().out

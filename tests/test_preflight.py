@@ -72,11 +72,11 @@ FAULTS = [
 @pytest.mark.parametrize(("typed", "told"), FAULTS)
 @pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
 def test_what_would_stop_a_run_is_told_before_its_first_image(
-    typed: tuple[str, ...], told: str, dry: bool, capsys: pytest.CaptureFixture[str]
+    typed: tuple[str, ...], message: str, dry: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = train_main([*typed, "--out", "run", *(["--dry-run"] if dry else [])])
     assert status == (1 if dry else 2)
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(Path("run").glob("[!.]*"))
 
 
@@ -92,11 +92,11 @@ def test_what_would_stop_a_run_is_told_before_its_first_image(
     ],
 )
 def test_a_checkpoint_that_is_incomplete(
-    adapter: str, file: str, told: str, capsys: pytest.CaptureFixture[str]
+    adapter: str, file: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--adapter", adapter, "--preset", "shapes", partial(adapter, file), "--dry-run"]
     assert train_main(given) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 class Looks(ToyJudge):
@@ -158,12 +158,14 @@ def test_nothing_is_deleted_for_a_run_that_cannot_start(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("action", ["run", "generate"])
-def test_an_evaluation_too(action: str, typed: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluation_too(
+    action: str, typed: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ["eval", action, *BAGEL, "--benchmark", "shapes", *typed, "--out", "run"]
     assert main.main([*given, "--dry-run"]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert main.main(given) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(Path("run").glob("[!.]*"))
 
 

@@ -18,7 +18,7 @@ from pretraining.curriculum import Recipe, Steps
 from pretraining.reference_weights import Anchor, text_weights
 from pretraining.vision_pretraining import BACKGROUND
 from srum_bagel.model import Bagel
-from srum_bagel.options import Drawing, Options
+from srum_bagel.options import Sampling, Options
 from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.render import compose, draw
@@ -37,7 +37,7 @@ ARGUMENTS = [
     "--layout-template", str(TEMPLATES / "short-layout.txt"),
     "--regions-template", str(TEMPLATES / "short-regions.txt"),
 ]  # fmt: skip
-SIDES = {"size": (32, 32), "drawing_sides": (32, 32), "vision_sides": (32, 32)}
+SIDES = {"size": (32, 32), "generation_sides": (32, 32), "vision_sides": (32, 32)}
 
 
 def run(out: Path, steps: int, *more: str) -> None:
@@ -49,7 +49,7 @@ def run(out: Path, steps: int, *more: str) -> None:
 
 
 def load(checkpoint: Path | str, **more: Any) -> Bagel:
-    few = Drawing(steps=3)
+    few = Sampling(steps=3)
     return Bagel(Options(checkpoint=str(checkpoint), device="cpu", dtype="float32", drawing=few, **SIDES, **more))
 
 
@@ -93,7 +93,7 @@ def test_pretraining_can_go_on_from_a_checkpoint_and_keeps_its_autoencoder(pretr
 
 
 @pytest.mark.slow
-def test_drawing_alone_leaves_looking_as_it_was_and_looking_alone_leaves_drawing(
+def test_generating_alone_leaves_looking_as_it_was_and_looking_alone_leaves_generating(
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(pretrained, tmp_path / "out")
@@ -162,7 +162,7 @@ def load_eye(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(("vit_model", "connector"))]
 
 
-def test_an_anchor_pulls_what_is_drawn_back_to_what_it_was() -> None:
+def test_an_anchor_pulls_what_is_generated_back_to_what_it_was() -> None:
     model = load("bundled:shapes", experts="generation")
     rng = np.random.default_rng(0)
     prompts = [world.random_prompt(rng, "train") for _ in range(4)]
@@ -186,16 +186,16 @@ def test_an_anchor_pulls_what_is_drawn_back_to_what_it_was() -> None:
     assert anchor(0).item() < moved.item(), "what looks is not asked"
 
 
-def test_a_drawn_picture_is_moved_a_little_and_judged_as_it_is_then() -> None:
+def test_a_generated_image_is_moved_a_little_and_judged_as_it_is_then() -> None:
     prompt = world.binding(("red", "circle"), ("blue", "cross"))
-    picture = draw(compose(prompt.tags, np.random.default_rng(0)))
+    image = draw(compose(prompt.tags, np.random.default_rng(0)))
     recipe = Recipe(looking_steps=1, looking_batch=60)
-    pictures, labels, asked = self_labelling.Glances(recipe, WORDS, 0, 4, np.stack([picture]), [prompt])[0]
-    ours = [{thing.kind for thing in look(each)} for each in pictures]
+    images, labels, asked = self_labelling.Glances(recipe, WORDS, 0, 4, np.stack([image]), [prompt])[0]
+    ours = [{thing.kind for thing in look(each)} for each in images]
     own = [i for i, kinds in enumerate(ours) if kinds == {("blue", "cross"), ("red", "circle")}]
-    assert len({pictures[i].tobytes() for i in own}) > 20
+    assert len({images[i].tobytes() for i in own}) > 20
     assert labels.shape == (60, 64)
-    for (question, answer), each in zip((pairs[0] for pairs in asked), pictures, strict=True):
+    for (question, answer), each in zip((pairs[0] for pairs in asked), images, strict=True):
         if question.startswith(f"Prompt: {prompt.text}\n") and question.endswith("Rate the layout."):
             assert ("Score: 1.0" in answer) == check(each, prompt.tags).correct
 
@@ -205,7 +205,7 @@ def test_what_training_wrote_is_measured_like_any_checkpoint(
     pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def figures(*arguments: str) -> dict:
-        small = ["--count", "4", "--pictures", "1", "--steps", "3", "--only", "drawing"]
+        small = ["--count", "4", "--images", "1", "--steps", "3", "--only", "drawing"]
         capsys.readouterr()
         measure.main([*ARGUMENTS, *small, "--markdown", str(tmp_path / "table.md"), *arguments])
         return json.loads(capsys.readouterr().out)
@@ -233,11 +233,11 @@ def test_every_step_has_its_own_lessons_and_looking_comes_late() -> None:
     assert not np.array_equal(early[0][0][:2], late[0])
 
 
-def test_a_picture_is_judged_for_three_prompts_and_each_judgement_is_the_checkers() -> None:
+def test_an_image_is_judged_for_three_prompts_and_each_judgement_is_the_checkers() -> None:
     known = {p.text: p for category in world.CATEGORIES for p in world.every_prompt("train", category)}
-    _, _, pictures, asked = Steps(Recipe(turn=0, late_drawings=1, late_lessons=40), WORDS, 0, "both")[0]
+    _, _, images, asked = Steps(Recipe(turn=0, late_drawings=1, late_lessons=40), WORDS, 0, "both")[0]
     both = 0
-    for picture, pairs in zip(pictures, asked, strict=True):
+    for image, pairs in zip(images, asked, strict=True):
         whole = [(question, answer) for question, answer in pairs if question.endswith("Rate the layout.")]
         regional = [question for question, _ in pairs if question.endswith("Rate each region.")]
         played = [answer for question, answer in pairs if answer in ("yes", "no")]
@@ -250,32 +250,32 @@ def test_a_picture_is_judged_for_three_prompts_and_each_judgement_is_the_checker
         verdicts = set()
         for question, answer in whole:
             prompt = known[question.removeprefix("Prompt: ").splitlines()[0]]
-            right = check(picture, prompt.tags).correct
+            right = check(image, prompt.tags).correct
             assert ("Score: 1.0\n" in answer) == right, (prompt.text, answer)
             verdicts.add(right)
         both += len(verdicts) == 2
     assert both > 10, "often the same picture is right for one prompt and wrong for another"
 
 
-def test_drawings_miss_their_captions_as_often_as_the_recipe_says() -> None:
+def test_generatings_miss_their_captions_as_often_as_the_recipe_says() -> None:
     known = {p.text: p for category in world.CATEGORIES for p in world.every_prompt("train", category)}
 
     def missed(share: float) -> float:
         recipe = Recipe(turn=0, late_drawings=200, late_lessons=0, missed_captions=share)
         drawn, captions, _, _ = Steps(recipe, WORDS, 0, "both")[0]
-        named = [(picture, text) for picture, text in zip(drawn, captions, strict=True) if text is not None]
+        named = [(image, text) for image, text in zip(drawn, captions, strict=True) if text is not None]
         assert 160 < len(named) < 195, "a tenth has no caption"
-        return float(np.mean([not check(picture, known[text].tags).correct for picture, text in named]))
+        return float(np.mean([not check(image, known[text].tags).correct for image, text in named]))
 
     assert missed(0.0) == 0
     assert missed(0.4) == pytest.approx(0.35, abs=0.1)  # half as often for three objects
 
 
-def test_the_eye_is_shown_fresh_pictures_with_a_label_for_every_patch() -> None:
+def test_the_eye_is_shown_fresh_images_with_a_label_for_every_patch() -> None:
     steps = Steps(Recipe(eye_steps=5, eye_batch=3), WORDS, 1, "eye", patch=4)
     assert len(steps) == 4
-    pictures, labels = steps[0]
-    assert pictures.shape == (3, 32, 32, 3)
+    images, labels = steps[0]
+    assert images.shape == (3, 32, 32, 3)
     assert labels.shape == (3, 64)
     assert 0 <= labels.min() < labels.max() <= BACKGROUND
-    assert not np.array_equal(pictures, steps[1][0])
+    assert not np.array_equal(images, steps[1][0])

@@ -56,8 +56,8 @@ def test_a_phase_says_which_one_it_needs(tmp_path: Path) -> None:
         main(["--out", str(tmp_path), *STEPS, *BATCHES, "--phase", "head"])
 
 
-def test_captions_are_read_once_for_all_their_pictures(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four pictures a step are two captions', which the language model reads; all parts of the head learn."""
+def test_captions_are_read_once_for_all_their_images(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four images a step are two captions', which the language model reads; all parts of the head learn."""
     read: list[int] = []
     states = Reader.states
     monkeypatch.setattr(
@@ -71,7 +71,7 @@ def test_captions_are_read_once_for_all_their_pictures(out: Path, monkeypatch: p
     assert moved == {"denoiser", "language", "guess"}
 
 
-def test_pictures_of_one_caption_lie_together() -> None:
+def test_images_of_one_caption_lie_together() -> None:
     plan = Recipe(drawing_steps=1, drawing_batch=6, alike=3, dropped=0.0)
     drawn, captions = Steps(plan, ("", ""), 0, "drawing")[0]
     assert [captions[0]] * 3 + [captions[3]] * 3 == captions
@@ -81,7 +81,7 @@ def test_pictures_of_one_caption_lie_together() -> None:
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_the_ceiling_is_what_tower_and_decoder_keep(keeps: bool) -> None:
-    """With a stand-in whose features are the pixels: all pictures stay right, or none does."""
+    """With a stand-in whose features are the pixels: all images stay right, or none does."""
     decoder = SimpleNamespace(
         size=(32, 32),
         noise=lambda size, rng: torch.zeros(1),

@@ -20,7 +20,7 @@ from srum_core.testing.transcripts import Transcript, read_transcripts, write_tr
 
 
 class Comparing(toy.ToyJudge):
-    """Shows another picture too."""
+    """Shows another image too."""
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
         other = candidate.image.with_name("other.png")
@@ -79,8 +79,8 @@ def test_a_path_with_dots_is_relative_too(tmp_path: Path, monkeypatch: pytest.Mo
     for folder in (here, there):
         folder.mkdir(parents=True)
     monkeypatch.chdir(here)
-    picture = there / "images/x.png"
-    transcript = Transcript("j", Candidate("x", Prompt("p", "a cat"), picture, (8, 8), 0))
+    image = there / "images/x.png"
+    transcript = Transcript("j", Candidate("x", Prompt("p", "a cat"), image, (8, 8), 0))
     write_transcripts(Path("../fixtures/x.jsonl"), [transcript])
     assert json.loads((there / "x.jsonl").read_text())["candidate"]["image"] == "images/x.png"
     assert read_transcripts(there / "x.jsonl") == read_transcripts(Path("../fixtures/x.jsonl")) == [transcript]
@@ -94,7 +94,7 @@ def test_a_run_reached_through_dots_stores_no_absolute_path(tmp_path: Path, monk
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
 
 
-def test_without_pictures_those_of_the_run_are_named(run: Run, tmp_path: Path) -> None:
+def test_without_images_those_of_the_run_are_named(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "t/mine.jsonl"
     record(run, "--judge", "toy:ToyJudge", "--limit", "2", "--no-pictures", "--out", str(out))
     transcripts = read_transcripts(out)
@@ -103,11 +103,11 @@ def test_without_pictures_those_of_the_run_are_named(run: Run, tmp_path: Path) -
     assert [path.name for path in out.parent.iterdir()] == ["mine.jsonl"]
 
 
-def test_every_picture_shown_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_image_shown_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy.ToyModel, "answer", lambda self, questions: ["Score: 0.5"] * len(questions))
     run = make(tmp_path / "run", "judges=['test_record:Comparing']")
-    pictures = run.stage_folder("generate", 1) / "images"
-    shutil.copy(next(pictures.glob("*.png")), pictures / "other.png")
+    images = run.stage_folder("generate", 1) / "images"
+    shutil.copy(next(images.glob("*.png")), images / "other.png")
     record(run, "--judge", "test_record:Comparing", "--out", str(tmp_path / "t/x.jsonl"))
     for each in read_transcripts(tmp_path / "t/x.jsonl"):
         names = [exchange.question.image.name for exchange in each.exchanges]
@@ -161,7 +161,7 @@ def test_what_is_there_is_overwritten_when_forced(run: Run, tmp_path: Path) -> N
     assert len(read_transcripts(out)) == len(WORDS)
 
 
-def test_a_missing_picture_and_changed_questions_are_told(
+def test_a_missing_image_and_changed_questions_are_told(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     next(iter(run.candidates(1))).image.unlink()

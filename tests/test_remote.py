@@ -69,7 +69,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
     image = Image.new("RGB", (40, 20), "red")
     image.paste("blue", (20, 0, 40, 20))
@@ -82,21 +82,21 @@ def remote(server: Server, **options: Any) -> Remote:
     return Remote(RemoteOptions(**settings))
 
 
-def questions(picture: Path, count: int) -> list[Question]:
-    return [Question(picture, f"question {number}") for number in range(count)]
+def questions(image: Path, count: int) -> list[Question]:
+    return [Question(image, f"question {number}") for number in range(count)]
 
 
 # ---- what goes out ---------------------------------------------------------------------------------------------------
 
 
-def sent_picture(handler: Handler) -> tuple[str, bytes]:
+def sent_image(handler: Handler) -> tuple[str, bytes]:
     url = handler.body["messages"][0]["content"][0]["image_url"]["url"]
     kind, data = url.split(";base64,")
     return kind, base64.b64decode(data)
 
 
-def test_a_question_is_sent_whole(server: Server, picture: Path) -> None:
-    question = Question(picture, "How\n\x00 is “it”? \ud800", max_new_tokens=7, temperature=0.7, seed=11)
+def test_a_question_is_sent_whole(server: Server, image: Path) -> None:
+    question = Question(image, "How\n\x00 is “it”? \ud800", max_new_tokens=7, temperature=0.7, seed=11)
     assert remote(server, extra={"top_p": 0.5}).answer([question]) == ["answer to How\n\x00 is “it”? ?"]
     (handler,) = server.taken
     assert handler.path == "/v1/chat/completions"
@@ -105,63 +105,63 @@ def test_a_question_is_sent_whole(server: Server, picture: Path) -> None:
     assert (body["model"], body["max_tokens"], body["temperature"], body["seed"]) == ("m", 7, 0.7, 11)
     assert body["top_p"] == 0.5
     assert [message["role"] for message in body["messages"]] == ["user"]
-    assert sent_picture(handler) == ("data:image/png", picture.read_bytes())
+    assert sent_image(handler) == ("data:image/png", image.read_bytes())
 
 
-def test_a_crop_is_cut_out_as_adapters_cut_it(server: Server, picture: Path) -> None:
+def test_a_crop_is_cut_out_as_adapters_cut_it(server: Server, image: Path) -> None:
     crop = (0.51, 0.0, 1.0, 0.26)
-    remote(server).answer([Question(picture, "x", crop=crop)])
-    kind, data = sent_picture(server.taken[0])
+    remote(server).answer([Question(image, "x", crop=crop)])
+    kind, data = sent_image(server.taken[0])
     with Image.open(io.BytesIO(data)) as image:
         assert (kind, image.format, image.size) == ("data:image/png", "PNG", (28, 28))
-        assert image.tobytes() == open_rgb(picture, crop).tobytes()
+        assert image.tobytes() == open_rgb(image, crop).tobytes()
 
 
-def test_pictures_that_cannot_go_as_they_are(server: Server, tmp_path: Path) -> None:
+def test_images_that_cannot_go_as_they_are(server: Server, tmp_path: Path) -> None:
     """JPEG goes unchanged, other formats as PNG, transparency on white."""
     Image.new("RGB", (9, 9), "green").save(tmp_path / "a.jpg")
     Image.new("RGB", (9, 9), "green").save(tmp_path / "b.bmp")
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / "c.png")
     names = ["a.jpg", "b.bmp", "c.png"]
     remote(server, concurrency=1).answer([Question(tmp_path / name, "x") for name in names])
-    jpeg, bitmap, clear = map(sent_picture, server.taken)
+    jpeg, bitmap, clear = map(sent_image, server.taken)
     assert jpeg == ("data:image/jpeg", (tmp_path / "a.jpg").read_bytes())
     assert bitmap[0] == clear[0] == "data:image/png"
     with Image.open(io.BytesIO(clear[1])) as image:
         assert image.convert("RGB").getcolors() == [(81, (255, 255, 255))]
 
 
-def test_a_broken_picture_is_said_to_be_one(server: Server, tmp_path: Path) -> None:
+def test_a_broken_image_is_said_to_be_one(server: Server, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"nothing of the kind")
     for name in ("x.png", "gone.png"):
         with pytest.raises(RecordError, match=rf"{name} .*(cannot be read|not there|missing)"):
             remote(server).answer([Question(tmp_path / name, "x")])
 
 
-def test_thinking_is_asked_for_in_words(server: Server, picture: Path) -> None:
-    remote(server).answer([Question(picture, "Score it.", think=True)])
+def test_thinking_is_asked_for_in_words(server: Server, image: Path) -> None:
+    remote(server).answer([Question(image, "Score it.", think=True)])
     assert server.asked == [f"{REASON_FIRST}Score it."]
     assert "<think>" in REASON_FIRST
     assert "</think>" in REASON_FIRST
 
 
-def test_without_a_key_a_placeholder_is_sent(server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_key_a_placeholder_is_sent(server: Server, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    remote(server).answer(questions(picture, 1))
+    remote(server).answer(questions(image, 1))
     monkeypatch.setenv("MINE", f" {KEY}\n")
-    remote(server, key_env="MINE", cache="off").answer(questions(picture, 1))
+    remote(server, key_env="MINE", cache="off").answer(questions(image, 1))
     assert [handler.headers["Authorization"] for handler in server.taken] == ["Bearer none-needed", f"Bearer {KEY}"]
 
 
-def test_the_url_can_come_from_the_environment(server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_url_can_come_from_the_environment(server: Server, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    assert remote(server, url="").answer(questions(picture, 1)) == ["answer to question 0"]
+    assert remote(server, url="").answer(questions(image, 1)) == ["answer to question 0"]
 
 
 # ---- order, bound, cache ---------------------------------------------------------------------------------------------
 
 
-def test_order_is_kept_and_concurrency_is_bounded(server: Server, picture: Path) -> None:
+def test_order_is_kept_and_concurrency_is_bounded(server: Server, image: Path) -> None:
     """The first ones take longest, and the server counts how many it has in hand."""
     together = threading.Barrier(4, timeout=10)
 
@@ -171,13 +171,13 @@ def test_order_is_kept_and_concurrency_is_bounded(server: Server, picture: Path)
         echo(handler)
 
     server.act = slowly
-    asked = questions(picture, 12)
+    asked = questions(image, 12)
     assert remote(server, concurrency=4).answer(asked) == [f"answer to question {number}" for number in range(12)]
     assert server.most == 4
 
 
-def test_nothing_is_asked_twice(server: Server, picture: Path) -> None:
-    asked = questions(picture, 3)
+def test_nothing_is_asked_twice(server: Server, image: Path) -> None:
+    asked = questions(image, 3)
     twice = [*asked, *reversed(asked)]
     answers = remote(server).answer(twice)
     assert answers == [f"answer to question {number}" for number in (0, 1, 2, 2, 1, 0)]
@@ -188,17 +188,17 @@ def test_nothing_is_asked_twice(server: Server, picture: Path) -> None:
     assert remote(server).answer([]) == []
 
 
-def test_threads_may_share_one(server: Server, picture: Path) -> None:
-    asker, asked = remote(server), questions(picture, 4)
+def test_threads_may_share_one(server: Server, image: Path) -> None:
+    asker, asked = remote(server), questions(image, 4)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: asker.answer(asked), range(24)))
     assert found == [[f"answer to question {number}" for number in range(4)]] * 24
 
 
-def test_the_same_picture_under_another_name_is_the_same_question(server: Server, picture: Path) -> None:
-    copy = picture.with_name("copy.png")
-    copy.write_bytes(picture.read_bytes())
-    remote(server).answer([Question(picture, "x"), Question(copy, "x")])
+def test_the_same_image_under_another_name_is_the_same_question(server: Server, image: Path) -> None:
+    copy = image.with_name("copy.png")
+    copy.write_bytes(image.read_bytes())
+    remote(server).answer([Question(image, "x"), Question(copy, "x")])
     assert len(server.taken) == 1
 
 
@@ -214,16 +214,16 @@ DIFFERENT: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def test_whatever_could_change_the_answer_makes_another_question(server: Server, picture: Path) -> None:
+def test_whatever_could_change_the_answer_makes_another_question(server: Server, image: Path) -> None:
     numbers = iter(range(100))
     server.act = lambda handler: handler.say(f"{next(numbers)}")
     for count, (changes, options) in enumerate([({}, {}), *DIFFERENT]):
-        question = Question(picture, **{"text": "x", **changes})
+        question = Question(image, **{"text": "x", **changes})
         assert remote(server, **options).answer([question]) == [str(count)]
-    Image.new("RGB", (5, 5)).save(picture)
-    assert remote(server).answer([Question(picture, "x")]) == ["9"]
+    Image.new("RGB", (5, 5)).save(image)
+    assert remote(server).answer([Question(image, "x")]) == ["9"]
     for setting in ({"concurrency": 1}, {"timeout": 9.0}, {"retries": 0}, {"max_reply": 10_000}):
-        assert remote(server, **setting).answer([Question(picture, "x")]) == ["9"]
+        assert remote(server, **setting).answer([Question(image, "x")]) == ["9"]
 
 
 def cached(tmp_path: Path) -> list[Path]:
@@ -231,50 +231,50 @@ def cached(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"answer": "made up", "check": ""}', b"[" * 100_000, b"\xff"])
-def test_a_damaged_cache_file_is_asked_again(server: Server, picture: Path, tmp_path: Path, damage: bytes) -> None:
-    remote(server).answer(questions(picture, 1))
+def test_a_damaged_cache_file_is_asked_again(server: Server, image: Path, tmp_path: Path, damage: bytes) -> None:
+    remote(server).answer(questions(image, 1))
     (path,) = cached(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(damage)
-    assert remote(server).answer(questions(picture, 1)) == ["answer to question 0"]
+    assert remote(server).answer(questions(image, 1)) == ["answer to question 0"]
     assert (len(server.taken), path.read_bytes()) == (2, whole)
     path.write_bytes(whole.replace(b"answer to", b"answer two"))
-    assert remote(server).answer(questions(picture, 1)) == ["answer to question 0"]
+    assert remote(server).answer(questions(image, 1)) == ["answer to question 0"]
     assert len(server.taken) == 3
 
 
-def test_where_answers_are_kept(server: Server, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_answers_are_kept(server: Server, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
-        remote(server, cache="off").answer(questions(picture, 1))
+        remote(server, cache="off").answer(questions(image, 1))
     assert len(server.taken) == 2
     assert not cached(tmp_path)
-    remote(server, cache=str(tmp_path / "mine")).answer(questions(picture, 1))
+    remote(server, cache=str(tmp_path / "mine")).answer(questions(image, 1))
     assert len(list((tmp_path / "mine").glob("??/*.json"))) == 1
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    remote(server).answer(questions(picture, 1))
+    remote(server).answer(questions(image, 1))
     assert len(list((tmp_path / "home" / ".cache" / "srum" / "answers").glob("??/*.json"))) == 1
-    remote(server, cache="~/other").answer(questions(picture, 1))
+    remote(server, cache="~/other").answer(questions(image, 1))
     assert len(list((tmp_path / "home" / "other").glob("??/*.json"))) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_an_error(server: Server, picture: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error(server: Server, image: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"The folder of answers .*file cannot be .*answerer.cache"):
-        remote(server, cache=str(tmp_path / "file")).answer(questions(picture, 1))
+        remote(server, cache=str(tmp_path / "file")).answer(questions(image, 1))
 
 
-def test_a_full_disk_is_an_error(server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error(server: Server, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(answer_cache, "write_atomic", full)
     with pytest.raises(ConfigError, match=r"answers cannot be written \(No space left on device\)"):
-        remote(server).answer(questions(picture, 1))
+        remote(server).answer(questions(image, 1))
 
 
 def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(
-    server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*arguments: Any, **more: Any) -> Any:
         found = wait(*arguments, **more)
@@ -290,7 +290,7 @@ def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(
             echo(handler)
 
     server.act = third_fails
-    asked = questions(picture, 8)
+    asked = questions(image, 8)
     with pytest.raises(AnswerError, match=r"3 of the 8 answers of this batch are kept in .*answers; the same command"):
         remote(server, concurrency=1).answer(asked)
     assert server.asked == [f"question {number}" for number in range(4)]  # the queue was dropped
@@ -300,7 +300,7 @@ def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(
     assert server.asked == [f"question {number}" for number in range(3, 8)]
 
 
-def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, picture: Path) -> None:
+def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, image: Path) -> None:
     """Seven requests get no answer: they have to be cut off before the server tires of them."""
     waiting = threading.Semaphore(0)
 
@@ -315,11 +315,11 @@ def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, picture: 
 
     server.act = first_fails
     with pytest.raises(AnswerError, match="said 403"):
-        remote(server, concurrency=8, timeout=30.0, retries=0).answer(questions(picture, 20))
+        remote(server, concurrency=8, timeout=30.0, retries=0).answer(questions(image, 20))
     assert (len(server.taken), server.tired) == (8, 0)
 
 
-def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, picture: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, image: Path, tmp_path: Path) -> None:
     def interrupt(handler: Handler) -> None:
         if handler.asked() in ("question 0", "question 1"):
             echo(handler)
@@ -335,7 +335,7 @@ def test_ctrl_c_ends_everything_and_keeps_what_has_arrived(server: Server, pictu
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     try:
         with pytest.raises(KeyboardInterrupt):
-            remote(server, concurrency=3, timeout=30.0, retries=0).answer(questions(picture, 20))
+            remote(server, concurrency=3, timeout=30.0, retries=0).answer(questions(image, 20))
     finally:
         signal.signal(signal.SIGINT, before)
     assert (len(cached(tmp_path)), server.tired) == (2, 0)
@@ -409,14 +409,14 @@ FAILURES: dict[str, tuple[Act, int, str]] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_failure_is_an_error_in_words(server: Server, picture: Path, tmp_path: Path, name: str) -> None:
+def test_a_failure_is_an_error_in_words(server: Server, image: Path, tmp_path: Path, name: str) -> None:
     server.act, requests, words = FAILURES[name]
     with pytest.raises(AnswerError, match=words) as caught:
-        remote(server, timeout=0.3, max_reply=9999).answer(questions(picture, 1))
+        remote(server, timeout=0.3, max_reply=9999).answer(questions(image, 1))
     said = str(caught.value)
     assert len(server.taken) == requests
     assert f"The server at {server.url} " in said
-    assert f"about {picture} with the model m." in said
+    assert f"about {image} with the model m." in said
     assert "0 of the 1 answers" in said
     assert KEY not in said
     assert said.isprintable()
@@ -440,27 +440,27 @@ ECHOES: dict[str, Act] = {
 
 @pytest.mark.parametrize("name", ECHOES)
 def test_what_a_server_says_is_shown_without_the_key_and_control_characters(
-    server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    server: Server, image: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.act = ECHOES[name]
     with pytest.raises(AnswerError) as caught:
-        remote(server, retries=0).answer(questions(picture, 1))
+        remote(server, retries=0).answer(questions(image, 1))
     assert KEY not in str(caught.value)
     assert quote(KEY, safe="") not in str(caught.value)
     assert str(caught.value).isprintable()
 
 
-def test_a_key_in_an_answer_is_not_kept(server: Server, picture: Path, tmp_path: Path) -> None:
+def test_a_key_in_an_answer_is_not_kept(server: Server, image: Path, tmp_path: Path) -> None:
     server.act = saying(f"Your key is {KEY}.")
-    assert remote(server).answer(questions(picture, 1)) == ["Your key is (hidden)."]
+    assert remote(server).answer(questions(image, 1)) == ["Your key is (hidden)."]
     assert KEY not in cached(tmp_path)[0].read_text(encoding="utf-8")
 
 
-def test_nobody_there(server: Server, picture: Path) -> None:
+def test_nobody_there(server: Server, image: Path) -> None:
     server.server_close()
     with pytest.raises(AnswerError, match=r"lost or refused the connection \(.*efused.*\).*See whether it is running"):
-        remote(server).answer(questions(picture, 1))
+        remote(server).answer(questions(image, 1))
 
 
 RECOVERIES: dict[str, list[Act]] = {
@@ -475,20 +475,20 @@ RECOVERIES: dict[str, list[Act]] = {
 
 
 @pytest.mark.parametrize("name", RECOVERIES)
-def test_what_passes_is_tried_again(server: Server, picture: Path, name: str) -> None:
+def test_what_passes_is_tried_again(server: Server, image: Path, name: str) -> None:
     server.acts = list(RECOVERIES[name])
-    assert remote(server, timeout=0.5).answer(questions(picture, 1)) == ["answer to question 0"]
+    assert remote(server, timeout=0.5).answer(questions(image, 1)) == ["answer to question 0"]
     assert len(server.taken) == 1 + len(RECOVERIES[name])
 
 
 def test_pauses_grow_and_follow_the_server_within_limits(
-    server: Server, picture: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(wire, "FIRST_PAUSE", 0.5)
     monkeypatch.setattr(wire.Stop, "pause", lambda self, seconds: pauses.append(seconds))
     server.acts = [*[with_status(500)] * 8, with_status(429, Retry_After="77"), with_status(503, Retry_After="inf")]
-    remote(server, retries=10).answer(questions(picture, 1))
+    remote(server, retries=10).answer(questions(image, 1))
     for attempt, pause in enumerate(pauses[:8]):
         assert 0.75 * min(0.5 * 2**attempt, 30) <= pause <= min(0.5 * 2**attempt, 30)
     assert pauses[8:] == [77, 120]
@@ -512,19 +512,19 @@ WORDS: dict[str, tuple[Act, str]] = {
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_words_arrive_as_they_are_now_and_from_the_cache(server: Server, picture: Path, name: str) -> None:
+def test_words_arrive_as_they_are_now_and_from_the_cache(server: Server, image: Path, name: str) -> None:
     server.act, expected = WORDS[name]
     for _ in range(2):
-        assert remote(server).answer(questions(picture, 1)) == [expected]
+        assert remote(server).answer(questions(image, 1)) == [expected]
     assert len(server.taken) == 1
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
 
 
-def test_the_key_is_written_nowhere(server: Server, picture: Path, tmp_path: Path) -> None:
+def test_the_key_is_written_nowhere(server: Server, image: Path, tmp_path: Path) -> None:
     asker = remote(server)
-    asker.answer(questions(picture, 2))
+    asker.answer(questions(image, 2))
     assert cached(tmp_path)
     for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
         assert KEY.encode() not in path.read_bytes()
@@ -627,12 +627,12 @@ def models(*names: Any) -> Act:
     return with_body(json.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in names]}))
 
 
-def test_the_only_model_is_found_once_and_late(server: Server, picture: Path) -> None:
+def test_the_only_model_is_found_once_and_late(server: Server, image: Path) -> None:
     server.acts = [models("org/the-one")]
     asker = remote(server, model="")
     assert not server.taken
-    asker.answer(questions(picture, 1))
-    asker.answer(questions(picture, 2))
+    asker.answer(questions(image, 1))
+    asker.answer(questions(image, 2))
     assert [handler.path for handler in server.taken] == ["/v1/models", *["/v1/chat/completions"] * 2]
     assert {handler.body["model"] for handler in server.taken[1:]} == {"org/the-one"}
 
@@ -649,12 +649,10 @@ def test_the_only_model_is_found_once_and_late(server: Server, picture: Path) ->
         (with_body("{}"), AnswerError, r"sent JSON that is no list of models"),
     ],
 )
-def test_which_model_is_not_guessed(
-    server: Server, picture: Path, act: Act, error: type[Exception], words: str
-) -> None:
+def test_which_model_is_not_guessed(server: Server, image: Path, act: Act, error: type[Exception], words: str) -> None:
     server.act = act
     with pytest.raises(error, match=words):
-        remote(server, model="").answer(questions(picture, 1))
+        remote(server, model="").answer(questions(image, 1))
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:

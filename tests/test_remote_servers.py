@@ -97,9 +97,9 @@ def test_a_server_that_fails_is_left_out_and_named(
     asker = remote(servers)
     assert asker.answer(asked) == asker.answer(asked) == ANSWERS
     assert (len(broken.taken), len(sound.taken)) == (1, 24)
-    (told,) = caplog.messages
-    assert f'The server at {broken.url} said 503 Service Unavailable: "out of memory".' in told
-    assert f"left out for {REST:g} seconds" in told
+    (message,) = caplog.messages
+    assert f'The server at {broken.url} said 503 Service Unavailable: "out of memory".' in message
+    assert f"left out for {REST:g} seconds" in message
 
 
 def test_one_that_was_left_out_is_tried_with_a_single_request(
@@ -194,8 +194,8 @@ def models(*names: str) -> Any:
 
 def test_all_must_serve_the_same_model(servers: list[Server], caplog: pytest.LogCaptureFixture) -> None:
     servers[0].act, servers[1].act = models("a"), models("b")
-    told = f"all serve one model, and serve: a at {servers[0].url}, b at {servers[1].url}"
-    with pytest.raises(ConfigError, match=re.escape(told)):
+    message = f"all serve one model, and serve: a at {servers[0].url}, b at {servers[1].url}"
+    with pytest.raises(ConfigError, match=re.escape(message)):
         remote(servers, model="").identity()
     servers[1].act = models("a", "b")
     with pytest.raises(ConfigError, match=rf"{servers[1].url} does not serve exactly one model.*It lists: a, b"):

@@ -75,7 +75,7 @@ def remote(url: str, cache: Path | str = "off") -> Remote:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / "red.png", tmp_path / "mixed.jpg", tmp_path / "clear.webp"]
     Image.new("RGB", (64, 48), "red").save(paths[0])
     image = Image.new("RGB", (70, 70), "blue")
@@ -85,9 +85,9 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_real_questions_get_real_words(url: str, pictures: list[Path], tmp_path: Path) -> None:
-    """The server is asked for its model; what it says depends on picture, crop, words and seed, and repeats."""
-    red, mixed, clear = pictures
+def test_real_questions_get_real_words(url: str, images: list[Path], tmp_path: Path) -> None:
+    """The server is asked for its model; what it says depends on image, crop, words and seed, and repeats."""
+    red, mixed, clear = images
     crop = (0.5, 0.0, 1.0, 1.0)
     asked = [
         Question(red, "What is this?", max_new_tokens=16),
@@ -109,20 +109,20 @@ def test_real_questions_get_real_words(url: str, pictures: list[Path], tmp_path:
     assert said[0].startswith(short.rstrip("\ufffd"))
 
 
-def test_what_a_real_server_refuses(url: str, pictures: list[Path]) -> None:
+def test_what_a_real_server_refuses(url: str, images: list[Path]) -> None:
     asker = Remote(RemoteOptions(url=url, model="org/another", cache="off", retries=0))
     with pytest.raises(AnswerError, match=r"said 400 .*Server is pinned to .*org/another"):
-        asker.answer([Question(pictures[0], "x")])
+        asker.answer([Question(images[0], "x")])
     asker = Remote(RemoteOptions(url=url, cache="off", retries=0, extra={"no_such_field": 1}))
     with pytest.raises(AnswerError, match=r"said 422 .*Unexpected fields.*no_such_field"):
-        asker.answer([Question(pictures[0], "x")])
+        asker.answer([Question(images[0], "x")])
     asker = Remote(RemoteOptions(url=url.removesuffix("/v1"), model="m", cache="off", retries=0))
     with pytest.raises(AnswerError, match=r'said 404 .*usually ends in "/v1"'):
-        asker.answer([Question(pictures[0], "x")])
+        asker.answer([Question(images[0], "x")])
 
 
 def test_a_real_judge_finds_gibberish_unreadable(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run whose pictures the toy draws, and whose questions the server answers: no words of it become a number."""
+    """A run whose images the toy draws, and whose questions the server answers: no words of it become a number."""
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     (tmp_path / "words.txt").write_text("a red cat left of a dog\ntwo dogs\n", encoding="utf-8")
     settings = config.Settings(

@@ -209,7 +209,7 @@ def test_a_choice_is_exact_in_number_and_keeps_the_order() -> None:
     assert chosen(ids, {}, 0) == ids
 
 
-def test_small_pictures_stay_as_they_are_and_large_ones_become_small(tmp_path: Path) -> None:
+def test_small_images_stay_as_they_are_and_large_ones_become_small(tmp_path: Path) -> None:
     tiny, crisp = data_uri(draw(tmp_path / "a.png", 1, 32))
     large, smooth = data_uri(draw(tmp_path / "b.png", 1, 1024))
     assert (crisp, smooth) == (True, False)
@@ -233,7 +233,7 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(own: Path) -> None:
     assert "Nothing was made yet" in write_report(own).read_text(encoding="utf-8")
 
 
-def test_a_picture_that_is_gone_is_a_sentence(own: Path) -> None:
+def test_an_image_that_is_gone_is_a_sentence(own: Path) -> None:
     next((own / "round-1" / "candidates" / "images").iterdir()).unlink()
     with pytest.raises(RecordError, match=r"\.png cannot be read .*--redo generate "):
         write_report(own)

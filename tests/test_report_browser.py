@@ -167,7 +167,7 @@ def test_words_in_records_are_shown_and_never_run(page: Browser) -> None:
     assert page.js("return typeof hacked") == "undefined"
 
 
-def test_the_heat_map_is_drawn_over_the_picture_when_it_is_switched_on(page: Browser) -> None:
+def test_the_heat_map_is_generated_over_the_image_when_it_is_switched_on(page: Browser) -> None:
     assert page.js("return document.querySelectorAll('#candidates canvas').length") == 0
     page.js("document.querySelector('#candidates [data-for=map]').click()")
     page.settle()
@@ -258,7 +258,7 @@ def test_of_many_candidates_only_those_in_view_are_in_the_page(browser: Browser,
     assert browser.js("return document.querySelectorAll('*').length") < 4000
 
 
-def test_a_picture_is_looked_at_with_the_keyboard_alone(page: Browser) -> None:
+def test_an_image_is_looked_at_with_the_keyboard_alone(page: Browser) -> None:
     from selenium.webdriver.common.keys import Keys
 
     active = "return document.activeElement.getAttribute('aria-label') || document.activeElement.className"

@@ -79,7 +79,7 @@ class Moody(toy.ToyModel):
 
 
 class Lost(toy.ToyGrounder):
-    """Finds nothing readable in the picture of the dogs."""
+    """Finds nothing readable in the image of the dogs."""
 
     def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region | Unreadable]:  # type: ignore[override]
         if "dogs" in candidate.prompt.text:
@@ -241,8 +241,8 @@ def test_a_setting_that_changes_no_judgement_is_still_written_down(
 
 def test_how_boxes_were_written_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "run", "adapter=test_reread:Seeing")
-    told = {exchange.question.text.split()[-1] for each in run.judgements(1) for exchange in each.exchanges[3:]}
-    assert told == {"thousand"}
+    message = {exchange.question.text.split()[-1] for each in run.judgements(1) for exchange in each.exchanges[3:]}
+    assert message == {"thousand"}
     monkeypatch.setattr(Run, "answerer", lambda *_: pytest.fail("a model was asked for"))
     reread(run, "judges.1.factor=0.5")
     assert all(each.boxes == BoxFormat("thousand", (16, 16)) for each in Run.open(run.folder).judgements(1))

@@ -54,9 +54,9 @@ class Guided(toy.ToyModel):
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
         self.scale = self.options.guidance  # type: ignore[attr-defined]
-        drawn = super().generate(prompts, seeds)
+        generated = super().generate(prompts, seeds)
         self.scale = 1.0
-        return drawn
+        return generated
 
     def condition(self, texts: Sequence[str | None]) -> Tensor:
         return self.scale * super().condition(texts)
@@ -145,7 +145,7 @@ ONE_FOR_ALL = [
     ("rounds=2", "rounds", "what the rounds are"),
     ("start=elsewhere", "start", "starts from"),
     ("benchmark=shapes", "benchmark", "compared"),
-    ("evaluate.pictures=4", "evaluate.pictures", "compared"),
+    ("evaluate.images=4", "evaluate.images", "compared"),
     ("adapter.use=bagel", "adapter", "one model"),
     ("adapter=test_rounds:Guided", "adapter.use", "one model"),
     (
@@ -175,8 +175,8 @@ def test_an_adapter_that_marks_no_option_has_none_that_differ() -> None:
 @pytest.mark.parametrize("adapter", ["bagel", "blip3o"])
 def test_options_of_our_adapters_that_only_sample_may_differ(adapter: str) -> None:
     registry = plugins.discover()
-    made = load_settings(adapter, ("shapes",), None, ["rounds=[['adapter.drawing.guidance=1.5'], []]"], registry)
-    assert Run(Path(), made, registry).at("generate", 1).settings.adapter.options["drawing"]["guidance"] == 1.5
+    made = load_settings(adapter, ("shapes",), None, ["rounds=[['adapter.sampling.guidance=1.5'], []]"], registry)
+    assert Run(Path(), made, registry).at("generate", 1).settings.adapter.options["sampling"]["guidance"] == 1.5
     for option in ("size=[64,64]", "dtype=float32", "vision_sides=[64,64]", "vision_pixels=[1,2]"):
         key = option.partition("=")[0]
         with pytest.raises(ConfigError, match=rf"adapter\.{key} .*(cannot differ between rounds|is not a setting)"):
@@ -222,9 +222,9 @@ def test_a_round_that_an_arm_names_is_told_with_the_arm() -> None:
 def test_a_change_that_this_version_does_not_know_is_left_out_of_a_run_that_is_there(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make(tmp_path, "rounds=[['map=sparse', 'map.scope=picture'], ['train.lr=0.1']]")
+    make(tmp_path, "rounds=[['map=sparse', 'map.scope=image'], ['train.lr=0.1']]")
     file = tmp_path / "run.toml"
-    file.write_text(file.read_text().replace("map.scope=picture", "map.newer=1"))
+    file.write_text(file.read_text().replace("map.scope=image", "map.newer=1"))
     assert Run.open(tmp_path).settings.rounds == (("map=sparse",), ("train.lr=0.1",))
     assert "map.newer (in round 1 of 2 in" in caplog.text
     assert "map.newer=1 is left out" in caplog.text
@@ -386,10 +386,10 @@ def test_a_round_that_was_made_otherwise_is_refused_and_made_again_with_redo(
 ) -> None:
     given = [*OWN, f"rounds={[FIRST, ['map=uniform', *SECOND[1:]]]}", "--out", str(own)]
     assert train_main(given) == 2
-    told = capsys.readouterr().err
-    assert "round-2/checkpoint was made with other settings" in told
-    assert "map.use was 'released' and is now 'uniform'" in told
-    assert "--redo train:2" in told
+    message = capsys.readouterr().err
+    assert "round-2/checkpoint was made with other settings" in message
+    assert "map.use was 'released' and is now 'uniform'" in message
+    assert "--redo train:2" in message
     with pytest.raises(RecordError, match="round-1/candidates was made with other"):
         make(own, f"rounds={[SECOND, SECOND]}")
     first = made_in(own / "round-1")
@@ -438,7 +438,7 @@ def gather_settings(whole: Path, text: str) -> list[tuple[str, str]]:
     return found
 
 
-def test_what_will_be_drawn_is_counted_by_round(tmp_path: Path) -> None:
+def test_what_will_be_generated_is_counted_by_round(tmp_path: Path) -> None:
     run = Run(tmp_path, settings(ROUNDS), plugins.discover())
     assert [count(run, Step("generate", k)) for k in (1, 2)] == [(0, 6), (0, 2)]
     assert count(run, Step("evaluate", 2)) == count(run, Step("evaluate", None)) == (0, 3)
@@ -453,9 +453,9 @@ def test_components_of_all_rounds_are_checked_before_the_first_image(
         patch.setattr("srum_core.training.trackers.find_spec", lambda name: None)
         assert train_main([*given, "--dry-run"]) == 1
         assert train_main(given) == 2
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     for sentence in ("In round 1 of 2: train.trackers", "In round 2 of 2: prompts", "mine.txt"):
-        assert told.count(sentence) >= 2, sentence
+        assert message.count(sentence) >= 2, sentence
     assert not list((tmp_path / "run").glob("[!.]*"))
     assert train_main([*OWN, ROUNDS, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
 
@@ -480,8 +480,8 @@ def test_answers_are_read_again_as_each_round_says(tmp_path: Path, capsys: pytes
         capsys.readouterr()
         status = main.main(["reread", str(tmp_path), text, "--dry-run"])
         assert status == (2 if key else 0), text
-        told = capsys.readouterr().err
-        assert (f"{key} (was" in told and "It cannot change" in told) or not key
+        message = capsys.readouterr().err
+        assert (f"{key} (was" in message and "It cannot change" in message) or not key
 
 
 def test_a_judge_of_one_round_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

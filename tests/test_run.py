@@ -35,11 +35,11 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-def train(*arguments: str, told: Path | None = None, **environment: str) -> None:
+def train(*arguments: str, message: Path | None = None, **environment: str) -> None:
     """`srum-train` with the toy, in a process of its own. The environment says where it dies; stderr goes to `told`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
-    if told is not None:
-        os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT), 2)
+    if message is not None:
+        os.dup2(os.open(message, os.O_WRONLY | os.O_CREAT), 2)
     sys.path.insert(0, str(HERE))
     os.environ.update(environment)
     from srum_core.cli.main import train_main
@@ -74,7 +74,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def result(folder: Path) -> dict[str, object]:
-    """All that a run must reproduce: records (sorted), pictures, metrics, tables and weights, by path."""
+    """All that a run must reproduce: records (sorted), images, metrics, tables and weights, by path."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -114,7 +114,7 @@ def test_killed_in_every_stage_and_resumed_it_ends_the_same(
     arguments = (f'prompts="{prompts}"', "--out", str(tmp_path / "run"))
     deaths = {
         "draw:1": "base/evaluation",  # before anything is there
-        "measure:2": "base/evaluation",  # pictures without records
+        "measure:2": "base/evaluation",  # images without records
         "draw:4": "round-1/candidates",
         "look:4": "round-1/regions",
         "answer:6": "round-1/judgements",  # while asking again
@@ -138,11 +138,11 @@ def test_redo_makes_the_same_again_and_other_settings_are_refused(
 ) -> None:
     before = result(whole)
     arguments = (f'prompts="{prompts}"', "--out", str(whole))
-    assert spawn(*arguments, "judge.retries=1", told=tmp_path / "told") == 2
-    told = (tmp_path / "told").read_text()
-    assert "judge.retries was 2 and is now 1" in told
-    assert "--redo judge" in told
-    assert "Traceback" not in told
+    assert spawn(*arguments, "judge.retries=1", message=tmp_path / "told") == 2
+    message = (tmp_path / "told").read_text()
+    assert "judge.retries was 2 and is now 1" in message
+    assert "--redo judge" in message
+    assert "Traceback" not in message
     assert spawn(*arguments, "--redo", "judge:2") == 0
     assert result(whole) == before
 
@@ -150,13 +150,13 @@ def test_redo_makes_the_same_again_and_other_settings_are_refused(
 @pytest.mark.slow
 def test_interrupted_it_says_how_to_go_on(spawn: Callable[..., int], prompts: Path, tmp_path: Path) -> None:
     arguments = (f'prompts="{prompts}"', "--out", str(tmp_path / "run"))
-    assert spawn(*arguments, "--redo", "judge", told=tmp_path / "told", SRUM_TOY_INTERRUPT="draw:4") == 130
-    told = (tmp_path / "told").read_text()
-    assert "evaluate (base): 3 of 3" in told
-    assert "generate (round 1): 2 of 5" in told
-    assert told.strip().splitlines()[-1].startswith("  srum-train --adapter")
-    assert "--redo" not in told
-    assert "Traceback" not in told
+    assert spawn(*arguments, "--redo", "judge", message=tmp_path / "told", SRUM_TOY_INTERRUPT="draw:4") == 130
+    message = (tmp_path / "told").read_text()
+    assert "evaluate (base): 3 of 3" in message
+    assert "generate (round 1): 2 of 5" in message
+    assert message.strip().splitlines()[-1].startswith("  srum-train --adapter")
+    assert "--redo" not in message
+    assert "Traceback" not in message
 
 
 # ---- without a model ------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_a_plan_has_its_own_ids_and_seeds_and_never_changes(tmp_path: Path, prom
     other = make(tmp_path, prompts, seed=1, generate=config.Generate(candidates=3)).planned(1)
     assert not {item.seed for item in plan} & {item.seed for item in other}
     assert all(0 <= item.seed < 2**31 for item in plan)
-    assert plan[0].id == "bde79e9e44bb32a4f26e"  # a change of the rule would orphan the pictures of old runs
+    assert plan[0].id == "bde79e9e44bb32a4f26e"  # a change of the rule would orphan the images of old runs
 
 
 def test_the_random_numbers_of_a_round_are_those_of_runs_that_counted_from_0(tmp_path: Path, prompts: Path) -> None:
@@ -212,8 +212,8 @@ def test_a_folder_with_a_round_0_is_refused_with_its_version(
     assert (run.folder / "round-1" / "judgements").is_dir()
     with pytest.raises(RecordError, match=words):
         started_from(f"{run.folder}:1", run.registry)
-    told = " ".join(capsys.readouterr().err.split())
-    assert "Choose another folder with --out" in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "Choose another folder with --out" in message
 
 
 def test_there_is_no_round_0(tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -415,11 +415,11 @@ def test_fields_that_nothing_knows_are_named_once_a_file(tmp_path: Path, capsys:
         ("a.jsonl", '{"text": "1", "n": 1}\n{"text": "1", "n": 2}\n', "and differ, line 1 and line 2"),
     ],
 )
-def test_prompt_files_that_cannot_be_read_say_where(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_prompt_files_that_cannot_be_read_say_where(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_prompts(str(tmp_path / name), plugins.discover())
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert name in str(caught.value)
 
 
@@ -430,8 +430,8 @@ def test_unknown_prompts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.txt").mkdir()
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
-    for name, told in (("folder", "a folder"), ("pipe", "a device or a pipe"), ("zero", "a device or a pipe")):
-        with pytest.raises(ConfigError, match=f"{name}.txt cannot be read: it is {told}"):
+    for name, message in (("folder", "a folder"), ("pipe", "a device or a pipe"), ("zero", "a device or a pipe")):
+        with pytest.raises(ConfigError, match=f"{name}.txt cannot be read: it is {message}"):
             load_prompts(str(tmp_path / f"{name}.txt"), plugins.discover())
     for source in ("startr", "a\0b.txt", "a cat " * 100, "~nobody-here/a.txt"):
         with pytest.raises(ConfigError, match="neither a list"):

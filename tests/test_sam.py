@@ -79,7 +79,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def picture(folder: Path, size: tuple[int, int] = (80, 48)) -> Candidate:
+def image(folder: Path, size: tuple[int, int] = (80, 48)) -> Candidate:
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
     draw.rectangle((size[0] // 8, size[1] // 8, size[0] // 2, size[1] // 2), fill="red")
@@ -106,7 +106,7 @@ def test_every_size_is_read_off_the_file_and_gives_the_same_outputs(shape: dict[
     original = small_sam(**shape)
     torch.save(original.state_dict(), tmp_path / "a.pth")
     save_file(original.state_dict(), tmp_path / "a.safetensors")
-    pixels = np.asarray(Image.open(picture(tmp_path).image))
+    pixels = np.asarray(Image.open(image(tmp_path).image))
     points = np.array([[20, 20], [50, 30]])
     expected = _outputs(original, pixels, points)
     for name in ("a.pth", "a.safetensors"):
@@ -145,10 +145,10 @@ def test_half_precision_files_become_float32(tmp_path: Path) -> None:
     assert {value.dtype for value in checkpoint.load(tmp_path / "half.pth").state_dict().values()} == {torch.float32}
 
 
-def test_pictures_get_valid_regions_the_same_every_time(saved: Path, tmp_path: Path) -> None:
+def test_images_get_valid_regions_the_same_every_time(saved: Path, tmp_path: Path) -> None:
     options = SamOptions(checkpoint=str(saved), device="cpu", masks=True, **PERMISSIVE)
     for size in ((80, 48), (48, 80), (64, 64), (5, 3)):
-        candidate = picture(tmp_path, size)
+        candidate = image(tmp_path, size)
         first, again = (Sam(options).regions(candidate, ()) for _ in range(2))
         assert first == again
         assert first
@@ -166,7 +166,7 @@ def test_pictures_get_valid_regions_the_same_every_time(saved: Path, tmp_path: P
 
 
 def test_batches_of_points_make_no_difference(saved: Path, tmp_path: Path) -> None:
-    candidate = picture(tmp_path)
+    candidate = image(tmp_path)
     found = [
         Sam(SamOptions(str(saved), "cpu", points_per_batch=batch, **PERMISSIVE)).regions(candidate, ())
         for batch in (1, 5, 64)
@@ -174,14 +174,14 @@ def test_batches_of_points_make_no_difference(saved: Path, tmp_path: Path) -> No
     assert [[each.box for each in one] for one in found[1:]] == [[each.box for each in found[0]]] * 2
 
 
-def test_a_picture_in_which_nothing_is_found_has_no_region(saved: Path, tmp_path: Path) -> None:
+def test_an_image_in_which_nothing_is_found_has_no_region(saved: Path, tmp_path: Path) -> None:
     options = SamOptions(str(saved), "cpu", pred_iou_thresh=1.0, points_per_side=2)
-    assert Sam(options).regions(picture(tmp_path), ()) == []
+    assert Sam(options).regions(image(tmp_path), ()) == []
 
 
 def test_transparency_is_seen_as_white(saved: Path, tmp_path: Path) -> None:
     sam = Sam(SamOptions(str(saved), "cpu", masks=True, **PERMISSIVE))
-    on_white = picture(tmp_path)
+    on_white = image(tmp_path)
     expected = sam.regions(on_white, ())
     pixels = np.array(Image.open(on_white.image).convert("RGBA"))
     pixels[(pixels == 255).all(axis=-1)] = (0, 0, 0, 0)
@@ -191,7 +191,7 @@ def test_transparency_is_seen_as_white(saved: Path, tmp_path: Path) -> None:
     assert sam.regions(on_white, ()) != expected  # so the background does matter
 
 
-def test_it_asks_nothing_and_loads_nothing_before_the_first_picture(saved: Path, tmp_path: Path) -> None:
+def test_it_asks_nothing_and_loads_nothing_before_the_first_image(saved: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from srum_sam import SamOptions; from srum_sam.grounder import Sam\n"
         f"sam = Sam(SamOptions(checkpoint={str(saved)!r})); assert not sam.questions(None)\n"
@@ -370,20 +370,20 @@ def test_a_missing_file_a_missing_package_and_a_missing_device_are_named(
     with pytest.raises(CheckpointError, match=r'checkpoint="vit_x" is no file\. Give the path.*vit_b, vit_l, vit_h'):
         Sam(SamOptions(checkpoint="vit_x"))
     with pytest.raises(ConfigError, match='device="abacus" is not known to torch'):
-        Sam(SamOptions(str(saved), device="abacus")).regions(picture(tmp_path), ())
+        Sam(SamOptions(str(saved), device="abacus")).regions(image(tmp_path), ())
     monkeypatch.setattr(grounder.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PluginError, match=r"needs segment_anything and torchvision.*srum\[sam\]"):
         Sam(SamOptions(str(saved)))
 
 
 @pytest.mark.slow
-def test_a_full_vit_b_looks_at_a_large_picture(tmp_path: Path) -> None:
+def test_a_full_vit_b_looks_at_a_large_image(tmp_path: Path) -> None:
     torch.manual_seed(0)
     official = sam_model_registry["vit_b"]()
     torch.save(official.state_dict(), tmp_path / "b.pth")
     few = {**PERMISSIVE, "points_per_side": 2}
     options = SamOptions(str(tmp_path / "b.pth"), "cpu", masks=True, points_per_batch=2, **few)
-    regions = Sam(options).regions(picture(tmp_path, (1024, 1024)), ())
+    regions = Sam(options).regions(image(tmp_path, (1024, 1024)), ())
     assert 0 < len(regions) <= 10
     proper(list(regions))
     assert all(region.mask is not None and region.mask.size == (1024, 1024) for region in regions)
@@ -393,7 +393,7 @@ def test_a_full_vit_b_looks_at_a_large_picture(tmp_path: Path) -> None:
 def test_the_accelerator_finds_what_the_cpu_finds(saved: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    candidate = picture(tmp_path)
+    candidate = image(tmp_path)
     options = {"checkpoint": str(saved), **PERMISSIVE}
     there = Sam(SamOptions(**options))
     found, expected = there.regions(candidate, ()), Sam(SamOptions(device="cpu", **options)).regions(candidate, ())

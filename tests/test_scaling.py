@@ -27,7 +27,7 @@ from srum_core.training.trainer import train
 
 SRUM, BOUNDED = "srum_losses.objectives:SrumLoss", "srum_losses.objectives:BoundedLoss"
 RAGGED: dict[str, Any] = {"steps": 0, "epochs": 4, "max_cells": 12, "clip": 0.5, "text_dropout": 0.3}
-"""Batches of one or two pictures, 4 to 16 cells; at the end of an epoch there are fewer than a step takes."""
+"""Batches of one or two images, 4 to 16 cells; at the end of an epoch there are fewer than a step takes."""
 RAGGED["eps"] = 1e-3  # with the paper's 1e-15 a gradient of rounding errors alone makes a whole step
 
 
@@ -133,7 +133,7 @@ def test_a_training_goes_on_with_another_number_of_processes(
 
 
 def many(folder: Path) -> Run:
-    """A run of seven pictures, to be drawn and judged. Greedy answers are unreadable, so some are asked more often."""
+    """A run of seven images, to be drawn and judged. Greedy answers are unreadable, so some are asked more often."""
     words = folder.with_name("words.txt")
     words.write_text("".join(f"picture {number}\n" for number in range(7)))
     settings = config.Settings(

@@ -1,4 +1,4 @@
-"""Which judged pictures are trained on, and what their scores are measured against."""
+"""Which judged images are trained on, and what their scores are measured against."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from srum_core.config import Select
 from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Prompt, Region, Score
 from srum_core.runs.run import remembered
-from srum_core.training.selection import Pair, Pictures, choose, duplicates, relative, select
+from srum_core.training.selection import Pair, Images, choose, duplicates, relative, select
 from srum_core.training.trainer import train
 from srum_losses import SparseOptions
 from srum_losses.maps import Sparse
 
 
 def judged(id: str, whole: float | None, *regional: float, text: str = "a cup") -> Pair:
-    """A picture with a global score and one score for each of some regions."""
+    """An image with a global score and one score for each of some regions."""
     candidate = Candidate(id, Prompt(f"p-{id}", text), Path(f"{id}.png"), (8, 8), 0)
     regions = tuple(Region(str(i), (0.0, 0.0, 1.0, 1.0)) for i, _ in enumerate(regional))
     scores = [Score(value, str(i), stated=0.1) for i, value in enumerate(regional)]
@@ -41,7 +41,7 @@ def values(pairs: list[Pair], how: str) -> dict[str, list[float]]:
     return {candidate.id: [score.value for score in found.scores] for candidate, found in relative(pairs, how)}
 
 
-def left_out(found: Pictures) -> dict[str, float | None]:
+def left_out(found: Images) -> dict[str, float | None]:
     return {name: count for name, count in found.counts().items() if not name.startswith("objects")}
 
 
@@ -78,7 +78,7 @@ def test_several_judges_global_scores_are_averaged() -> None:
     assert ids([judged("a", 0.1), twice], best_of=1) == "a"
 
 
-def test_only_pictures_that_are_good_enough_are_kept() -> None:
+def test_only_images_that_are_good_enough_are_kept() -> None:
     pairs = [*CUPS, *DOGS]
     assert ids(pairs, least=0.2) == "abc"  # at least, not above
     assert ids(pairs, least=0.2, best_of=1) == "c"
@@ -99,7 +99,7 @@ def test_a_filter_keeps_images_that_are_right_as_a_whole_and_in_their_regions() 
 
 
 def test_the_filter_and_the_map_sparse_agree_on_what_is_right() -> None:
-    marks = Sparse(SparseOptions(scope="picture", threshold=0.15))
+    marks = Sparse(SparseOptions(scope="image", threshold=0.15))
     right = "".join(each.id for each, judgement in [*CUPS, *DOGS] if marks(judgement, (1, 1)))
     assert ids([*CUPS, *DOGS], filter=0.15) == right != ""
 
@@ -118,7 +118,7 @@ def test_without_a_global_score_nobody_can_say_which_is_best(settings: Select) -
 # ---- measured against what ------------------------------------------------------------------------------------------
 
 
-def test_centred_scores_are_less_the_mean_of_their_prompts_pictures() -> None:
+def test_centred_scores_are_less_the_mean_of_their_prompts_images() -> None:
     found = values([*CUPS, *DOGS], "centre")
     assert found["a"] == pytest.approx([0.5 - 0.1, 0.2 - 0.4])  # regional 0.5, -0.5, 0.5, -0.1; global 0.2, 1, 1, -0.6
     assert found["c"] == pytest.approx([0.4, -0.2, 0.6])
@@ -150,7 +150,7 @@ def test_a_group_is_the_prompts_words_whatever_its_id() -> None:
     }
 
 
-def test_the_mean_is_that_of_all_pictures_and_the_choice_is_by_the_scores_as_given() -> None:
+def test_the_mean_is_that_of_all_images_and_the_choice_is_by_the_scores_as_given() -> None:
     found = select([*CUPS, *DOGS], Select(best_of=1, least=-0.3, relative="centre"))
     assert [[score.value for score in each.scores] for each in found.judgements] == [
         pytest.approx([0.4, -0.2, 0.6]),
@@ -186,8 +186,8 @@ def test_relative_scores_stay_in_range_keep_their_order_and_have_no_mean(scores:
 def test_training_reads_what_is_chosen_and_leaves_the_records(tmp_path: Path) -> None:
     run = make(tmp_path / "run", select={"least": 0.5, "relative": "centre"}, steps=2)
     before = {path: path.read_bytes() for path in run.stage_folder("judge", 1).iterdir()}
-    pictures = choose(run, 1)
-    assert [score.value for each in pictures.judgements for score in each.scores] == [0.0] * 10  # a group each
+    images = choose(run, 1)
+    assert [score.value for each in images.judgements for score in each.scores] == [0.0] * 10  # a group each
     train(run, 1)
     assert {path: path.read_bytes() for path in run.stage_folder("judge", 1).iterdir()} == before
     rows = metrics(run)
@@ -244,8 +244,8 @@ def forget(path: Path, *keys: str) -> None:
 def test_other_settings_are_refused_with_the_way_back(tmp_path: Path) -> None:
     run = make(tmp_path / "run")
     train(run, 1)
-    told = r"other settings: select\.best_of was 0 and is now 1\. Keep the old ones \(select\.best_of=0\), or"
-    with pytest.raises(RecordError, match=told):
+    message = r"other settings: select\.best_of was 0 and is now 1\. Keep the old ones \(select\.best_of=0\), or"
+    with pytest.raises(RecordError, match=message):
         make(run.folder, select={"best_of": 1})
 
 

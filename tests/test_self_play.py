@@ -144,7 +144,7 @@ def test_the_short_templates_are_those_that_the_bundled_model_learns() -> None:
     ]
 
 
-def test_each_question_is_put_by_itself_and_about_the_whole_picture() -> None:
+def test_each_question_is_put_by_itself_and_about_the_whole_image() -> None:
     mine = judge(limit=3, think=True)
     (first,) = mine.questions(CANDIDATE, REGIONS)
     assert 'these words: "a "red" {question} cup"' in first.text

@@ -143,7 +143,7 @@ def test_damage_is_judged_wrong(damage):
     source = rng()
     wrong = []
     for prompt, scene in scenes(240):
-        verdict = checker.check(corruptions.spoil(damage, scene, prompt.tags, source), prompt.tags)
+        verdict = checker.check(corruptions.corrupt(damage, scene, prompt.tags, source), prompt.tags)
         wrong.append(not verdict.correct)
         assert not certain or wrong[-1], (damage, prompt.text)
     assert np.mean(wrong) > 0.7
@@ -152,8 +152,8 @@ def test_damage_is_judged_wrong(damage):
 def test_a_smear_keeps_the_palette_and_a_blur_does_not():
     known = {world.BACKGROUND, *world.PALETTE.values()}
     for damage, crisp in (("smear", True), ("blur", False)):
-        picture = corruptions.spoil(damage, (RED_CIRCLE, BLUE_SQUARE), BINDING.tags, rng())
-        assert ({tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()} <= known) == crisp
+        image = corruptions.corrupt(damage, (RED_CIRCLE, BLUE_SQUARE), BINDING.tags, rng())
+        assert ({tuple(pixel) for pixel in image.reshape(-1, 3).tolist()} <= known) == crisp
 
 
 def test_what_is_wrong_is_said_and_fidelity_counts_the_objects_found():
@@ -178,13 +178,13 @@ def test_what_is_wrong_is_said_and_fidelity_counts_the_objects_found():
 
 
 def test_specks_do_not_count_but_blobs_and_faint_shapes_do():
-    picture = draw([RED_CIRCLE, BLUE_SQUARE])
-    speck, blob = picture.copy(), picture.copy()
+    image = draw([RED_CIRCLE, BLUE_SQUARE])
+    speck, blob = image.copy(), image.copy()
     speck[26:28, 10:13] = world.PALETTE["green"]
     blob[24:28, 10:20] = world.PALETTE["green"]
     assert checker.check(speck, BINDING.tags).correct
     assert checker.check(blob, BINDING.tags).detail == "not asked for: green blob"
-    faint = np.where(picture == 232, 232, 0.4 * 232 + 0.6 * picture).astype(np.uint8)
+    faint = np.where(image == 232, 232, 0.4 * 232 + 0.6 * image).astype(np.uint8)
     assert [found.shape for found in checker.look(faint)] == [None, None]
 
 
@@ -291,7 +291,7 @@ SECOND = evolve(RED_CIRCLE, y=20)
         (THREE, (RED_CIRCLE, evolve(SECOND, colour="blue")), -0.4, "wrong colour", ["as asked", "wrong colour"]),
     ],
 )
-def test_what_is_said_of_a_picture(prompt, scene, score, reason, parts):
+def test_what_is_said_of_an_image(prompt, scene, score, reason, parts):
     lesson = appraisal.appraise(draw(scene), prompt)
     assert (lesson.score, lesson.reason) == (score, reason)
     assert [part.reason for part in lesson.parts] == parts
@@ -315,7 +315,7 @@ def test_answers_and_questions_read_as_the_judges_write_them():
     )
 
 
-def test_the_answer_about_the_whole_picture_lists_what_is_seen_and_where_its_middle_is():
+def test_the_answer_about_the_whole_image_lists_what_is_seen_and_where_its_middle_is():
     def seen(*things: Object) -> str:
         return examples.layout_answer(appraisal.appraise(draw(things), BINDING)).splitlines()[0]
 
@@ -342,7 +342,7 @@ def test_every_answer_is_read_back_by_the_judges():
             assert [(reading.value, reading.reason, reading.label) for reading in read.values()] == said
 
 
-def test_an_empty_picture_has_no_regional_question():
+def test_an_empty_image_has_no_regional_question():
     assert len(examples.exchanges(appraisal.appraise(draw(()), BINDING), "{prompt}", "{regions}")) == 1
 
 
@@ -355,7 +355,7 @@ def candidate(folder: Path, prompt: Prompt, scene: tuple[Object, ...], size: int
     return Candidate(path.stem, prompt, path, (size, size), seed=0)
 
 
-def test_the_benchmark_scores_stored_pictures(tmp_path):
+def test_the_benchmark_scores_stored_images(tmp_path):
     shapes = Shapes()
     good, bad = (candidate(tmp_path, BINDING, scene) for scene in ((RED_CIRCLE, BLUE_SQUARE), (RED_CIRCLE,)))
     assert shapes.questions(good) == ()
@@ -363,7 +363,7 @@ def test_the_benchmark_scores_stored_pictures(tmp_path):
     assert shapes.score(bad, ()) == {"correct": 0.0, "fidelity": 0.5}
 
 
-def test_a_picture_that_cannot_be_checked_is_refused(tmp_path):
+def test_an_image_that_cannot_be_checked_is_refused(tmp_path):
     with pytest.raises(RecordError, match="has 64×64"):
         Shapes().score(candidate(tmp_path, BINDING, (), size=64), ())
     with pytest.raises(RecordError, match="does not say which objects"):
@@ -374,8 +374,8 @@ def test_the_table_has_categories_totals_and_errors_clustered_by_prompt():
     other = world.binding(("green", "cross"), ("cyan", "square"))
     asked = [BINDING, BINDING, other, other, THREE]
     values = [1.0, 1.0, 0.0, 1.0, 0.0]
-    pictures = [Candidate(str(i), p, Path("x.png"), (32, 32), 0) for i, p in enumerate(asked)]
-    scored = [(c, {"correct": v, "fidelity": 1.0}) for c, v in zip(pictures, values, strict=True)]
+    images = [Candidate(str(i), p, Path("x.png"), (32, 32), 0) for i, p in enumerate(asked)]
+    scored = [(c, {"correct": v, "fidelity": 1.0}) for c, v in zip(images, values, strict=True)]
     binding, numeracy, accuracy, fidelity = Shapes().table(scored)
     assert (binding.name, binding.value, binding.count) == ("attribute binding", 0.75, 4)
     assert binding.error == pytest.approx(np.sqrt(2 * (0.5**2 + 0.5**2)) / 4)

@@ -1,4 +1,4 @@
-"""What covers each patch of a picture, and the tower's first lessons."""
+"""What covers each patch of an image, and the tower's first lessons."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from srum_benchmarks.shapes.world import PALETTE
 RED_SQUARE, BLUE_SQUARE, BLUE_CROSS, GREEN_BLOB, RED_BLOB = 0 * 5 + 1, 2 * 5 + 1, 2 * 5 + 3, 1 * 5 + 4, 0 * 5 + 4
 
 
-def grid(picture: np.ndarray) -> np.ndarray:
-    return patch_labels(picture, 4).reshape(8, 8)
+def grid(image: np.ndarray) -> np.ndarray:
+    return patch_labels(image, 4).reshape(8, 8)
 
 
 def test_patches_are_labelled_row_by_row_with_what_covers_them():
@@ -31,9 +31,9 @@ def test_patches_are_labelled_row_by_row_with_what_covers_them():
 
 
 def test_less_than_a_quarter_of_a_patch_does_not_count():
-    picture = draw([Object("red", "square", 4, 4, 9)])
-    picture[4, 12] = picture[5, 12] = 232  # the upper right patch keeps 2 of its 4 pixels: an eighth
-    labels = grid(picture)
+    image = draw([Object("red", "square", 4, 4, 9)])
+    image[4, 12] = image[5, 12] = 232  # the upper right patch keeps 2 of its 4 pixels: an eighth
+    labels = grid(image)
     assert labels[1, 3] == BACKGROUND
     assert labels[2, 3] == RED_SQUARE
 
@@ -44,10 +44,10 @@ def test_of_two_things_in_a_patch_the_larger_part_counts():
 
 
 def test_a_blob_and_a_faint_shape_have_a_colour_and_no_shape_and_a_speck_is_nothing():
-    picture = draw([])
-    picture[24:28, 8:20] = PALETTE["green"]
-    picture[8:10, 8:11] = PALETTE["purple"]
-    labels = grid(picture)
+    image = draw([])
+    image[24:28, 8:20] = PALETTE["green"]
+    image[8:10, 8:11] = PALETTE["purple"]
+    labels = grid(image)
     assert labels[6, 2:5].tolist() == [GREEN_BLOB] * 3
     assert set(np.unique(labels)) == {GREEN_BLOB, BACKGROUND}
     square = draw([Object("red", "square", 4, 4, 9)])
@@ -69,10 +69,10 @@ class Tower(nn.Module):
 
 def batch(count: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(0)
-    pictures = [lesson(rng).image for _ in range(count)]
-    rows = torch.from_numpy(np.stack(pictures)).float() / 127.5 - 1
+    images = [lesson(rng).image for _ in range(count)]
+    rows = torch.from_numpy(np.stack(images)).float() / 127.5 - 1
     patches = rows.reshape(count, 8, 4, 8, 4, 3).transpose(2, 3).reshape(count, 64, 48)
-    return patches, torch.from_numpy(np.stack([patch_labels(picture, 4) for picture in pictures]))
+    return patches, torch.from_numpy(np.stack([patch_labels(image, 4) for image in images]))
 
 
 def test_the_loss_falls_and_more_patches_are_named():

@@ -55,8 +55,8 @@ def test_no_room_is_told_and_other_errors_are_raised(script: Any) -> None:
         raise error
 
     given = SimpleNamespace(device=torch.device("cpu"), peak=1.0)
-    told = script.measured("w", lambda: fails(torch.OutOfMemoryError("so much\nand more")), given)
-    assert told == {"work": "w", "failed": "no room: so much"}
+    message = script.measured("w", lambda: fails(torch.OutOfMemoryError("so much\nand more")), given)
+    assert message == {"work": "w", "failed": "no room: so much"}
     with pytest.raises(RuntimeError, match="shapes"):
         script.measured("w", lambda: fails(RuntimeError("shapes do not match")), given)
 

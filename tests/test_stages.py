@@ -127,20 +127,20 @@ def lines(folder: Path) -> list[bytes]:
 # ---- generate -------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_drawn_as_planned(tmp_path: Path, prompts: Path) -> None:
+def test_images_are_generated_as_planned(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, generate=config.Generate(batch=2, candidates=2, limit=2))
     generate(run, 1)
-    plan, drawn = run.planned(1), list(run.candidates(1))
-    assert [(c.id, c.prompt, c.seed) for c in drawn] == [(item.id, item.prompt, item.seed) for item in plan]
-    assert [c.prompt.text for c in drawn] == [WORDS[0], WORDS[0], WORDS[1], WORDS[1]]
+    plan, generated = run.planned(1), list(run.candidates(1))
+    assert [(c.id, c.prompt, c.seed) for c in generated] == [(item.id, item.prompt, item.seed) for item in plan]
+    assert [c.prompt.text for c in generated] == [WORDS[0], WORDS[0], WORDS[1], WORDS[1]]
     assert run.done("generate", 1)
-    for candidate in drawn:
+    for candidate in generated:
         assert candidate.image == run.folder / f"round-1/candidates/images/{candidate.id}.png"
         with Image.open(candidate.image) as image:
             assert image.size == candidate.size == (8, 8)
 
 
-def test_a_chunk_with_something_missing_is_drawn_whole_and_only_that_is_added(
+def test_a_chunk_with_something_missing_is_generated_whole_and_only_that_is_added(
     tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, run = make(tmp_path / "whole", prompts), make(tmp_path / "run", prompts)
@@ -191,7 +191,7 @@ def test_two_processes_make_together_what_one_makes(
     assert not (two.folder / "round-1/judgements/part-2.jsonl").exists()
 
 
-def test_a_model_that_returns_another_number_of_pictures_is_named(tmp_path: Path, prompts: Path) -> None:
+def test_a_model_that_returns_another_number_of_images_is_named(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Miscounting"))
     with pytest.raises(PluginError, match="Miscounting drew 1 pictures for 2 prompts"):
         generate(run, 1)
@@ -390,8 +390,8 @@ def test_a_judge_that_scores_batches_wrongly_is_named(tmp_path: Path, prompts: P
 # ---- evaluate -------------------------------------------------------------------------------------------------------
 
 
-def test_an_evaluation_scores_every_picture_and_draws_the_same_each_time(tmp_path: Path, prompts: Path) -> None:
-    run = make(tmp_path / "run", prompts, evaluate=config.Evaluate(batch=2, pictures=2, limit=2, split="held-out"))
+def test_an_evaluation_scores_every_image_and_draws_the_same_each_time(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, evaluate=config.Evaluate(batch=2, images=2, limit=2, split="held-out"))
     evaluate(run, None)
     found = list(scored(run, None))
     assert [each.candidate.prompt.id for each in found] == ["held-out-0"] * 2 + ["held-out-1"] * 2
@@ -437,7 +437,7 @@ def test_an_image_that_is_not_finite_counts_against_coverage_and_has_no_score(tm
     failed = [each for each in scored(run, None) if each.candidate.failure]
     assert [each.values for each in failed] == [{}]
     table = tables.read(run.stage_folder("evaluate", None) / "table.json")
-    assert (table.pictures, table.planned, table.complete) == (2, 3, False)
+    assert (table.images, table.planned, table.complete) == (2, 3, False)
     assert table.coverage == pytest.approx(2 / 3)
     assert [row.count for row in table.rows] == [2]
     here = tabulated.measured(run, None)

@@ -56,7 +56,7 @@ def test_one_number_has_no_interval() -> None:
         (1.0, (1, 4), 0.5101, 1.0),  # Wilson's, 4 of 4
         (0.0, (1, 4), 0.0, 0.4899),
         (1.0, (4, 1), 0.5101, 1.0),
-        (1.0, (3, 60), 0.9398, 1.0),  # prompts count, not pictures
+        (1.0, (3, 60), 0.9398, 1.0),  # prompts count, not images
         (0.5, (1, 4), 0.2551, 0.7449),
         (0.1 + 0.2, (1, 4), 0.1530, 0.6429),
     ],
@@ -138,7 +138,7 @@ def test_the_variance_of_the_resamples_is_that_of_the_mean() -> None:
     ("seed_spread", "prompt_spread", "cell_spread", "least", "most"),
     [
         (0.0, 1.0, 0.0, 0.92, 0.975),  # prompts differ: as it says
-        (0.1, 0.5, 1.0, 0.95, 1.0),  # as correct or not does in a picture: too wide rather than too narrow
+        (0.1, 0.5, 1.0, 0.95, 1.0),  # as correct or not does in an image: too wide rather than too narrow
         (1.0, 0.2, 0.2, 0.82, 0.93),  # five seeds that differ much: too narrow, as the module says
     ],
 )

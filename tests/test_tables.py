@@ -114,8 +114,8 @@ def test_the_doctor_s_costs_at_80_columns() -> None:
 
 
 def test_the_doctor_s_verdicts_are_words() -> None:
-    told = (("seeds", "fine"), ("seeds", "wrong"), ("words", "fine"))
-    found = [findings.Finding(check, verdict, "") for check, verdict in told]  # type: ignore[arg-type]
+    message = (("seeds", "fine"), ("seeds", "wrong"), ("words", "fine"))
+    found = [findings.Finding(check, verdict, "") for check, verdict in message]  # type: ignore[arg-type]
     assert findings.verdicts(found).rows == [("seeds", "wrong"), ("words", "fine")]
 
 
@@ -214,7 +214,7 @@ def test_four_of_four_right_is_no_certainty() -> None:
     found = row("all right", [(1.0, group(1, 1, 1, 1))])
     assert (found.low, found.high) == pytest.approx((0.5101, 1.0), abs=1e-4)
     assert found.error is None
-    twice = part(Cell(str(n % 4), 1.0) for n in range(8))  # two pictures a prompt: prompts count
+    twice = part(Cell(str(n % 4), 1.0) for n in range(8))  # two images a prompt: prompts count
     assert row("all right", [(1.0, twice)]).low == pytest.approx(0.5101, abs=1e-4)
     grades = row("grades", [(1.0, group(70, 70, 70, 70))], bounds=(0, 100))
     assert (grades.low, grades.high) == pytest.approx((35.71, 84.70), abs=0.01)

@@ -26,7 +26,7 @@ from srum_core.testing import (
     read_transcripts,
     sample_candidate,
     sample_judgement,
-    sample_picture,
+    sample_image,
     sample_regions,
     table8,
     write_transcripts,
@@ -178,12 +178,12 @@ def test_table_8_is_the_papers() -> None:
 
 
 def test_samples_are_the_same_every_time(tmp_path: Path) -> None:
-    assert sample_picture((40, 24), 3).tobytes() == sample_picture((40, 24), 3).tobytes()
-    assert sample_picture((40, 24), 3).tobytes() != sample_picture((40, 24), 4).tobytes()
-    assert sample_picture((1, 1)).size == (1, 1)
+    assert sample_image((40, 24), 3).tobytes() == sample_image((40, 24), 3).tobytes()
+    assert sample_image((40, 24), 3).tobytes() != sample_image((40, 24), 4).tobytes()
+    assert sample_image((1, 1)).size == (1, 1)
     candidate = sample_candidate(tmp_path / "new", id="a", prompt="two dogs", size=(40, 24), seed=3)
     assert (candidate.prompt.text, candidate.size, candidate.image.name) == ("two dogs", (40, 24), "a.png")
-    assert Image.open(candidate.image).tobytes() == sample_picture((40, 24), 3).tobytes()
+    assert Image.open(candidate.image).tobytes() == sample_image((40, 24), 3).tobytes()
     known = {region.id for region in sample_regions()}
     assert known == {score.region for score in sample_judgement().scores if score.region}
 
@@ -220,7 +220,7 @@ def test_an_unknown_question_is_an_error_that_shows_the_nearest() -> None:
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 
 
-def test_transcripts_tell_questions_apart_by_text_crop_and_picture(tmp_path: Path) -> None:
+def test_transcripts_tell_questions_apart_by_text_crop_and_image(tmp_path: Path) -> None:
     def exchange(image: str, crop, answer: str) -> Exchange:
         return Exchange("mine", question("what?", image, crop), answer)
 
@@ -258,7 +258,7 @@ def recorded(folder: Path, judge: LocalRegions) -> Path:
 def test_recorded_answers_are_read_again_and_a_change_is_noticed(tmp_path: Path) -> None:
     suite = JudgeConformance()
     suite.transcripts = recorded(tmp_path, LocalRegions())
-    (tmp_path / "sample.png").unlink()  # reading needs no picture
+    (tmp_path / "sample.png").unlink()  # reading needs no image
     suite.test_recorded_answers_read_as_before(LocalRegions())
     with pytest.raises(
         AssertionError, match=r"Of picture sample .* is not what it was .* record the transcripts again"

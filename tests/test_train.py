@@ -1,4 +1,4 @@
-"""Training a toy on judged pictures: what is learnt from, what is logged and what is refused."""
+"""Training a toy on judged images: what is learnt from, what is logged and what is refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_cell_counts_once_however_they_are_packed(tmp_path: Path) -> None:
 
 
 def test_net_negative_cells_are_measured(tmp_path: Path) -> None:
-    """With alpha = 0.9 and boxes over the left halves: a weight of -0.9 there in one picture, -0.45 in another (with
+    """With alpha = 0.9 and boxes over the left halves: a weight of -0.9 there in one image, -0.45 in another (with
     lambda = 0.5 its net coefficient is positive), 0.9 in the rest; 0 in the right halves."""
     run = make(tmp_path / "run", steps=1, max_cells=1000)
     train(run, 1)
@@ -142,7 +142,7 @@ def interrupt_now() -> None:
     raise KeyboardInterrupt
 
 
-def test_epochs_see_every_picture_once_and_each_in_its_own_order(tmp_path: Path) -> None:
+def test_epochs_see_every_image_once_and_each_in_its_own_order(tmp_path: Path) -> None:
     run = make(tmp_path / "run", steps=0, epochs=3, max_cells=1, accumulation=1)
     train(run, 1)
     cells = [row["cells"] for row in metrics(run)]
@@ -153,22 +153,22 @@ def test_epochs_see_every_picture_once_and_each_in_its_own_order(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("dropout", "dropped"), [(0.0, 0), (1.0, 5), (0.5, None)])
-def test_texts_are_dropped_picture_by_picture(
+def test_texts_are_dropped_image_by_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float, dropped: int | None
 ) -> None:
-    heard: list[str | None] = []
+    received: list[str | None] = []
     condition = toy.ToyModel.condition
-    monkeypatch.setattr(toy.ToyModel, "condition", lambda self, texts: heard.extend(texts) or condition(self, texts))
+    monkeypatch.setattr(toy.ToyModel, "condition", lambda self, texts: received.extend(texts) or condition(self, texts))
     run = make(tmp_path / "run", steps=0, epochs=1 if dropped is not None else 8, text_dropout=dropout)
     train(run, 1)
     if dropped is not None:
-        assert heard.count(None) == dropped
-        assert sorted(filter(None, heard)) == [f"text {i}" for i in range(5 - dropped)]
+        assert received.count(None) == dropped
+        assert sorted(filter(None, received)) == [f"text {i}" for i in range(5 - dropped)]
     else:
-        assert 10 < heard.count(None) < 30  # of 40
+        assert 10 < received.count(None) < 30  # of 40
 
 
-def test_a_picture_over_the_budget_is_a_batch_of_its_own_with_one_warning(
+def test_an_image_over_the_budget_is_a_batch_of_its_own_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = make(tmp_path / "run", max_cells=10, accumulation=1, steps=0, epochs=2)
@@ -204,7 +204,7 @@ def test_mixed_precision_keeps_float32_weights(tmp_path: Path) -> None:
 
 
 def test_the_seed_and_the_step_say_what_is_random(tmp_path: Path) -> None:
-    """Weights that do not move, and every picture in every step: what differs is noise, times and dropped texts."""
+    """Weights that do not move, and every image in every step: what differs is noise, times and dropped texts."""
     still: dict[str, Any] = {"lr": 1e-30, "max_cells": 1000, "accumulation": 1}
     runs = [make(tmp_path / str(number), seed=seed, **still) for number, seed in enumerate((0, 0, 1))]
     for run in runs:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from training import clean, interrupt, make  # noqa: F401  (clean is used by being here)
 
 from srum_bagel.model import Bagel
-from srum_bagel.options import Drawing, Options
+from srum_bagel.options import Sampling, Options
 from srum_core.config import Lora
 from srum_core.errors import CheckpointError, RecordError
 from srum_core.models import trained, weights
@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, file: str, fault: Callabl
     directory = Path(shutil.copytree(GOLDEN, tmp_path / "model"))
     fault(directory / file)
     with pytest.raises(CheckpointError, match=words) as caught:
-        Bagel(Options(checkpoint=str(directory), device="cpu", drawing_sides=(160, 64), vision_sides=(112, 56)))
+        Bagel(Options(checkpoint=str(directory), device="cpu", generation_sides=(160, 64), vision_sides=(112, 56)))
     assert str(directory) in str(caught.value)
 
 
@@ -251,8 +251,8 @@ def test_an_index_that_names_no_file_is_refused(sharded: Path, text: str) -> Non
 @pytest.mark.parametrize("part", ["denoiser.llm2vae", "autoencoder.net.decoder.conv_out"])
 def test_bagel_says_which_image_is_not_finite(part: str) -> None:
     """Weights that are finite can still overflow."""
-    options = {"device": "cpu", "drawing_sides": (160, 64), "vision_sides": (112, 56)}
-    model = Bagel(Options(checkpoint=str(GOLDEN), size=(32, 32), drawing=Drawing(steps=3), **options))
+    options = {"device": "cpu", "generation_sides": (160, 64), "vision_sides": (112, 56)}
+    model = Bagel(Options(checkpoint=str(GOLDEN), size=(32, 32), sampling=Sampling(steps=3), **options))
     (sample,) = model.generate(["a boat"], [1])
     assert sample.failure == ""
     with torch.no_grad():

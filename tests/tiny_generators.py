@@ -55,7 +55,7 @@ def flux(folder: Path) -> None:
 
 
 def janus(folder: Path) -> None:
-    """Pictures of 32 x 32 pixels, sixteen tokens each; a character is a token."""
+    """Images of 32 x 32 pixels, sixteen tokens each; a character is a token."""
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image_placeholder>", "<begin_of_image>", "<end_of_image>"]
     units = {each: index for index, each in enumerate([*special, " ", "\n", *CHARACTERS])}
     raw = Tokenizer(models.WordLevel(units, unk_token="<unk>"))

@@ -28,7 +28,7 @@ TEMPLATE = (
 
 
 def write_tiny_vlm(folder: Path) -> None:
-    """Bytes are its tokens. It samples where it is asked to, and sees pictures of at most 16 patches of 28 pixels."""
+    """Bytes are its tokens. It samples where it is asked to, and sees images of at most 16 patches of 28 pixels."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -52,7 +52,7 @@ def called(what: str) -> None:
 
 
 class ToyBlock(nn.Module):
-    """Mixes the cells of one picture, and what is known about it, with a residual."""
+    """Mixes the cells of one image, and what is known about it, with a residual."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ToyBlock(nn.Module):
         self.down = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor, owner: Tensor) -> Tensor:
-        """x: (cells, WIDTH) of all pictures; owner: (cells,), the picture each cell belongs to."""
+        """x: (cells, WIDTH) of all images; owner: (cells,), the image each cell belongs to."""
         count = int(owner.max()) + 1
         sums = torch.zeros(count, WIDTH, dtype=x.dtype).index_add(0, owner, x)
         means = sums / torch.bincount(owner, minlength=count)[:, None]
@@ -68,7 +68,7 @@ class ToyBlock(nn.Module):
 
 
 class ToyDenoiser(nn.Module):
-    """`forward(noisy, time, condition)`; the condition is one vector (WIDTH,) per picture."""
+    """`forward(noisy, time, condition)`; the condition is one vector (WIDTH,) per image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class ToyOptions:
 
 
 class ToyModel:
-    """Draws 8x8 pictures out of 4x4x3 latents, and answers in the judges' format with what the pixels say."""
+    """Draws 8x8 images out of 4x4x3 latents, and answers in the judges' format with what the pixels say."""
 
     Options = ToyOptions
     recipe = Recipe(
@@ -127,7 +127,7 @@ class ToyModel:
         for step in range(3, 0, -1):
             velocity = self.denoiser(x, torch.full((len(x),), step / 3), condition)
             x = [each - v / 3 for each, v in zip(x, velocity, strict=True)]
-        return [Sample(_picture(latent), failure=failure("image", latent)) for latent in x]
+        return [Sample(_image(latent), failure=failure("image", latent)) for latent in x]
 
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         called("answer")
@@ -173,7 +173,7 @@ def _pixels(path: Path) -> np.ndarray[Any, Any]:
         return np.asarray(image.convert("RGB"), dtype=np.float32)
 
 
-def _picture(latent: Tensor) -> Image.Image:
+def _image(latent: Tensor) -> Image.Image:
     levels = ((latent.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(repeat(levels.numpy(), "h w c -> (h p) (w q) c", p=2, q=2))
 
@@ -211,7 +211,7 @@ class ToyJudge:
 
 
 class ToyBenchmark:
-    """How green the pictures are: mean of green minus mean of the others, in [-1, 1]."""
+    """How green the images are: mean of green minus mean of the others, in [-1, 1]."""
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         return [Prompt(f"{split}-{i}", f"{word} number {i}") for i in range(3) for word in ["a leaf"]]

@@ -1,4 +1,4 @@
-"""A run whose pictures are drawn and judged, ready to be trained on; for the tests of training."""
+"""A run whose images are drawn and judged, ready to be trained on; for the tests of training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(
     rounds: int | list[list[str]] = 1,
     **settings: Any,
 ) -> Run:
-    """A run whose pictures are drawn and judged; one more has an unreadable answer."""
+    """A run whose images are drawn and judged; one more has an unreadable answer."""
     file = folder.with_suffix(".toml")
     data = {
         "seed": seed,

@@ -1,7 +1,7 @@
 """What the model has read so far (keys and values per layer), and who may attend to whom.
 
 A plan is the only thing that knows about attention; the layers only know experts. Two plans exist: `Joint` (training:
-one causal text and one picture block per row) and `Segment` (inference: a new piece on top of a `Context`).
+one causal text and one image block per row) and `Segment` (inference: a new piece on top of a `Context`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _key_mask(valid: Tensor) -> Tensor | None:
 
 
 class Joint:
-    """Training. Text is causal and never sees the picture (so right padding needs no mask); markers and cells see
+    """Training. Text is causal and never sees the image (so right padding needs no mask); markers and cells see
     everything.
 
     The streams are text, markers, cells if `apart`: then text whose weights are frozen gets no graph at all, as nothing

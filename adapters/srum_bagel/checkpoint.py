@@ -41,7 +41,7 @@ class Sizes:
     latent_side: int
     """Largest latent grid side, in cells."""
     vision_side: int
-    """Largest side of a looked-at picture, in vision patches."""
+    """Largest side of a looked-at image, in vision patches."""
 
 
 def read_sizes(directory: Path, shapes: Mapping[str, Sequence[int]]) -> Sizes:

@@ -30,7 +30,7 @@ class TimeEmbedder(nn.Module):
 
 
 class BagelDenoiser(nn.Module):
-    """Velocities of latent grids given text. `markers` are the ids of the start and end of a picture."""
+    """Velocities of latent grids given text. `markers` are the ids of the start and end of an image."""
 
     def __init__(self, config: Qwen2Config, cell: int, side: int, markers: tuple[int, int], theta: float) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class BagelDenoiser(nn.Module):
         return self.vae2llm.weight.device
 
     def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Sequence[Tensor]) -> list[Tensor]:
-        """Noisy grids (h, w, c), time (n,), condition = caption ids per picture (empty: dropped) -> velocities."""
+        """Noisy grids (h, w, c), time (n,), condition = caption ids per image (empty: dropped) -> velocities."""
         _, gen = self.hidden(noisy, time, condition, text=False)
         return [
             rearrange(row[: grid.shape[0] * grid.shape[1]], "(h w) c -> h w c", h=grid.shape[0])
@@ -106,7 +106,7 @@ class BagelDenoiser(nn.Module):
         if max(rows, columns) > self.side:
             raise CheckpointError(
                 f"A latent grid of {rows} x {columns} cells does not fit the checkpoint's position table of "
-                f"{self.side} x {self.side}: draw and train on smaller pictures (adapter.size, adapter.drawing_sides)."
+                f"{self.side} x {self.side}: draw and train on smaller pictures (adapter.size, adapter.generation_sides)."
             )
         grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
         return grid.flatten().to(self.device)
@@ -129,8 +129,8 @@ class BagelDenoiser(nn.Module):
         plan.keep(valid.sum(dim=1))
         return hidden
 
-    def read_picture(self, context: Context, tokens: Sequence[Tensor]) -> None:
-        """Append one looked-at picture per row: markers and tower tokens (t, hidden), all at one rotary position."""
+    def read_image(self, context: Context, tokens: Sequence[Tensor]) -> None:
+        """Append one looked-at image per row: markers and tower tokens (t, hidden), all at one rotary position."""
         start, end = self.embed_markers(1)[0].unbind(0)
         x, valid = pad_rows([torch.cat([start[None], row.to(start), end[None]]) for row in tokens])
         angles = self.rope(context.position[:, None].expand(-1, x.shape[1]))

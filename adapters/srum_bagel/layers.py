@@ -1,6 +1,6 @@
 """BAGEL's mixture of transformers: two sets of weights a layer, one joint attention.
 
-Plain weights serve text, picture markers and looked-at pictures; `*_moe_gen` weights serve latent cells. Tokens travel
+Plain weights serve text, image markers and looked-at images; `*_moe_gen` weights serve latent cells. Tokens travel
 in streams, tensors of one expert each, so no layer has to sort them. Module names are the checkpoint's.
 """
 

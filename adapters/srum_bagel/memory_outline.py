@@ -54,16 +54,16 @@ def outline(options: Options, device: str) -> Outline:
         full, nothing = denoiser.context(count), denoiser.context(count)
         denoiser.read_text(full, texts(count, CAPTION + (options.think_tokens if options.think else 0)))
         noise = [torch.zeros(grid, device="meta") for _ in range(count)]
-        drawing = attrs.evolve(options.drawing, steps=2)
-        model.decode(sample(denoiser, Contexts(full, nothing, full), noise, drawing))
+        sampling = attrs.evolve(options.sampling, steps=2)
+        model.decode(sample(denoiser, Contexts(full, nothing, full), noise, sampling))
 
     @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
         """As many images as questions are looked at and read, and the first token is sampled."""
         size = (columns * model.stride, rows * model.stride)
-        width, height = model.seen_size(*model.drawn_size(*size))
+        width, height = model.seen_size(*model.generated_size(*size))
         context = denoiser.context(count)
-        denoiser.read_picture(context, model.eye([torch.zeros(3, height, width, device="meta") for _ in range(count)]))
+        denoiser.read_image(context, model.eye([torch.zeros(3, height, width, device="meta") for _ in range(count)]))
         denoiser.read_text(context, texts(count, QUESTION))
         next_logits(denoiser, context.select(range(count)).reserve(tokens + 1), [0] * count)
 

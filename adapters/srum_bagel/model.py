@@ -14,7 +14,7 @@ from srum_bagel.attention import GENERATION, Context
 from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, read_sizes, save
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.options import Options
-from srum_bagel.prompting import PLAN_A_PICTURE, REASON_FIRST, Chat
+from srum_bagel.prompting import PLAN_A_IMAGE, REASON_FIRST, Chat
 from srum_bagel.sampling import Branches, Contexts, Watch, sample, speak, time_grid
 from srum_bagel.vae import Autoencoder, AutoencoderSizes, autoencoder_sizes, patchify, unpatchify
 from srum_bagel.vision import Eye, latent_grid, size_rule, to_image, to_tensor
@@ -38,7 +38,7 @@ class Bagel:
         self.files, decodes = (Stored.open(directory, stems, "BAGEL") for stems in (WEIGHTS, ("ae",)))
         sizes = read_sizes(directory, self.files.shapes)
         self.chat = Chat.load(directory)
-        self.plan = read_text(Path(options.think_template)) if options.think_template else PLAN_A_PICTURE
+        self.plan = read_text(Path(options.think_template)) if options.think_template else PLAN_A_IMAGE
         with loading(f"The model that {directory} describes"):
             self.build(options, sizes, autoencoder_sizes(decodes.shapes), self.chat.markers)
         self.files.load([self.denoiser, self.eye], device, choose_dtype(options.dtype, device))
@@ -61,7 +61,7 @@ class Bagel:
             self.eye = Eye(sizes.vision, sizes.language.hidden_size, sizes.vision_side)
             self.autoencoder = Autoencoder(decodes, options.latent_scale, options.latent_shift)
         self.stride = self.patch * decodes.factor
-        self.drawn_size = size_rule(options.drawing_sides, self.stride, self.denoiser.side)
+        self.generated_size = size_rule(options.generation_sides, self.stride, self.denoiser.side)
         self.seen_size = size_rule(options.vision_sides, self.eye.patch, self.eye.side)
         self.recipe = make_recipe(sizes.language.num_hidden_layers, options)
 
@@ -88,12 +88,11 @@ class Bagel:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        """One picture of `options.size` per prompt."""
+        """One image of `options.size` per prompt."""
         latents, thoughts = self._draw(prompts, seeds)
         made = zip(self.decode(latents), latents, thoughts, strict=True)
         return [
-            Sample(to_image(picture), thought, failure=failure("image", latent, picture))
-            for picture, latent, thought in made
+            Sample(to_image(image), thought, failure=failure("image", latent, image)) for image, latent, thought in made
         ]
 
     def _draw(
@@ -104,18 +103,18 @@ class Bagel:
         thoughts = self.think(prompts) if self.options.think else [""] * len(prompts)
         cell = self.denoiser.vae2llm.in_features
         noise = [torch.randn(rows, columns, cell, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        contexts = self.drawing_contexts(prompts, thoughts)
-        return sample(self.denoiser, contexts, noise, self.options.drawing, watch), thoughts
+        contexts = self.generation_contexts(prompts, thoughts)
+        return sample(self.denoiser, contexts, noise, self.options.sampling, watch), thoughts
 
     # ---- looking into it --------------------------------------------------------------------------------------------
 
-    def drawing_times(self) -> list[float]:
+    def sampling_times(self) -> list[float]:
         """From 1 to 0; one more than steps."""
-        return time_grid(self.options.drawing.steps, self.options.drawing.shift).tolist()
+        return time_grid(self.options.sampling.steps, self.options.sampling.shift).tolist()
 
     @torch.no_grad()
     def trace(self, prompts: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> list[list[Image.Image]]:
-        """Per prompt, the clean estimate x - t·v (guided v) at each of these steps, as a picture."""
+        """Per prompt, the clean estimate x - t·v (guided v) at each of these steps, as an image."""
         rows, _ = self.grid(self.options.size)
         estimates: list[Tensor] = []
 
@@ -123,8 +122,8 @@ class Bagel:
             estimates.append(rearrange(x - time * velocities.used, "n (h w) c -> n h w c", h=rows))
 
         self._draw(prompts, seeds, watch)
-        pictures = [[to_image(each) for each in self.decode(list(estimates[step]))] for step in steps]
-        return [list(of_one) for of_one in zip(*pictures, strict=True)]
+        images = [[to_image(each) for each in self.decode(list(estimates[step]))] for step in steps]
+        return [list(of_one) for of_one in zip(*images, strict=True)]
 
     def neurons(self) -> dict[str, list[torch.nn.Module]]:
         """What each expert's MLPs activate with, layer by layer: the understanding expert's, and the generation's."""
@@ -135,11 +134,11 @@ class Bagel:
         }
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(rows, columns) of the latent grid of a (width, height) picture; a side of 0 is `Options.size`'s default."""
+        """(rows, columns) of the latent grid of a (width, height) image; a side of 0 is `Options.size`'s default."""
         return latent_grid(size, self.stride, self.denoiser.side)
 
     def think(self, prompts: Sequence[str]) -> list[str]:
-        """Let the model plan each picture in words, greedily; the words become part of what it draws from."""
+        """Let the model plan each image in words, greedily; the words become part of what it draws from."""
 
         def read(rows: list[int]) -> Context:
             return self.read([self.plan] * len(rows), [prompts[row] for row in rows])
@@ -150,7 +149,7 @@ class Bagel:
         said = speak(self.denoiser, self.chat, read, replies, self.options.rows)
         return [self.chat.text(ids) for ids in said]
 
-    def drawing_contexts(self, prompts: Sequence[str], thoughts: Sequence[str]) -> Contexts:
+    def generation_contexts(self, prompts: Sequence[str], thoughts: Sequence[str]) -> Contexts:
         """Without thoughts: prompt | nothing | prompt. With: system, prompt, thought | system | system, prompt."""
         nothing = self.denoiser.context(len(prompts))
         if not any(thoughts):
@@ -174,7 +173,7 @@ class Bagel:
         return longer
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Grids (h, w, c) of one size -> pictures (3, H, W) in about [-1, 1]."""
+        """Grids (h, w, c) of one size -> images (3, H, W) in about [-1, 1]."""
         grid = torch.stack([latent.float() for latent in latents])
         return list(self.autoencoder.decode(unpatchify(grid, self.patch)))
 
@@ -183,27 +182,28 @@ class Bagel:
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Latent grids (h, w, c), float32, from the posterior's mean or, with `sample_latents`, from a sample that
-        depends on the picture alone. A picture of the size that is generated stays as it is, so that it is trained on
-        the grid it came from. Pictures are encoded size by size, so none sees another's padding."""
+        depends on the image alone. An image of the size that is generated stays as it is, so that it is trained on
+        the grid it came from. Images are encoded size by size, so none sees another's padding."""
         rows, columns = self.grid(self.options.size)
         own = (columns * self.stride, rows * self.stride)
-        pictures = [
-            to_tensor(image if image.size == own else self.drawn_size.resize(image)) for image in map(flatten, images)
+        images = [
+            to_tensor(image if image.size == own else self.generated_size.resize(image))
+            for image in map(flatten, images)
         ]
-        out: list[Tensor] = [torch.empty(0)] * len(pictures)
-        for shape in dict.fromkeys(picture.shape for picture in pictures):
-            places = [place for place, picture in enumerate(pictures) if picture.shape == shape]
-            batch = torch.stack([pictures[place] for place in places]).to(self.denoiser.device)
+        out: list[Tensor] = [torch.empty(0)] * len(images)
+        for shape in dict.fromkeys(image.shape for image in images):
+            places = [place for place, image in enumerate(images) if image.shape == shape]
+            batch = torch.stack([images[place] for place in places]).to(self.denoiser.device)
             noise = self._posterior_noise(batch) if self.options.sample_latents else None
             for place, grid in zip(places, patchify(self.autoencoder.encode(batch, noise), self.patch), strict=True):
                 out[place] = grid
         return out
 
     def _posterior_noise(self, batch: Tensor) -> Tensor:
-        """One draw per picture from a seed that is its pixels' sum: repeatable, independent of the batch."""
+        """One draw per image from a seed that is its pixels' sum: repeatable, independent of the batch."""
         sizes = self.autoencoder.sizes
         size = (sizes.channels, batch.shape[2] // sizes.factor, batch.shape[3] // sizes.factor)
-        seeds = [int((picture.cpu().double().add(1).sum() * 1000).item()) for picture in batch]
+        seeds = [int((image.cpu().double().add(1).sum() * 1000).item()) for image in batch]
         noise = [torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(noise).to(batch.device)
 
@@ -219,7 +219,7 @@ class Bagel:
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """Up to `Options.rows` questions at once; a picture that several ask about is looked at and read once."""
+        """Up to `Options.rows` questions at once; an image that several ask about is looked at and read once."""
         keys = dict.fromkeys((question.image, question.crop) for question in questions)
         seen = dict(zip(keys, self.look([open_rgb(*key) for key in keys]), strict=True))
 
@@ -232,7 +232,7 @@ class Bagel:
                 self.denoiser.read_text(
                     context, [self.chat.frame(REASON_FIRST if think else None) for *_, think in once]
                 )
-            self.denoiser.read_picture(context, [seen[image, crop] for image, crop, _ in once])
+            self.denoiser.read_image(context, [seen[image, crop] for image, crop, _ in once])
             context = context.select([once.index(view) for view in views])
             self.denoiser.read_text(context, [self.chat.frame(q.text) for q in asked])
             return context
@@ -240,10 +240,10 @@ class Bagel:
         return self._say(read, [Reply(q.max_new_tokens, q.temperature, q.seed) for q in questions])
 
     def look(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Tower tokens (t, hidden) per picture. Resized twice, first as for drawing, as the reference does."""
+        """Tower tokens (t, hidden) per image. Resized twice, first as for drawing, as the reference does."""
         return self.eye(
             [
-                to_tensor(self.seen_size.resize(self.drawn_size.resize(image))).to(self.denoiser.device)
+                to_tensor(self.seen_size.resize(self.generated_size.resize(image))).to(self.denoiser.device)
                 for image in images
             ]
         )

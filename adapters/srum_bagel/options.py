@@ -16,8 +16,8 @@ def _interval(_: Any, attribute: Any, value: tuple[float, float]) -> None:
 
 
 @frozen
-class Drawing:
-    """How pictures are drawn. Defaults are those the released candidates were made with."""
+class Sampling:
+    """How images are drawn. Defaults are those the released candidates were made with."""
 
     steps: int = field(default=50, validator=validators.ge(2))
     """Points of the time grid; the network runs at all but the last."""
@@ -25,12 +25,12 @@ class Drawing:
     """Time shift s·t / (1 + (s-1)·t)."""
     guidance: float = 4.0
     """Text guidance scale; 1 or less switches all guidance off."""
-    picture_guidance: float = 1.0
-    """Second scale, against the context without pictures or thought; 1 or less is off."""
+    image_guidance: float = 1.0
+    """Second scale, against the context without images or thought; 1 or less is off."""
     interval: tuple[float, float] = field(default=(0.4, 1.0), validator=_interval)
     """Guide where low < t <= high, t being the shifted time."""
     renorm: Literal["global", "channel", "text_channel"] = "global"
-    """Where a guided velocity's norm is pulled back: over the picture, per cell, per cell after text guidance only."""
+    """Where a guided velocity's norm is pulled back: over the image, per cell, per cell after text guidance only."""
     renorm_min: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
     """Smallest rescale factor; 1 switches renormalisation off."""
 
@@ -48,10 +48,10 @@ class Options:
     experts: Literal["all", "generation"] = "all"
     """What full training changes: all that the paper trains, or the drawing side only (understanding stays)."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
-    """(width, height) of drawn pictures, in pixels; 0 = 1024, or the most that the checkpoint can draw."""
-    drawing: Drawing = field(default=Drawing(), metadata=SAMPLING)
+    """(width, height) of drawn images, in pixels; 0 = 1024, or the most that the checkpoint can draw."""
+    sampling: Sampling = field(default=Sampling(), metadata=SAMPLING)
     think: bool = field(default=False, metadata=SAMPLING)
-    """Let the model plan a picture in words before it draws it."""
+    """Let the model plan an image in words before it draws it."""
     think_tokens: int = field(default=1000, validator=validators.ge(1), metadata=SAMPLING)
     """Longest plan, in tokens."""
     think_template: str = field(default="", metadata=SAMPLING)
@@ -60,11 +60,11 @@ class Options:
     """Most questions or plans that are answered at once; the others of a batch take the places of finished ones."""
     sample_latents: bool = False
     """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
-    drawing_sides: tuple[int, int] = field(default=(1024, 512), validator=validators.deep_iterable(validators.ge(1)))
-    """Longest and shortest side of a picture before it is encoded, in pixels; at most what the checkpoint can draw.
-    Pictures of the very `size` that is drawn are trained on as they are."""
+    generation_sides: tuple[int, int] = field(default=(1024, 512), validator=validators.deep_iterable(validators.ge(1)))
+    """Longest and shortest side of an image before it is encoded, in pixels; at most what the checkpoint can draw.
+    Images of the very `size` that is drawn are trained on as they are."""
     vision_sides: tuple[int, int] = field(default=(980, 224), validator=validators.deep_iterable(validators.ge(1)))
-    """Longest and shortest side of a picture before it is looked at, in pixels; at most what the checkpoint can see."""
+    """Longest and shortest side of an image before it is looked at, in pixels; at most what the checkpoint can see."""
     latent_scale: float = 0.3611
     latent_shift: float = 0.1159
     """latent = scale · (z - shift), the FLUX autoencoder's constants."""

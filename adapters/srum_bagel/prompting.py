@@ -14,7 +14,7 @@ from srum_core.models.generation import load_tokenizer
 
 BOS, EOS, START, END = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
 
-PLAN_A_PICTURE = (
+PLAN_A_IMAGE = (
     "Before you draw, work out a plan for the picture: what it shows, where everything is and what it looks like. "
     "Put this reasoning between <think> and </think>, then describe the picture that you will draw."
 )
@@ -26,7 +26,7 @@ REASON_FIRST = (
 
 @frozen
 class Chat:
-    """A tokenizer and the four ids that frame texts and pictures."""
+    """A tokenizer and the four ids that frame texts and images."""
 
     tokenizer: PreTrainedTokenizerBase
     bos: int

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srum_bagel.attention import Context
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.options import Drawing
+from srum_bagel.options import Sampling
 from srum_bagel.prompting import Chat
 from srum_core.models.generation import Reply, draw
 
@@ -25,7 +25,7 @@ class Contexts:
     full: Context
     textless: Context
     """As `full` but without the last text."""
-    pictureless: Context
+    imageless: Context
     """Texts only."""
 
 
@@ -36,7 +36,7 @@ class Branches:
     used: Tensor
     full: Tensor
     textless: Tensor | None = None
-    pictureless: Tensor | None = None
+    imageless: Tensor | None = None
 
 
 Watch = Callable[[float, Tensor, Branches], None]
@@ -51,23 +51,23 @@ def time_grid(steps: int, shift: float) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    denoiser: BagelDenoiser, contexts: Contexts, noise: Sequence[Tensor], drawing: Drawing, watch: Watch | None = None
+    denoiser: BagelDenoiser, contexts: Contexts, noise: Sequence[Tensor], sampling: Sampling, watch: Watch | None = None
 ) -> list[Tensor]:
-    """Noise grids (h, w, c), all of one size, -> clean latent grids. Each picture is guided and rescaled on its own."""
+    """Noise grids (h, w, c), all of one size, -> clean latent grids. Each image is guided and rescaled on its own."""
     rows, columns, _ = noise[0].shape
     count, cells = len(noise), rows * columns
-    low, high = drawing.interval
-    guided = drawing.guidance > 1
+    low, high = sampling.interval
+    guided = sampling.guidance > 1
     branches = [contexts.full]
     if guided:
         branches.append(contexts.textless)
-        if drawing.picture_guidance > 1:
-            branches.append(contexts.pictureless)
+        if sampling.image_guidance > 1:
+            branches.append(contexts.imageless)
     everything = Context.stack(branches, room=cells + 2)
     x = torch.stack([grid.to(denoiser.device, torch.float32) for grid in noise])
     together = denoiser.block(everything, list(x.repeat(len(branches), 1, 1, 1)))
     alone = denoiser.block(everything.first(count), list(x)) if guided else together
-    times = time_grid(drawing.steps, drawing.shift)
+    times = time_grid(sampling.steps, sampling.shift)
     for time, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         wide = guided and low < time <= high
         state = x.repeat(len(branches) if wide else 1, 1, 1, 1)
@@ -75,27 +75,27 @@ def sample(
         flat = denoiser.velocity(together if wide else alone, list(state), times_now).float()
         velocities = Branches(flat, flat)
         if wide:
-            velocities = guide(list(flat.chunk(len(branches))), drawing)
+            velocities = guide(list(flat.chunk(len(branches))), sampling)
         if watch is not None:
             watch(time, rearrange(x, "n h w c -> n (h w) c"), velocities)
         x = x - rearrange(velocities.used, "n (h w) c -> n h w c", h=rows) * (time - following)
     return list(x)
 
 
-def guide(velocities: list[Tensor], drawing: Drawing) -> Branches:
-    """Combine branch velocities (n, cells, channels): push away from textless, then from pictureless, then rescale."""
+def guide(velocities: list[Tensor], sampling: Sampling) -> Branches:
+    """Combine branch velocities (n, cells, channels): push away from textless, then from imageless, then rescale."""
     full, textless = velocities[:2]
-    pictureless = velocities[2] if len(velocities) > 2 else None
-    guided = textless + drawing.guidance * (full - textless)
-    if drawing.renorm == "text_channel":
-        guided = _rescale(guided, full, (-1,), drawing.renorm_min)
-    if pictureless is not None:
-        guided = pictureless + drawing.picture_guidance * (guided - pictureless)
-    if drawing.renorm == "global":
-        guided = _rescale(guided, full, (-2, -1), drawing.renorm_min)
-    elif drawing.renorm == "channel":
-        guided = _rescale(guided, full, (-1,), drawing.renorm_min)
-    return Branches(guided, full, textless, pictureless)
+    imageless = velocities[2] if len(velocities) > 2 else None
+    guided = textless + sampling.guidance * (full - textless)
+    if sampling.renorm == "text_channel":
+        guided = _rescale(guided, full, (-1,), sampling.renorm_min)
+    if imageless is not None:
+        guided = imageless + sampling.image_guidance * (guided - imageless)
+    if sampling.renorm == "global":
+        guided = _rescale(guided, full, (-2, -1), sampling.renorm_min)
+    elif sampling.renorm == "channel":
+        guided = _rescale(guided, full, (-1,), sampling.renorm_min)
+    return Branches(guided, full, textless, imageless)
 
 
 def _rescale(guided: Tensor, full: Tensor, dims: tuple[int, ...], smallest: float) -> Tensor:

@@ -65,7 +65,7 @@ def official_key(key: str, levels: int) -> str:
 
 
 class Autoencoder(nn.Module):
-    """Pictures (n, 3, H, W) in [-1, 1] <-> latents (n, channels, H / factor, W / factor), scaled and shifted."""
+    """Images (n, 3, H, W) in [-1, 1] <-> latents (n, channels, H / factor, W / factor), scaled and shifted."""
 
     def __init__(self, sizes: AutoencoderSizes, scale: float = 0.3611, shift: float = 0.1159) -> None:
         super().__init__()
@@ -86,14 +86,14 @@ class Autoencoder(nn.Module):
         levels = len(self.sizes.widths)
         return {key: official_key(key.removeprefix("net."), levels) for key in self.state_dict()}
 
-    def posterior(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the unscaled latent."""
-        mean, log_variance = self.net.encoder(pictures).chunk(2, dim=1)
+        mean, log_variance = self.net.encoder(images).chunk(2, dim=1)
         return mean, log_variance
 
-    def encode(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """The latent of the posterior's mean, or its sample with the given standard-normal `noise`."""
-        mean, log_variance = self.posterior(pictures)
+        mean, log_variance = self.posterior(images)
         z = mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
         return self.scale * (z - self.shift)
 

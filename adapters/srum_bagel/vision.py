@@ -23,7 +23,7 @@ from srum_core.errors import CheckpointError
 
 @frozen
 class SizeRule:
-    """Longest side at most `longest`, shortest at least `shortest` (small pictures grow), steps of `stride` pixels."""
+    """Longest side at most `longest`, shortest at least `shortest` (small images grow), steps of `stride` pixels."""
 
     longest: int = field(validator=validators.ge(1))
     shortest: int = field(validator=validators.ge(1))
@@ -78,9 +78,9 @@ def to_tensor(image: Image.Image) -> Tensor:
     return (pixels.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
 
 
-def to_image(picture: Tensor) -> Image.Image:
+def to_image(image: Tensor) -> Image.Image:
     """(3, H, W) in about [-1, 1] -> RGB; clamped, then truncated to whole levels as the reference does."""
-    levels = (picture.float() * 0.5 + 0.5).clamp(0, 1) * 255
+    levels = (image.float() * 0.5 + 0.5).clamp(0, 1) * 255
     return Image.fromarray(levels.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
 
 
@@ -133,21 +133,21 @@ class Eye(nn.Module):
         )
         self.vit_pos_embed = PositionTable(side, hidden)
 
-    def patches(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+    def patches(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(3, H, W) -> patches (t, p·p·3), ordered (row, column, channel) inside, and their table rows (t,)."""
-        rows, columns = picture.shape[1] // self.patch, picture.shape[2] // self.patch
+        rows, columns = image.shape[1] // self.patch, image.shape[2] // self.patch
         if max(rows, columns) > self.side:
             raise CheckpointError(
                 f"A picture of {rows} x {columns} patches does not fit this checkpoint's position table of "
                 f"{self.side} x {self.side}: look at smaller pictures (adapter.vision_sides)."
             )
-        patches = rearrange(picture, "c (h p) (w q) -> (h w) (p q c)", p=self.patch, q=self.patch)
+        patches = rearrange(image, "c (h p) (w q) -> (h w) (p q c)", p=self.patch, q=self.patch)
         grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
-        return patches, grid.flatten().to(picture.device)
+        return patches, grid.flatten().to(image.device)
 
-    def forward(self, pictures: Sequence[Tensor]) -> list[Tensor]:
-        """Pictures (3, H, W) in [-1, 1] -> tokens for the language model, (t, hidden) each."""
-        split = [self.patches(picture) for picture in pictures]
+    def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (3, H, W) in [-1, 1] -> tokens for the language model, (t, hidden) each."""
+        split = [self.patches(image) for image in images]
         table = self.vit_pos_embed.pos_embed
         patches, valid = pad_rows([patch.to(table.dtype) for patch, _ in split])
         positions, _ = pad_rows([position for _, position in split])

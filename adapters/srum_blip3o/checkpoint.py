@@ -138,23 +138,23 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
         f"The weights in {directory} lack what draws; a BLIP3-o checkpoint with its head is needed",
         [f"missing: {key}" for key in needed if key not in shapes],
     )
-    drawing, inside = dit.read_sizes(within(HEAD, shapes)), within(TOWER, shapes)
+    sampling, inside = dit.read_sizes(within(HEAD, shapes)), within(TOWER, shapes)
     queries = shapes[QUERIES][1]
     wanted: dict[str, Sequence[int]] = {
         **{official_name(name): tensor.shape for name, tensor in language_state(language).items()},
         QUERIES: (1, queries, language.get_text_config().hidden_size),
-        **{HEAD + name: shape for name, shape in dit.shapes(drawing).items()},
+        **{HEAD + name: shape for name, shape in dit.shapes(sampling).items()},
     }
     if language.tie_word_embeddings and "lm_head.weight" in shapes:
         wanted["lm_head.weight"] = wanted["model.embed_tokens.weight"]  # some savers write the tied copy too
     if inside:
         wanted |= {TOWER + name: shape for name, shape in eva.shapes(eva.read_sizes(inside, 1)).items()}
     problems = differences(wanted, shapes, unused=True)
-    for said, found in (("n_query", queries), ("gen_hidden_size", drawing.channels)):
+    for said, found in (("n_query", queries), ("gen_hidden_size", sampling.channels)):
         if config.get(said, found) != found:
             problems.append(f"{said}: the configuration says {config[said]}, the weights are for {found}")
     refuse(f"The weights in {directory} do not match its configuration", problems)
-    return Sizes(language, drawing, queries, bool(inside))
+    return Sizes(language, sampling, queries, bool(inside))
 
 
 def within(prefix: str, shapes: Shapes) -> dict[str, Sequence[int]]:

@@ -14,12 +14,12 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionM
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from srum_blip3o.options import Drawing
+from srum_blip3o.options import Sampling
 from srum_core.errors import CheckpointError
 from srum_core.models.weights import loading, read_json, refuse_infinite
 
 ORIGINAL = (1024, 1024)
-"""(height, width) that the UNet is told the picture was cut from, whatever is drawn."""
+"""(height, width) that the UNet is told the image was cut from, whatever is drawn."""
 Watch = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
@@ -33,7 +33,7 @@ class Decoder:
     """(width, height) of what it was made to draw."""
 
     def noise(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """One picture's starting noise (c, h, w), before the scheduler's scaling."""
+        """One image's starting noise (c, h, w), before the scheduler's scaling."""
         factor = self.pipeline.vae_scale_factor
         check_size(size, factor)
         width, height = size
@@ -42,7 +42,7 @@ class Decoder:
 
     @torch.no_grad()
     def latents(
-        self, features: Tensor, negative: Tensor, noise: Tensor, drawing: Drawing, watch: Watch | None = None
+        self, features: Tensor, negative: Tensor, noise: Tensor, sampling: Sampling, watch: Watch | None = None
     ) -> Tensor:
         """Features (n, tokens, c) row-major, what to guide away from (same shape), noise (n, c, h, w) -> latents."""
         unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
@@ -60,8 +60,8 @@ class Decoder:
             original_size=ORIGINAL,
             crops_coords_top_left=(0, 0),
             target_size=(height, width),
-            num_inference_steps=drawing.decoder_steps,
-            guidance_scale=drawing.decoder_guidance,
+            num_inference_steps=sampling.decoder_steps,
+            guidance_scale=sampling.decoder_guidance,
             output_type="latent",
             return_dict=False,
             **watched,
@@ -69,7 +69,7 @@ class Decoder:
 
     @torch.no_grad()
     def pixels(self, latents: Tensor) -> Tensor:
-        """Latents -> pictures (n, 3, H, W) in [0, 1]."""
+        """Latents -> images (n, 3, H, W) in [0, 1]."""
         scaled = latents.float() / self.autoencoder.config.scaling_factor
         return (self.autoencoder.decode(scaled, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
 

@@ -17,12 +17,12 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection, get_2d_rotary
 from einops import rearrange
 from torch import Tensor, nn
 
-from srum_blip3o.options import Drawing
+from srum_blip3o.options import Sampling
 from srum_blip3o.text_encoder import Reader
 from srum_core.errors import TrainingError
 
 Told = Tensor | None
-"""What a picture is drawn from: a caption's ids (long), its condition (queries, hidden), or nothing."""
+"""What an image is drawn from: a caption's ids (long), its condition (queries, hidden), or nothing."""
 Watch = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Called at each step with the state, the timestep that the head gets, and its two velocities: unconditional first."""
 
@@ -133,18 +133,18 @@ class Denoiser(nn.Module):
         velocity = self.velocity(x, 1000 * time.to(self.device).float(), self.conditions(condition))
         return list(rearrange(velocity, "n c h w -> n h w c"))
 
-    def conditions(self, told: Sequence[Told]) -> Tensor:
+    def conditions(self, message: Sequence[Told]) -> Tensor:
         """(n, queries, hidden). Who is told nothing gets zeros; the queries take part all the same (with gradient 0),
         because every step must use every trained parameter."""
         nothing = 0 * self.latent_queries if self.train_queries else torch.zeros_like(self.latent_queries)
-        out = nothing.expand(len(told), -1, -1)
-        read = [place for place, each in enumerate(told) if each is not None and not each.is_floating_point()]
+        out = nothing.expand(len(message), -1, -1)
+        read = [place for place, each in enumerate(message) if each is not None and not each.is_floating_point()]
         if read:
-            ids = [told[place].tolist() for place in read]  # type: ignore[union-attr]
+            ids = [message[place].tolist() for place in read]  # type: ignore[union-attr]
             out = _put(out, read, self.reader.states(self.latent_queries, ids))
-        known = [place for place, each in enumerate(told) if each is not None and each.is_floating_point()]
+        known = [place for place, each in enumerate(message) if each is not None and each.is_floating_point()]
         if known:
-            out = _put(out, known, torch.stack([told[place] for place in known]))  # type: ignore[misc]
+            out = _put(out, known, torch.stack([message[place] for place in known]))  # type: ignore[misc]
         return out
 
     def velocity(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
@@ -162,20 +162,20 @@ def _put(rows: Tensor, places: Sequence[int], new: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    denoiser: Denoiser, condition: Tensor, noise: Tensor, drawing: Drawing, watch: Watch | None = None
+    denoiser: Denoiser, condition: Tensor, noise: Tensor, sampling: Sampling, watch: Watch | None = None
 ) -> Tensor:
     """Conditions (n, queries, hidden) and noise (n, c, h, w) -> features (n, c, h, w), float32."""
-    scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=drawing.shift)
-    steps = drawing.steps
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=sampling.shift)
+    steps = sampling.steps
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps).tolist(), device=condition.device)
     both = torch.cat([torch.zeros_like(condition), condition])
     x = noise.to(condition.device, torch.float32)
     for time in scheduler.timesteps:
-        timestep = time.long().float() if drawing.whole_timesteps else time.float()
+        timestep = time.long().float() if sampling.whole_timesteps else time.float()
         velocities = denoiser.velocity(x.repeat(2, 1, 1, 1), timestep.expand(len(both)), both).float()
-        without, told = velocities.chunk(2)
+        without, message = velocities.chunk(2)
         if watch is not None:
-            watch(x, timestep, without, told)
-        guided = without + drawing.guidance * (told - without)
+            watch(x, timestep, without, message)
+        guided = without + sampling.guidance * (message - without)
         x = scheduler.step(guided, time, x, return_dict=False)[0]
     return x

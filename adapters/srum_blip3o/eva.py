@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from srum_core.errors import CheckpointError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of CLIP's training pictures, red, green and blue."""
+"""Of CLIP's training images, red, green and blue."""
 
 
 @frozen
@@ -28,7 +28,7 @@ class Preset:
     head_width: int
     """Of the attention; the weights cannot tell."""
     grid: int
-    """Patches a side; with it pictures can be drawn without the tower's weights."""
+    """Patches a side; with it images can be drawn without the tower's weights."""
 
 
 PRESETS = {"eva-clip-E-14-plus": Preset(head_width=112, grid=32)}
@@ -48,7 +48,7 @@ class Sizes:
 
     @property
     def image(self) -> int:
-        """Pixels a side of the pictures it sees."""
+        """Pixels a side of the images it sees."""
         return self.patch * self.grid
 
 
@@ -107,17 +107,17 @@ class Tower(nn.Module):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, sizes.width, sizes.patch, sizes.patch)})
         self.blocks = nn.ModuleList(_Block(sizes) for _ in range(sizes.blocks))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures (n, 3, side, side) as `preprocess` makes them -> features (n, patches, width), row-major."""
-        patches = rearrange(self.patch_embed["proj"](pictures.to(self.cls_token)), "n c h w -> n (h w) c")
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (n, 3, side, side) as `preprocess` makes them -> features (n, patches, width), row-major."""
+        patches = rearrange(self.patch_embed["proj"](images.to(self.cls_token)), "n c h w -> n (h w) c")
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
         return x[:, 1:]
 
-    def features(self, pictures: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """The same, averaged over stride x stride patches: feature grids (n, rows, columns, width)."""
-        square = rearrange(self(pictures), "n (h w) c -> n c h w", h=self.sizes.grid)
+        square = rearrange(self(images), "n (h w) c -> n c h w", h=self.sizes.grid)
         return rearrange(F.avg_pool2d(square, self.stride), "n c h w -> n h w c")
 
 
@@ -141,7 +141,7 @@ def preprocess(image: Image.Image, side: int) -> Tensor:
 
 
 def window(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a (width, height) picture that the tower sees, the middle square, as fractions."""
+    """The part of a (width, height) image that the tower sees, the middle square, as fractions."""
     width, height = size
     side = min(width, height)
     left, top = (width - side) / 2 / width, (height - side) / 2 / height

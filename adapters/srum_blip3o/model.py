@@ -1,4 +1,4 @@
-"""BLIP3-o as a `UnifiedModel`: a frozen Qwen2.5-VL reads, looks and answers; a head draws features of pictures."""
+"""BLIP3-o as a `UnifiedModel`: a frozen Qwen2.5-VL reads, looks and answers; a head draws features of images."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Blip3o:
         with torch.device("meta"):
             self.denoiser = Denoiser(sizes.head, sizes.queries, reader, options.train_queries)
         self.checkpoint.stored.load([self.denoiser], device, dtype, stored_name, partly=True)
-        self.told: dict[str, Tensor] = {}
+        self.message: dict[str, Tensor] = {}
         """With train_queries off: the condition of every caption so far, on the CPU."""
         self.recipe = make_recipe(options)
 
@@ -136,31 +136,31 @@ class Blip3o:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        """One picture of `options.size` per prompt. The features it was drawn from go along with `x0="sampled"`."""
+        """One image of `options.size` per prompt. The features it was drawn from go along with `x0="sampled"`."""
         self.parts.only("language model", "decoder")
-        drawing, made = self.options.drawing, self.parts["decoder"]
+        sampling, made = self.options.sampling, self.parts["decoder"]
         size = (self.options.size[0] or made.size[0], self.options.size[1] or made.size[1])
         side, channels = self.side, self.checkpoint.sizes.head.channels
-        rngs = [torch.Generator().manual_seed(seed) for seed in [*seeds, drawing.negative_seed]]
+        rngs = [torch.Generator().manual_seed(seed) for seed in [*seeds, sampling.negative_seed]]
         noise = torch.stack([torch.randn(channels, side, side, generator=each) for each in rngs])
         for_pixels = torch.stack([made.noise(size, each) for each in rngs[:-1]])
         # No prompt at all is one more row: features that the decoder is guided away from, with the weights of now.
-        rows = [*(self.read(prompt, self.options.drawing_turn) for prompt in prompts), []]
-        used = len(rows) if drawing.negative == "empty_prompt" else len(prompts)
+        rows = [*(self.read(prompt, self.options.generation_turn) for prompt in prompts), []]
+        used = len(rows) if sampling.negative == "empty_prompt" else len(prompts)
         states = self.denoiser.reader.states(self.denoiser.latent_queries, rows[:used])
-        grids = sample(self.denoiser, states, noise[:used], drawing)
+        grids = sample(self.denoiser, states, noise[:used], sampling)
         tokens = rearrange(grids, "n c h w -> n (h w) c")
         features, negative = tokens[: len(prompts)], self._negative(tokens)
-        latents = made.latents(features, negative.expand_as(features), for_pixels, drawing)
+        latents = made.latents(features, negative.expand_as(features), for_pixels, sampling)
         kept = rearrange(grids, "n c h w -> n h w c").cpu() if self.options.x0 == "sampled" else [None] * len(grids)
         return [
-            Sample(to_image(picture), latent=latent, failure=failure("image", *tensors, picture))
-            for picture, latent, *tensors in zip(made.pixels(latents), kept, features, latents, strict=False)
+            Sample(to_image(image), latent=latent, failure=failure("image", *tensors, image))
+            for image, latent, *tensors in zip(made.pixels(latents), kept, features, latents, strict=False)
         ]
 
     def _negative(self, tokens: Tensor) -> Tensor:
         """(1, tokens, c) that the decoder is guided away from; `tokens` are what was drawn, for no prompt last."""
-        kind = self.options.drawing.negative
+        kind = self.options.sampling.negative
         if kind == "empty_prompt":
             return tokens[-1:]
         if kind == "zeros":
@@ -184,7 +184,7 @@ class Blip3o:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Feature grids (rows, columns, channels), float32, of each picture's middle square."""
+        """Feature grids (rows, columns, channels), float32, of each image's middle square."""
         self.parts.only("feature tower")
         return list(self.parts["feature tower"].features(self.seen(images)).float())
 
@@ -194,7 +194,7 @@ class Blip3o:
         return torch.stack([eva.preprocess(flatten(image), side) for image in images]).to(self.device)
 
     def window(self, size: tuple[int, int]) -> Box:
-        """The part of a picture that `encode` sees."""
+        """The part of an image that `encode` sees."""
         return eva.window(size)
 
     def condition(self, texts: Sequence[str | None]) -> list[Told]:
@@ -202,7 +202,7 @@ class Blip3o:
         make of them, (queries, hidden). None where the text is dropped."""
         if not self.options.train_queries:
             self._tell(texts)
-            return [None if text is None else self.told[text].to(self.device) for text in texts]
+            return [None if text is None else self.message[text].to(self.device) for text in texts]
         ids = [None if text is None else self.read(text, self.options.training_turn) for text in texts]
         return [None if row is None else torch.tensor(row, device=self.device) for row in ids]
 
@@ -216,12 +216,12 @@ class Blip3o:
 
     @torch.no_grad()
     def _tell(self, texts: Sequence[str | None]) -> None:
-        new = [text for text in dict.fromkeys(texts) if text is not None and text not in self.told]
+        new = [text for text in dict.fromkeys(texts) if text is not None and text not in self.message]
         for start in range(0, len(new), READ_AT_ONCE):
             some = new[start : start + READ_AT_ONCE]
             rows = [self.read(text, self.options.training_turn) for text in some]
             states = self.denoiser.reader.states(self.denoiser.latent_queries, rows)
-            self.told |= zip(some, states.cpu(), strict=True)
+            self.message |= zip(some, states.cpu(), strict=True)
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """What was trained, under the official names, and which checkpoint it belongs to; it loads like one."""
@@ -252,7 +252,7 @@ class Blip3o:
         return [self.words.text(ids) for ids in said]
 
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
-        """Pixels of the picture as it was resized for the model, not of the file and not thousandths."""
+        """Pixels of the image as it was resized for the model, not of the file and not thousandths."""
         return BoxFormat("pixels", self.eyes.seen(size))
 
 
@@ -270,7 +270,7 @@ def stored_name(name: str) -> str:
     return QUERIES if name == "latent_queries" else HEAD + name.removeprefix("dit.model.")
 
 
-def to_image(picture: Tensor) -> Image.Image:
+def to_image(image: Tensor) -> Image.Image:
     """(3, H, W) in [0, 1] -> RGB, rounded to whole levels."""
-    levels = (picture * 255).round().to(torch.uint8)
+    levels = (image * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

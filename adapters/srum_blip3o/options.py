@@ -18,8 +18,8 @@ def _limits(_: Any, attribute: Any, value: tuple[int, int]) -> None:
 
 
 @frozen
-class Drawing:
-    """How pictures are drawn: first features, by the head, then pixels, by the decoder. Defaults are the official
+class Sampling:
+    """How images are drawn: first features, by the head, then pixels, by the decoder. Defaults are the official
     ones."""
 
     steps: int = field(default=30, validator=_at_least_1)
@@ -35,7 +35,7 @@ class Drawing:
     decoder_guidance: float = 3.0
     """Of the decoder, away from `negative`; 1 or less switches it off."""
     negative: Literal["empty_prompt", "zero_image", "zeros"] = "empty_prompt"
-    """What the decoder is guided away from: features drawn for no prompt at all, those of an all-zero picture (needs
+    """What the decoder is guided away from: features drawn for no prompt at all, those of an all-zero image (needs
     the feature tower), or zeros."""
     negative_seed: int = 0
     """Of the noise from which the features for no prompt are drawn."""
@@ -65,13 +65,13 @@ class Options:
     recompute: bool = field(default=True, metadata=SPEED)
     """With train_queries: compute the language model's activations again in the backward pass (less memory)."""
     x0: Literal["encoded", "sampled"] = "encoded"
-    """What is learned from a drawn picture: the tower's features of its pixels, or the features it was drawn from."""
+    """What is learned from a drawn image: the tower's features of its pixels, or the features it was drawn from."""
     training_turn: Literal["closed", "open"] = "closed"
     """Whether the assistant's turn is closed before the queries in training (official), or open as in drawing."""
-    drawing_turn: Literal["closed", "open"] = field(default="open", metadata=SAMPLING)
+    generation_turn: Literal["closed", "open"] = field(default="open", metadata=SAMPLING)
     """The same in drawing; the published weights were used with the open form."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
-    """(width, height) of drawn pictures, in pixels; 0 = what the decoder was made for (1024)."""
-    drawing: Drawing = field(default=Drawing(), metadata=SAMPLING)
+    """(width, height) of drawn images, in pixels; 0 = what the decoder was made for (1024)."""
+    sampling: Sampling = field(default=Sampling(), metadata=SAMPLING)
     vision_pixels: tuple[int, int] = field(default=(3136, 12_845_056), validator=_limits)
-    """Fewest and most pixels of a picture that is looked at; it is resized into these, in steps of 28."""
+    """Fewest and most pixels of an image that is looked at; it is resized into these, in steps of 28."""

@@ -26,8 +26,8 @@ from srum_core.models import generation
 from srum_core.models.generation import Reply, load_tokenizer
 from srum_core.models.weights import Stored
 
-START, END, PAD, QUERIES, PICTURE = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "[IMG]", "<|image_pad|>"
-SPECIAL = (START, END, PAD, "<|vision_start|>", "<|vision_end|>", PICTURE, QUERIES)
+START, END, PAD, QUERIES, IMAGE = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "[IMG]", "<|image_pad|>"
+SPECIAL = (START, END, PAD, "<|vision_start|>", "<|vision_end|>", IMAGE, QUERIES)
 PATCH, MERGE = 14, 2
 """Pixels of a patch's side; patches of a vision token's side."""
 SYSTEM = "You are a helpful assistant."
@@ -41,7 +41,7 @@ REASON_FIRST = (
 @frozen
 class Words:
     """The tokenizer, once as it is and once without its added tokens: what people write is read by the second, so that
-    no caption or question can hold a picture, end a turn or start the queries."""
+    no caption or question can hold an image, end a turn or start the queries."""
 
     tokenizer: PreTrainedTokenizerBase
     plain: Tokenizer
@@ -81,8 +81,8 @@ class Words:
         return [*before, *user, *after]
 
     def question(self, text: str, cells: int, aloud: bool = False) -> list[int]:
-        """A question about a picture of so many vision tokens (0: about none), the answer to be given next."""
-        shown = [self.special["<|vision_start|>"], *[self.special[PICTURE]] * cells, self.special["<|vision_end|>"]]
+        """A question about an image of so many vision tokens (0: about none), the answer to be given next."""
+        shown = [self.special["<|vision_start|>"], *[self.special[IMAGE]] * cells, self.special["<|vision_end|>"]]
         asked = self.turn("user", [*shown, *self.ids(text)]) if cells else self.turn("user", text)
         system = self.turn("system", SYSTEM + REASON_FIRST * aloud)
         return [*system, *asked, *self.turn("assistant", "", closed=False)]
@@ -210,24 +210,24 @@ class Reader:
         return self.hidden(embeds, mask)[torch.arange(len(rows), device=places.device)[:, None], places]
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------------------------
 
 
 @frozen
 class Eyes:
-    """How pictures become patches: transformers' processor with limits of our own (checkpoints come without one)."""
+    """How images become patches: transformers' processor with limits of our own (checkpoints come without one)."""
 
     fewest: int
     most: int
 
     def seen(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of a picture as the model sees it: whole patches, what boxes count in."""
+        """(width, height) of an image as the model sees it: whole patches, what boxes count in."""
         width, height = size
         rows, columns = smart_resize(height, width, PATCH * MERGE, self.fewest, self.most)
         return columns, rows
 
     def patches(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Patches of all pictures one after another, and (frames, rows, columns) of patches of each."""
+        """Patches of all images one after another, and (frames, rows, columns) of patches of each."""
         size = {"shortest_edge": self.fewest, "longest_edge": self.most}
         processor = Qwen2VLImageProcessorPil(size=size, patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2)
         made = processor(list(images), return_tensors="pt")
@@ -235,7 +235,7 @@ class Eyes:
 
 
 def cells(grid: Tensor) -> int:
-    """Vision tokens of a picture whose patches lie like this."""
+    """Vision tokens of an image whose patches lie like this."""
     return int(grid.prod()) // MERGE**2
 
 
@@ -243,20 +243,20 @@ def cells(grid: Tensor) -> int:
 
 
 def ask(
-    words: Words, rows: Sequence[Sequence[int]], pictures: tuple[Tensor, Tensor] | None, device: torch.device
+    words: Words, rows: Sequence[Sequence[int]], images: tuple[Tensor, Tensor] | None, device: torch.device
 ) -> dict[str, Tensor]:
     """Return questions side by side, padded on the left, as arguments of the model.
 
     rows      ids of each question
-    pictures  `Eyes.patches` of all that have one, in order"""
+    images  `Eyes.patches` of all that have one, in order"""
     longest, pad = max(map(len, rows)), words.special[PAD]
     ids = torch.tensor([[pad] * (longest - len(row)) + [*row] for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    # The types are 1 on a picture's tokens. Without them transformers gives these plain positions, and says nothing.
-    types = (ids == words.special[PICTURE]).int()
+    # The types are 1 on an image's tokens. Without them transformers gives these plain positions, and says nothing.
+    types = (ids == words.special[IMAGE]).int()
     asked = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
-    if pictures is not None:
-        asked |= {"pixel_values": pictures[0], "image_grid_thw": pictures[1]}
+    if images is not None:
+        asked |= {"pixel_values": images[0], "image_grid_thw": images[1]}
     return {name: tensor.to(device) for name, tensor in asked.items()}
 
 

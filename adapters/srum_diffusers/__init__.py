@@ -26,7 +26,7 @@ class Options:
     guidance: float | None = None
     """What the pipeline calls guidance_scale."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
-    """(width, height) of the pictures, in pixels; 0 = the pipeline's own."""
+    """(width, height) of the images, in pixels; 0 = the pipeline's own."""
     extra: dict[str, Any] = field(factory=dict, hash=False)
     """More arguments of the pipeline's call, such as {max_sequence_length=256, negative_prompt="blurry"}."""
     device: str = "auto"
@@ -34,7 +34,7 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator."""
     batch: int = field(default=4, validator=validators.ge(1), metadata=SPEED)
-    """Most pictures drawn at once."""
+    """Most images drawn at once."""
 
 
 @hookimpl

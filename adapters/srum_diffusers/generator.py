@@ -68,14 +68,14 @@ class Diffusers:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        """A picture per prompt; each has a generator of its own, on the CPU, so that any device starts alike."""
+        """An image per prompt; each has a generator of its own, on the CPU, so that any device starts alike."""
         samples = list[Sample]()
         for start in range(0, len(prompts), self.options.batch):
             some = slice(start, start + self.options.batch)
             rngs = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
             # As numbers, because an image of whole levels does not show what was not finite.
-            drawn = self.pipeline(prompt=list(prompts[some]), generator=rngs, output_type="np", **self.arguments)
-            samples += map(_sample, drawn.images)
+            generated = self.pipeline(prompt=list(prompts[some]), generator=rngs, output_type="np", **self.arguments)
+            samples += map(_sample, generated.images)
         return samples
 
 

@@ -20,13 +20,13 @@ class Options:
     guidance: float = 5.0
     """Logits are unconditional + guidance · (conditional − unconditional); the authors' own value."""
     temperature: float = field(default=1.0, validator=validators.ge(0))
-    """Sampling temperature of the picture's tokens; 0 = the likeliest ones, whatever the seed."""
+    """Sampling temperature of the image's tokens; 0 = the likeliest ones, whatever the seed."""
     device: str = "auto"
     """`auto` takes the accelerator if there is one. Naming one (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator."""
     batch: int = field(default=16, validator=validators.ge(1), metadata=SPEED)
-    """Most pictures drawn at once."""
+    """Most images drawn at once."""
 
 
 @hookimpl

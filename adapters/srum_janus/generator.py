@@ -1,4 +1,4 @@
-"""Janus draws: its language model writes a picture as tokens, which a decoder turns into pixels."""
+"""Janus draws: its language model writes an image as tokens, which a decoder turns into pixels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Janus:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        """A picture per prompt, each drawn from its own seed."""
+        """An image per prompt, each drawn from its own seed."""
         samples = []
         for start in range(0, len(prompts), self.options.batch):
             some = slice(start, start + self.options.batch)
@@ -70,7 +70,7 @@ class Janus:
             guidance_scale=1.0,  # transformers would guide after the rows have drawn
             logits_processor=LogitsProcessorList([_Guided(self.options.guidance, Choice(replies))]),
         )
-        pixels = (self.model.decode_image_tokens(tokens).float() + 1) / 2 * 255  # (pictures, rows, columns, 3)
+        pixels = (self.model.decode_image_tokens(tokens).float() + 1) / 2 * 255  # (images, rows, columns, 3)
         images = pixels.clamp(0, 255).to(torch.uint8).cpu().numpy()
         return [
             Sample(Image.fromarray(image), failure=failure("image", each))
@@ -92,8 +92,8 @@ class _Guided(LogitsProcessor):
         self.guidance, self.choice = guidance, choice
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        told, untold = scores.chunk(2)
-        return self.choice(input_ids, untold + self.guidance * (told - untold))
+        message, untold = scores.chunk(2)
+        return self.choice(input_ids, untold + self.guidance * (message - untold))
 
 
 def _find(options: Options) -> Path:

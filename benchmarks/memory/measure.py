@@ -1,6 +1,6 @@
 """Predicted and measured memory of training steps of a mid-size BAGEL on this CPU, as a table.
 
-  OMP_NUM_THREADS=1 python benchmarks/memory/measure.py [--pictures 8] [--rounds 3]
+  OMP_NUM_THREADS=1 python benchmarks/memory/measure.py [--images 8] [--rounds 3]
 
 Every row is a process of its own, forked when everything is imported. Measured is the high-water mark of its resident
 memory in the second step (optimiser state is there then) less what it had before the model was loaded.
@@ -39,8 +39,8 @@ CASES = {
 }
 
 
-def settings(checkpoint: Path, pictures: int, extra: list[str], registry: plugins.Registry) -> config.Settings:
-    cells = pictures * (MID.side // 8) ** 2
+def settings(checkpoint: Path, images: int, extra: list[str], registry: plugins.Registry) -> config.Settings:
+    cells = images * (MID.side // 8) ** 2
     words = [f'adapter.checkpoint="{checkpoint}"', f"train.max_cells={cells}", *extra]
     quoted = [
         word if word.split("=")[1][0] in '"0123456789tf' else '{}="{}"'.format(*word.split("=")) for word in words
@@ -48,26 +48,26 @@ def settings(checkpoint: Path, pictures: int, extra: list[str], registry: plugin
     return config.load_settings("bagel", [], None, quoted, registry)
 
 
-def step_peak(own: config.Settings, pictures: int, queue: multiprocessing.Queue[float]) -> None:
+def step_peak(own: config.Settings, images: int, queue: multiprocessing.Queue[float]) -> None:
     """MiB of two real training steps at their height, on top of what the process has before. A step of the bundled
     model comes first: what is imported or set up in a first step is no tensor."""
     steps(attrs.evolve(own, adapter=Use("bagel", {"checkpoint": "bundled:shapes"})), 1, (4, 4))
     gc.collect()
     metrics.forget_peaks()
     before = psutil.Process().memory_info().rss / 2**20
-    steps(own, pictures, (MID.side // 8, MID.side // 8))
+    steps(own, images, (MID.side // 8, MID.side // 8))
     queue.put(metrics.peaks()["memory_peak"] - before)
 
 
-def steps(own: config.Settings, pictures: int, grid: tuple[int, int]) -> None:
+def steps(own: config.Settings, images: int, grid: tuple[int, int]) -> None:
     model = Bagel(Options(**own.adapter.options))
     tuned = lora.tune(model, own.train.method, own.lora, own.train.checkpointing)
     optimizer = lora.make_optimizer(tuned.parameters.values(), own.train)
     objective = plugins.discover().create("loss", own.loss)
-    latents = [torch.randn(*grid, 64) for _ in range(pictures)]
-    ids = [torch.randint(0, 10, (80,)) for _ in range(pictures)]  # as many tokens as the plan counts
+    latents = [torch.randn(*grid, 64) for _ in range(images)]
+    ids = [torch.randint(0, 10, (80,)) for _ in range(images)]  # as many tokens as the plan counts
     for _ in range(2):
-        flow = flow_step(tuned.module, latents, ids, torch.full((pictures,), 0.5), None, latents)
+        flow = flow_step(tuned.module, latents, ids, torch.full((images,), 0.5), None, latents)
         loss, _ = objective(flow)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tuned.parameters.values(), own.train.clip)
@@ -78,7 +78,7 @@ def steps(own: config.Settings, pictures: int, grid: tuple[int, int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parsed = parser.parse_args()
     for parameter in (-3, -1):  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: what is freed goes back to the system
@@ -92,20 +92,22 @@ def main() -> None:
         print("|---|---|---|---|---|", flush=True)
         for name, words in CASES.items():
             for again in ("false", "true"):
-                own = settings(checkpoint, parsed.pictures, [*words, f"train.checkpointing={again}"], registry)
+                own = settings(checkpoint, parsed.images, [*words, f"train.checkpointing={again}"], registry)
                 run = Run(Path(folder) / "run", own, registry)
-                told = Planner(registry, Device("cpu", 8), run).train(own).total / 2**20
+                message = Planner(registry, Device("cpu", 8), run).train(own).total / 2**20
                 found = []
                 for _ in range(parsed.rounds):
                     queue = context.Queue()
-                    child = context.Process(target=step_peak, args=(own, parsed.pictures, queue))
+                    child = context.Process(target=step_peak, args=(own, parsed.images, queue))
                     child.start()
                     found.append(queue.get())
                     child.join()
                     time.sleep(0.1)
                 mean = statistics.mean(found)
                 spread = f"{min(found):.0f}–{max(found):.0f}"
-                print(f"| {name} | {again} | {told:.0f} | {mean:.0f} ({spread}) | {told / mean:.2f} |", flush=True)
+                print(
+                    f"| {name} | {again} | {message:.0f} | {mean:.0f} ({spread}) | {message / mean:.2f} |", flush=True
+                )
 
 
 if __name__ == "__main__":

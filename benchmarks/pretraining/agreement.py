@@ -1,8 +1,8 @@
-"""How well a run's judges agree with the exact checker on the pictures that they judged.
+"""How well a run's judges agree with the exact checker on the images that they judged.
 
     python -m pretraining.agreement RUN [RUN ...]
 
-prints a row for every run and judge, whatever it asked. A whole picture is right if it is as asked, a region if
+prints a row for every run and judge, whatever it asked. A whole image is right if it is as asked, a region if
 what it holds was asked for; 95 % intervals over prompts.
 """
 
@@ -41,12 +41,12 @@ def agreement(run: Run, round: int) -> dict[str, dict[str, Figure]]:
 
 
 def _true(candidate: Candidate, judgement: Judgement) -> Lesson:
-    """What the checker says of the picture, and of what is in the boxes that were judged."""
+    """What the checker says of the image, and of what is in the boxes that were judged."""
     if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
         raise RecordError(f'The prompt "{candidate.prompt.text}" is not of the world of shapes: nothing can check it.')
-    picture = np.asarray(open_image(candidate.image).convert("RGB"))
+    image = np.asarray(open_image(candidate.image).convert("RGB"))
     boxes = [tuple(round(edge * SIDE) for edge in region.box) for region in judgement.regions]
-    return appraise(picture, candidate.prompt, boxes=boxes)  # type: ignore[arg-type]
+    return appraise(image, candidate.prompt, boxes=boxes)  # type: ignore[arg-type]
 
 
 def _rows(

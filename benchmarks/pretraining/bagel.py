@@ -30,7 +30,7 @@ AUTOENCODER = AutoencoderSizes(widths=(64, 64, 64), blocks=0, channels=16)
 
 @frozen
 class Blueprint:
-    """Sizes of a small model; pictures are `side` pixels, latent cells `factor · patch` pixels."""
+    """Sizes of a small model; images are `side` pixels, latent cells `factor · patch` pixels."""
 
     side: int = 32
     hidden: int = 128
@@ -130,20 +130,20 @@ class _Block:
     start: int
     count: int
     length: int
-    picture: Tensor
-    """(count,) which picture each is about."""
+    image: Tensor
+    """(count,) which image each is about."""
 
 
 class _Lessons:
-    """A plan for one flat row: [pictures][block of exchanges][block]…. A picture is seen in full by itself and by its
+    """A plan for one flat row: [images][block of exchanges][block]…. An image is seen in full by itself and by its
     exchanges; these are causal and blind to each other. Every exchange sits at the rotary positions that it would have
     on its own. Blocks are padded at the end of each exchange only, which causality hides."""
 
     experts, wanted = ("",), (True,)
 
-    def __init__(self, angles: Rope, pictures: int, valid: Tensor, blocks: Sequence[_Block]) -> None:
-        """`valid` (pictures, t): False where a picture has fewer tokens than the largest."""
-        self.angles, self.pictures, self.blocks = (angles,), pictures, blocks
+    def __init__(self, angles: Rope, images: int, valid: Tensor, blocks: Sequence[_Block]) -> None:
+        """`valid` (images, t): False where an image has fewer tokens than the largest."""
+        self.angles, self.images, self.blocks = (angles,), images, blocks
         self.valid = None if bool(valid.all()) else valid[:, None, None, :]
         self.size = valid.shape[1]
 
@@ -151,27 +151,27 @@ class _Lessons:
         ((q, k, v),) = streams
         assert q is not None
         und = (q, k, v)
-        seen = self.pictures * self.size
-        q, k, v = (rearrange(each[0, :, :seen], "h (n t) d -> n h t d", n=self.pictures) for each in und)
+        seen = self.images * self.size
+        q, k, v = (rearrange(each[0, :, :seen], "h (n t) d -> n h t d", n=self.images) for each in und)
         out = [attend(q, k, v, self.valid)]
         for block in self.blocks:
             part = slice(block.start, block.start + block.count * block.length)
             qs, ks, vs = (rearrange(each[0, :, part], "h (n t) d -> n h t d", n=block.count) for each in und)
-            keys, values = torch.cat([k[block.picture], ks], dim=2), torch.cat([v[block.picture], vs], dim=2)
+            keys, values = torch.cat([k[block.image], ks], dim=2), torch.cat([v[block.image], vs], dim=2)
             own = torch.ones(block.length, block.length, dtype=torch.bool, device=q.device).tril()
             mask = torch.cat([own.new_ones(block.length, self.size), own], dim=1)[None, None]
             if self.valid is not None:
-                hidden = torch.cat([self.valid[block.picture], own.new_ones(block.count, 1, 1, block.length)], dim=3)
+                hidden = torch.cat([self.valid[block.image], own.new_ones(block.count, 1, 1, block.length)], dim=3)
                 mask = mask & hidden
             out.append(attend(qs, keys, values, mask))
         return [torch.cat([rearrange(each, "n h t d -> h (n t) d") for each in out], dim=1)[None]]
 
 
-def answer_loss(model: Bagel, pictures: Sequence[Image], exchanges: Sequence[Sequence[tuple[str, str]]]) -> Tensor:
-    """Mean cross-entropy of the answers' tokens. `exchanges[i]`: (question, answer) pairs about `pictures[i]`."""
+def answer_loss(model: Bagel, images: Sequence[Image], exchanges: Sequence[Sequence[tuple[str, str]]]) -> Tensor:
+    """Mean cross-entropy of the answers' tokens. `exchanges[i]`: (question, answer) pairs about `images[i]`."""
     chat, denoiser = model.chat, model.denoiser
     device = denoiser.device
-    seen = model.look(pictures)
+    seen = model.look(images)
     start, end = (denoiser.embed_text(torch.tensor([i], device=device)) for i in chat.markers)
     shown, valid = pad_rows([torch.cat([start, tokens.to(start), end]) for tokens in seen])
     ids, places, targets = list[int](), [0] * valid.numel(), [IGNORED] * valid.numel()
@@ -188,7 +188,7 @@ def answer_loss(model: Bagel, pictures: Sequence[Image], exchanges: Sequence[Seq
     text = denoiser.embed_text(torch.tensor(ids, device=device))
     row = torch.cat([shown.flatten(0, 1), text])[None]
     rope = denoiser.rope(torch.tensor(places, device=device)[None])
-    (und,) = denoiser.language_model.model([row], _Lessons(rope, len(pictures), valid, blocks))
+    (und,) = denoiser.language_model.model([row], _Lessons(rope, len(images), valid, blocks))
     wanted = torch.tensor(targets, device=device)
     # Only where something is to be said: the head over every position would cost as much as a layer.
     logits = denoiser.language_model.lm_head(und[0][wanted != IGNORED])

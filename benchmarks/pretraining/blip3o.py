@@ -30,7 +30,7 @@ class Blueprint:
     """Sizes of a small model."""
 
     side: int = 32
-    """Pixels of a picture's side."""
+    """Pixels of an image's side."""
     hidden: int = 128
     """Of the language model, as are the next four."""
     mlp: int = 256
@@ -42,7 +42,7 @@ class Blueprint:
     head: dit.Sizes = HEAD_SIZES
     tower: eva.Sizes = TOWER_SIZES
     widths: tuple[int, ...] = (24, 32, 48)
-    """Of the decoder's autoencoder, which halves a picture between two of them."""
+    """Of the decoder's autoencoder, which halves an image between two of them."""
     latent: int = 8
     """Its channels."""
     unet: tuple[int, int] = (48, 64)

@@ -1,4 +1,4 @@
-"""Captions for a picture at hand: one that it fulfils, one that it just misses, and pictures that miss their caption.
+"""Captions for an image at hand: one that it fulfils, one that it just misses, and images that miss their caption.
 
 All are of the train split: no held-out pair of objects or count is ever put into words.
 """
@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 from attrs import evolve
 
-from pretraining.corruptions import spoil
+from pretraining.corruptions import corrupt
 from srum_benchmarks.shapes.checker import APART, Found
 from srum_benchmarks.shapes.crowded import COUNTS as CROWD
 from srum_benchmarks.shapes.crowded import PLACES, cell_of, hard_kinds, listed
-from srum_benchmarks.shapes.render import Object, Picture, Scene, cell, draw, free_cell, in_cell, related
+from srum_benchmarks.shapes.render import Object, Pixels, Scene, cell, draw, free_cell, in_cell, related
 from srum_benchmarks.shapes.world import (
     BINDING_WORDINGS,
     CATEGORIES,
@@ -43,17 +43,17 @@ MISSES: Mapping[str, tuple[tuple[str, float], ...]] = {
     NUMERACY: (("extra", 1.0),),
     THREE: (("extra", 0.5), ("wrong colour", 0.25), ("wrong shape", 0.25)),
 }
-"""How a picture misses its caption in the drawing data, by category: mostly by what the caption leaves out."""
+"""How an image misses its caption in the drawing data, by category: mostly by what the caption leaves out."""
 FEWER = {THREE: 0.5}
 """Three objects go wrong often enough by themselves: they miss their caption this many times as often."""
 
 HARD_WRONG, HARD_LEFT_OUT = 0.65, 0.3
-"""In the crowded world: share of the hard kinds (`crowded.hard_kinds`) that a picture misses, and of these the share
+"""In the crowded world: share of the hard kinds (`crowded.hard_kinds`) that an image misses, and of these the share
 that it leaves out; the others are drawn in their one fixed other colour."""
 EASY_WRONG, EASY_LEFT_OUT = 0.1, 0.5
 """The same of the other kinds; what is not left out has any other colour or shape."""
 EXTRA = 0.1
-"""Share of such pictures with one more thing, of any kind."""
+"""Share of such images with one more thing, of any kind."""
 
 T = TypeVar("T")
 
@@ -62,8 +62,8 @@ def _any(choices: Sequence[T], rng: np.random.Generator) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 
-def picture_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generator) -> Picture:
-    """The picture that a caption comes with; a `share` of them misses it in one thing, cleanly drawn all the same. In
+def image_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generator) -> Pixels:
+    """The image that a caption comes with; a `share` of them misses it in one thing, cleanly drawn all the same. In
     the crowded world this share goes wrong object by object (`mistaken`)."""
     if crowded(prompt.tags):
         return draw(mistaken(scene, rng) if rng.random() < share else scene)
@@ -71,11 +71,11 @@ def picture_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Gener
     if rng.random() >= share * FEWER.get(category, 1.0):
         return draw(scene)
     names, shares = zip(*MISSES[category], strict=True)
-    return spoil(str(rng.choice(names, p=shares)), scene, prompt.tags, rng)
+    return corrupt(str(rng.choice(names, p=shares)), scene, prompt.tags, rng)
 
 
 def mistaken(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A crowded scene as its caption's picture shows it: hard kinds are mostly left out or in their other colour,
+    """A crowded scene as its caption's image shows it: hard kinds are mostly left out or in their other colour,
     other kinds seldom left out or in any other colour or shape; now and then there is something else."""
     shown = []
     for thing in scene:
@@ -100,7 +100,7 @@ def _other_kind(thing: Object, rng: np.random.Generator) -> Object:
 
 
 def fulfilled(found: Sequence[Found], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
-    """A train prompt that a picture with these things fulfils; None where no such prompt is. `crowd`: of the crowded
+    """A train prompt that an image with these things fulfils; None where no such prompt is. `crowd`: of the crowded
     world."""
     kinds = [thing.kind for thing in found]
     if any(kind is None for kind in kinds):
@@ -142,7 +142,7 @@ def near_miss(prompt: Prompt, rng: np.random.Generator) -> Prompt:
 
 
 def _meaning(prompt: Prompt) -> tuple[object, ...]:
-    """Equal for prompts that the same pictures fulfil: the order of objects matters to a relation only."""
+    """Equal for prompts that the same images fulfil: the order of objects matters to a relation only."""
     tags = prompt.tags
     kinds = [tuple(kind) for kind in tags["objects"]]
     if crowded(tags):

@@ -1,4 +1,4 @@
-"""Ways in which a picture goes wrong: damage with a name, and the general look of what a diffusion model draws."""
+"""Ways in which an image goes wrong: damage with a name, and the general look of what a diffusion model draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srum_benchmarks.shapes.crowded import GRID
 from srum_benchmarks.shapes.render import (
     SIZES,
     Object,
-    Picture,
+    Pixels,
     Scene,
     cell,
     compose,
@@ -39,8 +39,8 @@ DAMAGES = (
 )
 
 
-def spoil(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Picture:
-    """The picture of a scene with one damage. One that cannot happen here (a relation where none was asked) becomes
+def corrupt(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Pixels:
+    """The image of a scene with one damage. One that cannot happen here (a relation where none was asked) becomes
     a wrong colour; in the crowded world a wrong relation is a wrong place, and a wrong count a thing that is there
     twice."""
     if crowded(tags) and damage in ("wrong relation", "wrong count", "extra"):
@@ -50,10 +50,10 @@ def spoil(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Gen
     if damage == "wrong count" or (damage in ("missing", "extra") and tags["count"] is not None):
         return draw(_counted_otherwise(scene, rng, damage))
     if damage in ("smear", "blur"):
-        picture = draw(scene)
+        image = draw(scene)
         for thing in _some(scene, rng):
-            (_smear if damage == "smear" else _soften)(picture, thing, rng)
-        return picture
+            (_smear if damage == "smear" else _soften)(image, thing, rng)
+        return image
     if damage == "merged":
         return _merged(scene, rng)
     if damage == "mixed":
@@ -142,25 +142,25 @@ def _patch(thing: Object, reach: int = 1) -> tuple[slice, slice]:
     return span(thing.y), span(thing.x)
 
 
-def _smear(picture: Picture, thing: Object, rng: np.random.Generator) -> None:
+def _smear(image: Pixels, thing: Object, rng: np.random.Generator) -> None:
     """Drags an object's rows or columns sideways by a random walk: its outline is lost, its colour stays."""
-    part = picture[_patch(thing, 2)]
+    part = image[_patch(thing, 2)]
     lines = part if rng.random() < 0.5 else part.swapaxes(0, 1)
     shift = np.cumsum(rng.integers(-3, 4, len(lines)))
     for line, by in zip(lines, shift.tolist(), strict=True):
         line[:] = np.roll(line, by, axis=0)
 
 
-def _soften(picture: Picture, thing: Object, rng: np.random.Generator) -> None:
+def _soften(image: Pixels, thing: Object, rng: np.random.Generator) -> None:
     """Blurs an object until its shape is gone, more or less."""
-    part = picture[_patch(thing, 2)]
+    part = image[_patch(thing, 2)]
     soft = part.astype(float)
     for _ in range(int(rng.integers(4, 12))):
         soft = blur(soft, 0.25)
     part[:] = np.clip(soft, 0, 255).astype(np.uint8)
 
 
-def _merged(scene: Scene, rng: np.random.Generator) -> Picture:
+def _merged(scene: Scene, rng: np.random.Generator) -> Pixels:
     """Pushes an object partly onto another (or, where it is alone, a copy of it)."""
     one = _any(scene, rng)
     rest = [thing for thing in scene if thing is not one]
@@ -171,45 +171,45 @@ def _merged(scene: Scene, rng: np.random.Generator) -> Picture:
     return draw([things[i] for i in rng.permutation(len(things))])
 
 
-def _mixed(scene: Scene, rng: np.random.Generator) -> Picture:
+def _mixed(scene: Scene, rng: np.random.Generator) -> Pixels:
     """Gives part of an object another colour or another shape: what a model draws that could not decide."""
     thing = _any(scene, rng)
     if rng.random() < 0.5:
         other = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
     else:
         other = _reshaped(thing, _other(SHAPES, thing.shape, rng), rng)
-    picture, second = draw(scene), draw([other if t is thing else t for t in scene])
+    image, second = draw(scene), draw([other if t is thing else t for t in scene])
     rows, columns = _patch(thing, 0)
     y, x = np.mgrid[rows, columns]
     angle = rng.uniform(0, 2 * np.pi)
     side = (x - thing.centre[0]) * np.cos(angle) + (y - thing.centre[1]) * np.sin(angle) > rng.uniform(-3, 3)
-    picture[rows, columns][side] = second[rows, columns][side]
-    return picture
+    image[rows, columns][side] = second[rows, columns][side]
+    return image
 
 
-def blur(picture: NDArray[np.float64], side: float) -> NDArray[np.float64]:
+def blur(image: NDArray[np.float64], side: float) -> NDArray[np.float64]:
     """Every pixel mixed with its neighbours: weights (side, 1 - 2 side, side) along rows and columns."""
     for axis in (0, 1):
         pad = [(0, 0)] * 3
         pad[axis] = (1, 1)
-        wide = np.pad(picture, pad, mode="edge").swapaxes(0, axis)
-        picture = (side * (wide[:-2] + wide[2:]) + (1 - 2 * side) * wide[1:-1]).swapaxes(0, axis)
-    return picture
+        wide = np.pad(image, pad, mode="edge").swapaxes(0, axis)
+        image = (side * (wide[:-2] + wide[2:]) + (1 - 2 * side) * wide[1:-1]).swapaxes(0, axis)
+    return image
 
 
 def _field(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
-    """A smooth random field over the picture, (32, 32), values roughly in [0, 1]."""
+    """A smooth random field over the image, (32, 32), values roughly in [0, 1]."""
     coarse = rng.random((cells, cells))
     at = np.linspace(0, cells - 1, SIDE)
     rows = np.stack([np.interp(at, np.arange(cells), line) for line in coarse])
     return np.stack([np.interp(at, np.arange(cells), line) for line in rows.T]).T
 
 
-def model_like(picture: Picture, rng: np.random.Generator, small: bool = False) -> Picture:
+def model_like(image: Pixels, rng: np.random.Generator, small: bool = False) -> Pixels:
     """Soft edges, noise of a few levels, a slight cast of colour; now and then a shape half formed or a faint ghost,
     which is `small` in the crowded world."""
-    out = picture.astype(float)
-    if rng.random() < 0.15:  # half formed: part of the picture fades into the background
+    out = image.astype(float)
+    if rng.random() < 0.15:  # half formed: part of the image fades into the background
         fade = np.clip(4 * (_field(rng, 5) - rng.uniform(0.15, 0.35)), 0, 1)[..., None]
         out = fade * out + (1 - fade) * np.array(BACKGROUND, float)
     if rng.random() < 0.1:

@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 from torch.utils.data import DataLoader, Dataset
 
-from pretraining.captions import fulfilled, near_miss, picture_for
+from pretraining.captions import fulfilled, near_miss, image_for
 from pretraining.examples import exchanges, lesson, self_play
 from pretraining.vision_pretraining import patch_labels
 from srum_benchmarks.shapes import worlds
@@ -29,13 +29,13 @@ class Recipe:
     autoencoder_batch: int = 32
     eye_steps: int = 2000
     eye_batch: int = 96
-    """Pictures a step from which the tower learns what covers each patch, before anything is said about them."""
+    """Images a step from which the tower learns what covers each patch, before anything is said about them."""
     steps: int = 9000
     """Of the joint phase."""
     drawings: int = 128
-    """Pictures a step that are drawn, until step `turn`."""
+    """Images a step that are drawn, until step `turn`."""
     lessons: int = 8
-    """Pictures a step that are judged, six or seven questions each, until step `turn`."""
+    """Images a step that are judged, six or seven questions each, until step `turn`."""
     turn: int = 1500
     """Drawing comes first; from this step on, most of the work goes into looking."""
     late_drawings: int = 96
@@ -49,14 +49,14 @@ class Recipe:
     alike: int = 1
     """Images of each caption in that phase, one after another."""
     looking_steps: int = 0
-    """Of the last phase, in which the picture tower learns from pictures that the model drew (`self_labelling.py`)."""
+    """Of the last phase, in which the image tower learns from images that the model drew (`self_labelling.py`)."""
     looking_batch: int = 32
     looking_rate: float = 0.4
     """Share of both learning rates that this phase begins with."""
     looking_anchor: float = 0.0
     """Weight of the squared distance that the velocities move in it. Above 0 the text weights learn too; 0 leaves them,
     and so drawing, exactly as they are."""
-    looking_pictures: int = 1600
+    looking_images: int = 1600
     """That the model draws for it with each of three guidance scales."""
     muon: float = 0.01
     """Learning rate of the matrices; 0 leaves them to AdamW."""
@@ -70,7 +70,7 @@ class Recipe:
     """Share of drawings without their text, for guidance."""
     ema: float = 0.998
     missed_captions: float = 0.35
-    """Share of drawings that miss their caption in one thing (`captions.MISSES`), as pictures of the web do; half of
+    """Share of drawings that miss their caption in one thing (`captions.MISSES`), as images of the web do; half of
     it for three objects. It is why the model knows better than it draws. In the crowded world, the share that goes
     wrong object by object."""
 
@@ -94,22 +94,22 @@ CROWDED = Recipe(
 """What the bundled model of the crowded world was made with, from the weights of the bundled one."""
 
 
-def picture(rng: np.random.Generator, missed: float = 0.0, world: str = "shapes") -> tuple[np.ndarray, str]:
-    """A picture and its caption, which a share of the pictures misses in one thing."""
-    return pictures_of_one(rng, 1, missed, world)[0]
+def image(rng: np.random.Generator, missed: float = 0.0, world: str = "shapes") -> tuple[np.ndarray, str]:
+    """An image and its caption, which a share of the images misses in one thing."""
+    return images_of_one(rng, 1, missed, world)[0]
 
 
-def pictures_of_one(
+def images_of_one(
     rng: np.random.Generator, count: int, missed: float, world: str = "shapes"
 ) -> list[tuple[np.ndarray, str]]:
-    """Pictures of one caption, each with it."""
+    """Images of one caption, each with it."""
     prompt = worlds.of(world).random_prompt(rng, "train")
-    return [(picture_for(prompt, compose(prompt.tags, rng), missed, rng), prompt.text) for _ in range(count)]
+    return [(image_for(prompt, compose(prompt.tags, rng), missed, rng), prompt.text) for _ in range(count)]
 
 
 def asked_about(taught: Lesson, templates: tuple[str, str], rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(question, answer) pairs: the whole picture judged for three prompts (its own, one that it fulfils where there
-    is one, near misses); self-play and the regions for one of these each. The same picture with other words is what
+    """(question, answer) pairs: the whole image judged for three prompts (its own, one that it fulfils where there
+    is one, near misses); self-play and the regions for one of these each. The same image with other words is what
     teaches to compare."""
     crowd = crowded(taught.prompt.tags)
     true = fulfilled(look(taught.image, crowd), rng, crowd)
@@ -142,7 +142,7 @@ class Steps(Dataset):
         rng = np.random.default_rng([self.recipe.seed, self.first + index, len(self.phase)])
         if self.phase == "autoencoder":
             world, batch = self.recipe.world, self.recipe.autoencoder_batch
-            return np.stack([self._lesson(rng).image if i % 2 else picture(rng, 0.0, world)[0] for i in range(batch)])
+            return np.stack([self._lesson(rng).image if i % 2 else image(rng, 0.0, world)[0] for i in range(batch)])
         if self.phase == "eye":
             seen = [self._lesson(rng).image for _ in range(self.recipe.eye_batch)]
             small = self.recipe.world == "crowded"
@@ -150,8 +150,8 @@ class Steps(Dataset):
         if self.phase == "drawing":
             return self._drawings(rng, self.recipe.drawing_batch, self.recipe.alike)
         late = self.first + index >= self.recipe.turn
-        pictures = self.recipe.late_drawings if late else self.recipe.drawings
-        drawn, captions = self._drawings(rng, pictures)
+        images = self.recipe.late_drawings if late else self.recipe.drawings
+        drawn, captions = self._drawings(rng, images)
         taught = [self._lesson(rng) for _ in range(self.recipe.late_lessons if late else self.recipe.lessons)]
         asked = [asked_about(each, self.templates, rng) for each in taught]
         return drawn, captions, [each.image for each in taught], asked
@@ -162,7 +162,7 @@ class Steps(Dataset):
     def _drawings(self, rng: np.random.Generator, count: int, each: int = 1) -> tuple[np.ndarray, list[str | None]]:
         missed = self.recipe.missed_captions
         world = self.recipe.world
-        drawn = [shot for _ in range(count // each) for shot in pictures_of_one(rng, each, missed, world)]
+        drawn = [shot for _ in range(count // each) for shot in images_of_one(rng, each, missed, world)]
         kept = [rng.random() >= self.recipe.dropped for _ in range(count // each)]
         captions = [text if kept[place // each] else None for place, (_, text) in enumerate(drawn)]
         return np.stack([image for image, _ in drawn]), captions

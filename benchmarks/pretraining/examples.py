@@ -1,7 +1,7 @@
-"""What the bundled model's understanding side learns from: pictures, right and wrong, with the words that judge them.
+"""What the bundled model's understanding side learns from: images, right and wrong, with the words that judge them.
 
-A picture is drawn for a prompt, perhaps corrupted, perhaps shown with another prompt, perhaps given the look of a
-model's drawing. Its labels then come from what the exact checker reads in the final picture (`appraise`), so what the
+An image is drawn for a prompt, perhaps corrupted, perhaps shown with another prompt, perhaps given the look of a
+model's drawing. Its labels then come from what the exact checker reads in the final image (`appraise`), so what the
 model learns to say agrees with how the benchmark decides.
 """
 
@@ -12,60 +12,60 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pretraining.captions import picture_for
-from pretraining.corruptions import DAMAGES, model_like, spoil
+from pretraining.captions import image_for
+from pretraining.corruptions import DAMAGES, model_like, corrupt
 from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
 from srum_benchmarks.shapes.checker import PixelBox, absent, holds, look
 from srum_benchmarks.shapes.crowded import cell_of
-from srum_benchmarks.shapes.render import Picture, compose, draw
+from srum_benchmarks.shapes.render import Pixels, compose, draw
 from srum_benchmarks.shapes.world import COUNTS, SIDE, crowded, plural, wanted
 from srum_core.records import Prompt
 
 CLEAN, MISMATCHED = 0.4, 0.2
-"""Share of lessons with an unspoilt picture, and with a picture drawn for another prompt (the rest is spoilt)."""
+"""Share of lessons with an unspoilt image, and with an image drawn for another prompt (the rest is spoilt)."""
 SPECIAL = {"spatial relation": "wrong relation", "numeracy": "wrong count", "list with places": "wrong relation"}
 AS_TAUGHT = 0.2
-"""Share, in the crowded world, of pictures that miss their caption as those that drawing learns from do."""
+"""Share, in the crowded world, of images that miss their caption as those that drawing learns from do."""
 SPECIAL_SHARE = 0.4
-"""Of the spoilt pictures of these categories, the share with the mistake that is particular to them."""
+"""Of the spoilt images of these categories, the share with the mistake that is particular to them."""
 MODEL_LIKE = 0.6
-"""Share of pictures that get the look of a model's drawing."""
+"""Share of images that get the look of a model's drawing."""
 
 
-Propose = Callable[[Picture], Sequence[PixelBox]]
+Propose = Callable[[Pixels], Sequence[PixelBox]]
 
 
 def lesson(
     rng: np.random.Generator, split: str = "train", propose: Propose | None = None, world: str = "shapes"
 ) -> Lesson:
-    """A random picture with a prompt of this split, and what is to be said about it (and about proposed boxes)."""
+    """A random image with a prompt of this split, and what is to be said about it (and about proposed boxes)."""
     random_prompt = worlds.of(world).random_prompt
     prompt = random_prompt(rng, split)
     crowd = crowded(prompt.tags)
-    draw_for, kind = prompt, "clean"
+    generate_for, kind = prompt, "clean"
     fate = rng.random()
     if CLEAN <= fate < CLEAN + MISMATCHED:
         kind = "mismatched"
-        draw_for = random_prompt(rng, split, prompt.tags["category"] if rng.random() < 0.5 else None)
-    scene = compose(draw_for.tags, rng)
+        generate_for = random_prompt(rng, split, prompt.tags["category"] if rng.random() < 0.5 else None)
+    scene = compose(generate_for.tags, rng)
     if fate < CLEAN + MISMATCHED:
         image = draw(scene)
     elif crowd and rng.random() < AS_TAUGHT / (1 - CLEAN - MISMATCHED):
-        kind, image = "as taught", picture_for(prompt, scene, 1.0, rng)
+        kind, image = "as taught", image_for(prompt, scene, 1.0, rng)
     else:
         kind = DAMAGES[rng.integers(len(DAMAGES))]
         special = SPECIAL.get(prompt.tags["category"])
         if special and (kind == "wrong relation" or rng.random() < SPECIAL_SHARE):
             kind = special
-        image = spoil(kind, scene, prompt.tags, rng)
+        image = corrupt(kind, scene, prompt.tags, rng)
     if rng.random() < MODEL_LIKE:
         image = model_like(image, rng, crowd)
     return appraise(image, prompt, kind, propose(image) if propose else None)
 
 
 def layout_answer(lesson: Lesson) -> str:
-    """The answer about the whole picture, in the words that the judge reads: first what there is to see and where its
+    """The answer about the whole image, in the words that the judge reads: first what there is to see and where its
     middle is (row and column of an 8 × 8 grid), then the score. In the crowded world the row and the column are those
     of the cell, from 1, and what is missing is named before the score."""
     score = f"Score: {lesson.score:.1f}\nReason: {lesson.reason}"
@@ -110,7 +110,7 @@ def exchanges(lesson: Lesson, layout: str, regions: str) -> list[tuple[str, str]
 
 
 def self_questions(prompt: Prompt) -> list[str]:
-    """What to ask about a picture for this prompt; every answer is yes if, and only if, the picture is as asked."""
+    """What to ask about an image for this prompt; every answer is yes if, and only if, the image is as asked."""
     tags = prompt.tags
     kinds = [f"{colour} {shape}" for colour, shape in tags["objects"]]
     if tags["count"]:
@@ -122,9 +122,9 @@ def self_questions(prompt: Prompt) -> list[str]:
     return [*(f"Is there a {kind}?" for kind in kinds), *between, "Is that all?"]
 
 
-def self_answers(picture: Picture, prompt: Prompt) -> list[bool]:
+def self_answers(image: Pixels, prompt: Prompt) -> list[bool]:
     """What the checker would answer to `self_questions`."""
-    found, need = look(picture, crowded(prompt.tags)), wanted(prompt.tags)
+    found, need = look(image, crowded(prompt.tags)), wanted(prompt.tags)
     seen = Counter(thing.kind for thing in found)
     there = [seen[kind] == count if prompt.tags["count"] else seen[kind] >= count for kind, count in need.items()]
     if crowded(prompt.tags):

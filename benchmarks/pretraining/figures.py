@@ -1,9 +1,9 @@
 """Figures with 95 % intervals, as plain data: {"value": …, "low": …, "high": …, "count": …}.
 
-Pictures of one prompt are not independent, so prompts are resampled, never pictures. Every figure here is a function of
+Images of one prompt are not independent, so prompts are resampled, never images. Every figure here is a function of
 means over prompts (hits and cases for a share, moments for a correlation, histograms for an area under the curve); the
 means are resampled with the same draws and the function is taken of each. `prompts` (n,) says which prompt each of the
-n cases belongs to. A figure that cannot be had (a mean over nothing, an accuracy on wrong pictures where all are right)
+n cases belongs to. A figure that cannot be had (a mean over nothing, an accuracy on wrong images where all are right)
 is None, and resamples in which it cannot be had do not count.
 """
 

@@ -125,9 +125,9 @@ def restore(
     return int(state["step"])
 
 
-def as_tensor(pictures: np.ndarray) -> Tensor:
+def as_tensor(images: np.ndarray) -> Tensor:
     """(n, h, w, 3) uint8 -> (n, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def autocast(device: torch.device) -> torch.autocast:

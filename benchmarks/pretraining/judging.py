@@ -1,4 +1,4 @@
-"""What a model says of pictures against what the exact checker reads in them."""
+"""What a model says of images against what the exact checker reads in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from srum_core.records import Question
 
 BATCH = 64
 RIGHT = 0.5
-"""A picture that scores above this is said to be right."""
+"""An image that scores above this is said to be right."""
 ROOM = ((90, 200), (160, 320))
 """Tokens of an answer (layout, regions); the second pair is the crowded world's."""
 _SCORE = re.compile(r"Score: (-?\d\.\d)$", re.MULTILINE)
@@ -34,14 +34,14 @@ def judging(
     which: np.ndarray | None = None,
     votes: int = 1,
 ) -> dict[str, Any]:
-    """What the model says of pictures against what the checker reads in them. Unreadable answers are left out of every
-    figure but the readable shares. `which` prompt each picture is of; without it each is of its own. A single answer is
+    """What the model says of images against what the checker reads in them. Unreadable answers are left out of every
+    figure but the readable shares. `which` prompt each image is of; without it each is of its own. A single answer is
     greedy; several `votes` are sampled and settled as in a run with judge.temperature = 1 and judge.doubt = 1."""
     said = [answers(model, lessons, templates, vote if votes > 1 else None) for vote in range(votes)]
     which = np.arange(len(lessons)) if which is None else which
-    by_picture = list(zip(*said, strict=True))
-    scores = np.array([_settled(_SCORE.findall("\n\n".join(text for text, _ in each))) for each in by_picture])
-    given = [_regions([text for _, text in each]) for each in by_picture]
+    by_image = list(zip(*said, strict=True))
+    scores = np.array([_settled(_SCORE.findall("\n\n".join(text for text, _ in each))) for each in by_image])
+    given = [_regions([text for _, text in each]) for each in by_image]
     whole = _whole(lessons, scores, which)
     complete = [
         scored.keys() >= set(range(1, len(each.parts) + 1)) for each, scored in zip(lessons, given, strict=True)
@@ -87,7 +87,7 @@ def _whole(lessons: Sequence[Lesson], scores: np.ndarray, which: np.ndarray) -> 
         },
     }
     names = sorted(set(kinds.tolist()) - {""})
-    if names:  # how rendered pictures came about; the model's own have no kind
+    if names:  # how rendered images came about; the model's own have no kind
         by_kind = {name: share((said == right)[kinds == name], which[kinds == name]) for name in names}
         found["accuracy_by_kind"] = by_kind
     return found
@@ -121,7 +121,7 @@ def _regional(lessons: Sequence[Lesson], given: Sequence[Mapping[int, float]], w
 def answers(
     model: UnifiedModel, lessons: Sequence[Lesson], templates: tuple[str, str], vote: int | None = None
 ) -> list[tuple[str, str]]:
-    """What the model says about each picture (layout, regions): the likeliest words, or a sample with this seed."""
+    """What the model says about each image (layout, regions): the likeliest words, or a sample with this seed."""
     from PIL import Image
 
     heat = 0.0 if vote is None else 1.0

@@ -1,8 +1,8 @@
 """How well a model draws and judges the world of shapes: `python -m pretraining.measure --checkpoint DIR`.
 
-Drawing is what the exact checker finds in the model's pictures of held-out prompts. Judging is measured on these very
-pictures, and with `--lessons` on held-out rendered ones, clean and damaged: understanding before and after training
-(paper, Table 2) on the same pictures. A checkpoint that training wrote is measured like any other:
+Drawing is what the exact checker finds in the model's images of held-out prompts. Judging is measured on these very
+images, and with `--lessons` on held-out rendered ones, clean and damaged: understanding before and after training
+(paper, Table 2) on the same images. A checkpoint that training wrote is measured like any other:
 `--checkpoint RUN/round-1/checkpoint` after full training, and after LoRA `--lora RUN/round-1/checkpoint` on top of the
 checkpoint that was trained.
 """
@@ -25,7 +25,7 @@ from pretraining.judging import judging
 from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.appraisal import appraise
 from srum_benchmarks.shapes.checker import Verdict, check
-from srum_benchmarks.shapes.render import Picture
+from srum_benchmarks.shapes.render import Pixels
 from srum_benchmarks.shapes.world import crowded
 from srum_core.errors import CheckpointError
 from srum_core.protocols import UnifiedModel
@@ -33,7 +33,7 @@ from srum_core.records import Prompt
 from srum_core.runs.store import write_atomic
 
 BATCH = 64
-_ABOUT = ("split", "prompts", "pictures", "seed", "votes")
+_ABOUT = ("split", "prompts", "images", "seed", "votes")
 
 
 def measure(
@@ -42,25 +42,23 @@ def measure(
     split: str = "dev",
     count: int = 256,
     seed: int = 0,
-    pictures: int = 1,
+    images: int = 1,
     lessons: int = 0,
     only: str | None = None,
     votes: int = 1,
     world: str = "shapes",
     category: str = "",
 ) -> dict[str, Any]:
-    """Figures with 95 % intervals over prompts: of `pictures` drawn for each of `count` prompts, of how these are
-    judged, and of how `lessons` rendered pictures of the split are. `only`: "drawing" asks nothing, "judging" draws
+    """Figures with 95 % intervals over prompts: of `images` drawn for each of `count` prompts, of how these are
+    judged, and of how `lessons` rendered images of the split are. `only`: "drawing" asks nothing, "judging" draws
     nothing and judges the lessons. `votes`: see `judging`. `category`: of the prompts drawn for; "" = all."""
     found: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
-        found |= {"prompts": count, "pictures": pictures}
-        asked = [
-            prompt for prompt in worlds.of(world).prompts(split, count, category=category) for _ in range(pictures)
-        ]
-        seeds = [seed_of(prompt, i % pictures, seed) for i, prompt in enumerate(asked)]
+        found |= {"prompts": count, "images": images}
+        asked = [prompt for prompt in worlds.of(world).prompts(split, count, category=category) for _ in range(images)]
+        seeds = [seed_of(prompt, i % images, seed) for i, prompt in enumerate(asked)]
         drawn = draw_all(model, asked, seeds)
-        which = np.arange(len(asked)) // pictures
+        which = np.arange(len(asked)) // images
         found["drawing"] = drawing([check(each, p.tags) for each, p in zip(drawn, asked, strict=True)], asked, which)
         if only != "drawing":
             own = [appraise(each, prompt) for each, prompt in zip(drawn, asked, strict=True)]
@@ -72,14 +70,14 @@ def measure(
     return found
 
 
-def seed_of(prompt: Prompt, picture: int, seed: int) -> int:
-    """The seed (31 bits) of a prompt's n-th picture, whatever else is drawn with it."""
-    digest = hashlib.sha256(f"{seed}|{picture}|{prompt.text}".encode()).digest()
+def seed_of(prompt: Prompt, image: int, seed: int) -> int:
+    """The seed (31 bits) of a prompt's n-th image, whatever else is drawn with it."""
+    digest = hashlib.sha256(f"{seed}|{image}|{prompt.text}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def draw_all(model: UnifiedModel, asked: Sequence[Prompt], seeds: Sequence[int]) -> list[Picture]:
-    drawn: list[Picture] = []
+def draw_all(model: UnifiedModel, asked: Sequence[Prompt], seeds: Sequence[int]) -> list[Pixels]:
+    drawn: list[Pixels] = []
     for start in range(0, len(asked), BATCH):
         texts = [prompt.text for prompt in asked[start : start + BATCH]]
         drawn += [np.asarray(sample.image) for sample in model.generate(texts, seeds[start : start + BATCH])]
@@ -87,9 +85,9 @@ def draw_all(model: UnifiedModel, asked: Sequence[Prompt], seeds: Sequence[int])
 
 
 def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndarray) -> dict[str, dict[str, Figure]]:
-    """For all and by category. Correct: share of pictures that are as asked. Fidelity: mean share of the required
+    """For all and by category. Correct: share of images that are as asked. Fidelity: mean share of the required
     objects that are there. Clean things: share of all drawn things that are shapes of the world, asked for or not (no
-    blobs). Clean pictures: share of pictures with something on them, all of it clean. Objects, in the crowded world:
+    blobs). Clean images: share of images with something on them, all of it clean. Objects, in the crowded world:
     things drawn for each object asked for. `which` prompt each is of."""
     things = np.array([len(v.found) for v in verdicts])
     clean = np.array([sum(thing.shape is not None for thing in v.found) for v in verdicts])
@@ -130,7 +128,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
         rows = [[name, *(_cell(figures.get(name)) for figures in seen.values())] for name in names]
         tables.append(_table(["judging", *seen], rows))
     about = ", ".join(
-        f"{name} {found[name]}" for name in ("split", "prompts", "pictures", "seed", "votes") if name in found
+        f"{name} {found[name]}" for name in ("split", "prompts", "images", "seed", "votes") if name in found
     )
     return f"{about}; 95 % intervals over prompts, number of cases in brackets\n\n" + "\n".join(tables)
 
@@ -184,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="dev")
     parser.add_argument("--category", default="", help="of the prompts to draw for (default: all)")
     parser.add_argument("--count", type=int, default=256, help="prompts")
-    parser.add_argument("--pictures", type=int, default=4, help="of each prompt")
+    parser.add_argument("--images", type=int, default=4, help="of each prompt")
     parser.add_argument("--lessons", type=int, default=0, help="rendered pictures of the split to judge as well")
     parser.add_argument("--only", choices=("drawing", "judging"), help="ask nothing, or draw nothing (needs --lessons)")
     parser.add_argument("--votes", type=int, default=1, help="answers to each question; several are sampled")
@@ -197,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--only judging draws nothing, so it needs --lessons N: how many rendered pictures to judge")
     side = [32, 32]
     options = {
-        "checkpoint": given.checkpoint, "size": side, "drawing_sides": side, "vision_sides": side, "dtype": "float32",
+        "checkpoint": given.checkpoint, "size": side, "generation_sides": side, "vision_sides": side, "dtype": "float32",
         "drawing": {"steps": given.steps, "guidance": given.guidance},
     }  # fmt: skip
     templates = (given.layout_template.read_text(), given.regions_template.read_text())
@@ -206,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CheckpointError as error:
         parser.error(str(error))
     found = measure(
-        model, templates, given.split, given.count, given.seed, given.pictures, given.lessons, given.only, given.votes,
+        model, templates, given.split, given.count, given.seed, given.images, given.lessons, given.only, given.votes,
         given.world, given.category,
     )  # fmt: skip
     print(as_json(found))

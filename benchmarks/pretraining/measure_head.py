@@ -1,4 +1,4 @@
-"""How right a model that draws features draws: what tower and decoder keep of rendered pictures, and its own."""
+"""How right a model that draws features draws: what tower and decoder keep of rendered images, and its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from srum_core.records import Prompt
 
 
 def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
-    """How right rendered pictures still are after tower and decoder: the ceiling of what the head can draw."""
+    """How right rendered images still are after tower and decoder: the ceiling of what the head can draw."""
     asked = prompts(split, count)
     rng = np.random.default_rng(0)
     rendered = [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in asked]
@@ -30,12 +30,12 @@ def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
 
 
 def drawn(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
-    """How right the model's own pictures are."""
+    """How right the model's own images are."""
     asked = prompts(split, count)
     made = draw_all(model, asked, [seed_of(prompt, 0, 0) for prompt in asked])
     return _figures(made, asked)
 
 
-def _figures(pictures: Sequence[Any], asked: Sequence[Prompt]) -> dict[str, Any]:
-    found = [check(each, prompt.tags) for each, prompt in zip(pictures, asked, strict=True)]
+def _figures(images: Sequence[Any], asked: Sequence[Prompt]) -> dict[str, Any]:
+    found = [check(each, prompt.tags) for each, prompt in zip(images, asked, strict=True)]
     return drawing(found, asked, np.arange(len(asked)))

@@ -1,8 +1,8 @@
 """Pretrain the bundled tiny model on the world of shapes: `python -m pretraining.pretrain --out DIR`.
 
 Five phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
-picture tower alone, drawing and looking together (the drawing loss plus the answers' cross-entropy), then drawing
-alone, in which nothing that looks is changed, and looking at its own pictures, in which nothing that draws is. The last
+image tower alone, drawing and looking together (the drawing loss plus the answers' cross-entropy), then drawing
+alone, in which nothing that looks is changed, and looking at its own images, in which nothing that draws is. The last
 three write a model each; the last one is the result. Lessons are rendered fresh for every step from (seed, step).
 """
 
@@ -62,7 +62,7 @@ def train_autoencoder(model: Bagel, recipe: Recipe, out: Path, templates: tuple[
 
 
 def train_eye(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
-    """The picture tower alone: what covers each patch."""
+    """The image tower alone: what covers each patch."""
     tower, size = model.eye.vit_model, model.eye.patch
     device = next(tower.parameters()).device
     torch.manual_seed(recipe.seed)
@@ -125,7 +125,7 @@ def train_drawing(model: Any, recipe: Recipe, out: Path, templates: tuple[str, s
 def drawing_loss(
     model: Bagel, recipe: Recipe, drawn: Any, captions: Sequence[str | None], step: int, device: torch.device
 ) -> Tensor:
-    """Mean over pictures of the flow-matching error; times and noise follow from the recipe's seed and the step."""
+    """Mean over images of the flow-matching error; times and noise follow from the recipe's seed and the step."""
     rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     with autocast(device):
         clean = [x.float() for x in model.encode([Image.fromarray(each) for each in drawn])]
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args(arguments))
     out, device = options.pop("out"), options.pop("device")
-    pictures, start = options.pop("measure"), options.pop("start")
+    images, start = options.pop("measure"), options.pop("start")
     templates = (options.pop("layout_template").read_text(), options.pop("regions_template").read_text())
     recipe = Recipe(**options)
     out.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         create(out / "fresh", Blueprint(), corpus(templates, recipe.world), recipe.seed)
     write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     side = (32, 32)
-    sizes = {"size": side, "drawing_sides": side, "vision_sides": side, "device": device, "dtype": "float32"}
+    sizes = {"size": side, "generation_sides": side, "vision_sides": side, "device": device, "dtype": "float32"}
 
     def load(name: str, **more: Any) -> Any:
         return registry.create("adapter", {"use": "bagel", "checkpoint": str(out / name), **sizes, **more})
@@ -187,8 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts = [load(last, drawing={"steps": 25, "guidance": guidance}) for guidance in GUIDANCE]
         train_looking(load(last, experts="generation"), recipe, out, templates, parts)
         last = "model-looking"
-    if pictures:
-        print(json.dumps(measure(load(last), templates, count=pictures, world=recipe.world), indent=2))
+    if images:
+        print(json.dumps(measure(load(last), templates, count=images, world=recipe.world), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Pretrain a tiny model that draws features of pictures: `python -m pretraining.pretrain_head --out DIR`.
+"""Pretrain a tiny model that draws features of images: `python -m pretraining.pretrain_head --out DIR`.
 
 A BLIP3-o: drawing goes text -> language model -> head -> features -> decoder -> pixels. Four
 phases, each resumable by repeating the command: the feature tower, the decoder's autoencoder, the decoder's UNet, and
 the head together with its queries and the language model that reads the captions. Nothing of it learns to look: who
-judges is another model (`answerer`). Pictures are rendered fresh for every step from (seed, step). `--phase` makes one
+judges is another model (`answerer`). Images are rendered fresh for every step from (seed, step). `--phase` makes one
 phase only; `unet` and `head` need the features, but not each other, and may run side by side.
 """
 
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from pretraining import curriculum
 from pretraining.blip3o import create, write
-from pretraining.curriculum import Steps, loader, picture
+from pretraining.curriculum import Steps, loader, image
 from pretraining.fit import Phase, as_tensor, fit, named_of
 from pretraining.measure_head import drawn, rebuilt
 from srum_core.flow import Schedule, flow_step
@@ -34,7 +34,7 @@ from srum_core.runs.store import write_atomic
 
 PHASES = ("features", "autoencoder", "unet", "head")
 SEEN_AS = (1024.0, 1024.0, 0.0, 0.0)
-"""What SDXL's UNet is told of a picture's original size and crop, as in drawing."""
+"""What SDXL's UNet is told of an image's original size and crop, as in drawing."""
 
 
 @frozen
@@ -53,7 +53,7 @@ class Recipe:
     head_steps: int = 6000
     head_batch: int = 128
     alike: int = 2
-    """Pictures of each caption in a batch: it is read once for all of them, which is two fifths of the work."""
+    """Images of each caption in a batch: it is read once for all of them, which is two fifths of the work."""
     expected: float = 0.3
     """Weight of what a linear map makes of each query's state, compared with the clean features: the head listens to
     its condition through gates that start at zero, and the language model would learn nothing for long."""
@@ -68,7 +68,7 @@ class Recipe:
     """Share of drawings without their text, for guidance."""
     ema: float = 0.998
     missed_captions: float = 0.1
-    """Share of drawings that miss their caption in one thing (`captions.MISSES`), as pictures of the web do."""
+    """Share of drawings that miss their caption in one thing (`captions.MISSES`), as images of the web do."""
 
 
 def phase_of(name: str, recipe: Recipe) -> Phase:
@@ -79,7 +79,7 @@ def phase_of(name: str, recipe: Recipe) -> Phase:
 
 
 def seen(recipe: Recipe, name: str) -> Callable[[int], Iterable[Any]]:
-    """Pictures, half of them damaged, for the phases that know no captions."""
+    """Images, half of them damaged, for the phases that know no captions."""
     steps, batch = getattr(recipe, f"{name}_steps"), getattr(recipe, f"{name}_batch")
     plan = curriculum.Recipe(seed=recipe.seed + PHASES.index(name), autoencoder_steps=steps, autoencoder_batch=batch)
     return lambda done: loader(Steps(plan, ("", ""), done, "autoencoder"))
@@ -108,8 +108,8 @@ def train_features(model: Any, recipe: Recipe, out: Path) -> None:
         lost = F.cross_entropy(where(noisy).flatten(0, 1), places.repeat(len(noisy)))
         flat = features.flatten(0, 1)
         moments = flat.mean(0).square().mean() + (flat.std(0) - 1).square().mean()
-        told = {"error": error.item(), "lost": lost.item(), "moments": moments.item()}
-        return error + 0.05 * lost + 0.05 * moments, told
+        message = {"error": error.item(), "lost": lost.item(), "moments": moments.item()}
+        return error + 0.05 * lost + 0.05 * moments, message
 
     named = named_of(tower=tower, pixels=pixels, where=where)
     fit(phase_of("features", recipe), out, named, seen(recipe, "features"), loss_of)
@@ -147,8 +147,8 @@ def train_unet(model: Any, recipe: Recipe, out: Path) -> None:
         time = torch.randint(0, len(kept), (len(clean),))
         share = kept[time].view(-1, 1, 1, 1)
         noisy = share.sqrt() * clean + (1 - share).sqrt() * torch.randn_like(clean)
-        told = {"text_embeds": features.mean(1), "time_ids": ids.expand(len(clean), -1)}
-        back = unet(noisy, time, features, added_cond_kwargs=told).sample
+        message = {"text_embeds": features.mean(1), "time_ids": ids.expand(len(clean), -1)}
+        back = unet(noisy, time, features, added_cond_kwargs=message).sample
         return F.mse_loss(back, clean), {}
 
     fit(phase_of("unet", recipe), out, named_of(unet=unet), seen(recipe, "unet"), loss_of)
@@ -173,9 +173,9 @@ def train_head(model: Any, recipe: Recipe, out: Path) -> None:
         noise = [torch.randn_like(x) for x in clean]
         flow = flow_step(model.denoiser, clean, list(states), time, None, noise=noise)
         error = F.mse_loss(torch.stack(flow.velocity), torch.stack(flow.target))
-        told = [place for place, caption in enumerate(captions) if caption is not None]
-        there = rearrange(torch.stack(clean), "n h w c -> n (h w) c")[told]
-        expected = guess(states[told])
+        message = [place for place, caption in enumerate(captions) if caption is not None]
+        there = rearrange(torch.stack(clean), "n h w c -> n (h w) c")[message]
+        expected = guess(states[message])
         missed = F.mse_loss(expected, there) + F.mse_loss(expected.mean(1), there.mean(1)) * there.shape[1]
         return error + recipe.expected * missed, {"error": error.item(), "missed": missed.item()}
 
@@ -185,7 +185,7 @@ def train_head(model: Any, recipe: Recipe, out: Path) -> None:
 
 def corpus(count: int = 4000) -> list[str]:
     rng = np.random.default_rng(1)
-    return [picture(rng)[1] for _ in range(count)]
+    return [image(rng)[1] for _ in range(count)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Lets the text weights learn to say more about a picture, while what is drawn from a text is held where it was."""
+"""Lets the text weights learn to say more about an image, while what is drawn from a text is held where it was."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text_weights(model: Any) -> dict[str, nn.Parameter]:
 
 
 class Anchor:
-    """Mean squared distance of the velocities from what they were when this was made, on pictures (n, 32, 32, 3) and
+    """Mean squared distance of the velocities from what they were when this was made, on images (n, 32, 32, 3) and
     their prompts; called with the step."""
 
     def __init__(

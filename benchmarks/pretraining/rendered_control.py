@@ -1,8 +1,8 @@
-"""A control: the recipe of a run on pictures that its model did not draw.
+"""A control: the recipe of a run on images that its model did not draw.
 
     python -m pretraining.rendered_control --like RUN --out RUN2
 
-makes RUN2, with as many rendered scenes for the same prompts as RUN's first round has pictures, each judged 1.0 as a
+makes RUN2, with as many rendered scenes for the same prompts as RUN's first round has images, each judged 1.0 as a
 whole and everywhere, and the settings of RUN with loss=sft and one round. Training on it shows whether the model still
 had something to learn from real scenes: a base that has converged is not lifted. With --missed a share of the scenes
 misses its caption in one thing, as in the bundled model's pretraining.
@@ -21,8 +21,8 @@ import numpy as np
 from attrs import evolve
 from PIL import Image
 
-from pretraining.captions import picture_for
-from srum_benchmarks.shapes.render import Picture, compose
+from pretraining.captions import image_for
+from srum_benchmarks.shapes.render import Pixels, compose
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError, SrumError
 from srum_core.interchange.incoming import fresh
@@ -38,7 +38,7 @@ _CHUNK = 256
 
 
 def make(like: Run, folder: Path, missed: float = 0.0, seed: int = 0) -> Run:
-    """The run, whole or not at all. The same arguments give the same pictures.
+    """The run, whole or not at all. The same arguments give the same images.
 
     Raises RecordError if the folder is there, or if the prompts are of another world."""
     settings = evolve(like.settings, loss=Use("sft"), rounds=1)
@@ -64,14 +64,14 @@ def _rendered(planned: Planned, folder: Path, missed: float, seed: int) -> Candi
     return Candidate(planned.id, planned.prompt, path, (SIDE, SIDE), planned.seed)
 
 
-def _scene(planned: Planned, missed: float, seed: int) -> Picture:
+def _scene(planned: Planned, missed: float, seed: int) -> Pixels:
     prompt, rng = planned.prompt, np.random.default_rng([seed, planned.seed])
     if not {"category", "objects", "relation", "count"} <= prompt.tags.keys():
         raise RecordError(
             f'The prompt "{prompt.text}" is not of the world of shapes, so there is no scene of it to render. Name a '
             "run with prompts=shapes:train."
         )
-    return picture_for(prompt, compose(prompt.tags, rng), missed, rng)
+    return image_for(prompt, compose(prompt.tags, rng), missed, rng)
 
 
 def _judged(planned: Planned) -> Judgement:

@@ -1,7 +1,7 @@
-"""The last phase: looking at pictures that the model itself drew, while drawing stays as it is.
+"""The last phase: looking at images that the model itself drew, while drawing stays as it is.
 
 A model's own mistakes are subtler than any damage that we thought of. It draws train prompts, with several guidance
-scales; the exact checker says what is right and wrong about each picture; the picture tower and its connector learn
+scales; the exact checker says what is right and wrong about each image; the image tower and its connector learn
 from the answers, and from what covers each patch. Drawing uses neither, so it stays bit-identical. With an anchor the
 text weights learn too, which drawing reads: then it is held by the distance of its velocities from what they were.
 """
@@ -29,7 +29,7 @@ from pretraining.vision_pretraining import Sight, patch_labels
 from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
 from srum_benchmarks.shapes.checker import look
-from srum_benchmarks.shapes.render import Picture
+from srum_benchmarks.shapes.render import Pixels
 from srum_benchmarks.shapes.world import SIDE, crowded
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Prompt
@@ -45,21 +45,21 @@ PLAYED = 0.15
 NEW_HEAD = 100
 """Steps in which only the head learns what covers each patch: a new one's gradients would spoil the tower."""
 SHIFT = 2
-"""Pixels; a drawn picture is shown moved by up to so many, and mirrored every other time."""
+"""Pixels; a drawn image is shown moved by up to so many, and mirrored every other time."""
 
 
-def draw_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tuple[np.ndarray, list[Prompt]]:
-    """What each of these draws for as many train prompts of its own: pictures (n, 32, 32, 3) and prompts. A part that
+def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tuple[np.ndarray, list[Prompt]]:
+    """What each of these draws for as many train prompts of its own: images (n, 32, 32, 3) and prompts. A part that
     lies in `out` already is not drawn again."""
-    drawn, asked, count = [], list[Prompt](), recipe.looking_pictures
+    drawn, asked, count = [], list[Prompt](), recipe.looking_images
     for part, painter in enumerate(painters):
         rng = np.random.default_rng([recipe.seed, part, len("looking")])
         prompts = [worlds.of(recipe.world).random_prompt(rng, "train") for _ in range(count)]
         path = out / f"own-{part}.npy"
         if not path.is_file():
-            pictures = draw_all(painter, prompts, [part * 1_000_003 + i for i in range(count)])
+            images = draw_all(painter, prompts, [part * 1_000_003 + i for i in range(count)])
             with path.with_suffix(".aside").open("wb") as aside:
-                np.save(aside, np.stack(pictures))
+                np.save(aside, np.stack(images))
             path.with_suffix(".aside").replace(path)
         drawn.append(np.load(path))
         asked += prompts
@@ -67,7 +67,7 @@ def draw_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tup
 
 
 class Glances(Dataset):
-    """Item i is what step first + i learns from: pictures, their patches' labels, a (question, answer) for each."""
+    """Item i is what step first + i learns from: images, their patches' labels, a (question, answer) for each."""
 
     def __init__(
         self,
@@ -90,14 +90,14 @@ class Glances(Dataset):
     def __getitem__(self, index: int) -> Any:
         rng = np.random.default_rng([self.recipe.seed, self.first + index, len("looking")])
         taught = [self._one(rng) for _ in range(self.recipe.looking_batch)]
-        pictures, asked = zip(*taught, strict=True)
-        return np.stack(pictures), np.stack([patch_labels(each, self.patch, self.small) for each in pictures]), asked
+        images, asked = zip(*taught, strict=True)
+        return np.stack(images), np.stack([patch_labels(each, self.patch, self.small) for each in images]), asked
 
-    def _one(self, rng: np.random.Generator) -> tuple[Picture, list[tuple[str, str]]]:
+    def _one(self, rng: np.random.Generator) -> tuple[Pixels, list[tuple[str, str]]]:
         taught = lesson(rng, world=self.recipe.world) if rng.random() < RENDERED else self._drawn(rng)
         played = self.recipe.looking_anchor and not self.small and rng.random() < PLAYED
         pairs = self_play(taught, rng) if played else exchanges(taught, *self.templates)
-        return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many pictures teach more than many questions
+        return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many images teach more than many questions
 
     def _drawn(self, rng: np.random.Generator) -> Lesson:
         among = self.unclean if rng.random() < UNCLEAN else range(len(self.drawn))
@@ -105,25 +105,25 @@ class Glances(Dataset):
         prompt = self.prompts[i]
         if crowded(prompt.tags):
             return self._crowd(self.drawn[i], prompt, rng)
-        picture = moved(self.drawn[i], rng)
+        image = moved(self.drawn[i], rng)
         if rng.random() < 0.3:
-            other = fulfilled(look(picture), rng) if rng.random() < 0.5 else None
+            other = fulfilled(look(image), rng) if rng.random() < 0.5 else None
             prompt = other or near_miss(prompt, rng)
-        return appraise(picture, prompt)
+        return appraise(image, prompt)
 
-    def _crowd(self, picture: Picture, prompt: Prompt, rng: np.random.Generator) -> Lesson:
-        """Mirrored or not, but not moved: a thing would be between cells. Such pictures are rarely right, so most are
+    def _crowd(self, image: Pixels, prompt: Prompt, rng: np.random.Generator) -> Lesson:
+        """Mirrored or not, but not moved: a thing would be between cells. Such images are rarely right, so most are
         shown with words that they fulfil or just miss."""
-        picture = picture[:, ::-1] if rng.random() < 0.5 else picture
+        image = image[:, ::-1] if rng.random() < 0.5 else image
         if rng.random() < 0.6:
-            true = fulfilled(look(picture, True), rng, crowd=True)
+            true = fulfilled(look(image, True), rng, crowd=True)
             prompt = true if true is not None and rng.random() < 0.6 else near_miss(true or prompt, rng)
-        return appraise(picture, prompt)
+        return appraise(image, prompt)
 
 
-def moved(picture: Picture, rng: np.random.Generator) -> Picture:
-    """The picture mirrored or not, and moved by up to SHIFT pixels; what comes in repeats the edge."""
-    wide = np.pad(picture[:, ::-1] if rng.random() < 0.5 else picture, [(SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)], "edge")
+def moved(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """The image mirrored or not, and moved by up to SHIFT pixels; what comes in repeats the edge."""
+    wide = np.pad(image[:, ::-1] if rng.random() < 0.5 else image, [(SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)], "edge")
     y, x = rng.integers(2 * SHIFT + 1, size=2).tolist()
     return wide[y : y + SIDE, x : x + SIDE]
 
@@ -135,7 +135,7 @@ def train_looking(
     only; with `looking_anchor` the text weights too, and the `model` must be one that trains its drawing apart. Writes
     `out`/model-looking."""
     torch.manual_seed(recipe.seed)
-    drawn, prompts = draw_own(painters, recipe, out)
+    drawn, prompts = generate_own(painters, recipe, out)
     words = text_weights(model) if recipe.looking_anchor else {}
     anchor = Anchor(model, words, recipe, drawn, prompts) if words else None  # before anything is restored
     sight = Sight(model.eye.vit_model, model.eye.vit_model.vision_model.post_layernorm.normalized_shape[0])

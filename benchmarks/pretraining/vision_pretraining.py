@@ -1,6 +1,6 @@
-"""First lessons for the picture tower alone: what covers each of its patches. A SigLIP tower, too, comes pretrained.
+"""First lessons for the image tower alone: what covers each of its patches. A SigLIP tower, too, comes pretrained.
 
-The exact checker labels every patch of clean and damaged pictures; the linear head that is trained with the tower is
+The exact checker labels every patch of clean and damaged images; the linear head that is trained with the tower is
 thrown away.
 """
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srum_benchmarks.shapes.checker import FIRM, SMALLEST, colours, components, recognise
-from srum_benchmarks.shapes.render import Picture
+from srum_benchmarks.shapes.render import Pixels
 from srum_benchmarks.shapes.world import COLOURS, SHAPES
 
 BACKGROUND = len(COLOURS) * (len(SHAPES) + 1)
 """The label of a patch without a thing; a thing's is colour × 5 + shape, where shape 4 is none (a blob)."""
 
 
-def patch_labels(picture: Picture, patch: int, small: bool = False) -> NDArray[np.int64]:
-    """What covers each patch of a (side, side, 3) picture, row by row: the thing with most pixels, from
-    a quarter of the patch on. `small`: a picture of the crowded world."""
-    colour, strength = colours(picture)
+def patch_labels(image: Pixels, patch: int, small: bool = False) -> NDArray[np.int64]:
+    """What covers each patch of a (side, side, 3) image, row by row: the thing with most pixels, from
+    a quarter of the patch on. `small`: an image of the crowded world."""
+    colour, strength = colours(image)
     covered = np.full(colour.shape, BACKGROUND)
     for area in components(colour):
         if area.sum() < SMALLEST:
@@ -31,7 +31,7 @@ def patch_labels(picture: Picture, patch: int, small: bool = False) -> NDArray[n
         shape = recognise(area, small)[0] if strength[area].mean() >= FIRM else None
         which = len(SHAPES) if shape is None else SHAPES.index(shape)
         covered[area] = int(colour[area][0]) * (len(SHAPES) + 1) + which
-    side = len(picture) // patch
+    side = len(image) // patch
     pixels = covered.reshape(side, patch, side, patch).swapaxes(1, 2).reshape(side * side, patch * patch)
     counts = (pixels[:, :, None] == np.arange(BACKGROUND)).sum(1)
     return np.where(counts.max(1) * 4 >= patch * patch, counts.argmax(1), BACKGROUND)

@@ -1,4 +1,4 @@
-"""How time and memory grow with tokens, pictures and regions: `python benchmarks/speed/curves.py --out docs/results`.
+"""How time and memory grow with tokens, images and regions: `python benchmarks/speed/curves.py --out docs/results`.
 
 Training and drawing are of the middle-sized BAGEL (`middle.py`), judging of the bundled model. Every point is the
 median of several rounds in a forked process of its own, and the high-water mark of resident memory in another one.
@@ -26,7 +26,7 @@ import torch
 from attrs import frozen
 from PIL import Image
 
-from srum_bagel.options import Drawing
+from srum_bagel.options import Sampling
 from srum_bagel.sampling import Contexts, sample
 from srum_core.evaluation.statistics import Estimate
 from srum_core.options import Use
@@ -54,7 +54,7 @@ class Curve:
 
 def training(count: int, side: int) -> Work:
     """Forwards and backwards, all weights."""
-    denoiser, given = middle.build(), middle.pictures(count, side)
+    denoiser, given = middle.build(), middle.images(count, side)
 
     def step() -> None:
         torch.stack(denoiser(*given)).square().mean().backward()
@@ -63,13 +63,13 @@ def training(count: int, side: int) -> Work:
     return step
 
 
-def drawing(count: int, side: int) -> Work:
+def sampling(count: int, side: int) -> Work:
     """Two guided steps."""
     denoiser = middle.build().requires_grad_(False)
-    noise, _, texts = middle.pictures(count, side)
+    noise, _, texts = middle.images(count, side)
     full = denoiser.context(count)
     denoiser.read_text(full, texts)
-    contexts, wanted = Contexts(full, denoiser.context(count), full), Drawing(steps=3, interval=(0.0, 1.0))
+    contexts, wanted = Contexts(full, denoiser.context(count), full), Sampling(steps=3, interval=(0.0, 1.0))
     return lambda: sample(denoiser, contexts, noise, wanted)
 
 
@@ -88,8 +88,8 @@ def mapping(name: str, regions: int) -> Work:
 
 
 def judging(folder: Path, regions: int) -> Work:
-    """A question about every region of one picture, all at once, cut out for it; 16 tokens at most an answer."""
-    sides = {"size": [32, 32], "drawing_sides": [32, 32], "vision_sides": [32, 32]}
+    """A question about every region of one image, all at once, cut out for it; 16 tokens at most an answer."""
+    sides = {"size": [32, 32], "generation_sides": [32, 32], "vision_sides": [32, 32]}
     model = discover().create("adapter", Use("bagel", {"checkpoint": "bundled:shapes", "dtype": "float32", **sides}))
     path = folder / "picture.png"
     Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(path)
@@ -101,10 +101,10 @@ def judging(folder: Path, regions: int) -> Work:
 def curves(folder: Path, tiny: bool) -> Iterator[Curve]:
     sides, counts = ((2, 3), (1, 2)) if tiny else ((8, 12, 16, 20, 24, 28, 32), (1, 2, 4, 6, 8, 12))
     tokens, usual = {side**2 + 2 + middle.TEXT: side for side in sides}, 2 if tiny else middle.SIDE
-    works: dict[str, Callable[[int, int], Work]] = {"training": training, "drawing": drawing}
+    works: dict[str, Callable[[int, int], Work]] = {"training": training, "drawing": sampling}
     for name, work in works.items():
         yield Curve(name, "tokens", list(tokens), lambda x, w=work: w(1, tokens[x]))  # type: ignore[misc]
-        yield Curve(name, "pictures", counts, lambda x, w=work: w(x, usual))  # type: ignore[misc]
+        yield Curve(name, "images", counts, lambda x, w=work: w(x, usual))  # type: ignore[misc]
     regions = (1, 2) if tiny else (1, 5, 10, 20, 40, 80)
     for name in ("released", "paper"):
         yield Curve(f"{name} maps", "regions", regions, functools.partial(mapping, name))
@@ -183,9 +183,9 @@ def main(arguments: list[str] | None = None) -> None:
             for x in curve.xs:
                 found.append(measure(curve, x, given.rounds))
                 print(json.dumps(found[-1]), flush=True)
-    for axis in ("tokens", "pictures", "regions", "regions judged"):
+    for axis in ("tokens", "images", "regions", "regions judged"):
         draw(given.out, found, axis, "seconds", "seconds")
-        if axis in ("tokens", "pictures"):
+        if axis in ("tokens", "images"):
             draw(given.out, found, axis, "mib", "MiB")
 
 

@@ -1,6 +1,6 @@
 """BAGEL of 7 billion active weights, random, on an accelerator: `python benchmarks/speed/gpu.py`. Not run on a GPU yet.
 
-Training steps (LoRA, generation experts; blocks compiled or not) at two pictures of 1024 x 1024, drawing with guidance
+Training steps (LoRA, generation experts; blocks compiled or not) at two images of 1024 x 1024, drawing with guidance
 by batch, answers by batch, and ways to compute attention: seconds (median and range), share of the device's peak, peak
 memory. `--tiny` runs all of it with small sizes on whatever there is, which is how it is tested. One JSON line each.
 """
@@ -29,7 +29,7 @@ from transformers import Qwen2Config
 from srum_bagel.attention import Context, attend
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.model import make_recipe
-from srum_bagel.options import Drawing, Options
+from srum_bagel.options import Sampling, Options
 from srum_bagel.sampling import Contexts, sample, speak
 from srum_core.config.settings import Lora
 from srum_core.models.generation import Reply
@@ -83,11 +83,11 @@ def _wait(device: torch.device) -> None:
 
 
 def training(given: Any, kind: Literal["lora", "full"], compiled: bool) -> dict[str, float]:
-    """Forwards and backwards of two pictures."""
+    """Forwards and backwards of two images."""
     recipe = make_recipe(2 if given.tiny else 28, Options(experts="generation"))
     model: Any = SimpleNamespace(denoiser=build(given.tiny, given.device, given.dtype), recipe=recipe)
     tuned = tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=given.recompute, compiled=compiled)
-    grids, at, texts = middle.pictures(2, given.side)
+    grids, at, texts = middle.images(2, given.side)
     grids, at = [grid.to(given.device, given.dtype) for grid in grids], at.to(given.device)
     texts = [text % 90 + 3 for text in texts]
 
@@ -103,13 +103,13 @@ def training(given: Any, kind: Literal["lora", "full"], compiled: bool) -> dict[
 
 
 @torch.no_grad()
-def drawing(given: Any, count: int) -> dict[str, float]:
-    """So many pictures at once, every step guided."""
+def sampling(given: Any, count: int) -> dict[str, float]:
+    """So many images at once, every step guided."""
     denoiser = build(given.tiny, given.device, given.dtype)
-    grids, _, texts = middle.pictures(count, given.side)
+    grids, _, texts = middle.images(count, given.side)
     full = denoiser.context(count)
     denoiser.read_text(full, [text % 90 + 3 for text in texts])
-    wanted = Drawing(steps=given.points, guidance=4.0, interval=(0.0, 1.0))
+    wanted = Sampling(steps=given.points, guidance=4.0, interval=(0.0, 1.0))
     contexts = Contexts(full, denoiser.context(count), full)
     found = timed(lambda: sample(denoiser, contexts, grids, wanted), given.device, given.rounds)
     passes = 2 * (given.points - 1) * middle.products(denoiser, count, (), given.side, 0)
@@ -118,11 +118,11 @@ def drawing(given: Any, count: int) -> dict[str, float]:
 
 @torch.no_grad()
 def answering(given: Any, count: int) -> dict[str, float]:
-    """So many answers at once, four about each picture: its tokens are read once, then each question's."""
+    """So many answers at once, four about each image: its tokens are read once, then each question's."""
     denoiser = build(given.tiny, given.device, given.dtype)
-    picture, question = (6, 2) if given.tiny else (1100, 100)
+    image, question = (6, 2) if given.tiny else (1100, 100)
     rng = torch.Generator().manual_seed(2)
-    looked = [torch.randint(3, 90, (picture,), generator=rng) for _ in range(count)]
+    looked = [torch.randint(3, 90, (image,), generator=rng) for _ in range(count)]
     asked = [torch.randint(3, 90, (question,), generator=rng) for _ in range(count)]
     chat: Any = SimpleNamespace(bos=1, eos=-1, size=90)  # nobody ends by himself
 
@@ -172,7 +172,7 @@ def attention(given: Any, name: str, length: int, text: int) -> Callable[[Tensor
 
 
 def attending(given: Any, name: str) -> dict[str, float]:
-    """One layer's attention over two pictures, forwards and backwards (FlexAttention on a CPU: forwards only)."""
+    """One layer's attention over two images, forwards and backwards (FlexAttention on a CPU: forwards only)."""
     config = Qwen2Config(**(TINY if given.tiny else SEVEN))
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     width, text, block = config.hidden_size // heads, middle.TEXT, given.side**2 + 2
@@ -237,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
         for compiled in (False, True) if given.compile else (False,):
             name = f"training, {method}, 2 pictures" + ", compiled" * compiled
             works.append((name, partial(training, given, kind, compiled)))
-    works += [(f"drawing {n}, guidance", partial(drawing, given, n)) for n in (1, 4, 8)]
+    works += [(f"drawing {n}, guidance", partial(sampling, given, n)) for n in (1, 4, 8)]
     works += [(f"answering {n}", partial(answering, given, n)) for n in (1, 32)]
     works += [(f"attention, {name}", partial(attending, given, name)) for name in ATTENTIONS]
     lines = [line for line in works if given.only in line[0]]

@@ -23,7 +23,7 @@ def build() -> BagelDenoiser:
     return BagelDenoiser(config, CELL, 64, (1, 2), 1e6)
 
 
-def pictures(count: int, side: int = SIDE) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+def images(count: int, side: int = SIDE) -> tuple[list[Tensor], Tensor, list[Tensor]]:
     """Noisy grids, times and captions."""
     rng = torch.Generator().manual_seed(1)
     grids = [torch.randn(side, side, CELL, generator=rng) for _ in range(count)]
@@ -38,7 +38,7 @@ def products(
     side: int = SIDE,
     text: int = TEXT,
 ) -> float:
-    """Multiplications and additions of the blocks' matrix products for so many pictures, forwards and what is asked for
+    """Multiplications and additions of the blocks' matrix products for so many images, forwards and what is asked for
     backwards: each linear map counts 2 a weight and token, attention 4 a channel and pair that may look."""
     config = denoiser.language_model.config
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers

@@ -1,6 +1,6 @@
 """Where the time of a middle-sized BAGEL goes, one thread: `python benchmarks/speed/parts.py WORK`.
 
-training, lora, drawing: what torch's profiler says of one step or picture. norms, attention, products: alone, medians
+training, lora, drawing: what torch's profiler says of one step or image. norms, attention, products: alone, medians
 of 15 rounds in turns. One JSON line each.
 """
 
@@ -34,11 +34,11 @@ def profiled(name: str) -> Iterator[Line]:
     """The operations that took the most time, and how often they were called."""
     if name == "drawing":
         denoiser = middle.build().requires_grad_(False)
-        (noise,), _, (text,) = middle.pictures(1)
-        work: Callable[[], object] = lambda: whole.drawn(denoiser, [noise], [text], whole.STEPS)  # noqa: E731
+        (noise,), _, (text,) = middle.images(1)
+        work: Callable[[], object] = lambda: whole.generated(denoiser, [noise], [text], whole.STEPS)  # noqa: E731
     else:
         method = "LoRA" if name == "lora" else "all weights"
-        work = whole.step(whole.tuned(method, compiled=False), middle.pictures(whole.COUNT))
+        work = whole.step(whole.tuned(method, compiled=False), middle.images(whole.COUNT))
     work()
     yield {"work": name, "seconds": _medians({"": work}, 5)[""]}
     with profile(activities=[ProfilerActivity.CPU], with_flops=True) as found:

@@ -25,9 +25,9 @@ from srum_bagel.sampling import time_grid
 GEN = "_moe_gen"
 
 
-def scattered(x: Tensor, und: Tensor, gen: Tensor, plain: Any, drawn: Any) -> Tensor:
+def scattered(x: Tensor, und: Tensor, gen: Tensor, plain: Any, generated: Any) -> Tensor:
     """Both experts' results in one tensor."""
-    first, second = plain(x[und]), drawn(x[gen])
+    first, second = plain(x[und]), generated(x[gen])
     out = x.new_zeros((len(x), *first.shape[1:]))
     out[und] = first
     out[gen] = second
@@ -61,7 +61,7 @@ def looked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def velocities(denoiser: BagelDenoiser, grids: Sequence[Tensor], time: Tensor, texts: Sequence[Tensor]) -> Tensor:
-    """Training's forward pass over one packed sequence, (pictures * cells, channels)."""
+    """Training's forward pass over one packed sequence, (images * cells, channels)."""
     parts, und, gen, places, lengths = [], [], [], [], []
     cells, _ = denoiser.embed_cells(grids, time)
     start = 0
@@ -74,17 +74,17 @@ def velocities(denoiser: BagelDenoiser, grids: Sequence[Tensor], time: Tensor, t
         places += [*range(len(text)), *[len(text)] * (size - len(text))]
         lengths.append((len(text), size))
         start += size
-    x, plain, drawn = torch.cat(parts), torch.tensor(und), torch.tensor(gen)
+    x, plain, generated = torch.cat(parts), torch.tensor(und), torch.tensor(gen)
     angles = rope(torch.tensor(places), denoiser.language_model.head, denoiser.theta)
     masks = [dense(*each) for each in lengths]
     for layer in denoiser.language_model.model.layers:
-        x = block(layer, x, plain, drawn, angles, masks)
-    x = both(denoiser.language_model.model, "norm", x, plain, drawn)
-    return denoiser.llm2vae(x[drawn])
+        x = block(layer, x, plain, generated, angles, masks)
+    x = both(denoiser.language_model.model, "norm", x, plain, generated)
+    return denoiser.llm2vae(x[generated])
 
 
 def dense(text: int, size: int) -> Tensor:
-    """Text is causal and does not see the picture, the rest sees everything: 0 where a query may look."""
+    """Text is causal and does not see the image, the rest sees everything: 0 where a query may look."""
     mask = torch.zeros(size, size)
     mask[:text] = torch.full((text, size), float("-inf")).triu(1)
     return mask
@@ -101,14 +101,14 @@ def block(layer: Any, x: Tensor, und: Tensor, gen: Tensor, angles: Any, masks: S
 
 @torch.no_grad()
 def sampled(denoiser: BagelDenoiser, noise: Tensor, text: Tensor, steps: int, guidance: float) -> Tensor:
-    """One picture (h, w, c), branch by branch over the whole interval."""
+    """One image (h, w, c), branch by branch over the whole interval."""
     full, nothing = denoiser.context(1), denoiser.context(1)
     denoiser.read_text(full, [text])
     x, times = noise, time_grid(steps, 3.0)
     for now, then in pairwise(times):
-        told, free = (branch(denoiser, each, x, now) for each in (full, nothing))
-        guided = free + guidance * (told - free)
-        guided = guided * (told.norm() / (guided.norm() + 1e-8)).clamp(0, 1)
+        message, free = (branch(denoiser, each, x, now) for each in (full, nothing))
+        guided = free + guidance * (message - free)
+        guided = guided * (message.norm() / (guided.norm() + 1e-8)).clamp(0, 1)
         x = x - guided.unflatten(0, x.shape[:2]) * (now - then)
     return x
 

@@ -1,6 +1,6 @@
 """What batching and token-grid maps buy, as ratios within one run: `make bench`.
 
-The slower member of each group is our own rendering of the obvious way (one picture at a time, one question at a time,
+The slower member of each group is our own rendering of the obvious way (one image at a time, one question at a time,
 maps painted pixel by pixel and then shrunk), not the reference's code.
 """
 
@@ -23,11 +23,11 @@ PROMPTS = [f"a {colour} circle and a blue square" for colour in ("red", "green",
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    sides = {"size": [32, 32], "drawing_sides": [32, 32], "vision_sides": [32, 32], "drawing": {"steps": 6}}
+    sides = {"size": [32, 32], "generation_sides": [32, 32], "vision_sides": [32, 32], "sampling": {"steps": 6}}
     return discover().create("adapter", Use("bagel", {"checkpoint": "bundled:shapes", "dtype": "float32", **sides}))
 
 
-def test_drawing(compare: Any, model: Any) -> None:
+def test_generating(compare: Any, model: Any) -> None:
     seeds = list(range(len(PROMPTS)))
     compare(
         "16 small pictures together, beside one by one (bundled model)",
@@ -75,7 +75,7 @@ def paint(boxes: list[tuple[float, float, float, float]], scores: list[float], w
 
 
 def shrunk(batch: torch.Tensor) -> list[torch.Tensor]:
-    """A batch of pixel maps, as the loader stacks them, brought to the grid picture by picture. Left out of what the
+    """A batch of pixel maps, as the loader stacks them, brought to the grid image by image. Left out of what the
     release does: pinning, copying to the device and casting to 16 bits there."""
     size, resize = (64, 64), torch.nn.functional.interpolate
     return [resize(each[None, None], size=size, mode="bilinear", align_corners=False)[0, 0] for each in batch]

@@ -13,7 +13,7 @@ import torch
 
 from srum_bagel.attention import Context
 from srum_bagel.model import make_recipe
-from srum_bagel.options import Drawing, Options
+from srum_bagel.options import Sampling, Options
 from srum_bagel.sampling import Contexts, sample
 from srum_core.config.settings import Lora
 from srum_core.training.lora import tune
@@ -46,25 +46,25 @@ def packed(denoiser: Any, given: Any) -> Callable[[], object]:
 
 def test_both_ways_give_the_same(denoiser: Any) -> None:
     """A ratio between different results would mean nothing."""
-    given = middle.pictures(2)
+    given = middle.images(2)
     with torch.no_grad():
         ours = torch.stack(denoiser(*given)).flatten(0, 2)
         assert torch.allclose(ours, reference.velocities(denoiser, *given), atol=1e-4)
         noise, text = given[0][0], given[2][0]
         assert torch.allclose(
-            drawn(denoiser, [noise], [text], 6)[0], reference.sampled(denoiser, noise, text, 6, GUIDANCE), atol=1e-4
+            generated(denoiser, [noise], [text], 6)[0], reference.sampled(denoiser, noise, text, 6, GUIDANCE), atol=1e-4
         )
 
 
-def drawn(denoiser: Any, noise: list[torch.Tensor], texts: list[torch.Tensor], steps: int) -> list[torch.Tensor]:
+def generated(denoiser: Any, noise: list[torch.Tensor], texts: list[torch.Tensor], steps: int) -> list[torch.Tensor]:
     full: Context = denoiser.context(len(noise))
     denoiser.read_text(full, texts)
-    drawing = Drawing(steps=steps, shift=3.0, guidance=GUIDANCE, interval=(0.0, 1.0), renorm="global", renorm_min=0.0)
-    return sample(denoiser, Contexts(full, denoiser.context(len(noise)), full), noise, drawing)
+    sampling = Sampling(steps=steps, shift=3.0, guidance=GUIDANCE, interval=(0.0, 1.0), renorm="global", renorm_min=0.0)
+    return sample(denoiser, Contexts(full, denoiser.context(len(noise)), full), noise, sampling)
 
 
 def test_training(denoiser: Any, compare: Any, peak: float) -> None:
-    given = middle.pictures(COUNT)
+    given = middle.images(COUNT)
     denoiser.requires_grad_(True)
     work = middle.products(denoiser, COUNT)
     compare(
@@ -87,7 +87,7 @@ def tuned(method: str, compiled: bool) -> Any:
 
 def test_training_compiled(compare: Any, peak: float) -> None:
     """As `train.compile` does it."""
-    given, stock = middle.pictures(COUNT), middle.build()
+    given, stock = middle.images(COUNT), middle.build()
     compare(
         "training step, all weights, blocks compiled",
         step(tuned("all weights", True), given),
@@ -102,7 +102,7 @@ def test_training_compiled(compare: Any, peak: float) -> None:
 @pytest.mark.parametrize("method", ["generation experts", "LoRA"])
 def test_training_less(compare: Any, method: str, compiled: bool) -> None:
     """Against full training: what is frozen needs no gradient of its weights."""
-    given = middle.pictures(COUNT)
+    given = middle.images(COUNT)
     compare(
         f"training step, {method}, beside all weights{', both compiled' * compiled}",
         step(tuned(method, compiled), given),
@@ -111,13 +111,13 @@ def test_training_less(compare: Any, method: str, compiled: bool) -> None:
     )
 
 
-def test_drawing(denoiser: Any, compare: Any, peak: float) -> None:
+def test_generating(denoiser: Any, compare: Any, peak: float) -> None:
     denoiser.requires_grad_(False)
-    (noise,), _, (text,) = middle.pictures(1)
+    (noise,), _, (text,) = middle.images(1)
     one = middle.products(denoiser, 1, backward=())
     compare(
         f"one picture, {STEPS} points, guidance",
-        lambda: drawn(denoiser, [noise], [text], STEPS),
+        lambda: generated(denoiser, [noise], [text], STEPS),
         lambda: reference.sampled(denoiser, noise, text, STEPS, GUIDANCE),
         1.35,
         products=2 * (STEPS - 1) * one * (middle.SIDE**2 + 2) / (middle.SIDE**2 + 2 + middle.TEXT),

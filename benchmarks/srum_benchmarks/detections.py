@@ -1,4 +1,4 @@
-"""What a detector saw, recorded: one JSON object a line, found again by the picture's own bytes. No torch.
+"""What a detector saw, recorded: one JSON object a line, found again by the image's own bytes. No torch.
 
     {"sha256": "…", "detections": [{"label": "dog", "box": [x0, y0, x1, y1], "score": 0.9, "color": "red"}, …]}
 
@@ -33,20 +33,20 @@ class Detection:
 
 @frozen
 class Seen:
-    """All that is recorded about pictures, by the SHA-256 of their files."""
+    """All that is recorded about images, by the SHA-256 of their files."""
 
     path: str
-    pictures: dict[str, tuple[Detection, ...]]
+    images: dict[str, tuple[Detection, ...]]
 
     def of(self, image: Path) -> tuple[Detection, ...]:
         """Raises ConfigError for an image without detections, RecordError for one that cannot be read."""
         sha = hashlib.sha256(read_file(image)).hexdigest()
-        if sha not in self.pictures:
+        if sha not in self.images:
             raise ConfigError(
                 f"{self.path} holds no detections of {image} (SHA-256 {sha[:12]}…). Run the detector on it; if the "
                 "picture was drawn again since, its detections belong to another picture."
             )
-        return self.pictures[sha]
+        return self.images[sha]
 
 
 def read(name: str, benchmark: str) -> Seen:
@@ -57,16 +57,16 @@ def read(name: str, benchmark: str) -> Seen:
             "one picture a line; the docstring of srum_benchmarks.detections shows the format."
         )
     path = Path(name).expanduser()
-    pictures: dict[str, tuple[Detection, ...]] = {}
+    images: dict[str, tuple[Detection, ...]] = {}
     for number, record in files.read_objects(path):
         where = f"{path}, line {number}"
         sha, found = record.get("sha256"), record.get("detections")
         if not isinstance(sha, str) or not isinstance(found, list):
             raise ConfigError(f'{where}: a record needs "sha256" and a list "detections".')
-        if sha in pictures:
+        if sha in images:
             raise ConfigError(f"{where}: picture {sha[:12]}… was recorded before. Keep one line of each picture.")
-        pictures[sha] = tuple(detection(each, where) for each in found)
-    return Seen(name, pictures)
+        images[sha] = tuple(detection(each, where) for each in found)
+    return Seen(name, images)
 
 
 def detection(entry: Any, where: str) -> Detection:

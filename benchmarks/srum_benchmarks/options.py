@@ -35,7 +35,7 @@ class GradedOptions(PublishedOptions):
 
 @frozen
 class CompBenchOptions(GradedOptions):
-    """Benchmark `compbench`: T2I-CompBench with the SRUM authors' protocol, one grade from 0 to 100 a picture."""
+    """Benchmark `compbench`: T2I-CompBench with the SRUM authors' protocol, one grade from 0 to 100 an image."""
 
     data: str = ""
     """Folder with val_comp.json (a checkout of SRUM), or a checkout of T2I-CompBench. Its prompts are not shipped."""
@@ -75,7 +75,7 @@ class Mask2FormerOptions:
 
 @frozen
 class WiseOptions(GradedOptions):
-    """Benchmark `wise`: three grades from 0 to 2 a picture (the version that papers of 2025 report)."""
+    """Benchmark `wise`: three grades from 0 to 2 an image (the version that papers of 2025 report)."""
 
     data: str = ""
     """A checkout of WISE, or a folder with the three files of WISE_legacy/data (`wise-verified`: data_verified)."""
@@ -89,7 +89,7 @@ class WiseOptions(GradedOptions):
 
 @frozen
 class WiseVerifiedOptions(WiseOptions):
-    """Benchmark `wise-verified`: one grade, 0 or 1, a picture, on the prompts of 2026. Not comparable with `wise`."""
+    """Benchmark `wise-verified`: one grade, 0 or 1, an image, on the prompts of 2026. Not comparable with `wise`."""
 
     template: str = "wise-verified"
     """Name of a packaged rubric ("wise-verified") or path of a text file with {prompt} and {explanation}."""

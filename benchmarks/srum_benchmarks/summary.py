@@ -1,6 +1,6 @@
-"""From pictures to rows: what happens to answers that could not be read, and 95 % intervals over prompts. No torch.
+"""From images to rows: what happens to answers that could not be read, and 95 % intervals over prompts. No torch.
 
-Pictures of one prompt are not independent, so prompts are resampled (`srum_core.evaluation.statistics`), within each
+Images of one prompt are not independent, so prompts are resampled (`srum_core.evaluation.statistics`), within each
 group on their own; a mean of groups is the same combination of their resamples. A group whose prompts are all equal
 does not vary when it is resampled: what its own interval (`if_all_are_equal`) reaches is added as
 something independent.
@@ -29,12 +29,12 @@ COMPLETE = 0.99
 
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
-"""Pictures and their measures."""
+"""Images and their measures."""
 
 
 @frozen
 class Cell:
-    """What one picture adds to one group; `value` None = the answer could not be read."""
+    """What one image adds to one group; `value` None = the answer could not be read."""
 
     prompt: str
     value: float | None
@@ -42,7 +42,7 @@ class Cell:
 
 @frozen
 class Part:
-    """A group: per prompt, the sum over its pictures and how many count."""
+    """A group: per prompt, the sum over its images and how many count."""
 
     sums: tuple[float, ...]
     counts: tuple[int, ...]
@@ -53,7 +53,7 @@ class Part:
 
     @property
     def mean(self) -> float:
-        """Over pictures. A group without any is a mistake of the caller."""
+        """Over images. A group without any is a mistake of the caller."""
         return sum(self.sums) / self.count
 
     @property
@@ -70,12 +70,12 @@ def part(cells: Iterable[Cell], failed: float | None = None) -> Part:
         value = failed if cell.value is None else cell.value
         if value is not None:
             values.setdefault(cell.prompt, []).append(value)
-    own = [values[prompt] for prompt in sorted(values)]  # whatever order pictures come in, the same numbers follow
+    own = [values[prompt] for prompt in sorted(values)]  # whatever order images come in, the same numbers follow
     return Part(tuple(fsum(each) for each in own), tuple(len(each) for each in own))
 
 
 def cells(scored: Scored, measure: str) -> list[Cell]:
-    """One for each picture."""
+    """One for each image."""
     return [Cell(candidate.prompt.id, values.get(measure)) for candidate, values in scored]
 
 
@@ -93,7 +93,7 @@ def row(
 ) -> Row:
     """The sum of weight x mean over groups (weights that add up to 1: a weighted mean), with its interval.
 
-    bounds  between what the value of a picture can lie"""
+    bounds  between what the value of an image can lie"""
     import numpy as np
 
     value = sum(weight * each.mean for weight, each in parts)
@@ -127,12 +127,12 @@ def equal(parts: Iterable[Part], scale: float = 1.0) -> list[tuple[float, Part]]
 
 
 def resampled(part: Part, seed: int) -> Draws:
-    """Means over pictures of resampled prompts: the same prompts are drawn for the sums and for the counts."""
+    """Means over images of resampled prompts: the same prompts are drawn for the sums and for the counts."""
     import numpy as np
 
     sums, counts = (np.array([numbers], dtype=np.float64) for numbers in (part.sums, part.counts))
-    drawn: Draws = resampled_means(sums, seed=seed) / resampled_means(counts, seed=seed)
-    return drawn
+    generated: Draws = resampled_means(sums, seed=seed) / resampled_means(counts, seed=seed)
+    return generated
 
 
 def note(options: PublishedOptions, readable: float, scored: Scored, expected: int, *more: str) -> str:

@@ -50,15 +50,15 @@ def answerer(
     return made
 
 
-def question(text: str, pictures: Sequence[Any], given: Mapping[str, Any], folder: Path, name: str) -> Question:
-    """One request. The picture is written to `folder`, for answerers look at files.
+def question(text: str, images: Sequence[Any], given: Mapping[str, Any], folder: Path, name: str) -> Question:
+    """One request. The image is written to `folder`, for answerers look at files.
 
-    Raises AnswerError for requests with another number of pictures than one, and for videos and sounds."""
-    if len(pictures) != 1 or not hasattr(pictures[0], "convert"):
-        what = f"{len(pictures)} pictures" if len(pictures) != 1 else f"a {type(pictures[0]).__name__}"
+    Raises AnswerError for requests with another number of images than one, and for videos and sounds."""
+    if len(images) != 1 or not hasattr(images[0], "convert"):
+        what = f"{len(images)} pictures" if len(images) != 1 else f"a {type(images[0]).__name__}"
         raise AnswerError(f"{name} comes with {what}: srum's models answer about exactly one picture a question.")
     path = folder / f"{name}.png"
-    pictures[0].convert("RGB").save(path)
+    images[0].convert("RGB").save(path)
     sampled = bool(given.get("do_sample")) or float(given.get("temperature") or 0) > 0
     temperature = float(given.get("temperature") or 1.0) if sampled else 0.0
     limit = int(given.get("max_new_tokens") or given.get("max_gen_toks") or _TOKENS)

@@ -26,7 +26,7 @@ class SrumUmm(lmms):  # type: ignore[misc]
         self.answerer = asking.answerer(**given)
 
     def generate_until(self, requests: Any) -> list[str]:
-        """One answer per request, in order. The arguments of a request are (text, generation settings, pictures of a
+        """One answer per request, in order. The arguments of a request are (text, generation settings, images of a
         document, document's number, task, split)."""
         answers: list[str] = []
         with TemporaryDirectory() as folder, progress(len(requests), "answer") as advance:
@@ -42,8 +42,8 @@ class SrumUmm(lmms):  # type: ignore[misc]
 
     def _question(self, args: Any, folder: Path) -> Any:
         text, given, visual, number, task, split = args
-        pictures = visual(self.task_dict[task][split][number])
-        return asking.question(text, pictures, given, folder, f"{task}-{split}-{number}")
+        images = visual(self.task_dict[task][split][number])
+        return asking.question(text, images, given, folder, f"{task}-{split}-{number}")
 
     def loglikelihood(self, requests: Any) -> Any:
         """Raises AnswerError: adapters answer in words and tell no probabilities."""

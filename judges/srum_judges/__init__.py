@@ -1,4 +1,4 @@
-"""Judges that ask a language model about a picture, grounders, and who else can answer. Hooks only."""
+"""Judges that ask a language model about an image, grounders, and who else can answer. Hooks only."""
 
 from __future__ import annotations
 

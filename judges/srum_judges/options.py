@@ -127,7 +127,7 @@ class RuledOptions(JudgeOptions):
 
 @frozen
 class LayoutOptions(JudgeOptions):
-    """Judge `global-layout`: one score for the arrangement of the whole picture (paper §3.2, Table 6)."""
+    """Judge `global-layout`: one score for the arrangement of the whole image (paper §3.2, Table 6)."""
 
     template: str = "layout"
     """Name of a packaged template ("layout", "short-layout", "crowded-layout") or path of a text file with {prompt}."""
@@ -146,15 +146,15 @@ class RegionsOptions(RuledOptions):
     require_reason: bool = True
     """Whether a score without a reason is unreadable. The paper's text demands reasons, its own example shows none."""
     boxes: BoxUnit = field(default="model", validator=_box_unit)
-    """How boxes are written: as the answering model does (else pixels of the stored picture), in pixels of the stored
-    picture, fractions of its sides, or thousandths of its sides."""
+    """How boxes are written: as the answering model does (else pixels of the stored image), in pixels of the stored
+    image, fractions of its sides, or thousandths of its sides."""
     per_question: int = field(default=0, validator=validators.ge(0))
     """Regions asked about in one question; 0 = all of them."""
 
 
 @frozen
 class SampleOptions(JudgeOptions):
-    """Judge `sample`: one score for the picture as a whole, whatever it is about (the release's sample level)."""
+    """Judge `sample`: one score for the image as a whole, whatever it is about (the release's sample level)."""
 
     template: str = "sample"
     """Name of a packaged template ("sample") or path of a text file with {prompt}."""
@@ -162,7 +162,7 @@ class SampleOptions(JudgeOptions):
 
 @frozen
 class ZoomOptions(RuledOptions):
-    """Judge `zoom`: one question for every region, about that part of the picture alone."""
+    """Judge `zoom`: one question for every region, about that part of the image alone."""
 
     template: str = "zoom"
     """Name of a packaged template ("zoom") or path of a text file with {prompt}."""
@@ -175,7 +175,7 @@ class SelfPlayOptions(AskingOptions):
     """Judge `self-play`: the model writes yes/no questions, then answers them (the paper's future work)."""
 
     level: Literal["global", "local"] = field(default="global", validator=validators.in_(("global", "local")))
-    """One score for the whole picture, from the share of yes; or 1 or -1 for every region, each shown by itself."""
+    """One score for the whole image, from the share of yes; or 1 or -1 for every region, each shown by itself."""
     questions_template: str = "self-play"
     """How questions are asked for: name of a packaged template ("self-play", "short-self-play") or path of a text file
     with {prompt}; {limit} is the number below."""
@@ -183,7 +183,7 @@ class SelfPlayOptions(AskingOptions):
     """How each is put: name of a packaged template ("self-play-answer", "short-self-play-answer") or path of a text
     file with {question}; {prompt} is optional."""
     limit: int = field(default=8, validator=_positive)
-    """At most so many questions about a picture (or, with level = "local", about each region), the first ones."""
+    """At most so many questions about an image (or, with level = "local", about each region), the first ones."""
     max_new_tokens: int = field(default=512, validator=_positive)
     """Longest answer to any question, in tokens, reasoning included."""
     margin: float = field(default=0.1, validator=_unit)
@@ -211,22 +211,22 @@ class ComponentsOptions:
     tolerance: float = field(default=48.0, validator=[validators.ge(0), validators.le(255)])
     """Largest difference in any channel (0-255) at which two colours count as the same."""
     min_area: float = field(default=0.01, validator=validators.ge(0))
-    """Smallest region: below 1 a fraction of the picture's area, from 1 on a number of pixels."""
+    """Smallest region: below 1 a fraction of the image's area, from 1 on a number of pixels."""
     max_regions: int = field(default=10, validator=_positive)
-    """At most so many regions per picture, the largest ones."""
+    """At most so many regions per image, the largest ones."""
     connectivity: Literal[4, 8] = field(default=8, validator=validators.in_((4, 8)))
     """Neighbours of a pixel: 4 (sides) or 8 (sides and corners)."""
     margin: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
-    """Every box is widened by this fraction of the picture on each side."""
+    """Every box is widened by this fraction of the image on each side."""
     split_colours: bool = True
     """Whether touching patches of different colours are separate regions."""
     whole: bool = False
-    """Also propose the whole picture as the last region, a place to score what is missing and the background."""
+    """Also propose the whole image as the last region, a place to score what is missing and the background."""
 
 
 @frozen
 class GridOptions:
-    """Grounder `grid`: equal tiles, whatever the picture shows."""
+    """Grounder `grid`: equal tiles, whatever the image shows."""
 
     rows: int = field(default=2, validator=_positive)
     """Tiles from top to bottom."""
@@ -241,14 +241,14 @@ class NativeOptions(AskingOptions):
     template: str = "native"
     """Name of a packaged template ("native") or path of a text file with {prompt}; {unit} says how to write boxes."""
     boxes: BoxUnit = field(default="model", validator=_box_unit)
-    """How the model writes boxes: as its adapter declares (else in pixels of the stored picture), in pixels of the
-    stored picture, fractions or thousandths."""
+    """How the model writes boxes: as its adapter declares (else in pixels of the stored image), in pixels of the
+    stored image, fractions or thousandths."""
     max_new_tokens: int = field(default=2048, validator=_positive)
     """Longest answer, in tokens."""
     max_regions: int = field(default=10, validator=_positive)
-    """At most so many regions per picture, the first ones."""
+    """At most so many regions per image, the first ones."""
     min_area: float = field(default=0.001, validator=_unit)
-    """Smallest region, as a fraction of the picture's area."""
+    """Smallest region, as a fraction of the image's area."""
     duplicates: float = field(default=0.9, validator=[validators.gt(0), validators.le(1)])
     """Of two boxes whose intersection over union is above it, the later one is dropped; 1 = keep all."""
 
@@ -262,15 +262,15 @@ class FileOptions:
     boxes: Literal["pixels", "fraction", "thousand"] = field(
         default="pixels", validator=validators.in_(("pixels", "fraction", "thousand"))
     )
-    """How the file writes boxes: pixels of the stored picture, fractions or thousandths of its sides."""
+    """How the file writes boxes: pixels of the stored image, fractions or thousandths of its sides."""
 
 
 @frozen
 class ScriptedOptions:
-    """Answerer `scripted`: fixed replies for smoke tests. Never use it for results: it does not look at pictures."""
+    """Answerer `scripted`: fixed replies for smoke tests. Never use it for results: it does not look at images."""
 
     text: str = ""
-    """The reply to every question; empty = a well-formed reply with numbers drawn from the picture file's bytes."""
+    """The reply to every question; empty = a well-formed reply with numbers drawn from the image file's bytes."""
 
 
 @frozen
@@ -297,6 +297,6 @@ class RemoteOptions:
     """Folder of answers by the hash of what was asked, so that nothing is asked twice, also after an interruption;
     empty = srum/answers in the user's cache folder, "off" = none."""
     converses: bool = True
-    """Send what was said before about a picture as turns of a conversation; off = written into one message."""
+    """Send what was said before about an image as turns of a conversation; off = written into one message."""
     extra: dict[str, Any] = field(factory=dict, hash=False, validator=_no_secret)
     """More fields for the body of every request, such as {top_p = 0.9}."""

@@ -89,7 +89,7 @@ class Reading:
 
 
 def read_whole(answer: str, require_reason: bool = True, label: str = _OBJECT) -> Reading:
-    """The one score of an answer about the whole picture; `label` is the field that its label is taken from."""
+    """The one score of an answer about the whole image; `label` is the field that its label is taken from."""
     text = spoken(answer)
     if isinstance(text, Reading):
         return text

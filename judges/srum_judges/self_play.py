@@ -1,6 +1,6 @@
-"""The self-play judge (the paper's future work): questions made of the prompt, and answered on the picture.
+"""The self-play judge (the paper's future work): questions made of the prompt, and answered on the image.
 
-In its first turn the model writes yes/no questions whose answers are all yes if the picture is as asked; in its second
+In its first turn the model writes yes/no questions whose answers are all yes if the image is as asked; in its second
 it answers each of them by itself. Their agreement is the score.
 """
 
@@ -41,14 +41,14 @@ _NOT_YES_OR_NO = re.compile(
 
 
 class SelfPlay:
-    """Asks one question a picture, and then those that the answer holds: about the picture as a whole, or about parts.
+    """Asks one question an image, and then those that the answer holds: about the image as a whole, or about parts.
 
     `level="global"`: one score without a region, 2 · (share of yes) - 1; the reason names the questions that failed.
 
     `level="local"`: the questions that ask whether something is there are put to every region, shown by itself. Its
     score is 1 if one of them is answered yes, so that the region holds something that was asked for, as it was asked
     for; -1 if none is: an odd thing, a wrong colour. The best question counts and not the mean, because a region
-    need not hold everything; relations, and whether that is all, are not asked, because a part of the picture
+    need not hold everything; relations, and whether that is all, are not asked, because a part of the image
     cannot tell; "Are there three …?" becomes "Is there a …?". Where no question is of that kind, all are asked.
 
     Raises ConfigError for a template that cannot be used.
@@ -100,7 +100,7 @@ class SelfPlay:
         return texts[: self.options.limit]
 
     def _parts(self, regions: Sequence[Region]) -> Sequence[Box | None]:
-        """What is shown: the whole picture, or every region."""
+        """What is shown: the whole image, or every region."""
         if self.options.level == "global":
             return [None]
         return [widened(region.box, self.options.margin) for region in regions]
@@ -110,7 +110,7 @@ class SelfPlay:
     ) -> list[Score | Unreadable]:
         """The score of one place, or one failure for every answer that it lacks."""
         values = [reading.value for reading in readings]
-        told = [f"{text} ({_told(reading)})" for text, reading in zip(texts, readings, strict=True)]
+        message = [f"{text} ({_told(reading)})" for text, reading in zip(texts, readings, strict=True)]
         if place is not None and 1.0 in values:
             return [Score(1.0, place, f"Yes: {texts[values.index(1.0)]}", self.name)]
         if None in values:
@@ -119,7 +119,7 @@ class SelfPlay:
                 for index, (text, reading) in enumerate(zip(texts, readings, strict=True))
                 if reading.value is None
             ]
-        failed = [each for each, value in zip(told, values, strict=True) if value != 1.0]
+        failed = [each for each, value in zip(message, values, strict=True) if value != 1.0]
         share = 1 - len(failed) / len(values)
         reason = f"{len(values) - len(failed)} of {len(values)} answers are yes."
         if failed:

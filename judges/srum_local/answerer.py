@@ -83,7 +83,7 @@ class Local:
         return [self._text(ids) for ids in said]
 
     def _turns(self, question: Question) -> list[dict[str, Any]]:
-        """The conversation; the picture comes with the first thing that was asked."""
+        """The conversation; the image comes with the first thing that was asked."""
         think = REASON_FIRST if question.think else ""
         asked = [*(asked for asked, _ in question.history), think + question.text]
         turns: list[dict[str, Any]] = [_turn("system", self.options.system)] if self.options.system else []
@@ -100,8 +100,8 @@ class Local:
         return str(self.processor.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))
 
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
-        """Qwen2-VL writes thousandths, Qwen2.5-VL pixels of the picture as it was resized for it; others are taken to
-        write pixels of the stored picture (a judge's or grounder's option `boxes` overrules)."""
+        """Qwen2-VL writes thousandths, Qwen2.5-VL pixels of the image as it was resized for it; others are taken to
+        write pixels of the stored image (a judge's or grounder's option `boxes` overrules)."""
         kind, eyes = self.model.config.model_type, self.processor.image_processor
         if kind == "qwen2_vl":
             return BoxFormat("thousand")
@@ -147,8 +147,8 @@ def _processor(directory: Path, options: LocalOptions) -> Any:
 
 def _ends(model: Any, processor: Any, directory: Path) -> tuple[list[int], int]:
     """Tokens that end an answer, and the one that fills rows up."""
-    told = model.generation_config.eos_token_id
-    stops = [told] if isinstance(told, int) else list(told or ())
+    message = model.generation_config.eos_token_id
+    stops = [message] if isinstance(message, int) else list(message or ())
     tokenizer = processor.tokenizer
     stops += [each for each in (tokenizer.eos_token_id,) if each is not None and each not in stops]
     if not stops:

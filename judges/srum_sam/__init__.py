@@ -24,9 +24,9 @@ class SamOptions:
     device: str = field(default="auto", metadata=SPEED)
     """`auto` takes the accelerator if there is one."""
     top: int = field(default=10, validator=_positive)
-    """At most so many regions per picture, the largest ones."""
+    """At most so many regions per image, the largest ones."""
     min_area: float = field(default=0.0, validator=validators.ge(0))
-    """Smallest region: below 1 a fraction of the picture's area, from 1 on a number of pixels."""
+    """Smallest region: below 1 a fraction of the image's area, from 1 on a number of pixels."""
     duplicates: float = field(default=1.0, validator=[validators.gt(0), validators.le(1)])
     """Of two boxes whose intersection over union is above it, the smaller is dropped before `top` counts; 1 = keep all,
     as the release does."""

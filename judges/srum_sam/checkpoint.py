@@ -2,7 +2,7 @@
 
 A checkpoint is nothing but tensors, so every size is read off their shapes. Four things leave no trace in shapes; they
 are the same in all published files: 8 heads in the mask decoder, layer norms of the encoder with eps 1e-6, the colour
-normalisation, and square pictures.
+normalisation, and square images.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def build(shapes: Mapping[str, tuple[int, ...]]) -> Sam:
     from segment_anything import modeling
 
     width, _, patch, _ = _shape(shapes, "image_encoder.patch_embed.proj.weight", 4)
-    grid = _shape(shapes, "image_encoder.pos_embed", 4)[1]  # the picture's side, in patches
+    grid = _shape(shapes, "image_encoder.pos_embed", 4)[1]  # the image's side, in patches
     side = grid * patch
     depth = _count(shapes, "image_encoder.blocks.")
     windows, head_widths = [], set()  # of each layer the side of what it attends to, in patches

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Sam:
     """Asks nothing; regions are numbered by the area of their masks, the largest first.
 
-    Made at once, without torch; the model is loaded for the first picture. Raises PluginError if segment-anything is
+    Made at once, without torch; the model is loaded for the first image. Raises PluginError if segment-anything is
     not installed, CheckpointError for a checkpoint that is not there or cannot be used, ConfigError for a device that
     is not there.
     """
@@ -61,7 +61,7 @@ class Sam:
 
 
 def choose(found: Iterable[Mapping[str, Any]], size: tuple[int, int], options: SamOptions) -> list[Region]:
-    """Regions out of the generator's records, for a picture of `size` (width, height).
+    """Regions out of the generator's records, for an image of `size` (width, height).
 
     Masks below `min_area` are dropped, then boxes too much like a larger mask's, then all but the `top` largest. Equal
     areas are ordered by box, so that the order of points does not matter. A mask without a single pixel is none.

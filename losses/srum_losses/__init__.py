@@ -57,7 +57,7 @@ class PaperOptions(RegionOptions):
 
     outside: Literal["value", "global"] = field(default="value", validator=validators.in_(("value", "global")))
     """Where R outside every scored box comes from: `outside_value`, or the global score itself, which then also speaks
-    for what is missing from the picture and so has no box."""
+    for what is missing from the image and so has no box."""
 
 
 @frozen
@@ -74,8 +74,8 @@ class SparseOptions:
 
     threshold: float = field(default=0.0, validator=_signed)
     """A score above it counts as 1, any other as 0."""
-    scope: Literal["regions", "picture"] = field(default="regions", validator=validators.in_(("regions", "picture")))
-    """regions: alpha * R with every score replaced by 0 or 1. picture: one number for the whole picture, 1 if both the
+    scope: Literal["regions", "image"] = field(default="regions", validator=validators.in_(("regions", "image")))
+    """regions: alpha * R with every score replaced by 0 or 1. image: one number for the whole image, 1 if both the
     global score and the mean regional score (as far as there are any) are above the threshold."""
     outside: Literal["zero", "global"] = field(default="zero", validator=validators.in_(("zero", "global")))
     """With scope regions, the weight outside every scored box: 0, or the 0 or 1 of the global score. With 0 and no

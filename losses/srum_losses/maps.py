@@ -87,14 +87,14 @@ class GlobalOnly:
 
 
 class Sparse:
-    """Rewards of 0 or 1 only (the paper's ablation), for every score on its own or for the picture as a whole."""
+    """Rewards of 0 or 1 only (the paper's ablation), for every score on its own or for the image as a whole."""
 
     def __init__(self, options: SparseOptions | None = None) -> None:
         self.options = options or SparseOptions()
 
     def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
         found = patches(judgement)
-        if self.options.scope == "picture":
+        if self.options.scope == "image":
             means = [fmean(scores) for scores in (_globals(judgement), [patch.score for patch in found]) if scores]
             if not means:
                 raise RecordError(f'The judgement of candidate "{judgement.candidate}" holds no score at all. {AGAIN}')
@@ -221,7 +221,7 @@ def _positions(pixels: int, cells: int) -> Array:
 def spread(found: Sequence[Patch], grid: Grid, overlap: str, outside: float) -> Tensor:
     """Mean of R over every cell, R being `outside` where no box is: float32 (rows, columns).
 
-    Exact: the edges of boxes and shapes cut the picture into tiles on which R is constant, and each cell adds up its
+    Exact: the edges of boxes and shapes cut the image into tiles on which R is constant, and each cell adds up its
     tiles by area.
     """
     ys, xs, tiles = _tiles(found, overlap, outside)
@@ -237,7 +237,7 @@ def _shares(edges: Array, cells: int) -> Array:
 def _tiles(
     found: Sequence[Patch], overlap: str, outside: float, size: tuple[float, float] = (1, 1)
 ) -> tuple[Array, Array, Array]:
-    """The edges down and across of a picture of `size` (width, height), and R on the tiles between them."""
+    """The edges down and across of an image of `size` (width, height), and R on the tiles between them."""
     pixels = [None if patch.mask is None else shapes.decode(patch.mask) for patch in found]
     outlines = [_outline(*each) for each in zip(found, pixels, strict=True)]
     ys, xs = (sorted({0, size[1 - axis], *chain(*(each[axis] for each in outlines))}) for axis in (0, 1))

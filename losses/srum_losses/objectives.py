@@ -1,4 +1,4 @@
-"""Losses on a `FlowStep`. Every mean is over all cells and channels of the step, so larger pictures weigh more."""
+"""Losses on a `FlowStep`. Every mean is over all cells and channels of the step, so larger images weigh more."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class NegativeAwareLoss:
 
 
 class SftLoss:
-    """Mean of (velocity - target)^2: supervised fine-tuning on the model's own pictures; weights are ignored.
+    """Mean of (velocity - target)^2: supervised fine-tuning on the model's own images; weights are ignored.
 
     Its coefficient is 1 in every cell. `constraint` is 1 so that weight + constraint, which is what the guard against
     net-negative cells looks at, is never negative for any map.
@@ -117,12 +117,12 @@ class SftLoss:
 
 
 def _weights(step: FlowStep) -> Tensor:
-    """(cells, 1) float32, of all pictures."""
+    """(cells, 1) float32, of all images."""
     return torch.cat([cells.reshape(-1, 1) for cells in step.weight]).float()
 
 
 def _reference(step: FlowStep, error: Tensor) -> Tensor:
-    """L_ref; `error` is the squared one, which is the same where no picture has a pair."""
+    """L_ref; `error` is the squared one, which is the same where no image has a pair."""
     paired = any(other is not own for other, own in zip(step.reference, step.target, strict=True))
     return _squared(step.velocity, step.reference).mean() if paired else error.mean()
 
@@ -138,6 +138,6 @@ def _start(step: FlowStep) -> Sequence[Tensor]:
 
 
 def _squared(values: Sequence[Tensor], goals: Sequence[Tensor]) -> Tensor:
-    """Squared differences of all cells of all pictures in float32, whatever autocast is doing: (cells, channels)."""
+    """Squared differences of all cells of all images in float32, whatever autocast is doing: (cells, channels)."""
     errors = [(value.float() - goal.float()).square() for value, goal in zip(values, goals, strict=True)]
     return torch.cat([rearrange(error, "rows columns c -> (rows columns) c") for error in errors])

@@ -21,7 +21,7 @@ def decode(mask: Mask) -> Array:
 
 
 def share(mask: Mask) -> float:
-    """How much of the picture the shape covers, in [0, 1]."""
+    """How much of the image the shape covers, in [0, 1]."""
     return sum(mask.counts[1::2]) / max(mask.size[0] * mask.size[1], 1)
 
 

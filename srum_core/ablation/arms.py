@@ -68,7 +68,7 @@ class Arms:
     axis: str = ""
     """What the curve's x is."""
     training_only: tuple[str, ...] = ()
-    """Settings that change neither pictures nor answers, though candidates remember them ("adapter.experts")."""
+    """Settings that change neither images nor answers, though candidates remember them ("adapter.experts")."""
     quick: tuple[str, ...] = ()
     """Settings of --quick."""
 
@@ -114,8 +114,8 @@ def _read(path: Path) -> Arms:
     except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except Problems as problems:
-        told = "".join(f"\n  - {problem}" for problem in problems.found)
-        raise ConfigError(f"{path} is no list of arms:{told}") from problems
+        message = "".join(f"\n  - {problem}" for problem in problems.found)
+        raise ConfigError(f"{path} is no list of arms:{message}") from problems
 
 
 def _joined(first: Arms, then: Arms) -> Arms:

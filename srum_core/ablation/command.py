@@ -1,6 +1,6 @@
 """Run the method with one thing changed at a time, over training seeds, and put the results side by side.
 
-Arms share what they can: pictures, judgements and the evaluation before training are made once per training seed. The
+Arms share what they can: images, judgements and the evaluation before training are made once per training seed. The
 same command again goes on where it stopped. KEY=VALUE changes a setting of all arms. Results: ablation.md, .json, .csv
 and figures in the folder, which holds an ordinary run per arm and seed (seed-0/paper, …).
 """

@@ -1,4 +1,4 @@
-"""The numbers of an ablation: per arm means over training seeds and pictures, and paired differences."""
+"""The numbers of an ablation: per arm means over training seeds and images, and paired differences."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Measured:
 
     prompts: tuple[str, ...]
     """Ids, in the order of the means."""
-    pictures: int
+    images: int
     """Per prompt."""
     means: Mapping[str, tuple[float, ...]]
-    """By measure: the mean of each prompt's pictures that have a score; NaN where none has."""
+    """By measure: the mean of each prompt's images that have a score; NaN where none has."""
     unscored: int = 0
-    """Pictures without a score: not finite, or or a question about them was refused."""
+    """Images without a score: not finite, or or a question about them was refused."""
 
     def mean(self, measure: str) -> float:
         return _mean([each for each in self.means[measure] if not isnan(each)])
@@ -87,7 +87,7 @@ Known = dict[tuple[Path, int | None], Measured]
 
 
 def measured(run: Run, round: int | None) -> Measured:
-    plan, pictures = run.planned_evaluation(), run.settings.evaluate.pictures
+    plan, images = run.planned_evaluation(), run.settings.evaluate.images
     found = list(scored(run, round).select(item.id for item in plan))
     scores = [each.values for each in found if each.usable]
     names = [name for name in scores[0] if all(name in each for each in scores)] if scores else []
@@ -96,10 +96,10 @@ def measured(run: Run, round: int | None) -> Measured:
             f'The benchmark "{run.settings.benchmark and run.settings.benchmark.use}" has no measure that all pictures '
             "have, so arms cannot be compared. Take another benchmark, or evaluate more prompts (evaluate.limit)."
         )
-    starts = range(0, len(plan), pictures)
-    groups = [[each.values for each in found[start : start + pictures] if each.usable] for start in starts]
+    starts = range(0, len(plan), images)
+    groups = [[each.values for each in found[start : start + images] if each.usable] for start in starts]
     means = {name: tuple(_mean([each[name] for each in group]) for group in groups) for name in names}
-    return Measured(tuple(plan[i].prompt.id for i in starts), pictures, means, len(found) - len(scores))
+    return Measured(tuple(plan[i].prompt.id for i in starts), images, means, len(found) - len(scores))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -43,11 +43,11 @@ def work(plan: Plan, after_seed: Callable[[Failures], object]) -> Failures:
             folder = shown(unit.run.folder)
             command = shlex.join(["srum-train", "--config", f"{folder}/run.toml", "--out", folder, "--redo"])
             redo = f" In an ablation: {command} STAGE --only STAGE, then this command again."
-            told = f"{error}{redo if '--redo ' in str(error) else ''}"
+            message = f"{error}{redo if '--redo ' in str(error) else ''}"
             if unit.arm is None:
-                raise type(error)(told) from error
+                raise type(error)(message) from error
             failures[seed, unit.name] = str(error)
-            tell(f"seed {seed} · {unit.name} failed; the others go on. {told}")
+            tell(f"seed {seed} · {unit.name} failed; the others go on. {message}")
     return failures
 
 
@@ -88,7 +88,7 @@ def _make(plan: Plan, run: Run, task: Task) -> None:
 def share(source: Run, target: Run, step: Step) -> None:
     """Give `target` the finished records of a step of `source` by hard links, as a whole or not at all.
 
-    The folder remembers the target's own settings. Finished records are never appended to and pictures never written
+    The folder remembers the target's own settings. Finished records are never appended to and images never written
     over, so a link is as good as a copy; logs, which a training may cut back, are copied.
     """
     theirs, ours = source.stage_folder(step.stage, step.round), target.stage_folder(step.stage, step.round)
@@ -106,7 +106,7 @@ def share(source: Run, target: Run, step: Step) -> None:
 
 
 def share_latents(source: Run, target: Run) -> None:
-    """Encoded pictures of the first round; each says what it was made from, and is made again if that is not so."""
+    """Encoded images of the first round; each says what it was made from, and is made again if that is not so."""
     theirs, ours = source.round_folder(1) / "latents", target.round_folder(1) / "latents"
     if theirs.is_dir() and not ours.exists():
         new = aside(ours)

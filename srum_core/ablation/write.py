@@ -24,7 +24,7 @@ Cell = str | Estimate
 def write(folder: Path, plan: Plan, tables: Tables, command: str) -> Grid:
     """All files; each is replaced at once. Returns the table."""
     figures = {"ablation-drop.svg": drops(tables), "ablation-curve.svg": curves(tables, plan.arms.axis)}
-    drawn = [{"title": name, "svg": file} for file, (name, svg) in figures.items() if svg]
+    generated = [{"title": name, "svg": file} for file, (name, svg) in figures.items() if svg]
     for file, (_, svg) in figures.items():
         if svg:
             write_atomic(folder / file, svg)
@@ -39,7 +39,7 @@ def write(folder: Path, plan: Plan, tables: Tables, command: str) -> Grid:
         "note": note(plan),
         "columns": names,
         "rows": [{"arm": arm, "cells": cells} for arm, cells in plain.items()],
-        "figures": drawn,
+        "figures": generated,
     }
     percent, lines = _percent(tables), []
     for arm, row in rows.items():
@@ -49,8 +49,8 @@ def write(folder: Path, plan: Plan, tables: Tables, command: str) -> Grid:
         ]
         lines.append([arm, *texts])
     table = Grid(["arm", *names], lines, units(percent), words=frozenset({len(names)}))
-    pictures = [f"![{each['title']}]({each['svg']})" for each in drawn]
-    text = markdown([f"# {whole['title']}", f"```sh\n{command}\n```", str(whole["note"]), table, *pictures])
+    images = [f"![{each['title']}]({each['svg']})" for each in generated]
+    text = markdown([f"# {whole['title']}", f"```sh\n{command}\n```", str(whole["note"]), table, *images])
     write_atomic(folder / "ablation.json", to_json(whole))
     write_atomic(folder / "ablation.csv", long_form(tables))
     write_atomic(folder / "ablation.md", text)
@@ -76,7 +76,7 @@ def note(plan: Plan) -> str:
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
     seeds = f"{len(plan.seeds)} training seed{'s' if len(plan.seeds) > 1 else ''}"
     return (
-        f"{seeds}; {count // evaluate.pictures} prompts with {evaluate.pictures} picture(s) each, the same prompts and "
+        f"{seeds}; {count // evaluate.images} prompts with {evaluate.images} picture(s) each, the same prompts and "
         f"picture seeds in every arm. Intervals: 95 %, paired two-level bootstrap over prompts and training "
         f"seeds, {RESAMPLES} resamples. {date.today().isoformat()}; {machine}; {versions}."
     )
@@ -121,13 +121,13 @@ def curves(tables: Tables, axis: str) -> tuple[str, str]:
 
 
 def long_form(tables: Tables) -> str:
-    """A line for every evaluation: arm, training seed, round (empty = before training), prompts, pictures, measures."""
+    """A line for every evaluation: arm, training seed, round (empty = before training), prompts, images, measures."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["arm", "seed", "round", "prompts", "pictures", *tables.measures])
+    rows.writerow(["arm", "seed", "round", "prompts", "images", *tables.measures])
     for line in tables.lines:
         found = line.measured
         values = [found.mean(name) if name in found.means else "" for name in tables.measures]
         round = "" if line.round is None else line.round
-        rows.writerow([line.arm, line.seed, round, len(found.prompts), found.pictures, *values])
+        rows.writerow([line.arm, line.seed, round, len(found.prompts), found.images, *values])
     return text.getvalue()

@@ -110,7 +110,7 @@ def _shape(model: Any, tasks: Mapping[str, samples.Samples]) -> tuple[list[int],
 def _parts(data: Mapping[str, Any]) -> list[str | Grid]:
     held = ", ".join(f"{task} {value:.2f}" for task, value in data["stability"].items())
     weak = [task for task, value in data["stability"].items() if value < clusters.STABLE]
-    told = (
+    message = (
         f"Clusters {data['hash']}, found on the base among {data['eligible']} neurons that are active in both tasks. "
         f"Overlap of the clusters of two halves of the samples: {held}."
         + (f" Below {clusters.STABLE}: ask for more samples with --count." if weak else "")
@@ -131,4 +131,4 @@ def _parts(data: Mapping[str, Any]) -> list[str | Grid]:
         for row in data["experts"]
     ]
     first = Grid(["task, cluster (neurons), model", *measures.values()], rows)
-    return [told, first, Grid(["task, expert, model", "S"], experts, "All units of an expert")]
+    return [message, first, Grid(["task, expert, model", "S"], experts, "All units of an expert")]

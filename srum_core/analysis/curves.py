@@ -1,4 +1,4 @@
-"""Score pictures while they are drawn (the paper's Figure 4): the clean estimate at chosen steps, layout and detail.
+"""Score images while they are drawn (the paper's Figure 4): the clean estimate at chosen steps, layout and detail.
 
 srum analyze steps sft=RUN srum=RUN
 srum analyze steps sft=RUN srum=RUN --judge '{use="remote", url="http://localhost:8000/v1"}'
@@ -91,29 +91,28 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def table(measured: Measured, rubric: str) -> tuple[list[int], dict[str, Table]]:
-    """(steps, model -> (pictures, steps)) of the pictures that are readable at every step in every model.
+    """(steps, model -> (images, steps)) of the images that are readable at every step in every model.
 
     Raises RecordError if there is none."""
     import numpy as np
 
     values = {
-        name: {(each.picture, each.step): each.scores[rubric] for each in snapshots if rubric in each.scores}
+        name: {(each.image, each.step): each.scores[rubric] for each in snapshots if rubric in each.scores}
         for name, snapshots in measured.items()
     }
     first = next(iter(measured.values()))
     steps = sorted({each.step for each in first})
-    pictures = list(dict.fromkeys(each.picture for each in first))
-    whole = [p for p in pictures if all((p, step) in found for found in values.values() for step in steps)]
+    images = list(dict.fromkeys(each.image for each in first))
+    whole = [p for p in images if all((p, step) in found for found in values.values() for step in steps)]
     if not whole:
         raise RecordError(f"No picture could be graded for {rubric} at every step: the judge's answers hold no score.")
     return steps, {
-        name: np.array([[found[picture, step] for step in steps] for picture in whole])
-        for name, found in values.items()
+        name: np.array([[found[image, step] for step in steps] for image in whole]) for name, found in values.items()
     }
 
 
 def area(scores: Table, steps: Sequence[int]) -> Table:
-    """(pictures,): the mean height of each picture's curve over the steps (trapezoids)."""
+    """(images,): the mean height of each image's curve over the steps (trapezoids)."""
     import numpy as np
 
     if len(steps) == 1:
@@ -131,8 +130,8 @@ def summary(measured: Measured, times: Sequence[float]) -> dict[str, Any]:
         found[rubric] = {
             "steps": steps,
             "times": [times[step] for step in steps],
-            "pictures": len(tables[BASE]),
-            "asked": len({each.picture for each in measured[BASE]}),
+            "images": len(tables[BASE]),
+            "asked": len({each.image for each in measured[BASE]}),
             "means": {n: [astuple(estimate(t[None, :, k])) for k in range(len(steps))] for n, t in tables.items()},
             "change": {
                 n: [astuple(difference(t[None, :, k], tables[BASE][None, :, k])) for k in range(len(steps))]
@@ -168,5 +167,5 @@ def _grid(rubric: str, found: Mapping[str, Any]) -> Grid:
         cells = [number(Estimate(*each)) for each in (*means, found["area"][name])]
         own = found["area_change"].get(name)
         rows.append([name, *cells, number(Estimate(*own), signed=True) if own else ""])
-    title = f"{rubric.capitalize()}, {found['pictures']} of {found['asked']} pictures readable at every step"
+    title = f"{rubric.capitalize()}, {found['images']} of {found['asked']} pictures readable at every step"
     return Grid(["model", *heads, "mean height", "its change to base"], rows, title)

@@ -81,7 +81,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def plan(run: Run, source: str | None, count: int) -> list[Planned]:
-    """The first `count` pictures that are to be drawn, one a prompt."""
+    """The first `count` images that are to be drawn, one a prompt."""
     if source is None:
         return list({item.prompt.id: item for item in run.planned_evaluation()}.values())[:count]
     return [run.plan(prompt, 0, "evaluate") for prompt in load_prompts(source, run.registry, count)]

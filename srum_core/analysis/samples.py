@@ -35,14 +35,14 @@ _TOKENS = 16
 
 @frozen
 class Samples:
-    """Samples of one kind: `probe` finds the clusters, `report` is measured. No picture or prompt is in both."""
+    """Samples of one kind: `probe` finds the clusters, `report` is measured. No image or prompt is in both."""
 
     probe: Sequence[Question | Planned]
     report: Sequence[Question | Planned]
 
 
 def understanding(run: Run, count: int) -> Samples:
-    """The judges' questions of the run's first round, one a picture, in turn. Raises RecordError for too few."""
+    """The judges' questions of the run's first round, one an image, in turn. Raises RecordError for too few."""
     questions: list[Question] = []
     for judgement in run.judgements(1):
         asked = [each.question for each in judgement.exchanges if not each.question.history]
@@ -102,8 +102,8 @@ def act_on(model: Any, sample: Question | Planned) -> None:
 def _name(sample: Question | Planned) -> str:
     if isinstance(sample, Planned):
         return sample.id
-    told = repr((sample.image.name, sample.text, sample.crop, sample.max_new_tokens, sample.think))
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:20]
+    message = repr((sample.image.name, sample.text, sample.crop, sample.max_new_tokens, sample.think))
+    return hashlib.sha256(message.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
 # ---- hooks ----------------------------------------------------------------------------------------------------------

@@ -39,11 +39,11 @@ _GRADE = re.compile(r'"score"\s*:\s*(-?\d+(?:\.\d+)?)\s*[,}]')
 
 @frozen
 class Snapshot:
-    """What a picture was worth at one step; `id` is PICTURE-STEP. A rubric whose answer could not be read is not in
+    """What an image was worth at one step; `id` is PICTURE-STEP. A rubric whose answer could not be read is not in
     `scores`."""
 
     id: str
-    picture: str
+    image: str
     step: int
     scores: dict[str, float] = field(hash=False)
     """From 0 to 1."""
@@ -79,8 +79,8 @@ def chosen(text: str, count: int) -> list[int]:
 def times(subject: Subject) -> list[float]:
     """The times that the model's steps start at. Raises ConfigError if its adapter does not say, or cannot trace."""
     model = subject.run.model(subject.rounds)
-    refuse_without(model, ("drawing_times", "trace"), subject, "srum analyze steps")
-    return [float(time) for time in model.drawing_times()][:-1]  # type: ignore[attr-defined]
+    refuse_without(model, ("sampling_times", "trace"), subject, "srum analyze steps")
+    return [float(time) for time in model.sampling_times()][:-1]  # type: ignore[attr-defined]
 
 
 def trace(
@@ -92,7 +92,7 @@ def trace(
     folder: Path,
     settings: Mapping[str, Any],
 ) -> list[Snapshot]:
-    """Draw every picture, keep its estimates at `steps` as files, and score each. What is on disk is not made again."""
+    """Draw every image, keep its estimates at `steps` as files, and score each. What is on disk is not made again."""
     records = Records(folder, Snapshot, {**subject.settings(), **settings}, stage="analysis")
     size = subject.run.settings.evaluate.batch
     missing = [item for item in plan if not {f"{item.id}-{step}" for step in steps} <= records.ids()]
@@ -100,13 +100,13 @@ def trace(
         for start in range(0, len(missing), size):
             items = missing[start : start + size]
             model: Any = subject.run.model(subject.rounds)
-            drawn = model.trace([item.prompt.text for item in items], [item.seed for item in items], list(steps))
-            if [len(pictures) for pictures in drawn] != [len(steps)] * len(items):
+            generated = model.trace([item.prompt.text for item in items], [item.seed for item in items], list(steps))
+            if [len(images) for images in generated] != [len(steps)] * len(items):
                 raise PluginError(f"{type(model).__qualname__}.trace did not give a picture per prompt and step.")
             looked = [
-                (item, step, _keep(item, step, picture, folder))
-                for item, pictures in zip(items, drawn, strict=True)
-                for step, picture in zip(steps, pictures, strict=True)
+                (item, step, _keep(item, step, image, folder))
+                for item, images in zip(items, generated, strict=True)
+                for step, image in zip(steps, images, strict=True)
             ]
             scores = _scores([each for *_, each in looked], benchmark, judge)
             records.extend(
@@ -118,11 +118,11 @@ def trace(
     return list(records.select(wanted))
 
 
-def _keep(item: Planned, step: int, picture: Image, folder: Path) -> Candidate:
+def _keep(item: Planned, step: int, image: Image, folder: Path) -> Candidate:
     path = folder / "images" / f"{item.id}-{step}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
-    return Candidate(f"{item.id}-{step}", item.prompt, path, picture.size, item.seed)
+    image.save(path)
+    return Candidate(f"{item.id}-{step}", item.prompt, path, image.size, item.seed)
 
 
 def _scores(candidates: Sequence[Candidate], benchmark: Benchmark, judge: Answerer | None) -> list[dict[str, float]]:

@@ -86,16 +86,16 @@ def read_settings(
     parsed: argparse.Namespace,
     registry: plugins.Registry,
     above: Mapping[str, Any] | None = None,
-    drawn_by: str = "adapter",
+    model_kind: str = "adapter",
 ) -> config.Settings:
-    """The settings that were typed; `above` and `drawn_by` as in `config.load_settings`. Raises ConfigError with all
+    """The settings that were typed; `above` and `model_kind` as in `config.load_settings`. Raises ConfigError with all
     that is wrong."""
     overrides = list(parsed.settings)
     if parsed.checkpoint is not None:
         overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
     adapter = parsed.adapter or ((above or {}).get("adapter") or {}).get("use")
     return config.load_settings(
-        adapter, parsed.preset, parsed.config, overrides, registry, above=above, drawn_by=drawn_by
+        adapter, parsed.preset, parsed.config, overrides, registry, above=above, model_kind=model_kind
     )
 
 

@@ -2,7 +2,7 @@
 
 srum generate --adapter bagel --preset shapes "a red circle"
 srum generate --trained runs/bagel-shapes "a red circle" "a green square" --seed 7 --count 4 --out images
-srum generate --adapter bagel --preset shapes "a red circle" adapter.drawing.guidance=3
+srum generate --adapter bagel --preset shapes "a red circle" adapter.sampling.guidance=3
 
 The same prompt, seed and settings give the same image. With --count the seeds go on from --seed.
 """
@@ -35,7 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of each prompt's first image (default: 0)")
     add("--count", type=int, default=1, metavar="N", help="images of each prompt (default: 1)")
     add("--out", type=Path, default=Path("generated"), metavar="DIR", help="where to put them (default: generated)")
-    add("words", nargs="+", metavar="PROMPT|KEY=VALUE", help="prompts, and settings such as adapter.drawing.guidance=3")
+    add(
+        "words", nargs="+", metavar="PROMPT|KEY=VALUE", help="prompts, and settings such as adapter.sampling.guidance=3"
+    )
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -48,7 +50,7 @@ def run(parsed: argparse.Namespace) -> int:
     registry = plugins.discover()
     above = trained_settings(parsed.trained or "", registry)
     parsed.settings = [word for word in parsed.words if is_setting(word)]
-    settings = read_settings(parsed, registry, above, Evaluation.drawn_by)
+    settings = read_settings(parsed, registry, above, Evaluation.model_kind)
     wanted = [(prompt, parsed.seed + k) for prompt in prompts for k in range(parsed.count)]
     failed = 0
     samples = Model.load(settings, registry).samples(*zip(*wanted, strict=True))

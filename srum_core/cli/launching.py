@@ -84,7 +84,7 @@ def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
     try:
         return work() or 0
     except SrumError as error:
-        told = str(error)
+        message = str(error)
         if verbosity() >= VERBOSE:
             _show(type(error), error, error.__traceback__)
     except KeyboardInterrupt:
@@ -94,13 +94,13 @@ def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a launcher passes on what the terminal has sent already
         return 130
     except SystemExit as error:
-        told = who_ended(error)
+        message = who_ended(error)
     except BaseException as error:
         if (explained := explain(error)) is None:
             sys.excepthook = _show  # what others say may be in it
             raise
-        told = explained
-    tell(f"srum: {told}")
+        message = explained
+    tell(f"srum: {message}")
     return 2
 
 

@@ -153,9 +153,9 @@ def _work(run: Run, parsed: argparse.Namespace, given: Sequence[str], handle: in
     except (KeyboardInterrupt, Stopped) as stop:
         return _say_stopped(run, parsed, given, stop)
     except Exception as error:
-        if isinstance(error, SrumError) or (told := explain(error)) is None:
+        if isinstance(error, SrumError) or (message := explain(error)) is None:
             raise
-        tell(f"srum: {told}")
+        tell(f"srum: {message}")
         return _say_stopped(run, parsed, given, Stopped(2))
     _say_done(run, parsed)
     return 0
@@ -198,7 +198,7 @@ def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, 
         except SrumError as error:
             found.append(str(error))
             finished = total = "?"
-        unit = "checkpoint" if step.stage == "train" else "pictures"
+        unit = "checkpoint" if step.stage == "train" else "images"
         folder = shown(run.stage_folder(step.stage, step.round))
         table.add_row(str(step), finished, f"{total} {unit}", folder)
     show_table(table)

@@ -42,7 +42,7 @@ def load_settings(
     registry: Registry,
     first: Mapping[str, Any] | None = None,
     above: Mapping[str, Any] | None = None,
-    drawn_by: str = "adapter",
+    model_kind: str = "adapter",
     lenient: bool = False,
 ) -> Settings:
     """The settings of a run, with every option of every component filled in.
@@ -54,7 +54,7 @@ def load_settings(
                  dotted key, or tables of them; None is "", which is nothing
     first        settings that come before all others, in place of built-in ones
     above        settings that come after the presets, and before the file
-    drawn_by     the kind of component that `adapter` names: "generator" allows text-to-image models too
+    model_kind     the kind of component that `adapter` names: "generator" allows text-to-image models too
     lenient      leave unknown keys out, with a warning
 
     Raises ConfigError with all that is wrong.
@@ -68,12 +68,12 @@ def load_settings(
         line = Layer(COMMAND_LINE, _parse_overrides(overrides, broken))
     name = _adapter(adapter, [line, file], broken)
     if name == "" and not unread:
-        broken.append(_no_adapter(registry, drawn_by))
+        broken.append(_no_adapter(registry, model_kind))
     beneath = Layer("by default", first or {})
     between = Layer("from the trained run", above or {})
-    layers = [beneath, *_presets(name or "", presets, registry, broken, drawn_by), between, file, line]
+    layers = [beneath, *_presets(name or "", presets, registry, broken, model_kind), between, file, line]
     said: Origins = {} if adapter is None else {("adapter",): COMMAND_LINE}
-    return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry, drawn_by, lenient)
+    return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry, model_kind, lenient)
 
 
 def component(kind: str, text: str | Mapping[str, Any], registry: Registry, option: str) -> Use:
@@ -100,14 +100,14 @@ def changed(settings: Settings, overrides: Sequence[str], registry: Registry, wh
     return _settings(settings, [layer], {("rounds",): where}, broken, registry)
 
 
-def of_round(settings: Settings, round: int | None, registry: Registry, drawn_by: str = "adapter") -> Settings:
+def of_round(settings: Settings, round: int | None, registry: Registry, model_kind: str = "adapter") -> Settings:
     """The settings of a round: a run's own, with what `rounds` changes in them; the run's own for None
     and for a round that there is not. Raises ConfigError where they cannot be used."""
     if not settings.changes(round):
         return settings
     assert round is not None
     broken: list[str] = []
-    components = {**COMPONENTS, "adapter": drawn_by}
+    components = {**COMPONENTS, "adapter": model_kind}
     made, found, origins = _change(settings, round, settings.changes(round), registry, components, {}, broken)
     broken += [_sentence(problem, origins) for problem in found]
     if broken or made is None:
@@ -121,11 +121,11 @@ def _settings(
     said: Origins,
     broken: list[str],
     registry: Registry,
-    drawn_by: str = "adapter",
+    model_kind: str = "adapter",
     lenient: bool = False,
 ) -> Settings:
     data, origins = _merge_all(start, layers)
-    components = {**COMPONENTS, "adapter": drawn_by}
+    components = {**COMPONENTS, "adapter": model_kind}
     settings, found = _structure(data, registry, components)
     origins = {**said, **origins}
     if lenient and (unknown := [problem for problem in found if problem.unknown]):
@@ -151,10 +151,10 @@ def _unusable(broken: Sequence[str]) -> ConfigError:
     return ConfigError(f"The settings cannot be used; nothing was loaded.{lines}")
 
 
-def open_settings(path: Path, registry: Registry, drawn_by: str = "adapter") -> Settings:
+def open_settings(path: Path, registry: Registry, model_kind: str = "adapter") -> Settings:
     """The settings that a run.toml holds. Options that another version of srum or of a plugin wrote there, and that
     this one does not know, are left out with a warning. Raises ConfigError."""
-    return load_settings(None, (), path, (), registry, drawn_by=drawn_by, lenient=True)
+    return load_settings(None, (), path, (), registry, model_kind=model_kind, lenient=True)
 
 
 # ---- rounds ----------------------------------------------------------------------------------------------------------
@@ -296,16 +296,16 @@ def _adapter(named: str | None, layers: Sequence[Layer], broken: list[str]) -> s
     return name if isinstance(name, str) else None
 
 
-def _no_adapter(registry: Registry, drawn_by: str) -> str:
-    names = ", ".join(found.component.name for found in registry.listing() if found.kind in ("adapter", drawn_by))
+def _no_adapter(registry: Registry, model_kind: str) -> str:
+    names = ", ".join(found.component.name for found in registry.listing() if found.kind in ("adapter", model_kind))
     return f"No adapter is named. Add --adapter NAME; installed are: {names or 'none'}."
 
 
 def _presets(
-    adapter: str, names: Sequence[str], registry: Registry, broken: list[str], drawn_by: str
+    adapter: str, names: Sequence[str], registry: Registry, broken: list[str], model_kind: str
 ) -> Iterator[Layer]:
     try:
-        there = registry.component(drawn_by, adapter).presets if adapter else {}
+        there = registry.component(model_kind, adapter).presets if adapter else {}
     except PluginError:
         return  # told with the other components
     for name in [*(["default"] if "default" in there else []), *names]:

@@ -34,9 +34,9 @@ class Generate:
     """Drawing candidates."""
 
     candidates: int = field(default=1, validator=_few)
-    """Pictures per prompt and round."""
+    """Images per prompt and round."""
     batch: int = field(default=8, validator=_at_least_1)
-    """Pictures drawn at once, per device."""
+    """Images drawn at once, per device."""
     limit: int = field(default=0, validator=_at_least_0)
     """Use only the first so many prompts; 0 = all."""
 
@@ -46,7 +46,7 @@ class Ground:
     """Finding regions."""
 
     batch: int = field(default=8, validator=_at_least_1)
-    """Pictures looked at at once, per device."""
+    """Images looked at at once, per device."""
     duplicates: float = field(default=0.9, validator=[validators.gt(0), validators.le(1)])
     """Of two boxes whose intersection over union is above it, the later one is dropped; 1 = keep all."""
     retries: int = field(default=2, validator=_at_least_0)
@@ -60,7 +60,7 @@ class Judge:
     """Asking the judges' questions."""
 
     batch: int = field(default=8, validator=_at_least_1)
-    """Pictures judged at once, per device; a picture may take several questions."""
+    """Images judged at once, per device; an image may take several questions."""
     retries: int = field(default=2, validator=_at_least_0)
     """How often an unreadable answer is asked for again before it counts as a failure."""
     temperature: float = field(default=0.7, validator=_positive)
@@ -73,18 +73,18 @@ class Judge:
 
 @frozen
 class Select:
-    """Which judged pictures are trained on, and what their scores are measured against; records stay as they are."""
+    """Which judged images are trained on, and what their scores are measured against; records stay as they are."""
 
     best_of: int = field(default=0, validator=_at_least_0)
-    """Only so many of each prompt's pictures, those with the best global scores (of equal ones, the best mean regional
+    """Only so many of each prompt's images, those with the best global scores (of equal ones, the best mean regional
     score); 0 = all."""
     least: float = field(default=-1.0, validator=[validators.ge(-1), validators.le(1)])
-    """Only pictures whose global score is at least so; -1 = all."""
+    """Only images whose global score is at least so; -1 = all."""
     filter: float = field(default=-1.0, validator=[validators.ge(-1), validators.lt(1)])
     """Only images judged right: global score and mean regional score (as far as there are any) both above it; -1 = all.
     With loss=sft this is rejection-sampling fine-tuning, the baseline to beat."""
     relative: Literal["none", "centre", "standardise"] = field(default="none")
-    """centre = scores less the mean of their prompt's pictures; standardise = that, in standard deviations; both cut to
+    """centre = scores less the mean of their prompt's images; standardise = that, in standard deviations; both cut to
     [-1, 1]. Scores that are all the same become 0."""
 
 
@@ -113,13 +113,13 @@ class Train:
     steps: int = field(default=0, validator=[validators.ge(0), validators.le(10_000_000)])
     """Optimiser steps per round; 0 = as many as `epochs` takes."""
     epochs: int = field(default=1, validator=_few)
-    """Passes over a round's pictures; used where `steps` is 0."""
+    """Passes over a round's images; used where `steps` is 0."""
     max_cells: int = field(default=8192, validator=_at_least_1)
-    """Latent cells per micro-batch and device: pictures are packed up to it. BAGEL at 1024x1024 has 4096 a picture."""
+    """Latent cells per micro-batch and device: images are packed up to it. BAGEL at 1024x1024 has 4096 an image."""
     accumulation: int = field(default=1, validator=_at_least_1)
     """Micro-batches per optimiser step, per device."""
     text_dropout: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
-    """Share of pictures trained without their prompt, for classifier-free guidance (release: 0.1)."""
+    """Share of images trained without their prompt, for classifier-free guidance (release: 0.1)."""
     ema: float = field(default=0.0, validator=_share)
     """Decay per step of a moving average of the trained weights, saved in their place; 0 = off."""
     mixed_precision: Literal["no", "bf16", "auto"] = "auto"
@@ -153,21 +153,21 @@ class Lora:
 
 @frozen
 class Evaluate:
-    """Drawing a benchmark's prompts and scoring the pictures."""
+    """Drawing a benchmark's prompts and scoring the images."""
 
     split: str = field(default="test", validator=_not_empty)
     """Which of the benchmark's splits."""
-    pictures: int = field(default=1, validator=_few)
-    """Pictures per prompt; the same seeds before and after."""
+    images: int = field(default=1, validator=_few)
+    """Images per prompt; the same seeds before and after."""
     batch: int = field(default=16, validator=_at_least_1)
-    """Pictures drawn at once, per device."""
+    """Images drawn at once, per device."""
     limit: int = field(default=0, validator=_at_least_0)
     """Use only the first so many prompts; 0 = all."""
-    seeds: Literal["run", "picture", "reference"] = field(default="run")
-    """run = from the run's seed; picture = from the run's seed and the benchmark's own names for a picture, the same in
+    seeds: Literal["run", "image", "reference"] = field(default="run")
+    """run = from the run's seed; image = from the run's seed and the benchmark's own names for an image, the same in
     every run; reference = those of the benchmark's original scripts, where they can be had."""
     postprocess: Literal["none", "reference"] = field(default="none")
-    """reference = borders of pure black are cut off, as in BAGEL's and SRUM's scripts; pictures may become smaller."""
+    """reference = borders of pure black are cut off, as in BAGEL's and SRUM's scripts; images may become smaller."""
     # Neutral, although they do something: until they came, no benchmark said what it could not read.
     retries: int = field(default=2, validator=_at_least_0)
     """How often an answer that the benchmark cannot read is asked for again before it counts as unreadable."""
@@ -178,7 +178,7 @@ class Evaluate:
 
     @property
     def borders(self) -> bool:
-        """Whether pictures keep black borders."""
+        """Whether images keep black borders."""
         return self.postprocess == "none"
 
 

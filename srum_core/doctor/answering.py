@@ -22,8 +22,8 @@ def check(subject: Subject) -> list[Finding]:
 
 
 def interviews(subject: Subject) -> list[Interview]:
-    """Two pictures before each of the run's judges: as they were heard, or else with the first questions only."""
-    return subject.heard or _opened(subject)
+    """Two images before each of the run's judges: as they were heard, or else with the first questions only."""
+    return subject.received or _opened(subject)
 
 
 def _opened(subject: Subject) -> list[Interview]:
@@ -39,8 +39,8 @@ def _plain(subject: Subject) -> Finding:
     if answer.strip():
         return Finding(ANSWERS, "fine", f'"{question.text}" is answered by "{_short(answer)}"')
     if subject.trained:
-        mend = "does answer return what was generated after the question, without the question and special tokens?"
-        return Finding(ANSWERS, "wrong", f'"{question.text}" gets an empty answer: {mend}')
+        fix = "does answer return what was generated after the question, without the question and special tokens?"
+        return Finding(ANSWERS, "wrong", f'"{question.text}" gets an empty answer: {fix}')
     return Finding(ANSWERS, "undecided", f'"{question.text}" gets an empty answer, as untrained weights may give.')
 
 
@@ -55,7 +55,7 @@ def _judged(subject: Subject) -> list[Finding]:
             temperature=0.0,
             seed=lambda *_: 0,
         )
-    subject.heard = opened
+    subject.received = opened
     return [_readable(subject, name, opened) for name in dict.fromkeys(interview.name for interview in opened)]
 
 
@@ -70,12 +70,12 @@ def _readable(subject: Subject, name: str, opened: Sequence[Interview]) -> Findi
         return Finding(JUDGES, "fine", f"{seen}.")
     first = next(interview for interview in mine if interview.unreadable())
     said = first.answers[0][first.unreadable()[0][1]]
-    told = f'{seen}; an unreadable one was "{_short(said)}"'
+    message = f'{seen}; an unreadable one was "{_short(said)}"'
     if subject.run.settings.answerer:
-        return Finding(JUDGES, "undecided", f"{told} (another answerer is set, so that this need not matter).")
-    mend = 'Try another template, more max_new_tokens, or another answerer (a stand-in: answerer="scripted").'
+        return Finding(JUDGES, "undecided", f"{message} (another answerer is set, so that this need not matter).")
+    fix = 'Try another template, more max_new_tokens, or another answerer (a stand-in: answerer="scripted").'
     verdict: Verdict = "wrong" if subject.trained and unread == asked else "undecided"
-    return Finding(JUDGES, verdict, f"{told}. {mend}")
+    return Finding(JUDGES, verdict, f"{message}. {fix}")
 
 
 def _short(text: str) -> str:

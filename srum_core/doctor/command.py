@@ -1,10 +1,10 @@
 """Try an adapter on its real weights, and say in sentences what is wrong with it, and what mends it.
 
-It draws a few pictures (or takes those of --pictures), looks at sign and time of the velocity, at scale and geometry
+It draws a few images (or takes those of --images), looks at sign and time of the velocity, at scale and geometry
 of the latents, at seeds, words and answers, and measures one call of everything.
 
   srum doctor --adapter bagel --preset shapes
-  srum doctor --adapter mine --checkpoint DIR --pictures FOLDER train.method=full
+  srum doctor --adapter mine --checkpoint DIR --images FOLDER train.method=full
 
 With --plan it loads no weights, and says what each stage would take of a GPU's memory and what to change where that is
 too much.
@@ -28,7 +28,7 @@ from srum_core.runs.run import Run
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--pictures", type=Path, metavar="FOLDER", help="look at these pictures; a-red-cup.png is shown as a red cup")
+    add("--images", type=Path, metavar="FOLDER", help="look at these pictures; a-red-cup.png is shown as a red cup")
     add("--plan", action="store_true", help="predict each stage's memory from shapes alone, and what would make it fit")
     add("--gib", type=_positive, help="with --plan: GiB of each GPU (default: those of the one here, or 80)")
     add("--gpus", type=int, default=1, help="with --plan: how many there are")
@@ -41,7 +41,7 @@ def run(parsed: argparse.Namespace) -> int:
     settings = read_settings(parsed, registry := plugins.discover())
     with tempfile.TemporaryDirectory(prefix="srum-doctor-") as folder:
         run = Run(Path(folder) / "run", settings, registry)
-        return _plan(run, parsed) if parsed.plan else _examine(run, Path(folder), parsed.pictures)
+        return _plan(run, parsed) if parsed.plan else _examine(run, Path(folder), parsed.images)
 
 
 def _positive(text: str) -> float:
@@ -58,7 +58,7 @@ def _plan(run: Run, parsed: argparse.Namespace) -> int:
     return 0 if show(Planner(run.registry, device, run), run.settings, Terminal()) else 1
 
 
-def _examine(run: Run, folder: Path, pictures: Path | None) -> int:
+def _examine(run: Run, folder: Path, images: Path | None) -> int:
     from srum_core.doctor.examine import examine
     from srum_core.doctor.findings import costs, verdicts
 
@@ -66,7 +66,7 @@ def _examine(run: Run, folder: Path, pictures: Path | None) -> int:
     run.judges()  # what is wrong with the settings is told before a model is loaded
     model = run.model(0)
     console.print(f"{run.settings.adapter.use}: {type(model).__module__}:{type(model).__qualname__} is loaded.")
-    found = examine(run, model, folder, pictures, lambda each: _tell(console, each.check, each.text))
+    found = examine(run, model, folder, images, lambda each: _tell(console, each.check, each.text))
     tables = Terminal()
     if found.costs:
         tables.print(costs(found.costs))

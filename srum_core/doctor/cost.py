@@ -24,7 +24,7 @@ from srum_core.training.latent_cache import CHUNK
 
 T = TypeVar("T")
 FEW = 8
-"""Pictures in a first call, however large the run's batches are."""
+"""Images in a first call, however large the run's batches are."""
 BRIEF = 2.0
 """Seconds. What takes less is done again: warm, and with as much at once as the run would."""
 TRAINING = "training step"
@@ -37,7 +37,7 @@ def measure(subject: Subject) -> tuple[list[Cost], list[Finding]]:
     text = next((each for each in subject.texts if each), "a picture")
     asked = [question for interview in answering.interviews(subject) for question in interview.votes[0].questions]
     questions = asked or [Question(subject.candidates[0].image, "What does this picture show?")]
-    latents = subject.encode(subject.pictures)
+    latents = subject.encode(subject.images)
     together = fitting(subject, latents[0])
 
     def denoise(count: int) -> object:
@@ -45,7 +45,7 @@ def measure(subject: Subject) -> tuple[list[Cost], list[Finding]]:
 
     found = [
         take("generate", settings.generate.batch, device, lambda n: subject.draw([text] * n, range(n))),
-        take("encode", CHUNK, device, lambda n: subject.encode(_fill(subject.pictures, n))),
+        take("encode", CHUNK, device, lambda n: subject.encode(_fill(subject.images, n))),
         take("answer", settings.judge.batch, device, lambda n: put(subject.model, _fill(questions, n))),
         take("denoiser", together, device, denoise),
     ]
@@ -55,7 +55,7 @@ def measure(subject: Subject) -> tuple[list[Cost], list[Finding]]:
 
 
 def fitting(subject: Subject, latent: Tensor) -> int:
-    """Pictures with latents of this size in a micro-batch of training."""
+    """Images with latents of this size in a micro-batch of training."""
     return max(1, subject.run.settings.train.max_cells // (latent.shape[0] * latent.shape[1]))
 
 
@@ -120,11 +120,13 @@ class _Trainer:
         count = sum(parameter.numel() for parameter in self.tuned.parameters.values())
         if self.missing:
             named = ", ".join(self.missing[:3]) + (", …" if len(self.missing) > 3 else "")
-            told = f"{len(self.missing)} of {len(self.tuned.parameters)} trained parameters get no gradient ({named})"
-            mend = "leave them out of the adapter's recipe, or find where the gradient stops (no_grad, detach)."
-            return Finding(GRADIENTS, "wrong", f"{told}: {mend}")
-        told = f"train.method={self.tuned.kind} trains {count:,} parameters, and a gradient reaches all of them"
-        return Finding(GRADIENTS, "fine", f"{told}. AdamW will keep another {count * 8 / 2**20:.1f} MiB.")
+            message = (
+                f"{len(self.missing)} of {len(self.tuned.parameters)} trained parameters get no gradient ({named})"
+            )
+            fix = "leave them out of the adapter's recipe, or find where the gradient stops (no_grad, detach)."
+            return Finding(GRADIENTS, "wrong", f"{message}: {fix}")
+        message = f"train.method={self.tuned.kind} trains {count:,} parameters, and a gradient reaches all of them"
+        return Finding(GRADIENTS, "fine", f"{message}. AdamW will keep another {count * 8 / 2**20:.1f} MiB.")
 
 
 # ---- a round --------------------------------------------------------------------------------------------------------
@@ -134,30 +136,30 @@ def estimate(subject: Subject, found: Sequence[Cost]) -> str:
     """What a round takes on this machine, in a sentence, from single calls."""
     settings = subject.run.settings
     each = {cost.operation: cost.seconds / cost.count for cost in found}
-    pictures = len(subject.run.planned(1))
-    heard = answering.interviews(subject)
-    questions = math.ceil(sum(len(h.votes[0].questions) for h in heard) / len({h.candidate.id for h in heard}))
+    images = len(subject.run.planned(1))
+    received = answering.interviews(subject)
+    questions = math.ceil(sum(len(h.votes[0].questions) for h in received) / len({h.candidate.id for h in received}))
     train = settings.train
-    together = train.accumulation * fitting(subject, subject.encode(subject.pictures[:1])[0])
-    trained = train.steps * together if train.steps else train.epochs * pictures
+    together = train.accumulation * fitting(subject, subject.encode(subject.images[:1])[0])
+    trained = train.steps * together if train.steps else train.epochs * images
     parts = {
-        "generate": pictures * each["generate"],
-        "judge": pictures * questions * settings.judge.votes * each["answer"],
-        "train": pictures * each["encode"] + trained * each[TRAINING],
+        "generate": images * each["generate"],
+        "judge": images * questions * settings.judge.votes * each["answer"],
+        "train": images * each["encode"] + trained * each[TRAINING],
     }
     if settings.benchmark is not None:
         parts["evaluate"] = len(subject.run.planned_evaluation()) * each["generate"]
-    told = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items())
+    message = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items())
     return (
-        f"A round of these settings ({pictures} pictures, {questions} question{'s' * (questions != 1)} each, {trained} "
-        f"trained on) would take about {clock(sum(parts.values()))} on this machine: {told}. {_left_out(heard)}"
+        f"A round of these settings ({images} pictures, {questions} question{'s' * (questions != 1)} each, {trained} "
+        f"trained on) would take about {clock(sum(parts.values()))} on this machine: {message}. {_left_out(received)}"
     )
 
 
-def _left_out(heard: Sequence[Interview]) -> str:
-    """What is not counted. How many questions come in further turns only answers tell, here those on two pictures."""
-    counted = dict.fromkeys(h.name for h in heard if len(h.votes[0].turns) > 1)
-    turning = dict.fromkeys(h.name for h in heard if hasattr(h.judge, "further") and h.name not in counted)
+def _left_out(received: Sequence[Interview]) -> str:
+    """What is not counted. How many questions come in further turns only answers tell, here those on two images."""
+    counted = dict.fromkeys(h.name for h in received if len(h.votes[0].turns) > 1)
+    turning = dict.fromkeys(h.name for h in received if hasattr(h.judge, "further") and h.name not in counted)
     *parts, last = ["Finding regions", "asking again", *(f"further turns of {name}" for name in turning)]
-    told = f"{', '.join(parts)} and {last} are not counted."
-    return f"{told} Further turns are: as on two pictures ({', '.join(counted)})." if counted else told
+    message = f"{', '.join(parts)} and {last} are not counted."
+    return f"{message} Further turns are: as on two pictures ({', '.join(counted)})." if counted else message

@@ -11,7 +11,7 @@ from srum_core.doctor.subject import Subject
 
 SEEDS, WORDS, NEIGHBOURS = "seeds", "words", "neighbours"
 SAME = 0.1
-"""Two pictures count as the same if they differ by less than this share of what another seed changes."""
+"""Two images count as the same if they differ by less than this share of what another seed changes."""
 
 
 def check(subject: Subject) -> list[Finding]:
@@ -27,32 +27,32 @@ def _seeds(first: Image.Image, again: Image.Image, alone: Image.Image, reseeded:
     if scale == 0:
         text = "Two seeds give the same picture: draw the first noise from each picture's own seed."
         return Finding(SEEDS, "wrong", text)
-    mend = "draw from a torch.Generator of the picture's own, seeded by its seed, and from nothing else."
-    for picture, words in ((again, "drawn twice in one call"), (alone, "drawn again, alone")):
-        off = difference(first, picture) / scale
+    fix = "draw from a torch.Generator of the picture's own, seeded by its seed, and from nothing else."
+    for image, words in ((again, "drawn twice in one call"), (alone, "drawn again, alone")):
+        off = difference(first, image) / scale
         if off >= SAME:
             seen = f"One prompt and seed {words} gives pictures that differ by {off:.0%} of what another seed changes"
-            return Finding(SEEDS, "wrong", f"{seen}: {mend}")
+            return Finding(SEEDS, "wrong", f"{seen}: {fix}")
     return Finding(SEEDS, "fine", "The same prompt and seed give the same picture, another seed another one.")
 
 
 def _words(subject: Subject, first: Image.Image, reworded: Image.Image, text: str, other: str) -> Finding:
-    clean = subject.encode(subject.pictures[:1])
+    clean = subject.encode(subject.images[:1])
     noise = torch.randn(clean[0].shape, generator=torch.Generator().manual_seed(0))
     noisy = [(clean[0] + noise) / 2] * 2
     said, unsaid = subject.velocity(noisy, torch.full((2,), 0.5), [text, None])
     if torch.equal(said, unsaid):
-        told = "The velocity is the same with a prompt and without: does the denoiser use its condition?"
-        return Finding(WORDS, "wrong", told)
+        message = "The velocity is the same with a prompt and without: does the denoiser use its condition?"
+        return Finding(WORDS, "wrong", message)
     if difference(first, reworded) == 0:
-        told = f'"{text}" and "{other}" give the same picture: does generate use its prompts?'
-        return Finding(WORDS, "wrong", told)
+        message = f'"{text}" and "{other}" give the same picture: does generate use its prompts?'
+        return Finding(WORDS, "wrong", message)
     return Finding(WORDS, "fine", "Other words give another picture and another velocity.")
 
 
 def _neighbours(subject: Subject) -> Finding:
-    """A picture's velocity, alone and beside another with other words at another time."""
-    clean = subject.encode((subject.pictures * 2)[:2])
+    """An image's velocity, alone and beside another with other words at another time."""
+    clean = subject.encode((subject.images * 2)[:2])
     texts = (subject.texts * 2)[:2]
     time = torch.tensor([0.5, 0.8])
     noise = [torch.randn(x.shape, generator=torch.Generator().manual_seed(i)) for i, x in enumerate(clean)]
@@ -62,14 +62,14 @@ def _neighbours(subject: Subject) -> Finding:
     off = float((together - alone).norm() / alone.norm().clamp(min=1e-12))
     coarse = any(p.dtype in (torch.bfloat16, torch.float16) for p in subject.model.denoiser.parameters())
     if off > (0.1 if coarse else 0.01):
-        mend = "pictures of a batch must not see each other (attention mask, padding, normalisation)."
-        return Finding(NEIGHBOURS, "wrong", f"A picture's velocity is {off:.0%} off beside another picture: {mend}")
+        fix = "pictures of a batch must not see each other (attention mask, padding, normalisation)."
+        return Finding(NEIGHBOURS, "wrong", f"A picture's velocity is {off:.0%} off beside another picture: {fix}")
     return Finding(NEIGHBOURS, "fine", "A picture's velocity does not depend on what else is in the batch.")
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Mean absolute difference in grey levels; 255 for pictures of different sizes."""
+    """Mean absolute difference in grey levels; 255 for images of different sizes."""
     if one.size != other.size:
         return 255.0
-    a, b = (np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in (one, other))
+    a, b = (np.asarray(image.convert("RGB"), dtype=np.float32) for image in (one, other))
     return float(np.abs(a - b).mean())

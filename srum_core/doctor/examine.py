@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from srum_core.doctor import answering, cost, drawing, flow_convention, geometry, subject
+from srum_core.doctor import answering, cost, sampling, flow_convention, geometry, subject
 from srum_core.doctor.findings import Cost, Finding
 from srum_core.doctor.subject import Subject
 from srum_core.errors import SrumError
@@ -26,9 +26,9 @@ class Examination:
 
 
 def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tell: Tell) -> Examination:
-    """Every check of a model. `folder` holds the pictures it draws, `given` those to use instead; `tell` hears each
-    finding at once. Raises what making the pictures does."""
-    take = subject.with_own_pictures if given is None else subject.with_given_pictures
+    """Every check of a model. `folder` holds the images it draws, `given` those to use instead; `tell` hears each
+    finding at once. Raises what making the images does."""
+    take = subject.with_own_images if given is None else subject.with_given_images
     examined = take(run, model, folder if given is None else given)
     findings: list[Finding] = []
     costs: list[Cost] = []
@@ -41,7 +41,7 @@ def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tel
     checks: dict[str, Callable[[Subject], list[Finding]]] = {
         "sign and time": flow_convention.check,
         "latents": geometry.check,
-        "drawing": drawing.check,
+        "drawing": sampling.check,
         "answers": answering.check,
         "speed": measure,
     }
@@ -60,5 +60,5 @@ def guarded(name: str, check: Callable[[Subject], list[Finding]], examined: Subj
         return [Finding(name, "wrong", str(error))]
     except Exception as error:
         traceback.print_exc()
-        told = f"The check broke down with {type(error).__name__}: {error} (the traceback is above)."
-        return [Finding(name, "wrong", told)]
+        message = f"The check broke down with {type(error).__name__}: {error} (the traceback is above)."
+        return [Finding(name, "wrong", message)]

@@ -29,7 +29,7 @@ class Cost:
 
     operation: str
     count: int
-    """Pictures (or questions) in the call."""
+    """Images (or questions) in the call."""
     seconds: float
     memory: float
     """MiB of this process's memory that the call took on top of what was there."""

@@ -1,6 +1,6 @@
 """Sign, time and scale: which convention explains what the denoiser says?
 
-A picture is noised to a few times, and the model's velocity compared with noise - clean. The share explained,
+An image is noised to a few times, and the model's velocity compared with noise - clean. The share explained,
 1 - |velocity - target|^2 / |target|^2, is near 1 for trained weights under the right convention. The same is asked of
 every other convention that adapters get wrong; the one that explains most says what has to be mended.
 """
@@ -82,7 +82,7 @@ class Fit:
 
 def check(subject: Subject) -> list[Finding]:
     """Sets `subject.trained`."""
-    latents = subject.encode(subject.pictures)
+    latents = subject.encode(subject.images)
     if not all(bool(latent.isfinite().all()) for latent in latents):
         text = "Some latents are no finite numbers: does encode get pixels in the range that it expects?"
         return [Finding(SCALE, "wrong", text)]
@@ -108,7 +108,7 @@ def explain(subject: Subject, latents: Sequence[Tensor]) -> dict[Convention, Fit
 
 
 def _try(subject: Subject, clean: Sequence[Tensor], clock: str) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """At each time: what the denoiser says and what each kind of output would be, flat over all pictures."""
+    """At each time: what the denoiser says and what each kind of output would be, flat over all images."""
     tell = CLOCKS[clock][0]
     for number, time in enumerate(TIMES):
         rng = torch.Generator().manual_seed(number)
@@ -150,10 +150,10 @@ def _sign(fits: Mapping[Convention, Fit]) -> Finding:
 
 def _nothing(ours: Fit, most: float) -> Finding:
     if _wrong_length(ours):
-        told = f"The velocity points the right way, but is {ours.length:.2g} times as long as noise - clean"
-        return Finding(SIGN, "wrong", f"{told}: is the model's output scaled, or a step size left in it?")
-    told = f"The velocity explains nothing under any convention ({_percent(most)} at best): untrained weights?"
-    return Finding(SIGN, "undecided", f"{told} Sign and time cannot be told.")
+        message = f"The velocity points the right way, but is {ours.length:.2g} times as long as noise - clean"
+        return Finding(SIGN, "wrong", f"{message}: is the model's output scaled, or a step size left in it?")
+    message = f"The velocity explains nothing under any convention ({_percent(most)} at best): untrained weights?"
+    return Finding(SIGN, "undecided", f"{message} Sign and time cannot be told.")
 
 
 def _wrong_length(fit: Fit) -> bool:
@@ -172,12 +172,12 @@ def _scale(latents: Sequence[Tensor], fits: Mapping[Convention, Fit], trained: b
     given = max(fit.share for convention, fit in fits.items() if not convention.standardised)
     standard = max(fit.share for convention, fit in fits.items() if convention.standardised)
     if standard >= EXPLAINED and 1 - standard < CLEARLY * (1 - given):
-        mend = "is the autoencoder's scale (and shift) applied in encode?"
+        fix = "is the autoencoder's scale (and shift) applied in encode?"
         proof = f"(Brought to 0 and 1, the model explains {standard:.0%} of what it should say, not {_percent(given)}.)"
-        return Finding(SCALE, "wrong", f"{seen}: {mend} {proof}")
+        return Finding(SCALE, "wrong", f"{seen}: {fix} {proof}")
     if not trained and not 0.5 < deviation < 2:
-        told = "is the autoencoder's scale applied? Weights that explain nothing cannot tell."
-        return Finding(SCALE, "undecided", f"{seen}: {told}")
+        message = "is the autoencoder's scale applied? Weights that explain nothing cannot tell."
+        return Finding(SCALE, "undecided", f"{seen}: {message}")
     return Finding(SCALE, "fine", f"{seen}.")
 
 

@@ -1,4 +1,4 @@
-"""Latents as a grid: rows go down, columns go right, and a corner of the picture is a corner of the grid."""
+"""Latents as a grid: rows go down, columns go right, and a corner of the image is a corner of the grid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHERE = {
     ("top right", "bottom right"): "The grid is turned clockwise by a quarter.",
     ("bottom left", "top left"): "The grid is turned anticlockwise by a quarter.",
 }
-"""By the quarters of the grid in which the picture's top left and top right corners are found."""
+"""By the quarters of the grid in which the image's top left and top right corners are found."""
 
 
 def check(subject: Subject) -> list[Finding]:
@@ -31,11 +31,11 @@ def check(subject: Subject) -> list[Finding]:
 
 
 def _shape(subject: Subject) -> Finding:
-    """Landscape and portrait parts of a picture."""
-    picture = subject.pictures[0]
-    side = min(picture.size)
+    """Landscape and portrait parts of an image."""
+    image = subject.images[0]
+    side = min(image.size)
     half = max(1, side // 2)
-    parts = [picture.crop((0, 0, side, half)), picture.crop((0, 0, half, side))]
+    parts = [image.crop((0, 0, side, half)), image.crop((0, 0, half, side))]
     try:
         landscape, portrait = (tuple(subject.encode([part])[0].shape[:2]) for part in parts)
     except (SrumError, RuntimeError, ValueError) as error:
@@ -45,21 +45,21 @@ def _shape(subject: Subject) -> Finding:
     if landscape[0] < landscape[1] and portrait[0] > portrait[1]:
         return Finding(SHAPE, "fine", f"{seen}.")
     if landscape[0] > landscape[1] and portrait[0] < portrait[1]:
-        mend = "rows must follow the height, columns the width: encode gives (columns, rows, channels)."
-        return Finding(SHAPE, "wrong", f"{seen}: {mend}")
-    told = "the adapter brings pictures to shapes of its own, so that rows and columns cannot be told by them."
-    return Finding(SHAPE, "undecided", f"{seen}: {told}")
+        fix = "rows must follow the height, columns the width: encode gives (columns, rows, channels)."
+        return Finding(SHAPE, "wrong", f"{seen}: {fix}")
+    message = "the adapter brings pictures to shapes of its own, so that rows and columns cannot be told by them."
+    return Finding(SHAPE, "undecided", f"{seen}: {message}")
 
 
 def _place(subject: Subject) -> Finding:
-    """Change one corner of a picture, and look where the grid changes."""
-    picture = subject.pictures[0]
-    plain = subject.encode([picture])[0]
+    """Change one corner of an image, and look where the grid changes."""
+    image = subject.images[0]
+    plain = subject.encode([image])[0]
     if min(plain.shape[:2]) < 2:
         return Finding(PLACE, "undecided", f"A grid of {_grid(tuple(plain.shape[:2]))} has no corners to compare.")
     found, shares = [], []
     for corner in CORNERS[:2]:
-        changed = subject.encode([with_inverted_corner(picture, corner, part=4)])[0]
+        changed = subject.encode([with_inverted_corner(image, corner, part=4)])[0]
         quarters = by_corner((changed - plain).square().sum(dim=-1))
         if not any(quarters.values()):
             return Finding(PLACE, "wrong", f"Changing the {corner} corner of a picture changes nothing in its latent.")
@@ -68,8 +68,8 @@ def _place(subject: Subject) -> Finding:
     seen = f"{shares[0]:.0%} and {shares[1]:.0%} of what the top corners change lies in one quarter of the grid each"
     where = (found[0], found[1])
     if min(shares) < LOCAL or where not in WHERE:
-        told = "the latent is not local, or its cells are in disorder. A reward for a region will reach beyond it."
-        return Finding(PLACE, "undecided", f"Only {seen}: {told}")
+        message = "the latent is not local, or its cells are in disorder. A reward for a region will reach beyond it."
+        return Finding(PLACE, "undecided", f"Only {seen}: {message}")
     if WHERE[where]:
         proof = f"(The top left corner is found {found[0]}, the top right one {found[1]}.)"
         return Finding(PLACE, "wrong", f"{WHERE[where]} {proof}")
@@ -77,10 +77,10 @@ def _place(subject: Subject) -> Finding:
 
 
 def _repeat(subject: Subject) -> Finding:
-    """The same picture again, and beside another."""
-    first, other = subject.pictures[:2] if len(subject.pictures) > 1 else subject.pictures * 2
+    """The same image again, and beside another."""
+    first, other = subject.images[:2] if len(subject.images) > 1 else subject.images * 2
     one = subject.encode([first])[0]
-    for words, latent, mend in (
+    for words, latent, fix in (
         ("again", subject.encode([first])[0], "it must be repeatable: use the mean, or seed the sample by the picture"),
         ("beside another", subject.encode([first, other])[0], "no picture may see its neighbours or their padding"),
     ):
@@ -89,12 +89,12 @@ def _repeat(subject: Subject) -> Finding:
             return Finding(REPEAT, "wrong", f"A picture encoded {words} has another shape: {shapes}.")
         off = float((latent - one).norm() / one.norm().clamp(min=1e-12))
         if not off < 0.02:
-            return Finding(REPEAT, "wrong", f"A picture encoded {words} gives a latent that is {off:.0%} off: {mend}.")
+            return Finding(REPEAT, "wrong", f"A picture encoded {words} gives a latent that is {off:.0%} off: {fix}.")
     return Finding(REPEAT, "fine", "The same picture gives the same latent, alone or beside another.")
 
 
-def _size(picture: Image.Image) -> str:
-    return f"{picture.width}x{picture.height}"
+def _size(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"
 
 
 def _grid(shape: tuple[int, ...]) -> str:

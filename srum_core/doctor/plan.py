@@ -114,10 +114,10 @@ class Planner:
         return Need("generate", f"{batch} pictures", self._held(model, "generate"), peak)
 
     def judge(self, settings: Settings) -> Need | None:
-        """With every first question of the run's judges about each picture. None if somebody else answers."""
+        """With every first question of the run's judges about each image. None if somebody else answers."""
         model = self.outline(settings)
         # One image before each judge, with two regions; what is asked does not depend on what it shows.
-        candidate = Candidate("picture", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
+        candidate = Candidate("image", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
         opened = [Interview.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
         asked = [question for each in opened for question in each.votes[0].questions]
         if model.judge is None or settings.answerer is not None or not asked:

@@ -1,4 +1,4 @@
-"""The adapter under examination, with pictures to try it on."""
+"""The adapter under examination, with images to try it on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from srum_core.records import Candidate, Prompt
 from srum_core.runs.run import Run
 from srum_core.stages.interview import Interview
 
-PICTURES = 4
+IMAGES = 4
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -30,15 +30,15 @@ class Subject:
     run: Run
     model: UnifiedModel
     candidates: list[Candidate]
-    """The pictures, on disk."""
+    """The images, on disk."""
     texts: list[str | None]
     """What each shows; None = not known."""
     trained: bool | None = None
-    heard: list[Interview] = field(factory=list)
-    """Two of the pictures before each of the run's judges, once all that they ask is answered."""
+    received: list[Interview] = field(factory=list)
+    """Two of the images before each of the run's judges, once all that they ask is answered."""
 
     @property
-    def pictures(self) -> list[Image.Image]:
+    def images(self) -> list[Image.Image]:
         return [open_rgb(candidate.image) for candidate in self.candidates]
 
     @property
@@ -64,10 +64,10 @@ class Subject:
         bf16 = chosen == "bf16" or (chosen == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
-    def encode(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
-        """Latents, float32 on the CPU. Raises PluginError if there are more or fewer than pictures."""
-        latents = list(self.model.encode(list(pictures)))
-        refuse(len(latents) != len(pictures), self.model, f"encoded {len(pictures)} pictures as {len(latents)}.")
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Latents, float32 on the CPU. Raises PluginError if there are more or fewer than images."""
+        latents = list(self.model.encode(list(images)))
+        refuse(len(latents) != len(images), self.model, f"encoded {len(images)} pictures as {len(latents)}.")
         odd = next((x for x in latents if x.dim() != 3), None)
         if odd is not None:
             refuse(
@@ -76,7 +76,7 @@ class Subject:
         return [latent.detach().float().cpu() for latent in latents]
 
     def draw(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """Pictures. Raises PluginError if there are more or fewer than prompts."""
+        """Images. Raises PluginError if there are more or fewer than prompts."""
         samples = list(self.model.generate(list(texts), list(seeds)))
         refuse(len(samples) != len(texts), self.model, f"drew {len(samples)} pictures for {len(texts)} prompts.")
         failed = next((sample.failure for sample in samples if sample.failure), "")
@@ -84,24 +84,24 @@ class Subject:
         return [sample.image for sample in samples]
 
 
-def with_own_pictures(run: Run, model: UnifiedModel, folder: Path) -> Subject:
-    """Pictures that the model draws for the first of the run's prompts, stored in `folder`."""
+def with_own_images(run: Run, model: UnifiedModel, folder: Path) -> Subject:
+    """Images that the model draws for the first of the run's prompts, stored in `folder`."""
     prompts = run.prompts(1)
-    chosen = [prompts[index % len(prompts)].text for index in range(PICTURES)]
+    chosen = [prompts[index % len(prompts)].text for index in range(IMAGES)]
     subject = Subject(run, model, [], list(chosen))
-    for index, image in enumerate(subject.draw(chosen, list(range(PICTURES)))):
+    for index, image in enumerate(subject.draw(chosen, list(range(IMAGES)))):
         path = folder / f"{index}.png"
         image.convert("RGB").save(path)
         subject.candidates.append(_candidate(path, image.size, chosen[index], index))
     return subject
 
 
-def with_given_pictures(run: Run, model: UnifiedModel, folder: Path) -> Subject:
-    """The first pictures of a folder. A name such as a-red-cup.png says what is shown; a single word (IMG_1234) does
+def with_given_images(run: Run, model: UnifiedModel, folder: Path) -> Subject:
+    """The first images of a folder. A name such as a-red-cup.png says what is shown; a single word (IMG_1234) does
     not. Raises ConfigError if there is none."""
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)[:PICTURES]
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)[:IMAGES]
     if not paths:
-        raise ConfigError(f"--pictures {folder}: there is no picture ({', '.join(_SUFFIXES)}) in this folder.")
+        raise ConfigError(f"--images {folder}: there is no picture ({', '.join(_SUFFIXES)}) in this folder.")
     texts = [text_in_name(path) for path in paths]
     sizes = [open_rgb(path).size for path in paths]
     candidates = [_candidate(*each) for each in zip(paths, sizes, texts, range(len(paths)), strict=True)]

@@ -32,7 +32,7 @@ def needs(planner: Planner, settings: Settings) -> list[Need]:
     return [need for need in found if need is not None]
 
 
-def mend(planner: Planner, settings: Settings, need: Need, tried: list[Mend] | None = None) -> Mend | None:
+def fix(planner: Planner, settings: Settings, need: Need, tried: list[Mend] | None = None) -> Mend | None:
     """The first changes, one added to another, with which the stage fits, less those that it fits without; None if all
     together are not enough. `tried` is given all that was evaluated until then, without words that spare nothing."""
     made: list[Change] = []
@@ -113,8 +113,8 @@ def show(planner: Planner, settings: Settings, console: Console) -> bool:
 def _advice(planner: Planner, settings: Settings, need: Need) -> str:
     """What is enough, as the planner finds it, and nothing else."""
     device, tried = planner.device, [Mend((), need)]
-    own = mend(planner, settings, need, tried)
-    told = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
+    own = fix(planner, settings, need, tried)
+    message = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
     ways = [] if own is None else [f"{' '.join(own.words)} ({own.need.total / GIB:.1f})"]
     if need.stage == "train" and (own is None or device.count > 1):
         ways += _shared(device, tried)
@@ -122,12 +122,12 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
         ways.append("an answerer elsewhere, such as answerer=remote")
     if own is None:
         least = min(tried, key=lambda each: each.need.total)
-        told += " No setting makes it fit on one such device"
+        message += " No setting makes it fit on one such device"
         if least.need.weights > device.usable:
-            told += f": its weights alone take {least.need.weights / GIB:.1f}"
-        told += "."
+            message += f": its weights alone take {least.need.weights / GIB:.1f}"
+        message += "."
         ways.append(" and ".join([f"a device of {device.holding(least.need.total)} GiB", *least.words]))
-    return f"{told} It fits with {'; or '.join(ways)}."
+    return f"{message} It fits with {'; or '.join(ways)}."
 
 
 def _shared(device: Device, tried: Sequence[Mend]) -> list[str]:

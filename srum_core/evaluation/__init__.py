@@ -1,11 +1,11 @@
-"""`srum eval`: a benchmark on any model, in stages. Pictures are drawn, somebody is asked about them, and what was said
+"""`srum eval`: a benchmark on any model, in stages. Images are drawn, somebody is asked about them, and what was said
 is scored; each stage reads what the one before left on disk, and can be interrupted at any moment.
 
     RUN/run.toml                settings
     RUN/prompts.jsonl           what is drawn
-    RUN/pictures/               the pictures, with their SHA-256
+    RUN/images/               the images, with their SHA-256
     RUN/answers/JUDGE/          every answer as it was given, under a hash of all that it depends on
-    RUN/tables/JUDGE/           table.json, and the measures of every picture
+    RUN/tables/JUDGE/           table.json, and the measures of every image
 
 Scores are never stored with the answers: scoring reads the answers again, and needs neither a model nor a network.
 """

@@ -1,7 +1,7 @@
-"""pictures -> answers: whoever judges is asked about every picture, and what was said is kept as it is.
+"""images -> answers: whoever judges is asked about every image, and what was said is kept as it is.
 
-An answer lies under a hash of all that it depends on (the picture's bytes, the request, who answered and how), so a
-changed picture or question is asked about anew, and answers can be read again by a changed parser without a model.
+An answer lies under a hash of all that it depends on (the image's bytes, the request, who answered and how), so a
+changed image or question is asked about anew, and answers can be read again by a changed parser without a model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from srum_core.errors import ConfigError, PluginError, RecordError
 from srum_core.evaluation import benchmarking
-from srum_core.evaluation.run import Evaluation, Picture
+from srum_core.evaluation.run import Evaluation, Pixels
 from srum_core.options import Use
 from srum_core.protocols import Answerer, Benchmark
 from srum_core.records import Answer, Question
@@ -38,9 +38,9 @@ class Answered:
     """An answer as it was given. `id` is the hash of everything that it depends on."""
 
     id: str
-    picture: str
+    image: str
     sha256: str
-    """Of the picture's file."""
+    """Of the image's file."""
     question: Question
     answer: str
     by: str = ""
@@ -81,7 +81,7 @@ class Answers:
         """Who answers. How often unreadable answers are asked for again may change from one call to the next."""
         if self.judge.use != SELF:
             return {"judge": made_with(self.run.registry, "answerer", self.judge)}
-        model = self.run.drawing_settings()
+        model = self.run.generation_settings()
         return {"judge": {"use": SELF, "adapter": model["adapter"], "start": model.get("start")}}
 
     def of_the_same(self, other: Answers) -> bool:
@@ -109,28 +109,28 @@ class Answers:
 
     # ---- looking up -------------------------------------------------------------------------------------------------
 
-    def key(self, picture: Picture, question: Question) -> str:
+    def key(self, image: Pixels, question: Question) -> str:
         request = {
             name: getattr(question, name)
             for name in ("text", "crop", "max_new_tokens", "think", "temperature", "seed", "history")
         }
-        whole = {"picture": picture.sha256, "request": request, "judge": self._judge, "by": self.by}
+        whole = {"image": image.sha256, "request": request, "judge": self._judge, "by": self.by}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def recall(self, benchmark: Benchmark, picture: Picture) -> tuple[Interview, list[Question]]:
-        """The interview about a picture as far as answers go, and the questions that wait for one."""
+    def recall(self, benchmark: Benchmark, image: Pixels) -> tuple[Interview, list[Question]]:
+        """The interview about an image as far as answers go, and the questions that wait for one."""
         use, s = self.run.settings.benchmark, self.run.settings.evaluate
-        interview = benchmarking.opened(use.use if use else "", benchmark, picture.candidate)
-        known, seed = (lambda each: self._known.get(self.key(picture, each))), partial(self.run.derive_seed, "evaluate")
+        interview = benchmarking.opened(use.use if use else "", benchmark, image.candidate)
+        known, seed = (lambda each: self._known.get(self.key(image, each))), partial(self.run.derive_seed, "evaluate")
         return interview, recall(interview, known, s.retries, s.temperature, seed)
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
-    def ask_about(self, benchmark: Benchmark, pictures: Sequence[Picture], answerer: Answerer) -> None:
-        """Ask what the benchmark wants to know about some pictures, together; answers are on disk as they come.
+    def ask_about(self, benchmark: Benchmark, images: Sequence[Pixels], answerer: Answerer) -> None:
+        """Ask what the benchmark wants to know about some images, together; answers are on disk as they come.
 
         What was to be said at once is asked at once again if any of it is missing: who answers may depend on it."""
-        place = {each.candidate.image: each for each in pictures}
+        place = {each.candidate.image: each for each in images}
 
         def ask(questions: Sequence[Question]) -> list[str]:
             keys = [self.key(place[each.image], each) for each in questions]
@@ -138,14 +138,14 @@ class Answers:
                 self._store(keys, questions, [place[each.image] for each in questions], put(answerer, questions))
             return [self._known[key] for key in keys]
 
-        benchmarking.ask_all(self.run, benchmark, [each.candidate for each in pictures], ask)
+        benchmarking.ask_all(self.run, benchmark, [each.candidate for each in images], ask)
 
     def _store(
-        self, keys: Sequence[str], questions: Sequence[Question], pictures: Sequence[Picture], answers: Sequence[str]
+        self, keys: Sequence[str], questions: Sequence[Question], images: Sequence[Pixels], answers: Sequence[str]
     ) -> None:
         records = [
-            Answered(key, picture.id, picture.sha256, question, str(answer), self.by, answer.model, answer.refused)
-            for key, question, picture, answer in zip(keys, questions, pictures, map(Answer.of, answers), strict=True)
+            Answered(key, image.id, image.sha256, question, str(answer), self.by, answer.model, answer.refused)
+            for key, question, image, answer in zip(keys, questions, images, map(Answer.of, answers), strict=True)
         ]
         self.records.extend(records)
         for each in records:
@@ -167,11 +167,11 @@ def folder(run: Evaluation, name: str) -> Path:
 
 
 def judge(run: Evaluation, name: str, use: Use, partial: bool = False, batch: int = 0) -> None:
-    """Ask about every picture that something is still to be asked about, `batch` pictures at once."""
+    """Ask about every image that something is still to be asked about, `batch` images at once."""
     answers, benchmark, size = Answers(run, name, use), run.benchmark(), batch or run.settings.evaluate.batch
-    pictures = run.drawn(partial)
+    images = run.generated(partial)
     rank, world = rank_and_world()
-    chunks = [pictures[start : start + size] for start in range(rank * size, len(pictures), size * world)]
+    chunks = [images[start : start + size] for start in range(rank * size, len(images), size * world)]
     missing = [chunk for chunk in chunks if any(answers.recall(benchmark, each)[1] for each in chunk)]
     left = sum(map(len, missing))
     if missing:

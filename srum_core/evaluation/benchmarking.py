@@ -39,14 +39,14 @@ class _AsJudge:
 
 
 def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
-    """An interview about one picture; nothing is asked yet."""
+    """An interview about one image; nothing is asked yet."""
     further = getattr(benchmark, "further", None)
     judge = _AsJudge(benchmark, further and (lambda candidate, regions, answers: list(further(candidate, answers))))
     return Interview.open(name, judge, candidate, ())
 
 
 def ask_all(run: Run, benchmark: Benchmark, candidates: Sequence[Candidate], ask: Ask) -> list[Interview]:
-    """Ask what the benchmark wants to know about some pictures, together."""
+    """Ask what the benchmark wants to know about some images, together."""
     settings, use = run.settings.evaluate, run.settings.benchmark
     interviews = [opened(use.use if use else "", benchmark, each) for each in candidates]
     conduct(interviews, ask, settings.retries, settings.temperature, partial(run.derive_seed, "evaluate"))
@@ -54,7 +54,7 @@ def ask_all(run: Run, benchmark: Benchmark, candidates: Sequence[Candidate], ask
 
 
 def measure(benchmark: Benchmark, candidate: Candidate, answers: Sequence[str] = ()) -> dict[str, float]:
-    """The measures of one picture. Raises PluginError for one that is no finite number."""
+    """The measures of one image. Raises PluginError for one that is no finite number."""
     values = {key: float(value) for key, value in benchmark.score(candidate, answers).items()}
     odd = [key for key, value in values.items() if not math.isfinite(value)]
     if odd:
@@ -64,7 +64,7 @@ def measure(benchmark: Benchmark, candidate: Candidate, answers: Sequence[str] =
 
 
 def measure_heard(benchmark: Benchmark, interview: Interview) -> dict[str, float]:
-    """The same out of answers. {} for a picture that cannot be scored: a question was refused, and the benchmark does
+    """The same out of answers. {} for an image that cannot be scored: a question was refused, and the benchmark does
     not know unreadable answers, so it would take no words for a wrong answer."""
     if interview.votes[0].refused() and getattr(benchmark, "unreadable", None) is None:
         return {}

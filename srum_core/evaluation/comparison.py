@@ -75,8 +75,8 @@ def published(name: str, registry: Registry) -> Published | None:
     """What the benchmark knows of others' results; None where it has none, or is not installed."""
     if name not in {each.component.name for each in registry.listing() if each.kind == "benchmark"}:
         return None
-    told = getattr(registry.load("benchmark", name), "published", None)
-    return told() if told is not None else None
+    message = getattr(registry.load("benchmark", name), "published", None)
+    return message() if message is not None else None
 
 
 def _compared(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: Published | None) -> Comparison:
@@ -147,11 +147,11 @@ def page(all_made: Sequence[Comparison]) -> str:
     return "\n".join([*out, "</html>", ""])
 
 
-def commas(all_made: Sequence[Comparison]) -> str:
-    """CSV, one number a line: table, model, published or ours, column, value, low, high, pictures, notes."""
+def as_csv(all_made: Sequence[Comparison]) -> str:
+    """CSV, one number a line: table, model, published or ours, column, value, low, high, images, notes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "model", "whose", "column", "value", "low", "high", "pictures", "notes"])
+    writer.writerow(["table", "model", "whose", "column", "value", "low", "high", "images", "notes"])
     for made in all_made:
         for whose, lines in (("published", made.published), ("ours", made.ours)):
             for line in lines:
@@ -165,4 +165,4 @@ def commas(all_made: Sequence[Comparison]) -> str:
     return text.getvalue()
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Comparison]], str]] = {"markdown": markdown, "csv": commas, "html": page}
+FORMATS: Mapping[str, Callable[[Sequence[Comparison]], str]] = {"markdown": markdown, "csv": as_csv, "html": page}

@@ -1,12 +1,12 @@
-"""prompts -> pictures."""
+"""prompts -> images."""
 
 from __future__ import annotations
 
 from attrs import frozen
 
-from srum_core.evaluation.run import Evaluation, Picture
+from srum_core.evaluation.run import Evaluation, Pixels
 from srum_core.stages.chunks import Step, chunks
-from srum_core.stages.generate import draw as draw_batch
+from srum_core.stages.generate import draw as generate_batch
 
 
 @frozen
@@ -18,14 +18,14 @@ class Stage(Step):
 
 
 def draw(run: Evaluation) -> None:
-    """Draw every picture that is not there yet; a picture is on disk before its record."""
-    records = run.pictures()
-    plan, numbers = {item.id: item for item in run.plan_pictures()}, run.numbers()
+    """Draw every image that is not there yet; an image is on disk before its record."""
+    records = run.images()
+    plan, numbers = {item.id: item for item in run.plan_images()}, run.numbers()
     for chunk in chunks(
         run, list(plan), run.settings.evaluate.batch, records, Stage("generate", None), load=lambda: run.generator
     ):
         items = [plan[identity] for identity in chunk]
-        drawn = draw_batch(
+        generated = generate_batch(
             run.generator,
             items,
             records.folder / "images",
@@ -33,4 +33,4 @@ def draw(run: Evaluation) -> None:
             latents=False,
             borders=run.settings.evaluate.borders,
         )
-        records.extend(Picture(each.id, each, each.sha256, numbers[each.id]) for each in drawn)
+        records.extend(Pixels(each.id, each, each.sha256, numbers[each.id]) for each in generated)

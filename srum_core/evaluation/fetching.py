@@ -15,7 +15,7 @@ from pathlib import Path
 from srum_core.errors import ConfigError, clean
 
 PATTERNS = ("*.json", "*.jsonl", "*.txt")
-"""What is taken; the rest may be large, such as pictures and weights."""
+"""What is taken; the rest may be large, such as images and weights."""
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+")
 _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 

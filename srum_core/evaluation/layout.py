@@ -1,4 +1,4 @@
-"""pictures -> the folder that a benchmark's original scorer expects, so that its own code can be run on them."""
+"""images -> the folder that a benchmark's original scorer expects, so that its own code can be run on them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from srum_core.records import Layout
 from srum_core.runs.store import write_atomic
 
 ASIDE = ".srum-"
-"""How a name begins while its file is being made: scorers take no such file for a picture."""
+"""How a name begins while its file is being made: scorers take no such file for an image."""
 
 
 def lay_out(run: Evaluation, target: str, to: Path, partial: bool = False) -> Layout:
-    """Link every picture (or copy it, where that cannot be done) to where a scorer looks for it; `target` "" = the only
+    """Link every image (or copy it, where that cannot be done) to where a scorer looks for it; `target` "" = the only
     one there is. What is there already stays, so the same call again finishes the work.
 
-    Raises ConfigError for a target that the benchmark does not have, RecordError for pictures that the scorer would
+    Raises ConfigError for a target that the benchmark does not have, RecordError for images that the scorer would
     find in the folder although they are not of this run."""
     benchmark = run.benchmark()
     name = run.settings.benchmark.use if run.settings.benchmark else ""
     chosen = _target(name, getattr(benchmark, "layouts", {}), target)
-    pictures = [(each.number, each.candidate) for each in run.drawn(partial)]
-    layout: Layout = benchmark.layout(chosen, pictures)  # type: ignore[attr-defined]
+    images = [(each.number, each.candidate) for each in run.generated(partial)]
+    layout: Layout = benchmark.layout(chosen, images)  # type: ignore[attr-defined]
     to.mkdir(parents=True, exist_ok=True)
     for stale in to.rglob(f"{ASIDE}*"):
         stale.unlink()
     _refuse_extra(layout, to, chosen)
-    for place, source in layout.pictures.items():
+    for place, source in layout.images.items():
         _link(source, to / place)
     for place, text in layout.texts.items():
         write_atomic(to / place, text)
-    lost = sorted(layout.pictures.keys() - set(layout.found(to)))
+    lost = sorted(layout.images.keys() - set(layout.found(to)))
     if lost:
         raise RecordError(f"{to / lost[0]} was laid out, but the scorer would not find it.")
     return layout
@@ -56,7 +56,7 @@ def _target(benchmark: str, known: Mapping[str, str], target: str) -> str:
 
 
 def _refuse_extra(layout: Layout, to: Path, target: str) -> None:
-    extra = sorted(set(layout.found(to)) - layout.pictures.keys())
+    extra = sorted(set(layout.found(to)) - layout.images.keys())
     if extra:
         raise RecordError(
             f"{to / extra[0]} is no picture of this evaluation, and a scorer of the layout {target} would score it"

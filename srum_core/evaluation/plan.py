@@ -24,7 +24,7 @@ from srum_core.stages import preflight
 
 Judge = str | Mapping[str, Any]
 """A name, a table {use = "name", option = value} (also as TOML), or "self": the evaluated model."""
-FIRST: dict[str, Any] = {"seed": 42, "evaluate": {"seeds": "picture"}}
+FIRST: dict[str, Any] = {"seed": 42, "evaluate": {"seeds": "image"}}
 """Settings of an evaluation that differ from a training run's: seeds that the published benchmarks can be named by."""
 
 
@@ -49,7 +49,7 @@ def read_settings(
     above = trained_settings(trained, registry)
     adapter = adapter or above.get("adapter", {}).get("use")
     settings = config.load_settings(
-        adapter, presets, config_file, overrides, registry, FIRST, above, Evaluation.drawn_by
+        adapter, presets, config_file, overrides, registry, FIRST, above, Evaluation.model_kind
     )
     if settings.benchmark is None:
         raise ConfigError("No benchmark is named. Add --benchmark NAME (srum plugins lists them).")
@@ -135,14 +135,14 @@ def problems(
     named = list[preflight.Named]()
     try:
         adapter = run.trained(0)[0] if run.settings.start else run.settings.adapter
-        if again or not run.all_drawn():
-            named.append(("adapter", run.drawn_by, adapter))
+        if again or not run.all_generated():
+            named.append(("adapter", run.model_kind, adapter))
             run.evaluated_prompts()
         if judging and asks(run):
             _, use = chosen_judge(run, judge, name)
             if use.use != SELF:
                 named.append(("--judge", "answerer", use))
-            elif not hasattr(run.registry.load(run.drawn_by, adapter.use), "answer"):
+            elif not hasattr(run.registry.load(run.model_kind, adapter.use), "answer"):
                 raise only_generates(run)
     except SrumError as error:
         found.append(str(error))
@@ -155,6 +155,6 @@ def _light(run: Evaluation) -> set[str]:
 
 def asks(run: Evaluation) -> bool:
     """Whether the benchmark asks anybody, as far as its first prompt tells."""
-    prompts = run.evaluated_prompts() if not run.all_drawn() else [run.plan_pictures()[0].prompt]
+    prompts = run.evaluated_prompts() if not run.all_generated() else [run.plan_images()[0].prompt]
     example = Candidate("example", prompts[0], Path("none.png"), (64, 64), 0)
     return bool(run.benchmark().questions(example))

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: settings, plan, pictures. No torch."""
+"""The folder of an evaluation: settings, plan, images. No torch."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ NOBODY = "rules"
 
 
 @frozen
-class Picture:
-    """A picture of a benchmark as it was drawn."""
+class Pixels:
+    """An image of a benchmark as it was drawn."""
 
     id: str
     candidate: Candidate
     sha256: str
     """Of its file."""
     number: int = 0
-    """Which of its prompt's pictures, from 0."""
+    """Which of its prompt's images, from 0."""
 
 
 @attrs.define
 class Evaluation(Run):
     """Settings are those of a training run; of them count adapter, start, benchmark, evaluate, answerer and seed."""
 
-    drawn_by: ClassVar[str] = "generator"
+    model_kind: ClassVar[str] = "generator"
 
     @classmethod
     def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Evaluation:
@@ -50,11 +50,11 @@ class Evaluation(Run):
                 f"{folder} is not the folder of an evaluation: it has no run.toml. Begin with srum eval run."
             )
         registry = registry or plugins.discover()
-        return cls(Path(folder), config.open_settings(path, registry, cls.drawn_by), registry)
+        return cls(Path(folder), config.open_settings(path, registry, cls.model_kind), registry)
 
     def keep(self) -> None:
-        """Write the settings down. Raises RecordError if the pictures that are there were made with others."""
-        check_settings(self.folder / "pictures", self.drawing_settings(), "pictures")
+        """Write the settings down. Raises RecordError if the images that are there were made with others."""
+        check_settings(self.folder / "images", self.generation_settings(), "images")
         self.write_settings()
 
     @property
@@ -68,7 +68,7 @@ class Evaluation(Run):
         """Those prompts, written down the first time. Raises RecordError if they are others today."""
         prompts = self.evaluated_prompts()
         path = self.folder / "prompts.jsonl"
-        if not (path.exists() and self.pictures().ids()):
+        if not (path.exists() and self.images().ids()):
             write_list(path, prompts)
         elif _as_json(there := read_list(path, Prompt)) != _as_json(prompts):
             raise RecordError(
@@ -77,8 +77,8 @@ class Evaluation(Run):
             )
         return prompts
 
-    def plan_pictures(self) -> list[Planned]:
-        """The pictures of the prompts that were written down, in order; the benchmark's own files are not needed."""
+    def plan_images(self) -> list[Planned]:
+        """The images of the prompts that were written down, in order; the benchmark's own files are not needed."""
         path = self.folder / "prompts.jsonl"
         if not path.exists():
             raise RecordError(f"Nothing is drawn in {self.folder} yet. Begin with srum eval generate.")
@@ -87,34 +87,34 @@ class Evaluation(Run):
             raise RecordError(f"{path} holds no prompt. {way_out(path)}")
         return self.plan_evaluation(prompts)
 
-    def all_drawn(self) -> bool:
-        """Whether every picture of the plan is there."""
+    def all_generated(self) -> bool:
+        """Whether every image of the plan is there."""
         path = self.folder / "prompts.jsonl"
         if not path.exists() or not read_list(path, Prompt):
             return False
-        return self.pictures().ids().issuperset(item.id for item in self.plan_pictures())
+        return self.images().ids().issuperset(item.id for item in self.plan_images())
 
     def numbers(self) -> dict[str, int]:
-        """Which of its prompt's pictures each is, by id."""
-        count = self.settings.evaluate.pictures
-        return {item.id: place % count for place, item in enumerate(self.plan_pictures())}
+        """Which of its prompt's images each is, by id."""
+        count = self.settings.evaluate.images
+        return {item.id: place % count for place, item in enumerate(self.plan_images())}
 
-    def drawing_settings(self) -> dict[str, Any]:
-        """What pictures depend on; the prompts themselves are compared word by word."""
+    def generation_settings(self) -> dict[str, Any]:
+        """What images depend on; the prompts themselves are compared word by word."""
         made: dict[str, Any] = self.stage_settings("evaluate", None)
         benchmark = made["benchmark"] or {"use": ""}
-        names = ("split", "pictures", "batch", "limit", "seeds", "postprocess")
-        drawn = {name: made["evaluate"][name] for name in names}
+        names = ("split", "images", "batch", "limit", "seeds", "postprocess")
+        generated = {name: made["evaluate"][name] for name in names}
         kept: dict[str, Any] = {name: made[name] for name in ("seed", "adapter", "start") if name in made}
-        return {**kept, "benchmark": benchmark["use"], "drawn": drawn}
+        return {**kept, "benchmark": benchmark["use"], "drawn": generated}
 
-    def pictures(self) -> Records[Picture]:
-        return Records(self.folder / "pictures", Picture, self.drawing_settings(), stage="pictures")
+    def images(self) -> Records[Pixels]:
+        return Records(self.folder / "images", Pixels, self.generation_settings(), stage="images")
 
-    def drawn(self, partial: bool = False) -> list[Picture]:
-        """All pictures in order, their files being what they were, without those that are failures. Raises RecordError
-        for what is missing or changed; with `partial`, pictures that are not drawn yet are left out."""
-        plan, records = [item.id for item in self.plan_pictures()], self.pictures()
+    def generated(self, partial: bool = False) -> list[Pixels]:
+        """All images in order, their files being what they were, without those that are failures. Raises RecordError
+        for what is missing or changed; with `partial`, images that are not drawn yet are left out."""
+        plan, records = [item.id for item in self.plan_images()], self.images()
         there = records.ids()
         missing = [identity for identity in plan if identity not in there]
         if missing and not partial:
@@ -124,13 +124,13 @@ class Evaluation(Run):
             )
         _refuse_extra(records.folder / "images", plan)
         found = list(records.select(identity for identity in plan if identity in there))
-        for picture in found:
-            _check(picture)
-        usable = [picture for picture in found if not picture.candidate.failure]
+        for image in found:
+            _check(image)
+        usable = [image for image in found if not image.candidate.failure]
         if found and not usable:
             raise RecordError(
                 f"None of the {len(found)} images of {self.folder} can be scored: "
-                f"{clean(found[0].candidate.failure)} Use another adapter.dtype or checkpoint, and --redo pictures."
+                f"{clean(found[0].candidate.failure)} Use another adapter.dtype or checkpoint, and --redo images."
             )
         return usable
 
@@ -146,7 +146,7 @@ def digest(path: Path) -> str:
 
 
 def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
-    """What somebody put between the pictures would not be scored, which they might not expect."""
+    """What somebody put between the images would not be scored, which they might not expect."""
     planned = {f"{identity}.png" for identity in plan}
     extra = sorted(path for path in folder.glob("[!.]*") if path.name not in planned)
     if extra:
@@ -156,15 +156,15 @@ def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
         )
 
 
-def _check(picture: Picture) -> None:
-    path = picture.candidate.image
+def _check(image: Pixels) -> None:
+    path = image.candidate.image
     way_out = (
-        f"Restore it; or remove the line of {picture.id} from {path.parent.parent}/part-*.jsonl, and srum eval "
+        f"Restore it; or remove the line of {image.id} from {path.parent.parent}/part-*.jsonl, and srum eval "
         "generate draws it again."
     )
     sha = digest(path)
-    if sha != picture.sha256:
+    if sha != image.sha256:
         raise RecordError(
             f"The picture {path} is not the one that was drawn: its SHA-256 is {sha[:12]}…, and was "
-            f"{picture.sha256[:12]}…. {way_out}"
+            f"{image.sha256[:12]}…. {way_out}"
         )

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.evaluation import benchmarking, tables
 from srum_core.evaluation.answers import SELF, Answers
-from srum_core.evaluation.run import Evaluation, Picture
+from srum_core.evaluation.run import Evaluation, Pixels
 from srum_core.evaluation.tables import BenchmarkTable
 from srum_core.options import Use
 from srum_core.protocols import Benchmark
@@ -25,7 +25,7 @@ POLICIES = ("exclude", "reference", "zero")
 
 @frozen
 class Measured:
-    """The measures of one picture, and what could not be read about it."""
+    """The measures of one image, and what could not be read about it."""
 
     id: str
     prompt: str
@@ -43,16 +43,16 @@ class Measured:
 def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", partial: bool = False) -> BenchmarkTable:
     """Write `tables/NAME`, and return the table. `judge` None: nobody was asked.
 
-    Raises RecordError for pictures about which something is still to be asked; `partial` leaves them out."""
+    Raises RecordError for images about which something is still to be asked; `partial` leaves them out."""
     use = run.settings.benchmark
     assert use is not None
     use = _with_policy(run, use, policy)
     benchmark: Benchmark = run.registry.create("benchmark", use)
-    pictures = run.drawn(partial)
+    images = run.generated(partial)
     answers = Answers(run, name, judge) if judge else None
-    measured = _measure_all(run, benchmark, pictures, answers, partial)
+    measured = _measure_all(run, benchmark, images, answers, partial)
     there = {each.id: each for each in measured}
-    pairs = [(each.candidate, there[each.id].values) for each in pictures if each.id in there and there[each.id].scored]
+    pairs = [(each.candidate, there[each.id].values) for each in images if each.id in there and there[each.id].scored]
     if not pairs:
         why = next((text for each in measured for text in each.unreadable), "")
         raise RecordError(f"None of the {len(measured)} images of {run.folder} can be scored. {clean(why)}".strip())
@@ -62,7 +62,7 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
         "model": named(run),
         "judge": judged_by(answers),
         "self_judged": bool(judge and judge.use == SELF),
-        "planned": len(run.plan_pictures()),
+        "planned": len(run.plan_images()),
         "again": sum(each.again for each in measured),
         "borders": run.settings.evaluate.borders,
     }
@@ -102,18 +102,18 @@ def _with_policy(run: Evaluation, use: Use, policy: str) -> Use:
 
 
 def _measure_all(
-    run: Evaluation, benchmark: Benchmark, pictures: Sequence[Picture], answers: Answers | None, partial: bool
+    run: Evaluation, benchmark: Benchmark, images: Sequence[Pixels], answers: Answers | None, partial: bool
 ) -> list[Measured]:
     measured, unasked = [], 0
-    for picture in pictures:
-        found = _measure(benchmark, picture, answers)
+    for image in images:
+        found = _measure(benchmark, image, answers)
         if found is None:
             unasked += 1
         else:
             measured.append(found)
     if unasked and not partial:
         raise RecordError(
-            f"Somebody has still to be asked about {unasked} of {len(pictures)} pictures of {run.folder}. Ask with "
+            f"Somebody has still to be asked about {unasked} of {len(images)} pictures of {run.folder}. Ask with "
             "srum eval judge, or add --partial to score the others."
         )
     if not measured:
@@ -121,17 +121,17 @@ def _measure_all(
     return measured
 
 
-def _measure(benchmark: Benchmark, picture: Picture, answers: Answers | None) -> Measured | None:
+def _measure(benchmark: Benchmark, image: Pixels, answers: Answers | None) -> Measured | None:
     """None where an answer is missing that was never given."""
     if answers is None:
-        values = benchmarking.measure(benchmark, picture.candidate)
-        return Measured(picture.id, picture.candidate.prompt.id, picture.number, values)
-    interview, waiting = answers.recall(benchmark, picture)
+        values = benchmarking.measure(benchmark, image.candidate)
+        return Measured(image.id, image.candidate.prompt.id, image.number, values)
+    interview, waiting = answers.recall(benchmark, image)
     if interview.votes[0].unasked():
         return None
     why = tuple(each.why for each in interview.outcome() if isinstance(each, Unreadable))
     values = benchmarking.measure_heard(benchmark, interview)
-    return Measured(picture.id, picture.candidate.prompt.id, picture.number, values, why, len(waiting))
+    return Measured(image.id, image.candidate.prompt.id, image.number, values, why, len(waiting))
 
 
 def _beside_reference(

@@ -1,4 +1,4 @@
-"""checkpoint -> tables: a benchmark's pictures with the same seeds before and after every round."""
+"""checkpoint -> tables: a benchmark's images with the same seeds before and after every round."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Scores = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 @frozen
 class Scored:
-    """One picture of a benchmark and its measures, as the benchmark read them; none if it is a failure."""
+    """One image of a benchmark and its measures, as the benchmark read them; none if it is a failure."""
 
     id: str
     candidate: Candidate
@@ -48,7 +48,7 @@ def scored(run: Run, round: int | None) -> Records[Scored]:
 
 
 def evaluate(run: Run, round: int | None) -> None:
-    """Draw and score the benchmark's pictures, then write table.json."""
+    """Draw and score the benchmark's images, then write table.json."""
     from srum_core.stages.generate import draw
 
     run = run.at("evaluate", round)
@@ -58,11 +58,11 @@ def evaluate(run: Run, round: int | None) -> None:
     batch, step = run.settings.evaluate.batch, Step("evaluate", round)
     for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(rounds)):
         items = [plan[identity] for identity in chunk]
-        drawn = draw(
+        generated = draw(
             run.model(rounds), items, records.folder / "images", records, borders=run.settings.evaluate.borders
         )
-        usable = [each for each in drawn if not each.failure]
-        failed = [Scored(each.id, each, {}) for each in drawn if each.failure]
+        usable = [each for each in generated if not each.failure]
+        failed = [Scored(each.id, each, {}) for each in generated if each.failure]
         records.extend([*_score(run, rounds, benchmark, usable), *failed])
     if records.done:
         found = list(records.select(plan))
@@ -100,8 +100,8 @@ def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Sc
     )
 
 
-def _score(run: Run, rounds: int, benchmark: Benchmark, drawn: Sequence[Candidate]) -> list[Scored]:
-    interviews = benchmarking.ask_all(run, benchmark, drawn, lambda questions: ask(run, rounds, questions))
+def _score(run: Run, rounds: int, benchmark: Benchmark, generated: Sequence[Candidate]) -> list[Scored]:
+    interviews = benchmarking.ask_all(run, benchmark, generated, lambda questions: ask(run, rounds, questions))
     return [
         Scored(each.candidate.id, each.candidate, benchmarking.measure_heard(benchmark, each), tuple(each.exchanges))
         for each in interviews

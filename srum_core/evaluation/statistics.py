@@ -1,6 +1,6 @@
 """Means over training seeds and prompts, with intervals by a two-level bootstrap. numpy is imported when it is used.
 
-A table of numbers is (seeds, prompts): every training seed draws the same prompts, and the pictures of a prompt have
+A table of numbers is (seeds, prompts): every training seed draws the same prompts, and the images of a prompt have
 been averaged, because they are not independent. A resample draws seeds and prompts, each on its own and with
 replacement, and takes the mean of the cells where they cross. Differences between two arms are resampled as one table
 of differences, which is what pairs them: what makes a prompt hard for both, or a seed lucky for both, cancels.
@@ -105,12 +105,12 @@ def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> 
     parts = []
     for start in range(0, resamples, _AT_ONCE):
         count = min(_AT_ONCE, resamples - start)
-        rows = table[_drawn(rng, seeds, count)].mean(axis=1)  # (count, prompts)
-        parts.append(np.take_along_axis(rows, _drawn(rng, prompts, count), axis=1).mean(axis=1))
+        rows = table[_generated(rng, seeds, count)].mean(axis=1)  # (count, prompts)
+        parts.append(np.take_along_axis(rows, _generated(rng, prompts, count), axis=1).mean(axis=1))
     return np.concatenate(parts)
 
 
-def _drawn(rng: Any, size: int, count: int) -> NDArray[np.int64]:
+def _generated(rng: Any, size: int, count: int) -> NDArray[np.int64]:
     """Which of `size` things each of `count` resamples draws, (count, size - 1); the only one there is, if it is."""
     found: NDArray[np.int64] = rng.integers(size, size=(count, max(size - 1, 1)))
     return found

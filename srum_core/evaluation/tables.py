@@ -40,17 +40,17 @@ class BenchmarkTable:
     judge: str = ""
     """Who answered; "" = nobody was asked."""
     self_judged: bool = False
-    """The model judged its own pictures: no number to compare with other models'."""
+    """The model judged its own images: no number to compare with other models'."""
     policy: str = ""
     """What unreadable answers count as; "" = the benchmark has no choice."""
     planned: int = 0
-    """Pictures that the evaluation consists of."""
+    """Images that the evaluation consists of."""
     limit: int = 0
     """Only the first so many prompts were meant; 0 = all."""
-    pictures: int = 0
-    """Pictures that were scored."""
+    images: int = 0
+    """Images that were scored."""
     readable: float = 1.0
-    """The share of what the scored pictures needed that could be read out of answers."""
+    """The share of what the scored images needed that could be read out of answers."""
     again: int = 0
     """Unreadable answers that have not been asked for again as often as they may be, as after a parser has changed."""
     reference: tuple[Row, ...] = ()
@@ -58,14 +58,14 @@ class BenchmarkTable:
     reference_refused: str = ""
     """Why there are none of them."""
     borders: bool = True
-    """Whether pictures are as they were drawn; False = black borders were cut off."""
+    """Whether images are as they were drawn; False = black borders were cut off."""
     options: dict[str, Any] = field(factory=dict, hash=False)
     """The benchmark's options."""
 
     @property
     def coverage(self) -> float:
         """The share of what was planned that could be scored, in [0, 1]."""
-        return self.readable * (self.pictures / self.planned if self.planned else 1.0)
+        return self.readable * (self.images / self.planned if self.planned else 1.0)
 
     @property
     def complete(self) -> bool:
@@ -91,7 +91,7 @@ def answered_by(use: Use, models: Iterable[str]) -> str:
 def make(
     benchmark: Benchmark, use: Use, scored: Sequence[tuple[Candidate, Mapping[str, float]]], **about: Any
 ) -> BenchmarkTable:
-    """The table of scored pictures. `readable` is what the benchmark's own row of that name says."""
+    """The table of scored images. `readable` is what the benchmark's own row of that name says."""
     rows = tuple(benchmark.table(scored))
     odd = [row.name for row in rows if not isfinite(row.value)]
     refuse(bool(odd), benchmark, f"gave rows whose value is no finite number: {', '.join(odd)}.")
@@ -99,7 +99,7 @@ def make(
     policy = str(use.options.get("policy", ""))
     options = dict(use.options)
     return BenchmarkTable(
-        use.use, rows=rows, pictures=len(scored), readable=readable, policy=policy, options=options, **about
+        use.use, rows=rows, images=len(scored), readable=readable, policy=policy, options=options, **about
     )
 
 
@@ -142,7 +142,7 @@ def remarks(table: BenchmarkTable) -> list[str]:
     said = [f"judge: {table.judge}"] if table.judge else []
     if table.self_judged:
         said.append("The model judged its own pictures: no number to set beside other models'.")
-    said.append(f"coverage {table.coverage:.1%}: {table.pictures} of {table.planned} pictures" if table.planned else "")
+    said.append(f"coverage {table.coverage:.1%}: {table.images} of {table.planned} pictures" if table.planned else "")
     if table.limit:
         said.append(f"Only the first {table.limit} prompts: a trial, not a result.")
     if not table.complete:

@@ -1,10 +1,10 @@
-"""Write a run's judged pictures for others, in the official SRUM format or as a Parquet data set, or its model.
+"""Write a run's judged images for others, in the official SRUM format or as a Parquet data set, or its model.
 
 srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official scripts pass them to one another. Boxes
-          become whole pixels. Pictures with answers that could not be read are left out and counted. A global score of
+          become whole pixels. Images with answers that could not be read are left out and counted. A global score of
           exactly 0 is written as it is, but the official script that makes training records out of judge.jsonl takes 0
-          for a failed judge and drops the picture; train.jsonl here keeps it.
-parquet   one file, pictures included, with everything a judgement holds: datasets.load_dataset("parquet",
+          for a failed judge and drops the image; train.jsonl here keeps it.
+parquet   one file, images included, with everything a judgement holds: datasets.load_dataset("parquet",
           data_files=...) opens it, and srum import gives equal records back. Needs srum[data].
 checkpoint  the model as the round's training left it, whole and in the layout of its own project, LoRA merged.
 
@@ -46,11 +46,11 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.format == "parquet":
         need("srum export --format parquet")
     with fresh(parsed.to) as folder:
-        told = (_srum if parsed.format == "srum" else _parquet)(source, round, folder)
+        message = (_srum if parsed.format == "srum" else _parquet)(source, round, folder)
     if not source.done("judge", round):
         planned = len(source.planned(round))
-        told.append(f"Judging of round {round} is not finished: what is there was written, {planned} are planned.")
-    for sentence in [f"Round {round} of {shown(source.folder)}.", *told]:
+        message.append(f"Judging of round {round} is not finished: what is there was written, {planned} are planned.")
+    for sentence in [f"Round {round} of {shown(source.folder)}.", *message]:
         say(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
@@ -68,7 +68,7 @@ def _checkpoint(run: Run, rounds: int, folder: Path) -> None:
 
 def _srum(run: Run, round: int, folder: Path) -> list[str]:
     counts = write_official(folder, judged(run, round))
-    told = {
+    message = {
         "failed": "left out: answers about them could not be read.",
         "unscored": "left out: nobody scored them.",
         "zero": "have a global score of exactly 0, which the official reader takes for a failure.",
@@ -77,11 +77,11 @@ def _srum(run: Run, round: int, folder: Path) -> list[str]:
         "masks": "have regions with an exact shape; only their boxes are written.",
     }
     sentences = [
-        f"{counts[name]} {name if name.startswith('regions') else 'pictures'} {words}"
-        for name, words in told.items()
+        f"{counts[name]} {name if name.startswith('regions') else 'images'} {words}"
+        for name, words in message.items()
         if counts[name]
     ]
-    return [f"{counts['pictures']} pictures, judged.", *sentences]
+    return [f"{counts['images']} pictures, judged.", *sentences]
 
 
 def _parquet(run: Run, round: int, folder: Path) -> list[str]:

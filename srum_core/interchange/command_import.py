@@ -1,10 +1,10 @@
-"""Make a run out of judged pictures from elsewhere, ready for srum-train --only train with the same settings.
+"""Make a run out of judged images from elsewhere, ready for srum-train --only train with the same settings.
 
 DATA is a JSON-lines file of the official code (judge records or training records; both are recognised), a Parquet
-file or a folder of them, or what datasets' save_to_disk wrote. Pictures are copied. Boxes of official records count in
+file or a folder of them, or what datasets' save_to_disk wrote. Images are copied. Boxes of official records count in
 pixels of the stored file; what has to be left out of a record (an entry without a score, an empty box) or cut to the
-picture is named here and in RUN/import.log. A line that cannot be used stops the import, unless --skip-bad; scores
-outside [-1, 1] are never clipped. Where training records name two pictures, the bad one is trained on and the good one
+image is named here and in RUN/import.log. A line that cannot be used stops the import, unless --skip-bad; scores
+outside [-1, 1] are never clipped. Where training records name two images, the bad one is trained on and the good one
 is its reference.
 
 The run's round 1 is then as if it had been drawn and judged. Further rounds draw for the prompts that the settings say.
@@ -87,7 +87,7 @@ def _say(intake: Intake, parsed: argparse.Namespace, reward_map: str) -> None:
     if intake.failed:
         tell(f"{intake.failed} pictures have answers that could not be read. They are not trained on.")
     print(
-        f"{intake.pictures} pictures with {intake.scores} regional scores are in {shown(parsed.out)}. To train on them:"
+        f"{intake.images} pictures with {intake.scores} regional scores are in {shown(parsed.out)}. To train on them:"
     )
     print(f"  {shlex.join(_train_command(parsed))}")
 

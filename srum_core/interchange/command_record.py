@@ -1,7 +1,7 @@
 """Write down what a judge asked and was answered in a run, as transcripts for its tests.
 
-A transcript is one picture, the judge's questions about it with the answers word for word, and what the judge reads in
-them today (single answers or votes, without judge.doubt, which is the run's and not the judge's). The pictures are
+A transcript is one image, the judge's questions about it with the answers word for word, and what the judge reads in
+them today (single answers or votes, without judge.doubt, which is the run's and not the judge's). The images are
 copied beside the file, to images/ID.png, and named relative to it: the folder can be moved or committed as it is.
 srum_core.testing has read_transcripts, and suites that hold a judge to them.
 """
@@ -30,7 +30,7 @@ from srum_core.stages.interview import Interview
 from srum_core.testing.transcripts import Transcript, write_transcripts
 
 Keep = Callable[[Path, str], Path]
-"""From a picture, and a name for it, to where the transcript says it is."""
+"""From an image, and a name for it, to where the transcript says it is."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
     out: Path = parsed.out or Path("transcripts") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', parsed.judge)}.jsonl"
     if out.exists() and not parsed.force:
         raise RecordError(f"{shown(out)} is there already. Give another file with --out, or overwrite it with --force.")
-    keep = _leave if parsed.no_pictures else _copier(source.folder, out.absolute().parent / "images", parsed.force)
+    keep = _leave if parsed.no_images else _copier(source.folder, out.absolute().parent / "images", parsed.force)
     found = _transcripts(source, round, parsed.judge, judge, keep)
     transcripts = list(islice(found, parsed.limit or None))
     write_transcripts(out, transcripts)
@@ -80,7 +80,7 @@ def _judge(run: Run, round: int, name: str) -> Judge:
 
 
 def _transcripts(run: Run, round: int, name: str, judge: Judge, keep: Keep) -> Iterator[Transcript]:
-    """One for every picture that the judge was asked about. Raises RecordError if it would ask otherwise today."""
+    """One for every image that the judge was asked about. Raises RecordError if it would ask otherwise today."""
     candidates = run.candidates(round)
     for judged in run.judgements(round):
         if not any(exchange.asked_by == name for exchange in judged.exchanges):

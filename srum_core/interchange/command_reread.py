@@ -34,7 +34,7 @@ from srum_core.stages.interview import Interview
 from srum_core.stages.judge import judgement
 
 Pair = tuple[Candidate, Judgement, Judgement]
-"""A picture, its judgement as it is, and as it is read today."""
+"""An image, its judgement as it is, and as it is read today."""
 _CHUNK = 256
 
 
@@ -103,10 +103,10 @@ def _refuse_others(old: Run, new: Run) -> None:
         pair = [as_data(run.at("judge", round).settings) | {"rounds": run.settings.round_count} for run in (old, new)]
         wrong |= {key: how for key, how in differences(*pair).items() if not _is_reading(key)}
     if wrong:
-        told = "; ".join(f"{key} ({how})" for key, how in wrong.items())
+        message = "; ".join(f"{key} ({how})" for key, how in wrong.items())
         raise ConfigError(
             f"srum reread changes how recorded answers are read: options of the judges, and judge.doubt. "
-            f"It cannot change {told}. For anything else run srum-train with these settings and --redo."
+            f"It cannot change {message}. For anything else run srum-train with these settings and --redo."
         )
 
 
@@ -117,16 +117,16 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
         for k in judged_rounds(run)
     }
     for round, wrong in found.items():
-        told = "; ".join(f"{key} {how}" for key, how in wrong.items())
+        message = "; ".join(f"{key} {how}" for key, how in wrong.items())
         if any(not _is_reading(key) for key in wrong):
             raise RecordError(
-                f"{run.stage_folder('judge', round)} was made with other settings than run.toml says: {told}. What has "
+                f"{run.stage_folder('judge', round)} was made with other settings than run.toml says: {message}. What has "
                 "changed is how answers were got, so they cannot be read again; judge again with "
                 f"{redo_option(run.stage_folder('judge', round))}."
             )
         if wrong and round not in rounds:
             raise RecordError(
-                f"Round {round} was judged with other settings: {told}. Settings hold for the whole run: leave --round "
+                f"Round {round} was judged with other settings: {message}. Settings hold for the whole run: leave --round "
                 "out, and all rounds are read again."
             )
     return {round: wrong for round, wrong in found.items() if wrong}
@@ -167,7 +167,7 @@ class _Tally:
     """What reading one round again changes."""
 
     round: int
-    pictures: int = 0
+    images: int = 0
     differing: int = 0
     """Judgements in which anything changes, be it a word."""
     scores: int = 0
@@ -177,14 +177,14 @@ class _Tally:
     """Before and after."""
     readable: int = 0
     unreadable: int = 0
-    """Pictures that lose, or get, all their failures."""
+    """Images that lose, or get, all their failures."""
     examples: list[str] = field(factory=list)
 
 
 def _tally(round: int, pairs: Iterator[Pair]) -> _Tally:
     tally = _Tally(round)
     for candidate, old, new in pairs:
-        tally.pictures += 1
+        tally.images += 1
         tally.scores += len(old.scores)
         tally.failures = [tally.failures[0] + len(old.failures), tally.failures[1] + len(new.failures)]
         tally.readable += bool(old.failures) and not new.failures
@@ -217,8 +217,8 @@ def _said(judged: Judgement) -> dict[_What, float | str]:
 def _example(candidate: Candidate, what: _What, was: float | str | None, now: float | str | None) -> str:
     judge, region, _ = what
     place = "whole picture" if region is None else f"region {region}"
-    told = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in (was, now)]
-    return f'{candidate.id} "{candidate.prompt.text}", {place} ({judge or "unnamed"}): {told[0]} → {told[1]}'
+    message = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in (was, now)]
+    return f'{candidate.id} "{candidate.prompt.text}", {place} ({judge or "unnamed"}): {message[0]} → {message[1]}'
 
 
 def _show(tallies: Sequence[_Tally], examples: int) -> None:
@@ -228,7 +228,7 @@ def _show(tallies: Sequence[_Tally], examples: int) -> None:
         number = len(tally.distances)
         changed, mean = f"{number} of {tally.scores}", f"{sum(tally.distances) / number:.4f}" if number else "-"
         failures = f"{tally.failures[0]} → {tally.failures[1]}"
-        cells = (tally.round, tally.pictures, changed, mean, failures, tally.readable, tally.unreadable)
+        cells = (tally.round, tally.images, changed, mean, failures, tally.readable, tally.unreadable)
         rows.append([str(each) for each in cells])
     show_table(Grid(head, rows))
     every = [f"round {tally.round}: {line}" for tally in tallies for line in tally.examples]

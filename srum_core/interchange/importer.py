@@ -1,4 +1,4 @@
-"""Makes a run out of judged pictures that come from elsewhere: round 1 as if it had been drawn, grounded and judged."""
+"""Makes a run out of judged images that come from elsewhere: round 1 as if it had been drawn, grounded and judged."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ _CHUNK = 32
 class Intake:
     """What came in."""
 
-    pictures: int = 0
+    images: int = 0
     scores: int = 0
     """Of regions."""
     failed: int = 0
-    """Pictures with answers that could not be read: kept, and not trained on."""
+    """Images with answers that could not be read: kept, and not trained on."""
     without: int = 0
-    """Pictures without a global score."""
+    """Images without a global score."""
     zero: int = 0
-    """Pictures with a global score of exactly 0."""
+    """Images with a global score of exactly 0."""
     notes: list[str] = field(factory=list)
-    """What was left out of pictures that came in, or changed."""
+    """What was left out of images that came in, or changed."""
     places: list[str] = field(factory=list)
-    """Which picture of the run each one is."""
+    """Which image of the run each one is."""
     bad: list[Bad] = field(factory=list)
 
 
 def take_in(
     found: Iterable[Incoming | Bad], folder: Path, settings: Settings, registry: Registry, skip_bad: bool
 ) -> Intake:
-    """Make the run, whole or not at all. One prompt a picture; its id follows from the prompt's id and the run's seed.
+    """Make the run, whole or not at all. One prompt an image; its id follows from the prompt's id and the run's seed.
 
     Raises RecordError if the folder is there, if nothing can be used, or if anything cannot and not `skip_bad`;
-    ConfigError if the settings ask for several pictures a prompt."""
+    ConfigError if the settings ask for several images a prompt."""
     if (number := config.of_round(settings, 1, registry).generate.candidates) != 1:
         raise ConfigError(
             f"generate.candidates is {number}, but every imported picture is the one picture of "
@@ -108,7 +108,7 @@ def _free(identity: str, taken: set[str]) -> str:
 
 def _count(intake: Intake, each: Incoming) -> None:
     whole = [score.value for score in each.scores if score.region is None]
-    intake.pictures += 1
+    intake.images += 1
     intake.scores += len(each.scores) - len(whole)
     intake.failed += bool(each.failures)
     intake.without += not whole and not each.failures
@@ -120,10 +120,10 @@ def _refuse(intake: Intake, skip_bad: bool) -> None:
     bad, count = intake.bad, len(intake.bad)
     if bad and not skip_bad:
         raise RecordError(
-            f"{count} of {intake.pictures + count} lines cannot be used, and nothing was imported. Mend them, or leave "
+            f"{count} of {intake.images + count} lines cannot be used, and nothing was imported. Mend them, or leave "
             f"them out with --skip-bad:{listed(bad)}"
         )
-    if not intake.pictures:
+    if not intake.images:
         raise RecordError(f"There is no judged picture in it that can be used.{listed(bad)}")
 
 

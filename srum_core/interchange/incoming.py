@@ -18,12 +18,12 @@ from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt,
 from srum_core.runs.run import Run
 
 OWN, REFERENCE = Path("image"), Path("reference")
-"""In an `Incoming`, what a question shows: the picture that is judged, or its reference."""
+"""In an `Incoming`, what a question shows: the image that is judged, or its reference."""
 
 
 @frozen
 class File:
-    """A picture as it is stored."""
+    """An image as it is stored."""
 
     name: str
     data: bytes = field(repr=False)
@@ -33,12 +33,12 @@ class File:
 
 @frozen
 class Incoming:
-    """A judged picture on its way into a run."""
+    """A judged image on its way into a run."""
 
     where: str
     """The file and its line or row, for people."""
     prompt: Prompt
-    """Its id is a proposal: a second picture of the same prompt gets one of its own."""
+    """Its id is a proposal: a second image of the same prompt gets one of its own."""
     image: File
     reference: File | None = None
     regions: tuple[Region, ...] = ()
@@ -48,7 +48,7 @@ class Incoming:
     boxes: BoxFormat | None = None
     thought: str = ""
     seed: int | None = None
-    """None = it is not known with which one the picture was drawn."""
+    """None = it is not known with which one the image was drawn."""
     notes: tuple[str, ...] = ()
     """What was left out or changed, a sentence each."""
 
@@ -69,7 +69,7 @@ class Unusable(Exception):
 
 
 def stored(name: str, data: bytes) -> File:
-    """A picture's bytes, known to be a picture. Raises Unusable."""
+    """An image's bytes, known to be an image. Raises Unusable."""
     from PIL import Image
 
     try:
@@ -107,7 +107,7 @@ def score_in_range(value: object, what: str) -> float:
 
 
 def judged(run: Run, round: int) -> Iterator[tuple[Candidate, Judgement]]:
-    """The judged pictures of a round, in the order of judging. Raises RecordError where one is lost."""
+    """The judged images of a round, in the order of judging. Raises RecordError where one is lost."""
     candidates, judgements = run.candidates(round), run.judgements(round)
     if judgements.done:
         judgements.require(candidates.ids())

@@ -1,19 +1,19 @@
 """The JSON lines that the official SRUM scripts pass to one another: read, and written out of a run.
 
 output.jsonl  one candidate a line: what was to be drawn, and the thought that went before it
-judge.jsonl   one judge record a line: scored regions, and the score of the whole picture
-train.jsonl   one training record a line: the same as a flat list, under the name of the picture
-images/       the pictures that the lines name
+judge.jsonl   one judge record a line: scored regions, and the score of the whole image
+train.jsonl   one training record a line: the same as a flat list, under the name of the image
+images/       the images that the lines name
 
-A file to read holds judge records or training records. A box counts in pixels of the stored picture. As for the
-official reader its edges may be texts of whole numbers, and it is cut to the picture; an entry without a box or a
+A file to read holds judge records or training records. A box counts in pixels of the stored image. As for the
+official reader its edges may be texts of whole numbers, and it is cut to the image; an entry without a box or a
 score, or whose box is empty, is left out, which the result says. Fractions of pixels are kept. Where the official
 reader drops the whole sample without a word (a score that is no number, an infinite edge) or trains on nonsense (a
 score of 8), the line is `Bad`.
 
 Written boxes are whole pixels. Where several judges scored the same thing, their mean is written, as the reward maps
 take it. Our training records keep a global score of exactly 0; the official script that makes them takes it for a
-failed judge and drops the picture.
+failed judge and drops the image.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ KEYS |= {"prompt_id", "original_prompt", "detailed_prompt", "think_output"}
 """The fields of the official records."""
 
 
-Drawn = Mapping[str, tuple[Prompt, str]]
+Generated = Mapping[str, tuple[Prompt, str]]
 """What the official output.jsonl says of images, by file: the prompt, and the thought that went before it."""
 
 
 def read_official(path: Path, images: Path | None = None, candidates: Path | None = None) -> Iterator[Incoming | Bad]:
     """Every line of a file.
 
-    images      where the pictures are; None = the file's folder, or `images/` in it
+    images      where the images are; None = the file's folder, or `images/` in it
     candidates  an output.jsonl, whose prompts are then taken instead of the judge records' own
 
     Raises RecordError if a file cannot be read, or if `candidates` holds a line that is none."""
     folders = [images] if images else [path.parent, path.parent / "images"]
-    drawn = None if candidates is None else dict(_drawn(candidates))
+    generated = None if candidates is None else dict(_generated(candidates))
     for where, line in _lines(path):
         try:
-            yield _incoming(where, _object(line), folders, drawn)
+            yield _incoming(where, _object(line), folders, generated)
         except Unusable as error:
             yield Bad(where, str(error))
 
@@ -88,7 +88,7 @@ def _object(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _drawn(path: Path) -> Iterator[tuple[str, tuple[Prompt, str]]]:
+def _generated(path: Path) -> Iterator[tuple[str, tuple[Prompt, str]]]:
     for where, line in _lines(path):
         try:
             record = _object(line)
@@ -109,7 +109,7 @@ def _text(record: dict[str, Any], key: str) -> str:
     return value
 
 
-def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn: Drawn | None) -> Incoming:
+def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], generated: Generated | None) -> Incoming:
     trained = "bad_image_file" in record or "good_image_file" in record
     if not trained and "image_file" not in record:
         raise Unusable("it is neither a judge record (image_file) nor a training record (bad_image_file)")
@@ -120,9 +120,11 @@ def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], drawn
     if unknown := [key for key in record if key not in KEYS]:
         tell_once(f"{where.rpartition(':')[0]}: these fields are not read: {clean(', '.join(unknown))}.")
     name = _text(record, "bad_image_file" if trained else "image_file")
-    if drawn is not None and name not in drawn:
+    if generated is not None and name not in generated:
         raise Unusable(f"{name} is not in the file of --candidates")
-    prompt, thought = drawn[name] if drawn is not None else (Prompt(Path(name).stem, _text(record, "prompt")), "")
+    prompt, thought = (
+        generated[name] if generated is not None else (Prompt(Path(name).stem, _text(record, "prompt")), "")
+    )
     path = find(name, folders)
     image = opened(path)
     found = _Found(image.size)
@@ -239,7 +241,7 @@ def _number(value: Any) -> float | None:
 
 
 def _cut(edges: Box, size: tuple[int, int]) -> Box | None:
-    """As fractions, within the picture; None if nothing is left."""
+    """As fractions, within the image; None if nothing is left."""
     width, height = size
     x0, x1 = max(0.0, edges[0] / width), min(1.0, edges[2] / width)
     y0, y1 = max(0.0, edges[1] / height), min(1.0, edges[3] / height)
@@ -261,8 +263,8 @@ def _told(edges: Box) -> str:
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def write_official(folder: Path, pictures: Iterable[tuple[Candidate, Judgement]]) -> Counter[str]:
-    """Write all four; returns counts: pictures, failed and unscored (left out), zero and without (global scores),
+def write_official(folder: Path, images: Iterable[tuple[Candidate, Judgement]]) -> Counter[str]:
+    """Write all four; returns counts: images, failed and unscored (left out), zero and without (global scores),
     regions without a score, masks."""
     counts: Counter[str] = Counter()
     with (
@@ -270,7 +272,7 @@ def write_official(folder: Path, pictures: Iterable[tuple[Candidate, Judgement]]
         (folder / "judge.jsonl").open("w", encoding="utf-8") as judge,
         (folder / "train.jsonl").open("w", encoding="utf-8") as train,
     ):
-        for candidate, judgement in pictures:
+        for candidate, judgement in images:
             if judgement.failures or not judgement.scores:
                 counts["failed" if judgement.failures else "unscored"] += 1
                 continue
@@ -291,7 +293,7 @@ def write_official(folder: Path, pictures: Iterable[tuple[Candidate, Judgement]]
 
 def _count(counts: Counter[str], record: Json, judgement: Judgement) -> None:
     whole = record[GLOBAL]
-    counts["pictures"] += 1
+    counts["images"] += 1
     counts["without"] += whole is None
     counts["zero"] += whole is not None and whole["global_layout_score"] == 0
     counts["regions without a score"] += len(judgement.regions) - len(record["vlm_rewards"])
@@ -370,7 +372,7 @@ def pixels(box: Box, size: tuple[int, int]) -> list[int]:
 def training_record(record: Mapping[str, Any], prompt: str, good: str | None = None) -> Json | None:
     """A line of train.jsonl out of one of judge.jsonl; None if nothing scored is left, which is never so for ours.
 
-    `good`: the reference picture; without one the picture is its own."""
+    `good`: the reference image; without one the image is its own."""
     entries: list[Json] = []
     whole = record.get(GLOBAL) or {}
     if "global_layout_score" in whole:

@@ -1,9 +1,9 @@
-"""Judged pictures as a data set of the `datasets` library: one row a picture, with the picture in it.
+"""Judged images as a data set of the `datasets` library: one row an image, with the image in it.
 
-Written as one Parquet file, which `datasets.load_dataset("parquet", data_files=...)` opens with pictures and nested
+Written as one Parquet file, which `datasets.load_dataset("parquet", data_files=...)` opens with images and nested
 features; read from such files and from what `Dataset.save_to_disk` makes of them. Columns:
 
-image, reference    the pictures (features `datasets.Image`); reference may be null
+image, reference    the images (features `datasets.Image`); reference may be null
 id, prompt_id, prompt, tags (JSON), seed, thought
 regions, scores, failures, exchanges, boxes    as in srum_core.records, with their fields
 
@@ -92,13 +92,13 @@ def features(datasets: Any) -> Any:
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def write_parquet(path: Path, pictures: Iterable[tuple[Candidate, Judgement]]) -> tuple[int, int]:
+def write_parquet(path: Path, images: Iterable[tuple[Candidate, Judgement]]) -> tuple[int, int]:
     """Write one file; returns how many rows it has, and in how many of them text had to be mended."""
     datasets, pyarrow, parquet = need("Writing Parquet")
     schema = features(datasets).arrow_schema
     rows = mended = 0
     with parquet.ParquetWriter(path, schema) as writer:
-        pending = (_row(candidate, judgement) for candidate, judgement in pictures)
+        pending = (_row(candidate, judgement) for candidate, judgement in images)
         while some := list(islice(pending, _GROUP)):
             table = []
             for row in some:
@@ -116,8 +116,8 @@ def _row(candidate: Candidate, judgement: Judgement) -> Json:
     judgement = attrs.evolve(judgement, exchanges=renamed(judgement.exchanges, names))
     return {
         "id": candidate.id,
-        "image": _picture(candidate.image, files),
-        "reference": candidate.reference and _picture(candidate.reference, files),
+        "image": _image(candidate.image, files),
+        "reference": candidate.reference and _image(candidate.reference, files),
         "prompt_id": candidate.prompt.id,
         "prompt": candidate.prompt.text,
         "tags": json.dumps(candidate.prompt.tags),
@@ -127,7 +127,7 @@ def _row(candidate: Candidate, judgement: Judgement) -> Json:
     }
 
 
-def _picture(path: Path, files: Mapping[Path, bytes]) -> Json:
+def _image(path: Path, files: Mapping[Path, bytes]) -> Json:
     return {"bytes": files[path], "path": path.name}
 
 
@@ -148,7 +148,7 @@ def _mended(value: Any, broken: list[str]) -> Any:
 def read_parquet(path: Path, images: Path | None = None) -> Iterator[Incoming | Bad]:
     """Every row of a Parquet file, of all in a folder, or of a saved data set.
 
-    images      where pictures are that the rows only name; None = the file's folder
+    images      where images are that the rows only name; None = the file's folder
     Raises RecordError for what is none of these or lacks a column, ConfigError without `datasets`."""
     for where, table in _rows(path):
         try:
@@ -255,7 +255,7 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
 
 
 def _file(value: Any, folder: Path, name: str) -> File | None:
-    """A picture's bytes, in the row or in a file that it names; None where there is neither."""
+    """An image's bytes, in the row or in a file that it names; None where there is neither."""
     both = {"bytes": value} if isinstance(value, bytes) or value is None else value
     data, path = (both.get("bytes"), both.get("path")) if isinstance(both, dict) else (both, None)
     if not isinstance(data, bytes | None) or not isinstance(path, str | None):

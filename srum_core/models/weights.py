@@ -322,8 +322,8 @@ def refuse(what: str, problems: Sequence[str], way_out: str = "") -> None:
     if problems:
         more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
         shown = "\n  ".join([*problems[:20], *more])
-        told = f"{what}: {_count(problems, 'difference')}\n  {shown}"
-        raise CheckpointError(f"{told}\n{way_out}" if way_out else told)
+        message = f"{what}: {_count(problems, 'difference')}\n  {shown}"
+        raise CheckpointError(f"{message}\n{way_out}" if way_out else message)
 
 
 def _count(things: Collection[object], noun: str) -> str:

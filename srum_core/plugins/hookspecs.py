@@ -109,7 +109,7 @@ class Hooks:
 
     @hookspec
     def srum_judges(self) -> Iterable[Component]:
-        """What asks about pictures and reads scores (`Judge`)."""
+        """What asks about images and reads scores (`Judge`)."""
         return ()
 
     @hookspec
@@ -124,7 +124,7 @@ class Hooks:
 
     @hookspec
     def srum_benchmarks(self) -> Iterable[Component]:
-        """Prompts and how pictures of them become a table (`Benchmark`)."""
+        """Prompts and how images of them become a table (`Benchmark`)."""
         return ()
 
     @hookspec

@@ -156,8 +156,8 @@ def line_chart(
         parts.append(f'<path class="lead" d="M{right + 4} {y}L{right + 12} {place:.1f}"/>')
         parts.append(f'<path class="line s{index % 6}" d="M{right + 12} {place:.1f}h16"/>')
         parts.append(_text(right + 32, place + 3.5, label, "start", "label"))
-    told = "; ".join(f"{line.label} from {_end(line, 1)} to {_end(line, -1)}" for line in lines)
-    return _svg(title, told, height, parts, alone)
+    message = "; ".join(f"{line.label} from {_end(line, 1)} to {_end(line, -1)}" for line in lines)
+    return _svg(title, message, height, parts, alone)
 
 
 def _end(line: Line, step: int) -> str:
@@ -215,11 +215,11 @@ def dumbbells(
             parts.append(_mark(across, row, y + 9 * (place - (len(tables) - 1) / 2), place, place == len(tables) - 1))
             if change:
                 parts.append(_text(WIDTH - 8, y + 4, _told(row, percent, change), "end", "label"))
-    told = "; ".join(
+    message = "; ".join(
         f"{table['name']}: " + ", ".join(f"{name} {_told(row, percent, change)}" for name, row in table["rows"].items())
         for table in tables
     )
-    return _svg(title, told, height, parts, alone)
+    return _svg(title, message, height, parts, alone)
 
 
 def _told(row: Mapping[str, Any], percent: bool, signed: bool) -> str:
@@ -257,8 +257,8 @@ def _text(x: float, y: float, words: str, anchor: str, kind: str = "tick") -> st
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _svg(title: str, told: str, height: float, parts: Sequence[str], alone: bool) -> Markup:
-    label = escape(f"{title}. {told}.")
+def _svg(title: str, message: str, height: float, parts: Sequence[str], alone: bool) -> Markup:
+    label = escape(f"{title}. {message}.")
     if not alone:
         head = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">'
         return Markup(f"{head}{''.join(parts)}</svg>")

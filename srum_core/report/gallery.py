@@ -16,7 +16,7 @@ from srum_core.evaluation.stage import Scored, scored
 from srum_core.models.images import open_rgb
 from srum_core.records import Candidate, Judgement, Score
 from srum_core.runs.run import Run
-from srum_core.training.selection import Pictures, choose, within
+from srum_core.training.selection import Images, choose, within
 
 if TYPE_CHECKING:
     from srum_core.protocols import RewardMap
@@ -29,13 +29,13 @@ STEPS = 100
 _LONGEST = 4000
 """Characters of an answer that are shown."""
 SMALL = 128
-"""Pixels of the longer side up to which a picture is kept as it is, to be scaled up crisp."""
+"""Pixels of the longer side up to which an image is kept as it is, to be scaled up crisp."""
 LARGEST = 256
 """Pixels of the longer side of what a larger one is scaled down to."""
 
 
 def data_uri(path: Path) -> tuple[str, bool]:
-    """The picture for an `img`, and whether it is small pixel art. Raises RecordError where it cannot be read."""
+    """The image for an `img`, and whether it is small pixel art. Raises RecordError where it cannot be read."""
     from PIL import Image
 
     image = open_rgb(path)
@@ -124,18 +124,18 @@ class Weights:
     def __init__(self, run: Run, round: int) -> None:
         self.run, self.folder = run.at("train", round), run.round_folder(round) / "latents"
         self._map: Any = None
-        self._pictures: Pictures | None = None
+        self._images: Images | None = None
         self._read: dict[str, Judgement] = {}
         self._why = "It is not trained on: the settings under select leave it out."
         if not run.done("judge", round):
             self._why = "Judging is not finished."
             return
         try:
-            pictures = choose(run, round)
+            images = choose(run, round)
         except (TrainingError, RecordError) as error:
             self._why = str(error)
         else:
-            self._pictures, self._read = pictures, {each.candidate: each for each in pictures.judgements}
+            self._images, self._read = images, {each.candidate: each for each in images.judgements}
 
     def of(self, candidate: Candidate, judgement: Judgement) -> Data:
         """The map's weights, or `why` there are none. Row by row in bytes: (byte - 100) / 100 * `scale`."""
@@ -164,10 +164,10 @@ class Weights:
 
     def _fitted(self, latents: Latents) -> RewardMap:
         made = self.run.registry.create("map", self.run.settings.map)
-        if self._pictures is not None and hasattr(made, "fit"):
+        if self._images is not None and hasattr(made, "fit"):
             if not all((self.folder / f"{name}.safetensors").is_file() for name in self._read):
                 raise RecordError("The map compares with the whole round, and not all of it is encoded yet.")
-            latents.fit(made, self._pictures)
+            latents.fit(made, self._images)
         return made  # type: ignore[no-any-return]
 
 

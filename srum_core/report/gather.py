@@ -28,13 +28,13 @@ ABLATION = "ablation.json"
 _SHOWN = (
     *("adapter.use", "adapter.checkpoint", "prompts", "rounds", "generate.candidates", "grounder.use", "verifier.use"),
     *("judges", "answerer.use", "map.use", "loss.use", "loss.constraint", "train.method", "train.lr"),
-    *("train.steps", "train.epochs", "lora.rank", "benchmark.use", "evaluate.split", "evaluate.pictures", "seed"),
+    *("train.steps", "train.epochs", "lora.rank", "benchmark.use", "evaluate.split", "evaluate.images", "seed"),
 )
 """The settings that the overview names; all of them are in a section of their own."""
 
 
 def gather(folder: Path, limit: int) -> Data:
-    """All that the page shows about the run or the ablation in a folder; at most `limit` pictures per round.
+    """All that the page shows about the run or the ablation in a folder; at most `limit` images per round.
 
     Raises RecordError for a folder that holds neither, and for records that cannot be read."""
     folder = Path(folder).absolute()
@@ -120,13 +120,13 @@ def _stages(run: Run, round: int) -> list[Data]:
 
 
 def _stage(run: Run, round: int | None, name: str, facts: Sequence[str] = (), failures: Sequence[str] = ()) -> Data:
-    """`made` of `total` pictures; facts and failures are phrases."""
+    """`made` of `total` images; facts and failures are phrases."""
     made, total = count(run, Step(name, round))
     return {
         "stage": name,
         "made": made,
         "total": total,
-        "unit": "pictures",
+        "unit": "images",
         "done": run.done(name, round),
         "facts": list(facts),
         "failures": list(failures),
@@ -140,8 +140,8 @@ def _generated(run: Run, round: int) -> Data:
     known = {prompt.id: prompt for prompt in prompts}
     changed = [known.get(each.prompt.id) != each.prompt for each in candidates]
     lost = [not _intact(each) for each in candidates]
-    failures = _failed(lost, "images are missing or are not those that were recorded", pictures=True)
-    failures += _failed(changed, "images are of other prompts than prompts.jsonl has now", pictures=True)
+    failures = _failed(lost, "images are missing or are not those that were recorded", images=True)
+    failures += _failed(changed, "images are of other prompts than prompts.jsonl has now", images=True)
     return _stage(run, round, "generate", facts, failures)
 
 
@@ -177,12 +177,12 @@ def _judged(run: Run, round: int) -> Data:
     facts += [f"{changed} scores changed by rules"] if changed else []
     models = sorted({exchange.model for each in found for exchange in each.exchanges} - {""})
     facts += [f"answered by {', '.join(models)}"] if models else []
-    failures = _failed([each.failures for each in found], "left out: an answer could not be read", pictures=True)
+    failures = _failed([each.failures for each in found], "left out: an answer could not be read", images=True)
     return _stage(run, round, "judge", facts, failures)
 
 
-def _failed(failures: Sequence[Any], words: str, pictures: bool = False) -> list[str]:
-    number = sum(bool(each) if pictures else len(each) for each in failures)
+def _failed(failures: Sequence[Any], words: str, images: bool = False) -> list[str]:
+    number = sum(bool(each) if images else len(each) for each in failures)
     return [f"{number} {words}"] if number else []
 
 
@@ -237,8 +237,8 @@ def read_ablation(folder: Path) -> Data:
         figures = [{"title": str(each["title"]), "src": _figure(folder, each["svg"])} for each in found["figures"]]
         words = {key: str(found[key]) for key in ("title", "command", "note")}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise RecordError(f"{path} cannot be read ({told}). Run srum ablate again to write it.") from error
+        message = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{path} cannot be read ({message}). Run srum ablate again to write it.") from error
     runs = sorted(str(each.parent.relative_to(folder)) for each in folder.glob("seed-*/*/run.toml"))
     return {**words, "columns": found["columns"], "rows": rows, "figures": figures, "runs": runs}
 

@@ -27,7 +27,7 @@ _UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
 def write_report(folder: Path, out: Path | None = None, limit: int = LIMIT) -> Path:
     """Write the report of a run's or an ablation's folder, into it unless `out` says where, and return its path.
 
-    Raises RecordError for a folder that holds neither, and for records or pictures that cannot be read."""
+    Raises RecordError for a folder that holds neither, and for records or images that cannot be read."""
     path = out or Path(folder) / NAME
     # A lone surrogate in a model's words is no UTF-8.
     write_atomic(path, render(gather(folder, limit)).encode("utf-8", "replace"))

@@ -185,12 +185,12 @@ class _Notebook(_Lines):
     def __init__(self, total: int, label: str, done: int) -> None:
         super().__init__(total, label, done)
         display = import_module("IPython.display").display
-        self.handle: Any = display(self.drawing(), raw=True, display_id=True)
-        self.drawn = time.monotonic()
+        self.handle: Any = display(self.sampling(), raw=True, display_id=True)
+        self.generated = time.monotonic()
 
     def advance(self, count: int, note: str = "") -> None:
         super().advance(count, note)
-        if time.monotonic() - self.drawn >= 0.2:
+        if time.monotonic() - self.generated >= 0.2:
             self.draw()
 
     def finish(self) -> None:
@@ -198,10 +198,10 @@ class _Notebook(_Lines):
         self.draw()
 
     def draw(self) -> None:
-        self.handle.update(self.drawing(), raw=True)
-        self.drawn = time.monotonic()
+        self.handle.update(self.sampling(), raw=True)
+        self.generated = time.monotonic()
 
-    def drawing(self) -> dict[str, str]:
+    def sampling(self) -> dict[str, str]:
         """What is shown, by MIME type."""
         bar = f'<progress value="{self.count}" max="{max(self.total, 1)}"></progress>'
         return {"text/plain": self.text(), "text/html": f"<div>{bar} {escape(self.text())}</div>"}

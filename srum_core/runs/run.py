@@ -35,7 +35,7 @@ _BEFORE = {  # what a round's folder holds before each stage
 
 @frozen
 class Planned:
-    """A picture to be drawn. `id` names it for good: it is the hash of the prompt's id, the index and the seed."""
+    """An image to be drawn. `id` names it for good: it is the hash of the prompt's id, the index and the seed."""
 
     id: str
     prompt: Prompt
@@ -62,7 +62,7 @@ class Run:
     What is read from and written to a round's folder goes by the settings of that round. Components (`model`,
     `answerer`, `judges`, `settings.map`, …) are the run's own; those of a round are `at(stage, round)`."""
 
-    drawn_by: ClassVar[str] = "adapter"
+    model_kind: ClassVar[str] = "adapter"
     """The kind of component that the setting `adapter` names."""
     folder: Path = field(converter=_absolute)
     settings: Settings
@@ -114,7 +114,7 @@ class Run:
         made = copy(self)
         made._own = self._own or self.settings
         changed = None if stage == "evaluate" else round
-        made.settings = config.of_round(made._own, changed, self.registry, self.drawn_by)
+        made.settings = config.of_round(made._own, changed, self.registry, self.model_kind)
         return made
 
     # ---- folders ----------------------------------------------------------------------------------------------------
@@ -181,12 +181,12 @@ class Run:
             write_list(path, self.prompts(round))
 
     def planned(self, round: int) -> list[Planned]:
-        """The pictures a round draws, in order. Everything that follows goes through them in this order."""
+        """The images a round draws, in order. Everything that follows goes through them in this order."""
         count = self.at("generate", round).settings.generate.candidates
         return [self.plan(prompt, index, round) for prompt in self.prompts(round) for index in range(count)]
 
     def planned_evaluation(self) -> list[Planned]:
-        """The pictures every evaluation draws: the same prompts and seeds before and after each round."""
+        """The images every evaluation draws: the same prompts and seeds before and after each round."""
         return self.plan_evaluation(self.evaluated_prompts())
 
     def evaluated_prompts(self) -> list[Prompt]:
@@ -199,18 +199,18 @@ class Run:
         return prompts[: settings.limit or None]
 
     def plan_evaluation(self, prompts: Sequence[Prompt]) -> list[Planned]:
-        """As many pictures as are set for each prompt of a benchmark, with the seeds that are set."""
+        """As many images as are set for each prompt of a benchmark, with the seeds that are set."""
         settings, use = self.settings.evaluate, _need(self.settings.benchmark, "benchmark")
-        places = [(prompt, index) for prompt in prompts for index in range(settings.pictures)]
+        places = [(prompt, index) for prompt in prompts for index in range(settings.images)]
         if settings.seeds == "run":
             return [self.plan(prompt, index, "evaluate") for prompt, index in places]
         made, base = self.benchmark(), self.settings.seed
         if settings.seeds == "reference":
             return [self.plan(*each, "", reference_seed(use.use, made, *each)) for each in places]
-        return [self.plan(*each, "", picture_seed(base, use.use, made, *each)) for each in places]
+        return [self.plan(*each, "", image_seed(base, use.use, made, *each)) for each in places]
 
     def plan(self, prompt: Prompt, index: int, purpose: int | str, seed: int | None = None) -> Planned:
-        """Picture number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
+        """Image number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
         if seed is None:
             if isinstance(purpose, str):
                 seed = self.derive_seed("draw", purpose, prompt.id, index)
@@ -268,7 +268,7 @@ class Run:
         from srum_core.models import trained  # torch
 
         use, adapters = self.trained(rounds)
-        model: UnifiedModel = self.registry.create(self.drawn_by, use)
+        model: UnifiedModel = self.registry.create(self.model_kind, use)
         for folder in adapters:
             trained.apply(model, folder)
         return model
@@ -328,9 +328,9 @@ def remembered(settings: Settings, registry: plugins.Registry, stage: str) -> di
     s = settings
     made = {name: made_with(registry, name, getattr(s, name)) for name in ("grounder", "map", "loss", "benchmark")}
     answering = {"answerer": made_with(registry, "answerer", s.answerer)}
-    drawing = {"seed": s.seed, "adapter": made_with(registry, "generator", s.adapter)}  # finds adapters too
+    sampling = {"seed": s.seed, "adapter": made_with(registry, "generator", s.adapter)}  # finds adapters too
     by_stage: dict[str, dict[str, Any]] = {
-        "generate": {**drawing, "prompts": s.prompts, "generate": to_plain(s.generate)},
+        "generate": {**sampling, "prompts": s.prompts, "generate": to_plain(s.generate)},
         "ground": {
             "grounder": made["grounder"],
             "verifier": made_with(registry, "judge", s.verifier),
@@ -347,7 +347,7 @@ def remembered(settings: Settings, registry: plugins.Registry, stage: str) -> di
             **{name: to_plain(getattr(s, name)) for name in ("select", "train", "lora")},
             **{name: made[name] for name in ("map", "loss")},
         },
-        "evaluate": {**drawing, "benchmark": made["benchmark"], "evaluate": to_plain(s.evaluate), **answering},
+        "evaluate": {**sampling, "benchmark": made["benchmark"], "evaluate": to_plain(s.evaluate), **answering},
     }
     by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
     return by_stage[stage]
@@ -409,20 +409,20 @@ def _need(use: Use | None, kind: str) -> Use:
     return use
 
 
-def picture_seed(base: int, name: str, benchmark: Benchmark, prompt: Prompt, picture: int) -> int:
-    """Of a picture by itself, whatever else is drawn: the first four bytes of SHA-256 of "base:name:group:item:k"."""
+def image_seed(base: int, name: str, benchmark: Benchmark, prompt: Prompt, image: int) -> int:
+    """Of an image by itself, whatever else is drawn: the first four bytes of SHA-256 of "base:name:group:item:k"."""
     item = getattr(benchmark, "item", None)
     group, own = item(prompt) if item is not None else ("", prompt.id)
-    return int.from_bytes(hashlib.sha256(f"{base}:{name}:{group}:{own}:{picture}".encode()).digest()[:4], "big")
+    return int.from_bytes(hashlib.sha256(f"{base}:{name}:{group}:{own}:{image}".encode()).digest()[:4], "big")
 
 
-def reference_seed(name: str, benchmark: Benchmark, prompt: Prompt, picture: int) -> int:
-    """The seed that the original gives a picture. Raises ConfigError where it gives none."""
+def reference_seed(name: str, benchmark: Benchmark, prompt: Prompt, image: int) -> int:
+    """The seed that the original gives an image. Raises ConfigError where it gives none."""
     seed = getattr(benchmark, "reference_seed", None)
     if seed is None:
         raise ConfigError(
             f'evaluate.seeds = "reference" cannot be had for {name}: the original scripts seed once and then draw '
             "picture after picture, so that what a picture looks like depends on how many processes drew it and which "
-            'were there before. Use evaluate.seeds = "picture".'
+            'were there before. Use evaluate.seeds = "image".'
         )
-    return int(seed(prompt, picture))
+    return int(seed(prompt, image))

@@ -228,12 +228,12 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
         return
     there = read_json(path)
     if differing := differences(there, settings):
-        told = "; ".join(f"{key} {how}" for key, how in differing.items())
+        message = "; ".join(f"{key} {how}" for key, how in differing.items())
         flat = flatten(there)
         old = [f"{key}={json.dumps(flat[key])}" for key in differing if _can_be_set(key, flat.get(key))]
         keep = f" ({clean(shlex.join(old))})" if len(old) == len(differing) else ""
         raise RecordError(
-            f"{folder} was made with other settings: {clean(told, 2000)}. Keep the old ones{keep}, or {ways}."
+            f"{folder} was made with other settings: {clean(message, 2000)}. Keep the old ones{keep}, or {ways}."
             f"{_made_by(_root(folder))}"
         )
 

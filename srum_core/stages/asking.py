@@ -22,8 +22,8 @@ def ask(run: Run, rounds: int, questions: Sequence[Question]) -> list[str]:
 
 def put(answerer: Answerer, questions: Sequence[Question]) -> list[str]:
     """The answers, in order. Raises PluginError if there are more or fewer than questions, or one is no text."""
-    told = questions if getattr(answerer, "converses", False) else [told_at_once(each) for each in questions]
-    answers = list(answerer.answer(told))
+    message = questions if getattr(answerer, "converses", False) else [told_at_once(each) for each in questions]
+    answers = list(answerer.answer(message))
     refuse(len(answers) != len(questions), answerer, f"gave {len(answers)} answers to {len(questions)} questions.")
     odd = next((each for each in answers if not isinstance(each, str)), "")
     refuse(not isinstance(odd, str), answerer, f"gave a {type(odd).__name__} as an answer; it should be a str.")

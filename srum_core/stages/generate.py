@@ -25,7 +25,7 @@ log = logging.getLogger("srum")
 
 
 def generate(run: Run, round: int) -> None:
-    """Draw every picture of the round that is not there yet; the picture is on disk before its record."""
+    """Draw every image of the round that is not there yet; the image is on disk before its record."""
     run = run.at("generate", round)
     run.keep_prompts(round)
     plan = {item.id: item for item in run.planned(round)}
@@ -44,7 +44,7 @@ def draw(
     latents: bool = True,
     borders: bool = True,
 ) -> list[Candidate]:
-    """One batch of pictures, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted. Pictures
+    """One batch of images, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted. Images
     that are `there` are drawn along with the others, but their files stay as they are.
 
     Raises PluginError if the model returns another number."""
@@ -62,9 +62,9 @@ def draw(
             data = BytesIO()
             image.save(data, format="PNG")
             write_atomic(path, data.getvalue())
-        drawn = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought, failure=reason)
+        generated = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought, failure=reason)
         kept = _keep(sample.latent, path) if latents and sample.latent is not None else None
-        candidates.append(with_digest(attrs.evolve(drawn, latent=kept)))
+        candidates.append(with_digest(attrs.evolve(generated, latent=kept)))
     return candidates
 
 
@@ -76,10 +76,10 @@ def _failure(latent: Tensor | None) -> str:
     return failure("latent", latent)
 
 
-def _keep(latent: Tensor, picture: Path) -> Path:
-    """The latent's file, beside the picture."""
+def _keep(latent: Tensor, image: Path) -> Path:
+    """The latent's file, beside the image."""
     from safetensors.torch import save
 
-    path = picture.with_suffix(".safetensors")
+    path = image.with_suffix(".safetensors")
     write_atomic(path, save({"latent": latent.detach().cpu().contiguous()}))
     return path

@@ -1,4 +1,4 @@
-"""An interview: what one judge asks about one picture, the answers, and what they add up to. No torch.
+"""An interview: what one judge asks about one image, the answers, and what they add up to. No torch.
 
 The judging stage, the verification of boxes, re-reading and the testing kit all go through it, so a recorded run and a
 live one are read by the same lines.
@@ -60,7 +60,7 @@ class Vote:
         self.times += [0] * len(questions)
         self.turns.append(len(self.questions))
 
-    def hear(self, index: int, answer: str) -> None:
+    def receive(self, index: int, answer: str) -> None:
         """Another answer than before takes along the turns that followed from it."""
         if self.times[index] and answer != self.answers[index]:
             end = self.end_of_turn(index)
@@ -155,7 +155,7 @@ class Interview:
         same = reworded or exchange.question.text == vote.questions[exchange.index].text
         if same:
             answer = Answer(exchange.answer, exchange.model, exchange.refused)
-            self.hear(exchange.vote, exchange.index, exchange.question, answer)
+            self.receive(exchange.vote, exchange.index, exchange.question, answer)
         return same
 
     @property
@@ -163,8 +163,8 @@ class Interview:
         """`answers[v][i]` is the last answer to question i of vote v."""
         return [vote.answers for vote in self.votes]
 
-    def hear(self, vote: int, index: int, question: Question, answer: str) -> None:
-        self.votes[vote].hear(index, answer)
+    def receive(self, vote: int, index: int, question: Question, answer: str) -> None:
+        self.votes[vote].receive(index, answer)
         known = Answer.of(answer)
         self.exchanges.append(Exchange(self.name, question, str(answer), index, vote, known.model, known.refused))
 
@@ -213,13 +213,13 @@ class Interview:
         whatever was read out of no words."""
         why = self.votes[vote].too_long() | self.votes[vote].refused()
         failed = {each.question for each in found if isinstance(each, Unreadable)}
-        told = [
+        message = [
             attrs.evolve(each, why=why[each.question])
             if isinstance(each, Unreadable) and each.question in why
             else each
             for each in found
         ]
-        return [*told, *(Unreadable(index, why[index], judge=self.name) for index in why if index not in failed)]
+        return [*message, *(Unreadable(index, why[index], judge=self.name) for index in why if index not in failed)]
 
     def unreadable(self) -> list[tuple[int, int]]:
         """(vote, question) of every answer that cannot be read."""
@@ -271,9 +271,9 @@ def conduct(interviews: Sequence[Interview], ask: Ask, retries: int, temperature
     while todo:
         asked = [interview.asking(vote, index, temperature, seed) for interview, vote, index in todo]
         for (interview, vote, index), question, answer in zip(todo, asked, ask(asked), strict=True):
-            interview.hear(vote, index, question, answer)
-        heard = {id(interview): interview for interview, _, _ in todo}.values()
-        todo = [(interview, *place) for interview in heard for place in interview.due(retries)]
+            interview.receive(vote, index, question, answer)
+        received = {id(interview): interview for interview, _, _ in todo}.values()
+        todo = [(interview, *place) for interview in received for place in interview.due(retries)]
 
 
 def look(interviews: Sequence[Interview]) -> None:
@@ -301,7 +301,7 @@ def recall(interview: Interview, known: Known, retries: int, temperature: float,
         due = [(place, interview.asking(*place, temperature, seed)) for place in interview.due(retries)]
         found = [(place, question, said) for place, question in due if (said := known(question)) is not None]
         for place, question, said in found:
-            interview.hear(*place, question, said)
+            interview.receive(*place, question, said)
         if not found:
             return [question for _, question in due]
 

@@ -67,7 +67,7 @@ def _open(
 
 
 def judgement(grounding: Grounding, interviews: Sequence[Interview], doubt: float) -> Judgement:
-    """What the interviews about one picture add up to; a grounding that failed is a failure of the judgement too."""
+    """What the interviews about one image add up to; a grounding that failed is a failure of the judgement too."""
     found = [each for interview in interviews for each in interview.outcome(doubt)]
     return Judgement(
         grounding.candidate,

@@ -54,7 +54,7 @@ def needed(run: Run, step: Step) -> Step | None:
 
 
 def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
-    """(finished, all) of a stage: pictures, or checkpoints for `train`. Loads no model.
+    """(finished, all) of a stage: images, or checkpoints for `train`. Loads no model.
 
     `fresh`: as if nothing were there. Otherwise raises RecordError if what is there was made with other settings."""
     if not fresh and run.checked:

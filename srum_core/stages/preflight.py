@@ -55,9 +55,9 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
     """Of steps that have the settings of `run`."""
     checks: list[Callable[[], object]] = []
     stages, own = {step.stage for step in todo}, run.settings.train
-    drawn = [step.round or 1 for step in todo if step.stage == "generate"]
-    if drawn:
-        checks.append(lambda: run.prompts(min(drawn)))
+    generated = [step.round or 1 for step in todo if step.stage == "generate"]
+    if generated:
+        checks.append(lambda: run.prompts(min(generated)))
     if "evaluate" in stages:
         checks.append(run.planned_evaluation)
     if "train" in stages:
@@ -102,7 +102,7 @@ def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
         rounds = min(step.round or 1 for step in todo) - 1
         while rounds and not run.done("train", rounds):
             rounds -= 1
-        yield "adapter", run.drawn_by, run.trained(rounds)[0] if rounds or s.start else s.adapter
+        yield "adapter", run.model_kind, run.trained(rounds)[0] if rounds or s.start else s.adapter
     if asks and s.answerer is not None:
         yield "answerer", "answerer", s.answerer
     if "ground" in stages:

@@ -18,7 +18,7 @@ from srum_core.testing.fixtures import (
     THREE_REGIONS,
     sample_candidate,
     sample_judgement,
-    sample_picture,
+    sample_image,
     sample_regions,
     table8,
 )

@@ -22,7 +22,7 @@ from srum_core.flow import flow_step
 from srum_core.models.probes import CORNERS, by_corner, quarter
 from srum_core.protocols import UnifiedModel
 from srum_core.testing.checks import after, called
-from srum_core.testing.fixtures import sample_picture
+from srum_core.testing.fixtures import sample_image
 from srum_core.training import fsdp, lora
 
 LORA = Lora(rank=2, alpha=4.0)
@@ -32,12 +32,12 @@ class TrainingConformance:
     """What the tests are run on, and those about the denoiser."""
 
     sizes: Sequence[tuple[int, int]] = ((64, 64), (96, 64), (64, 96))
-    """(width, height) of the pictures; at least one not square."""
+    """(width, height) of the images; at least one not square."""
     prompts: Sequence[str] = ("a red cup on a wooden table", "two dogs", "a very small house far away, by the sea")
     mixed_sizes: bool = True
-    """False: pictures of different sizes cannot share a batch; then one size that is not square is used."""
+    """False: images of different sizes cannot share a batch; then one size that is not square is used."""
     square_grid: bool = False
-    """True: the model brings every picture to one square grid, whatever its shape."""
+    """True: the model brings every image to one square grid, whatever its shape."""
     tolerance: float = 1e-4
     """Largest difference between numbers that should be the same, as a share of the largest of them."""
 
@@ -63,7 +63,7 @@ class TrainingConformance:
                 assert velocity.isfinite().all(), f"A velocity is not finite, with the texts {texts}."
 
     @after("test_a_velocity_has_the_shape_of_its_latent")
-    def test_pictures_do_not_see_their_neighbours(self, adapter: UnifiedModel) -> None:
+    def test_images_do_not_see_their_neighbours(self, adapter: UnifiedModel) -> None:
         noisy, texts = self.noisy(adapter), list(self.prompts[:3])
         before = velocities(adapter, noisy, texts)
         changed = velocities(adapter, [noisy[0], *(10 * other for other in noisy[1:])], [texts[0], "other", "words"])
@@ -238,7 +238,7 @@ class TrainingConformance:
                 "A saved and loaded model has another velocity than the one that was saved. `save` gets the trained "
                 "parameters by name and must write them in place of the old ones, and everything else as it was.",
             )
-        for one, other in zip(loaded.encode(self.pictures()), adapter.encode(self.pictures()), strict=True):
+        for one, other in zip(loaded.encode(self.images()), adapter.encode(self.images()), strict=True):
             self.same(
                 one, other, "A saved and loaded model encodes pictures differently: the checkpoint is incomplete."
             )
@@ -271,23 +271,23 @@ class TrainingConformance:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def pictures(self) -> list[Image.Image]:
-        """Three pictures that may share a batch."""
+    def images(self) -> list[Image.Image]:
+        """Three images that may share a batch."""
         oblong = next((size for size in self.sizes if size[0] != size[1]), self.sizes[0])
         sizes = [self.sizes[i % len(self.sizes)] for i in range(3)] if self.mixed_sizes else [oblong] * 3
-        return [sample_picture(size, seed) for seed, size in enumerate(sizes)]
+        return [sample_image(size, seed) for seed, size in enumerate(sizes)]
 
     def noisy(self, adapter: UnifiedModel) -> list[Tensor]:
-        """Latents of these pictures, half noise."""
+        """Latents of these images, half noise."""
         rng = torch.Generator().manual_seed(0)
-        clean = adapter.encode(self.pictures())
+        clean = adapter.encode(self.images())
         return [0.5 * latent + 0.5 * torch.randn(latent.shape, generator=rng).to(latent) for latent in clean]
 
     def loss(self, adapter: UnifiedModel, module: nn.Module, texts: Sequence[str | None]) -> Tensor:
-        """Mean squared error of a step of flow matching on these pictures."""
+        """Mean squared error of a step of flow matching on these images."""
         rng = torch.Generator().manual_seed(0)
         time = torch.tensor(TIMES)
-        step = flow_step(module, adapter.encode(self.pictures()), adapter.condition(texts), time, None, rng)
+        step = flow_step(module, adapter.encode(self.images()), adapter.condition(texts), time, None, rng)
         errors = [(v - goal).square().flatten() for v, goal in zip(step.velocity, step.target, strict=True)]
         return torch.cat(errors).mean()
 

@@ -22,7 +22,7 @@ from srum_core.protocols import ImageGenerator, UnifiedModel
 from srum_core.records import BoxFormat, Question
 from srum_core.testing.adapter_training import TrainingConformance
 from srum_core.testing.checks import after, called
-from srum_core.testing.fixtures import sample_picture
+from srum_core.testing.fixtures import sample_image
 from srum_core.testing.generators import SeedConformance, check_samples, draw
 
 
@@ -42,12 +42,12 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
     # ---- encoding ---------------------------------------------------------------------------------------------------
 
-    def test_the_latent_has_the_orientation_of_the_picture(self, adapter: UnifiedModel) -> None:
+    def test_the_latent_has_the_orientation_of_the_image(self, adapter: UnifiedModel) -> None:
         assert len(set(self.sizes)) > 1 and any(w != h for w, h in self.sizes), (  # noqa: PT018
             "`sizes` must hold several sizes, and at least one that is not square: square ones hide a transposed grid."
         )
         for width, height in self.sizes:
-            latent = encode(adapter, [sample_picture((width, height))])[0]
+            latent = encode(adapter, [sample_image((width, height))])[0]
             assert latent.ndim == 3, (
                 f"A latent has the shape {tuple(latent.shape)}; (rows, columns, channels) is needed."
             )
@@ -60,14 +60,14 @@ class AdapterConformance(TrainingConformance, SeedConformance):
             )
 
     @after("test_the_latent_has_the_orientation_of_the_picture")
-    def test_a_corner_of_the_picture_is_that_corner_of_the_grid(self, adapter: UnifiedModel) -> None:
+    def test_a_corner_of_the_image_is_that_corner_of_the_grid(self, adapter: UnifiedModel) -> None:
         for size in self.sizes:
             if self.square_grid and size[0] != size[1]:
                 continue  # squeezed or cropped: corners move
-            picture = sample_picture(size, 1)
-            plain = encode(adapter, [picture])[0]
+            image = sample_image(size, 1)
+            plain = encode(adapter, [image])[0]
             for corner in CORNERS:
-                changes = encode(adapter, [with_inverted_corner(picture, corner, part=2)])[0] - plain
+                changes = encode(adapter, [with_inverted_corner(image, corner, part=2)])[0] - plain
                 felt = by_corner(changes)
                 strongest = max(felt, key=lambda name: felt[name])
                 assert felt[strongest] > 0, f"The latent does not change with the {corner} corner of the picture."
@@ -78,8 +78,8 @@ class AdapterConformance(TrainingConformance, SeedConformance):
                 )
 
     def test_encoding_is_repeatable(self, adapter: UnifiedModel) -> None:
-        pictures = self.pictures()
-        for one, other in zip(encode(adapter, pictures), encode(adapter, pictures), strict=True):
+        images = self.images()
+        for one, other in zip(encode(adapter, images), encode(adapter, images), strict=True):
             assert torch.equal(one, other), (
                 "Encoding the same picture twice gave two latents: take the posterior's mean, or seed the sample from "
                 "the picture. Latents are kept on disk and training must be repeatable."
@@ -87,9 +87,9 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
     @after("test_encoding_is_repeatable")
     def test_encoding_is_independent_of_the_batch(self, adapter: UnifiedModel) -> None:
-        pictures = self.pictures()
-        for index, latent in enumerate(encode(adapter, pictures)):
-            alone = encode(adapter, [pictures[index]])[0]
+        images = self.images()
+        for index, latent in enumerate(encode(adapter, images)):
+            alone = encode(adapter, [images[index]])[0]
             assert alone.shape == latent.shape, (
                 f"A picture's latent is {tuple(alone.shape)} alone and {tuple(latent.shape)} in a batch."
             )
@@ -98,14 +98,14 @@ class AdapterConformance(TrainingConformance, SeedConformance):
             )
 
     def test_latents_are_finite_and_carry_no_gradient(self, adapter: UnifiedModel) -> None:
-        for latent in encode(adapter, self.pictures()):
+        for latent in encode(adapter, self.images()):
             assert latent.isfinite().all(), "A latent holds a value that is not finite."
             assert not latent.requires_grad, "Latents must carry no gradient: decorate `encode` with @torch.no_grad()."
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
     @after("test_the_latent_has_the_orientation_of_the_picture")
-    def test_drawing_gives_a_picture_per_prompt(self, adapter: UnifiedModel) -> None:
+    def test_one_image_per_prompt(self, adapter: UnifiedModel) -> None:
         grids = set[tuple[int, ...]]()
 
         def note(_: nn.Module, given: tuple[Sequence[Tensor], ...]) -> None:
@@ -145,7 +145,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
     @pytest.mark.parametrize("training", [False, True], ids=["frozen in eval mode", "trainable in train mode"])
     @after("test_a_velocity_has_the_shape_of_its_latent")
-    def test_drawing_and_answering_leave_the_denoiser_alone(
+    def test_generating_and_answering_leave_the_denoiser_alone(
         self, adapter: UnifiedModel, tmp_path: Path, training: bool
     ) -> None:
         denoiser = adapter.denoiser
@@ -156,7 +156,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
             denoiser.train(training).requires_grad_(training)
             draw(adapter, self.prompts[:1], [0])
             answer(adapter, self.asked(tmp_path)[:1])
-            encode(adapter, self.pictures()[:1])
+            encode(adapter, self.images()[:1])
             flags = {module.training for module in denoiser.modules()}
             grads = {parameter.requires_grad for parameter in denoiser.parameters()}
             assert torch.is_grad_enabled(), (
@@ -212,29 +212,29 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
     def test_boxes_have_a_declared_format(self, adapter: UnifiedModel) -> None:
         if not hasattr(adapter, "box_format"):
-            return  # then boxes are pixels of the stored picture
+            return  # then boxes are pixels of the stored image
         for size in self.sizes:
-            told = adapter.box_format(size)
-            assert isinstance(told, BoxFormat), f"`box_format({size})` gave {told!r}; a BoxFormat is needed."
-            assert told.seen is None or min(told.seen) > 0, (
-                f"`box_format({size})` says the picture is seen as {told.seen}."
+            message = adapter.box_format(size)
+            assert isinstance(message, BoxFormat), f"`box_format({size})` gave {message!r}; a BoxFormat is needed."
+            assert message.seen is None or min(message.seen) > 0, (
+                f"`box_format({size})` says the picture is seen as {message.seen}."
             )
 
     def asked(self, folder: Path, temperature: float = 0.0) -> list[Question]:
-        """A few short questions about pictures of all `sizes`."""
+        """A few short questions about images of all `sizes`."""
         questions = []
         for index, size in enumerate(self.sizes):
             path = folder / f"asked-{index}.png"
-            sample_picture(size, index).save(path)
+            sample_image(size, index).save(path)
             text = self.questions[index % len(self.questions)]
             questions.append(Question(path, text, max_new_tokens=8, temperature=temperature, seed=index))
         return questions
 
 
-def encode(adapter: UnifiedModel, pictures: Sequence[Image.Image]) -> list[Tensor]:
-    sizes = ", ".join(f"{picture.width}x{picture.height}" for picture in pictures)
-    latents = called(f"`encode` failed on pictures of {sizes} pixels", lambda: list(adapter.encode(pictures)))
-    assert len(latents) == len(pictures), f"{len(latents)} latents came back for {len(pictures)} pictures."
+def encode(adapter: UnifiedModel, images: Sequence[Image.Image]) -> list[Tensor]:
+    sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
+    latents = called(f"`encode` failed on pictures of {sizes} pixels", lambda: list(adapter.encode(images)))
+    assert len(latents) == len(images), f"{len(latents)} latents came back for {len(images)} pictures."
     return latents
 
 

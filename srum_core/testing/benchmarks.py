@@ -26,11 +26,11 @@ class BenchmarkConformance:
     splits: Sequence[str] = ("test",)
     """The splits to look at; if there are several, no prompt may be in two."""
     size: tuple[int, int] = (64, 64)
-    """(width, height) of a picture that the benchmark can score."""
+    """(width, height) of an image that the benchmark can score."""
 
     @pytest.fixture
     def candidates(self, srum_benchmark: Benchmark, tmp_path: Path) -> list[Candidate]:
-        """Pictures of the first few prompts."""
+        """Images of the first few prompts."""
         prompts = list(srum_benchmark.prompts(self.splits[0]))[:6]
         made = [sample_candidate(tmp_path, id=f"c{i}", size=self.size, seed=i) for i in range(len(prompts))]
         return [attrs.evolve(each, prompt=prompt) for each, prompt in zip(made, prompts, strict=True)]

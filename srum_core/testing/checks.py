@@ -55,7 +55,7 @@ def shown(text: str) -> str:
 def check_questions(
     asked: Sequence[object], again: Sequence[object], candidate: Candidate, who: str, method: str = "questions"
 ) -> None:
-    """Questions about the candidate's own picture, the same when asked twice."""
+    """Questions about the candidate's own image, the same when asked twice."""
     for question in asked:
         assert isinstance(question, Question), f"{who}.{method} must give Question records, not {question!r}."
         assert question.image == candidate.image, (

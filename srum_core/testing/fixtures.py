@@ -1,4 +1,4 @@
-"""Small pictures, records and answers to test with. No torch; PIL loads when a picture is made."""
+"""Small images, records and answers to test with. No torch; PIL loads when an image is made."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Reason: Nobody asked for it and it has no form."""
 official parser splits at blank lines and so keeps only the first region; a judge should read all three."""
 
 
-def sample_picture(size: tuple[int, int] = (64, 48), seed: int = 0) -> Image:
+def sample_image(size: tuple[int, int] = (64, 48), seed: int = 0) -> Image:
     """A few coloured shapes on a light, slightly grainy ground: RGB, the same for the same arguments."""
     from PIL import Image, ImageChops, ImageDraw
 
     width, height = size
     rng = random.Random(f"{width} {height} {seed}")
-    picture = Image.new("RGB", size, (226, 222, 214))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, (226, 222, 214))
+    draw = ImageDraw.Draw(image)
     for colour in rng.sample(COLOURS, 3):
         x, y = rng.uniform(0.0, 0.7) * width, rng.uniform(0.0, 0.7) * height
         box = (x, y, x + rng.uniform(0.2, 0.4) * width, y + rng.uniform(0.2, 0.4) * height)
         (draw.rectangle if rng.random() < 0.5 else draw.ellipse)(box, fill=colour)
     grain = Image.frombytes("RGB", size, bytes(byte % 16 for byte in rng.randbytes(3 * width * height)))
-    return ImageChops.add(picture, grain)
+    return ImageChops.add(image, grain)
 
 
 def sample_candidate(
@@ -56,10 +56,10 @@ def sample_candidate(
     size: tuple[int, int] = (64, 48),
     seed: int = 0,
 ) -> Candidate:
-    """A candidate whose picture, `sample_picture(size, seed)`, is written to `folder`."""
+    """A candidate whose image, `sample_picture(size, seed)`, is written to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{id}.png"
-    sample_picture(size, seed).save(path)
+    sample_image(size, seed).save(path)
     return Candidate(id, Prompt(f"prompt-{id}", prompt), path, size, seed)
 
 
@@ -82,7 +82,7 @@ def sample_judgement() -> Judgement:
 def table8() -> tuple[Candidate, Judgement]:
     """The record of the paper's Table 8: "a microwave hidden by a horse", 1024x1024, ten regions and a global score.
 
-    The picture itself is not part of it; the reason is in our own words, as the table's regions have none."""
+    The image itself is not part of it; the reason is in our own words, as the table's regions have none."""
     horse, microwave, floor = "A brown horse with a white blaze and white socks.", "A microwave.", "The floor."
     rows = [
         (horse, (164, 97, 957, 990), 0.95),

@@ -13,14 +13,14 @@ from srum_core.testing.checks import after, called
 
 
 class SeedConformance:
-    """Pictures follow from their own prompt and seed; for a fixture `generator`."""
+    """Images follow from their own prompt and seed; for a fixture `generator`."""
 
     prompts: Sequence[str] = ("a red cup on a wooden table", "two dogs", "a very small house far away, by the sea")
     pixel_tolerance: int = 2
-    """Largest difference, of 255 levels, between pictures that should be the same."""
+    """Largest difference, of 255 levels, between images that should be the same."""
 
     @after("test_drawing_gives_a_picture_per_prompt", "test_pictures_do_not_see_their_neighbours")
-    def test_the_same_seed_gives_the_same_picture_in_any_batch(self, generator: ImageGenerator) -> None:
+    def test_the_same_seed_gives_the_same_image_in_any_batch(self, generator: ImageGenerator) -> None:
         prompts, seeds = list(self.prompts), list(range(len(self.prompts)))
         together, turned = draw(generator, prompts, seeds), draw(generator, prompts[::-1], seeds[::-1])[::-1]
         for index, (sample, other) in enumerate(zip(together, turned, strict=True)):
@@ -34,12 +34,12 @@ class SeedConformance:
                 )
 
     @after("test_drawing_gives_a_picture_per_prompt")
-    def test_another_seed_gives_another_picture(self, generator: ImageGenerator) -> None:
+    def test_another_seed_gives_another_image(self, generator: ImageGenerator) -> None:
         one, other = draw(generator, [self.prompts[0]] * 2, [0, 1])
         assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same picture: `generate` ignores its seeds."
 
     @after("test_drawing_gives_a_picture_per_prompt", "test_words_matter")
-    def test_other_words_give_another_picture(self, generator: ImageGenerator) -> None:
+    def test_other_words_give_another_image(self, generator: ImageGenerator) -> None:
         one, other = draw(generator, self.prompts[:2], [0, 0])
         assert pixel_gap(one.image, other.image) > 0, (
             "Two prompts gave the same picture: `generate` ignores its prompts."
@@ -52,7 +52,7 @@ class GeneratorConformance(SeedConformance):
     def test_it_is_a_generator(self, generator: ImageGenerator) -> None:
         require_protocol(generator, ImageGenerator, type(generator).__name__)
 
-    def test_drawing_gives_a_picture_per_prompt(self, generator: ImageGenerator) -> None:
+    def test_one_image_per_prompt(self, generator: ImageGenerator) -> None:
         check_samples(draw(generator, self.prompts, range(len(self.prompts))), len(self.prompts))
 
 
@@ -72,7 +72,7 @@ def draw(generator: ImageGenerator, prompts: Sequence[str], seeds: Sequence[int]
 
 
 def pixel_gap(one: Image.Image, other: Image.Image) -> int:
-    """Largest difference of any channel of any pixel; 255 for pictures of different sizes."""
+    """Largest difference of any channel of any pixel; 255 for images of different sizes."""
     if one.size != other.size:
         return 255
     extrema = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema()

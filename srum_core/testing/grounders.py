@@ -20,11 +20,11 @@ class GrounderConformance:
     """Subclass it as `Test…` with a fixture `grounder`; one that asks should also be given answers by `answer_to`."""
 
     sizes: Sequence[tuple[int, int]] = ((64, 48), (48, 64), (3, 2))
-    """(width, height) of the pictures: landscape, portrait, tiny."""
+    """(width, height) of the images: landscape, portrait, tiny."""
 
     @pytest.fixture
     def candidates(self, tmp_path: Path) -> list[Candidate]:
-        """The pictures, one of each of `sizes`."""
+        """The images, one of each of `sizes`."""
         return [sample_candidate(tmp_path, id=f"{w}x{h}", size=(w, h)) for w, h in self.sizes]
 
     def answer_to(self, question: Question) -> str:
@@ -61,7 +61,7 @@ class GrounderConformance:
                 "seed whatever is random from the picture, and remember nothing between pictures."
             )
 
-    def test_looking_changes_neither_picture_nor_answers(self, grounder: Grounder, candidates: list[Candidate]) -> None:
+    def test_looking_changes_neither_image_nor_answers(self, grounder: Grounder, candidates: list[Candidate]) -> None:
         for candidate in candidates:
             answers = [self.answer_to(question) for question in grounder.questions(candidate)]
             before = (candidate.image.read_bytes(), list(answers), deepcopy(candidate))
@@ -83,15 +83,15 @@ class GrounderConformance:
         asked = list(grounder.questions(candidate))
         given = [self.answer_to(question) for question in asked] if answers is None else answers
         who = f"{type(grounder).__name__}.regions"
-        told = f"a picture of {candidate.size[0]}x{candidate.size[1]}" + (f" and {shown(given[0])}" if given else "")
+        message = f"a picture of {candidate.size[0]}x{candidate.size[1]}" + (f" and {shown(given[0])}" if given else "")
         found = list(
             called(
-                f"{who} must give Region or Unreadable for {told} (a box needs 0 <= x0 < x1 <= 1 and the same for y)",
+                f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1 and the same for y)",
                 lambda: grounder.regions(candidate, given),
             )
         )
         for each in found:
-            assert isinstance(each, Region | Unreadable), f"{who} gave {each!r} for {told}."
+            assert isinstance(each, Region | Unreadable), f"{who} gave {each!r} for {message}."
             if isinstance(each, Unreadable):
                 assert 0 <= each.question < len(asked), (
                     f"{who} calls the answer to question {each.question} unreadable, but asked {len(asked)}."

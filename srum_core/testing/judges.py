@@ -43,7 +43,7 @@ class JudgeConformance:
 
     @pytest.fixture
     def candidate(self, tmp_path: Path) -> Candidate:
-        """The picture that is asked about."""
+        """The image that is asked about."""
         return sample_candidate(tmp_path)
 
     @pytest.fixture
@@ -63,7 +63,7 @@ class JudgeConformance:
         check_questions(first, list(judge.questions(candidate, regions)), candidate, type(judge).__name__)
         assert (candidate, regions) == before, f"{type(judge).__name__}.questions changed what it was given."
 
-    def test_a_picture_without_regions_is_no_problem(self, judge: Judge, candidate: Candidate) -> None:
+    def test_an_image_without_regions_is_no_problem(self, judge: Judge, candidate: Candidate) -> None:
         who = f"{type(judge).__name__} cannot handle a picture in which no region was found"
         asked = called(who, lambda: list(judge.questions(candidate, [])))
         check_questions(asked, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
@@ -303,14 +303,14 @@ def _check_silence(judge: Judge, text: str, found: Found, asked: range) -> None:
 def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
     """What the judge reads; fails with a sentence if it raises or gives what no judge may give."""
     who = f"{type(judge).__name__}.scores"
-    told = f"the answer {shown(answers[0])}" if answers else "no answers"
+    message = f"the answer {shown(answers[0])}" if answers else "no answers"
     found: Found = list(
         called(
-            f"{who} must give a Score or Unreadable for {told} (Unreadable also where a number lies outside [-1, 1])",
+            f"{who} must give a Score or Unreadable for {message} (Unreadable also where a number lies outside [-1, 1])",
             lambda: judge.scores(candidate, regions, answers),
         )
     )
-    check_found(judge, regions, found, len(answers), told)
+    check_found(judge, regions, found, len(answers), message)
     return found
 
 
@@ -324,15 +324,17 @@ def _alike(one: Found, other: Found) -> bool:
     return what(one) == what(other) and all(abs(a - b) <= 1e-4 for a, b in zip(*values, strict=True))
 
 
-def check_found(judge: Judge, regions: Sequence[Region], found: Found, asked: int, told: str) -> None:
+def check_found(judge: Judge, regions: Sequence[Region], found: Found, asked: int, message: str) -> None:
     """Nothing but scores in range and failures, of known regions and of questions that were asked."""
     who = f"{type(judge).__name__}.scores"
     known = {None, *(region.id for region in regions)}
     for each in found:
-        assert isinstance(each, Score | Unreadable), f"{who} gave {each!r} for {told}; only Score and Unreadable count."
-        assert each.region in known, f'{who} speaks of region "{each.region}" for {told}; the picture has {known}.'
+        assert isinstance(each, Score | Unreadable), (
+            f"{who} gave {each!r} for {message}; only Score and Unreadable count."
+        )
+        assert each.region in known, f'{who} speaks of region "{each.region}" for {message}; the picture has {known}.'
         if isinstance(each, Score):
-            assert -1 <= each.value <= 1, f"{who} gave the score {each.value} for {told}; scores lie in [-1, 1]."
+            assert -1 <= each.value <= 1, f"{who} gave the score {each.value} for {message}; scores lie in [-1, 1]."
         else:
             assert 0 <= each.question < max(asked, 1), (
                 f"{who} calls the answer to question {each.question} unreadable, but there were {asked} "

@@ -14,7 +14,7 @@ from srum_core.protocols import Loss
 from srum_core.testing.checks import called
 
 SHAPES = ((4, 6, 3), (2, 3, 3))
-"""Two pictures of different sizes."""
+"""Two images of different sizes."""
 
 
 class LossConformance:
@@ -45,7 +45,7 @@ class LossConformance:
                 "memory for as long as it is kept: give `part.detach()`."
             )
 
-    def test_the_gradient_reaches_every_picture(self, loss: Loss) -> None:
+    def test_the_gradient_reaches_every_image(self, loss: Loss) -> None:
         for index, gradient in enumerate(gradients(loss, step(loss))):
             assert float(gradient.abs().max()) > 0, (
                 f"{type(loss).__name__}: no gradient reaches the velocity of picture {index}. Look for a detach(), a "
@@ -72,7 +72,7 @@ class LossConformance:
             "Weights are (rows, columns), velocities (rows, columns, channels): check for a transposed grid."
         )
 
-    def test_larger_pictures_weigh_more(self, loss: Loss) -> None:
+    def test_larger_images_weigh_more(self, loss: Loss) -> None:
         whole = step(loss)
         cells = [rows * columns for rows, columns, _ in SHAPES]
         alone = [float(loss(part(whole, index))[0].detach()) for index in range(len(SHAPES))]
@@ -105,7 +105,7 @@ class LossConformance:
 
 
 def step(loss: Loss, weights: float | None = None) -> FlowStep:
-    """Two pictures, always the same numbers; weights in [0.1, 1] unless one value is given for all. What the model said
+    """Two images, always the same numbers; weights in [0.1, 1] unless one value is given for all. What the model said
     before training is there only for a loss with `needs_start`."""
     rng = torch.Generator().manual_seed(0)
     target = [torch.randn(shape, generator=rng) for shape in SHAPES]
@@ -124,7 +124,7 @@ def step(loss: Loss, weights: float | None = None) -> FlowStep:
 
 
 def part(whole: FlowStep, index: int) -> FlowStep:
-    """One picture of a step by itself."""
+    """One image of a step by itself."""
     some = slice(index, index + 1)
     target = whole.target[some]
     start = None if whole.start is None else whole.start[some]

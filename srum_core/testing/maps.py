@@ -24,7 +24,7 @@ class RewardMapConformance:
     """Subclass it as `Test…` with a fixture `reward_map`."""
 
     local: bool = True
-    """False: a map that gives the whole picture one number, so that every score matters everywhere."""
+    """False: a map that gives the whole image one number, so that every score matters everywhere."""
 
     @pytest.fixture(autouse=True)
     def _round(self, reward_map: RewardMap) -> None:
@@ -149,7 +149,7 @@ class RewardMapConformance:
         )
 
     @pytest.mark.parametrize("grid", [(8, 8), (8, 16)], ids=str)
-    def test_a_finer_grid_shows_the_same_picture(self, reward_map: RewardMap, grid: tuple[int, int]) -> None:
+    def test_a_finer_grid_shows_the_same_image(self, reward_map: RewardMap, grid: tuple[int, int]) -> None:
         judgement = sample_judgement()  # its boxes end at the edges of cells
         coarse = reward_map(judgement, grid)
         fine = reward_map(judgement, (2 * grid[0], 2 * grid[1])).reshape(grid[0], 2, grid[1], 2).mean((1, 3))

@@ -17,7 +17,7 @@ from srum_core.runs.store import read_list, write_list
 
 @frozen
 class Transcript:
-    """One picture before one judge, and what was read in the answers when it was recorded."""
+    """One image before one judge, and what was read in the answers when it was recorded."""
 
     judge: str
     """The name under which the judge asked."""
@@ -29,7 +29,7 @@ class Transcript:
 
 
 def read_transcripts(path: Path) -> list[Transcript]:
-    """Out of a JSON-lines file; picture paths in it are relative to its folder. Raises RecordError for a bad line."""
+    """Out of a JSON-lines file; image paths in it are relative to its folder. Raises RecordError for a bad line."""
     return read_list(path, Transcript)
 
 
@@ -41,7 +41,7 @@ def write_transcripts(path: Path, transcripts: Sequence[Transcript]) -> None:
 class ScriptedModel:
     """Answers a question the k-th time with the k-th answer that the script has for it, then with the last.
 
-    The script is transcripts (questions are told apart by text, crop and picture; an unknown picture gets the answers
+    The script is transcripts (questions are told apart by text, crop and image; an unknown image gets the answers
     of any with the same text and crop), or answers by question text: one, or several for the first time, the second, …
     An unknown question is an AnswerError, or gets `default`.
     """

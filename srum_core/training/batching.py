@@ -1,4 +1,4 @@
-"""Which pictures are trained on in which step: a pure function of their sizes, the seed and the number of processes.
+"""Which images are trained on in which step: a pure function of their sizes, the seed and the number of processes.
 
 A batch is what one process computes at once, at most `budget` latent cells. A step is up to `width` batches, `width`
 being processes x accumulation. Steps never reach over the end of an epoch, so the last one of an epoch may be smaller.
@@ -12,11 +12,11 @@ from itertools import count, islice
 import torch
 
 Batch = tuple[int, ...]
-"""Indices of pictures."""
+"""Indices of images."""
 
 
 def pack(sizes: Sequence[int], order: Sequence[int], budget: int) -> list[Batch]:
-    """Cut `order` into batches of at most `budget` cells, in order; a picture beyond the budget is its own batch."""
+    """Cut `order` into batches of at most `budget` cells, in order; an image beyond the budget is its own batch."""
     batches: list[list[int]] = []
     room = 0
     for index in order:
@@ -29,7 +29,7 @@ def pack(sizes: Sequence[int], order: Sequence[int], budget: int) -> list[Batch]
 
 
 def epoch(sizes: Sequence[int], budget: int, width: int, seed: int) -> list[list[Batch]]:
-    """The steps of one epoch, every picture once, in an order drawn from `seed`."""
+    """The steps of one epoch, every image once, in an order drawn from `seed`."""
     order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()
     batches = pack(sizes, order, budget)
     return [batches[start : start + width] for start in range(0, len(batches), width)]

@@ -25,15 +25,15 @@ from srum_core.training.selection import WHOLE, within
 if TYPE_CHECKING:
     from srum_core.protocols import RewardMap, UnifiedModel
     from srum_core.records import Box, Candidate, Judgement
-    from srum_core.training.selection import Pictures
+    from srum_core.training.selection import Images
 
 CHUNK = 8
-"""Pictures encoded at once."""
+"""Images encoded at once."""
 
 
 @frozen
 class Latents:
-    """Latents of candidates in a folder. A file counts only for the pictures and adapter settings it was made from."""
+    """Latents of candidates in a folder. A file counts only for the images and adapter settings it was made from."""
 
     folder: Path
     made_by: str
@@ -67,17 +67,17 @@ class Latents:
         return rows, columns
 
     def window(self, candidate: Candidate) -> Box:
-        """The part of the picture that the grid covers (the model's `window`), out of the file's header."""
+        """The part of the image that the grid covers (the model's `window`), out of the file's header."""
         with self._opened(candidate) as file:
             stored = (file.metadata() or {}).get("window")
             return WHOLE if stored is None else tuple(json.loads(stored))
 
-    def fit(self, reward_map: RewardMap, pictures: Pictures) -> list[Judgement]:
+    def fit(self, reward_map: RewardMap, images: Images) -> list[Judgement]:
         """The judgements of what each latent covers of its image, which the map is fitted to where it has `fit`."""
-        pairs = zip(pictures.judgements, pictures.candidates, strict=True)
+        pairs = zip(images.judgements, images.candidates, strict=True)
         judgements = [within(judgement, self.window(candidate)) for judgement, candidate in pairs]
         if fit := getattr(reward_map, "fit", None):
-            fit(judgements, [self.grid(candidate) for candidate in pictures.candidates])
+            fit(judgements, [self.grid(candidate) for candidate in images.candidates])
         return judgements
 
     def load(self, candidate: Candidate) -> tuple[Tensor, Tensor | None]:
@@ -108,7 +108,7 @@ class Latents:
             raise unreadable(path, error) from error
 
     def _source(self, candidate: Candidate) -> str:
-        """A digest of the files and settings: a picture drawn again under the same id makes its latent stale."""
+        """A digest of the files and settings: an image drawn again under the same id makes its latent stale."""
         digest, files = hashlib.sha256(self.made_by.encode()), read_files(candidate)
         for path in (candidate.image, candidate.reference, *([candidate.latent] if candidate.latent else [])):
             digest.update(b"\0" if path is None else hashlib.sha256(files[path]).digest())
@@ -119,8 +119,8 @@ def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[st
     """Latents by name ("clean", "reference") per candidate: the one that it was drawn from where that was kept, else
     encoded. Raises TrainingError if a reference has another grid."""
     kept = {index: _kept(each.latent) for index, each in enumerate(candidates) if each.latent}
-    drawn = [open_image(each.image) for index, each in enumerate(candidates) if index not in kept]
-    made = iter(model.encode(drawn) if drawn else [])
+    generated = [open_image(each.image) for index, each in enumerate(candidates) if index not in kept]
+    made = iter(model.encode(generated) if generated else [])
     clean = [kept[index] if index in kept else next(made) for index in range(len(candidates))]
     out = [{"clean": _stored(latent)} for latent in clean]
     paired = [(index, candidate.reference) for index, candidate in enumerate(candidates) if candidate.reference]

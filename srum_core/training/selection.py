@@ -1,7 +1,7 @@
-"""Which of a round's judged pictures training reads, what their scores are measured against, and which part of each
-picture counts. No torch.
+"""Which of a round's judged images training reads, what their scores are measured against, and which part of each
+image counts. No torch.
 
-Nothing on disk is changed: it is a way of reading. A prompt's group is all judged pictures with the same words.
+Nothing on disk is changed: it is a way of reading. A prompt's group is all judged images with the same words.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @frozen
-class Pictures:
+class Images:
     """What there is to train on, in an order that depends on the ids alone."""
 
     candidates: list[Candidate]
     judgements: list[Judgement]
     unjudged: int
-    """Pictures left out: an answer about them could not be read."""
+    """Images left out: an answer about them could not be read."""
     below_least: int = 0
     """Left out by `select.least`."""
     not_best: int = 0
@@ -52,7 +52,7 @@ class Pictures:
         return {**judged, **left_out, "objects": self.objects, "objects_before": self.objects_before}
 
 
-def choose(run: Run, round: int) -> Pictures:
+def choose(run: Run, round: int) -> Images:
     """The candidates whose judgement holds no failure, as far as `select` lets them through. Raises TrainingError if
     there is none."""
     if not run.done("judge", round):
@@ -122,8 +122,8 @@ def duplicates(before: float | None, now: float | None) -> str:
     )
 
 
-def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictures:
-    """The pictures that the settings keep, in the given order, their scores measured against their prompt's group.
+def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Images:
+    """The images that the settings keep, in the given order, their scores measured against their prompt's group.
 
     `least`, `filter` and `best_of` look at the scores as they were given, and a group's mean is that of all its images,
     also of those that are left out. Raises TrainingError if nothing is left, RecordError without a global score."""
@@ -143,7 +143,7 @@ def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Pictur
         )
     chosen = {candidate.id for candidate, _ in _best(right, settings.best_of)}
     kept = [pair for pair in relative(pairs, settings.relative) if pair[0].id in chosen]
-    return Pictures(
+    return Images(
         [candidate for candidate, _ in kept],
         [judgement for _, judgement in kept],
         unjudged,
@@ -159,7 +159,7 @@ def relative(pairs: Sequence[Pair], how: str) -> list[Pair]:
     [-1, 1]; "none" leaves them.
 
     A group's global scores have one mean and all its regional scores another. Scores that are all the same become 0, a
-    prompt's only picture among them: where there is nothing to compare with, there is no evidence."""
+    prompt's only image among them: where there is nothing to compare with, there is no evidence."""
     if how == "none":
         return list(pairs)
     groups = _grouped(pairs)
@@ -203,7 +203,7 @@ def _best(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 
 def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """By the prompt's words: imported pictures have a prompt each, some with the same words."""
+    """By the prompt's words: imported images have a prompt each, some with the same words."""
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair[0].prompt.text, []).append(pair)
@@ -235,7 +235,7 @@ def _global_score(pair: Pair) -> float:
 
 def within(judgement: Judgement, window: Box) -> Judgement:
     """The judgement with its regions in fractions of `window` and cut to it. Regions that lie outside are left out,
-    with their scores; what was said of the whole picture stays."""
+    with their scores; what was said of the whole image stays."""
     if window == WHOLE:
         return judgement
     regions = [each for each in (_within(region, window) for region in judgement.regions) if each is not None]

@@ -31,7 +31,7 @@ from srum_core.training.batching import Batch
 from srum_core.training.checkpoint import STATE, Log, Saved
 from srum_core.training.latent_cache import Latents
 from srum_core.training.metrics import Guard, Tally, memory, refuse_infinite
-from srum_core.training.selection import Pictures, choose, duplicates
+from srum_core.training.selection import Images, choose, duplicates
 
 if TYPE_CHECKING:
     from srum_core.protocols import Loss, RewardMap, UnifiedModel
@@ -58,17 +58,17 @@ def train(run: Run, round: int) -> Path:
     trackers.check(run.settings.train.trackers)
     reward_map = run.registry.create("map", run.settings.map)
     objective = run.registry.create("loss", run.settings.loss)
-    pictures = choose(run, round)
+    images = choose(run, round)
     model = run.model(round - 1)
     accelerator = start(run, round, model)
     latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate", round)["adapter"]))
-    latents.prepare(model, pictures.candidates, accelerator.process_index, accelerator.num_processes)
+    latents.prepare(model, images.candidates, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
     announce = getattr(model, "before_training", None)
     if announce is not None:
-        announce(sorted({candidate.prompt.text for candidate in pictures.candidates}))
+        announce(sorted({candidate.prompt.text for candidate in images.candidates}))
 
-    trainer = Trainer(run, round, accelerator, model, pictures, latents, reward_map, objective)
+    trainer = Trainer(run, round, accelerator, model, images, latents, reward_map, objective)
     try:
         trainer.run_all()
         trainer.finish(result)
@@ -109,14 +109,14 @@ class Trainer:
     round: int
     accelerator: Accelerator
     model: UnifiedModel
-    pictures: Pictures
+    images: Images
     latents: Latents
     reward_map: RewardMap
     objective: Loss
     sizes: list[int] = field(init=False)
-    """Latent cells per picture."""
+    """Latent cells per image."""
     judgements: list[Judgement] = field(init=False)
-    """Of what each latent covers of its picture."""
+    """Of what each latent covers of its image."""
     tuned: lora.Tuned = field(init=False)
     denoiser: nn.Module = field(init=False)
     """`tuned.module` as accelerate wraps it."""
@@ -137,8 +137,8 @@ class Trainer:
 
     def __attrs_post_init__(self) -> None:
         run, settings, accelerator = self.run, self.run.settings, self.accelerator
-        self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.pictures.candidates)]
-        self.judgements = self.latents.fit(self.reward_map, self.pictures)
+        self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.images.candidates)]
+        self.judgements = self.latents.fit(self.reward_map, self.images)
         set_seed(run.round_seed("start of training", self.round))  # LoRA's first weights are random
         own = settings.train
         self.tuned = lora.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile)
@@ -169,7 +169,7 @@ class Trainer:
         self.warmup = min(len(steps) // 10, WARMUP) if settings.warmup < 0 else settings.warmup
         if self.accelerator.is_main_process:
             tell(self.outlook(len(steps)), NORMAL)
-            if warning := duplicates(self.pictures.objects_before, self.pictures.objects):
+            if warning := duplicates(self.images.objects_before, self.images.objects):
                 log.warning(warning)
         self.stop_if_warned()  # also when taken up again: what ran away does not come back by itself
         with progress(len(steps), f"train round {self.round}", self.done) as advance:
@@ -198,7 +198,7 @@ class Trainer:
 
     def outlook(self, planned: int) -> str:
         """What is about to be trained: steps, peak learning rate, parameters."""
-        settings, images = self.run.settings.train, len(self.pictures.candidates)
+        settings, images = self.run.settings.train, len(self.images.candidates)
         first = min(self.warmup, planned)
         peak = settings.lr * min(1.0, planned / max(self.warmup, 1))
         count = sum(parameter.numel() for parameter in self.tuned.parameters.values())
@@ -259,7 +259,7 @@ class Trainer:
         metrics: Metrics = {
             "step": self.done + 1,
             **means,
-            **self.pictures.counts(),
+            **self.images.counts(),
             "lr": rate,
             "gradient_norm": float(norm),
         }
@@ -270,8 +270,8 @@ class Trainer:
         return metrics
 
     def flow(self, batch: Batch) -> FlowStep:
-        """Noise a batch of pictures and ask the denoiser. What is random about a picture depends on the step and the
-        picture alone, not on its batch or process."""
+        """Noise a batch of images and ask the denoiser. What is random about an image depends on the step and the
+        image alone, not on its batch or process."""
         settings = self.run.settings.train
         schedule = evolve(self.model.recipe.schedule, shift=settings.shift)
         texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
@@ -279,16 +279,16 @@ class Trainer:
         for index, x in zip(batch, clean, strict=True):
             rng = torch.Generator().manual_seed(self.run.round_seed("noise", self.round, self.done, index))
             dropped = torch.rand((), generator=rng) < settings.text_dropout
-            texts.append(None if dropped else self.pictures.candidates[index].prompt.text)
+            texts.append(None if dropped else self.images.candidates[index].prompt.text)
             times.append(schedule.sample(1, rng))
             noise.append(torch.randn(x.shape, generator=rng))
         weight = [self.reward_map(self.judgements[i], x.shape[:2]) for i, x in zip(batch, clean, strict=True)]
         condition = self.model.condition(texts)
-        drawn = torch.cat(times)
-        return flow_step(self.denoiser, clean, condition, drawn, weight, noise, reference, self.beginning)
+        generated = torch.cat(times)
+        return flow_step(self.denoiser, clean, condition, generated, weight, noise, reference, self.beginning)
 
     def latent(self, index: int) -> tuple[Tensor, Tensor | None]:
-        clean, reference = self.latents.load(self.pictures.candidates[index])
+        clean, reference = self.latents.load(self.images.candidates[index])
         device = self.accelerator.device
         return clean.to(device), None if reference is None else reference.to(device)
 

@@ -29,23 +29,23 @@ def close(ours: Tensor, expected: Tensor, what: str = "", tolerance: float = 2e-
 
 
 @cache
-def _model(drawing_sides: tuple[int, int], vision_sides: tuple[int, int]) -> Bagel:
-    drawn = json.loads((folder() / "vae_config.json").read_text())
+def _model(generation_sides: tuple[int, int], vision_sides: tuple[int, int]) -> Bagel:
+    generated = json.loads((folder() / "vae_config.json").read_text())
     return Bagel(
         Options(
             checkpoint=str(folder() / "checkpoint"),
             device="cpu",
             dtype="float32",
-            drawing_sides=drawing_sides,
+            generation_sides=generation_sides,
             vision_sides=vision_sides,
-            latent_scale=drawn["scale_factor"],
-            latent_shift=drawn["shift_factor"],
+            latent_scale=generated["scale_factor"],
+            latent_shift=generated["shift_factor"],
         )
     )
 
 
 class Goldens:
-    """Reads files of the set; `model` is the checkpoint with the picture sizes a file states."""
+    """Reads files of the set; `model` is the checkpoint with the image sizes a file states."""
 
     def has(self, name: str) -> bool:
         return (folder() / name).is_file()
@@ -57,12 +57,12 @@ class Goldens:
         return load_file(folder() / name)
 
     def image(self, levels: Tensor) -> Image.Image:
-        """(h, w, 3) uint8 -> picture."""
+        """(h, w, 3) uint8 -> image."""
         return Image.fromarray(np.ascontiguousarray(levels.numpy()))
 
-    def model(self, drawn: dict[str, int] | None = None, seen: dict[str, int] | None = None) -> Bagel:
+    def model(self, generated: dict[str, int] | None = None, seen: dict[str, int] | None = None) -> Bagel:
         facts = self.json("understanding.json")
-        drawn, seen = drawn or facts["vae_transform"], seen or facts["vit_transform"]
-        model = _model((drawn["max"], drawn["min"]), (seen["max"], seen["min"]))
-        assert (model.stride, model.eye.patch) == (drawn["stride"], seen["stride"])
+        generated, seen = generated or facts["vae_transform"], seen or facts["vit_transform"]
+        model = _model((generated["max"], generated["min"]), (seen["max"], seen["min"]))
+        assert (model.stride, model.eye.patch) == (generated["stride"], seen["stride"])
         return model

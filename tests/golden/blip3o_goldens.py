@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from srum_blip3o.model import Blip3o
-from srum_blip3o.options import Drawing, Options
+from srum_blip3o.options import Sampling, Options
 
 TOLERANCE = 1e-4
 """Absolute; what the set itself calls generous."""
@@ -48,11 +48,11 @@ def image(name: str) -> Image.Image:
 @cache
 def model(train_queries: bool = True) -> Blip3o:
     """The checkpoint with the settings that the set's files state."""
-    seen, drawn = read_json("understanding.json")["image_processor"], read_json("decoder.json")
-    drawing = Drawing(
+    seen, generated = read_json("understanding.json")["image_processor"], read_json("decoder.json")
+    sampling = Sampling(
         guidance=read_json("sampling.json")["guidance_scale"],
-        decoder_steps=drawn["num_inference_steps"],
-        decoder_guidance=drawn["guidance_scale"],
+        decoder_steps=generated["num_inference_steps"],
+        decoder_guidance=generated["guidance_scale"],
     )
     return Blip3o(
         Options(
@@ -61,8 +61,8 @@ def model(train_queries: bool = True) -> Blip3o:
             dtype="float32",
             release=False,
             train_queries=train_queries,
-            size=(drawn["width"], drawn["height"]),
-            drawing=drawing,
+            size=(generated["width"], generated["height"]),
+            sampling=sampling,
             vision_pixels=(seen["min_pixels"], seen["max_pixels"]),
         )
     )
@@ -71,5 +71,5 @@ def model(train_queries: bool = True) -> Blip3o:
 def need() -> None:
     """Fail (or skip, where nobody asked for a set) if there is no BLIP3-o set."""
     if not folder().is_dir():
-        told = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
-        (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(told)
+        message = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
+        (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(message)

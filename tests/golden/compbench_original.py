@@ -59,7 +59,7 @@ def position_2d(relation: str | None, one: Box, other: Box) -> float:
 
 
 def score_2d(prompt: str, nouns: Sequence[str], detections: Sequence[Detection]) -> float:
-    """Of one picture. `nouns`: the prompt's nouns in order, first and last count. Below 0.5 it becomes 0, so one object
+    """Of one image. `nouns`: the prompt's nouns in order, first and last count. Below 0.5 it becomes 0, so one object
     alone never counts."""
     first, last = _objects(prompt, nouns)
     one = next((each for each in detections if each.label == first), None)
@@ -92,7 +92,7 @@ def score_3d(
     depth: Depth,
     axes: Literal["reference", "fixed"] = "reference",
 ) -> float:
-    """Of one picture. A label counts if it holds the noun; one object alone gives a quarter of its confidence."""
+    """Of one image. A label counts if it holds the noun; one object alone gives a quarter of its confidence."""
     first, last = _objects(prompt, nouns)
     one, other = _last_until_both(detections, first, last)
     if one and other:
@@ -157,7 +157,7 @@ def wanted(prompt: str, objects: Mapping[str, str]) -> list[tuple[str, int]]:
 
 
 def numeracy(prompt: str, detections: Sequence[Detection], objects: Mapping[str, str]) -> float:
-    """Of one picture: for each object asked for, half for being there and half for the right number of it."""
+    """Of one image: for each object asked for, half for being there and half for the right number of it."""
     asked = wanted(prompt, objects)
     if not asked:
         raise ConfigError(f'"{prompt}" asks for no number of any known object; the reference divides by zero here.')

@@ -44,7 +44,7 @@ def reference_overall(means: Mapping[str, float]) -> Overall:
 
 @frozen
 class Item:
-    """A picture that the SRUM authors' scorer looks at."""
+    """An image that the SRUM authors' scorer looks at."""
 
     question_id: int
     prompt: str
@@ -55,7 +55,7 @@ def items(folder: Path, strict: bool = True) -> list[Item]:
     """What the SRUM authors' scorer finds in a category's folder, by number.
 
     Raises ConfigError for a name that is no number, which makes the reference give up the category; with `strict` also
-    for a picture without a prompt (the reference leaves it out of the mean) and a prompt without a picture."""
+    for an image without a prompt (the reference leaves it out of the mean) and a prompt without an image."""
     where = folder / "samples" if (folder / "samples").is_dir() else folder
     names = [path.name for path in where.iterdir() if path.suffix.lower() in SUFFIXES]
     odd = sorted(name for name in names if not Path(name).stem.isdecimal())
@@ -89,6 +89,6 @@ def _refuse(where: Path, listed: Path, missing: Sequence[str], extra: Sequence[s
 
 
 def shares(total: int, workers: int) -> list[tuple[int, int, int]]:
-    """(worker, start, end) of the reference's shares of a category; the last end may lie behind the last picture."""
+    """(worker, start, end) of the reference's shares of a category; the last end may lie behind the last image."""
     each = -(-total // workers)
     return [(worker, worker * each, (worker + 1) * each) for worker in range(workers) if worker * each < total]

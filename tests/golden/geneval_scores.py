@@ -1,4 +1,4 @@
-"""GenEval's table: the share of correct pictures of each task, and the mean over tasks."""
+"""GenEval's table: the share of correct images of each task, and the mean over tasks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Task:
 
 @frozen
 class Summary:
-    """`tasks` in order of first appearance; `overall` is the mean of their scores, not of the pictures."""
+    """`tasks` in order of first appearance; `overall` is the mean of their scores, not of the images."""
 
     tasks: tuple[Task, ...]
-    pictures: int
+    images: int
     prompts: int
-    correct_pictures: float
+    correct_images: float
     correct_prompts: float
-    """The share of prompts with any correct picture."""
+    """The share of prompts with any correct image."""
     overall: float
 
 
 def summarise(rows: Sequence[tuple[str, str, bool]]) -> Summary:
-    """`rows`: (tag, prompt, correct) of every picture."""
+    """`rows`: (tag, prompt, correct) of every image."""
     tags = dict.fromkeys(tag for tag, _, _ in rows)
     by_tag = {tag: [correct for each, _, correct in rows if each == tag] for tag in tags}
     tasks = tuple(Task(tag, sum(each), len(each)) for tag, each in by_tag.items())

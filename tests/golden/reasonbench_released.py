@@ -14,9 +14,9 @@ def reference_model_score(dimension: str, rows: Sequence[Sequence[Any]]) -> tupl
     Lines that hold no numbers are left out, such as the summary of an earlier run."""
     groups = DIMENSIONS[dimension].groups
     kept = [numbers for row in rows if (numbers := _numbers(row[-len(groups) :])) is not None]
-    pictures = [dict(zip(groups, numbers, strict=True)) for numbers in kept]
-    accurate = sum(accuracy(dimension, each) for each in pictures) / len(pictures)
-    quality = sum(each[QUALITY] for each in pictures) / len(pictures)
+    images = [dict(zip(groups, numbers, strict=True)) for numbers in kept]
+    accurate = sum(accuracy(dimension, each) for each in images) / len(images)
+    quality = sum(each[QUALITY] for each in images) / len(images)
     return round(100 * accurate, 2), round(100 * quality, 2)
 
 

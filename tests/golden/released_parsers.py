@@ -17,7 +17,7 @@ _REGION = re.compile(r"Region ID:\s*(\d{1,300}+)(?!\d)", re.IGNORECASE)
 
 
 def layout(text: str) -> dict[str, Any]:
-    """Of the whole picture's arrangement; {} without a score. The reason is all that follows the score."""
+    """Of the whole image's arrangement; {} without a score. The reason is all that follows the score."""
     text = _said(text)
     score = _SCORE.search(text)
     if not score:
@@ -31,7 +31,7 @@ def layout(text: str) -> dict[str, Any]:
 
 
 def sample(text: str) -> dict[str, Any]:
-    """Of the picture as a whole."""
+    """Of the image as a whole."""
     return _fields(_said(text), _IMPRESSION)
 
 

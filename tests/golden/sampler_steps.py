@@ -1,4 +1,4 @@
-"""The sampler's steps, for scores along the way (paper, Figure 4): times, and the clean picture seen from each."""
+"""The sampler's steps, for scores along the way (paper, Figure 4): times, and the clean image seen from each."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from einops import rearrange
 from safetensors import safe_open
 from torch import Tensor
 
-from srum_bagel.options import Drawing
+from srum_bagel.options import Sampling
 from srum_bagel.sampling import Contexts, sample, time_grid
 from srum_bagel.vae import unpatchify
 from srum_bagel.vision import to_image, to_tensor
@@ -216,7 +216,7 @@ def test_sampling(bagel: Goldens, name: str) -> None:
     rows, columns = facts["image_height"] // model.stride, facts["image_width"] // model.stride
     noise = rearrange(tensors["initial_noise"], "(h w) c -> h w c", h=rows, w=columns)
     steps = []
-    latent = sample(model.denoiser, contexts, [noise], drawing(case["settings"]), lambda *each: steps.append(each))[0]
+    latent = sample(model.denoiser, contexts, [noise], sampling(case["settings"]), lambda *each: steps.append(each))[0]
     velocity = torch.stack([branches.used[0] for _, _, branches in steps])
     close(velocity, tensors[f"{name}.velocity"])
     close(torch.tensor([time for time, _, _ in steps]), tensors[f"{name}.timesteps"])
@@ -226,16 +226,16 @@ def test_sampling(bagel: Goldens, name: str) -> None:
             close(x[0], tensors[f"{name}.x_per_step"][step])
         if f"{name}.velocity_cond" in tensors:
             close(branches.full[0], tensors[f"{name}.velocity_cond"][step])
-        for kind, ours in (("cfg_text", branches.textless), ("cfg_img", branches.pictureless)):
+        for kind, ours in (("cfg_text", branches.textless), ("cfg_img", branches.imageless)):
             if f"{name}.step{step}.velocity_{kind}" in tensors:
                 close(ours[0], tensors[f"{name}.step{step}.velocity_{kind}"])
         scales = case["effective_scales"][step]
         assert (branches.textless is not None) == (scales["text"] > 1)
-        assert (branches.pictureless is not None) == (scales["img"] > 1)
+        assert (branches.imageless is not None) == (scales["img"] > 1)
     if f"{name}.decoded" in tensors:
-        picture = model.decode([latent])[0]
-        close(picture[None], tensors[f"{name}.decoded"])
-        levels = torch.tensor(np.asarray(to_image(picture)).tolist()).reshape(tensors[f"{name}.image_uint8"].shape)
+        image = model.decode([latent])[0]
+        close(image[None], tensors[f"{name}.decoded"])
+        levels = torch.tensor(np.asarray(to_image(image)).tolist()).reshape(tensors[f"{name}.image_uint8"].shape)
         assert (levels - tensors[f"{name}.image_uint8"].int()).abs().max() <= 1
 
 
@@ -245,31 +245,31 @@ def test_sampling_many_at_once_equals_one_by_one(bagel: Goldens) -> None:
     rows = facts["image_height"] // model.stride
     noise = rearrange(tensors["initial_noise"], "(h w) c -> h w c", h=rows)
     prompts = ["a", *(case["context_cond"][-1] for case in facts["cases"].values())][:4]
-    settings = drawing(next(iter(facts["cases"].values()))["settings"])
+    settings = sampling(next(iter(facts["cases"].values()))["settings"])
     noises = [noise.roll(shift, 0) for shift in range(len(prompts))]
-    together = sample(model.denoiser, model.drawing_contexts(prompts, [""] * len(prompts)), noises, settings)
+    together = sample(model.denoiser, model.generation_contexts(prompts, [""] * len(prompts)), noises, settings)
     for prompt, start, ours in zip(prompts, noises, together, strict=True):
-        close(ours, sample(model.denoiser, model.drawing_contexts([prompt], [""]), [start], settings)[0])
+        close(ours, sample(model.denoiser, model.generation_contexts([prompt], [""]), [start], settings)[0])
 
 
 def test_editing(bagel: Goldens) -> None:
-    """A picture in the context: as clean latent, as looked-at picture, then the request."""
+    """An image in the context: as clean latent, as looked-at image, then the request."""
     if not bagel.has("sampling_edit.json"):
         return
     facts, tensors = bagel.json("sampling_edit.json"), bagel.tensors("sampling_edit.safetensors")
     model = bagel.model(facts["vae_transform"], facts["vit_transform"])
     image = bagel.image(tensors["image_resized_uint8"])
-    picture = to_tensor(image)
-    latent = model.autoencoder.encode(picture[None], tensors["vae_encode_noise"])
+    image = to_tensor(image)
+    latent = model.autoencoder.encode(image[None], tensors["vae_encode_noise"])
     grid = rearrange(latent[0], "c (h p) (w q) -> h w (p q c)", p=model.patch, q=model.patch)
 
-    def context(pictures: bool, text: bool):
+    def context(images: bool, text: bool):
         out = model.denoiser.context(1)
-        if pictures:
+        if images:
             clean = model.denoiser.block(out, [grid])  # as latent cells at time 0
             model.denoiser.velocity(clean, [grid], torch.zeros(1))
             clean.keep(torch.ones_like(out.position))
-            model.denoiser.read_picture(out, model.look([image]))
+            model.denoiser.read_image(out, model.look([image]))
         if text:
             model.denoiser.read_text(out, [model.chat.frame(facts["text"])])
         return out
@@ -280,9 +280,9 @@ def test_editing(bagel: Goldens) -> None:
     assert int(contexts.full.position[0]) == facts["rope_position"]
     noise = rearrange(tensors["initial_noise"], "(h w) c -> h w c", h=facts["height"] // model.stride)
     steps = []
-    out = sample(model.denoiser, contexts, [noise], drawing(facts["settings"]), lambda *each: steps.append(each))[0]
+    out = sample(model.denoiser, contexts, [noise], sampling(facts["settings"]), lambda *each: steps.append(each))[0]
     first = steps[0][2]
-    for kind, ours in (("cond", first.full), ("cfg_text", first.textless), ("cfg_img", first.pictureless)):
+    for kind, ours in (("cond", first.full), ("cfg_text", first.textless), ("cfg_img", first.imageless)):
         close(ours[0], tensors[f"step0.velocity_{kind}"], kind)
     close(torch.stack([branches.used[0] for _, _, branches in steps]), tensors["velocity"])
     close(unpatchify(out[None], model.patch), tensors["final_latent_grid"])
@@ -305,23 +305,23 @@ def autoencoder_cases() -> list[str]:
 @torch.no_grad()
 def test_autoencoder(bagel: Goldens, name: str) -> None:
     net, tensors = bagel.model().autoencoder, bagel.tensors("vae.safetensors")
-    picture = tensors[f"{name}.image"]
-    close(torch.cat(net.posterior(picture), dim=1), tensors[f"{name}.encoder_output"])
-    close(net.encode(picture), tensors[f"{name}.latent_mean"])
-    close(net.encode(picture, tensors[f"{name}.noise"]), tensors[f"{name}.latent_sampled"])
+    image = tensors[f"{name}.image"]
+    close(torch.cat(net.posterior(image), dim=1), tensors[f"{name}.encoder_output"])
+    close(net.encode(image), tensors[f"{name}.latent_mean"])
+    close(net.encode(image, tensors[f"{name}.noise"]), tensors[f"{name}.latent_sampled"])
     close(net.decode(tensors[f"{name}.latent_mean"]), tensors[f"{name}.decoded_from_mean"])
 
 
 def test_sizes_read_from_the_weights(bagel: Goldens) -> None:
     """What the published layout leaves to code is found in the shapes of the weights."""
-    stated, drawn = bagel.json("bagel_config.json"), bagel.json("vae_config.json")
+    stated, generated = bagel.json("bagel_config.json"), bagel.json("vae_config.json")
     model = bagel.model()
     sizes = model.autoencoder.sizes
-    assert sizes.widths == tuple(drawn["ch"] * m for m in drawn["ch_mult"])
+    assert sizes.widths == tuple(generated["ch"] * m for m in generated["ch_mult"])
     assert (sizes.blocks, sizes.channels, sizes.factor) == (
-        drawn["num_res_blocks"],
-        drawn["z_channels"],
-        drawn["downsample"],
+        generated["num_res_blocks"],
+        generated["z_channels"],
+        generated["downsample"],
     )
     assert (model.patch, model.denoiser.side) == (stated["latent_patch_size"], stated["max_latent_size"])
     assert model.eye.side == stated["vit_max_num_patch_per_side"]
@@ -331,12 +331,12 @@ def read(model, texts: list[str]):
     return model.read(*[[text] for text in texts]) if texts else model.denoiser.context(1)
 
 
-def drawing(settings: dict) -> Drawing:
-    return Drawing(
+def sampling(settings: dict) -> Sampling:
+    return Sampling(
         steps=settings["num_timesteps"],
         shift=settings["timestep_shift"],
         guidance=settings["cfg_text_scale"],
-        picture_guidance=settings["cfg_img_scale"],
+        image_guidance=settings["cfg_img_scale"],
         interval=tuple(settings["cfg_interval"]),
         renorm=settings["cfg_renorm_type"],
         renorm_min=settings["cfg_renorm_min"],

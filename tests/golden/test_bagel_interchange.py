@@ -82,7 +82,7 @@ def test_the_released_map_of_an_imported_record_is_the_reference_s(goldens: Path
         refused = case["status"] == "sample_dropped" or beyond or not scores
         assert isinstance(found, Bad) == refused, case["name"]
         if isinstance(found, Bad) or [case["map_width"], case["map_height"]] != case["image_size"]:
-            continue  # the reference applies a box's numbers to the resized picture, whatever its size was
+            continue  # the reference applies a box's numbers to the resized image, whatever its size was
         grid = case["map_height"] // stride, case["map_width"] // stride
         ours = released(Judgement("x", found.regions, found.scores), grid)
         assert off(ours, torch.tensor(case["token_grid"])) <= 1e-5, case["name"]

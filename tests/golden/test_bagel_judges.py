@@ -90,7 +90,7 @@ def test_every_region_is_read_as_a_careful_reader_would(texts: list[dict[str, An
         assert all(reading.why for reading in readings.values() if reading.value is None), entry["name"]
 
 
-def test_every_whole_picture_score_is_read_as_a_careful_reader_would(texts: list[dict[str, Any]]) -> None:
+def test_every_whole_image_score_is_read_as_a_careful_reader_would(texts: list[dict[str, Any]]) -> None:
     for entry in texts:
         ours = read_whole(entry["text"], require_reason=False)
         assert ours.value == plain_score(spoken(entry["text"])), entry["name"]
@@ -114,7 +114,7 @@ def test_regions_agree_with_the_reference_wherever_its_reading_is_sound(texts: l
     assert agreed
 
 
-def test_whole_picture_agrees_with_the_reference_wherever_its_reading_is_sound(texts: list[dict[str, Any]]) -> None:
+def test_whole_image_agrees_with_the_reference_wherever_its_reading_is_sound(texts: list[dict[str, Any]]) -> None:
     agreed = 0
     for entry in texts:
         theirs = entry["global_layout"]

@@ -1,4 +1,4 @@
-"""Tokenisation, picture sizes, the picture tower and text generation against the reference implementation."""
+"""Tokenisation, image sizes, the image tower and text generation against the reference implementation."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_attention_patterns(bagel: Goldens) -> None:
         assert rows == case["allowed"], order
 
 
-def test_picture_sizes(bagel: Goldens) -> None:
+def test_image_sizes(bagel: Goldens) -> None:
     cases = bagel.json("masks_and_sizes.json")["image_sizes"]
     assert cases
     for case in cases:
@@ -76,7 +76,7 @@ def test_picture_sizes(bagel: Goldens) -> None:
 
 def test_resizes_and_patches(bagel: Goldens) -> None:
     model, tensors = bagel.model(), bagel.tensors("understanding.safetensors")
-    first = model.drawn_size.resize(bagel.image(tensors["raw_image_uint8"]))
+    first = model.generated_size.resize(bagel.image(tensors["raw_image_uint8"]))
     close(to_tensor(first), to_tensor(bagel.image(tensors["resized_image_uint8"])), tolerance=0)
     pixels = to_tensor(model.seen_size.resize(first))
     close(pixels, tensors["pixel_values"], tolerance=1e-5)
@@ -107,7 +107,7 @@ def read(bagel: Goldens, name: str):
         model.denoiser.read_text(context, [model.chat.frame(text)])
     if facts["has_image"]:
         raw = bagel.image(bagel.tensors("understanding.safetensors")["raw_image_uint8"])
-        model.denoiser.read_picture(context, model.look([raw]))
+        model.denoiser.read_image(context, model.look([raw]))
     for text in facts["context_text_after"]:
         model.denoiser.read_text(context, [model.chat.frame(text)])
     return model, facts, context
@@ -135,7 +135,7 @@ def test_greedy_text(bagel: Goldens, name: str) -> None:
 
 
 def test_answers_many_at_once_equal_one_by_one(bagel: Goldens, tmp_path) -> None:
-    """Questions and pictures of different sizes in one batch, each row stopping on its own."""
+    """Questions and images of different sizes in one batch, each row stopping on its own."""
     model, tensors = bagel.model(), bagel.tensors("understanding.safetensors")
     raw = bagel.image(tensors["raw_image_uint8"])
     raw.save(tmp_path / "a.png")

@@ -81,8 +81,8 @@ def rewards(goldens: Path) -> dict[str, Any]:
 
 
 def judgement(case: dict[str, Any]) -> Judgement:
-    """The record as ours: boxes as fractions of the picture the map is made for, since the reference applies a box's
-    pixel numbers to the resized picture. What the reference skips (no proper box) never becomes a `Region` of ours."""
+    """The record as ours: boxes as fractions of the image the map is made for, since the reference applies a box's
+    pixel numbers to the resized image. What the reference skips (no proper box) never becomes a `Region` of ours."""
     width, height = case["map_width"], case["map_height"]
     regions: list[Region] = []
     scores: list[Score] = []

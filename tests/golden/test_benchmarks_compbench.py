@@ -63,15 +63,15 @@ def test_composite_and_overall_are_the_references(case: Any) -> None:
 def test_a_folder_is_scored_as_by_the_reference(case: Any, tmp_path: Path) -> None:
     given, expected = case["input"], case["expected"]
     folder = tmp_path / f"color_50{given.get('variant', '_think')}"
-    pictures = folder / "samples" if given.get("samples") else folder
-    pictures.mkdir(parents=True)
+    images = folder / "samples" if given.get("samples") else folder
+    images.mkdir(parents=True)
     lines = tmp_path / "color_50_think" / "output.jsonl"
     lines.parent.mkdir(exist_ok=True)
     known = [item for item in given["items"] if item["prompt"] is not None]
     records = [{"image_file": item["file"], "original_prompt": item["prompt"]} for item in known]
     lines.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     for item in given["items"]:
-        (pictures / item["file"]).write_bytes(b"picture")
+        (images / item["file"]).write_bytes(b"picture")
     items = released.items(folder, strict=False)[given.get("start", 0) : given.get("end") : given.get("step", 1)]
     replies = {item["file"]: item["reply"] for item in given["items"]}
     scores = [scoring.reference_score(replies[item.path.name]) for item in items]
@@ -116,7 +116,7 @@ def test_a_position_in_the_plane(case: Any) -> None:
 
 
 @pytest.mark.parametrize("case", cases("t2i_compbench_original", "score_2d"))
-def test_a_picture_with_a_relation_in_the_plane(case: Any) -> None:
+def test_an_image_with_a_relation_in_the_plane(case: Any) -> None:
     given = case["input"]
     ours = original.score_2d(given["prompt"], given["nouns_in_order"], detections(given["detections"]))
     assert ours == near(case["expected"])
@@ -132,14 +132,14 @@ def test_a_position_in_space(case: Any) -> None:
 
 
 @pytest.mark.parametrize("case", cases("t2i_compbench_original", "score_3d"))
-def test_a_picture_with_a_relation_in_space(case: Any) -> None:
+def test_an_image_with_a_relation_in_space(case: Any) -> None:
     given = case["input"]
     found, depth = detections(given["detections"]), np.array(given["depth_rows"])
     assert original.score_3d(given["prompt"], given["nouns_in_order"], found, depth) == near(case["expected"])
 
 
 @pytest.mark.parametrize("case", cases("t2i_compbench_original", "numeracy"))
-def test_a_picture_with_numbers_of_things(case: Any) -> None:
+def test_an_image_with_numbers_of_things(case: Any) -> None:
     lines = [pair.replace(" ", " - ") for pair in OBJECTS.replace("\n", ";").split(";")]
     given = case["input"]
     ours = original.numeracy(given["prompt"], detections(given["detections"]), original.read_objects(lines))
@@ -165,8 +165,8 @@ def test_complex_prompts_have_the_mean_of_their_parts() -> None:
 def test_levels_become_a_score(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     ours = {
-        picture: original.level_score(given["category"], list(answers.values()))
-        for picture, answers in given["answers"].items()
+        image: original.level_score(given["category"], list(answers.values()))
+        for image, answers in given["answers"].items()
     }
     assert ours == near(expected["per_image_0_100"])
     assert sum(ours.values()) / len(ours) == near(expected["mean"])

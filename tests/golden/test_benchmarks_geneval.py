@@ -30,7 +30,7 @@ def detections(given: dict[str, Any]) -> list[Detection]:
 
 
 @pytest.mark.parametrize("case", cases("geneval", "evaluate_image"))
-def test_a_picture_is_judged_as_by_the_reference(case: Any) -> None:
+def test_an_image_is_judged_as_by_the_reference(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     limits = scoring.Thresholds(**{OPTIONS[name]: value for name, value in given.get("options", {}).items()})
     verdict = scoring.evaluate(detections(given), given["metadata"], limits)
@@ -74,8 +74,8 @@ def test_the_table(case: Any) -> None:
     expected = case["expected"]
     rows = [(row["tag"], str(row["prompt_index"]), row["correct"]) for row in case["input"]["rows"]]
     found = scores.summarise(rows)
-    assert (found.pictures, found.prompts) == (expected["total_images"], expected["total_prompts"])
-    assert f"{found.correct_pictures:.2%}" == expected["pct_correct_images"]
+    assert (found.images, found.prompts) == (expected["total_images"], expected["total_prompts"])
+    assert f"{found.correct_images:.2%}" == expected["pct_correct_images"]
     assert f"{found.correct_prompts:.2%}" == expected["pct_correct_prompts"]
     tasks = [[task.tag, f"{task.score:.2%}", task.correct, task.total] for task in found.tasks]
     assert tasks == expected["tasks_in_order_of_appearance"]

@@ -117,11 +117,11 @@ def candidate(prompt: Prompt) -> Candidate:
     return Candidate("c", prompt, Path("c.png"), (8, 8), 0)
 
 
-def test_wise_finds_the_pictures_that_the_original_finds_and_asks_as_much(tmp_path: Path) -> None:
+def test_wise_finds_the_images_that_the_original_finds_and_asks_as_much(tmp_path: Path) -> None:
     golden = table("discovery", "wise")
     for name in golden["files_present"]:
         (tmp_path / name).write_bytes(b"")
-    assert wise_released.pictures(tmp_path) == golden["prompt_ids_scored"]
+    assert wise_released.images(tmp_path) == golden["prompt_ids_scored"]
     prompt = Prompt("1", "p", {"category": "CULTURE", "group": "cultural", "explanation": "e"})
     (question,) = Wise(WiseOptions()).questions(candidate(prompt))
     shape = golden["request_shape"]
@@ -189,10 +189,10 @@ def test_each_group_is_asked_after_the_description_alone() -> None:
     golden = table("reasonbench", "conversation_structure_idiom")
     groups = {name: [["q", "c"]] for name in DIMENSIONS["idiom"].groups}
     prompt = Prompt("idiom-0001", "p", {"dimension": "idiom", "number": 1, "criteria": groups})
-    benchmark, picture = ReasonBench(ReasonBenchOptions()), candidate(prompt)
-    first = list(benchmark.questions(picture))
-    later = list(benchmark.further(picture, ["a dog"]))
-    assert not benchmark.further(picture, ["a dog", *("a" for _ in later)])
+    benchmark, image = ReasonBench(ReasonBenchOptions()), candidate(prompt)
+    first = list(benchmark.questions(image))
+    later = list(benchmark.further(image, ["a dog"]))
+    assert not benchmark.further(image, ["a dog", *("a" for _ in later)])
     roles = [[*(role for _ in each.history for role in ("user", "assistant")), "user"] for each in (*first, *later)]
     assert roles == golden["roles_per_call"]
     assert len(roles) == golden["turns_per_image"]

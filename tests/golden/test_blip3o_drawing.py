@@ -55,16 +55,16 @@ def test_sampling(stored: dict[str, Tensor], run: str) -> None:
     seen: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         states = model().denoiser.reader.states(model().denoiser.latent_queries, [ids(stored, run)])
-    drawing = attrs.evolve(model().options.drawing, steps=steps)
-    out = sample(model().denoiser, states, stored[f"{run}.initial_noise"], drawing, lambda *each: seen.append(each))
+    sampling = attrs.evolve(model().options.sampling, steps=steps)
+    out = sample(model().denoiser, states, stored[f"{run}.initial_noise"], sampling, lambda *each: seen.append(each))
     assert len(seen) == steps
     given = torch.stack([timestep for _, timestep, _, _ in seen])
     assert torch.equal(given, stored[f"{run}.timesteps_given_to_head"])
     for row, index in enumerate(kept):
-        x, _, without, told = seen[index]
+        x, _, without, message = seen[index]
         close(x[0], stored[f"{run}.latents_before_step"][row], f"state {index}")
         close(without[0], stored[f"{run}.pred_uncond"][row], f"unconditional {index}")
-        close(told[0], stored[f"{run}.pred_cond"][row], f"conditional {index}")
+        close(message[0], stored[f"{run}.pred_cond"][row], f"conditional {index}")
     close(rearrange(out, "n c h w -> n (h w) c"), stored[f"{run}.features"], "features")
 
 
@@ -73,8 +73,8 @@ def test_prompts_of_different_lengths_share_a_batch(stored: dict[str, Tensor]) -
     noise = torch.cat([stored[f"{run}.initial_noise"] for run in runs])
     with torch.no_grad():
         states = model().denoiser.reader.states(model().denoiser.latent_queries, [ids(stored, run) for run in runs])
-    drawing = attrs.evolve(model().options.drawing, steps=len(stored["six_steps.timesteps_given_to_head"]))
-    out = rearrange(sample(model().denoiser, states, noise, drawing), "n c h w -> n (h w) c")
+    sampling = attrs.evolve(model().options.sampling, steps=len(stored["six_steps.timesteps_given_to_head"]))
+    out = rearrange(sample(model().denoiser, states, noise, sampling), "n c h w -> n (h w) c")
     close(out, torch.cat([stored[f"{run}.features"] for run in runs]), "features")
 
 
@@ -82,13 +82,13 @@ def test_prompts_of_different_lengths_share_a_batch(stored: dict[str, Tensor]) -
 
 
 def test_decoding(stored: dict[str, Tensor]) -> None:
-    """Every call of the UNet, the latents and the picture."""
+    """Every call of the UNet, the latents and the image."""
     expected, decoder, calls = tensors("decoder"), model().parts["decoder"], list[tuple[object, ...]]()
     unet = decoder.pipeline.unet
     hook = unet.register_forward_hook(lambda _, given, kw, out: calls.append((given, kw, out)), with_kwargs=True)
     latents = decoder.latents(
         stored["six_steps.features"], stored["empty_prompt.features"], expected["initial_noise"],
-        model().options.drawing,
+        model().options.sampling,
     )  # fmt: skip
     hook.remove()
     assert len(calls) == len(expected["timesteps"])
@@ -107,10 +107,10 @@ def test_decoding(stored: dict[str, Tensor]) -> None:
 
 
 def test_features_are_decoded_side_by_side(stored: dict[str, Tensor]) -> None:
-    """In a batch of two the first picture is what it is alone."""
+    """In a batch of two the first image is what it is alone."""
     expected, decoder = tensors("decoder"), model().parts["decoder"]
     features = torch.cat([stored["six_steps.features"], stored["empty_prompt.features"]])
     negative = stored["empty_prompt.features"].expand_as(features)
     noise = torch.cat([expected["initial_noise"], expected["initial_noise"].flip(-1)])
-    latents = decoder.latents(features, negative, noise, model().options.drawing)
+    latents = decoder.latents(features, negative, noise, model().options.sampling)
     close(latents[:1], expected["final_latents"], "final_latents")

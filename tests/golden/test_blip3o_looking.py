@@ -20,15 +20,15 @@ def stored() -> dict[str, Tensor]:
 
 
 def asked(stored: dict[str, Tensor], *kinds: str) -> dict[str, Tensor]:
-    """The set's questions, about the picture or about nothing, side by side."""
+    """The set's questions, about the image or about nothing, side by side."""
     rows = [stored[f"{kind}.input_ids"][0].tolist() for kind in kinds]
-    pictures = model().eyes.patches([image("understand_0").convert("RGB")]) if "image" in kinds else None
-    return ask(model().words, rows, pictures, model().device)
+    images = model().eyes.patches([image("understand_0").convert("RGB")]) if "image" in kinds else None
+    return ask(model().words, rows, images, model().device)
 
 
 def test_the_question_is_framed(stored: dict[str, Tensor]) -> None:
-    told = read_json("understanding.json")["prompt_text"].split("<|vision_end|>")[1].split("<|im_end|>")[0]
-    ids = model().words.question(told, cells(stored["image.image_grid_thw"][0]))
+    message = read_json("understanding.json")["prompt_text"].split("<|vision_end|>")[1].split("<|im_end|>")[0]
+    ids = model().words.question(message, cells(stored["image.image_grid_thw"][0]))
     assert ids == stored["image.input_ids"][0].tolist()
     text = model().words.tokenizer.decode(stored["text.input_ids"][0].tolist())
     plain = text.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]

@@ -39,7 +39,7 @@ def stacked(cells: list[Tensor]) -> Tensor:
     return rearrange(torch.stack(cells), "n h w c -> n c h w")
 
 
-def told(stored: dict[str, Tensor], captions: list[str], case: str) -> list[str | None]:
+def message(stored: dict[str, Tensor], captions: list[str], case: str) -> list[str | None]:
     dropped = stored[f"{case}.drop_mask"].bool().tolist()
     return [None if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
 
@@ -47,7 +47,7 @@ def told(stored: dict[str, Tensor], captions: list[str], case: str) -> list[str 
 def step(stored: dict[str, Tensor], captions: list[str], case: str, weight: list[Tensor] | None = None) -> FlowStep:
     """One training step of the core on the set's own targets, noise and noise levels."""
     return flow_step(
-        model().denoiser, grids(stored["target_features"]), model().condition(told(stored, captions, case)),
+        model().denoiser, grids(stored["target_features"]), model().condition(message(stored, captions, case)),
         stored[f"{case}.sigmas"], weight, noise=grids(stored[f"{case}.noise"]),
     )  # fmt: skip
 
@@ -99,7 +99,7 @@ def test_conditions(stored: dict[str, Tensor], captions: list[str], case: str, t
     one = model(train_queries)
     with torch.no_grad():
         close(one.denoiser.conditions(one.condition(captions)), stored[f"{case}.condition_before_drop"])
-        close(one.denoiser.conditions(one.condition(told(stored, captions, case))), stored[f"{case}.condition"])
+        close(one.denoiser.conditions(one.condition(message(stored, captions, case))), stored[f"{case}.condition"])
 
 
 # ---- what is learned -------------------------------------------------------------------------------------------------
@@ -107,12 +107,12 @@ def test_conditions(stored: dict[str, Tensor], captions: list[str], case: str, t
 
 def test_targets(stored: dict[str, Tensor], captions: list[str]) -> None:
     found = model().parts["feature tower"]
-    pictures = [image(f"train_{row}") for row in range(len(captions))]
-    pixels = torch.stack([eva.preprocess(picture.convert("RGB"), found.sizes.image) for picture in pictures])
+    images = [image(f"train_{row}") for row in range(len(captions))]
+    pixels = torch.stack([eva.preprocess(image.convert("RGB"), found.sizes.image) for image in images])
     close(pixels, stored["gen_pixel_values"], "gen_pixel_values")
     with torch.no_grad():
         close(found(pixels), stored["eva_features_raw"], "eva_features_raw")
-    close(stacked(model().encode(pictures)), stored["target_features"], "target_features")
+    close(stacked(model().encode(images)), stored["target_features"], "target_features")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -84,8 +84,8 @@ def _files() -> dict[str, tuple[int, int]]:
     return {"cultural": (1, 400), "spatio-temporal": (401, 700), "science": (701, 1000)}
 
 
-def pictures(folder: Path) -> list[int]:
-    """The ids whose picture the scorers find: no leading zeros, png only."""
+def images(folder: Path) -> list[int]:
+    """The ids whose image the scorers find: no leading zeros, png only."""
     return [identity for identity in _ids(LEGACY) if (folder / f"{identity}.png").exists()]
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 
-def pictures(doc: dict[str, Any]) -> list[Image.Image]:
-    picture = Image.new("RGB", (32, 32), "white")
-    ImageDraw.Draw(picture).ellipse((10, 10, 21, 21), fill=doc["colour"])
-    return [picture]
+def images(doc: dict[str, Any]) -> list[Image.Image]:
+    image = Image.new("RGB", (32, 32), "white")
+    ImageDraw.Draw(image).ellipse((10, 10, 21, 21), fill=doc["colour"])
+    return [image]
 
 
 def question(doc: dict[str, Any], kwargs: dict[str, Any] | None = None) -> str:

@@ -1,1 +1,1 @@
-"""T2I-CompBench: the picture-by-picture protocol of the SRUM authors, and the original formulas. No torch."""
+"""T2I-CompBench: the image-by-image protocol of the SRUM authors, and the original formulas. No torch."""

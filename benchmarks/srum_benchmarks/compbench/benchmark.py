@@ -50,12 +50,12 @@ class CompBench:
     def item(self, prompt: Prompt) -> tuple[str, str]:
         return prompt.tags["category"], prompt.id
 
-    def reference_seed(self, prompt: Prompt, picture: int) -> int:
-        """T2I-CompBench's own, 42 for the first picture of every prompt; the SRUM authors seed once per process."""
-        return 42 + picture
+    def reference_seed(self, prompt: Prompt, image: int) -> int:
+        """T2I-CompBench's own, 42 for the first image of every prompt; the SRUM authors seed once per process."""
+        return 42 + image
 
-    def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
-        return layout.for_srum(pictures) if target == "compbench-srum" else layout.for_original(pictures)
+    def layout(self, target: str, images: Sequence[tuple[int, Candidate]]) -> Layout:
+        return layout.for_srum(images) if target == "compbench-srum" else layout.for_original(images)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference` is what the released code would count; without `score` the answer could not be read."""

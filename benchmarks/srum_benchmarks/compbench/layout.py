@@ -1,4 +1,4 @@
-"""Folders of pictures: that of the SRUM authors' scorer, and that of the original scorers. No torch."""
+"""Folders of images: that of the SRUM authors' scorer, and that of the original scorers. No torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Layout
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-ORIGINAL_PICTURES = 10
-"""Pictures of each prompt in the original protocol."""
+ORIGINAL_IMAGES = 10
+"""Images of each prompt in the original protocol."""
 
 
 def srum_path(category: str, question_id: str, think: bool) -> Path:
@@ -31,18 +31,18 @@ def srum_line(candidate: Candidate) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-def original_path(category: str, prompt: str, line: int, picture: int) -> Path:
-    """Scorers split the name at its first underscore, and count pictures on across prompts."""
+def original_path(category: str, prompt: str, line: int, image: int) -> Path:
+    """Scorers split the name at its first underscore, and count images on across prompts."""
     if "/" in prompt or "_" in prompt:
         raise ConfigError(
             f'The original T2I-CompBench scorers cannot read "{prompt}" out of a file name: it holds / or _.'
         )
-    return Path(category) / "samples" / f"{prompt}_{ORIGINAL_PICTURES * line + picture:06d}.png"
+    return Path(category) / "samples" / f"{prompt}_{ORIGINAL_IMAGES * line + image:06d}.png"
 
 
-def for_srum(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
-    """The first picture of each prompt. The lists lie in the `_think` folders, also of a run without thinking."""
-    first = [candidate for number, candidate in pictures if number == 0]
+def for_srum(images: Sequence[tuple[int, Candidate]]) -> Layout:
+    """The first image of each prompt. The lists lie in the `_think` folders, also of a run without thinking."""
+    first = [candidate for number, candidate in images if number == 0]
     think = any(candidate.thought for candidate in first)
     links, lines = {}, dict[Path, str]()
     for candidate in first:
@@ -50,26 +50,26 @@ def for_srum(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
         links[srum_path(category, candidate.prompt.id, think)] = candidate.image
         listed = srum_path(category, "", True).with_name("output.jsonl")
         lines[listed] = lines.get(listed, "") + srum_line(candidate) + "\n"
-    return Layout(links, lines, _pictures_in)
+    return Layout(links, lines, _images_in)
 
 
-def for_original(pictures: Sequence[tuple[int, Candidate]]) -> Layout:
-    """Raises ConfigError for more pictures of a prompt than the names have room for."""
-    if any(number >= ORIGINAL_PICTURES for number, _ in pictures):
+def for_original(images: Sequence[tuple[int, Candidate]]) -> Layout:
+    """Raises ConfigError for more images of a prompt than the names have room for."""
+    if any(number >= ORIGINAL_IMAGES for number, _ in images):
         raise ConfigError(
-            f"T2I-CompBench counts {ORIGINAL_PICTURES} pictures of each prompt and has no names for more: set "
-            f"evaluate.pictures to {ORIGINAL_PICTURES} at most."
+            f"T2I-CompBench counts {ORIGINAL_IMAGES} pictures of each prompt and has no names for more: set "
+            f"evaluate.images to {ORIGINAL_IMAGES} at most."
         )
     links = {
         original_path(each.prompt.tags["category"], each.prompt.text, each.prompt.tags["line"], number): each.image
-        for number, each in pictures
+        for number, each in images
     }
-    # its scorers take whatever lies there for a picture, and read a number out of its name
+    # its scorers take whatever lies there for an image, and read a number out of its name
     return Layout(links, {}, lambda folder: [path.relative_to(folder) for path in folder.glob("*/samples/*")])
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    """What the SRUM authors' scorer takes for pictures: those in `samples` where there is such a folder, else those
+def _images_in(folder: Path) -> list[Path]:
+    """What the SRUM authors' scorer takes for images: those in `samples` where there is such a folder, else those
     beside it."""
     own = [each for each in folder.glob("*_50_*") if each.is_dir()]
     where = [each / "samples" if (each / "samples").is_dir() else each for each in own]

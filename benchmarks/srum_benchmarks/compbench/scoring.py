@@ -1,4 +1,4 @@
-"""The protocol of the SRUM authors: one grade from 0 to 100 a picture, the same rubric for all categories.
+"""The protocol of the SRUM authors: one grade from 0 to 100 an image, the same rubric for all categories.
 
 Their parser and their means are kept exactly (`reference_…`). Ours leaves out what is no grade from 0 to 100.
 """

@@ -18,7 +18,7 @@ from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, R
 
 
 class GenEval:
-    """Raises ConfigError for a folder without the prompts, and for pictures that no detector looked at."""
+    """Raises ConfigError for a folder without the prompts, and for images that no detector looked at."""
 
     judge: ClassVar[str] = "mask2former"
     layouts: ClassVar[Mapping[str, str]] = {"geneval": "GenEval's evaluation/evaluate_images.py, and copies of it"}
@@ -50,12 +50,12 @@ class GenEval:
     def item(self, prompt: Prompt) -> tuple[str, str]:
         return prompt.tags["tag"], str(int(prompt.id))
 
-    def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
-        """Pictures by prompt, each folder with the prompt's own line."""
-        links = {path(each.prompt.id, number): each.image for number, each in pictures}
+    def layout(self, target: str, images: Sequence[tuple[int, Candidate]]) -> Layout:
+        """Images by prompt, each folder with the prompt's own line."""
+        links = {path(each.prompt.id, number): each.image for number, each in images}
         lines = {
             Path(each.prompt.id) / "metadata.jsonl": json.dumps(each.prompt.tags["metadata"]) + "\n"
-            for _, each in pictures
+            for _, each in images
         }
         return Layout(links, lines, scored_files)
 
@@ -75,7 +75,7 @@ class GenEval:
         return self._seen.of(candidate.image), ""
 
     def table(self, scored: Scored) -> Sequence[Row]:
-        """One row a task, their mean, and the share of prompts with any correct picture."""
+        """One row a task, their mean, and the share of prompts with any correct image."""
         cells = summary.cells(scored, "correct")
         readable = summary.coverage(cells)
         kind, detector = f"{self.options.prompts} prompts", self.options.detector
@@ -85,14 +85,14 @@ class GenEval:
         rows = [summary.row(tag, [(1.0, part)], note) for tag, part in parts.items()]
         if parts:
             rows.append(summary.row("overall", summary.equal(parts.values()), note))
-            rows.append(summary.row("pictures", [(1.0, summary.part(cells))], note))
+            rows.append(summary.row("images", [(1.0, summary.part(cells))], note))
             rows.append(summary.row("any of a prompt", [(1.0, _any(cells))], note))
         return [*rows, Row("readable", readable, len(scored), note=note)]
 
 
-def path(prompt: str, picture: int) -> Path:
-    """Where GenEval's scorer looks for picture number `picture` (from 0) of a prompt with this id."""
-    return Path(prompt) / "samples" / f"{picture:05d}.png"
+def path(prompt: str, image: int) -> Path:
+    """Where GenEval's scorer looks for image number `image` (from 0) of a prompt with this id."""
+    return Path(prompt) / "samples" / f"{image:05d}.png"
 
 
 def scored_files(folder: Path) -> list[Path]:

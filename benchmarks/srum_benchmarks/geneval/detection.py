@@ -30,7 +30,7 @@ LEAST, MOST = Thresholds().score, Thresholds().most
 
 
 class Mask2Former:
-    """Both networks are loaded when the first picture is looked at.
+    """Both networks are loaded when the first image is looked at.
 
     Raises PluginError without scipy and for questions that are not GenEval's, CheckpointError for checkpoints of
     another kind and for a detector that does not know what a prompt asks for."""
@@ -43,7 +43,7 @@ class Mask2Former:
             )
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """Pictures of one size are looked at together."""
+        """Images of one size are looked at together."""
         wanted = [self._understood(each) for each in questions]
         images = [open_rgb(each.image) for each in questions]
         return [
@@ -91,8 +91,8 @@ class Mask2Former:
 
 
 def crop(image: Image, box: Box, mask: Mask | None = None, background: str = GREY, cut: bool = True) -> Image:
-    """The picture inside a box, sides rounded half to even; outside `mask` (rows, columns) it is `background`, unless
-    that is "original". `cut` = False keeps the whole picture."""
+    """The image inside a box, sides rounded half to even; outside `mask` (rows, columns) it is `background`, unless
+    that is "original". `cut` = False keeps the whole image."""
     from PIL import Image as pil
 
     shown = image

@@ -35,10 +35,10 @@ from srum_core.models.hub import download
 
 FILES = ["*.json", "*.safetensors", "*.txt"]
 SHORT, LONG, MULTIPLE = 800, 1333, 32
-"""Pictures are resized to have this short side, or this long one if that is less, and padded to whole multiples."""
+"""Images are resized to have this short side, or this long one if that is less, and padded to whole multiples."""
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 MOST = 100
-"""Detections of a picture, over all queries and classes."""
+"""Detections of an image, over all queries and classes."""
 PADDING = 128
 """Grey level of the padding."""
 RENAMED = {
@@ -70,7 +70,7 @@ class Found:
 
 
 class Detector:
-    """Objects in pictures. `where`: a directory or hub id of a Mask2Former that was trained for instances."""
+    """Objects in images. `where`: a directory or hub id of a Mask2Former that was trained for instances."""
 
     def __init__(self, where: str, device: torch.device) -> None:
         self.model = _load(Mask2FormerForUniversalSegmentation, "mask2former", where, device)
@@ -79,7 +79,7 @@ class Detector:
 
     @torch.no_grad()
     def detect(self, images: Sequence[Image.Image]) -> list[list[Found]]:
-        """Of each picture, the surest first. Only pictures of one size are looked at together: padding for another one
+        """Of each image, the surest first. Only images of one size are looked at together: padding for another one
         would be seen."""
         found: dict[int, list[Found]] = {}
         for size in dict.fromkeys(image.size for image in images):
@@ -132,7 +132,7 @@ class Colors:
         """The colour of the object that each view shows, all of one class."""
         if not views:
             return []
-        # said, not guessed: a view one or three pixels high would pass for a picture with its channels first
+        # said, not guessed: a view one or three pixels high would pass for an image with its channels first
         made = self.eyes(views, input_data_format="channels_last", return_tensors="pt")
         pixels = made["pixel_values"].to(self.model.device)
         seen = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
@@ -151,7 +151,7 @@ class Colors:
 
 
 def batch(images: Sequence[Image.Image]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Pictures side by side, (n, 3, H, W), grey to the right and below; and (rows, columns) of each."""
+    """Images side by side, (n, 3, H, W), grey to the right and below; and (rows, columns) of each."""
     made = [_resized(image) for image in images]
     rows, columns = (-(-max(each.shape[axis] for each in made) // MULTIPLE) * MULTIPLE for axis in (1, 2))
     padded = [F.pad(each, (0, columns - each.shape[2], 0, rows - each.shape[1]), value=PADDING) for each in made]

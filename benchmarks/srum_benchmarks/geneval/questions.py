@@ -1,4 +1,4 @@
-"""What is asked about a GenEval picture, and what is read out of the answer: objects with boxes, as JSON. No torch.
+"""What is asked about a GenEval image, and what is read out of the answer: objects with boxes, as JSON. No torch.
 
 Whoever is asked is an answerer like any other: `mask2former` here, a detector of your own, or a vision-language model
 (which is no substitute: the table names it). The last line of a question says for programs what its words say.

@@ -31,7 +31,7 @@ class Thresholds:
 
 @frozen
 class Verdict:
-    """Whether the picture shows what was asked for, what is wrong (a line each), and the detections that counted."""
+    """Whether the image shows what was asked for, what is wrong (a line each), and the detections that counted."""
 
     correct: bool
     reason: str
@@ -39,7 +39,7 @@ class Verdict:
 
 
 def evaluate(detections: Sequence[Detection], metadata: Mapping[str, Any], limits: Thresholds | None = None) -> Verdict:
-    """Judge one picture. `metadata` is a line of the prompt file. Boxes include their last pixel."""
+    """Judge one image. `metadata` is a line of the prompt file. Boxes include their last pixel."""
     limits = limits or Thresholds()
     kept = keep(detections, limits.counting if metadata["tag"] == "counting" else limits.score, limits)
     wrong: list[str] = []

@@ -1,1 +1,1 @@
-"""T2I-ReasonBench: a judge describes the picture, then answers groups of questions with criteria. No torch."""
+"""T2I-ReasonBench: a judge describes the image, then answers groups of questions with criteria. No torch."""

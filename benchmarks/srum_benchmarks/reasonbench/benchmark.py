@@ -1,4 +1,4 @@
-"""The benchmark `reasonbench`: the judge describes the picture, then answers each group of questions by itself."""
+"""The benchmark `reasonbench`: the judge describes the image, then answers each group of questions by itself."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class ReasonBench:
     def item(self, prompt: Prompt) -> tuple[str, str]:
         return prompt.tags["dimension"], str(prompt.tags["number"])
 
-    def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
-        """The first picture of each prompt: the scorers know no others."""
-        return prompts.layout([candidate for number, candidate in pictures if number == 0])
+    def layout(self, target: str, images: Sequence[tuple[int, Candidate]]) -> Layout:
+        """The first image of each prompt: the scorers know no others."""
+        return prompts.layout([candidate for number, candidate in images if number == 0])
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """The average of each group that could be read, and `accuracy` where all that it needs could be."""

@@ -110,14 +110,14 @@ def _pairs(path: Path, number: int, asked: Any, group: str) -> list[list[str]]:
 
 
 def layout(candidates: Sequence[Candidate]) -> Layout:
-    """Pictures where the original scorers look: the first four characters of a name are the id."""
+    """Images where the original scorers look: the first four characters of a name are the id."""
     links = {
         Path(each.prompt.tags["dimension"]) / f"{each.prompt.tags['number']:04d}.png": each.image for each in candidates
     }
-    return Layout(links, {}, _pictures_in)
+    return Layout(links, {}, _images_in)
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    """What the original takes for pictures."""
+def _images_in(folder: Path) -> list[Path]:
+    """What the original takes for images."""
     paths = [path for name in DIMENSIONS for path in (folder / name).glob("*") if path.suffix in (".png", ".jpg")]
     return [path.relative_to(folder) for path in paths]

@@ -78,5 +78,5 @@ def mean(scores: Sequence[Any]) -> float:
 
 
 def accuracy(dimension: str, averages: Mapping[str, float]) -> float:
-    """Reasoning accuracy of one picture, in [0, 1], from the averages of its groups."""
+    """Reasoning accuracy of one image, in [0, 1], from the averages of its groups."""
     return sum(weight * averages[group] for group, weight in DIMENSIONS[dimension].weights.items())

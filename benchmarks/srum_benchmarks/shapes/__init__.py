@@ -1,1 +1,1 @@
-"""The bundled world: small pictures of coloured shapes, prompts for them, and a checker that needs no model."""
+"""The bundled world: small images of coloured shapes, prompts for them, and a checker that needs no model."""

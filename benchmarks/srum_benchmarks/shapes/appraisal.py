@@ -1,7 +1,7 @@
-"""What is right and wrong about a picture, as the exact checker reads it: what the oracle judge answers, and what the
+"""What is right and wrong about an image, as the exact checker reads it: what the oracle judge answers, and what the
 bundled model was taught to answer.
 
-Scores. Whole picture: 1.0 when all is as asked, else from 0.2 (a small share of it is wrong) down to -1.0 (nothing is
+Scores. Whole image: 1.0 when all is as asked, else from 0.2 (a small share of it is wrong) down to -1.0 (nothing is
 right) in steps of 0.2. Region: 1.0 for an object that was asked for, less than 0 for any other thing; REGION_SCORES.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from srum_benchmarks.shapes.checker import Found, PixelBox, absent, holds, look, placed
-from srum_benchmarks.shapes.render import Picture
+from srum_benchmarks.shapes.render import Pixels
 from srum_benchmarks.shapes.world import Kind, crowded, wanted
 from srum_core.records import Prompt, iou
 
@@ -36,7 +36,7 @@ MISSING = "missing object"
 RELATION = "wrong relation"
 COUNT = "wrong count"
 FAULTS = ("distorted", "wrong colour", "wrong shape", PLACE, "wrong object", MISSING, "extra object", RELATION, COUNT)
-"""What can be wrong with a whole picture; of several faults, the first in this order is named."""
+"""What can be wrong with a whole image; of several faults, the first in this order is named."""
 COST = {"wrong colour": 0.8, "wrong shape": 0.8, PLACE: 0.8, RELATION: 0.8}
 """What a fault costs, in objects; 1 unless listed."""
 
@@ -53,20 +53,20 @@ class Part:
 
 @frozen
 class Lesson:
-    image: Picture
+    image: Pixels
     prompt: Prompt
     score: float
     reason: str
     parts: tuple[Part, ...]
     """In reading order of their boxes, or in the order of the proposed ones."""
     kind: str
-    """How the picture came about: "clean", "mismatched", a damage's name, or what the caller says."""
+    """How the image came about: "clean", "mismatched", a damage's name, or what the caller says."""
     missing: tuple[Kind, ...] = ()
     """The objects asked for that are not there (in their place), in the prompt's order."""
 
 
-def appraise(image: Picture, prompt: Prompt, kind: str = "", boxes: Sequence[PixelBox] | None = None) -> Lesson:
-    """What is to be said about any (32, 32, 3) picture as an answer to a prompt, and about the things in these boxes.
+def appraise(image: Pixels, prompt: Prompt, kind: str = "", boxes: Sequence[PixelBox] | None = None) -> Lesson:
+    """What is to be said about any (32, 32, 3) image as an answer to a prompt, and about the things in these boxes.
 
     Without boxes each thing that the checker finds is a part. A box that fits nothing the checker finds is a blob.
     """
@@ -90,7 +90,7 @@ def _part_in(box: PixelBox, parts: Sequence[Part]) -> Part:
 
 
 def _reasons(found: tuple[Found, ...], tags: Mapping[str, Any]) -> tuple[list[str], int]:
-    """Why each thing gets its score, and how many of the required objects nothing in the picture stands for."""
+    """Why each thing gets its score, and how many of the required objects nothing in the image stands for."""
     left = wanted(tags)
     reasons = [""] * len(found)
 

@@ -1,4 +1,4 @@
-"""The shapes benchmark: held-out prompts, and pictures judged by the exact checker."""
+"""The shapes benchmark: held-out prompts, and images judged by the exact checker."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Shapes:
         return "" if verdict.correct else verdict.detail
 
     def rubrics(self, candidate: Candidate) -> Mapping[str, float]:
-        """Layout, whatever the forms are; and detail, wherever things stand. Exact, also for unfinished pictures."""
+        """Layout, whatever the forms are; and detail, wherever things stand. Exact, also for unfinished images."""
         found = self._check(candidate)
         return {"layout": layout(found.found, candidate.prompt.tags), "detail": found.fidelity}
 
@@ -48,11 +48,11 @@ class Shapes:
         return check(read(candidate, "The shapes benchmark"), candidate.prompt.tags)
 
     def table(self, scored: Scored) -> Sequence[Row]:
-        """Accuracy per category, then over all pictures, then the other measures."""
+        """Accuracy per category, then over all images, then the other measures."""
         by_category = {
             name: [(c, s) for c, s in scored if c.prompt.tags["category"] == name] for name in self.world.CATEGORIES
         }
-        rows = [_row(name, pictures, "correct") for name, pictures in by_category.items() if pictures]
+        rows = [_row(name, images, "correct") for name, images in by_category.items() if images]
         if scored:
             rows += [_row("accuracy", scored, "correct"), *(_row(name, scored, name) for name in self.measures)]
         return rows
@@ -76,7 +76,7 @@ class Crowded(Shapes):
 
 
 def _row(name: str, scored: Scored, measure: str) -> Row:
-    """Mean, standard error and 95 % interval. Pictures of one prompt are not independent: the error is clustered by
+    """Mean, standard error and 95 % interval. Images of one prompt are not independent: the error is clustered by
     prompt text (Liang & Zeger's sandwich with the G / (G - 1) correction), and prompts are resampled for the interval;
     neither with a single prompt."""
     values = np.array([score[measure] for _, score in scored])
@@ -90,5 +90,5 @@ def _row(name: str, scored: Scored, measure: str) -> Row:
         error = float(np.sqrt(groups / (groups - 1) * sum(s * s for s in sums.values())) / len(values)) or None
     cells = [Cell(candidate.prompt.text, score[measure]) for candidate, score in scored]
     bounds = (-1.0, 3.0) if measure == EXTRA_OBJECTS else SHARE  # 16 cells, 4 objects
-    drawn = summary.row(name, [(1.0, summary.part(cells))], bounds=bounds)
-    return Row(name, float(mean), len(values), error, drawn.low, drawn.high)
+    generated = summary.row(name, [(1.0, summary.part(cells))], bounds=bounds)
+    return Row(name, float(mean), len(values), error, generated.low, generated.high)

@@ -1,4 +1,4 @@
-"""Reads a picture of the world of shapes exactly, without any model, and says whether it shows what was asked.
+"""Reads an image of the world of shapes exactly, without any model, and says whether it shows what was asked.
 
 Pixel → palette colour or background → connected components of one colour → shape by overlap with the shape masks.
 
@@ -19,7 +19,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from srum_benchmarks.shapes.crowded import cell_of, stands
-from srum_benchmarks.shapes.render import SIZES, SMALL, Mask, Picture, related, shape_mask
+from srum_benchmarks.shapes.render import SIZES, SMALL, Mask, Pixels, related, shape_mask
 from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, SIDE, Kind, crowded, wanted
 from srum_core.errors import RecordError
 from srum_core.models.images import open_image
@@ -70,10 +70,10 @@ class Verdict:
     found: tuple[Found, ...]
 
 
-def colours(picture: Picture) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def colours(image: Pixels) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Of each pixel (rows, columns): the index into COLOURS, -1 for background; and the colour's strength, 0 to 1."""
     towards = np.array([PALETTE[name] for name in COLOURS], float) - BACKGROUND
-    seen = picture.astype(float) - BACKGROUND
+    seen = image.astype(float) - BACKGROUND
     dot, length = seen @ towards.T, (towards**2).sum(1)
     along = np.clip(dot / length, 0, 1)  # 0 = background, 1 = the colour itself
     off = along * (along * length - 2 * dot)  # the squared distance to each line, less the pixel's own square
@@ -83,7 +83,7 @@ def colours(picture: Picture) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def components(labels: NDArray[np.int64]) -> list[Mask]:
-    """4-connected areas of one label, -1 left out: masks of the picture's size."""
+    """4-connected areas of one label, -1 left out: masks of the image's size."""
     side = labels.shape[1] + 1
     line = np.pad(labels, ((0, 0), (0, 1)), constant_values=-1).ravel()  # a background pixel ends every row
     starts = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1, [len(line)]])
@@ -150,9 +150,9 @@ def recognise(area: Mask, small: bool = False) -> tuple[str | None, float]:
     return (names[best] if overlap[best] >= OVERLAP else None), float(overlap[best])
 
 
-def look(picture: Picture, small: bool = False) -> tuple[Found, ...]:
-    """Every component that is no speck, in reading order. `small`: a picture of the crowded world."""
-    labels, strength = colours(picture)
+def look(image: Pixels, small: bool = False) -> tuple[Found, ...]:
+    """Every component that is no speck, in reading order. `small`: an image of the crowded world."""
+    labels, strength = colours(image)
     found = []
     for area in components(labels):
         if area.sum() < SMALLEST:
@@ -184,7 +184,7 @@ def placed(thing: Found, place: str | None) -> bool:
 
 
 def absent(found: tuple[Found, ...], tags: Mapping[str, Any]) -> list[Kind]:
-    """The objects asked for, in their order, that nothing in the picture is, in the place that was asked for."""
+    """The objects asked for, in their order, that nothing in the image is, in the place that was asked for."""
     there, missing = list(found), list[Kind]()
     asked = [kind for kind, count in wanted(tags).items() for _ in range(count)]
     for kind, place in zip(asked, tags.get("places") or [None] * len(asked), strict=True):
@@ -228,9 +228,9 @@ def layout(found: tuple[Found, ...], tags: Mapping[str, Any]) -> float:
     return (matched + stands) / 2
 
 
-def check(picture: Picture, tags: Mapping[str, Any]) -> Verdict:
+def check(image: Pixels, tags: Mapping[str, Any]) -> Verdict:
     """Right iff every required object is there, nothing else is, and relation, count and places are as asked."""
-    found = look(picture, crowded(tags))
+    found = look(image, crowded(tags))
     need = wanted(tags)
     left = need.copy()
     surplus = []
@@ -255,7 +255,7 @@ def check(picture: Picture, tags: Mapping[str, Any]) -> Verdict:
     return Verdict(detail == "all as asked", fidelity, detail, found)
 
 
-def read(candidate: Candidate, who: str) -> Picture:
+def read(candidate: Candidate, who: str) -> Pixels:
     """A candidate's image, (32, 32, 3) RGB; `who` wants to check it.
 
     Raises RecordError for prompts of another world and other sizes."""
@@ -264,10 +264,10 @@ def read(candidate: Candidate, who: str) -> Picture:
             f'{who} cannot check picture {candidate.id}: its prompt "{candidate.prompt.text}" does not say which '
             "objects it asks for. Use prompts of the shapes world."
         )
-    picture = np.asarray(open_image(candidate.image).convert("RGB"))
-    if picture.shape != (SIDE, SIDE, 3):
+    image = np.asarray(open_image(candidate.image).convert("RGB"))
+    if image.shape != (SIDE, SIDE, 3):
         raise RecordError(
             f"{who} reads pictures of {SIDE}×{SIDE} pixels, but {candidate.image} has "
-            f"{picture.shape[1]}×{picture.shape[0]}. Use it with a model that draws that size."
+            f"{image.shape[1]}×{image.shape[0]}. Use it with a model that draws that size."
         )
-    return picture
+    return image

@@ -4,7 +4,7 @@ right as a whole.
 Prompts are lists of kinds, half of them with a place (a row or a column) for each. They hold out the same pairs of
 kinds as the world of shapes (`world.pair_split`): a dev or test prompt has at least one pair that no train prompt of
 either world ever puts together, and none of the other's. Hashes choose and order everything, so it never depends on a
-library's random numbers. Colours, shapes, pictures, tags and checker are those of the world of shapes; what is
+library's random numbers. Colours, shapes, images, tags and checker are those of the world of shapes; what is
 different follows from the tag `places` (`world.crowded`).
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 GRID = 4
-"""Cells of a picture's side, one thing each at most: the cells of the tiny model's latent."""
+"""Cells of an image's side, one thing each at most: the cells of the tiny model's latent."""
 SLOT = SIDE // GRID
 """Pixels of a cell's side."""
 COUNTS = (4, 5, 6)
@@ -48,7 +48,7 @@ PLACES = tuple(f"{line} {i}" for line in ("row", "column") for i in range(1, GRI
 LENGTH = {"train": 4096, "dev": 512, "test": 512}
 """Prompts in the list of each split."""
 HARD = 12
-"""Kinds, of 24, whose captions are mostly wrong in the pictures that the model learns to draw."""
+"""Kinds, of 24, whose captions are mostly wrong in the images that the model learns to draw."""
 
 
 @cache

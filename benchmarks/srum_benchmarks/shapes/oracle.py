@@ -10,11 +10,11 @@ NAME = "shapes-oracle"
 
 
 class ShapesOracle:
-    """Asks nothing: looks at the picture with the benchmark's own checker. It says what `appraise` says, the
+    """Asks nothing: looks at the image with the benchmark's own checker. It says what `appraise` says, the
     truth that the bundled model's own judgement was taught: a global score, and one for each region given; in the
     crowded world also how many objects are missing.
 
-    Raises RecordError for a prompt of another world, and for pictures that are not 32×32."""
+    Raises RecordError for a prompt of another world, and for images that are not 32×32."""
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
         return ()
@@ -24,11 +24,11 @@ class ShapesOracle:
         from srum_benchmarks.shapes.checker import read
         from srum_benchmarks.shapes.world import crowded
 
-        picture = read(candidate, f'The judge "{NAME}"')
-        told = appraise(picture, candidate.prompt, boxes=[_pixels(region.box) for region in regions])
-        missing = len(told.missing) if crowded(candidate.prompt.tags) else None
-        whole = Score(told.score, None, told.reason, NAME, missing=missing)
-        parts = zip(regions, told.parts, strict=True)
+        image = read(candidate, f'The judge "{NAME}"')
+        message = appraise(image, candidate.prompt, boxes=[_pixels(region.box) for region in regions])
+        missing = len(message.missing) if crowded(candidate.prompt.tags) else None
+        whole = Score(message.score, None, message.reason, NAME, missing=missing)
+        parts = zip(regions, message.parts, strict=True)
         return [whole, *(Score(part.score, region.id, part.reason, NAME, part.label) for region, part in parts)]
 
 

@@ -1,4 +1,4 @@
-"""Scenes of shapes: where things stand, and the picture of them. Edges are crisp: a picture can be read exactly."""
+"""Scenes of shapes: where things stand, and the image of them. Edges are crisp: an image can be read exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from srum_benchmarks.shapes.crowded import GRID, SLOT, stands
 from srum_benchmarks.shapes.world import BACKGROUND, PALETTE, SIDE, Kind, crowded, wanted
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """(32, 32, 3) RGB"""
 Mask = NDArray[np.bool_]
 
@@ -68,17 +68,17 @@ def shape_mask(shape: str, size: int) -> Mask:
 
 
 @cache
-def _blank() -> Picture:
+def _blank() -> Pixels:
     return np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
 
 
-def draw(scene: Sequence[Object]) -> Picture:
-    """The picture of a scene, (32, 32, 3) uint8; later objects lie on top."""
-    picture = _blank().copy()
+def draw(scene: Sequence[Object]) -> Pixels:
+    """The image of a scene, (32, 32, 3) uint8; later objects lie on top."""
+    image = _blank().copy()
     for thing in scene:
-        part = picture[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
+        part = image[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
         part[shape_mask(thing.shape, thing.size)] = PALETTE[thing.colour]
-    return picture
+    return image
 
 
 def related(first: tuple[float, float], second: tuple[float, float], relation: str, least: float, lean: float) -> bool:

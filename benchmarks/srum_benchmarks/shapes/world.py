@@ -28,7 +28,7 @@ Kind = tuple[str, str]
 """(colour, shape)"""
 
 SIDE = 32
-"""Pixels of a picture's side."""
+"""Pixels of an image's side."""
 BACKGROUND = (232, 232, 232)
 PALETTE = {
     "red": (220, 40, 40),

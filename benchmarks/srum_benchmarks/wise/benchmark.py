@@ -38,13 +38,13 @@ class _Wise:
     def item(self, prompt: Prompt) -> tuple[str, str]:
         return prompt.tags["category"], prompt.id
 
-    def layout(self, target: str, pictures: Sequence[tuple[int, Candidate]]) -> Layout:
-        """The first picture of each prompt: the scorers know no others."""
-        links = {Path(f"{each.prompt.id}.png"): each.image for number, each in pictures if number == 0}
+    def layout(self, target: str, images: Sequence[tuple[int, Candidate]]) -> Layout:
+        """The first image of each prompt: the scorers know no others."""
+        links = {Path(f"{each.prompt.id}.png"): each.image for number, each in images if number == 0}
         return Layout(links, {}, lambda folder: [path.relative_to(folder) for path in folder.glob("*.png")])
 
     def table(self, scored: Scored) -> Sequence[Row]:
-        """Categories, groups and the overall; with `trained`, the other two groups and their pictures' mean only."""
+        """Categories, groups and the overall; with `trained`, the other two groups and their images' mean only."""
         kept = [(each, values) for each, values in scored if each.prompt.tags["group"] != self.options.trained]
         measure = "reference" if self.options.policy == "reference" else "wiscore"
         readable = summary.coverage(summary.cells(kept, measure))
@@ -78,7 +78,7 @@ class _Wise:
 
 
 class Wise(_Wise):
-    """Three grades a picture, and the WiScore in [0, 1]: 0.7 consistency + 0.2 realism + 0.1 aesthetics, halved.
+    """Three grades an image, and the WiScore in [0, 1]: 0.7 consistency + 0.2 realism + 0.1 aesthetics, halved.
 
     Raises ConfigError for a folder without the prompts, and for a template that cannot be used.
     """
@@ -104,7 +104,7 @@ class Wise(_Wise):
 
 
 class WiseVerified(_Wise):
-    """One grade a picture, 0 or 1. Its rows are named as those of `wise` and mean something else: never mix them.
+    """One grade an image, 0 or 1. Its rows are named as those of `wise` and mean something else: never mix them.
 
     Raises ConfigError for a folder without the prompts, and for a template that cannot be used.
     """
@@ -126,6 +126,6 @@ class WiseVerified(_Wise):
 
 
 def _pooled(parts: Sequence[Part]) -> list[tuple[float, Part]]:
-    """The mean over all pictures of several categories."""
+    """The mean over all images of several categories."""
     sums = tuple(each for part in parts for each in part.sums)
     return [(1.0, Part(sums, tuple(each for part in parts for each in part.counts)))]

@@ -1,4 +1,4 @@
-"""Counts in prompts ("two dogs", "3 small red cubes") against counts in pictures. No torch, so tests take no time."""
+"""Counts in prompts ("two dogs", "3 small red cubes") against counts in images. No torch, so tests take no time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ANSWER = re.compile(r"^\W*count\W*:\W*([0-9]{1,3})\W*$", re.I | re.M)
 
 
 class Count:
-    """One question for every number in the prompt; one score for the whole picture, none where nothing is counted."""
+    """One question for every number in the prompt; one score for the whole image, none where nothing is counted."""
 
     name = "count"
 

@@ -28,7 +28,7 @@ def test_what_a_prompt_counts(prompt: str, found: list[tuple[int, str]]) -> None
     assert counted(prompt) == found
 
 
-def test_a_picture_is_worth_the_mean_of_its_numbers(tmp_path: Path) -> None:
+def test_an_image_is_worth_the_mean_of_its_numbers(tmp_path: Path) -> None:
     candidate = sample_candidate(tmp_path, prompt="two dogs and four cats")
     answers = ["One sits left, one lies right.\nCount: 2", "Top left, top right.\n**Count: 2**"]
     assert Count().scores(candidate, (), answers) == [

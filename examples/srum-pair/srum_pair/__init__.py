@@ -19,7 +19,7 @@ class PairOptions:
     vlm: str = "Qwen/Qwen2.5-VL-3B-Instruct"
     """The eye: a transformers vision-language model with a chat template; a directory or a hub id."""
     size: tuple[int, int] = (1024, 1024)
-    """(width, height) of drawn pictures, in pixels."""
+    """(width, height) of drawn images, in pixels."""
     steps: int = field(default=28, validator=validators.ge(1))
     """Steps of the pipeline's own sampler."""
     guidance: float = 5.0

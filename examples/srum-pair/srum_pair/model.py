@@ -48,9 +48,9 @@ class Denoiser(nn.Module):
         cells, latents, sizes = "n h w (c p q)", "n c (h p) (w q)", {"p": self.patch, "q": self.patch}
         if self.grid:
             cells, latents, sizes = "n h w c", "n (h w) c", {"h": self.grid[0]}
-        told = self.clock * time.to(x.device) if self.clock else 1 - time.to(x.device)
+        message = self.clock * time.to(x.device) if self.clock else 1 - time.to(x.device)
         x = rearrange(x, f"{cells} -> {latents}", **sizes)
-        out = self.transformer(**{**condition, "hidden_states": x, "timestep": told})[0].float()
+        out = self.transformer(**{**condition, "hidden_states": x, "timestep": message})[0].float()
         return list(rearrange(out if self.clock else -out, f"{latents} -> {cells}", **sizes))
 
 
@@ -93,15 +93,15 @@ class Pair:
 
     def condition(self, texts: Sequence[str | None]) -> dict[str, Any]:
         """What the pipeline hands to its transformer first, without guidance, by name. None is the empty prompt."""
-        heard, signature = dict[str, Any](), inspect.signature(self.hand.transformer.forward)
+        received, signature = dict[str, Any](), inspect.signature(self.hand.transformer.forward)
 
-        def hear(_: nn.Module, args: Any, kwargs: Any) -> None:
-            heard.update(signature.bind(*args, **kwargs).arguments)
+        def receive(_: nn.Module, args: Any, kwargs: Any) -> None:
+            received.update(signature.bind(*args, **kwargs).arguments)
             raise Called
 
-        with self.hand.transformer.register_forward_pre_hook(hear, with_kwargs=True), suppress(Called):
+        with self.hand.transformer.register_forward_pre_hook(receive, with_kwargs=True), suppress(Called):
             self._run([text or "" for text in texts], torch.Generator(), 1, 1.0)  # leaves the global generator alone
-        return heard | {"return_dict": False}
+        return received | {"return_dict": False}
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -111,7 +111,7 @@ class Pair:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image]) -> list[Tensor]:
-        """The posterior's mean, picture by picture; sides are scaled to whole cells first."""
+        """The posterior's mean, image by image; sides are scaled to whole cells first."""
         vae, p = self.hand.vae, self.denoiser.patch
         cell, latents = self.hand.vae_scale_factor * p, list[Tensor]()
         for image in images:

@@ -18,7 +18,7 @@ from einops import rearrange
 from srum_core.cli.main import train_main
 from srum_core.errors import CheckpointError, TrainingError
 from srum_core.records import Question
-from srum_core.testing import AdapterConformance, check_generates_like, sample_picture
+from srum_core.testing import AdapterConformance, check_generates_like, sample_image
 from srum_pair import PairOptions
 from srum_pair.model import Pair
 
@@ -87,15 +87,15 @@ def test_the_denoiser_draws_what_the_pipeline_draws(pair: Pair) -> None:
 
 
 def test_a_latent_is_what_the_pipeline_would_decode_from(pair: Pair) -> None:
-    picture = sample_picture(pair.options.size)
-    latent = rearrange(pair.encode([picture])[0], "h w (c p q) -> 1 c (h p) (w q)", p=2, q=2)
+    image = sample_image(pair.options.size)
+    latent = rearrange(pair.encode([image])[0], "h w (c p q) -> 1 c (h p) (w q)", p=2, q=2)
     vae, config = pair.hand.vae, pair.hand.vae.config
-    mean = vae.encode(pair.hand.image_processor.preprocess(picture)).latent_dist.mode()
+    mean = vae.encode(pair.hand.image_processor.preprocess(image)).latent_dist.mode()
     torch.testing.assert_close(latent / config.scaling_factor + config.shift_factor, mean, rtol=0, atol=1e-4)
 
 
 def test_full_training_takes_exactly_the_parameters_that_reach_the_velocity(pair: Pair) -> None:
-    latents = pair.encode([sample_picture(pair.options.size)])
+    latents = pair.encode([sample_image(pair.options.size)])
     pair.denoiser.requires_grad_(True)
     pair.denoiser(latents, torch.tensor([0.5]), pair.condition(["a cat"]))[0].square().sum().backward()
     reached = {name for name, each in pair.denoiser.named_parameters() if each.grad is not None and each.grad.any()}
@@ -115,12 +115,12 @@ def test_saving_leaves_the_model_as_it_was(pair: Pair, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "sizes"), [("sd3", [(48, 32), (32, 48)]), ("flux", [(48, 32), (32, 48)]), ("flux", [(32, 48)])]
 )
-def test_pictures_that_cannot_be_in_a_call_are_refused(
+def test_images_that_cannot_be_in_a_call_are_refused(
     pair_of: Callable[[str], Pair], family: str, sizes: list[tuple[int, int]]
 ) -> None:
     """Packed latents of another shape could have as many tokens, and would get the wrong places."""
     pair = pair_of(family)
-    latents = pair.encode([sample_picture(size) for size in sizes])
+    latents = pair.encode([sample_image(size) for size in sizes])
     with pytest.raises(TrainingError, match=r"takes pictures of .* cells in a call"):
         pair.denoiser(latents, torch.full((len(sizes),), 0.5), pair.condition(["a cat"] * len(sizes)))
 
@@ -134,7 +134,7 @@ def test_a_pipeline_of_another_kind_is_refused(sd3: Pair, tmp_path: Path) -> Non
 
 
 def test_sampled_answers_follow_their_seed_and_nobody_elses(sd3: Pair, tmp_path: Path) -> None:
-    sample_picture((64, 48)).save(tmp_path / "picture.png")
+    sample_image((64, 48)).save(tmp_path / "picture.png")
     question = Question(tmp_path / "picture.png", "What is it?", max_new_tokens=8, temperature=1.0)
     torch.manual_seed(0)
     one, other = sd3.answer([question, evolve(question, seed=1)])
@@ -145,7 +145,7 @@ def test_sampled_answers_follow_their_seed_and_nobody_elses(sd3: Pair, tmp_path:
 def test_a_crop_and_thinking_change_what_the_eye_is_shown(
     sd3: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample_picture((128, 96)).save(tmp_path / "picture.png")
+    sample_image((128, 96)).save(tmp_path / "picture.png")
     shown: list[tuple[tuple[int, int], str]] = []
     template = sd3.eye[1].apply_chat_template
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation
 SIDE = 32
-"""Pictures of 32 x 32 pixels are 8 x 8 cells: the tiny autoencoder halves sides once, a cell is 2 x 2 of its pixels."""
+"""Images of 32 x 32 pixels are 8 x 8 cells: the tiny autoencoder halves sides once, a cell is 2 x 2 of its pixels."""
 
 
 def sd3(folder: Path) -> Path:

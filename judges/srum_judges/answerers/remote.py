@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import openai
     from PIL.Image import Image
 
-    from srum_judges.answerers.wire import Stop, Trouble
+    from srum_judges.answerers.wire import Stop, RequestFailed
 
 PROBE = "Is this image white? Answer yes or no."
 """Asked about a small white image where a server refuses the first question, to see whether it refuses all."""
@@ -52,10 +52,10 @@ class _Ask:
 
     question: Question
     text: str
-    picture: str
+    image: str
     """As a data URL."""
     asked: dict[str, Any]
-    """All that the answer depends on; the picture as a hash."""
+    """All that the answer depends on; the image as a hash."""
     key: str
 
 
@@ -139,7 +139,7 @@ class Remote:
 
     def _ask_all(self, asks: Sequence[_Ask], found: dict[str, Answer], kept: int, total: int) -> None:
         """Put the answers into `found`. The first failure, or Ctrl-C, ends the rest at once."""
-        from srum_judges.answerers.wire import Stop, Stopped, Trouble
+        from srum_judges.answerers.wire import Stop, Stopped, RequestFailed
 
         stop = Stop()
         most = self.options.concurrency * len(self._servers.servers)
@@ -158,7 +158,7 @@ class Remote:
         if not failed:
             return
         error = failed[0].exception()
-        if not isinstance(error, Trouble):
+        if not isinstance(error, RequestFailed):
             assert error is not None
             raise error
         kept += sum(not each.exception() and not each.result().refused for each in done)
@@ -177,12 +177,12 @@ class Remote:
         )
 
     def _ask_one(self, ask: _Ask, stop: Stop) -> Answer:
-        from srum_judges.answerers.wire import Trouble
+        from srum_judges.answerers.wire import RequestFailed
 
         try:
             try:
                 answer = self._send(ask, stop)
-            except Trouble as trouble:
+            except RequestFailed as trouble:
                 if trouble.status not in REFUSALS:
                     raise
                 return self._refused(trouble, ask, stop)
@@ -195,7 +195,7 @@ class Remote:
             stop.set()  # here, so that no thread takes up another question before anybody looks
             raise
 
-    def _refused(self, trouble: Trouble, ask: _Ask, stop: Stop) -> Answer:
+    def _refused(self, trouble: RequestFailed, ask: _Ask, stop: Stop) -> Answer:
         """What stands for the answer to a question that the server refuses. Raises Trouble where it refuses all, or too
         many."""
         with self._tally.lock:
@@ -218,13 +218,13 @@ class Remote:
         """Ask about something harmless, in the same way. Raises Trouble where that is refused too."""
         from PIL import Image as pil
 
-        from srum_judges.answerers.wire import Trouble
+        from srum_judges.answerers.wire import RequestFailed
 
-        picture = _data_url(_png(pil.new("RGB", (64, 64), "white")))
+        image = _data_url(_png(pil.new("RGB", (64, 64), "white")))
         question = attrs.evolve(ask.question, text=PROBE, history=())
         try:
-            self._send(attrs.evolve(ask, question=question, text=PROBE, picture=picture), stop)
-        except Trouble as again:
+            self._send(attrs.evolve(ask, question=question, text=PROBE, image=image), stop)
+        except RequestFailed as again:
             again.advice = (
                 "It refuses even a short question about a white image: not this image is wrong but something in every "
                 "request, such as answerer.model, answerer.extra or a max_new_tokens that is too large."
@@ -235,7 +235,7 @@ class Remote:
 
     def _send(self, ask: _Ask, stop: Stop) -> Answer:
         """Raises Trouble. A field that the server says it does not take is renamed or left out, from then on too."""
-        from srum_judges.answerers.wire import Trouble
+        from srum_judges.answerers.wire import RequestFailed
 
         question, changed = ask.question, dict(self._tally.fields)
         fields = {"max_tokens": question.max_new_tokens, "temperature": question.temperature, "seed": question.seed}
@@ -243,7 +243,7 @@ class Remote:
             body: dict[str, Any] = {new: value for name, value in fields.items() if (new := changed.get(name, name))}
             try:
                 answer = self._servers.ask(partial(self._create, ask, body), _read_answer, stop)
-            except Trouble as trouble:
+            except RequestFailed as trouble:
                 change = _complaint(trouble, body)
                 if change is None:
                     raise
@@ -271,11 +271,11 @@ class Remote:
 
     def _only_model(self) -> str:
         """The one model that the servers list. Raises ConfigError if there is not exactly one."""
-        from srum_judges.answerers.wire import Stop, Trouble, shown
+        from srum_judges.answerers.wire import Stop, RequestFailed, shown
 
         try:
             lists = self._servers.survey(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
-        except Trouble as trouble:
+        except RequestFailed as trouble:
             raise AnswerError(
                 f"The server at {trouble.where} {trouble.why}. It was to list its models.{self._tries(trouble)} "
                 f"{trouble.advice} If it cannot list them, name the model with answerer.model."
@@ -293,7 +293,7 @@ class Remote:
             raise ConfigError(f"The servers of answerer.url must all serve one model, and serve: {listed}.")
         return next(iter(served.values()))
 
-    def _tries(self, trouble: Trouble) -> str:
+    def _tries(self, trouble: RequestFailed) -> str:
         if trouble.attempts < 2:
             return ""
         asked = f"The {len(self._servers.servers)} servers were" if self._servers.several else "It was"
@@ -302,18 +302,18 @@ class Remote:
     # ---- preparing --------------------------------------------------------------------------------------------------
 
     def _prepare(self, questions: Iterable[Question]) -> list[_Ask]:
-        pictures: dict[tuple[Path, Box | None], tuple[str, str]] = {}
+        images: dict[tuple[Path, Box | None], tuple[str, str]] = {}
         asks = []
         for question in questions:
             part = (question.image, question.crop)
-            if part not in pictures:
-                pictures[part] = _picture(*part)
-            url, digest = pictures[part]
+            if part not in images:
+                images[part] = _image(*part)
+            url, digest = images[part]
             # in the user's turn: not every chat template knows a system's
             text = _sendable(REASON_FIRST + question.text if question.think else question.text)
             asked = {
                 "model": self._model,
-                "picture": digest,
+                "image": digest,
                 "text": text,
                 "max_tokens": question.max_new_tokens,
                 "temperature": question.temperature,
@@ -340,11 +340,11 @@ def _read_key(name: str) -> str:
 
 
 def _messages(ask: _Ask) -> Any:
-    """The conversation so far; the picture comes with its first words."""
+    """The conversation so far; the image comes with its first words."""
     turns = [("user", ask.text)]
     for asked, said in reversed(ask.question.history):
         turns = [("user", _sendable(asked)), ("assistant", _sendable(said)), *turns]
-    first = [{"type": "image_url", "image_url": {"url": ask.picture}}, {"type": "text", "text": turns[0][1]}]
+    first = [{"type": "image_url", "image_url": {"url": ask.image}}, {"type": "text", "text": turns[0][1]}]
     return [{"role": "user", "content": first}, *({"role": role, "content": text} for role, text in turns[1:])]
 
 
@@ -352,10 +352,10 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent
 
 
-def _picture(path: Path, crop: Box | None) -> tuple[str, str]:
-    """(data URL, hash) of a picture or the part inside a box of fractions. Raises RecordError.
+def _image(path: Path, crop: Box | None) -> tuple[str, str]:
+    """(data URL, hash) of an image or the part inside a box of fractions. Raises RecordError.
 
-    The file's own bytes where they can go as they are; else a PNG, transparency on white, as adapters see pictures."""
+    The file's own bytes where they can go as they are; else a PNG, transparency on white, as adapters see images."""
     image, data = open_image(path), read_file(path)
     kind = next((kind for kind, magic in _AS_THEY_ARE.items() if data.startswith(magic)), None)
     if crop is not None or kind is None or "A" in image.getbands() or "transparency" in image.info:
@@ -401,7 +401,7 @@ def _read_answer(reply: Any) -> Answer:
     raise ValueError("a chat completion without words")
 
 
-def _complaint(trouble: Trouble, body: Mapping[str, Any]) -> dict[str, str | None] | None:
+def _complaint(trouble: RequestFailed, body: Mapping[str, Any]) -> dict[str, str | None] | None:
     """What to change in later requests, where a server complains of one of the fields in the body; None = nothing.
 
     OpenAI's models that reason take max_completion_tokens in place of max_tokens, and no temperature; others do not

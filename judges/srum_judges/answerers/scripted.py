@@ -1,6 +1,6 @@
 """An answerer without a model, so that the whole loop can be tried on a checkpoint that cannot speak.
 
-Its numbers come from a hash of the picture file, not from looking at the picture: never report results made with it.
+Its numbers come from a hash of the image file, not from looking at the image: never report results made with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LISTED = re.compile(r"^Region ID: (\S+)\nBounding Box:", re.MULTILINE)
 
 
 class Scripted:
-    """Answers every question in the judges' format, always the same way for the same picture file."""
+    """Answers every question in the judges' format, always the same way for the same image file."""
 
     def __init__(self, options: ScriptedOptions | None = None) -> None:
         self.options = options or ScriptedOptions()
@@ -29,36 +29,36 @@ class Scripted:
 
 
 def _reply(question: Question) -> str:
-    picture = read_file(question.image)
+    image = read_file(question.image)
     listed = _LISTED.findall(question.text)
     if "Write questions" in question.text:
         return "Is there anything?\nIs it what was asked for?"
     if '"bbox_2d"' in question.text:
         return _boxes(question)
     if not listed and "Verdict:" in question.text:
-        verdict = "yes" if _value(picture, question.text) > 0 else "no"
+        verdict = "yes" if _value(image, question.text) > 0 else "no"
         return f"Verdict: {verdict}\nReason: scripted reply"
     if not listed:
         part = "" if question.crop is None else repr(question.crop)
-        return f"Score: {_value(picture, part):.1f}\nReason: scripted reply"
+        return f"Score: {_value(image, part):.1f}\nReason: scripted reply"
     verify = "Verdict:" in question.text  # every box may stay
     return "\n---\n".join(
         f"Region ID: {identity}\nIdentified Object: something\n"
-        + ("Verdict: yes\n" if verify else f"Score: {_value(picture, identity):.1f}\n")
+        + ("Verdict: yes\n" if verify else f"Score: {_value(image, identity):.1f}\n")
         + "Reason: scripted reply"
         for identity in listed
     )
 
 
 def _boxes(question: Question) -> str:
-    """The upper left and the lower right of the picture, in the sides that the question says it has."""
+    """The upper left and the lower right of the image, in the sides that the question says it has."""
     stated = _SIDES.search(question.text)
     width, height = (float(stated[1]), float(stated[2])) if stated else (1.0, 1.0)
     boxes = ([0, 0, width / 2, height / 2], [width / 2, height / 4, width, height])
     return json.dumps([{"bbox_2d": box, "label": "something"} for box in boxes])
 
 
-def _value(picture: bytes, identity: str) -> float:
+def _value(image: bytes, identity: str) -> float:
     """One of the 21 tenths in [-1, 1]."""
-    digest = hashlib.sha256(picture + b"\0" + identity.encode()).digest()
+    digest = hashlib.sha256(image + b"\0" + identity.encode()).digest()
     return (int.from_bytes(digest[:4], "big") % 21 - 10) / 10

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import openai
 from attrs import define, field
 
-from srum_judges.answerers.wire import Stop, Trouble, Wire, own_pause, wished
+from srum_judges.answerers.wire import Stop, RequestFailed, Wire, own_pause, wished
 
 T = TypeVar("T")
 FIRST_REST, LONGEST_REST = 5.0, 300.0
@@ -67,7 +67,7 @@ class Servers:
             with self._turn(stop) as server:
                 try:
                     return self._ask(server, send, read, stop)
-                except Trouble as trouble:
+                except RequestFailed as trouble:
                     trouble.attempts = attempt + 1
                     # every one of several servers has failed as often in a row as a request may
                     hopeless = self.several and all(each.failures > self.retries for each in self.servers)
@@ -85,7 +85,7 @@ class Servers:
         for server in self.servers if self.several else ():
             try:
                 found[server.where] = self._ask(server, send, read, stop)
-            except Trouble as trouble:
+            except RequestFailed as trouble:
                 if trouble.final:
                     raise
         return found or {self.servers[0].where: self.ask(send, read, stop)}
@@ -95,7 +95,7 @@ class Servers:
         began = time.monotonic()
         try:
             found = server.wire.attempt(send, read, stop)
-        except Trouble as trouble:
+        except RequestFailed as trouble:
             trouble.where = server.where
             if self.several and not trouble.final:
                 self._leave_out(server, trouble, began)
@@ -127,7 +127,7 @@ class Servers:
         fit = (each for each in in_turn if each.wakes <= now)
         return next((each for each in fit if each.under_way < (1 if each.failures else self.room)), None)
 
-    def _leave_out(self, server: Server, trouble: Trouble, began: float) -> None:
+    def _leave_out(self, server: Server, trouble: RequestFailed, began: float) -> None:
         """Failures of requests that were under way together count as one."""
         with self._changed:
             if began < server.wakes:

@@ -32,7 +32,7 @@ class Stopped(Exception):
     """The caller has given up."""
 
 
-class Trouble(Exception):
+class RequestFailed(Exception):
     """An attempt that failed: what happened (the predicate of a sentence about the server), and what to do."""
 
     def __init__(
@@ -148,12 +148,12 @@ class Wire:
                 raise self._refused(error.response) from None
             except (openai.APIConnectionError, httpx.HTTPError) as error:
                 stop.check()
-                if isinstance(error.__cause__, Trouble):  # some versions of the client wrap what is not theirs
+                if isinstance(error.__cause__, RequestFailed):  # some versions of the client wrap what is not theirs
                     raise error.__cause__ from None
                 if connection.late or isinstance(error, openai.APITimeoutError):
                     raise self._late() from None
                 cause = error.__cause__ or error
-                raise Trouble(
+                raise RequestFailed(
                     f"lost or refused the connection ({shown(cause) or type(cause).__name__})",
                     "See whether it is running, and what its log says.",
                 ) from None
@@ -164,24 +164,24 @@ class Wire:
             return read(_json(body))
         except ValueError as error:
             begins = f': "{shown(body)}"' if body else ""
-            raise Trouble(f"sent {error}{begins}", "See whether this is an OpenAI-compatible server.") from None
+            raise RequestFailed(f"sent {error}{begins}", "See whether this is an OpenAI-compatible server.") from None
 
-    def _late(self) -> Trouble:
-        return Trouble(
+    def _late(self) -> RequestFailed:
+        return RequestFailed(
             f"gave no complete reply within {self._timeout:g} seconds",
             "Raise answerer.timeout, or lower answerer.concurrency.",
         )
 
-    def _refused(self, response: Any) -> Trouble:
+    def _refused(self, response: Any) -> RequestFailed:
         status = response.status_code
         why = f'said {status} {shown(response.reason_phrase)}: "{shown(response.content)}"'
         if status < 400:
             to = shown(response.headers.get("location", ""))
-            return Trouble(f"said {status}, look elsewhere ({to})", "Redirects are not followed.", final=True)
+            return RequestFailed(f"said {status}, look elsewhere ({to})", "Redirects are not followed.", final=True)
         again = status in (408, 409, 429) or status >= 500
         advice = _ADVICE.get(status, "See its log." if again else "It does not accept what it is asked.")
         wish, body = _wish(response.headers.get("retry-after", "")), response.content.decode(errors="replace")
-        return Trouble(why, advice, final=not again, wish=wish, status=status, body=body)
+        return RequestFailed(why, advice, final=not again, wish=wish, status=status, body=body)
 
     # ---- what httpx calls in the thread of the request --------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class Wire:
     def _bound(self, response: httpx.Response) -> None:
         # Compressed replies could grow without bound when they are unpacked; none was asked for.
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise Trouble("sent a compressed reply", "None was asked for; see what answers there.", final=True)
+            raise RequestFailed("sent a compressed reply", "None was asked for; see what answers there.", final=True)
         assert isinstance(response.stream, httpx.SyncByteStream)
         response.stream = _Bounded(response.stream, self._max_reply)
 
@@ -212,7 +212,7 @@ class _Bounded(httpx.SyncByteStream):
         for chunk in self._stream:
             total += len(chunk)
             if total > self._most:
-                raise Trouble(
+                raise RequestFailed(
                     f"sent more than {self._most} bytes for one reply",
                     "Raise answerer.max_reply, or see what answers there.",
                     final=True,
@@ -243,13 +243,13 @@ def _json(body: bytes) -> Any:
         raise ValueError("something that is not JSON" if body else "an empty reply") from None
 
 
-def own_pause(attempt: int, trouble: Trouble) -> float:
+def own_pause(attempt: int, trouble: RequestFailed) -> float:
     """Seconds to wait after the `attempt`-th attempt (from 0) failed, where there is no other server to ask."""
     own: float = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * _chance.uniform(0.75, 1)
     return max(own, wished(trouble))
 
 
-def wished(trouble: Trouble) -> float:
+def wished(trouble: RequestFailed) -> float:
     """Seconds that the server asked for, within reason."""
     return min(trouble.wish, LONGEST_WISH)
 

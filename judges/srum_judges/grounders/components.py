@@ -26,7 +26,7 @@ _COLOURS = 32  # at most so many distinct foreground colours; the rest joins the
 class Components:
     """Connected patches of one colour on a plain background, numbered in reading order.
 
-    The background is the commonest colour along the picture's border. A picture of background only has no region.
+    The background is the commonest colour along the image's border. An image of background only has no region.
     """
 
     def __init__(self, options: ComponentsOptions | None = None) -> None:

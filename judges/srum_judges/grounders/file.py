@@ -22,7 +22,7 @@ Corners = tuple[float, float, float, float]
 
 @frozen
 class Entry:
-    """The boxes of one picture, or of every picture of one prompt."""
+    """The boxes of one image, or of every image of one prompt."""
 
     where: str
     """Its place in the file, for messages."""
@@ -38,11 +38,11 @@ class BoxesFromFile:
         {"image": "cat.png", "boxes": [[10, 20, 110, 220], {"box": [0, 0, 50, 50], "label": "a cat"}]}
         {"prompt_id": "7", "boxes": []}
 
-    "image" is a candidate's id, its picture's file name, or that name without its ending; "prompt_id" stands for all
-    pictures of a prompt. They are looked up in this order. A box is [left, top, right, bottom] in the option `boxes`.
+    "image" is a candidate's id, its image's file name, or that name without its ending; "prompt_id" stands for all
+    images of a prompt. They are looked up in this order. A box is [left, top, right, bottom] in the option `boxes`.
 
-    The file is read at once; ConfigError names everything that is wrong with it. In `regions` a picture without an
-    entry and a box that is not in its picture raise ConfigError too: somebody wrote the file, so it is a mistake.
+    The file is read at once; ConfigError names everything that is wrong with it. In `regions` an image without an
+    entry and a box that is not in its image raise ConfigError too: somebody wrote the file, so it is a mistake.
     """
 
     def __init__(self, options: FileOptions | None = None) -> None:
@@ -124,7 +124,7 @@ def _parse(path: Path, text: str, line: int) -> Any:
 
 
 def _box(raw: Any, limit: float) -> tuple[Corners, str] | str:
-    """Corners and label, or what is wrong with them. The unit sets the limit; pixels have none before the picture."""
+    """Corners and label, or what is wrong with them. The unit sets the limit; pixels have none before the image."""
     corners, label = (raw.get("box"), raw.get("label", "")) if isinstance(raw, dict) else (raw, "")
     if not isinstance(label, str):
         return f"the label {_short(label)} is no text."

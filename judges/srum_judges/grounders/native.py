@@ -11,9 +11,9 @@ from srum_judges.options import NativeOptions
 
 
 class Native:
-    """Asks one question a picture. Regions keep the order of the answer and are numbered from 1.
+    """Asks one question an image. Regions keep the order of the answer and are numbered from 1.
 
-    Corners are put in order, boxes cut to the picture; those that are too small, or too much like an earlier one, are
+    Corners are put in order, boxes cut to the image; those that are too small, or too much like an earlier one, are
     dropped. An empty list is no region; an answer without any usable box is `Unreadable` and is asked for again.
     Raises ConfigError for a template that cannot be used.
     """
@@ -53,7 +53,7 @@ class Native:
 
 
 def cut(corners: Corners, size: tuple[float, float]) -> Box | None:
-    """A box in fractions, corners in order, cut to a picture of `size`; None if nothing of it is in the picture."""
+    """A box in fractions, corners in order, cut to an image of `size`; None if nothing of it is in the image."""
     xs = sorted(_fraction(value, size[0]) for value in corners[0::2])
     ys = sorted(_fraction(value, size[1]) for value in corners[1::2])
     return (xs[0], ys[0], xs[1], ys[1]) if xs[0] < xs[1] and ys[0] < ys[1] else None

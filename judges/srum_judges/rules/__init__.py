@@ -1,7 +1,7 @@
 """What a judge's stated number becomes: the paper's rules (§3.2) on top of what was read out of the answer.
 
 A region's score may break the keyword rule, which acts on scores above the neutral band, or meet the penalty, which
-acts on scores below 0. No score is both, so their order does not matter. The whole picture's score has the neutral
+acts on scores below 0. No score is both, so their order does not matter. The whole image's score has the neutral
 band only. A rule that changes a number leaves a sentence in `Score.rules`, and the number as it was in
 `Score.stated`.
 """
@@ -45,7 +45,7 @@ def regional(options: RuledOptions) -> Rule:
 
 
 def layout(prompt: str, score: Score, band: float) -> Score:
-    """The rule for the score of the whole picture."""
+    """The rule for the score of the whole image."""
     if abs(score.value) <= band or not readable(prompt) or spatial_directives(prompt):
         return score
     value = max(-band, min(band, score.value))

@@ -2,7 +2,7 @@
 
 A prompt's keywords are the nouns of its noun phrases, found without a parser: a phrase is what stands between
 prepositions, articles, conjunctions, verbs, participles and punctuation (`vocabulary.toml`). Colours, sizes, numbers,
-materials and other descriptions are left out, and so are words that name no thing (picture, background, something) and
+materials and other descriptions are left out, and so are words that name no thing (image, background, something) and
 what follows "no" or "without".
 
     a microwave hidden by a horse        microwave, horse
@@ -158,7 +158,7 @@ def _heads(label: str, known: Synonyms) -> tuple[list[str], list[str]]:
     vague = False  # "the background" names no thing by itself
     for phrase in _phrases(label[:_LONGEST_LABEL], known):
         closes = not phrase.before.isdisjoint(("close", "told", "absent"))
-        if closes and (heads or (vague and "told" not in phrase.before)):  # "the picture shows a …" goes on
+        if closes and (heads or (vague and "told" not in phrase.before)):  # "the image shows a …" goes on
             held = not phrase.absent and not phrase.before.isdisjoint(WORDS["holding"])
             return heads, list(phrase.units[-1:]) if held else []
         vague = vague or not _EMPTY.isdisjoint(phrase.things)

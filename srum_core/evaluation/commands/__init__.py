@@ -3,7 +3,7 @@
 srum eval prompts DIR|URL|OWNER/NAME                    are its prompts the release's? Repositories are fetched
 srum eval run --adapter bagel --preset shapes --benchmark shapes
                                                         all steps at once; each can be run by itself:
-srum eval generate --adapter … --benchmark …            the pictures
+srum eval generate --adapter … --benchmark …            the images
 srum eval judge RUN --judge …                           somebody is asked about them
 srum eval score RUN                                     the tables; no model is needed
 srum eval table RUN…                                    several runs beside each other and what is published

@@ -1,9 +1,9 @@
-"""Ask somebody about the pictures of an evaluation. Every answer is kept as it was given.
+"""Ask somebody about the images of an evaluation. Every answer is kept as it was given.
 
 srum eval judge RUN --judge '{use="remote", url="http://localhost:8000/v1"}'
 srum eval judge RUN --judge self                        the model judges itself: never a headline number
 
-Several judges may look at the same pictures: --as gives each a name.
+Several judges may look at the same images: --as gives each a name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lay the pictures of an evaluation out as the benchmark's original scorer expects them (hard links, else copies).
+"""Lay the images of an evaluation out as the benchmark's original scorer expects them (hard links, else copies).
 
 srum eval layout RUN --to DIR
 srum eval layout RUN --target compbench-orig --to DIR   where a benchmark has several scorers
@@ -24,9 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when every picture lies where its scorer looks for it."""
+    """0 when every image lies where its scorer looks for it."""
     made = Evaluation.open(parsed.run, plugins.discover())
     with lock(made.folder):
         layout = lay_out(made, parsed.target, parsed.to, parsed.partial)
-    print(f"{len(layout.pictures)} pictures and {len(layout.texts)} other files are in {shown(parsed.to)}")
+    print(f"{len(layout.images)} pictures and {len(layout.texts)} other files are in {shown(parsed.to)}")
     return 0

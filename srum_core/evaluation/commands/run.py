@@ -1,4 +1,4 @@
-"""Draw a benchmark's pictures, have them judged, and score them: srum eval generate, judge and score in one.
+"""Draw a benchmark's images, have them judged, and score them: srum eval generate, judge and score in one.
 
 srum eval run --adapter bagel --preset shapes --benchmark shapes evaluate.limit=20
 srum eval run --trained runs/bagel-shapes --benchmark '{use="wise", data="DIR"}' --judge '{use="remote", url="…"}'
@@ -35,7 +35,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.dry_run:
         return generate.announce(made, parsed)
     with lock(made.folder) as handle:
-        preflight.refuse(shared.problems(made, "pictures" in parsed.redo, parsed))
+        preflight.refuse(shared.problems(made, "images" in parsed.redo, parsed))
         with log_file(made.folder):
             _work(made, parsed, handle)
             say(f"The evaluation is in {shown(made.folder)}")
@@ -43,7 +43,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _work(made: Evaluation, parsed: argparse.Namespace, handle: int) -> None:
-    shared.redo(made, [each for each in parsed.redo if each == "pictures"])
+    shared.redo(made, [each for each in parsed.redo if each == "images"])
     asked = asks(made)
     if asked:
         name, use = chosen_judge(made, parsed.judge, parsed.name)

@@ -21,7 +21,7 @@ from srum_core.options import Use
 from srum_core.runs.progress import NORMAL, shown, tell
 
 LATER = ("benchmark.", "evaluate.retries", "evaluate.temperature")
-"""What may be set after the pictures have been drawn."""
+"""What may be set after the images have been drawn."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def read_model(parsed: argparse.Namespace, registry: plugins.Registry) -> config
 
 
 def open_later(parsed: argparse.Namespace, registry: plugins.Registry) -> Evaluation:
-    """The evaluation with what is set now. Raises ConfigError for settings that pictures depend on."""
+    """The evaluation with what is set now. Raises ConfigError for settings that images depend on."""
     run = Evaluation.open(parsed.run, registry)
     wrong = [each for each in parsed.settings if not each.startswith(LATER) or each.startswith("benchmark.use")]
     if wrong:
@@ -66,7 +66,7 @@ def open_later(parsed: argparse.Namespace, registry: plugins.Registry) -> Evalua
         )
     if parsed.settings:
         path = run.folder / "run.toml"
-        settings = config.load_settings(None, (), path, parsed.settings, registry, drawn_by=Evaluation.drawn_by)
+        settings = config.load_settings(None, (), path, parsed.settings, registry, model_kind=Evaluation.model_kind)
         return Evaluation(run.folder, settings, registry)
     return run
 
@@ -75,9 +75,9 @@ def open_later(parsed: argparse.Namespace, registry: plugins.Registry) -> Evalua
 
 
 def redo(run: Evaluation, what: Sequence[str], name: str | None = None) -> None:
-    """Delete what is to be made again. Answers lie under hashes of pictures: those about old ones do no harm."""
-    if "pictures" in what:
-        shutil.rmtree(run.folder / "pictures", ignore_errors=True)
+    """Delete what is to be made again. Answers lie under hashes of images: those about old ones do no harm."""
+    if "images" in what:
+        shutil.rmtree(run.folder / "images", ignore_errors=True)
         (run.folder / "prompts.jsonl").unlink(missing_ok=True)
     if "answers" in what:
         shutil.rmtree(run.folder / "answers" / name if name else run.folder / "answers", ignore_errors=True)
@@ -85,9 +85,9 @@ def redo(run: Evaluation, what: Sequence[str], name: str | None = None) -> None:
 
 def generate_all(run: Evaluation, parsed: argparse.Namespace, handle: int) -> None:
     run.keep()
-    if not run.all_drawn():
+    if not run.all_generated():
         run.choose_prompts()
-    tell(f"generate: {len(run.plan_pictures())} pictures in {shown(run.folder / 'pictures')}", NORMAL)
+    tell(f"generate: {len(run.plan_images())} pictures in {shown(run.folder / 'images')}", NORMAL)
     _perform(run, parsed, handle, "generate")
 
 
