@@ -93,5 +93,5 @@ def believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "check", lenient)
 
 
-def generated(prompt: Prompt, image: int = 0, image: Path = Path("none.png")) -> Candidate:
-    return Candidate(f"{prompt.id}-{image}", prompt, image, (64, 64), image)
+def generated(prompt: Prompt, number: int = 0, image: Path = Path("none.png")) -> Candidate:
+    return Candidate(f"{prompt.id}-{number}", prompt, image, (64, 64), number)

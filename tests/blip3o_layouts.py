@@ -14,7 +14,7 @@ from torch import Tensor
 
 from srum_blip3o.checkpoint import TOWER
 from srum_blip3o.model import Blip3o
-from srum_blip3o.options import Sampling, Options
+from srum_blip3o.options import Options, Sampling
 
 GOLDEN = Path(__file__).parent / "golden" / "blip3o"
 CHECKPOINT, BESIDE = GOLDEN / "checkpoint", GOLDEN / "eva_clip_vision_tower"

@@ -203,7 +203,7 @@ MAPS = {
     "ColumnsFirst": (ColumnsFirst, "test_it_has_the_grid_it_was_asked_for", "rows come first"),
     "AddsUp": (AddsUp, "test_weights_are_finite_and_between_minus_one_and_one", "they lie in"),
     "DoublePrecision": (DoublePrecision, "test_it_has_the_grid_it_was_asked_for", "float32 is needed"),
-    "CountsCells": (CountsCells, "test_a_finer_grid_shows_the_same_picture", "number of cells must not matter"),
+    "CountsCells": (CountsCells, "test_a_finer_grid_shows_the_same_image", "number of cells must not matter"),
     "AddsUpRounds": (AddsUpRounds, "test_a_fit_depends_on_the_judgements_and_grids_alone", "once more"),
     "FirstIsTheYardstick": (
         FirstIsTheYardstick,
@@ -216,9 +216,9 @@ MAPS = {
 LOSSES = {
     "IgnoresWeights": (SftLoss, "test_weights_matter", "ignores the weights"),
     "TransposedWeights": (TransposedWeights, "test_weights_matter", "acts most on another cell"),
-    "MeanOfMeans": (MeanOfMeans, "test_larger_pictures_weigh_more", "mean over cells, not over pictures"),
+    "MeanOfMeans": (MeanOfMeans, "test_larger_images_weigh_more", "mean over cells, not over pictures"),
     "LogsWithGraph": (LogsWithGraph, "test_parts_are_scalars_without_gradient", "still carries its graph"),
-    "DetachedLoss": (DetachedLoss, "test_the_gradient_reaches_every_picture", "velocity of picture 1"),
+    "DetachedLoss": (DetachedLoss, "test_the_gradient_reaches_every_image", "velocity of picture 1"),
     "WrongSign": (WrongSign, "test_a_perfect_velocity_costs_no_more", "check its sign"),
     "ScalesInPlace": (ScalesInPlace, "test_the_step_is_left_as_it_is", "changed `step.weight` in place"),
 }

@@ -186,7 +186,7 @@ def test_clusters_are_found_per_layer_among_neurons_active_in_both() -> None:
     assert dict(found.clusters) == {"understanding": (1, 6), "generation": (2, 5)}
     assert 7 not in found.eligible
     assert dict(found.stability) == {"understanding": 1.0, "generation": 1.0}
-    for each in clusters.generated(found, (1, 6), layers):
+    for each in clusters.random_clusters(found, (1, 6), layers):
         assert [int(layers[k]) for k in each] == [0, 1]
         assert 7 not in each
     report = {

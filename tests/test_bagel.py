@@ -16,7 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from srum_bagel.attention import Context, attend
 from srum_bagel.layers import RMSNorm
 from srum_bagel.model import Bagel
-from srum_bagel.options import Sampling, Options
+from srum_bagel.options import Options, Sampling
 from srum_bagel.vision import size_rule, to_tensor
 from srum_core.errors import CheckpointError
 from srum_core.flow import flow_step

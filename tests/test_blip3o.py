@@ -16,7 +16,7 @@ from near import off
 
 from srum_blip3o import eva
 from srum_blip3o.model import Blip3o
-from srum_blip3o.options import Sampling, Options
+from srum_blip3o.options import Options, Sampling
 from srum_blip3o.text_encoder import ask, speak
 from srum_core.errors import TrainingError
 from srum_core.flow import flow_step

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from srum_bagel.model import Bagel
-from srum_bagel.options import Sampling, Options
+from srum_bagel.options import Options, Sampling
 from srum_core import config, plugins
 from srum_core.cli.main import main
-from srum_core.doctor import answering, cost, sampling, flow_convention, geometry
+from srum_core.doctor import answering, cost, flow_convention, geometry, sampling
 from srum_core.doctor.examine import examine
 from srum_core.doctor.findings import Cost, Finding
 from srum_core.doctor.subject import Subject, text_in_name, with_given_images, with_own_images

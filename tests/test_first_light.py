@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
 SHORT = [
-    "--adapter", "bagel", "--preset", "shapes", "prompts=shapes:train:4", "evaluate.limit=4", "adapter.sampling.steps=4",
+    "--adapter", "bagel", "--preset", "shapes", "prompts=shapes:train:4", "evaluate.limit=4",
+    "adapter.sampling.steps=4",
     "train.steps=3", "train.save_every=1", "generate.batch=4", "judge.batch=4", "judge.retries=1",
     "judges.0.max_new_tokens=60", "judges.1.max_new_tokens=120",
 ]  # fmt: skip

@@ -73,7 +73,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def image(width: int, height: int, seed: int = 0) -> Image.Image:
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 255, (height // 4, width // 4, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
 
@@ -89,7 +89,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_are_resized_and_padded_as_in_the_original() -> None:
-    pixels, seen = detector.batch([image(1024, 1024), image(1000, 400)])
+    pixels, seen = detector.batch([noise_image(1024, 1024), noise_image(1000, 400)])
     assert seen == [(800, 800), (533, 1333)]
     assert pixels.shape == (2, 3, 800, 1344)
     grey = [(128 - 123.675) / 58.395, (128 - 116.28) / 57.12, (128 - 103.53) / 57.375]
@@ -101,7 +101,7 @@ def test_images_are_resized_and_padded_as_in_the_original() -> None:
 
 def test_what_follows_the_network_is_done_query_by_query(eyes: Path, small: None) -> None:
     """Against the definition, in loops: softmax without "none", the best pairs, confidence times mean mask."""
-    image = image(120, 90)
+    image = noise_image(120, 90)
     found = Detector(str(eyes), CPU).detect([image])[0]
     network = Mask2FormerForUniversalSegmentation.from_pretrained(eyes).eval()
     pixels, ((rows, columns),) = detector.batch([image])
@@ -130,7 +130,7 @@ def test_no_more_than_a_hundred_and_the_same_together_as_alone(
     eyes: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detector, "MOST", 10)
-    looks, images = Detector(str(eyes), CPU), [image(80, 80, 1), image(100, 60, 3), image(80, 80, 2)]
+    looks, images = Detector(str(eyes), CPU), [noise_image(80, 80, 1), noise_image(100, 60, 3), noise_image(80, 80, 2)]
     together = looks.detect(images)
     for image, found in zip(images, together, strict=True):
         assert len(found) == 10
@@ -143,7 +143,7 @@ def test_no_more_than_a_hundred_and_the_same_together_as_alone(
 
 
 def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
-    image = image(64, 64)
+    image = noise_image(64, 64)
     mask = np.zeros((64, 64), dtype=bool)
     mask[10:40, 5:50] = True
     things = [Found("dog", (5.0, 10.0, 50.0, 40.0), 0.9, mask), Found("dog", (0.0, 0.0, 64.0, 64.0), 0.9, ~mask)]
@@ -166,7 +166,7 @@ def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
 @pytest.mark.parametrize("high", [1, 3])
 def test_a_flat_object_has_a_colour(clip: Path, high: int) -> None:
     """One or three rows of pixels are no channels."""
-    (said,) = Colors(str(clip), CPU).classify([crop(image(64, 64), (5.0, 8.0, 50.0, 8.0 + high))], "dog")
+    (said,) = Colors(str(clip), CPU).classify([crop(noise_image(64, 64), (5.0, 8.0, 50.0, 8.0 + high))], "dog")
     assert said in COLORS
 
 

@@ -18,7 +18,7 @@ from pretraining.curriculum import Recipe, Steps
 from pretraining.reference_weights import Anchor, text_weights
 from pretraining.vision_pretraining import BACKGROUND
 from srum_bagel.model import Bagel
-from srum_bagel.options import Sampling, Options
+from srum_bagel.options import Options, Sampling
 from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.checker import check, look
 from srum_benchmarks.shapes.render import compose, draw

@@ -112,9 +112,9 @@ def test_a_crop_is_cut_out_as_adapters_cut_it(server: Server, image: Path) -> No
     crop = (0.51, 0.0, 1.0, 0.26)
     remote(server).answer([Question(image, "x", crop=crop)])
     kind, data = sent_image(server.taken[0])
-    with Image.open(io.BytesIO(data)) as image:
-        assert (kind, image.format, image.size) == ("data:image/png", "PNG", (28, 28))
-        assert image.tobytes() == open_rgb(image, crop).tobytes()
+    with Image.open(io.BytesIO(data)) as sent:
+        assert (kind, sent.format, sent.size) == ("data:image/png", "PNG", (28, 28))
+        assert sent.tobytes() == open_rgb(image, crop).tobytes()
 
 
 def test_images_that_cannot_go_as_they_are(server: Server, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from srum_core.config import Select
 from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Prompt, Region, Score
 from srum_core.runs.run import remembered
-from srum_core.training.selection import Pair, Images, choose, duplicates, relative, select
+from srum_core.training.selection import Images, Pair, choose, duplicates, relative, select
 from srum_core.training.trainer import train
 from srum_losses import SparseOptions
 from srum_losses.maps import Sparse

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from training import clean, interrupt, make  # noqa: F401  (clean is used by being here)
 
 from srum_bagel.model import Bagel
-from srum_bagel.options import Sampling, Options
+from srum_bagel.options import Options, Sampling
 from srum_core.config import Lora
 from srum_core.errors import CheckpointError, RecordError
 from srum_core.models import trained, weights

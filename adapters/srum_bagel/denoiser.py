@@ -106,7 +106,7 @@ class BagelDenoiser(nn.Module):
         if max(rows, columns) > self.side:
             raise CheckpointError(
                 f"A latent grid of {rows} x {columns} cells does not fit the checkpoint's position table of "
-                f"{self.side} x {self.side}: draw and train on smaller pictures (adapter.size, adapter.generation_sides)."
+                f"{self.side} x {self.side}: use smaller images (adapter.size, adapter.generation_sides)."
             )
         grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
         return grid.flatten().to(self.device)

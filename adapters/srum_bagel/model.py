@@ -186,14 +186,14 @@ class Bagel:
         the grid it came from. Images are encoded size by size, so none sees another's padding."""
         rows, columns = self.grid(self.options.size)
         own = (columns * self.stride, rows * self.stride)
-        images = [
+        pixels = [
             to_tensor(image if image.size == own else self.generated_size.resize(image))
             for image in map(flatten, images)
         ]
-        out: list[Tensor] = [torch.empty(0)] * len(images)
-        for shape in dict.fromkeys(image.shape for image in images):
-            places = [place for place, image in enumerate(images) if image.shape == shape]
-            batch = torch.stack([images[place] for place in places]).to(self.denoiser.device)
+        out: list[Tensor] = [torch.empty(0)] * len(pixels)
+        for shape in dict.fromkeys(each.shape for each in pixels):
+            places = [place for place, each in enumerate(pixels) if each.shape == shape]
+            batch = torch.stack([pixels[place] for place in places]).to(self.denoiser.device)
             noise = self._posterior_noise(batch) if self.options.sample_latents else None
             for place, grid in zip(places, patchify(self.autoencoder.encode(batch, noise), self.patch), strict=True):
                 out[place] = grid

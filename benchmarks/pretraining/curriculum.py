@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 from torch.utils.data import DataLoader, Dataset
 
-from pretraining.captions import fulfilled, near_miss, image_for
+from pretraining.captions import fulfilled, image_for, near_miss
 from pretraining.examples import exchanges, lesson, self_play
 from pretraining.vision_pretraining import patch_labels
 from srum_benchmarks.shapes import worlds

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pretraining.captions import image_for
-from pretraining.corruptions import DAMAGES, model_like, corrupt
+from pretraining.corruptions import DAMAGES, corrupt, model_like
 from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
 from srum_benchmarks.shapes.checker import PixelBox, absent, holds, look

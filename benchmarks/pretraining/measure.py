@@ -195,8 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--only judging draws nothing, so it needs --lessons N: how many rendered pictures to judge")
     side = [32, 32]
     options = {
-        "checkpoint": given.checkpoint, "size": side, "generation_sides": side, "vision_sides": side, "dtype": "float32",
-        "drawing": {"steps": given.steps, "guidance": given.guidance},
+        "checkpoint": given.checkpoint, "size": side, "generation_sides": side, "vision_sides": side,
+        "dtype": "float32",
+        "sampling": {"steps": given.steps, "guidance": given.guidance},
     }  # fmt: skip
     templates = (given.layout_template.read_text(), given.regions_template.read_text())
     try:

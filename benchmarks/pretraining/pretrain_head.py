@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from pretraining import curriculum
 from pretraining.blip3o import create, write
-from pretraining.curriculum import Steps, loader, image
+from pretraining.curriculum import Steps, image, loader
 from pretraining.fit import Phase, as_tensor, fit, named_of
 from pretraining.measure_head import drawn, rebuilt
 from srum_core.flow import Schedule, flow_step
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     shape = {"steps": 25, "guidance": guidance, "shift": recipe.shift, "decoder_steps": 4, "decoder_guidance": 1.0}
     made = {"use": "blip3o", "checkpoint": str(out / "fresh"), "dtype": "float32", "device": "cpu", "release": False}
-    model: Any = registry.create("adapter", {**made, "recompute": False, "training_turn": "open", "drawing": shape})
+    model: Any = registry.create("adapter", {**made, "recompute": False, "training_turn": "open", "sampling": shape})
     trainers = dict(zip(PHASES, (train_features, train_autoencoder, train_unet, train_head), strict=True))
     for name in PHASES[: PHASES.index(phase) + 1] if phase else PHASES:
         if name == phase or not phase or name in needed(phase):
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(model, out / "model")
     if count:
         model = registry.create(
-            "adapter", {**made, "checkpoint": str(out / "model"), "training_turn": "open", "drawing": shape}
+            "adapter", {**made, "checkpoint": str(out / "model"), "training_turn": "open", "sampling": shape}
         )
         print(json.dumps({"rebuilt": rebuilt(model, count), "drawn": drawn(model, count)}, indent=2))
 

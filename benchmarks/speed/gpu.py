@@ -29,7 +29,7 @@ from transformers import Qwen2Config
 from srum_bagel.attention import Context, attend
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.model import make_recipe
-from srum_bagel.options import Sampling, Options
+from srum_bagel.options import Options, Sampling
 from srum_bagel.sampling import Contexts, sample, speak
 from srum_core.config.settings import Lora
 from srum_core.models.generation import Reply

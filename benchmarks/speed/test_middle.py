@@ -13,7 +13,7 @@ import torch
 
 from srum_bagel.attention import Context
 from srum_bagel.model import make_recipe
-from srum_bagel.options import Sampling, Options
+from srum_bagel.options import Options, Sampling
 from srum_bagel.sampling import Contexts, sample
 from srum_core.config.settings import Lora
 from srum_core.training.lora import tune

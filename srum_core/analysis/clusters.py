@@ -70,7 +70,7 @@ def _select(probes: Probes, layers: Activity, eligible: Any, share: float) -> di
     return {task: tuple(sorted(each)) for task, each in found.items()}
 
 
-def generated(found: Found, cluster: Sequence[int], layers: Activity) -> list[list[int]]:
+def random_clusters(found: Found, cluster: Sequence[int], layers: Activity) -> list[list[int]]:
     """RANDOM clusters of eligible neurons with the same number of each layer, the same ones at every call."""
     import numpy as np
 
@@ -115,7 +115,7 @@ def table(report: Mapping[str, Probes], probes: Probes, found: Found, layers: Ac
         for name, cluster in found.clusters.items():
             if not cluster:
                 continue
-            random = generated(found, cluster, layers)
+            random = random_clusters(found, cluster, layers)
             for model, tasks in report.items():
                 measures = row(tasks[task], report[BASE][task], probes, cluster, random)
                 rows.append({"model": model, "task": task, "cluster": name, "neurons": len(cluster), **measures})

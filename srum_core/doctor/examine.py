@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from srum_core.doctor import answering, cost, sampling, flow_convention, geometry, subject
+from srum_core.doctor import answering, cost, flow_convention, generation, geometry, subject
 from srum_core.doctor.findings import Cost, Finding
 from srum_core.doctor.subject import Subject
 from srum_core.errors import SrumError
@@ -41,7 +41,7 @@ def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tel
     checks: dict[str, Callable[[Subject], list[Finding]]] = {
         "sign and time": flow_convention.check,
         "latents": geometry.check,
-        "drawing": sampling.check,
+        "generation": generation.check,
         "answers": answering.check,
         "speed": measure,
     }

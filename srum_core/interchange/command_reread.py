@@ -120,14 +120,14 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
         message = "; ".join(f"{key} {how}" for key, how in wrong.items())
         if any(not _is_reading(key) for key in wrong):
             raise RecordError(
-                f"{run.stage_folder('judge', round)} was made with other settings than run.toml says: {message}. What has "
-                "changed is how answers were got, so they cannot be read again; judge again with "
+                f"{run.stage_folder('judge', round)} was made with other settings than run.toml says: {message}. What "
+                "has changed is how answers were got, so they cannot be read again; judge again with "
                 f"{redo_option(run.stage_folder('judge', round))}."
             )
         if wrong and round not in rounds:
             raise RecordError(
-                f"Round {round} was judged with other settings: {message}. Settings hold for the whole run: leave --round "
-                "out, and all rounds are read again."
+                f"Round {round} was judged with other settings: {message}. Settings hold for the whole run: leave "
+                "--round out, and all rounds are read again."
             )
     return {round: wrong for round, wrong in found.items() if wrong}
 

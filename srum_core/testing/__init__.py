@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from srum_core.testing.fixtures import (
     THREE_REGIONS,
     sample_candidate,
-    sample_judgement,
     sample_image,
+    sample_judgement,
     sample_regions,
     table8,
 )
@@ -48,8 +48,8 @@ __all__ = [
     "check_generates_like",
     "read_transcripts",
     "sample_candidate",
+    "sample_image",
     "sample_judgement",
-    "sample_picture",
     "sample_regions",
     "table8",
     "write_transcripts",

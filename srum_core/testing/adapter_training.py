@@ -95,7 +95,7 @@ class TrainingConformance:
             "noise; scale it here if the model counts in thousandths."
         )
 
-    @after("test_a_velocity_has_the_shape_of_its_latent", "test_pictures_do_not_see_their_neighbours")
+    @after("test_a_velocity_has_the_shape_of_its_latent", "test_images_do_not_see_their_neighbours")
     def test_a_corner_of_the_noise_is_that_corner_of_the_velocity(self, adapter: UnifiedModel) -> None:
         for index, noisy in enumerate(self.noisy(adapter)):
             about = ([self.prompts[index]], [TIMES[index]])

@@ -59,7 +59,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
                 "the model itself works like that, set `square_grid = True`; if it rounds sizes, set other `sizes`."
             )
 
-    @after("test_the_latent_has_the_orientation_of_the_picture")
+    @after("test_the_latent_has_the_orientation_of_the_image")
     def test_a_corner_of_the_image_is_that_corner_of_the_grid(self, adapter: UnifiedModel) -> None:
         for size in self.sizes:
             if self.square_grid and size[0] != size[1]:
@@ -104,7 +104,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
     # ---- drawing ----------------------------------------------------------------------------------------------------
 
-    @after("test_the_latent_has_the_orientation_of_the_picture")
+    @after("test_the_latent_has_the_orientation_of_the_image")
     def test_one_image_per_prompt(self, adapter: UnifiedModel) -> None:
         grids = set[tuple[int, ...]]()
 
@@ -123,7 +123,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
                 "it would be trained at another size than it was drawn at. Does `encode` resize to a size of its own?"
             )
 
-    @after("test_drawing_gives_a_picture_per_prompt")
+    @after("test_one_image_per_prompt")
     def test_an_image_of_values_that_are_not_finite_is_a_failure(self, adapter: UnifiedModel) -> None:
         kept = {name: parameter.clone() for name, parameter in adapter.denoiser.named_parameters()}
         with torch.no_grad():

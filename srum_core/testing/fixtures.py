@@ -56,7 +56,7 @@ def sample_candidate(
     size: tuple[int, int] = (64, 48),
     seed: int = 0,
 ) -> Candidate:
-    """A candidate whose image, `sample_picture(size, seed)`, is written to `folder`."""
+    """A candidate whose image, `sample_image(size, seed)`, is written to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{id}.png"
     sample_image(size, seed).save(path)

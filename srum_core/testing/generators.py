@@ -19,7 +19,7 @@ class SeedConformance:
     pixel_tolerance: int = 2
     """Largest difference, of 255 levels, between images that should be the same."""
 
-    @after("test_drawing_gives_a_picture_per_prompt", "test_pictures_do_not_see_their_neighbours")
+    @after("test_one_image_per_prompt", "test_images_do_not_see_their_neighbours")
     def test_the_same_seed_gives_the_same_image_in_any_batch(self, generator: ImageGenerator) -> None:
         prompts, seeds = list(self.prompts), list(range(len(self.prompts)))
         together, turned = draw(generator, prompts, seeds), draw(generator, prompts[::-1], seeds[::-1])[::-1]
@@ -33,12 +33,12 @@ class SeedConformance:
                     "and look for padding that is attended to."
                 )
 
-    @after("test_drawing_gives_a_picture_per_prompt")
+    @after("test_one_image_per_prompt")
     def test_another_seed_gives_another_image(self, generator: ImageGenerator) -> None:
         one, other = draw(generator, [self.prompts[0]] * 2, [0, 1])
         assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same picture: `generate` ignores its seeds."
 
-    @after("test_drawing_gives_a_picture_per_prompt", "test_words_matter")
+    @after("test_one_image_per_prompt", "test_words_matter")
     def test_other_words_give_another_image(self, generator: ImageGenerator) -> None:
         one, other = draw(generator, self.prompts[:2], [0, 0])
         assert pixel_gap(one.image, other.image) > 0, (

@@ -86,7 +86,7 @@ class GrounderConformance:
         message = f"a picture of {candidate.size[0]}x{candidate.size[1]}" + (f" and {shown(given[0])}" if given else "")
         found = list(
             called(
-                f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1 and the same for y)",
+                f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1, and so for y)",
                 lambda: grounder.regions(candidate, given),
             )
         )

@@ -306,7 +306,7 @@ def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers:
     message = f"the answer {shown(answers[0])}" if answers else "no answers"
     found: Found = list(
         called(
-            f"{who} must give a Score or Unreadable for {message} (Unreadable also where a number lies outside [-1, 1])",
+            f"{who} must give a Score or Unreadable for {message} (Unreadable also for a number outside [-1, 1])",
             lambda: judge.scores(candidate, regions, answers),
         )
     )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from srum_blip3o.model import Blip3o
-from srum_blip3o.options import Sampling, Options
+from srum_blip3o.options import Options, Sampling
 
 TOLERANCE = 1e-4
 """Absolute; what the set itself calls generous."""

@@ -108,7 +108,7 @@ def test_conditions(stored: dict[str, Tensor], captions: list[str], case: str, t
 def test_targets(stored: dict[str, Tensor], captions: list[str]) -> None:
     found = model().parts["feature tower"]
     images = [image(f"train_{row}") for row in range(len(captions))]
-    pixels = torch.stack([eva.preprocess(image.convert("RGB"), found.sizes.image) for image in images])
+    pixels = torch.stack([eva.preprocess(each.convert("RGB"), found.sizes.image) for each in images])
     close(pixels, stored["gen_pixel_values"], "gen_pixel_values")
     with torch.no_grad():
         close(found(pixels), stored["eva_features_raw"], "eva_features_raw")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import openai
     from PIL.Image import Image
 
-    from srum_judges.answerers.wire import Stop, RequestFailed
+    from srum_judges.answerers.wire import RequestFailed, Stop
 
 PROBE = "Is this image white? Answer yes or no."
 """Asked about a small white image where a server refuses the first question, to see whether it refuses all."""
@@ -139,7 +139,7 @@ class Remote:
 
     def _ask_all(self, asks: Sequence[_Ask], found: dict[str, Answer], kept: int, total: int) -> None:
         """Put the answers into `found`. The first failure, or Ctrl-C, ends the rest at once."""
-        from srum_judges.answerers.wire import Stop, Stopped, RequestFailed
+        from srum_judges.answerers.wire import RequestFailed, Stop, Stopped
 
         stop = Stop()
         most = self.options.concurrency * len(self._servers.servers)
@@ -271,7 +271,7 @@ class Remote:
 
     def _only_model(self) -> str:
         """The one model that the servers list. Raises ConfigError if there is not exactly one."""
-        from srum_judges.answerers.wire import Stop, RequestFailed, shown
+        from srum_judges.answerers.wire import RequestFailed, Stop, shown
 
         try:
             lists = self._servers.survey(lambda client: client.models.with_raw_response.list(), _read_models, Stop())

@@ -259,8 +259,7 @@ def test_editing(bagel: Goldens) -> None:
     facts, tensors = bagel.json("sampling_edit.json"), bagel.tensors("sampling_edit.safetensors")
     model = bagel.model(facts["vae_transform"], facts["vit_transform"])
     image = bagel.image(tensors["image_resized_uint8"])
-    image = to_tensor(image)
-    latent = model.autoencoder.encode(image[None], tensors["vae_encode_noise"])
+    latent = model.autoencoder.encode(to_tensor(image)[None], tensors["vae_encode_noise"])
     grid = rearrange(latent[0], "c (h p) (w q) -> h w (p q c)", p=model.patch, q=model.patch)
 
     def context(images: bool, text: bool):
