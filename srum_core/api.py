@@ -92,7 +92,7 @@ class Model:
             return put(_answering(self.unified), [Question(path, text) for text in _listed(questions)])
 
     def tune(self) -> Tuned:
-        """Make the denoiser trainable, as the settings `train.method` and `lora` say: `tuned.module` is what to call,
+        """Make the denoiser trainable, as set by `train.method` and `lora`: call `tuned.module`,
         `tuned.parameters` are the trained parameters by name."""
         from srum_core.training.lora import tune  # torch
 
@@ -122,7 +122,7 @@ def judge(
     regions: Sequence[Region | Box],
     judges: Sequence[Named] = (),
 ) -> Judgement:
-    """What the judges of the model's settings, or those named, say. The setting `answerer` or else the model is asked.
+    """Judge an image with the given judges, or those of the settings. The setting `answerer` or the model answers.
 
     A box is (x0, y0, x1, y1) as fractions of the image; boxes become the regions "1", "2", …"""
     run = model.run
@@ -211,7 +211,7 @@ class Run:
         return {each.id: each for each in self.run.candidates(self._known(round))}
 
     def judgements(self, round: int = 1) -> list[Judgement]:
-        """What was said about the images of a round."""
+        """The judgements of a round's images."""
         return list(self.run.judgements(self._known(round)))
 
     def model(self, round: int | None = None) -> Model:
@@ -308,7 +308,7 @@ def _at_work(run: runs.Run) -> Iterator[None]:
 
 @contextmanager
 def _stored(image: Image | str | Path) -> Iterator[Path]:
-    """The image as a file, for as long as it is looked at."""
+    """Write the image to a temporary file for the duration of the context."""
     if isinstance(image, str | Path):
         yield Path(image)
         return

@@ -1,4 +1,4 @@
-"""Errors for people: a full sentence that says what, where and what to do. `assert` is for ourselves."""
+"""Exceptions shown to users. Every message says what failed, where, and how to fix it; `assert` is for invariants."""
 
 import base64
 import errno
@@ -32,11 +32,11 @@ class CheckpointError(SrumError):
 
 
 class TrainingError(SrumError):
-    """Training cannot start or must not go on."""
+    """Training cannot start or must not continue."""
 
 
 class AnswerError(SrumError):
-    """Whoever is asked about images cannot be reached, or does not answer."""
+    """The answerer cannot be reached, or does not answer."""
 
 
 def refuse(condition: bool, component: object, sentence: str) -> None:
@@ -54,7 +54,7 @@ def who_ended(error: SystemExit) -> str:
     )
 
 
-_ROOM = "Free some space, then run the same command again: what is on disk is complete, and it goes on from there."
+_ROOM = "Free some space, then run the same command again: what is on disk is complete, and the run resumes from it."
 _ELSEWHERE = "Choose another folder (--out; --to of srum export)."
 _ADVICE = {
     errno.ENOSPC: _ROOM,
@@ -71,7 +71,7 @@ _ADVICE = {
 
 
 def _code(error: BaseException) -> int | None:
-    """The errno of an error of the file system; safetensors says it in words, "(os error 28)"."""
+    """The errno of an error of the file system; safetensors gives it as text, "(os error 28)"."""
     if isinstance(error, OSError):
         return error.errno
     message = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
@@ -79,11 +79,11 @@ def _code(error: BaseException) -> int | None:
 
 
 def explain(error: BaseException) -> str | None:
-    """Say what the machine refuses (disk, permissions, memory, network) in a sentence; None for any other error."""
+    """Describe an error of the machine (disk, permissions, memory, network) in a sentence; None for any other error."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             f"There is not enough memory: {clean(error) or 'an allocation failed'}. `srum doctor --plan` with the same "
-            "settings tells what each stage takes and which settings take less."
+            "settings predicts the memory of each stage and suggests settings that take less."
         )
     code = _code(error)
     if code is None:
@@ -149,7 +149,7 @@ def mask(text: str) -> str:
 
 
 def clean(text: object, limit: int = 400) -> str:
-    """Return what a server, plugin or file says as one printable line of at most `limit` characters.
+    """Return text of a server, plugin or file as one printable line of at most `limit` characters.
 
     Control characters (also those that reorder text) become spaces and secrets given to `hide` are
     masked. Bytes are decoded; an object whose `str` fails is named by its type. Markup of rich is

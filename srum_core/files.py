@@ -20,7 +20,7 @@ import psutil
 from srum_core.errors import ConfigError, RecordError, clean
 
 ABOUT = "srum.json"
-"""What a trained checkpoint's folder says about itself."""
+"""The description file in a trained checkpoint's folder."""
 DEPTH = 50
 """Tables and lists inside one another that settings and records may have."""
 
@@ -38,7 +38,7 @@ def lock(folder: Path) -> Iterator[int]:
     """Keep other processes out of a run's folder; yields the descriptor, for stage processes to hold on to.
 
     What killed processes left half-written there (`aside`) is deleted.
-    Raises RecordError if somebody else is at work there."""
+    Raises RecordError if another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:

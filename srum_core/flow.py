@@ -17,7 +17,7 @@ from srum_core.errors import TrainingError
 
 @frozen
 class Schedule:
-    """How training times are drawn: from `density` on (0, 1), then moved towards noise by `shift` (1 = not at all)."""
+    """Distribution of training times: from `density` on (0, 1), then shifted towards noise by `shift` (1 = none)."""
 
     density: Literal["logit-normal", "uniform"] = field(
         default="logit-normal", validator=validators.in_(("logit-normal", "uniform"))
@@ -47,7 +47,7 @@ class Schedule:
 
 @frozen
 class Recipe:
-    """What only the adapter can say about training its denoiser."""
+    """Facts about training the denoiser that only the adapter knows."""
 
     blocks: tuple[str, ...]
     """Class names of the repeated layers: recomputed one by one with activation checkpointing, and sharded one by one
@@ -58,12 +58,12 @@ class Recipe:
     lora: str
     """Regular expression (whole names) of the modules that LoRA adapts."""
     schedule: Schedule = Schedule()
-    """How training times are drawn; a run's `train.shift` takes the place of its shift."""
+    """Distribution of training times; a run's `train.shift` replaces its shift."""
 
 
 @frozen
 class FlowStep:
-    """One noised batch, what the denoiser said and what it should have said; one entry per image."""
+    """One noised batch with predicted and target velocities; one entry per image."""
 
     velocity: list[Tensor]
     """(rows, columns, channels), with gradient."""
@@ -76,8 +76,8 @@ class FlowStep:
     time: Tensor
     """(n,)."""
     start: list[Tensor] | None = None
-    """What the model said before this round's training, of the same noised input: (rows, columns, channels), without
-    gradient. Only there for a loss with `needs_start`."""
+    """The prediction before this round's training for the same input: (rows, columns, channels), without gradient.
+    Only there for a loss with `needs_start`."""
 
 
 def flow_step(
@@ -94,7 +94,7 @@ def flow_step(
 
     clean      latent grids (rows, columns, channels)
     weight     reward maps (rows, columns); None = 1 everywhere
-    noise      one grid per image, or the generator to draw them from, image by image
+    noise      one grid per image, or the generator to sample them from, image by image
     reference  latents that the constraint term pulls towards; None (also per image) = the image itself
     start      called like the denoiser, before it: the model as it was before training (tuning.Start); None = not asked
 
@@ -126,11 +126,11 @@ def _check_grids(clean: Sequence[Tensor], weight: Sequence[Tensor], reference: S
     for index, (x, cells, pull) in enumerate(zip(clean, weight, reference, strict=True)):
         if cells.shape != x.shape[:2]:
             raise TrainingError(
-                f"The reward map of picture {index} of the batch has the shape {tuple(cells.shape)}, its latent grid "
+                f"The reward map of image {index} of the batch has the shape {tuple(cells.shape)}, its latent grid "
                 f"is {tuple(x.shape[:2])}: a reward map must return one weight per cell of the grid it is called with."
             )
         if pull is not None and pull.shape != x.shape:
             raise TrainingError(
-                f"The reference of picture {index} of the batch has a latent of {tuple(pull.shape)}, the picture "
-                f"itself one of {tuple(x.shape)}: give a reference picture of the candidate's own size, or none."
+                f"The reference of image {index} of the batch has a latent of {tuple(pull.shape)}, the image "
+                f"itself one of {tuple(x.shape)}: give a reference image of the candidate's size, or none."
             )

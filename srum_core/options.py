@@ -113,7 +113,7 @@ def _explain(error: Exception, path: Keys = ()) -> Iterator[Problem]:
             key = note.name if isinstance(note, AttributeValidationNote) else str(note.index)
             yield from _explain(each, (*path, key))
         for each in others:
-            # What attrs' validators say begins with the field's name.
+            # Messages of attrs' validators begin with the field's name.
             about = re.match(r"'?(\w+)'? (.*)", _message(each), re.DOTALL)
             if attrs.has(error.cl) and about and about[1] in attrs.fields_dict(error.cl):
                 yield Problem((*path, about[1]), about[2])
@@ -131,7 +131,7 @@ def _message(error: BaseException) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """What TOML and JSON can say. TOML has no null: keys without a value are left out."""
+    """Convert to what TOML and JSON can express. TOML has no null: keys without a value are left out."""
     if isinstance(value, Use):
         value = {"use": value.use, **value.options}
     elif attrs.has(type(value)):

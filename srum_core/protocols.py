@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RunView(Protocol):
-    """What an event tells about a run."""
+    """The view of a run that events get."""
 
     folder: Path
     settings: Any
@@ -24,22 +24,22 @@ class RunView(Protocol):
 
 @runtime_checkable
 class Answerer(Protocol):
-    """Anything that looks at images and answers; a judge server needs nothing else."""
+    """Answers questions about images; a judge server needs nothing else."""
 
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         """One answer per question, in order. Greedy at temperature 0, else sampled from each question's own seed. A
-        `records.Answer` is a text that also says which model gave it, or why this one question was refused."""
+        `records.Answer` is a str that also names its model, or the reason why this question was refused."""
         ...
 
-    # Optional: `box_format(size: (width, height)) -> BoxFormat` says how it writes boxes in an image of that size;
-    # without it, boxes are pixels of the stored image. `converses = True` says that it hears `question.history` as
-    # earlier turns; without it, the stages write them into the question's text. `identity() -> str` says who answers in
-    # the end, where the options leave it open (the model that a server happens to serve); recorded with the answers.
+    # Optional: `box_format(size: (width, height)) -> BoxFormat` declares how it writes boxes in an image of that size;
+    # without it, boxes are pixels of the stored image. `converses = True` declares that it takes `question.history` as
+    # earlier turns; without it, the stages write them into the question's text. `identity() -> str` names the
+    # model, where the options leave it open (the model that a server happens to serve); recorded with the answers.
 
 
 @runtime_checkable
 class ImageGenerator(Protocol):
-    """Anything that draws; a text-to-image model that is only evaluated needs nothing else."""
+    """Generates images; a text-to-image model that is only evaluated needs nothing else."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
         """One image per prompt; the same prompt and seed give the same image, whatever else is in the batch."""
@@ -48,14 +48,14 @@ class ImageGenerator(Protocol):
 
 @runtime_checkable
 class UnifiedModel(ImageGenerator, Answerer, Protocol):
-    """A model that can draw, look, and be trained to draw better."""
+    """Generates images, answers questions about images, and can be trained."""
 
     denoiser: nn.Module
     """`forward(noisy: list[(h, w, c)], time: (n,), condition) -> list[(h, w, c)]`, the velocity noise - clean.
 
     Time 0 is clean and 1 is noise. Each block of `recipe.blocks` runs exactly once per call."""
     recipe: Recipe
-    """What only the adapter can say about training: blocks, trainable patterns, LoRA targets, time schedule."""
+    """Facts about training that only the adapter knows: blocks, trainable patterns, LoRA targets, time schedule."""
 
     def encode(self, images: Sequence[Image]) -> list[Tensor]:
         """Clean latents, each (rows, columns, channels), without gradient; repeatable and independent of the batch."""
@@ -73,18 +73,18 @@ class UnifiedModel(ImageGenerator, Answerer, Protocol):
 
     # Optional:
     # `preflight(options)`, a class method (of any component): raise SrumError for what would stop a run, as far as it
-    # can be known without loading a model or downloading: files that are missing, a size that cannot be drawn. Of a
+    # can be known without loading a model or downloading: files that are missing, a size that cannot be generated. Of a
     # component that has it nothing is made before it is needed; others than models (and judges with `score_many`) are
     # made to see whether they can be.
-    # `window(size: (width, height)) -> Box` says which part of an image `encode` sees, where that is not all of it.
+    # `window(size: (width, height)) -> Box` gives the part of an image that `encode` uses, if not the whole image.
     # `before_training(texts)` is called once before the first step with all texts that `condition` will be asked for,
     # so that what they need can be computed and let go of.
     # `export(directory)` writes the whole model as it is, in the upstream layout, where `save` keeps only a part of it.
     # `outline(options, device: str) -> srum_core.models.memory_outline.Outline`, a class method: the model without its
     # weights, for `srum doctor --plan`.
-    # For `srum analyze steps`: `sampling_times() -> Sequence[float]`, the times of drawing from 1 to 0, one more than
+    # For `srum analyze steps`: `sampling_times() -> Sequence[float]`, the sampling times from 1 to 0, one more than
     # steps; and `trace(prompts, seeds, steps) -> Sequence[Sequence[Image]]`, per prompt the clean estimate x - time * v
-    # at each of these steps (v after guidance) as an image; at the last step it is what `generate` draws.
+    # at each of these steps (v after guidance) as an image; at the last step it is the result of `generate`.
     # For `srum analyze activations`: `neurons() -> Mapping[str, Sequence[nn.Module]]`, per expert the modules, layer by
     # layer, whose output (rows, tokens, units) is what the units are activated with. One prompt or question is given at
     # a time; of several rows (guidance) the first is the conditional branch.
@@ -92,7 +92,7 @@ class UnifiedModel(ImageGenerator, Answerer, Protocol):
 
 @runtime_checkable
 class Grounder(Protocol):
-    """Says where to look. One that needs no language model asks nothing and looks at `candidate.image` itself."""
+    """Proposes image regions. One that needs no language model asks nothing and reads `candidate.image` itself."""
 
     def questions(self, candidate: Candidate) -> Sequence[Question]: ...
 
@@ -116,8 +116,8 @@ class Judge(Protocol):
     # Optional, for one that asks in turns: `further(candidate, regions, answers) -> Sequence[Question]` gives the
     # questions that follow from all answers so far, in order of asking; they are asked, and `further` is called again,
     # until it gives none. Then `scores` gets all answers. It is pure. Where answers that it needs cannot be read it
-    # gives none, and `scores` says `Unreadable` of them: asked again, they lead on from there. An answer that changes
-    # takes along what followed from it.
+    # gives none, and `scores` returns `Unreadable` for them: new answers then lead to new follow-up questions. A
+    # changed answer discards the answers that followed from it.
     #
     # Optional, for one that needs no language model (CLIP, a detector, a reward model): it may use torch, and
     # `score_many(candidates, regions) -> Sequence[Sequence[Score | Unreadable]]` scores a batch of `judge.batch`
@@ -146,8 +146,8 @@ class Loss(Protocol):
         """A scalar, the mean over all cells and channels of the step, and named scalar parts to log."""
         ...
 
-    # Optional: `constraint`, lambda_c, tells the guard that a cell is pushed away where weight + constraint < 0 (0 if
-    # there is none). `needs_start = True` asks for `step.start`, what the model said before this round's training; that
+    # Optional: `constraint`, lambda_c, for the guard: a cell is pushed away where weight + constraint < 0 (0 if
+    # there is none). `needs_start = True` asks for `step.start`, the prediction before this round's training; that
     # takes one more pass without gradient a step, and a copy of the trained parameters.
 
 
@@ -168,7 +168,7 @@ class Benchmark(Protocol):
     # Optional:
     # `further(candidate, answers) -> Sequence[Question]`, for one that asks in turns, as for a judge: the questions
     # that follow from all answers so far, until it gives none; `score` gets all answers in order of asking.
-    # `unreadable(candidate, answers) -> Mapping[int, str]` says which answers cannot be read (by their index) and why:
+    # `unreadable(candidate, answers) -> Mapping[int, str]` gives the unreadable answers (by index) and the reasons:
     # they are asked for again. It gets all answers so far, and is pure.
     # `item(prompt) -> (group, id)`: how the published release knows a prompt. Seeds are made of it.
     # `reference_seed(prompt, image) -> int`: the seed of the original for image 0, 1, … of a prompt.
@@ -183,5 +183,5 @@ class Benchmark(Protocol):
     # anybody, also of unfinished ones, for `srum analyze steps`.
     # `explain(candidate, answers) -> str`: what is wrong with an image, in a few words for the report; "" = nothing.
     # A row "extra objects" of the table, (found - asked) / asked: more than before training by a tenth are warned of.
-    # An option `policy` ("exclude", "zero", "reference") says what unreadable answers count as; a row "readable" holds
+    # An option `policy` ("exclude", "zero", "reference") decides how unreadable answers count; a row "readable" holds
     # the share of answers that could be read.

@@ -41,7 +41,7 @@ def _proper_box(_: Any, attribute: Any, box: Box) -> None:
 
 @frozen
 class Prompt:
-    """What is to be drawn. `tags` is free, JSON-like data (category, the structure a checker needs, …)."""
+    """A prompt to generate images for. `tags` is free, JSON-like data (category, the structure a checker needs, …)."""
 
     id: str
     text: str
@@ -50,7 +50,7 @@ class Prompt:
 
 @frozen
 class BoxFormat:
-    """How a model writes boxes: what an adapter's `box_format` says of an image of some size."""
+    """How a model writes boxes: the result of an adapter's `box_format` for an image size."""
 
     unit: Literal["pixels", "thousand", "fraction"] = "pixels"
     """Pixels, thousandths of the sides, or fractions of them."""
@@ -60,7 +60,7 @@ class BoxFormat:
 
 @frozen
 class Candidate:
-    """An image that a model drew for a prompt.
+    """An image that a model generated for a prompt.
 
     `reference` names another image of the same size whose latent is the target of the constraint term (the release's
     good/bad pair); without one the candidate is its own reference.
@@ -77,7 +77,7 @@ class Candidate:
     boxes: BoxFormat | None = None
     """How the model that is asked about this image writes boxes; the stages fill it in. None = stored pixels."""
     latent: Path | None = None
-    """The latent that the image was drawn from, where the model gave one: trained on instead of encoding."""
+    """The latent that the image was decoded from, if the model gave one: trained on instead of encoding the image."""
     failure: str = ""
     """Why there is no image to judge, "" = there is one: never asked about, scored or trained on, only counted."""
     sha256: str = ""
@@ -96,7 +96,7 @@ class Sample:
     image: Image
     thought: str = ""
     latent: Tensor | None = field(default=None, eq=False)
-    """(rows, columns, channels), what the image was drawn from: given, it is stored beside the image and trained on
+    """(rows, columns, channels), what the image was decoded from: if given, it is stored with the image and trained on
     in place of `encode`. None = images are encoded."""
     failure: str = ""
     """Why this is no image of the model, such as values that are not finite (`srum_core.models.weights.failure`)."""
@@ -149,7 +149,7 @@ class Question:
     temperature: float = 0.0
     seed: int = 0
     history: tuple[tuple[str, str], ...] = ()
-    """What was said before about the same image, (asked, answered) in order; the image came with the first."""
+    """Earlier turns about the same image, (question, answer) in order; the image came with the first."""
 
 
 class Answer(str):
@@ -197,7 +197,7 @@ class Score:
     reason: str = ""
     judge: str = ""
     label: str = ""
-    """What the judge says it sees there."""
+    """The object that the judge identifies in the region."""
     stated: float | None = None
     """The number in the answer, where a rule of the judge has changed it."""
     rules: tuple[str, ...] = ()
@@ -207,7 +207,7 @@ class Score:
     spread: float | None = None
     """Mean distance of the votes from their median, in [0, 1]."""
     missing: int | None = field(default=None, validator=validators.optional(validators.ge(0)))
-    """Of the whole image: how many objects asked for the judge finds missing, where it says so."""
+    """For the whole image: the number of requested objects that the judge reports as missing, if it does."""
 
 
 @frozen
@@ -231,7 +231,7 @@ class Dropped:
 
 @frozen
 class Grounding:
-    """The regions of one candidate, what was said to find and verify them, and what was dropped."""
+    """The regions of one candidate, the exchanges that proposed and verified them, and what was dropped."""
 
     candidate: str
     regions: tuple[Region, ...] = field(default=(), validator=_own_ids)
@@ -239,7 +239,7 @@ class Grounding:
     dropped: tuple[Dropped, ...] = ()
     """Near-duplicates, and what the verifier rejected."""
     failures: tuple[Unreadable, ...] = ()
-    """The grounder's answers that could not be read: where to look is not known, and the image is not judged."""
+    """The grounder's unreadable answers: the regions are not known, and the image is not judged."""
     unverified: tuple[Unreadable, ...] = ()
     """Verdicts that could not be read; their regions are kept."""
 
@@ -254,7 +254,7 @@ class Judgement:
     exchanges: tuple[Exchange, ...] = ()
     failures: tuple[Unreadable, ...] = ()
     boxes: BoxFormat | None = None
-    """How whoever answered writes boxes in this image: the same questions can be made again without them."""
+    """How the answerer writes boxes for this image: the same questions can be made again without the answerer."""
 
 
 @frozen
@@ -279,14 +279,14 @@ class Layout:
     images: Mapping[Path, Path] = field(hash=False)
     """Where an image is to lie → where it lies now."""
     texts: Mapping[Path, str] = field(factory=dict, hash=False)
-    """Files beside the images."""
+    """Files in addition to the images."""
     found: Callable[[Path], Iterable[Path]] = field(default=lambda folder: (), eq=False)
-    """What the scorer would look at in a folder that is there."""
+    """The files that the scorer would read in an existing folder."""
 
 
 @frozen
 class PromptFile:
-    """A file of prompts that a benchmark looks for, and what it found."""
+    """A file of prompts that a benchmark needs, and its state."""
 
     name: str
     """Its path in the repository that it is part of."""

@@ -370,10 +370,10 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
         "which parameters require a gradient",
     ),
     "ChangesWeights": (ChangesWeights, "test_generating_and_answering_leave_the_denoiser_alone", r"weights \(place"),
-    "Unseeded": (Unseeded, "test_the_same_seed_gives_the_same_image_in_any_batch", "is another picture"),
-    "OneSeed": (OneSeedForTheBatch, "test_the_same_seed_gives_the_same_image_in_any_batch", "is another picture"),
+    "Unseeded": (Unseeded, "test_the_same_seed_gives_the_same_image_in_any_batch", "is another image"),
+    "OneSeed": (OneSeedForTheBatch, "test_the_same_seed_gives_the_same_image_in_any_batch", "is another image"),
     "DeafToSeeds": (DeafToSeeds, "test_another_seed_gives_another_image", "ignores its seeds"),
-    "DrawsOnePicture": (DrawsOneImage, "test_one_image_per_prompt", "1 pictures came back"),
+    "DrawsOnePicture": (DrawsOneImage, "test_one_image_per_prompt", "1 images came back"),
     "HidesFailures": (
         HidesFailures,
         "test_an_image_of_values_that_are_not_finite_is_a_failure",

@@ -198,7 +198,7 @@ JUDGES = {
 }
 MAPS = {
     "Bleeds": (Bleeds, "test_a_score_acts_inside_its_box_only", "bleeds out of it"),
-    "Normalised": (Normalised, "test_a_score_acts_inside_its_box_only", "normalised over the whole picture"),
+    "Normalised": (Normalised, "test_a_score_acts_inside_its_box_only", "normalised over the whole image"),
     "TransposedMap": (TransposedMap, "test_a_box_acts_on_its_own_side", "acts on the other side|a transposed"),
     "ColumnsFirst": (ColumnsFirst, "test_it_has_the_grid_it_was_asked_for", "rows come first"),
     "AddsUp": (AddsUp, "test_weights_are_finite_and_between_minus_one_and_one", "they lie in"),
@@ -216,9 +216,9 @@ MAPS = {
 LOSSES = {
     "IgnoresWeights": (SftLoss, "test_weights_matter", "ignores the weights"),
     "TransposedWeights": (TransposedWeights, "test_weights_matter", "acts most on another cell"),
-    "MeanOfMeans": (MeanOfMeans, "test_larger_images_weigh_more", "mean over cells, not over pictures"),
+    "MeanOfMeans": (MeanOfMeans, "test_larger_images_weigh_more", "mean over cells, not over images"),
     "LogsWithGraph": (LogsWithGraph, "test_parts_are_scalars_without_gradient", "still carries its graph"),
-    "DetachedLoss": (DetachedLoss, "test_the_gradient_reaches_every_image", "velocity of picture 1"),
+    "DetachedLoss": (DetachedLoss, "test_the_gradient_reaches_every_image", "velocity of image 1"),
     "WrongSign": (WrongSign, "test_a_perfect_velocity_costs_no_more", "check its sign"),
     "ScalesInPlace": (ScalesInPlace, "test_the_step_is_left_as_it_is", "changed `step.weight` in place"),
 }

@@ -462,7 +462,7 @@ def test_an_arm_that_fails_is_reported_and_the_others_go_on(
     assert "failed with training seed 0, 1: Training was stopped" in found["failing"]["what it is"].replace("\n", " ")
     assert "value" in found["paper"]["green"]
     said = capsys.readouterr().err
-    assert "seed 1 · failing failed; the others go on. Training was stopped" in said
+    assert "seed 1 · failing failed; the others continue. Training was stopped" in said
     assert f"In an ablation: srum-train --config {tmp_path}/out/seed-1/failing/run.toml --out" in said
     assert "| failing | failed |" in (tmp_path / "out/ablation.md").read_text("utf-8")
     made.clear()
@@ -548,7 +548,7 @@ def test_the_numbers_are_those_of_the_images(tmp_path: Path) -> None:
 def test_the_files_say_how_they_were_made(tmp_path: Path) -> None:
     whole = ablate(tmp_path, "base,sft,paper,lambda-0.1,lambda-1")
     assert whole["command"] == shlex.join(["srum", *command(tmp_path, "base,sft,paper,lambda-0.1,lambda-1")])
-    assert "1 training seed; 3 prompts with 2 picture(s) each" in whole["note"]
+    assert "1 training seed; 3 prompts with 2 image(s) each" in whole["note"]
     assert "srum " in whole["note"]
     assert os.uname().nodename not in whole["note"]
     text = (tmp_path / "out/ablation.md").read_text("utf-8")

@@ -44,7 +44,7 @@ def judged_by_the_checker(candidate: Candidate) -> Judgement:
 def test_a_judge_that_says_what_the_checker_says_agrees_and_a_pleased_one_does_not(run: Run) -> None:
     (pleased,) = agreement.agreement(run, 1).values()
     assert pleased["balanced accuracy"]["value"] == pleased["AUC"]["value"] == 0.5
-    assert pleased["region AUC"]["value"] is None, "its one region is the whole picture, which is no thing"
+    assert pleased["region AUC"]["value"] is None, "its one region is the whole image, which is no thing"
     candidates = list(run.candidates(1))
     shutil.rmtree(run.judgements(1).folder)
     judgements = run.judgements(1)

@@ -138,12 +138,10 @@ def test_curves_are_paired_and_leave_unreadable_images_out(tmp_path: Path) -> No
     assert isinstance(layout_table, Grid)
     assert layout_table.rows[1][-1].endswith(" [+0.000, +0.075]")
     text = (tmp_path / "steps.md").read_text()
-    assert text.startswith(
-        f"{message}\n\n**Layout, 2 of 2 pictures readable at every step**\n\n| model | 0 (t = 1.00) |"
-    )
+    assert text.startswith(f"{message}\n\n**Layout, 2 of 2 images readable at every step**\n\n| model | 0 (t = 1.00) |")
     assert "1 (t = 0.60)" in text
     assert (tmp_path / "steps-layout.svg").read_text().startswith("<svg")
-    with pytest.raises(RecordError, match="No picture could be graded"):
+    with pytest.raises(RecordError, match="No image could be graded"):
         curves.summary({"base": [steps.Snapshot("a-0", "a", 0, {})]}, [1.0])
 
 

@@ -227,7 +227,7 @@ def test_each_block_runs_once_for_ragged_images(model: Bagel) -> None:
             torch.tensor([0.1, 0.5, 0.9])[row : row + 1],
             model.condition([["a", None, "some longer words"][row]]),
         )
-        assert off(alone[0], out[row]) <= 1e-5, "a picture saw its neighbour's padding"
+        assert off(alone[0], out[row]) <= 1e-5, "an image saw its neighbour's padding"
 
 
 @pytest.mark.parametrize("taught", [False, True])
@@ -406,4 +406,4 @@ def test_encoding_resizes_and_encodes_an_image_once(model: Bagel, monkeypatch: p
     model.encode([noise_image(*size) for size in sizes])
     assert resized == sizes
     assert sum(encoded) == len(sizes)
-    assert len(encoded) == 2, "pictures that end up at one size share a batch"
+    assert len(encoded) == 2, "images that end up at one size share a batch"

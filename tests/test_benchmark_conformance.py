@@ -197,7 +197,7 @@ def test_options_that_only_change_speed_are_not_remembered(tmp_path: Path) -> No
 
 
 def test_a_benchmark_without_an_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r'Endless" still has questions about picture \w+ after 8 turns'):
+    with pytest.raises(PluginError, match=r'Endless" still has questions about image \w+ after 8 turns'):
         evaluate(run(tmp_path, "Endless"), None)
 
 

@@ -292,7 +292,7 @@ def test_an_image_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
     candidate = image(tmp_path, "one")
     assert benchmark.score(candidate, []) == {"correct": 1.0}
     candidate.image.write_text("drawn again")
-    with pytest.raises(ConfigError, match=r"holds no detections of .*its detections belong to another picture"):
+    with pytest.raises(ConfigError, match=r"holds no detections of .*its detections belong to another image"):
         benchmark.score(candidate, [])
     candidate.image.unlink()
     with pytest.raises(RecordError, match="cannot be read"):
@@ -303,7 +303,7 @@ def test_an_image_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ('{"sha256": "ab", "detections": []}\n{"sha256": "c', "line 2: this is not a whole JSON record"),
-        ('{"sha256": "ab", "detections": []}\n' * 2, "line 2: picture ab… was recorded before"),
+        ('{"sha256": "ab", "detections": []}\n' * 2, "line 2: image ab… was recorded before"),
         ('{"sha256": "ab"}', 'line 1: a record needs "sha256" and a list "detections"'),
         ('{"sha256": "ab", "detections": [{"label": "dog"}]}', r'a detection needs "label", "box"'),
         ('{"sha256": "ab", "detections": [{"label": "dog", "box": [1, 2, 3, NaN], "score": 1}]}', "NaN is no"),

@@ -226,7 +226,7 @@ def test_interrupted_in_several_processes_it_says_so_once_and_leaves_nothing_beh
     assert running.returncode == 130
     assert "Traceback" not in said
     assert "SIGINT" not in said
-    assert "nothing that is on disk is lost. To go on:" in said
+    assert "nothing that is on disk is lost. To resume:" in said
     assert not list((tmp_path / "temporary").glob("torchelastic_*"))
 
 

@@ -107,9 +107,9 @@ def same(velocity: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
 CONVENTIONS = {
     "sign": (lambda v, x, t: -v, lambda t: t, "negate it in the adapter"),
     "reversed time": (same, lambda t: 1 - t, "Time runs the wrong way round"),
-    "time in thousandths for a model in [0, 1]": (same, lambda t: 1000 * t, "hand it t as it comes"),
-    "time in [0, 1] for a model in thousandths": (same, lambda t: t / 1000, "hand it 1000 * t"),
-    "reversed time in thousandths": (same, lambda t: 1 - t / 1000, "hand it 1000 * (1 - t)"),
+    "time in thousandths for a model in [0, 1]": (same, lambda t: 1000 * t, "pass t unchanged"),
+    "time in [0, 1] for a model in thousandths": (same, lambda t: t / 1000, "pass 1000 * t"),
+    "reversed time in thousandths": (same, lambda t: 1 - t / 1000, "pass 1000 * (1 - t)"),
     "noise": (lambda v, x, t: x + (1 - t) * v, lambda t: t, "return (noise - noisy) / (1 - t)"),
     "clean": (lambda v, x, t: x - t * v, lambda t: t, "return (noisy - clean) / t"),
     "length": (lambda v, x, t: 20 * v, lambda t: t, " times as long as noise - clean"),
@@ -227,7 +227,7 @@ def test_an_encoder_that_is_random_or_sees_neighbours_is_told(
         latents = torch.stack(model.encode(images))
         return list(latents - latents.mean(dim=0, keepdim=True) / 9)
 
-    assert "no picture may see its neighbours" in check(geometry.check, encode=leaking)[geometry.REPEAT].text
+    assert "no image may be affected by its neighbours" in check(geometry.check, encode=leaking)[geometry.REPEAT].text
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
@@ -247,9 +247,9 @@ def test_seeds_that_leak_or_do_nothing_are_told(check: Callable[..., dict[str, F
     for broken in (unseeded, by_place):
         found = check(sampling.check, generate=broken)[sampling.SEEDS]
         assert found.verdict == "wrong"
-        assert "torch.Generator of the picture's own" in found.text
+        assert "torch.Generator of the image's own" in found.text
     deaf = check(sampling.check, generate=lambda prompts, seeds: model.generate(prompts, [7] * len(seeds)))
-    assert "Two seeds give the same picture" in deaf[sampling.SEEDS].text
+    assert "Two seeds give the same image" in deaf[sampling.SEEDS].text
 
 
 def test_words_that_do_nothing_are_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
@@ -315,7 +315,7 @@ def test_every_operation_is_measured_and_a_round_estimated(run: Run, model: Bage
     assert not wrong(found)
     assert [each.operation for each in everything.costs] == ["generate", "encode", "answer", "denoiser", cost.TRAINING]
     assert all(each.seconds > 0 and each.memory >= 0 for each in everything.costs)
-    assert "A round of these settings (1024 pictures, 2 questions each, 9600 trained on)" in everything.estimate
+    assert "A round of these settings (1024 images, 2 questions each, 9600 trained on)" in everything.estimate
     assert "evaluate" in everything.estimate
 
 
@@ -334,7 +334,7 @@ def test_a_fixed_number_of_steps_is_what_is_counted(run: Run, subject: Subject) 
     other = Subject(Run(run.folder, settings, run.registry), subject.model, subject.candidates, subject.texts)
     one_second = [Cost(name, 1, 1.0, 0.0) for name in ("generate", "encode", "answer", "denoiser", cost.TRAINING)]
     message = cost.estimate(other, one_second)  # images have 16 cells: 4 in a micro-batch, 80 in all
-    assert "(8 pictures, 2 questions each, 80 trained on) would take about 1:52" in message
+    assert "(8 images, 2 questions each, 80 trained on) would take about 1:52" in message
     assert "generate 0:08, judge 0:16, train 1:28." in message
 
 
@@ -359,13 +359,13 @@ def test_questions_of_further_turns_are_counted_or_said_to_be_missing(run: Run, 
         return message, before[1:]  # the first is the doctor's own
 
     message, asked = estimated("Is there a cat?\nIs there a dog?\nIs the sky blue?")
-    assert len(asked) == 8, "for each of two pictures one question, and the three that follow"
-    assert "8 pictures, 4 questions each" in message
+    assert len(asked) == 8, "for each of two images one question, and the three that follow"
+    assert "8 images, 4 questions each" in message
     assert "judge 0:32" in message
-    assert "asking again are not counted. Further turns are: as on two pictures (self-play)." in message
+    assert "asking again are not counted. Further turns are: as on two images (self-play)." in message
     message, asked = estimated("I like it.")
     assert len(asked) == 2
-    assert "8 pictures, 1 question each" in message
+    assert "8 images, 1 question each" in message
     assert "Finding regions, asking again and further turns of self-play are not counted." in message
 
 
@@ -393,7 +393,7 @@ def test_a_check_that_breaks_down_is_a_finding_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("instead", "sentence"),
     [
-        ({"encode": lambda images: []}, "encoded 4 pictures as 0"),
+        ({"encode": lambda images: []}, "encoded 4 images as 0"),
         ({"encode": lambda images: [torch.zeros(16, 64)] * len(images)}, "it should be (rows, columns, channels)"),
         ({"denoiser": Wrapped(nn.Linear(1, 1), None, None)}, "TypeError"),  # type: ignore[arg-type]
     ],
@@ -412,7 +412,7 @@ def test_images_may_be_given(run: Run, model: Bagel, subject: Subject, tmp_path:
     given = with_given_images(run, model, tmp_path)
     assert given.texts == [None, "a red circle"]
     assert {finding.verdict for finding in flow_convention.check(given)} == {"fine"}
-    with pytest.raises(ConfigError, match="there is no picture"):
+    with pytest.raises(ConfigError, match="there is no image"):
         with_given_images(run, model, HERE / "golden")
 
 
@@ -462,7 +462,7 @@ def test_something_wrong_is_the_exit_status_1(capsys: pytest.CaptureFixture[str]
     settings = ["--config", str(tmp_path / "settings.toml"), "generate.batch=2"]
     assert main(["doctor", "--adapter", "test_doctor:negated", *settings]) == 1
     said = capsys.readouterr().out
-    assert "wrong, sign and time: The velocity points from the noise to the picture" in said
+    assert "wrong, sign and time: The velocity points from the noise to the image" in said
 
 
 def test_settings_that_cannot_be_used_are_told_before_a_model_is_loaded(

@@ -54,21 +54,21 @@ def test_an_images_id_comes_before_its_file_name_and_that_before_its_prompt(tmp_
 
 def test_an_image_is_no_prompt_and_a_prompt_no_image(tmp_path: Path) -> None:
     file = grounder(tmp_path, {"image": "7", "boxes": []}, {"prompt_id": "c1", "boxes": []})
-    with pytest.raises(ConfigError, match="no boxes for picture c1"):
+    with pytest.raises(ConfigError, match="no boxes for image c1"):
         file.regions(candidate(), ())
 
 
 def test_an_image_without_an_entry_is_a_mistake(tmp_path: Path) -> None:
     file = grounder(tmp_path, {"image": "other", "boxes": [BOX]})
     with pytest.raises(
-        ConfigError, match=r'boxes\.json has no boxes for picture c1 \(cat\.v2\.png, prompt "7"\)\. If .*"boxes": \[\]'
+        ConfigError, match=r'boxes\.json has no boxes for image c1 \(cat\.v2\.png, prompt "7"\)\. If .*"boxes": \[\]'
     ):
         file.regions(candidate(), ())
 
 
 def test_a_box_beyond_the_image_is_a_mistake(tmp_path: Path) -> None:
     file = grounder(tmp_path, {"image": "other", "boxes": []}, {"image": "c1", "boxes": [BOX, [0, 0, 201, 100]]})
-    with pytest.raises(ConfigError, match=r"entry 2: box 2 reaches to \(201, 100\), but picture c1 ends at \(200, 100"):
+    with pytest.raises(ConfigError, match=r"entry 2: box 2 reaches to \(201, 100\), but image c1 ends at \(200, 100"):
         file.regions(candidate(), ())
 
 
@@ -76,9 +76,9 @@ SHAPE = r'should be \{"image": "…" \(or "prompt_id": "…"\), "boxes": \[\[x0'
 FOUR = r"should be four numbers, \[x0, y0, x1, y1\]"
 BAD = {
     "a number": (7, SHAPE),
-    "a picture without boxes": ({"image": "a"}, SHAPE),
-    "boxes without a picture": ({"boxes": [BOX]}, SHAPE),
-    "a picture and a prompt": ({"image": "a", "prompt_id": "7", "boxes": []}, SHAPE),
+    "an image without boxes": ({"image": "a"}, SHAPE),
+    "boxes without an image": ({"boxes": [BOX]}, SHAPE),
+    "an image and a prompt": ({"image": "a", "prompt_id": "7", "boxes": []}, SHAPE),
     "a number for an id": ({"prompt_id": 7, "boxes": []}, SHAPE),
     "one bare box": ({"image": "a", "boxes": BOX}, rf"box 1: 20 {FOUR}"),
     "three numbers": ({"image": "a", "boxes": [[1, 2, 3]]}, rf"box 1: \[1, 2, 3\] {FOUR}"),
@@ -90,7 +90,7 @@ BAD = {
     "a label that is no text": ({"image": "a", "boxes": [{"box": BOX, "label": 7}]}, "box 1: the label 7 is no text"),
     "swapped corners": ({"image": "a", "boxes": [BOX, [100, 10, 20, 50]]}, r"box 2: \[100.*0 <= x0 < x1 and 0 <= y0"),
     "no width": ({"image": "a", "boxes": [[10, 10, 10, 50]]}, "0 <= x0 < x1"),
-    "left of the picture": ({"image": "a", "boxes": [[-1, 10, 20, 50]]}, "0 <= x0 < x1"),
+    "left of the image": ({"image": "a", "boxes": [[-1, 10, 20, 50]]}, "0 <= x0 < x1"),
 }
 
 

@@ -144,9 +144,9 @@ def test_what_is_written_in_the_official_format(tmp_path: Path, capsys: pytest.C
     run = made(tmp_path / "run")
     export(run, "--to", str(tmp_path / "out"))
     said = message(capsys)
-    assert "3 pictures, judged." in said
+    assert "3 images, judged." in said
     assert "1 pictures left out: answers about them could not be read." in said
-    assert "1 pictures have a global score of exactly 0" in said
+    assert "1 images have a global score of exactly 0" in said
     assert "3 regions without a score are not written." in said
     lines = {
         name: [json.loads(each) for each in (tmp_path / f"out/{name}.jsonl").read_text().splitlines()]
@@ -203,7 +203,7 @@ def test_out_and_back_keeps_scores_and_boxes(name: str, tmp_path: Path, capsys: 
     export(run, "--to", str(tmp_path / "out"))
     more = ("--candidates", str(tmp_path / "out/output.jsonl"))
     back = bring(tmp_path / f"out/{name}.jsonl", tmp_path / "back", *more)
-    assert "1 pictures have a global score of exactly 0" in message(capsys)
+    assert "1 images have a global score of exactly 0" in message(capsys)
     before, after = list(run.candidates(1))[:3], list(back.candidates(1))
     for was, now in zip(before, after, strict=True):
         assert (now.id, now.prompt.id, now.prompt.text, now.size, now.seed, now.thought) == (
@@ -239,22 +239,22 @@ BAD_LINES: list[tuple[Any, str]] = [
     (b"null", "it is no JSON object but a NoneType"),
     ({"a": 1}, "it is neither a judge record (image_file) nor a training record (bad_image_file)"),
     ({"image_file": "7.png", "original_prompt": "x"}, "it holds no scores: an output.jsonl is not judged"),
-    (line(bad_image_file="8.png"), "its picture 8.png is not in "),
+    (line(bad_image_file="8.png"), "its image 8.png is not in "),
     (line(bad_image_file="x" * 5000), "(say where with --images)"),
     (line(bad_image_file="7\0.png"), "(say where with --images)"),
     (line(bad_image_file=None), 'its "bad_image_file" is None, and should be a text'),
     (line(good_image_file=...), 'its "good_image_file" is None, and should be a text'),
     (
         line(good_image_file="small.png"),
-        "two pictures must be of one size, but 7.png is 20x10 and small.png is 5x5",
+        "two images must be of one size, but 7.png is 20x10 and small.png is 5x5",
     ),
-    (line(bad_image_file="text.png", good_image_file="text.png"), "text.png is no picture that can be opened ("),
-    (line(bad_image_file="cut.png", good_image_file="cut.png"), "cut.png is no picture that can be opened ("),
-    (line(bad_image_file="images", good_image_file="images"), "its picture images in "),
-    (line(good_image_file="../secret.png"), "its picture ../secret.png leads out of "),
-    (line(bad_image_file="/etc/passwd"), "its picture /etc/passwd leads out of "),
-    (line(good_image_file="link.png"), "its picture link.png leads out of "),
-    (line(bad_image_file="zero.png"), "its picture zero.png leads out of "),
+    (line(bad_image_file="text.png", good_image_file="text.png"), "text.png is not a readable image ("),
+    (line(bad_image_file="cut.png", good_image_file="cut.png"), "cut.png is not a readable image ("),
+    (line(bad_image_file="images", good_image_file="images"), "its image images in "),
+    (line(good_image_file="../secret.png"), "its image ../secret.png leads out of "),
+    (line(bad_image_file="/etc/passwd"), "its image /etc/passwd leads out of "),
+    (line(good_image_file="link.png"), "its image link.png leads out of "),
+    (line(bad_image_file="zero.png"), "its image zero.png leads out of "),
     (line(good_image_file="pipe.png"), "is no regular file"),
     (line(source_image="8.png"), "so source_image would be ignored. Editing"),
     (line(negative_prompt="blurry"), "so negative_prompt would be ignored"),
@@ -286,7 +286,7 @@ BAD_LINES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("record", "why"), BAD_LINES, ids=[f"{n} {why[:30]}" for n, (_, why) in enumerate(BAD_LINES)])
 def test_a_line_that_cannot_be_used(record: Any, why: str, tmp_path: Path) -> None:
     paint(tmp_path / "small.png", (5, 5))
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "images").mkdir()
     noise = Image.effect_noise((64, 64), 99)
     noise.save(tmp_path / "whole.png")
@@ -303,8 +303,8 @@ def test_a_line_that_cannot_be_used(record: Any, why: str, tmp_path: Path) -> No
     [
         ({"bbox": ["4", "5", "20", "8"], "score": 1}, None, (4, 5, 20, 8)),
         ({"bbox": [0.5, 0, 9.75, 5], "score": 1}, None, (0.5, 0, 9.75, 5)),
-        ({"bbox": [-3, -1, 10, 5], "score": 1}, "was cut to the picture: [-3, -1, 10, 5] in 20x10", (0, 0, 10, 5)),
-        ({"bbox": [5, 5, 999, 11], "score": 1}, "was cut to the picture: [5, 5, 999, 11] in 20x10", (5, 5, 20, 10)),
+        ({"bbox": [-3, -1, 10, 5], "score": 1}, "was clipped to the image: [-3, -1, 10, 5] in 20x10", (0, 0, 10, 5)),
+        ({"bbox": [5, 5, 999, 11], "score": 1}, "was clipped to the image: [5, 5, 999, 11] in 20x10", (5, 5, 20, 10)),
         ({"bbox": [20, 0, 30, 5], "score": 1}, "its box [20, 0, 30, 5] lies outside the 20x10 picture", None),
         ({"bbox": [-9, 0, 0, 5], "score": 1}, "its box [-9, 0, 0, 5] lies outside the 20x10 picture", None),
         ({"bbox": [9, 0, 3, 5], "score": 1}, "its box [9, 0, 3, 5] is reversed", None),
@@ -339,11 +339,11 @@ def test_without_a_global_score_there_is_none(whole: Any, tmp_path: Path, capsys
     record = {"image_file": "7.png", "prompt": "a cup", "vlm_rewards": [entry], "global_layout_reward": whole}
     run = bring(write(tmp_path / "judge.jsonl", record), tmp_path / "run")
     said = message(capsys)
-    assert "1 pictures have no global score. The map released weighs them with the factor 0.5" in said
+    assert "1 images have no global score. The map released weighs them with the factor 0.5" in said
     (judgement,) = run.judgements(1)
     assert [(score.value, score.region, score.label) for score in judgement.scores] == [(1.0, "1", "cup")]
     assert Released()(judgement, (1, 1)).item() == 0.5
-    with pytest.raises(Exception, match="no score for the whole picture"):
+    with pytest.raises(Exception, match="no score for the whole image"):
         Paper()(judgement, (1, 1))
 
 
@@ -411,7 +411,7 @@ def test_bad_lines_stop_an_import_unless_they_are_skipped(tmp_path: Path, capsys
     assert log[0].startswith("train.jsonl:26: entry 1 (cup) was left out")
     assert log[1] == "train.jsonl:2: entry 1 has the score 2, which is not a number in [-1, 1] (skipped)"
     ids = [candidate.id for candidate in run.candidates(1)]
-    assert log[-2:] == [f"train.jsonl:1: is picture {ids[0]}", f"train.jsonl:26: is picture {ids[1]}"]
+    assert log[-2:] == [f"train.jsonl:1: is image {ids[0]}", f"train.jsonl:26: is image {ids[1]}"]
 
 
 def test_an_imported_run_is_as_if_it_had_been_judged(tmp_path: Path) -> None:
@@ -469,13 +469,13 @@ def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("data", "arguments", "sentence"),
     [
-        ("train.jsonl", ["generate.candidates=2"], "generate.candidates is 2, but every imported picture is the one"),
+        ("train.jsonl", ["generate.candidates=2"], "generate.candidates is 2, but every imported image is the one"),
         ("train.jsonl", ["train.lrr=2"], "train.lrr"),
         ("train.jsonl", ["--out", "there"], "there is there already. Choose another folder"),
         ("train.jsonl", ["--images", "nowhere"], "--images nowhere is no folder"),
         ("train.jsonl", ["--candidates", "nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file or directory"),
         ("nowhere.jsonl", [], "nowhere.jsonl is not there"),
-        ("7.png", [], "7.png: judged pictures are read from files named .jsonl or .parquet, or from a folder"),
+        ("7.png", [], "7.png: judged images are read from files named .jsonl or .parquet, or from a folder"),
         ("odd/pipe.jsonl", [], "pipe.jsonl is no file: devices and pipes are not read"),
         ("odd/zero.parquet", [], "zero.parquet is no file: devices and pipes are not read"),
         ("train.jsonl", ["--candidates", "/dev/zero"], "/dev/zero is no file: devices and pipes are not read"),
@@ -485,7 +485,7 @@ def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.Ca
         ("state-odd", [], "state-odd cannot be read as a saved data set"),
         (".", [], ". is a folder. Name the file in it: empty.jsonl, train.jsonl."),
         ("there", [], "there holds neither Parquet files nor a data set that was saved"),
-        ("empty.jsonl", [], "There is no judged picture in it that can be used."),
+        ("empty.jsonl", [], "There is no judged image in it that can be used."),
         ("broken.parquet", [], "broken.parquet cannot be read as Parquet"),
         ("other.parquet", [], "other.parquet has no column image and no column scores; it has prompt, regions."),
         ("splits", [], "splits is a data set in several splits (test, train). Name the folder of one of them."),
@@ -585,9 +585,9 @@ def same_image(one: Candidate, other: Candidate) -> bool:
 def test_parquet_and_back_gives_equal_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
     export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
-    assert "4 pictures in round-1.parquet." in message(capsys)
+    assert "4 images in round-1.parquet." in message(capsys)
     back = bring(tmp_path / "out/round-1.parquet", tmp_path / "back")
-    assert "1 pictures have answers that could not be read. They are not trained on." in message(capsys)
+    assert "1 images have answers that could not be read. They are not trained on." in message(capsys)
     equal(run, back)
     again = bring(tmp_path / "out", tmp_path / "again")  # the folder
     equal(run, again)
@@ -689,17 +689,17 @@ def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: 
     ("changes", "why"),
     [
         ({"prompt": None}, "its prompt is None, and should be a text"),
-        ({"image": None}, "it has no picture"),
-        ({"image": {"path": "8.png"}}, "its picture 8.png is not in "),
-        ({"image": {"path": "../secret.png"}}, "its picture ../secret.png leads out of "),
-        ({"image": {"path": "/etc/passwd"}}, "its picture /etc/passwd leads out of "),
-        ({"image": {"path": "link.png"}}, "its picture link.png leads out of "),
-        ({"image": {"path": "zero.png"}}, "its picture zero.png leads out of "),
-        ({"image": {"path": "pipe.png"}}, "its picture pipe.png in "),
-        ({"reference": {"path": "/dev/zero"}}, "its picture /dev/zero leads out of "),
-        ({"image": {"bytes": b"x"}}, "image.png is no picture that can be opened"),
-        ({"image": {"bytes": b"%!PS-Adobe", "path": "a.eps"}}, "a.eps is no picture that can be opened"),
-        ({"image": {"bytes": None, "path": None}}, "it has no picture"),
+        ({"image": None}, "it has no image"),
+        ({"image": {"path": "8.png"}}, "its image 8.png is not in "),
+        ({"image": {"path": "../secret.png"}}, "its image ../secret.png leads out of "),
+        ({"image": {"path": "/etc/passwd"}}, "its image /etc/passwd leads out of "),
+        ({"image": {"path": "link.png"}}, "its image link.png leads out of "),
+        ({"image": {"path": "zero.png"}}, "its image zero.png leads out of "),
+        ({"image": {"path": "pipe.png"}}, "its image pipe.png in "),
+        ({"reference": {"path": "/dev/zero"}}, "its image /dev/zero leads out of "),
+        ({"image": {"bytes": b"x"}}, "image.png is not a readable image"),
+        ({"image": {"bytes": b"%!PS-Adobe", "path": "a.eps"}}, "a.eps is not a readable image"),
+        ({"image": {"bytes": None, "path": None}}, "it has no image"),
         ({"image": "7.png"}, "its image is '7.png', and should be bytes, or a struct"),
         ({"image": 7}, "its image is 7, and should be bytes"),
         ({"image": [1, 2]}, "its image is [1, 2], and should be bytes"),

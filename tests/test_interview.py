@@ -141,7 +141,7 @@ def test_a_replay_ends_as_the_hearing_did() -> None:
 
 def test_answers_to_other_questions_are_not_read() -> None:
     exchanges = received(Script(one="0.5", two="0.1")).exchanges
-    with pytest.raises(RecordError, match="asks 1 questions about picture c today"):
+    with pytest.raises(RecordError, match="asks 1 questions about image c today"):
         Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS[:1], exchanges)
     with pytest.raises(RecordError, match="judge again with --redo judge"):
         Interview.replay("numbers", Numbers(), CANDIDATE, REGIONS, exchanges[:1])
@@ -157,7 +157,7 @@ def test_answers_to_other_questions_are_not_read() -> None:
     ("said", "message"),
     [
         (Unreadable(7, "odd", "1"), "a question unreadable that it did not ask"),
-        (Score(0.5, "9"), 'speaks of region "9"'),
+        (Score(0.5, "9"), 'scores region "9"'),
     ],
 )
 def test_nonsense_of_a_judge_is_named(said: Score | Unreadable, message: str) -> None:
@@ -371,7 +371,7 @@ def test_recorded_turns_are_only_read_where_the_same_follows_today() -> None:
         with pytest.raises(RecordError, match="judge again with --redo judge"):
             Interview.replay("turns", Turns(), CANDIDATE, REGIONS, some)
     other = [attrs.evolve(exchanges[0], answer="cup jug"), *exchanges[1:]]
-    with pytest.raises(RecordError, match="asks 3 questions about picture c today"):
+    with pytest.raises(RecordError, match="asks 3 questions about image c today"):
         Interview.replay("turns", Turns(), CANDIDATE, REGIONS, other)
     reworded = Interview.replay("turns", Turns(), CANDIDATE, REGIONS, other, reworded=True)
     assert [type(each) for each in reworded.outcome()] == [Score]
@@ -383,7 +383,7 @@ def test_a_judge_that_never_comes_to_an_end_is_stopped() -> None:
             return [Question(candidate.image, "And then?")]
 
     interview = Interview.open("endless", Endless(), CANDIDATE, REGIONS)
-    with pytest.raises(PluginError, match=r'"endless" still has questions about picture c after 8 turns.*`further`'):
+    with pytest.raises(PluginError, match=r'"endless" still has questions about image c after 8 turns.*`further`'):
         conduct([interview], lambda questions: ["so"] * len(questions), 0, 0.7, seed)
     assert len(interview.exchanges) == 8
 

@@ -61,7 +61,7 @@ def test_settings_of_a_task_become_those_of_the_question(tmp_path: Path) -> None
     assert Image.open(greedy.image).size == (3, 2)
     assert asking.question("", [image], {"do_sample": True, "temperature": 0.7}, tmp_path, "x").temperature == 0.7
     for images in ([], [image, image], ["film.mp4"]):
-        with pytest.raises(AnswerError, match="exactly one picture"):
+        with pytest.raises(AnswerError, match="exactly one image"):
             asking.question("", images, {}, tmp_path, "x")
 
 

@@ -90,7 +90,7 @@ def test_outside_is_no_evidence_a_value_or_the_global_score() -> None:
 def test_paper_needs_a_global_score_and_no_global_does_not() -> None:
     judgement = judged((LEFT, 0.5), total=None)
     for reward_map in (Paper(), Sparse()):
-        with pytest.raises(RecordError, match='candidate "c" has no score for the whole picture'):
+        with pytest.raises(RecordError, match='candidate "c" has no score for the whole image'):
             reward_map(judgement, (2, 2))
     assert NoGlobal()(judgement, (1, 2)).tolist() == [[0.5, 0.0]]
 
@@ -134,7 +134,7 @@ def test_global_only_is_alpha_everywhere_whatever_the_regions_say() -> None:
         cells = GlobalOnly()(judged((LEFT, -0.8), total=total), (2, 3))
         assert cells.dtype == torch.float32
         assert off(cells, torch.full((2, 3), alpha)) <= 1e-5
-    with pytest.raises(RecordError, match="no score for the whole picture"):
+    with pytest.raises(RecordError, match="no score for the whole image"):
         GlobalOnly()(judged((LEFT, -0.8), total=None), (2, 3))
 
 
@@ -452,7 +452,7 @@ def test_advantage_says_that_it_has_seen_no_round() -> None:
 
 def test_advantage_without_a_global_score_says_what_to_do() -> None:
     bare = judged((LEFT, 0.5), total=None)
-    with pytest.raises(RecordError, match="no score for the whole picture"):
+    with pytest.raises(RecordError, match="no score for the whole image"):
         Advantage().fit([GOOD, bare], [(1, 2)] * 2)
     assert off(advantage([bare], global_weight=0.0)(bare, (1, 2)), torch.zeros(1, 2)) <= 1e-5
 

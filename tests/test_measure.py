@@ -81,7 +81,7 @@ def test_images_of_a_prompt_count_together_and_every_category_is_there():
     assert judged["layout_balanced_accuracy"]["value"] == judged["layout_auc"]["value"] == 1.0
     assert judged["right_recognised"]["count"] == judged["wrong_recognised"]["count"] == 16
     assert "extra object" in judged["wrong_recognised_by_fault"]
-    assert "accuracy_by_kind" not in judged, "the model's own pictures came about in no known way"
+    assert "accuracy_by_kind" not in judged, "the model's own images came about in no known way"
 
 
 def test_an_image_has_its_own_seed_whatever_else_is_generated():
@@ -101,7 +101,7 @@ def test_cleanness_counts_things_and_images():
     asked = [world.binding(("red", "circle"), ("blue", "square"))] * 4
     figure = drawing(verdicts, asked, np.arange(4))["all"]
     assert (figure["clean_things"]["value"], figure["clean_things"]["count"]) == (round(4 / 6, 4), 6)
-    assert figure["clean_pictures"]["value"] == 0.5, "an empty picture is not a clean one"
+    assert figure["clean_pictures"]["value"] == 0.5, "an empty image is not a clean one"
     assert figure["fidelity"]["value"] == 0.25
     assert "numeracy" not in drawing(verdicts, asked, np.arange(4))
 

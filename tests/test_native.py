@@ -65,7 +65,7 @@ READ = {
     "nor is NaN, nor infinity": f'[{CAT}, {{"box": [NaN, 0, 9, 9]}}, {{"box": [0, 0, 1e999, Infinity]}}, {DOG}]',
     "nor a number beyond floats": f'[{CAT}, {{"box": [0, 0, {"9" * 400}, 9]}}, {DOG}]',
     "nor are words": f'[{CAT}, {{"box": ["1e3", "two", "0x9", "9"]}}, {DOG}]',
-    "one box outside the picture": f'[{CAT}, {{"bbox_2d": [300, 10, 400, 50], "label": "mouse"}}, {DOG}]',
+    "one box outside the image": f'[{CAT}, {{"bbox_2d": [300, 10, 400, 50], "label": "mouse"}}, {DOG}]',
     "one box without height": f'[{CAT}, {{"bbox_2d": [10, 10, 90, 10], "label": "mouse"}}, {DOG}]',
 }
 
@@ -98,7 +98,7 @@ def test_what_is_made_of_odd_answers(answer: str, expected: list[str]) -> None:
 
 NO_LIST = "The answer holds no list of boxes in JSON."
 NO_BOX = "Nothing that the answer lists has a box of four finite numbers"
-NO_USE = "None of the 1 boxes covers 0.001 of a picture of 200 by 100"
+NO_USE = "None of the 1 boxes covers 0.001 of an image of 200 by 100"
 ASKED_AGAIN = {
     "empty": ("", "The answer is empty."),
     "only thoughts": (f"<think>[{CAT}]", "The answer ends inside a think block"),
@@ -113,7 +113,7 @@ ASKED_AGAIN = {
     "things without boxes": ('[{"label": "cat"}]', f'{NO_BOX}, for example {{"label": "cat"}}'),
     "boxes of three numbers": ('[{"bbox_2d": [1, 2, 3]}]', NO_BOX),
     "null for a box": ('[{"bbox_2d": null, "label": "cat"}]', NO_BOX),
-    "all outside the picture": ('[{"bbox_2d": [300, 200, 400, 300]}]', NO_USE),
+    "all outside the image": ('[{"bbox_2d": [300, 200, 400, 300]}]', NO_USE),
     "fractions where pixels are wanted": ('[{"bbox_2d": [0.1, 0.1, 0.5, 0.5]}]', NO_USE),
     "nested without end": ("[" * 30_000, "nested too deeply"),
     "nested without end, in objects": ('{"a":' * 6_000, "nested too deeply"),

@@ -79,7 +79,7 @@ def test_images_and_prompts_of_another_world_are_refused(tmp_path: Path) -> None
         ShapesOracle().scores(stored(tmp_path, RED, prompt=Prompt("p", "a cup")), (), ())
     candidate = stored(tmp_path, RED)
     Image.new("RGB", (16, 8)).save(candidate.image)
-    with pytest.raises(RecordError, match=r"reads pictures of 32×32 pixels, but .* has 16×8"):
+    with pytest.raises(RecordError, match=r"reads images of 32×32 pixels, but .* has 16×8"):
         ShapesOracle().scores(candidate, (), ())
 
 

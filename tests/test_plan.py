@@ -289,14 +289,14 @@ def test_sharding_divides_what_can_be() -> None:
 def test_the_command_tells_and_its_status_says_whether_it_fits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need = Need("train", "2 pictures", weights=4 * GIB, passing=2 * GIB, gradients=GIB, optimizer=2 * GIB)
+    need = Need("train", "2 images", weights=4 * GIB, passing=2 * GIB, gradients=GIB, optimizer=2 * GIB)
     monkeypatch.setattr(Planner, "generate", lambda *_: attrs.evolve(need, stage="generate", gradients=0, optimizer=0))
     monkeypatch.setattr(Planner, "judge", lambda *_: None)  # somebody else answers
     monkeypatch.setattr(Planner, "train", lambda *_: need)
     asked = ["doctor", "--plan", "--on", "cpu", "--gpus", "2", "--adapter", "bagel", "--checkpoint", str(BAGEL)]
     assert main([*asked, "--gib", "9"]) == 0
     message = capsys.readouterr().out
-    assert "At once: generate 2 pictures; train 2 pictures." in message
+    assert "At once: generate 2 images; train 2 images." in message
     assert "All of it fits on 2 devices of 9 GiB" in message
     assert main([*asked, "--gib", "8"]) == 1
     message = capsys.readouterr().out

@@ -97,7 +97,7 @@ def test_generating_alone_leaves_looking_as_it_was_and_looking_alone_leaves_gene
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(pretrained, tmp_path / "out")
-    more = ["--drawing-steps", "2", "--drawing-batch", "2", "--looking-batch", "3", "--looking-pictures", "2"]
+    more = ["--drawing-steps", "2", "--drawing-batch", "2", "--looking-batch", "3", "--looking-images", "2"]
     run(tmp_path / "out", 4, *more, "--looking-steps", "2")
     monkeypatch.setattr(self_labelling, "draw_all", None)  # what was drawn once is not drawn again
     run(tmp_path / "out", 4, *more, "--looking-steps", "3")
@@ -121,7 +121,7 @@ def test_generating_alone_leaves_looking_as_it_was_and_looking_alone_leaves_gene
 def test_the_crowded_world_is_taught_from_another_worlds_weights_and_resumes(pretrained: Path, tmp_path: Path) -> None:
     words = ["--layout-template", str(TEMPLATES / "crowded-layout.txt")]
     more = [*words, "--world", "crowded", "--start", str(pretrained / "model"), "--alike", "2", "--drawing-batch", "4"]
-    few = ["--looking-batch", "3", "--looking-pictures", "2"]
+    few = ["--looking-batch", "3", "--looking-images", "2"]
     run(tmp_path, 2, *more, "--drawing-steps", "2", *few, "--looking-steps", "0")
     run(tmp_path, 2, *more, "--drawing-steps", "3", *few, "--looking-steps", "2")
     steps = {
@@ -144,7 +144,7 @@ def test_with_an_anchor_the_text_weights_learn_too(pretrained: Path, tmp_path: P
         4,
         "--looking-steps",
         "2",
-        "--looking-pictures",
+        "--looking-images",
         "2",
         "--looking-batch",
         "4",
@@ -254,7 +254,7 @@ def test_an_image_is_judged_for_three_prompts_and_each_judgement_is_the_checkers
             assert ("Score: 1.0\n" in answer) == right, (prompt.text, answer)
             verdicts.add(right)
         both += len(verdicts) == 2
-    assert both > 10, "often the same picture is right for one prompt and wrong for another"
+    assert both > 10, "often the same image is right for one prompt and wrong for another"
 
 
 def test_generatings_miss_their_captions_as_often_as_the_recipe_says() -> None:

@@ -132,7 +132,7 @@ def test_doubt_is_the_runs_and_not_in_a_transcript(tmp_path: Path) -> None:
         (["--judge", "toy:ToyJugde"], 'Did you mean "toy:ToyJudge"? Recorded are: test_reread:Tunable, toy:ToyJudge.'),
         (["--judge", "toy:ToyJudge", "--round", "2"], "There are no judgements of round 2"),
         (["--judge", "toy:ToyJudge", "--out", "there.jsonl"], "there.jsonl is there already"),
-        (["--judge", "toy:ToyJudge", "--out", "taken/x.jsonl"], "is another picture, of other transcripts"),
+        (["--judge", "toy:ToyJudge", "--out", "taken/x.jsonl"], "is another image, of other transcripts"),
     ],
 )
 def test_what_it_refuses(

@@ -642,7 +642,11 @@ def test_the_only_model_is_found_once_and_late(server: Server, image: Path) -> N
     [
         (models("a", "b"), ConfigError, r"answerer\.model must say which one to ask\. It lists: a, b\."),
         (models(), ConfigError, r"It lists: none\."),
-        (with_status(404), AnswerError, r"said 404 .*It was to list its models.*name the model with answerer\.model"),
+        (
+            with_status(404),
+            AnswerError,
+            r"said 404 .*It was asked to list its models.*name the model with answerer\.model",
+        ),
         (with_body('{"data": "x"}'), AnswerError, r"sent JSON that is no list of models.*asked 3 times"),
         (models(None), AnswerError, r"sent JSON that is no list of models"),
         (models("a\ud800"), AnswerError, r"sent JSON that is no list of models"),

@@ -117,9 +117,9 @@ def test_embedded_data_is_ascii_and_ends_no_element() -> None:
 
 def test_the_loop_is_told_with_its_failures(page: Page) -> None:
     assert page.text.count("generate\n") == 2
-    assert page.text.count("14 regions, 2.0 a picture") == 2
+    assert page.text.count("14 regions, 2.0 an image") == 2
     assert page.text.count("1 left out: an answer could not be read") == 2
-    assert page.text.count("on 6 pictures") == 2
+    assert page.text.count("on 6 images") == 2
     assert "so far" not in page.text
 
 
@@ -397,13 +397,13 @@ def test_a_report_that_fails_leaves_the_run_finished(
     training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(folder: Path) -> Path:
-        raise RecordError("The picture x.png cannot be read.")
+        raise RecordError("The image x.png cannot be read.")
 
     monkeypatch.setattr("srum_core.report.page.write_report", fails)
     assert main.train_main(training) == 2
     said = capsys.readouterr()
     assert "The run is in" in said.out
-    assert "The picture x.png cannot be read." in said.err
+    assert "The image x.png cannot be read." in said.err
     assert "srum report" in said.err
     assert (tmp_path / "run" / "round-1" / "evaluation" / "DONE").exists()
 

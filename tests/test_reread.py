@@ -206,7 +206,7 @@ def test_better_code_reads_more(
     reread(run)
     said = capsys.readouterr().out
     assert f"{len(WORDS)} → 0" in said
-    assert "whole picture (toy): unreadable (I cannot read) → " in said
+    assert "whole image (toy): unreadable (I cannot read) → " in said
     assert all(each.scores and not each.failures for each in run.judgements(1))
     with monkeypatch.context() as patch:
         patch.setattr(toy.ToyJudge, "scores", lambda self, c, r, a: [Unreadable(0, "not today", None, "toy")])
@@ -260,7 +260,7 @@ def test_where_grounding_failed_nothing_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["judges.1.ask='Well?'"], 'The judge "test_reread:Tunable" asks 3 questions about picture'),
+        (["judges.1.ask='Well?'"], 'The judge "test_reread:Tunable" asks 3 questions about image'),
         (["judges=['toy:ToyJudge', 'test_reread:Tunable', 'toy:ToyJudge']"], 'The judge "toy:ToyJudge 2" asks 3 quest'),
         (["judge.votes=2"], "It cannot change judge.votes (was 1 and is now 2)"),
         (["train.lr=1", "seed=2"], "It cannot change seed (was 0 and is now 2); train.lr (was 0.01 and is now 1.0)"),

@@ -105,13 +105,13 @@ def test_the_filter_and_the_map_sparse_agree_on_what_is_right() -> None:
 
 
 def test_nothing_good_enough_is_said() -> None:
-    with pytest.raises(TrainingError, match=r"select.least=0.5, but .* the 2 judged pictures is -0.2. Lower select"):
+    with pytest.raises(TrainingError, match=r"select.least=0.5, but .* the 2 judged images is -0.2. Lower select"):
         select(DOGS, Select(least=0.5))
 
 
 @pytest.mark.parametrize("settings", [Select(best_of=1), Select(least=0.0)])
 def test_without_a_global_score_nobody_can_say_which_is_best(settings: Select) -> None:
-    with pytest.raises(RecordError, match=r'candidate "z" has no score for the whole picture, which select.best_of'):
+    with pytest.raises(RecordError, match=r'candidate "z" has no score for the whole image, which select.best_of'):
         select([*CUPS, judged("z", None, 1.0)], settings)
 
 
@@ -220,7 +220,7 @@ def test_more_objects_than_in_the_first_round_are_said_with_the_remedy(
 
 def test_a_run_that_asks_too_much_stops_before_it_trains(tmp_path: Path) -> None:
     run = make(tmp_path / "run", select={"least": 0.9})
-    with pytest.raises(TrainingError, match=r"select.least=0.9, but the highest .* 5 judged pictures is 0.8"):
+    with pytest.raises(TrainingError, match=r"select.least=0.9, but the highest .* 5 judged images is 0.8"):
         train(run, 1)
 
 

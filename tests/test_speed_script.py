@@ -35,14 +35,14 @@ def test_every_work_is_measured(script: Any, capsys: pytest.CaptureFixture[str])
     script.main(["--tiny", "--rounds", "2", "--points", "3", "--tokens", "2", "--peak", "1e9"])
     found = {each["work"]: each for each in map(json.loads, capsys.readouterr().out.splitlines())}
     assert list(found) == [
-        "training, LoRA, 2 pictures", "training, generation experts, 2 pictures", "drawing 1, guidance",
+        "training, LoRA, 2 images", "training, generation experts, 2 images", "drawing 1, guidance",
         "drawing 4, guidance", "drawing 8, guidance", "answering 1", "answering 32",
         *(f"attention, {name}" for name in script.ATTENTIONS),
     ]  # fmt: skip
     failed = found.pop("attention, cudnn")  # a CPU has none: it is told, and what comes after is measured
     assert failed["failed"].startswith("no kernel: No viable backend")
     assert all(each["low"] <= each["seconds"] <= each["high"] for each in found.values())
-    more, less = found["training, generation experts, 2 pictures"], found["training, LoRA, 2 pictures"]
+    more, less = found["training, generation experts, 2 images"], found["training, LoRA, 2 images"]
     assert more["products"] > less["products"]
     assert found["drawing 8, guidance"]["products"] == 8 * found["drawing 1, guidance"]["products"]
     assert found["answering 32"]["tokens_per_second"] == pytest.approx(64 / found["answering 32"]["seconds"])

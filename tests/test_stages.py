@@ -161,7 +161,7 @@ def test_a_chunk_with_something_missing_is_generated_whole_and_only_that_is_adde
     before = first.stat().st_mtime_ns, first.stat().st_ino
     monkeypatch.setattr(ToyModel, "generate", spy)
     generate(run, 1)
-    assert (first.stat().st_mtime_ns, first.stat().st_ino) == before, "a picture that is there stays as it is"
+    assert (first.stat().st_mtime_ns, first.stat().st_ino) == before, "an image that is there stays as it is"
     assert batches == [2, 1]
     assert lines(shard.parent) == lines(whole.folder / "round-1/candidates")
     assert len(shard.read_bytes().splitlines()) == 5
@@ -193,7 +193,7 @@ def test_two_processes_make_together_what_one_makes(
 
 def test_a_model_that_returns_another_number_of_images_is_named(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Miscounting"))
-    with pytest.raises(PluginError, match="Miscounting drew 1 pictures for 2 prompts"):
+    with pytest.raises(PluginError, match="Miscounting generated 1 images for 2 prompts"):
         generate(run, 1)
     assert not run.done("generate", 1)
 
@@ -226,7 +226,7 @@ def test_a_grounder_that_asks_nothing_needs_no_model(tmp_path: Path, prompts: Pa
 def test_regions_with_the_same_id_are_refused(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, grounder=Use("test_stages:Stammering"))
     generate(run, 1)
-    with pytest.raises(PluginError, match=r"Stammering gave two regions of picture \w+ the same id"):
+    with pytest.raises(PluginError, match=r"Stammering gave two regions of image \w+ the same id"):
         ground(run, 1)
 
 
@@ -322,7 +322,7 @@ def test_a_judge_whose_score_is_no_number_is_named(tmp_path: Path, prompts: Path
     run = make(tmp_path / "run", prompts, judges=(Use("test_stages:Dividing"),), generate=config.Generate(limit=1))
     generate(run, 1)
     ground(run, 1)
-    with pytest.raises(PluginError, match=r'"test_stages:Dividing" cannot score picture \w+: .*nan'):
+    with pytest.raises(PluginError, match=r'"test_stages:Dividing" cannot score image \w+: .*nan'):
         judge(run, 1)
 
 

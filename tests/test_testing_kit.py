@@ -260,11 +260,9 @@ def test_recorded_answers_are_read_again_and_a_change_is_noticed(tmp_path: Path)
     suite.transcripts = recorded(tmp_path, LocalRegions())
     (tmp_path / "sample.png").unlink()  # reading needs no image
     suite.test_recorded_answers_read_as_before(LocalRegions())
-    with pytest.raises(
-        AssertionError, match=r"Of picture sample .* is not what it was .* record the transcripts again"
-    ):
+    with pytest.raises(AssertionError, match=r"Of image sample .* is not what it was .* record the transcripts again"):
         suite.test_recorded_answers_read_as_before(LocalRegions(RegionsOptions(penalty=False)))
-    with pytest.raises(AssertionError, match="asks 3 questions about picture sample today"):
+    with pytest.raises(AssertionError, match="asks 3 questions about image sample today"):
         suite.test_recorded_answers_read_as_before(LocalRegions(RegionsOptions(per_question=1)))
 
 

@@ -174,7 +174,7 @@ def test_an_image_over_the_budget_is_a_batch_of_its_own_with_one_warning(
     run = make(tmp_path / "run", max_cells=10, accumulation=1, steps=0, epochs=2)
     train(run, 1)
     assert [record.getMessage() for record in caplog.records if record.name == "srum"] == [
-        "A picture of 16 latent cells is larger than train.max_cells=10: such pictures are trained on one by one. "
+        "An image of 16 latent cells is larger than train.max_cells=10: such images are trained on one by one. "
         "Raise train.max_cells if memory allows."
     ]
     assert max(row["cells"] for row in metrics(run)) == 16

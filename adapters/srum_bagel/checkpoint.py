@@ -21,7 +21,7 @@ WEIGHTS = ("ema", "model")
 CHECKPOINTS = Checkpoints(
     patterns=["*.json", "*.safetensors", "merges.txt"],
     published={"ByteDance-Seed/BAGEL-7B-MoT": 29_200_000_000},
-    needs="LoRA training needs a GPU that holds the weights in bfloat16 and the activations of 1024x1024 pictures (80 "
+    needs="LoRA training needs a GPU that holds the weights in bfloat16 and the activations of 1024x1024 images (80 "
     "GB is a safe size); full training needs several. To see the whole method on this machine, run the bundled model: "
     "srum-train --adapter bagel --preset shapes.",
     bundled={path.parent.name: path.parent for path in sorted(Path(__file__).parent.glob("*/llm_config.json"))},

@@ -138,8 +138,8 @@ class Eye(nn.Module):
         rows, columns = image.shape[1] // self.patch, image.shape[2] // self.patch
         if max(rows, columns) > self.side:
             raise CheckpointError(
-                f"A picture of {rows} x {columns} patches does not fit this checkpoint's position table of "
-                f"{self.side} x {self.side}: look at smaller pictures (adapter.vision_sides)."
+                f"An image of {rows} x {columns} patches does not fit this checkpoint's position table of "
+                f"{self.side} x {self.side}: look at smaller images (adapter.vision_sides)."
             )
         patches = rearrange(image, "c (h p) (w q) -> (h w) (p q c)", p=self.patch, q=self.patch)
         grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]

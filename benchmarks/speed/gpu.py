@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     works: list[tuple[str, Callable[[], dict[str, float]]]] = []
     for method, kind in (("LoRA", "lora"), ("generation experts", "full")):
         for compiled in (False, True) if given.compile else (False,):
-            name = f"training, {method}, 2 pictures" + ", compiled" * compiled
+            name = f"training, {method}, 2 images" + ", compiled" * compiled
             works.append((name, partial(training, given, kind, compiled)))
     works += [(f"drawing {n}, guidance", partial(sampling, given, n)) for n in (1, 4, 8)]
     works += [(f"answering {n}", partial(answering, given, n)) for n in (1, 32)]

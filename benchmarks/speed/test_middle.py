@@ -68,7 +68,7 @@ def test_training(denoiser: Any, compare: Any, peak: float) -> None:
     denoiser.requires_grad_(True)
     work = middle.products(denoiser, COUNT)
     compare(
-        "training step, all weights, 4 pictures",
+        "training step, all weights, 4 images",
         step(denoiser, given),
         packed(denoiser, given),
         1.25,
@@ -116,7 +116,7 @@ def test_generating(denoiser: Any, compare: Any, peak: float) -> None:
     (noise,), _, (text,) = middle.images(1)
     one = middle.products(denoiser, 1, backward=())
     compare(
-        f"one picture, {STEPS} points, guidance",
+        f"one image, {STEPS} points, guidance",
         lambda: generated(denoiser, [noise], [text], STEPS),
         lambda: reference.sampled(denoiser, noise, text, STEPS, GUIDANCE),
         1.35,

@@ -49,7 +49,7 @@ def srum_benchmarks() -> Iterable[Component]:
             "compbench",
             "compbench.benchmark:CompBench",
             CompBenchOptions,
-            "T2I-CompBench as the SRUM authors judge it: one grade from 0 to 100 a picture",
+            "T2I-CompBench as the SRUM authors judge it: one grade from 0 to 100 per image",
         ),
         (
             "geneval",

@@ -44,7 +44,7 @@ class Seen:
         if sha not in self.images:
             raise ConfigError(
                 f"{self.path} holds no detections of {image} (SHA-256 {sha[:12]}…). Run the detector on it; if the "
-                "picture was drawn again since, its detections belong to another picture."
+                "image was drawn again since, its detections belong to another image."
             )
         return self.images[sha]
 
@@ -64,7 +64,7 @@ def read(name: str, benchmark: str) -> Seen:
         if not isinstance(sha, str) or not isinstance(found, list):
             raise ConfigError(f'{where}: a record needs "sha256" and a list "detections".')
         if sha in images:
-            raise ConfigError(f"{where}: picture {sha[:12]}… was recorded before. Keep one line of each picture.")
+            raise ConfigError(f"{where}: image {sha[:12]}… was recorded before. Keep one line of each image.")
         images[sha] = tuple(detection(each, where) for each in found)
     return Seen(name, images)
 

@@ -55,8 +55,8 @@ def question(text: str, images: Sequence[Any], given: Mapping[str, Any], folder:
 
     Raises AnswerError for requests with another number of images than one, and for videos and sounds."""
     if len(images) != 1 or not hasattr(images[0], "convert"):
-        what = f"{len(images)} pictures" if len(images) != 1 else f"a {type(images[0]).__name__}"
-        raise AnswerError(f"{name} comes with {what}: srum's models answer about exactly one picture a question.")
+        what = f"{len(images)} images" if len(images) != 1 else f"a {type(images[0]).__name__}"
+        raise AnswerError(f"{name} comes with {what}: srum's models answer about exactly one image a question.")
     path = folder / f"{name}.png"
     images[0].convert("RGB").save(path)
     sampled = bool(given.get("do_sample")) or float(given.get("temperature") or 0) > 0

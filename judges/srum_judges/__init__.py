@@ -24,10 +24,10 @@ from srum_judges.options import (
 @hookimpl
 def srum_judges() -> Iterable[Component]:
     offered = [
-        ("global-layout", "judges:GlobalLayout", LayoutOptions, "one score for the arrangement of the whole picture"),
+        ("global-layout", "judges:GlobalLayout", LayoutOptions, "one score for the arrangement of the whole image"),
         ("local-regions", "judges:LocalRegions", RegionsOptions, "one score for every region, asked about together"),
-        ("zoom", "judges:Zoom", ZoomOptions, "one score for every region, each shown by itself"),
-        ("sample", "judges:Sample", SampleOptions, "one score for the picture as a whole"),
+        ("zoom", "judges:Zoom", ZoomOptions, "one score for every region, each shown as a crop"),
+        ("sample", "judges:Sample", SampleOptions, "one score for the image as a whole"),
         ("self-play", "self_play:SelfPlay", SelfPlayOptions, "yes/no questions that the model makes of the prompt"),
         ("verify-boxes", "judges:VerifyBoxes", VerifyOptions, "a verifier: which proposed boxes are worth judging"),
     ]
@@ -38,7 +38,7 @@ def srum_judges() -> Iterable[Component]:
 def srum_grounders() -> Iterable[Component]:
     offered = [
         ("components", "grounders.components:Components", ComponentsOptions, "connected patches of one colour"),
-        ("grid", "grounders.components:Grid", GridOptions, "equal tiles, whatever the picture shows"),
+        ("grid", "grounders.components:Grid", GridOptions, "equal tiles, whatever the image shows"),
         ("native", "grounders.native:Native", NativeOptions, "boxes that the answering model gives as JSON"),
         ("file", "grounders.file:BoxesFromFile", FileOptions, "boxes out of a file"),
     ]
@@ -48,7 +48,7 @@ def srum_grounders() -> Iterable[Component]:
 @hookimpl
 def srum_answerers() -> Iterable[Component]:
     offered = [
-        ("remote", "answerers.remote:Remote", RemoteOptions, "a server that speaks OpenAI's chat protocol"),
+        ("remote", "answerers.remote:Remote", RemoteOptions, "a server with OpenAI's chat protocol"),
         ("scripted", "answerers.scripted:Scripted", ScriptedOptions, "fixed replies for smoke tests only"),
     ]
     return [_component(*each) for each in offered]

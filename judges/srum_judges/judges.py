@@ -131,7 +131,7 @@ class LocalRegions(RegionJudge):
 
 
 class Zoom(RegionJudge):
-    """One score for every region, each shown by itself: for models that lose sight of small things."""
+    """One score for every region, each shown as a crop: for models that overlook small objects."""
 
     name = "zoom"
     per_question = 1
@@ -183,7 +183,7 @@ def load(name: str, placeholders: Sequence[str], option: str = "template") -> st
 def ask(
     candidate: Candidate, template: str, options: AskingOptions, crop: Box | None = None, **values: str
 ) -> Question:
-    """A question about an image or a part of it; {prompt} is filled in by itself."""
+    """A question about an image or a part of it; {prompt} is filled in automatically."""
     text = templates.fill(template, {"prompt": candidate.prompt.text, **values})
     return Question(candidate.image, text, crop, options.max_new_tokens, options.think)
 

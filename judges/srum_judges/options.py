@@ -43,7 +43,7 @@ def _check_url(url: str) -> None:
     if not whole or not url.isprintable():
         raise ConfigError(
             "The answerer remote cannot use its URL (answerer.url, or the environment variable OPENAI_BASE_URL): it "
-            'should look like "http://localhost:8000/v1".'
+            'should have the form "http://localhost:8000/v1".'
         )
     if any(each in url for each in "@?#"):  # also where the password itself holds a slash
         raise ConfigError(
@@ -115,7 +115,7 @@ class RuledOptions(JudgeOptions):
     """The rules for scores of regions (paper §3.2)."""
 
     grounded: bool = True
-    """Whether what the judge says it sees must be something that the prompt names; else a score above `neutral_band`
+    """Whether the identified object must be something that the prompt names; else a score above `neutral_band`
     is brought down to it (paper §3.2, semantic grounding)."""
     neutral_band: float = field(default=0.4, validator=_unit)
     """The most that a region can get whose object the prompt does not name."""
@@ -175,7 +175,7 @@ class SelfPlayOptions(AskingOptions):
     """Judge `self-play`: the model writes yes/no questions, then answers them (the paper's future work)."""
 
     level: Literal["global", "local"] = field(default="global", validator=validators.in_(("global", "local")))
-    """One score for the whole image, from the share of yes; or 1 or -1 for every region, each shown by itself."""
+    """One score for the whole image, from the share of yes; or 1 or -1 for every region, each shown as a crop."""
     questions_template: str = "self-play"
     """How questions are asked for: name of a packaged template ("self-play", "short-self-play") or path of a text file
     with {prompt}; {limit} is the number below."""
@@ -239,7 +239,7 @@ class NativeOptions(AskingOptions):
     """Grounder `native`: the answering model itself gives boxes, as JSON."""
 
     template: str = "native"
-    """Name of a packaged template ("native") or path of a text file with {prompt}; {unit} says how to write boxes."""
+    """Name of a packaged template ("native") or path of a text file with {prompt}; {unit} gives the unit of boxes."""
     boxes: BoxUnit = field(default="model", validator=_box_unit)
     """How the model writes boxes: as its adapter declares (else in pixels of the stored image), in pixels of the
     stored image, fractions or thousandths."""
@@ -267,15 +267,15 @@ class FileOptions:
 
 @frozen
 class ScriptedOptions:
-    """Answerer `scripted`: fixed replies for smoke tests. Never use it for results: it does not look at images."""
+    """Answerer `scripted`: fixed replies for smoke tests. Never use it for results: it ignores the images."""
 
     text: str = ""
-    """The reply to every question; empty = a well-formed reply with numbers drawn from the image file's bytes."""
+    """The reply to every question; empty = a well-formed reply with numbers from a hash of the image file."""
 
 
 @frozen
 class RemoteOptions:
-    """Answerer `remote`: a server that speaks OpenAI's chat protocol (vLLM, SGLang, `transformers serve`, …)."""
+    """Answerer `remote`: a server with OpenAI's chat protocol (vLLM, SGLang, `transformers serve`, …)."""
 
     model: str = ""
     """The served model's name; empty = the only one that the server lists."""
@@ -297,6 +297,6 @@ class RemoteOptions:
     """Folder of answers by the hash of what was asked, so that nothing is asked twice, also after an interruption;
     empty = srum/answers in the user's cache folder, "off" = none."""
     converses: bool = True
-    """Send what was said before about an image as turns of a conversation; off = written into one message."""
+    """Send earlier turns about an image as messages of a conversation; off = written into one message."""
     extra: dict[str, Any] = field(factory=dict, hash=False, validator=_no_secret)
     """More fields for the body of every request, such as {top_p = 0.9}."""

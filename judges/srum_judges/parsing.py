@@ -78,14 +78,14 @@ _Statement = tuple[re.Match[str], float | str, int]
 
 @frozen
 class Reading:
-    """What an answer says about one thing: a value in [-1, 1], or None and a sentence that says why not."""
+    """The reading of an answer for one thing: a value in [-1, 1], or None and the reason."""
 
     value: float | None
     why: str = ""
     reason: str = ""
     label: str = ""
     missing: int | None = None
-    """How many objects are said to be missing; None = nothing is said of that."""
+    """Number of objects reported as missing; None = not reported."""
 
 
 def read_whole(answer: str, require_reason: bool = True, label: str = _OBJECT) -> Reading:
@@ -97,7 +97,7 @@ def read_whole(answer: str, require_reason: bool = True, label: str = _OBJECT) -
 
 
 def read_regions(answer: str, known: Sequence[str], require_reason: bool = True) -> dict[str, Reading]:
-    """One reading for every known region id, in the order of `known`; whatever is said of other ids is ignored."""
+    """One reading for every known region id, in the order of `known`; other ids are ignored."""
     said = _by_region(answer, known, _statements)
     return {name: part if isinstance(part, Reading) else _read(part, require_reason) for name, part in said.items()}
 
@@ -120,7 +120,7 @@ def read_verdict(answer: str) -> Reading:
 def _by_region(
     answer: str, known: Sequence[str], stated: Callable[[str], Iterator[_Statement]]
 ) -> dict[str, str | Reading]:
-    """What is said of every known region, in their order; a Reading without value where that is unclear or nothing.
+    """The reading of every known region, in their order; without value where it is unclear or missing.
 
     `stated` finds what the answer states: where that stands before a region id it belongs to the one that follows, and
     before several to none.
@@ -151,12 +151,12 @@ def _by_region(
             said.setdefault(identity, []).append(f"{before}\n{paragraph[head.end() : end]}")
         open_region = identities[-1]
     doubt = Reading(None, "Values stand both before and after region ids, so it is not clear which belongs to which.")
-    unsaid = Reading(None, "The answer says nothing about this region.")
+    unsaid = Reading(None, "The answer has nothing about this region.")
     return {name: doubt if name in doubtful else "\n".join(said[name]) if name in said else unsaid for name in known}
 
 
 def spoken(answer: str) -> str | Reading:
-    """What the answer says aloud, with plain line ends; a Reading without value where it says nothing."""
+    """The answer without thoughts, with plain line ends; a Reading without value where nothing is left."""
     text = _INVISIBLE.sub("", answer.replace("\r\n", "\n").replace("\r", "\n"))
     ends = [end.end() for end in _THINK_END.finditer(text)]
     said = text[ends[-1] :] if ends else text

@@ -1,7 +1,7 @@
 """The self-play judge (the paper's future work): questions made of the prompt, and answered on the image.
 
 In its first turn the model writes yes/no questions whose answers are all yes if the image is as asked; in its second
-it answers each of them by itself. Their agreement is the score.
+it answers each of them separately. Their agreement is the score.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SelfPlay:
 
     `level="global"`: one score without a region, 2 · (share of yes) - 1; the reason names the questions that failed.
 
-    `level="local"`: the questions that ask whether something is there are put to every region, shown by itself. Its
+    `level="local"`: the questions that ask whether something is there are asked for every region, shown as a crop. Its
     score is 1 if one of them is answered yes, so that the region holds something that was asked for, as it was asked
     for; -1 if none is: an odd thing, a wrong colour. The best question counts and not the mean, because a region
     need not hold everything; relations, and whether that is all, are not asked, because a part of the image
@@ -138,7 +138,7 @@ def read_questions(answer: str) -> list[str]:
         for written in dict.fromkeys(line.split("?")[:-1] if "?" in line else ()):
             question = " ".join(_BEFORE_QUESTION.sub("", written).split()).rstrip("*_` ") + "?"
             if question.count('"') % 2:
-                question = f'"{question}'  # its opening quotation mark looked like markup
+                question = f'"{question}'  # its opening quotation mark was parsed as markup
             if re.search(r"\w", question) and not _NOT_YES_OR_NO.match(question):
                 found.setdefault(re.sub(r"\W+", " ", question.casefold()), question)
     return list(found.values())

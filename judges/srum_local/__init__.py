@@ -26,11 +26,11 @@ class LocalOptions:
     batch: int = field(default=8, validator=validators.ge(1), metadata=SPEED)
     """Most questions answered at once."""
     min_pixels: int = field(default=0, validator=_pixels)
-    """Smaller images are enlarged to about so many pixels; 0 = as the checkpoint says. For models of Qwen's kind."""
+    """Smaller images are enlarged to about so many pixels; 0 = as in the checkpoint. For models of Qwen's kind."""
     max_pixels: int = field(default=0, validator=_pixels)
-    """Larger images are shrunk to about so many pixels; 0 = as the checkpoint says. For models of Qwen's kind."""
+    """Larger images are shrunk to about so many pixels; 0 = as in the checkpoint. For models of Qwen's kind."""
     system: str = ""
-    """A system turn before everything; "" = what the model's chat template puts there by itself."""
+    """A system turn before everything; "" = the default of the model's chat template."""
 
 
 @hookimpl

@@ -33,7 +33,7 @@ CHECKPOINTS = Checkpoints(
 
 
 class Local:
-    """Greedy at temperature 0, else sampled from each question's own seed; what was said before is sent as turns."""
+    """Greedy at temperature 0, else sampled from each question's own seed; earlier turns are sent as messages."""
 
     converses = True
 
@@ -48,7 +48,7 @@ class Local:
         refuse_infinite(loaded.named_parameters(), directory)
         self.model = loaded.to(self.device).eval().requires_grad_(False)
         self.stops, self.pad = _ends(self.model, self.processor, directory)
-        # A question says itself how it is to be answered: the checkpoint's sampling options do not count.
+        # The question decides about sampling: the checkpoint's sampling options are ignored.
         self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -129,7 +129,7 @@ def _processor(directory: Path, options: LocalOptions) -> Any:
     eyes = getattr(processor, "image_processor", None)
     if eyes is None or not getattr(processor, "chat_template", None):
         raise CheckpointError(
-            f"{directory} has no processor for pictures with a chat template, so no question about a picture can be "
+            f"{directory} has no processor for images with a chat template, so no question about an image can be "
             "put to it. The answerer local takes instruction-tuned vision-language models."
         )
     processor.tokenizer.padding_side = "left"
@@ -152,6 +152,6 @@ def _ends(model: Any, processor: Any, directory: Path) -> tuple[list[int], int]:
     tokenizer = processor.tokenizer
     stops += [each for each in (tokenizer.eos_token_id,) if each is not None and each not in stops]
     if not stops:
-        raise CheckpointError(f"{directory} does not say which token ends an answer (eos_token_id).")
+        raise CheckpointError(f"{directory} does not define the token that ends an answer (eos_token_id).")
     pad = tokenizer.pad_token_id
     return stops, stops[0] if pad is None else int(pad)

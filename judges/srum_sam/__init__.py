@@ -20,7 +20,7 @@ class SamOptions:
 
     checkpoint: str = "vit_h"
     """A checkpoint file (.pth or .safetensors, of any size of SAM), or vit_b, vit_l or vit_h: the published file of
-    that size, looked for in the folder where torch.hub keeps checkpoints."""
+    that size, searched for in the folder where torch.hub keeps checkpoints."""
     device: str = field(default="auto", metadata=SPEED)
     """`auto` takes the accelerator if there is one."""
     top: int = field(default=10, validator=_positive)

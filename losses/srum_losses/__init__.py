@@ -33,8 +33,8 @@ class NegativeAwareOptions:
     """Loss `negative-aware`: DiffusionNFT (arXiv 2509.16117) with a weight per cell."""
 
     beta: float = field(default=1.0, validator=validators.gt(0))
-    """How far the two implicit velocities lie from the one before training: a cell of weight 1 is drawn 1 / beta of the
-    way to its target, one of weight -1 as far away from it."""
+    """Distance of the two implicit velocities from the one before training: a cell of weight 1 moves 1 / beta of the way
+    to its target, one of weight -1 as far away from it."""
     constraint: float = field(default=0.0, validator=validators.ge(0))
     """lambda_c, the weight of the reference term; 0 = none, as the model before training already holds on."""
 
@@ -56,7 +56,7 @@ class PaperOptions(RegionOptions):
     """Map `paper`: alpha * R."""
 
     outside: Literal["value", "global"] = field(default="value", validator=validators.in_(("value", "global")))
-    """Where R outside every scored box comes from: `outside_value`, or the global score itself, which then also speaks
+    """Where R outside every scored box comes from: `outside_value`, or the global score itself, which then also stands
     for what is missing from the image and so has no box."""
 
 
@@ -104,7 +104,7 @@ class AdvantageOptions:
     """Subtract the round's mean weight inside scored regions there, and that of the background there. False = R is 1 in
     the background."""
     blame: bool = False
-    """Lower R in the background for the objects that a judge says are missing (`Score.missing`): each by 2 times the
+    """Lower R in the background for the objects that a judge reports as missing (`Score.missing`): each by 2 times the
     mean area of the round's regions, shared by the image's background."""
     overlap: Literal["mean", "min", "max", "smallest"] = field(
         default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))

@@ -168,7 +168,7 @@ class Advantage:
 
 
 class Uniform:
-    """1 everywhere, whatever the judgement says."""
+    """1 everywhere, whatever the judgement."""
 
     def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
         return torch.ones(grid)
@@ -324,7 +324,7 @@ def global_score(judgement: Judgement) -> float:
     scores = _globals(judgement)
     if not scores:
         raise RecordError(
-            f'The judgement of candidate "{judgement.candidate}" has no score for the whole picture, which this reward '
+            f'The judgement of candidate "{judgement.candidate}" has no score for the whole image, which this reward '
             'map needs. Add a judge that gives one ("global-layout"), or use the map "no-global".'
         )
     return fmean(scores)

@@ -106,7 +106,7 @@ class SftLoss:
     """Mean of (velocity - target)^2: supervised fine-tuning on the model's own images; weights are ignored.
 
     Its coefficient is 1 in every cell. `constraint` is 1 so that weight + constraint, which is what the guard against
-    net-negative cells looks at, is never negative for any map.
+    net-negative cells checks, is never negative for any map.
     """
 
     constraint = 1.0
@@ -128,10 +128,10 @@ def _reference(step: FlowStep, error: Tensor) -> Tensor:
 
 
 def _start(step: FlowStep) -> Sequence[Tensor]:
-    """What the model said before training. Raises TrainingError if nobody has asked it."""
+    """The prediction before training. Raises TrainingError if it was not computed."""
     if step.start is None:
         raise TrainingError(
-            "This loss compares with what the model said before training (FlowStep.start), and nobody has asked for it:"
+            "This loss compares with the prediction before training (FlowStep.start), which was not computed:"
             " give flow_step a `start`, such as tuning.Start.of(tuned), if you call the loss yourself."
         )
     return step.start

@@ -1,7 +1,7 @@
-"""Which arms there are: data, from arms.toml beside this file, the presets' own lists, and files that people name.
+"""The arms as data: from arms.toml next to this file, the presets' own lists, and files that users name.
 
-A preset `NAME.toml` has its own list in `ablations/NAME.toml` beside it. Later lists add arms, and replace those of the
-same name.
+A preset `NAME.toml` has its own list in `ablations/NAME.toml` next to it. Later lists add arms, and
+replace those of the same name.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _of_presets(registry: Registry, adapter: str, names: Sequence[str]) -> Itera
     try:
         presets: Mapping[str, Path] = registry.component("adapter", adapter).presets
     except PluginError:
-        return  # told when the settings are read
+        return  # reported when the settings are read
     for name in ["default", *names]:
         if name in presets:
             path = Path(presets[name])

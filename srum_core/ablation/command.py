@@ -1,7 +1,7 @@
 """Run the method with one thing changed at a time, over training seeds, and put the results side by side.
 
 Arms share what they can: images, judgements and the evaluation before training are made once per training seed. The
-same command again goes on where it stopped. KEY=VALUE changes a setting of all arms. Results: ablation.md, .json, .csv
+same command again resumes where it stopped. KEY=VALUE changes a setting of all arms. Results: ablation.md, .json, .csv
 and figures in the folder, which holds an ordinary run per arm and seed (seed-0/paper, …).
 """
 
@@ -30,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, metavar="N", help="training seeds (default: 5; with --quick 2)")
     add("--arms", default="", metavar="NAME,NAME,…", help="these arms only (default: all; --dry-run lists them)")
     add("--with", dest="files", type=Path, action="append", default=[], metavar="FILE.toml", help="further arms")
-    add("--quick", action="store_true", help="few prompts, steps and pictures: to try it out, not to measure")
-    add("--dry-run", action="store_true", help="say what would run and what is shared, load no model, write nothing")
+    add("--quick", action="store_true", help="few prompts, steps and images: to try it out, not to measure")
+    add("--dry-run", action="store_true", help="print what would run and what is shared, load no model, write nothing")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def run(parsed: argparse.Namespace) -> int:
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: there has to be one training seed at least.")
     plan = make_plan(parsed.out.absolute(), settings, arms, chosen, seeds, registry)
-    plan.units[plan.seeds[0]][0].run.benchmark()  # says in a sentence if there is none, before anything is drawn
+    plan.units[plan.seeds[0]][0].run.benchmark()  # an error if there is none, before any generation
     if parsed.dry_run:
         return _announce(plan, parsed.out)
     with lock(parsed.out):
@@ -64,7 +64,7 @@ def _work(plan: Plan, folder: Path, command: str) -> None:
     try:
         failures = work(plan, lambda so_far: write(folder, plan, tabulate(plan, so_far, read), command))
     except KeyboardInterrupt:
-        tell(f"\nsrum: stopped; nothing that is on disk is lost. To go on:\n  {command}")
+        tell(f"\nsrum: stopped; nothing that is on disk is lost. To resume:\n  {command}")
         raise
     show_table(write(folder, plan, tabulate(plan, failures, read), command))
     print(f"The table is in {shown(folder.absolute() / 'ablation.md')}")

@@ -3,7 +3,7 @@
 Two runs make the same records where the settings that those depend on are the same (`Run.stage_settings` of the stage
 and of those before it, in its round and in the rounds before). So an arm that trains otherwise shares candidates,
 regions, judgements and the evaluation of the model before training; one with more rounds, or with another second one,
-shares all of the first; one that draws otherwise shares nothing.
+shares all of the first; one that generates otherwise shares nothing.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def measured(run: Run, round: int | None) -> Measured:
     names = [name for name in scores[0] if all(name in each for each in scores)] if scores else []
     if not names:
         raise ConfigError(
-            f'The benchmark "{run.settings.benchmark and run.settings.benchmark.use}" has no measure that all pictures '
+            f'The benchmark "{run.settings.benchmark and run.settings.benchmark.use}" has no measure that all images '
             "have, so arms cannot be compared. Take another benchmark, or evaluate more prompts (evaluate.limit)."
         )
     starts = range(0, len(plan), images)
@@ -152,7 +152,7 @@ def _notes(
     same = plan.same_as(arm)
     notes = [f"the same settings as {same}"] if same else []
     failed = [seed for seed in plan.seeds if seed not in own and (seed, arm.name) in failures]
-    if failed:  # the reasons of several seeds differ in their numbers; all have been told
+    if failed:  # the reasons of several seeds differ in their numbers; all have been printed
         seeds = ", ".join(map(str, failed))
         notes.append(f"failed with training seed {seeds}: {failures[failed[0], arm.name]}")
     if unscored := sum(each.unscored for each in own.values()):

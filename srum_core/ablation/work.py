@@ -24,7 +24,7 @@ Failures = Mapping[tuple[int, str], str]
 
 
 def work(plan: Plan, after_seed: Callable[[Failures], object]) -> Failures:
-    """Everything that is not there yet. An arm that fails is told and passed over; what is shared must not fail.
+    """Run everything that is missing. An arm that fails is reported and skipped; shared stages must not fail.
 
     `after_seed` is called when all arms of a training seed are through and others follow."""
     failures: dict[tuple[int, str], str] = {}
@@ -47,7 +47,7 @@ def work(plan: Plan, after_seed: Callable[[Failures], object]) -> Failures:
             if unit.arm is None:
                 raise type(error)(message) from error
             failures[seed, unit.name] = str(error)
-            tell(f"seed {seed} · {unit.name} failed; the others go on. {message}")
+            tell(f"seed {seed} · {unit.name} failed; the others continue. {message}")
     return failures
 
 
@@ -106,7 +106,7 @@ def share(source: Run, target: Run, step: Step) -> None:
 
 
 def share_latents(source: Run, target: Run) -> None:
-    """Encoded images of the first round; each says what it was made from, and is made again if that is not so."""
+    """Encoded images of the first round; each records its source, and is made again if that has changed."""
     theirs, ours = source.round_folder(1) / "latents", target.round_folder(1) / "latents"
     if theirs.is_dir() and not ours.exists():
         new = aside(ours)

@@ -76,8 +76,8 @@ def note(plan: Plan) -> str:
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
     seeds = f"{len(plan.seeds)} training seed{'s' if len(plan.seeds) > 1 else ''}"
     return (
-        f"{seeds}; {count // evaluate.images} prompts with {evaluate.images} picture(s) each, the same prompts and "
-        f"picture seeds in every arm. Intervals: 95 %, paired two-level bootstrap over prompts and training "
+        f"{seeds}; {count // evaluate.images} prompts with {evaluate.images} image(s) each, the same prompts and "
+        f"image seeds in every arm. Intervals: 95 %, paired two-level bootstrap over prompts and training "
         f"seeds, {RESAMPLES} resamples. {date.today().isoformat()}; {machine}; {versions}."
     )
 
@@ -88,7 +88,7 @@ def columns(tables: Tables) -> list[str]:
 
 
 def cells(row: Row, tables: Tables, seeds: int) -> dict[str, Cell]:
-    """By column. An arm of which no seed was finished says "failed", or nothing yet."""
+    """By column. An arm without a finished seed shows "failed", or nothing yet."""
     found: dict[str, Cell] = {**row.means, **{f"change to {name}": each for name, each in row.changes.items()}}
     failed = any(each.startswith("failed") for each in row.notes)
     if not row.seeds and tables.measures:
@@ -109,7 +109,7 @@ def drops(tables: Tables) -> tuple[str, str]:
 
 
 def curves(tables: Tables, axis: str) -> tuple[str, str]:
-    """Figure 3, right: the first measure against a setting, a line for every way of drawing; "" without any."""
+    """Figure 3, right: the first measure against a setting, one line per arm; "" without any."""
     lines: dict[str, list[tuple[float, Estimate]]] = {}
     for row in tables.rows:
         if row.arm.curve and tables.measures and (found := row.means.get(tables.measures[0])):

@@ -1,9 +1,9 @@
-"""Look into models that runs have trained, beside the one they started from. docs/results/analyses.md has the details.
+"""Analyse models that runs have trained, and the one they started from. docs/results/analyses.md has the details.
 
 srum analyze steps sft=RUN srum=RUN                     the paper's Figure 4: layout and detail along the steps
 srum analyze activations sft=RUN srum=RUN               its Appendix B: how active which neurons are
 
-Both go on where they stopped when the same command is given again.
+Both resume when the same command is given again.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from srum_core import hookimpl
 
 @hookimpl
 def srum_commands(subparsers: Any) -> None:
-    text = "look into models: scores along the steps of drawing, and which neurons are active"
+    text = "analyse models: scores along the sampling steps, and active neurons"
     subparsers.add_parser("analyze", help=text, module=__name__)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     kinds: Any = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module, text in (
-        ("steps", "curves", "score the clean estimate at chosen steps of drawing, for layout and for detail"),
+        ("steps", "curves", "score the clean estimate at chosen sampling steps, for layout and for detail"),
         ("activations", "activations", "compare how active the neurons of understanding and of generation are"),
     ):
         kinds.add_parser(name, help=text, module=f"srum_core.analysis.{module}")

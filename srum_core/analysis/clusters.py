@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from srum_core.analysis.samples import Activity
 
 RANDOM = 100
-"""Clusters with as many neurons of each layer, drawn at random, as a control."""
+"""Clusters with as many neurons of each layer, chosen at random, as a control."""
 STABLE = 0.5
 """Least overlap of the clusters that two halves of the probe samples find."""
 Probes = Mapping[str, "Activity"]

@@ -1,4 +1,4 @@
-"""Score images while they are drawn (the paper's Figure 4): the clean estimate at chosen steps, layout and detail.
+"""Score images during sampling (the paper's Figure 4): the clean estimate at chosen steps, layout and detail.
 
 srum analyze steps sft=RUN srum=RUN
 srum analyze steps sft=RUN srum=RUN --judge '{use="remote", url="http://localhost:8000/v1"}'
@@ -59,8 +59,8 @@ def run(parsed: argparse.Namespace) -> int:
         use = config.component("answerer", parsed.judge, registry, "--judge")
     if use is None and not hasattr(benchmark, "rubrics"):
         raise ConfigError(
-            f'The benchmark "{first.settings.benchmark.use if first.settings.benchmark else ""}" cannot tell layout '
-            'from detail without asking. Say who grades: --judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
+            f'The benchmark "{first.settings.benchmark.use if first.settings.benchmark else ""}" cannot separate layout '
+            'from detail without a judge. Name one: --judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
         )
     plan = models.plan(first, parsed.prompts, parsed.count)
     with lock(parsed.out):
@@ -75,7 +75,9 @@ def run(parsed: argparse.Namespace) -> int:
         for subject in found:
             here = steps.times(subject)
             if times and here != times:
-                raise ConfigError(f"{subject.name} draws in other steps than {found[0].name}: they cannot be compared.")
+                raise ConfigError(
+                    f"{subject.name} samples in other steps than {found[0].name}: they cannot be compared."
+                )
             times, chosen = here, steps.chosen(parsed.steps, len(here))
             judge = subject.run.model(subject.rounds) if use and use.use == SELF else outside
             folder = parsed.out / "models" / subject.name
@@ -105,7 +107,7 @@ def table(measured: Measured, rubric: str) -> tuple[list[int], dict[str, Table]]
     images = list(dict.fromkeys(each.image for each in first))
     whole = [p for p in images if all((p, step) in found for found in values.values() for step in steps)]
     if not whole:
-        raise RecordError(f"No picture could be graded for {rubric} at every step: the judge's answers hold no score.")
+        raise RecordError(f"No image could be graded for {rubric} at every step: the judge's answers hold no score.")
     return steps, {
         name: np.array([[found[image, step] for step in steps] for image in whole]) for name, found in values.items()
     }
@@ -154,7 +156,7 @@ def write(folder: Path, measured: Measured, times: Sequence[float], by: str) -> 
             for name, means in each["means"].items()
         }
         name = f"{rubric.capitalize()} of the clean estimate"
-        write_atomic(folder / f"steps-{rubric}.svg", charts.curves(name, "step of drawing", lines))
+        write_atomic(folder / f"steps-{rubric}.svg", charts.curves(name, "sampling step", lines))
     parts: list[str | Grid] = [f"Graded by {by}.", *(_grid(rubric, each) for rubric, each in found.items())]
     write_atomic(folder / "steps.md", markdown(parts))
     return parts
@@ -167,5 +169,5 @@ def _grid(rubric: str, found: Mapping[str, Any]) -> Grid:
         cells = [number(Estimate(*each)) for each in (*means, found["area"][name])]
         own = found["area_change"].get(name)
         rows.append([name, *cells, number(Estimate(*own), signed=True) if own else ""])
-    title = f"{rubric.capitalize()}, {found['images']} of {found['asked']} pictures readable at every step"
+    title = f"{rubric.capitalize()}, {found['images']} of {found['asked']} images readable at every step"
     return Grid(["model", *heads, "mean height", "its change to base"], rows, title)

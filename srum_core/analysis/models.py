@@ -1,4 +1,4 @@
-"""Which models an analysis sets beside each other: those that runs have trained, and the one they started from."""
+"""The models that an analysis compares: those that runs have trained, and the one they started from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
         help="a model that srum-train made; the one that the first RUN started from is added as base",
     )
     add("--out", type=Path, default=Path("runs") / out, help=f"folder of the results (default: runs/{out})")
-    add("--prompts", metavar="SOURCE", help="what is drawn (default: the prompts that the first RUN is evaluated with)")
+    add("--prompts", metavar="SOURCE", help="the prompts (default: the prompts that the first RUN is evaluated with)")
     add("--count", type=int, default=64, metavar="N", help="so many samples of a kind (default: 64)")
 
 
@@ -81,7 +81,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def plan(run: Run, source: str | None, count: int) -> list[Planned]:
-    """The first `count` images that are to be drawn, one a prompt."""
+    """The first `count` images to be generated, one per prompt."""
     if source is None:
         return list({item.prompt.id: item for item in run.planned_evaluation()}.values())[:count]
     return [run.plan(prompt, 0, "evaluate") for prompt in load_prompts(source, run.registry, count)]

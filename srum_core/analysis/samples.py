@@ -1,4 +1,4 @@
-"""The samples whose activity is measured: what models read and draw, for finding clusters and for reporting apart."""
+"""The samples whose activity is measured: texts and images, for selecting clusters and, separately, for reporting."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Neurons = Mapping[str, "Sequence[nn.Module]"]
 TASKS = ("understanding", "generation")
 _TOKENS = 16
-"""At most so many of an answer's tokens are said: what was read is most of what passes the neurons."""
+"""The most tokens of an answer: the prompt's tokens are most of what passes the neurons."""
 
 
 @frozen
@@ -54,7 +54,7 @@ def understanding(run: Run, count: int) -> Samples:
         if len(questions) == 2 * count:
             return Samples(questions[:count], questions[count:])
     raise RecordError(
-        f"{shown(run.folder)} has questions about {len(questions)} pictures in its round 1, and {2 * count} are needed "
+        f"{shown(run.folder)} has questions about {len(questions)} images in its round 1, and {2 * count} are needed "
         "(half of them find the clusters). Ask for fewer with --count."
     )
 
@@ -92,7 +92,7 @@ def measured(
 
 
 def act_on(model: Any, sample: Question | Planned) -> None:
-    """Let the model read or draw a sample."""
+    """Let the model process or generate a sample."""
     if isinstance(sample, Question):
         put(model, [sample])
     else:
@@ -140,8 +140,8 @@ def recorded(neurons: Neurons) -> Iterator[list[_Sum]]:
 
 def measure(neurons: Neurons, sizes: Sequence[int], act: Callable[[], object]) -> Activity:
     """(neurons,) float64 of whatever `act` makes the model do, for one sample: each neuron's mean over the tokens that
-    pass it, and in drawing over all steps; NaN where none did. A neuron is a unit of an MLP's activation, of one layer
-    and one expert (paper, Appendix B)."""
+    pass it, and in generation over all steps; NaN where none did. A neuron is a unit of an MLP's activation, of one
+    layer and one expert (paper, Appendix B)."""
     import numpy as np
 
     with recorded(neurons) as sums:

@@ -1,4 +1,4 @@
-"""Scores along the way of drawing (paper, Figure 4): the clean estimate at chosen steps, for layout and for detail."""
+"""Scores along the sampling steps (paper, Figure 4): the clean estimate at chosen steps, for layout and for detail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RUBRICS = ("layout", "detail")
 USUAL = (0, 2, 4, 8, 12, 16, 24, 32, 40, 48)
-"""Steps that are looked at where none are named, as far as there are so many; the last one always is."""
+"""The default steps, as far as there are so many; the last one is always included."""
 _ASKED = {
     "layout": (
         "Grade only the layout: whether every thing that the words ask for is there, as often as asked, and where they "
@@ -39,7 +39,7 @@ _GRADE = re.compile(r'"score"\s*:\s*(-?\d+(?:\.\d+)?)\s*[,}]')
 
 @frozen
 class Snapshot:
-    """What an image was worth at one step; `id` is PICTURE-STEP. A rubric whose answer could not be read is not in
+    """What an image was worth at one step; `id` is IMAGE-STEP. A rubric whose answer could not be read is not in
     `scores`."""
 
     id: str
@@ -50,7 +50,7 @@ class Snapshot:
 
 
 def question(rubric: str, candidate: Candidate) -> Question:
-    """The judge is not told the step."""
+    """The judge does not get the step."""
     text = (
         f'A picture was asked for with these words: "{candidate.prompt.text}"\n{_ASKED[rubric]}\nAnswer with JSON '
         'only: {"score": N, "reason": "one sentence"}, N from 0 (nothing of it) to 100 (perfect).'
@@ -77,7 +77,7 @@ def chosen(text: str, count: int) -> list[int]:
 
 
 def times(subject: Subject) -> list[float]:
-    """The times that the model's steps start at. Raises ConfigError if its adapter does not say, or cannot trace."""
+    """The times that the model's steps start at. Raises ConfigError without `sampling_times` or `trace`."""
     model = subject.run.model(subject.rounds)
     refuse_without(model, ("sampling_times", "trace"), subject, "srum analyze steps")
     return [float(time) for time in model.sampling_times()][:-1]  # type: ignore[attr-defined]
@@ -92,7 +92,7 @@ def trace(
     folder: Path,
     settings: Mapping[str, Any],
 ) -> list[Snapshot]:
-    """Draw every image, keep its estimates at `steps` as files, and score each. What is on disk is not made again."""
+    """Generate every image, store its estimates at `steps`, and score each. Existing files are not made again."""
     records = Records(folder, Snapshot, {**subject.settings(), **settings}, stage="analysis")
     size = subject.run.settings.evaluate.batch
     missing = [item for item in plan if not {f"{item.id}-{step}" for step in steps} <= records.ids()]
@@ -102,7 +102,7 @@ def trace(
             model: Any = subject.run.model(subject.rounds)
             generated = model.trace([item.prompt.text for item in items], [item.seed for item in items], list(steps))
             if [len(images) for images in generated] != [len(steps)] * len(items):
-                raise PluginError(f"{type(model).__qualname__}.trace did not give a picture per prompt and step.")
+                raise PluginError(f"{type(model).__qualname__}.trace did not give an image per prompt and step.")
             looked = [
                 (item, step, _keep(item, step, image, folder))
                 for item, images in zip(items, generated, strict=True)

@@ -1,4 +1,4 @@
-"""What every command shares: the settings that people type, and how things are said to them. No torch."""
+"""Shared by all commands: settings on the command line, and output. No torch."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ srum generate --adapter bagel --preset shapes "a red circle"
 srum generate --trained runs/bagel-shapes "a red circle" "a green square" --seed 7 --count 4 --out images
 srum generate --adapter bagel --preset shapes "a red circle" adapter.sampling.guidance=3
 
-The same prompt, seed and settings give the same image. With --count the seeds go on from --seed.
+The same prompt, seed and settings give the same image. With --count the seeds continue from --seed.
 """
 
 from __future__ import annotations

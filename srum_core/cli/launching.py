@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def apart(parsed: argparse.Namespace) -> bool:
     """Whether stages run in processes of their own. Raises ConfigError for a launcher with nothing to launch."""
     if parsed.launcher and parsed.launch == "none":
-        raise ConfigError(f"--launcher needs --launch, which says what it starts: {', '.join(LAUNCHES[1:])}.")
+        raise ConfigError(f"--launcher needs --launch, which selects what it starts: {', '.join(LAUNCHES[1:])}.")
     return bool(parsed.launch != "none")
 
 
 def command(parsed: argparse.Namespace, module: str, *words: str) -> list[str]:
-    """The command that runs a module in as many processes as the arguments of `add_arguments` say."""
+    """The command that runs a module in the processes selected by the arguments of `add_arguments`."""
     if parsed.launcher:
         return [*shlex.split(parsed.launcher), "-m", module, *words, "--launch", parsed.launch]
     count = parsed.processes or devices()
@@ -63,7 +63,7 @@ def command(parsed: argparse.Namespace, module: str, *words: str) -> list[str]:
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
     """For a stage that another launcher starts."""
-    parser.add_argument("--launch", choices=LAUNCHES[1:], default="ddp", help="what accelerate's preset would say")
+    parser.add_argument("--launch", choices=LAUNCHES[1:], default="ddp", help="as in accelerate's preset")
 
 
 def take_preset(launch: str) -> None:
@@ -97,7 +97,7 @@ def exit_status(work: Callable[[], int | None], stopped: str = "") -> int:
         message = who_ended(error)
     except BaseException as error:
         if (explained := explain(error)) is None:
-            sys.excepthook = _show  # what others say may be in it
+            sys.excepthook = _show  # it may contain text from outside
             raise
         message = explained
     tell(f"srum: {message}")
@@ -110,7 +110,7 @@ def _show(*error: Any) -> None:
 
 
 def main() -> int:
-    """Run accelerate's launcher, without tracebacks of its own for what its processes have said already."""
+    """Run accelerate's launcher, without tracebacks of its own for errors that its processes have printed."""
     logging.disable(logging.ERROR)  # of this process, which only waits for others
     from accelerate.commands import launch
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -136,12 +136,12 @@ def wait_for(words: Sequence[str], handle: int) -> int:
     try:
         return child.wait()
     except KeyboardInterrupt:
-        child.wait()  # the terminal has told it too
+        child.wait()  # the terminal has sent it the signal too
         raise
 
 
 def devices() -> int:
-    """How many accelerators torch sees, 2 without any; asked in a process of its own, so that this one stays small."""
+    """Number of accelerators, 2 without any; determined in a separate process, so that this one stays small."""
     code = "import torch; print(torch.accelerator.device_count() if torch.accelerator.is_available() else 0)"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) or 2
 

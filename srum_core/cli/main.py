@@ -43,7 +43,7 @@ examples:
   srum-train --config my.toml train.lr=1e-5 --only judge   settings from a file, one of them changed, one stage
   srum-train --config my.toml --redo judge                 make the judgements, and all that follows, again
 
-The same command run again goes on where it stopped. KEY=VALUE is read as TOML: train.lr=1e-5 judges='["mine"]'.
+The same command resumes where it stopped. KEY=VALUE is read as TOML: train.lr=1e-5 judges='["mine"]'.
 """
 
 
@@ -59,7 +59,7 @@ class Stopped(Exception):
 
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
-    """`srum-train`: 0 when done, 2 with a sentence for what a person can mend, 130 when interrupted."""
+    """`srum-train`: 0 when done, 2 with a message for user errors, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not _are_texts(given):
         return 2
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _are_texts(given: Sequence[str]) -> bool:
-    """Whether every argument can be stored and shown; else says which cannot."""
+    """Whether every argument can be stored and shown; else print which cannot."""
     for word in given:
         if why := odd(word):
             tell(f"srum: the argument {clean(word, 100)} {why}")
@@ -103,7 +103,7 @@ def _are_texts(given: Sequence[str]) -> bool:
 def _train_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="srum-train",
-        description="Post-train a unified model on its own pictures: generate, ground, judge, train, evaluate.",
+        description="Post-train a unified model on its own images: generate, ground, judge, train, evaluate.",
         epilog=_EXAMPLES,
     )
     add_settings(parser)
@@ -119,7 +119,7 @@ def _train_parser() -> argparse.ArgumentParser:
     )
     launching.add_arguments(parser)
     add("--out", type=Path, help="folder of the run (default: runs/ADAPTER-PRESET)")
-    add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
+    add("--dry-run", action="store_true", help="print what would be done, load no model, write nothing")
     add("--print-config", action="store_true", help="print every setting with what it means, as TOML, and stop")
     return parser
 
@@ -211,7 +211,7 @@ def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, 
 
 
 def launch_command(parsed: argparse.Namespace, run: Path, step: Step) -> list[str]:
-    """The command that runs one stage in a process group of its own."""
+    """The command that runs one stage in its own process group."""
     round = "base" if step.round is None else str(step.round)
     return launching.command(parsed, "srum_core.cli.stage", step.stage, str(run), round)
 
@@ -227,15 +227,15 @@ def _launch(run: Run, step: Step, parsed: argparse.Namespace, handle: int) -> No
 
 
 def _say_stopped(run: Run, parsed: argparse.Namespace, given: Sequence[str], stop: BaseException) -> int:
-    """What is done, and how to go on. The exit status: 130 when interrupted, else the stage's."""
+    """Print what is done, and how to resume. Return the exit status: 130 when interrupted, else the stage's."""
     tell("")
     if isinstance(stop, Stopped) and stop.step is not None and stop.code != 130:
-        tell(f"srum: {stop.step} ended with exit status {stop.code}; what it said is above.")
+        tell(f"srum: {stop.step} ended with exit status {stop.code}; see its output above.")
     for step in steps(run, parsed.only):
         finished, total = count(run, step)
         if finished:
             tell(f"  {step}: {finished} of {total}")
-    tell(f"srum: stopped; nothing that is on disk is lost. To go on:\n  {resume_command(given)}")
+    tell(f"srum: stopped; nothing that is on disk is lost. To resume:\n  {resume_command(given)}")
     return stop.code if isinstance(stop, Stopped) else 130
 
 
@@ -266,7 +266,7 @@ _COMMANDS = {
     "new-plugin": "write an installable plugin package with passing tests",
     "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
 }
-"""Modules beside this one; features and other people's plugins add theirs by the hook `srum_commands`."""
+"""Modules of this package; features and third-party plugins add theirs by the hook `srum_commands`."""
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from srum_core.plugins.scaffold import choose_names, write
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=sorted(KINDS), metavar="KIND", help=f"one of {', '.join(sorted(KINDS))}")
-    parser.add_argument("name", metavar="NAME", help='what settings will say: judges=[{use = "NAME"}]')
+    parser.add_argument("name", metavar="NAME", help='the name in settings: judges=[{use = "NAME"}]')
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to put it (default: here)")
 
 
@@ -24,7 +24,7 @@ def run(parsed: argparse.Namespace) -> int:
     names = choose_names(parsed.kind, parsed.name, plugins.discover())
     folder = write(names, parsed.out)
     where = folder.as_posix() if folder.is_absolute() else f"./{folder.as_posix()}"
-    print(f"{where} holds the {KINDS[parsed.kind].words} {names.name}: its README.md says where your idea goes. Next:")
+    print(f"{where} holds the {KINDS[parsed.kind].words} {names.name}: its README.md says which file to edit. Next:")
     for command in (f"pip install -e {shlex.quote(where + '[dev]')}", f"pytest {shlex.quote(where)}", names.command):
         print(f"  {command}")
     return 0

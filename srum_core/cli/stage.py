@@ -1,4 +1,4 @@
-"""`python -m srum_core.cli.stage STAGE RUN ROUND`: one stage as a process (group) of its own. ROUND may be `base`."""
+"""`python -m srum_core.cli.stage STAGE RUN ROUND`: one stage as its own process (group). ROUND may be `base`."""
 
 from __future__ import annotations
 

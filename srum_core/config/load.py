@@ -47,7 +47,7 @@ def load_settings(
 ) -> Settings:
     """The settings of a run, with every option of every component filled in.
 
-    adapter      name or "module:Class"; None = what the file or an override says
+    adapter      name or "module:Class"; None = as in the file or an override
     presets      names of the adapter's presets, later ones win; one called "default" comes before them by itself
     config_file  TOML, such as a run's run.toml; its [versions] are not read
     overrides    "KEY=VALUE" with a dotted key; a value that is not TOML is taken as a text. In Python also values by
@@ -92,7 +92,7 @@ def component(kind: str, text: str | Mapping[str, Any], registry: Registry, opti
 
 
 def changed(settings: Settings, overrides: Sequence[str], registry: Registry, where: str) -> Settings:
-    """Settings with some of them changed by "KEY=VALUE"; `where` they are said ("in arm sft") goes into what is told.
+    """Settings with some of them changed by "KEY=VALUE"; `where` ("in arm sft") goes into messages.
 
     Raises ConfigError with all that is wrong."""
     broken: list[str] = []
@@ -162,7 +162,7 @@ def open_settings(path: Path, registry: Registry, model_kind: str = "adapter") -
 _EVALUATED = "evaluations have the run's own settings, so that rounds can be compared."
 _ONE_FOR_ALL = {
     "seed": "all random numbers of a run follow from one seed.",
-    "rounds": "it says what the rounds are.",
+    "rounds": "it defines the rounds.",
     "start": "the first round starts from it, and each of the others from the round before.",
     "benchmark": _EVALUATED,
     "evaluate": _EVALUATED,
@@ -179,7 +179,7 @@ def _change(
     said: Origins,
     broken: list[str],
 ) -> tuple[Settings | None, list[Problem], Origins]:
-    """The settings with a round's changes, what is wrong with them, and where it was said. What cannot be read, and
+    """The settings with a round's changes, the problems, and their place. What cannot be read, and
     what cannot differ between rounds, goes to `broken`."""
     place = _origin(("rounds", str(round - 1)), said)
     where = f"in round {round} of {settings.round_count}{f' {place}' if place else ''}"
@@ -197,7 +197,7 @@ def _one_for_all(path: Keys, settings: Settings, registry: Registry, components:
     try:
         options = registry.component(components["adapter"], settings.adapter.use).options
     except PluginError:
-        return ""  # told with the other components
+        return ""  # reported with the other components
     known = attrs.fields_dict(options) if options else {}
     free = [name for name, each in known.items() if each.metadata.keys() & {*SAMPLING, *SPEED}]
     if path[1:] and (path[1] in free or path[1] not in {"use", *known}):
@@ -283,9 +283,9 @@ def _parse_value(text: str) -> Any:
 
 
 def _adapter(named: str | None, layers: Sequence[Layer], broken: list[str]) -> str | None:
-    """The adapter's name, "" if nobody says, None if what is said is no name.
+    """The adapter's name, "" if none is given, None if the value is not a name.
 
-    A file that says another than --adapter is refused: its options are not for this one."""
+    A file that names another one than --adapter is refused: its options are not for this one."""
     said = [(layer.where, _shape(("adapter",), layer.data.get("adapter"))) for layer in layers]
     named_there = [(where, value.get("use") if isinstance(value, Mapping) else value) for where, value in said]
     uses = [(where, use) for where, use in named_there if use is not None]
@@ -307,7 +307,7 @@ def _presets(
     try:
         there = registry.component(model_kind, adapter).presets if adapter else {}
     except PluginError:
-        return  # told with the other components
+        return  # reported with the other components
     for name in [*(["default"] if "default" in there else []), *names]:
         if name in there:
             yield Layer(f'in the preset "{name}" of {adapter}', _read(Path(there[name]), broken))
@@ -393,7 +393,7 @@ def _component(path: Keys, data: Any, kind: str, registry: Registry, found: list
         return Use("")
     given = Use(use, {key: value for key, value in data.items() if key != "use"})
     if use == "" and path == ("adapter",):
-        return given  # nobody named one: that has been told
+        return given  # none is named: already reported
     try:
         options = registry.options(kind, given)
     except PluginError as error:

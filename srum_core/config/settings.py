@@ -31,12 +31,12 @@ def _some(_: Any, attribute: Any, value: int | tuple[object, ...]) -> None:
 
 @frozen
 class Generate:
-    """Drawing candidates."""
+    """Generation of candidates."""
 
     candidates: int = field(default=1, validator=_few)
     """Images per prompt and round."""
     batch: int = field(default=8, validator=_at_least_1)
-    """Images drawn at once, per device."""
+    """Images generated at once, per device."""
     limit: int = field(default=0, validator=_at_least_0)
     """Use only the first so many prompts; 0 = all."""
 
@@ -46,7 +46,7 @@ class Ground:
     """Finding regions."""
 
     batch: int = field(default=8, validator=_at_least_1)
-    """Images looked at at once, per device."""
+    """Images grounded at once, per device."""
     duplicates: float = field(default=0.9, validator=[validators.gt(0), validators.le(1)])
     """Of two boxes whose intersection over union is above it, the later one is dropped; 1 = keep all."""
     retries: int = field(default=2, validator=_at_least_0)
@@ -66,7 +66,7 @@ class Judge:
     temperature: float = field(default=0.7, validator=_positive)
     """Sampling temperature of those retries, and of votes; a single first answer is greedy."""
     votes: int = field(default=1, validator=_few)
-    """Answers to every question; more than one are sampled, and a score is the median of what they say."""
+    """Answers to every question; more than one are sampled, and a score is the median over them."""
     doubt: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
     """How much disagreement counts: a score becomes median * (1 - doubt * spread); 0 = not at all."""
 
@@ -153,14 +153,14 @@ class Lora:
 
 @frozen
 class Evaluate:
-    """Drawing a benchmark's prompts and scoring the images."""
+    """Generation for a benchmark's prompts, and scoring of the images."""
 
     split: str = field(default="test", validator=_not_empty)
     """Which of the benchmark's splits."""
     images: int = field(default=1, validator=_few)
     """Images per prompt; the same seeds before and after."""
     batch: int = field(default=16, validator=_at_least_1)
-    """Images drawn at once, per device."""
+    """Images generated at once, per device."""
     limit: int = field(default=0, validator=_at_least_0)
     """Use only the first so many prompts; 0 = all."""
     seeds: Literal["run", "image", "reference"] = field(default="run")
@@ -189,8 +189,8 @@ class Settings:
     seed: int = field(default=0, validator=_at_least_0)
     """Every random number of the run follows from it."""
     rounds: int | tuple[tuple[str, ...], ...] = field(default=1, validator=_some)
-    """Rounds of generate, ground, judge, train; each draws with the weights of the one before. Instead of a number, a
-    list of what each round changes in these settings, as texts KEY=VALUE ([] = nothing); evaluations keep them."""
+    """Rounds of generate, ground, judge, train; each starts from the weights of the one before. Instead of a number, a
+    list of each round's changes to these settings, as texts KEY=VALUE ([] = none); evaluations keep the settings."""
     prompts: str | tuple[str, ...] = field(default="starter", validator=_not_empty)
     """A list that a plugin knows ("starter"), a .txt, .csv, .json or .jsonl file, or a list of the texts themselves."""
     adapter: Use
@@ -201,7 +201,7 @@ class Settings:
     answerer: Use | None = None
     """Who answers the judges' questions; "" = the model itself."""
     grounder: Use = field(factory=lambda: Use("grid"))
-    """Who says where to look."""
+    """Proposes the regions."""
     verifier: Use | None = None
     """A judge that is asked about the proposed regions first; those it scores below 0 are dropped. "" = none."""
     judges: tuple[Use, ...] = field(factory=lambda: (Use("global-layout"), Use("local-regions")), validator=_not_empty)

@@ -25,7 +25,7 @@ _VERSIONS = "# What the run was made with; not read again."
 
 
 def as_data(settings: Settings) -> dict[str, Any]:
-    """Settings as what TOML can say; a component that is not there is "" (TOML has no null)."""
+    """Convert settings to TOML data; an absent component is "" (TOML has no null)."""
     made = to_plain(settings)
     return {field.name: made.get(field.name, "") for field in attrs.fields(Settings)}
 

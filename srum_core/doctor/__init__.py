@@ -15,6 +15,6 @@ from srum_core import hookimpl
 def srum_commands(subparsers: Any) -> None:
     subparsers.add_parser(
         "doctor",
-        help="try an adapter on its real weights, and say in sentences what is wrong",
+        help="check an adapter on its trained weights, and name the faults",
         module="srum_core.doctor.command",
     )

@@ -22,7 +22,7 @@ def check(subject: Subject) -> list[Finding]:
 
 
 def interviews(subject: Subject) -> list[Interview]:
-    """Two images before each of the run's judges: as they were heard, or else with the first questions only."""
+    """Interviews of each of the run's judges for two images, or else their first questions only."""
     return subject.received or _opened(subject)
 
 

@@ -1,18 +1,18 @@
-"""Try an adapter on its real weights, and say in sentences what is wrong with it, and what mends it.
+"""Check an adapter on its trained weights; name the faults and their fixes.
 
-It draws a few images (or takes those of --images), looks at sign and time of the velocity, at scale and geometry
+It generates a few images (or takes those of --images), checks sign and time of the velocity, at scale and geometry
 of the latents, at seeds, words and answers, and measures one call of everything.
 
   srum doctor --adapter bagel --preset shapes
   srum doctor --adapter mine --checkpoint DIR --images FOLDER train.method=full
 
-With --plan it loads no weights, and says what each stage would take of a GPU's memory and what to change where that is
+With --plan it loads no weights; it predicts the GPU memory of each stage and suggests changes where that is
 too much.
 
   srum doctor --plan --gib 80 --adapter bagel train.method=full
   srum doctor --plan --gib 80 --gpus 8 --adapter blip3o
 
-The exit status is 1 if something is wrong or does not fit; what these weights cannot tell is no failure.
+The exit status is 1 if something is wrong or does not fit; what these weights cannot show is no failure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from srum_core.runs.run import Run
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--images", type=Path, metavar="FOLDER", help="look at these pictures; a-red-cup.png is shown as a red cup")
+    add("--images", type=Path, metavar="FOLDER", help="use these images; a-red-cup.png shows a red cup")
     add("--plan", action="store_true", help="predict each stage's memory from shapes alone, and what would make it fit")
     add("--gib", type=_positive, help="with --plan: GiB of each GPU (default: those of the one here, or 80)")
     add("--gpus", type=int, default=1, help="with --plan: how many there are")
@@ -63,7 +63,7 @@ def _examine(run: Run, folder: Path, images: Path | None) -> int:
     from srum_core.doctor.findings import costs, verdicts
 
     console = Terminal(soft_wrap=True, highlight=False)
-    run.judges()  # what is wrong with the settings is told before a model is loaded
+    run.judges()  # problems of the settings are reported before a model is loaded
     model = run.model(0)
     console.print(f"{run.settings.adapter.use}: {type(model).__module__}:{type(model).__qualname__} is loaded.")
     found = examine(run, model, folder, images, lambda each: _tell(console, each.check, each.text))

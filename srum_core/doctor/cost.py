@@ -151,15 +151,15 @@ def estimate(subject: Subject, found: Sequence[Cost]) -> str:
         parts["evaluate"] = len(subject.run.planned_evaluation()) * each["generate"]
     message = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items())
     return (
-        f"A round of these settings ({images} pictures, {questions} question{'s' * (questions != 1)} each, {trained} "
+        f"A round of these settings ({images} images, {questions} question{'s' * (questions != 1)} each, {trained} "
         f"trained on) would take about {clock(sum(parts.values()))} on this machine: {message}. {_left_out(received)}"
     )
 
 
 def _left_out(received: Sequence[Interview]) -> str:
-    """What is not counted. How many questions come in further turns only answers tell, here those on two images."""
+    """What is not counted. The number of follow-up questions depends on the answers, here those on two images."""
     counted = dict.fromkeys(h.name for h in received if len(h.votes[0].turns) > 1)
     turning = dict.fromkeys(h.name for h in received if hasattr(h.judge, "further") and h.name not in counted)
     *parts, last = ["Finding regions", "asking again", *(f"further turns of {name}" for name in turning)]
     message = f"{', '.join(parts)} and {last} are not counted."
-    return f"{message} Further turns are: as on two pictures ({', '.join(counted)})." if counted else message
+    return f"{message} Further turns are: as on two images ({', '.join(counted)})." if counted else message

@@ -1,4 +1,4 @@
-"""The whole examination, check after check; one that breaks down is a finding, and the others go on."""
+"""All checks, one after another; a check that raises is a finding, and the others continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Examination:
 
 
 def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tell: Tell) -> Examination:
-    """Every check of a model. `folder` holds the images it draws, `given` those to use instead; `tell` hears each
+    """Every check of a model. `folder` holds the images it generates, `given` those to use instead; `tell` gets each
     finding at once. Raises what making the images does."""
     take = subject.with_own_images if given is None else subject.with_given_images
     examined = take(run, model, folder if given is None else given)

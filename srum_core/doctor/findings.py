@@ -15,12 +15,12 @@ Verdict = Literal["fine", "wrong", "undecided"]
 
 @frozen
 class Finding:
-    """`undecided` is no failure: these weights or settings cannot tell."""
+    """`undecided` is no failure: these weights or settings cannot show it."""
 
     check: str
     verdict: Verdict
     text: str
-    """What was seen; where something is wrong also the likely cause and the mend."""
+    """The observation; for a fault also the likely cause and the fix."""
 
 
 @frozen

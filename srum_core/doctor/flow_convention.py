@@ -1,8 +1,8 @@
-"""Sign, time and scale: which convention explains what the denoiser says?
+"""Sign, time and scale: which convention explains the denoiser's output?
 
 An image is noised to a few times, and the model's velocity compared with noise - clean. The share explained,
 1 - |velocity - target|^2 / |target|^2, is near 1 for trained weights under the right convention. The same is asked of
-every other convention that adapters get wrong; the one that explains most says what has to be mended.
+every other convention that adapters get wrong; the one that explains most shows what to fix.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OUTPUTS: Mapping[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "noise - clean": (lambda clean, noise: noise - clean, ""),
     "clean - noise": (
         lambda clean, noise: clean - noise,
-        "The velocity points from the noise to the picture (clean - noise): negate it in the adapter's denoiser.",
+        "The velocity points from the noise to the image (clean - noise): negate it in the adapter's denoiser.",
     ),
     "the noise": (
         lambda clean, noise: noise,
@@ -38,24 +38,24 @@ OUTPUTS: Mapping[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
         "The denoiser gives the clean latent, not a velocity: return (noisy - clean) / t in the adapter.",
     ),
 }
-"""By what the denoiser may be saying: (clean, noise) -> that, and the mend."""
+"""By possible output of the denoiser: (clean, noise) -> that output, and the fix."""
 CLOCKS: Mapping[str, tuple[Callable[[float], float], str]] = {
     "t": (lambda t: t, ""),
     "1 - t": (
         lambda t: 1 - t,
-        "Time runs the wrong way round (the model takes 1 for a clean picture): hand it 1 - t in the adapter.",
+        "Time runs in the wrong direction (the model takes 1 for a clean image): pass 1 - t in the adapter.",
     ),
-    "1000 t": (lambda t: 1000 * t, "The model counts time up to 1000: hand it 1000 * t in the adapter."),
+    "1000 t": (lambda t: 1000 * t, "The model counts time up to 1000: pass 1000 * t in the adapter."),
     "t / 1000": (
         lambda t: t / 1000,
-        "The adapter hands on time times 1000, but this model takes it in [0, 1]: hand it t as it comes.",
+        "The adapter passes time times 1000, but this model takes it in [0, 1]: pass t unchanged.",
     ),
     "1000 (1 - t)": (
         lambda t: 1000 * (1 - t),
-        "The model counts time up to 1000, and 1000 is a clean picture: hand it 1000 * (1 - t) in the adapter.",
+        "The model counts time up to 1000, and 1000 is a clean image: pass 1000 * (1 - t) in the adapter.",
     ),
 }
-"""By what the denoiser is given in place of t: that, and the mend."""
+"""By the time that the denoiser gets in place of t: that time, and the fix."""
 
 
 @frozen
@@ -108,7 +108,7 @@ def explain(subject: Subject, latents: Sequence[Tensor]) -> dict[Convention, Fit
 
 
 def _try(subject: Subject, clean: Sequence[Tensor], clock: str) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """At each time: what the denoiser says and what each kind of output would be, flat over all images."""
+    """At each time: the denoiser's output and what each kind of output would be, flat over all images."""
     tell = CLOCKS[clock][0]
     for number, time in enumerate(TIMES):
         rng = torch.Generator().manual_seed(number)
@@ -144,8 +144,8 @@ def _sign(fits: Mapping[Convention, Fit]) -> Finding:
     if ours >= EXPLAINED:
         return Finding(SIGN, "fine", f"The velocity explains {ours:.0%} of noise - clean.")
     if not mends:
-        return Finding(SIGN, "fine", f"The velocity explains {most:.0%} of noise - clean, once the scale is mended.")
-    return Finding(SIGN, "undecided", f"Sign and time cannot be told: {seen}.")
+        return Finding(SIGN, "fine", f"The velocity explains {most:.0%} of noise - clean, once the scale is fixed.")
+    return Finding(SIGN, "undecided", f"Sign and time cannot be determined: {seen}.")
 
 
 def _nothing(ours: Fit, most: float) -> Finding:
@@ -153,7 +153,7 @@ def _nothing(ours: Fit, most: float) -> Finding:
         message = f"The velocity points the right way, but is {ours.length:.2g} times as long as noise - clean"
         return Finding(SIGN, "wrong", f"{message}: is the model's output scaled, or a step size left in it?")
     message = f"The velocity explains nothing under any convention ({_percent(most)} at best): untrained weights?"
-    return Finding(SIGN, "undecided", f"{message} Sign and time cannot be told.")
+    return Finding(SIGN, "undecided", f"{message} Sign and time cannot be determined.")
 
 
 def _wrong_length(fit: Fit) -> bool:
@@ -173,10 +173,10 @@ def _scale(latents: Sequence[Tensor], fits: Mapping[Convention, Fit], trained: b
     standard = max(fit.share for convention, fit in fits.items() if convention.standardised)
     if standard >= EXPLAINED and 1 - standard < CLEARLY * (1 - given):
         fix = "is the autoencoder's scale (and shift) applied in encode?"
-        proof = f"(Brought to 0 and 1, the model explains {standard:.0%} of what it should say, not {_percent(given)}.)"
+        proof = f"(Brought to 0 and 1, the model explains {standard:.0%} of the target, not {_percent(given)}.)"
         return Finding(SCALE, "wrong", f"{seen}: {fix} {proof}")
     if not trained and not 0.5 < deviation < 2:
-        message = "is the autoencoder's scale applied? Weights that explain nothing cannot tell."
+        message = "is the autoencoder's scale applied? Weights that explain nothing cannot show it."
         return Finding(SCALE, "undecided", f"{seen}: {message}")
     return Finding(SCALE, "fine", f"{seen}.")
 

@@ -1,4 +1,4 @@
-"""Drawing and denoising: seeds and words matter, neighbours do not."""
+"""Generation and denoising: seeds and prompts matter, neighbours do not."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def check(subject: Subject) -> list[Finding]:
 def _seeds(first: Image.Image, again: Image.Image, alone: Image.Image, reseeded: Image.Image) -> Finding:
     scale = difference(first, reseeded)
     if scale == 0:
-        text = "Two seeds give the same picture: draw the first noise from each picture's own seed."
+        text = "Two seeds give the same image: sample the first noise from each image's own seed."
         return Finding(SEEDS, "wrong", text)
-    fix = "draw from a torch.Generator of the picture's own, seeded by its seed, and from nothing else."
-    for image, words in ((again, "drawn twice in one call"), (alone, "drawn again, alone")):
+    fix = "sample only from a torch.Generator per image, seeded by the image's seed."
+    for image, words in ((again, "generated twice in one call"), (alone, "generated again, alone")):
         off = difference(first, image) / scale
         if off >= SAME:
-            seen = f"One prompt and seed {words} gives pictures that differ by {off:.0%} of what another seed changes"
+            seen = f"One prompt and seed {words} gives images that differ by {off:.0%} of what another seed changes"
             return Finding(SEEDS, "wrong", f"{seen}: {fix}")
-    return Finding(SEEDS, "fine", "The same prompt and seed give the same picture, another seed another one.")
+    return Finding(SEEDS, "fine", "The same prompt and seed give the same image, another seed another one.")
 
 
 def _words(subject: Subject, first: Image.Image, reworded: Image.Image, text: str, other: str) -> Finding:
@@ -45,13 +45,13 @@ def _words(subject: Subject, first: Image.Image, reworded: Image.Image, text: st
         message = "The velocity is the same with a prompt and without: does the denoiser use its condition?"
         return Finding(WORDS, "wrong", message)
     if difference(first, reworded) == 0:
-        message = f'"{text}" and "{other}" give the same picture: does generate use its prompts?'
+        message = f'"{text}" and "{other}" give the same image: does generate use its prompts?'
         return Finding(WORDS, "wrong", message)
-    return Finding(WORDS, "fine", "Other words give another picture and another velocity.")
+    return Finding(WORDS, "fine", "Other prompts give another image and another velocity.")
 
 
 def _neighbours(subject: Subject) -> Finding:
-    """An image's velocity, alone and beside another with other words at another time."""
+    """An image's velocity, alone and in a batch with another one with another prompt and time."""
     clean = subject.encode((subject.images * 2)[:2])
     texts = (subject.texts * 2)[:2]
     time = torch.tensor([0.5, 0.8])
@@ -62,9 +62,11 @@ def _neighbours(subject: Subject) -> Finding:
     off = float((together - alone).norm() / alone.norm().clamp(min=1e-12))
     coarse = any(p.dtype in (torch.bfloat16, torch.float16) for p in subject.model.denoiser.parameters())
     if off > (0.1 if coarse else 0.01):
-        fix = "pictures of a batch must not see each other (attention mask, padding, normalisation)."
-        return Finding(NEIGHBOURS, "wrong", f"A picture's velocity is {off:.0%} off beside another picture: {fix}")
-    return Finding(NEIGHBOURS, "fine", "A picture's velocity does not depend on what else is in the batch.")
+        fix = "images of a batch must not affect each other (attention mask, padding, normalisation)."
+        return Finding(
+            NEIGHBOURS, "wrong", f"An image's velocity is {off:.0%} off in a batch with another image: {fix}"
+        )
+    return Finding(NEIGHBOURS, "fine", "An image's velocity does not depend on what else is in the batch.")
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:

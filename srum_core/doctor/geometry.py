@@ -11,13 +11,13 @@ from srum_core.models.probes import CORNERS, by_corner, with_inverted_corner
 
 SHAPE, PLACE, REPEAT = "shape of latents", "place in latents", "encode again"
 LOCAL = 0.5
-"""Share of a corner's effect that must lie in one quarter of the grid to say where the corner went."""
+"""Share of a corner's effect that must lie in one quarter of the grid to locate the corner."""
 
 WHERE = {
     ("top left", "top right"): "",
     ("top left", "bottom left"): "Rows and columns are swapped: encode must give (rows, columns, channels), (h, w, c).",
-    ("bottom left", "bottom right"): "The rows are flipped: row 0 must be the top of the picture.",
-    ("top right", "top left"): "The columns are flipped: column 0 must be the left of the picture.",
+    ("bottom left", "bottom right"): "The rows are flipped: row 0 must be the top of the image.",
+    ("top right", "top left"): "The columns are flipped: column 0 must be the left of the image.",
     ("bottom right", "bottom left"): "The grid is turned by half: row 0 must be the top, column 0 the left.",
     ("bottom right", "top right"): "Rows and columns are swapped, and both are flipped.",
     ("top right", "bottom right"): "The grid is turned clockwise by a quarter.",
@@ -39,20 +39,22 @@ def _shape(subject: Subject) -> Finding:
     try:
         landscape, portrait = (tuple(subject.encode([part])[0].shape[:2]) for part in parts)
     except (SrumError, RuntimeError, ValueError) as error:
-        text = f"Only pictures of the drawn shape can be encoded, so that rows and columns cannot be told: {error}"
+        text = (
+            f"Only images of the generated shape can be encoded, so rows and columns cannot be distinguished: {error}"
+        )
         return Finding(SHAPE, "undecided", text)
-    seen = f"A {_size(parts[0])} picture becomes {_grid(landscape)}, a {_size(parts[1])} one {_grid(portrait)}"
+    seen = f"A {_size(parts[0])} image becomes {_grid(landscape)}, a {_size(parts[1])} one {_grid(portrait)}"
     if landscape[0] < landscape[1] and portrait[0] > portrait[1]:
         return Finding(SHAPE, "fine", f"{seen}.")
     if landscape[0] > landscape[1] and portrait[0] < portrait[1]:
         fix = "rows must follow the height, columns the width: encode gives (columns, rows, channels)."
         return Finding(SHAPE, "wrong", f"{seen}: {fix}")
-    message = "the adapter brings pictures to shapes of its own, so that rows and columns cannot be told by them."
+    message = "the adapter resizes images to its own shapes, so that rows and columns cannot be distinguished."
     return Finding(SHAPE, "undecided", f"{seen}: {message}")
 
 
 def _place(subject: Subject) -> Finding:
-    """Change one corner of an image, and look where the grid changes."""
+    """Change one corner of an image, and locate the change in the grid."""
     image = subject.images[0]
     plain = subject.encode([image])[0]
     if min(plain.shape[:2]) < 2:
@@ -62,7 +64,7 @@ def _place(subject: Subject) -> Finding:
         changed = subject.encode([with_inverted_corner(image, corner, part=4)])[0]
         quarters = by_corner((changed - plain).square().sum(dim=-1))
         if not any(quarters.values()):
-            return Finding(PLACE, "wrong", f"Changing the {corner} corner of a picture changes nothing in its latent.")
+            return Finding(PLACE, "wrong", f"Changing the {corner} corner of an image changes nothing in its latent.")
         found.append(max(quarters, key=lambda each: quarters[each]))
         shares.append(quarters[found[-1]] / sum(quarters.values()))
     seen = f"{shares[0]:.0%} and {shares[1]:.0%} of what the top corners change lies in one quarter of the grid each"
@@ -77,20 +79,24 @@ def _place(subject: Subject) -> Finding:
 
 
 def _repeat(subject: Subject) -> Finding:
-    """The same image again, and beside another."""
+    """The same image again, and in a batch with another."""
     first, other = subject.images[:2] if len(subject.images) > 1 else subject.images * 2
     one = subject.encode([first])[0]
     for words, latent, fix in (
-        ("again", subject.encode([first])[0], "it must be repeatable: use the mean, or seed the sample by the picture"),
-        ("beside another", subject.encode([first, other])[0], "no picture may see its neighbours or their padding"),
+        ("again", subject.encode([first])[0], "it must be repeatable: use the mean, or seed the sample by the image"),
+        (
+            "with another",
+            subject.encode([first, other])[0],
+            "no image may be affected by its neighbours or their padding",
+        ),
     ):
         if latent.shape != one.shape:
             shapes = f"{tuple(one.shape)} and {tuple(latent.shape)}"
-            return Finding(REPEAT, "wrong", f"A picture encoded {words} has another shape: {shapes}.")
+            return Finding(REPEAT, "wrong", f"An image encoded {words} has another shape: {shapes}.")
         off = float((latent - one).norm() / one.norm().clamp(min=1e-12))
         if not off < 0.02:
-            return Finding(REPEAT, "wrong", f"A picture encoded {words} gives a latent that is {off:.0%} off: {fix}.")
-    return Finding(REPEAT, "fine", "The same picture gives the same latent, alone or beside another.")
+            return Finding(REPEAT, "wrong", f"An image encoded {words} gives a latent that is {off:.0%} off: {fix}.")
+    return Finding(REPEAT, "fine", "The same image gives the same latent, alone or with another.")
 
 
 def _size(image: Image.Image) -> str:

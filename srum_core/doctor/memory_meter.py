@@ -61,7 +61,7 @@ class Metered:
 
 
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every storage that an operation makes, until nobody holds it. A condition on values is taken to be true."""
+    """Track each storage until it is freed. A condition on values is assumed true."""
 
     def __init__(self, metered: Metered) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -101,7 +101,7 @@ class Planner:
         if not hasattr(made, "outline"):
             raise ConfigError(
                 f"The adapter {settings.adapter.use} has no `outline`, from which a plan could be made. Without --plan "
-                "srum doctor measures it with its weights; docs/writing-an-adapter.md says how to add one."
+                "srum doctor measures it with its weights; docs/writing-an-adapter.md explains how to add one."
             )
         found: Outline = made.outline(self.registry.options("adapter", settings.adapter), self.device.kind)
         return found
@@ -111,10 +111,10 @@ class Planner:
         if model.generate is None:
             return None
         peak = self._peak(lambda _: model.generate(batch))  # type: ignore[misc]
-        return Need("generate", f"{batch} pictures", self._held(model, "generate"), peak)
+        return Need("generate", f"{batch} images", self._held(model, "generate"), peak)
 
     def judge(self, settings: Settings) -> Need | None:
-        """With every first question of the run's judges about each image. None if somebody else answers."""
+        """With every first question of the run's judges about each image. None if another model answers."""
         model = self.outline(settings)
         # One image before each judge, with two regions; what is asked does not depend on what it shows.
         candidate = Candidate("image", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
@@ -125,7 +125,7 @@ class Planner:
         count = settings.judge.batch * len(asked)
         tokens = max(question.max_new_tokens for question in asked)
         peak = self._peak(lambda _: model.judge(count, tokens))  # type: ignore[misc]
-        work = f"{count} questions about {settings.judge.batch} pictures, {tokens} tokens"
+        work = f"{count} questions about {settings.judge.batch} images, {tokens} tokens"
         return Need("judge", work, self._held(model, "judge"), peak)
 
     def train(self, settings: Settings) -> Need:
@@ -155,7 +155,7 @@ class Planner:
         copies = bool(own.ema) + (begins is not None)
         return Need(
             "train",
-            f"{count} pictures of {rows} x {columns} cells, {numbers / 1e6:,.1f} M parameters trained",
+            f"{count} images of {rows} x {columns} cells, {numbers / 1e6:,.1f} M parameters trained",
             weights=_bytes(tuned.module.parameters()) + model.parts.get("train", 0),
             passing=max(0, peak - gradients),
             gradients=gradients,

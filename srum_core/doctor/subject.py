@@ -46,7 +46,7 @@ class Subject:
         return next(self.model.denoiser.parameters()).device
 
     def velocity(self, noisy: Sequence[Tensor], time: Tensor, texts: Sequence[str | None]) -> list[Tensor]:
-        """What the denoiser says, float32 on the CPU, without gradient and in training's precision.
+        """The denoiser's output, float32 on the CPU, without gradient and in training's precision.
 
         Raises PluginError for other shapes than those of the latents."""
         with torch.no_grad(), self.precision():
@@ -67,25 +67,23 @@ class Subject:
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Latents, float32 on the CPU. Raises PluginError if there are more or fewer than images."""
         latents = list(self.model.encode(list(images)))
-        refuse(len(latents) != len(images), self.model, f"encoded {len(images)} pictures as {len(latents)}.")
+        refuse(len(latents) != len(images), self.model, f"encoded {len(images)} images as {len(latents)}.")
         odd = next((x for x in latents if x.dim() != 3), None)
         if odd is not None:
-            refuse(
-                True, self.model, f"encodes a picture as {tuple(odd.shape)}; it should be (rows, columns, channels)."
-            )
+            refuse(True, self.model, f"encodes an image as {tuple(odd.shape)}; it should be (rows, columns, channels).")
         return [latent.detach().float().cpu() for latent in latents]
 
     def draw(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """Images. Raises PluginError if there are more or fewer than prompts."""
         samples = list(self.model.generate(list(texts), list(seeds)))
-        refuse(len(samples) != len(texts), self.model, f"drew {len(samples)} pictures for {len(texts)} prompts.")
+        refuse(len(samples) != len(texts), self.model, f"generated {len(samples)} images for {len(texts)} prompts.")
         failed = next((sample.failure for sample in samples if sample.failure), "")
         refuse(bool(failed), self.model, f"generated something that is no image. {clean(failed)}")
         return [sample.image for sample in samples]
 
 
 def with_own_images(run: Run, model: UnifiedModel, folder: Path) -> Subject:
-    """Images that the model draws for the first of the run's prompts, stored in `folder`."""
+    """Images that the model generates for the first of the run's prompts, stored in `folder`."""
     prompts = run.prompts(1)
     chosen = [prompts[index % len(prompts)].text for index in range(IMAGES)]
     subject = Subject(run, model, [], list(chosen))
@@ -97,11 +95,11 @@ def with_own_images(run: Run, model: UnifiedModel, folder: Path) -> Subject:
 
 
 def with_given_images(run: Run, model: UnifiedModel, folder: Path) -> Subject:
-    """The first images of a folder. A name such as a-red-cup.png says what is shown; a single word (IMG_1234) does
+    """The first images of a folder. A name such as a-red-cup.png gives the content; a single word (IMG_1234) does
     not. Raises ConfigError if there is none."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)[:IMAGES]
     if not paths:
-        raise ConfigError(f"--images {folder}: there is no picture ({', '.join(_SUFFIXES)}) in this folder.")
+        raise ConfigError(f"--images {folder}: there is no image ({', '.join(_SUFFIXES)}) in this folder.")
     texts = [text_in_name(path) for path in paths]
     sizes = [open_rgb(path).size for path in paths]
     candidates = [_candidate(*each) for each in zip(paths, sizes, texts, range(len(paths)), strict=True)]

@@ -16,12 +16,12 @@ from srum_core import hookimpl
 def srum_commands(subparsers: Any) -> None:
     subparsers.add_parser(
         "export",
-        help="write a run's judged pictures in the official SRUM format, or as a Parquet dataset",
+        help="write a run's judged images in the official SRUM format, or as a Parquet dataset",
         module="srum_core.interchange.command_export",
     )
     subparsers.add_parser(
         "import",
-        help="make a run out of judged pictures in one of those formats, ready to be trained on",
+        help="make a run out of judged images in one of those formats, ready to be trained on",
         module="srum_core.interchange.command_import",
     )
     subparsers.add_parser(

@@ -6,7 +6,7 @@ srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official sc
           for a failed judge and drops the image; train.jsonl here keeps it.
 parquet   one file, images included, with everything a judgement holds: datasets.load_dataset("parquet",
           data_files=...) opens it, and srum import gives equal records back. Needs srum[data].
-checkpoint  the model as the round's training left it, whole and in the layout of its own project, LoRA merged.
+checkpoint  the whole model after the round's training, in the layout of its own project, LoRA merged.
 
 Without --round it is the last finished round: judged for the first two, trained for a checkpoint.
 """
@@ -70,7 +70,7 @@ def _srum(run: Run, round: int, folder: Path) -> list[str]:
     counts = write_official(folder, judged(run, round))
     message = {
         "failed": "left out: answers about them could not be read.",
-        "unscored": "left out: nobody scored them.",
+        "unscored": "left out: they have no scores.",
         "zero": "have a global score of exactly 0, which the official reader takes for a failure.",
         "without": "have no global score, which the official reader counts as 0.",
         "regions without a score": "are not written.",
@@ -81,11 +81,11 @@ def _srum(run: Run, round: int, folder: Path) -> list[str]:
         for name, words in message.items()
         if counts[name]
     ]
-    return [f"{counts['images']} pictures, judged.", *sentences]
+    return [f"{counts['images']} images, judged.", *sentences]
 
 
 def _parquet(run: Run, round: int, folder: Path) -> list[str]:
     path = folder / f"round-{round}.parquet"
     rows, mended = write_parquet(path, judged(run, round))
     sentence = f"In {mended} of them, characters that Parquet cannot hold (lone surrogates) were replaced by U+FFFD."
-    return [f"{rows} pictures in {path.name}.", *([sentence] if mended else [])]
+    return [f"{rows} images in {path.name}.", *([sentence] if mended else [])]

@@ -7,7 +7,7 @@ image is named here and in RUN/import.log. A line that cannot be used stops the 
 outside [-1, 1] are never clipped. Where training records name two images, the bad one is trained on and the good one
 is its reference.
 
-The run's round 1 is then as if it had been drawn and judged. Further rounds draw for the prompts that the settings say.
+The run's round 1 is then as if it had been generated and judged. Further rounds use the prompts of the settings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from srum_core.runs.progress import listed, shown, tell
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="FILE.jsonl, FILE.parquet, or a folder")
-    add("--images", type=Path, metavar="DIR", help="where the pictures are (default: beside DATA, or in images/ there)")
+    add("--images", type=Path, metavar="DIR", help="where the images are (default: next to DATA, or in images/ there)")
     add("--candidates", type=Path, metavar="FILE", help="official output.jsonl: take prompts and thoughts from it")
     add("--skip-bad", action="store_true", help="leave out lines that cannot be used, instead of stopping")
     add("--out", type=Path, required=True, metavar="RUN", help="folder of the run to make")
@@ -62,7 +62,7 @@ def _read(data: Path, images: Path | None, candidates: Path | None) -> Iterator[
         need("srum import of Parquet and saved data sets")
         return read_parquet(data, images)
     if data.suffix not in (".jsonl", ".json"):
-        raise RecordError(f"{data}: judged pictures are read from files named .jsonl or .parquet, or from a folder.")
+        raise RecordError(f"{data}: judged images are read from files named .jsonl or .parquet, or from a folder.")
     return read_official(data, images, candidates)
 
 
@@ -75,20 +75,18 @@ def _say(intake: Intake, parsed: argparse.Namespace, reward_map: str) -> None:
         tell(f"{len(intake.bad)} lines were skipped:{listed(intake.bad)}")
     if intake.without:
         tell(
-            f"{intake.without} pictures have no global score. The map released weighs them with the factor 0.5, as "
+            f"{intake.without} images have no global score. The map released weighs them with the factor 0.5, as "
             "the release does; the maps paper and sparse refuse them; no-global needs none. This run's map is "
             f"{reward_map}."
         )
     if intake.zero:
         tell(
-            f"{intake.zero} pictures have a global score of exactly 0, which the official judge also writes when it "
+            f"{intake.zero} images have a global score of exactly 0, which the official judge also writes when it "
             "has failed. They are trained on."
         )
     if intake.failed:
-        tell(f"{intake.failed} pictures have answers that could not be read. They are not trained on.")
-    print(
-        f"{intake.images} pictures with {intake.scores} regional scores are in {shown(parsed.out)}. To train on them:"
-    )
+        tell(f"{intake.failed} images have answers that could not be read. They are not trained on.")
+    print(f"{intake.images} images with {intake.scores} regional scores are in {shown(parsed.out)}. To train on them:")
     print(f"  {shlex.join(_train_command(parsed))}")
 
 

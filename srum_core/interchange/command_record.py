@@ -2,7 +2,7 @@
 
 A transcript is one image, the judge's questions about it with the answers word for word, and what the judge reads in
 them today (single answers or votes, without judge.doubt, which is the run's and not the judge's). The images are
-copied beside the file, to images/ID.png, and named relative to it: the folder can be moved or committed as it is.
+copied next to the file, to images/ID.png, and named relative to it: the folder can be moved or committed as it is.
 srum_core.testing has read_transcripts, and suites that hold a judge to them.
 """
 
@@ -30,7 +30,7 @@ from srum_core.stages.interview import Interview
 from srum_core.testing.transcripts import Transcript, write_transcripts
 
 Keep = Callable[[Path, str], Path]
-"""From an image, and a name for it, to where the transcript says it is."""
+"""From an image, and a name for it, to its path in the transcript."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +38,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--judge", required=True, metavar="NAME", help='the judge, as recorded: "zoom", "zoom 2", "module:Class"')
     add_round(parser)
-    add("--limit", type=int, default=0, metavar="N", help="the first N pictures only (default: all)")
+    add("--limit", type=int, default=0, metavar="N", help="the first N images only (default: all)")
     add("--out", type=Path, metavar="FILE.jsonl", help="where to (default: transcripts/NAME.jsonl)")
-    add("--no-pictures", action="store_true", help="copy no pictures: the transcripts name those of the run")
-    add("--force", action="store_true", help="overwrite the file, and pictures beside it that have the same name")
+    add("--no-pictures", action="store_true", help="copy no images: the transcripts name those of the run")
+    add("--force", action="store_true", help="overwrite the file, and images next to it with the same name")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -84,7 +84,7 @@ def _transcripts(run: Run, round: int, name: str, judge: Judge, keep: Keep) -> I
     candidates = run.candidates(round)
     for judged in run.judgements(round):
         if not any(exchange.asked_by == name for exchange in judged.exchanges):
-            continue  # it had no question, or it was not known where to look
+            continue  # it had no question, or its regions are not known
         (candidate,) = candidates.select([judged.candidate])
         candidate = attrs.evolve(candidate, boxes=judged.boxes)
         interview = Interview.replay(name, judge, candidate, judged.regions, judged.exchanges)
@@ -116,12 +116,12 @@ def _leave(path: Path, _: str) -> Path:
 
 def _copier(run: Path, folder: Path, force: bool) -> Keep:
     def copy(path: Path, name: str) -> Path:
-        check_file(path)  # says what to do where it is missing
+        check_file(path)  # its error explains what to do if it is missing
         data = read_file(inside(run, path))  # a question may name any file; only those of the run are copied
         target = folder / f"{name}{path.suffix}"
         if target.exists() and target.read_bytes() != data and not force:
             raise RecordError(
-                f"{shown(target)} is another picture, of other transcripts. Give --out a folder of its own, or "
+                f"{shown(target)} is another image, of other transcripts. Give --out a folder of its own, or "
                 "overwrite it with --force."
             )
         write_atomic(target, data)

@@ -1,7 +1,7 @@
-"""Read a run's recorded answers again with today's judges. Nobody is asked anything: no model is needed.
+"""Read a run's recorded answers again with today's judges. No questions are asked: no model is needed.
 
 KEY=VALUE changes how answers are read: options of the judges, such as judges.1.penalty=false, and judge.doubt. The new
-judgements take the place of the old ones, which are kept beside them as judgements.before-1, -2, …; run.toml is brought
+judgements take the place of the old ones, which are kept as judgements.before-1, -2, …; run.toml is brought
 up to date. A judge that asks other questions today than it was answered cannot be read again, and then nothing is
 written. Should this be interrupted, the same command again finishes it.
 """
@@ -41,7 +41,7 @@ _CHUNK = 256
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--round", type=int, metavar="K", help="one round only (default: all that are judged)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would change, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would change, write nothing")
     parser.add_argument("--examples", type=int, default=5, metavar="N", help="changes to show (default: 5)")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as judges.1.penalty=false")
 
@@ -90,7 +90,7 @@ def _reread(old: Run, new: Run, parsed: argparse.Namespace) -> None:
 
 
 def _is_reading(key: str) -> bool:
-    """Whether a setting says how answers are read, and not how they were got."""
+    """Whether a setting affects how answers are parsed, and not how they were obtained."""
     return key == "judge.doubt" or key.split(".")[0] == "judges"
 
 
@@ -120,8 +120,8 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
         message = "; ".join(f"{key} {how}" for key, how in wrong.items())
         if any(not _is_reading(key) for key in wrong):
             raise RecordError(
-                f"{run.stage_folder('judge', round)} was made with other settings than run.toml says: {message}. What "
-                "has changed is how answers were got, so they cannot be read again; judge again with "
+                f"{run.stage_folder('judge', round)} was made with settings other than run.toml's: {message}. This "
+                "affects how answers were obtained, so they cannot be read again; judge again with "
                 f"{redo_option(run.stage_folder('judge', round))}."
             )
         if wrong and round not in rounds:
@@ -136,8 +136,8 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
 
 
 def _again(run: Run, round: int) -> Iterator[Pair]:
-    """Every judgement of a round with what it says today, in the order of writing. Where it is not known where to look,
-    nobody was asked, and the judgement stays as it is."""
+    """Every judgement of a round with its scores as of today, in the order of writing. Where the regions are not
+    known, no questions were asked, and the judgement does not change."""
     run = run.at("judge", round)
     judges = run.judges()
     there = Records(run.stage_folder("judge", round), Judgement)  # their settings may change: that is what this is for
@@ -150,8 +150,8 @@ def _again(run: Run, round: int) -> Iterator[Pair]:
         asks = any(each.questions(candidate, grounding.regions) for _, each in judges)
         if asks and not old.exchanges and old.scores:
             raise RecordError(
-                f"{there.folder} holds scores of picture {old.candidate}, but no answers that they were read from, as "
-                "after srum import. There is nothing to read again; to judge these pictures use "
+                f"{there.folder} holds scores of image {old.candidate}, but not the answers behind them, as "
+                "after srum import. There is nothing to read again; to judge these images use "
                 f"{redo_option(there.folder)}."
             )
         if grounding.failures:
@@ -216,7 +216,7 @@ def _said(judged: Judgement) -> dict[_What, float | str]:
 
 def _example(candidate: Candidate, what: _What, was: float | str | None, now: float | str | None) -> str:
     judge, region, _ = what
-    place = "whole picture" if region is None else f"region {region}"
+    place = "whole image" if region is None else f"region {region}"
     message = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in (was, now)]
     return f'{candidate.id} "{candidate.prompt.text}", {place} ({judge or "unnamed"}): {message[0]} → {message[1]}'
 
@@ -238,7 +238,7 @@ def _show(tallies: Sequence[_Tally], examples: int) -> None:
         print(f"… and {len(every) - examples} more (--examples N shows N of them)")
     words = sum(tally.differing for tally in tallies)
     if words and not every:
-        print(f"No number changes; what is said beside them (reasons, labels, rules) does in {words} judgements.")
+        print(f"No number changes; reasons, labels or rules change in {words} judgements.")
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def _aside(folder: Path) -> Path:
 
 
 def _write_aside(run: Run, round: int, pairs: Iterator[Pair]) -> None:
-    """The new folder, complete, beside the old one."""
+    """The new folder, complete, next to the old one."""
     folder = run.stage_folder("judge", round)
     shutil.rmtree(_aside(folder), ignore_errors=True)
     records = Records(_aside(folder), Judgement, run.stage_settings("judge", round), writer=0)
@@ -279,7 +279,7 @@ def _finish_interrupted(run: Run) -> None:
 
 
 def _say_trained(run: Run, changed: Sequence[int]) -> None:
-    """Say which checkpoints come from other judgements than those that lie beside them now."""
+    """Print which checkpoints come from other judgements than those now in their round."""
     trained = [k for k in changed if run.done("train", k) or (run.round_folder(k) / "training").exists()]
     if not trained:
         return

@@ -1,4 +1,4 @@
-"""Makes a run out of judged images that come from elsewhere: round 1 as if it had been drawn, grounded and judged."""
+"""Make a run out of judged images from elsewhere: round 1 as if it had been generated, grounded and judged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def take_in(
     ConfigError if the settings ask for several images a prompt."""
     if (number := config.of_round(settings, 1, registry).generate.candidates) != 1:
         raise ConfigError(
-            f"generate.candidates is {number}, but every imported picture is the one picture of "
+            f"generate.candidates is {number}, but every imported image is the one image of "
             "its prompt. Add generate.candidates=1, here and for srum-train."
         )
     with fresh(folder) as aside:
@@ -74,7 +74,7 @@ def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool) -> Intake:
         groundings.extend(Grounding(each.candidate, each.regions) for _, each in made)
         judgements.extend(each for _, each in made)
         ids = (candidate.id for candidate, _ in made)
-        intake.places += [f"{each.where}: is picture {id}" for each, id in zip(some, ids, strict=True)]
+        intake.places += [f"{each.where}: is image {id}" for each, id in zip(some, ids, strict=True)]
     _refuse(intake, skip_bad)
     write_list(run.round_folder(1) / "prompts.jsonl", prompts)
     assert [item.id for item in run.planned(1)] == [candidate.id for candidate in candidates]
@@ -84,7 +84,7 @@ def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool) -> Intake:
 
 
 def _usable(found: Iterable[Incoming | Bad], intake: Intake, prompts: list[Prompt]) -> Iterator[Incoming]:
-    """What can be used, each with a prompt id of its own; everything is counted."""
+    """What can be used, each with its own prompt id; everything is counted."""
     taken = set[str]()
     for each in found:
         if isinstance(each, Bad):
@@ -120,11 +120,11 @@ def _refuse(intake: Intake, skip_bad: bool) -> None:
     bad, count = intake.bad, len(intake.bad)
     if bad and not skip_bad:
         raise RecordError(
-            f"{count} of {intake.images + count} lines cannot be used, and nothing was imported. Mend them, or leave "
+            f"{count} of {intake.images + count} lines cannot be used, and nothing was imported. Fix them, or leave "
             f"them out with --skip-bad:{listed(bad)}"
         )
     if not intake.images:
-        raise RecordError(f"There is no judged picture in it that can be used.{listed(bad)}")
+        raise RecordError(f"There is no judged image in it that can be used.{listed(bad)}")
 
 
 def _records(run: Run, images: Path, each: Incoming) -> tuple[Candidate, Judgement]:

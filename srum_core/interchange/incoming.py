@@ -38,7 +38,7 @@ class Incoming:
     where: str
     """The file and its line or row, for people."""
     prompt: Prompt
-    """Its id is a proposal: a second image of the same prompt gets one of its own."""
+    """Its id is a proposal: a second image of the same prompt gets another one."""
     image: File
     reference: File | None = None
     regions: tuple[Region, ...] = ()
@@ -48,7 +48,7 @@ class Incoming:
     boxes: BoxFormat | None = None
     thought: str = ""
     seed: int | None = None
-    """None = it is not known with which one the image was drawn."""
+    """None = the seed of the image is not known."""
     notes: tuple[str, ...] = ()
     """What was left out or changed, a sentence each."""
 
@@ -77,7 +77,7 @@ def stored(name: str, data: bytes) -> File:
             image.load()
             return File(name, data, image.size)
     except Exception as error:  # a decoder of PIL may raise anything for bytes that are no image
-        raise Unusable(f"{name} is no picture that can be opened ({error})") from error
+        raise Unusable(f"{name} is not a readable image ({error})") from error
 
 
 def find(name: str, folders: Sequence[Path]) -> Path:
@@ -88,7 +88,7 @@ def find(name: str, folders: Sequence[Path]) -> Path:
             return inside(folder, name)
         except RecordError as error:
             problems.append(str(error))
-    raise Unusable(f"its picture {'; '.join(problems)} (say where with --images)")
+    raise Unusable(f"its image {'; '.join(problems)} (say where with --images)")
 
 
 def opened(path: Path) -> File:
@@ -96,7 +96,7 @@ def opened(path: Path) -> File:
     try:
         return stored(path.name, path.read_bytes())
     except OSError as error:
-        raise Unusable(f"its picture {path} cannot be read ({error.strerror})") from error
+        raise Unusable(f"its image {path} cannot be read ({error.strerror})") from error
 
 
 def score_in_range(value: object, what: str) -> float:

@@ -1,13 +1,13 @@
 """The JSON lines that the official SRUM scripts pass to one another: read, and written out of a run.
 
-output.jsonl  one candidate a line: what was to be drawn, and the thought that went before it
+output.jsonl  one candidate per line: the prompt, and the thought before the image
 judge.jsonl   one judge record a line: scored regions, and the score of the whole image
 train.jsonl   one training record a line: the same as a flat list, under the name of the image
 images/       the images that the lines name
 
 A file to read holds judge records or training records. A box counts in pixels of the stored image. As for the
 official reader its edges may be texts of whole numbers, and it is cut to the image; an entry without a box or a
-score, or whose box is empty, is left out, which the result says. Fractions of pixels are kept. Where the official
+score, or whose box is empty, is left out, and the result reports it. Fractions of pixels are kept. Where the official
 reader drops the whole sample without a word (a score that is no number, an infinite edge) or trains on nonsense (a
 score of 8), the line is `Bad`.
 
@@ -45,7 +45,7 @@ KEYS |= {"prompt_id", "original_prompt", "detailed_prompt", "think_output"}
 
 
 Generated = Mapping[str, tuple[Prompt, str]]
-"""What the official output.jsonl says of images, by file: the prompt, and the thought that went before it."""
+"""The entries of the official output.jsonl by image file: the prompt, and the thought before the image."""
 
 
 def read_official(path: Path, images: Path | None = None, candidates: Path | None = None) -> Iterator[Incoming | Bad]:
@@ -150,7 +150,7 @@ def _reference(name: str, bad: Path, image: File, folders: Sequence[Path]) -> Fi
     good = opened(path)
     if good.size != image.size:
         sizes = " and ".join(f"{each.name} is {each.size[0]}x{each.size[1]}" for each in (image, good))
-        raise Unusable(f"its two pictures must be of one size, but {sizes}")
+        raise Unusable(f"its two images must be of one size, but {sizes}")
     return good
 
 
@@ -206,7 +206,7 @@ class _Found:
             self.notes.append(f"{what} was left out: {_why_empty(edges, self.size)}")
             return
         if any(edge < 0 for edge in edges) or edges[2] > self.size[0] or edges[3] > self.size[1]:
-            self.notes.append(f"{what} was cut to the picture: {_told(edges)} in {self.size[0]}x{self.size[1]}")
+            self.notes.append(f"{what} was clipped to the image: {_told(edges)} in {self.size[0]}x{self.size[1]}")
         self.regions.append(Region(str(number), box))
         self.scores.append(Score(value, str(number), _words(entry, "reason"), JUDGE, label))
 
@@ -251,7 +251,7 @@ def _cut(edges: Box, size: tuple[int, int]) -> Box | None:
 def _why_empty(edges: Box, size: tuple[int, int]) -> str:
     x0, y0, x1, y1 = edges
     if x0 < x1 and y0 < y1:
-        return f"its box {_told(edges)} lies outside the {size[0]}x{size[1]} picture"
+        return f"its box {_told(edges)} lies outside the {size[0]}x{size[1]} image"
     kind = "empty" if x0 == x1 or y0 == y1 else "reversed"
     return f"its box {_told(edges)} is {kind}"
 
@@ -286,7 +286,7 @@ def write_official(folder: Path, images: Iterable[tuple[Candidate, Judgement]]) 
                 (judge, record),
                 (train, training_record(record, candidate.prompt.text, good)),
             ):
-                file.write(json.dumps(line) + "\n")  # in ASCII, which has room for anything a model has said
+                file.write(json.dumps(line) + "\n")  # in ASCII, which can hold any text of a model
             _count(counts, record, judgement)
     return counts
 

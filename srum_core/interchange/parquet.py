@@ -93,7 +93,7 @@ def features(datasets: Any) -> Any:
 
 
 def write_parquet(path: Path, images: Iterable[tuple[Candidate, Judgement]]) -> tuple[int, int]:
-    """Write one file; returns how many rows it has, and in how many of them text had to be mended."""
+    """Write one file; returns how many rows it has, and in how many of them text had to be repaired."""
     datasets, pyarrow, parquet = need("Writing Parquet")
     schema = features(datasets).arrow_schema
     rows = mended = 0
@@ -228,10 +228,10 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
         raise Unusable(f"its prompt is {_shown(text)}, and should be a text")
     image = _file(row["image"], folder, "image")
     if image is None:
-        raise Unusable("it has no picture")
+        raise Unusable("it has no image")
     reference = _file(row.get("reference"), folder, "reference")
     if reference and reference.size != image.size:
-        raise Unusable(f"its picture is {image.size}, its reference {reference.size}: they must be of one size")
+        raise Unusable(f"its image is {image.size}, its reference {reference.size}: they must be of one size")
     for number, score in enumerate(_list("scores", row["scores"]), 1):
         score_in_range(score.get("value"), f"score {number}")
     records = {name: _structured(name, row.get(name)) for name in _RECORDS}

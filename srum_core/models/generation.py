@@ -37,7 +37,7 @@ def load_tokenizer(directory: Path, special: Sequence[str], model: str) -> tuple
 
 @frozen
 class Reply:
-    """How one row speaks: at temperature 0 the likeliest token, else a draw from softmax(logits / temperature)."""
+    """Sampling of one row: at temperature 0 the likeliest token, else a sample of softmax(logits / temperature)."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -45,20 +45,20 @@ class Reply:
 
 
 def draw(logits: Tensor, reply: Reply, rng: torch.Generator) -> int:
-    """Return a token of one row's logits (vocabulary,) at a temperature above 0; the draw itself is on the CPU."""
+    """Return a token of one row's logits (vocabulary,) sampled at a temperature above 0, on the CPU."""
     odds = torch.softmax(logits.float().cpu() / reply.temperature, dim=-1)
     return int(torch.multinomial(odds, 1, generator=rng))
 
 
 class Choice(LogitsProcessor):
-    """Every row draws from a generator of its own, so that no row depends on those beside it."""
+    """Every row has its own generator, so that no row depends on the others."""
 
     def __init__(self, replies: Sequence[Reply], watch: Callable[[Tensor], None] | None = None) -> None:
         self.replies, self.watch = replies, watch
         self.rngs = [torch.Generator().manual_seed(reply.seed) for reply in replies]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(rows, vocabulary) logits; of a row that draws, all but the drawn one become -inf."""
+        """(rows, vocabulary) logits; of a sampled row, all but the sampled one become -inf."""
         if self.watch is not None:
             self.watch(scores)
         chosen = scores.clone()
@@ -71,7 +71,7 @@ class Choice(LogitsProcessor):
 
 
 class _Enough(StoppingCriteria):
-    """A row that has said as much as it may stops, whatever the others do."""
+    """Stop a row at its token limit, independently of the others."""
 
     def __init__(self, replies: Sequence[Reply], start: int) -> None:
         self.most = torch.tensor([start + reply.max_new_tokens for reply in replies])
@@ -89,7 +89,7 @@ def speak(
     pad: int,
     watch: Callable[[Tensor], None] | None = None,
 ) -> list[list[int]]:
-    """Ids said, row by row, possibly with what stopped them at the end.
+    """Generated ids, row by row, possibly with the stop token at the end.
 
     asked  the model's arguments, `input_ids` and `attention_mask` padded on the left
     stops  tokens that end an answer

@@ -1,4 +1,4 @@
-"""A model without its weights: what `srum doctor --plan` needs of an adapter to say what would fit where."""
+"""A model without its weights, from which `srum doctor --plan` predicts memory."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Outline:
     recipe: Recipe
     """As the adapter's own."""
     grid: tuple[int, int, int]
-    """(rows, columns, channels) of the latent of an image of the size that is drawn."""
+    """(rows, columns, channels) of the latent of an image of the generated size."""
     condition: Callable[[int], Any]
     """What the denoiser takes as `condition` for so many captions of a usual length."""
     parts: Mapping[str, int] = field(factory=dict)
-    """Bytes of the weights beside the denoiser in the stages "generate", "judge" and "train"."""
+    """Bytes of the weights outside the denoiser in the stages "generate", "judge" and "train"."""
     generate: Callable[[int], object] | None = None
-    """Does once what takes the most memory in drawing so many images together."""
+    """Runs once the part of generation that takes the most memory, for so many images together."""
     judge: Callable[[int, int], object] | None = None
     """Does once what takes the most memory in answering so many questions together, with so many new tokens each."""
     note: str = ""

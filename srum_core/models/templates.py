@@ -14,7 +14,7 @@ REASON_FIRST = (
     "Before you answer, think the task through step by step, and write your thoughts between <think> and </think>. "
     "Then answer in exactly the form that is asked for.\n\n"
 )
-"""What a question with `think` begins with, for models that are not told so in another way."""
+"""The beginning of a question with `think`, for models without another switch for it."""
 
 
 def packaged(package: str) -> list[str]:
@@ -40,7 +40,7 @@ def load(package: str, name: str, placeholders: Sequence[str], option: str = "te
     if missing:
         raise ConfigError(
             f'The template "{name}" (option `{option}`) does not contain {" and ".join(missing)}. Without it the model '
-            "that is asked cannot know what to look for: put it where it belongs in the text."
+            "that answers needs it: put it where it belongs in the text."
         )
     return text
 

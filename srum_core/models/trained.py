@@ -18,7 +18,7 @@ def kind(checkpoint: Path) -> str:
     if (checkpoint / ABOUT).exists():
         found = weights.read_json(checkpoint / ABOUT).get("kind")
         if found not in ("lora", "full"):
-            raise CheckpointError(f'{checkpoint / ABOUT} says kind {found!r}, which is neither "lora" nor "full".')
+            raise CheckpointError(f'{checkpoint / ABOUT} has kind {found!r}, which is neither "lora" nor "full".')
         return str(found)
     if (checkpoint / "adapter_config.json").is_file():
         return "lora"  # from elsewhere, in PEFT's layout
@@ -51,7 +51,7 @@ def apply(model: UnifiedModel, checkpoint: Path) -> None:
 
 
 def _read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """The configuration and tensors of a PEFT folder, each checked by itself. Raises CheckpointError."""
+    """The configuration and tensors of a PEFT folder, each checked alone. Raises CheckpointError."""
     about = weights.read_json(checkpoint / "adapter_config.json")
     names = ("adapter_model.safetensors", "adapter_model.bin")
     path = next((checkpoint / name for name in names if (checkpoint / name).is_file()), None)
@@ -65,7 +65,7 @@ def _read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     rank = about.get("r", 0)
     if not isinstance(rank, int) or rank > largest:  # the matrices would be made before they are compared
         raise CheckpointError(
-            f"{checkpoint / 'adapter_config.json'} says rank {clean(rank, 40)}, and {path.name} has {len(values)} "
+            f"{checkpoint / 'adapter_config.json'} has rank {clean(rank, 40)}, and {path.name} has {len(values)} "
             f"tensors with sides of at most {largest}: they do not belong together. {way_out(checkpoint)}"
         )
     with weights.loading(f"The configuration in {checkpoint}"):

@@ -1,6 +1,6 @@
 """Checkpoint files, checked before they are used: JSON configurations, safetensors with their shards, PyTorch files.
 
-Whatever is wrong is a CheckpointError that names the file and says what it is. Headers are enough to compare names and
+Any fault is a CheckpointError that names the file and the fault. Headers are enough to compare names and
 shapes; values are checked when they are read. See docs/decisions.md ("Weights are checked where they are read").
 """
 
@@ -35,7 +35,7 @@ _SIZES = re.compile(r"size|dim|width|channels|heads|experts|max_position")
 
 
 def unreadable(path: Path, error: object) -> CheckpointError:
-    """The error for a file that cannot be read: what it is, as far as its first bytes tell."""
+    """The error for a file that cannot be read: its kind, as far as its first bytes show it."""
     start = b""
     with suppress(OSError), path.open("rb") as file:
         start = file.read(64)
@@ -78,10 +78,10 @@ def shards(index: Path) -> list[Path]:
     """The files that an index names. Raises CheckpointError for one that is missing, or not in the index's folder."""
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(type(name) is str for name in table.values()):
-        raise CheckpointError(f"{index} does not say which file holds which tensor (weight_map). Download it again.")
+        raise CheckpointError(f"{index} does not list the file of each tensor (weight_map). Download it again.")
     names = sorted(set(table.values()))
     home = index.parent.resolve()
-    # The hub's cache keeps the files themselves beside its snapshots, which hold symbolic links to them.
+    # The hub's cache keeps the files themselves outside its snapshots, which hold symbolic links to them.
     homes = [home, *(each.parent / "blobs" for each in home.parents if each.name == "snapshots")]
 
     def inside(name: str) -> bool:
@@ -338,7 +338,7 @@ def loading(what: str, *folders: Path, hint: str = "") -> Iterator[None]:
     """Let a library load from folders: they are checked before, and its own errors become a CheckpointError (`hint`:
     what would do instead).
 
-    Before: absurd sizes, shards outside, Git LFS pointers among texts, quantised tensors that no config.json speaks of.
+    Before: absurd sizes, shards outside, Git LFS pointers among texts, quantised tensors that no config.json mentions.
     After a failure: a file that cannot be read is named."""
     for folder in folders:
         for path in sorted(folder.glob("*")):

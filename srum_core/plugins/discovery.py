@@ -1,4 +1,4 @@
-"""Finding plugins. Each entry point is loaded and asked by itself: a broken one is described and left out."""
+"""Finding plugins. Each entry point is loaded and called separately: a broken one is described and left out."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def call(
 
 
 def find() -> tuple[pluggy.PluginManager, dict[object, Plugin], dict[tuple[str, str], list[Found]], list[str]]:
-    """Look at every entry point of the group "srum". Imports the plugins, which are light; never their components.
+    """Load every entry point of the group "srum". Imports the plugins, which are light; never their components.
 
     Returns the manager, the working plugins by module, the components by kind and name (more than one where plugins
     clash), and sentences about what is not usable."""
@@ -162,7 +162,7 @@ def _meant(hook: str) -> str:
 
 
 def _drop_misspelt(manager: pluggy.PluginManager, plugins: dict[object, Plugin], broken: list[str]) -> None:
-    """pluggy's check_pending() stops at the first plugin with an unknown hook: go on until there is none left."""
+    """pluggy's check_pending() stops at the first plugin with an unknown hook: continue until there is none left."""
     while True:
         try:
             return manager.check_pending()
@@ -174,7 +174,7 @@ def _drop_misspelt(manager: pluggy.PluginManager, plugins: dict[object, Plugin],
 
 
 def _collect(manager: pluggy.PluginManager, plugins: dict[object, Plugin], broken: list[str]) -> list[Found]:
-    """Ask each plugin by itself, so that one that fails loses only its own components."""
+    """Call each plugin separately, so that one that fails loses only its own components."""
     all_found: list[Found] = []
     for module, plugin in list(plugins.items()):
         try:

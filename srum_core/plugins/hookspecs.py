@@ -56,7 +56,7 @@ class Component:
     """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
 
     name: str = field(converter=_text, validator=[validators.instance_of(str), _is_name])
-    """What `use` says."""
+    """The name for `use`."""
     load: str = field(converter=_text, validator=[validators.instance_of(str), _is_path])
     """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
     options: type | None = field(default=None, validator=_has_options)
@@ -99,12 +99,12 @@ class Hooks:
 
     @hookspec
     def srum_adapters(self) -> Iterable[Component]:
-        """Models that draw and look (`UnifiedModel`)."""
+        """Models that generate and understand images (`UnifiedModel`)."""
         return ()
 
     @hookspec
     def srum_grounders(self) -> Iterable[Component]:
-        """What says where to look (`Grounder`)."""
+        """Components that propose regions (`Grounder`)."""
         return ()
 
     @hookspec
@@ -139,7 +139,7 @@ class Hooks:
 
     @hookspec(firstresult=True)
     def srum_prompts(self, source: str) -> Sequence[Prompt] | None:
-        """The prompts that `prompts = "source"` names; None if the source is somebody else's."""
+        """The prompts that `prompts = "source"` names; None for a source that this plugin does not provide."""
 
     @hookspec
     def srum_commands(self, subparsers: Any) -> None:

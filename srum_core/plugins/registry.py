@@ -48,7 +48,7 @@ class Registry:
 
     def notify(self, event: str, **arguments: Any) -> list[str]:
         """Call every plugin that listens to an event. Returns a sentence for each that fails, which is not called
-        again: a run goes on without it."""
+        again: a run continues without it."""
         return self._call_all(event, f"{{}} failed at {event} and is not called again", arguments)
 
     def add_commands(self, subparsers: Any) -> list[str]:
@@ -95,7 +95,7 @@ class Registry:
         component = self.component(kind, name)
         who = self._who(kind, name)
         made = self._import(kind, component.load, who)
-        if isinstance(made, type):  # a factory function is not looked into
+        if isinstance(made, type):  # a factory function is not checked
             call(who, require_protocol, made, KINDS[kind].protocol, f"{who} is incomplete: {component.load}")
         return made
 
@@ -143,8 +143,8 @@ class Registry:
         return instance
 
     def prompts(self, source: str) -> Sequence[Prompt] | None:
-        """What the first plugin that knows the source says; None if none does. A plugin that fails is passed over, and
-        raises PluginError naming it if no other knows the source; SrumErrors pass."""
+        """The prompts of the first plugin that knows the source; None if none does. A plugin that fails is
+        skipped; PluginError names it if no other knows the source; SrumErrors pass."""
         failed: list[PluginError] = []
         for each in reversed(self._manager.hook.srum_prompts.get_hookimpls()):
             arguments = [source] if "source" in each.argnames else []
@@ -174,8 +174,8 @@ class Registry:
         there = f"There are {', '.join(names)}." if names else "None is installed."
         if kind != "generator" and ("generator", name) in self._found:
             raise PluginError(
-                f'"{name}" only draws: it can be evaluated (srum eval run --adapter {name}), but it can be neither '
-                f"trained nor asked, as an {KINDS[kind].words} is. {there}"
+                f'"{name}" only generates images: it can be evaluated (srum eval run --adapter {name}), but neither '
+                f"trained nor asked as an {KINDS[kind].words} is. {there}"
             )
         broken = "".join(f"\n  - {sentence}" for sentence in self.broken)
         broken = f"\nWhat could not be loaded:{broken}" if broken else ""

@@ -14,12 +14,12 @@ from srum_core import hookimpl
 from srum_core.runs.progress import shown
 
 LIMIT = 1000
-"""Images of a round that are shown, unless told otherwise."""
+"""Default number of images per round."""
 
 
 @hookimpl
 def srum_commands(subparsers: Any) -> None:
-    text = "write a run, or what srum ablate made, as one HTML page with curves, pictures and reward maps"
+    text = "write a run, or what srum ablate made, as one HTML page with curves, images and reward maps"
     subparsers.add_parser("report", help=text, module=__name__)
 
 
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=LIMIT,
         metavar="N",
-        help=f"pictures of a round to show, 0 = all (default: {LIMIT}; the worst, the best, and some of the others)",
+        help=f"images of a round to show, 0 = all (default: {LIMIT}; the worst, the best, and some of the others)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Charts as SVG, in a page or as files; told apart by line style, marker and a label, never by colour alone.
+"""Charts as SVG, in a page or as files; lines differ by style, marker and label, never by colour alone.
 
 Colours are those of charts.css: the page has it, and a chart that stands alone has it inside.
 """
@@ -188,7 +188,7 @@ def dumbbells(
 ) -> Markup:
     """For every measure the value of each evaluation, with its 95 % interval; the last is filled.
 
-    `percent` is how numbers are written. A `change` is drawn beside zero, and written at the end of its line."""
+    `percent` is how numbers are written. A `change` has a line at zero, and its value at the end of its line."""
     scale = 100 if percent else 1
     names = list(dict.fromkeys(name for table in tables for name in table["rows"]))
     found = [row for table in tables for row in table["rows"].values() if isfinite(row["value"])]

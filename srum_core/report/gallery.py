@@ -1,4 +1,4 @@
-"""Images with what was said about them: a round's candidates, and a benchmark's images before and after.
+"""Images with all questions and answers about them: a round's candidates, and a benchmark's images before and after.
 
 PIL loads on first use."""
 
@@ -220,7 +220,7 @@ def _pair(before: Scored, after: Scored, explain: Callable[..., str] | None) -> 
 
 
 def _why(found: Scored, explain: Callable[..., str] | None) -> str:
-    """What the benchmark says is wrong with an image, if it can."""
+    """The benchmark's explanation of what is wrong with an image, if it has one."""
     return str(explain(found.candidate, [each.answer for each in found.exchanges])) if explain else ""
 
 

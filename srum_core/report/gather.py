@@ -156,7 +156,7 @@ def _intact(candidate: Candidate) -> bool:
 def _grounded(run: Run, round: int) -> Data:
     found = list(run.groundings(round))
     regions, dropped = sum(len(each.regions) for each in found), sum(len(each.dropped) for each in found)
-    facts = [f"{regions} regions, {regions / len(found):.1f} a picture"] if found else []
+    facts = [f"{regions} regions, {regions / len(found):.1f} per image"] if found else []
     facts += [f"{dropped} dropped"] if dropped else []
     failures = _failed([each.failures for each in found], "answers about regions unreadable")
     return _stage(
@@ -192,7 +192,7 @@ def _trained(run: Run, round: int) -> Data:
     facts = []
     if rows and "judged" in rows[-1]:
         out = sum(rows[-1].get(each, 0) for each in ("below_least", "filtered", "not_best"))
-        facts = [f"on {rows[-1]['judged'] - out} pictures"] + ([f"{out} left out by select"] if out else [])
+        facts = [f"on {rows[-1]['judged'] - out} images"] + ([f"{out} left out by select"] if out else [])
     facts += [f"{seconds:.0f} s"] if seconds else []
     return {**_stage(run, round, "train", facts), "made": len(rows), "total": None, "unit": "steps"}
 

@@ -25,7 +25,7 @@ _UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
 
 
 def write_report(folder: Path, out: Path | None = None, limit: int = LIMIT) -> Path:
-    """Write the report of a run's or an ablation's folder, into it unless `out` says where, and return its path.
+    """Write the report of a run's or an ablation's folder, into it unless `out` names a file, and return its path.
 
     Raises RecordError for a folder that holds neither, and for records or images that cannot be read."""
     path = out or Path(folder) / NAME

@@ -132,7 +132,7 @@ def progress(total: int, label: str, done: int = 0, console: Console | None = No
 
 
 class _Bar(Progress):
-    """Notes have a line below the bar: beside it they would cut the numbers short at 80 columns."""
+    """Put notes on a line below the bar: on the same line they would truncate the numbers at 80 columns."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
@@ -180,7 +180,7 @@ class _Lines:
 
 
 class _Notebook(_Lines):
-    """A bar that the notebook draws, with the line beside it. rich's own needs ipywidgets, and this only IPython."""
+    """A bar shown by the notebook, with the text next to it. rich's own needs ipywidgets, and this only IPython."""
 
     def __init__(self, total: int, label: str, done: int) -> None:
         super().__init__(total, label, done)

@@ -130,7 +130,7 @@ def _json(text: str, where: str) -> Any:
 
 
 def _distinct(source: str, items: Iterable[tuple[str, Any]]) -> list[Prompt]:
-    """The prompts, each once. Tells which fields are only kept as tags, and what was left out.
+    """The prompts, each once. Print which fields are only kept as tags, and what was left out.
 
     Raises ConfigError for different prompts with one id."""
     found: dict[str, tuple[str, Prompt]] = {}

@@ -35,7 +35,7 @@ _BEFORE = {  # what a round's folder holds before each stage
 
 @frozen
 class Planned:
-    """An image to be drawn. `id` names it for good: it is the hash of the prompt's id, the index and the seed."""
+    """An image to be generated. `id` never changes: it is the hash of the prompt's id, the index and the seed."""
 
     id: str
     prompt: Prompt
@@ -108,7 +108,7 @@ class Run:
                 check_settings(self.stage_folder(stage, k), self.stage_settings(stage, k), stage)
 
     def at(self, stage: str, round: int | None) -> Self:
-        """This run with the settings that a stage of a round has in place of its own; an evaluation has the run's own.
+        """This run with the settings that a stage of a round has; an evaluation has the run's own settings.
 
         Both keep the same model loaded."""
         made = copy(self)
@@ -181,12 +181,12 @@ class Run:
             write_list(path, self.prompts(round))
 
     def planned(self, round: int) -> list[Planned]:
-        """The images a round draws, in order. Everything that follows goes through them in this order."""
+        """The images of a round, in order. All stages process them in this order."""
         count = self.at("generate", round).settings.generate.candidates
         return [self.plan(prompt, index, round) for prompt in self.prompts(round) for index in range(count)]
 
     def planned_evaluation(self) -> list[Planned]:
-        """The images every evaluation draws: the same prompts and seeds before and after each round."""
+        """The images of every evaluation: the same prompts and seeds before and after each round."""
         return self.plan_evaluation(self.evaluated_prompts())
 
     def evaluated_prompts(self) -> list[Prompt]:
@@ -210,7 +210,7 @@ class Run:
         return [self.plan(*each, "", image_seed(base, use.use, made, *each)) for each in places]
 
     def plan(self, prompt: Prompt, index: int, purpose: int | str, seed: int | None = None) -> Planned:
-        """Image number `index` for a prompt, drawn in a round (or for something else, which gives other seeds)."""
+        """Image number `index` for a prompt, generated in a round (or for another purpose, which gives other seeds)."""
         if seed is None:
             if isinstance(purpose, str):
                 seed = self.derive_seed("draw", purpose, prompt.id, index)
@@ -410,7 +410,7 @@ def _need(use: Use | None, kind: str) -> Use:
 
 
 def image_seed(base: int, name: str, benchmark: Benchmark, prompt: Prompt, image: int) -> int:
-    """Of an image by itself, whatever else is drawn: the first four bytes of SHA-256 of "base:name:group:item:k"."""
+    """The seed of an image, independent of all others: the first four bytes of SHA-256 of "base:name:group:item:k"."""
     item = getattr(benchmark, "item", None)
     group, own = item(prompt) if item is not None else ("", prompt.id)
     return int.from_bytes(hashlib.sha256(f"{base}:{name}:{group}:{own}:{image}".encode()).digest()[:4], "big")
@@ -421,8 +421,8 @@ def reference_seed(name: str, benchmark: Benchmark, prompt: Prompt, image: int) 
     seed = getattr(benchmark, "reference_seed", None)
     if seed is None:
         raise ConfigError(
-            f'evaluate.seeds = "reference" cannot be had for {name}: the original scripts seed once and then draw '
-            "picture after picture, so that what a picture looks like depends on how many processes drew it and which "
-            'were there before. Use evaluate.seeds = "image".'
+            f'evaluate.seeds = "reference" is not available for {name}: the original scripts seed once and generate '
+            "one image after another, so that an image depends on the number of processes and on existing "
+            'images. Use evaluate.seeds = "image".'
         )
     return int(seed(prompt, image))

@@ -28,7 +28,7 @@ _FENCE = b"\x18\n"
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are, as every launcher says it (RANK, WORLD_SIZE); (0, 1) alone."""
+    """This process's number and how many there are, as set by every launcher (RANK, WORLD_SIZE); (0, 1) alone."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -148,7 +148,7 @@ class Records(Generic[T]):
             _append(self.shard, b"".join(lines.values()))
 
     def mark_done(self) -> None:
-        """Say that nothing is missing."""
+        """Mark the records as complete."""
         self._prepare()
         write_atomic(self.folder / "DONE", f"{len(self)}\n")
 
@@ -224,7 +224,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
     ways = f"run once with {option} to make it again, or choose another folder with --out"
     if not path.exists():
         if any(folder.glob("part-*.jsonl")):
-            raise RecordError(f"{folder} holds records but no settings.json that says how they were made; {ways}.")
+            raise RecordError(f"{folder} holds records but no settings.json with the settings that made them; {ways}.")
         return
     there = read_json(path)
     if differing := differences(there, settings):
@@ -249,12 +249,12 @@ def refuse_older(run: Path) -> None:
 
 
 def _made_by(run: Path) -> str:
-    """A sentence that names the version of srum that a run was made with; "" if it says none."""
+    """A sentence that names the version of srum that a run was made with; "" if none is recorded."""
     try:
         versions = from_toml(read_file(run / "run.toml").decode())["versions"]
         version, commit = str(versions["srum"]), str(versions.get("srum-commit", ""))
     except (RecordError, ValueError, KeyError, AttributeError, TypeError):
-        return ""  # what is wrong with the run's settings is told where they are read
+        return ""  # problems of the run's settings are reported where they are read
     return f" The run was made with srum {clean(version, 40)}{f' ({clean(commit, 60)})' if commit else ''}."
 
 
@@ -356,7 +356,7 @@ def _root(folder: Path) -> Path:
 
 
 def _whole(path: Path) -> Path:
-    """Absolute, and without the ".." that would make a path inside a folder look like one outside."""
+    """Absolute and without "..", so that a path inside a folder does not appear to be outside."""
     return Path(os.path.normpath(path.absolute()))
 
 

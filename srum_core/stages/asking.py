@@ -1,4 +1,4 @@
-"""What stages share that ask questions: who answers, and how whoever answers writes boxes."""
+"""Shared by stages that ask questions: the answerer, and how it writes boxes."""
 
 from __future__ import annotations
 
@@ -44,10 +44,12 @@ def warn_of_models(models: Iterable[str], redo: str) -> None:
 
 
 def told_at_once(question: Question) -> Question:
-    """The question with what was said before it in its text, for who cannot hear a conversation."""
+    """Write the earlier turns into the question's text, for answerers without multi-turn support."""
     if not question.history:
         return question
-    before = [f"Before, you were asked:\n{asked}\n\nYou answered:\n{said}\n\n" for asked, said in question.history]
+    before = [
+        f"Before, you were asked:\n{asked}\n\nYou answered:\n{answered}\n\n" for asked, answered in question.history
+    ]
     return attrs.evolve(question, text="".join([*before, question.text]), history=())
 
 
@@ -57,7 +59,7 @@ def seen_by_answerer(run: Run, rounds: int, candidates: Iterable[Candidate]) -> 
 
 
 def seen_by(answerer: Answerer, candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The candidates, told how the answerer writes boxes (its optional `box_format`)."""
+    """The candidates with the answerer's box format (its optional `box_format`)."""
     format_of = getattr(answerer, "box_format", None)
     if format_of is None:
         return list(candidates)

@@ -40,10 +40,10 @@ def chunks(
     load: Callable[[], object] = lambda: None,
 ) -> Iterator[list[str]]:
     """This process's chunks of `size` ids with anything missing; shows progress. Marks the folder done once every id
-    is there: with several processes, whoever is last does.
+    is there: with several processes, the last one to finish does.
 
     `load` is called once if there is anything to make, before the clock starts. Torch's generators start every chunk
-    from a seed of its own, whatever was made before."""
+    from its own seed, independent of earlier ones."""
     rank, world = rank_and_world()
     mine = [list(ids[start : start + size]) for start in range(rank * size, len(ids), size * world)]
     there = records.ids()
@@ -68,7 +68,7 @@ def verified(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterato
 
 
 def seed_everything(seed: int) -> None:
-    """For plugins that draw from the global generators although they were given seeds."""
+    """Seed the global generators, for plugins that use them although they get seeds."""
     import torch
 
     random.seed(seed)

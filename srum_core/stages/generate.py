@@ -1,4 +1,4 @@
-"""prompts -> candidates: the model of the round draws."""
+"""prompts -> candidates: generate images with the model of the round."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("srum")
 
 
 def generate(run: Run, round: int) -> None:
-    """Draw every image of the round that is not there yet; the image is on disk before its record."""
+    """Generate every missing image of the round; the image is on disk before its record."""
     run = run.at("generate", round)
     run.keep_prompts(round)
     plan = {item.id: item for item in run.planned(round)}
@@ -45,11 +45,11 @@ def draw(
     borders: bool = True,
 ) -> list[Candidate]:
     """One batch of images, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted. Images
-    that are `there` are drawn along with the others, but their files stay as they are.
+    that are `there` are generated with the others, but their files do not change.
 
     Raises PluginError if the model returns another number."""
     samples = model.generate([item.prompt.text for item in items], [item.seed for item in items])
-    refuse(len(samples) != len(items), model, f"drew {len(samples)} pictures for {len(items)} prompts.")
+    refuse(len(samples) != len(items), model, f"generated {len(samples)} images for {len(items)} prompts.")
     candidates = []
     reasons = [sample.failure or _failure(sample.latent) for sample in samples]
     if failed := [reason for reason in reasons if reason]:
@@ -77,7 +77,7 @@ def _failure(latent: Tensor | None) -> str:
 
 
 def _keep(latent: Tensor, image: Path) -> Path:
-    """The latent's file, beside the image."""
+    """The latent's file, next to the image."""
     from safetensors.torch import save
 
     path = image.with_suffix(".safetensors")

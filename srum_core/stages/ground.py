@@ -1,4 +1,4 @@
-"""candidates -> regions: where to look. Proposed by the grounder, freed of near-duplicates, checked by the verifier."""
+"""candidates -> regions: proposed by the grounder, without near-duplicates, checked by the verifier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from srum_core.stages.interview import Interview, conduct
 
 @frozen
 class _Proposing:
-    """A grounder as one who can be heard: it gives no scores, but says which answers it cannot read."""
+    """A grounder with the interface of a judge: it gives no scores, but reports unreadable answers."""
 
     grounder: Grounder
 
@@ -26,12 +26,12 @@ class _Proposing:
 
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Unreadable]:
         if not answers:
-            return []  # it asks nothing, and to look twice may be dear
+            return []  # it asks no questions, and running it twice may be expensive
         return [each for each in self.grounder.regions(candidate, answers) if isinstance(each, Unreadable)]
 
 
 def ground(run: Run, round: int) -> None:
-    """Find the regions of every candidate. The answerer is loaded only if somebody asks something."""
+    """Propose the regions of every candidate. The answerer is loaded only if there are questions."""
     run = run.at("ground", round)
     grounder: Grounder = run.registry.create("grounder", run.settings.grounder)
     use = run.settings.verifier
@@ -65,13 +65,13 @@ def _conduct(run: Run, round: int, interviews: Sequence[Interview]) -> None:
 
 
 def _proposed(grounder: Grounder, interview: Interview, threshold: float) -> Grounding:
-    """What the grounder says, without near-duplicates of earlier regions."""
+    """The grounder's regions, without near-duplicates of earlier ones."""
     found = interview.with_refusals(0, grounder.regions(interview.candidate, interview.said(0)))
     failures = tuple(each for each in found if isinstance(each, Unreadable))
     regions = [each for each in found if isinstance(each, Region)]
     identity = interview.candidate.id
     twice = len({region.id for region in regions}) != len(regions)
-    refuse(twice, grounder, f"gave two regions of picture {identity} the same id. Each needs its own.")
+    refuse(twice, grounder, f"gave two regions of image {identity} the same id. Ids must be unique.")
     if failures:
         return Grounding(identity, exchanges=tuple(interview.exchanges), failures=failures)
     kept: list[Region] = []

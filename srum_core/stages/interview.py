@@ -105,7 +105,7 @@ class Interview:
     votes: list[Vote]
     exchanges: list[Exchange]
     seen: Reading | None = None
-    """What a judge that asks nothing said of the image in a batch."""
+    """The result of a judge without questions for the image, from a batch."""
 
     @classmethod
     def open(
@@ -137,14 +137,14 @@ class Interview:
         if not same or any(interview.follow(vote) for vote in range(len(interview.votes))):
             count = max(len(vote.questions) for vote in interview.votes)
             raise RecordError(
-                f'The judge "{name}" asks {count} questions about picture {candidate.id} today, and they are not '
+                f'The judge "{name}" asks {count} questions about image {candidate.id} today, and they are not '
                 "those that the recorded answers belong to. Keep the settings that shape its questions (such as its "
                 f"template), or judge again with {redo_option(candidate.image, 'judge')}."
             )
         return interview
 
     def _repeat(self, exchange: Exchange, reworded: bool) -> bool:
-        """Hear what was recorded; False if it answers no question that is asked today."""
+        """Replay the recorded answers; False if they do not match today's questions."""
         if exchange.vote >= len(self.votes):
             return False
         vote = self.votes[exchange.vote]
@@ -181,7 +181,7 @@ class Interview:
             asked = list(further(self.candidate, self.regions, vote.said()))
             if asked and len(vote.turns) == MOST_TURNS:
                 raise PluginError(
-                    f'"{self.name}" still has questions about picture {self.candidate.id} after {MOST_TURNS} turns. '
+                    f'"{self.name}" still has questions about image {self.candidate.id} after {MOST_TURNS} turns. '
                     "Its `further` must come to an end: it gets all answers so far, and gives [] when it knows enough."
                 )
             if asked:
@@ -194,17 +194,17 @@ class Interview:
             found = self.judge.scores(self.candidate, self.regions, self.said(vote)) if self.seen is None else self.seen
             found = list(found)
         except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
-            raise PluginError(f'"{self.name}" cannot score picture {self.candidate.id}: {clean(error)}') from error
+            raise PluginError(f'"{self.name}" cannot score image {self.candidate.id}: {clean(error)}') from error
         known, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote].questions)
         for each in found:
             if isinstance(each, Unreadable) and not 0 <= each.question < max(count, 1):
                 raise PluginError(
                     f'"{self.name}" calls the answer to a question unreadable that it did not ask ({each.question}; '
-                    f"it asked {count} about picture {self.candidate.id})."
+                    f"it asked {count} about image {self.candidate.id})."
                 )
             if each.region not in known:
                 raise PluginError(
-                    f'"{self.name}" speaks of region "{each.region}", which picture {self.candidate.id} does not have.'
+                    f'"{self.name}" scores region "{each.region}", which image {self.candidate.id} does not have.'
                 )
         return self.with_refusals(vote, found)
 
@@ -236,7 +236,7 @@ class Interview:
     def _due(self, number: int, retries: int) -> list[int]:
         vote = self.votes[number]
         if not vote.questions:
-            return []  # it asks nothing, and to look again may be dear
+            return []  # it asks no questions, and running it again may be expensive
         if waiting := self.follow(number):
             return waiting
         refused = vote.refused()  # asked again, they would be refused again
@@ -277,7 +277,7 @@ def conduct(interviews: Sequence[Interview], ask: Ask, retries: int, temperature
 
 
 def look(interviews: Sequence[Interview]) -> None:
-    """Let each judge with `score_many` look at all images at once. Raises PluginError for another number of results."""
+    """Let each judge with `score_many` score all images at once. Raises PluginError for another number of results."""
     for name, judge in {interview.name: interview.judge for interview in interviews}.items():
         score_many = getattr(judge, "score_many", None)
         if score_many is None:
@@ -296,7 +296,7 @@ def look(interviews: Sequence[Interview]) -> None:
 
 
 def recall(interview: Interview, known: Known, retries: int, temperature: float, seed: Seed) -> list[Question]:
-    """Hear what was answered before, as far as it leads; the questions that would be asked next, if any."""
+    """Replay earlier answers as far as they go; return the questions that would be asked next, if any."""
     while True:
         due = [(place, interview.asking(*place, temperature, seed)) for place in interview.due(retries)]
         found = [(place, question, said) for place, question in due if (said := known(question)) is not None]
@@ -317,7 +317,7 @@ def json_values(text: str, opening: str = "[{", strict: bool = False) -> tuple[l
     """Every complete JSON value that begins with one of `opening`, from left to right; of one that is broken or cut
     off, the complete parts, and True. `strict`: no control characters in strings.
 
-    Values in broken values in broken values take time by the square of the length: there it stops looking."""
+    Values in broken values in broken values take quadratic time: the search stops there."""
     decoder, begin = json.JSONDecoder(strict=strict), re.compile(f"[{re.escape(opening)}]")
     values, broken, effort = [], False, 4 * LONGEST_ANSWER
     start = begin.search(text)
@@ -327,7 +327,7 @@ def json_values(text: str, opening: str = "[{", strict: bool = False) -> tuple[l
             value, end = decoder.raw_decode(rest)
             values.append(value)
             effort -= end
-        except ValueError as error:  # words in brackets, or the JSON breaks off: look at what is inside
+        except ValueError as error:  # words in brackets, or truncated JSON: search inside
             broken = True
             to_end = str(error).startswith("Unterminated") or not isinstance(error, json.JSONDecodeError)
             effort -= len(rest) if to_end else getattr(error, "pos", 0)
@@ -337,8 +337,8 @@ def json_values(text: str, opening: str = "[{", strict: bool = False) -> tuple[l
 
 
 def without_echo(answer: str, question: str) -> str:
-    """What an answer says of its own; "" if it is too long to be read. A server with the wrong chat template, or a
-    model that never learnt to answer, repeats the question, and the example in it would be read as the answer.
+    """The answer without a repeated question; "" if it is too long. A server with the wrong chat template, or a
+    model that cannot answer, repeats the question, and the example in it would be read as the answer.
 
     Only long repetitions count: those of the whole question, and answers that are nothing but a piece of it."""
     answer, question = legible(answer), question.strip()
@@ -350,7 +350,7 @@ def without_echo(answer: str, question: str) -> str:
 
 
 def _by_region(found: Sequence[Score | Unreadable]) -> list[list[Score | Unreadable]]:
-    """Groups of what is said about the same thing, in order of first mention."""
+    """Groups of statements about the same thing, in order of first mention."""
     groups: dict[tuple[str | None, str], list[Score | Unreadable]] = {}
     for each in found:
         groups.setdefault((each.region, each.judge), []).append(each)

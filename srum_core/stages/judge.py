@@ -60,7 +60,7 @@ def judgements(
 def _open(
     judges: Sequence[tuple[str, Judge]], candidate: Candidate, grounding: Grounding, votes: int
 ) -> list[Interview]:
-    """An interview before each judge; none where it is not known where to look."""
+    """An interview per judge; none where the regions are not known."""
     if grounding.failures:
         return []
     return [Interview.open(name, each, candidate, grounding.regions, votes) for name, each in judges]

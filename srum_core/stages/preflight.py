@@ -116,7 +116,7 @@ def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
 
 
 def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
-    """Import a component and let it look at its options; make it where that is cheap. Raises SrumError."""
+    """Import a component and check its options; create it where that is cheap. Raises SrumError."""
     made, options = registry.load(kind, use.use), registry.options(kind, use)
     if isinstance(device := getattr(options, "device", None), str):
         from srum_core.models.hub import choose_device  # torch

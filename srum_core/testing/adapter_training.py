@@ -68,13 +68,13 @@ class TrainingConformance:
         before = velocities(adapter, noisy, texts)
         changed = velocities(adapter, [noisy[0], *(10 * other for other in noisy[1:])], [texts[0], "other", "words"])
         hint = (
-            "Look for attention over all pictures of a batch, for padding that is attended to, and for norms or means "
+            "Look for attention over all images of a batch, for padding that is attended to, and for norms or means "
             "over the batch."
         )
-        self.same(changed[0], before[0], f"A picture's velocity changes when its neighbours in the batch do. {hint}")
+        self.same(changed[0], before[0], f"An image's velocity changes when its neighbours in the batch do. {hint}")
         for index, velocity in enumerate(before):
             alone = velocities(adapter, [noisy[index]], [texts[index]], [TIMES[index]])[0]
-            self.same(velocity, alone, f"A picture's velocity alone is not the one that it has in a batch. {hint}")
+            self.same(velocity, alone, f"An image's velocity alone is not the one that it has in a batch. {hint}")
 
     @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_words_matter(self, adapter: UnifiedModel) -> None:
@@ -109,7 +109,7 @@ class TrainingConformance:
                 assert strongest == corner, (
                     f"On a grid of {noisy.shape[0]} rows and {noisy.shape[1]} columns, changing the {corner} corner of "
                     f"the noisy latent changes the {strongest} corner of the velocity most. The denoiser must take "
-                    'cells apart and put them together in one order, rows first: look for "(w h)" beside "(h w)", '
+                    'cells apart and put them together in one order, rows first: look for "(w h)" and "(h w)", '
                     "width and height swapped, and positions that go with another order of cells."
                 )
 
@@ -132,9 +132,9 @@ class TrainingConformance:
                 hook.remove()
         for name, _ in blocks:
             assert runs[name] == 1, (
-                f'The block "{name}" ran {runs[name]} times in one call with {len(noisy)} pictures; once is needed. A '
-                "denoiser that loops over pictures is slow, and waits for ever where weights are sharded and processes "
-                "hold different numbers of pictures: batch the pictures inside."
+                f'The block "{name}" ran {runs[name]} times in one call with {len(noisy)} images; once is needed. A '
+                "denoiser that loops over images is slow, and deadlocks where weights are sharded and processes "
+                "hold different numbers of images: batch the images inside."
             )
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -239,9 +239,7 @@ class TrainingConformance:
                 "parameters by name and must write them in place of the old ones, and everything else as it was.",
             )
         for one, other in zip(loaded.encode(self.images()), adapter.encode(self.images()), strict=True):
-            self.same(
-                one, other, "A saved and loaded model encodes pictures differently: the checkpoint is incomplete."
-            )
+            self.same(one, other, "A saved and loaded model encodes images differently: the checkpoint is incomplete.")
 
     # ---- sharding, in one process: what needs weights that are elsewhere fails here too ------------------------------
 
@@ -318,7 +316,7 @@ def velocities(
     times: Sequence[float] = TIMES,
     on: Callable[..., Any] | None = None,
 ) -> list[Tensor]:
-    """What the denoiser (or `on`, a copy of it) says, without gradient."""
+    """The output of the denoiser (or `on`, a copy of it), without gradient."""
     time = torch.tensor(times[: len(noisy)]).to(noisy[0].device)
     with torch.no_grad():
         found = called(

@@ -1,4 +1,4 @@
-"""What every adapter must keep to, whatever model is behind it: here drawing and looking, training beside it.
+"""Requirements of every adapter: here generation and understanding, in `adapter_training` training.
 
 Run it on a small model with random weights, loaded in float32. No output layer may be all zeros, or nothing matters.
 """
@@ -54,8 +54,8 @@ class AdapterConformance(TrainingConformance, SeedConformance):
             rows, columns = latent.shape[:2]
             follows = rows == columns if self.square_grid or width == height else (columns > rows) == (width > height)
             assert follows and (self.square_grid or (rows == columns) == (width == height)), (  # noqa: PT018
-                f"A picture {width} wide and {height} high has a latent of {rows} rows and {columns} columns. Latents "
-                "are (rows, columns, channels): is the grid transposed, or every picture squeezed into a square? Where "
+                f"An image {width} wide and {height} high has a latent of {rows} rows and {columns} columns. Latents "
+                "are (rows, columns, channels): is the grid transposed, or every image squeezed into a square? Where "
                 "the model itself works like that, set `square_grid = True`; if it rounds sizes, set other `sizes`."
             )
 
@@ -70,9 +70,9 @@ class AdapterConformance(TrainingConformance, SeedConformance):
                 changes = encode(adapter, [with_inverted_corner(image, corner, part=2)])[0] - plain
                 felt = by_corner(changes)
                 strongest = max(felt, key=lambda name: felt[name])
-                assert felt[strongest] > 0, f"The latent does not change with the {corner} corner of the picture."
+                assert felt[strongest] > 0, f"The latent does not change with the {corner} corner of the image."
                 assert strongest == corner, (
-                    f"In a {size[0]}x{size[1]} picture, changing the {corner} corner changes the {strongest} corner of "
+                    f"In a {size[0]}x{size[1]} image, changing the {corner} corner changes the {strongest} corner of "
                     "the grid most. Rows run from the top, columns from the left: look for a transposed grid, flipped "
                     "rows, or a reshape that takes width for height. Otherwise rewards land in the wrong place."
                 )
@@ -81,8 +81,8 @@ class AdapterConformance(TrainingConformance, SeedConformance):
         images = self.images()
         for one, other in zip(encode(adapter, images), encode(adapter, images), strict=True):
             assert torch.equal(one, other), (
-                "Encoding the same picture twice gave two latents: take the posterior's mean, or seed the sample from "
-                "the picture. Latents are kept on disk and training must be repeatable."
+                "Encoding the same image twice gave two latents: take the posterior's mean, or seed the sample from "
+                "the image. Latents are kept on disk and training must be repeatable."
             )
 
     @after("test_encoding_is_repeatable")
@@ -91,10 +91,10 @@ class AdapterConformance(TrainingConformance, SeedConformance):
         for index, latent in enumerate(encode(adapter, images)):
             alone = encode(adapter, [images[index]])[0]
             assert alone.shape == latent.shape, (
-                f"A picture's latent is {tuple(alone.shape)} alone and {tuple(latent.shape)} in a batch."
+                f"An image's latent is {tuple(alone.shape)} alone and {tuple(latent.shape)} in a batch."
             )
             self.same(
-                latent, alone, "A picture's latent depends on what else is in the batch. Padding is the usual cause."
+                latent, alone, "An image's latent depends on what else is in the batch. Padding is the usual cause."
             )
 
     def test_latents_are_finite_and_carry_no_gradient(self, adapter: UnifiedModel) -> None:
@@ -102,7 +102,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
             assert latent.isfinite().all(), "A latent holds a value that is not finite."
             assert not latent.requires_grad, "Latents must carry no gradient: decorate `encode` with @torch.no_grad()."
 
-    # ---- drawing ----------------------------------------------------------------------------------------------------
+    # ---- generation -------------------------------------------------------------------------------------------------
 
     @after("test_the_latent_has_the_orientation_of_the_image")
     def test_one_image_per_prompt(self, adapter: UnifiedModel) -> None:
@@ -114,13 +114,15 @@ class AdapterConformance(TrainingConformance, SeedConformance):
         with adapter.denoiser.register_forward_pre_hook(note):
             samples = check_samples(draw(adapter, self.prompts, range(len(self.prompts))), len(self.prompts))
         for sample in samples:
-            latent = called("What is drawn must be encodable", lambda image=sample.image: encode(adapter, [image])[0])  # type: ignore[misc]
+            latent = called(
+                "A generated image must be encodable", lambda image=sample.image: encode(adapter, [image])[0]
+            )  # type: ignore[misc]
             if sample.latent is not None:
                 grids = {tuple(sample.latent.shape[:2])}
             # Nothing is known of a model that generates without calling its denoiser.
             assert not grids or tuple(latent.shape[:2]) in grids, (
-                f"A picture was drawn on a grid of {sorted(grids)} cells and is encoded on {tuple(latent.shape[:2])}: "
-                "it would be trained at another size than it was drawn at. Does `encode` resize to a size of its own?"
+                f"An image generated on a grid of {sorted(grids)} cells is encoded on {tuple(latent.shape[:2])}: "
+                "it would be trained at another size than it was generated at. Does `encode` resize images?"
             )
 
     @after("test_one_image_per_prompt")
@@ -160,7 +162,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
             flags = {module.training for module in denoiser.modules()}
             grads = {parameter.requires_grad for parameter in denoiser.parameters()}
             assert torch.is_grad_enabled(), (
-                "Gradients are off after drawing and answering: use torch.no_grad() around it."
+                "Gradients are off after generating and answering: use torch.no_grad() around it."
             )
         finally:
             torch.set_grad_enabled(True)
@@ -169,14 +171,14 @@ class AdapterConformance(TrainingConformance, SeedConformance):
             for name, parameter in denoiser.named_parameters():
                 parameter.requires_grad_(needs[name])
         assert flags == {training}, (
-            f"Drawing or answering left the denoiser in {'eval' if training else 'train'} mode, it was in the other: "
+            f"Generating or answering left the denoiser in {'eval' if training else 'train'} mode: "
             "put `module.training` back as it was."
         )
-        assert grads == {training}, "Drawing or answering changed which parameters require a gradient."
+        assert grads == {training}, "Generating or answering changed which parameters require a gradient."
         changed = [name for name, tensor in denoiser.state_dict().items() if not torch.equal(tensor, weights[name])]
-        assert not changed, f"Drawing or answering changed the denoiser's weights ({', '.join(changed[:3])})."
+        assert not changed, f"Generating or answering changed the denoiser's weights ({', '.join(changed[:3])})."
 
-    # ---- looking ----------------------------------------------------------------------------------------------------
+    # ---- understanding ----------------------------------------------------------------------------------------------
 
     def test_answering_gives_a_text_per_question(self, adapter: UnifiedModel, tmp_path: Path) -> None:
         asked = self.asked(tmp_path)
@@ -217,7 +219,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
             message = adapter.box_format(size)
             assert isinstance(message, BoxFormat), f"`box_format({size})` gave {message!r}; a BoxFormat is needed."
             assert message.seen is None or min(message.seen) > 0, (
-                f"`box_format({size})` says the picture is seen as {message.seen}."
+                f"`box_format({size})` declares the image size {message.seen}."
             )
 
     def asked(self, folder: Path, temperature: float = 0.0) -> list[Question]:
@@ -233,8 +235,8 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
 def encode(adapter: UnifiedModel, images: Sequence[Image.Image]) -> list[Tensor]:
     sizes = ", ".join(f"{image.width}x{image.height}" for image in images)
-    latents = called(f"`encode` failed on pictures of {sizes} pixels", lambda: list(adapter.encode(images)))
-    assert len(latents) == len(images), f"{len(latents)} latents came back for {len(images)} pictures."
+    latents = called(f"`encode` failed on images of {sizes} pixels", lambda: list(adapter.encode(images)))
+    assert len(latents) == len(images), f"{len(latents)} latents came back for {len(images)} images."
     return latents
 
 

@@ -24,7 +24,7 @@ class BenchmarkConformance:
     """Subclass it as `Test…` with a fixture `srum_benchmark` (pytest-benchmark owns the name `benchmark`)."""
 
     splits: Sequence[str] = ("test",)
-    """The splits to look at; if there are several, no prompt may be in two."""
+    """The splits to check; if there are several, no prompt may be in two."""
     size: tuple[int, int] = (64, 64)
     """(width, height) of an image that the benchmark can score."""
 
@@ -51,7 +51,7 @@ class BenchmarkConformance:
             )
             ids = [prompt.id for prompt in prompts]
             twice = sorted({id for id in ids if ids.count(id) > 1})
-            assert not twice, f'Two prompts of the split "{split}" have the id {twice[0]!r}; pictures are kept by it.'
+            assert not twice, f'Two prompts of the split "{split}" have the id {twice[0]!r}; images are stored by it.'
             assert list(srum_benchmark.prompts(split)) == prompts, (
                 f'The split "{split}" is another one the second time: seed whatever is random, or results before and '
                 "after training cannot be compared."
@@ -84,7 +84,7 @@ class BenchmarkConformance:
             try:
                 measures = srum_benchmark.score(candidates[0], [text] * count)
             except SrumError:
-                continue  # says in a sentence what cannot be scored
+                continue  # the message says what cannot be scored
             except Exception as error:
                 raise AssertionError(
                     f"{type(srum_benchmark).__name__}.score raised {type(error).__name__}: {error} for the answer "
@@ -102,18 +102,18 @@ class BenchmarkConformance:
             answers = [text] * count
             found = dict(called(f"{who} failed on {shown(text)}", lambda: unreadable(candidates[0], answers)))  # noqa: B023
             assert all(0 <= index < count for index in found), (
-                f"{who} speaks of the answers {sorted(found)}, but there are {count}; it gives their indices."
+                f"{who} names the answers {sorted(found)}, but there are {count}; it gives their indices."
             )
             assert answers == [text] * count, f"{who} changed what it was given."
-            assert dict(unreadable(candidates[0], answers)) == found, f"{who} must say the same of the same answers."
+            assert dict(unreadable(candidates[0], answers)) == found, (
+                f"{who} must give the same result for the same answers."
+            )
 
     def test_the_table_has_well_formed_rows(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
         scored = [(candidate, self._score(srum_benchmark, candidate)) for candidate in candidates]
         who = f"{type(srum_benchmark).__name__}.table"
-        rows = called(
-            f"{who} cannot make a table of {len(scored)} scored pictures", lambda: srum_benchmark.table(scored)
-        )
-        assert rows, f"{who} made no row out of {len(scored)} scored pictures."
+        rows = called(f"{who} cannot make a table of {len(scored)} scored images", lambda: srum_benchmark.table(scored))
+        assert rows, f"{who} made no row out of {len(scored)} scored images."
         names = [row.name for row in rows]
         assert len(set(names)) == len(names), f"{who} made two rows with the same name: {names}."
         for row in rows:
@@ -129,7 +129,7 @@ class BenchmarkConformance:
         answers = [self.answer_to(question.text) for question in srum_benchmark.questions(candidate)]
         width, height = self.size
         measures = called(
-            f"{type(srum_benchmark).__name__} cannot score a {width}x{height} picture (set `size` to one that it can)",
+            f"{type(srum_benchmark).__name__} cannot score a {width}x{height} image (set `size` to one that it can)",
             lambda: srum_benchmark.score(candidate, answers),
         )
         check_measures(measures, type(srum_benchmark).__name__)

@@ -39,7 +39,7 @@ def after(*earlier: str, **fixed: Any) -> Callable[[Callable[..., None]], Callab
                     if check:
                         check(**{key: there[key] for key in wanted})
                 except Exception as error:
-                    pytest.skip(f"{name} fails and says why ({type(error).__name__}: {clean(error, 100)})")
+                    pytest.skip(f"{name} fails and gives the reason ({type(error).__name__}: {clean(error, 100)})")
             test(self, **given)
 
         return run
@@ -59,7 +59,7 @@ def check_questions(
     for question in asked:
         assert isinstance(question, Question), f"{who}.{method} must give Question records, not {question!r}."
         assert question.image == candidate.image, (
-            f"{who} asks about {question.image}, but the candidate's picture is {candidate.image}: "
+            f"{who} asks about {question.image}, but the candidate's image is {candidate.image}: "
             "give `candidate.image`, and `crop` for a part of it."
         )
         assert question.text.strip(), f"{who} asks an empty question."
@@ -71,6 +71,6 @@ def check_questions(
                 "0 <= y0 < y1 <= 1 are needed."
             )
     assert list(asked) == list(again), (
-        f"{who}.{method} gave other questions for the same picture the second time. Asking must be pure: no counters, "
+        f"{who}.{method} gave other questions for the same image the second time. Asking must be pure: no counters, "
         "no random numbers, nothing remembered; otherwise a run can be neither resumed nor read again."
     )

@@ -1,4 +1,4 @@
-"""What everything that draws must keep to: adapters, and text-to-image models that are only evaluated."""
+"""Requirements of everything that generates images: adapters, and text-to-image models that are only evaluated."""
 
 from __future__ import annotations
 
@@ -28,22 +28,20 @@ class SeedConformance:
             for where, again in (("in a batch of another order", other), ("alone", alone)):
                 gap = pixel_gap(sample.image, again.image)
                 assert gap <= self.pixel_tolerance and sample.thought == again.thought, (  # noqa: PT018
-                    f"Prompt {index} with seed {seeds[index]} is another picture {where} (pixels differ by up to {gap} "
-                    "of 255). Draw each picture's noise from a generator of its own, on the CPU, seeded with its seed; "
+                    f"Prompt {index} with seed {seeds[index]} is another image {where} (pixels differ by up to {gap} "
+                    "of 255). Sample each image's noise from its own generator, on the CPU, seeded with its seed; "
                     "and look for padding that is attended to."
                 )
 
     @after("test_one_image_per_prompt")
     def test_another_seed_gives_another_image(self, generator: ImageGenerator) -> None:
         one, other = draw(generator, [self.prompts[0]] * 2, [0, 1])
-        assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same picture: `generate` ignores its seeds."
+        assert pixel_gap(one.image, other.image) > 0, "Two seeds gave the same image: `generate` ignores its seeds."
 
     @after("test_one_image_per_prompt", "test_words_matter")
     def test_other_words_give_another_image(self, generator: ImageGenerator) -> None:
         one, other = draw(generator, self.prompts[:2], [0, 0])
-        assert pixel_gap(one.image, other.image) > 0, (
-            "Two prompts gave the same picture: `generate` ignores its prompts."
-        )
+        assert pixel_gap(one.image, other.image) > 0, "Two prompts gave the same image: `generate` ignores its prompts."
 
 
 class GeneratorConformance(SeedConformance):
@@ -57,10 +55,10 @@ class GeneratorConformance(SeedConformance):
 
 
 def check_samples(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
-    assert len(samples) == count, f"{len(samples)} pictures came back for {count} prompts."
+    assert len(samples) == count, f"{len(samples)} images came back for {count} prompts."
     for sample in samples:
         assert isinstance(sample, Sample), f"`generate` gave {type(sample).__name__}; Sample records are needed."
-        assert isinstance(sample.image, Image.Image), f"A Sample holds a {type(sample.image).__name__}, no picture."
+        assert isinstance(sample.image, Image.Image), f"A Sample holds a {type(sample.image).__name__}, no image."
         assert isinstance(sample.thought, str), f"A Sample's thought is {sample.thought!r}; a string is needed."
     return samples
 

@@ -47,7 +47,7 @@ class GrounderConformance:
             ids = [region.id for region in regions if isinstance(region, Region)]
             twice = sorted({id for id in ids if ids.count(id) > 1})
             assert not twice, (
-                f"{type(grounder).__name__} gave two regions of one picture the same id {twice[0]!r}. Scores belong to "
+                f"{type(grounder).__name__} gave two regions of one image the same id {twice[0]!r}. Scores belong to "
                 "regions by id, so each needs its own."
             )
             assert all(id.strip() for id in ids), f"{type(grounder).__name__} gave a region an empty id."
@@ -57,8 +57,8 @@ class GrounderConformance:
         again = [self._find(grounder, candidate) for candidate in reversed(candidates)][::-1]
         for candidate, one, other in zip(candidates, first, again, strict=True):
             assert one == other, (
-                f"{type(grounder).__name__} found other regions in the same {candidate.size} picture the second time: "
-                "seed whatever is random from the picture, and remember nothing between pictures."
+                f"{type(grounder).__name__} found other regions in the same {candidate.size} image the second time: "
+                "seed whatever is random from the image, and keep no state between images."
             )
 
     def test_looking_changes_neither_image_nor_answers(self, grounder: Grounder, candidates: list[Candidate]) -> None:
@@ -67,7 +67,7 @@ class GrounderConformance:
             before = (candidate.image.read_bytes(), list(answers), deepcopy(candidate))
             self._find(grounder, candidate, answers)
             assert (candidate.image.read_bytes(), answers, candidate) == before, (
-                f"{type(grounder).__name__}.regions changed the picture's file or what it was given."
+                f"{type(grounder).__name__}.regions changed the image's file or what it was given."
             )
 
     def test_odd_answers_are_regions_or_unreadable(self, grounder: Grounder, candidates: list[Candidate]) -> None:

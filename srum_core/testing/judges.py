@@ -39,7 +39,7 @@ class JudgeConformance:
     transcripts: Path | None = None
     openers: tuple[str, ...] = (QUESTIONS,)
     needs_torch: bool = False
-    """True for a judge that needs no language model but a model of its own (CLIP, a detector, a reward model)."""
+    """True for a judge with a model of its own instead of a language model (CLIP, a detector, a reward model)."""
 
     @pytest.fixture
     def candidate(self, tmp_path: Path) -> Candidate:
@@ -64,7 +64,7 @@ class JudgeConformance:
         assert (candidate, regions) == before, f"{type(judge).__name__}.questions changed what it was given."
 
     def test_an_image_without_regions_is_no_problem(self, judge: Judge, candidate: Candidate) -> None:
-        who = f"{type(judge).__name__} cannot handle a picture in which no region was found"
+        who = f"{type(judge).__name__} cannot handle an image without regions"
         asked = called(who, lambda: list(judge.questions(candidate, [])))
         check_questions(asked, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
         for text in (WELL_FORMED[1], *self._leading(judge)) if asked else ():
@@ -156,11 +156,11 @@ class JudgeConformance:
                 each for each in expected if each not in found
             ]
             assert not changed, (
-                f"Of picture {transcript.candidate.id} in {self.transcripts}, {changed[0]} is not what it was "
+                f"Of image {transcript.candidate.id} in {self.transcripts}, {changed[0]} is not what it was "
                 f"(before: {expected}; now: {found}). If the change is wanted, record the transcripts again."
             )
 
-    # ---- looking in batches -----------------------------------------------------------------------------------------
+    # ---- scoring in batches -----------------------------------------------------------------------------------------
 
     def test_no_score_depends_on_the_batch(
         self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path
@@ -216,9 +216,9 @@ class JudgeConformance:
         assert done.returncode != 3, (
             f"Importing {module}, where {type(judge).__name__} is, imports torch. Judges are loaded by the command "
             "line and tested without it: import heavy modules inside the functions that need them, or not at all. A "
-            "judge that looks with a model of its own says so in the test: `needs_torch = True`."
+            "judge with a model of its own sets in its test: `needs_torch = True`."
         )
-        assert done.returncode == 0, f"{module} cannot be imported by itself:\n{done.stderr[-2000:]}"
+        assert done.returncode == 0, f"{module} cannot be imported alone:\n{done.stderr[-2000:]}"
 
     def test_judging_imports_no_torch(
         self, judge: Judge, candidate: Candidate, regions: list[Region], monkeypatch: pytest.MonkeyPatch
@@ -284,7 +284,7 @@ def replies(
 
 
 def _check_silence(judge: Judge, text: str, found: Found, asked: range) -> None:
-    """Nothing said is no score, and every question that got no answer is named."""
+    """An empty answer is no score, and every question without an answer is reported."""
     if not asked:
         return
     scored = [each for each in found if isinstance(each, Score)]
@@ -294,7 +294,7 @@ def _check_silence(judge: Judge, text: str, found: Found, asked: range) -> None:
     )
     silent = set(asked) - {each.question for each in found if isinstance(each, Unreadable)}
     assert not silent, (
-        f"{type(judge).__name__} says nothing about its questions {sorted(silent)} when the answer is "
+        f"{type(judge).__name__} reports nothing for its questions {sorted(silent)} when the answer is "
         f"{text!r}: without an Unreadable for it a question is not asked again, and its score is "
         "missing without a trace."
     )
@@ -332,7 +332,7 @@ def check_found(judge: Judge, regions: Sequence[Region], found: Found, asked: in
         assert isinstance(each, Score | Unreadable), (
             f"{who} gave {each!r} for {message}; only Score and Unreadable count."
         )
-        assert each.region in known, f'{who} speaks of region "{each.region}" for {message}; the picture has {known}.'
+        assert each.region in known, f'{who} scores region "{each.region}" for {message}; the image has {known}.'
         if isinstance(each, Score):
             assert -1 <= each.value <= 1, f"{who} gave the score {each.value} for {message}; scores lie in [-1, 1]."
         else:

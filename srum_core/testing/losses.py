@@ -48,10 +48,10 @@ class LossConformance:
     def test_the_gradient_reaches_every_image(self, loss: Loss) -> None:
         for index, gradient in enumerate(gradients(loss, step(loss))):
             assert float(gradient.abs().max()) > 0, (
-                f"{type(loss).__name__}: no gradient reaches the velocity of picture {index}. Look for a detach(), a "
+                f"{type(loss).__name__}: no gradient reaches the velocity of image {index}. Look for a detach(), a "
                 "no_grad() or an item() on the way."
             )
-            assert gradient.isfinite().all(), f"{type(loss).__name__}: the gradient of picture {index} is not finite."
+            assert gradient.isfinite().all(), f"{type(loss).__name__}: the gradient of image {index} is not finite."
 
     def test_weights_matter(self, loss: Loss) -> None:
         plain, raised = step(loss), step(loss)
@@ -60,7 +60,7 @@ class LossConformance:
         change = moved[0].abs().sum(-1)
         if self.ignores_weights:
             assert float(change.max()) == 0, (
-                f"{type(loss).__name__} is said to ignore weights, but its gradient changes with them."
+                f"{type(loss).__name__} has `ignores_weights = True`, but its gradient changes with them."
             )
             return
         assert float(change.max()) > 0, (
@@ -79,9 +79,9 @@ class LossConformance:
         expected = sum(n * value for n, value in zip(cells, alone, strict=True)) / sum(cells)
         found = float(loss(whole)[0].detach())
         assert abs(found - expected) <= 1e-5 * max(1.0, abs(expected)), (
-            f"{type(loss).__name__} gives {found:.6g} for two pictures of {cells} cells that give {alone} alone; the "
-            f"mean over all cells is {expected:.6g}. Take the mean over cells, not over pictures, or the result "
-            "depends on how pictures fall into batches."
+            f"{type(loss).__name__} gives {found:.6g} for two images of {cells} cells that give {alone} alone; the "
+            f"mean over all cells is {expected:.6g}. Take the mean over cells, not over images, or the result "
+            "depends on how images are batched."
         )
 
     def test_a_perfect_velocity_costs_no_more(self, loss: Loss) -> None:
@@ -105,7 +105,7 @@ class LossConformance:
 
 
 def step(loss: Loss, weights: float | None = None) -> FlowStep:
-    """Two images, always the same numbers; weights in [0.1, 1] unless one value is given for all. What the model said
+    """Two images, always the same numbers; weights in [0.1, 1] unless one value is given for all. The prediction
     before training is there only for a loss with `needs_start`."""
     rng = torch.Generator().manual_seed(0)
     target = [torch.randn(shape, generator=rng) for shape in SHAPES]

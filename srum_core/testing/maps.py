@@ -109,7 +109,7 @@ class RewardMapConformance:
             except Exception as error:
                 raise AssertionError(
                     f"{type(reward_map).__name__} raised {type(error).__name__}: {error} for a judgement in which "
-                    "scores are missing. Give a map, or raise RecordError with a sentence that says what is missing."
+                    "scores are missing. Give a map, or raise RecordError with a message that names what is missing."
                 ) from error
             assert cells.isfinite().all(), f"{type(reward_map).__name__} gave a weight that is not finite: {cells}."
 
@@ -123,7 +123,7 @@ class RewardMapConformance:
             assert float(outside.abs().max()) < 1e-5, (
                 f"{type(reward_map).__name__}: the score of region {region.id} with the box {region.box} bleeds out of "
                 f"it, by up to {float(outside.abs().max()):.3g} in a grid of {grid}. Check rounding at the box's "
-                "edges, resizing, and anything normalised over the whole picture."
+                "edges, resizing, and anything normalised over the whole image."
             )
 
     @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ class RewardMapConformance:
         if not self.local or float(own.sum() + other.sum()) == 0:
             return  # a map that pays no heed to regions
         assert float(own.sum()) > float(other.sum()), (
-            f"{type(reward_map).__name__}: a box on the {side} of the picture acts on the other side. Boxes are "
+            f"{type(reward_map).__name__}: a box on the {side} of the image acts on the other side. Boxes are "
             "(x0, y0, x1, y1) from the top left, maps are (rows, columns): check for a transposed or flipped grid."
         )
 
@@ -154,7 +154,7 @@ class RewardMapConformance:
         coarse = reward_map(judgement, grid)
         fine = reward_map(judgement, (2 * grid[0], 2 * grid[1])).reshape(grid[0], 2, grid[1], 2).mean((1, 3))
         assert torch.allclose(coarse, fine, atol=1e-5), (
-            f"{type(reward_map).__name__}: a map with twice as many rows and columns is another picture (largest "
+            f"{type(reward_map).__name__}: a map with twice as many rows and columns is another image (largest "
             f"difference {float((coarse - fine).abs().max()):.3g}). Boxes are fractions, so the number of cells must "
             "not matter."
         )

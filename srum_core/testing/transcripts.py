@@ -41,7 +41,7 @@ def write_transcripts(path: Path, transcripts: Sequence[Transcript]) -> None:
 class ScriptedModel:
     """Answers a question the k-th time with the k-th answer that the script has for it, then with the last.
 
-    The script is transcripts (questions are told apart by text, crop and image; an unknown image gets the answers
+    The script is transcripts (questions are distinguished by text, crop and image; an unknown image gets the answers
     of any with the same text and crop), or answers by question text: one, or several for the first time, the second, …
     An unknown question is an AnswerError, or gets `default`.
     """
@@ -64,7 +64,7 @@ class ScriptedModel:
                     self._known.setdefault(key, []).append(exchange.answer)
 
     def enqueue(self, *answers: str) -> None:
-        """Give these next, one a question, whatever is asked; the script goes on after them."""
+        """Give these next, one per question, whatever is asked; the script continues after them."""
         self._next.extend(answers)
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
@@ -89,7 +89,7 @@ class ScriptedModel:
         if question.text in texts:
             return (
                 f"The script knows the question {question.text!r}, but not about the crop {question.crop} of a "
-                "picture. If the judge has changed what it shows, record the transcript again."
+                "image. If the judge's questions have changed, record the transcript again."
             )
         nearest = difflib.get_close_matches(question.text, texts, 1, cutoff=0.0)
         known = f"The nearest that it knows is {nearest[0]!r}" if nearest else "It knows none"

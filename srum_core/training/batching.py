@@ -29,7 +29,7 @@ def pack(sizes: Sequence[int], order: Sequence[int], budget: int) -> list[Batch]
 
 
 def epoch(sizes: Sequence[int], budget: int, width: int, seed: int) -> list[list[Batch]]:
-    """The steps of one epoch, every image once, in an order drawn from `seed`."""
+    """The steps of one epoch, every image once, in a random order given by `seed`."""
     order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()
     batches = pack(sizes, order, budget)
     return [batches[start : start + width] for start in range(0, len(batches), width)]

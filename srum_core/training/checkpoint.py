@@ -1,4 +1,4 @@
-"""Training that was interrupted: what goes on disk every so many steps, and how a run takes it up again.
+"""Checkpoints of an unfinished training: written every so many steps, and loaded to resume.
 
 No state of a random generator is among it: everything random in step s comes from (seed, round, s) alone.
 """

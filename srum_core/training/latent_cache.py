@@ -108,7 +108,7 @@ class Latents:
             raise unreadable(path, error) from error
 
     def _source(self, candidate: Candidate) -> str:
-        """A digest of the files and settings: an image drawn again under the same id makes its latent stale."""
+        """A digest of the files and settings: an image generated again under the same id makes its latent stale."""
         digest, files = hashlib.sha256(self.made_by.encode()), read_files(candidate)
         for path in (candidate.image, candidate.reference, *([candidate.latent] if candidate.latent else [])):
             digest.update(b"\0" if path is None else hashlib.sha256(files[path]).digest())
@@ -116,7 +116,7 @@ class Latents:
 
 
 def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[str, Tensor]]:
-    """Latents by name ("clean", "reference") per candidate: the one that it was drawn from where that was kept, else
+    """Latents by name ("clean", "reference") per candidate: the one that it was decoded from if stored, else
     encoded. Raises TrainingError if a reference has another grid."""
     kept = {index: _kept(each.latent) for index, each in enumerate(candidates) if each.latent}
     generated = [open_image(each.image) for index, each in enumerate(candidates) if index not in kept]
@@ -143,7 +143,7 @@ def _check(candidate: Candidate, path: Path, own: Tensor, reference: Tensor) -> 
     if own.shape != reference.shape:
         raise TrainingError(
             f"Candidate {candidate.id} has a latent grid of {tuple(own.shape[:2])} cells, its reference {path} one of "
-            f"{tuple(reference.shape[:2])}: give a reference picture of the candidate's own size, or none."
+            f"{tuple(reference.shape[:2])}: give a reference image of the candidate's size, or none."
         )
 
 

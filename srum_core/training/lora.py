@@ -144,7 +144,7 @@ def checkpoint_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
 
 
 def compile_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
-    """Let every block (by class name) run compiled, each by itself: they are alike, so that one compilation serves all.
+    """Compile every block (by class name) separately: they are alike, so one compilation serves all.
     Only `forward` is replaced: names stay, and what shards or recomputes a block works around it."""
     for block in find_blocks(module, blocks):
         block.forward = torch.compile(block.forward)
@@ -218,7 +218,7 @@ def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str,
 def unshard(tuned: Tuned, keep: bool) -> Tuned:
     """Whole parameters on the CPU in place of sharded ones, in the process that keeps them: to be saved, not run.
 
-    With LoRA only the trained ones; with full training all, because an adapter may look at any when it saves."""
+    With LoRA only the trained ones; with full training all, because an adapter may read any of them when it saves."""
     module = tuned.module
     names = tuned.parameters if tuned.kind == "lora" else dict(module.named_parameters(remove_duplicate=False))
     put = {name: nn.Parameter(full, False) for name, full in fsdp.whole(names, keep).items()}

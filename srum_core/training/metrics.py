@@ -83,10 +83,10 @@ class Guard:
     first: list[float] = field(factory=list)
     """Those first errors; with `warning`, what a resumed run needs."""
     warning: str = ""
-    """Why the run must not go on; empty while it may."""
+    """The reason to stop the run; empty if there is none."""
 
     def watch(self, error: float | None) -> None:
-        """Look at one step's mean error of net-negative cells (None: there were none)."""
+        """Check one step's mean error of net-negative cells (None: there were none)."""
         if error is None:
             return
         if len(self.first) < FIRST:

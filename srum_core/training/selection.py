@@ -74,9 +74,9 @@ def choose(run: Run, round: int) -> Images:
     if not usable:
         raise TrainingError(
             f"There is nothing to train on: all of {len(candidates)} images had answers that no score could be read "
-            f"from. Look at what was answered in "
+            f"from. Read the answers in "
             f"{run.stage_folder('judge', round)}, then try another judge or another template for its questions; a "
-            f'checkpoint that cannot speak can be judged with answerer={{use="scripted"}} (then '
+            f'checkpoint that cannot answer questions can be judged with answerer={{use="scripted"}} (then '
             f"{redo_option(judgements.folder)})."
         )
     pairs = [(candidate, judged[candidate.id]) for candidate in usable]
@@ -85,7 +85,7 @@ def choose(run: Run, round: int) -> Images:
 
 
 def _alike(run: Run, round: int) -> bool:
-    """Whether a round has the prompts of the first one and looks for regions as that one did."""
+    """Whether a round has the prompts and the grounding of the first one."""
     first, now = (run.stage_settings("ground", k) for k in (1, round))
     return first == now and run.prompts(1) == run.prompts(round)
 
@@ -111,13 +111,13 @@ def _objects(judgements: Iterable[Judgement]) -> float | None:
 
 
 def duplicates(before: float | None, now: float | None) -> str:
-    """What to say where images hold over a tenth more objects than before training; "" otherwise, or if unknown.
+    """The warning if images have over a tenth more objects than before training; "" otherwise, or if unknown.
 
-    Weights that are higher inside regions than outside teach objects as such, and some are then drawn twice."""
+    Weights that are higher inside regions than outside favour objects as such, and some are then generated twice."""
     if not before or now is None or now <= 1.1 * before:
         return ""
     return (
-        f"Images hold {now / before - 1:.0%} more objects than before training: some may be drawn twice. Centre the "
+        f"Images hold {now / before - 1:.0%} more objects than before training: some may be duplicates. Centre the "
         "weights (map=advantage), raise loss.beta (negative-aware) or loss.constraint (srum), or lower train.lr."
     )
 
@@ -125,14 +125,14 @@ def duplicates(before: float | None, now: float | None) -> str:
 def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Images:
     """The images that the settings keep, in the given order, their scores measured against their prompt's group.
 
-    `least`, `filter` and `best_of` look at the scores as they were given, and a group's mean is that of all its images,
+    `least`, `filter` and `best_of` use the scores as given, and a group's mean is that of all its images,
     also of those that are left out. Raises TrainingError if nothing is left, RecordError without a global score."""
     enough = [pair for pair in pairs if settings.least == -1 or _global_score(pair) >= settings.least]
     if not enough:
         raise TrainingError(
             f"There is nothing to train on: select.least={settings.least:g}, but the highest global score of the "
-            f"{len(pairs)} judged pictures is {max(map(_global_score, pairs)):g}. Lower select.least, or draw more "
-            f"pictures a prompt (generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
+            f"{len(pairs)} judged images is {max(map(_global_score, pairs)):g}. Lower select.least, or generate more "
+            f"images per prompt (generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
         )
     right = [pair for pair in enough if settings.filter == -1 or _is_right(pair, settings.filter)]
     if not right:
@@ -222,7 +222,7 @@ def _global_score(pair: Pair) -> float:
     scores = [score.value for score in judgement.scores if score.region is None]
     if not scores:
         raise RecordError(
-            f'The judgement of candidate "{candidate.id}" has no score for the whole picture, which select.best_of and '
+            f'The judgement of candidate "{candidate.id}" has no score for the whole image, which select.best_of and '
             'select.least go by. Add a judge that gives one ("global-layout") and judge again with '
             f"{redo_option(candidate.image, 'judge')}, or "
             "switch them off."
@@ -235,7 +235,7 @@ def _global_score(pair: Pair) -> float:
 
 def within(judgement: Judgement, window: Box) -> Judgement:
     """The judgement with its regions in fractions of `window` and cut to it. Regions that lie outside are left out,
-    with their scores; what was said of the whole image stays."""
+    with their scores; scores of the whole image stay."""
     if window == WHOLE:
         return judgement
     regions = [each for each in (_within(region, window) for region in judgement.regions) if each is not None]

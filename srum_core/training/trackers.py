@@ -68,6 +68,6 @@ def log(accelerator: Accelerator, step: int, *tables: Mapping[str, Any]) -> None
 
 
 def finish(accelerator: Accelerator) -> None:
-    """Close the trackers, and only them: other stages may go on in this process."""
+    """Close the trackers, and only them: other stages may continue in this process."""
     for tracker in accelerator.trackers:
         tracker.finish()

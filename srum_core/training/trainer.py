@@ -48,7 +48,7 @@ def train(run: Run, round: int) -> Path:
     """Train round `round` and return its checkpoint folder. Continues where an interrupted training was last saved,
     with any number of processes; with as many as before the result is then the same, bit for bit on a CPU.
 
-    Raises RecordError without finished judgements, TrainingError where training cannot start or must not go on.
+    Raises RecordError without finished judgements, TrainingError where training cannot start or must not continue.
     """
     run = run.at("train", round)
     result = run.stage_folder("train", round)
@@ -151,7 +151,7 @@ class Trainer:
         else:
             self.denoiser = accelerator.prepare(self.tuned.module)
         if getattr(self.objective, "needs_start", False):
-            self.beginning = lora.Start.of(self.tuned)  # before a saved state is taken up
+            self.beginning = lora.Start.of(self.tuned)  # before a saved state is loaded
         self.optimizer = lora.make_optimizer(self.tuned.parameters.values(), settings.train)
         self.average = lora.Average(self.tuned.parameters, settings.train.ema)
         self.guard = Guard(settings.train.guard)
@@ -171,7 +171,7 @@ class Trainer:
             tell(self.outlook(len(steps)), NORMAL)
             if warning := duplicates(self.images.objects_before, self.images.objects):
                 log.warning(warning)
-        self.stop_if_warned()  # also when taken up again: what ran away does not come back by itself
+        self.stop_if_warned()  # also when resumed: divergence does not recover by itself
         with progress(len(steps), f"train round {self.round}", self.done) as advance:
             for step in steps[self.done :]:
                 began = time.perf_counter()
@@ -191,7 +191,7 @@ class Trainer:
         if metrics["gradient_norm"] == 0 and not self.idle and self.accelerator.is_main_process:
             self.idle = True
             log.warning(
-                "Step %d has no gradient, so it changes nothing: all weights of its images are 0. Look at the "
+                "Step %d has no gradient, so it changes nothing: all weights of its images are 0. Check the "
                 "judgements (srum report), or use another map or loss.constraint > 0.",
                 self.done,
             )
@@ -221,14 +221,14 @@ class Trainer:
         large = max(self.sizes)
         if large > settings.max_cells and self.accelerator.is_main_process:
             log.warning(
-                f"A picture of {large} latent cells is larger than train.max_cells={settings.max_cells}: such pictures "
+                f"An image of {large} latent cells is larger than train.max_cells={settings.max_cells}: such images "
                 "are trained on one by one. Raise train.max_cells if memory allows."
             )
         seed = partial(self.run.round_seed, "order", self.round)
         return list(batching.steps(self.sizes, settings.max_cells, self.width, seed, settings.epochs, settings.steps))
 
     def update(self, step: Sequence[Batch]) -> Metrics:
-        """One update of the weights. Every cell of the step counts once, whichever batch and process it is in."""
+        """One update of the weights. Every cell of the step has the same weight, whatever its batch and process."""
         settings, accelerator = self.run.settings.train, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         total = sum(self.sizes[index] for batch in step for index in batch)
@@ -308,7 +308,7 @@ class Trainer:
     def take_up(self) -> None:
         """Go back to the last saved state, if there is one."""
         state = self.saved.load(lazily=fsdp.is_sharded(self.denoiser))
-        self.accelerator.wait_for_everyone()  # nobody writes before all have read
+        self.accelerator.wait_for_everyone()  # no process writes before all have read
         if self.accelerator.is_main_process:
             self.saved.rewind(state)
         if state is not None:

@@ -21,7 +21,7 @@ class CompBench:
     """
 
     layouts: ClassVar[Mapping[str, str]] = {
-        "compbench-srum": "CompBench_eval/qwen_eval.py of the SRUM authors: the first picture of each prompt",
+        "compbench-srum": "CompBench_eval/qwen_eval.py of the SRUM authors: the first image of each prompt",
         "compbench-orig": "T2I-CompBench's own scorers (BLIP, UniDet, CLIP, 3-in-1)",
     }
 

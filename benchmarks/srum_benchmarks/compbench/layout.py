@@ -57,7 +57,7 @@ def for_original(images: Sequence[tuple[int, Candidate]]) -> Layout:
     """Raises ConfigError for more images of a prompt than the names have room for."""
     if any(number >= ORIGINAL_IMAGES for number, _ in images):
         raise ConfigError(
-            f"T2I-CompBench counts {ORIGINAL_IMAGES} pictures of each prompt and has no names for more: set "
+            f"T2I-CompBench counts {ORIGINAL_IMAGES} images of each prompt and has no names for more: set "
             f"evaluate.images to {ORIGINAL_IMAGES} at most."
         )
     links = {

@@ -53,7 +53,7 @@ class ReasonBench:
 
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
         if not answers[0].strip():
-            return {0: "The picture was not described."}
+            return {0: "The image was not described."}
         counts = [len(pairs) for pairs in candidate.prompt.tags["criteria"].values()]
         read = [scoring.read(answer, count) for answer, count in zip(answers[1:], counts, strict=False)]
         return {place: why for place, (found, _, why) in enumerate(read, 1) if found is None}

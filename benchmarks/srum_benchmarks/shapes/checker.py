@@ -261,13 +261,13 @@ def read(candidate: Candidate, who: str) -> Pixels:
     Raises RecordError for prompts of another world and other sizes."""
     if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
         raise RecordError(
-            f'{who} cannot check picture {candidate.id}: its prompt "{candidate.prompt.text}" does not say which '
+            f'{who} cannot check image {candidate.id}: its prompt "{candidate.prompt.text}" does not say which '
             "objects it asks for. Use prompts of the shapes world."
         )
     image = np.asarray(open_image(candidate.image).convert("RGB"))
     if image.shape != (SIDE, SIDE, 3):
         raise RecordError(
-            f"{who} reads pictures of {SIDE}×{SIDE} pixels, but {candidate.image} has "
+            f"{who} reads images of {SIDE}×{SIDE} pixels, but {candidate.image} has "
             f"{image.shape[1]}×{image.shape[0]}. Use it with a model that draws that size."
         )
     return image

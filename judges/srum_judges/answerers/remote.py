@@ -1,6 +1,6 @@
-"""An answerer on another machine: any server that speaks OpenAI's chat protocol (vLLM, SGLang, `transformers serve`).
+"""An answerer on another machine: any server with OpenAI's chat protocol (vLLM, SGLang, `transformers serve`).
 
-A failure is an error that says what happened, never an answer. Every answer is kept the moment it arrives, so the same
+A failure is an error with its cause, never an answer. Every answer is cached the moment it arrives, so the same
 command, started again, asks only what is missing. docs/judging-with-a-server.md has the user's side.
 """
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PROBE = "Is this image white? Answer yes or no."
 """Asked about a small white image where a server refuses the first question, to see whether it refuses all."""
 REFUSALS = (400, 413, 422, 451)
-"""What servers say where they refuse a single question: a content filter, an image or text that is too large, …"""
+"""Statuses for the refusal of a single question: a content filter, an image or text that is too large, …"""
 MOST_REFUSALS, SHARE_OF_REFUSALS = 20, 0.1
 """More refusals than both (a number, and a share of all questions) end the run: that is no longer a few odd items."""
 UNSUPPORTED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|deprecated", re.I)
@@ -122,7 +122,7 @@ class Remote:
         return answers
 
     def _note_models(self, answers: Sequence[Answer]) -> None:
-        """Say so where another model answers than before; a server can change it behind its name."""
+        """Warn if another model answers than before; a server can change it behind its name."""
         with self._tally.lock:
             known = self._tally.models
             fresh = [each for each in dict.fromkeys(each.model for each in answers) if each and each not in known]
@@ -138,7 +138,7 @@ class Remote:
     # ---- asking -----------------------------------------------------------------------------------------------------
 
     def _ask_all(self, asks: Sequence[_Ask], found: dict[str, Answer], kept: int, total: int) -> None:
-        """Put the answers into `found`. The first failure, or Ctrl-C, ends the rest at once."""
+        """Put the answers into `found`. The first failure, or Ctrl-C, cancels the others at once."""
         from srum_judges.answerers.wire import RequestFailed, Stop, Stopped
 
         stop = Stop()
@@ -147,7 +147,7 @@ class Remote:
         try:
             futures = {pool.submit(self._ask_one, ask, stop): ask for ask in asks}
             left = set(futures)
-            while left and not stop.over:  # not for ever at once: a Ctrl-C that comes just before would not be noticed
+            while left and not stop.over:  # with a time limit: a Ctrl-C just before would not be noticed
                 _, left = wait(left, timeout=0.5, return_when=FIRST_EXCEPTION)
         finally:
             stop.set()
@@ -192,12 +192,12 @@ class Remote:
             self._cache.put(ask.key, ask.asked, answer)
             return answer
         except BaseException:
-            stop.set()  # here, so that no thread takes up another question before anybody looks
+            stop.set()  # here, so that no thread starts another question before it checks
             raise
 
     def _refused(self, trouble: RequestFailed, ask: _Ask, stop: Stop) -> Answer:
-        """What stands for the answer to a question that the server refuses. Raises Trouble where it refuses all, or too
-        many."""
+        """The unreadable answer for a question that the server refuses. Raises RequestFailed if it refuses all, or
+        too many."""
         with self._tally.lock:
             if not self._tally.works:
                 self._probe(ask, stop)
@@ -205,7 +205,7 @@ class Remote:
             self._tally.refused += 1
             refused, total = self._tally.refused, self._tally.refused + self._tally.answered
         if refused > MOST_REFUSALS and refused > SHARE_OF_REFUSALS * total:
-            trouble.advice = f"It has refused {refused} of {total} questions, too many to go on without them."
+            trouble.advice = f"It has refused {refused} of {total} questions, too many to continue without them."
             raise trouble
         reason = f"The server at {trouble.where} {trouble.why}."
         if refused == 1:
@@ -215,7 +215,7 @@ class Remote:
         return Answer(refused=reason)
 
     def _probe(self, ask: _Ask, stop: Stop) -> None:
-        """Ask about something harmless, in the same way. Raises Trouble where that is refused too."""
+        """Ask about something harmless, in the same way. Raises RequestFailed where that is refused too."""
         from PIL import Image as pil
 
         from srum_judges.answerers.wire import RequestFailed
@@ -234,7 +234,7 @@ class Remote:
             raise
 
     def _send(self, ask: _Ask, stop: Stop) -> Answer:
-        """Raises Trouble. A field that the server says it does not take is renamed or left out, from then on too."""
+        """Raises RequestFailed. A field that the server rejects is renamed or left out, from then on too."""
         from srum_judges.answerers.wire import RequestFailed
 
         question, changed = ask.question, dict(self._tally.fields)
@@ -277,14 +277,14 @@ class Remote:
             lists = self._servers.survey(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
         except RequestFailed as trouble:
             raise AnswerError(
-                f"The server at {trouble.where} {trouble.why}. It was to list its models.{self._tries(trouble)} "
+                f"The server at {trouble.where} {trouble.why}. It was asked to list its models.{self._tries(trouble)} "
                 f"{trouble.advice} If it cannot list them, name the model with answerer.model."
             ) from trouble
         for where, names in lists.items():
             if len(names) != 1:
                 listed = ", ".join(shown(name) for name in names[:20]) or "none"
                 raise ConfigError(
-                    f"The server at {where} does not serve exactly one model, so answerer.model must say which one to "
+                    f"The server at {where} does not serve exactly one model, so answerer.model must name the one to "
                     f"ask. It lists: {listed}."
                 )
         served = {where: names[0] for where, names in lists.items()}

@@ -1,6 +1,6 @@
-"""An answerer without a model, so that the whole loop can be tried on a checkpoint that cannot speak.
+"""An answerer without a model, so that the whole loop can be tested on a checkpoint that cannot answer.
 
-Its numbers come from a hash of the image file, not from looking at the image: never report results made with it.
+Its numbers come from a hash of the image file, not from its content: never report results made with it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _reply(question: Question) -> str:
 
 
 def _boxes(question: Question) -> str:
-    """The upper left and the lower right of the image, in the sides that the question says it has."""
+    """The upper left and the lower right of the image, in the size that the question gives."""
     stated = _SIDES.search(question.text)
     width, height = (float(stated[1]), float(stated[2])) if stated else (1.0, 1.0)
     boxes = ([0, 0, width / 2, height / 2], [width / 2, height / 4, width, height])

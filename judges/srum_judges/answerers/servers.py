@@ -23,7 +23,7 @@ T = TypeVar("T")
 FIRST_REST, LONGEST_REST = 5.0, 300.0
 """Seconds for which a server of several is left out after its first failure in a row, and at most."""
 LOOK = 0.2
-"""Seconds after which somebody who waits for a server looks again whether all is over."""
+"""Seconds after which a thread that waits for a server checks again whether to stop."""
 log = logging.getLogger("srum")
 
 Send = Callable[[openai.OpenAI], Any]
@@ -38,9 +38,9 @@ class Server:
     """Its URL as it may be shown."""
     under_way: int = 0
     failures: int = 0
-    """Rests in a row, without an answer in between."""
+    """Pauses in a row, without an answer in between."""
     wakes: float = 0.0
-    """When its rest is over, on the monotonic clock; 0 = it does not rest."""
+    """End of its pause, on the monotonic clock; 0 = not paused."""
 
 
 @define(eq=False)
@@ -62,7 +62,7 @@ class Servers:
 
         Tried again after a lost connection, no complete reply in time, 408, 409, 429, 5xx and replies that make no
         sense: at the same server with growing pauses, or at the next one. (Here and not in the client, whose pauses
-        cannot be ended, and which does not look into replies.) Raises Trouble, Stopped."""
+        cannot be ended, and which does not validate replies.) Raises RequestFailed, Stopped."""
         for attempt in count():
             with self._turn(stop) as server:
                 try:
@@ -79,8 +79,8 @@ class Servers:
         raise AssertionError("count() does not end")
 
     def survey(self, send: Send, read: Callable[[Any], T], stop: Stop) -> dict[str, T]:
-        """What each server says, by its URL as it may be shown. Those that do not answer are left out, unless none
-        does. Raises Trouble, Stopped."""
+        """The reply of each server, by its URL as it may be shown. Those that do not answer are left out, unless none
+        does. Raises RequestFailed, Stopped."""
         found = {}
         for server in self.servers if self.several else ():
             try:
@@ -107,7 +107,7 @@ class Servers:
 
     @contextmanager
     def _turn(self, stop: Stop) -> Iterator[Server]:
-        """The next server that does not rest and has room; waits for one. Raises Stopped."""
+        """The next server that is not paused and has a free slot; waits for one. Raises Stopped."""
         with self._changed:
             while (server := self._free()) is None:
                 self._changed.wait(LOOK)

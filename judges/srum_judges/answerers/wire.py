@@ -1,8 +1,8 @@
 """Requests that cannot run away: bounded in time and bytes, never redirected, and cut off when the caller gives up.
 
-Needs the extra srum[remote]. httpx bounds every single read, so a server that trickles bytes could hold a request for
-ever. Here each attempt has its own connection, and a timer (or the caller, from another thread) shuts that connection
-down, which wakes whatever waits on it: name look-up aside, nothing outlasts its time.
+Needs the extra srum[remote]. httpx bounds every single read, so a server that trickles bytes could hold a request
+indefinitely. Here each attempt has its own connection, and a timer (or the caller, from another thread) closes it,
+which wakes whatever waits on it: apart from name resolution, nothing outlasts its time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from srum_core.errors import clean
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WISH = 0.5, 30.0, 120.0
 """Seconds before the first new attempt, the longest pause of ours, and the longest that a server may ask for."""
-_chance = random.Random()  # its own, so that no run's random numbers depend on the weather
+_chance = random.Random()  # its own, so that a run's random numbers do not depend on retries
 
 
 class Stopped(Exception):
@@ -139,7 +139,7 @@ class Wire:
 
     def attempt(self, send: Callable[[openai.OpenAI], Any], read: Callable[[Any], T], stop: Stop) -> T:
         """What `read` makes of the JSON that `send` gets; `read` raises ValueError for JSON of another shape. Asked
-        once. Raises Trouble, Stopped."""
+        once. Raises RequestFailed, Stopped."""
         with stop.connection(self._timeout) as connection:
             self._here.connection = connection
             try:
@@ -155,10 +155,10 @@ class Wire:
                 cause = error.__cause__ or error
                 raise RequestFailed(
                     f"lost or refused the connection ({shown(cause) or type(cause).__name__})",
-                    "See whether it is running, and what its log says.",
+                    "Check whether it is running, and its log.",
                 ) from None
             stop.check()
-            if connection.late:  # an end of the stream that we made ourselves can look like the end of a reply
+            if connection.late:  # closing the stream from here can be mistaken for the end of a reply
                 raise self._late()
         try:
             return read(_json(body))
@@ -189,7 +189,7 @@ class Wire:
         connection = self._here.connection
 
         def trace(event: str, info: dict[str, Any]) -> None:
-            # TLS wraps the socket in a new one; the last one told is the one in use.
+            # TLS wraps the socket in a new one; the last one is in use.
             if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
                 connection.opened(info["return_value"].get_extra_info("socket"))
 
@@ -255,7 +255,7 @@ def wished(trouble: RequestFailed) -> float:
 
 
 def _wish(header: str) -> float:
-    """Seconds that Retry-After asks for, given as such or as a date; 0 where it says nothing sensible."""
+    """Seconds that Retry-After asks for, given as such or as a date; 0 where it is invalid."""
     try:
         return max(0.0, float(header))
     except ValueError:

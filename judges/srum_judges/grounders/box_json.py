@@ -37,7 +37,7 @@ class Stated:
 
 @frozen
 class Listing:
-    """What an answer says: its boxes in order; or why it cannot be read. Neither = it says that there is nothing."""
+    """A parsed answer: its boxes in order; or why it cannot be read. Neither = it states that there is nothing."""
 
     boxes: tuple[Stated, ...] = ()
     why: str = ""
@@ -93,7 +93,7 @@ def _item(value: dict[str, Any]) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """A list of nothing but numbers and words. By itself it is a remark, as in "[1]", or a part of a broken object."""
+    """A list of nothing but numbers and words. Alone it is a remark, as in "[1]", or a part of a broken object."""
     return isinstance(value, list) and bool(value) and not any(isinstance(each, dict | list) for each in value)
 
 

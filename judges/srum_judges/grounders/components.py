@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Pixels = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in pixels, x1 and y1 exclusive."""
 
-_BITS = 3  # colours are compared by bins of 2^3 levels a channel: a table look-up, not a distance for every pixel
-_COLOURS = 32  # at most so many distinct foreground colours; the rest joins the nearest one
+_BITS = 3  # colours are compared by bins of 2^3 levels a channel: a table lookup, not a distance for every pixel
+_COLOURS = 32  # at most so many distinct foreground colours; the others join the nearest one
 
 
 class Components:

@@ -1,4 +1,4 @@
-"""The grounder `file`: boxes that somebody supplies."""
+"""The grounder `file`: boxes from a file."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class BoxesFromFile:
         {"prompt_id": "7", "boxes": []}
 
     "image" is a candidate's id, its image's file name, or that name without its ending; "prompt_id" stands for all
-    images of a prompt. They are looked up in this order. A box is [left, top, right, bottom] in the option `boxes`.
+    images of a prompt. They are tried in this order. A box is [left, top, right, bottom] in the option `boxes`.
 
     The file is read at once; ConfigError names everything that is wrong with it. In `regions` an image without an
-    entry and a box that is not in its image raise ConfigError too: somebody wrote the file, so it is a mistake.
+    entry and a box that is not in its image raise ConfigError too: the file is user input, so it is a mistake.
     """
 
     def __init__(self, options: FileOptions | None = None) -> None:
@@ -69,7 +69,7 @@ class BoxesFromFile:
         for number, ((x0, y0, x1, y1), label) in enumerate(entry.boxes, start=1):
             if x1 > width or y1 > height:
                 raise ConfigError(
-                    f"{self.path}, {entry.where}: box {number} reaches to ({x1:g}, {y1:g}), but picture {candidate.id} "
+                    f"{self.path}, {entry.where}: box {number} reaches to ({x1:g}, {y1:g}), but image {candidate.id} "
                     f"ends at ({width:g}, {height:g}). Correct the box, or the unit in grounder.boxes."
                 )
             regions.append(Region(str(number), (x0 / width, y0 / height, x1 / width, y1 / height), label))
@@ -82,12 +82,12 @@ class BoxesFromFile:
         if candidate.prompt.id in self.prompts:
             return self.prompts[candidate.prompt.id]
         raise ConfigError(
-            f'{self.path} has no boxes for picture {candidate.id} ({candidate.image.name}, prompt "'
-            f'{candidate.prompt.id}"). If there is nothing to look at, add an entry with "boxes": [].'
+            f'{self.path} has no boxes for image {candidate.id} ({candidate.image.name}, prompt "'
+            f'{candidate.prompt.id}"). If it has no regions, add an entry with "boxes": [].'
         )
 
     def _add(self, where: str, raw: Any) -> list[str]:
-        """Keep an entry, or say what is wrong with it."""
+        """Store an entry, or report what is wrong with it."""
         keys = [key for key in ("image", "prompt_id") if isinstance(raw, dict) and key in raw]
         if len(keys) != 1 or not isinstance(raw[keys[0]], str) or not isinstance(raw.get("boxes"), list):
             return [f'{where} should be {{"image": "…" (or "prompt_id": "…"), "boxes": [[x0, y0, x1, y1], …]}}.']

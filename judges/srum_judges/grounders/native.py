@@ -1,4 +1,4 @@
-"""The grounder `native`: the answering model itself says where to look, as a list of boxes in JSON."""
+"""The grounder `native`: the answering model itself proposes regions, as a list of boxes in JSON."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Native:
 
     def _unusable(self, count: int, size: tuple[float, float]) -> str:
         return (
-            f"None of the {count} boxes covers {self.options.min_area:g} of a picture of {size[0]:g} by {size[1]:g}; "
+            f"None of the {count} boxes covers {self.options.min_area:g} of an image of {size[0]:g} by {size[1]:g}; "
             "the option `boxes` may not be what the model writes boxes in."
         )
 
@@ -64,7 +64,7 @@ def _fraction(value: float, side: float) -> float:
 
 
 def _describe(size: tuple[float, float]) -> str:
-    """How to write boxes, for a model that is told."""
+    """The unit of boxes, for the question."""
     if size == (1.0, 1.0):
         return "as fractions of the width and height of the picture, from 0 to 1"
     return f"in a picture that counts as {size[0]:g} wide and {size[1]:g} high"

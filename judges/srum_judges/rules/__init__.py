@@ -36,7 +36,7 @@ def regional(options: RuledOptions) -> Rule:
             return score
         if not comparable(prompt, score.label, known) or names(prompt, score.label, known):
             return score
-        seen = f'"{score.label}" is nothing' if score.label else "what it sees is not said, so it is nothing"
+        seen = f'"{score.label}" is nothing' if score.label else "the object is not named, so it is nothing"
         named = ", ".join(keywords(prompt, known))
         why = f"Semantic grounding: {seen} that the prompt names ({named}), so at most {band:g}."
         return _changed(score, band, why)
@@ -49,7 +49,7 @@ def layout(prompt: str, score: Score, band: float) -> Score:
     if abs(score.value) <= band or not readable(prompt) or spatial_directives(prompt):
         return score
     value = max(-band, min(band, score.value))
-    return _changed(score, value, f"Neutral band: the prompt says nothing about arrangement, so within ±{band:g}.")
+    return _changed(score, value, f"Neutral band: the prompt has no spatial directive, so within ±{band:g}.")
 
 
 def _changed(score: Score, value: float, rule: str) -> Score:

@@ -1,4 +1,4 @@
-"""Whether what a judge says it sees is something that the prompt names (paper §3.2, semantic grounding). English only.
+"""Whether an identified object is something that the prompt names (paper §3.2, semantic grounding). English only.
 
 A prompt's keywords are the nouns of its noun phrases, found without a parser: a phrase is what stands between
 prepositions, articles, conjunctions, verbs, participles and punctuation (`vocabulary.toml`). Colours, sizes, numbers,
@@ -13,9 +13,9 @@ A label matches if a *head* of its main phrase (the last noun: "horse" in "a gre
 keyword are the same word in singular or plural, or stand together in the table of synonyms. The main phrase ends
 where a place, an activity or company begins, so that "the floor beneath the horse" is a floor. Both sides of "and"
 and "of" and an owner have heads ("a cup of coffee", "the horse's legs"), and of written-apart compounds either half
-may be named. Where a prompt names nobody, what somebody wears or holds counts: a dress has to be on somebody.
+may be named. Where a prompt names no person, clothing and held things count: a dress implies a person.
 
-It leans towards matching: a false match only leaves a score as the judge stated it. Where it cannot tell it does not
+It leans towards matching: a false match only leaves a score as the judge stated it. Where it cannot decide it does not
 decide, see `comparable`.
 """
 
@@ -44,13 +44,13 @@ _KINDS = {
     **dict.fromkeys(WORDS["negations"], "absent"),
 }
 _SIGNS = str.maketrans({"ß": "ss", "ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "‘": "'", "’": "'", "‐": "-", "‑": "-"})
-_DESCRIBING = re.compile(  # compounds that say how something is: cat-shaped, hand-painted, close-up, black-and-white
+_DESCRIBING = re.compile(  # compounds that describe something: cat-shaped, hand-painted, close-up, black-and-white
     r"(?<![^\W_])[^\W_]++-(?:like|shaped|colou?red|sized|style|themed|free|[^\W_]+ing|[^\W_]+ed)\b"
     r"|(?<![^\W_])[^\W_]++(?:-[^\W_]+)*-(?:up|down|in|out|on|off|over|to|of|and)\b(?:-[^\W_]+)*|\bclose up\b"
 )
 _TOKEN = re.compile(r"[^\W_]+n't\b|[^\W_]+|'s\b|[^\w\s]")
 _LONGEST_LABEL = 500
-"""Characters that are looked at; what is longer says no more of what a thing is."""
+"""Characters that are used; longer text adds nothing about the object."""
 
 
 @frozen(eq=False)
@@ -114,11 +114,11 @@ class _Phrase:
     units: tuple[str, ...]  # what can name a thing: words, and entries of the table of synonyms such as "fire hydrant"
     joined: tuple[str, ...]  # neighbouring words written together: "tea cup" is a teacup
     before: frozenset[str]  # what separates it from the phrase before: words, and what they do
-    absent: bool  # it is said not to be there
+    absent: bool  # the text says that it is absent
 
 
 def readable(text: str) -> bool:
-    """Whether all letters are Latin: only then can English words be looked for."""
+    """Whether all letters are Latin: only then can English words be matched."""
     return all("LATIN" in unicodedata.name(letter, "") for letter in text if letter.isalpha() and not letter.isascii())
 
 
@@ -130,14 +130,14 @@ def keywords(prompt: str, known: Synonyms) -> tuple[str, ...]:
 
 
 def comparable(prompt: str, label: str, known: Synonyms) -> bool:
-    """Whether the matcher can tell: both are in Latin letters, and the prompt names things, not just "objects"."""
+    """Whether the matcher applies: both are in Latin letters, and the prompt names things, not just "objects"."""
     if not (readable(prompt) and readable(label[:_LONGEST_LABEL]) and keywords(prompt, known)):
         return False
     return not any(phrase.things and WORDS["open"].issuperset(phrase.things) for phrase in _phrases(prompt, known))
 
 
 def names(prompt: str, label: str, known: Synonyms) -> bool:
-    """Whether the prompt names what the label says; False for an empty label."""
+    """Whether the prompt names the label's object; False for an empty label."""
     phrases = _phrases(prompt, known)
     wanted = [word for phrase in phrases if not phrase.absent for word in (*phrase.units, *phrase.joined)]
     unwanted = {form for phrase in phrases if phrase.absent for word in phrase.units for form in forms(word)}
@@ -155,10 +155,10 @@ def names(prompt: str, label: str, known: Synonyms) -> bool:
 def _heads(label: str, known: Synonyms) -> tuple[list[str], list[str]]:
     """What the label's main phrase is about, and what those in it wear or hold."""
     heads: list[str] = []
-    vague = False  # "the background" names no thing by itself
+    vague = False  # "the background" alone names no object
     for phrase in _phrases(label[:_LONGEST_LABEL], known):
         closes = not phrase.before.isdisjoint(("close", "told", "absent"))
-        if closes and (heads or (vague and "told" not in phrase.before)):  # "the image shows a …" goes on
+        if closes and (heads or (vague and "told" not in phrase.before)):  # "the image shows a …" continues
             held = not phrase.absent and not phrase.before.isdisjoint(WORDS["holding"])
             return heads, list(phrase.units[-1:]) if held else []
         vague = vague or not _EMPTY.isdisjoint(phrase.things)

@@ -1,4 +1,4 @@
-"""Whether a prompt says anything about arrangement (paper §3.2: "an image of a tree" does not).
+"""Whether a prompt has a spatial directive (paper §3.2: "an image of a tree" does not).
 
 `layout_rule.toml` lists the directives, and idioms that are none; these are taken out first, like what stands in
 double quotes (words to be written in the image). In doubt a phrase counts: a word too many leaves a score as the
@@ -25,7 +25,7 @@ _IDIOM, _DIRECTIVE = (re.compile(rf"(?<![\w']){_expand(_TABLE[name])}(?![\w'])")
 
 
 def spatial_directives(text: str) -> list[str]:
-    """The words in a prompt that say how things are arranged, in order, lower case, hyphens as spaces; [] = none."""
+    """The spatial directives in a prompt, in order, lower case, hyphens as spaces; [] = none."""
     words = " ".join(text.translate(_STRAIGHT).lower().replace("-", " ").split())
     if not re.fullmatch(r'"[^"]*"\W*', words):  # all of it in quotes: a quoted prompt, not words in the image
         words = re.sub(r'"[^"]*"', "·", words)
