@@ -183,6 +183,6 @@ def test_an_evaluation_from_the_command_line(tiny, tmp_path: Path) -> None:
 
 def test_it_is_neither_trained_nor_asked(tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_main(["--adapter", "diffusers", "--out", str(tmp_path / "run")]) == 2
-    assert '"diffusers" only draws' in capsys.readouterr().err
+    assert '"diffusers" only generates images' in capsys.readouterr().err
     assert train_main(["--adapter", "bagel", "--preset", "shapes", "answerer=janus", "--dry-run"]) == 2
-    assert '"janus" only draws' in capsys.readouterr().err
+    assert '"janus" only generates images' in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The BAGEL adapter: a mixture of transformers that draws and looks (arXiv 2505.14683)."""
+"""The BAGEL adapter: a mixture of transformers that generates and understands images (arXiv 2505.14683)."""
 
 from __future__ import annotations
 

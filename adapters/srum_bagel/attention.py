@@ -54,7 +54,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Grouped-query attention; `mask` is True where a query may look."""
+    """Grouped-query attention; `mask` is True where a query may attend."""
     if q.dtype is torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
         # torch's CPU kernel goes backwards in bfloat16 up to eight times slower than in float32 (docs/decisions.md).
         with torch.autocast("cpu", enabled=False):
@@ -124,7 +124,7 @@ def cut(angles: Rope, size: int) -> tuple[Rope, Rope]:
 
 @define(eq=False)
 class Context:
-    """Keys and values of `rows` conversations in buffers with room to grow; rows may have read different amounts."""
+    """Keys and values of `rows` conversations in growing buffers; rows may have different lengths."""
 
     keys: list[Tensor]
     """Of each layer, (rows, heads, columns, width)."""
@@ -149,7 +149,7 @@ class Context:
         return len(self.position)
 
     def reserve(self, columns: int) -> Context:
-        """Make room for `columns` more than are used; copies once, so ask for all that will be needed."""
+        """Reserve `columns` more than are used; copies once, so request all that will be needed."""
         missing = self.used + columns - self.valid.shape[1]
         if missing > 0:
             self.keys = [F.pad(key, (0, 0, 0, missing)) for key in self.keys]
@@ -171,7 +171,7 @@ class Context:
     @staticmethod
     def stack(contexts: Sequence[Context], room: int) -> Context:
         """All rows of all contexts in one, laid out once with `room` free columns; what a row has read ends where these
-        begin, so that rows which have read equally much can look without a mask."""
+        begin, so that rows of equal length can attend without a mask."""
         used = max(context.longest() for context in contexts)
         laid = [context._right(used).reserve(room) for context in contexts]
         return Context(

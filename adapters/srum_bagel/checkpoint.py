@@ -41,7 +41,7 @@ class Sizes:
     latent_side: int
     """Largest latent grid side, in cells."""
     vision_side: int
-    """Largest side of a looked-at image, in vision patches."""
+    """Largest side of an image for understanding, in vision patches."""
 
 
 def read_sizes(directory: Path, shapes: Mapping[str, Sequence[int]]) -> Sizes:
@@ -51,7 +51,7 @@ def read_sizes(directory: Path, shapes: Mapping[str, Sequence[int]]) -> Sizes:
     for key in ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed", "vae2llm.weight"):
         if key not in shapes:
             raise CheckpointError(
-                f"The weights in {directory} lack {key}: a BAGEL checkpoint that draws and looks is needed."
+                f"The weights in {directory} lack {key}: a checkpoint with generation and understanding is needed."
             )
     with loading(f"The configuration in {directory}"):
         return build_sizes(

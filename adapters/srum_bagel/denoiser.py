@@ -1,4 +1,4 @@
-"""The module that the trainer wraps: everything that takes part in drawing, named as in the checkpoint."""
+"""The module that the trainer wraps: everything that takes part in generation, named as in the checkpoint."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class BagelDenoiser(nn.Module):
         return hidden
 
     def read_image(self, context: Context, tokens: Sequence[Tensor]) -> None:
-        """Append one looked-at image per row: markers and tower tokens (t, hidden), all at one rotary position."""
+        """Append one image per row for understanding: markers and tower tokens (t, hidden), at one rotary position."""
         start, end = self.embed_markers(1)[0].unbind(0)
         x, valid = pad_rows([torch.cat([start[None], row.to(start), end[None]]) for row in tokens])
         angles = self.rope(context.position[:, None].expand(-1, x.shape[1]))
@@ -139,13 +139,13 @@ class BagelDenoiser(nn.Module):
         plan.keep(torch.ones_like(context.position))
 
     def block(self, context: Context, grids: Sequence[Tensor]) -> Segment:
-        """Room for grids of these sizes after the context, for `velocity`. The same serves every step."""
+        """Reserve space for grids of these sizes after the context, for `velocity`; used by every step."""
         sizes = [2 + grid.shape[0] * grid.shape[1] for grid in grids]
         valid = torch.arange(max(sizes), device=self.device) < torch.tensor(sizes, device=self.device)[:, None]
         markers, cells = cut(self.rope(context.position[:, None].expand(-1, valid.shape[1])), 2)
         return Segment(context, [("", markers), (GENERATION, cells)], valid, False, [False, True])
 
     def velocity(self, block: Segment, x: Sequence[Tensor], time: Tensor) -> Tensor:
-        """Velocities of the cells being drawn, (n, most cells, c); the context stays as it is."""
+        """Velocities of the cells being generated, (n, most cells, c); the context stays as it is."""
         cells, _ = self.embed_cells(x, time)
         return self.llm2vae(self.language_model.model([self.embed_markers(len(x)), cells], block)[1])

@@ -1,7 +1,7 @@
 """BAGEL's mixture of transformers: two sets of weights a layer, one joint attention.
 
-Plain weights serve text, image markers and looked-at images; `*_moe_gen` weights serve latent cells. Tokens travel
-in streams, tensors of one expert each, so no layer has to sort them. Module names are the checkpoint's.
+Plain weights serve text, image markers and images for understanding; `*_moe_gen` weights serve latent cells. Tokens
+travel in streams, tensors of one expert each, so no layer has to sort them. Module names are the checkpoint's.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def outline(options: Options, device: str) -> Outline:
 
     @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
-        """As many images as questions are looked at and read, and the first token is sampled."""
+        """As many images as questions are encoded, and the first token is sampled."""
         size = (columns * model.stride, rows * model.stride)
         width, height = model.seen_size(*model.generated_size(*size))
         context = denoiser.context(count)
@@ -75,7 +75,7 @@ def outline(options: Options, device: str) -> Outline:
         parts=dict.fromkeys(("generate", "judge", "train"), size_of(model.eye, model.autoencoder)),
         generate=generate,
         judge=judge,
-        note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question looks at a picture of its own."
+        note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question has its own image."
         + (" Sizes are those that the adapter knows of the published checkpoint." if _known(options) else ""),
     )
 

@@ -1,4 +1,4 @@
-"""BAGEL as a `UnifiedModel`: draws through latent cells, looks through SigLIP, speaks through the same transformer."""
+"""BAGEL as a `UnifiedModel`: generates latent cells, sees images through SigLIP, answers with the same transformer."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class Bagel:
 
     @classmethod
     def preflight(cls, options: Options) -> None:
-        """Look at files and headers only. Raise CheckpointError for weights that are incomplete or too large for this
-        machine, and for a size that they cannot draw; ConfigError for a template that cannot be read."""
+        """Check files and headers only. Raise CheckpointError for weights that are incomplete or too large for this
+        machine, and for a size that they cannot generate; ConfigError for a template that cannot be read."""
         from srum_bagel.memory_outline import read_all_sizes
 
         if options.think_template:
@@ -84,7 +84,7 @@ class Bagel:
         latent_grid(options.size, decodes.patch(sizes.cell) * decodes.factor, sizes.latent_side)
         Chat.load(CHECKPOINTS.find(options.checkpoint, options.device))
 
-    # ---- drawing ----------------------------------------------------------------------------------------------------
+    # ---- generation -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
@@ -106,7 +106,7 @@ class Bagel:
         contexts = self.generation_contexts(prompts, thoughts)
         return sample(self.denoiser, contexts, noise, self.options.sampling, watch), thoughts
 
-    # ---- looking into it --------------------------------------------------------------------------------------------
+    # ---- analysis ---------------------------------------------------------------------------------------------------
 
     def sampling_times(self) -> list[float]:
         """From 1 to 0; one more than steps."""
@@ -138,7 +138,7 @@ class Bagel:
         return latent_grid(size, self.stride, self.denoiser.side)
 
     def think(self, prompts: Sequence[str]) -> list[str]:
-        """Let the model plan each image in words, greedily; the words become part of what it draws from."""
+        """Let the model plan each image in words, greedily; the plan becomes part of the condition."""
 
         def read(rows: list[int]) -> Context:
             return self.read([self.plan] * len(rows), [prompts[row] for row in rows])
@@ -200,7 +200,7 @@ class Bagel:
         return out
 
     def _posterior_noise(self, batch: Tensor) -> Tensor:
-        """One draw per image from a seed that is its pixels' sum: repeatable, independent of the batch."""
+        """One sample per image with its pixels' sum as the seed: repeatable, independent of the batch."""
         sizes = self.autoencoder.sizes
         size = (sizes.channels, batch.shape[2] // sizes.factor, batch.shape[3] // sizes.factor)
         seeds = [int((image.cpu().double().add(1).sum() * 1000).item()) for image in batch]
@@ -215,11 +215,11 @@ class Bagel:
         """A complete directory in the published layout; denoiser names are the stored ones."""
         save(self.files, directory, weights)
 
-    # ---- looking ----------------------------------------------------------------------------------------------------
+    # ---- understanding ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """Up to `Options.rows` questions at once; an image that several ask about is looked at and read once."""
+        """Up to `Options.rows` questions at once; an image with several questions is encoded once."""
         keys = dict.fromkeys((question.image, question.crop) for question in questions)
         seen = dict(zip(keys, self.look([open_rgb(*key) for key in keys]), strict=True))
 
@@ -240,7 +240,7 @@ class Bagel:
         return self._say(read, [Reply(q.max_new_tokens, q.temperature, q.seed) for q in questions])
 
     def look(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Tower tokens (t, hidden) per image. Resized twice, first as for drawing, as the reference does."""
+        """Tower tokens (t, hidden) per image. Resized twice, first as for generation, as in the reference."""
         return self.eye(
             [
                 to_tensor(self.seen_size.resize(self.generated_size.resize(image))).to(self.denoiser.device)

@@ -17,7 +17,7 @@ def _interval(_: Any, attribute: Any, value: tuple[float, float]) -> None:
 
 @frozen
 class Sampling:
-    """How images are drawn. Defaults are those the released candidates were made with."""
+    """How images are sampled. Defaults are those of the released candidates."""
 
     steps: int = field(default=50, validator=validators.ge(2))
     """Points of the time grid; the network runs at all but the last."""
@@ -46,12 +46,12 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
     experts: Literal["all", "generation"] = "all"
-    """What full training changes: all that the paper trains, or the drawing side only (understanding stays)."""
+    """What full training changes: all that the paper trains, or the generation side only (understanding stays)."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
-    """(width, height) of drawn images, in pixels; 0 = 1024, or the most that the checkpoint can draw."""
+    """(width, height) of generated images, in pixels; 0 = 1024, or the most that the checkpoint supports."""
     sampling: Sampling = field(default=Sampling(), metadata=SAMPLING)
     think: bool = field(default=False, metadata=SAMPLING)
-    """Let the model plan an image in words before it draws it."""
+    """Let the model plan an image in words before it generates it."""
     think_tokens: int = field(default=1000, validator=validators.ge(1), metadata=SAMPLING)
     """Longest plan, in tokens."""
     think_template: str = field(default="", metadata=SAMPLING)
@@ -61,10 +61,10 @@ class Options:
     sample_latents: bool = False
     """Train on samples of the autoencoder's posterior, as the release does, instead of its mean."""
     generation_sides: tuple[int, int] = field(default=(1024, 512), validator=validators.deep_iterable(validators.ge(1)))
-    """Longest and shortest side of an image before it is encoded, in pixels; at most what the checkpoint can draw.
-    Images of the very `size` that is drawn are trained on as they are."""
+    """Longest and shortest side of an image before it is encoded, in pixels; at most what the checkpoint
+    supports. Images of exactly the generated `size` are trained on as they are."""
     vision_sides: tuple[int, int] = field(default=(980, 224), validator=validators.deep_iterable(validators.ge(1)))
-    """Longest and shortest side of an image before it is looked at, in pixels; at most what the checkpoint can see."""
+    """Longest and shortest side of an image for understanding, in pixels; at most what the checkpoint supports."""
     latent_scale: float = 0.3611
     latent_shift: float = 0.1159
     """latent = scale · (z - shift), the FLUX autoencoder's constants."""

@@ -40,7 +40,7 @@ class Chat:
         return cls(tokenizer, ids[BOS], ids[EOS], (ids[START], ids[END]))
 
     def ids(self, text: str) -> list[int]:
-        """The text's own ids. What looks like a special token stays plain text: a prompt cannot inject control."""
+        """The text's own ids. Special tokens in it stay plain text: a prompt cannot inject control."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def frame(self, text: str | None) -> Tensor:
@@ -48,7 +48,7 @@ class Chat:
         return torch.tensor([] if text is None else [self.bos, *self.ids(text), self.eos], dtype=torch.long)
 
     def text(self, ids: Sequence[int]) -> str:
-        """What was said, up to the first end of text."""
+        """The generated text, up to the first end of text."""
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)).split(EOS)[0]
 
     @property

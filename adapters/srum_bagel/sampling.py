@@ -115,8 +115,8 @@ def speak(
     replies: Sequence[Reply],
     most: int | None = None,
 ) -> list[list[int]]:
-    """Ids said after [bos], without the end token. `read` makes the context of these rows, given their numbers in
-    `replies`; at most `most` rows speak at once, and others take the places of those that have finished."""
+    """Ids generated after [bos], without the end token. `read` makes the context of these rows, given their numbers in
+    `replies`; at most `most` rows generate at once, and waiting ones replace finished ones."""
     said: list[list[int]] = [[] for _ in replies]
     rngs = [torch.Generator().manual_seed(reply.seed) for reply in replies]
     waiting = deque(row for row, reply in enumerate(replies) if reply.max_new_tokens > 0)
@@ -136,7 +136,7 @@ def speak(
             parts += [read(entering)] if entering else []
             context = Context.stack(parts, max(replies[row].max_new_tokens - len(said[row]) for row in rows) + 1)
         logits = next_logits(denoiser, context, tokens)[:, : chat.size]
-        likeliest = logits.argmax(dim=-1).tolist()  # of all at once: each look at a value waits for the device
+        likeliest = logits.argmax(dim=-1).tolist()  # of all at once: reading a value waits for the device
         for place, row in enumerate(rows):
             if row not in silent:
                 tokens[place] = token = (

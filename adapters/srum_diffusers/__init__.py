@@ -34,7 +34,7 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator."""
     batch: int = field(default=4, validator=validators.ge(1), metadata=SPEED)
-    """Most images drawn at once."""
+    """Most images generated at once."""
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""A diffusers pipeline that draws."""
+"""Generate images with a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ CHECKPOINTS = Checkpoints(
         "stabilityai/stable-diffusion-xl-base-1.0": 6_900_000_000,
     },
     weights="**/*.safetensors",
-    needs="Drawing with it takes an accelerator with about that much memory.",
+    needs="Generation with it takes an accelerator with about that much memory.",
 )
 
 
 class Diffusers:
-    """Load a pipeline; settings that it does not know are refused before anything is drawn."""
+    """Load a pipeline; settings that it does not know are refused before generation."""
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
@@ -68,7 +68,7 @@ class Diffusers:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        """An image per prompt; each has a generator of its own, on the CPU, so that any device starts alike."""
+        """An image per prompt; each has its own random generator, on the CPU, so that all devices start alike."""
         samples = list[Sample]()
         for start in range(0, len(prompts), self.options.batch):
             some = slice(start, start + self.options.batch)

@@ -26,10 +26,10 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator."""
     batch: int = field(default=16, validator=validators.ge(1), metadata=SPEED)
-    """Most images drawn at once."""
+    """Most images generated at once."""
 
 
 @hookimpl
 def srum_generators() -> Iterable[Component]:
-    summary = "Janus-Pro through transformers: draws token by token; evaluated only"
+    summary = "Janus-Pro through transformers: generates token by token; evaluated only"
     return [Component("janus", "srum_janus.generator:Janus", Options, summary=summary)]

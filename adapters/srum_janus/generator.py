@@ -1,4 +1,4 @@
-"""Janus draws: its language model writes an image as tokens, which a decoder turns into pixels."""
+"""Generate images with Janus: its language model samples tokens, which a decoder turns into pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from srum_janus import Options
 CHECKPOINTS = Checkpoints(
     patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
     published={"deepseek-community/Janus-Pro-7B": 14_800_000_000},
-    needs="Drawing with it takes an accelerator with about that much memory and some more.",
+    needs="Generation with it takes an accelerator with about that much memory and some more.",
 )
 
 
@@ -42,7 +42,7 @@ class Janus:
         self.model = loaded.to(self.device).eval().requires_grad_(False)
         words, settings = self.tokenizer, self.model.generation_config
         settings.bos_token_id, settings.pad_token_id = words.bos_token_id, words.pad_token_id
-        # What the unconditional rows keep; transformers looks for it here and does not always store it.
+        # What the unconditional rows keep; transformers expects it here and does not always store it.
         settings.generation_kwargs = {"boi_token_id": words.convert_tokens_to_ids(words.boi_token)}
 
     @classmethod
@@ -52,7 +52,7 @@ class Janus:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        """An image per prompt, each drawn from its own seed."""
+        """An image per prompt, each sampled from its own seed."""
         samples = []
         for start in range(0, len(prompts), self.options.batch):
             some = slice(start, start + self.options.batch)
@@ -66,8 +66,8 @@ class Janus:
             input_ids=asked["input_ids"].to(self.device),
             attention_mask=asked["attention_mask"].to(self.device),
             generation_mode="image",
-            do_sample=False,  # the likeliest of what is left, which is what each row has drawn itself
-            guidance_scale=1.0,  # transformers would guide after the rows have drawn
+            do_sample=False,  # the likeliest of what is left, which is the token that each row has sampled
+            guidance_scale=1.0,  # transformers would guide after the rows have sampled
             logits_processor=LogitsProcessorList([_Guided(self.options.guidance, Choice(replies))]),
         )
         pixels = (self.model.decode_image_tokens(tokens).float() + 1) / 2 * 255  # (images, rows, columns, 3)
@@ -86,7 +86,7 @@ class Janus:
 
 
 class _Guided(LogitsProcessor):
-    """Guidance first, then each row's own draw: conditional rows come first, as many unconditional ones follow."""
+    """Guidance first, then each row's own sample: conditional rows come first, as many unconditional ones follow."""
 
     def __init__(self, guidance: float, choice: Choice) -> None:
         self.guidance, self.choice = guidance, choice
@@ -103,7 +103,7 @@ def _find(options: Options) -> Path:
     kind = read_json(path).get("model_type") if path.is_file() else None
     if kind != "janus":
         raise CheckpointError(
-            f"{options.checkpoint} is no Janus in the layout of transformers: its config.json says model_type "
+            f"{options.checkpoint} is no Janus in the layout of transformers: its config.json has model_type "
             f"{kind!r}, not 'janus'. The authors' own repositories (deepseek-ai/…, model_type 'multi_modality') have "
             "another layout; deepseek-community/Janus-Pro-1B and -7B hold the same weights in this one."
         )

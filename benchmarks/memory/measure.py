@@ -2,7 +2,7 @@
 
   OMP_NUM_THREADS=1 python benchmarks/memory/measure.py [--images 8] [--rounds 3]
 
-Every row is a process of its own, forked when everything is imported. Measured is the high-water mark of its resident
+Every row is a separate process, forked after all imports. Measured is the high-water mark of its resident
 memory in the second step (optimiser state is there then) less what it had before the model was loaded.
 """
 

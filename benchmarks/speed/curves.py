@@ -1,7 +1,7 @@
 """How time and memory grow with tokens, images and regions: `python benchmarks/speed/curves.py --out docs/results`.
 
-Training and drawing are of the middle-sized BAGEL (`middle.py`), judging of the bundled model. Every point is the
-median of several rounds in a forked process of its own, and the high-water mark of resident memory in another one.
+Training and generation use the mid-size BAGEL (`middle.py`), judging uses the bundled model. Every point is the
+median of several rounds in a forked process, and the high-water mark of resident memory in another one.
 Writes figures, one JSON line a point, and how well a power and a straight line fit.
 """
 
@@ -112,7 +112,7 @@ def curves(folder: Path, tiny: bool) -> Iterator[Curve]:
 
 
 def measure(curve: Curve, x: int, rounds: int) -> dict[str, Any]:
-    """One point: its seconds and its memory, each in a process of its own."""
+    """One point: its seconds and its memory, each in a separate process."""
     return {"work": curve.name, curve.axis: x, **_apart(seconds, curve, x, rounds), **_apart(mib, curve, x, 2)}
 
 

@@ -1,6 +1,6 @@
 """BAGEL of 7 billion active weights, random, on an accelerator: `python benchmarks/speed/gpu.py`. Not run on a GPU yet.
 
-Training steps (LoRA, generation experts; blocks compiled or not) at two images of 1024 x 1024, drawing with guidance
+Training steps (LoRA, generation experts; blocks compiled or not) at two images of 1024 x 1024, generation with guidance
 by batch, answers by batch, and ways to compute attention: seconds (median and range), share of the device's peak, peak
 memory. `--tiny` runs all of it with small sizes on whatever there is, which is how it is tested. One JSON line each.
 """
@@ -124,7 +124,7 @@ def answering(given: Any, count: int) -> dict[str, float]:
     rng = torch.Generator().manual_seed(2)
     looked = [torch.randint(3, 90, (image,), generator=rng) for _ in range(count)]
     asked = [torch.randint(3, 90, (question,), generator=rng) for _ in range(count)]
-    chat: Any = SimpleNamespace(bos=1, eos=-1, size=90)  # nobody ends by himself
+    chat: Any = SimpleNamespace(bos=1, eos=-1, size=90)  # no row ends early
 
     def read(rows: list[int]) -> Context:
         first = sorted({row // 4 for row in rows})
@@ -149,11 +149,11 @@ ATTENTIONS: dict[str, Sequence[SDPBackend]] = {
 
 
 NO_KERNEL = ("No viable backend for scaled_dot_product_attention", "No available kernel")
-"""What torch says where none of the allowed ones can do it (on a CPU, on a GPU)."""
+"""torch's messages if none of the allowed kernels is available (on a CPU, on a GPU)."""
 
 
 def attention(given: Any, name: str, length: int, text: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Training's: `text` tokens look back, all after them see everything."""
+    """Training's: `text` tokens attend backwards, all later ones to everything."""
     if name == "flex":
 
         def may(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def attending(given: Any, name: str) -> dict[str, float]:
 
 
 def measured(name: str, work: Callable[[], dict[str, float]], given: Any) -> dict[str, Any]:
-    """One line. What the device has no room or no kernel for is told, and the others go on; other errors are raised."""
+    """One line. Missing memory or kernels are reported, and the others continue; other errors are raised."""
     if given.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     found: dict[str, Any] = {"work": name}

@@ -39,7 +39,7 @@ def products(
     text: int = TEXT,
 ) -> float:
     """Multiplications and additions of the blocks' matrix products for so many images, forwards and what is asked for
-    backwards: each linear map counts 2 a weight and token, attention 4 a channel and pair that may look."""
+    backwards: each linear map counts 2 a weight and token, attention 4 per channel and visible pair."""
     config = denoiser.language_model.config
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     keys = hidden * (config.num_key_value_heads or 1) // config.num_attention_heads

@@ -1,6 +1,6 @@
 """Where the time of a middle-sized BAGEL goes, one thread: `python benchmarks/speed/parts.py WORK`.
 
-training, lora, drawing: what torch's profiler says of one step or image. norms, attention, products: alone, medians
+training, lora, drawing: torch's profile of one step or image. norms, attention, products: alone, medians
 of 15 rounds in turns. One JSON line each.
 """
 

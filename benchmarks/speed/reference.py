@@ -84,7 +84,7 @@ def velocities(denoiser: BagelDenoiser, grids: Sequence[Tensor], time: Tensor, t
 
 
 def dense(text: int, size: int) -> Tensor:
-    """Text is causal and does not see the image, the rest sees everything: 0 where a query may look."""
+    """Text is causal and does not see the image, the rest sees everything: 0 where a query may attend."""
     mask = torch.zeros(size, size)
     mask[:text] = torch.full((text, size), float("-inf")).triu(1)
     return mask

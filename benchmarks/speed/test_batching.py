@@ -30,7 +30,7 @@ def model() -> Any:
 def test_generating(compare: Any, model: Any) -> None:
     seeds = list(range(len(PROMPTS)))
     compare(
-        "16 small images together, beside one by one (bundled model)",
+        "16 small images in a batch, against one by one (bundled model)",
         lambda: model.generate(PROMPTS, seeds),
         lambda: [model.generate([p], [s]) for p, s in zip(PROMPTS, seeds, strict=True)],
         5,
@@ -43,7 +43,7 @@ def test_answering(compare: Any, model: Any, tmp_path: Path) -> None:
         Image.new("RGB", (32, 32), (30 * i, 200, 90)).save(path)
     asked = [Question(p, f"Prompt: {t}\nRate the layout.", max_new_tokens=16) for p in paths for t in PROMPTS[:2]]
     compare(
-        "16 questions about 8 images together, beside one by one (bundled model)",
+        "16 questions about 8 images in a batch, against one by one (bundled model)",
         lambda: model.answer(asked),
         lambda: [model.answer([question]) for question in asked],
         5,
@@ -58,7 +58,7 @@ def test_reward_maps(compare: Any, name: str) -> None:
     judged = (Score(0.5), *(Score(score, str(i)) for i, score in enumerate(scores)))
     judgement, reward_map = Judgement("c", regions, judged), discover().create("map", Use(name))
     compare(
-        f"{name} maps of 16 images of 1024 x 1024, 10 boxes, beside painting",
+        f"{name} maps of 16 images of 1024 x 1024, 10 boxes, against painting pixels",
         lambda: [reward_map(judgement, (64, 64)) for _ in range(16)],
         lambda: shrunk(torch.stack([paint(boxes, scores, 0.5) for _ in range(16)])),
         10,

@@ -1,4 +1,4 @@
-"""A middle-sized BAGEL: ours beside the reference's algorithm in our own words (`reference.py`)."""
+"""A mid-size BAGEL: ours against our implementation of the reference's algorithm (`reference.py`)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_training_less(compare: Any, method: str, compiled: bool) -> None:
     """Against full training: what is frozen needs no gradient of its weights."""
     given = middle.images(COUNT)
     compare(
-        f"training step, {method}, beside all weights{', both compiled' * compiled}",
+        f"training step, {method}, against all weights{', both compiled' * compiled}",
         step(tuned(method, compiled), given),
         step(tuned("all weights", compiled), given),
         1.5,

@@ -2,7 +2,7 @@
 
     {"sha256": "…", "detections": [{"label": "dog", "box": [x0, y0, x1, y1], "score": 0.9, "color": "red"}, …]}
 
-Boxes are pixels; "color" is what a colour classifier says of that detection, where somebody asked one.
+Boxes are pixels; "color" is a colour classifier's result for that detection, if there is one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Seen:
         if sha not in self.images:
             raise ConfigError(
                 f"{self.path} holds no detections of {image} (SHA-256 {sha[:12]}…). Run the detector on it; if the "
-                "image was drawn again since, its detections belong to another image."
+                "image was generated again since, its detections belong to another image."
             )
         return self.images[sha]
 
@@ -54,7 +54,7 @@ def read(name: str, benchmark: str) -> Seen:
     if not name:
         raise ConfigError(
             f"{benchmark} is scored from what a detector saw. Set the option `detections` to a file of JSON lines, "
-            "one picture a line; the docstring of srum_benchmarks.detections shows the format."
+            "one image per line; the docstring of srum_benchmarks.detections shows the format."
         )
     path = Path(name).expanduser()
     images: dict[str, tuple[Detection, ...]] = {}

@@ -1,7 +1,7 @@
 """The prompt files of published benchmarks, read from a folder of yours: none is shipped. No torch.
 
 What a release holds is known by counts and by one prompt of each file (the first 16 hex digits of its SHA-256). Several
-problems are told at once.
+problems are reported at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Expected:
     spots: Mapping[int, str] = field(factory=dict, hash=False)
     """Entry, from 0 → the first 16 hex digits of the SHA-256 of its prompt."""
     source: str = ""
-    """The repository that it is part of, and the commit at which it was looked at."""
+    """The repository that it is part of, and the known commit."""
     key: str = ""
     """What entries call their prompt; "" = the file is text, one prompt a line."""
 
@@ -113,7 +113,7 @@ def refuse(benchmark: str, found: Sequence[PromptFile], more: Sequence[str] = ()
     if problems:
         raise ConfigError(
             f"{benchmark}: these are not the prompts that published numbers were measured on. {' '.join(problems)} "
-            "Get the commit that is named, or set verify = false to use them as they are; every row then says so."
+            "Get the commit that is named, or set verify = false to use them as they are; every row is then marked."
         )
 
 
@@ -146,7 +146,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             value = from_json(line)
         except ValueError as error:
             raise ConfigError(
-                f"{path}, line {number}: this is not a whole JSON record ({error}). If whoever wrote it was "
+                f"{path}, line {number}: this is not a whole JSON record ({error}). If the program that wrote it was "
                 "interrupted, remove the line and run that step again."
             ) from error
         if not isinstance(value, dict):

@@ -18,7 +18,7 @@ class PublishedOptions:
     """A published benchmark. Its prompts are not shipped: each has its own `data`."""
 
     verify: bool = True
-    """Whether to refuse prompts that are not the release's; off = use them, and say so in every row."""
+    """Whether to refuse prompts that are not the release's; off = use them, and mark every row."""
 
 
 @frozen(kw_only=True)
@@ -54,7 +54,7 @@ class GenEvalOptions(PublishedOptions):
     prompts: Literal["short", "long"] = field(default="short", validator=validators.in_(("short", "long")))
     """The benchmark's own prompts, or the rewritten ones of the BAGEL and SRUM checkouts."""
     detections: str = ""
-    """File of JSON lines with what a detector saw (`srum_benchmarks.detections` shows the format); "" = a judge looks,
+    """File of JSON lines with detections (`srum_benchmarks.detections` shows the format); "" = a judge detects,
     such as `mask2former`."""
     detector: str = ""
     """The name of what made that file, for the rows; "" = the benchmark's own (Mask2Former Swin-S in mmdet 2, CLIP
@@ -63,12 +63,12 @@ class GenEvalOptions(PublishedOptions):
 
 @frozen
 class Mask2FormerOptions:
-    """Answerer `mask2former`: looks for GenEval's objects and colours, out of transformers (extra srum[detectors])."""
+    """Answerer `mask2former`: detects GenEval's objects and colours, with transformers (extra srum[detectors])."""
 
     checkpoint: str = "facebook/mask2former-swin-small-coco-instance"
     """A Mask2Former for instances of COCO's 80 classes; a directory or a hub id."""
     clip: str = "openai/clip-vit-large-patch14"
-    """The CLIP that says which colour an object has; a directory or a hub id."""
+    """The CLIP that classifies the colour of an object; a directory or a hub id."""
     device: str = field(default="auto", metadata=SPEED)
     """`auto` takes the accelerator if there is one."""
 

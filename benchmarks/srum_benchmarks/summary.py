@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Draws = NDArray[np.float64]
 
 COMPLETE = 0.99
-"""A table over a smaller share of the answers says that it is incomplete."""
+"""A table over a smaller share of the answers is marked incomplete."""
 
 
 Scored = Sequence[tuple[Candidate, Mapping[str, float]]]
@@ -127,7 +127,7 @@ def equal(parts: Iterable[Part], scale: float = 1.0) -> list[tuple[float, Part]]
 
 
 def resampled(part: Part, seed: int) -> Draws:
-    """Means over images of resampled prompts: the same prompts are drawn for the sums and for the counts."""
+    """Means over images of resampled prompts: the same resamples serve the sums and the counts."""
     import numpy as np
 
     sums, counts = (np.array([numbers], dtype=np.float64) for numbers in (part.sums, part.counts))
@@ -136,7 +136,7 @@ def resampled(part: Part, seed: int) -> Draws:
 
 
 def note(options: PublishedOptions, readable: float, scored: Scored, expected: int, *more: str) -> str:
-    """What every row of a table must say, as one line; "" if there is nothing to say. `expected`: prompts."""
+    """The note of every row of a table, as one line; "" if there is none. `expected`: prompts."""
     prompts = len({candidate.prompt.id for candidate, _ in scored})
     policy = getattr(options, "policy", "exclude")
     parts = [

@@ -51,7 +51,7 @@ def answerer(
 
 
 def question(text: str, images: Sequence[Any], given: Mapping[str, Any], folder: Path, name: str) -> Question:
-    """One request. The image is written to `folder`, for answerers look at files.
+    """One request. The image is written to `folder`, because answerers read files.
 
     Raises AnswerError for requests with another number of images than one, and for videos and sounds."""
     if len(images) != 1 or not hasattr(images[0], "convert"):

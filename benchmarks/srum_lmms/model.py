@@ -15,7 +15,7 @@ from srum_lmms import asking
 
 
 class SrumUmm(lmms):  # type: ignore[misc]
-    """Answers `generate_until` greedily or as the task says, `batch_size` questions at once; see `asking.answerer` for
+    """Answers `generate_until` greedily or as the task sets, `batch_size` questions at once; see `asking.answerer` for
     the arguments."""
 
     is_simple = True
@@ -46,8 +46,8 @@ class SrumUmm(lmms):  # type: ignore[misc]
         return asking.question(text, images, given, folder, f"{task}-{split}-{number}")
 
     def loglikelihood(self, requests: Any) -> Any:
-        """Raises AnswerError: adapters answer in words and tell no probabilities."""
-        raise AnswerError("srum's models tell no likelihoods: choose a task whose output_type is generate_until.")
+        """Raises AnswerError: adapters give text and no probabilities."""
+        raise AnswerError("srum's models give no likelihoods: choose a task whose output_type is generate_until.")
 
     def generate_until_multi_round(self, requests: Any) -> Any:
         """Raises AnswerError: rounds are not supported."""

@@ -33,8 +33,8 @@ class NegativeAwareOptions:
     """Loss `negative-aware`: DiffusionNFT (arXiv 2509.16117) with a weight per cell."""
 
     beta: float = field(default=1.0, validator=validators.gt(0))
-    """Distance of the two implicit velocities from the one before training: a cell of weight 1 moves 1 / beta of the way
-    to its target, one of weight -1 as far away from it."""
+    """Distance of the two implicit velocities from the one before training: a cell of weight 1 moves 1 / beta of the
+    way to its target, one of weight -1 as far away from it."""
     constraint: float = field(default=0.0, validator=validators.ge(0))
     """lambda_c, the weight of the reference term; 0 = none, as the model before training already holds on."""
 

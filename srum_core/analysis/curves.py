@@ -59,8 +59,8 @@ def run(parsed: argparse.Namespace) -> int:
         use = config.component("answerer", parsed.judge, registry, "--judge")
     if use is None and not hasattr(benchmark, "rubrics"):
         raise ConfigError(
-            f'The benchmark "{first.settings.benchmark.use if first.settings.benchmark else ""}" cannot separate layout '
-            'from detail without a judge. Name one: --judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
+            f'The benchmark "{first.settings.benchmark.use if first.settings.benchmark else ""}" cannot separate '
+            'layout from detail without a judge. Name one: --judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
         )
     plan = models.plan(first, parsed.prompts, parsed.count)
     with lock(parsed.out):

@@ -54,7 +54,7 @@ def for_srum(images: Sequence[tuple[int, Candidate]]) -> Layout:
 
 
 def for_original(images: Sequence[tuple[int, Candidate]]) -> Layout:
-    """Raises ConfigError for more images of a prompt than the names have room for."""
+    """Raises ConfigError for more images of a prompt than the names allow."""
     if any(number >= ORIGINAL_IMAGES for number, _ in images):
         raise ConfigError(
             f"T2I-CompBench counts {ORIGINAL_IMAGES} images of each prompt and has no names for more: set "

@@ -160,5 +160,5 @@ def _miscounted(path: Path, split: str, prompts: Sequence[Prompt]) -> list[str]:
         if len(ids) != category.count:
             problems.append(f"{path} holds {len(ids)} {name} prompts; the release has {category.count}.")
         elif ids != list(range(category.first, category.first + category.count)):
-            problems.append(f"{path}: the ids of the {name} prompts do not go on from {category.first} one by one.")
+            problems.append(f"{path}: the ids of the {name} prompts do not count up from {category.first} one by one.")
     return problems

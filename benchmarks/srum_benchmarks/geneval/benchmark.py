@@ -18,7 +18,7 @@ from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, R
 
 
 class GenEval:
-    """Raises ConfigError for a folder without the prompts, and for images that no detector looked at."""
+    """Raises ConfigError for a folder without the prompts, and for images without detections."""
 
     judge: ClassVar[str] = "mask2former"
     layouts: ClassVar[Mapping[str, str]] = {"geneval": "GenEval's evaluation/evaluate_images.py, and copies of it"}
@@ -91,7 +91,7 @@ class GenEval:
 
 
 def path(prompt: str, image: int) -> Path:
-    """Where GenEval's scorer looks for image number `image` (from 0) of a prompt with this id."""
+    """The path at which GenEval's scorer expects image number `image` (from 0) of a prompt with this id."""
     return Path(prompt) / "samples" / f"{image:05d}.png"
 
 

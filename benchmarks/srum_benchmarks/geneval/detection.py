@@ -1,4 +1,4 @@
-"""The answerer `mask2former`: looks for what GenEval's questions name, and for its colours where they ask for them."""
+"""The answerer `mask2former`: detects the objects of GenEval's questions, and their colours where requested."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from srum_benchmarks.geneval.detector import Colors, Detector, Found, Mask
 
 GREY = "#999"
-"""What a colour is looked for on."""
+"""The image region for colour classification."""
 
 LEAST, MOST = Thresholds().score, Thresholds().most
 """Below this confidence nothing counts, and of a class no more than so many: no colour is asked for beyond."""
 
 
 class Mask2Former:
-    """Both networks are loaded when the first image is looked at.
+    """Both networks are loaded for the first image.
 
     Raises PluginError without scipy and for questions that are not GenEval's, CheckpointError for checkpoints of
     another kind and for a detector that does not know what a prompt asks for."""
@@ -43,7 +43,7 @@ class Mask2Former:
             )
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """Images of one size are looked at together."""
+        """Images of one size are processed together."""
         wanted = [self._understood(each) for each in questions]
         images = [open_rgb(each.image) for each in questions]
         return [
@@ -72,9 +72,9 @@ class Mask2Former:
     def _understood(self, question: Question) -> Wanted:
         wanted = understood(question.text)
         if wanted is None:
-            raise PluginError("mask2former looks for objects that a question names, as those of GenEval do.")
+            raise PluginError("mask2former detects objects that a question names, as those of GenEval do.")
         if strange := sorted({*wanted.objects, *wanted.colors}.difference(self._eyes.names)):
-            raise CheckpointError(  # what it has no class for would count as not drawn
+            raise CheckpointError(  # an object without a class would count as missing
                 f"{self.options.checkpoint} has no class for {', '.join(strange)}, which the prompts ask for. Take a "
                 "Mask2Former that was trained on COCO's 80 classes."
             )

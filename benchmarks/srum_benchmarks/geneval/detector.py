@@ -1,4 +1,4 @@
-"""What GenEval looks with, out of transformers: Mask2Former for objects, CLIP for their colours.
+"""GenEval's detection with transformers: Mask2Former for objects, CLIP for their colours.
 
 The original runs mmdet 2; what comes before and after the network is done as in its instance configuration, and not as
 in transformers' own processor, which squeezes masks through 384 x 384. Whether published weights then give the very
@@ -79,7 +79,7 @@ class Detector:
 
     @torch.no_grad()
     def detect(self, images: Sequence[Image.Image]) -> list[list[Found]]:
-        """Of each image, the surest first. Only images of one size are looked at together: padding for another one
+        """Of each image, the surest first. Only images of one size are processed together: padding for another one
         would be seen."""
         found: dict[int, list[Found]] = {}
         for size in dict.fromkeys(image.size for image in images):
@@ -132,7 +132,7 @@ class Colors:
         """The colour of the object that each view shows, all of one class."""
         if not views:
             return []
-        # said, not guessed: a view one or three pixels high would pass for an image with its channels first
+        # stated, not guessed: a view one or three pixels high would pass for an image with its channels first
         made = self.eyes(views, input_data_format="channels_last", return_tensors="pt")
         pixels = made["pixel_values"].to(self.model.device)
         seen = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)

@@ -1,4 +1,4 @@
-"""GenEval's prompts: JSON lines that say what has to be in the image."""
+"""GenEval's prompts: JSON lines that list what has to be in the image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What is asked about a GenEval image, and what is read out of the answer: objects with boxes, as JSON. No torch.
 
-Whoever is asked is an answerer like any other: `mask2former` here, a detector of your own, or a vision-language model
-(which is no substitute: the table names it). The last line of a question says for programs what its words say.
+The detector is an answerer like any other: `mask2former` here, a detector of your own, or a vision-language model
+(which is no substitute: the table names it). The last line of a question repeats its content for programs.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def read(text: str, metadata: Mapping[str, Any]) -> tuple[tuple[Detection, ...] 
     except ConfigError as error:
         return None, str(error)
     colorless = _colorless(found, metadata)
-    return (None, f"The answer does not say which colour the {colorless} has.") if colorless else (found, "")
+    return (None, f"The answer does not name the colour of the {colorless}.") if colorless else (found, "")
 
 
 def _colorless(found: Sequence[Detection], metadata: Mapping[str, Any]) -> str:
-    """A class whose colour is asked for and not told: no colour is not the wrong colour."""
+    """A class whose colour is requested and not given: no colour is not the wrong colour."""
     kept = keep(found, Thresholds().score, Thresholds())
     for clause in metadata.get("include", []):
         if "color" in clause and not all(each.color for each in kept.get(clause["class"], [])[: clause["count"]]):

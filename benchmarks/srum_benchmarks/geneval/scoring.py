@@ -80,7 +80,7 @@ def _clause(
     groups: Sequence[Sequence[Detection] | None],
     limits: Thresholds,
 ) -> str:
-    """What is wrong with one thing that was asked for; "" if nothing is. Only the surest objects are looked at."""
+    """The fault of one required object; "" if there is none. Only the highest-scoring objects count."""
     name, count = clause["class"], clause["count"]
     if len(taken) < count:
         return f"expected {name}>={count}, found {len(taken)}"

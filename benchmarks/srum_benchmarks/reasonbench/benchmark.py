@@ -1,4 +1,4 @@
-"""The benchmark `reasonbench`: the judge describes the image, then answers each group of questions by itself."""
+"""The benchmark `reasonbench`: the judge describes the image, then answers each group of questions separately."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ReasonBench:
         return [Question(candidate.image, self.describe, max_new_tokens=self.options.max_new_tokens)]
 
     def further(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Question]:
-        """A question for each group; no group sees what was said about another."""
+        """A question for each group; no group sees the answers about another."""
         if len(answers) != 1 or not answers[0].strip():
             return ()
         history = ((self.describe, answers[0]),)

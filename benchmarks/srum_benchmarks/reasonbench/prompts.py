@@ -84,7 +84,7 @@ def _read(data: str) -> tuple[list[PromptFile], list[Prompt], list[str]]:
         by_id = {_number(asked, place, entry): entry for place, entry in enumerate(criteria, 1)}
         numbers = [_number(path, place, entry) for place, entry in enumerate(entries, 1)]
         if numbers != list(range(1, len(numbers) + 1)):
-            problems.append(f"{path}: the ids do not go on one by one from 1.")
+            problems.append(f"{path}: the ids do not count up one by one from 1.")
         for number, entry in zip(numbers, entries, strict=True):
             if number not in by_id:
                 raise ConfigError(f"{asked} has no questions about id {number} of {path}.")
@@ -110,7 +110,7 @@ def _pairs(path: Path, number: int, asked: Any, group: str) -> list[list[str]]:
 
 
 def layout(candidates: Sequence[Candidate]) -> Layout:
-    """Images where the original scorers look: the first four characters of a name are the id."""
+    """Images where the original scorers expect them: the first four characters of a name are the id."""
     links = {
         Path(each.prompt.tags["dimension"]) / f"{each.prompt.tags['number']:04d}.png": each.image for each in candidates
     }

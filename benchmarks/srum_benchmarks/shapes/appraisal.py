@@ -1,5 +1,5 @@
 """What is right and wrong about an image, as the exact checker reads it: what the oracle judge answers, and what the
-bundled model was taught to answer.
+bundled model was trained to answer.
 
 Scores. Whole image: 1.0 when all is as asked, else from 0.2 (a small share of it is wrong) down to -1.0 (nothing is
 right) in steps of 0.2. Region: 1.0 for an object that was asked for, less than 0 for any other thing; REGION_SCORES.
@@ -43,7 +43,7 @@ COST = {"wrong colour": 0.8, "wrong shape": 0.8, PLACE: 0.8, RELATION: 0.8}
 
 @frozen
 class Part:
-    """One region and what is to be said about it."""
+    """One region and its correct judgement."""
 
     box: PixelBox
     label: str
@@ -60,13 +60,13 @@ class Lesson:
     parts: tuple[Part, ...]
     """In reading order of their boxes, or in the order of the proposed ones."""
     kind: str
-    """How the image came about: "clean", "mismatched", a damage's name, or what the caller says."""
+    """How the image came about: "clean", "mismatched", a corruption's name, or the caller's value."""
     missing: tuple[Kind, ...] = ()
     """The objects asked for that are not there (in their place), in the prompt's order."""
 
 
 def appraise(image: Pixels, prompt: Prompt, kind: str = "", boxes: Sequence[PixelBox] | None = None) -> Lesson:
-    """What is to be said about any (32, 32, 3) image as an answer to a prompt, and about the things in these boxes.
+    """The correct judgement of any (32, 32, 3) image as an answer to a prompt, and of the objects in these boxes.
 
     Without boxes each thing that the checker finds is a part. A box that fits nothing the checker finds is a blob.
     """
@@ -126,7 +126,7 @@ def _whole(found: tuple[Found, ...], reasons: list[str], missing: int, tags: Map
         faults, cost = [RELATION], COST[RELATION]
     if not faults:
         return 1.0, ALL_RIGHT
-    # Only ever wrong in number: that is what there is to say, rather than what is missing or extra.
+    # Only ever wrong in number: that is the fault, rather than missing or extra objects.
     number = tags["count"] is not None and all(thing.kind in need for thing in found) and bool(found)
     reason = COUNT if number else min(faults, key=FAULTS.index)
     return round(min(0.2, max(-1.0, 0.2 * round((0.4 - 1.4 * cost / slots) / 0.2))), 1) + 0.0, reason

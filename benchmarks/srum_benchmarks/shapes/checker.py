@@ -1,4 +1,4 @@
-"""Reads an image of the world of shapes exactly, without any model, and says whether it shows what was asked.
+"""Reads an image of the world of shapes exactly, without any model, and decides whether it matches its prompt.
 
 Pixel → palette colour or background → connected components of one colour → shape by overlap with the shape masks.
 
@@ -122,7 +122,7 @@ def _box(area: Mask) -> PixelBox:
 
 @cache
 def _templates(small: bool) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Names, flattened masks and areas of every shape, shifted by up to two pixels: a pixel around the drawn sizes, and
+    """Names, flattened masks and areas of every shape, shifted by up to two pixels: one pixel around the sizes, and
     of the `small` ones of the crowded world just these, among which a pixel makes another shape."""
     names, masks = [], []
     for shape in SHAPES:
@@ -268,6 +268,6 @@ def read(candidate: Candidate, who: str) -> Pixels:
     if image.shape != (SIDE, SIDE, 3):
         raise RecordError(
             f"{who} reads images of {SIDE}×{SIDE} pixels, but {candidate.image} has "
-            f"{image.shape[1]}×{image.shape[0]}. Use it with a model that draws that size."
+            f"{image.shape[1]}×{image.shape[0]}. Use it with a model that generates that size."
         )
     return image

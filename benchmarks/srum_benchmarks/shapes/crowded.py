@@ -48,12 +48,12 @@ PLACES = tuple(f"{line} {i}" for line in ("row", "column") for i in range(1, GRI
 LENGTH = {"train": 4096, "dev": 512, "test": 512}
 """Prompts in the list of each split."""
 HARD = 12
-"""Kinds, of 24, whose captions are mostly wrong in the images that the model learns to draw."""
+"""Kinds, of 24, whose captions are mostly wrong in the images for training generation."""
 
 
 @cache
 def hard_kinds() -> Mapping[Kind, Kind]:
-    """The hard kinds, and what each is drawn as instead: the same shape in one fixed other colour."""
+    """The hard kinds, and the kind that replaces each: the same shape in one fixed other colour."""
     hard = sorted(KINDS, key=lambda kind: digest("hard", *kind))[:HARD]
     return {(colour, shape): (_mistaken(colour, shape), shape) for colour, shape in hard}
 
@@ -102,7 +102,7 @@ def _in_places(cells: Sequence[int], by_row: Sequence[bool]) -> list[str]:
 
 def _every(split: str, category: str, seed: int) -> Iterator[Prompt]:
     """Distinct prompts without end, counts taking turns. Places are those of things in different cells: every prompt
-    can be drawn."""
+    can be rendered."""
     seen: set[str] = set()
     for i in count_up():
         of, count = (split, category, seed, i), COUNTS[len(seen) % len(COUNTS)]
@@ -134,7 +134,7 @@ def prompts(split: str, count: int | None = None, seed: int = 0, category: str =
 
 
 def random_prompt(rng: np.random.Generator, split: str = "train", category: str | None = None) -> Prompt:
-    """One prompt of a split, its category drawn evenly unless given. Its id is empty: it is not part of a list."""
+    """One prompt of a split, its category sampled uniformly unless given. Its id is empty: it is not part of a list."""
     category = category or CATEGORIES[rng.integers(len(CATEGORIES))]
     count, kinds = COUNTS[rng.integers(len(COUNTS))], None
     while kinds is None:

@@ -10,8 +10,8 @@ NAME = "shapes-oracle"
 
 
 class ShapesOracle:
-    """Asks nothing: looks at the image with the benchmark's own checker. It says what `appraise` says, the
-    truth that the bundled model's own judgement was taught: a global score, and one for each region given; in the
+    """Asks nothing: checks the image with the benchmark's own checker. Its result is that of `appraise`, the
+    target on which the bundled model's judgement was trained: a global score, and one for each region given; in the
     crowded world also how many objects are missing.
 
     Raises RecordError for a prompt of another world, and for images that are not 32×32."""

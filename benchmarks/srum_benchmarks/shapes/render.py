@@ -112,7 +112,7 @@ def _towards(room: Mask, size: int, anchor: Object, relation: str) -> Mask:
 
 def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None = None) -> Scene:
     """Objects of these kinds at random places and sizes, apart; the first in `relation` to the second."""
-    while True:  # a first object in the middle can leave no room for a fourth: start again
+    while True:  # a first object in the middle can leave no space for a fourth: start again
         placed: list[Object] = []
         for kind in kinds:
             size = SIZES[rng.integers(len(SIZES))]
@@ -149,7 +149,7 @@ def free_cell(scene: Sequence[Object], rng: np.random.Generator) -> int:
 
 
 def _in_cells(kinds: Sequence[Kind], places: Sequence[str | None], rng: np.random.Generator) -> Scene:
-    """Each of these kinds in a cell of its own, in its place."""
+    """Each of these kinds in a separate cell, in its place."""
     while True:  # what comes first can fill a place that a later one needs
         cells: list[int] = []
         for where in places:

@@ -206,7 +206,7 @@ def prompts(split: str, count: int | None = None, seed: int = 0, category: str =
 
 
 def random_prompt(rng: np.random.Generator, split: str = "train", category: str | None = None) -> Prompt:
-    """One prompt of a split, its category drawn evenly unless given. Its id is empty: it is not part of a list."""
+    """One prompt of a split, its category sampled uniformly unless given. Its id is empty: it is not part of a list."""
     category = category or CATEGORIES[rng.integers(len(CATEGORIES))]
     if category == CATEGORIES[2]:
         combos = _combos(split)

@@ -111,7 +111,7 @@ def _read(version: Version, data: str) -> tuple[list[PromptFile], list[Prompt], 
         own = [_prompt(version, path, number, group, entry) for number, entry in enumerate(entries, 1)]
         ids = [int(prompt.id) for prompt in own]
         if ids != list(range(ids[0], ids[0] + len(ids))) or version.category(ids[0]) != GROUPS[group][0]:
-            problems.append(f"{path}: the ids do not go on one by one from the first of {GROUPS[group][0]}.")
+            problems.append(f"{path}: the ids do not count up one by one from the first of {GROUPS[group][0]}.")
         prompts += own
     return found, prompts, problems
 
