@@ -73,7 +73,7 @@ def test_images_of_a_prompt_count_together_and_every_category_is_there():
         prompts = of["correct"]["count"] // 2
         unseen = 3.8415 / (prompts + 3.8415)  # each prompt has one right image of two: nothing varies
         assert values(of["correct"]) == pytest.approx((0.5, 0.5 - unseen / 2, 0.5 + unseen / 2), abs=1e-3)
-        assert values(of["clean_things"]) == values(of["clean_pictures"])
+        assert values(of["clean_things"]) == values(of["clean_images"])
         assert values(of["clean_things"]) == pytest.approx((1.0, 1 - unseen, 1.0), abs=1e-3)
     assert found["drawing"]["all"]["correct"]["count"] == 32
     assert found["drawing"]["numeracy"]["correct"]["count"] == 8
@@ -101,7 +101,7 @@ def test_cleanness_counts_things_and_images():
     asked = [world.binding(("red", "circle"), ("blue", "square"))] * 4
     figure = drawing(verdicts, asked, np.arange(4))["all"]
     assert (figure["clean_things"]["value"], figure["clean_things"]["count"]) == (round(4 / 6, 4), 6)
-    assert figure["clean_pictures"]["value"] == 0.5, "an empty image is not a clean one"
+    assert figure["clean_images"]["value"] == 0.5, "an empty image is not a clean one"
     assert figure["fidelity"]["value"] == 0.25
     assert "numeracy" not in drawing(verdicts, asked, np.arange(4))
 
@@ -177,9 +177,9 @@ def test_figures_are_lines_of_json_and_rows_of_markdown():
     assert '"correct": {"value": 0.5, "count": 2}' in text.replace("{ ", "{").replace(" }", "}"), (
         "one prompt: no interval"
     )
-    assert "| drawing | correct | fidelity | clean things | clean pictures |\n| --- |" in table
+    assert "| generation | correct | fidelity | clean things | clean images |\n| --- |" in table
     assert "| all | 0.500 [0.255, 0.745] (8) |" in table
-    assert "| judging | own pictures | rendered pictures |" in table
+    assert "| judging | own images | rendered images |" in table
     assert re.search(r"^\| accuracy by kind: clean \|  \| 1\.000", table, re.MULTILINE)
 
 

@@ -41,7 +41,7 @@ def agreement(run: Run, round: int) -> dict[str, dict[str, Figure]]:
 
 
 def _true(candidate: Candidate, judgement: Judgement) -> Lesson:
-    """What the checker says of the image, and of what is in the boxes that were judged."""
+    """The checker's judgement of the image, and of the contents of the judged boxes."""
     if not {"category", "objects", "relation", "count"} <= candidate.prompt.tags.keys():
         raise RecordError(f'The prompt "{candidate.prompt.text}" is not of the world of shapes: nothing can check it.')
     image = np.asarray(open_image(candidate.image).convert("RGB"))
@@ -77,7 +77,7 @@ def main(given: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawTextHelpFormatter,
     )  # fmt: skip
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run that was judged")
-    parser.add_argument("--round", type=int, help="which round's pictures (default: the last that is judged)")
+    parser.add_argument("--round", type=int, help="the round of the images (default: the last that is judged)")
     parsed = parser.parse_args(given)
     try:
         runs = [Run.open(folder) for folder in parsed.runs]

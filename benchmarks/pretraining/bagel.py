@@ -1,4 +1,4 @@
-"""What pretraining does with BAGEL beyond the adapter: make a small random checkpoint, teach answers, write it all."""
+"""Pretraining of BAGEL beyond the adapter: create a small random checkpoint, train answers, write a checkpoint."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def answer_loss(model: Bagel, images: Sequence[Image], exchanges: Sequence[Seque
     rope = denoiser.rope(torch.tensor(places, device=device)[None])
     (und,) = denoiser.language_model.model([row], _Lessons(rope, len(images), valid, blocks))
     wanted = torch.tensor(targets, device=device)
-    # Only where something is to be said: the head over every position would cost as much as a layer.
+    # Only where an answer is expected: the head over every position would cost as much as a layer.
     logits = denoiser.language_model.lm_head(und[0][wanted != IGNORED])
     return F.cross_entropy(logits.float(), wanted[wanted != IGNORED])
 

@@ -65,7 +65,7 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blu
     tensors |= {TOWER + name: tensor for name, tensor in _tower(b.tower).state_dict().items()}
     stored = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
-    about = {"vision_cfg": {"head_width": b.tower.width // b.tower.heads}}  # what the tower's weights do not tell
+    about = {"vision_cfg": {"head_width": b.tower.width // b.tower.heads}}  # not inferable from the tower's weights
     (directory / FOLDER).mkdir(exist_ok=True)
     (directory / FOLDER / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     _decoder(b, directory / "diffusion-decoder")
@@ -126,7 +126,7 @@ def _decoder(b: Blueprint, directory: Path) -> None:
         addition_time_embed_dim=times, projection_class_embeddings_input_dim=6 * times + b.tower.width,
     )  # fmt: skip
     unet.save_pretrained(directory / "unet")
-    # It predicts the clean latent: the features say almost all of it, so that few steps are enough.
+    # It predicts the clean latent: the features determine almost all of it, so few steps are enough.
     scheduler: Any = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="sample",
         timestep_spacing="trailing",

@@ -43,13 +43,13 @@ MISSES: Mapping[str, tuple[tuple[str, float], ...]] = {
     NUMERACY: (("extra", 1.0),),
     THREE: (("extra", 0.5), ("wrong colour", 0.25), ("wrong shape", 0.25)),
 }
-"""How an image misses its caption in the drawing data, by category: mostly by what the caption leaves out."""
+"""How an image of the generation data deviates from its caption, by category: mostly by what the caption omits."""
 FEWER = {THREE: 0.5}
 """Three objects go wrong often enough by themselves: they miss their caption this many times as often."""
 
 HARD_WRONG, HARD_LEFT_OUT = 0.65, 0.3
 """In the crowded world: share of the hard kinds (`crowded.hard_kinds`) that an image misses, and of these the share
-that it leaves out; the others are drawn in their one fixed other colour."""
+that it leaves out; the others are rendered in one fixed other colour."""
 EASY_WRONG, EASY_LEFT_OUT = 0.1, 0.5
 """The same of the other kinds; what is not left out has any other colour or shape."""
 EXTRA = 0.1
@@ -63,7 +63,7 @@ def _any(choices: Sequence[T], rng: np.random.Generator) -> T:
 
 
 def image_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generator) -> Pixels:
-    """The image that a caption comes with; a `share` of them misses it in one thing, cleanly drawn all the same. In
+    """The image that a caption comes with; a `share` of them deviates from it in one thing, cleanly rendered. In
     the crowded world this share goes wrong object by object (`mistaken`)."""
     if crowded(prompt.tags):
         return draw(mistaken(scene, rng) if rng.random() < share else scene)
@@ -188,7 +188,7 @@ def _changed(prompt: Prompt, rng: np.random.Generator) -> Prompt:
 
 
 def _changed_list(kinds: list[Kind], places: list[str | None], rng: np.random.Generator) -> Prompt:
-    """A list with one kind changed, left out or added, or two colours or places swapped; in an order of its own."""
+    """A list with one kind changed, left out or added, or two colours or places swapped; in its own order."""
     placed, fate = any(places), rng.random()
     i, j = rng.permutation(len(kinds))[:2].tolist()
     if fate < 0.15:

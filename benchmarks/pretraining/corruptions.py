@@ -1,4 +1,4 @@
-"""Ways in which an image goes wrong: damage with a name, and the general look of what a diffusion model draws."""
+"""Corruptions of images: named ones, and the general appearance of images from a diffusion model."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _merged(scene: Scene, rng: np.random.Generator) -> Pixels:
 
 
 def _mixed(scene: Scene, rng: np.random.Generator) -> Pixels:
-    """Gives part of an object another colour or another shape: what a model draws that could not decide."""
+    """Gives part of an object another colour or another shape, as undecided models generate it."""
     thing = _any(scene, rng)
     if rng.random() < 0.5:
         other = evolve(thing, colour=_other(COLOURS, thing.colour, rng))

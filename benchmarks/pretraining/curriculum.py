@@ -24,40 +24,40 @@ class Recipe:
 
     seed: int = 0
     world: str = "shapes"
-    """What is drawn and looked at: "shapes" or "crowded"."""
+    """The world: "shapes" or "crowded"."""
     autoencoder_steps: int = 1200
     autoencoder_batch: int = 32
     eye_steps: int = 2000
     eye_batch: int = 96
-    """Images a step from which the tower learns what covers each patch, before anything is said about them."""
+    """Images a step from which the tower learns what covers each patch, before answers are trained."""
     steps: int = 9000
     """Of the joint phase."""
     drawings: int = 128
-    """Images a step that are drawn, until step `turn`."""
+    """Images per step for generation, until step `turn`."""
     lessons: int = 8
     """Images a step that are judged, six or seven questions each, until step `turn`."""
     turn: int = 1500
-    """Drawing comes first; from this step on, most of the work goes into looking."""
+    """Generation comes first; from this step on, most of the work goes into understanding."""
     late_drawings: int = 96
     late_lessons: int = 24
     late_looking: float = 2.0
     """Weight of the answers' cross-entropy from `turn` on (0.3 before): most of their tokens never change, so
-    their mean says little about what was seen."""
+    their mean depends little on the image."""
     drawing_steps: int = 0
-    """Of the phase after it, in which drawing is trained alone."""
+    """Of the phase after it, in which generation is trained alone."""
     drawing_batch: int = 128
     alike: int = 1
     """Images of each caption in that phase, one after another."""
     looking_steps: int = 0
-    """Of the last phase, in which the image tower learns from images that the model drew (`self_labelling.py`)."""
+    """Of the last phase, in which the image tower learns from images that the model generated (`self_labelling.py`)."""
     looking_batch: int = 32
     looking_rate: float = 0.4
     """Share of both learning rates that this phase begins with."""
     looking_anchor: float = 0.0
     """Weight of the squared distance that the velocities move in it. Above 0 the text weights learn too; 0 leaves them,
-    and so drawing, exactly as they are."""
+    and so generation, exactly as they are."""
     looking_images: int = 1600
-    """That the model draws for it with each of three guidance scales."""
+    """That the model generates for it with each of three guidance scales."""
     muon: float = 0.01
     """Learning rate of the matrices; 0 leaves them to AdamW."""
     adam: float = 1.5e-3
@@ -65,14 +65,14 @@ class Recipe:
     decay: float = 0.35
     """Share of the steps, at the end, over which both rates fall to zero."""
     shift: float = 2.0
-    """Time shift of the drawing loss."""
+    """Time shift of the generation loss."""
     dropped: float = 0.1
-    """Share of drawings without their text, for guidance."""
+    """Share of images without their text, for guidance."""
     ema: float = 0.998
     missed_captions: float = 0.35
-    """Share of drawings that miss their caption in one thing (`captions.MISSES`), as images of the web do; half of
-    it for three objects. It is why the model knows better than it draws. In the crowded world, the share that goes
-    wrong object by object."""
+    """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web; half of
+    it for three objects. So the model understands better than it generates. In the crowded world, the share that deviates
+    object by object."""
 
 
 CROWDED = Recipe(
@@ -118,7 +118,9 @@ def asked_about(taught: Lesson, templates: tuple[str, str], rng: np.random.Gener
     views = [taught, *(appraise(taught.image, prompt) for prompt in prompts)]
     pairs = [exchanges(view, *templates) for view in views]
     regional = [pair[1] for pair in pairs if len(pair) > 1]
-    played = self_play(views[int(rng.integers(len(views)))], rng)[int(rng.random() < 0.6) :]  # writing is soon learnt
+    played = self_play(views[int(rng.integers(len(views)))], rng)[
+        int(rng.random() < 0.6) :
+    ]  # writing is learnt quickly
     played = [] if crowd else played  # its questions are as long as its lists, and no judge of it asks them
     return [pair[0] for pair in pairs] + played + ([regional[int(rng.integers(len(regional)))]] if regional else [])
 
@@ -173,7 +175,7 @@ def _as_is(item: Any) -> Any:
 
 
 def loader(dataset: Dataset) -> DataLoader:
-    """What each of the steps learns from, made by a process of its own."""
+    """What each of the steps learns from, made by a separate process."""
     return DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=_as_is)
 
 

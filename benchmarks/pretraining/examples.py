@@ -1,8 +1,8 @@
 """What the bundled model's understanding side learns from: images, right and wrong, with the words that judge them.
 
-An image is drawn for a prompt, perhaps corrupted, perhaps shown with another prompt, perhaps given the look of a
-model's drawing. Its labels then come from what the exact checker reads in the final image (`appraise`), so what the
-model learns to say agrees with how the benchmark decides.
+An image is rendered for a prompt, perhaps corrupted, perhaps shown with another prompt, perhaps given the appearance of
+a generated one. Its labels then come from the exact checker on the final image (`appraise`), so the target answers
+agree with the benchmark.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from srum_benchmarks.shapes.world import COUNTS, SIDE, crowded, plural, wanted
 from srum_core.records import Prompt
 
 CLEAN, MISMATCHED = 0.4, 0.2
-"""Share of lessons with an unspoilt image, and with an image drawn for another prompt (the rest is spoilt)."""
+"""Share of examples with a clean image, and with an image for another prompt (the others are corrupted)."""
 SPECIAL = {"spatial relation": "wrong relation", "numeracy": "wrong count", "list with places": "wrong relation"}
 AS_TAUGHT = 0.2
-"""Share, in the crowded world, of images that miss their caption as those that drawing learns from do."""
+"""Share, in the crowded world, of images that deviate from their caption like those of the generation data."""
 SPECIAL_SHARE = 0.4
 """Of the spoilt images of these categories, the share with the mistake that is particular to them."""
 MODEL_LIKE = 0.6
-"""Share of images that get the look of a model's drawing."""
+"""Share of images that get the appearance of generated ones."""
 
 
 Propose = Callable[[Pixels], Sequence[PixelBox]]
@@ -39,7 +39,7 @@ Propose = Callable[[Pixels], Sequence[PixelBox]]
 def lesson(
     rng: np.random.Generator, split: str = "train", propose: Propose | None = None, world: str = "shapes"
 ) -> Lesson:
-    """A random image with a prompt of this split, and what is to be said about it (and about proposed boxes)."""
+    """A random image with a prompt of this split, and its correct judgement (and that of proposed boxes)."""
     random_prompt = worlds.of(world).random_prompt
     prompt = random_prompt(rng, split)
     crowd = crowded(prompt.tags)

@@ -2,9 +2,9 @@
 
 Images of one prompt are not independent, so prompts are resampled, never images. Every figure here is a function of
 means over prompts (hits and cases for a share, moments for a correlation, histograms for an area under the curve); the
-means are resampled with the same draws and the function is taken of each. `prompts` (n,) says which prompt each of the
-n cases belongs to. A figure that cannot be had (a mean over nothing, an accuracy on wrong images where all are right)
-is None, and resamples in which it cannot be had do not count.
+means are resampled with the same resamples and the function is taken of each. `prompts` (n,) is the prompt of each of the n
+cases. An undefined figure (a mean over nothing, an accuracy on wrong images where all are right)
+is None, and resamples in which it is undefined do not count.
 """
 
 from __future__ import annotations

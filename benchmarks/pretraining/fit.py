@@ -1,4 +1,4 @@
-"""The one loop that all phases of pretraining share: `fit`, what it saves to go on from, and its log."""
+"""The one loop that all phases of pretraining share: `fit`, its checkpoints, and its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says of images against what the exact checker reads in them."""
+"""A model's judgements of images compared with the exact checker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from srum_core.records import Question
 
 BATCH = 64
 RIGHT = 0.5
-"""An image that scores above this is said to be right."""
+"""An image with a score above this is judged correct."""
 ROOM = ((90, 200), (160, 320))
 """Tokens of an answer (layout, regions); the second pair is the crowded world's."""
 _SCORE = re.compile(r"Score: (-?\d\.\d)$", re.MULTILINE)
@@ -34,7 +34,7 @@ def judging(
     which: np.ndarray | None = None,
     votes: int = 1,
 ) -> dict[str, Any]:
-    """What the model says of images against what the checker reads in them. Unreadable answers are left out of every
+    """Compare the model's judgements with the checker's. Unreadable answers are left out of every
     figure but the readable shares. `which` prompt each image is of; without it each is of its own. A single answer is
     greedy; several `votes` are sampled and settled as in a run with judge.temperature = 1 and judge.doubt = 1."""
     said = [answers(model, lessons, templates, vote if votes > 1 else None) for vote in range(votes)]
@@ -121,7 +121,7 @@ def _regional(lessons: Sequence[Lesson], given: Sequence[Mapping[int, float]], w
 def answers(
     model: UnifiedModel, lessons: Sequence[Lesson], templates: tuple[str, str], vote: int | None = None
 ) -> list[tuple[str, str]]:
-    """What the model says about each image (layout, regions): the likeliest words, or a sample with this seed."""
+    """The model's answers about each image (layout, regions): greedy, or sampled with this seed."""
     from PIL import Image
 
     heat = 0.0 if vote is None else 1.0

@@ -1,6 +1,6 @@
-"""How well a model draws and judges the world of shapes: `python -m pretraining.measure --checkpoint DIR`.
+"""How well a model generates and judges the world of shapes: `python -m pretraining.measure --checkpoint DIR`.
 
-Drawing is what the exact checker finds in the model's images of held-out prompts. Judging is measured on these very
+Generation is scored by the exact checker on the model's images for held-out prompts. Judging is measured on these
 images, and with `--lessons` on held-out rendered ones, clean and damaged: understanding before and after training
 (paper, Table 2) on the same images. A checkpoint that training wrote is measured like any other:
 `--checkpoint RUN/round-1/checkpoint` after full training, and after LoRA `--lora RUN/round-1/checkpoint` on top of the
@@ -49,9 +49,9 @@ def measure(
     world: str = "shapes",
     category: str = "",
 ) -> dict[str, Any]:
-    """Figures with 95 % intervals over prompts: of `images` drawn for each of `count` prompts, of how these are
-    judged, and of how `lessons` rendered images of the split are. `only`: "drawing" asks nothing, "judging" draws
-    nothing and judges the lessons. `votes`: see `judging`. `category`: of the prompts drawn for; "" = all."""
+    """Figures with 95 % intervals over prompts: of `images` generated for each of `count` prompts, of how these are
+    judged, and of how `lessons` rendered images of the split are. `only`: "drawing" asks nothing, "judging"
+    generates nothing and judges the lessons. `votes`: see `judging`. `category`: of the prompts; "" = all."""
     found: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
         found |= {"prompts": count, "images": images}
@@ -71,7 +71,7 @@ def measure(
 
 
 def seed_of(prompt: Prompt, image: int, seed: int) -> int:
-    """The seed (31 bits) of a prompt's n-th image, whatever else is drawn with it."""
+    """The seed (31 bits) of a prompt's n-th image, independent of its batch."""
     digest = hashlib.sha256(f"{seed}|{image}|{prompt.text}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
@@ -86,9 +86,9 @@ def draw_all(model: UnifiedModel, asked: Sequence[Prompt], seeds: Sequence[int])
 
 def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndarray) -> dict[str, dict[str, Figure]]:
     """For all and by category. Correct: share of images that are as asked. Fidelity: mean share of the required
-    objects that are there. Clean things: share of all drawn things that are shapes of the world, asked for or not (no
-    blobs). Clean images: share of images with something on them, all of it clean. Objects, in the crowded world:
-    things drawn for each object asked for. `which` prompt each is of."""
+    objects that are there. Clean things: share of all generated objects that are shapes of the world, required or
+    not (no blobs). Clean images: share of images with something on them, all of it clean. Objects, in the crowded world:
+    objects generated per required object. `which` prompt each is of."""
     things = np.array([len(v.found) for v in verdicts])
     clean = np.array([sum(thing.shape is not None for thing in v.found) for v in verdicts])
     correct, fidelity = np.array([v.correct for v in verdicts]), np.array([v.fidelity for v in verdicts])
@@ -101,7 +101,7 @@ def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndar
             "fidelity": share(fidelity[some], which[some]),
             **({"objects": share(things[some], which[some], need[some])} if crowd else {}),
             "clean_things": share(clean[some], which[some], things[some]),
-            "clean_pictures": share((clean == things)[some] & (things > 0)[some], which[some]),
+            "clean_images": share((clean == things)[some] & (things > 0)[some], which[some]),
         }
         for name in ("all", *(name for world in worlds.WORLDS.values() for name in world.CATEGORIES))
         if (some := (of == name) | (name == "all")).any()
@@ -115,13 +115,13 @@ def as_json(found: Mapping[str, Any]) -> str:
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
-    """Drawing by category, and every figure of judging, each with its interval and count."""
+    """Generation by category, and every figure of judging, each with its interval and count."""
     tables = []
     if "drawing" in found:
         names = list(found["drawing"]["all"])
         rows = [[name, *map(_cell, of.values())] for name, of in found["drawing"].items()]
-        tables.append(_table(["drawing", *(name.replace("_", " ") for name in names)], rows))
-    columns = {"judging": "own pictures", "lessons": "rendered pictures"}
+        tables.append(_table(["generation", *(name.replace("_", " ") for name in names)], rows))
+    columns = {"judging": "own images", "lessons": "rendered images"}
     seen = {title: dict(_flat(found[name])) for name, title in columns.items() if name in found}
     if seen:
         names = list(dict.fromkeys(name for figures in seen.values() for name in figures))
@@ -154,7 +154,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def load(adapter: str, options: Mapping[str, Any], lora_folder: Path | None) -> UnifiedModel:
-    """The model of a checkpoint, with what LoRA learnt on top. Raises CheckpointError if one is taken for the other."""
+    """The model of a checkpoint, with LoRA weights on top. Raises CheckpointError if one is taken for the other."""
     from srum_core.models import trained
     from srum_core.options import Use
     from srum_core.plugins import discover
@@ -180,11 +180,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--regions-template", type=Path, required=True)
     parser.add_argument("--world", choices=tuple(worlds.WORLDS), default="shapes")
     parser.add_argument("--split", default="dev")
-    parser.add_argument("--category", default="", help="of the prompts to draw for (default: all)")
+    parser.add_argument("--category", default="", help="of the prompts (default: all)")
     parser.add_argument("--count", type=int, default=256, help="prompts")
     parser.add_argument("--images", type=int, default=4, help="of each prompt")
-    parser.add_argument("--lessons", type=int, default=0, help="rendered pictures of the split to judge as well")
-    parser.add_argument("--only", choices=("drawing", "judging"), help="ask nothing, or draw nothing (needs --lessons)")
+    parser.add_argument("--lessons", type=int, default=0, help="rendered images of the split to judge as well")
+    parser.add_argument(
+        "--only", choices=("drawing", "judging"), help="ask nothing, or generate nothing (needs --lessons)"
+    )
     parser.add_argument("--votes", type=int, default=1, help="answers to each question; several are sampled")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--markdown", type=Path, help="a file for the same figures as Markdown tables")
@@ -192,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=2.0)
     given = parser.parse_args(arguments)
     if given.only == "judging" and not given.lessons:
-        parser.error("--only judging draws nothing, so it needs --lessons N: how many rendered pictures to judge")
+        parser.error("--only judging generates nothing, so it needs --lessons N: how many rendered images to judge")
     side = [32, 32]
     options = {
         "checkpoint": given.checkpoint, "size": side, "generation_sides": side, "vision_sides": side,

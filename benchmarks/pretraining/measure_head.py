@@ -1,4 +1,4 @@
-"""How right a model that draws features draws: what tower and decoder keep of rendered images, and its own."""
+"""Share of correct images of a model that generates features: after tower and decoder alone, and its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from srum_core.records import Prompt
 
 
 def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
-    """How right rendered images still are after tower and decoder: the ceiling of what the head can draw."""
+    """Share of rendered images that are correct after tower and decoder: the upper bound for the head."""
     asked = prompts(split, count)
     rng = np.random.default_rng(0)
     rendered = [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in asked]

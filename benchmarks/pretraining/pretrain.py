@@ -1,8 +1,8 @@
 """Pretrain the bundled tiny model on the world of shapes: `python -m pretraining.pretrain --out DIR`.
 
-Five phases, all resumable by repeating the command: the autoencoder (unless the model goes on from a checkpoint), the
-image tower alone, drawing and looking together (the drawing loss plus the answers' cross-entropy), then drawing
-alone, in which nothing that looks is changed, and looking at its own images, in which nothing that draws is. The last
+Five phases, all resumable by repeating the command: the autoencoder (unless the model starts from a checkpoint), the
+image tower alone, generation and understanding together (the generation loss plus the answers' cross-entropy), then
+generation alone with frozen understanding weights, and understanding of its own images with frozen generation. The last
 three write a model each; the last one is the result. Lessons are rendered fresh for every step from (seed, step).
 """
 
@@ -80,7 +80,7 @@ def train_eye(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str
 
 
 def train_both(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
-    """Drawing and looking share embeddings and text weights, so they are trained in the same steps."""
+    """Generation and understanding share embeddings and text weights, so they are trained in the same steps."""
     every = named_of(denoiser=model.denoiser, eye=model.eye)
     named = {name: parameter for name, parameter in every.items() if "pos_embed" not in name}
     device = next(iter(named.values())).device
@@ -103,7 +103,7 @@ def train_both(model: Bagel, recipe: Recipe, out: Path, templates: tuple[str, st
 
 
 def train_drawing(model: Any, recipe: Recipe, out: Path, templates: tuple[str, str]) -> None:
-    """The generation experts alone: drawing takes far longer to learn than looking, and such a step costs a quarter."""
+    """The generation experts alone: generation needs far more steps than understanding; such a step costs a quarter."""
     named = dict(tune(model, "full", Lora(), checkpointing=False).parameters)
     device = next(iter(named.values())).device
 
@@ -145,11 +145,13 @@ def export(model: Bagel, average: Mapping[str, Tensor], directory: Path) -> None
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
-    parser.add_argument("--start", type=Path, help="a checkpoint to go on from, instead of fresh weights and tokenizer")
+    parser.add_argument(
+        "--start", type=Path, help="a checkpoint to start from, instead of random weights and a new tokenizer"
+    )
     parser.add_argument("--layout-template", type=Path, required=True, help="the global judge's template")
     parser.add_argument("--regions-template", type=Path, required=True, help="the local judge's template")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--measure", type=int, default=256, help="pictures to measure the result on; 0 = do not")
+    parser.add_argument("--measure", type=int, default=256, help="images to measure the result on; 0 = do not")
     parser.add_argument("--world", choices=("shapes", "crowded"), default="shapes", help="also sets other defaults")
     defaults = CROWDED if parser.parse_known_args(arguments)[0].world == "crowded" else Recipe()
     for name, default in asdict(defaults).items():

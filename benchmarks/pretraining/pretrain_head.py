@@ -1,8 +1,8 @@
-"""Pretrain a tiny model that draws features of images: `python -m pretraining.pretrain_head --out DIR`.
+"""Pretrain a tiny model that generates features of images: `python -m pretraining.pretrain_head --out DIR`.
 
-A BLIP3-o: drawing goes text -> language model -> head -> features -> decoder -> pixels. Four
+A BLIP3-o: generation goes text -> language model -> head -> features -> decoder -> pixels. Four
 phases, each resumable by repeating the command: the feature tower, the decoder's autoencoder, the decoder's UNet, and
-the head together with its queries and the language model that reads the captions. Nothing of it learns to look: who
+the head together with its queries and the language model that reads the captions. Understanding is not trained: who
 judges is another model (`answerer`). Images are rendered fresh for every step from (seed, step). `--phase` makes one
 phase only; `unet` and `head` need the features, but not each other, and may run side by side.
 """
@@ -34,7 +34,7 @@ from srum_core.runs.store import write_atomic
 
 PHASES = ("features", "autoencoder", "unet", "head")
 SEEN_AS = (1024.0, 1024.0, 0.0, 0.0)
-"""What SDXL's UNet is told of an image's original size and crop, as in drawing."""
+"""The inputs of SDXL's UNet for an image's original size and crop, as in sampling."""
 
 
 @frozen
@@ -65,10 +65,10 @@ class Recipe:
     shift: float = 2.0
     """Time shift of the head's loss."""
     dropped: float = 0.1
-    """Share of drawings without their text, for guidance."""
+    """Share of images without their text, for guidance."""
     ema: float = 0.998
     missed_captions: float = 0.1
-    """Share of drawings that miss their caption in one thing (`captions.MISSES`), as images of the web do."""
+    """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web."""
 
 
 def phase_of(name: str, recipe: Recipe) -> Phase:

@@ -1,4 +1,4 @@
-"""Lets the text weights learn to say more about an image, while what is drawn from a text is held where it was."""
+"""Let the text weights learn better answers, while an anchor keeps generation unchanged."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from srum_core.training.lora import Start, Tuned
 
 
 def text_weights(model: Any) -> dict[str, nn.Parameter]:
-    """What speaks, without the embeddings of words: the denoiser's weights that the recipe of a model which trains its
-    drawing apart leaves alone."""
+    """The text weights without word embeddings: the denoiser's weights that are not trained by the recipe of a model
+    with separate generation training."""
     drawing = re.compile("|".join(f"(?:{each})" for each in model.recipe.full))
     return {
         name: each

@@ -1,4 +1,4 @@
-"""A control: the recipe of a run on images that its model did not draw.
+"""A control: the recipe of a run on images that its model did not generate.
 
     python -m pretraining.rendered_control --like RUN --out RUN2
 

@@ -1,9 +1,9 @@
-"""The last phase: looking at images that the model itself drew, while drawing stays as it is.
+"""The last phase: understanding on images that the model itself generated, while generation stays unchanged.
 
-A model's own mistakes are subtler than any damage that we thought of. It draws train prompts, with several guidance
-scales; the exact checker says what is right and wrong about each image; the image tower and its connector learn
-from the answers, and from what covers each patch. Drawing uses neither, so it stays bit-identical. With an anchor the
-text weights learn too, which drawing reads: then it is held by the distance of its velocities from what they were.
+A model's own mistakes are subtler than synthetic corruptions. It generates images for train prompts, with several
+guidance scales; the exact checker labels each image; the image tower and its connector learn from the answers, and
+from what covers each patch. Generation uses neither, so it stays bit-identical. With an anchor the text weights learn
+too, which generation uses: a loss on the distance of its velocities from their old values limits the change.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from srum_core.records import Prompt
 GUIDANCE = (1.5, 2.5, 4.0)
 """The less guidance, the more goes wrong."""
 RENDERED = 0.3
-"""Share of the lessons that are rendered, so that nothing learnt before is lost."""
+"""Share of the examples that are rendered, so that earlier training is not lost."""
 UNCLEAN = 0.5
-"""Share of the drawn ones that are taken from those with something in them that is no shape."""
+"""Share of the generated ones that contain something that is not a shape."""
 PLAYED = 0.15
 """Share of the lessons that ask a question of self-play, which the text weights would forget."""
 NEW_HEAD = 100
 """Steps in which only the head learns what covers each patch: a new one's gradients would spoil the tower."""
 SHIFT = 2
-"""Pixels; a drawn image is shown moved by up to so many, and mirrored every other time."""
+"""Pixels; a generated image is shifted by up to so many, and mirrored every other time."""
 
 
 def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tuple[np.ndarray, list[Prompt]]:
-    """What each of these draws for as many train prompts of its own: images (n, 32, 32, 3) and prompts. A part that
-    lies in `out` already is not drawn again."""
+    """Generate with each of these for as many train prompts of its own: images (n, 32, 32, 3) and prompts. A part that
+    lies in `out` already is not generated again."""
     drawn, asked, count = [], list[Prompt](), recipe.looking_images
     for part, painter in enumerate(painters):
         rng = np.random.default_rng([recipe.seed, part, len("looking")])
@@ -97,7 +97,7 @@ class Glances(Dataset):
         taught = lesson(rng, world=self.recipe.world) if rng.random() < RENDERED else self._drawn(rng)
         played = self.recipe.looking_anchor and not self.small and rng.random() < PLAYED
         pairs = self_play(taught, rng) if played else exchanges(taught, *self.templates)
-        return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many images teach more than many questions
+        return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many images help more than many questions
 
     def _drawn(self, rng: np.random.Generator) -> Lesson:
         among = self.unclean if rng.random() < UNCLEAN else range(len(self.drawn))
@@ -131,8 +131,8 @@ def moved(image: Pixels, rng: np.random.Generator) -> Pixels:
 def train_looking(
     model: Any, recipe: Recipe, out: Path, templates: tuple[str, str], painters: Sequence[UnifiedModel]
 ) -> None:
-    """Cross-entropy of the answers and of the patches' labels on what the `painters` draw. Changes tower and connector
-    only; with `looking_anchor` the text weights too, and the `model` must be one that trains its drawing apart. Writes
+    """Cross-entropy of the answers and of the patches' labels on images of the `painters`. Changes tower and connector
+    only; with `looking_anchor` the text weights too, and the `model` must have separate generation training. Writes
     `out`/model-looking."""
     torch.manual_seed(recipe.seed)
     drawn, prompts = generate_own(painters, recipe, out)

@@ -12,7 +12,7 @@ from srum_core import Component, hookimpl
 
 @frozen
 class CountOptions:
-    """Judge `count`: are there as many things as the prompt says?"""
+    """Judge `count`: are there as many objects as in the prompt?"""
 
     template: str = ""
     """Path of a text file with {things} that replaces the packaged question."""

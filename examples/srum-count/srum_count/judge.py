@@ -51,6 +51,6 @@ class Count:
 
 
 def counted(prompt: str) -> list[tuple[int, str]]:
-    """What a prompt counts, in order. Not "one": a prompt that says it seldom means that there must be no second."""
+    """What a prompt counts, in order. Not "one": a prompt with it seldom means that there must be no second."""
     found = [(number.lower(), things) for number, things in _COUNTED.findall(prompt)]
     return [(NUMBERS.get(number) or int(number), things) for number, things in found]

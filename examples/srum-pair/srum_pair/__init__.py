@@ -1,4 +1,4 @@
-"""A hand and an eye that were never made for each other. Light: no torch."""
+"""Combine a text-to-image pipeline with a vision-language model. Light: no torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from srum_core import Component, hookimpl
 
 @frozen
 class PairOptions:
-    """Which pipeline draws, which model looks, and how."""
+    """The pipeline that generates, the model that answers, and their settings."""
 
     checkpoint: str = "stabilityai/stable-diffusion-3.5-medium"
     """The hand: a diffusers text-to-image pipeline with a flow-matching scheduler; a directory or a hub id."""
     vlm: str = "Qwen/Qwen2.5-VL-3B-Instruct"
-    """The eye: a transformers vision-language model with a chat template; a directory or a hub id."""
+    """A transformers vision-language model with a chat template; a directory or a hub id."""
     size: tuple[int, int] = (1024, 1024)
-    """(width, height) of drawn images, in pixels."""
+    """(width, height) of generated images, in pixels."""
     steps: int = field(default=28, validator=validators.ge(1))
     """Steps of the pipeline's own sampler."""
     guidance: float = 5.0
@@ -34,5 +34,5 @@ class PairOptions:
 
 @hookimpl
 def srum_adapters() -> Sequence[Component]:
-    summary = "any diffusers flow-matching pipeline as the hand, any transformers vision-language model as the eye"
+    summary = "any diffusers flow-matching pipeline with any transformers vision-language model"
     return [Component("pair", "srum_pair.model:Pair", PairOptions, summary=summary)]

@@ -1,4 +1,4 @@
-"""Any diffusers flow-matching pipeline as the hand, any transformers vision-language model as the eye.
+"""Any diffusers flow-matching pipeline for generation, any transformers vision-language model for understanding.
 
 A cell is p x p pixels of the autoencoder's latent, one token of the transformer; its channels are in the order c, p, q.
 How a transformer wants to be called is not declared but observed: its pipeline is run until it calls."""
@@ -43,7 +43,7 @@ class Denoiser(nn.Module):
         grids = {tuple(x.shape[:2]) for x in noisy}
         if len(grids) > 1 or self.grid not in (None, *grids):
             only = self.grid or "one number of"
-            raise TrainingError(f"This pipeline takes pictures of {only} cells in a call; these have {sorted(grids)}.")
+            raise TrainingError(f"This pipeline takes images of {only} cells in a call; these have {sorted(grids)}.")
         x = torch.stack(list(noisy)).to(next(self.transformer.parameters()).dtype)
         cells, latents, sizes = "n h w (c p q)", "n c (h p) (w q)", {"p": self.patch, "q": self.patch}
         if self.grid:
