@@ -627,7 +627,7 @@ def test_a_wrong_name_is_told_with_a_suggestion(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[[arm]]\nname = 'x'\nsetings = []", 'setings is not a setting. Did you mean "settings"?'),
         ("[[arm]]\nname = 'a/b'", "name"),

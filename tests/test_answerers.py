@@ -56,7 +56,7 @@ def test_an_unknown_answerer_is_told_of_both_kinds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("judges=[{use='local-regions', template='nowhere.txt'}]", 'template "nowhere.txt" is neither'),
         ("grounder={use='file', path='nowhere.json'}", "nowhere.json"),

@@ -290,7 +290,7 @@ def test_a_benchmark_that_asks_needs_somebody_who_answers(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("adapter", "preset", "overrides", "told"),
+    ("adapter", "preset", "overrides", "message"),
     [
         ("toy:ToyModel", (), {"train.stepps": 1}, r'train\.stepps \(in overrides\).*Did you mean "steps"'),
         ("toy:ToyModel", (), {"train": {"steps": "many"}}, r"train\.steps \(in overrides\)"),

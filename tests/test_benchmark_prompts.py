@@ -89,7 +89,7 @@ def test_ids_in_another_order_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ('[{"Question": "a', "is not JSON .* cut off"),
         ("{}", "should hold a JSON list, but it holds one dict"),
@@ -115,7 +115,7 @@ def test_missing_files_are_all_named_with_their_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"), [("", "are not part of srum. Get WayneJin0918/SRUM"), ("/nowhere/at/all", "is no folder here")]
+    ("data", "message"), [("", "are not part of srum. Get WayneJin0918/SRUM"), ("/nowhere/at/all", "is no folder here")]
 )
 def test_without_a_folder_the_way_to_one_is_told(data: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

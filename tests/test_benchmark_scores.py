@@ -300,7 +300,7 @@ def test_an_image_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ('{"sha256": "ab", "detections": []}\n{"sha256": "c', "line 2: this is not a whole JSON record"),
         ('{"sha256": "ab", "detections": []}\n' * 2, "line 2: image ab… was recorded before"),

@@ -72,7 +72,7 @@ def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--adpter", "bagel"], 'Did you mean "--adapter"?'),
         (["--adapt", "bagel"], 'Did you mean "--adapter"?'),  # an abbreviation is not taken for the option
@@ -178,7 +178,7 @@ def test_a_stage_takes_the_preset_that_it_is_told(
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "message"),
     [
         (SignalException("interrupted", signal.SIGINT), 130, ""),
         (KeyboardInterrupt(), 130, ""),

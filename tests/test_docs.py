@@ -198,7 +198,7 @@ def rows(page: str, heading: str) -> list[tuple[str, str]]:
     return [(left.removeprefix("`").removesuffix("`").strip(), right) for left, right, *_ in cells]
 
 
-@pytest.mark.parametrize(("typed", "told"), rows("errors", "typed"))
+@pytest.mark.parametrize(("typed", "message"), rows("errors", "typed"))
 def test_a_mistake_is_told_as_the_page_says(
     typed: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,7 +235,7 @@ def test_boxes_become_what_the_page_says(answer: str, becomes: str) -> None:
         assert [type(each) for each in found] == [Region] * int(becomes[0])
 
 
-@pytest.mark.parametrize(("entry", "told"), rows("grounders", "in the file"))
+@pytest.mark.parametrize(("entry", "message"), rows("grounders", "in the file"))
 def test_a_file_of_boxes_is_refused_as_the_page_says(entry: str, message: str, tmp_path: Path) -> None:
     candidate = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (200, 100), 0)
     path = tmp_path / "boxes.jsonl"

@@ -18,7 +18,7 @@ from srum_bagel.model import Bagel
 from srum_bagel.options import Options, Sampling
 from srum_core import config, plugins
 from srum_core.cli.main import main
-from srum_core.doctor import answering, cost, flow_convention, geometry, sampling
+from srum_core.doctor import answering, cost, flow_convention, generation, geometry
 from srum_core.doctor.examine import examine
 from srum_core.doctor.findings import Cost, Finding
 from srum_core.doctor.subject import Subject, text_in_name, with_given_images, with_own_images
@@ -234,7 +234,7 @@ def test_an_encoder_that_is_random_or_sees_neighbours_is_told(
 
 
 def test_the_bundled_models_generating_is_fine(check: Callable[..., dict[str, Finding]]) -> None:
-    assert {finding.verdict for finding in check(sampling.check).values()} == {"fine"}
+    assert {finding.verdict for finding in check(generation.check).values()} == {"fine"}
 
 
 def test_seeds_that_leak_or_do_nothing_are_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
@@ -245,18 +245,18 @@ def test_seeds_that_leak_or_do_nothing_are_told(check: Callable[..., dict[str, F
         return model.generate(prompts, [seed + place for place, seed in enumerate(seeds)])
 
     for broken in (unseeded, by_place):
-        found = check(sampling.check, generate=broken)[sampling.SEEDS]
+        found = check(generation.check, generate=broken)[generation.SEEDS]
         assert found.verdict == "wrong"
         assert "torch.Generator of the image's own" in found.text
-    deaf = check(sampling.check, generate=lambda prompts, seeds: model.generate(prompts, [7] * len(seeds)))
-    assert "Two seeds give the same image" in deaf[sampling.SEEDS].text
+    deaf = check(generation.check, generate=lambda prompts, seeds: model.generate(prompts, [7] * len(seeds)))
+    assert "Two seeds give the same image" in deaf[generation.SEEDS].text
 
 
 def test_words_that_do_nothing_are_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
-    found = check(sampling.check, generate=lambda prompts, seeds: model.generate(["x"] * len(prompts), seeds))
-    assert "does generate use its prompts?" in found[sampling.WORDS].text
-    found = check(sampling.check, condition=lambda texts: model.condition([None] * len(texts)))
-    assert "does the denoiser use its condition?" in found[sampling.WORDS].text
+    found = check(generation.check, generate=lambda prompts, seeds: model.generate(["x"] * len(prompts), seeds))
+    assert "does generate use its prompts?" in found[generation.WORDS].text
+    found = check(generation.check, condition=lambda texts: model.condition([None] * len(texts)))
+    assert "does the denoiser use its condition?" in found[generation.WORDS].text
 
 
 def test_a_denoiser_that_sees_neighbours_is_told(check: Callable[..., dict[str, Finding]], model: Bagel) -> None:
@@ -269,8 +269,8 @@ def test_a_denoiser_that_sees_neighbours_is_told(check: Callable[..., dict[str, 
             said = self.inner(noisy, time, condition)
             return [v + 0.1 * sum(other[0, 0] for other in said) for v in said]
 
-    found = check(sampling.check, denoiser=Leaking())
-    assert wrong(found) == {sampling.NEIGHBOURS}
+    found = check(generation.check, denoiser=Leaking())
+    assert wrong(found) == {generation.NEIGHBOURS}
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_values_that_are_not_finite_are_no_image(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((*TOY, "seed=1"), "at least one prompt"),
         ((*TOY, "a bird", "--count", "0"), "--count of at least 1"),

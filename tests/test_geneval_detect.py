@@ -281,7 +281,7 @@ def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("I see a dog.", 'no JSON with a list "detections"'),
         ('{"detections": 3}', 'no JSON with a list "detections"'),

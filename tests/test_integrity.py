@@ -201,7 +201,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "told"), ROWS)
+@pytest.mark.parametrize(("fault", "message"), ROWS)
 def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, message: str) -> None:
     {**FAULTS, **JUDGED}[fault][0](run)
     with pytest.raises(SrumError) as caught:

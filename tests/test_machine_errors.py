@@ -76,7 +76,7 @@ def test_a_write_names_its_file(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("out", "told"),
+    ("out", "message"),
     [("file", "file"), ("file/below", "file"), ("/dev/null", "/dev/null"), ("x" * 300, "too long")],
 )
 def test_a_folder_that_cannot_be_made(

@@ -325,7 +325,7 @@ class Heavy:
 
 
 @pytest.mark.parametrize(
-    ("stage", "gib", "count", "told"),
+    ("stage", "gib", "count", "message"),
     [
         ("generate", 24, 1, "It fits with generate.batch=1 (24.0)."),
         ("generate", 19, 1, "weights alone take 20.0. It fits with a device of 24 GiB and generate.batch=1."),

@@ -69,7 +69,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "told"), FAULTS)
+@pytest.mark.parametrize(("typed", "message"), FAULTS)
 @pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
 def test_what_would_stop_a_run_is_told_before_its_first_image(
     typed: tuple[str, ...], message: str, dry: bool, capsys: pytest.CaptureFixture[str]
@@ -81,7 +81,7 @@ def test_what_would_stop_a_run_is_told_before_its_first_image(
 
 
 @pytest.mark.parametrize(
-    ("adapter", "file", "told"),
+    ("adapter", "file", "message"),
     [
         ("bagel", "ema.safetensors", "holds no ema.safetensors or model.safetensors"),
         ("bagel", "ae.safetensors", "holds no ae.safetensors"),
@@ -149,7 +149,7 @@ def test_nothing_is_deleted_for_a_run_that_cannot_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         (("adapter.checkpoint=nowhere",), "nowhere is neither"),
         (("adapter.size=[33,31]",), "33x31"),

@@ -386,7 +386,7 @@ def test_fields_that_nothing_knows_are_named_once_a_file(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: this is not JSON"),
         ("a.jsonl", '{"text": "x"}\n\n{"words": "y"}\n', "line 3: no text"),

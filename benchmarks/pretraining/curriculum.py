@@ -71,8 +71,8 @@ class Recipe:
     ema: float = 0.998
     missed_captions: float = 0.35
     """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web; half of
-    it for three objects. So the model understands better than it generates. In the crowded world, the share that deviates
-    object by object."""
+    it for three objects. So the model understands better than it generates. In the crowded world, the share that
+    deviates object by object."""
 
 
 CROWDED = Recipe(

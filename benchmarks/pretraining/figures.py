@@ -2,8 +2,8 @@
 
 Images of one prompt are not independent, so prompts are resampled, never images. Every figure here is a function of
 means over prompts (hits and cases for a share, moments for a correlation, histograms for an area under the curve); the
-means are resampled with the same resamples and the function is taken of each. `prompts` (n,) is the prompt of each of the n
-cases. An undefined figure (a mean over nothing, an accuracy on wrong images where all are right)
+means are resampled with the same resamples and the function is taken of each. `prompts` (n,) is the prompt of
+each case. An undefined figure (a mean over nothing, an accuracy on wrong images where all are right)
 is None, and resamples in which it is undefined do not count.
 """
 

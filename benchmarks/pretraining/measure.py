@@ -87,7 +87,7 @@ def draw_all(model: UnifiedModel, asked: Sequence[Prompt], seeds: Sequence[int])
 def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndarray) -> dict[str, dict[str, Figure]]:
     """For all and by category. Correct: share of images that are as asked. Fidelity: mean share of the required
     objects that are there. Clean things: share of all generated objects that are shapes of the world, required or
-    not (no blobs). Clean images: share of images with something on them, all of it clean. Objects, in the crowded world:
+    not (no blobs). Clean images: share of images with objects, all of them clean. Objects, in the crowded world:
     objects generated per required object. `which` prompt each is of."""
     things = np.array([len(v.found) for v in verdicts])
     clean = np.array([sum(thing.shape is not None for thing in v.found) for v in verdicts])

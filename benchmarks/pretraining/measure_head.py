@@ -29,7 +29,7 @@ def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
     return _figures(back, asked)
 
 
-def drawn(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
+def generated(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
     """How right the model's own images are."""
     asked = prompts(split, count)
     made = draw_all(model, asked, [seed_of(prompt, 0, 0) for prompt in asked])

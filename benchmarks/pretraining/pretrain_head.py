@@ -27,7 +27,7 @@ from pretraining import curriculum
 from pretraining.blip3o import create, write
 from pretraining.curriculum import Steps, image, loader
 from pretraining.fit import Phase, as_tensor, fit, named_of
-from pretraining.measure_head import drawn, rebuilt
+from pretraining.measure_head import generated, rebuilt
 from srum_core.flow import Schedule, flow_step
 from srum_core.plugins import discover
 from srum_core.runs.store import write_atomic
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = registry.create(
             "adapter", {**made, "checkpoint": str(out / "model"), "training_turn": "open", "sampling": shape}
         )
-        print(json.dumps({"rebuilt": rebuilt(model, count), "drawn": drawn(model, count)}, indent=2))
+        print(json.dumps({"rebuilt": rebuilt(model, count), "drawn": generated(model, count)}, indent=2))
 
 
 def needed(phase: str) -> Sequence[str]:
