@@ -1,4 +1,4 @@
-"""The Python API (docs/python-api.md), and what a plugin needs. This imports neither torch nor plugins."""
+"""The Python API (docs/python-api.md), and the names that plugins need. Imports neither torch nor plugins."""
 
 from __future__ import annotations
 

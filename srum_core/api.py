@@ -54,7 +54,7 @@ class Model:
     """A loaded model."""
 
     unified: UnifiedModel
-    """What the adapter made: `denoiser`, `recipe`, `encode`, `condition` (srum_core.protocols.UnifiedModel)."""
+    """The adapter's object: `denoiser`, `recipe`, `encode`, `condition` (srum_core.protocols.UnifiedModel)."""
     run: runs.Run
     """The settings that it was loaded with, and the plugins. Nothing is written to its folder."""
 
@@ -75,7 +75,7 @@ class Model:
     def generate(self, prompts: Names, seeds: Sequence[int] | None = None) -> list[Image]:
         """One image for every prompt, by default with seed 0. The same prompt and seed give the same image.
 
-        Raises CheckpointError for what is no image, such as values that are not finite."""
+        Raises CheckpointError for invalid images, such as values that are not finite."""
         prompts = _listed(prompts)
         seeds = [0] * len(prompts) if seeds is None else seeds
         if len(seeds) != len(prompts):

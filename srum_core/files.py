@@ -1,4 +1,4 @@
-"""A run's folders and files: one process at a time, what makes a file again, and reading only what is a file."""
+"""Folders and files of a run: locking, the option that makes a file again, and reading of regular files only."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _take(handle: int) -> None:
 
 
 def aside(path: Path) -> Path:
-    """Return where this process writes what is to replace `path` once it is complete."""
+    """Return the path at which this process writes the replacement of `path` until it is complete."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
@@ -123,7 +123,7 @@ def delete(path: Path) -> None:
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
-    """Put a folder that is complete where an earlier one, or what is left of it, may lie."""
+    """Move a complete folder into place, replacing an earlier one or its remains."""
     if os.path.lexists(folder):
         delete(folder)
     aside.rename(folder)
@@ -167,7 +167,7 @@ def read_text(path: Path) -> str:
 
 
 def from_toml(text: str) -> dict[str, Any]:
-    """Raises ValueError, also for what is nested too deeply and for numbers of thousands of digits."""
+    """Raises ValueError, also for data nested too deeply and for numbers of thousands of digits."""
     try:
         data = tomllib.loads(text)
     except RecursionError as error:
@@ -177,7 +177,7 @@ def from_toml(text: str) -> dict[str, Any]:
 
 
 def _check_depth(data: Any) -> None:
-    """Raise ValueError for what is nested so deeply that a later use of it may fail."""
+    """Raise ValueError for data nested so deeply that a later use of it may fail."""
     level: list[Any] = [data]
     for _ in range(DEPTH):
         inner = [each.values() if isinstance(each, dict) else each for each in level]
@@ -237,7 +237,7 @@ def read_file(path: Path) -> bytes:
 
 
 def from_json(data: bytes | str) -> Any:
-    """Strict JSON: numbers are finite. Raises ValueError, also for what is nested too deeply."""
+    """Strict JSON: numbers are finite. Raises ValueError, also for data nested too deeply."""
     text = data if isinstance(data, str) else data.decode("utf-8", "surrogatepass")
     try:
         found = json.loads(text, parse_float=_finite, parse_constant=_finite)

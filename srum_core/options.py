@@ -34,7 +34,7 @@ Keys = tuple[str, ...]
 SPEED: Mapping[str, bool] = {"srum_speed": True}
 """Metadata of an option that changes how fast something works or where, and nothing that is recorded."""
 SAMPLING: Mapping[str, bool] = {"srum_sampling": True}
-"""Metadata of an adapter's option that changes only what the model samples, not its weights, latents or training: it
+"""Metadata of an adapter's option that affects only sampling, not weights, latents or training: it
 may differ between the rounds of a run."""
 
 
@@ -49,7 +49,7 @@ class Use:
 
 @frozen
 class Problem:
-    """What is wrong with the value at `path`; `text` continues a sentence that begins with the path."""
+    """A problem with the value at `path`; `text` continues a sentence that begins with the path."""
 
     path: Keys
     text: str
@@ -148,7 +148,7 @@ def to_plain(value: Any) -> Any:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": [1]}} as {"a.b.0": 1}; what is empty stays."""
+    """{"a": {"b": [1]}} as {"a.b.0": 1}; empty values stay."""
     if isinstance(value, list):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping) or not value:
@@ -176,7 +176,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def odd(value: Any) -> str:
-    """What no value may be, wherever it stands, continuing a sentence about it; "" = nothing."""
+    """The general problem of a value in any place, continuing a sentence about it; "" = none."""
     if isinstance(value, str):
         if "\0" in value:
             return "holds a NUL character, which no path and no text can have."

@@ -1,4 +1,4 @@
-"""What a plugin promises: one protocol for each of the eight kinds, and `RunView` for events."""
+"""The protocols that plugins implement, one for each of the eight kinds, and `RunView` for events."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ class UnifiedModel(ImageGenerator, Answerer, Protocol):
     # component that has it nothing is made before it is needed; others than models (and judges with `score_many`) are
     # made to see whether they can be.
     # `window(size: (width, height)) -> Box` gives the part of an image that `encode` uses, if not the whole image.
-    # `before_training(texts)` is called once before the first step with all texts that `condition` will be asked for,
-    # so that what they need can be computed and let go of.
+    # `before_training(texts)` is called once before the first step with all texts that `condition` will get,
+    # so that their conditions can be computed in advance and memory freed.
     # `export(directory)` writes the whole model as it is, in the upstream layout, where `save` keeps only a part of it.
     # `outline(options, device: str) -> srum_core.models.memory_outline.Outline`, a class method: the model without its
     # weights, for `srum doctor --plan`.
@@ -97,7 +97,7 @@ class Grounder(Protocol):
     def questions(self, candidate: Candidate) -> Sequence[Question]: ...
 
     def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region | Unreadable]:
-        """`answers[i]` answers `questions(...)[i]`; an odd answer gives `Unreadable` and is asked for again."""
+        """`answers[i]` answers `questions(...)[i]`; a malformed answer gives `Unreadable` and is requested again."""
         ...
 
 
@@ -175,13 +175,13 @@ class Benchmark(Protocol):
     # `layouts: Mapping[str, str]` and `layout(target, images) -> Layout`: folders as original scorers expect them, by
     # name (with who reads them), of images with their numbers: `Sequence[(which of its prompt's, Candidate)]`.
     # `survey() -> Sequence[PromptFile]`, for one whose prompts are read from a folder of the user's, its option `data`:
-    # what is there and what is missing, without raising; `srum eval prompts` shows it.
+    # existing and missing files, without raising; `srum eval prompts` shows it.
     # `judge: str`: which judge it is meant for, as `--judge` takes it, where not just anybody can answer.
     # `published() -> srum_core.evaluation.published.Published`, a static method: results of others, for `srum eval
     # table`.
     # `rubrics(candidate) -> Mapping[str, float]`: "layout" and "detail" of an image from 0 to 1 without asking
     # anybody, also of unfinished ones, for `srum analyze steps`.
-    # `explain(candidate, answers) -> str`: what is wrong with an image, in a few words for the report; "" = nothing.
+    # `explain(candidate, answers) -> str`: the fault of an image, in a few words for the report; "" = none.
     # A row "extra objects" of the table, (found - asked) / asked: more than before training by a tenth are warned of.
     # An option `policy` ("exclude", "zero", "reference") decides how unreadable answers count; a row "readable" holds
     # the share of answers that could be read.

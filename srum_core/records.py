@@ -237,7 +237,7 @@ class Grounding:
     regions: tuple[Region, ...] = field(default=(), validator=_own_ids)
     exchanges: tuple[Exchange, ...] = ()
     dropped: tuple[Dropped, ...] = ()
-    """Near-duplicates, and what the verifier rejected."""
+    """Near-duplicates, and regions that the verifier rejected."""
     failures: tuple[Unreadable, ...] = ()
     """The grounder's unreadable answers: the regions are not known, and the image is not judged."""
     unverified: tuple[Unreadable, ...] = ()
@@ -269,7 +269,7 @@ class Row:
     """Ends of the 95 % interval over prompts, where the benchmark resamples."""
     high: float | None = None
     note: str = ""
-    """What a reader must know before comparing the number: incomplete, other prompts, another rubric, …"""
+    """Notes for readers who compare the number: incomplete, other prompts, another rubric, …"""
 
 
 @frozen
@@ -300,7 +300,7 @@ class PromptFile:
     """How many prompts it holds."""
     sha256: str = ""
     problems: tuple[str, ...] = ()
-    """How it differs from what was expected, a sentence each."""
+    """Differences from the expected file, one sentence each."""
 
 
 # ---- boxes -----------------------------------------------------------------------------------------------------------

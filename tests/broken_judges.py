@@ -213,7 +213,7 @@ JUDGES = {
     "DropsWhatItCannotRead": (DropsWhatItCannotRead, "test_empty_answers_never_give_a_score", "says nothing about"),
     "CountsQuestions": (CountsQuestions, "test_asking_is_pure", "Asking must be pure"),
     "RemembersAnswers": (RemembersAnswers, "test_reading_is_pure", "differently the second time"),
-    "NeedsRegions": (NeedsRegions, "test_an_image_without_regions_is_no_problem", "no region was found"),
+    "NeedsRegions": (NeedsRegions, "test_an_image_without_regions_is_no_problem", "image without regions"),
     "ScoresStrangers": (ScoresStrangers, "test_odd_answers_are_scores_or_unreadable", 'scores region "99"'),
     "AsksAboutAnotherPicture": (AsksAboutAnotherImage, "test_asking_is_pure", "asks about .*x.png, but"),
     "AsksOnAtRandom": (AsksOnAtRandom, "test_asking_further_is_pure", r"AsksOnAtRandom\.further gave other questions"),

@@ -313,7 +313,7 @@ def test_interrupted_at_any_stage_it_ends_with_the_same_tables(
     toy._calls.clear()
     monkeypatch.setenv("SRUM_TOY_INTERRUPT", when)
     assert main.main(given) == 130
-    assert "To go on:\n  srum ablate" in capsys.readouterr().err
+    assert "To resume:\n  srum ablate" in capsys.readouterr().err
     monkeypatch.delenv("SRUM_TOY_INTERRUPT")
     assert main.main(given) == 0
     assert results(tmp_path)["rows"] == whole["rows"]

@@ -84,7 +84,7 @@ def test_ids_in_another_order_are_refused(tmp_path: Path) -> None:
     entries = compbench_entries()
     entries[0], entries[1] = entries[1], entries[0]
     write(tmp_path / "val_comp.json", entries)
-    with pytest.raises(ConfigError, match="the ids of the 3d_spatial prompts do not go on from 701"):
+    with pytest.raises(ConfigError, match="the ids of the 3d_spatial prompts do not count up from 701"):
         compbench.load(str(tmp_path), "test")
 
 
@@ -242,7 +242,7 @@ def test_a_gap_in_wises_ids_is_found(tmp_path: Path) -> None:
     write(path, entries[:5] + entries[6:])
     with pytest.raises(ConfigError, match="holds 399 prompts; the release has 400") as message:
         wise.load(LEGACY, str(data))
-    assert "the ids do not go on one by one" in str(message.value)
+    assert "the ids do not count up one by one" in str(message.value)
 
 
 # ---- T2I-ReasonBench -------------------------------------------------------------------------------------------------

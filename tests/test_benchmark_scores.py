@@ -291,7 +291,7 @@ def test_an_image_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
     benchmark = GenEval(GenEvalOptions(detections=seen(tmp_path, {"one": [DOG]})))
     candidate = image(tmp_path, "one")
     assert benchmark.score(candidate, []) == {"correct": 1.0}
-    candidate.image.write_text("drawn again")
+    candidate.image.write_text("generated again")
     with pytest.raises(ConfigError, match=r"holds no detections of .*its detections belong to another image"):
         benchmark.score(candidate, [])
     candidate.image.unlink()

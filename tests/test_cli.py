@@ -137,7 +137,7 @@ def test_a_dry_run_tells_all_and_does_nothing(
     for stage in ("evaluate (base)", "generate (round 1)", "judge (round 2)", "evaluate (round 2)"):
         assert stage in said
     assert "runs/toy.ToyModel-default" in said
-    assert "2 pictures" in said
+    assert "2 images" in said
     assert "3 pictures" in said
     assert sorted(tmp_path.rglob("*")) == before
 

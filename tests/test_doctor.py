@@ -106,7 +106,7 @@ def same(velocity: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
 
 CONVENTIONS = {
     "sign": (lambda v, x, t: -v, lambda t: t, "negate it in the adapter"),
-    "reversed time": (same, lambda t: 1 - t, "Time runs the wrong way round"),
+    "reversed time": (same, lambda t: 1 - t, "Time runs in the wrong direction"),
     "time in thousandths for a model in [0, 1]": (same, lambda t: 1000 * t, "pass t unchanged"),
     "time in [0, 1] for a model in thousandths": (same, lambda t: t / 1000, "pass 1000 * t"),
     "reversed time in thousandths": (same, lambda t: 1 - t / 1000, "pass 1000 * (1 - t)"),
@@ -137,7 +137,7 @@ def test_two_mistakes_are_told_together(check: Callable[..., dict[str, Finding]]
     both = Wrapped(model.denoiser, lambda v, x, t: -v, lambda t: 1 - t)
     text = check(flow_convention.check, denoiser=both)[flow_convention.SIGN].text
     assert "negate it" in text
-    assert "Time runs the wrong way round" in text
+    assert "Time runs in the wrong direction" in text
 
 
 def test_a_missing_scale_is_told_and_the_sign_is_not_blamed(
@@ -247,7 +247,7 @@ def test_seeds_that_leak_or_do_nothing_are_told(check: Callable[..., dict[str, F
     for broken in (unseeded, by_place):
         found = check(generation.check, generate=broken)[generation.SEEDS]
         assert found.verdict == "wrong"
-        assert "torch.Generator of the image's own" in found.text
+        assert "torch.Generator per image" in found.text
     deaf = check(generation.check, generate=lambda prompts, seeds: model.generate(prompts, [7] * len(seeds)))
     assert "Two seeds give the same image" in deaf[generation.SEEDS].text
 

@@ -178,7 +178,7 @@ def test_the_originals_seeds_where_they_can_be_had(
     run = generated("compbench", data, tmp_path / "c", "evaluate.seeds=reference", "evaluate.images=3", limit=2)
     assert set(seeds(run).items()) == {((name, k), 42 + k) for name in ("701", "702") for k in range(3)}
     assert srum("generate", *model(use("wise", data), tmp_path / "w", "evaluate.seeds=reference")) == 2
-    assert 'evaluate.seeds = "reference" cannot be had for wise' in capsys.readouterr().err
+    assert 'evaluate.seeds = "reference" is not available for wise' in capsys.readouterr().err
 
 
 # ---- trained models --------------------------------------------------------------------------------------------------

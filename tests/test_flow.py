@@ -60,7 +60,7 @@ def test_what_does_not_fit_the_grid_is_refused() -> None:
     clean, noise = draw(0), draw(1)
     with pytest.raises(TrainingError, match=r"image 1 .* \(1, 4\), its latent grid is \(4, 1\)"):
         flow_step(Echo(), clean, None, torch.ones(2), [torch.ones(2, 3), torch.ones(1, 4)], noise)
-    with pytest.raises(TrainingError, match=r"image 0 .*reference image of the candidate's own size"):
+    with pytest.raises(TrainingError, match=r"image 0 .*reference image of the candidate's size"):
         flow_step(Echo(), clean, None, torch.ones(2), None, noise, reference=[clean[1], None])
 
 

@@ -244,7 +244,7 @@ def test_what_cannot_be_looked_with_or_at_is_told(
     assert "is a checkpoint of the kind clip; what is needed is mask2former" in capsys.readouterr().err
     assert looked(run, tmp_path, clip, "--as", "b") == 2
     assert "cannot be read as a checkpoint of transformers" in capsys.readouterr().err
-    with pytest.raises(PluginError, match="looks for objects that a question names"):
+    with pytest.raises(PluginError, match="detects objects that a question names"):
         detection.Mask2Former().answer([Question(tmp_path / "none.png", "Is it a dog?")])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert looked(run, eyes, clip, "--as", "c") == 2
@@ -286,7 +286,7 @@ def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
         ("I see a dog.", 'no JSON with a list "detections"'),
         ('{"detections": 3}', 'no JSON with a list "detections"'),
         ('{"detections": [{"label": "dog"}]}', 'a detection needs "label", "box"'),
-        ('{"detections": [{"label": "tv remote", "box": [1, 2, 3, 4], "score": 0.5}]}', "which colour the tv remote"),
+        ('{"detections": [{"label": "tv remote", "box": [1, 2, 3, 4], "score": 0.5}]}', "colour of the tv remote"),
     ],
 )
 def test_what_is_no_list_of_detections_is_unreadable_and_no_missing_object(text: str, message: str) -> None:

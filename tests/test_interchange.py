@@ -463,7 +463,7 @@ def test_judging_an_imported_run_again_goes_over_its_images(tmp_path: Path) -> N
 def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bring(write(tmp_path / "train.jsonl", line()), tmp_path / "run")
     assert main.main(["reread", str(tmp_path / "run")]) == 2
-    assert "no answers that they were read from, as after srum import" in message(capsys)
+    assert "not the answers behind them, as after srum import" in message(capsys)
 
 
 @pytest.mark.parametrize(

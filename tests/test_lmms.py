@@ -50,7 +50,7 @@ def test_requests_are_answered_in_order(made: type) -> None:
     model.task_dict = {"t": {"s": [{"image": each} for each in images]}}
     said = model.generate_until([request(number, {"until": ["\nReason"]}) for number in (2, 1, 0)])
     assert said == ["Region ID: 2\nScore: -1.00", "Region ID: 1\nScore: 1.00", "Region ID: 0\nScore: -1.00"]
-    with pytest.raises(AnswerError, match="tell no likelihoods"):
+    with pytest.raises(AnswerError, match="give no likelihoods"):
         model.loglikelihood([])
 
 

@@ -228,7 +228,7 @@ class Undeclared(BoundedLoss):
 
 def test_a_loss_that_needs_the_start_says_so_or_is_told() -> None:
     for loss in (BoundedLoss(), NegativeAwareLoss()):
-        with pytest.raises(TrainingError, match=r"what the model said before training \(FlowStep.start\)"):
+        with pytest.raises(TrainingError, match=r"the prediction before training \(FlowStep.start\)"):
             loss(make())
     with pytest.raises(AssertionError, match=r"Undeclared failed: it raised TrainingError: .*FlowStep.start"):
         LossConformance().test_it_is_a_finite_scalar(Undeclared())

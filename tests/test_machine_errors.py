@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_in_any_stage_loses_nothing(
         said = capsys.readouterr().err
         assert "No space left on device" in said
         assert str(tmp_path / "run") in said  # which file
-        assert "To go on:\n  srum-train" in said
+        assert "To resume:\n  srum-train" in said
     full["at"] = ""
     assert train_main(command) == 0
 

@@ -553,11 +553,11 @@ def test_a_key_that_cannot_be_sent_is_not_shown(server: Server, monkeypatch: pyt
     ("url", "words"),
     [
         ("", "set answerer.url, .* or the environment variable OPENAI_BASE_URL"),
-        ("localhost:8000/v1", 'should look like "http://localhost:8000/v1"'),
-        ("ftp://localhost/v1", "should look like"),
-        ("http://", "should look like"),
-        ("http://[::1/v1", "should look like"),
-        ("http://localhost:port/v1", "should look like"),
+        ("localhost:8000/v1", 'should have the form "http://localhost:8000/v1"'),
+        ("ftp://localhost/v1", "should have the form"),
+        ("http://", "should have the form"),
+        ("http://[::1/v1", "should have the form"),
+        ("http://localhost:port/v1", "should have the form"),
     ],
 )
 def test_urls_that_cannot_work(url: str, words: str) -> None:
@@ -584,7 +584,7 @@ def test_a_url_with_a_secret_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     assert train_main(["--adapter", "bagel", "--out", str(tmp_path / "run"), setting]) == 2
     error = capsys.readouterr().err
-    assert re.search(r"answerer.url .*(password|should look like)", error)
+    assert re.search(r"answerer.url .*(password|should have the form)", error)
     assert "secret" not in error
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("OPENAI_BASE_URL", url)
@@ -640,7 +640,7 @@ def test_the_only_model_is_found_once_and_late(server: Server, image: Path) -> N
 @pytest.mark.parametrize(
     ("act", "error", "words"),
     [
-        (models("a", "b"), ConfigError, r"answerer\.model must say which one to ask\. It lists: a, b\."),
+        (models("a", "b"), ConfigError, r"answerer\.model must name the one to ask\. It lists: a, b\."),
         (models(), ConfigError, r"It lists: none\."),
         (
             with_status(404),

@@ -224,7 +224,7 @@ def test_words_that_change_are_told_apart_from_numbers(
         toy.ToyJudge, "scores", lambda self, c, r, a: [evolve(each, reason="bright") for each in read(self, c, r, a)]
     )
     reread(run)
-    assert f"reasons, labels, rules) does in {len(WORDS)} judgements" in capsys.readouterr().out
+    assert f"reasons, labels or rules change in {len(WORDS)} judgements" in capsys.readouterr().out
     assert {score.reason for each in run.judgements(1) for score in each.scores} == {"bright"}
 
 
@@ -292,7 +292,7 @@ def test_scores_without_answers_cannot_be_read_again(tmp_path: Path, capsys: pyt
     run = make(tmp_path / "run", stages=("generate", "ground"))
     run.judgements(1).extend(Judgement(item.id, scores=(Score(0.5),)) for item in run.planned(1))
     reread(run, code=2)
-    assert "no answers that they were read from" in flat(capsys.readouterr().err)
+    assert "not the answers behind them" in flat(capsys.readouterr().err)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

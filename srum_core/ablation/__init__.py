@@ -1,6 +1,6 @@
 """`srum ablate`: the same method with one thing changed at a time, over training seeds, side by side.
 
-`arms` reads which arms there are, `plan` finds out what they can share, `work` runs them and lets them share, `tables`
+`arms` reads the arms, `plan` determines the stages that they share, `work` runs and links them, `tables`
 puts the numbers together, and `write` shows them. An ablation is a folder of ordinary runs.
 """
 

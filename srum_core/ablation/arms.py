@@ -44,7 +44,7 @@ class Arm:
     name: str = field(validator=_name)
     """Also its folder's name."""
     text: str = ""
-    """What it is, in a few words."""
+    """Description in a few words."""
     settings: tuple[str, ...] = ()
     """"KEY=VALUE" as on the command line."""
     untrained: bool = False
@@ -52,7 +52,7 @@ class Arm:
     extra: bool = False
     """Only run when it is named with --arms."""
     drop: bool = False
-    """Whether it is in the figure of what each part contributes."""
+    """Whether it is in the figure of the parts' contributions."""
     curve: Curve | None = None
 
 
@@ -62,11 +62,11 @@ class Arms:
 
     arm: tuple[Arm, ...] = ()
     reference: str = ""
-    """The arm that the figure of what each part contributes compares with."""
+    """The arm that the figure of the parts' contributions compares with."""
     against: tuple[str, ...] = ()
     """Arms that all others are compared with in the table."""
     axis: str = ""
-    """What the curve's x is."""
+    """Label of the curve's x axis."""
     training_only: tuple[str, ...] = ()
     """Settings that change neither images nor answers, though candidates remember them ("adapter.experts")."""
     quick: tuple[str, ...] = ()

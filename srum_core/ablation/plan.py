@@ -1,4 +1,4 @@
-"""What is to be done for every arm, and whose work it can take over.
+"""The work for every arm, and the arm whose work it can reuse.
 
 Two runs make the same records where the settings that those depend on are the same (`Run.stage_settings` of the stage
 and of those before it, in its round and in the rounds before). So an arm that trains otherwise shares candidates,
@@ -59,7 +59,7 @@ class Unit:
 
 @frozen
 class Plan:
-    """Everything, in the order in which it is done: seed by seed, what is shared first."""
+    """All work in order: seed by seed, shared stages first."""
 
     arms: Arms
     chosen: tuple[Arm, ...]
@@ -85,7 +85,7 @@ def make_plan(
     folder: Path, settings: Settings, arms: Arms, chosen: Sequence[Arm], seeds: int, registry: Registry
 ) -> Plan:
     """`seeds` training seeds from settings.seed on. Raises ConfigError for an arm's settings that cannot be used, and
-    RecordError if what is in the folders was made with other settings."""
+    RecordError if the folders were made with other settings."""
     settings = attrs.evolve(settings, evaluate=attrs.evolve(settings.evaluate, before=True))
     changed = {arm.name: config.changed(settings, arm.settings, registry, f"in arm {arm.name}") for arm in chosen}
     numbers = tuple(range(settings.seed, settings.seed + seeds))

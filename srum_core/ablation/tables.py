@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from srum_core.evaluation.statistics import Table
 
 BASE = "base"
-"""What the column of differences to an arm's own model before training is called."""
+"""Name of the column of differences to an arm's own model before training."""
 
 
 @frozen
@@ -55,7 +55,7 @@ class Row:
     drop: Estimate | None
     """Difference to the reference arm."""
     notes: tuple[str, ...]
-    """What has to be known about it: what failed, and with what it agrees by construction."""
+    """Notes: failures, and arms that are equal by construction."""
 
 
 @frozen
@@ -107,7 +107,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], read: Known) -> Tables:
-    """All arms, in order; with what is there so far."""
+    """All arms, in order, with their results so far."""
     lines = tuple(line for arm in plan.chosen for line in _lines(plan, arm, read))
     final: dict[str, BySeed] = {}
     start: dict[str, BySeed] = {}

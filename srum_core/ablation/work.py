@@ -1,4 +1,4 @@
-"""Doing what is planned: one stage after the other in this process, what is there already is left alone."""
+"""Run the plan: one stage after another in this process, without repeating finished ones."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def title(plan: Plan) -> str:
 
 
 def note(plan: Plan) -> str:
-    """What the numbers are of, and what they were made with; no name of a machine."""
+    """Caption of the numbers: data and settings, without the name of a machine."""
     run = plan.units[plan.seeds[0]][0].run
     evaluate, count = run.settings.evaluate, len(run.planned_evaluation())
     packages = {"Python": platform.python_version(), **run.registry.versions()}

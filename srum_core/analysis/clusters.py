@@ -1,4 +1,4 @@
-"""Clusters of neurons found once on the base model, and what a model's activity in them is (paper, Appendix B)."""
+"""Clusters of neurons, selected once on the base model, and a model's activity in them (paper, Appendix B)."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def add_round(parser: argparse.ArgumentParser) -> None:
 
 
 def judged_round(run: Run, round: int | None) -> int:
-    """The round that is asked for, or else the last that is judged: to the end, if any is.
+    """The requested round, or else the last judged one: completely judged, if any is.
 
     Raises RecordError if it has no judgements."""
     there = judged_rounds(run)

@@ -1,4 +1,4 @@
-"""Stages in process groups of their own, started by accelerate or by who is named. No torch in this process."""
+"""Run stages in separate process groups, started by accelerate or by --launcher. No torch in this process."""
 
 from __future__ import annotations
 

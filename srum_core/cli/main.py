@@ -181,9 +181,9 @@ def _problems(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, 
 
 
 def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> int:
-    """Print what would be done, and what is missing for it. Return 1 if the run would not start.
+    """Print the planned work and what is missing. Return 1 if the run would not start.
 
-    Settings that differ from those of what is there are refused, unless it would be made again."""
+    Settings that differ from those of existing stages are refused, unless these would be made again."""
     blocked = preflight.blocked(run.folder)
     found = blocked or _problems(run, parsed, redone)
     if not found:
@@ -227,7 +227,7 @@ def _launch(run: Run, step: Step, parsed: argparse.Namespace, handle: int) -> No
 
 
 def _say_stopped(run: Run, parsed: argparse.Namespace, given: Sequence[str], stop: BaseException) -> int:
-    """Print what is done, and how to resume. Return the exit status: 130 when interrupted, else the stage's."""
+    """Print the finished work, and how to resume. Return the exit status: 130 when interrupted, else the stage's."""
     tell("")
     if isinstance(stop, Stopped) and stop.step is not None and stop.code != 130:
         tell(f"srum: {stop.step} ended with exit status {stop.code}; see its output above.")
@@ -240,7 +240,7 @@ def _say_stopped(run: Run, parsed: argparse.Namespace, given: Sequence[str], sto
 
 
 def resume_command(given: Sequence[str]) -> str:
-    """The same command, without --redo: what it deleted need not be deleted again."""
+    """The same command without --redo, which has deleted its stages already."""
     kept, skip = ["srum-train"], False
     for word in given:
         if not skip and word != "--redo" and not word.startswith("--redo="):

@@ -386,7 +386,7 @@ def _structure(
 
 
 def _component(path: Keys, data: Any, kind: str, registry: Registry, found: list[Problem]) -> Use:
-    """The component with all its options; what is wrong goes to `found`, and then the result means nothing."""
+    """The component with all its options; problems go to `found`, and then the result is invalid."""
     use = data.get("use") if isinstance(data, Mapping) else None
     if not isinstance(use, str):
         found.append(Problem(path, 'should be a name, or a table {use = "name", option = value}.'))

@@ -50,7 +50,7 @@ class Ground:
     duplicates: float = field(default=0.9, validator=[validators.gt(0), validators.le(1)])
     """Of two boxes whose intersection over union is above it, the later one is dropped; 1 = keep all."""
     retries: int = field(default=2, validator=_at_least_0)
-    """How often an unreadable answer (of boxes, of the verifier) is asked for again before it counts as a failure."""
+    """Retries of an unreadable answer (of boxes, of the verifier) before it counts as a failure."""
     temperature: float = field(default=0.7, validator=_positive)
     """Sampling temperature of those retries; the first answer is greedy."""
 
@@ -62,7 +62,7 @@ class Judge:
     batch: int = field(default=8, validator=_at_least_1)
     """Images judged at once, per device; an image may take several questions."""
     retries: int = field(default=2, validator=_at_least_0)
-    """How often an unreadable answer is asked for again before it counts as a failure."""
+    """Retries of an unreadable answer before it counts as a failure."""
     temperature: float = field(default=0.7, validator=_positive)
     """Sampling temperature of those retries, and of votes; a single first answer is greedy."""
     votes: int = field(default=1, validator=_few)
@@ -170,7 +170,7 @@ class Evaluate:
     """reference = borders of pure black are cut off, as in BAGEL's and SRUM's scripts; images may become smaller."""
     # Neutral, although they do something: until they came, no benchmark said what it could not read.
     retries: int = field(default=2, validator=_at_least_0)
-    """How often an answer that the benchmark cannot read is asked for again before it counts as unreadable."""
+    """Retries of an answer that the benchmark cannot read before it counts as unreadable."""
     temperature: float = field(default=0.7, validator=_positive)
     """Sampling temperature of those retries; the first answer is greedy."""
     before: bool = True
@@ -199,19 +199,19 @@ class Settings:
     """The folder of another run, whose trained model this one starts from (FOLDER = after its last finished round, or
     FOLDER:ROUND); "" = the adapter's own weights."""
     answerer: Use | None = None
-    """Who answers the judges' questions; "" = the model itself."""
+    """The answerer of the judges' questions; "" = the model itself."""
     grounder: Use = field(factory=lambda: Use("grid"))
     """Proposes the regions."""
     verifier: Use | None = None
     """A judge that is asked about the proposed regions first; those it scores below 0 are dropped. "" = none."""
     judges: tuple[Use, ...] = field(factory=lambda: (Use("global-layout"), Use("local-regions")), validator=_not_empty)
-    """Who asks and scores."""
+    """The judges, which ask questions and score."""
     map: Use = field(factory=lambda: Use("paper"))
     """How scores become a weight per latent cell."""
     loss: Use = field(factory=lambda: Use("srum"))
-    """What is minimised; the reference term's weight is one of its options."""
+    """The loss; the reference term's weight is one of its options."""
     benchmark: Use | None = None
-    """What the model is evaluated with; "" = nothing."""
+    """The benchmark of the evaluations; "" = none."""
     generate: Generate = Generate()
     ground: Ground = Ground()
     judge: Judge = Judge()
@@ -231,7 +231,7 @@ class Settings:
         return range(1, self.round_count + 1)
 
     def changes(self, round: int | None) -> tuple[str, ...]:
-        """What a round changes; nothing for None (the model before training) and for a round that there is not."""
+        """The changes of a round; none for None (the model before training) and for a round that does not exist."""
         if isinstance(self.rounds, int) or round is None or round not in self.round_numbers:
             return ()
         return self.rounds[round - 1]

@@ -1,4 +1,4 @@
-"""What one call of everything takes, and what a round with these settings would."""
+"""Measure one call of each operation, and estimate a round with these settings."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class _Trainer:
 
 
 def estimate(subject: Subject, found: Sequence[Cost]) -> str:
-    """What a round takes on this machine, in a sentence, from single calls."""
+    """Estimate the duration of a round on this machine from single calls, as a sentence."""
     settings = subject.run.settings
     each = {cost.operation: cost.seconds / cost.count for cost in found}
     images = len(subject.run.planned(1))

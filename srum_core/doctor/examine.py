@@ -53,7 +53,7 @@ def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tel
 
 
 def guarded(name: str, check: Callable[[Subject], list[Finding]], examined: Subject) -> list[Finding]:
-    """What a check finds. An adapter's exception is a finding too; its traceback goes to stderr."""
+    """The findings of a check. An adapter's exception is a finding too; its traceback goes to stderr."""
     try:
         return check(examined)
     except SrumError as error:

@@ -1,4 +1,4 @@
-"""What a check found, as a sentence and a verdict. No torch."""
+"""Findings of a check: a verdict and a sentence. No torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Cost:
     """Images (or questions) in the call."""
     seconds: float
     memory: float
-    """MiB of this process's memory that the call took on top of what was there."""
+    """Additional MiB of this process's memory that the call took."""
     device_memory: float | None = None
     """MiB on the accelerator at its height, weights included; None on a CPU."""
 

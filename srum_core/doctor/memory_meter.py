@@ -24,7 +24,7 @@ _THIRTY_TWO = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.soft
 
 @define
 class Metered:
-    """Bytes of what was allocated since the meter began."""
+    """Bytes allocated since the meter started."""
 
     now: int = 0
     peak: int = 0
@@ -134,7 +134,7 @@ class _Like(TorchFunctionMode):
 
 @contextmanager
 def metered(autocast: bool = False) -> Iterator[Metered]:
-    """Counts what is allocated on the meta device meanwhile, as if attention were fused there. `autocast`: products in
+    """Count the allocations on the meta device meanwhile, as if attention were fused there. `autocast`: products in
     bfloat16."""
     like = _Like(autocast)
     found = Metered(like=like)

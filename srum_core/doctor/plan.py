@@ -1,4 +1,4 @@
-"""What a run's stages take of a device's memory, predicted from shapes alone: no weights are read."""
+"""Predict the device memory of a run's stages from shapes alone: no weights are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GIB = 2**30
 
 @frozen
 class Device:
-    """What is planned for. `count` of them, with `gib` GiB each."""
+    """The devices: `count` of them, with `gib` GiB each."""
 
     kind: str
     """cuda or cpu."""
@@ -60,7 +60,7 @@ class Need:
 
     stage: str
     work: str
-    """What is done at once."""
+    """The work of one batch."""
     weights: int
     passing: int
     """Activations and whatever else comes and goes: by how much the height of a step is above its gradients."""
@@ -70,7 +70,7 @@ class Need:
     largest: int = 0
     """Weights and gradients of the largest of the repeated layers, which sharding gathers one by one."""
     replicated: int = 0
-    """Of the weights, what no sharding divides."""
+    """The part of the weights that sharding does not divide."""
 
     @property
     def total(self) -> int:
@@ -83,7 +83,7 @@ class Need:
         return attrs.evolve(self, weights=weights, largest=0, gradients=gradients, optimizer=optimizer)
 
     def offloaded(self, count: int) -> Need:
-        """The same with --launch fsdp2-offload: what is sharded lies in the host's memory, two layers are here."""
+        """The same with --launch fsdp2-offload: shards are in host memory, two layers on the device."""
         return attrs.evolve(self.sharded(count), weights=self.replicated + 2 * self.largest, gradients=0, optimizer=0)
 
 

@@ -32,7 +32,7 @@ class Subject:
     candidates: list[Candidate]
     """The images, on disk."""
     texts: list[str | None]
-    """What each shows; None = not known."""
+    """The prompt of each; None = not known."""
     trained: bool | None = None
     received: list[Interview] = field(factory=list)
     """Two of the images before each of the run's judges, once all that they ask is answered."""

@@ -20,7 +20,7 @@ ASSUMED = (
 
 @frozen
 class Mend:
-    """Settings with which a stage fits, and what it needs then."""
+    """Find settings with which a stage fits, and its memory then."""
 
     words: tuple[str, ...]
     need: Need
@@ -111,7 +111,7 @@ def show(planner: Planner, settings: Settings, console: Console) -> bool:
 
 
 def _advice(planner: Planner, settings: Settings, need: Need) -> str:
-    """What is enough, as the planner finds it, and nothing else."""
+    """Only changes that are enough according to the plan."""
     device, tried = planner.device, [Mend((), need)]
     own = fix(planner, settings, need, tried)
     message = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."

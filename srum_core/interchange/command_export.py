@@ -57,7 +57,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _checkpoint(run: Run, rounds: int, folder: Path) -> None:
-    """By the adapter's `export`; without one what it saves is whole."""
+    """By the adapter's `export`; without one, `save` writes whole models."""
     model = run.model(rounds)
     export = getattr(model, "export", None)
     if export is None:

@@ -67,7 +67,7 @@ def _read(data: Path, images: Path | None, candidates: Path | None) -> Iterator[
 
 
 def _say(intake: Intake, parsed: argparse.Namespace, reward_map: str) -> None:
-    """What came in, and what did not, in sentences."""
+    """Summary of imported and rejected records, as sentences."""
     if intake.notes:
         log = f", all in {shown(parsed.out / LOG)}"
         tell(f"{len(intake.notes)} entries were left out or changed:{listed(intake.notes, log)}")

@@ -1,4 +1,4 @@
-"""Write down what a judge asked and was answered in a run, as transcripts for its tests.
+"""Write a judge's questions and answers of a run as transcripts for its tests.
 
 A transcript is one image, the judge's questions about it with the answers word for word, and what the judge reads in
 them today (single answers or votes, without judge.doubt, which is the run's and not the judge's). The images are

@@ -269,7 +269,7 @@ def _swap(folder: Path) -> Path:
 
 
 def _finish_interrupted(run: Run) -> None:
-    """A swap that was cut short between its two renames is finished; what was never complete is dropped."""
+    """Finish a swap that was interrupted between its two renames; delete an incomplete folder."""
     for aside in run.folder.glob("round-*/.judgements.new"):
         folder = aside.with_name("judgements")
         if folder.exists():

@@ -27,7 +27,7 @@ _CHUNK = 32
 
 @define
 class Intake:
-    """What came in."""
+    """The imported images."""
 
     images: int = 0
     scores: int = 0
@@ -39,7 +39,7 @@ class Intake:
     zero: int = 0
     """Images with a global score of exactly 0."""
     notes: list[str] = field(factory=list)
-    """What was left out of images that came in, or changed."""
+    """Omissions and changes in imported images."""
     places: list[str] = field(factory=list)
     """Which image of the run each one is."""
     bad: list[Bad] = field(factory=list)
@@ -84,7 +84,7 @@ def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool) -> Intake:
 
 
 def _usable(found: Iterable[Incoming | Bad], intake: Intake, prompts: list[Prompt]) -> Iterator[Incoming]:
-    """What can be used, each with its own prompt id; everything is counted."""
+    """The usable records, each with its own prompt id; all are counted."""
     taken = set[str]()
     for each in found:
         if isinstance(each, Bad):

@@ -1,4 +1,4 @@
-"""What is imported, before it is a run, and what exports have in common."""
+"""Imported records before they are a run, and code shared by exports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt,
 from srum_core.runs.run import Run
 
 OWN, REFERENCE = Path("image"), Path("reference")
-"""In an `Incoming`, what a question shows: the image that is judged, or its reference."""
+"""In an `Incoming`, the image of a question: the judged one, or its reference."""
 
 
 @frozen
@@ -50,7 +50,7 @@ class Incoming:
     seed: int | None = None
     """None = the seed of the image is not known."""
     notes: tuple[str, ...] = ()
-    """What was left out or changed, a sentence each."""
+    """Omissions and changes, one sentence each."""
 
 
 @frozen
@@ -128,7 +128,7 @@ def renamed(exchanges: Sequence[Exchange], names: Mapping[Path, Path]) -> tuple[
 
 @contextmanager
 def fresh(folder: Path) -> Iterator[Path]:
-    """A folder to fill that takes its place once it is complete; it is gone if anything goes wrong.
+    """A folder to fill, moved into place once it is complete, and deleted on any error.
 
     Raises RecordError if there is something in that place."""
     folder = folder.absolute()

@@ -38,7 +38,7 @@ from srum_core.runs.store import write_atomic
 GLOBAL = "global_layout_reward"
 Json = dict[str, Any]
 JUDGE = "imported"
-"""`Score.judge` of what is read here."""
+"""`Score.judge` of records read here."""
 KEYS = {"prompt", "image_file", "vlm_rewards", GLOBAL, "bad_image_file", "good_image_file"}
 KEYS |= {"prompt_id", "original_prompt", "detailed_prompt", "think_output"}
 """The fields of the official records."""
@@ -217,7 +217,7 @@ def _words(entry: dict[str, Any], key: str) -> str:
 
 
 def _edges(values: Any, what: str) -> Box | str:
-    """Four numbers, or why there are none. Raises Unusable for what is not finite, as the official reader does."""
+    """Four numbers, or the reason why not. Raises Unusable for values that are not finite, like the official reader."""
     if not isinstance(values, list) or len(values) != 4:
         return f"its box is {values!r}, and should be four numbers"
     found = [_number(value) for value in values]

@@ -58,7 +58,7 @@ class NotDownloaded(CheckpointError):
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Let `download` raise NotDownloaded instead: what is checked before a run must not take gigabytes."""
+    """Let `download` raise NotDownloaded instead: checks before a run must not download gigabytes."""
     token = _fetching.set(False)
     try:
         yield
@@ -92,7 +92,7 @@ class Checkpoints:
     patterns: Sequence[str]
     """Files that are taken from a hub repository: weights and settings, never code."""
     needs: str
-    """What it takes to run one, and what else would run: a sentence for a machine without an accelerator."""
+    """Requirements and an alternative: a sentence for a machine without an accelerator."""
     published: Mapping[str, int] = field(factory=dict)
     """About how many bytes of weights are behind well-known hub ids, so that a laptop does not download them first."""
     weights: str = "*.safetensors"

@@ -29,7 +29,7 @@ class Outline:
     grid: tuple[int, int, int]
     """(rows, columns, channels) of the latent of an image of the generated size."""
     condition: Callable[[int], Any]
-    """What the denoiser takes as `condition` for so many captions of a usual length."""
+    """The argument `condition` of the denoiser for so many captions of a usual length."""
     parts: Mapping[str, int] = field(factory=dict)
     """Bytes of the weights outside the denoiser in the stages "generate", "judge" and "train"."""
     generate: Callable[[int], object] | None = None
@@ -37,7 +37,7 @@ class Outline:
     judge: Callable[[int, int], object] | None = None
     """Does once what takes the most memory in answering so many questions together, with so many new tokens each."""
     note: str = ""
-    """A sentence on what the numbers leave out or take for granted."""
+    """A sentence on the assumptions and omissions of the numbers."""
 
 
 def size_of(*modules: nn.Module) -> int:

@@ -14,7 +14,7 @@ from srum_core.protocols import UnifiedModel
 
 
 def kind(checkpoint: Path) -> str:
-    """lora or full: what a checkpoint folder written by `save` holds. Raises CheckpointError if it is none."""
+    """lora or full: the kind of a checkpoint folder written by `save`. Raises CheckpointError if it is none."""
     if (checkpoint / ABOUT).exists():
         found = weights.read_json(checkpoint / ABOUT).get("kind")
         if found not in ("lora", "full"):

@@ -133,7 +133,7 @@ def read_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
 
 
 def unpickle(path: Path, lazily: bool = False) -> Any:
-    """What a PyTorch file holds, on the CPU. Nothing in it is ever run: a pickle could be a program."""
+    """Load a PyTorch file on the CPU. Nothing in it is executed: a pickle could be a program."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except Exception as error:  # torch.load raises almost anything for a file that is cut off or of another kind
@@ -307,7 +307,7 @@ def refuse_infinite(tensors: Iterable[tuple[str, Tensor]], where: object) -> Non
 def differences(
     wanted: Mapping[str, Sequence[int]], there: Mapping[str, Sequence[int]], unused: bool = False
 ) -> list[str]:
-    """What is missing and what has another shape, a line each; with `unused`, also what is not read."""
+    """Missing tensors and other shapes, one line each; with `unused`, also tensors that are not used."""
     lines = [f"missing: {name}" for name in wanted if name not in there]
     lines += [f"unused: {name}" for name in sorted(there.keys() - wanted.keys()) if unused]
     return lines + [
@@ -330,7 +330,7 @@ def _count(things: Collection[object], noun: str) -> str:
     return f"{len(things)} {noun}" + "s" * (len(things) != 1)
 
 
-# ---- what a library loads --------------------------------------------------------------------------------------------
+# ---- weights loaded by a library ------------------------------------------------------------------------------------
 
 
 @contextmanager

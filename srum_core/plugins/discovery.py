@@ -81,7 +81,7 @@ def find() -> tuple[pluggy.PluginManager, dict[object, Plugin], dict[tuple[str, 
     """Load every entry point of the group "srum". Imports the plugins, which are light; never their components.
 
     Returns the manager, the working plugins by module, the components by kind and name (more than one where plugins
-    clash), and sentences about what is not usable."""
+    clash), and sentences about unusable ones."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     plugins: dict[object, Plugin] = {}

@@ -1,4 +1,4 @@
-"""What a plugin can offer: the hooks, and the light description of a component that they return."""
+"""The hooks that a plugin can implement, and the light description of a component that they return."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Component:
     load: str = field(converter=_text, validator=[validators.instance_of(str), _is_path])
     """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
     options: type | None = field(default=None, validator=_has_options)
-    """attrs class of what can be set; None = nothing. A field with `metadata=SPEED` may change within a run."""
+    """attrs class of the options; None = no options. A field with `metadata=SPEED` may change within a run."""
     presets: Mapping[str, Path] = field(
         factory=dict,
         hash=False,

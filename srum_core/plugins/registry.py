@@ -34,7 +34,7 @@ def discover() -> Registry:
 
 @frozen
 class Registry:
-    """What is installed."""
+    """The installed plugins and components."""
 
     _manager: pluggy.PluginManager = field(repr=False)
     _plugins: Mapping[object, Plugin] = field(repr=False)
@@ -42,7 +42,7 @@ class Registry:
     _found: Mapping[tuple[str, str], Sequence[Found]] = field(repr=False)
     """By kind and name; more than one where plugins clash."""
     broken: list[str] = field(repr=False)
-    """What is not usable and why, in sentences."""
+    """Unusable plugins and the reasons, as sentences."""
     _silenced: set[tuple[str, object]] = field(factory=set, init=False, repr=False)
     """(hook, module) of plugins that failed at it: they are not called again."""
 
@@ -76,7 +76,7 @@ class Registry:
         return [found[0] for _, found in sorted(self._found.items()) if len(found) == 1]
 
     def versions(self) -> dict[str, str]:
-        """What a run is made with: srum, its commit where it is a checkout, the libraries that compute, and every
+        """Versions for a run: srum, its commit where it is a checkout, the libraries that compute, and every
         distribution with a working plugin."""
         libraries = {name: number for name in LIBRARIES if (number := _version(name))}
         made = {"srum": _version("srum") or "not installed", **_commit(), **libraries}

@@ -1,7 +1,7 @@
 """Write a run, or the comparison that srum ablate made, as one HTML page that needs no network and no other file.
 
-What the loop made, training curves, tables and images before and after, and every candidate with its boxes, scores,
-reasons and reward map. A run that is still under way is shown as far as it is.
+The results of all stages, training curves, tables and images before and after, and every candidate with its boxes,
+scores, reasons and reward map. An unfinished run is shown as far as it is.
 """
 
 from __future__ import annotations

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 Data = dict[str, Any]
 Grid = tuple[int, int]
 STEPS = 100
-"""Steps from 0 to the largest weight: hundredths, which is what is printed, where that is 1."""
+"""Steps from 0 to the largest weight: hundredths, as printed, where that is 1."""
 _LONGEST = 4000
 """Characters of an answer that are shown."""
 SMALL = 128
 """Pixels of the longer side up to which an image is kept as it is, to be scaled up crisp."""
 LARGEST = 256
-"""Pixels of the longer side of what a larger one is scaled down to."""
+"""Longer side in pixels to which larger images are scaled down."""
 
 
 def data_uri(path: Path) -> tuple[str, bool]:

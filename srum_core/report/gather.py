@@ -110,7 +110,7 @@ def _changes(run: Run) -> list[tuple[str, str]]:
     return [(f"round {k} of {count}", " ".join(settings.changes(k)) or "as above") for k in settings.round_numbers]
 
 
-# ---- what every stage made ------------------------------------------------------------------------------------------
+# ---- results of the stages -------------------------------------------------------------------------------------------
 
 
 def _stages(run: Run, round: int) -> list[Data]:

@@ -62,7 +62,7 @@ def _own(name: str) -> str:
 
 
 def embedded(data: Any) -> Markup:
-    """JSON that can stand in a script element: nothing in it ends the element, and it is ASCII."""
+    """JSON for a script element: nothing in it ends the element, and it is ASCII."""
     return Markup(json.dumps(_finite(data), separators=(",", ":")).translate(_UNSAFE))
 
 

@@ -1,4 +1,4 @@
-"""What a person reads while a run works: messages, progress with rate and remaining time, and the log of both.
+"""Output of a running command: messages, progress with rate and remaining time, and the log of both.
 
 Progress is a bar on a terminal and in a notebook, plain lines elsewhere; by the first process only.
 """
@@ -33,7 +33,7 @@ QUIET, NORMAL, VERBOSE = -1, 0, 1
 VERBOSITY = "SRUM_VERBOSITY"
 """The environment variable with which a process begins: -1, 0 or 1. Stages that are launched get it."""
 LOG = "log.txt"
-"""What was printed about a run, with times, in its folder."""
+"""The printed messages of a run, with times, in its folder."""
 _logs: dict[Path, FileIO] = {}
 _level = {"-1": QUIET, "1": VERBOSE}.get(os.environ.get(VERBOSITY, ""), NORMAL)
 
@@ -42,7 +42,7 @@ _level = {"-1": QUIET, "1": VERBOSE}.get(os.environ.get(VERBOSITY, ""), NORMAL)
 
 
 def set_verbosity(level: int) -> None:
-    """QUIET: results, warnings and errors only. VERBOSE: also details such as what each stage took."""
+    """QUIET: results, warnings and errors only. VERBOSE: also details such as the duration of each stage."""
     global _level
     _level = level
 
@@ -59,7 +59,7 @@ def tell(text: str, least: int = QUIET) -> None:
 
 
 def write_log(text: str) -> None:
-    """Append to the logs that are open. A log that cannot be written stops nothing: what a run makes is checked."""
+    """Append to the logs that are open. A log that cannot be written stops nothing: results are checked elsewhere."""
     if _logs and text.strip():
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(text).strip()}\n".encode(errors="replace")
         for file in _logs.values():
@@ -69,7 +69,7 @@ def write_log(text: str) -> None:
 
 @contextmanager
 def log_file(folder: Path) -> Iterator[None]:
-    """Also write what is printed to FOLDER/log.txt, and an exception that ends it with its traceback."""
+    """Also write printed messages to FOLDER/log.txt, and an exception that ends the run with its traceback."""
     path = folder / LOG
     if path in _logs:
         yield
@@ -106,7 +106,7 @@ logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
 
 @contextmanager
 def progress(total: int, label: str, done: int = 0, console: Console | None = None) -> Iterator[Callable[..., None]]:
-    """Yield `advance(count, note="")`; the last note is shown. What was done before does not count towards the rate."""
+    """Yield `advance(count, note="")`; the last note is shown. Earlier work does not count towards the rate."""
     if rank_and_world()[0]:
         yield lambda count, note="": None
         return
@@ -202,7 +202,7 @@ class _Notebook(_Lines):
         self.generated = time.monotonic()
 
     def sampling(self) -> dict[str, str]:
-        """What is shown, by MIME type."""
+        """The content by MIME type."""
         bar = f'<progress value="{self.count}" max="{max(self.total, 1)}"></progress>'
         return {"text/plain": self.text(), "text/html": f"<div>{bar} {escape(self.text())}</div>"}
 

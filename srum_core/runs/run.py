@@ -1,4 +1,4 @@
-"""A run: a folder, the settings it is made with, and the plugins they name. No torch until a model is asked for."""
+"""A run: a folder, the settings it is made with, and the plugins they name. No torch until a model is needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from srum_core.runs.store import Records, check_settings, read_list, refuse_olde
 if TYPE_CHECKING:
     from srum_core.protocols import Answerer, Benchmark, Judge, UnifiedModel
 
-_BEFORE = {  # what a round's folder holds before each stage
+_BEFORE = {  # content of a round's folder before each stage
     "generate": set[str](),
     "ground": {"memory.json", "prompts.jsonl", "candidates"},
     "judge": {"memory.json", "prompts.jsonl", "candidates", "regions"},
@@ -48,7 +48,7 @@ def _absolute(folder: Path) -> Path:
 
 @attrs.define
 class _Loaded:
-    """What a run keeps in memory, with the settings that it was made with."""
+    """Cached objects of a run, with the settings that made them."""
 
     model: tuple[int, Use, UnifiedModel] | None = None
     answerer: tuple[Use, Answerer] | None = None
@@ -78,7 +78,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, registry: plugins.Registry) -> Run:
-        """Make the folder or take it up again. Raises RecordError if what is there was made with other settings."""
+        """Create the folder or reopen it. Raises RecordError if its content was made with other settings."""
         run = cls(folder, settings, registry)
         run.check()
         run.write_settings()
@@ -156,7 +156,7 @@ class Run:
         numbers = [path.name.removeprefix("round-") for path in self.folder.glob("round-*")]
         return [None, *sorted(int(number) for number in numbers if number.isdecimal())]
 
-    # ---- what a stage makes, and from what ------------------------------------------------------------------------
+    # ---- inputs and outputs of the stages -------------------------------------------------------------------------
 
     def stage_settings(self, stage: str, round: int | None) -> dict[str, Any]:
         """The settings that a stage's folder remembers; those of the stages before it are checked in their folders."""
@@ -224,7 +224,7 @@ class Run:
         return self.derive_seed(purpose, None if round is None else round - 1, *what)
 
     def derive_seed(self, *what: str | int | None) -> int:
-        """A seed (31 bits) that depends on the run's seed and on what it is for, and on nothing else."""
+        """A seed (31 bits) that depends on the run's seed and on its purpose only."""
         digest = hashlib.sha256(repr((self.settings.seed, *what)).encode()).digest()
         return int.from_bytes(digest[:4], "big") >> 1
 
@@ -240,7 +240,7 @@ class Run:
         return self.records("judge", round, Judgement)
 
     def records(self, stage: str, round: int | None, kind: type[Any]) -> Records[Any]:
-        """What a stage has made. Raises RecordError if it was made with other settings."""
+        """The records of a stage. Raises RecordError if they were made with other settings."""
         settings = self.stage_settings(stage, round) if self.checked else None
         return Records(self.stage_folder(stage, round), kind, settings, stage=stage)
 
@@ -250,7 +250,7 @@ class Run:
         """The model after so many rounds, 0 = the base, with which round 1 starts: a full checkpoint takes the base's
         place, PEFT ones are merged in order.
 
-        Kept until that of another round is asked for, or one with other options, or `release`. Raises RecordError if
+        Kept until that of another round is needed, or one with other options, or `release`. Raises RecordError if
         one of these rounds is not trained."""
         use, kept = self.settings.adapter, self._loaded.model
         if kept is None or kept[:2] != (rounds, use):
@@ -298,7 +298,7 @@ class Run:
         return hashlib.sha256(b"".join(path.read_bytes() for path in logs if path.is_file())).hexdigest()
 
     def answerer(self, rounds: int) -> Answerer:
-        """Who answers questions after so many rounds: `answerer`, or else the model itself."""
+        """The answerer after so many rounds: `answerer`, or else the model itself."""
         use, kept = self.settings.answerer, self._loaded.answerer
         if use is None:
             return self.model(rounds)
@@ -324,7 +324,7 @@ class Run:
 
 
 def remembered(settings: Settings, registry: plugins.Registry, stage: str) -> dict[str, Any]:
-    """What a stage's output depends on, as plain data; the settings of the stages before it are not repeated."""
+    """The settings that a stage's output depends on, as plain data, without those of earlier stages."""
     s = settings
     made = {name: made_with(registry, name, getattr(s, name)) for name in ("grounder", "map", "loss", "benchmark")}
     answering = {"answerer": made_with(registry, "answerer", s.answerer)}

@@ -1,6 +1,6 @@
 """Records on disk: append-only JSON lines, one shard per writer, keyed by id. Survives being killed at any byte.
 
-A line counts once its newline is there. What a killed writer left behind (a torn last line) is fenced off with a CAN
+A line is complete with its newline. The torn last line of a killed writer is fenced off with a CAN
 character (0x18, which JSON text cannot contain) before the next append; anything else that cannot be read is an error.
 """
 
@@ -61,7 +61,7 @@ def _scalar(value: Any) -> Any:
 class Records(Generic[T]):
     """The records of one kind in one folder. Memory holds ids and file positions only; records are streamed.
 
-    `settings`: what the folder is made with. It is remembered on the first write and checked against what is there,
+    `settings`: those that make the folder. They are recorded on the first write and compared with existing ones,
     naming `stage` as the thing to redo. Paths inside the run are stored relative to the folder, so a run can be moved.
     Raises RecordError for other settings and for lines that cannot be read.
     """
@@ -111,7 +111,7 @@ class Records(Generic[T]):
                     yield self._structure(path, number, raw)
 
     def select(self, ids: Iterable[str]) -> Iterator[T]:
-        """The records with these ids, in the order asked for. Raises RecordError where one is not there."""
+        """The records with these ids, in this order. Raises RecordError if one is missing."""
         ids = list(ids)
         positions = self._positions()
         self.require(ids)
@@ -136,7 +136,7 @@ class Records(Generic[T]):
         self.extend([record])
 
     def extend(self, records: Iterable[T]) -> None:
-        """Append what is not there yet to this writer's shard; on disk when this returns."""
+        """Append missing records to this writer's shard; on disk when this returns."""
         self._prepare()
         there, lines = self._positions(), dict[str, bytes]()
         for record in records:
@@ -167,7 +167,7 @@ class Records(Generic[T]):
         return sorted(self.folder.glob("part-*.jsonl"), key=lambda path: (len(path.name), path.name))
 
     def _positions(self) -> dict[str, tuple[Path, int, int]]:
-        """Where the first record of every id is: (shard, line number, byte offset). Reads what is new."""
+        """Place of the first record of every id: (shard, line number, byte offset). Reads new lines only."""
         for path in self._shards():
             for number, offset, line in _lines(path, *self._scanned.get(path, (1, 0))):
                 self._index.setdefault(self._identity(path, number, _parse(path, number, line)), (path, number, offset))

@@ -1,7 +1,7 @@
-"""What the stages share: images in fixed chunks.
+"""Shared by the stages: images in fixed chunks.
 
-Images are cut into fixed chunks by position over the whole list, so that what shares a batch never depends on what is
-there already; a chunk with anything missing is made again whole, and only what is missing is kept. With several
+Images are cut into fixed chunks by position over the whole list, so that batches never depend on existing
+results; a chunk with anything missing is made again whole, and only the missing part is kept. With several
 processes, chunk i belongs to process i % world. So an interrupted stage ends with the same records, bit for bit.
 """
 
@@ -61,7 +61,7 @@ def chunks(
 
 
 def verified(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterator[Candidate]:
-    """The candidates of planned images. Raises RecordError where prompts or files are not what they were."""
+    """The candidates of planned images. Raises RecordError where prompts or files have changed."""
     for candidate in generated(candidates, plan):
         read_files(candidate)
         yield candidate

@@ -1,4 +1,4 @@
-"""An interview: what one judge asks about one image, the answers, and what they add up to. No torch.
+"""An interview: one judge's questions about one image, the answers, and their scores. No torch.
 
 The judging stage, the verification of boxes, re-reading and the testing kit all go through it, so a recorded run and a
 live one are read by the same lines.
@@ -24,12 +24,12 @@ T = TypeVar("T")
 Ask = Callable[[Sequence[Question]], Sequence[str]]
 """Answers, one per question, in order."""
 Seed = Callable[..., int]
-"""A seed that depends on what it is for, and on nothing else."""
+"""A seed that depends on its purpose only."""
 Known = Callable[[Question], str | None]
 """The recorded answer to a question, None if there is none."""
 Reading = list[Score | Unreadable]
 LONGEST_ANSWER = 32_000
-"""Characters, finished thoughts aside. What is longer is unreadable, so that no answer can hold up a run."""
+"""Characters, finished thoughts aside. Longer answers are unreadable, so that no answer can block a run."""
 _THOUGHT = re.compile(r"</think(?:ing)?\s*+>", re.IGNORECASE)
 MOST_TURNS = 8
 """A judge that has still not asked everything after so many turns will never have."""
@@ -189,7 +189,7 @@ class Interview:
         return vote.unasked()
 
     def read(self, vote: int) -> Reading:
-        """What the judge reads in one vote. Raises PluginError for nonsense about its own questions and regions."""
+        """The judge's scores for one vote. Raises PluginError for invalid questions or regions in them."""
         try:
             found = self.judge.scores(self.candidate, self.regions, self.said(vote)) if self.seen is None else self.seen
             found = list(found)
@@ -209,7 +209,7 @@ class Interview:
         return self.with_refusals(vote, found)
 
     def with_refusals(self, vote: int, found: Sequence[T | Unreadable]) -> list[T | Unreadable]:
-        """What was read, with a failure for every question that was refused or whose answer is too long to be read,
+        """The scores, with a failure for every question that was refused or whose answer is too long,
         whatever was read out of no words."""
         why = self.votes[vote].too_long() | self.votes[vote].refused()
         failed = {each.question for each in found if isinstance(each, Unreadable)}
@@ -229,8 +229,8 @@ class Interview:
         return sorted({each.question for each in self.read(vote) if isinstance(each, Unreadable)})
 
     def due(self, retries: int) -> list[tuple[int, int]]:
-        """(vote, question) of all that is to be asked now: what was never asked, or else, for the (at most `retries`)
-        times that are left, what cannot be read: that of the earliest turn, because later ones follow from it."""
+        """(vote, question) of all questions that are due: new ones, or else, for the remaining (at most `retries`)
+        retries, unreadable ones: those of the earliest turn, because later ones follow from it."""
         return [(vote, index) for vote in range(len(self.votes)) for index in self._due(vote, retries)]
 
     def _due(self, number: int, retries: int) -> list[int]:
@@ -263,9 +263,9 @@ class Interview:
 
 
 def conduct(interviews: Sequence[Interview], ask: Ask, retries: int, temperature: float, seed: Seed) -> None:
-    """Ask everything, then what cannot be read again, at most `retries` times, with sampling on and a new seed.
+    """Ask all questions, then the unreadable ones again, at most `retries` times, with sampling and a new seed.
 
-    What is due in any of the interviews is asked together. A single first answer is greedy; several votes are
+    Due questions of all interviews are asked together. A single first answer is greedy; several votes are
     sampled from the start."""
     todo = [(interview, *place) for interview in interviews for place in interview.due(retries)]
     while todo:

@@ -1,4 +1,4 @@
-"""regions -> judgements: the judges ask, the model answers, the judges read; what cannot be read is asked again."""
+"""regions -> judgements: judges ask, the model answers, judges parse; unreadable answers are requested again."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def judgements(
     ask: Ask,
     seed: Seed,
 ) -> list[Judgement]:
-    """The judgement of every pair by these judges, by their names. What is due is asked together."""
+    """The judgement of every pair by these judges, by their names. Due questions are asked together."""
     interviews = [_open(judges, candidate, grounding, settings.votes) for candidate, grounding in pairs]
     every = [interview for each in interviews for interview in each]
     look(every)
@@ -67,7 +67,7 @@ def _open(
 
 
 def judgement(grounding: Grounding, interviews: Sequence[Interview], doubt: float) -> Judgement:
-    """What the interviews about one image add up to; a grounding that failed is a failure of the judgement too."""
+    """Combine the interviews about one image; a failed grounding is a failure of the judgement too."""
     found = [each for interview in interviews for each in interview.outcome(doubt)]
     return Judgement(
         grounding.candidate,

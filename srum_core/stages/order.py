@@ -1,4 +1,4 @@
-"""The order of the five stages: what is to be done, what it needs, and doing it."""
+"""The order of the five stages: planned steps, their inputs, and running them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def needed(run: Run, step: Step) -> Step | None:
 def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
     """(finished, all) of a stage: images, or checkpoints for `train`. Loads no model.
 
-    `fresh`: as if nothing were there. Otherwise raises RecordError if what is there was made with other settings."""
+    `fresh`: as if nothing existed. Otherwise raises RecordError if existing stages have other settings."""
     if not fresh and run.checked:
         check_settings(run.stage_folder(step.stage, step.round), run.stage_settings(step.stage, step.round), step.stage)
     if step.stage == "train":
@@ -68,7 +68,7 @@ def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
 
 
 def perform_all(run: Run, only: str | None = None, start: Callable[[Step], None] | None = None) -> None:
-    """Run every stage that is not done, in order; one `only`, as far as what it needs is there.
+    """Run every unfinished stage, in order; with `only` one stage, as far as its inputs exist.
 
     `start` runs a stage in other processes; None = in this one."""
     say_start(run)
@@ -111,14 +111,14 @@ def perform(run: Run, stage: str, round: int | None) -> None:
             took = [f"{time.monotonic() - began:.1f} s", *(f"{name} {each:.0f} MiB" for name, each in peaks.items())]
             tell(f"{Step(stage, round)} took {', '.join(took)}", VERBOSE)
         if stage == "train":
-            run.release()  # what was trained is on disk; what is in memory is wrapped and in the middle of things
+            run.release()  # the trained weights are on disk; the model in memory is wrapped for training
         if rank_and_world()[0] == 0:
             for sentence in run.registry.notify("srum_stage_finished", run=run, stage=stage, round=round):
                 tell(sentence)
 
 
 def _keep_peaks(path: Path, stage: str, found: dict[str, float]) -> None:
-    """What each stage took at most (the first process of it), by stage."""
+    """Peak memory by stage (of its first process)."""
     known = read_json(path) if path.exists() else {}
     write_atomic(path, json.dumps({**known, stage: found}, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
-"""What would stop a run, found before its first image: all that can be known without a model. No torch at import.
+"""Checks before the first image: all problems that can be known without a model. No torch at import.
 
-`srum-train`, `srum eval` and `srum ablate` call it, and their --dry-run shows what it finds.
+`srum-train`, `srum eval` and `srum ablate` call it, and their --dry-run prints the problems.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every adapter must keep to so that its denoiser can be trained; the second half of `AdapterConformance`."""
+"""Requirements of every adapter for the training of its denoiser; the second half of `AdapterConformance`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LORA = Lora(rank=2, alpha=4.0)
 
 
 class TrainingConformance:
-    """What the tests are run on, and those about the denoiser."""
+    """The inputs of the tests, and the tests of the denoiser."""
 
     sizes: Sequence[tuple[int, int]] = ((64, 64), (96, 64), (64, 96))
     """(width, height) of the images; at least one not square."""

@@ -1,4 +1,4 @@
-"""What every benchmark must keep to, whatever it measures."""
+"""Requirements of every benchmark."""
 
 from __future__ import annotations
 

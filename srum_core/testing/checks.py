@@ -48,7 +48,7 @@ def after(*earlier: str, **fixed: Any) -> Callable[[Callable[..., None]], Callab
 
 
 def shown(text: str) -> str:
-    """An answer as it stands in a message."""
+    """Format an answer for a message."""
     return repr(text) if len(text) <= 200 else f"{text[:160]!r}… ({len(text)} characters)"
 
 

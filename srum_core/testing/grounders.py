@@ -1,4 +1,4 @@
-"""What every grounder must keep to, however it finds its regions."""
+"""Requirements of every grounder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every judge must keep to, whatever it asks."""
+"""Requirements of every judge."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ class JudgeConformance:
     def _answered(
         self, judge: Judge, candidate: Candidate, regions: list[Region], later: str
     ) -> list[tuple[Found, range]]:
-        """What is read, and which questions followed, where a good first answer is followed by `later` throughout."""
+        """Scores and follow-up questions where a good first answer is followed by `later` throughout."""
         count, found = len(judge.questions(candidate, regions)), []
         for first in self._leading(judge):
             answers = replies(judge, candidate, regions, first, later)
@@ -301,7 +301,7 @@ def _check_silence(judge: Judge, text: str, found: Found, asked: range) -> None:
 
 
 def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
-    """What the judge reads; fails with a sentence if it raises or gives what no judge may give."""
+    """The judge's scores; fails with a message if it raises or returns invalid scores."""
     who = f"{type(judge).__name__}.scores"
     message = f"the answer {shown(answers[0])}" if answers else "no answers"
     found: Found = list(

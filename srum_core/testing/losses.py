@@ -1,4 +1,4 @@
-"""What every loss must keep to, whatever it minimises."""
+"""Requirements of every loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every reward map must keep to, however it spreads a judgement."""
+"""Requirements of every reward map."""
 
 from __future__ import annotations
 

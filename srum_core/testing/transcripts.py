@@ -1,4 +1,4 @@
-"""Transcripts: what a judge asked about an image and was answered, kept as a fixture for its tests; and a model that
+"""Transcripts: a judge's questions and answers about an image, as a fixture for its tests; and a model that
 answers from them, to test judges and stages with. No torch."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from srum_core.runs.store import read_list, write_list
 
 @frozen
 class Transcript:
-    """One image before one judge, and what was read in the answers when it was recorded."""
+    """One interview, and the scores when it was recorded."""
 
     judge: str
     """The name under which the judge asked."""

@@ -41,7 +41,7 @@ class Log:
         return self.path.stat().st_size
 
     def rewind(self, size: int) -> None:
-        """Forget what was written after the first `size` bytes. Raises RecordError if there are fewer."""
+        """Truncate the file to the first `size` bytes. Raises RecordError if there are fewer."""
         there = self.path.stat().st_size if self.path.exists() else 0
         if there < size:
             raise RecordError(
@@ -58,7 +58,7 @@ class Saved:
 
     folder: Path
     settings: Mapping[str, Any]
-    """What a training must have been begun with to be continued."""
+    """The settings that must be unchanged for a training to resume."""
     logs: tuple[Log, ...]
 
     def load(self, lazily: bool = False) -> dict[str, Any] | None:

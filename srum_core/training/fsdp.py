@@ -1,4 +1,4 @@
-"""Weights sharded over processes (FSDP2), and whole ones out of them. Only rounding changes what is computed."""
+"""Weights sharded over processes (FSDP2), and gathered again. Only rounding changes results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def wanted() -> bool:
 
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], mixed: bool = False) -> dict[str, nn.Parameter]:
-    """Shard every block, and then what is left, over all processes; in place, and before the optimiser is made.
+    """Shard every block, and then the remainder, over all processes; in place, and before the optimizer is created.
     Returns the trained parameters as they are now, by name.
 
     A block's weights are whole only while it runs, so each must run once per call, and by being called. Accelerate's

@@ -40,7 +40,7 @@ class Latents:
     """Whatever else a latent depends on: the adapter and its settings."""
 
     def prepare(self, model: UnifiedModel, candidates: Sequence[Candidate], rank: int = 0, world: int = 1) -> None:
-        """Encode what is missing. The list is cut into fixed chunks and a chunk is always encoded whole, so what is on
+        """Encode missing latents. The list is cut into fixed chunks and a chunk is always encoded whole, so what is on
         disk does not depend on interruptions; chunk i is the work of process i % world."""
         chunks = [candidates[start : start + CHUNK] for start in range(0, len(candidates), CHUNK)]
         with progress(sum(map(len, chunks[rank::world])), "encode") as advance:
@@ -73,7 +73,7 @@ class Latents:
             return WHOLE if stored is None else tuple(json.loads(stored))
 
     def fit(self, reward_map: RewardMap, images: Images) -> list[Judgement]:
-        """The judgements of what each latent covers of its image, which the map is fitted to where it has `fit`."""
+        """The judgements of the part of each image that its latent covers; a map with `fit` is fitted to them."""
         pairs = zip(images.judgements, images.candidates, strict=True)
         judgements = [within(judgement, self.window(candidate)) for judgement, candidate in pairs]
         if fit := getattr(reward_map, "fit", None):

@@ -1,5 +1,5 @@
-"""What is trained: freezing, LoRA through PEFT, activation checkpointing, the moving average, checkpoint folders; and
-the optimiser."""
+"""Trainable parameters: freezing, LoRA through PEFT, activation checkpointing, the moving average, checkpoint folders;
+and the optimizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Tuned:
     """A denoiser made ready for training. `parameters` are the trained ones by name, in float32."""
 
     module: nn.Module
-    """What is called: the denoiser itself, or PEFT's wrapper around it."""
+    """The module to call: the denoiser itself, or PEFT's wrapper around it."""
     parameters: dict[str, nn.Parameter]
     kind: str
     """lora or full."""

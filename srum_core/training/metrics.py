@@ -1,7 +1,7 @@
-"""What a training step is measured by, and the guard against net-negative cells that run away.
+"""Metrics of a training step, and the guard against diverging net-negative cells.
 
 A cell's net coefficient in the SRUM loss is its weight + lambda (paper equation 3). Where that is negative, the loss
-falls without bound as the error grows: what the paper wants a little of, and a run must not be ruled by.
+falls without bound as the error grows: the paper wants a little of this, but it must not dominate a run.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def choose(run: Run, round: int) -> Images:
         raise RecordError(
             f"{run.stage_folder('judge', round)} is not finished, which training needs: run --only judge."
         )
-    # Without what was asked and answered: training does not read it, and it is most of a judgement.
+    # Without questions and answers: training does not read them, and they are most of a judgement.
     judgements = run.judgements(round)
     judged = {each.candidate: evolve(each, exchanges=()) for each in judgements}
     candidates = sorted(_generated(run, round), key=lambda candidate: candidate.id)
@@ -211,7 +211,7 @@ def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _is_right(pair: Pair, threshold: float) -> bool:
-    """Whether both means are above the threshold, as far as there are any: what the map `sparse` asks of an image."""
+    """Whether both means are above the threshold, as far as they exist: the criterion of the map `sparse`."""
     scores = pair[1].scores
     kinds = ([score.value for score in scores if (score.region is None) is whole] for whole in (True, False))
     return min((fmean(values) for values in kinds if values), default=-1.0) > threshold

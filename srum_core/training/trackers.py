@@ -61,7 +61,7 @@ def start(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], d
 
 
 def log(accelerator: Accelerator, step: int, *tables: Mapping[str, Any]) -> None:
-    """One step's numbers; what is not known (None) is left out."""
+    """One step's numbers; unknown ones (None) are left out."""
     if accelerator.log_with:
         values = {name: value for table in tables for name, value in table.items() if value is not None}
         accelerator.log(values, step=step)

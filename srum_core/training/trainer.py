@@ -116,7 +116,7 @@ class Trainer:
     sizes: list[int] = field(init=False)
     """Latent cells per image."""
     judgements: list[Judgement] = field(init=False)
-    """Of what each latent covers of its image."""
+    """For the part of each image that its latent covers."""
     tuned: lora.Tuned = field(init=False)
     denoiser: nn.Module = field(init=False)
     """`tuned.module` as accelerate wraps it."""
@@ -197,7 +197,7 @@ class Trainer:
             )
 
     def outlook(self, planned: int) -> str:
-        """What is about to be trained: steps, peak learning rate, parameters."""
+        """Summary before training: steps, peak learning rate, parameters."""
         settings, images = self.run.settings.train, len(self.images.candidates)
         first = min(self.warmup, planned)
         peak = settings.lr * min(1.0, planned / max(self.warmup, 1))
@@ -270,7 +270,7 @@ class Trainer:
         return metrics
 
     def flow(self, batch: Batch) -> FlowStep:
-        """Noise a batch of images and ask the denoiser. What is random about an image depends on the step and the
+        """Noise a batch of images and run the denoiser. Random numbers of an image depend on the step and the
         image alone, not on its batch or process."""
         settings = self.run.settings.train
         schedule = evolve(self.model.recipe.schedule, shift=settings.shift)
@@ -292,10 +292,10 @@ class Trainer:
         device = self.accelerator.device
         return clean.to(device), None if reference is None else reference.to(device)
 
-    # ---- what is written down ---------------------------------------------------------------------------------------
+    # ---- logs and checkpoints ---------------------------------------------------------------------------------------
 
     def log(self, metrics: Metrics, seconds: float) -> None:
-        """What a repeat must reproduce goes to metrics.jsonl, what the machine did to speed.jsonl."""
+        """Write reproducible numbers to metrics.jsonl, times and memory to speed.jsonl."""
         rate = (metrics["cells"] or 0) / seconds
         speed: Metrics = {"step": self.done, "seconds": seconds, "cells_per_second": rate, **memory()}
         if self.accelerator.is_main_process:
@@ -351,6 +351,6 @@ class Trainer:
             (new / "settings.json").write_text(to_json(self.run.stage_settings("train", self.round)))
             (new / "DONE").write_text(f"{self.done}\n")
             settle(new)
-            put_in_place(new, result)  # what is there has no DONE: this training was made to replace it
+            put_in_place(new, result)  # the existing folder has no DONE: this training replaces it
             self.saved.discard()
         self.accelerator.wait_for_everyone()

@@ -121,7 +121,7 @@ def test_images_that_cannot_be_in_a_call_are_refused(
     """Packed latents of another shape could have as many tokens, and would get the wrong places."""
     pair = pair_of(family)
     latents = pair.encode([sample_image(size) for size in sizes])
-    with pytest.raises(TrainingError, match=r"takes pictures of .* cells in a call"):
+    with pytest.raises(TrainingError, match=r"takes images of .* cells in a call"):
         pair.denoiser(latents, torch.full((len(sizes),), 0.5), pair.condition(["a cat"] * len(sizes)))
 
 

@@ -40,7 +40,7 @@ TRY = {
 
 @frozen
 class Names:
-    """What a new plugin is called, everywhere."""
+    """The names of a new plugin."""
 
     kind: str
     name: str
@@ -72,9 +72,9 @@ class Names:
 
 
 def choose_names(kind: str, given: str, registry: Registry) -> Names:
-    """The names that follow from what was typed (my_judge, My-Judge and srum-my-judge are my-judge).
+    """The names derived from the argument (my_judge, My-Judge and srum-my-judge are my-judge).
 
-    Raises PluginError for what can be no name, or is one already."""
+    Raises PluginError for an invalid name, or one that is taken."""
     name = given.lower().replace("_", "-").removeprefix("srum-")
     if not _WORDS.fullmatch(name):
         raise PluginError(
