@@ -1,4 +1,4 @@
-"""What the model has read so far (keys and values per layer), and who may attend to whom.
+"""The context so far (keys and values per layer), and the attention plan.
 
 A plan is the only thing that knows about attention; the layers only know experts. Two plans exist: `Joint` (training:
 one causal text and one image block per row) and `Segment` (inference: a new piece on top of a `Context`).
@@ -170,7 +170,7 @@ class Context:
 
     @staticmethod
     def stack(contexts: Sequence[Context], room: int) -> Context:
-        """All rows of all contexts in one, laid out once with `room` free columns; what a row has read ends where these
+        """All rows of all contexts in one, laid out once with `room` free columns; each row's context ends where these
         begin, so that rows of equal length can attend without a mask."""
         used = max(context.longest() for context in contexts)
         laid = [context._right(used).reserve(room) for context in contexts]
@@ -237,7 +237,7 @@ class Segment:
     def _look(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         stop = self.columns.stop
         if self.causal:
-            # Nothing precedes this text: plain causal attention, right padding is never seen by what is real.
+            # Nothing precedes this text: plain causal attention, no real token attends to right padding.
             return attend(q, k, v, causal=True)
         if self.groups:
             parts = [

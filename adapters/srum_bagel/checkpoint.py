@@ -31,7 +31,7 @@ CHECKPOINTS = Checkpoints(
 
 @frozen
 class Sizes:
-    """Everything the model is built from. What the layout does not state is read from the weights' shapes."""
+    """Everything the model is built from. Sizes missing from the layout are inferred from the weights' shapes."""
 
     language: Qwen2Config
     theta: float

@@ -20,7 +20,7 @@ from srum_bagel.attention import GENERATION, Projected, Rope, rotate
 
 
 class Plan(Protocol):
-    """Which streams travel through the layers, who attends to whom (see `attention`), and what is wanted at the end."""
+    """The streams through the layers, the attention plan (see `attention`), and the required outputs."""
 
     experts: Sequence[str]
     """Each stream's expert: "" or GENERATION."""

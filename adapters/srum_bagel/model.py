@@ -126,7 +126,7 @@ class Bagel:
         return [list(of_one) for of_one in zip(*images, strict=True)]
 
     def neurons(self) -> dict[str, list[torch.nn.Module]]:
-        """What each expert's MLPs activate with, layer by layer: the understanding expert's, and the generation's."""
+        """The MLP activations of each expert, layer by layer: the understanding expert's, and the generation's."""
         layers = self.denoiser.language_model.model.layers
         return {
             name: [layer.get_submodule(f"mlp{expert}.act_fn") for layer in layers]
@@ -261,8 +261,8 @@ def make_recipe(layers: int, options: Options) -> Recipe:
 def trained_patterns(layers: int, experts: str) -> tuple[str, ...]:
     """Regular expressions of what full training changes.
 
-    "all" is what the paper trains minus what never reaches the velocity: the language head, the text side's final norm,
-    and the last layer's text queries, output, MLP and post-attention norm. "generation" leaves every weight that
+    "all" is the paper's set minus parameters that never reach the velocity: the language head, the text side's final
+    norm, and the last layer's text queries, output, MLP and post-attention norm. "generation" leaves every weight that
     understanding uses as it is.
     """
     frame = r"(time_embedder|vae2llm|llm2vae)\..*"

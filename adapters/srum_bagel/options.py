@@ -1,4 +1,4 @@
-"""What can be set about BAGEL. Light: no torch."""
+"""Options of BAGEL. Light: no torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Options:
     device: str = "auto"
     """`auto` takes the accelerator if there is one. Naming one (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
+    """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps trained parameters in float32."""
     experts: Literal["all", "generation"] = "all"
     """What full training changes: all that the paper trains, or the generation side only (understanding stays)."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))

@@ -20,7 +20,7 @@ from srum_core.models.generation import Reply, draw
 
 @frozen
 class Contexts:
-    """What each branch has read, the same rows in the same order."""
+    """The context of each branch, with the same rows in the same order."""
 
     full: Context
     textless: Context

@@ -17,14 +17,14 @@ _at_least_1: Any = validators.optional(validators.ge(1))
 
 @frozen
 class Options:
-    """What is left out is the pipeline's own default."""
+    """Unset options keep the pipeline's own default."""
 
     checkpoint: str = "stabilityai/stable-diffusion-3-medium-diffusers"
     """A pipeline as diffusers saves it that AutoPipelineForText2Image knows; a directory or a hub id."""
     steps: int | None = field(default=None, validator=_at_least_1)
     """Steps of the sampler (num_inference_steps)."""
     guidance: float | None = None
-    """What the pipeline calls guidance_scale."""
+    """The pipeline's guidance_scale."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
     """(width, height) of the images, in pixels; 0 = the pipeline's own."""
     extra: dict[str, Any] = field(factory=dict, hash=False)

@@ -49,7 +49,7 @@ class Diffusers:
         CHECKPOINTS.find(options.checkpoint, options.device)
 
     def _arguments(self) -> dict[str, Any]:
-        """What every call of the pipeline gets. Raises ConfigError for what it does not take."""
+        """Arguments of every call of the pipeline. Raises ConfigError for arguments that it does not have."""
         o = self.options
         given = {
             "num_inference_steps": o.steps, "guidance_scale": o.guidance,
@@ -96,7 +96,7 @@ def _look(options: Options) -> None:
 
 
 def _load(options: Options, device: torch.device) -> Any:
-    """Raises CheckpointError for what is no text-to-image pipeline, or cannot be loaded."""
+    """Raises CheckpointError if it is not a text-to-image pipeline, or cannot be loaded."""
     _look(options)
     name, directory = options.checkpoint, Path(options.checkpoint).expanduser()
     source = str(directory) if directory.is_dir() else name

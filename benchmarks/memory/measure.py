@@ -3,7 +3,7 @@
   OMP_NUM_THREADS=1 python benchmarks/memory/measure.py [--images 8] [--rounds 3]
 
 Every row is a separate process, forked after all imports. Measured is the high-water mark of its resident
-memory in the second step (optimiser state is there then) less what it had before the model was loaded.
+memory in the second step (with optimizer state) minus its memory before the model was loaded.
 """
 
 from __future__ import annotations

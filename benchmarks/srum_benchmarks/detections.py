@@ -1,4 +1,4 @@
-"""What a detector saw, recorded: one JSON object a line, found again by the image's own bytes. No torch.
+"""Recorded detections: one JSON object per line, keyed by the hash of the image's bytes. No torch.
 
     {"sha256": "…", "detections": [{"label": "dog", "box": [x0, y0, x1, y1], "score": 0.9, "color": "red"}, …]}
 

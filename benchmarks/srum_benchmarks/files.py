@@ -1,6 +1,6 @@
 """The prompt files of published benchmarks, read from a folder of yours: none is shipped. No torch.
 
-What a release holds is known by counts and by one prompt of each file (the first 16 hex digits of its SHA-256). Several
+A release is identified by counts and by one prompt of each file (the first 16 hex digits of its SHA-256). Several
 problems are reported at once.
 """
 
@@ -65,7 +65,7 @@ def need(folder: str, benchmark: str, files: Sequence[Expected]) -> list[Path]:
 
 
 def check(expected: Expected, path: Path, prompts: Sequence[str]) -> PromptFile:
-    """Compare what was read with the release."""
+    """Compare the entries with the release."""
     problems = []
     if len(prompts) != expected.count:
         problems.append(f"{path} holds {len(prompts)} prompts; the release has {expected.count}.")
@@ -127,7 +127,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """A JSON file that holds one list or one object. Raises ConfigError with what it is instead."""
+    """A JSON file that holds one list or one object. Raises ConfigError that names its actual content."""
     try:
         value = from_json(read_text(path))
     except ValueError as error:
@@ -138,7 +138,7 @@ def read_json(path: Path, kind: type) -> Any:
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a file of JSON lines. Raises ConfigError for what is none, such as half a line."""
+    """(line number, object) of a file of JSON lines. Raises ConfigError for an invalid line, such as half an object."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""What can be set about the published benchmarks. Light: no torch, no PIL, no numpy."""
+"""Options of the published benchmarks. Light: no torch, no PIL, no numpy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PublishedOptions:
 
 @frozen(kw_only=True)
 class GradedOptions(PublishedOptions):
-    """How a judge is asked for grades; each benchmark has its own `template`."""
+    """Options for grades by a judge; each benchmark has its own `template`."""
 
     template: str
     max_new_tokens: int = field(default=500, validator=_positive)
@@ -47,7 +47,7 @@ class CompBenchOptions(GradedOptions):
 
 @frozen
 class GenEvalOptions(PublishedOptions):
-    """Benchmark `geneval`: objects, counts, colours and positions, by rules on what a detector saw."""
+    """Benchmark `geneval`: objects, counts, colours and positions, by rules on detections."""
 
     data: str = ""
     """A checkout of GenEval, or a folder with evaluation_metadata.jsonl."""

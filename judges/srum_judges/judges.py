@@ -84,7 +84,7 @@ class RegionJudge(ABC):
 
     name: ClassVar[str]
     rule: rules.Rule | None = None
-    """What a score becomes."""
+    """The score after the rules."""
     per_question: int = 0
     """Regions asked about in one question; 0 = all of them."""
 

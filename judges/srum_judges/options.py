@@ -1,4 +1,4 @@
-"""What can be set about the judges, grounders and answerers of this package. Light: no torch, no PIL."""
+"""Options of the judges, grounders and answerers of this package. Light: no torch, no PIL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_urls(setting: str) -> list[str]:
 
 
 def _check_url(url: str) -> None:
-    """Raise ConfigError, without showing the URL, for what is none or holds a secret."""
+    """Raise ConfigError, without showing the URL, for an invalid URL or one that holds a secret."""
     if not url:
         raise ConfigError(
             "The answerer remote does not know whom to ask: set answerer.url, such as "
@@ -54,7 +54,7 @@ def _check_url(url: str) -> None:
 
 
 def _usable_url(_: Any, attribute: Any, value: str) -> None:
-    """What can be known before anything is asked, and above all before anything is written."""
+    """Checks before anything is asked, and above all before anything is written."""
     try:
         if value:
             read_urls(value)
@@ -66,7 +66,7 @@ _SECRET = re.compile(r".*(api_?key|authorization|password|secret|bearer|headers)
 
 
 def _no_secret(_: Any, attribute: Any, value: Any) -> None:
-    """Of any depth: what is sent with every request is written to disk too."""
+    """At any depth: these fields are sent with every request, and written to disk too."""
     for key, inside in value.items() if isinstance(value, dict) else ((None, each) for each in value):
         if isinstance(key, str) and _SECRET.fullmatch(key.replace("-", "_")):
             raise ValueError(
@@ -167,7 +167,7 @@ class ZoomOptions(RuledOptions):
     template: str = "zoom"
     """Name of a packaged template ("zoom") or path of a text file with {prompt}."""
     margin: float = field(default=0.1, validator=_unit)
-    """What is shown around a region, on each side, as a fraction of its box."""
+    """Margin around a region, on each side, as a fraction of its box."""
 
 
 @frozen
@@ -177,7 +177,7 @@ class SelfPlayOptions(AskingOptions):
     level: Literal["global", "local"] = field(default="global", validator=validators.in_(("global", "local")))
     """One score for the whole image, from the share of yes; or 1 or -1 for every region, each shown as a crop."""
     questions_template: str = "self-play"
-    """How questions are asked for: name of a packaged template ("self-play", "short-self-play") or path of a text file
+    """Template for the questions: name of a packaged template ("self-play", "short-self-play") or path of a text file
     with {prompt}; {limit} is the number below."""
     answers_template: str = "self-play-answer"
     """How each is put: name of a packaged template ("self-play-answer", "short-self-play-answer") or path of a text
@@ -187,7 +187,7 @@ class SelfPlayOptions(AskingOptions):
     max_new_tokens: int = field(default=512, validator=_positive)
     """Longest answer to any question, in tokens, reasoning included."""
     margin: float = field(default=0.1, validator=_unit)
-    """With level = "local": what is shown around a region, on each side, as a fraction of its box."""
+    """With level = "local": margin around a region, on each side, as a fraction of its box."""
 
 
 @frozen
@@ -294,7 +294,7 @@ class RemoteOptions:
     max_reply: int = field(default=4_000_000, validator=_positive, metadata=SPEED)
     """Largest reply that is read, in bytes."""
     cache: str = field(default="", metadata=SPEED)
-    """Folder of answers by the hash of what was asked, so that nothing is asked twice, also after an interruption;
+    """Folder of answers by the hash of the request, so that no request is repeated, also after an interruption;
     empty = srum/answers in the user's cache folder, "off" = none."""
     converses: bool = True
     """Send earlier turns about an image as messages of a conversation; off = written into one message."""

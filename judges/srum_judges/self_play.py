@@ -45,7 +45,7 @@ class SelfPlay:
 
     `level="global"`: one score without a region, 2 · (share of yes) - 1; the reason names the questions that failed.
 
-    `level="local"`: the questions that ask whether something is there are asked for every region, shown as a crop. Its
+    `level="local"`: the questions of presence are asked for every region, shown as a crop. Its
     score is 1 if one of them is answered yes, so that the region holds something that was asked for, as it was asked
     for; -1 if none is: an odd thing, a wrong colour. The best question counts and not the mean, because a region
     need not hold everything; relations, and whether that is all, are not asked, because a part of the image
@@ -100,7 +100,7 @@ class SelfPlay:
         return texts[: self.options.limit]
 
     def _parts(self, regions: Sequence[Region]) -> Sequence[Box | None]:
-        """What is shown: the whole image, or every region."""
+        """The image parts to show: the whole image, or every region."""
         if self.options.level == "global":
             return [None]
         return [widened(region.box, self.options.margin) for region in regions]

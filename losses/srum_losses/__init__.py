@@ -57,12 +57,12 @@ class PaperOptions(RegionOptions):
 
     outside: Literal["value", "global"] = field(default="value", validator=validators.in_(("value", "global")))
     """Where R outside every scored box comes from: `outside_value`, or the global score itself, which then also stands
-    for what is missing from the image and so has no box."""
+    for missing objects, which have no box."""
 
 
 @frozen
 class ReleasedOptions:
-    """Map `released`: what the released code computes."""
+    """Map `released`: the computation of the released code."""
 
     pixels_per_cell: int = field(default=16, validator=validators.gt(0))
     """Side of one cell of the latent grid, in pixels. The release rounds boxes to pixels and samples four per cell."""

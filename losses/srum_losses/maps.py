@@ -175,7 +175,7 @@ class Uniform:
 
 
 class Released:
-    """What the released code computes, in [0, 1]: a canvas of 0.5, raised to (s + 1) / 2 by every box that is higher,
+    """The map of the released code, in [0, 1]: a canvas of 0.5, raised to (s + 1) / 2 by every box that is higher,
     times (g + 1) / 2. So a negative regional score has no effect at all.
 
     As there, g is the first global score, and 0 if there is none; boxes are cut down to whole pixels; the pixel map is

@@ -117,7 +117,7 @@ class Train:
     max_cells: int = field(default=8192, validator=_at_least_1)
     """Latent cells per micro-batch and device: images are packed up to it. BAGEL at 1024x1024 has 4096 an image."""
     accumulation: int = field(default=1, validator=_at_least_1)
-    """Micro-batches per optimiser step, per device."""
+    """Micro-batches per optimizer step, per device."""
     text_dropout: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
     """Share of images trained without their prompt, for classifier-free guidance (release: 0.1)."""
     ema: float = field(default=0.0, validator=_share)

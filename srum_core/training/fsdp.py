@@ -80,7 +80,7 @@ def like(weight: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(weight.to(device), other.device_mesh, other.placements).to(other.device)
 
 
-# ---- the optimiser ---------------------------------------------------------------------------------------------------
+# ---- the optimizer ---------------------------------------------------------------------------------------------------
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

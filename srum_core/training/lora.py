@@ -232,7 +232,7 @@ def unshard(tuned: Tuned, keep: bool) -> Tuned:
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    """The optimiser that the settings ask for. On an accelerator AdamW is torch's fused one, which changes all weights
+    """The optimizer of the settings. On an accelerator AdamW is torch's fused one, which changes all weights
     in one pass. Raises TrainingError where 8 bits cannot be had."""
     own = list(parameters)
     betas = (train.beta1, train.beta2)

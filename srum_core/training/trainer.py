@@ -315,7 +315,7 @@ class Trainer:
             self.done, self.width = state["step"], state["width"]
             self.guard.first, self.guard.warning = state["guard"]
             path = self.saved.folder / STATE
-            with weights.loading(f"The optimiser's state in {path}", hint=way_out(path)):
+            with weights.loading(f"The optimizer's state in {path}", hint=way_out(path)):
                 fsdp.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
             lora.copy_into(self.tuned.parameters, state["weights"], path)
             lora.copy_into(self.average.weights, state["average"], path)

@@ -58,7 +58,7 @@ class CompBench:
         return layout.for_srum(images) if target == "compbench-srum" else layout.for_original(images)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
-        """`reference` is what the released code would count; without `score` the answer could not be read."""
+        """`reference` is the value in the released code; without `score` the answer could not be read."""
         (answer,) = answers
         value, _ = scoring.read(answer)
         reference = float(scoring.reference_score(answer))

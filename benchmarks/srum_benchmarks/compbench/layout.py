@@ -69,7 +69,7 @@ def for_original(images: Sequence[tuple[int, Candidate]]) -> Layout:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """What the SRUM authors' scorer takes for images: those in `samples` where there is such a folder, else those
+    """The images of the SRUM authors' scorer: those in `samples` where there is such a folder, else those
     beside it."""
     own = [each for each in folder.glob("*_50_*") if each.is_dir()]
     where = [each / "samples" if (each / "samples").is_dir() else each for each in own]

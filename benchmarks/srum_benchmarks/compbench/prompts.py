@@ -94,7 +94,7 @@ def load(data: str, split: str, verify: bool = True) -> list[Prompt]:
 
 
 def survey(data: str) -> list[PromptFile]:
-    """What is there of both splits, in the format that the folder has."""
+    """Existing and missing files of both splits, in the folder's format."""
     found = []
     for split in SPLITS:
         wanted = list(expected_texts(split).values()) if _has_texts(data, split) else [JSON[split]]

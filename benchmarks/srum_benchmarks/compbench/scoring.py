@@ -1,6 +1,6 @@
 """The protocol of the SRUM authors: one grade from 0 to 100 an image, the same rubric for all categories.
 
-Their parser and their means are kept exactly (`reference_…`). Ours leaves out what is no grade from 0 to 100.
+Their parser and their means are kept exactly (`reference_…`). Ours excludes values outside 0 to 100.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RANGE = (0.0, 100.0)
 _DIGITS = 1000
 """Longer numbers are no grades; Python reads up to 4300 digits."""
 FAILED = -1
-"""What the reference counts an unreadable answer as: it stays in the mean."""
+"""The reference's value of an unreadable answer: it stays in the mean."""
 KNOWN_MESSAGES = {"two boys": "81b447ad0adb0396d3fb8f7d1c1be8e47ac11a4ac06c84cee0aafed02c40b635"}
 """A prompt and the SHA-256 of the reference's message about it: a template that gives it is the published rubric."""
 _SCORE = re.compile(r'"score":\s*\d+')
@@ -33,13 +33,13 @@ def reference_score(text: str) -> int:
         if isinstance(value, int):
             return value
     except (ValueError, RecursionError, AttributeError):
-        pass  # what is no JSON is searched instead
+        pass  # text that is not JSON is searched instead
     match = _LOOSE.search(text)
     return int(match[1]) if match and len(match[1]) < _DIGITS else FAILED
 
 
 def _object(text: str) -> str:
-    """What the reference takes for the JSON object: from the first brace to the first one that closes after the last
+    """The reference's JSON object: from the first brace to the first one that closes after the last
     score that has one. Written without its regular expression, which backtracks."""
     last, first = text.rfind("}"), text.find("{")
     ends = [

@@ -1,1 +1,1 @@
-"""GenEval: objects, counts, colours and positions, by fixed rules on what a detector saw. No torch."""
+"""GenEval: objects, counts, colours and positions, by fixed rules on detections. No torch."""

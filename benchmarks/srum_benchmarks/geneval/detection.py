@@ -33,7 +33,7 @@ class Mask2Former:
     """Both networks are loaded for the first image.
 
     Raises PluginError without scipy and for questions that are not GenEval's, CheckpointError for checkpoints of
-    another kind and for a detector that does not know what a prompt asks for."""
+    another kind and for a detector without a class that a prompt needs."""
 
     def __init__(self, options: Mask2FormerOptions | None = None) -> None:
         self.options = options or Mask2FormerOptions()

@@ -1,6 +1,6 @@
 """GenEval's detection with transformers: Mask2Former for objects, CLIP for their colours.
 
-The original runs mmdet 2; what comes before and after the network is done as in its instance configuration, and not as
+The original runs mmdet 2; pre- and post-processing follow its instance configuration, and not as
 in transformers' own processor, which squeezes masks through 384 x 384. Whether published weights then give the very
 same detections was not tested.
 """

@@ -44,7 +44,7 @@ def load(data: str, which: str = "short", verify: bool = True) -> list[Prompt]:
 
 
 def survey(data: str, which: str = "short") -> list[PromptFile]:
-    """What is there: whichever of the two files, or the one that is wanted, missing."""
+    """The state: whichever of the two files exists, or the required one as missing."""
     there = [name for name, each in FILES.items() if files.find(Path(data).expanduser(), each)] or [which]
     return [
         found

@@ -1,4 +1,4 @@
-"""What is asked about a GenEval image, and what is read out of the answer: objects with boxes, as JSON. No torch.
+"""Questions about a GenEval image, and parsing of the answers: objects with boxes, as JSON. No torch.
 
 The detector is an answerer like any other: `mask2former` here, a detector of your own, or a vision-language model
 (which is no substitute: the table names it). The last line of a question repeats its content for programs.
@@ -23,7 +23,7 @@ _FORM = '{"detections": [{"label": "…", "box": [x0, y0, x1, y1], "score": 0.9,
 
 @frozen
 class Wanted:
-    """What a prompt asks for: classes, and those of which it also asks for the colour."""
+    """The classes of a prompt, and those whose colour it also needs."""
 
     objects: tuple[str, ...]
     colors: tuple[str, ...]
@@ -60,7 +60,7 @@ def as_json(found: Sequence[Detection]) -> str:
 
 
 def read(text: str, metadata: Mapping[str, Any]) -> tuple[tuple[Detection, ...] | None, str]:
-    """The detections, or None and why there are none to be read. Text around the JSON is passed over."""
+    """The detections, or None and the reason. Text around the JSON is ignored."""
     try:
         data, _ = json.JSONDecoder().raw_decode(text[max(text.find("{"), 0) :])
         found = tuple(detection(each, "The answer") for each in data["detections"])

@@ -1,4 +1,4 @@
-"""GenEval's rules, exactly as its scorer has them: is what a prompt asks for in what a detector saw?"""
+"""GenEval's rules, exactly as in its scorer: do the detections satisfy the prompt?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Thresholds:
     score: float = 0.3
     """A detection counts above this confidence …"""
     counting: float = 0.9
-    """… and above this one where a number is asked for."""
+    """… and above this one where a number is required."""
     most: int = 16
     """At most so many of a class, the surest ones."""
     overlap: float = 1.0
@@ -31,7 +31,7 @@ class Thresholds:
 
 @frozen
 class Verdict:
-    """Whether the image shows what was asked for, what is wrong (a line each), and the detections that counted."""
+    """Whether the image satisfies the prompt, its faults (one line each), and the detections that counted."""
 
     correct: bool
     reason: str

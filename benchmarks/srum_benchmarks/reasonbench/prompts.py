@@ -61,7 +61,7 @@ def load(data: str, verify: bool = True) -> list[Prompt]:
 
 
 def survey(data: str) -> list[PromptFile]:
-    """What is there of prompts and questions."""
+    """Existing and missing files of prompts and questions."""
     return files.survey(data, _wanted(), lambda: _read(data)[2])
 
 
@@ -118,6 +118,6 @@ def layout(candidates: Sequence[Candidate]) -> Layout:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """What the original takes for images."""
+    """The images that the original scorers read."""
     paths = [path for name in DIMENSIONS for path in (folder / name).glob("*") if path.suffix in (".png", ".jpg")]
     return [path.relative_to(folder) for path in paths]

@@ -15,7 +15,7 @@ _LIST = re.compile(r'"score"\s*:\s*\[([^\[\]]*)\]')
 
 
 def reference_json(text: str) -> Any:
-    """What the original reads: the text from the first brace to the next one that closes. Raises ValueError where the
+    """The text that the original parses: from the first brace to the next one that closes. Raises ValueError where the
     original stops the run: another brace inside, a trailing comma, a stray quote, no JSON at all."""
     start = text.find("{")
     end = text.find("}", start)

@@ -1,8 +1,8 @@
-"""What is right and wrong about an image, as the exact checker reads it: what the oracle judge answers, and what the
+"""The exact checker's judgement of an image: the scores of the oracle judge, and the answers that the
 bundled model was trained to answer.
 
 Scores. Whole image: 1.0 when all is as asked, else from 0.2 (a small share of it is wrong) down to -1.0 (nothing is
-right) in steps of 0.2. Region: 1.0 for an object that was asked for, less than 0 for any other thing; REGION_SCORES.
+right) in steps of 0.2. Region: 1.0 for a required object, less than 0 for any other thing; REGION_SCORES.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOB = "blurred blob"
 ALL_RIGHT = "all as asked"
 RIGHT = "as asked"
 PLACE = "wrong place"
-"""Of a thing of the crowded world that was asked for in another row or column."""
+"""Of an object of the crowded world that is required in another row or column."""
 REGION_SCORES = {
     RIGHT: 1.0,
     "wrong colour": -0.6,
@@ -36,9 +36,9 @@ MISSING = "missing object"
 RELATION = "wrong relation"
 COUNT = "wrong count"
 FAULTS = ("distorted", "wrong colour", "wrong shape", PLACE, "wrong object", MISSING, "extra object", RELATION, COUNT)
-"""What can be wrong with a whole image; of several faults, the first in this order is named."""
+"""Faults of a whole image; of several faults, the first in this order is named."""
 COST = {"wrong colour": 0.8, "wrong shape": 0.8, PLACE: 0.8, RELATION: 0.8}
-"""What a fault costs, in objects; 1 unless listed."""
+"""Cost of a fault in objects; 1 unless listed."""
 
 
 @frozen
@@ -62,7 +62,7 @@ class Lesson:
     kind: str
     """How the image came about: "clean", "mismatched", a corruption's name, or the caller's value."""
     missing: tuple[Kind, ...] = ()
-    """The objects asked for that are not there (in their place), in the prompt's order."""
+    """The required objects that are missing (in their place), in the prompt's order."""
 
 
 def appraise(image: Pixels, prompt: Prompt, kind: str = "", boxes: Sequence[PixelBox] | None = None) -> Lesson:
@@ -90,7 +90,7 @@ def _part_in(box: PixelBox, parts: Sequence[Part]) -> Part:
 
 
 def _reasons(found: tuple[Found, ...], tags: Mapping[str, Any]) -> tuple[list[str], int]:
-    """Why each thing gets its score, and how many of the required objects nothing in the image stands for."""
+    """The reason for each object's score, and the number of required objects without a counterpart in the image."""
     left = wanted(tags)
     reasons = [""] * len(found)
 

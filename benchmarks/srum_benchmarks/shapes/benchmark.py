@@ -17,7 +17,7 @@ from srum_core.records import Candidate, Prompt, Question, Row
 
 
 class Shapes:
-    """`correct` = everything asked for and nothing else, as asked; `fidelity` = share of the asked objects found."""
+    """`correct` = all required objects and no others, as in the prompt; `fidelity` = share of the required objects."""
 
     world: Any = world
     measures: tuple[str, ...] = ("fidelity",)

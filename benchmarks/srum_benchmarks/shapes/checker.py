@@ -66,7 +66,7 @@ class Verdict:
     fidelity: float
     """Share of the required objects that are there, wherever they stand and whatever else is there."""
     detail: str
-    """What is wrong, in a few words, or "all as asked"."""
+    """The fault in a few words, or "all as asked"."""
     found: tuple[Found, ...]
 
 
@@ -184,7 +184,7 @@ def placed(thing: Found, place: str | None) -> bool:
 
 
 def absent(found: tuple[Found, ...], tags: Mapping[str, Any]) -> list[Kind]:
-    """The objects asked for, in their order, that nothing in the image is, in the place that was asked for."""
+    """The required objects, in their order, that are missing from the image, or from their place."""
     there, missing = list(found), list[Kind]()
     asked = [kind for kind, count in wanted(tags).items() for _ in range(count)]
     for kind, place in zip(asked, tags.get("places") or [None] * len(asked), strict=True):
@@ -197,7 +197,7 @@ def absent(found: tuple[Found, ...], tags: Mapping[str, Any]) -> list[Kind]:
 
 
 def holds(found: tuple[Found, ...], tags: Mapping[str, Any]) -> bool:
-    """Whether the asked relation holds between the first objects of the two kinds, and each object is in its place.
+    """Whether the required relation holds between the first objects of the two kinds, and each object is in its place.
     True where neither is asked."""
     if crowded(tags):
         return not absent(found, tags)
@@ -210,7 +210,7 @@ def holds(found: tuple[Found, ...], tags: Mapping[str, Any]) -> bool:
 def layout(found: tuple[Found, ...], tags: Mapping[str, Any]) -> float:
     """How well colours, counts and places are as asked, 0 to 1, whatever form the things have (also blobs).
 
-    The F1 of things asked for and things there, paired by colour; where a relation is asked, the mean of that and of
+    The F1 of required and present objects, paired by colour; where a relation is required, the mean of that and of
     whether any two things of the two colours stand so; where places are, of that and of the share of them in which
     something of the colour stands."""
     need = Counter(colour for colour, _ in wanted(tags).elements())

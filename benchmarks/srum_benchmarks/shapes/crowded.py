@@ -82,7 +82,7 @@ def listed(kinds: Sequence[Kind], places: Sequence[str | None] | None = None) ->
 
 
 def _together(order: Iterable[Kind], count: int, split: str) -> list[Kind] | None:
-    """The first `count` of an order that can stand in a prompt of the split; None where they belong to train alone."""
+    """The first `count` of an order that are valid in a prompt of the split; None where they belong to train alone."""
     chosen: list[Kind] = []
     for kind in order:
         if all(pair_split()[pair(kind, other)] in ("train", split) for other in chosen):

@@ -82,7 +82,7 @@ def draw(scene: Sequence[Object]) -> Pixels:
 
 
 def related(first: tuple[float, float], second: tuple[float, float], relation: str, least: float, lean: float) -> bool:
-    """Whether centre `first` stands in `relation` to `second`: `least` along it, and `lean` more than across."""
+    """Whether centre `first` is in `relation` to `second`: `least` along it, and `lean` more than across."""
     right, down = second[0] - first[0], second[1] - first[1]
     along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
     across = abs(down) if relation in ("left of", "right of") else abs(right)
@@ -150,7 +150,7 @@ def free_cell(scene: Sequence[Object], rng: np.random.Generator) -> int:
 
 def _in_cells(kinds: Sequence[Kind], places: Sequence[str | None], rng: np.random.Generator) -> Scene:
     """Each of these kinds in a separate cell, in its place."""
-    while True:  # what comes first can fill a place that a later one needs
+    while True:  # an earlier object can take a place that a later one needs
         cells: list[int] = []
         for where in places:
             fits = [i for i in range(GRID * GRID) if i not in cells and stands(where, (i // GRID + 1, i % GRID + 1))]
@@ -162,7 +162,7 @@ def _in_cells(kinds: Sequence[Kind], places: Sequence[str | None], rng: np.rando
 
 
 def compose(tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
-    """A random scene that is exactly what the prompt with these tags asks for."""
+    """A random scene that exactly matches the prompt with these tags."""
     if crowded(tags):
         return _in_cells([(colour, shape) for colour, shape in tags["objects"]], tags["places"], rng)
     return place([kind for kind, count in wanted(tags).items() for _ in range(count)], rng, tags["relation"])

@@ -1,4 +1,4 @@
-"""The world of shapes: what can be asked for, in which words, and which prompts are held out of training.
+"""The world of shapes: its prompts, their wording, and the held-out prompts.
 
 A kind is a (colour, shape). Prompts come in four categories that mirror T2I-CompBench. What is held out is decided by a
 hash of its name, so it never depends on a library's random numbers:
@@ -109,7 +109,7 @@ def plural(shape: str) -> str:
 
 
 def tags(category: str, kinds: Sequence[Kind], relation: str | None = None, count: int | None = None) -> dict[str, Any]:
-    """JSON-like description of what is asked; `objects` holds [colour, shape] lists (one, for numeracy)."""
+    """JSON-like description of the prompt; `objects` holds [colour, shape] lists (one, for numeracy)."""
     return {"category": category, "objects": [list(kind) for kind in kinds], "relation": relation, "count": count}
 
 
@@ -183,7 +183,7 @@ def those(category: str, categories: Sequence[str]) -> list[str]:
 
 
 def prefix(world: str, split: str, seed: int, category: str) -> str:
-    """What the ids of such prompts begin with."""
+    """Prefix of the ids of such prompts."""
     parts = [world, category.replace(" ", "-"), split, f"s{seed}" if seed else ""]
     return "-".join(filter(None, parts)) + "-"
 

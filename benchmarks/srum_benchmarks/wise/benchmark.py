@@ -93,7 +93,7 @@ class Wise(_Wise):
         return {0: why} if found is None else {}
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
-        """`reference`: what the original counts; without `wiscore` the answer could not be read."""
+        """`reference`: the value in the original; without `wiscore` the answer could not be read."""
         (answer,) = answers
         original = scoring.legacy(answer)
         found, _ = scoring.read_legacy(answer)

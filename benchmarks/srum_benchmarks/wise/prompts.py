@@ -97,7 +97,7 @@ def load(version: Version, data: str, split: str = "test", verify: bool = True) 
 
 
 def survey(version: Version, data: str) -> list[PromptFile]:
-    """What is there of the three files."""
+    """Existing and missing ones of the three files."""
     return files.survey(data, list(version.files.values()), lambda: _read(version, data)[2])
 
 

@@ -1,4 +1,4 @@
-"""Answers on disk by the hash of what was asked, so that nothing is asked twice, also after an interruption."""
+"""Cache answers on disk by the hash of the request, so that no request is repeated, also after an interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def key_of(asked: Mapping[str, Any]) -> str:
 
 
 def cache_folder(setting: str) -> Path | None:
-    """What the option `cache` means: a folder, the user's own, or none at all ("off")."""
+    """The folder of the option `cache`: the given one, the user's cache, or None ("off")."""
     if setting == "off":
         return None
     if setting:

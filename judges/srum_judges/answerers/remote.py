@@ -1,7 +1,7 @@
 """An answerer on another machine: any server with OpenAI's chat protocol (vLLM, SGLang, `transformers serve`).
 
 A failure is an error with its cause, never an answer. Every answer is cached the moment it arrives, so the same
-command, started again, asks only what is missing. docs/judging-with-a-server.md has the user's side.
+command, started again, asks only what is missing. docs/judging-with-a-server.md is the user's guide.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Ask:
 
 @define
 class _Tally:
-    """What the answers so far have shown."""
+    """State from the answers so far."""
 
     lock: threading.RLock = field(factory=threading.RLock)
     answered: int = 0
@@ -100,7 +100,7 @@ class Remote:
         self.converses = self.options.converses
 
     def identity(self) -> str:
-        """The model that is asked for. Raises AnswerError, ConfigError where the server has to be asked for it."""
+        """The requested model. Raises AnswerError, ConfigError where the server has to list it."""
         self._model = self._model or self._only_model()
         return clean(self._model, 200)
 
@@ -382,7 +382,7 @@ def _png(image: Image) -> bytes:
 def _read_answer(reply: Any) -> Answer:
     """The words of the first choice. Raises ValueError for JSON of another shape.
 
-    Null stands for no words where the model did answer: its reasoning took all the tokens, or is all there is, or it
+    Null is an empty answer where the model did reply: its reasoning took all the tokens, or is all there is, or it
     declined. A key that comes back is masked: answers are written to disk."""
     try:
         choice = reply["choices"][0]

@@ -1,6 +1,6 @@
 """Several servers with the same model, asked in turn; one is the simplest case.
 
-Each has at most so many requests under way, so that what a server cannot take in yet waits here and not in its queue.
+Each has at most so many requests under way, so that further requests wait here and not in the server's queue.
 One that fails is left out for a while, longer each time, and then tried with a single request.
 """
 

@@ -148,7 +148,7 @@ class Wire:
                 raise self._refused(error.response) from None
             except (openai.APIConnectionError, httpx.HTTPError) as error:
                 stop.check()
-                if isinstance(error.__cause__, RequestFailed):  # some versions of the client wrap what is not theirs
+                if isinstance(error.__cause__, RequestFailed):  # some versions of the client wrap foreign exceptions
                     raise error.__cause__ from None
                 if connection.late or isinstance(error, openai.APITimeoutError):
                     raise self._late() from None
@@ -196,7 +196,7 @@ class Wire:
         request.extensions["trace"] = trace
 
     def _bound(self, response: httpx.Response) -> None:
-        # Compressed replies could grow without bound when they are unpacked; none was asked for.
+        # Compressed replies could grow without bound when unpacked; none was requested.
         if response.headers.get("content-encoding", "identity") != "identity":
             raise RequestFailed("sent a compressed reply", "None was asked for; see what answers there.", final=True)
         assert isinstance(response.stream, httpx.SyncByteStream)
@@ -250,7 +250,7 @@ def own_pause(attempt: int, trouble: RequestFailed) -> float:
 
 
 def wished(trouble: RequestFailed) -> float:
-    """Seconds that the server asked for, within reason."""
+    """Seconds that the server requested, up to a limit."""
     return min(trouble.wish, LONGEST_WISH)
 
 

@@ -44,7 +44,7 @@ class Listing:
 
 
 def read_boxes(answer: str) -> Listing:
-    """Never raises. Things listed without a proper box are passed over if anything else has one."""
+    """Never raises. Entries without a valid box are skipped if another one has one."""
     text = spoken(answer)
     if isinstance(text, Reading):
         return Listing(why=text.why)
@@ -65,7 +65,7 @@ def read_boxes(answer: str) -> Listing:
 
 
 def _items(values: list[Any]) -> list[Any]:
-    """The things that JSON values list, in order: a `Stated` for each box, and what has none as it is."""
+    """The entries of JSON values, in order: a `Stated` for each box, and entries without a box unchanged."""
     found, waiting = [], values[::-1]
     while waiting:
         value = waiting.pop()

@@ -38,7 +38,7 @@ class BoxesFromFile:
         {"image": "cat.png", "boxes": [[10, 20, 110, 220], {"box": [0, 0, 50, 50], "label": "a cat"}]}
         {"prompt_id": "7", "boxes": []}
 
-    "image" is a candidate's id, its image's file name, or that name without its ending; "prompt_id" stands for all
+    "image" is a candidate's id, its image's file name, or that name without its extension; "prompt_id" applies to all
     images of a prompt. They are tried in this order. A box is [left, top, right, bottom] in the option `boxes`.
 
     The file is read at once; ConfigError names everything that is wrong with it. In `regions` an image without an
@@ -124,7 +124,7 @@ def _parse(path: Path, text: str, line: int) -> Any:
 
 
 def _box(raw: Any, limit: float) -> tuple[Corners, str] | str:
-    """Corners and label, or what is wrong with them. The unit sets the limit; pixels have none before the image."""
+    """Corners and label, or their problem. The unit sets the limit; pixels have none before the image."""
     corners, label = (raw.get("box"), raw.get("label", "")) if isinstance(raw, dict) else (raw, "")
     if not isinstance(label, str):
         return f"the label {_short(label)} is no text."

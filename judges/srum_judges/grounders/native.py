@@ -14,7 +14,7 @@ class Native:
     """Asks one question an image. Regions keep the order of the answer and are numbered from 1.
 
     Corners are put in order, boxes cut to the image; those that are too small, or too much like an earlier one, are
-    dropped. An empty list is no region; an answer without any usable box is `Unreadable` and is asked for again.
+    dropped. An empty list is no region; an answer without any usable box is `Unreadable` and is requested again.
     Raises ConfigError for a template that cannot be used.
     """
 

@@ -1,4 +1,4 @@
-"""What a judge's stated number becomes: the paper's rules (§3.2) on top of what was read out of the answer.
+"""The paper's rules (§3.2), applied to the numbers parsed from a judge's answer.
 
 A region's score may break the keyword rule, which acts on scores above the neutral band, or meet the penalty, which
 acts on scores below 0. No score is both, so their order does not matter. The whole image's score has the neutral
@@ -57,7 +57,7 @@ def _changed(score: Score, value: float, rule: str) -> Score:
 
 
 def penalised(value: float) -> float:
-    """What a score in [-1, 1] counts: straight lines between the knots (paper §3.2, the non-linear penalty).
+    """Map a score in [-1, 1]: linear interpolation between the knots (paper §3.2, the non-linear penalty).
 
     People forgive a small flaw and stumble over a large one, so the paper maps severe distortions to -0.9 … -0.5. It
     gives the range, not the curve; this is the simplest that does it. A score that is not negative stays as it is,

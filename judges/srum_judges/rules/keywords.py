@@ -84,7 +84,7 @@ class Synonyms:
         return Synonyms(places, max(len(term.split()) for term in places))
 
     def same(self, one: str, other: str) -> bool:
-        """Whether one may stand for the other."""
+        """Whether one matches the other."""
         theirs = self._of(other)
         return not forms(one).isdisjoint(forms(other)) or any((line, -side) in theirs for line, side in self._of(one))
 
@@ -123,7 +123,7 @@ def readable(text: str) -> bool:
 
 
 def keywords(prompt: str, known: Synonyms) -> tuple[str, ...]:
-    """What the prompt names, in its own words and order, lower case; () where nothing is found."""
+    """The keywords of the prompt in its own words and order, lower case; () where none is found."""
     return tuple(
         dict.fromkeys(unit for phrase in _phrases(prompt, known) if not phrase.absent for unit in phrase.units)
     )
@@ -153,7 +153,7 @@ def names(prompt: str, label: str, known: Synonyms) -> bool:
 
 
 def _heads(label: str, known: Synonyms) -> tuple[list[str], list[str]]:
-    """What the label's main phrase is about, and what those in it wear or hold."""
+    """The objects of the label's main phrase, and those that they wear or hold."""
     heads: list[str] = []
     vague = False  # "the background" alone names no object
     for phrase in _phrases(label[:_LONGEST_LABEL], known):
@@ -205,7 +205,7 @@ def _tokens(text: str, known: Synonyms) -> Iterator[str]:
 
 
 def _kind(token: str, following: str) -> str:
-    """What a token does: "word" (part of a phrase), or how it separates: "pass", "close", "told", "absent"."""
+    """The role of a token: "word" (part of a phrase), or how it separates: "pass", "close", "told", "absent"."""
     if token == "made" and following in ("of", "from", "out"):
         return "absent"
     if token in _KINDS or " " in token:
