@@ -60,7 +60,7 @@ def test_an_image_is_trained_on_the_grid_that_it_was_generated_on(
     model: Bagel, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], sides: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(model, "options", evolve(model.options, size=size))
-    monkeypatch.setattr(model, "drawn_size", size_rule(sides, model.stride, model.denoiser.side))
+    monkeypatch.setattr(model, "generated_size", size_rule(sides, model.stride, model.denoiser.side))
     rows, columns = model.grid(size)
     image = noise_image(columns * model.stride, rows * model.stride)
     assert [tuple(each.shape[:2]) for each in model.encode([image, image])] == [(rows, columns)] * 2

@@ -34,7 +34,7 @@ from attrs import field, frozen, validators
 from srum_core import Component, hookimpl
 
 @frozen
-class Drawing:
+class Sampling:
     steps: int = field(default=50, validator=validators.ge(2))
     """Points of the time grid."""
     interval: tuple[float, float] = (0.4, 1.0)
@@ -46,7 +46,7 @@ class AdapterOptions:
     cache: Path = Path("cache")
     size: Literal["auto"] | int = "auto"
     seed: int | None = None
-    drawing: Drawing = Drawing()
+    sampling: Sampling = Sampling()
     words: dict[str, str] = field(factory=dict)
     more: dict[str, Any] = field(factory=dict)
 
@@ -374,7 +374,16 @@ def test_a_single_judge_needs_no_list(load: Load) -> None:
 
 
 def test_other_names_are_of_settings_that_exist() -> None:
-    other = {"loss.constraint", "adapter.checkpoint", "adapter.size", "adapter.device", "--out", "map"}
+    other = {
+        "loss.constraint",
+        "adapter.checkpoint",
+        "adapter.size",
+        "adapter.device",
+        "adapter.sampling",
+        "adapter.generation_sides",
+        "--out",
+        "map",
+    }
     assert _ELSEWHERE.keys() - set(_names()) <= other
     words = " ".join(_ELSEWHERE.values()).split()
     assert len(words) == len(set(words))

@@ -96,7 +96,7 @@ def test_a_run_reached_through_dots_stores_no_absolute_path(tmp_path: Path, monk
 
 def test_without_images_those_of_the_run_are_named(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "t/mine.jsonl"
-    record(run, "--judge", "toy:ToyJudge", "--limit", "2", "--no-pictures", "--out", str(out))
+    record(run, "--judge", "toy:ToyJudge", "--limit", "2", "--no-images", "--out", str(out))
     transcripts = read_transcripts(out)
     assert len(transcripts) == 2
     assert [each.candidate.image for each in transcripts] == [each.image for each in run.candidates(1)][:2]

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_round(parser)
     add("--limit", type=int, default=0, metavar="N", help="the first N images only (default: all)")
     add("--out", type=Path, metavar="FILE.jsonl", help="where to (default: transcripts/NAME.jsonl)")
-    add("--no-pictures", action="store_true", help="copy no images: the transcripts name those of the run")
+    add("--no-images", action="store_true", help="copy no images: the transcripts name those of the run")
     add("--force", action="store_true", help="overwrite the file, and images next to it with the same name")
 
 
