@@ -339,7 +339,7 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
     "DeafToText": (DeafToText, "test_words_matter", "deaf to `condition`"),
     "DeafTextWeights": (DeafTextWeights, "test_words_matter", "deaf to `condition`"),
     "DeafToTime": (DeafToTime, "test_time_matters", "ignores `time`"),
-    "OneByOne": (OneByOne, "test_each_block_runs_once_per_call", r"ran 3 times in one call with 3 pictures"),
+    "OneByOne": (OneByOne, "test_each_block_runs_once_per_call", r"ran 3 times in one call with 3 images"),
     "OneSizeOnly": (OneSizeOnly, "test_a_velocity_has_the_shape_of_its_latent", "failed on latents .* equal size"),
     "MissingBlocks": (MissingBlocks, "test_each_block_runs_once_per_call", r"recipe\.blocks names \['Layer'\]"),
     "WithoutGradient": (WithoutGradient, "test_gradients_reach_every_trained_parameter", "carries no gradient"),

@@ -138,7 +138,7 @@ def test_a_dry_run_tells_all_and_does_nothing(
         assert stage in said
     assert "runs/toy.ToyModel-default" in said
     assert "2 images" in said
-    assert "3 pictures" in said
+    assert "3 images" in said
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -242,7 +242,7 @@ def test_an_image_that_is_a_failure_has_no_score_and_counts_against_coverage(
     assert srum("run", *(f"{HERE}:Overflows" if word == f"{HERE}:Draws" else word for word in words)) == 0
     table = tables.read(tmp_path / "tables/rules/table.json")
     assert (table.images, table.planned) == (6, 8)
-    assert "6 of 8 images" in capsys.readouterr().out
+    assert "6 of 8 pictures" in capsys.readouterr().out
     run = Evaluation.open(tmp_path)
     failed = {each.id for each in run.images() if each.candidate.failure}
     assert len(failed) == 2

@@ -145,7 +145,7 @@ def test_what_is_written_in_the_official_format(tmp_path: Path, capsys: pytest.C
     export(run, "--to", str(tmp_path / "out"))
     said = message(capsys)
     assert "3 images, judged." in said
-    assert "1 pictures left out: answers about them could not be read." in said
+    assert "1 images left out: answers about them could not be read." in said
     assert "1 images have a global score of exactly 0" in said
     assert "3 regions without a score are not written." in said
     lines = {
@@ -305,8 +305,8 @@ def test_a_line_that_cannot_be_used(record: Any, why: str, tmp_path: Path) -> No
         ({"bbox": [0.5, 0, 9.75, 5], "score": 1}, None, (0.5, 0, 9.75, 5)),
         ({"bbox": [-3, -1, 10, 5], "score": 1}, "was clipped to the image: [-3, -1, 10, 5] in 20x10", (0, 0, 10, 5)),
         ({"bbox": [5, 5, 999, 11], "score": 1}, "was clipped to the image: [5, 5, 999, 11] in 20x10", (5, 5, 20, 10)),
-        ({"bbox": [20, 0, 30, 5], "score": 1}, "its box [20, 0, 30, 5] lies outside the 20x10 picture", None),
-        ({"bbox": [-9, 0, 0, 5], "score": 1}, "its box [-9, 0, 0, 5] lies outside the 20x10 picture", None),
+        ({"bbox": [20, 0, 30, 5], "score": 1}, "its box [20, 0, 30, 5] lies outside the 20x10 image", None),
+        ({"bbox": [-9, 0, 0, 5], "score": 1}, "its box [-9, 0, 0, 5] lies outside the 20x10 image", None),
         ({"bbox": [9, 0, 3, 5], "score": 1}, "its box [9, 0, 3, 5] is reversed", None),
         ({"bbox": [3, 5, 9, 5], "score": 1}, "its box [3, 5, 9, 5] is empty", None),
         ({"bbox": ["4.5", 5, 20, 8], "score": 1}, "its box ['4.5', 5, 20, 8] does not hold four numbers", None),

@@ -1,7 +1,7 @@
 """Checks of an adapter on its trained weights, for `srum doctor`. Each returns findings with sentences.
 
 The conformance suite of `srum_core.testing` holds what any weights can show. What only trained weights can (a flipped
-sign, time the wrong way round, a missing scale) is found out here, by asking which convention explains the model best.
+sign, reversed time, a missing scale) is checked here, by comparing which convention explains the model best.
 """
 
 from __future__ import annotations

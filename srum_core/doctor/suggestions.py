@@ -148,4 +148,4 @@ def table(found: Sequence[Need], usable: float) -> Grid:
     for need in found:
         sizes = (need.weights, need.gradients, need.optimizer, need.passing, need.total)
         rows.append([need.stage, *(f"{size / GIB:.2f}" for size in sizes), "yes" if need.total <= usable else "no"])
-    return Grid(["stage", "weights", "gradients", "optimiser", "passing", "all, GiB", "fits"], rows)
+    return Grid(["stage", "weights", "gradients", "optimizer", "transient", "total, GiB", "fits"], rows)

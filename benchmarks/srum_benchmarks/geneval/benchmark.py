@@ -96,8 +96,8 @@ def path(prompt: str, image: int) -> Path:
 
 
 def scored_files(folder: Path) -> list[Path]:
-    """The files that it scores, relative to the folder, in order: every file in samples/ of a folder named by a number, whose
-    name *starts* like 00000.png, so also 00005.png.bak."""
+    """The files that it scores, relative to the folder, in order: every file in samples/ of a folder named by a number,
+    whose name *starts* like 00000.png, so also 00005.png.bak."""
     folders = sorted(each for each in folder.iterdir() if each.is_dir() and each.name.isdecimal())
     paths = [path for each in folders for path in sorted((each / "samples").glob("*"))]
     return [path.relative_to(folder) for path in paths if re.match(r"\d+\.png", path.name)]
