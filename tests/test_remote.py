@@ -314,7 +314,7 @@ def test_a_failure_does_not_wait_for_what_is_under_way(server: Server, image: Pa
             silent(handler)
 
     server.act = first_fails
-    with pytest.raises(AnswerError, match="said 403"):
+    with pytest.raises(AnswerError, match="returned 403"):
         remote(server, concurrency=8, timeout=30.0, retries=0).answer(questions(image, 20))
     assert (len(server.taken), server.tired) == (8, 0)
 
@@ -359,24 +359,24 @@ FAILURES: dict[str, tuple[Act, int, str]] = {
     "500 for ever": (
         with_status(500, "out of memory"),
         3,
-        r'said 500 .*"out of memory"\. .*asked 3 times\. See its log',
+        r'returned 500 .*"out of memory"\. .*asked 3 times\. See its log',
     ),
-    "503 for ever": (with_status(503), 3, r"said 503 Service Unavailable"),
-    "429 for ever": (with_status(429, "slow down"), 3, r'said 429 .*"slow down".*Lower answerer\.concurrency'),
-    "408 for ever": (with_status(408), 3, r"said 408"),
-    "401": (with_status(401, ECHOES_KEY), 1, r'said 401 .*provided: \(hidden\)\. \[31m".*answerer\.key_env'),
-    "403": (with_status(403, "no"), 1, r"said 403 .*answerer\.key_env"),
-    "404": (with_status(404, '{"detail": "Not Found"}'), 1, r'said 404 .*usually ends in "/v1"'),
+    "503 for ever": (with_status(503), 3, r"returned 503 Service Unavailable"),
+    "429 for ever": (with_status(429, "slow down"), 3, r'returned 429 .*"slow down".*Lower answerer\.concurrency'),
+    "408 for ever": (with_status(408), 3, r"returned 408"),
+    "401": (with_status(401, ECHOES_KEY), 1, r'returned 401 .*provided: \(hidden\)\. \[31m".*answerer\.key_env'),
+    "403": (with_status(403, "no"), 1, r"returned 403 .*answerer\.key_env"),
+    "404": (with_status(404, '{"detail": "Not Found"}'), 1, r'returned 404 .*usually ends in "/v1"'),
     "400 with a long body": (
         with_status(400, "too many tokens\0" * 500),
         2,
-        r'said 400 .*"too many tokens too .{150,200}…"',
+        r'returned 400 .*"too many tokens too .{150,200}…"',
     ),
-    "422": (with_status(422, "Unexpected fields"), 2, r"said 422 .*Unexpected fields.*refuses even"),
+    "422": (with_status(422, "Unexpected fields"), 2, r"returned 422 .*Unexpected fields.*refuses even"),
     "redirect": (
         with_status(307, Location="http://127.0.0.1:9/elsewhere"),
         1,
-        r"said 307, look elsewhere \(http://127.0.0.1:9/elsewhere\).*Redirects are not followed",
+        r"returned 307, a redirect \(http://127.0.0.1:9/elsewhere\).*Redirects are not followed",
     ),
     "garbage": (with_body("<html>hello</html>"), 3, r'sent something that is not JSON: "<html>hello</html>"'),
     "an empty reply": (with_body(""), 3, r"sent an empty reply\."),
@@ -645,7 +645,7 @@ def test_the_only_model_is_found_once_and_late(server: Server, image: Path) -> N
         (
             with_status(404),
             AnswerError,
-            r"said 404 .*It was asked to list its models.*name the model with answerer\.model",
+            r"returned 404 .*It was asked to list its models.*name the model with answerer\.model",
         ),
         (with_body('{"data": "x"}'), AnswerError, r"sent JSON that is no list of models.*asked 3 times"),
         (models(None), AnswerError, r"sent JSON that is no list of models"),

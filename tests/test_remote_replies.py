@@ -88,7 +88,7 @@ def test_one_refused_question_is_no_answer_and_its_reason_is_kept(
     server.act = refusing("question 0", "question 4")
     given = remote(server).answer(asked)
     assert given == ["", SCORE, SCORE, SCORE, "", SCORE]
-    why = f'The server at {server.url} said 400 Bad Request: "content filter [31m".'
+    why = f'The server at {server.url} returned 400 Bad Request: "content filter [31m".'
     assert given[0].refused == given[4].refused == why
     assert server.asked == ["question 0", PROBE, *[f"question {number}" for number in range(1, 6)]]
     assert len(caplog.messages) == 1
@@ -101,7 +101,7 @@ def test_a_server_that_refuses_everything_ends_the_run_at_once(
     server: Server, asked: list[Question], status: int
 ) -> None:
     server.act = with_status(status, "no")
-    with pytest.raises(AnswerError, match=rf"said {status} .*refuses even a short question"):
+    with pytest.raises(AnswerError, match=rf"returned {status} .*refuses even a short question"):
         remote(server).answer(asked)
     assert len(server.taken) == 2
 
@@ -120,7 +120,7 @@ def test_a_refused_image_is_left_out_and_the_others_are_judged(server: Server, t
     first, second, third = judged(tmp_path / "a", server).judgements(1)
     assert (len(first.scores), len(third.scores)) == (5, 5)
     (failure,) = second.failures
-    assert "said 400" in failure.why
+    assert "returned 400" in failure.why
     assert len(second.exchanges) == 5  # what was refused is not asked again
     assert second.exchanges[0].refused == failure.why
 
@@ -128,10 +128,10 @@ def test_a_refused_image_is_left_out_and_the_others_are_judged(server: Server, t
 def test_a_refused_grounding_and_what_a_judge_makes_of_no_words(server: Server, tmp_path: Path) -> None:
     server.act = refusing("bbox_2d")
     run = judged(tmp_path / "a", server, grounder="native")
-    assert all("said 400" in each.failures[0].why for each in run.groundings(1))
+    assert all("returned 400" in each.failures[0].why for each in run.groundings(1))
     server.act = refusing("two dogs")
     second = list(judged(tmp_path / "b", server, Use(f"{__name__}:Credulous")).judgements(1))[1]
-    assert "said 400" in second.failures[0].why  # and so it is not trained on
+    assert "returned 400" in second.failures[0].why  # and so it is not trained on
 
 
 class Credulous:

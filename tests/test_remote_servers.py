@@ -98,7 +98,7 @@ def test_a_server_that_fails_is_left_out_and_named(
     assert asker.answer(asked) == asker.answer(asked) == ANSWERS
     assert (len(broken.taken), len(sound.taken)) == (1, 24)
     (message,) = caplog.messages
-    assert f'The server at {broken.url} said 503 Service Unavailable: "out of memory".' in message
+    assert f'The server at {broken.url} returned 503 Service Unavailable: "out of memory".' in message
     assert f"left out for {REST:g} seconds" in message
 
 
@@ -152,14 +152,14 @@ def test_when_nobody_answers_it_is_said(
     monkeypatch.setattr(servers_module, "FIRST_REST", 0.001)
     for each in servers:
         each.act = with_status(500, "no")
-    with pytest.raises(AnswerError, match=r"The server at http://127.* said 500 .*The 2 servers were asked 3 times"):
+    with pytest.raises(AnswerError, match=r"server at http://127.* returned 500 .*The 2 servers were asked 3 times"):
         remote(servers).answer(asked)
     asker = remote(servers, retries=5)
     for state in asker._servers.servers:
         state.failures = 5  # the sixth time for each of them is the last
     for each in servers:
         each.taken.clear()
-    with pytest.raises(AnswerError, match="said 500"):
+    with pytest.raises(AnswerError, match="returned 500"):
         asker.answer(asked[:1])
     assert [len(each.taken) for each in servers] == [1, 1]
 
@@ -174,7 +174,7 @@ def test_a_refusal_ends_all_at_once_although_others_wait(servers: list[Server], 
 
     servers[0].act = lambda handler: (drop(handler), down.set())[0]
     servers[1].act = refuse
-    with pytest.raises(AnswerError, match=rf"The server at {servers[1].url} said 403 .*too long"):
+    with pytest.raises(AnswerError, match=rf"The server at {servers[1].url} returned 403 .*too long"):
         remote(servers).answer(asked)
     assert len(servers[1].taken) == 1
 

@@ -111,13 +111,13 @@ def test_real_questions_get_real_words(url: str, images: list[Path], tmp_path: P
 
 def test_what_a_real_server_refuses(url: str, images: list[Path]) -> None:
     asker = Remote(RemoteOptions(url=url, model="org/another", cache="off", retries=0))
-    with pytest.raises(AnswerError, match=r"said 400 .*Server is pinned to .*org/another"):
+    with pytest.raises(AnswerError, match=r"returned 400 .*Server is pinned to .*org/another"):
         asker.answer([Question(images[0], "x")])
     asker = Remote(RemoteOptions(url=url, cache="off", retries=0, extra={"no_such_field": 1}))
-    with pytest.raises(AnswerError, match=r"said 422 .*Unexpected fields.*no_such_field"):
+    with pytest.raises(AnswerError, match=r"returned 422 .*Unexpected fields.*no_such_field"):
         asker.answer([Question(images[0], "x")])
     asker = Remote(RemoteOptions(url=url.removesuffix("/v1"), model="m", cache="off", retries=0))
-    with pytest.raises(AnswerError, match=r'said 404 .*usually ends in "/v1"'):
+    with pytest.raises(AnswerError, match=r'returned 404 .*usually ends in "/v1"'):
         asker.answer([Question(images[0], "x")])
 
 

@@ -272,7 +272,7 @@ def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    """TOML, or else a bare word: a name or a path need no quotes. What looks like TOML has to be TOML."""
+    """TOML, or else a bare word: a name or a path need no quotes. Text with TOML syntax has to be valid TOML."""
     try:
         made = from_toml(f"value = {text}")
     except ValueError:

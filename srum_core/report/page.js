@@ -77,7 +77,7 @@ function tools(section, change) {
   return { read, say: (text) => { bar.querySelector("output").textContent = text; } };
 }
 
-// A picture, or a pair, that can be looked at closer, with its prompt and more below.
+// An image, or a pair, that can be enlarged, with its prompt and more below.
 function entry(item, view, act, ...below) {
   const button = make("button", { class: "look", type: "button", "aria-label": `Look closer: ${item.prompt}` }, view);
   button.addEventListener("click", () => act(button));
@@ -88,7 +88,7 @@ function entry(item, view, act, ...below) {
 const sorted = (items, value) => !value ? items : items.map((item, index) => [value(item), index, item])
   .sort((one, other) => (one[0] ?? Infinity) - (other[0] ?? Infinity) || one[1] - other[1]).map((each) => each[2]);
 
-// ---- pictures -------------------------------------------------------------------------------------------------------
+// ---- images ---------------------------------------------------------------------------------------------------------
 
 const picture = (source, small, alt) => make("img", { src: source, alt, class: small ? "small" : null, decoding: "async" });
 
@@ -146,7 +146,7 @@ function told(weights, values) {
 
 const score = (region) => mean(region.scores.map((each) => each.value));
 
-// A picture is shown whole in a square; boxes follow it there.
+// An image is shown whole in a square; boxes follow it there.
 function boxes(item, view) {
   const [width, height] = item.size, longest = Math.max(width, height);
   const svg = drawn("svg", { viewBox: `0 0 ${longest} ${longest}`, "aria-hidden": "true" }), tags = [];
@@ -242,7 +242,7 @@ function details(item) {
     each.reason ? `: ${each.reason}` : "", make("br"), make("span", { class: "sub" }, each.judge,
       ...each.rules.map((rule) => ` · ${rule}`), each.stated === null ? "" : ` · stated ${signed(each.stated)}`));
   const list = (title, lines) => { if (lines.length) side.append(make("h4", {}, title), make("ul", {}, ...lines)); };
-  list("The whole picture", item.whole.map((each) => line("global", each)));
+  list("The whole image", item.whole.map((each) => line("global", each)));
   list("Regions", item.regions.flatMap((region) =>
     region.scores.length ? region.scores.map((each) => line(region.id, each)) : [make("li", {}, `${region.id} ${region.label} has no score`)]));
   list("Could not be read", item.failures.map((each) => make("li", { class: "failure" }, `${each.judge}: ${each.why}`)));

@@ -20,7 +20,7 @@ WELL_FORMED = (
 QUESTIONS = "Is there a cup?\nIs there a table?\nIs the cup on the table?"
 """An answer that leads on, for a judge that wants questions."""
 NOTHING = ("", " ", "\n\n", "\t", "<think></think>", "```\n```", "\u200b")
-"""Answers that say nothing."""
+"""Answers without content."""
 _ODD = (
     *NOTHING,
     "I cannot help with that.",

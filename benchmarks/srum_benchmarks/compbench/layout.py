@@ -70,7 +70,7 @@ def for_original(images: Sequence[tuple[int, Candidate]]) -> Layout:
 
 def _images_in(folder: Path) -> list[Path]:
     """The images of the SRUM authors' scorer: those in `samples` where there is such a folder, else those
-    beside it."""
+    next to it."""
     own = [each for each in folder.glob("*_50_*") if each.is_dir()]
     where = [each / "samples" if (each / "samples").is_dir() else each for each in own]
     return [path.relative_to(folder) for each in where for path in each.iterdir() if path.suffix.lower() in SUFFIXES]

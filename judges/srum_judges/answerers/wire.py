@@ -48,7 +48,7 @@ class RequestFailed(Exception):
 
 
 class _Connection:
-    """The connection of one attempt, which other threads may cut; `late` says that its time was up."""
+    """The connection of one attempt, which other threads may close; `late` is set if it timed out."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -174,10 +174,10 @@ class Wire:
 
     def _refused(self, response: Any) -> RequestFailed:
         status = response.status_code
-        why = f'said {status} {shown(response.reason_phrase)}: "{shown(response.content)}"'
+        why = f'returned {status} {shown(response.reason_phrase)}: "{shown(response.content)}"'
         if status < 400:
             to = shown(response.headers.get("location", ""))
-            return RequestFailed(f"said {status}, look elsewhere ({to})", "Redirects are not followed.", final=True)
+            return RequestFailed(f"returned {status}, a redirect ({to})", "Redirects are not followed.", final=True)
         again = status in (408, 409, 429) or status >= 500
         advice = _ADVICE.get(status, "See its log." if again else "It does not accept what it is asked.")
         wish, body = _wish(response.headers.get("retry-after", "")), response.content.decode(errors="replace")
