@@ -343,7 +343,7 @@ def test_answers_to_the_worlds_own_questions() -> None:
 
 
 def test_steps_of_pretraining_are_of_the_crowded_world() -> None:
-    recipe = evolve(curriculum.CROWDED, late_images=4, late_lessons=4)
+    recipe = evolve(curriculum.CROWDED, late_drawings=4, late_lessons=4)
     generated, texts, _, asked = curriculum.Steps(recipe, ("{prompt} L", "{prompt} {regions}R"), 0, "both")[0]
     assert generated.shape == (4, 32, 32, 3)
     assert all(text is None or text.count(" a ") >= 3 for text in texts)

@@ -142,7 +142,7 @@ def test_each_round_has_its_changes_and_evaluations_have_none(tmp_path: Path) ->
 
 ONE_FOR_ALL = [
     ("seed=3", "seed", "one seed"),
-    ("rounds=2", "rounds", "what the rounds are"),
+    ("rounds=2", "rounds", "it defines the rounds"),
     ("start=elsewhere", "start", "starts from"),
     ("benchmark=shapes", "benchmark", "compared"),
     ("evaluate.images=4", "evaluate.images", "compared"),
