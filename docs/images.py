@@ -45,7 +45,7 @@ def arms(folder: Path, path: Path) -> None:
     names = [row["arm"] for row in table["rows"]]
     runs = [Run.open(seed / name) for name in names]
     last = [run.settings.round_count if run.done("train", 1) else None for run in runs]
-    found = [list(scored(*each)) for each in zip(runs, last, strict=True)]
+    found = [scored(*each) for each in zip(runs, last, strict=True)]
     differ = [row for row in zip(*found, strict=True) if len({each.values["correct"] for each in row}) > 1]
     print(f"The arms differ on {len(differ)} of {len(found[0])} images.")
     left, shown = 90, differ[:ACROSS]

@@ -20,10 +20,9 @@ from rich.jupyter import JupyterMixin
 
 from srum_core import config, plugins
 from srum_core.errors import CheckpointError, ConfigError, PluginError, RecordError, TrainingError, refuse, who_ended
-from srum_core.evaluation import answers, plan, scoring, tables
-from srum_core.evaluation.draw import draw
+from srum_core.evaluation import plan, tables
 from srum_core.evaluation.run import NOBODY, Evaluation
-from srum_core.evaluation.stage import compare, read_table
+from srum_core.evaluation.stage import compare, perform, read_table
 from srum_core.files import lock
 from srum_core.models.images import open_image
 from srum_core.protocols import Answerer
@@ -275,12 +274,8 @@ def evaluate(
             run.keep()
             if not run.all_generated():
                 run.choose_prompts()
-            draw(run)
-            name, use = plan.chosen_judge(run, judge, None) if plan.asks(run) else (NOBODY, None)
-            if use is not None:
-                plan.keep_judge(run, name, use)
-                answers.judge(run, name, use)
-            made = scoring.score(run, name, use)
+            made = perform(run, *(plan.chosen_judge(run, judge, None) if plan.asks(run) else (NOBODY, None)))
+    assert made is not None, "no other process has a part in it"
     return Table({"value": made.by_name()}, Group(tables.show(made), *tables.remarks(made)))
 
 

@@ -13,7 +13,8 @@ from toy import COMPONENTS
 
 from srum_core.config import load_settings
 from srum_core.evaluation import tables
-from srum_core.evaluation.stage import Scored, scored
+from srum_core.evaluation.run import Evaluation
+from srum_core.evaluation.scoring import Measured
 from srum_core.plugins import discover
 from srum_core.records import (
     Candidate,
@@ -130,17 +131,21 @@ def _judgement(candidate: Candidate, index: int, count: int) -> Judgement:
 
 
 def _write_evaluation(run: Run, k: int | None) -> None:
-    records = scored(run, k)
+    made = Evaluation.after(run, k)
+    made.keep()
+    records, tabled, measured = made.images(), made.folder / "tables" / "rules", []
     found = []
     for index, item in enumerate(run.planned_evaluation()):
         path = draw(records.folder / "images" / f"{item.id}.png", index + 7 * (k is not None))
         right = index % 2 if k is None else index // 2 % 2  # one stays right, one wrong, one is won, one is lost
         values = {"green": 0.25 + 0.1 * index * (k is not None), "correct": float(right)}
-        found.append(Scored(item.id, Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed), values))
+        found.append(Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed))
+        measured.append(Measured(item.id, item.prompt.id, 0, values))
     records.extend(found)
-    records.mark_done()
+    write_list(tabled / "pictures.jsonl", measured)
     row = Row(ODD, 0.5 + 0.1 * (k is not None), 4, 0.05)
-    tables.write(records.folder / "table.json", tables.BenchmarkTable("toy", "test", "a model", (row,)))
+    tables.write(tabled / "table.json", tables.BenchmarkTable("toy", "test", "a model", (row,)))
+    (made.folder / "DONE").write_text("4\n")
 
 
 def draw(path: Path, number: int, side: int = SIDE) -> Path:

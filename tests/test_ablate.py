@@ -508,9 +508,10 @@ def test_what_is_shared_must_not_fail(tmp_path: Path, capsys: pytest.CaptureFixt
 def greens(folder: Path, seed: int, arm: str, stage: str) -> dict[str, list[float]]:
     """The measure of every image by prompt, as it is written down."""
     found: dict[str, list[float]] = {}
-    for line in (folder / f"out/seed-{seed}/{arm}/{stage}/evaluation/part-0.jsonl").read_text().splitlines():
+    path = folder / f"out/seed-{seed}/{arm}/{stage}/evaluation/tables/rules/pictures.jsonl"
+    for line in path.read_text().splitlines():
         record = json.loads(line)
-        found.setdefault(record["candidate"]["prompt"]["id"], []).append(record["values"]["green"])
+        found.setdefault(record["prompt"], []).append(record["values"]["green"])
     assert all(len(values) == 2 for values in found.values())
     return found
 

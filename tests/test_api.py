@@ -207,7 +207,7 @@ def test_a_training_step_by_hand_changes_what_is_trained_and_nothing_else(method
 
 def test_a_run_has_its_table_judgements_and_models(run: Run) -> None:
     table = run.table()
-    stored = json.loads((run.run.stage_folder("evaluate", None) / "table.json").read_text())
+    stored = json.loads((run.run.stage_folder("evaluate", None) / "tables" / "rules" / "table.json").read_text())
     assert list(table.columns) == ["base", "round 1"]
     assert table["base"]["green"].value == stored["rows"][0]["value"]
     assert table["round 1"]["green"].value != table["base"]["green"].value

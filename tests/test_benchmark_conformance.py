@@ -165,17 +165,18 @@ def test_what_follows_from_answers_is_asked_in_a_turn_of_its_own(
         assert [words in second.text for words in (first, f"answer to {first}", "How much? 1")] == [True] * 3
     for each in scored(made, None):
         assert each.values == {"answers": 2.0}
-        assert [exchange.index for exchange in each.exchanges] == [0, 1]
-        assert each.exchanges[1].question.history[0][0] == each.exchanges[0].question.text
+        first, second = (answered.question for answered in each.answers)
+        assert second.history[0][0] == first.text
 
 
 def test_what_a_benchmark_cannot_read_is_asked_again(tmp_path: Path) -> None:
     made = run(tmp_path, "Doubts")
     evaluate(made, None)
     for each in scored(made, None):
-        assert [exchange.index for exchange in each.exchanges] == [0, 1, 0, 1]  # another answer leads on anew
-        assert [exchange.question.temperature for exchange in each.exchanges] == [0.0, 0.0, 0.7, 0.0]
-        assert each.exchanges[3].question.history[0][1].startswith("answer again")
+        asked = [answered.question for answered in each.answers]
+        assert [bool(question.history) for question in asked] == [False, True, False, True]  # another answer leads on
+        assert [question.temperature for question in asked] == [0.0, 0.0, 0.7, 0.0]
+        assert asked[3].history[0][1].startswith("answer again")
         assert each.values == {"answers": 2.0}
 
 

@@ -16,7 +16,7 @@ from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder,
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
 from srum_core import plugins
 from srum_core.analysis import steps
-from srum_core.evaluation import benchmarking
+from srum_core.evaluation import answers
 from srum_core.records import Candidate, Unreadable
 from srum_core.stages.ground import _Proposing
 from srum_core.stages.interview import LONGEST_ANSWER, Interview, legible, without_echo
@@ -108,7 +108,7 @@ def opened(kind: str, name: str, folder: Path) -> Interview:
     benchmark = registry.create("benchmark", name, **options)
     prompt = benchmark.prompts("test")[0]
     candidate = Candidate("c", prompt, candidate.image, candidate.size, 0)
-    return benchmarking.opened(name, benchmark, candidate)
+    return answers.opened(name, benchmark, candidate)
 
 
 @pytest.mark.parametrize(("kind", "name"), [pair for pair in READERS if pair not in MUTE])

@@ -244,7 +244,7 @@ def test_an_image_that_is_a_failure_has_no_score_and_counts_against_coverage(
     assert (table.images, table.planned) == (6, 8)
     assert "6 of 8 pictures" in capsys.readouterr().out
     run = Evaluation.open(tmp_path)
-    failed = {each.id for each in run.images() if each.candidate.failure}
+    failed = {each.id for each in run.images() if each.failure}
     assert len(failed) == 2
     answered = [json.loads(line) for path in tmp_path.glob("answers/*/part-*.jsonl") for line in path.open()]
     assert bool(answered) == bool(judge)
@@ -525,8 +525,8 @@ def test_black_borders_can_be_cut_off_as_in_the_reference(
     for name in ("none", "reference"):
         run = tmp_path / name
         assert srum("generate", *model("shapes", run, f"evaluate.postprocess={name}", limit=4)) == 0
-        sizes[name] = [each.candidate.size for each in Evaluation.open(run).generated()]
-        assert sizes[name] == [Image.open(each.candidate.image).size for each in Evaluation.open(run).generated()]
+        sizes[name] = [each.size for each in Evaluation.open(run).generated()]
+        assert sizes[name] == [Image.open(each.image).size for each in Evaluation.open(run).generated()]
     assert sizes == {"none": [(32, 32)] * 4, "reference": [(26, 25), (32, 32)] * 2}
     words = model("shapes", tmp_path / "none", "evaluate.postprocess=reference", limit=4)
     assert srum("generate", *words) == 2

@@ -64,7 +64,8 @@ def test_a_changed_image_is_not_scored_with_an_old_answer(
     Image.new("RGB", (32, 32), "red").save(path)
     assert srum("score", run) == 2
     said = capsys.readouterr().err
-    assert f"The picture {path} is not the one that was drawn" in said
+    assert f"{path} is not the file that candidate {path.stem} was made with" in said
+    assert "--redo images" in said
     lines = (run / "pictures/part-0.jsonl").read_text().splitlines(keepends=True)
     (run / "pictures/part-0.jsonl").write_text("".join(each for each in lines if path.stem not in each.split(",")[0]))
     assert srum("score", run) == 2
@@ -77,6 +78,14 @@ def test_a_changed_image_is_not_scored_with_an_old_answer(
     assert "Somebody has still to be asked about 1 of 20 pictures" in capsys.readouterr().err
     assert srum("score", run, "--partial") == 0
     assert "19 of 20 pictures" in capsys.readouterr().out
+
+
+def test_images_of_an_older_version_are_to_be_generated_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "pictures/settings.json"
+    path.write_text(path.read_text().replace('"layout": 2,', ""))
+    assert srum("score", run) == 2
+    assert "layout was '(nothing)' and is now 2" in (said := " ".join(capsys.readouterr().err.split()))
+    assert "run once with --redo images to make it again" in said
 
 
 def test_half_a_record_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

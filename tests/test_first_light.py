@@ -60,7 +60,7 @@ def test_the_bundled_model_runs_the_whole_loop(first: Path) -> None:
         assert (first / "round-1" / stage).exists()
     metrics = [json.loads(line) for line in (first / "round-1" / "metrics.jsonl").read_text().splitlines()]
     assert [each["step"] for each in metrics] == [1, 2, 3]
-    assert (first / "base" / "evaluation" / "table.json").is_file()
+    assert (first / "base" / "evaluation" / "tables" / "rules" / "table.json").is_file()
 
 
 def test_the_same_command_twice_gives_the_same_metrics(first: Path, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_same_command_twice_gives_the_same_metrics(first: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "there", ["base/evaluation/part-0.jsonl", "round-1/candidates/part-0.jsonl", "round-1/training/state.pt"]
+    "there", ["base/evaluation/pictures/part-0.jsonl", "round-1/candidates/part-0.jsonl", "round-1/training/state.pt"]
 )
 def test_killed_and_resumed_gives_the_same(first: Path, tmp_path: Path, there: str) -> None:
     """SIGKILL as soon as a file is there, that is in the middle of a stage or right after its first batch."""

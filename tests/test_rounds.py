@@ -260,8 +260,9 @@ def test_two_rounds_are_two_runs_made_by_hand(whole: Path, tmp_path: Path) -> No
         for image in (run.folder / "round-1/candidates/images").iterdir():
             assert (whole / f"round-{k}/candidates/images" / image.name).read_bytes() == image.read_bytes()
     for k, folder in enumerate((one.folder / "round-1", after.folder / "base"), 1):
-        for name in ("part-0.jsonl", *(f"images/{path.name}" for path in (folder / "evaluation/images").iterdir())):
-            ours, theirs = whole / f"round-{k}/evaluation" / name, folder / "evaluation" / name
+        there = [path.relative_to(folder) for path in (folder / "evaluation/pictures").rglob("*") if path.is_file()]
+        for name in (Path("evaluation/tables/rules/pictures.jsonl"), *there):
+            ours, theirs = whole / f"round-{k}" / name, folder / name
             assert ours.read_bytes() == theirs.read_bytes(), (k, name)
     counts = [len(list(Run.open(whole).candidates(k))) for k in (1, 2)]
     assert counts == [2 * len(WORDS), 2]

@@ -100,7 +100,7 @@ def test_a_whole_run_makes_everything_it_should(whole: Path) -> None:
         for stage in STAGES:
             assert (whole / f"round-{k}" / FOLDERS[stage] / "DONE").exists(), (k, stage)
     assert len(list((whole / "round-1/candidates/images").glob("*.png"))) == len(WORDS)
-    tables = {k: (whole / k / "evaluation/table.json").read_text() for k in ("base", "round-1", "round-2")}
+    tables = {k: (whole / k / "evaluation/tables/rules/table.json").read_text() for k in ("base", "round-1", "round-2")}
     assert len(set(tables.values())) == 3
     lines = (whole / "round-1/metrics.jsonl").read_text().splitlines()
     assert len(lines) > 2

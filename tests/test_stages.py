@@ -27,9 +27,11 @@ from srum_core.records import Answer, Candidate, Question, Region, Row, Sample, 
 from srum_core.runs import progress as progress_module
 from srum_core.runs.progress import clock, progress, rate
 from srum_core.runs.run import Run
+from srum_core.stages.chunks import Step
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
+from srum_core.stages.order import count
 from srum_core.training.selection import choose
 
 WORDS = ["a red cat", "two dogs", "a tree left of a house", "three cups", "the sea"]
@@ -393,7 +395,7 @@ def test_a_judge_that_scores_batches_wrongly_is_named(tmp_path: Path, prompts: P
 def test_an_evaluation_scores_every_image_and_draws_the_same_each_time(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, evaluate=config.Evaluate(batch=2, images=2, limit=2, split="held-out"))
     evaluate(run, None)
-    found = list(scored(run, None))
+    found = scored(run, None)
     assert [each.candidate.prompt.id for each in found] == ["held-out-0"] * 2 + ["held-out-1"] * 2
     assert len({each.candidate.seed for each in found}) == 4
     table = read_table(run, None)
@@ -436,7 +438,7 @@ def test_an_image_that_is_not_finite_counts_against_coverage_and_has_no_score(tm
     evaluate(run, None)
     failed = [each for each in scored(run, None) if each.candidate.failure]
     assert [each.values for each in failed] == [{}]
-    table = tables.read(run.stage_folder("evaluate", None) / "table.json")
+    table = tables.read(run.stage_folder("evaluate", None) / "tables/rules/table.json")
     assert (table.images, table.planned, table.complete) == (2, 3, False)
     assert table.coverage == pytest.approx(2 / 3)
     assert [row.count for row in table.rows] == [2]
@@ -476,6 +478,56 @@ def test_an_evaluation_without_any_image_stops(tmp_path: Path, prompts: Path) ->
         evaluate(run, None)
 
 
+class Graded(Asking):
+    """Asks twice at most; the first answer about some images cannot be read."""
+
+    def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
+        return {0: "no grade"} if answers[0].endswith(": 0") and int(candidate.id, 16) % 2 else {}
+
+
+class Grades:
+    def answer(self, questions: Sequence[Question]) -> Sequence[str]:
+        return [f"{question.text}: {question.seed}" for question in questions]
+
+
+def test_two_processes_evaluate_as_one_does(tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is last writes the table."""
+    use = {"benchmark": Use("test_stages:Graded"), "answerer": Use("test_stages:Grades")}
+    settings = config.Evaluate(batch=2, images=3)
+    one, two = (make(tmp_path / name, prompts, evaluate=settings, **use) for name in ("one", "two"))
+    evaluate(one, None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        assert read_table(two, None) is None
+        assert count(two, Step("evaluate", None)) == ((0, 9) if rank == "0" else (5, 9))
+        monkeypatch.setenv("RANK", rank)
+        evaluate(two, None)
+        assert two.done("evaluate", None) == (rank == "1")
+    made = [run.stage_folder("evaluate", None) for run in (one, two)]
+    for part in ("images", "answers/test_stages.Grades"):
+        lists = [sorted(line for path in (each / part).glob("part-*") for line in path.open()) for each in made]
+        assert lists[0] == lists[1]
+    assert (made[1] / part / "part-1.jsonl").is_file()
+    for name in ("table.json", "pictures.jsonl"):
+        one_file, two_file = (each / "tables/test_stages.Grades" / name for each in made)
+        assert one_file.read_bytes() == two_file.read_bytes()
+    assert {len(each.answers) for each in scored(two, None)} == {1, 2}
+
+
+def test_an_evaluation_of_an_older_version_is_to_be_made_again(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts)
+    evaluate(run, None)
+    path = run.stage_folder("evaluate", None) / "settings.json"
+    path.write_text(path.read_text().replace('"layout": 2,', ""))
+    for act in (run.check, lambda: scored(run, None), lambda: evaluate(run, None)):
+        with pytest.raises(
+            RecordError, match=r"layout was '\(nothing\)' and is now 2.*--redo evaluate to make it again"
+        ):
+            act()
+    run.redo("evaluate")
+    run.check()
+
+
 def test_a_row_that_is_no_number_is_refused(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, benchmark=Use("test_stages:Undefined"))
     with pytest.raises(PluginError, match="rows whose value is no finite number: green"):
@@ -492,8 +544,7 @@ def test_the_tables_side_by_side(tmp_path: Path, prompts: Path, monkeypatch: pyt
     run = make(tmp_path / "run", prompts, rounds=2)
     assert compare(run) is None
     for name, value in (("base", 0.25), ("round-1", 0.5), ("round-2", 0.125)):
-        folder = run.folder / name / "evaluation"
-        folder.mkdir(parents=True)
+        folder = run.folder / name / "evaluation" / "tables" / "rules"
         row = Row("accuracy", value, 7, 0.01)
         tables.write(folder / "table.json", tables.BenchmarkTable("toy", "test", "a model", (row,)))
     console = Console(file=io.StringIO(), width=120)

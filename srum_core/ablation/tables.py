@@ -88,7 +88,7 @@ Known = dict[tuple[Path, int | None], Measured]
 
 def measured(run: Run, round: int | None) -> Measured:
     plan, images = run.planned_evaluation(), run.settings.evaluate.images
-    found = list(scored(run, round).select(item.id for item in plan))
+    found = scored(run, round, [item.id for item in plan])
     scores = [each.values for each in found if each.usable]
     names = [name for name in scores[0] if all(name in each for each in scores)] if scores else []
     if not names:

@@ -2,6 +2,8 @@
 
 An answer lies under a hash of all that it depends on (the image's bytes, the request, who answered and how), so a
 changed image or question is asked about anew, and answers can be read again by a changed parser without a model.
+A benchmark's questions are asked like a judge's (`srum_core.stages.interview`): in turns, again where the benchmark
+says that an answer cannot be read, and read again from records by the same lines.
 """
 
 from __future__ import annotations
@@ -9,28 +11,49 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
 
 from srum_core.errors import ConfigError, PluginError, RecordError
-from srum_core.evaluation import benchmarking
-from srum_core.evaluation.run import Evaluation, Pixels
+from srum_core.evaluation.run import Evaluation
+from srum_core.files import redo_option
 from srum_core.options import Use
 from srum_core.protocols import Answerer, Benchmark
-from srum_core.records import Answer, Question
-from srum_core.runs.progress import progress
+from srum_core.records import Answer, Candidate, Question, Region, Unreadable
 from srum_core.runs.run import made_with
-from srum_core.runs.store import Records, rank_and_world
+from srum_core.runs.store import Records
 from srum_core.stages.asking import put
-from srum_core.stages.chunks import seed_everything
-from srum_core.stages.interview import Interview, recall
+from srum_core.stages.chunks import chunks
+from srum_core.stages.interview import Interview, conduct, recall
 
 SELF = "self"
 """The judge that is the evaluated model itself."""
+
+
+@define
+class _AsJudge:
+    """A benchmark, as interviews know those who ask. `further` is there only where the benchmark has it."""
+
+    benchmark: Benchmark
+    further: Callable[..., Sequence[Question]] | None = None
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return self.benchmark.questions(candidate)
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Unreadable]:
+        why = getattr(self.benchmark, "unreadable", None)
+        found = why(candidate, answers) if why is not None else {}
+        return [Unreadable(index, text) for index, text in sorted(found.items())]
+
+
+def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
+    """An interview about one image; nothing is asked yet."""
+    further = getattr(benchmark, "further", None)
+    judge = _AsJudge(benchmark, further and (lambda candidate, regions, answers: list(further(candidate, answers))))
+    return Interview.open(name, judge, candidate, ())
 
 
 @frozen
@@ -63,6 +86,7 @@ class Answers:
     run: Evaluation
     name: str
     judge: Use
+    benchmark: Benchmark = field(init=False)
     records: Records[Answered] = field(init=False)
     by: str = field(default="", init=False)
     _judge: str = field(default="", init=False)
@@ -72,9 +96,10 @@ class Answers:
     def __attrs_post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
             raise ConfigError(f'A judge\'s folder cannot be called "{self.name}": use letters, digits, - and _ (--as).')
-        settings = self._settings()
+        self.benchmark, settings = self.run.benchmark(), self._settings()
         self._judge = json.dumps(settings["judge"], sort_keys=True)
-        self.records = Records(folder(self.run, self.name), Answered, settings, stage="answers")
+        checked = settings if self.run.source is None else None  # a stage's settings are checked as a whole
+        self.records = Records(self.run.folder / "answers" / self.name, Answered, checked, stage="answers")
         self.reload()
 
     def _settings(self) -> dict[str, Any]:
@@ -96,8 +121,8 @@ class Answers:
         by = sorted({each.by for each in found})
         if len(by) > 1:
             raise RecordError(
-                f"{self.records.folder} holds answers of several: {', '.join(by)}. Make them again with --redo "
-                "answers, or keep them apart with --as NAME."
+                f"{self.records.folder} holds answers of several: {', '.join(by)}. Make them again with "
+                f"{redo_option(self.records.folder)}, or keep them apart with --as NAME (srum eval)."
             )
         self.by = by[0] if by else self.by
         self._known, self._count = {each.id: each.given() for each in found}, len(found)
@@ -109,7 +134,7 @@ class Answers:
 
     # ---- looking up -------------------------------------------------------------------------------------------------
 
-    def key(self, image: Pixels, question: Question) -> str:
+    def key(self, image: Candidate, question: Question) -> str:
         request = {
             name: getattr(question, name)
             for name in ("text", "crop", "max_new_tokens", "think", "temperature", "seed", "history")
@@ -117,20 +142,31 @@ class Answers:
         whole = {"image": image.sha256, "request": request, "judge": self._judge, "by": self.by}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def recall(self, benchmark: Benchmark, image: Pixels) -> tuple[Interview, list[Question]]:
+    def open(self, image: Candidate) -> Interview:
+        use = self.run.settings.benchmark
+        return opened(use.use if use else "", self.benchmark, image)
+
+    def recall(self, image: Candidate) -> tuple[Interview, list[Question]]:
         """The interview about an image as far as answers go, and the questions that wait for one."""
-        use, s = self.run.settings.benchmark, self.run.settings.evaluate
-        interview = benchmarking.opened(use.use if use else "", benchmark, image.candidate)
+        interview, s = self.open(image), self.run.settings.evaluate
         known, seed = (lambda each: self._known.get(self.key(image, each))), partial(self.run.derive_seed, "evaluate")
         return interview, recall(interview, known, s.retries, s.temperature, seed)
 
+    def ids(self) -> set[str]:
+        """The images about which nothing is left to ask."""
+        self.reload()
+        return {each.id for each in self.run.images() if each.failure or not self.recall(each)[1]}
+
+    def mark_done(self) -> None:
+        self.records.mark_done()
+
     # ---- asking -----------------------------------------------------------------------------------------------------
 
-    def ask_about(self, benchmark: Benchmark, images: Sequence[Pixels], answerer: Answerer) -> None:
+    def ask_about(self, images: Sequence[Candidate], answerer: Answerer) -> None:
         """Ask what the benchmark wants to know about some images, together; answers are on disk as they come.
 
         What was to be said at once is asked at once again if any of it is missing: who answers may depend on it."""
-        place = {each.candidate.image: each for each in images}
+        place = {each.image: each for each in images}
 
         def ask(questions: Sequence[Question]) -> list[str]:
             keys = [self.key(place[each.image], each) for each in questions]
@@ -138,10 +174,11 @@ class Answers:
                 self._store(keys, questions, [place[each.image] for each in questions], put(answerer, questions))
             return [self._known[key] for key in keys]
 
-        benchmarking.ask_all(self.run, benchmark, [each.candidate for each in images], ask)
+        s, seed = self.run.settings.evaluate, partial(self.run.derive_seed, "evaluate")
+        conduct([self.open(each) for each in images], ask, s.retries, s.temperature, seed)
 
     def _store(
-        self, keys: Sequence[str], questions: Sequence[Question], images: Sequence[Pixels], answers: Sequence[str]
+        self, keys: Sequence[str], questions: Sequence[Question], images: Sequence[Candidate], answers: Sequence[str]
     ) -> None:
         records = [
             Answered(key, image.id, image.sha256, question, str(answer), self.by, answer.model, answer.refused)
@@ -157,31 +194,27 @@ class Answers:
         if self._known and by != self.by:
             raise RecordError(
                 f'{self.records.folder} holds answers of "{self.by}", and now "{by}" answers. Let the same one go on, '
-                "give the new one a folder of its own with --as NAME, or begin again with --redo answers."
+                f"begin again with {redo_option(self.records.folder)}, or (srum eval) give the new one a folder of its "
+                "own with --as NAME."
             )
         self.by = by
 
 
-def folder(run: Evaluation, name: str) -> Path:
-    return run.folder / "answers" / name
-
-
 def judge(run: Evaluation, name: str, use: Use, partial: bool = False, batch: int = 0) -> None:
     """Ask about every image that something is still to be asked about, `batch` images at once."""
-    answers, benchmark, size = Answers(run, name, use), run.benchmark(), batch or run.settings.evaluate.batch
-    images = run.generated(partial)
-    rank, world = rank_and_world()
-    chunks = [images[start : start + size] for start in range(rank * size, len(images), size * world)]
-    missing = [chunk for chunk in chunks if any(answers.recall(benchmark, each)[1] for each in chunk)]
-    left = sum(map(len, missing))
-    if missing:
-        answerer = who_answers(run, use)
-        answers.introduce(answerer)
-    with progress(sum(map(len, chunks)), f"judge ({name})", sum(map(len, chunks)) - left) as advance:
-        for chunk in missing:
-            seed_everything(run.derive_seed("answers", chunk[0].id))
-            answers.ask_about(benchmark, chunk, answerer)
-            advance(len(chunk))
+    answers, images = Answers(run, name, use), {each.id: each for each in run.generated(partial)}
+    ids = [item.id for item in run.plan_images()]
+    if run.source is None:
+        ids = [each for each in ids if each in images]  # in a stage, other processes may still be drawing theirs
+    answerer: list[Answerer] = []
+
+    def load() -> None:
+        answerer.append(who_answers(run, use))
+        answers.introduce(answerer[0])
+
+    size, step = batch or run.settings.evaluate.batch, run.step("answers")
+    for chunk in chunks(run, ids, size, answers, step, load, run.label(f"judge ({name})")):
+        answers.ask_about([images[each] for each in chunk if each in images], answerer[0])
 
 
 def _identity(answerer: Answerer) -> str:
@@ -196,10 +229,12 @@ def who_is(run: Evaluation, use: Use) -> str:
 
 def who_answers(run: Evaluation, use: Use) -> Answerer:
     """Raises PluginError if the model is to judge itself and cannot."""
+    if use == run.settings.answerer:
+        return run.answerer(0)  # which may be loaded
     if use.use != SELF:
         made: Answerer = run.registry.create("answerer", use)
         return made
-    model = run.generator
+    model = run.model()
     if not isinstance(model, Answerer):
         raise only_generates(run)
     return model

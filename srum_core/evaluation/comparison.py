@@ -54,12 +54,15 @@ def found(folder: Path) -> list[BenchmarkTable]:
     if judged := sorted(folder.glob("tables/*/table.json")):
         return [tables.read(path) for path in judged]
     refuse_older(folder)
-    rounds = sorted(folder.glob("round-*/evaluation/table.json"), key=lambda path: int(path.parts[-3][6:]))
-    if trained := [*folder.glob("base/evaluation/table.json"), *rounds]:
-        there = [(path.parts[-3], tables.read(path)) for path in trained]
+    rounds = sorted(folder.glob("round-*/evaluation/tables/*/table.json"), key=lambda path: int(path.parts[-5][6:]))
+    if trained := [*folder.glob("base/evaluation/tables/*/table.json"), *rounds]:
+        there = [(path.parts[-5], tables.read(path)) for path in trained]
         return [evolve(table, model=f"{table.model}, {name}") for name, table in there]
     if (folder / "run.toml").is_file():
-        raise RecordError(f"{folder} has no table yet. Make one with srum eval score {folder}, or finish the training.")
+        raise RecordError(
+            f"{folder} has no table yet. Make one with srum eval score {folder}, or finish the training; what an older "
+            "version has evaluated, evaluate again."
+        )
     raise RecordError(f"{folder} is neither an evaluation nor a training run: there is no table.json and no run.toml.")
 
 

@@ -27,7 +27,8 @@ def lay_out(run: Evaluation, target: str, to: Path, partial: bool = False) -> La
     benchmark = run.benchmark()
     name = run.settings.benchmark.use if run.settings.benchmark else ""
     chosen = _target(name, getattr(benchmark, "layouts", {}), target)
-    images = [(each.number, each.candidate) for each in run.generated(partial)]
+    numbers = run.numbers()
+    images = [(numbers[each.id], each) for each in run.generated(partial)]
     layout: Layout = benchmark.layout(chosen, images)  # type: ignore[attr-defined]
     to.mkdir(parents=True, exist_ok=True)
     for stale in to.rglob(f"{ASIDE}*"):

@@ -13,7 +13,7 @@ from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation import tables
 from srum_core.evaluation.answers import SELF, Answers, only_generates, who_is
-from srum_core.evaluation.run import Evaluation
+from srum_core.evaluation.run import NOBODY, Evaluation
 from srum_core.files import from_json, read_file
 from srum_core.options import Use, to_plain
 from srum_core.records import Candidate
@@ -77,6 +77,14 @@ def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tupl
     name = name or re.sub(r"[^\w.-]+", ".", use.use)
     _refuse_duplicate(run, name, use)
     return name, use
+
+
+def own_judge(run: Evaluation) -> tuple[str, Use | None]:
+    """(folder, judge) of an evaluation in a training run: the answerer, or else the model itself; nobody where the
+    benchmark asks nobody."""
+    if not asks(run):
+        return NOBODY, None
+    return chosen_judge(run, None if run.settings.answerer else SELF, None)
 
 
 def _refuse_duplicate(run: Evaluation, name: str, use: Use) -> None:
@@ -154,7 +162,7 @@ def _light(run: Evaluation) -> set[str]:
 
 
 def asks(run: Evaluation) -> bool:
-    """Whether the benchmark asks anybody, as far as its first prompt tells."""
-    prompts = run.evaluated_prompts() if not run.all_generated() else [run.plan_images()[0].prompt]
-    example = Candidate("example", prompts[0], Path("none.png"), (64, 64), 0)
-    return bool(run.benchmark().questions(example))
+    """Whether the benchmark asks anybody."""
+    prompts = [each.prompt for each in run.plan_images()] if run.all_generated() else run.evaluated_prompts()
+    benchmark = run.benchmark()
+    return any(benchmark.questions(Candidate("example", prompt, Path("none.png"), (64, 64), 0)) for prompt in prompts)

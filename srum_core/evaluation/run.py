@@ -1,45 +1,41 @@
-"""The folder of an evaluation: settings, plan, images. No torch."""
+"""An evaluation's folder: settings, plan, images. Imports no torch before it draws."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
-from attrs import frozen
 
 from srum_core import config, plugins
 from srum_core.errors import RecordError, clean
-from srum_core.files import read_file, way_out
-from srum_core.protocols import ImageGenerator
+from srum_core.files import redo_option, way_out
+from srum_core.models.images import read_files
 from srum_core.records import Candidate, Prompt
 from srum_core.runs.run import Planned, Run
-from srum_core.runs.store import Records, check_settings, read_list, write_list
+from srum_core.runs.store import Records, check_settings, read_list, to_json, write_atomic, write_list
+from srum_core.stages import generate
+from srum_core.stages.chunks import Step, chunks
+
+if TYPE_CHECKING:
+    from srum_core.protocols import UnifiedModel
+
 
 NOBODY = "rules"
 """The table of a benchmark that asks nobody."""
 
 
-@frozen
-class Pixels:
-    """An image of a benchmark as it was drawn."""
-
-    id: str
-    candidate: Candidate
-    sha256: str
-    """Of its file."""
-    number: int = 0
-    """Which of its prompt's images, from 0."""
-
-
 @attrs.define
 class Evaluation(Run):
-    """Settings are those of a training run; of them count adapter, start, benchmark, evaluate, answerer and seed."""
+    """One model on one benchmark, in a folder of its own (`open`) or in a round of a training run (`after`).
+
+    Settings are those of a training run; of them count adapter, start, benchmark, evaluate, answerer and seed."""
 
     model_kind: ClassVar[str] = "generator"
+    source: tuple[Run, int | None] | None = None
+    """The training run, and the round whose model is evaluated."""
 
     @classmethod
     def open(cls, folder: Path, registry: plugins.Registry | None = None) -> Evaluation:
@@ -52,28 +48,54 @@ class Evaluation(Run):
         registry = registry or plugins.discover()
         return cls(Path(folder), config.open_settings(path, registry, cls.model_kind), registry)
 
+    @classmethod
+    def after(cls, run: Run, round: int | None) -> Evaluation:
+        """The evaluation after a round of a training run. Raises RecordError if it was made with other settings."""
+        run = run.at("evaluate", round)
+        folder = run.stage_folder("evaluate", round)
+        if run.checked:
+            check_settings(folder, run.stage_settings("evaluate", round), "evaluate")
+        made = cls(folder, run.settings, run.registry, run.checked, (run, round))
+        made._loaded = run._loaded
+        return made
+
     def keep(self) -> None:
         """Write the settings down. Raises RecordError if the images that are there were made with others."""
-        check_settings(self.folder / "images", self.generation_settings(), "images")
-        self.write_settings()
+        if self.source is None:
+            check_settings(self.folder / "images", self.generation_settings(), "images")
+            self.write_settings()
+        elif not (self.folder / "settings.json").exists():
+            run, round = self.source
+            write_atomic(self.folder / "settings.json", to_json(run.stage_settings("evaluate", round)))
 
-    @property
-    def generator(self) -> ImageGenerator:
-        """The model that is evaluated, with all rounds that `start` names."""
-        return self.model(0)
+    def model(self, rounds: int = 0) -> UnifiedModel:
+        """The model that is evaluated, with all rounds that `start` names; it may be able only to draw."""
+        if self.source is None:
+            return super().model(0)
+        run, round = self.source
+        return run.model(round or 0)
+
+    def step(self, purpose: str) -> Step:
+        """What chunks are seeded by: a step of its own, or the stage of the training run."""
+        return Step(purpose, None) if self.source is None else Step("evaluate", self.source[1])
+
+    def label(self, part: str) -> str:
+        """What the progress of a part is called."""
+        return part if self.source is None else f"{self.step(part)}, {part}"
 
     # ---- what is drawn ----------------------------------------------------------------------------------------------
 
     def choose_prompts(self) -> list[Prompt]:
-        """Those prompts, written down the first time. Raises RecordError if they are others today."""
+        """The benchmark's prompts, written down the first time. Raises RecordError if they are others today."""
         prompts = self.evaluated_prompts()
         path = self.folder / "prompts.jsonl"
         if not (path.exists() and self.images().ids()):
             write_list(path, prompts)
         elif _as_json(there := read_list(path, Prompt)) != _as_json(prompts):
+            way = redo_option(path) or "choose another folder with --out"
             raise RecordError(
                 f"{path} holds {len(there)} prompts, and the benchmark gives {len(prompts)} today, which are not the "
-                "same. Restore the benchmark's files, or choose another folder with --out."
+                f"same. Restore the benchmark's files, or {way}."
             )
         return prompts
 
@@ -95,7 +117,7 @@ class Evaluation(Run):
         return self.images().ids().issuperset(item.id for item in self.plan_images())
 
     def numbers(self) -> dict[str, int]:
-        """Which of its prompt's images each is, by id."""
+        """Which of its prompt's images each is, from 0, by id."""
         count = self.settings.evaluate.images
         return {item.id: place % count for place, item in enumerate(self.plan_images())}
 
@@ -106,12 +128,13 @@ class Evaluation(Run):
         names = ("split", "images", "batch", "limit", "seeds", "postprocess")
         generated = {name: made["evaluate"][name] for name in names}
         kept: dict[str, Any] = {name: made[name] for name in ("seed", "adapter", "start") if name in made}
-        return {**kept, "benchmark": benchmark["use"], "drawn": generated}
+        return {"layout": made["layout"], **kept, "benchmark": benchmark["use"], "drawn": generated}
 
-    def images(self) -> Records[Pixels]:
-        return Records(self.folder / "images", Pixels, self.generation_settings(), stage="images")
+    def images(self) -> Records[Candidate]:
+        settings = self.generation_settings() if self.source is None else None  # a stage's are checked as a whole
+        return Records(self.folder / "images", Candidate, settings, stage="images")
 
-    def generated(self, partial: bool = False) -> list[Pixels]:
+    def generated(self, partial: bool = False) -> list[Candidate]:
         """All images in order, their files being what they were, without those that are failures. Raises RecordError
         for what is missing or changed; with `partial`, images that are not drawn yet are left out."""
         plan, records = [item.id for item in self.plan_images()], self.images()
@@ -125,12 +148,12 @@ class Evaluation(Run):
         _refuse_extra(records.folder / "images", plan)
         found = list(records.select(identity for identity in plan if identity in there))
         for image in found:
-            _check(image)
-        usable = [image for image in found if not image.candidate.failure]
-        if found and not usable:
+            read_files(image)
+        usable = [image for image in found if not image.failure]
+        if not missing and not usable:
             raise RecordError(
-                f"None of the {len(found)} images of {self.folder} can be scored: "
-                f"{clean(found[0].candidate.failure)} Use another adapter.dtype or checkpoint, and --redo images."
+                f"None of the {len(found)} images of {self.folder} can be scored: {clean(found[0].failure)} Use "
+                f"another adapter.dtype or checkpoint, and {redo_option(records.folder)}."
             )
         return usable
 
@@ -138,11 +161,6 @@ class Evaluation(Run):
 def _as_json(prompts: Sequence[Prompt]) -> list[str]:
     """Tags may hold tuples, which JSON gives back as lists."""
     return [json.dumps(attrs.asdict(prompt), sort_keys=True) for prompt in prompts]
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(read_file(path)).hexdigest()
 
 
 def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
@@ -156,15 +174,10 @@ def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
         )
 
 
-def _check(image: Pixels) -> None:
-    path = image.candidate.image
-    way_out = (
-        f"Restore it; or remove the line of {image.id} from {path.parent.parent}/part-*.jsonl, and srum eval "
-        "generate draws it again."
-    )
-    sha = digest(path)
-    if sha != image.sha256:
-        raise RecordError(
-            f"The picture {path} is not the one that was drawn: its SHA-256 is {sha[:12]}…, and was "
-            f"{image.sha256[:12]}…. {way_out}"
-        )
+def draw(run: Evaluation) -> None:
+    """Draw every image that is not there yet; an image is on disk before its record."""
+    records, settings, step = run.images(), run.settings.evaluate, run.step("generate")
+    plan, images = {item.id: item for item in run.plan_images()}, records.folder / "images"
+    for chunk in chunks(run, list(plan), settings.batch, records, step, run.model, run.label("generate")):
+        items = [plan[identity] for identity in chunk]
+        records.extend(generate.draw(run.model(), items, images, records, latents=False, borders=settings.borders))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import attrs
 from attrs import evolve, frozen
 
-from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.evaluation import benchmarking, tables
+from srum_core.errors import ConfigError, PluginError, RecordError, clean
+from srum_core.evaluation import tables
 from srum_core.evaluation.answers import SELF, Answers
-from srum_core.evaluation.run import Evaluation, Pixels
+from srum_core.evaluation.run import Evaluation
 from srum_core.evaluation.tables import BenchmarkTable
+from srum_core.files import redo_option
 from srum_core.options import Use
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Unreadable
@@ -52,10 +54,13 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     answers = Answers(run, name, judge) if judge else None
     measured = _measure_all(run, benchmark, images, answers, partial)
     there = {each.id: each for each in measured}
-    pairs = [(each.candidate, there[each.id].values) for each in images if each.id in there and there[each.id].scored]
-    if not pairs:
+    pairs = [(each, there[each.id].values) for each in images if each.id in there and there[each.id].scored]
+    if not pairs and answers:
         why = next((text for each in measured for text in each.unreadable), "")
-        raise RecordError(f"None of the {len(measured)} images of {run.folder} can be scored. {clean(why)}".strip())
+        raise RecordError(
+            f"None of the {len(measured)} images of {run.folder} can be scored: {clean(why)} Ask another answerer, and "
+            f"{redo_option(answers.records.folder)}."
+        )
     about: dict[str, Any] = {
         "split": run.settings.evaluate.split,
         "limit": run.settings.evaluate.limit,
@@ -80,6 +85,9 @@ def table_folder(run: Evaluation, name: str) -> Path:
 def named(run: Evaluation) -> str:
     """The model, with the training that it has behind it."""
     name = tables.named(run.settings.adapter)
+    if run.source:
+        round = run.source[1]
+        return f"{name}, before any training" if round is None else f"{name}, after round {round}"
     if not run.settings.start:
         return name
     trained, rounds = started_from(run.settings.start, run.registry)
@@ -102,11 +110,11 @@ def _with_policy(run: Evaluation, use: Use, policy: str) -> Use:
 
 
 def _measure_all(
-    run: Evaluation, benchmark: Benchmark, images: Sequence[Pixels], answers: Answers | None, partial: bool
+    run: Evaluation, benchmark: Benchmark, images: Sequence[Candidate], answers: Answers | None, partial: bool
 ) -> list[Measured]:
-    measured, unasked = [], 0
+    measured, unasked, numbers = [], 0, run.numbers()
     for image in images:
-        found = _measure(benchmark, image, answers)
+        found = _measure(benchmark, image, numbers[image.id], answers)
         if found is None:
             unasked += 1
         else:
@@ -121,17 +129,32 @@ def _measure_all(
     return measured
 
 
-def _measure(benchmark: Benchmark, image: Pixels, answers: Answers | None) -> Measured | None:
-    """None where an answer is missing that was never given."""
+def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answers | None) -> Measured | None:
+    """None where an answer is missing that was never given. An image about which a question was refused has no
+    measures, unless the benchmark knows unreadable answers: it would take no words for a wrong answer."""
+    about = (image.id, image.prompt.id, number)
     if answers is None:
-        values = benchmarking.measure(benchmark, image.candidate)
-        return Measured(image.id, image.candidate.prompt.id, image.number, values)
-    interview, waiting = answers.recall(benchmark, image)
-    if interview.votes[0].unasked():
+        return Measured(*about, _values(benchmark, image, ()))
+    interview, waiting = answers.recall(image)
+    vote = interview.votes[0]
+    if vote.unasked():
         return None
     why = tuple(each.why for each in interview.outcome() if isinstance(each, Unreadable))
-    values = benchmarking.measure_heard(benchmark, interview)
-    return Measured(image.id, image.candidate.prompt.id, image.number, values, why, len(waiting))
+    mute = vote.refused() and not hasattr(benchmark, "unreadable")
+    values = {} if mute else _values(benchmark, image, interview.said(0))
+    if vote.questions and not values:
+        why = why or ("The benchmark gives no measure.",)
+    return Measured(*about, values, why, len(waiting))
+
+
+def _values(benchmark: Benchmark, image: Candidate, answers: Sequence[str]) -> dict[str, float]:
+    """The measures of one image. Raises PluginError for one that is no finite number."""
+    values = {key: float(value) for key, value in benchmark.score(image, answers).items()}
+    odd = [key for key, value in values.items() if not math.isfinite(value)]
+    if odd:
+        who = f"{type(benchmark).__module__}:{type(benchmark).__qualname__}"
+        raise PluginError(f"{who} gave picture {image.id} a {' and a '.join(odd)} that is no finite number.")
+    return values
 
 
 def _beside_reference(

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isclose
 
 from attrs import frozen
 
-from srum_core.errors import RecordError, clean
-from srum_core.evaluation import benchmarking, tables
+from srum_core.errors import clean
+from srum_core.evaluation import scoring, tables
+from srum_core.evaluation.answers import Answered, Answers, judge
 from srum_core.evaluation.formatting import Grid, all_shares, estimate, number, units
+from srum_core.evaluation.plan import keep_judge, own_judge
+from srum_core.evaluation.run import Evaluation, draw
 from srum_core.evaluation.statistics import Estimate
 from srum_core.evaluation.tables import BenchmarkTable
-from srum_core.files import redo_option
 from srum_core.options import Use
 from srum_core.protocols import Benchmark
-from srum_core.records import Candidate, Exchange, Row
+from srum_core.records import Candidate, Row
 from srum_core.runs.run import Run
-from srum_core.runs.store import Records
-from srum_core.stages.asking import ask
-from srum_core.stages.chunks import Step, chunks
+from srum_core.runs.store import Records, read_list, write_atomic
+from srum_core.stages.chunks import Made
 from srum_core.training.selection import duplicates
 
 log = logging.getLogger("srum")
-Scores = Sequence[tuple[Candidate, Mapping[str, float]]]
 
 
 @frozen
@@ -34,89 +34,77 @@ class Scored:
     id: str
     candidate: Candidate
     values: dict[str, float]
-    exchanges: tuple[Exchange, ...] = ()
-
-    @property
-    def usable(self) -> bool:
-        """Whether it counts: False for no image of the model, and where a question about it was refused."""
-        return not self.candidate.failure and bool(self.values or not self.exchanges)
+    usable: bool = True
+    """Whether it counts: False for no image of the model, and where a question about it was refused."""
+    answers: tuple[Answered, ...] = ()
+    """In order."""
 
 
-def scored(run: Run, round: int | None) -> Records[Scored]:
-    """What is known about the model after a round (None: before any)."""
-    return run.records("evaluate", round, Scored)
+# ---- evaluating ------------------------------------------------------------------------------------------------------
 
 
 def evaluate(run: Run, round: int | None) -> None:
-    """Draw and score the benchmark's images, then write table.json."""
-    from srum_core.stages.generate import draw
-
-    run = run.at("evaluate", round)
-    benchmark, records = run.benchmark(), scored(run, round)
-    rounds = round or 0
-    plan = {item.id: item for item in run.planned_evaluation()}
-    batch, step = run.settings.evaluate.batch, Step("evaluate", round)
-    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(rounds)):
-        items = [plan[identity] for identity in chunk]
-        generated = draw(
-            run.model(rounds), items, records.folder / "images", records, borders=run.settings.evaluate.borders
-        )
-        usable = [each for each in generated if not each.failure]
-        failed = [Scored(each.id, each, {}) for each in generated if each.failure]
-        records.extend([*_score(run, rounds, benchmark, usable), *failed])
-    if records.done:
-        found = list(records.select(plan))
-        if found and not any(each.usable for each in found):
-            refused = [each.refused for each in found[0].exchanges if each.refused]
-            ways = "Ask another answerer" if refused else "Use another adapter.dtype or checkpoint"
-            raise RecordError(
-                f"None of the {len(found)} images in {records.folder} can be scored: "
-                f"{clean([found[0].candidate.failure, *refused][-1])} {ways}, and {redo_option(records.folder)}."
-            )
-        tables.write(records.folder / "table.json", _table(run, round, benchmark, found))
+    """Draw and score the benchmark's images of the model after a round (None: before any)."""
+    made = Evaluation.after(run, round)
+    made.keep()
+    made.choose_prompts()
+    if table := perform(made, *own_judge(made)):
+        write_atomic(made.folder / "DONE", f"{table.planned}\n")
         if warning := duplicates(_objects(run, None), _objects(run, round)):
             log.warning(warning)
 
 
-def _table(run: Run, round: int | None, benchmark: Benchmark, found: Sequence[Scored]) -> BenchmarkTable:
-    s = run.settings
-    after = "before any training" if round is None else f"after round {round}"
-    usable = [each for each in found if each.usable]
-    pairs = [(each.candidate, each.values) for each in usable]
-    asks = any(benchmark.questions(each.candidate) for each in usable)
-    models = {exchange.model for each in found for exchange in each.exchanges}
-    judge = "self" if s.answerer is None else tables.answered_by(s.answerer, models)
-    return tables.make(
-        benchmark,
-        s.benchmark or Use(""),
-        pairs,
-        split=s.evaluate.split,
-        limit=s.evaluate.limit,
-        model=f"{tables.named(s.adapter)}, {after}",
-        judge=judge if asks else "",
-        self_judged=asks and s.answerer is None,
-        planned=len(found),
-        borders=run.settings.evaluate.borders,
-    )
+def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | None:
+    """Draw, ask (a judge of None: nobody) and score; None while other processes have something left to do."""
+    draw(run)
+    done = run.images().done
+    if use is not None:
+        keep_judge(run, name, use)
+        judge(run, name, use, partial=run.source is not None)
+        done = run.images().done and Answers(run, name, use).records.done
+    return scoring.score(run, name, use) if done else None
 
 
-def _score(run: Run, rounds: int, benchmark: Benchmark, generated: Sequence[Candidate]) -> list[Scored]:
-    interviews = benchmarking.ask_all(run, benchmark, generated, lambda questions: ask(run, rounds, questions))
+def finished(run: Run, round: int | None) -> Made:
+    """The images of the evaluation after a round that need nothing more than to be scored."""
+    made = Evaluation.after(run, round)
+    name, use = own_judge(made)
+    return made.images() if use is None else Answers(made, name, use)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> list[Scored]:
+    """What is known about the model after a round (None: before any), of all images or of these, in order."""
+    made = Evaluation.after(run, round)
+    images, said, measured = made.images(), dict[str, list[Answered]](), dict[str, scoring.Measured]()
+    for path in made.folder.glob("tables/*/pictures.jsonl"):
+        measured = {each.id: each for each in read_list(path, scoring.Measured)}
+    for folder in made.folder.glob("answers/*"):
+        for answered in Records(folder, Answered):
+            said.setdefault(answered.image, []).append(answered)
     return [
-        Scored(each.candidate.id, each.candidate, benchmarking.measure_heard(benchmark, each), tuple(each.exchanges))
-        for each in interviews
+        Scored(
+            each.id,
+            each,
+            measured[each.id].values if each.id in measured else {},
+            each.id in measured and measured[each.id].scored,
+            tuple(said.get(each.id, ())),
+        )
+        for each in (images if ids is None else images.select(ids))
     ]
 
 
 def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
     """A finished evaluation's rows by name, or None."""
-    path = run.stage_folder("evaluate", round) / "table.json"
-    return tables.read(path).by_name() if path.exists() else None
+    paths = run.stage_folder("evaluate", round).glob("tables/*/table.json")
+    return next((tables.read(path).by_name() for path in paths), None)
 
 
 def _objects(run: Run, round: int | None) -> float | None:
     """Objects found for each one asked for; None where that is not counted."""
-    row = (read_table(run, round) or {}).get(benchmarking.EXTRA_OBJECTS)
+    row = (read_table(run, round) or {}).get(tables.EXTRA_OBJECTS)
     return None if row is None else 1 + row.value
 
 

@@ -1,7 +1,6 @@
 """A benchmark's table on disk, `table.json`: its rows, what they are of, and who answered. No torch.
 
-A training run has one in `base/evaluation` and in every `round-k/evaluation`; an evaluation (`srum eval`) has one for
-every judge, in `tables/JUDGE`.
+An evaluation has one for every judge, in `tables/JUDGE`.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ from srum_core.runs.store import converter, to_json, write_atomic
 if TYPE_CHECKING:
     from srum_core.protocols import Benchmark
 
+EXTRA_OBJECTS = "extra objects"
+"""The row of a benchmark that counts objects: how many more there are than were asked for, as a share of those."""
 COMPLETE = 0.99
 """A table of a smaller share of what was planned says that it is incomplete."""
 

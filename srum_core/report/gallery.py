@@ -197,12 +197,12 @@ def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
         "before": _name(first),
         "after": _name(last),
         "measures": [{"name": n, "binary": names[n]} for n in sorted(names, key=lambda each: not names[each])],
-        "pairs": [_pair(before[each], after[each], explain) for each in kept],
+        "pairs": [_pair(before[each], after[each], explain, run.settings.benchmark.use) for each in kept],
         "left_out": len(ids) - len(kept),
     }
 
 
-def _pair(before: Scored, after: Scored, explain: Callable[..., str] | None) -> Data:
+def _pair(before: Scored, after: Scored, explain: Callable[..., str] | None, benchmark: str) -> Data:
     (old, small), (new, _) = data_uri(before.candidate.image), data_uri(after.candidate.image)
     return {
         "id": before.id,
@@ -212,16 +212,16 @@ def _pair(before: Scored, after: Scored, explain: Callable[..., str] | None) -> 
         "before": {"src": old, "values": before.values, "why": _why(before, explain)},
         "after": {"src": new, "values": after.values, "why": _why(after, explain)},
         "answers": [
-            {"by": f"{name}: {exchange.asked_by}", "text": exchange.answer}
+            {"by": f"{name}: {benchmark}", "text": answered.answer}
             for name, each in (("before", before), ("after", after))
-            for exchange in each.exchanges
+            for answered in each.answers
         ],
     }
 
 
 def _why(found: Scored, explain: Callable[..., str] | None) -> str:
     """The benchmark's explanation of what is wrong with an image, if it has one."""
-    return str(explain(found.candidate, [each.answer for each in found.exchanges])) if explain else ""
+    return str(explain(found.candidate, [each.answer for each in found.answers])) if explain else ""
 
 
 def _name(round: int | None) -> str:

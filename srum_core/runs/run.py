@@ -127,8 +127,7 @@ class Run:
         return self.round_folder(round) / FOLDERS[stage]
 
     def done(self, stage: str, round: int | None) -> bool:
-        marker = "table.json" if stage == "evaluate" else "DONE"
-        return (self.stage_folder(stage, round) / marker).exists()
+        return (self.stage_folder(stage, round) / "DONE").exists()
 
     def last(self, stage: str) -> int | None:
         """The last round that has finished a stage; None if none has."""
@@ -347,7 +346,13 @@ def remembered(settings: Settings, registry: plugins.Registry, stage: str) -> di
             **{name: to_plain(getattr(s, name)) for name in ("select", "train", "lora")},
             **{name: made[name] for name in ("map", "loss")},
         },
-        "evaluate": {**sampling, "benchmark": made["benchmark"], "evaluate": to_plain(s.evaluate), **answering},
+        "evaluate": {
+            "layout": 2,  # folders of the first one, in which images and measures were one list, are refused
+            **sampling,
+            "benchmark": made["benchmark"],
+            "evaluate": to_plain(s.evaluate),
+            **answering,
+        },
     }
     by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
     return by_stage[stage]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 from attrs import frozen
 
@@ -31,16 +31,25 @@ class Step:
         return f"{self.stage} (base)" if self.round is None else f"{self.stage} (round {self.round})"
 
 
+class Made(Protocol):
+    """What is there already, by the ids of images."""
+
+    def ids(self) -> set[str]: ...
+
+    def mark_done(self) -> None: ...
+
+
 def chunks(
     run: Run,
     ids: Sequence[str],
     size: int,
-    records: Records[Any],
+    records: Made,
     step: Step,
     load: Callable[[], object] = lambda: None,
+    name: str = "",
 ) -> Iterator[list[str]]:
-    """This process's chunks of `size` ids with anything missing; shows progress. Marks the folder done once every id
-    is there: with several processes, the last one to finish does.
+    """This process's chunks of `size` ids with anything missing; shows progress (under `name`). Marks the folder
+    done once every id is there: with several processes, the last one to finish does.
 
     `load` is called once if there is anything to make, before the clock starts. Torch's generators start every chunk
     from its own seed, independent of earlier ones."""
@@ -51,7 +60,7 @@ def chunks(
     total, left = sum(map(len, mine)), sum(map(len, missing))
     if missing:
         load()
-    with progress(total, str(step), total - left) as advance:
+    with progress(total, name or str(step), total - left) as advance:
         for chunk in missing:
             seed_everything(run.round_seed(step.stage, step.round, chunk[0]))
             yield chunk

@@ -13,8 +13,8 @@ from srum_core.errors import RecordError
 from srum_core.files import STAGES, read_json
 from srum_core.runs.progress import NORMAL, VERBOSE, log_file, shown, tell
 from srum_core.runs.run import Run, started_from
-from srum_core.runs.store import Records, check_settings, rank_and_world, write_atomic
-from srum_core.stages.chunks import Step, seed_everything
+from srum_core.runs.store import check_settings, rank_and_world, write_atomic
+from srum_core.stages.chunks import Made, Step, seed_everything
 
 _MODULES = {
     **{stage: f"srum_core.stages.{stage}" for stage in ("generate", "ground", "judge")},
@@ -64,7 +64,9 @@ def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
     plan = run.planned_evaluation() if step.stage == "evaluate" else run.planned(step.round or 1)
     if fresh:
         return 0, len(plan)
-    return len({item.id for item in plan} & _records(run, step).ids()), len(plan)
+    if step.stage == "evaluate" and run.done(step.stage, step.round):
+        return len(plan), len(plan)  # its answers may be those of another run, taken over
+    return len({item.id for item in plan} & _made(run, step).ids()), len(plan)
 
 
 def perform_all(run: Run, only: str | None = None, start: Callable[[Step], None] | None = None) -> None:
@@ -123,12 +125,12 @@ def _keep_peaks(path: Path, stage: str, found: dict[str, float]) -> None:
     write_atomic(path, json.dumps({**known, stage: found}, indent=1) + "\n")
 
 
-def _records(run: Run, step: Step) -> Records[Any]:
+def _made(run: Run, step: Step) -> Made:
     if step.stage == "evaluate":
-        from srum_core.evaluation.stage import scored
+        from srum_core.evaluation.stage import finished
 
-        return scored(run, step.round)
+        return finished(run, step.round)
     assert step.round is not None
     openers: dict[str, Any] = {"generate": run.candidates, "ground": run.groundings, "judge": run.judgements}
-    records: Records[Any] = openers[step.stage](step.round)
-    return records
+    made: Made = openers[step.stage](step.round)
+    return made

@@ -11,8 +11,8 @@ from srum_benchmarks import ShapesOptions, summary
 from srum_benchmarks.shapes import crowded, world
 from srum_benchmarks.shapes.checker import Verdict, check, layout, read
 from srum_benchmarks.summary import Cell, Scored
-from srum_core.evaluation.benchmarking import EXTRA_OBJECTS
 from srum_core.evaluation.statistics import SHARE
+from srum_core.evaluation.tables import EXTRA_OBJECTS
 from srum_core.records import Candidate, Prompt, Question, Row
 
 

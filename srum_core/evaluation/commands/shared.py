@@ -14,9 +14,8 @@ from srum_core.cli.common import add_settings, say, show_table
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation import plan, scoring, tables
 from srum_core.evaluation.answers import Answers, judge
-from srum_core.evaluation.draw import draw
 from srum_core.evaluation.plan import asks, judges, keep_judge
-from srum_core.evaluation.run import NOBODY, Evaluation
+from srum_core.evaluation.run import NOBODY, Evaluation, draw
 from srum_core.options import Use
 from srum_core.runs.progress import NORMAL, shown, tell
 
