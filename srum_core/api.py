@@ -106,12 +106,8 @@ def load_model(
 
     Raises ConfigError with all that is wrong with the settings."""
     registry = plugins.discover()
-    above = plan.trained_settings(str(trained), registry)
-    adapter = adapter or above.get("adapter", {}).get("use")
-    presets, kind = _listed(preset), Evaluation.model_kind
-    return Model.load(
-        config.load_settings(adapter, presets, None, overrides or {}, registry, above=above, model_kind=kind), registry
-    )
+    settings = plan.read_settings(adapter, _listed(preset), None, overrides or {}, registry, str(trained))
+    return Model.load(settings, registry)
 
 
 def judge(
@@ -266,14 +262,12 @@ def evaluate(
     Raises ConfigError before anything is loaded, with all that is wrong with the settings."""
     registry = plugins.discover()
     given = {**({} if benchmark is None else {"benchmark": benchmark}), **(overrides or {})}
-    settings = plan.read_settings(adapter, _listed(preset), None, given, registry, str(trained))
-    run = Evaluation(Path(out or plan.default_folder(settings)), settings, registry)
+    settings = plan.read_settings(adapter, _listed(preset), None, given, registry, str(trained), plan.FIRST)
+    run = plan.new(settings, registry, Path(out) if out else None)
     with _at_work(run):
         preflight.refuse(plan.problems(run, judge=judge))
         with log_file(run.folder):
-            run.keep()
-            if not run.all_generated():
-                run.choose_prompts()
+            run.begin()
             made = perform(run, *(plan.chosen_judge(run, judge, None) if plan.asks(run) else (NOBODY, None)))
     assert made is not None, "no other process has a part in it"
     return Table({"value": made.by_name()}, Group(tables.show(made), *tables.remarks(made)))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +148,7 @@ def test_the_way_to_go_on_is_the_same_command_without_redo() -> None:
 
 def test_a_stage_in_a_process_group_of_its_own(tmp_path: Path) -> None:
     for launch in launching.LAUNCHES[1:]:
-        parsed = Namespace(launch=launch, processes=4, launcher=None)
-        command = main.launch_command(parsed, tmp_path, Step("evaluate", None))
+        command = main.launch_command(launching.Launch(launch, 4), tmp_path, Step("evaluate", None))
         assert command[-4:] == ["srum_core.cli.stage", "evaluate", str(tmp_path), "base"]
         assert command[command.index("--num_processes") + 1] == "4"
         assert Path(command[command.index("--config_file") + 1]).is_file()
@@ -159,7 +157,7 @@ def test_a_stage_in_a_process_group_of_its_own(tmp_path: Path) -> None:
 def test_a_launcher_starts_the_same_stage_and_says_what_it_is_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: str
 ) -> None:
-    parsed = Namespace(launch="fsdp2-offload", processes=None, launcher="srun 'my torchrun' --nnodes=2")
+    parsed = launching.Launch("fsdp2-offload", launcher="srun 'my torchrun' --nnodes=2")
     command = main.launch_command(parsed, tmp_path, Step("train", 2))
     assert command[:3] == ["srun", "my torchrun", "--nnodes=2"]
     assert command[3:] == ["-m", "srum_core.cli.stage", "train", str(tmp_path), "2", "--launch", "fsdp2-offload"]

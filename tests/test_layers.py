@@ -191,3 +191,24 @@ def test_every_plugin_package_is_shipped_registered_and_typed() -> None:
     assert features == {f"srum_core.{name}" for name in (*FEATURES, "report")}
     assert {*groups["srum"].values(), *elsewhere} - features == PLUGINS.keys()
     assert all((path / "py.typed").is_file() for path in [ROOT / "srum_core", *PLUGINS.values()])
+
+
+def test_parsed_arguments_stay_where_they_are_parsed() -> None:
+    """A function that takes a Namespace reads it, or makes a plan of it (`of`, `given`); nobody else sees it."""
+    wrong = []
+    for path in files(ROOT / "srum_core"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            taken = {each.arg for each in function.args.args if "Namespace" in ast.unparse(each.annotation or each)}
+            calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+            passed = {
+                ast.unparse(call.func).split(".")[-1] for call in calls for each in call.args if _name(each) in taken
+            }
+            if passed - {"of", "given", "vars"}:
+                wrong.append((path.name, function.name, passed))
+    assert not wrong
+
+
+def _name(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from argparse import Namespace
 from typing import ClassVar
 
 import pytest
@@ -17,7 +16,7 @@ from training import clean, make  # noqa: F401  (clean is used by being here)
 from srum_core.cli import main
 from srum_core.config import load_settings, to_toml
 from srum_core.errors import ConfigError, RecordError
-from srum_core.evaluation.commands.shared import read_model
+from srum_core.evaluation.plan import read_settings
 from srum_core.options import Use
 from srum_core.plugins import discover
 from srum_core.records import Judgement, Mask, Region, Score
@@ -160,8 +159,7 @@ def test_without_a_round_everything_means_the_last_finished_one(tmp_path, capsys
     assert started_from(start, run.registry)[1] == meant
     assert main.main([*arguments, str(tmp_path / "judged")]) == 0
     assert f"Round {meant} of " in capsys.readouterr().out
-    nothing = {"settings": [], "checkpoint": None, "adapter": None, "preset": [], "config": None}
-    read_model(Namespace(trained=start, benchmark="shapes", **nothing), run.registry)
+    read_settings(None, [], None, ["benchmark=shapes"], run.registry, start)
     assert f"The model after round {meant} of " in capsys.readouterr().err
 
 

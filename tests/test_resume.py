@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -18,6 +17,7 @@ import toy
 from torch import Tensor
 from training import clean, interrupt, make, metrics, weights  # noqa: F401  (clean is used by being here)
 
+from srum_core.cli.launching import Launch
 from srum_core.cli.main import launch_command
 from srum_core.errors import RecordError
 from srum_core.flow import FlowStep
@@ -74,8 +74,7 @@ def process(run: Run, launch: str = "none", **environment: str) -> subprocess.Co
     paths = os.pathsep.join([str(here), *sys.path])
     command = [sys.executable, "-m", "srum_core.cli.stage", "train", str(run.folder), "1"]
     if launch != "none":
-        parsed = Namespace(launch=launch, processes=2, launcher=None)
-        command = launch_command(parsed, run.folder, Step("train", 1))
+        command = launch_command(Launch(launch, 2), run.folder, Step("train", 1))
         command[3:3] = ["--main_process_port", str(20000 + os.getpid() % 20000)]
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
     return subprocess.run(command, cwd=here.parent, env=env, capture_output=True, text=True, timeout=300, check=False)

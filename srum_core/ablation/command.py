@@ -12,10 +12,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from attrs import evolve
+
 from srum_core import plugins
 from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
-from srum_core.cli.common import add_settings, finish_with_report, read_settings, show_table
+from srum_core.cli.common import Typed, add_settings, finish_with_report, show_table
 from srum_core.errors import ConfigError
 from srum_core.files import lock
 from srum_core.runs.progress import shown, tell
@@ -36,12 +38,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """0 when all arms are through, also those that failed: that is a result. Raises ConfigError and RecordError."""
-    registry = plugins.discover()
-    settings = read_settings(parsed, registry)
-    arms = read_arms(registry, settings.adapter.use, parsed.preset, parsed.files)
+    registry, typed = plugins.discover(), Typed.of(parsed)
+    settings = typed.read(registry)
+    arms = read_arms(registry, settings.adapter.use, typed.preset, parsed.files)
     if parsed.quick:
-        quick = argparse.Namespace(**{**vars(parsed), "settings": [*arms.quick, *parsed.settings]})
-        settings = read_settings(quick, registry)
+        settings = evolve(typed, settings=[*arms.quick, *typed.settings]).read(registry)
     chosen = arms.named([name.strip() for name in parsed.arms.split(",") if name.strip()])
     seeds = parsed.seeds if parsed.seeds is not None else 2 if parsed.quick else 5
     if seeds < 1:

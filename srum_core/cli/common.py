@@ -6,11 +6,13 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self, TypeVar
 
+import attrs
+from attrs import frozen
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
@@ -19,6 +21,8 @@ from srum_core.errors import RecordError, SrumError
 from srum_core.options import closest
 from srum_core.runs.progress import NORMAL, QUIET, VERBOSE, printable, shown, write_log
 from srum_core.runs.run import Run
+
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,7 +72,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `read_settings` takes."""
+    """The arguments that `Typed` takes."""
     add_model_settings(parser)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="single settings, such as train.lr=1e-5")
 
@@ -82,21 +86,39 @@ def add_model_settings(parser: argparse.ArgumentParser) -> None:
     add("--config", type=Path, help="a TOML file with settings; a run's run.toml repeats that run")
 
 
-def read_settings(
-    parsed: argparse.Namespace,
-    registry: plugins.Registry,
-    above: Mapping[str, Any] | None = None,
-    model_kind: str = "adapter",
-) -> config.Settings:
-    """The settings that were typed; `above` and `model_kind` as in `config.load_settings`. Raises ConfigError with all
-    that is wrong."""
-    overrides = list(parsed.settings)
-    if parsed.checkpoint is not None:
-        overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
-    adapter = parsed.adapter or ((above or {}).get("adapter") or {}).get("use")
-    return config.load_settings(
-        adapter, parsed.preset, parsed.config, overrides, registry, above=above, model_kind=model_kind
-    )
+@frozen
+class Typed:
+    """The settings that were typed."""
+
+    adapter: str | None = None
+    preset: Sequence[str] = ()
+    checkpoint: str | None = None
+    config: Path | None = None
+    settings: Sequence[str] = ()
+    """KEY=VALUE."""
+    trained: str | None = None
+    benchmark: str | None = None
+
+    @classmethod
+    def of(cls, parsed: argparse.Namespace) -> Self:
+        return given(cls, parsed)
+
+    @property
+    def overrides(self) -> list[str]:
+        """All that changes what presets and files say, as KEY=VALUE."""
+        benchmark = [] if self.benchmark is None else [f"benchmark={self.benchmark}"]
+        checkpoint = json.dumps(self.checkpoint, ensure_ascii=False)
+        return [*benchmark, *self.settings, *([] if self.checkpoint is None else [f"adapter.checkpoint={checkpoint}"])]
+
+    def read(self, registry: plugins.Registry) -> config.Settings:
+        """Raises ConfigError with all that is wrong."""
+        return config.load_settings(self.adapter, self.preset, self.config, self.overrides, registry)
+
+
+def given(kind: type[T], parsed: argparse.Namespace, **more: Any) -> T:
+    """An attrs object of the parsed arguments that are called like its fields; None is as good as none."""
+    there = {name: value for name, value in {**vars(parsed), **more}.items() if value is not None}
+    return kind(**{name: there[name] for name in attrs.fields_dict(kind) if name in there})  # type: ignore[arg-type]
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:

@@ -18,11 +18,10 @@ import attrs
 
 from srum_core import plugins
 from srum_core.api import Model
-from srum_core.cli.common import add_model_settings, add_verbosity, read_settings
+from srum_core.cli.common import Typed, add_model_settings, add_verbosity, given
 from srum_core.config import Settings
 from srum_core.errors import ConfigError
-from srum_core.evaluation.plan import trained_settings
-from srum_core.evaluation.run import Evaluation
+from srum_core.evaluation.plan import read_settings
 from srum_core.runs.progress import shown, tell
 from srum_core.runs.store import write_atomic
 
@@ -48,9 +47,8 @@ def run(parsed: argparse.Namespace) -> int:
     if not prompts or parsed.count < 1:
         raise ConfigError("There has to be at least one prompt, and a --count of at least 1.")
     registry = plugins.discover()
-    above = trained_settings(parsed.trained or "", registry)
-    parsed.settings = [word for word in parsed.words if is_setting(word)]
-    settings = read_settings(parsed, registry, above, Evaluation.model_kind)
+    typed = given(Typed, parsed, settings=[word for word in parsed.words if is_setting(word)])
+    settings = read_settings(typed.adapter, typed.preset, typed.config, typed.overrides, registry, typed.trained)
     wanted = [(prompt, parsed.seed + k) for prompt in prompts for k in range(parsed.count)]
     failed = 0
     samples = Model.load(settings, registry).samples(*zip(*wanted, strict=True))

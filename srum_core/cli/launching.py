@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+
 from srum_core.errors import ConfigError, SrumError, explain, who_ended
 from srum_core.runs.progress import VERBOSE, VERBOSITY, tell, verbosity
 
@@ -37,28 +39,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def apart(parsed: argparse.Namespace) -> bool:
-    """Whether stages run in processes of their own. Raises ConfigError for a launcher with nothing to launch."""
-    if parsed.launcher and parsed.launch == "none":
-        raise ConfigError(f"--launcher needs --launch, which selects what it starts: {', '.join(LAUNCHES[1:])}.")
-    return bool(parsed.launch != "none")
+@frozen
+class Launch:
+    """How stages run. Raises ConfigError for a launcher with nothing to launch."""
 
+    launch: str = "none"
+    processes: int | None = None
+    launcher: str | None = None
 
-def command(parsed: argparse.Namespace, module: str, *words: str) -> list[str]:
-    """The command that runs a module in the processes selected by the arguments of `add_arguments`."""
-    if parsed.launcher:
-        return [*shlex.split(parsed.launcher), "-m", module, *words, "--launch", parsed.launch]
-    count = parsed.processes or devices()
-    accelerate = [
-        sys.executable,
-        "-m",
-        "srum_core.cli.launching",
-        "--config_file",
-        str(PRESETS / f"{parsed.launch}.yaml"),
-        "--log_dir",
-        os.devnull,  # torchrun leaves a temporary folder behind otherwise
-    ]
-    return [*accelerate, "--num_processes", str(count), "-m", module, *words]
+    def __attrs_post_init__(self) -> None:
+        if self.launcher and not self.apart:
+            raise ConfigError(f"--launcher needs --launch, which selects what it starts: {', '.join(LAUNCHES[1:])}.")
+
+    @property
+    def apart(self) -> bool:
+        """Whether stages run in processes of their own."""
+        return self.launch != "none"
+
+    def command(self, module: str, *words: str) -> list[str]:
+        """The command that runs a module in the selected processes."""
+        if self.launcher:
+            return [*shlex.split(self.launcher), "-m", module, *words, "--launch", self.launch]
+        accelerate = [
+            sys.executable,
+            "-m",
+            "srum_core.cli.launching",
+            "--config_file",
+            str(PRESETS / f"{self.launch}.yaml"),
+            "--log_dir",
+            os.devnull,  # torchrun leaves a temporary folder behind otherwise
+        ]
+        return [*accelerate, "--num_processes", str(self.processes or devices()), "-m", module, *words]
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:

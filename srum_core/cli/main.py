@@ -8,25 +8,27 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from attrs import field, frozen
-from rich.table import Table
 
 from srum_core import config, plugins
 from srum_core.api import default_folder
 from srum_core.cli import launching
 from srum_core.cli.common import (
     Parser,
+    Typed,
     add_settings,
     add_verbosity,
     find_modules_here,
     finish_with_report,
-    read_settings,
+    given,
     say,
     show_table,
 )
+from srum_core.cli.launching import Launch
 from srum_core.errors import ConfigError, SrumError, clean, explain
+from srum_core.evaluation.formatting import Grid
 from srum_core.evaluation.stage import compare
 from srum_core.files import STAGES, lock
 from srum_core.options import odd
@@ -60,18 +62,18 @@ class Stopped(Exception):
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """`srum-train`: 0 when done, 2 with a message for user errors, 130 when interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not _are_texts(given):
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not _are_texts(words):
         return 2
-    parsed = _train_parser().parse_args(given)
+    parsed = _train_parser().parse_args(words)
     set_verbosity(parsed.verbosity)
-    return launching.exit_status(lambda: _train(parsed, given), STOPPED)
+    return launching.exit_status(lambda: _train(parsed, words), STOPPED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`srum`: the other commands, those of plugins among them."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not _are_texts(given):
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not _are_texts(words):
         return 2
     find_modules_here()
     parser = Parser(prog="srum", description="Companion commands of srum-train.")
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"srum: {sentence}")
     if "eval" not in commands.choices:  # an editable installation keeps the entry points that it was installed with
         tell("srum: commands are missing: what is installed is older than the code. Install it again: pip install -e .")
-    parsed = parser.parse_args(given, argparse.Namespace(given=given))
+    parsed = parser.parse_args(words, argparse.Namespace(given=words))
     set_verbosity(getattr(parsed, "verbosity", NORMAL))
     return launching.exit_status(lambda: int(parsed.execute(parsed)), STOPPED)
 
@@ -124,40 +126,66 @@ def _train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train(parsed: argparse.Namespace, given: Sequence[str]) -> int:
+@frozen
+class Plan:
+    """What one call of `srum-train` is to do."""
+
+    run: Run
+    launch: Launch
+    only: str | None = None
+    redone: Sequence[tuple[str, int]] = ()
+    words: Sequence[str] = ()
+    """The arguments."""
+
+    @classmethod
+    def of(cls, parsed: argparse.Namespace, words: Sequence[str]) -> Self:
+        registry, typed = plugins.discover(), Typed.of(parsed)
+        settings = typed.read(registry)
+        run = Run(parsed.out or default_folder(settings, typed.preset), settings, registry)
+        return cls(run, given(Launch, parsed), parsed.only, [_redo(text) for text in parsed.redo], words)
+
+    @property
+    def steps(self) -> list[Step]:
+        return steps(self.run, self.only)
+
+
+def _train(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     find_modules_here()
-    registry = plugins.discover()
-    settings = read_settings(parsed, registry)
+    plan = Plan.of(parsed, words)
+    run = plan.run
     if parsed.print_config:
-        print(config.describe(settings, registry), end="")
+        print(config.describe(run.settings, run.registry), end="")
         return 0
-    redone = [_redo(text) for text in parsed.redo]
-    run = Run(parsed.out or default_folder(settings, parsed.preset), settings, registry)
-    apart = launching.apart(parsed)
     if parsed.dry_run:
-        return _announce(run, parsed, redone)
+        return _announce(plan)
     with lock(run.folder) as handle:
-        preflight.refuse(_problems(run, parsed, redone))
+        preflight.refuse(_problems(plan))
         with log_file(run.folder):  # not before: a run that is refused leaves nothing behind
-            versions = ", ".join(map(" ".join, registry.versions().items()))
-            tell(f"srum-train {shlex.join(given)} ({versions})", VERBOSE)
-            for stage, round in redone:
+            versions = ", ".join(map(" ".join, run.registry.versions().items()))
+            tell(f"srum-train {shlex.join(words)} ({versions})", VERBOSE)
+            for stage, round in plan.redone:
                 run.redo(stage, round)
-            return _work(Run.create(run.folder, settings, registry), parsed, given, handle if apart else None)
+            Run.create(run.folder, run.settings, run.registry)
+            return _work(plan, handle)
 
 
-def _work(run: Run, parsed: argparse.Namespace, given: Sequence[str], handle: int | None) -> int:
-    """`handle`: of the run's lock, for stages in processes of their own; None = in this process."""
+def _work(plan: Plan, handle: int) -> int:
+    """`handle`: of the run's lock, for stages in processes of their own, should this process be killed."""
+
+    def start(step: Step) -> None:
+        if code := launching.wait_for(launch_command(plan.launch, plan.run.folder, step), handle):
+            raise Stopped(code, step)
+
     try:
-        perform_all(run, parsed.only, None if handle is None else lambda step: _launch(run, step, parsed, handle))
+        perform_all(plan.run, plan.only, start if plan.launch.apart else None)
     except (KeyboardInterrupt, Stopped) as stop:
-        return _say_stopped(run, parsed, given, stop)
+        return _say_stopped(plan, stop)
     except Exception as error:
         if isinstance(error, SrumError) or (message := explain(error)) is None:
             raise
         tell(f"srum: {message}")
-        return _say_stopped(run, parsed, given, Stopped(2))
-    _say_done(run, parsed)
+        return _say_stopped(plan, Stopped(2))
+    _say_done(plan)
     return 0
 
 
@@ -171,71 +199,60 @@ def _redo(text: str) -> tuple[str, int]:
     return stage, int(round or 1)
 
 
-def _problems(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> list[str]:
+def _problems(plan: Plan) -> list[str]:
     """What would stop the steps that are not done, or that --redo makes again."""
-    every = steps(run, parsed.only)
     todo = [
-        step for step in every if not run.done(step.stage, step.round) or any(undone(*each, step) for each in redone)
+        step
+        for step in plan.steps
+        if not plan.run.done(step.stage, step.round) or any(undone(*each, step) for each in plan.redone)
     ]
-    return preflight.problems(run, todo, parsed.launch.startswith("fsdp2"))
+    return preflight.problems(plan.run, todo, plan.launch.launch.startswith("fsdp2"))
 
 
-def _announce(run: Run, parsed: argparse.Namespace, redone: Sequence[tuple[str, int]]) -> int:
+def _announce(plan: Plan) -> int:
     """Print the planned work and what is missing. Return 1 if the run would not start.
 
     Settings that differ from those of existing stages are refused, unless these would be made again."""
+    run, rows = plan.run, []
     blocked = preflight.blocked(run.folder)
-    found = blocked or _problems(run, parsed, redone)
+    found = blocked or _problems(plan)
     if not found:
         say_start(run)
-    table = Table(title=f"{shown(run.folder)} (nothing is run)")
-    for name in ("stage", "done", "of", "folder"):
-        table.add_column(name, justify="right" if name in ("done", "of") else "left", overflow="fold")
-    for step in [] if blocked else steps(run, parsed.only):
-        again = any(undone(*each, step) for each in redone)
+    for step in [] if blocked else plan.steps:
+        again = any(undone(*each, step) for each in plan.redone)
         try:
             finished, total = map(str, count(run, step, fresh=again))
         except SrumError as error:
             found.append(str(error))
             finished = total = "?"
         unit = "checkpoint" if step.stage == "train" else "images"
-        folder = shown(run.stage_folder(step.stage, step.round))
-        table.add_row(str(step), finished, f"{total} {unit}", folder)
-    show_table(table)
+        rows.append([str(step), finished, f"{total} {unit}", shown(run.stage_folder(step.stage, step.round))])
+    head, title = ["stage", "done", "of", "folder"], f"{shown(run.folder)} (nothing is run)"
+    show_table(Grid(head, rows, title, words=frozenset({3})))
     for problem in dict.fromkeys(found):
         tell(f"The run would not start: {problem}")
     return int(bool(found))
 
 
-# ---- processes ------------------------------------------------------------------------------------------------------
-
-
-def launch_command(parsed: argparse.Namespace, run: Path, step: Step) -> list[str]:
+def launch_command(launch: Launch, run: Path, step: Step) -> list[str]:
     """The command that runs one stage in its own process group."""
     round = "base" if step.round is None else str(step.round)
-    return launching.command(parsed, "srum_core.cli.stage", step.stage, str(run), round)
-
-
-def _launch(run: Run, step: Step, parsed: argparse.Namespace, handle: int) -> None:
-    """Run one stage by its launcher. The stage holds on to the run's lock, should this process be killed."""
-    code = launching.wait_for(launch_command(parsed, run.folder, step), handle)
-    if code:
-        raise Stopped(code, step)
+    return launch.command("srum_core.cli.stage", step.stage, str(run), round)
 
 
 # ---- what people read -----------------------------------------------------------------------------------------------
 
 
-def _say_stopped(run: Run, parsed: argparse.Namespace, given: Sequence[str], stop: BaseException) -> int:
+def _say_stopped(plan: Plan, stop: BaseException) -> int:
     """Print the finished work, and how to resume. Return the exit status: 130 when interrupted, else the stage's."""
     tell("")
     if isinstance(stop, Stopped) and stop.step is not None and stop.code != 130:
         tell(f"srum: {stop.step} ended with exit status {stop.code}; see its output above.")
-    for step in steps(run, parsed.only):
-        finished, total = count(run, step)
+    for step in plan.steps:
+        finished, total = count(plan.run, step)
         if finished:
             tell(f"  {step}: {finished} of {total}")
-    tell(f"srum: stopped; nothing that is on disk is lost. To resume:\n  {resume_command(given)}")
+    tell(f"srum: stopped; nothing that is on disk is lost. To resume:\n  {resume_command(plan.words)}")
     return stop.code if isinstance(stop, Stopped) else 130
 
 
@@ -249,13 +266,13 @@ def resume_command(given: Sequence[str]) -> str:
     return shlex.join(kept)
 
 
-def _say_done(run: Run, parsed: argparse.Namespace) -> None:
-    table = compare(run)
-    if table is not None and parsed.only in (None, "evaluate"):
+def _say_done(plan: Plan) -> None:
+    table, evaluated = compare(plan.run), plan.only in (None, "evaluate")
+    if table is not None and evaluated:
         show_table(table)
-    say(f"The run is in {shown(run.folder)}")
-    if parsed.only in (None, "evaluate"):
-        finish_with_report(run.folder)
+    say(f"The run is in {shown(plan.run.folder)}")
+    if evaluated:
+        finish_with_report(plan.run.folder)
 
 
 # ---- srum -----------------------------------------------------------------------------------------------------------

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from rich.table import Table
-
 from srum_core import plugins
 from srum_core.cli.common import say, show_table
 from srum_core.errors import clean
+from srum_core.evaluation.formatting import Grid
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +17,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """0, or 1 if something could not be loaded."""
     registry = plugins.discover()
-    table = Table()
-    for name in ("kind", "name", "distribution", "version", "summary"):
-        table.add_column(name, overflow="fold")
-    for found in registry.listing():
-        component = found.component
-        table.add_row(found.kind, component.name, found.distribution, found.version, clean(component.summary))
-    show_table(table)
+    head = ["kind", "name", "distribution", "version", "summary"]
+    rows = [
+        [found.kind, found.component.name, found.distribution, found.version, clean(found.component.summary)]
+        for found in registry.listing()
+    ]
+    show_table(Grid(head, rows, words=frozenset({1, 2, 3, 4})))
     for sentence in registry.broken:
         say(f"broken: {sentence}")
     return 1 if registry.broken else 0

@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 from srum_core import plugins
-from srum_core.cli.common import Terminal, add_settings, read_settings
+from srum_core.cli.common import Terminal, Typed, add_settings
 from srum_core.runs.run import Run
 
 
@@ -38,10 +38,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """0, or 1 if something is wrong with the adapter."""
-    settings = read_settings(parsed, registry := plugins.discover())
+    settings = Typed.of(parsed).read(registry := plugins.discover())
     with tempfile.TemporaryDirectory(prefix="srum-doctor-") as folder:
         run = Run(Path(folder) / "run", settings, registry)
-        return _plan(run, parsed) if parsed.plan else _examine(run, Path(folder), parsed.images)
+        if parsed.plan:
+            return _plan(run, parsed.on, parsed.gib, max(1, parsed.gpus))
+        return _examine(run, Path(folder), parsed.images)
 
 
 def _positive(text: str) -> float:
@@ -50,11 +52,11 @@ def _positive(text: str) -> float:
     return value
 
 
-def _plan(run: Run, parsed: argparse.Namespace) -> int:
+def _plan(run: Run, on: str, gib: float | None, gpus: int) -> int:
     from srum_core.doctor.plan import Device, Planner, memory_here
     from srum_core.doctor.suggestions import show
 
-    device = Device(parsed.on, parsed.gib or memory_here(parsed.on), max(1, parsed.gpus))
+    device = Device(on, gib or memory_here(on), gpus)
     return 0 if show(Planner(run.registry, device, run), run.settings, Terminal()) else 1
 
 

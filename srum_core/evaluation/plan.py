@@ -28,38 +28,33 @@ FIRST: dict[str, Any] = {"seed": 42, "evaluate": {"seeds": "image"}}
 """Settings of an evaluation that differ from a training run's: seeds that the published benchmarks can be named by."""
 
 
-def trained_settings(trained: str, registry: plugins.Registry) -> dict[str, Any]:
-    """The settings of the model that a run (RUN or RUN:ROUND) has trained, for `above` of `load_settings`; {} of ""."""
-    if not trained:
-        return {}
-    run, rounds = started_from(trained, registry)
-    tell(f"The model after round {rounds} of {shown(run.folder)}.", NORMAL)
-    return {"adapter": as_data(run.settings)["adapter"], "start": trained}
-
-
 def read_settings(
     adapter: str | None,
     presets: Sequence[str],
     config_file: Path | None,
     overrides: Sequence[str] | Mapping[str, Any],
     registry: plugins.Registry,
-    trained: str = "",
+    trained: str | None = None,
+    first: Mapping[str, Any] | None = None,
 ) -> config.Settings:
-    """The settings of a new evaluation, or of one that is resumed. Raises ConfigError with all that is wrong."""
-    above = trained_settings(trained, registry)
+    """The settings of anything that generates, or of the model that a run has trained (RUN or RUN:ROUND); `first` as in
+    `load_settings`. Raises ConfigError with all that is wrong."""
+    above = dict[str, Any]()
+    if trained:
+        run, rounds = started_from(trained, registry)
+        tell(f"The model after round {rounds} of {shown(run.folder)}.", NORMAL)
+        above = {"adapter": as_data(run.settings)["adapter"], "start": trained}
     adapter = adapter or above.get("adapter", {}).get("use")
-    settings = config.load_settings(
-        adapter, presets, config_file, overrides, registry, FIRST, above, Evaluation.model_kind
-    )
+    return config.load_settings(adapter, presets, config_file, overrides, registry, first, above, Evaluation.model_kind)
+
+
+def new(settings: config.Settings, registry: plugins.Registry, out: Path | None) -> Evaluation:
+    """An evaluation that is not written down yet, by default in its usual folder. Raises ConfigError without a
+    benchmark."""
     if settings.benchmark is None:
         raise ConfigError("No benchmark is named. Add --benchmark NAME (srum plugins lists them).")
-    return settings
-
-
-def default_folder(settings: config.Settings) -> Path:
-    """The usual folder of an evaluation."""
-    assert settings.benchmark is not None
-    return Path("runs") / f"eval-{settings.benchmark.use}-{settings.adapter.use}".replace(":", ".")
+    usual = Path("runs") / f"eval-{settings.benchmark.use}-{settings.adapter.use}".replace(":", ".")
+    return Evaluation(out or usual, settings, registry)
 
 
 def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tuple[str, Use]:

@@ -85,10 +85,13 @@ class Evaluation(Run):
 
     # ---- what is drawn ----------------------------------------------------------------------------------------------
 
-    def choose_prompts(self) -> list[Prompt]:
-        """The benchmark's prompts, written down the first time. Raises RecordError if they are others today."""
-        prompts = self.evaluated_prompts()
-        path = self.folder / "prompts.jsonl"
+    def begin(self) -> None:
+        """Write down the settings and, the first time, the benchmark's prompts. Raises RecordError if they are others
+        today, unless every image is there."""
+        self.keep()
+        if self.all_generated():
+            return
+        prompts, path = self.evaluated_prompts(), self.folder / "prompts.jsonl"
         if not (path.exists() and self.images().ids()):
             write_list(path, prompts)
         elif _as_json(there := read_list(path, Prompt)) != _as_json(prompts):
@@ -97,7 +100,6 @@ class Evaluation(Run):
                 f"{path} holds {len(there)} prompts, and the benchmark gives {len(prompts)} today, which are not the "
                 f"same. Restore the benchmark's files, or {way}."
             )
-        return prompts
 
     def plan_images(self) -> list[Planned]:
         """The images of the prompts that were written down, in order; the benchmark's own files are not needed."""

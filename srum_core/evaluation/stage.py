@@ -46,8 +46,7 @@ class Scored:
 def evaluate(run: Run, round: int | None) -> None:
     """Draw and score the benchmark's images of the model after a round (None: before any)."""
     made = Evaluation.after(run, round)
-    made.keep()
-    made.choose_prompts()
+    made.begin()
     if table := perform(made, *own_judge(made)):
         write_atomic(made.folder / "DONE", f"{table.planned}\n")
         if warning := duplicates(_objects(run, None), _objects(run, round)):

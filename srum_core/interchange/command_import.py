@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from srum_core import config, plugins
-from srum_core.cli.common import add_settings, read_settings
+from srum_core.cli.common import Typed, add_settings
 from srum_core.errors import RecordError
 from srum_core.interchange.importer import LOG, Intake, take_in
 from srum_core.interchange.incoming import Bad, Incoming
@@ -39,11 +39,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError with all lines that cannot be used, ConfigError for the settings."""
-    registry = plugins.discover()
-    settings = read_settings(parsed, registry)
+    registry, typed = plugins.discover(), Typed.of(parsed)
+    settings = typed.read(registry)
     found = _read(parsed.data, parsed.images, parsed.candidates)
     intake = take_in(found, parsed.out, settings, registry, parsed.skip_bad)
-    _say(intake, parsed, config.of_round(settings, 1, registry).map.use)
+    _say(intake, parsed.out, config.of_round(settings, 1, registry).map.use)
+    print(f"  {shlex.join(_train_command(typed, parsed.out))}")
     return 0
 
 
@@ -66,10 +67,10 @@ def _read(data: Path, images: Path | None, candidates: Path | None) -> Iterator[
     return read_official(data, images, candidates)
 
 
-def _say(intake: Intake, parsed: argparse.Namespace, reward_map: str) -> None:
+def _say(intake: Intake, folder: Path, reward_map: str) -> None:
     """Summary of imported and rejected records, as sentences."""
     if intake.notes:
-        log = f", all in {shown(parsed.out / LOG)}"
+        log = f", all in {shown(folder / LOG)}"
         tell(f"{len(intake.notes)} entries were left out or changed:{listed(intake.notes, log)}")
     if intake.bad:
         tell(f"{len(intake.bad)} lines were skipped:{listed(intake.bad)}")
@@ -86,12 +87,11 @@ def _say(intake: Intake, parsed: argparse.Namespace, reward_map: str) -> None:
         )
     if intake.failed:
         tell(f"{intake.failed} images have answers that could not be read. They are not trained on.")
-    print(f"{intake.images} images with {intake.scores} regional scores are in {shown(parsed.out)}. To train on them:")
-    print(f"  {shlex.join(_train_command(parsed))}")
+    print(f"{intake.images} images with {intake.scores} regional scores are in {shown(folder)}. To train on them:")
 
 
-def _train_command(parsed: argparse.Namespace) -> list[str]:
-    named = [("--adapter", parsed.adapter), *(("--preset", name) for name in parsed.preset)]
-    named += [("--checkpoint", parsed.checkpoint), ("--config", parsed.config), ("--out", shown(parsed.out))]
+def _train_command(typed: Typed, folder: Path) -> list[str]:
+    named = [("--adapter", typed.adapter), *(("--preset", name) for name in typed.preset)]
+    named += [("--checkpoint", typed.checkpoint), ("--config", typed.config), ("--out", shown(folder))]
     words = [str(word) for option, value in named if value is not None for word in (option, value)]
-    return ["srum-train", *words, "--only", "train", *parsed.settings]
+    return ["srum-train", *words, "--only", "train", *typed.settings]

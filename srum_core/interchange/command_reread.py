@@ -56,23 +56,24 @@ def run(parsed: argparse.Namespace) -> int:
     with nullcontext() if parsed.dry_run else lock(new.folder):
         if not parsed.dry_run:
             _finish_interrupted(new)
-        _reread(old, new, parsed)
+        _reread(old, new, parsed.round, parsed.examples, parsed.dry_run)
     return 0
 
 
-def _reread(old: Run, new: Run, parsed: argparse.Namespace) -> None:
-    chosen = judged_round(new, parsed.round)
-    rounds = judged_rounds(new) if parsed.round is None else [chosen]
+def _reread(old: Run, new: Run, only: int | None, examples: int, dry_run: bool) -> None:
+    """`only`: this round; None = all that are judged."""
+    chosen = judged_round(new, only)
+    rounds = judged_rounds(new) if only is None else [chosen]
     other = _other_settings(new, rounds)
     tallies = [_tally(round, _again(new, round)) for round in rounds]
-    _show(tallies, parsed.examples)
+    _show(tallies, examples)
     changed = [tally.round for tally in tallies if tally.differing]
     if not (changed or other or old.settings != new.settings):
         print("Nothing changes.")
         return
     if not changed:
         print("No judgement changes; only the settings do.")
-    if parsed.dry_run:
+    if dry_run:
         print("Nothing was written (--dry-run).")
         return
     stale = sorted({*changed, *other})

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from srum_core.cli.launching import add_preset, exit_status
-from srum_core.evaluation.commands.shared import perform
-from srum_core.evaluation.run import Evaluation
+from srum_core.evaluation.answers import judge
+from srum_core.evaluation.plan import judges
+from srum_core.evaluation.run import Evaluation, draw
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,9 +22,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=0)
     add_preset(parser)
     parsed = parser.parse_args(arguments)
-    return exit_status(
-        lambda: perform(Evaluation.open(parsed.run), parsed.stage, parsed.name, parsed.partial, parsed.batch)
-    )
+
+    def work() -> None:
+        run = Evaluation.open(parsed.run)
+        if parsed.stage == "generate":
+            draw(run)
+        else:
+            judge(run, parsed.name, judges(run)[parsed.name], parsed.partial, parsed.batch)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 
-from srum_core import plugins
 from srum_core.cli import launching
 from srum_core.errors import ConfigError
-from srum_core.evaluation.commands import shared
-from srum_core.evaluation.plan import asks, chosen_judge
+from srum_core.evaluation.commands.shared import Plan, add_judge, add_later
+from srum_core.evaluation.plan import asks
 from srum_core.files import lock
 from srum_core.runs.progress import shown
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    shared.add_later(parser)
-    shared.add_judge(parser)
+    add_later(parser)
+    add_judge(parser)
     launching.add_arguments(parser)
     parser.add_argument("--partial", action="store_true", help="ask about the pictures that are there already")
     parser.add_argument("--redo", action="append", default=[], choices=("answers",), help="first delete the answers")
@@ -29,15 +28,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """0 when nothing is left to ask."""
-    made = shared.open_later(parsed, plugins.discover())
+    plan = Plan.of(parsed)
+    made = plan.evaluation
     if not asks(made):
         raise ConfigError(
             f"{made.settings.benchmark.use if made.settings.benchmark else ''} asks nobody about its pictures: it is "
             f"scored by rules. Go on with srum eval score {shown(made.folder)}"
         )
-    name, use = chosen_judge(made, parsed.judge, parsed.name)
+    name, use = plan.chosen_judge()
     with lock(made.folder) as handle:
-        shared.redo(made, parsed.redo, name)
-        shared.judge_all(made, parsed, handle, name, use)
+        plan.delete("answers", name)
+        plan.judge_all(handle, name, use)
     print(f"The answers are in {shown(made.folder / 'answers' / name)}")
     return 0

@@ -10,47 +10,45 @@ from __future__ import annotations
 
 import argparse
 
-from srum_core.cli import launching
 from srum_core.cli.common import add_verbosity, say
-from srum_core.evaluation.commands import generate, score, shared
-from srum_core.evaluation.plan import asks, chosen_judge
-from srum_core.evaluation.run import Evaluation
+from srum_core.evaluation.commands import score
+from srum_core.evaluation.commands.shared import Plan, add_judge, add_model
+from srum_core.evaluation.plan import asks
 from srum_core.files import lock
 from srum_core.runs.progress import log_file, shown, tell
 from srum_core.stages import preflight
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    shared.add_model(parser)
-    shared.add_judge(parser)
-    launching.add_arguments(parser)
+    add_model(parser)
+    add_judge(parser)
     score.add_failures(parser)
-    generate.add_redo(parser)
     add_verbosity(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """0 when the table is written."""
-    made = generate.begin(parsed)
+    plan = Plan.of(parsed)
     if parsed.dry_run:
-        return generate.announce(made, parsed)
-    with lock(made.folder) as handle:
-        preflight.refuse(shared.problems(made, "images" in parsed.redo, parsed))
-        with log_file(made.folder):
-            _work(made, parsed, handle)
-            say(f"The evaluation is in {shown(made.folder)}")
+        return plan.announce()
+    folder = plan.evaluation.folder
+    with lock(folder) as handle:
+        preflight.refuse(plan.problems())
+        with log_file(folder):
+            _work(plan, handle)
+            say(f"The evaluation is in {shown(folder)}")
     return 0
 
 
-def _work(made: Evaluation, parsed: argparse.Namespace, handle: int) -> None:
-    shared.redo(made, [each for each in parsed.redo if each == "images"])
-    asked = asks(made)
+def _work(plan: Plan, handle: int) -> None:
+    plan.delete("images")
+    asked = asks(plan.evaluation)
     if asked:
-        name, use = chosen_judge(made, parsed.judge, parsed.name)
-        shared.redo(made, [each for each in parsed.redo if each == "answers"], name)
-    elif parsed.judge:
+        name, use = plan.chosen_judge()
+        plan.delete("answers", name)
+    elif plan.judge:
         tell("Nobody is asked about these pictures: they are scored by rules. --judge does nothing.")
-    shared.generate_all(made, parsed, handle)
+    plan.generate_all(handle)
     if asked:
-        shared.judge_all(made, parsed, handle, name, use)
-    shared.score_all(made, name if asked else None, parsed.failures, False)
+        plan.judge_all(handle, name, use)
+    plan.score_all(name if asked else None)

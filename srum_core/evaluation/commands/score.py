@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 
-from srum_core import plugins
-from srum_core.evaluation.commands import shared
+from srum_core.evaluation.commands.shared import Plan, add_later
 from srum_core.evaluation.scoring import POLICIES
 from srum_core.files import lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    shared.add_later(parser)
+    add_later(parser)
     parser.add_argument("--as", dest="name", metavar="NAME", help="the table of this judge only (default: of all)")
     add_failures(parser)
     parser.add_argument("--partial", action="store_true", help="score what is there, and say what is missing")
@@ -33,7 +32,7 @@ def add_failures(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """0 when the tables are written."""
-    made = shared.open_later(parsed, plugins.discover())
-    with lock(made.folder):
-        shared.score_all(made, parsed.name, parsed.failures, parsed.partial)
+    plan = Plan.of(parsed)
+    with lock(plan.evaluation.folder):
+        plan.score_all(plan.name)
     return 0

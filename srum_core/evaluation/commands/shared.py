@@ -1,20 +1,23 @@
-"""What the commands of `srum eval` share: settings as they are typed, judges by name, stages in processes."""
+"""What the commands of `srum eval` share: what is to be done, as it was typed, and doing it."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
+
+from attrs import field, frozen
 
 from srum_core import config, plugins
 from srum_core.cli import launching
-from srum_core.cli.common import add_settings, say, show_table
+from srum_core.cli.common import Typed, add_settings, given, say, show_table
+from srum_core.cli.launching import Launch
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation import plan, scoring, tables
 from srum_core.evaluation.answers import Answers, judge
-from srum_core.evaluation.plan import asks, judges, keep_judge
+from srum_core.evaluation.formatting import Grid
 from srum_core.evaluation.run import NOBODY, Evaluation, draw
 from srum_core.options import Use
 from srum_core.runs.progress import NORMAL, shown, tell
@@ -30,6 +33,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--trained", metavar="RUN[:ROUND]", help="the model after a run's last finished round, or after ROUND")
     add("--benchmark", metavar="USE", help='a name, or \'{use="wise", data="DIR"}\'; srum plugins lists them')
     add("--out", type=Path, metavar="RUN", help="folder of the evaluation (default: runs/eval-BENCHMARK-ADAPTER)")
+    add("--redo", action="append", default=[], choices=("images", "answers"), help="first delete what was made")
+    add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
+    launching.add_arguments(parser)
 
 
 def add_later(parser: argparse.ArgumentParser) -> None:
@@ -44,103 +50,125 @@ def add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as", dest="name", metavar="NAME", help="what this judge's answers and table are kept under")
 
 
-def read_model(parsed: argparse.Namespace, registry: plugins.Registry) -> config.Settings:
-    """The settings of a new evaluation, or of one that is taken up again. Raises ConfigError with all that is wrong."""
-    overrides = list(parsed.settings)
-    if parsed.checkpoint is not None:
-        overrides.append(f"adapter.checkpoint={json.dumps(parsed.checkpoint, ensure_ascii=False)}")
-    if parsed.benchmark is not None:
-        overrides.insert(0, f"benchmark={parsed.benchmark}")
-    return plan.read_settings(parsed.adapter, parsed.preset, parsed.config, overrides, registry, parsed.trained or "")
+@frozen
+class Plan:
+    """What one call is to do with an evaluation."""
+
+    evaluation: Evaluation
+    launch: Launch = field(factory=Launch)
+    redo: Sequence[str] = ()
+    judge: str | None = None
+    name: str | None = None
+    batch: int = 0
+    partial: bool = False
+    failures: str = ""
+    judged: bool = False
+    """Whether a judge may be named."""
+
+    @classmethod
+    def of(cls, parsed: argparse.Namespace) -> Self:
+        """Raises ConfigError with all that is wrong with the settings."""
+        registry, typed = plugins.discover(), Typed.of(parsed)
+        if "run" in parsed:
+            evaluation = _opened(parsed.run, typed.settings, registry)
+        else:
+            words = (typed.adapter, typed.preset, typed.config, typed.overrides)
+            settings = plan.read_settings(*words, registry, typed.trained, plan.FIRST)
+            evaluation = plan.new(settings, registry, parsed.out)
+        more = {"evaluation": evaluation, "launch": given(Launch, parsed), "judged": "judge" in parsed}
+        return given(cls, parsed, **more)
+
+    def problems(self) -> list[str]:
+        """What would stop it before its first image."""
+        return plan.problems(self.evaluation, "images" in self.redo, self.judged, self.judge, self.name)
+
+    def announce(self) -> int:
+        """Print how many images would be generated, or what is missing for it; return 1 in that case."""
+        found, run = self.problems(), self.evaluation
+        for problem in found:
+            tell(f"The evaluation would not start: {problem}")
+        if found:
+            return 1
+        prompts = run.evaluated_prompts()
+        ids = {item.id for item in run.plan_evaluation(prompts)}
+        cells = [str(len(each)) for each in (prompts, ids, run.images().ids() & ids)]
+        show_table(Grid(["prompts", "images", "drawn"], [cells], f"{shown(run.folder)} (nothing is run)"))
+        return 0
+
+    def chosen_judge(self) -> tuple[str, Use]:
+        return plan.chosen_judge(self.evaluation, self.judge, self.name)
+
+    def delete(self, what: str, name: str = "") -> None:
+        """Delete images or (a judge's) answers if they are to be made again. Answers lie under hashes of images:
+        those about old ones do no harm."""
+        if what in self.redo:
+            shutil.rmtree(self.evaluation.folder / what / name, ignore_errors=True)
+            if what == "images":
+                (self.evaluation.folder / "prompts.jsonl").unlink(missing_ok=True)
+
+    # ---- stages -----------------------------------------------------------------------------------------------------
+
+    def generate_all(self, handle: int) -> None:
+        """`handle`: of the evaluation's lock."""
+        run = self.evaluation
+        run.begin()
+        tell(f"generate: {len(run.plan_images())} pictures in {shown(run.folder / 'images')}", NORMAL)
+        if self.launch.apart:
+            self._launch(handle, "generate")
+        else:
+            draw(run)
+
+    def judge_all(self, handle: int, name: str, use: Use) -> None:
+        run = self.evaluation
+        run.keep()
+        Answers(run, name, use)  # refuses another judge's folder
+        plan.keep_judge(run, name, use)
+        tell(f"judge: {tables.named(use)}, in {shown(run.folder / 'answers' / name)}", NORMAL)
+        if self.launch.apart:
+            self._launch(handle, "judge", name, *["--partial"] * self.partial, "--batch", str(self.batch))
+        else:
+            judge(run, name, use, self.partial, self.batch)
+
+    def _launch(self, handle: int, stage: str, *words: str) -> None:
+        """A stage in processes of its own."""
+        command = self.launch.command(__package__, stage, str(self.evaluation.folder), *words)
+        if code := launching.wait_for(command, handle):
+            raise RecordError(
+                f"{stage} ended with exit status {code}; what it said is above. The same command goes on."
+            )
+
+    def score_all(self, name: str | None) -> None:
+        """The table of every judge, or of one."""
+        run = self.evaluation
+        run.keep()
+        known: dict[str, Use | None] = dict(plan.judges(run))
+        if name is None:  # a judge that could not even begin has no table to miss
+            begun = {each: use for each, use in known.items() if any((run.folder / "answers" / each).glob("part-*"))}
+            known = begun or known
+        if not plan.asks(run):
+            known = {NOBODY: None}
+        if name is not None and name not in known:
+            raise RecordError(f'Nobody called "{name}" has judged in {run.folder}: {", ".join(known) or "nobody has"}.')
+        if not known:
+            raise RecordError(f"Nobody has judged the pictures of {run.folder} yet. Begin with srum eval judge.")
+        for each, use in known.items():
+            if name in (None, each):
+                table = scoring.score(run, each, use, self.failures, self.partial)
+                show_table(tables.show(table))
+                say("\n".join(tables.remarks(table)))
+                say(f"The table is in {shown(scoring.table_folder(run, each) / 'table.json')}")
 
 
-def open_later(parsed: argparse.Namespace, registry: plugins.Registry) -> Evaluation:
-    """The evaluation with what is set now. Raises ConfigError for settings that images depend on."""
-    run = Evaluation.open(parsed.run, registry)
-    wrong = [each for each in parsed.settings if not each.startswith(LATER) or each.startswith("benchmark.use")]
+def _opened(folder: Path, words: Sequence[str], registry: plugins.Registry) -> Evaluation:
+    """The evaluation in a folder with what is set now. Raises ConfigError for settings that images depend on."""
+    run = Evaluation.open(folder, registry)
+    wrong = [each for each in words if not each.startswith(LATER) or each.startswith("benchmark.use")]
     if wrong:
         raise ConfigError(
             f"{wrong[0]} cannot be set once pictures are drawn: only benchmark.*, evaluate.retries and "
             "evaluate.temperature can. Draw again with srum eval generate, into another folder."
         )
-    if parsed.settings:
+    if words:
         path = run.folder / "run.toml"
-        settings = config.load_settings(None, (), path, parsed.settings, registry, model_kind=Evaluation.model_kind)
-        return Evaluation(run.folder, settings, registry)
+        run.settings = config.load_settings(None, (), path, words, registry, model_kind=Evaluation.model_kind)
     return run
-
-
-# ---- stages ----------------------------------------------------------------------------------------------------------
-
-
-def redo(run: Evaluation, what: Sequence[str], name: str | None = None) -> None:
-    """Delete what is to be made again. Answers lie under hashes of images: those about old ones do no harm."""
-    if "images" in what:
-        shutil.rmtree(run.folder / "images", ignore_errors=True)
-        (run.folder / "prompts.jsonl").unlink(missing_ok=True)
-    if "answers" in what:
-        shutil.rmtree(run.folder / "answers" / name if name else run.folder / "answers", ignore_errors=True)
-
-
-def generate_all(run: Evaluation, parsed: argparse.Namespace, handle: int) -> None:
-    run.keep()
-    if not run.all_generated():
-        run.choose_prompts()
-    tell(f"generate: {len(run.plan_images())} pictures in {shown(run.folder / 'images')}", NORMAL)
-    _perform(run, parsed, handle, "generate")
-
-
-def judge_all(run: Evaluation, parsed: argparse.Namespace, handle: int, name: str, use: Use) -> None:
-    run.keep()
-    Answers(run, name, use)  # refuses another judge's folder
-    keep_judge(run, name, use)
-    tell(f"judge: {tables.named(use)}, in {shown(run.folder / 'answers' / name)}", NORMAL)
-    _perform(run, parsed, handle, "judge", name)
-
-
-def _perform(run: Evaluation, parsed: argparse.Namespace, handle: int, stage: str, name: str = "") -> None:
-    partial, batch = bool(getattr(parsed, "partial", False)), getattr(parsed, "batch", None) or 0
-    if not launching.apart(parsed):
-        perform(run, stage, name, partial, batch)
-        return
-    words = [stage, str(run.folder), *([name] if name else []), *(["--partial"] if partial else [])]
-    words += ["--batch", str(batch)] if batch else []
-    code = launching.wait_for(launching.command(parsed, "srum_core.evaluation.commands", *words), handle)
-    if code:
-        raise RecordError(f"{stage} ended with exit status {code}; what it said is above. The same command goes on.")
-
-
-def perform(run: Evaluation, stage: str, name: str, partial: bool = False, batch: int = 0) -> None:
-    """One stage in this process."""
-    if stage == "generate":
-        draw(run)
-    else:
-        judge(run, name, judges(run)[name], partial, batch)
-
-
-def problems(run: Evaluation, again: bool, parsed: argparse.Namespace) -> list[str]:
-    """What would stop an evaluation before its first image; with a `--judge` among the arguments, the judge too."""
-    judging = "judge" in parsed
-    chosen = (parsed.judge, parsed.name) if judging else (None, None)
-    return plan.problems(run, again, judging, *chosen)
-
-
-def score_all(run: Evaluation, name: str | None, policy: str, partial: bool) -> None:
-    """The table of every judge, or of one."""
-    run.keep()
-    known: dict[str, Use | None] = dict(judges(run))
-    if name is None:  # a judge that could not even begin has no table to miss
-        begun = {each: use for each, use in known.items() if any((run.folder / "answers" / each).glob("part-*"))}
-        known = begun or known
-    if not asks(run):
-        known = {NOBODY: None}
-    if name is not None and name not in known:
-        raise RecordError(f'Nobody called "{name}" has judged in {run.folder}: {", ".join(known) or "nobody has"}.')
-    if not known:
-        raise RecordError(f"Nobody has judged the pictures of {run.folder} yet. Begin with srum eval judge.")
-    for each, use in known.items():
-        if name in (None, each):
-            table = scoring.score(run, each, use, policy, partial)
-            show_table(tables.show(table))
-            say("\n".join(tables.remarks(table)))
-            say(f"The table is in {shown(scoring.table_folder(run, each) / 'table.json')}")
