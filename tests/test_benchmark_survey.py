@@ -22,7 +22,7 @@ from srum_benchmarks.compbench import prompts as compbench
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
 from srum_core.cli.main import main
-from srum_core.evaluation import fetching
+from srum_core.evaluation.commands import prompts as fetching
 
 
 def message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:

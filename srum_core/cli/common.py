@@ -17,6 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from srum_core import config, plugins
+from srum_core.config import Settings
 from srum_core.errors import RecordError, SrumError
 from srum_core.options import closest
 from srum_core.runs.progress import NORMAL, QUIET, VERBOSE, printable, shown, write_log
@@ -110,7 +111,7 @@ class Typed:
         checkpoint = json.dumps(self.checkpoint, ensure_ascii=False)
         return [*benchmark, *self.settings, *([] if self.checkpoint is None else [f"adapter.checkpoint={checkpoint}"])]
 
-    def read(self, registry: plugins.Registry) -> config.Settings:
+    def read(self, registry: plugins.Registry) -> Settings:
         """Raises ConfigError with all that is wrong."""
         return config.load_settings(self.adapter, self.preset, self.config, self.overrides, registry)
 

@@ -7,5 +7,7 @@ is scored; each stage reads what the one before left on disk, and can be interru
     RUN/answers/JUDGE/          every answer as it was given, under a hash of all that it depends on
     RUN/tables/JUDGE/           table.json, and the measures of every image
 
+A training run has the same, from prompts.jsonl on, in `base/evaluation` and `round-k/evaluation`.
+
 Scores are never stored with the answers: scoring reads the answers again, and needs neither a model nor a network.
 """

@@ -16,6 +16,7 @@ import argparse
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from srum_core import config, plugins
 from srum_core.cli.common import Typed, add_settings
@@ -91,7 +92,7 @@ def _say(intake: Intake, folder: Path, reward_map: str) -> None:
 
 
 def _train_command(typed: Typed, folder: Path) -> list[str]:
-    named = [("--adapter", typed.adapter), *(("--preset", name) for name in typed.preset)]
+    named: list[tuple[str, Any]] = [("--adapter", typed.adapter), *(("--preset", name) for name in typed.preset)]
     named += [("--checkpoint", typed.checkpoint), ("--config", typed.config), ("--out", shown(folder))]
     words = [str(word) for option, value in named if value is not None for word in (option, value)]
     return ["srum-train", *words, "--only", "train", *typed.settings]

@@ -7,13 +7,23 @@ srum eval layout RUN --target compbench-orig --to DIR   where a benchmark has se
 from __future__ import annotations
 
 import argparse
+import filecmp
+import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from srum_core import plugins
-from srum_core.evaluation.layout import lay_out
+from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.run import Evaluation
 from srum_core.files import lock
+from srum_core.options import did_you_mean
+from srum_core.records import Layout
 from srum_core.runs.progress import shown
+from srum_core.runs.store import write_atomic
+
+ASIDE = ".srum-"
+"""How a name begins while its file is being made: scorers take no such file for an image."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,3 +40,63 @@ def run(parsed: argparse.Namespace) -> int:
         layout = lay_out(made, parsed.target, parsed.to, parsed.partial)
     print(f"{len(layout.images)} pictures and {len(layout.texts)} other files are in {shown(parsed.to)}")
     return 0
+
+
+def lay_out(run: Evaluation, target: str, to: Path, partial: bool = False) -> Layout:
+    """Link every image (or copy it, where that cannot be done) to where a scorer looks for it; `target` "" = the only
+    one there is. What is there already stays, so the same call again finishes the work.
+
+    Raises ConfigError for a target that the benchmark does not have, RecordError for images that the scorer would
+    find in the folder although they are not of this run."""
+    benchmark = run.benchmark()
+    name = run.settings.benchmark.use if run.settings.benchmark else ""
+    chosen = _target(name, getattr(benchmark, "layouts", {}), target)
+    numbers = run.numbers()
+    images = [(numbers[each.id], each) for each in run.generated(partial)]
+    layout: Layout = benchmark.layout(chosen, images)  # type: ignore[attr-defined]
+    to.mkdir(parents=True, exist_ok=True)
+    for stale in to.rglob(f"{ASIDE}*"):
+        stale.unlink()
+    _refuse_extra(layout, to, chosen)
+    for place, source in layout.images.items():
+        _link(source, to / place)
+    for place, text in layout.texts.items():
+        write_atomic(to / place, text)
+    lost = sorted(layout.images.keys() - set(layout.found(to)))
+    if lost:
+        raise RecordError(f"{to / lost[0]} was laid out, but the scorer would not find it.")
+    return layout
+
+
+def _target(benchmark: str, known: Mapping[str, str], target: str) -> str:
+    if not known:
+        raise ConfigError(f'The benchmark "{benchmark}" knows no original scorer, so there is no folder to lay out.')
+    if not target and len(known) == 1:
+        return next(iter(known))
+    if target not in known:
+        listed = "; ".join(f"{name}: for {who}" for name, who in known.items())
+        wrong = f'"{benchmark}" has no layout "{target}".' if target else f'"{benchmark}" has several layouts.'
+        raise ConfigError(f"{wrong}{did_you_mean(target, known)} Say --target with one of these. {listed}.")
+    return target
+
+
+def _refuse_extra(layout: Layout, to: Path, target: str) -> None:
+    extra = sorted(set(layout.found(to)) - layout.images.keys())
+    if extra:
+        raise RecordError(
+            f"{to / extra[0]} is no picture of this evaluation, and a scorer of the layout {target} would score it"
+            f"{f' (and {len(extra) - 1} more)' if len(extra) > 1 else ''}. Remove it, or lay out into an empty folder."
+        )
+
+
+def _link(source: Path, place: Path) -> None:
+    """A hard link, so that it takes no room; a copy on another file system. It appears whole, or not at all."""
+    if place.exists() and (place.samefile(source) or filecmp.cmp(place, source, shallow=False)):
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = place.with_name(f"{ASIDE}{os.getpid()}-{place.stem[:40]}.tmp")
+    try:
+        os.link(source, aside)
+    except OSError:
+        shutil.copyfile(source, aside)
+    aside.replace(place)
