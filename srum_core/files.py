@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
+from filelock import lock_descriptor
 
 from srum_core.errors import ConfigError, RecordError, clean
 
@@ -38,16 +38,11 @@ def lock(folder: Path) -> Iterator[int]:
     """Keep other processes out of a run's folder; yields the descriptor, for stage processes to hold on to.
 
     What killed processes left half-written there (`aside`) is deleted.
-    Raises RecordError if another process holds the lock."""
+    Raises RecordError if another process holds the lock, or if the file system has no locks."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            _take(handle)
-        except (BlockingIOError, PermissionError) as error:
-            raise RecordError(
-                f"Another process is at work in {folder}. Wait for it, stop it, or choose another folder with --out."
-            ) from error
+        _take(handle, folder)
         for where, folders, files in os.walk(folder):
             for name in filter(abandoned, [*folders, *files]):
                 delete(Path(where) / name)
@@ -57,16 +52,19 @@ def lock(folder: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def _take(handle: int) -> None:
-    """Lock an open file for this process. Raises BlockingIOError or PermissionError if another one has it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _take(handle: int, folder: Path) -> None:
+    """Lock an open file for this process and those that inherit it. Raises RecordError."""
+    try:
+        locked = lock_descriptor(handle, blocking=False)
+    except OSError as error:  # ENOSYS, ENOTSUP, ENOLCK, …: a file system without flock, or a Python without fcntl
+        raise RecordError(
+            f"{folder} cannot be locked ({error.strerror or error}): its file system has no file locks, and two "
+            "processes could write there at once. Choose a folder on another one with --out, or mount it with flock."
+        ) from error
+    if not locked:
+        raise RecordError(
+            f"Another process is at work in {folder}. Wait for it, stop it, or choose another folder with --out."
+        )
 
 
 def aside(path: Path) -> Path:
@@ -88,7 +86,7 @@ def settle(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(0o666 & ~mask)
-            with path.open("rb") as file:
+            with path.open("r+b") as file:  # Windows flushes only files that are open for writing
                 os.fsync(file.fileno())
 
 

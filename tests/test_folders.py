@@ -1,16 +1,22 @@
-"""Names in records lead to regular files inside a folder, or to a sentence."""
+"""Folders: names in records lead to regular files inside, one process at a time works there, on every system."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
-from pathlib import Path
+import sys
+import time
+from pathlib import Path, PureWindowsPath
 
 import pytest
+from toy import COMPONENTS
 
+from srum_core.cli.main import train_main
 from srum_core.errors import RecordError
 from srum_core.files import abandoned, aside, inside, lock, settle
 from srum_core.interchange.incoming import fresh
+from srum_core.runs import store
 
 
 @pytest.fixture
@@ -113,3 +119,108 @@ def test_files_of_a_finished_folder_have_the_usual_permissions(tmp_path: Path) -
     private.chmod(0o600)
     settle(tmp_path)
     assert private.stat().st_mode == plain.stat().st_mode
+
+
+# ---- locks -----------------------------------------------------------------------------------------------------------
+
+
+def flock_answers(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system whose flock fails."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def failing(handle: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", failing)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_refused_before_anything_is_made(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flock_answers(code, monkeypatch)
+    (tmp_path / "words.txt").write_text("a cat\n", "utf-8")
+    run = tmp_path / "run"
+    assert train_main([*COMPONENTS, f"prompts={tmp_path / 'words.txt'}", f"--out={run}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{run} cannot be locked ({os.strerror(code)}): its file system has no file locks" in said
+    assert "--out" in said
+    assert [path.name for path in run.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EACCES])
+def test_a_lock_that_somebody_has_is_one_however_the_file_system_says_so(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock_answers(code, monkeypatch)
+    with pytest.raises(RecordError, match="Another process is at work"), lock(tmp_path):
+        pass
+
+
+def test_a_python_without_fcntl_is_told_so(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules["fcntl"] = None
+from srum_core.errors import RecordError
+from srum_core.files import lock
+try:
+    with lock(Path({str(tmp_path)!r})):
+        print("locked")
+except RecordError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert f"{tmp_path} cannot be locked (fcntl is unavailable)" in said.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors are inherited on POSIX")
+def test_a_stage_holds_the_lock_when_the_process_that_started_it_is_gone(tmp_path: Path) -> None:
+    code = f"""
+import os, subprocess, sys
+from pathlib import Path
+from srum_core.files import lock
+with lock(Path({str(tmp_path)!r})) as handle:
+    subprocess.Popen(["cat"], pass_fds=[handle])
+    os._exit(0)
+"""
+    reading, writing = os.pipe()
+    subprocess.run([sys.executable, "-c", code], stdin=reading, check=True)
+    os.close(reading)
+    with pytest.raises(RecordError, match="Another process"), lock(tmp_path):
+        pass
+    os.close(writing)  # the stage ends
+    for _ in range(500):
+        try:
+            with lock(tmp_path):
+                return
+        except RecordError:
+            time.sleep(0.02)
+    pytest.fail("the lock outlives the stage")
+
+
+# ---- other systems ---------------------------------------------------------------------------------------------------
+
+
+def test_paths_in_records_have_slashes_on_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PurePath", PureWindowsPath)
+    monkeypatch.setattr(store.os.path, "relpath", lambda path, start: "images\\a.png")
+    convert = store.converter(tmp_path / "round-1/candidates")
+    assert convert.unstructure(tmp_path / "round-1/candidates/images/a.png") == "images/a.png"
+
+
+def test_a_folder_is_made_in_the_place_of_an_empty_one_where_renaming_replaces_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def as_on_windows(path: Path, target: Path) -> Path:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", as_on_windows)
+    (tmp_path / "out").mkdir()
+    with fresh(tmp_path / "out") as folder:
+        (folder / "a").write_text("a", "utf-8")
+    assert (tmp_path / "out/a").read_text("utf-8") == "a"

@@ -424,4 +424,5 @@ def test_no_adapter_puts_anything_in_float64_on_an_accelerator(
     monkeypatch.setattr(Planner, "outline", lambda self, settings: made)
     with NoDouble():
         assert plan.generate(settings) is not None
+        assert plan.judge(settings) is not None
         assert plan.train(settings).passing > 0

@@ -143,6 +143,8 @@ def fresh(folder: Path) -> Iterator[Path]:
         with naming(new):
             yield new
             settle(new)
+        if folder.exists():
+            folder.rmdir()  # Windows renames over no folder, not even an empty one
         new.rename(folder)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)

@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -334,7 +334,7 @@ def converter(folder: Path) -> Converter:
 
     def store(path: Path) -> str:
         path = _whole(path)
-        return os.path.relpath(path, folder) if path.is_relative_to(inside) else str(path)
+        return PurePath(os.path.relpath(path, folder)).as_posix() if path.is_relative_to(inside) else str(path)
 
     convert.register_unstructure_hook(Path, store)
     convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), store)

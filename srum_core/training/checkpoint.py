@@ -104,5 +104,5 @@ class Saved:
 
 def sync(path: Path) -> None:
     """Return once a file's bytes are on disk."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows flushes only files that are open for writing
         os.fsync(file.fileno())

@@ -345,10 +345,10 @@ class Trainer:
             use, below = self.run.trained(self.round - 1)
             about: dict[str, Any] = {"round": self.round, "steps": self.done}
             if below and self.tuned.kind == "lora":  # LoRA weights to merge before these
-                about["on_top_of"] = [os.path.relpath(each, result) for each in below]
+                about["on_top_of"] = [Path(os.path.relpath(each, result)).as_posix() for each in below]
             with naming(new):
                 lora.save(self.model, self.tuned, new, about, str(use.options.get("checkpoint", "")))
-            (new / "settings.json").write_text(to_json(self.run.stage_settings("train", self.round)))
+            (new / "settings.json").write_text(to_json(self.run.stage_settings("train", self.round)), "utf-8")
             (new / "DONE").write_text(f"{self.done}\n")
             settle(new)
             put_in_place(new, result)  # the existing folder has no DONE: this training replaces it
