@@ -485,7 +485,7 @@ def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.Ca
         ("state-odd", [], "state-odd cannot be read as a saved data set"),
         (".", [], ". is a folder. Name the file in it: empty.jsonl, train.jsonl."),
         ("there", [], "there holds neither Parquet files nor a data set that was saved"),
-        ("empty.jsonl", [], "There is no judged image in it that can be used."),
+        ("empty.jsonl", [], "There is no image in it that can be used."),
         ("broken.parquet", [], "broken.parquet cannot be read as Parquet"),
         ("other.parquet", [], "other.parquet has no column image and no column scores; it has prompt, regions."),
         ("splits", [], "splits is a data set in several splits (test, train). Name the folder of one of them."),

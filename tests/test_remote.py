@@ -459,7 +459,9 @@ def test_a_key_in_an_answer_is_not_kept(server: Server, image: Path, tmp_path: P
 
 def test_nobody_there(server: Server, image: Path) -> None:
     server.server_close()
-    with pytest.raises(AnswerError, match=r"lost or refused the connection \(.*efused.*\).*Check whether it is running"):
+    with pytest.raises(
+        AnswerError, match=r"lost or refused the connection \(.*efused.*\).*Check whether it is running"
+    ):
         remote(server).answer(questions(image, 1))
 
 

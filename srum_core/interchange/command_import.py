@@ -1,13 +1,21 @@
-"""Make a run out of judged images from elsewhere, ready for srum-train --only train with the same settings.
+"""Make a run out of images from elsewhere: judged ones, ready for srum-train --only train with the same settings, or
+with --captions your own, which srum-train then grounds, judges and trains on like images of the model.
 
-DATA is a JSON-lines file of the official code (judge records or training records; both are recognised), a Parquet
-file or a folder of them, or what datasets' save_to_disk wrote. Images are copied. Boxes of official records count in
-pixels of the stored file; what has to be left out of a record (an entry without a score, an empty box) or cut to the
-image is named here and in RUN/import.log. A line that cannot be used stops the import, unless --skip-bad; scores
-outside [-1, 1] are never clipped. Where training records name two images, the bad one is trained on and the good one
-is its reference.
+Judged images: DATA is a JSON-lines file of the official code (judge records or training records; both are recognised),
+a Parquet file or a folder of them, or what datasets' save_to_disk wrote. Images are copied. Boxes of official records
+count in pixels of the stored file; what has to be left out of a record (an entry without a score, an empty box) or cut
+to the image is named here and in RUN/import.log. A line that cannot be used stops the import, unless --skip-bad;
+scores outside [-1, 1] are never clipped. Where training records name two images, the bad one is trained on and the
+good one is its reference.
 
-The run's round 1 is then as if it had been generated and judged. Further rounds use the prompts of the settings.
+With --captions: DATA is a file (.jsonl, .csv, .parquet) whose records name an image and its caption, a folder with a
+.txt beside each image (or with metadata.jsonl or metadata.csv), or a data set of the hub, OWNER/NAME or
+OWNER/NAME/SUBSET (needs srum[data]). Images keep their sizes; the adapter resizes them as it needs. Damaged and missing
+ones are named and left out. --unjudged trains on them as they are: no judge is asked, and every image has weight 1 (it
+sets map=uniform loss=sft).
+
+The run's round 1 is then as if it had been generated, or generated and judged. Further rounds use the prompts of the
+settings.
 """
 
 from __future__ import annotations
@@ -18,19 +26,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve, frozen
+
 from srum_core import config, plugins
-from srum_core.cli.common import Typed, add_settings
-from srum_core.errors import RecordError
+from srum_core.cli.common import Typed, add_settings, given
+from srum_core.errors import ConfigError, RecordError
+from srum_core.interchange.captions import Fields, read_captions
 from srum_core.interchange.importer import LOG, Intake, take_in
 from srum_core.interchange.incoming import Bad, Incoming
 from srum_core.interchange.official import read_official
 from srum_core.interchange.parquet import need, read_parquet
 from srum_core.runs.progress import listed, shown, tell
 
+_UNJUDGED = ("map=uniform", "loss=sft")
+"""Settings with which every image counts the same; others that are given go before."""
+_OF_CAPTIONS = ("unjudged", "image_field", "caption_field", "split")
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("data", type=Path, metavar="DATA", help="FILE.jsonl, FILE.parquet, or a folder")
+    add("data", type=Path, metavar="DATA", help="a file, a folder, or with --captions a data set of the hub")
+    add("--captions", action="store_true", help="images with captions, not judged")
+    add("--unjudged", action="store_true", help="with --captions: train on them with weight 1, ask no judge")
+    add("--image-field", metavar="NAME", help="with --captions: what holds the image (default: image, file_name, …)")
+    add("--caption-field", metavar="NAME", help="with --captions: what holds it (default: caption, text, …)")
+    add("--split", help="with --captions: of a data set of the hub, such as train[:1000] (default: train)")
     add("--images", type=Path, metavar="DIR", help="where the images are (default: next to DATA, or in images/ there)")
     add("--candidates", type=Path, metavar="FILE", help="official output.jsonl: take prompts and thoughts from it")
     add("--skip-bad", action="store_true", help="leave out lines that cannot be used, instead of stopping")
@@ -38,14 +58,61 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
 
 
+@frozen
+class Source:
+    """What is imported. Raises ConfigError for options that do not go together."""
+
+    data: Path
+    images: Path | None = None
+    candidates: Path | None = None
+    skip_bad: bool = False
+    captions: bool = False
+    unjudged: bool = False
+    image_field: str = ""
+    caption_field: str = ""
+    split: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        alone = [name for name in _OF_CAPTIONS if getattr(self, name)]
+        if alone and not self.captions:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in alone)
+            raise ConfigError(f"{options} needs --captions: judged images come with their scores and names.")
+        if self.captions and self.candidates:
+            raise ConfigError("--candidates is for judged images: with --captions the captions are in DATA.")
+
+    @property
+    def trained_only(self) -> bool:
+        """Whether there is nothing to judge: it was done before, or is not wanted."""
+        return not self.captions or self.unjudged
+
+    def read(self) -> Iterator[Incoming | Bad]:
+        if not self.captions:
+            return _read(self.data, self.images, self.candidates)
+        return read_captions(
+            self.data, self.images, Fields(self.image_field, self.caption_field), self.split or "train"
+        )
+
+
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError with all lines that cannot be used, ConfigError for the settings."""
-    registry, typed = plugins.discover(), Typed.of(parsed)
+    registry, typed, source, folder = plugins.discover(), Typed.of(parsed), given(Source, parsed), parsed.out
+    if source.unjudged:
+        typed = evolve(typed, settings=[*_UNJUDGED, *typed.settings])
     settings = typed.read(registry)
-    found = _read(parsed.data, parsed.images, parsed.candidates)
-    intake = take_in(found, parsed.out, settings, registry, parsed.skip_bad)
-    _say(intake, parsed.out, config.of_round(settings, 1, registry).map.use)
-    print(f"  {shlex.join(_train_command(typed, parsed.out))}")
+    reward_map = config.of_round(settings, 1, registry).map.use
+    if source.unjudged and reward_map != "uniform":
+        raise ConfigError(
+            f"--unjudged gives every image the weight 1, but the map is {reward_map}, which needs scores. Leave map= "
+            "out, or leave out --unjudged to have the images judged."
+        )
+    left_out = source.skip_bad or source.captions
+    intake = take_in(source.read(), folder, settings, registry, left_out, source.trained_only)
+    if source.captions:
+        _say_captioned(intake, folder, source.unjudged)
+    else:
+        _say(intake, folder, reward_map)
+    only = ["--only", "train"] if source.trained_only else []
+    print(f"  {shlex.join(_train_command(typed, folder, only))}")
     return 0
 
 
@@ -91,8 +158,18 @@ def _say(intake: Intake, folder: Path, reward_map: str) -> None:
     print(f"{intake.images} images with {intake.scores} regional scores are in {shown(folder)}. To train on them:")
 
 
-def _train_command(typed: Typed, folder: Path) -> list[str]:
+def _say_captioned(intake: Intake, folder: Path, unjudged: bool) -> None:
+    if intake.notes:
+        tell(f"{len(intake.notes)} images were changed:{listed(intake.notes)}")
+    if intake.bad:
+        log = f", all in {shown(folder / LOG)}"
+        tell(f"{len(intake.bad)} of {intake.images + len(intake.bad)} were left out:{listed(intake.bad, log)}")
+    todo = "train on them with weight 1" if unjudged else "have them judged and train on them"
+    print(f"{intake.images} images with captions are in {shown(folder)}. To {todo}:")
+
+
+def _train_command(typed: Typed, folder: Path, only: list[str]) -> list[str]:
     named: list[tuple[str, Any]] = [("--adapter", typed.adapter), *(("--preset", name) for name in typed.preset)]
     named += [("--checkpoint", typed.checkpoint), ("--config", typed.config), ("--out", shown(folder))]
     words = [str(word) for option, value in named if value is not None for word in (option, value)]
-    return ["srum-train", *words, "--only", "train", *typed.settings]
+    return ["srum-train", *words, *only, *typed.settings]

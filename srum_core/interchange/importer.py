@@ -1,4 +1,4 @@
-"""Make a run out of judged images from elsewhere: round 1 as if it had been generated, grounded and judged."""
+"""Make a run out of images from elsewhere: round 1 as if they had been generated, or generated and judged."""
 
 from __future__ import annotations
 
@@ -46,9 +46,15 @@ class Intake:
 
 
 def take_in(
-    found: Iterable[Incoming | Bad], folder: Path, settings: Settings, registry: Registry, skip_bad: bool
+    found: Iterable[Incoming | Bad],
+    folder: Path,
+    settings: Settings,
+    registry: Registry,
+    skip_bad: bool,
+    judged: bool = True,
 ) -> Intake:
     """Make the run, whole or not at all. One prompt an image; its id follows from the prompt's id and the run's seed.
+    With `judged` what came with the images is their judgement; else they are candidates, to be judged there.
 
     Raises RecordError if the folder is there, if nothing can be used, or if anything cannot and not `skip_bad`;
     ConfigError if the settings ask for several images a prompt."""
@@ -58,27 +64,28 @@ def take_in(
             "its prompt. Add generate.candidates=1, here and for srum-train."
         )
     with fresh(folder) as aside:
-        intake = _fill(Run.create(aside, settings, registry), found, skip_bad)
+        intake = _fill(Run.create(aside, settings, registry), found, skip_bad, judged)
         lines = [*intake.notes, *(f"{bad} (skipped)" for bad in intake.bad), *intake.places]
         write_atomic(aside / LOG, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
     return intake
 
 
-def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool) -> Intake:
+def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool, judged: bool) -> Intake:
     intake, prompts = Intake(), list[Prompt]()
     candidates, groundings, judgements = run.candidates(1), run.groundings(1), run.judgements(1)
     usable = _usable(found, intake, prompts)
     while some := list(islice(usable, _CHUNK)):
         made = [_records(run, candidates.folder / "images", each) for each in some]
         candidates.extend(candidate for candidate, _ in made)
-        groundings.extend(Grounding(each.candidate, each.regions) for _, each in made)
-        judgements.extend(each for _, each in made)
+        if judged:
+            groundings.extend(Grounding(each.candidate, each.regions) for _, each in made)
+            judgements.extend(each for _, each in made)
         ids = (candidate.id for candidate, _ in made)
         intake.places += [f"{each.where}: is image {id}" for each, id in zip(some, ids, strict=True)]
     _refuse(intake, skip_bad)
     write_list(run.round_folder(1) / "prompts.jsonl", prompts)
     assert [item.id for item in run.planned(1)] == [candidate.id for candidate in candidates]
-    for records in (candidates, groundings, judgements):
+    for records in (candidates, groundings, judgements) if judged else (candidates,):
         records.mark_done()
     return intake
 
@@ -124,7 +131,7 @@ def _refuse(intake: Intake, skip_bad: bool) -> None:
             f"them out with --skip-bad:{listed(bad)}"
         )
     if not intake.images:
-        raise RecordError(f"There is no judged image in it that can be used.{listed(bad)}")
+        raise RecordError(f"There is no image in it that can be used.{listed(bad)}")
 
 
 def _records(run: Run, images: Path, each: Incoming) -> tuple[Candidate, Judgement]:

@@ -33,7 +33,7 @@ class File:
 
 @frozen
 class Incoming:
-    """A judged image on its way into a run."""
+    """An image on its way into a run, judged or only captioned."""
 
     where: str
     """The file and its line or row, for people."""
@@ -70,14 +70,15 @@ class Unusable(Exception):
 
 def stored(name: str, data: bytes) -> File:
     """An image's bytes, known to be an image. Raises Unusable."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(BytesIO(data)) as image:
             image.load()
             return File(name, data, image.size)
     except Exception as error:  # a decoder of PIL may raise anything for bytes that are no image
-        raise Unusable(f"{name} is not a readable image ({error})") from error
+        why = "it is in no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise Unusable(f"{name} is not a readable image ({why})") from error
 
 
 def find(name: str, folders: Sequence[Path]) -> Path:

@@ -57,14 +57,15 @@ def read_official(path: Path, images: Path | None = None, candidates: Path | Non
     Raises RecordError if a file cannot be read, or if `candidates` holds a line that is none."""
     folders = [images] if images else [path.parent, path.parent / "images"]
     generated = None if candidates is None else dict(_generated(candidates))
-    for where, line in _lines(path):
+    for where, line in lines_of(path):
         try:
-            yield _incoming(where, _object(line), folders, generated)
+            yield _incoming(where, record_of(line), folders, generated)
         except Unusable as error:
             yield Bad(where, str(error))
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Where each line that is not empty is, and its bytes. Raises RecordError."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -74,7 +75,8 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
         raise RecordError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def record_of(line: bytes) -> Json:
+    """The object in a line. Raises Unusable."""
     try:
         value = json.loads(line.rstrip().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -89,9 +91,9 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def _generated(path: Path) -> Iterator[tuple[str, tuple[Prompt, str]]]:
-    for where, line in _lines(path):
+    for where, line in lines_of(path):
         try:
-            record = _object(line)
+            record = record_of(line)
             if wrong := other_task(record, images=False):
                 raise Unusable(wrong)
             thought = record.get("think_output")
@@ -114,7 +116,10 @@ def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], gener
     if not trained and "image_file" not in record:
         raise Unusable("it is neither a judge record (image_file) nor a training record (bad_image_file)")
     if not trained and "vlm_rewards" not in record and GLOBAL not in record:
-        raise Unusable("it holds no scores: an output.jsonl is not judged, and belongs to --candidates")
+        raise Unusable(
+            "it holds no scores: an output.jsonl is not judged, and belongs to --candidates. Images with captions "
+            "alone are read with --captions"
+        )
     if wrong := other_task(record, images=False):
         raise Unusable(wrong)
     if unknown := [key for key in record if key not in KEYS]:

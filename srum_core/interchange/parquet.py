@@ -14,7 +14,7 @@ no place in Parquet: such characters are replaced by U+FFFD.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -45,6 +45,9 @@ from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt,
 from srum_core.runs.prompts import other_task, tell_once
 
 Json = dict[str, Any]
+Columns = Callable[[Path, Sequence[str]], list[str]]
+"""Which of a file's columns to read. Raises RecordError where some are missing."""
+CAPTIONED = "Images with captions alone are read with --captions."
 NEEDED = ("image", "prompt", "regions", "scores")
 _GROUP = 32
 """Rows in memory at once."""
@@ -150,34 +153,31 @@ def read_parquet(path: Path, images: Path | None = None) -> Iterator[Incoming | 
 
     images      where images are that the rows only name; None = the file's folder
     Raises RecordError for what is none of these or lacks a column, ConfigError without `datasets`."""
-    for where, table in _rows(path):
+    for where, table in read_rows(path, _columns):
         try:
-            yield _incoming(where, _plain(table), images or (path if path.is_dir() else path.parent))
+            yield _incoming(where, plain(table), images or (path if path.is_dir() else path.parent))
         except Unusable as error:
             yield Bad(where, str(error))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every row as a table of one row. Columns that mean nothing here are not read."""
+def read_rows(path: Path, choose: Columns) -> Iterator[tuple[str, Any]]:
+    """Every row as a table of one row. Columns that `choose` does not name are not read."""
     datasets, pyarrow, parquet = need("Reading Parquet")
     if (path / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(each.name for each in path.iterdir() if each.is_dir()))
         raise RecordError(f"{path} is a data set in several splits ({splits}). Name the folder of one of them.")
     if (path / "state.json").is_file():
-        yield from _numbered(path.name, _saved(datasets, path))
+        yield from rows_of(_saved(datasets, path), path, choose)
         return
     names = sorted(each.name for each in path.glob("*.parquet")) if path.is_dir() else []
     files = {name: inside(path, name) for name in names} if path.is_dir() else {path.name: path}
     if not files:
-        raise RecordError(f"{path} holds neither Parquet files nor a data set that was saved.")
-    columns = list(features(datasets))
+        raise RecordError(f"{path} holds neither Parquet files nor a data set that was saved. {CAPTIONED}")
     for name, each in files.items():
         try:
             with parquet.ParquetFile(each) as file:
-                there = file.schema_arrow.names
-                _check(each, there, columns)
-                known = [column for column in columns if column in there]
-                yield from _numbered(name, file.iter_batches(batch_size=_GROUP, columns=known))
+                columns = choose(each, file.schema_arrow.names)
+                yield from _numbered(name, file.iter_batches(batch_size=_GROUP, columns=columns))
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise RecordError(f"{each} cannot be read as Parquet: {clean(error)}") from error
 
@@ -187,20 +187,24 @@ def _numbered(name: str, tables: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     yield from ((f"{name}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _saved(datasets: Any, path: Path) -> Iterator[Any]:
+def rows_of(data: Any, name: Path, choose: Columns) -> Iterator[tuple[str, Any]]:
+    """The same of a `datasets.Dataset`. As Arrow tables: a column of the kind Image or Audio would open the files that
+    its rows name."""
+    chosen = data.select_columns(choose(name, data.column_names))
+    yield from _numbered(name.name, chosen.with_format("arrow").iter(batch_size=_GROUP))
+
+
+def _saved(datasets: Any, path: Path) -> Any:
     try:
         for each in json.loads((path / "state.json").read_bytes())["_data_files"]:
             inside(path, each["filename"])
         inside(path, "dataset_info.json")
-        data = datasets.load_from_disk(str(path))
+        return datasets.load_from_disk(str(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read as a saved data set: {clean(error)}") from error
-    _check(path, data.column_names, list(features(datasets)))
-    # As Arrow tables: a column of the kind Image or Audio would open the files that its rows name.
-    yield from data.with_format("arrow").iter(batch_size=_GROUP)
 
 
-def _plain(table: Any) -> Json:
+def plain(table: Any) -> Json:
     try:
         (row,) = table.to_pylist()
     except (ValueError, LookupError, TypeError, NotImplementedError) as error:  # text that is no UTF-8, a far date
@@ -208,28 +212,30 @@ def _plain(table: Any) -> Json:
     return cast(Json, row)
 
 
-def _check(path: Path, columns: Sequence[str], known: Sequence[str]) -> None:
+def _columns(path: Path, columns: Sequence[str]) -> list[str]:
     missing = [name for name in NEEDED if name not in columns]
     if missing:
         there = ", ".join(columns)
         raise RecordError(
             f"{path} has no column {' and no column '.join(missing)}; it has {there}. Needed are {', '.join(NEEDED)}, "
-            "as srum export --format parquet writes them."
+            "as srum export --format parquet writes them. " + CAPTIONED
         )
     if wrong := other_task(dict.fromkeys(columns, True), images=False):
         raise RecordError(f"{path}: {wrong}")
+    known = list(features(need("Reading Parquet")[0]))
     if unknown := [name for name in columns if name not in known]:
         tell_once(f"{path}: these columns are not read: {clean(', '.join(unknown))}.")
+    return [name for name in known if name in columns]
 
 
 def _incoming(where: str, row: Json, folder: Path) -> Incoming:
     text = row["prompt"]
     if not isinstance(text, str) or not text.strip():
-        raise Unusable(f"its prompt is {_shown(text)}, and should be a text")
-    image = _file(row["image"], folder, "image")
+        raise Unusable(f"its prompt is {in_words(text)}, and should be a text")
+    image = read_image(row["image"], [folder], "image")
     if image is None:
-        raise Unusable("it has no image")
-    reference = _file(row.get("reference"), folder, "reference")
+        raise Unusable("it has no picture")
+    reference = read_image(row.get("reference"), [folder], "reference")
     if reference and reference.size != image.size:
         raise Unusable(f"its image is {image.size}, its reference {reference.size}: they must be of one size")
     for number, score in enumerate(_list("scores", row["scores"]), 1):
@@ -244,25 +250,24 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
     records["exchanges"] = tuple(known)
     identity = row.get("prompt_id") or row.get("id") or where
     if not isinstance(identity, str | int):
-        raise Unusable(f"its id is {_shown(identity)}, and should be a text")
+        raise Unusable(f"its id is {in_words(identity)}, and should be a text")
     prompt = Prompt(str(identity), text, _tags(row.get("tags")))
     seed, thought = row.get("seed"), row.get("thought") or ""
     if not isinstance(seed, int | None) or not isinstance(thought, str):
-        raise Unusable(
-            f"its seed is {_shown(seed)} and its thought {_shown(thought)}; they should be a whole number and a text"
-        )
+        message = f"its seed is {in_words(seed)} and its thought {in_words(thought)}"
+        raise Unusable(f"{message}; they should be a whole number and a text")
     return Incoming(where, prompt, image, reference, thought=thought, seed=seed, notes=tuple(notes), **records)
 
 
-def _file(value: Any, folder: Path, name: str) -> File | None:
-    """An image's bytes, in the row or in a file that it names; None where there is neither."""
+def read_image(value: Any, folders: Sequence[Path], name: str) -> File | None:
+    """An image's bytes, in the row or in a file of the folders that it names; None where there is neither."""
     both = {"bytes": value} if isinstance(value, bytes) or value is None else value
     data, path = (both.get("bytes"), both.get("path")) if isinstance(both, dict) else (both, None)
     if not isinstance(data, bytes | None) or not isinstance(path, str | None):
-        raise Unusable(f"its {name} is {_shown(value)}, and should be bytes, or a struct of bytes and path")
+        raise Unusable(f"its {name} is {in_words(value)}, and should be bytes, or a struct of bytes and path")
     if data:
         return stored(Path(path or f"{name}.png").name, data)
-    return opened(find(path, [folder])) if path else None
+    return opened(find(path, folders)) if path else None
 
 
 def _tags(text: Any) -> Json:
@@ -278,7 +283,7 @@ def _tags(text: Any) -> Json:
 def _list(name: str, value: Any) -> Sequence[Json]:
     """A column's structs. Raises Unusable for another type."""
     if value is not None and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
-        raise Unusable(f"its {name} are {_shown(value)}, and should be a list of structs")
+        raise Unusable(f"its {name} are {in_words(value)}, and should be a list of structs")
     return value or ()
 
 
@@ -295,7 +300,7 @@ def _structured(name: str, value: Any) -> Any:
         raise Unusable(f"its {name} cannot be used: {problems}") from problems
 
 
-def _shown(value: Any) -> str:
+def in_words(value: Any) -> str:
     return clean(repr(value), 80)
 
 

@@ -172,8 +172,7 @@ def _prompt(item: Any, where: str) -> tuple[Prompt, list[str]]:
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f'{where}: no text was found. A prompt needs a non-empty "text" (or "Question").')
     text = text.strip()
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    identity = next((item[key] for key in _ID_KEYS if key in item), digest)
+    identity = next((item[key] for key in _ID_KEYS if key in item), id_of(text))
     if not isinstance(identity, str | int) or identity == "":
         raise ConfigError(f"{where}: the id {clean(json.dumps(identity), 60)} is neither a text nor a number.")
     tags = item.get("tags") or {}
@@ -186,6 +185,11 @@ def _prompt(item: Any, where: str) -> tuple[Prompt, list[str]]:
         if why := odd(value):
             raise ConfigError(f"{where}: the prompt {why}")
     return Prompt(str(identity), text, {**rest, **tags}), [key for key in rest if key != "category"]
+
+
+def id_of(text: str) -> str:
+    """The id of a prompt that has none of its own."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def other_task(record: Mapping[str, Any], images: bool = True) -> str:

@@ -1,7 +1,9 @@
 """Which images are trained on in which step: a pure function of their sizes, the seed and the number of processes.
 
-A batch is what one process computes at once, at most `budget` latent cells. A step is up to `width` batches, `width`
-being processes x accumulation. Steps never reach over the end of an epoch, so the last one of an epoch may be smaller.
+A batch is what one process computes at once, at most `budget` latent cells. Images of different sizes are batched by
+size, because models pad a batch to its largest image: what is padded counts, and is computed for nothing. A step is up
+to `width` batches, `width` being processes x accumulation. Steps never reach over the end of an epoch, so the last one
+of an epoch may be smaller.
 """
 
 from __future__ import annotations
@@ -13,25 +15,36 @@ import torch
 
 Batch = tuple[int, ...]
 """Indices of images."""
+WINDOW = 32
+"""Batches' images that are sorted by size together: more would waste less padding and mix the epochs less."""
 
 
 def pack(sizes: Sequence[int], order: Sequence[int], budget: int) -> list[Batch]:
-    """Cut `order` into batches of at most `budget` cells, in order; an image beyond the budget is its own batch."""
+    """Cut `order` into batches of at most `budget` cells, padding included, in order; an image beyond the budget is
+    its own batch."""
     batches: list[list[int]] = []
-    room = 0
+    largest = 0
     for index in order:
-        if not batches or sizes[index] > room:
+        largest = max(largest, sizes[index])
+        if not batches or largest * (len(batches[-1]) + 1) > budget:
             batches.append([])
-            room = budget
+            largest = sizes[index]
         batches[-1].append(index)
-        room -= sizes[index]
     return [tuple(batch) for batch in batches]
 
 
 def epoch(sizes: Sequence[int], budget: int, width: int, seed: int) -> list[list[Batch]]:
-    """The steps of one epoch, every image once, in a random order given by `seed`."""
-    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()
-    batches = pack(sizes, order, budget)
+    """The steps of one epoch, every image once, in a random order given by `seed`.
+
+    Where sizes differ, some `WINDOW` batches' images at a time are sorted by size, and the batches are shuffled."""
+    rng = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(sizes), generator=rng).tolist()
+    if len(set(sizes)) > 1:
+        windows = (sorted(window, key=sizes.__getitem__) for window in pack(sizes, order, WINDOW * budget))
+        sorted_by_size = [batch for window in windows for batch in pack(sizes, window, budget)]
+        batches = [sorted_by_size[place] for place in torch.randperm(len(sorted_by_size), generator=rng).tolist()]
+    else:
+        batches = pack(sizes, order, budget)
     return [batches[start : start + width] for start in range(0, len(batches), width)]
 
 

@@ -1,0 +1,215 @@
+"""Images with captions, to be candidates of a run as if they had been generated for their captions.
+
+Read from JSON lines or CSV whose records name an image and its caption, from Parquet and saved data sets, from a folder
+with a .txt of the same name beside each image, and from the hub with `datasets`. Nothing is resized: the adapter does
+that when it looks at an image or trains on it. An image that cannot be used is `Bad`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from srum_core.errors import ConfigError, RecordError, clean
+from srum_core.files import inside, read_text
+from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, opened
+from srum_core.interchange.official import lines_of, record_of
+from srum_core.interchange.parquet import Json, in_words, need, plain, read_image, read_rows, rows_of
+from srum_core.models.images import flatten
+from srum_core.options import odd
+from srum_core.records import Prompt
+from srum_core.runs.prompts import id_of, other_task, tell_once
+
+IMAGE = ("image", "file_name", "image_path", "image_file", "path", "file")
+CAPTION = ("caption", "text", "prompt", "original_prompt")
+ID = ("id", "prompt_id")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_METADATA = ("metadata.jsonl", "metadata.csv")
+"""What a folder of images names its captions in, as `datasets` reads it."""
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+
+Found = Iterator[tuple[str, Callable[[], Json]]]
+"""Where a record is, and what reads it. Reading raises Unusable."""
+
+
+@frozen
+class Fields:
+    """Which fields hold image and caption; "" = the first of the usual ones that is there."""
+
+    image: str = ""
+    caption: str = ""
+
+    def of(self, there: Iterable[str]) -> tuple[str, str]:
+        """(image, caption). Raises Unusable where one is missing."""
+        names = list(there)
+        found = []
+        for what, own, usual in (("image", self.image, IMAGE), ("caption", self.caption, CAPTION)):
+            name = next((each for each in ([own] if own else usual) if each in names), None)
+            if name is None:
+                raise Unusable(
+                    f"it has no {own or what}, only {clean(', '.join(names) or 'nothing', 200)}; say where the {what} "
+                    f"is with --{what}-field"
+                )
+            found.append(name)
+        return found[0], found[1]
+
+    def columns(self, path: Path, there: Sequence[str]) -> list[str]:
+        """Those of a table that are read. Raises RecordError."""
+        try:
+            used = [*self.of(there), *(name for name in ID if name in there)]
+            self.refuse(path.name, dict.fromkeys(there, True), used)
+        except Unusable as error:
+            raise RecordError(f"{path}: {error}") from error
+        return used
+
+    def refuse(self, file: str, record: Json, used: Sequence[str]) -> None:
+        """Raise Unusable for a record that asks for another task; name the fields that are not read."""
+        if wrong := other_task({name: each for name, each in record.items() if name not in used}, images=False):
+            raise Unusable(wrong)
+        if unknown := [name for name in record if name not in used]:
+            tell_once(f"{file}: these fields are not read: {clean(', '.join(map(str, unknown)))}.")
+
+
+def read_captions(data: Path, images: Path | None, fields: Fields, split: str) -> Iterator[Incoming | Bad]:
+    """Every image of a file, a folder, or a data set of the hub (OWNER/NAME or OWNER/NAME/SUBSET).
+
+    images      where images are that records only name; None = the file's folder, or `images/` in it
+    split       which part of a data set of the hub
+
+    Raises RecordError for what is none of these and where images or captions are missing altogether."""
+    found, folders = _found(data, fields, split)
+    for where, read in found:
+        try:
+            yield _incoming(where, read(), [images] if images else folders, fields)
+        except Unusable as error:
+            yield Bad(where, str(error))
+
+
+def _found(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]]:
+    """The records, and the folders that their images may be in."""
+    if not data.exists():
+        return _from_hub(data, fields, split)
+    saved = any((data / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    if data.is_dir() and not saved and not any(data.glob("*.parquet")):
+        listed = next((data / name for name in _METADATA if (data / name).is_file()), None)
+        if listed is None:
+            return _beside_images(data), [data]
+        data = listed
+    folders = [data, data / "images"] if data.is_dir() else [data.parent, data.parent / "images"]
+    if data.is_dir() or data.suffix == ".parquet":
+        rows = read_rows(data, fields.columns)
+        return ((where, partial(plain, row)) for where, row in rows), folders
+    if data.suffix in (".jsonl", ".json"):
+        return ((where, partial(record_of, line)) for where, line in lines_of(data)), folders
+    if data.suffix == ".csv":
+        return _from_table(data), folders
+    raise RecordError(
+        f"{data}: images with captions are read from .jsonl, .csv and .parquet files, from a folder, or from the hub."
+    )
+
+
+def _from_table(path: Path) -> Found:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        for row in reader:
+            yield f"{path.name}:{reader.line_num}", partial(_row, row)
+    except csv.Error as error:
+        raise RecordError(f"{path}, behind line {reader.line_num}: this is not CSV ({error}).") from error
+
+
+def _row(row: Json) -> Json:
+    if None in row:
+        raise Unusable("there are more cells than columns. Quote texts with commas")
+    return {name.strip(): cell for name, cell in row.items() if cell}
+
+
+def _beside_images(folder: Path) -> Found:
+    there = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    images = [path for path in there if path.suffix.lower() in SUFFIXES]
+    captioned = {path.with_suffix("") for path in images}
+    for path in images:
+        yield str(path.relative_to(folder)), partial(_beside, folder, path)
+    for path in there:
+        if path.suffix == ".txt" and path.with_suffix("") not in captioned:
+            yield str(path.relative_to(folder)), partial(_alone, path)
+
+
+def _beside(folder: Path, path: Path) -> Json:
+    name = path.relative_to(folder)
+    caption = name.with_suffix(".txt")
+    if not (folder / caption).exists():
+        raise Unusable(f"it has no caption: {caption.name} is not beside it")
+    try:
+        return {"image": str(name), "caption": read_text(inside(folder, caption))}
+    except (ConfigError, RecordError) as error:
+        raise Unusable(f"its caption cannot be read: {error}") from error
+
+
+def _alone(path: Path) -> Json:
+    raise Unusable(f"there is no image {path.stem} beside this caption")
+
+
+def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]]:
+    name = data.as_posix()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)?", name) or data.suffix in (".jsonl", ".json", ".csv", ".parquet"):
+        raise RecordError(f"{data} is not there.")
+    datasets, _, _ = need(f"{data} is no file or folder here, and reading it from the hub")
+    from huggingface_hub import constants
+
+    owner, called, *subset = name.split("/")
+    try:
+        made = datasets.load_dataset(f"{owner}/{called}", *subset, split=split)
+    except Exception as error:  # of a dozen kinds, for what cannot be found, reached or read
+        raise RecordError(
+            f"{data} is no file or folder here, and cannot be read as a data set of the hub (its part {split}): "
+            f"{clean(error, 500)}"
+        ) from error
+    rows = rows_of(made, data, fields.columns)
+    # Data sets that are no tables name files; only those that were downloaded are read.
+    caches = [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
+    return ((where, partial(plain, row)) for where, row in rows), caches
+
+
+def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields) -> Incoming:
+    image_field, caption_field = fields.of(record)
+    fields.refuse(where.rpartition(":")[0], record, [image_field, caption_field, *ID])
+    text = record[caption_field]
+    if not isinstance(text, str) or not text.strip():
+        raise Unusable(f"its {caption_field} is {in_words(text)}, and should be a text")
+    identity = next((record[name] for name in ID if record.get(name) not in (None, "")), id_of(text.strip()))
+    if not isinstance(identity, str | int):
+        raise Unusable(f"its id is {in_words(identity)}, and should be a text")
+    if why := odd(text) or odd(str(identity)):
+        raise Unusable(f"its caption or id {why}")
+    value = record[image_field]
+    image = opened(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
+    if image is None:
+        raise Unusable("it has no image")
+    turned = _upright(image)
+    notes = () if turned is image else ("it was turned as its EXIF data says",)
+    return Incoming(where, Prompt(str(identity), text.strip()), turned, notes=notes)
+
+
+def _upright(file: File) -> File:
+    """As cameras mean it to be seen: models and judges see pixels, not EXIF. Raises Unusable."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(BytesIO(file.data)) as image:
+            if image.getexif().get(_ORIENTATION, 1) == 1:
+                return file
+            turned: Any = flatten(ImageOps.exif_transpose(image))
+    except Exception as error:  # of damaged EXIF data, of any kind
+        raise Unusable(f"the EXIF data of {file.name} cannot be read ({error})") from error
+    data = BytesIO()
+    turned.save(data, format="PNG")
+    return File(f"{Path(file.name).stem}.png", data.getvalue(), turned.size)
