@@ -182,8 +182,9 @@ def test_a_folder_of_lora_weights_is_recognised_or_explained(tmp_path) -> None:
     assert [each if isinstance(each, int) else each.folder for each in started_from(str(lora), run.registry)] == [
         run.folder, 1,
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match=rf"adapter.checkpoint .*LoRA weights.*start={run.folder}:1 .*srum export"):
-        load_settings("toy:ToyModel", (), None, [f'adapter.checkpoint="{lora}"'], run.registry)
+    answerer = f'answerer={{use="toy:ToyModel", checkpoint="{lora}"}}'
+    with pytest.raises(ConfigError, match=rf"answerer.checkpoint .*LoRA weights.*start={run.folder}:1 .*srum export"):
+        load_settings("toy:ToyModel", (), None, [answerer], run.registry)
     moved = tmp_path / "moved"
     shutil.copytree(lora, moved)
     with pytest.raises(RecordError, match="moved holds LoRA weights"):

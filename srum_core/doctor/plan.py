@@ -21,7 +21,7 @@ from srum_core.models.memory_outline import Outline
 from srum_core.plugins import Registry
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Candidate, Prompt
-from srum_core.runs.run import Run
+from srum_core.runs.run import Run, on_base
 from srum_core.stages.interview import Interview
 from srum_core.training import lora
 
@@ -103,7 +103,8 @@ class Planner:
                 f"The adapter {settings.adapter.use} has no `outline`, from which a plan could be made. Without --plan "
                 "srum doctor measures it with its weights; docs/writing-an-adapter.md explains how to add one."
             )
-        found: Outline = made.outline(self.registry.options("adapter", settings.adapter), self.device.kind)
+        base, _ = on_base(settings.adapter)
+        found: Outline = made.outline(self.registry.options("adapter", base), self.device.kind)
         return found
 
     def generate(self, settings: Settings) -> Need | None:

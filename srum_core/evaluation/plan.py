@@ -137,7 +137,7 @@ def problems(
         return found
     named = list[preflight.Named]()
     try:
-        adapter = run.trained(0)[0] if run.settings.start else run.settings.adapter
+        adapter = run.trained(0)[0]
         if again or not run.all_generated():
             named.append(("adapter", run.model_kind, adapter))
             run.evaluated_prompts()

@@ -109,7 +109,9 @@ class Registry:
                 raise Problems(Problem((key,), text) for key in use.options)
             return None
         checkpoint = use.options.get("checkpoint")
-        if isinstance(checkpoint, str) and (advice := lora_only(Path(checkpoint).expanduser())):
+        # A run merges LoRA weights into the base that they name; what only answers or draws is loaded by itself.
+        trains = kind == "adapter" or (kind == "generator" and ("generator", use.use) not in self._found)
+        if not trains and isinstance(checkpoint, str) and (advice := lora_only(Path(checkpoint).expanduser())):
             raise Problems([Problem(("checkpoint",), advice)])
         who = self._who(kind, use.use)
         try:

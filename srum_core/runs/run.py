@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -16,7 +17,7 @@ from attrs import field, frozen
 from srum_core import config, plugins
 from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.files import FOLDERS, STAGES, delete, lora_only, read_file, trained_in, way_out
+from srum_core.files import ABOUT, FOLDERS, STAGES, delete, lora_only, read_file, read_json, trained_in, way_out
 from srum_core.options import SPEED, Use, to_plain
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
 from srum_core.runs.prompts import check_prompts, load_prompts
@@ -274,9 +275,7 @@ class Run:
 
     def trained(self, rounds: int) -> tuple[Use, list[Path]]:
         """What so many rounds left: the adapter with its last full checkpoint, and the PEFT ones to merge into it."""
-        from srum_core.models import trained  # torch
-
-        use, adapters = self.settings.adapter, list[Path]()
+        use, adapters = on_base(self.settings.adapter)
         if self.settings.start:
             run, last = started_from(self.settings.start, self.registry)
             before, adapters = run.trained(last)
@@ -285,6 +284,8 @@ class Run:
             folder = self.stage_folder("train", k)
             if not self.done("train", k):
                 raise RecordError(f"The model that round {k} trains is needed, but {folder} is not finished.")
+            from srum_core.models import trained  # torch
+
             if trained.kind(folder) == "lora":
                 adapters = [*adapters, folder]
             else:
@@ -382,6 +383,34 @@ def generated(candidates: Records[Candidate], plan: Sequence[Planned]) -> Iterat
                 f"{clean(then.tags or '', 80)}. {way_out(path)}"
             )
         yield candidate
+
+
+def on_base(use: Use) -> tuple[Use, list[Path]]:
+    """The adapter with the base that its checkpoint names, if that is a folder of LoRA weights in PEFT's layout; and
+    the LoRA folders to merge into it, in order: those that it was trained on top of, and itself.
+
+    Raises ConfigError where it names no base, or where one of the others is not there."""
+    folder = Path(str(use.options.get("checkpoint", ""))).expanduser()
+    config, about = folder / "adapter_config.json", folder / ABOUT
+    if not use.options.get("checkpoint") or not config.is_file():
+        return use, []
+    said = read_json(config)
+    base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
+    if not isinstance(base, str) or not base:
+        raise ConfigError(
+            f"adapter.checkpoint={folder} holds LoRA weights and names no base model. Write the folder or the name of "
+            f"the one they were trained on as base_model_name_or_path into {config}."
+        )
+    made = read_json(about) if about.is_file() else {}
+    below = made.get("on_top_of", []) if isinstance(made, dict) else []
+    folders = [Path(os.path.normpath(folder / str(each))) for each in below]
+    for each in folders:
+        if not each.is_dir():
+            raise ConfigError(
+                f"adapter.checkpoint={folder} holds LoRA weights that were trained on top of those in {each}, which "
+                "is not there. Copy it there, or correct on_top_of in " + str(about) + "."
+            )
+    return Use(use.use, {**use.options, "checkpoint": base}), [*folders, folder]
 
 
 def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:

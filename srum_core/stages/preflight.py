@@ -102,7 +102,7 @@ def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
         rounds = min(step.round or 1 for step in todo) - 1
         while rounds and not run.done("train", rounds):
             rounds -= 1
-        yield "adapter", run.model_kind, run.trained(rounds)[0] if rounds or s.start else s.adapter
+        yield "adapter", run.model_kind, run.trained(rounds)[0]
     if asks and s.answerer is not None:
         yield "answerer", "answerer", s.answerer
     if "ground" in stages:

@@ -207,7 +207,8 @@ def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str,
     directory.mkdir(parents=True)
     if isinstance(tuned.module, PeftModel):
         place = Path(base).expanduser()
-        tuned.module.active_peft_config.base_model_name_or_path = str(place.absolute()) if place.is_dir() else base
+        local = bool(base) and place.is_dir()
+        tuned.module.active_peft_config.base_model_name_or_path = str(place.absolute()) if local else base
         tuned.module.save_pretrained(str(directory), save_embedding_layers=False)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card is a form with nothing filled in
     else:

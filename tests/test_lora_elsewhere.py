@@ -1,0 +1,129 @@
+"""LoRA folders load by PEFT's own loader onto an untrained model, and as a checkpoint on the base that they name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from near import off
+from peft import PeftModel
+from torch import Tensor
+
+from srum_core import config, plugins
+from srum_core.cli.main import main
+from srum_core.config import Settings
+from srum_core.errors import ConfigError
+from srum_core.options import Use
+from srum_core.runs.run import Run
+from srum_core.stages.chunks import Step
+from srum_core.stages.preflight import problems
+from srum_core.training import lora
+
+GOLDENS = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def registry() -> plugins.Registry:
+    return plugins.discover()
+
+
+def settings_of(name: str, checkpoint: str | Path, registry: plugins.Registry) -> Settings:
+    return config.load_settings(name, [], None, [f'adapter.checkpoint="{checkpoint}"'], registry)
+
+
+def trained(model: Any, folder: Path, base: str, seed: int = 0, **about: Any) -> dict[str, Tensor]:
+    """Save LoRA weights that change the model; returns the denoiser's weights with them."""
+    tuned = lora.tune(model, "lora", config.Lora(rank=2), False)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in tuned.parameters.values():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=rng))
+    lora.save(model, tuned, folder, {"round": 1, **about}, base)
+    return weights(tuned.module.merge_and_unload())  # type: ignore[operator]
+
+
+def weights(denoiser: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone().float() for name, parameter in denoiser.named_parameters()}
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    assert found.keys() == expected.keys()
+    return all(off(found[name], expected[name]) <= 1e-5 for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint"),
+    [
+        ("bagel", str(GOLDENS / "bagel/checkpoint")),
+        ("blip3o", str(GOLDENS / "blip3o/checkpoint")),
+        ("toy:ToyModel", ""),
+    ],
+)
+def test_peft_loads_what_an_adapter_saved_and_so_does_its_checkpoint(
+    name: str, checkpoint: str, registry: plugins.Registry, tmp_path: Path
+) -> None:
+    if not checkpoint:
+        checkpoint = str(tmp_path / "base")
+        registry.create("adapter", name).save(tmp_path / "base", {})
+    make = lambda: registry.create("adapter", settings_of(name, checkpoint, registry).adapter)  # noqa: E731
+    plain = weights(make().denoiser)
+    expected = trained(make(), tmp_path / "lora", checkpoint)
+    assert not same(plain, expected)
+    config = json.loads((tmp_path / "lora/adapter_config.json").read_text("utf-8"))
+    assert config["base_model_name_or_path"] == checkpoint
+
+    loaded = PeftModel.from_pretrained(make().denoiser, str(tmp_path / "lora")).merge_and_unload()
+    assert same(weights(loaded), expected)
+
+    run = Run(tmp_path / "run", settings_of(name, tmp_path / "lora", registry), registry)
+    assert same(weights(run.model(0).denoiser), expected)
+    assert not problems(run, [Step("evaluate", None)])[1:]  # of the adapter; there is no benchmark
+
+
+def test_lora_weights_that_were_trained_on_others_take_them_along(registry: plugins.Registry, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    registry.create("adapter", "toy:ToyModel").save(base, {})
+    trained(registry.create("adapter", "toy:ToyModel"), tmp_path / "one", str(base))
+    first = Run(tmp_path / "a", settings_of("toy:ToyModel", tmp_path / "one", registry), registry)
+    expected = trained(first.model(0), tmp_path / "two", str(base), seed=1, on_top_of=["../one"])
+    run = Run(tmp_path / "b", settings_of("toy:ToyModel", tmp_path / "two", registry), registry)
+    use, folders = run.trained(0)
+    assert use.options["checkpoint"] == str(base)
+    assert folders == [tmp_path / "one", tmp_path / "two"]
+    assert same(weights(run.model(0).denoiser), expected)
+    shutil.rmtree(tmp_path / "one")
+    with pytest.raises(ConfigError, match=r"two holds LoRA weights that were trained on top of those in .*one, which"):
+        run.trained(0)
+
+
+def test_lora_weights_without_a_base_are_refused(
+    registry: plugins.Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(registry.create("adapter", "toy:ToyModel"), tmp_path / "lora", "")
+    arguments = ["--adapter", "toy:ToyModel", "--checkpoint", str(tmp_path / "lora"), "a cat"]
+    assert main(["generate", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "lora holds LoRA weights and names no base model" in capsys.readouterr().err
+
+
+def test_lora_weights_are_no_checkpoint_of_an_answerer(registry: plugins.Registry, tmp_path: Path) -> None:
+    trained(registry.create("adapter", "toy:ToyModel"), tmp_path / "lora", "x")
+    with pytest.raises(ConfigError, match="holds LoRA weights, not a whole model"):
+        registry.create("answerer", Use("toy:ToyModel", {"checkpoint": str(tmp_path / "lora")}))
+
+
+def test_the_command_line_generates_with_them(registry: plugins.Registry, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    registry.create("adapter", "toy:ToyModel").save(base, {})
+    trained(registry.create("adapter", "toy:ToyModel"), tmp_path / "lora", str(base))
+    images = []
+    for checkpoint in (base, tmp_path / "lora"):
+        out = tmp_path / f"out-{checkpoint.name}"
+        arguments = ["--adapter", "toy:ToyModel", "--checkpoint", str(checkpoint), "a cat", "--out", str(out)]
+        assert main(["generate", *arguments]) == 0
+        (image,) = out.rglob("*.png")
+        images.append(image.read_bytes())
+    assert images[0] != images[1]
