@@ -22,7 +22,7 @@ from srum_core.cli.main import train_main
 from srum_core.evaluation import tables
 from srum_core.evaluation.run import Evaluation
 from srum_core.records import Question
-from srum_judges.answerers import wire
+from srum_remote import wire
 
 
 @pytest.fixture(scope="module")

@@ -46,10 +46,9 @@ from srum_core.models.images import open_rgb
 from srum_core.models.templates import REASON_FIRST
 from srum_core.plugins import discover
 from srum_core.records import Question
-from srum_judges.answerers import answer_cache, wire
-from srum_judges.answerers import remote as remote_module
-from srum_judges.answerers.remote import Remote
-from srum_judges.options import RemoteOptions
+from srum_remote import cache, client, wire
+from srum_remote.answerer import RemoteAnswerer
+from srum_remote.options import AnswererOptions
 
 KEY = "sk-do-not/tell+1234"
 
@@ -77,9 +76,9 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def remote(server: Server, **options: Any) -> Remote:
+def remote(server: Server, **options: Any) -> RemoteAnswerer:
     settings = {"url": server.url, "model": "m", "retries": 2, "timeout": 5.0, **options}
-    return Remote(RemoteOptions(**settings))
+    return RemoteAnswerer(AnswererOptions(**settings))
 
 
 def questions(image: Path, count: int) -> list[Question]:
@@ -268,7 +267,7 @@ def test_a_full_disk_is_an_error(server: Server, image: Path, monkeypatch: pytes
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(answer_cache, "write_atomic", full)
+    monkeypatch.setattr(cache, "write_atomic", full)
     with pytest.raises(ConfigError, match=r"answers cannot be written \(No space left on device\)"):
         remote(server).answer(questions(image, 1))
 
@@ -281,7 +280,7 @@ def test_a_failure_keeps_what_has_arrived_and_the_next_run_asks_for_the_rest(
         time.sleep(0.1)  # whoever waits wakes up late; the queue must be closed by then
         return found
 
-    monkeypatch.setattr(remote_module, "wait", late)
+    monkeypatch.setattr(client, "wait", late)
 
     def third_fails(handler: Handler) -> None:
         if handler.asked() == "question 3":
@@ -591,7 +590,7 @@ def test_a_url_with_a_secret_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(ConfigError, match="OPENAI_BASE_URL") as caught:
-        Remote(RemoteOptions())
+        RemoteAnswerer(AnswererOptions())
     assert "secret" not in str(caught.value)
 
 
@@ -674,6 +673,6 @@ def test_without_the_extra_it_says_what_to_install() -> None:
 
 
 def test_describing_it_imports_neither_client_nor_pil() -> None:
-    code = "import sys, srum_judges.answerers.remote; print({'openai', 'httpx', 'PIL', 'torch'} & set(sys.modules))"
+    code = "import sys, srum_remote.answerer; print({'openai', 'httpx', 'PIL', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -19,9 +19,9 @@ from srum_core.runs.run import Run
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
-from srum_judges.answerers import remote as remote_module
-from srum_judges.answerers.remote import PROBE, Remote
-from srum_judges.options import RemoteOptions
+from srum_remote import client
+from srum_remote.answerer import PROBE, RemoteAnswerer
+from srum_remote.options import AnswererOptions
 
 SCORE = "Score: 0.5\nReason: so"
 
@@ -38,8 +38,10 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
 
 
-def remote(server: Server, **options: Any) -> Remote:
-    return Remote(RemoteOptions(**{"url": server.url, "model": "m", "concurrency": 1, "retries": 0, **options}))
+def remote(server: Server, **options: Any) -> RemoteAnswerer:
+    return RemoteAnswerer(
+        AnswererOptions(**{"url": server.url, "model": "m", "concurrency": 1, "retries": 0, **options})
+    )
 
 
 @pytest.fixture
@@ -107,11 +109,11 @@ def test_a_server_that_refuses_everything_ends_the_run_at_once(
 
 
 def test_too_many_refusals_end_the_run(server: Server, asked: list[Question], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "MOST_REFUSALS", 2)
+    monkeypatch.setattr(client, "MOST_REFUSALS", 2)
     server.act = refusing("question 1", "question 3", "question 4")
     with pytest.raises(AnswerError, match="refused 3 of 5 questions, too many"):
         remote(server).answer(asked)
-    monkeypatch.setattr(remote_module, "SHARE_OF_REFUSALS", 0.7)
+    monkeypatch.setattr(client, "SHARE_OF_REFUSALS", 0.7)
     assert remote(server).answer(asked).count("") == 3
 
 

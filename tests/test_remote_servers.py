@@ -16,10 +16,10 @@ from PIL import Image
 from srum_core.errors import AnswerError, ConfigError
 from srum_core.plugins import discover
 from srum_core.records import Question
-from srum_judges.answerers import servers as servers_module
-from srum_judges.answerers import wire
-from srum_judges.answerers.remote import Remote
-from srum_judges.options import RemoteOptions
+from srum_remote import servers as servers_module
+from srum_remote import wire
+from srum_remote.answerer import RemoteAnswerer
+from srum_remote.options import AnswererOptions
 
 REST = 600.0
 """Seconds; nobody who is left out comes back within a test."""
@@ -47,10 +47,10 @@ def asked(tmp_path: Path) -> list[Question]:
 ANSWERS = [f"answer to question {number}" for number in range(12)]
 
 
-def remote(servers: list[Server], **options: Any) -> Remote:
+def remote(servers: list[Server], **options: Any) -> RemoteAnswerer:
     url = ", ".join(each.url for each in servers)
-    return Remote(
-        RemoteOptions(**{"url": url, "model": "m", "cache": "off", "concurrency": 1, "retries": 2, **options})
+    return RemoteAnswerer(
+        AnswererOptions(**{"url": url, "model": "m", "cache": "off", "concurrency": 1, "retries": 2, **options})
     )
 
 

@@ -25,8 +25,8 @@ from srum_core.runs.run import Run
 from srum_core.stages.generate import generate
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
-from srum_judges.answerers.remote import Remote
-from srum_judges.options import RemoteOptions
+from srum_remote.answerer import RemoteAnswerer
+from srum_remote.options import AnswererOptions
 
 pytestmark = pytest.mark.slow
 
@@ -70,8 +70,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_servers(monkeypatch)
 
 
-def remote(url: str, cache: Path | str = "off") -> Remote:
-    return Remote(RemoteOptions(url=url, cache=str(cache), concurrency=3, timeout=60.0, retries=0))
+def remote(url: str, cache: Path | str = "off") -> RemoteAnswerer:
+    return RemoteAnswerer(AnswererOptions(url=url, cache=str(cache), concurrency=3, timeout=60.0, retries=0))
 
 
 @pytest.fixture
@@ -110,13 +110,13 @@ def test_real_questions_get_real_words(url: str, images: list[Path], tmp_path: P
 
 
 def test_what_a_real_server_refuses(url: str, images: list[Path]) -> None:
-    asker = Remote(RemoteOptions(url=url, model="org/another", cache="off", retries=0))
+    asker = RemoteAnswerer(AnswererOptions(url=url, model="org/another", cache="off", retries=0))
     with pytest.raises(AnswerError, match=r"returned 400 .*Server is pinned to .*org/another"):
         asker.answer([Question(images[0], "x")])
-    asker = Remote(RemoteOptions(url=url, cache="off", retries=0, extra={"no_such_field": 1}))
+    asker = RemoteAnswerer(AnswererOptions(url=url, cache="off", retries=0, extra={"no_such_field": 1}))
     with pytest.raises(AnswerError, match=r"returned 422 .*Unexpected fields.*no_such_field"):
         asker.answer([Question(images[0], "x")])
-    asker = Remote(RemoteOptions(url=url.removesuffix("/v1"), model="m", cache="off", retries=0))
+    asker = RemoteAnswerer(AnswererOptions(url=url.removesuffix("/v1"), model="m", cache="off", retries=0))
     with pytest.raises(AnswerError, match=r'returned 404 .*usually ends in "/v1"'):
         asker.answer([Question(images[0], "x")])
 

@@ -12,7 +12,6 @@ from srum_judges.options import (
     LayoutOptions,
     NativeOptions,
     RegionsOptions,
-    RemoteOptions,
     SampleOptions,
     ScriptedOptions,
     SelfPlayOptions,
@@ -48,7 +47,6 @@ def srum_grounders() -> Iterable[Component]:
 @hookimpl
 def srum_answerers() -> Iterable[Component]:
     offered = [
-        ("remote", "answerers.remote:Remote", RemoteOptions, "a server with OpenAI's chat protocol"),
         ("scripted", "answerers.scripted:Scripted", ScriptedOptions, "fixed replies for smoke tests only"),
     ]
     return [_component(*each) for each in offered]

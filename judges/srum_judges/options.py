@@ -2,87 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from attrs import field, frozen, validators
 
-from srum_core.errors import ConfigError
-from srum_core.options import SPEED
-
 _positive = validators.gt(0)
 _unit: Any = [validators.ge(0), validators.le(1)]
-_a_day: Any = [validators.gt(0), validators.le(86_400)]
-
-
-def read_urls(setting: str) -> list[str]:
-    """URLs, out of one or several with commas in between; they may be shown. Raises ConfigError."""
-    urls = [each.strip() for each in setting.split(",")]
-    for url in urls:
-        _check_url(url)
-    if twice := next((each for each in urls if urls.count(each) > 1), None):
-        raise ConfigError(
-            f"answerer.url names {twice} twice. Name every server once; answerer.concurrency is for each of them."
-        )
-    return urls
-
-
-def _check_url(url: str) -> None:
-    """Raise ConfigError, without showing the URL, for an invalid URL or one that holds a secret."""
-    if not url:
-        raise ConfigError(
-            "The answerer remote does not know whom to ask: set answerer.url, such as "
-            '"http://localhost:8000/v1", or the environment variable OPENAI_BASE_URL.'
-        )
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole or not url.isprintable():
-        raise ConfigError(
-            "The answerer remote cannot use its URL (answerer.url, or the environment variable OPENAI_BASE_URL): it "
-            'should have the form "http://localhost:8000/v1".'
-        )
-    if any(each in url for each in "@?#"):  # also where the password itself holds a slash
-        raise ConfigError(
-            "The URL of a server (answerer.url, or the environment variable OPENAI_BASE_URL) must not "
-            "hold a user, a password or a query: it is written into run.toml and the report. Put the "
-            "key into the environment variable that answerer.key_env names (OPENAI_API_KEY)."
-        )
-
-
-def _usable_url(_: Any, attribute: Any, value: str) -> None:
-    """Checks before anything is asked, and above all before anything is written."""
-    try:
-        if value:
-            read_urls(value)
-    except ConfigError as error:
-        raise ValueError(f"'{attribute.name}' cannot be used: {error}") from error
-
-
-_SECRET = re.compile(r".*(api_?key|authorization|password|secret|bearer|headers).*|(auth_?|access_?)?token", re.I)
-
-
-def _no_secret(_: Any, attribute: Any, value: Any) -> None:
-    """At any depth: these fields are sent with every request, and written to disk too."""
-    for key, inside in value.items() if isinstance(value, dict) else ((None, each) for each in value):
-        if isinstance(key, str) and _SECRET.fullmatch(key.replace("-", "_")):
-            raise ValueError(
-                f"'{attribute.name}' must not hold {key}: settings are written to disk. Put the key into the "
-                "environment variable that key_env names; no other header is sent."
-            )
-        if isinstance(inside, dict | list):
-            _no_secret(_, attribute, inside)
-
-
-def _name_of_variable(_: Any, attribute: Any, value: str) -> None:
-    if not re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII):
-        raise ValueError(
-            f"'{attribute.name}' should be the name of an environment variable, such as OPENAI_API_KEY. "
-            "If it is the key itself: settings are written to disk, so put it into that variable."
-        )
 
 
 BoxUnit = Literal["model", "pixels", "fraction", "thousand"]
@@ -271,32 +196,3 @@ class ScriptedOptions:
 
     text: str = ""
     """The reply to every question; empty = a well-formed reply with numbers from a hash of the image file."""
-
-
-@frozen
-class RemoteOptions:
-    """Answerer `remote`: a server with OpenAI's chat protocol (vLLM, SGLang, `transformers serve`, …)."""
-
-    model: str = ""
-    """The served model's name; empty = the only one that the server lists."""
-    url: str = field(default="", validator=_usable_url, metadata=SPEED)
-    """Base URL up to and with /v1, without user, password and query; several servers of the same
-    model, with commas in between, are asked in turn. Empty = the environment variable OPENAI_BASE_URL."""
-    key_env: str = field(default="OPENAI_API_KEY", validator=_name_of_variable, metadata=SPEED)
-    """Name of the environment variable with the key. The key itself is never a setting: those are written to disk."""
-    concurrency: int = field(default=8, validator=_positive, metadata=SPEED)
-    """Requests under way at once, per server and process."""
-    timeout: float = field(default=300.0, validator=_a_day, metadata=SPEED)
-    """Seconds for one request, from connecting to the last byte; at most a day."""
-    retries: int = field(default=5, validator=validators.ge(0), metadata=SPEED)
-    """How often a request is sent again after a lost connection, a timeout, 408, 429 or 5xx: with growing pauses, or to
-    the next server."""
-    max_reply: int = field(default=4_000_000, validator=_positive, metadata=SPEED)
-    """Largest reply that is read, in bytes."""
-    cache: str = field(default="", metadata=SPEED)
-    """Folder of answers by the hash of the request, so that no request is repeated, also after an interruption;
-    empty = srum/answers in the user's cache folder, "off" = none."""
-    converses: bool = True
-    """Send earlier turns about an image as messages of a conversation; off = written into one message."""
-    extra: dict[str, Any] = field(factory=dict, hash=False, validator=_no_secret)
-    """More fields for the body of every request, such as {top_p = 0.9}."""

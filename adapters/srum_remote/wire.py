@@ -123,8 +123,9 @@ class Stop:
 class Wire:
     """An OpenAI client whose every request is bounded."""
 
-    def __init__(self, url: str, key: str, timeout: float, max_reply: int) -> None:
-        self._timeout, self._max_reply = timeout, max_reply
+    def __init__(self, url: str, key: str, timeout: float, max_reply: int, setting: Callable[[str], str]) -> None:
+        """`setting` names an option as messages do."""
+        self._timeout, self._max_reply, self._setting = timeout, max_reply, setting
         self._here = threading.local()
         client: Any = httpx.Client(
             timeout=timeout,
@@ -169,7 +170,7 @@ class Wire:
     def _late(self) -> RequestFailed:
         return RequestFailed(
             f"gave no complete reply within {self._timeout:g} seconds",
-            "Raise answerer.timeout, or lower answerer.concurrency.",
+            f"Raise {self._setting('timeout')}, or lower {self._setting('concurrency')}.",
         )
 
     def _refused(self, response: Any) -> RequestFailed:
@@ -179,9 +180,18 @@ class Wire:
             to = shown(response.headers.get("location", ""))
             return RequestFailed(f"returned {status}, a redirect ({to})", "Redirects are not followed.", final=True)
         again = status in (408, 409, 429) or status >= 500
-        advice = _ADVICE.get(status, "See its log." if again else "It does not accept what it is asked.")
+        advice = self._advice(status) or ("See its log." if again else "It does not accept what it is asked.")
         wish, body = _wish(response.headers.get("retry-after", "")), response.content.decode(errors="replace")
         return RequestFailed(why, advice, final=not again, wish=wish, status=status, body=body)
+
+    def _advice(self, status: int) -> str:
+        """What to do about a status of which more is known than its class; "" = nothing is."""
+        setting = self._setting
+        if status in (401, 403):
+            return f"Put a key that it accepts into the environment variable that {setting('key_env')} names."
+        if status == 404:
+            return f'Check {setting("url")} (it usually ends in "/v1") and {setting("model")}.'
+        return f"Lower {setting('concurrency')}, or raise {setting('retries')}." if status == 429 else ""
 
     # ---- what httpx calls in the thread of the request --------------------------------------------------------------
 
@@ -200,12 +210,12 @@ class Wire:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise RequestFailed("sent a compressed reply", "None was asked for; see what answers there.", final=True)
         assert isinstance(response.stream, httpx.SyncByteStream)
-        response.stream = _Bounded(response.stream, self._max_reply)
+        response.stream = _Bounded(response.stream, self._max_reply, self._setting("max_reply"))
 
 
 class _Bounded(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, most: int) -> None:
-        self._stream, self._most = stream, most
+    def __init__(self, stream: httpx.SyncByteStream, most: int, setting: str) -> None:
+        self._stream, self._most, self._setting = stream, most, setting
 
     def __iter__(self) -> Iterator[bytes]:
         total = 0
@@ -214,21 +224,13 @@ class _Bounded(httpx.SyncByteStream):
             if total > self._most:
                 raise RequestFailed(
                     f"sent more than {self._most} bytes for one reply",
-                    "Raise answerer.max_reply, or see what answers there.",
+                    f"Raise {self._setting}, or see what answers there.",
                     final=True,
                 )
             yield chunk
 
     def close(self) -> None:
         self._stream.close()
-
-
-_ADVICE = {
-    401: "Put a key that it accepts into the environment variable that answerer.key_env names.",
-    403: "Put a key that it accepts into the environment variable that answerer.key_env names.",
-    404: 'Check answerer.url (it usually ends in "/v1") and answerer.model.',
-    429: "Lower answerer.concurrency, or raise answerer.retries.",
-}
 
 
 def shown(text: object) -> str:

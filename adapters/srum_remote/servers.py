@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import openai
 from attrs import define, field
 
-from srum_judges.answerers.wire import RequestFailed, Stop, Wire, own_pause, wished
+from srum_remote.wire import RequestFailed, Stop, Wire, own_pause, wished
 
 T = TypeVar("T")
 FIRST_REST, LONGEST_REST = 5.0, 300.0

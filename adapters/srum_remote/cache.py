@@ -22,8 +22,8 @@ def key_of(asked: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def cache_folder(setting: str) -> Path | None:
-    """The folder of the option `cache`: the given one, the user's cache, or None ("off")."""
+def cache_folder(setting: str, name: str) -> Path | None:
+    """What the option `cache` means: a folder, the user's own (srum/NAME), or none at all ("off")."""
     if setting == "off":
         return None
     if setting:
@@ -31,7 +31,7 @@ def cache_folder(setting: str) -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # noqa: PTH117 - the XDG specification: a relative path counts as none
         base = os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(base) / "srum" / "answers"
+    return Path(base) / "srum" / name
 
 
 @frozen
@@ -39,6 +39,8 @@ class AnswerCache:
     """One JSON file per answer, in folders by the first two digits of its key. `folder` None remembers nothing."""
 
     folder: Path | None
+    setting: str
+    """What names the folder, for messages."""
     _writing: threading.Lock = field(factory=threading.Lock, init=False, repr=False, eq=False)
 
     def get(self, key: str) -> Answer | None:
@@ -79,7 +81,7 @@ class AnswerCache:
     def _unusable(self, what: str, error: OSError) -> ConfigError:
         return ConfigError(
             f"The folder of answers {self.folder} cannot be {what} ({error.strerror or error}). Name another one with "
-            'answerer.cache, or set it to "off".'
+            f'{self.setting}, or set it to "off".'
         )
 
 

@@ -1,0 +1,350 @@
+"""What the answerer and the image generator share: asking servers for many things at once.
+
+A failure is an error that says what happened, never an answer. Every reply is kept the moment it arrives, so the same
+command, started again, asks only what is missing. docs/judging-with-a-server.md has the user's side.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import define, field, frozen
+
+from srum_core.errors import AnswerError, ConfigError, clean, extra, hide
+from srum_core.records import Answer
+from srum_remote.cache import AnswerCache, cache_folder
+from srum_remote.options import ServerOptions, option, read_urls
+
+if TYPE_CHECKING:
+    import openai
+
+    from srum_remote.wire import RequestFailed, Stop
+
+REFUSALS = (400, 413, 422, 451)
+"""What servers say where they refuse a single request: a content filter, an image or text that is too large, …"""
+MOST_REFUSALS, SHARE_OF_REFUSALS = 20, 0.1
+"""More refusals than both (a number, and a share of all requests) end the run: that is no longer a few odd items."""
+UNSUPPORTED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|deprecated", re.I)
+log = logging.getLogger("srum")
+
+
+@frozen
+class Ask:
+    """Something to ask for, ready to be sent."""
+
+    task: str
+    """What the server is to do: the predicate of a sentence."""
+    about: str
+    """What a refusal concerns, as it may be shown."""
+    content: Any
+    """The messages of a conversation, or a prompt."""
+    fields: Mapping[str, Any]
+    """Fields of the body besides model, content and `extra`."""
+    asked: Mapping[str, Any]
+    """All that the reply depends on; images as a hash."""
+    key: str
+
+
+@frozen
+class Served:
+    """A model as a server lists it."""
+
+    name: str
+    root: str = ""
+    """Where it was loaded from, as far as the server says."""
+
+
+@define
+class _Tally:
+    """What the replies so far have shown."""
+
+    lock: threading.RLock = field(factory=threading.RLock)
+    answered: int = 0
+    refused: int = 0
+    works: bool = False
+    """The server has answered something."""
+    models: list[str] = field(factory=list)
+    """As replies name them, in order of appearance."""
+    fields: dict[str, str | None] = field(factory=dict)
+    """Fields of a request that the server takes under another name, or not at all (None)."""
+
+
+class Client:
+    """Asks one server or several, `concurrency` requests at a time each. Raises ConfigError for settings that cannot
+    work. A subclass says what is sent, how replies are read, and how all that is called."""
+
+    noun: ClassVar[str]
+    """What replies are, singular: "answer"."""
+    refused_kind: ClassVar[str]
+    """What is refused, plural, with what becomes of it: "questions are recorded as unreadable"."""
+    probe_kind: ClassVar[str]
+    """What `_harmless` makes: "a short question about a white image", with its article."""
+    changes: ClassVar[Sequence[tuple[str, str | None]]]
+    """Fields that a request can do without, each with another name that some servers know it by."""
+    options: ServerOptions
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        urls = read_urls(options.url or os.environ.get("OPENAI_BASE_URL", ""), options.kind)
+        try:
+            from srum_remote.servers import Server, Servers
+            from srum_remote.wire import Wire
+        except ImportError as error:
+            raise ConfigError(
+                f"The {options.kind} remote needs packages that are not installed ({error}): {extra('remote')}."
+            ) from error
+        name = partial(option, options.kind)
+        key = _read_key(options.key_env, name("key_env"))
+        servers = [Server(Wire(url, key, options.timeout, options.max_reply, name), url) for url in urls]
+        self._servers = Servers(servers, options.concurrency, options.retries)
+        self._cache = AnswerCache(cache_folder(options.cache, f"{self.noun}s"), name("cache"))
+        self._model = options.model
+        self._tally = _Tally()
+
+    # ---- what a subclass says ---------------------------------------------------------------------------------------
+
+    def _create(self, ask: Ask, body: Mapping[str, Any], client: openai.OpenAI) -> Any:
+        """Send a request with these fields."""
+        raise NotImplementedError
+
+    def _read(self, reply: Any) -> Answer:
+        """What a reply says. Raises ValueError for JSON of another shape."""
+        raise NotImplementedError
+
+    def _harmless(self, ask: Ask) -> Ask:
+        """Something of the same kind that nobody refuses."""
+        raise NotImplementedError
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+
+    def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        """One reply each, in order; what has the same key is sent once. One that the server refuses has no words, and
+        its reason, as long as those are few. Raises AnswerError, ConfigError."""
+        found = {ask.key: answer for ask in asks if (answer := self._cache.get(ask.key)) is not None}
+        with self._tally.lock:
+            self._tally.answered += len(found)
+        missing = {ask.key: ask for ask in asks if ask.key not in found}
+        if missing:
+            self._ask_all(list(missing.values()), found, sum(ask.key in found for ask in asks), len(asks))
+        answers = [found[ask.key] for ask in asks]
+        self._note_models(answers)
+        return answers
+
+    def _note_models(self, answers: Sequence[Answer]) -> None:
+        """Warn if another model answers than before; a server can change it behind its name."""
+        with self._tally.lock:
+            known = self._tally.models
+            fresh = [each for each in dict.fromkeys(each.model for each in answers) if each and each not in known]
+            if fresh and (known or len(fresh) > 1):
+                log.warning(
+                    "The model that answers has changed: asked for %s, replies name %s. Scores of different models "
+                    "cannot be compared; every %s is recorded with its own.",
+                    clean(self._model),
+                    ", then ".join([*known, *fresh]),
+                    self.noun,
+                )
+            known += fresh
+
+    def _ask_all(self, asks: Sequence[Ask], found: dict[str, Answer], kept: int, total: int) -> None:
+        """Put the replies into `found`. The first failure, or Ctrl-C, ends the rest at once."""
+        from srum_remote.wire import RequestFailed, Stop, Stopped
+
+        stop = Stop()
+        most = self.options.concurrency * len(self._servers.servers)
+        pool = ThreadPoolExecutor(min(most, len(asks)), thread_name_prefix="srum-remote")
+        try:
+            futures = {pool.submit(self._ask_one, ask, stop): ask for ask in asks}
+            left = set(futures)
+            while left and not stop.over:  # with a time limit: a Ctrl-C just before would not be noticed
+                _, left = wait(left, timeout=0.5, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+        done = [each for each in futures if not each.cancelled()]
+        found.update((futures[each].key, each.result()) for each in done if not each.exception())
+        failed = [each for each in done if each.exception() and not isinstance(each.exception(), Stopped)]
+        if not failed:
+            return
+        error = failed[0].exception()
+        if not isinstance(error, RequestFailed):
+            assert error is not None
+            raise error
+        kept += sum(not each.exception() and not each.result().refused for each in done)
+        raise AnswerError(
+            f"The server at {error.where} {error.why}. It was to {futures[failed[0]].task} with the model "
+            f"{clean(self._model)}.{self._tries(error)} {error.advice} {self._kept(kept, total)}"
+        ) from error
+
+    def _kept(self, kept: int, total: int) -> str:
+        if self._cache.folder is None:
+            return f'No {self.noun} of this batch is kept ({option(self.options.kind, "cache")} is "off").'
+        return (
+            f"{kept} of the {total} {self.noun}s of this batch are kept in {self._cache.folder}; the same command asks "
+            "only for the others."
+        )
+
+    def _ask_one(self, ask: Ask, stop: Stop) -> Answer:
+        from srum_remote.wire import RequestFailed
+
+        try:
+            try:
+                answer = self._send(ask, stop)
+            except RequestFailed as trouble:
+                if trouble.status not in REFUSALS:
+                    raise
+                return self._refused(trouble, ask, stop)
+            with self._tally.lock:
+                self._tally.answered += 1
+                self._tally.works = True
+            self._cache.put(ask.key, ask.asked, answer)
+            return answer
+        except BaseException:
+            stop.set()  # here, so that no thread takes up another request before anybody looks
+            raise
+
+    def _refused(self, trouble: RequestFailed, ask: Ask, stop: Stop) -> Answer:
+        """What stands for the reply to a request that the server refuses. Raises RequestFailed where it refuses all, or too
+        many."""
+        with self._tally.lock:
+            if not self._tally.works:
+                self._probe(ask, stop)
+                self._tally.works = True
+            self._tally.refused += 1
+            refused, total = self._tally.refused, self._tally.refused + self._tally.answered
+        if refused > MOST_REFUSALS and refused > SHARE_OF_REFUSALS * total:
+            plural = self.refused_kind.partition(" ")[0]
+            trouble.advice = f"It has refused {refused} of {total} {plural}, too many to continue without them."
+            raise trouble
+        reason = f"The server at {trouble.where} {trouble.why}."
+        if refused == 1:
+            log.warning("%s It was asked about %s; such %s.", reason, ask.about, self.refused_kind)
+        return Answer(refused=reason)
+
+    def _probe(self, ask: Ask, stop: Stop) -> None:
+        """Ask for something harmless, in the same way. Raises RequestFailed where that is refused too."""
+        from srum_remote.wire import RequestFailed
+
+        try:
+            self._send(self._harmless(ask), stop)
+        except RequestFailed as again:
+            if again.status in REFUSALS:
+                again.advice = f"It refuses even {self.probe_kind}"
+            raise
+
+    def _send(self, ask: Ask, stop: Stop) -> Answer:
+        """Raises RequestFailed. A field that the server rejects is renamed or left out, from then on too."""
+        from srum_remote.wire import RequestFailed
+
+        changed = dict(self._tally.fields)
+        while True:
+            body: dict[str, Any] = {
+                new: value for name, value in ask.fields.items() if (new := changed.get(name, name))
+            }
+            try:
+                answer = self._servers.ask(partial(self._create, ask, body), self._read, stop)
+            except RequestFailed as trouble:
+                change = self._complaint(trouble, body)
+                if change is None:
+                    raise
+                changed |= change
+            else:
+                self._note_fields(changed)
+                return answer
+
+    def _complaint(self, trouble: RequestFailed, body: Mapping[str, Any]) -> dict[str, str | None] | None:
+        """What to change in later requests, where a server complains of one of the fields in the body; None = nothing.
+
+        OpenAI's models that reason take max_completion_tokens in place of max_tokens, and no temperature; others do not
+        know seed. A value that is too large is no such complaint."""
+        if trouble.status not in (400, 422) or not UNSUPPORTED.search(trouble.body):
+            return None
+        for name, new in self.changes:
+            if name in body and re.search(rf"\b{name}\b", trouble.body):
+                return {name: new}
+        return None
+
+    def _note_fields(self, changed: dict[str, str | None]) -> None:
+        with self._tally.lock:
+            fresh = {old: new for old, new in changed.items() if self._tally.fields.get(old, old) != new}
+            self._tally.fields |= fresh
+        for old, new in fresh.items():
+            if new is None:
+                log.warning(
+                    "The model %s does not take the field %s: it is left out, so the server's own setting counts.",
+                    clean(self._model),
+                    old,
+                )
+
+    # ---- which model ------------------------------------------------------------------------------------------------
+
+    def _only_model(self) -> str:
+        """The one model that the servers list. Raises ConfigError if there is not exactly one."""
+        from srum_remote.wire import shown
+
+        setting = partial(option, self.options.kind)
+        lists = self._served()
+        for where, models in lists.items():
+            if len(models) != 1:
+                listed = ", ".join(shown(each.name) for each in models[:20]) or "none"
+                raise ConfigError(
+                    f"The server at {where} does not serve exactly one model, so {setting('model')} must say which one "
+                    f"to ask. It lists: {listed}."
+                )
+        served = {where: models[0].name for where, models in lists.items()}
+        if len(set(served.values())) > 1:
+            listed = ", ".join(f"{shown(name)} at {where}" for where, name in served.items())
+            raise ConfigError(f"The servers of {setting('url')} must all serve one model, and serve: {listed}.")
+        return next(iter(served.values()))
+
+    def _served(self) -> dict[str, list[Served]]:
+        """The models that each server lists, by its URL as it may be shown. Raises AnswerError."""
+        from srum_remote.wire import RequestFailed, Stop
+
+        try:
+            return self._servers.survey(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
+        except RequestFailed as trouble:
+            raise AnswerError(
+                f"The server at {trouble.where} {trouble.why}. It was asked to list its models.{self._tries(trouble)} "
+                f"{trouble.advice} If it cannot list them, name the model with {option(self.options.kind, 'model')}."
+            ) from trouble
+
+    def _tries(self, trouble: RequestFailed) -> str:
+        if trouble.attempts < 2:
+            return ""
+        asked = f"The {len(self._servers.servers)} servers were" if self._servers.several else "It was"
+        return f" {asked} asked {trouble.attempts} times."
+
+
+def _read_key(variable: str, setting: str) -> str:
+    """The key, or a placeholder: servers of one's own need none. It is hidden in all that is shown from now on. Raises
+    ConfigError."""
+    key = os.environ.get(variable, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            f"The environment variable {variable} holds characters that no key has (only printable ASCII can be sent). "
+            f"Set it again, or name another one with {setting}."
+        )
+    hide(key)
+    return key or "none-needed"
+
+
+def sendable(text: str) -> str:
+    """The text without what cannot be sent, a lone surrogate."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _read_models(reply: Any) -> list[Served]:
+    try:
+        models = [(each["id"], each.get("root")) for each in reply["data"]]
+    except (TypeError, KeyError, AttributeError):
+        models = [(None, None)]
+    if not all(isinstance(name, str) and name and name.isprintable() for name, _ in models):
+        raise ValueError("JSON that is no list of models")
+    return [Served(name, root if isinstance(root, str) else "") for name, root in models]
