@@ -45,6 +45,12 @@ class ImageGenerator(Protocol):
         """One image per prompt; the same prompt and seed give the same image, whatever else is in the batch."""
         ...
 
+    # Optional, for one that samples on servers with the weights that a run trains (the setting `generator`):
+    # `load`: what they must load before a later round: "checkpoint" (the model so far, whole), "lora" (the folder that
+    # the round before trained) or "none".
+    # `follow(name, path, version) -> str`: from now on sample from the model that is served as `name`, which is `path`
+    # loaded; `version` changes with its training. Returns "", or what to do where it is not served yet.
+
 
 @runtime_checkable
 class UnifiedModel(ImageGenerator, Answerer, Protocol):

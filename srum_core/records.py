@@ -82,6 +82,10 @@ class Candidate:
     """Why there is no image to judge, "" = there is one: never asked about, scored or trained on, only counted."""
     sha256: str = ""
     """SHA-256 over the bytes of its `files`, one after the other; "" = not recorded, as in older runs."""
+    model: str = ""
+    """The model that generated it, as a server names it; "" = the run's own, or not known."""
+    note: str = ""
+    """What to know about how it was generated, such as that the server ignores seeds; "" = nothing."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -100,6 +104,10 @@ class Sample:
     in place of `encode`. None = images are encoded."""
     failure: str = ""
     """Why this is no image of the model, such as values that are not finite (`srum_core.models.weights.failure`)."""
+    model: str = ""
+    """The model that generated it, as a server names it."""
+    note: str = ""
+    """What to know about how it was generated."""
 
 
 def _whole_mask(_: Any, attribute: Any, counts: tuple[int, ...], size: tuple[int, int]) -> None:

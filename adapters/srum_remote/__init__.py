@@ -1,14 +1,20 @@
-"""Models behind OpenAI-compatible servers: an answerer, and the client that asks. Hooks only."""
+"""Models behind OpenAI-compatible servers: an answerer and an image generator, with one client. Hooks only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from srum_core import Component, hookimpl
-from srum_remote.options import AnswererOptions
+from srum_remote.options import AnswererOptions, GeneratorOptions
 
 
 @hookimpl
 def srum_answerers() -> Iterable[Component]:
     summary = "a server that has OpenAI's chat protocol"
     return [Component("remote", "srum_remote.answerer:RemoteAnswerer", AnswererOptions, summary=summary)]
+
+
+@hookimpl
+def srum_generators() -> Iterable[Component]:
+    summary = "a server that generates images by OpenAI's protocol"
+    return [Component("remote", "srum_remote.generator:RemoteGenerator", GeneratorOptions, summary=summary)]

@@ -210,7 +210,7 @@ class Client:
             raise
 
     def _refused(self, trouble: RequestFailed, ask: Ask, stop: Stop) -> Answer:
-        """What stands for the reply to a request that the server refuses. Raises RequestFailed where it refuses all, or too
+        """The unreadable reply for a request that the server refuses. Raises RequestFailed if it refuses all, or too
         many."""
         with self._tally.lock:
             if not self._tally.works:
@@ -289,7 +289,11 @@ class Client:
         from srum_remote.wire import shown
 
         setting = partial(option, self.options.kind)
-        lists = self._served()
+        try:
+            lists = self._served()
+        except AnswerError as error:
+            hint = f"If it cannot list them, name the model with {setting('model')}."
+            raise AnswerError(f"{error} {hint}") from error.__cause__
         for where, models in lists.items():
             if len(models) != 1:
                 listed = ", ".join(shown(each.name) for each in models[:20]) or "none"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from attrs import field, frozen, validators
@@ -124,6 +124,31 @@ class AnswererOptions(ServerOptions):
     kind: ClassVar[str] = "answerer"
     converses: bool = True
     """Send earlier turns about an image as messages of a conversation; off = written into one message."""
+
+
+@frozen(kw_only=True)
+class GeneratorOptions(ServerOptions):
+    """Image generator `remote`: a server that generates images (vLLM-Omni, SGLang-Diffusion, …)."""
+
+    kind: ClassVar[str] = "generator"
+    api: Literal["images", "chat"] = "images"
+    """What is called: /images/generations, or /chat/completions with the image in the message of its reply."""
+    size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(_at_least_0))
+    """(width, height) of the images, in pixels; 0 = the adapter's in training, otherwise the server's own."""
+    steps: int | None = field(default=None, validator=validators.optional(_positive))
+    """Steps of the sampler (num_inference_steps); not set = the server's own."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance (guidance_scale); not set = the server's own."""
+    negative_prompt: str = ""
+    """What guidance leads away from; empty = nothing is sent."""
+    timeout: float = field(default=600.0, validator=_a_day, metadata=SPEED)
+    """Seconds for one request, from connecting to the last byte; at most a day."""
+    max_reply: int = field(default=64_000_000, validator=_positive, metadata=SPEED)
+    """Largest reply that is read, in bytes."""
+    load: Literal["checkpoint", "lora", "none"] = "checkpoint"
+    """What the server must load before each later round of a training run: the model that was trained so far, whole
+    (checkpoint); the LoRA folder of the round before, on the base model (lora, for two rounds); or nothing, so that all
+    rounds sample from the model that is served (none)."""
 
 
 def option(kind: str, name: str) -> str:

@@ -371,7 +371,7 @@ def _structure(
     parts = dict(data)
     for name, kind in components.items():
         value = data[name]
-        optional = name in ("answerer", "verifier", "benchmark")
+        optional = name in ("generator", "answerer", "verifier", "benchmark")
         if name == "judges" and isinstance(value, list):
             parts[name] = [_component((name, str(i)), each, kind, registry, found) for i, each in enumerate(value)]
         elif optional and value in ("", {"use": ""}):
@@ -475,6 +475,7 @@ _ELSEWHERE = {
     "train.trackers": "tracker report_to log_with logger wandb tensorboard",
     "lora.rank": "r lora_r",
     "loss.constraint": "lambda lambda_ lambda_c lam constraint",
+    "generator": "generate_use generate_generator sampler",
     "generate.candidates": "num_images images_per_prompt num_images_per_prompt num_samples",
     "adapter.checkpoint": "checkpoint ckpt model model_path model_name_or_path pretrained_model_name_or_path",
     "adapter.size": "size resolution image_size",

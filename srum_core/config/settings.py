@@ -198,6 +198,8 @@ class Settings:
     start: str = ""
     """The folder of another run, whose trained model this one starts from (FOLDER = after its last finished round, or
     FOLDER:ROUND); "" = the adapter's own weights."""
+    generator: Use | None = None
+    """Who generates the candidates; "" = the model itself. It is not trained and not evaluated."""
     answerer: Use | None = None
     """The answerer of the judges' questions; "" = the model itself."""
     grounder: Use = field(factory=lambda: Use("grid"))
@@ -239,6 +241,7 @@ class Settings:
 
 COMPONENTS = {
     "adapter": "adapter",
+    "generator": "generator",
     "answerer": "answerer",
     "grounder": "grounder",
     "verifier": "judge",

@@ -108,8 +108,9 @@ class Planner:
         return found
 
     def generate(self, settings: Settings) -> Need | None:
+        """None if somebody else generates."""
         model, batch = self.outline(settings), settings.generate.batch
-        if model.generate is None:
+        if model.generate is None or settings.generator is not None:
             return None
         peak = self._peak(lambda _: model.generate(batch))  # type: ignore[misc]
         return Need("generate", f"{batch} images", self._held(model, "generate"), peak)

@@ -36,10 +36,12 @@ def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError if there is nothing to write, or something where it should go."""
     source = Run.open(parsed.run, plugins.discover())
     if parsed.format == "checkpoint":
+        from srum_core.models import trained  # torch
+
         which = str(source.folder) + ("" if parsed.round is None else f":{parsed.round}")
         source, rounds = started_from(which, source.registry)
         with fresh(parsed.to) as folder:
-            _checkpoint(source, rounds, folder)
+            trained.export(source.model(rounds), folder)
         print(f"The model after round {rounds} of {shown(source.folder)}.\nWritten to {shown(parsed.to)}")
         return 0
     round = judged_round(source, parsed.round)
@@ -54,16 +56,6 @@ def run(parsed: argparse.Namespace) -> int:
         say(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
-
-
-def _checkpoint(run: Run, rounds: int, folder: Path) -> None:
-    """By the adapter's `export`; without one, `save` writes whole models."""
-    model = run.model(rounds)
-    export = getattr(model, "export", None)
-    if export is None:
-        model.save(folder, {name: parameter.detach() for name, parameter in model.denoiser.named_parameters()})
-    else:
-        export(folder)
 
 
 def _srum(run: Run, round: int, folder: Path) -> list[str]:

@@ -25,6 +25,15 @@ def kind(checkpoint: Path) -> str:
     raise CheckpointError(f"{checkpoint} holds no {ABOUT} and no adapter_config.json: it is no result of training.")
 
 
+def export(model: UnifiedModel, folder: Path) -> None:
+    """Write the model whole, in the layout of its own project: by its `export`; without one what it saves is whole."""
+    whole = getattr(model, "export", None)
+    if whole is None:
+        model.save(folder, {name: parameter.detach() for name, parameter in model.denoiser.named_parameters()})
+    else:
+        whole(folder)
+
+
 def apply(model: UnifiedModel, checkpoint: Path) -> None:
     """Add a PEFT folder's weights to those of `model.denoiser`, in place and in the type that these have.
 

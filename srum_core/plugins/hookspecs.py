@@ -154,3 +154,8 @@ class Hooks:
     @hookspec
     def srum_stage_finished(self, run: RunView, stage: str, round: int | None) -> None:
         """A stage is done; `round` counts from 1, and is None for the evaluation of the untrained model."""
+
+    @hookspec
+    def srum_checkpoint_ready(self, run: RunView, round: int, path: Path, name: str) -> str | None:
+        """The servers of the setting `generator` must load `path`, what `round` trained, and serve it as `name` before
+        the next round: return when they do; or the name, where it is another one. A plugin that fails ends the run."""

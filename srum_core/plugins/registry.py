@@ -51,6 +51,16 @@ class Registry:
         again: a run continues without it."""
         return self._call_all(event, f"{{}} failed at {event} and is not called again", arguments)
 
+    def checkpoint_ready(self, **arguments: Any) -> list[str]:
+        """Let every plugin that reloads servers do so. Returns the name under which each says that the model is served
+        now; [] = there is no such plugin. Raises PluginError for one that fails."""
+        names = []
+        for each in self._manager.hook.srum_checkpoint_ready.get_hookimpls():
+            given = [arguments[name] for name in each.argnames]
+            what = f"{self._plugins[each.plugin]} failed at srum_checkpoint_ready"
+            names.append(str(call(what, each.function, *given) or arguments["name"]))
+        return names
+
     def add_commands(self, subparsers: Any) -> list[str]:
         """Let every plugin add its commands to `srum`, ours first: none is replaced. Returns a sentence for each
         that fails."""

@@ -27,7 +27,7 @@ Data = dict[str, Any]
 ABLATION = "ablation.json"
 _SHOWN = (
     *("adapter.use", "adapter.checkpoint", "prompts", "rounds", "generate.candidates", "grounder.use", "verifier.use"),
-    *("judges", "answerer.use", "map.use", "loss.use", "loss.constraint", "train.method", "train.lr"),
+    *("generator.use", "judges", "answerer.use", "map.use", "loss.use", "loss.constraint", "train.method", "train.lr"),
     *("train.steps", "train.epochs", "lora.rank", "benchmark.use", "evaluate.split", "evaluate.images", "seed"),
 )
 """The settings that the overview names; all of them are in a section of their own."""

@@ -24,7 +24,7 @@ from srum_core.runs.prompts import check_prompts, load_prompts
 from srum_core.runs.store import Records, check_settings, read_list, refuse_older, write_atomic, write_list
 
 if TYPE_CHECKING:
-    from srum_core.protocols import Answerer, Benchmark, Judge, UnifiedModel
+    from srum_core.protocols import Answerer, Benchmark, ImageGenerator, Judge, UnifiedModel
 
 _BEFORE = {  # content of a round's folder before each stage
     "generate": set[str](),
@@ -52,6 +52,7 @@ class _Loaded:
     """Cached objects of a run, with the settings that made them."""
 
     model: tuple[int, Use, UnifiedModel] | None = None
+    generator: tuple[int, Use, ImageGenerator] | None = None
     answerer: tuple[Use, Answerer] | None = None
 
 
@@ -297,6 +298,24 @@ class Run:
         logs = [self.round_folder(k) / "metrics.jsonl" for k in range(1, rounds + 1)]
         return hashlib.sha256(b"".join(path.read_bytes() for path in logs if path.is_file())).hexdigest()
 
+    @property
+    def generated_by(self) -> Use | None:
+        """The setting `generator`, with the adapter's size where one is set and its own option `size` is not."""
+        use, size = self.settings.generator, self.settings.adapter.options.get("size")
+        if use is None or not size or use.options.get("size") != [0, 0]:
+            return use
+        return Use(use.use, {**use.options, "size": size})
+
+    def generator(self, rounds: int) -> ImageGenerator:
+        """Who generates candidates after so many rounds: `generator`, or else the model itself."""
+        use, kept = self.generated_by, self._loaded.generator
+        if use is None:
+            return self.model(rounds)
+        if kept is None or kept[:2] != (rounds, use):
+            kept = self._loaded.generator = None  # before the next one needs its memory
+            kept = self._loaded.generator = (rounds, use, self.registry.create("generator", use))
+        return kept[2]
+
     def answerer(self, rounds: int) -> Answerer:
         """The answerer after so many rounds: `answerer`, or else the model itself."""
         use, kept = self.settings.answerer, self._loaded.answerer
@@ -329,8 +348,9 @@ def remembered(settings: Settings, registry: plugins.Registry, stage: str) -> di
     made = {name: made_with(registry, name, getattr(s, name)) for name in ("grounder", "map", "loss", "benchmark")}
     answering = {"answerer": made_with(registry, "answerer", s.answerer)}
     sampling = {"seed": s.seed, "adapter": made_with(registry, "generator", s.adapter)}  # finds adapters too
+    elsewhere = {"generator": made_with(registry, "generator", s.generator)} if s.generator else {}
     by_stage: dict[str, dict[str, Any]] = {
-        "generate": {**sampling, "prompts": s.prompts, "generate": to_plain(s.generate)},
+        "generate": {**sampling, **elsewhere, "prompts": s.prompts, "generate": to_plain(s.generate)},
         "ground": {
             "grounder": made["grounder"],
             "verifier": made_with(registry, "judge", s.verifier),

@@ -1,4 +1,4 @@
-"""prompts -> candidates: generate images with the model of the round."""
+"""prompts -> candidates: the model of the round generates, or the setting `generator` in its place."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from srum_core.errors import clean, refuse
+from srum_core.errors import RecordError, clean, refuse
+from srum_core.files import redo_option
 from srum_core.models.images import with_digest
 from srum_core.protocols import ImageGenerator
 from srum_core.records import Candidate
 from srum_core.runs.run import Planned, Run
-from srum_core.runs.store import write_atomic
+from srum_core.runs.store import Records, write_atomic
 from srum_core.stages.chunks import Step, chunks
+from srum_core.stages.serving import require_served
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +33,22 @@ def generate(run: Run, round: int) -> None:
     plan = {item.id: item for item in run.planned(round)}
     records = run.candidates(round)
     batch, step = run.settings.generate.batch, Step("generate", round)
-    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: run.model(round - 1)):
+    models = {each.model for each in records} if run.settings.generator else set[str]()
+    for chunk in chunks(run, list(plan), batch, records, step, load=lambda: require_served(run, round)):
         items = [plan[identity] for identity in chunk]
-        records.extend(draw(run.model(round - 1), items, records.folder / "images", records))
+        made = draw(run.generator(round - 1), items, records.folder / "images", records)
+        models |= {each.model for each in made}
+        _refuse_another(models, records)
+        records.extend(made)
+
+
+def _refuse_another(models: set[str], records: Records[Candidate]) -> None:
+    """Raise RecordError where a round's images would come from several models."""
+    if len(names := sorted(models - {""})) > 1:
+        raise RecordError(
+            f"The images in {records.folder} would come from several models: {', '.join(names)}. A round has one: let "
+            f"the server load the one of the images that are there, or run once with {redo_option(records.folder)}."
+        )
 
 
 def draw(
@@ -63,6 +78,7 @@ def draw(
             image.save(data, format="PNG")
             write_atomic(path, data.getvalue())
         generated = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought, failure=reason)
+        generated = attrs.evolve(generated, model=sample.model, note=sample.note)
         kept = _keep(sample.latent, path) if latents and sample.latent is not None else None
         candidates.append(with_digest(attrs.evolve(generated, latent=kept)))
     return candidates

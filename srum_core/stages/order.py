@@ -14,6 +14,7 @@ from srum_core.files import STAGES, read_json
 from srum_core.runs.progress import NORMAL, VERBOSE, log_file, shown, tell
 from srum_core.runs.run import Run, started_from
 from srum_core.runs.store import check_settings, rank_and_world, write_atomic
+from srum_core.stages import serving
 from srum_core.stages.chunks import Made, Step, seed_everything
 
 _MODULES = {
@@ -81,6 +82,8 @@ def perform_all(run: Run, only: str | None = None, start: Callable[[Step], None]
         if only and step.round and needed(run, step):
             tell(f"{step}: waits for {needed(run, step)}")
             return
+        if step.stage == "generate" and step.round:
+            serving.prepare(run, step.round)
         tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}", NORMAL)
         if start is None:
             perform(run, step.stage, step.round)
@@ -114,6 +117,8 @@ def perform(run: Run, stage: str, round: int | None) -> None:
             tell(f"{Step(stage, round)} took {', '.join(took)}", VERBOSE)
         if stage == "train":
             run.release()  # the trained weights are on disk; the model in memory is wrapped for training
+            if rank_and_world()[0] == 0 and round and round < run.settings.round_count:
+                serving.write(run, round)
         if rank_and_world()[0] == 0:
             for sentence in run.registry.notify("srum_stage_finished", run=run, stage=stage, round=round):
                 tell(sentence)

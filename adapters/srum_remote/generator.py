@@ -1,0 +1,298 @@
+"""An image generator on another machine: any server that generates images by OpenAI's protocol (vLLM-Omni, …)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from srum_core.errors import AnswerError, ConfigError, clean
+from srum_core.models.images import flatten
+from srum_core.records import Answer, Sample
+from srum_remote.cache import key_of
+from srum_remote.client import Ask, Client, Served, sendable
+from srum_remote.options import GeneratorOptions, option, read_urls
+
+if TYPE_CHECKING:
+    import openai
+    from PIL.Image import Image
+
+PROBES = ("a red circle on a white background", "a forest by a lake under a blue sky")
+"""Two prompts whose images must differ."""
+SAME = 2.0
+"""Mean difference, of 255 levels, up to which images are the same where a server rounds differently each time."""
+FORMATS = ("PNG", "JPEG", "WEBP")
+UNREPEATABLE = "The server ignores seeds: the same prompt and seed give another image."
+ALIKE = "The server ignores seeds: all seeds give the same image for a prompt."
+_checked: dict[str, str] = {}
+"""What `check` found in this process, by what it depends on: a preflight and the stage after it ask once."""
+log = logging.getLogger("srum")
+
+
+class RemoteGenerator(Client):
+    """Generates by asking servers, one request for each image.
+
+    Before its first image, every server is asked for four small tests (`check`)."""
+
+    noun = "image"
+    refused_kind = "prompts are recorded as failures"
+    probe_kind = (
+        "a harmless prompt: not this prompt is wrong but something in every request, such as the generator's model, "
+        "size or extra."
+    )
+    changes = (("response_format", None), ("modalities", None), ("seed", None))
+    options: GeneratorOptions
+
+    def __init__(self, options: GeneratorOptions | None = None) -> None:
+        super().__init__(options or GeneratorOptions())
+        self._expected = self._version = self._reported = ""
+
+    @classmethod
+    def preflight(cls, options: GeneratorOptions) -> None:
+        """Raise SrumError for servers that are not there, or that cannot do what a run needs."""
+        cls(attrs.evolve(options, retries=min(1, options.retries))).check()
+
+    def identity(self) -> str:
+        """The model that is asked for. Raises AnswerError, ConfigError where the servers do not serve it."""
+        self._find_model()
+        return clean(self._model, 200)
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """One image per prompt; a prompt that the server refuses gives a failure, as long as those are few. Raises
+        AnswerError, ConfigError."""
+        if not prompts:
+            return []
+        note = self.check()
+        asks = [self._prepare(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [self._sample(answer, note) for answer in self.ask(asks)]
+
+    # ---- what it must be --------------------------------------------------------------------------------------------
+
+    @property
+    def load(self) -> str:
+        """What a server must load before a later round of a run: "checkpoint", "lora" or "none"."""
+        return self.options.load
+
+    def follow(self, name: str, path: Path, version: str) -> str:
+        """Sample from the model called `name` from now on, which is `path` loaded; images of another `version` in the
+        cache are others. Returns what to do where the servers do not serve it, "" where they do."""
+        self._expected, self._version = name, version
+        try:
+            self._find_model()
+        except (AnswerError, ConfigError) as error:
+            loaded = f"{path} --omni --served-model-name {name}"
+            if self.options.load == "lora":
+                base = self.options.model or "MODEL"
+                loaded = f"{base} --omni --enable-lora --lora-modules {name}={path}"
+            urls = [server.where for server in self._servers.servers]
+            commands = "".join(f"\n  vllm serve {loaded} --port {urlsplit(url).port or 80}" for url in urls)
+            return f"{error} Let it load {path} and serve it as {name}, for example with{commands}"
+        return ""
+
+    def check(self) -> str:
+        """What to note about every image: that seeds are ignored. The first time, every server is tested.
+
+        Raises ConfigError for a server that ignores prompts, AnswerError for one that gives no image or another size,
+        unless it is one of several that cannot be reached."""
+        self._find_model()
+        urls = read_urls(self.options.url or os.environ.get("OPENAI_BASE_URL", ""), self.options.kind)
+        key = key_of({"urls": urls, **self._prepare(PROBES[0], 1).asked})
+        if key in _checked:
+            return _checked[key]
+        notes, failed = [], list[AnswerError]()
+        for url in urls:
+            alone = attrs.evolve(
+                self.options, url=url, model=self._model, cache="off", retries=min(1, self.options.retries)
+            )
+            try:
+                notes.append(RemoteGenerator(alone)._test(url))
+            except AnswerError as unreachable:
+                if len(urls) == 1 or getattr(unreachable.__cause__, "final", True):
+                    raise
+                failed.append(unreachable)
+        if len(failed) == len(urls):
+            raise failed[0]
+        for error in failed:
+            log.warning("%s The other servers are asked instead.", error)
+        _checked[key] = next(filter(None, notes), "")
+        return _checked[key]
+
+    def _test(self, url: str) -> str:
+        """Two prompts with one seed, one prompt with one seed twice and with another seed."""
+        asks = [self._prepare(PROBES[0], 1)] * 2 + [self._prepare(PROBES[1], 1), self._prepare(PROBES[0], 2)]
+        answers = self.ask([attrs.evolve(ask, key=f"test {number}") for number, ask in enumerate(asks)])
+        if refused := next((each.refused for each in answers if each.refused), ""):
+            raise AnswerError(f"{refused} It was to generate a test image, such as of “{PROBES[0]}”.")
+        first, again, other, reseeded = (_decoded(answer) for answer in answers)
+        noise = _difference(first, again)
+        least = SAME if noise else 0.0
+        if noise <= SAME and _difference(first, other) <= least:
+            raise ConfigError(
+                f'The server at {url} ignores prompts: with one seed, "{PROBES[0]}" and "{PROBES[1]}" give the same '
+                "image. vLLM-Omni did so with BAGEL (its issues 1702 and 1791): use another version of it, or another "
+                "server."
+            )
+        if noise > SAME:
+            note = UNREPEATABLE
+        else:
+            note = ALIKE if _difference(first, reseeded) <= least else ""
+        if note:
+            log.warning("%s (%s) It is noted with every image.", note, url)
+        return note
+
+    def _find_model(self) -> None:
+        """Ask the servers what they serve, every time: one may have been started with another model meanwhile.
+
+        Raises ConfigError where they do not serve what they should."""
+        wanted = self._expected or self._model
+        if not wanted:
+            self._model = self._reported = self._only_model()
+            return
+        try:
+            lists = self._served()
+        except AnswerError:
+            if self._expected:
+                raise
+            self._model = wanted  # a server that cannot list its models
+            return
+        names = dict[str, str]()
+        for where, models in lists.items():
+            match = next((each for each in models if _is(each, wanted, bool(self._expected))), None)
+            if match is None:
+                listed = ", ".join(clean(each.name, 200) for each in models[:20]) or "nothing"
+                raise ConfigError(
+                    f"The server at {where} serves {listed}, and the model {clean(wanted)} is to generate the images."
+                )
+            names[where] = match.name
+        self._model = self._reported = next(iter(names.values()))
+
+    # ---- requests and replies ---------------------------------------------------------------------------------------
+
+    def _prepare(self, prompt: str, seed: int) -> Ask:
+        o, prompt = self.options, sendable(prompt)
+        width, height = o.size
+        sampling = {
+            "num_inference_steps": o.steps,
+            "guidance_scale": o.guidance,
+            "negative_prompt": o.negative_prompt or None,
+        }
+        fields: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+        fields["seed"] = seed
+        if o.api == "images":
+            fields |= {"n": 1, "response_format": "b64_json"}
+            fields |= {"size": f"{width}x{height}"} if width and height else {}
+        else:
+            fields |= {"modalities": ["image"]}
+            fields |= {"width": width, "height": height} if width and height else {}
+        asked = {"model": self._model, "version": self._version, "prompt": prompt, "extra": o.extra, **fields}
+        task = f'generate an image of "{clean(prompt, 100)}"'
+        return Ask(task, f'"{clean(prompt, 100)}"', prompt, fields, asked, key_of(asked))
+
+    def _create(self, ask: Ask, body: Mapping[str, Any], client: openai.OpenAI) -> Any:
+        more = {**body, **self.options.extra}
+        if self.options.api == "images":
+            return client.images.with_raw_response.generate(model=self._model, prompt=ask.content, extra_body=more)
+        return client.chat.completions.with_raw_response.create(
+            model=self._model, messages=[{"role": "user", "content": ask.content}], extra_body=more
+        )
+
+    def _harmless(self, ask: Ask) -> Ask:
+        return attrs.evolve(ask, content=PROBES[0])
+
+    def _read(self, reply: Any) -> Answer:
+        """An image in base64, decoded once to see whether it can be. Raises ValueError, and Trouble for another size
+        than was asked for."""
+        from srum_remote.wire import RequestFailed
+
+        data = _from_images(reply) if self.options.api == "images" else _from_chat(reply)
+        model = reply.get("model")
+        model = clean(model, 200) if isinstance(model, str) and model else self._reported
+        if self._expected and not _is(Served(model), self._expected, True):
+            raise RequestFailed(
+                f"answered with the model {model}, where {clean(self._expected)} was asked for",
+                "See what it has loaded.",
+                final=True,
+            )
+        answer = Answer(data, model)
+        size = _decoded(answer).size
+        if all(self.options.size) and size != self.options.size:
+            wanted, given = ("x".join(map(str, each)) for each in (self.options.size, size))
+            raise RequestFailed(
+                f"sent an image of {given} pixels where {wanted} were asked for",
+                f"Set {option(self.options.kind, 'size')} to a size that it generates.",
+                final=True,
+            )
+        return answer
+
+    def _sample(self, answer: Answer, note: str) -> Sample:
+        if answer.refused:
+            from PIL import Image as pil
+
+            width, height = self.options.size
+            blank = pil.new("RGB", (width or 64, height or 64))
+            return Sample(blank, failure=answer.refused, model=clean(self._model, 200))
+        return Sample(_decoded(answer), model=answer.model, note=note)
+
+
+def _is(model: Served, wanted: str, also_path: bool) -> bool:
+    """Whether this is the model; with `also_path` it may be called by the folder that it was loaded from."""
+    names = [model.name, model.root] if also_path else [model.name]
+    return wanted in names or (also_path and wanted in [PurePath(name).name for name in names])
+
+
+def _from_images(reply: Any) -> str:
+    """The image of a reply of /images/generations, in base64. Raises ValueError."""
+    try:
+        image = reply["data"][0]
+        data = image.get("b64_json")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise ValueError("JSON that is no generated image") from None
+    if isinstance(data, str) and data:
+        return data
+    if image.get("url"):
+        raise ValueError("the address of an image, although the image itself was asked for (b64_json)")
+    raise ValueError("a reply without an image")
+
+
+def _from_chat(reply: Any) -> str:
+    """The first image in the message of a chat completion, in base64. Raises ValueError."""
+    try:
+        content = reply["choices"][0]["message"]["content"]
+        parts = content if isinstance(content, list) else []
+        urls = [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise ValueError("JSON that is no chat completion") from None
+    if not urls:
+        raise ValueError("a chat completion without an image")
+    kind, marker, data = str(urls[0]).partition(";base64,")
+    if not marker or not kind.startswith("data:image/"):
+        raise ValueError("an image that is no data URL")
+    return data
+
+
+def _decoded(answer: Answer) -> Image:
+    """In RGB. Raises ValueError for what is no image."""
+    from PIL import Image as pil
+
+    try:
+        with pil.open(io.BytesIO(base64.b64decode(answer, validate=True)), formats=FORMATS) as image:
+            return flatten(image)
+    except Exception as error:  # decoders raise almost anything for an image that is cut off, huge or of another kind
+        raise ValueError(f"an image that cannot be decoded ({clean(error, 100)})") from error
+
+
+def _difference(one: Image, other: Image) -> float:
+    """Mean over pixels and channels, of 255 levels; images of different sizes differ most."""
+    from PIL import ImageChops, ImageStat
+
+    if one.size != other.size:
+        return 255.0
+    means = ImageStat.Stat(ImageChops.difference(one, other)).mean
+    return float(sum(means) / len(means))

@@ -1,0 +1,127 @@
+"""What servers must load before a round whose images they generate: written to the run's folder, then required."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from srum_core.errors import ConfigError, RecordError
+from srum_core.files import aside, delete, put_in_place, read_json, settle
+from srum_core.runs.progress import shown, tell
+from srum_core.runs.run import Run, started_from
+from srum_core.runs.store import write_atomic
+
+
+@frozen
+class Served:
+    """A model that servers must load."""
+
+    path: Path
+    name: str
+    """Under which it is to be served."""
+    version: str
+    """Changes with what was trained."""
+
+
+def write(run: Run, rounds: int) -> Served | None:
+    """What must be served after so many rounds, for the images of the next one; None = nothing that training made.
+
+    The model is written whole and merged, where it is not there yet, or the LoRA folder is named."""
+    load = _load(run, rounds + 1)
+    if load == "none":
+        return None
+    record = run.round_folder(rounds or None) / "served.json"
+    if record.exists():
+        known = read_json(record)
+        try:
+            return Served(Path(os.path.normpath(record.parent / known["path"])), known["name"], known["version"])
+        except (TypeError, KeyError) as error:
+            raise RecordError(f"{record} does not say what is served. Delete it: it is written again.") from error
+    source, last = (run, rounds) if rounds else started_from(run.settings.start, run.registry)
+    name = re.sub(r"[^\w.-]+", "-", f"{source.folder.name}-round-{last}-{source.fingerprint(last)[:8]}")
+    folder = _lora(run, rounds) if load == "lora" else _whole(run, rounds, record.parent / "served" / name)
+    found = Served(folder, name, name)
+    _keep(record, found)
+    return found
+
+
+def prepare(run: Run, round: int) -> None:
+    """Let the servers load what the round samples from: by a plugin with the hook `srum_checkpoint_ready`.
+
+    Raises RecordError with what to do where there is none, and where they serve another model afterwards."""
+    found = write(run, round - 1)
+    if found is None:
+        return
+    why = _follow(run, round, found)
+    if not why:
+        return
+    tell(f"generate (round {round}) samples from {shown(found.path)}, served as {found.name}.")
+    names = run.registry.checkpoint_ready(run=run, round=round - 1, path=found.path, name=found.name)
+    if names:
+        found = attrs.evolve(found, name=names[-1])
+        _keep(run.round_folder(round - 1 or None) / "served.json", found)
+        why = _follow(run, round, found)
+    if why:
+        ways = "" if names else " A plugin with the hook srum_checkpoint_ready can do that by itself."
+        raise RecordError(f"Round {round} samples from what was trained before. {why}\nThen run this again.{ways}")
+
+
+def require_served(run: Run, round: int) -> None:
+    """Load the generator of a round. Raises RecordError where its servers do not serve what the round samples from."""
+    run.generator(round - 1)
+    found = write(run, round - 1)
+    if found is not None and (why := _follow(run, round, found)):
+        raise RecordError(f"Round {round} samples from what was trained before. {why}\nThen run this again.")
+
+
+def _load(run: Run, round: int) -> str:
+    """What the servers of a round must load: "checkpoint", "lora" or "none"."""
+    use = run.at("generate", round).settings.generator
+    trained = round > 1 or run.settings.start
+    if use is None or not trained or not hasattr(run.registry.load("generator", use.use), "follow"):
+        return "none"
+    return str(run.at("generate", round).generator(round - 1).load)  # type: ignore[attr-defined]
+
+
+def _follow(run: Run, round: int, found: Served) -> str:
+    generator: Any = run.at("generate", round).generator(round - 1)
+    return str(generator.follow(found.name, found.path, found.version))
+
+
+def _keep(record: Path, found: Served) -> None:
+    made = {"path": os.path.relpath(found.path, record.parent), "name": found.name, "version": found.version}
+    write_atomic(record, json.dumps(made, indent=1) + "\n")
+
+
+def _lora(run: Run, rounds: int) -> Path:
+    """The one LoRA folder on top of the base model. Raises ConfigError where that is not the whole model."""
+    use, folders = run.trained(rounds)
+    if len(folders) != 1 or use != run.settings.adapter:
+        raise ConfigError(
+            f"generator.load=lora cannot be kept after round {rounds}: the model is not the base with the LoRA weights "
+            "of one round. Set generator.load=checkpoint."
+        )
+    return folders[0]
+
+
+def _whole(run: Run, rounds: int, folder: Path) -> Path:
+    """The model in a folder, written in one piece."""
+    from srum_core.models import trained  # torch
+
+    if not folder.exists():
+        tell(f"Writing what the server of round {rounds + 1} must load: {shown(folder)}")
+        new = aside(folder)
+        if new.exists():
+            delete(new)
+        new.mkdir(parents=True)
+        trained.export(run.model(rounds), new)
+        run.release()
+        settle(new)
+        put_in_place(new, folder)
+    return folder
