@@ -14,7 +14,7 @@ from loopback import Act, Handler, Server, drop, forget_servers, serving, silent
 from painting import Painter, colours, in_base64
 from PIL import Image
 
-from srum_core.cli.main import main, train_main
+from srum_core.cli.main import train_main
 from srum_core.errors import AnswerError, ConfigError
 from srum_core.plugins import discover
 from srum_core.records import Sample
@@ -335,14 +335,6 @@ def test_a_server_that_lists_no_models_needs_a_name(server: Server) -> None:
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
-
-
-def test_an_evaluation_takes_it_as_its_adapter(server: Server, tmp_path: Path) -> None:
-    typed = ["--adapter", "remote", "--benchmark", "shapes", "evaluate.limit=2", f"adapter.url={server.url}"]
-    out = tmp_path / "run"
-    assert main(["eval", "run", *typed, "adapter.size=[32,32]", "--out", str(out)]) == 0
-    lines = [json.loads(line) for line in (out / "images" / "part-0.jsonl").read_text().splitlines()]
-    assert [(line["candidate"]["model"], line["candidate"]["size"]) for line in lines] == [("painter", [32, 32])] * 2
 
 
 SHAPES = ("--adapter", "bagel", "--preset", "shapes", "--dry-run")

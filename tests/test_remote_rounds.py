@@ -7,13 +7,11 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_plugins import install
-from loopback import Handler, Server, forget_servers, serving
-from painting import Painter
-from PIL import Image
+from loopback import Server, forget_servers, serving
+from painting import ModelServer
 from toy import ToyModel, ToyOptions
 
 from srum_core.cli.main import train_main
@@ -35,41 +33,20 @@ def srum_checkpoint_ready(run, round, path, name):
 """
 
 
-class ToyServer(Painter):
-    """Serves the toy, and loads another checkpoint when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__(model="toy-base", paint=self._paint)
-        self.toy = ToyModel()
-        self.message: list[dict[str, Any]] = []
-        self.called = ""
-        self.heeds = True
-
-    def __call__(self, handler: Handler) -> None:
-        if not handler.path.endswith("/reload"):
-            return super().__call__(handler)
-        self.message.append(handler.body)
-        if self.heeds:
-            self.load(Path(handler.body["path"]), self.called or handler.body["name"])
-        return handler.reply(200, self.called)
-
-    def load(self, path: Path, name: str) -> None:
-        self.toy, self.model = ToyModel(ToyOptions(checkpoint=str(path))), name
-
-    def _paint(self, prompt: str, seed: int, body: dict[str, Any]) -> Image.Image:
-        return self.toy.generate([prompt], [seed])[0].image
+def toy(checkpoint: Path | None) -> ToyModel:
+    return ToyModel(ToyOptions(checkpoint=str(checkpoint or "")))
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     with serving() as made:
-        made.act = ToyServer()
+        made.act = ModelServer("toy-base", toy)
         yield made
 
 
 @pytest.fixture
-def toys(server: Server) -> ToyServer:
-    assert isinstance(server.act, ToyServer)
+def toys(server: Server) -> ModelServer:
+    assert isinstance(server.act, ModelServer)
     return server.act
 
 
@@ -118,7 +95,7 @@ def served(out: str, round: int = 1) -> dict[str, str]:
 
 
 def test_a_run_stops_with_the_command_and_goes_on_once_the_server_has_loaded_it(
-    server: Server, toys: ToyServer, capsys: pytest.CaptureFixture[str]
+    server: Server, toys: ModelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its images and its training are those of a run that samples by itself, in both rounds."""
     assert trained(out="local") == 0
@@ -143,7 +120,7 @@ def test_a_run_stops_with_the_command_and_goes_on_once_the_server_has_loaded_it(
     assert Path("run", weights).read_bytes() == Path("local", weights).read_bytes()
 
 
-def test_a_server_that_lists_the_folder_counts_as_serving_it(server: Server, toys: ToyServer) -> None:
+def test_a_server_that_lists_the_folder_counts_as_serving_it(server: Server, toys: ModelServer) -> None:
     trained(remote(server))
     path = Path("run/round-1", served("run")["path"]).absolute()
     toys.load(path, str(path))
@@ -151,7 +128,7 @@ def test_a_server_that_lists_the_folder_counts_as_serving_it(server: Server, toy
     assert models("run", 2) == {str(path)}
 
 
-def test_a_plugin_reloads_the_server(server: Server, toys: ToyServer, reloading: None) -> None:
+def test_a_plugin_reloads_the_server(server: Server, toys: ModelServer, reloading: None) -> None:
     assert trained(remote(server)) == 0
     assert [(each["round"], each["run"]) for each in toys.message] == [(1, str(Path("run").absolute()))]
     assert models("run", 2) == {served("run")["name"]}
@@ -161,7 +138,7 @@ def test_a_plugin_reloads_the_server(server: Server, toys: ToyServer, reloading:
     assert images("run", 2) == before
 
 
-def test_a_plugin_may_say_another_name(server: Server, toys: ToyServer, reloading: None) -> None:
+def test_a_plugin_may_say_another_name(server: Server, toys: ModelServer, reloading: None) -> None:
     toys.called = "policy"
     assert trained(remote(server)) == 0
     assert models("run", 2) == {"policy"}
@@ -172,12 +149,12 @@ def test_a_plugin_may_say_another_name(server: Server, toys: ToyServer, reloadin
 
 
 def test_a_plugin_that_fails_or_does_nothing_ends_the_run(
-    server: Server, toys: ToyServer, reloading: None, capsys: pytest.CaptureFixture[str]
+    server: Server, toys: ModelServer, reloading: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toys.heeds = False
     assert trained(remote(server)) == 2
     assert "serves toy-base" in capsys.readouterr().err
-    toys.__class__ = Painter  # it knows no /reload any more
+    server.acts = [lambda handler: server.act(handler), lambda handler: handler.reply(500, "no")]
     assert trained(remote(server)) == 2
     assert re.search(r"srum-reload 0.1.0 .* failed at srum_checkpoint_ready", capsys.readouterr().err)
 
@@ -189,7 +166,7 @@ def test_a_server_may_serve_one_model_in_all_rounds(server: Server) -> None:
 
 
 def test_lora_folders_are_named_as_long_as_they_are_the_whole_change(
-    server: Server, toys: ToyServer, capsys: pytest.CaptureFixture[str]
+    server: Server, toys: ModelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert trained(remote(server, load="lora", model="toy-base"), "rounds=3") == 2
     name, message = served("run")["name"], capsys.readouterr().err
@@ -201,7 +178,7 @@ def test_lora_folders_are_named_as_long_as_they_are_the_whole_change(
 
 
 def test_a_run_that_starts_from_another_needs_its_model_in_the_first_round(
-    server: Server, toys: ToyServer, capsys: pytest.CaptureFixture[str]
+    server: Server, toys: ModelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert trained("rounds=1", out="before") == 0
     assert trained(remote(server), "start=before", "rounds=1") == 2
@@ -213,7 +190,7 @@ def test_a_run_that_starts_from_another_needs_its_model_in_the_first_round(
 
 
 def test_the_images_of_a_round_come_from_one_model(
-    server: Server, toys: ToyServer, capsys: pytest.CaptureFixture[str]
+    server: Server, toys: ModelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert trained(remote(server), "--only", "generate", "rounds=1") == 0
     shard = Path("run/round-1/candidates/part-0.jsonl")

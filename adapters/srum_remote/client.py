@@ -316,7 +316,7 @@ class Client:
         except RequestFailed as trouble:
             raise AnswerError(
                 f"The server at {trouble.where} {trouble.why}. It was asked to list its models.{self._tries(trouble)} "
-                f"{trouble.advice} If it cannot list them, name the model with {option(self.options.kind, 'model')}."
+                f"{trouble.advice}"
             ) from trouble
 
     def _tries(self, trouble: RequestFailed) -> str:

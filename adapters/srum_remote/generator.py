@@ -6,6 +6,7 @@ import base64
 import io
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -59,11 +60,6 @@ class RemoteGenerator(Client):
         """Raise SrumError for servers that are not there, or that cannot do what a run needs."""
         cls(attrs.evolve(options, retries=min(1, options.retries))).check()
 
-    def identity(self) -> str:
-        """The model that is asked for. Raises AnswerError, ConfigError where the servers do not serve it."""
-        self._find_model()
-        return clean(self._model, 200)
-
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """One image per prompt; a prompt that the server refuses gives a failure, as long as those are few. Raises
         AnswerError, ConfigError."""
@@ -87,10 +83,11 @@ class RemoteGenerator(Client):
         try:
             self._find_model()
         except (AnswerError, ConfigError) as error:
-            loaded = f"{path} --omni --served-model-name {name}"
+            folder = shlex.quote(str(path))
+            loaded = f"{folder} --omni --served-model-name {name}"
             if self.options.load == "lora":
                 base = self.options.model or "MODEL"
-                loaded = f"{base} --omni --enable-lora --lora-modules {name}={path}"
+                loaded = f"{base} --omni --enable-lora --lora-modules {name}={folder}"
             urls = [server.where for server in self._servers.servers]
             commands = "".join(f"\n  vllm serve {loaded} --port {urlsplit(url).port or 80}" for url in urls)
             return f"{error} Let it load {path} and serve it as {name}, for example with{commands}"
@@ -162,7 +159,6 @@ class RemoteGenerator(Client):
                 raise
             self._model = wanted  # a server that cannot list its models
             return
-        names = dict[str, str]()
         for where, models in lists.items():
             match = next((each for each in models if _is(each, wanted, bool(self._expected))), None)
             if match is None:
@@ -170,8 +166,7 @@ class RemoteGenerator(Client):
                 raise ConfigError(
                     f"The server at {where} serves {listed}, and the model {clean(wanted)} is to generate the images."
                 )
-            names[where] = match.name
-        self._model = self._reported = next(iter(names.values()))
+            self._model = self._reported = match.name
 
     # ---- requests and replies ---------------------------------------------------------------------------------------
 

@@ -261,8 +261,8 @@ class Run:
         return kept[2]
 
     def release(self) -> None:
-        """Let go of the model: it has been trained or wrapped, or its memory is needed."""
-        self._loaded.model = None
+        """Let go of the model and the generator: one has been trained or wrapped, or their memory is needed."""
+        self._loaded.model = self._loaded.generator = None
         gc.collect()
 
     def _load(self, rounds: int) -> UnifiedModel:
@@ -306,13 +306,14 @@ class Run:
             return use
         return Use(use.use, {**use.options, "size": size})
 
-    def generator(self, rounds: int) -> ImageGenerator:
+    def sampler(self, rounds: int) -> ImageGenerator:
         """Who generates candidates after so many rounds: `generator`, or else the model itself."""
         use, kept = self.generated_by, self._loaded.generator
         if use is None:
             return self.model(rounds)
         if kept is None or kept[:2] != (rounds, use):
-            kept = self._loaded.generator = None  # before the next one needs its memory
+            kept = None
+            self.release()
             kept = self._loaded.generator = (rounds, use, self.registry.create("generator", use))
         return kept[2]
 

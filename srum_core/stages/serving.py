@@ -74,10 +74,10 @@ def prepare(run: Run, round: int) -> None:
 
 def require_served(run: Run, round: int) -> None:
     """Load the generator of a round. Raises RecordError where its servers do not serve what the round samples from."""
-    run.generator(round - 1)
     found = write(run, round - 1)
     if found is not None and (why := _follow(run, round, found)):
         raise RecordError(f"Round {round} samples from what was trained before. {why}\nThen run this again.")
+    run.sampler(round - 1)
 
 
 def _load(run: Run, round: int) -> str:
@@ -86,11 +86,11 @@ def _load(run: Run, round: int) -> str:
     trained = round > 1 or run.settings.start
     if use is None or not trained or not hasattr(run.registry.load("generator", use.use), "follow"):
         return "none"
-    return str(run.at("generate", round).generator(round - 1).load)  # type: ignore[attr-defined]
+    return str(run.at("generate", round).sampler(round - 1).load)  # type: ignore[attr-defined]
 
 
 def _follow(run: Run, round: int, found: Served) -> str:
-    generator: Any = run.at("generate", round).generator(round - 1)
+    generator: Any = run.at("generate", round).sampler(round - 1)
     return str(generator.follow(found.name, found.path, found.version))
 
 
