@@ -142,6 +142,8 @@ def test_a_plugin_may_say_another_name(server: Server, toys: ModelServer, reload
     toys.called = "policy"
     assert trained(remote(server)) == 0
     assert models("run", 2) == {"policy"}
+    assert trained(remote(server), "--redo", "generate:2") == 0
+    assert len(toys.message) == 2  # that name may stand for anything by now
     first, painted = images("run", 2), len(toys.bodies)
     assert trained(remote(server), "train.lr=1e-3", "--redo", "train") == 0
     assert images("run", 2) != first  # the name is the same, the training is not
@@ -168,13 +170,30 @@ def test_a_server_may_serve_one_model_in_all_rounds(server: Server) -> None:
 def test_lora_folders_are_named_as_long_as_they_are_the_whole_change(
     server: Server, toys: ModelServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert trained(remote(server, load="lora", model="toy-base"), "rounds=3") == 2
+    assert trained(remote(server, load="lora", model="toy-base")) == 2
     name, message = served("run")["name"], capsys.readouterr().err
     lora = Path("run/round-1/checkpoint").absolute()
     assert f"vllm serve toy-base --omni --enable-lora --lora-modules {name}={lora} --port" in message
     toys.model = name
-    assert trained(remote(server, load="lora", model="toy-base"), "rounds=3") == 2
-    assert "generator.load=lora cannot be kept after round 2" in capsys.readouterr().err
+    assert trained(remote(server, load="lora", model="toy-base")) == 0
+    assert models("run", 2) == {name}
+    for more in ("rounds=3", "train.method=full"):
+        assert trained(remote(server, load="lora"), more, out="other") == 2
+        assert "generator.load=lora is for runs of two rounds" in capsys.readouterr().err
+    assert not Path("other/round-1").exists()
+
+
+def test_the_lora_folder_of_a_round_on_top_of_another_training_is_no_whole_model(
+    server: Server, toys: ModelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained("rounds=1", out="before") == 0
+    lora = remote(server, load="lora")
+    assert trained(lora, "start=before") == 2
+    record = json.loads(Path("run/base/served.json").read_text())
+    assert Path("run/base", record["path"]).resolve() == Path("before/round-1/checkpoint").resolve()
+    toys.model = record["name"]
+    assert trained(lora, "start=before") == 2
+    assert "generator.load=lora cannot be kept after round 1" in capsys.readouterr().err
 
 
 def test_a_run_that_starts_from_another_needs_its_model_in_the_first_round(

@@ -13,6 +13,7 @@ from srum_core.errors import ConfigError, SrumError, explain
 from srum_core.options import Use
 from srum_core.plugins import Registry
 from srum_core.runs.run import Run
+from srum_core.stages import serving
 from srum_core.stages.chunks import Step
 from srum_core.training import trackers
 
@@ -57,7 +58,7 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
     stages, own = {step.stage for step in todo}, run.settings.train
     generated = [step.round or 1 for step in todo if step.stage == "generate"]
     if generated:
-        checks.append(lambda: run.prompts(min(generated)))
+        checks += [lambda: run.prompts(min(generated)), lambda: serving.check(run)]
     if "evaluate" in stages:
         checks.append(run.planned_evaluation)
     if "train" in stages:

@@ -51,6 +51,18 @@ def write(run: Run, rounds: int) -> Served | None:
     return found
 
 
+def check(run: Run) -> None:
+    """Raise ConfigError where it is known before the first round that LoRA folders will not be the whole change."""
+    s = run.settings
+    if s.generator is None or s.generator.options.get("load") != "lora":
+        return
+    if s.round_count > 2 or (s.round_count > 1 and s.train.method == "full"):
+        raise ConfigError(
+            "generator.load=lora is for runs of two rounds with train.method=lora: later models are not the base with "
+            "the LoRA weights of one round. Set generator.load=checkpoint."
+        )
+
+
 def prepare(run: Run, round: int) -> None:
     """Let the servers load what the round samples from: by a plugin with the hook `srum_checkpoint_ready`.
 
@@ -59,7 +71,7 @@ def prepare(run: Run, round: int) -> None:
     if found is None:
         return
     why = _follow(run, round, found)
-    if not why:
+    if not why and found.name == found.version:  # a name that a plugin chose may stand for other weights by now
         return
     tell(f"generate (round {round}) samples from {shown(found.path)}, served as {found.name}.")
     names = run.registry.checkpoint_ready(run=run, round=round - 1, path=found.path, name=found.name)
@@ -104,8 +116,8 @@ def _lora(run: Run, rounds: int) -> Path:
     use, folders = run.trained(rounds)
     if len(folders) != 1 or use != run.settings.adapter:
         raise ConfigError(
-            f"generator.load=lora cannot be kept after round {rounds}: the model is not the base with the LoRA weights "
-            "of one round. Set generator.load=checkpoint."
+            f"generator.load=lora cannot be kept after round {rounds}: the model is not adapter.checkpoint with the "
+            "LoRA weights of one round. Set generator.load=checkpoint."
         )
     return folders[0]
 
