@@ -58,7 +58,7 @@ class Recipe:
     lora: str
     """Regular expression (whole names) of the modules that LoRA adapts."""
     schedule: Schedule = Schedule()
-    """Distribution of training times; a run's `train.shift` replaces its shift."""
+    """Distribution of training times; a run's `train.shift` replaces its shift, unless it is 0."""
 
 
 @frozen

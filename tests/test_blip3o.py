@@ -17,10 +17,10 @@ from near import off
 from srum_blip3o import eva
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options, Sampling
-from srum_blip3o.text_encoder import ask, speak
 from srum_core.errors import TrainingError
 from srum_core.flow import flow_step
 from srum_core.models.generation import Reply
+from srum_core.models.qwen_vl import ask, speak
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
 from srum_core.records import BoxFormat, Candidate, Judgement, Prompt, Question, Region, Score

@@ -30,9 +30,10 @@ from srum_blip3o import dit, eva
 from srum_blip3o.checkpoint import BASE, TRAINED
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
-from srum_blip3o.text_encoder import language_config, official_name
+from srum_blip3o.text_encoder import language_config
 from srum_core.errors import CheckpointError
 from srum_core.models import hub
+from srum_core.models.qwen_vl import official_name
 from srum_core.testing import sample_image
 
 NORM = "dit.model.norm_out.linear_2.weight"

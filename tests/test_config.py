@@ -303,7 +303,7 @@ def test_the_layer_that_said_it_is_named(load: Load) -> None:
         "train.beta1=1", "train.beta2=-0.1", "train.eps=0", "train.weight_decay=-1", "train.clip=-1",
         "train.warmup=-2", "train.steps=-1", "train.epochs=0", "train.max_cells=0", "train.accumulation=0",
         "train.text_dropout=1.1", "train.ema=1", "train.mixed_precision=fp16", "train.method=lorra",
-        "train.checkpointing=1", "train.shift=0", "train.save_every=0", "train.guard=-1", "train.trackers=['mlflow']",
+        "train.checkpointing=1", "train.shift=-1", "train.save_every=0", "train.guard=-1", "train.trackers=['mlflow']",
         "train.trackers=wandb", "lora.rank=0", "lora.rank=1.5", "lora.alpha=0", "lora.dropout=1", "evaluate.split=",
         "evaluate.images=0", "evaluate.batch=0", "evaluate.limit=-1", "evaluate.before=yes", "judges=[]",
         "prompts=5", "train=3", "adapter=3", "adapter=", "map=", "adapter.cache=3", "adapter.size=big",

@@ -16,7 +16,7 @@ from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.options import Options
 from srum_bagel.prompting import PLAN_A_IMAGE, REASON_FIRST, Chat
 from srum_bagel.sampling import Branches, Contexts, Watch, sample, speak, time_grid
-from srum_bagel.vae import Autoencoder, AutoencoderSizes, autoencoder_sizes, patchify, unpatchify
+from srum_bagel.vae import Autoencoder, AutoencoderSizes, autoencoder_sizes
 from srum_bagel.vision import Eye, latent_grid, size_rule, to_image, to_tensor
 from srum_core.errors import CheckpointError
 from srum_core.files import read_text
@@ -24,6 +24,7 @@ from srum_core.flow import Recipe, Schedule
 from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, open_rgb
+from srum_core.models.latents import patchify, unpatchify
 from srum_core.models.memory_outline import Outline
 from srum_core.models.weights import Stored, failure, loading
 from srum_core.records import Question, Sample

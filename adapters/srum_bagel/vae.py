@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from attrs import frozen
 from diffusers import AutoencoderKL
-from einops import rearrange
 from torch import Tensor, nn
 
 # diffusers' name -> the original one; applied in order to the whole key.
@@ -99,13 +98,3 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.net.decoder(latents / self.scale + self.shift)
-
-
-def patchify(latents: Tensor, patch: int) -> Tensor:
-    """(n, channels, h·p, w·p) -> grid (n, h, w, p·p·channels), ordered (row in patch, column in patch, channel)."""
-    return rearrange(latents, "n c (h p) (w q) -> n h w (p q c)", p=patch, q=patch)
-
-
-def unpatchify(grid: Tensor, patch: int) -> Tensor:
-    """The inverse of `patchify`."""
-    return rearrange(grid, "n h w (p q c) -> n c (h p) (w q)", p=patch, q=patch)

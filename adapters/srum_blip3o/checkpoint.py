@@ -18,9 +18,10 @@ from transformers import Qwen2_5_VLConfig
 
 from srum_blip3o import dit, eva
 from srum_blip3o.options import Options
-from srum_blip3o.text_encoder import language_config, language_state, official_name
+from srum_blip3o.text_encoder import language_config
 from srum_core.errors import CheckpointError
 from srum_core.models.hub import Checkpoints, download
+from srum_core.models.qwen_vl import stored_shapes
 from srum_core.models.weights import (
     Stored,
     differences,
@@ -141,12 +142,10 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
     sampling, inside = dit.read_sizes(within(HEAD, shapes)), within(TOWER, shapes)
     queries = shapes[QUERIES][1]
     wanted: dict[str, Sequence[int]] = {
-        **{official_name(name): tensor.shape for name, tensor in language_state(language).items()},
+        **stored_shapes(language, shapes),
         QUERIES: (1, queries, language.get_text_config().hidden_size),
         **{HEAD + name: shape for name, shape in dit.shapes(sampling).items()},
     }
-    if language.tie_word_embeddings and "lm_head.weight" in shapes:
-        wanted["lm_head.weight"] = wanted["model.embed_tokens.weight"]  # some savers write the tied copy too
     if inside:
         wanted |= {TOWER + name: shape for name, shape in eva.shapes(eva.read_sizes(inside, 1)).items()}
     problems = differences(wanted, shapes, unused=True)

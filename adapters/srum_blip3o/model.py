@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import psutil
 import torch
 from einops import rearrange
 from PIL import Image
@@ -27,53 +23,19 @@ from srum_blip3o.checkpoint import (
 )
 from srum_blip3o.dit import Denoiser, Told, sample
 from srum_blip3o.options import Options
-from srum_blip3o.text_encoder import Reader, Words
+from srum_blip3o.text_encoder import Reader
 from srum_core.flow import Recipe, Schedule
-from srum_core.models.generation import Reply
+from srum_core.models import qwen_vl
 from srum_core.models.hub import choose_device, choose_dtype
-from srum_core.models.images import flatten, open_rgb
+from srum_core.models.images import flatten, to_image
 from srum_core.models.memory_outline import Outline
+from srum_core.models.parts import Parts
+from srum_core.models.qwen_vl import Chat, Eyes
 from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample
 
-log = logging.getLogger("srum")
 READ_AT_ONCE = 16
 """Captions whose conditions are computed together when all are wanted."""
-
-
-class Parts:
-    """Parts by name, loaded when they are needed and let go of when they are not, so that no stage holds all of the
-    model. `release` false keeps whatever was loaded once."""
-
-    def __init__(self, makers: Mapping[str, Callable[[], Any]], release: bool) -> None:
-        self.makers, self.release = dict(makers), release
-        self.there: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        """The part, loaded now if it is not there."""
-        if name not in self.there:
-            before = _taken()
-            self.there[name] = self.makers[name]()
-            log.info("loaded the %s (%.1f GB; %.1f GB in all)", name, _taken() - before, _taken())
-        return self.there[name]
-
-    def only(self, *names: str) -> None:
-        """Let go of every part but these; what is not loaded stays so."""
-        gone = [name for name in self.there if name not in names] if self.release else []
-        for name in gone:
-            del self.there[name]
-        if gone:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            log.info("let go of the %s (%.1f GB in all)", ", the ".join(gone), _taken())
-
-
-def _taken() -> float:
-    """GB on the accelerator, or of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated() / 1e9
-    return float(psutil.Process().memory_info().rss) / 1e9
 
 
 class Blip3o:
@@ -86,10 +48,8 @@ class Blip3o:
         self.dtype = choose_dtype(options.dtype, self.device)
         self.checkpoint = open_checkpoint(options.checkpoint, options.device)
         sizes = self.checkpoint.sizes
-        self.words = Words.load(
-            self.checkpoint.directory, int(self.checkpoint.config.get("tokenizer_model_max_length", 512))
-        )
-        self.eyes = text_encoder.Eyes(*options.vision_pixels)
+        self.words = Chat.load(self.checkpoint.directory, "BLIP3-o", [text_encoder.QUERIES])
+        self.eyes = Eyes.within(*options.vision_pixels)
         device, dtype = self.device, self.dtype
         self.parts = Parts(
             {
@@ -105,7 +65,7 @@ class Blip3o:
         reader = Reader(
             lambda: self.parts["language model"].model.language_model,
             special[text_encoder.QUERIES],
-            special[text_encoder.PAD],
+            special[qwen_vl.PAD],
             options.recompute,
         )
         with torch.device("meta"):
@@ -126,7 +86,7 @@ class Blip3o:
     def preflight(cls, options: Options) -> None:
         """Raise CheckpointError for what would stop a run, as far as files and headers tell."""
         found = open_checkpoint(options.checkpoint, options.device)
-        Words.load(found.directory, 0)
+        Chat.load(found.directory, "BLIP3-o", [text_encoder.QUERIES])
         autoencoder = read_json(decoder.find(options.decoder, found.directory) / "vae" / "config.json")
         decoder.check_size(options.size, 2 ** (len(autoencoder["block_out_channels"]) - 1))
         if options.x0 == "encoded":
@@ -178,7 +138,8 @@ class Blip3o:
 
     def read(self, prompt: str, turn: str) -> list[int]:
         """A caption's ids up to the queries, the assistant's turn closed or open."""
-        return self.words.caption(prompt, turn == "closed", self.checkpoint.sizes.queries)
+        limit = int(self.checkpoint.config.get("tokenizer_model_max_length", 512))
+        return text_encoder.caption(self.words, prompt, turn == "closed", self.checkpoint.sizes.queries, limit)
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -240,20 +201,11 @@ class Blip3o:
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """All questions at once, whatever their lengths."""
         self.parts.only("language model")
-        images = [open_rgb(question.image, question.crop) for question in questions]
-        patches, grids = self.eyes.patches(images)
-        rows = [
-            self.words.question(question.text, text_encoder.cells(grid), question.think)
-            for question, grid in zip(questions, grids, strict=True)
-        ]
-        asked = text_encoder.ask(self.words, rows, (patches, grids), self.device)
-        replies = [Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
-        said = text_encoder.speak(self.parts["language model"], self.words, asked, replies)
-        return [self.words.text(ids) for ids in said]
+        return qwen_vl.answer(self.parts["language model"], self.words, self.eyes, questions)
 
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
         """Pixels of the image as it was resized for the model, not of the file and not thousandths."""
-        return BoxFormat("pixels", self.eyes.seen(size))
+        return self.eyes.box_format(size)
 
 
 def make_recipe(options: Options) -> Recipe:
@@ -268,9 +220,3 @@ def make_recipe(options: Options) -> Recipe:
 def stored_name(name: str) -> str:
     """A denoiser parameter -> its name in the checkpoint."""
     return QUERIES if name == "latent_queries" else HEAD + name.removeprefix("dit.model.")
-
-
-def to_image(image: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] -> RGB, rounded to whole levels."""
-    levels = (image * 255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

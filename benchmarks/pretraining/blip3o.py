@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from pretraining.tokenizer import train_tokenizer
-from srum_blip3o import dit, eva
+from srum_blip3o import dit, eva, text_encoder
 from srum_blip3o.checkpoint import CONFIG, FOLDER, HEAD, QUERIES, TOWER
 from srum_blip3o.model import Blip3o
-from srum_blip3o.text_encoder import DRAW, END, PAD, SPECIAL, SYSTEM, language_config, language_state, official_name
+from srum_blip3o.text_encoder import DRAW, language_config
+from srum_core.models.qwen_vl import END, PAD, SPECIAL, SYSTEM, language_state, official_name
 
 HEAD_SIZES = dit.Sizes(context=128, width=128, channels=64, blocks=8, heads=4, kv_heads=4, feed_forward=256)
+TOKENS = (*SPECIAL, text_encoder.QUERIES)
 TOWER_SIZES = eva.Sizes(width=64, patch=8, grid=4, blocks=2, heads=4, mlp=128)
 
 
@@ -54,7 +56,7 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blu
     torch.manual_seed(seed)
     b = blueprint or Blueprint()
     frame = [f"system\n{SYSTEM}", "user\n" + DRAW, "assistant\n"] * 50
-    tokenizer = train_tokenizer([*frame, *corpus], b.vocabulary, directory, SPECIAL, PAD, END)
+    tokenizer = train_tokenizer([*frame, *corpus], b.vocabulary, directory, TOKENS, PAD, END)
     config = _config(b, tokenizer)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     language = language_config(config, directory)
@@ -73,7 +75,7 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blu
 
 def _config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
     vocabulary = tokenizer.get_vocab()
-    ids = {token: vocabulary[token] for token in SPECIAL}
+    ids = {token: vocabulary[token] for token in TOKENS}
     sixth = b.hidden // b.heads // 2 // 4
     return {
         "architectures": ["blip3oQwenForCausalLM"], "model_type": "blip3o_qwen", "hidden_act": "silu",

@@ -128,8 +128,8 @@ class Train:
     """Compute activations again in the backward pass: less memory, about a third slower."""
     compile: bool = field(default=False)
     """Compile the repeated layers (torch.compile): the first steps of every shape take long, the others less."""
-    shift: float = field(default=4.0, validator=_positive)
-    """Shift of the training times, s*t / (1 + (s-1)*t); larger = noisier."""
+    shift: float = field(default=4.0, validator=_at_least_0)
+    """Shift of the training times, s*t / (1 + (s-1)*t); larger = noisier. 0 = the adapter's own."""
     save_every: int = field(default=100, validator=_at_least_1)
     """Steps between states from which an interrupted training resumes."""
     guard: float = field(default=10.0, validator=_at_least_0)

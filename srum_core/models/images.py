@@ -15,6 +15,7 @@ from srum_core.files import check_file, read_file, unreadable, way_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from srum_core.records import Box, Candidate
 
@@ -94,3 +95,11 @@ def flatten(image: Image) -> Image:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def to_image(image: Tensor) -> Image:
+    """(3, H, W) in [0, 1] -> RGB, rounded to whole levels."""
+    from PIL import Image
+
+    levels = (image * 255).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

@@ -236,12 +236,7 @@ class Stored:
         in memory at a time, and copy the files `others`. Raises CheckpointError for names that are not stored."""
         self._refuse_unknown(changed)
         own = Stored.open(self.directory, [self.stem], "").where  # without what was trained since
-        for path in others:
-            # A model card describes the weights it came with; code is never run, so it is not passed on either.
-            if path.is_file() and path not in own.values() and path.suffix != ".py" and path.name != "README.md":
-                target = directory / path.relative_to(self.directory)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+        copy_files(self.directory, directory, (path for path in others if path not in own.values()))
         directory.mkdir(parents=True, exist_ok=True)
         for file in sorted(set(own.values())):
             names = {name for name, path in own.items() if path == file}
@@ -254,6 +249,16 @@ class Stored:
                 f"{', '.join(unknown[:5])} do not exist in {self.directory}: refusing to write names that upstream "
                 "does not know."
             )
+
+
+def copy_files(source: Path, target: Path, paths: Iterable[Path]) -> None:
+    """Copy files below `source` to the same places below `target`. A model card describes the weights it came with, and
+    code is never run: neither is passed on."""
+    for path in paths:
+        if path.is_file() and path.suffix != ".py" and path.name != "README.md":
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
 
 
 def _without_ones(shape: Sequence[int]) -> list[int]:

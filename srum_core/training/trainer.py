@@ -273,7 +273,8 @@ class Trainer:
         """Noise a batch of images and run the denoiser. Random numbers of an image depend on the step and the
         image alone, not on its batch or process."""
         settings = self.run.settings.train
-        schedule = evolve(self.model.recipe.schedule, shift=settings.shift)
+        own = self.model.recipe.schedule
+        schedule = evolve(own, shift=settings.shift or own.shift)
         texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
         clean, reference = zip(*[self.latent(index) for index in batch], strict=True)
         for index, x in zip(batch, clean, strict=True):

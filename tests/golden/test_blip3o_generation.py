@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from srum_blip3o.dit import sample
-from srum_blip3o.model import to_image
+from srum_core.models.images import to_image
 
 pytestmark = pytest.mark.golden
 RUNS = ("six_steps", "thirty_steps", "empty_prompt")

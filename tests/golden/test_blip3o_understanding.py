@@ -7,8 +7,8 @@ import torch
 from blip3o_goldens import close, image, model, need, read_json, tensors
 from torch import Tensor
 
-from srum_blip3o.text_encoder import Eyes, ask, cells, speak
 from srum_core.models.generation import Reply
+from srum_core.models.qwen_vl import Eyes, ask, speak
 
 pytestmark = pytest.mark.golden
 
@@ -28,7 +28,7 @@ def asked(stored: dict[str, Tensor], *kinds: str) -> dict[str, Tensor]:
 
 def test_the_question_is_framed(stored: dict[str, Tensor]) -> None:
     message = read_json("understanding.json")["prompt_text"].split("<|vision_end|>")[1].split("<|im_end|>")[0]
-    ids = model().words.question(message, cells(stored["image.image_grid_thw"][0]))
+    ids = model().words.question(message, model().eyes.cells(stored["image.image_grid_thw"][0]))
     assert ids == stored["image.input_ids"][0].tolist()
     text = model().words.tokenizer.decode(stored["text.input_ids"][0].tolist())
     plain = text.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
@@ -40,7 +40,7 @@ def test_sizes_follow_the_table() -> None:
     table = read_json("understanding.json")["smart_resize"]
     assert table
     for row in table:
-        seen = Eyes(row["min_pixels"], row["max_pixels"]).seen((row["width"], row["height"]))
+        seen = Eyes.within(row["min_pixels"], row["max_pixels"]).seen((row["width"], row["height"]))
         assert seen == (row["resized_width"], row["resized_height"]), row
 
 

@@ -1,0 +1,197 @@
+"""The published layout: four folders of weights and settings, opened strictly. Code in them is never run, and of the
+scheduler one field is read: its class has the name of another one of diffusers', whose times run the other way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import fields, frozen
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from srum_core.errors import CheckpointError
+from srum_core.models.hub import Checkpoints
+from srum_core.models.qwen_vl import Chat, Eyes, language_config, stored_shapes
+from srum_core.models.weights import Stored, copy_files, differences, loading, read_json, refuse
+from srum_omnigen2.denoiser import Denoiser, Sizes
+from srum_omnigen2.options import Options
+
+CHECKPOINTS = Checkpoints(
+    patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
+    published={"OmniGen2/OmniGen2": 24_000_000_000},
+    weights="**/*.safetensors",
+    needs="Training needs a GPU: LoRA one that holds the transformer in bfloat16 (7.5 GB) and the activations of "
+    "1024x1024 images, full training 60 GB before activations (srum doctor --plan --adapter omnigen2 says more). To "
+    "see the whole method on this machine, run a bundled model: srum-train --adapter bagel --preset shapes.",
+)
+_SPEAKS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "vocab_size", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "vision_config",
+)  # fmt: skip
+_SEES = (
+    "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size", "spatial_merge_size",
+    "window_size", "fullatt_block_indexes",
+)  # fmt: skip
+_ENCODES = (
+    "block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "latent_channels",
+    "norm_num_groups", "scaling_factor", "shift_factor", "use_quant_conv", "use_post_quant_conv",
+)  # fmt: skip
+
+
+@frozen
+class Configs:
+    """What the configuration files say: enough to build every part, and no weights."""
+
+    transformer: Sizes
+    language: Qwen2_5_VLConfig
+    vae: Mapping[str, Any]
+    shifted: bool
+    """Whether sampling shifts its times by the size of the image."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a latent cell's side."""
+        return int(2 ** (len(self.vae["block_out_channels"]) - 1))
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a token's side."""
+        return self.factor * self.transformer.patch_size
+
+    def autoencoder(self) -> Any:
+        """Without values, under torch's meta device."""
+        with torch.device("meta"):
+            return AutoencoderKL.from_config(dict(self.vae))
+
+
+@frozen
+class Checkpoint:
+    """A checkpoint, opened: nothing but configurations and headers is read."""
+
+    directory: Path
+    configs: Configs
+    transformer: Stored
+    mllm: Stored
+    vae: Stored
+
+    def chat(self) -> Chat:
+        return Chat.load(self.directory / "processor", "OmniGen2")
+
+    def eyes(self, limits: tuple[int, int]) -> Eyes:
+        """With limits to an image's pixels; (0, 0): the checkpoint's own."""
+        folder = self.directory / "processor"
+        read_json(folder / "preprocessor_config.json")
+        size = {"shortest_edge": limits[0], "longest_edge": limits[1]}
+        more = {"size": size, "min_pixels": limits[0], "max_pixels": limits[1]} if any(limits) else {}
+        with loading(f"The image processor in {folder}", folder):
+            return Eyes(Qwen2VLImageProcessorPil.from_pretrained(folder, **more))
+
+
+def open_checkpoint(options: Options, device: str) -> Checkpoint:
+    """From a directory in the published layout, or a hub id. Strict: every tensor that a part needs is there with its
+    shape, and no other. Raises CheckpointError with every difference."""
+    directory = CHECKPOINTS.find(options.checkpoint, device)
+    for folder in ("transformer", "mllm", "vae", "processor", "scheduler"):
+        if not (directory / folder).is_dir():
+            raise CheckpointError(
+                f"{directory} has no folder {folder}: an OmniGen2 checkpoint has transformer, mllm, vae, processor and "
+                "scheduler. Download it again, or give the directory that holds them."
+            )
+    transformer, vae = (
+        Stored.open(directory / part, ["diffusion_pytorch_model"], "OmniGen2") for part in ("transformer", "vae")
+    )
+    mllm = Stored.open(directory / "mllm", ["model"], "OmniGen2")
+    configs = read_configs(
+        directory,
+        *(read_json(directory / part / "config.json") for part in ("transformer", "mllm", "vae")),
+        read_json(directory / "scheduler" / "scheduler_config.json"),
+    )
+    with loading(f"The model that {directory} describes"), torch.device("meta"):
+        head, autoencoder = shapes(Denoiser(configs.transformer, references=True)), shapes(configs.autoencoder())
+        speaks = stored_shapes(configs.language, mllm.shapes)
+    for stored, wanted in ((transformer, head), (mllm, speaks), (vae, autoencoder)):
+        refuse(
+            f"The weights in {stored.directory} do not match its configuration",
+            differences(wanted, stored.shapes, unused=True),
+        )
+    return Checkpoint(directory, configs, transformer, mllm, vae)
+
+
+def read_configs(
+    directory: Path,
+    transformer: Mapping[str, Any],
+    mllm: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+) -> Configs:
+    """Out of the four configurations. No field that matters has a default: what the official class would put in its
+    place are other sizes than the published ones. Raises CheckpointError."""
+    names = [each.name for each in fields(Sizes)]
+    require(transformer, names, directory / "transformer" / "config.json")
+    require(vae, _ENCODES, directory / "vae" / "config.json")
+    require(scheduler, ["dynamic_time_shift"], directory / "scheduler" / "scheduler_config.json")
+    where = directory / "mllm" / "config.json"
+    # transformers 5 writes the text model's fields into a part of their own, and the rotary ones into another.
+    text = {**mllm, **mllm.get("text_config", {})}
+    require(text, _SPEAKS, where)
+    if "rope_parameters" not in text:
+        require(text, ["rope_theta", "rope_scaling"], where)
+    require(text["vision_config"], _SEES, where)
+    with loading(f"The configuration in {directory}"):
+        given = {name: transformer[name] for name in names}
+        given["out_channels"] = given["out_channels"] or given["in_channels"]
+        sizes = Sizes(**{**given, "axes_dim_rope": tuple(given["axes_dim_rope"])})
+        found = Configs(sizes, language_config(mllm), vae, bool(scheduler["dynamic_time_shift"]))
+    _check(directory, found)
+    return found
+
+
+def require(config: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
+    """Raise CheckpointError for names that a configuration lacks."""
+    if missing := [name for name in names if name not in config]:
+        raise CheckpointError(
+            f"{path} does not say {', '.join(missing)}, and no default is safe: the published file states every field. "
+            "Download it again."
+        )
+
+
+def _check(directory: Path, configs: Configs) -> None:
+    """Raise CheckpointError for sizes that do not fit one another, and for names that shapes do not show."""
+    sizes, hidden = configs.transformer, configs.language.get_text_config().hidden_size
+    heads, rotary = sizes.num_attention_heads, sum(sizes.axes_dim_rope)
+    problems = {
+        f"hidden_size {sizes.hidden_size} is not num_attention_heads {heads} times the sum of axes_dim_rope {rotary}": (
+            sizes.hidden_size != heads * rotary or any(axis % 2 for axis in sizes.axes_dim_rope)
+        ),
+        f"num_attention_heads {heads} is no multiple of num_kv_heads {sizes.num_kv_heads}": heads % sizes.num_kv_heads,
+        f"text_feat_dim is {sizes.text_feat_dim}, the language model's hidden_size {hidden}": (
+            sizes.text_feat_dim != hidden
+        ),
+        f"in_channels is {sizes.in_channels}, the autoencoder's latent_channels {configs.vae['latent_channels']}": (
+            sizes.in_channels != configs.vae["latent_channels"]
+        ),
+        f"out_channels {sizes.out_channels} are not in_channels {sizes.in_channels}": (
+            sizes.out_channels != sizes.in_channels
+        ),
+    }
+    refuse(
+        f"{directory / 'transformer' / 'config.json'} describes no OmniGen2 transformer",
+        [sentence for sentence, wrong in problems.items() if wrong],
+    )
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def save(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, Tensor]) -> None:
+    """Write a complete directory in the published layout: `changed` tensors of the transformer in place of its own,
+    all else byte by byte, the weights for reference images included."""
+    own = checkpoint.transformer.directory
+    copy_files(checkpoint.directory, directory, (p for p in checkpoint.directory.rglob("*") if own not in p.parents))
+    checkpoint.transformer.write(directory / "transformer", changed, own.rglob("*"))

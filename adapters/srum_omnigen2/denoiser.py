@@ -1,0 +1,187 @@
+"""The diffusion transformer: diffusers' Lumina 2 blocks under the published names. What no library has is here: text on
+the diagonal of the rotary positions, and texts, reference images and images of any sizes in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from attrs import frozen
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.models.normalization import LuminaLayerNormContinuous
+from diffusers.models.transformers.transformer_lumina2 import (
+    Lumina2CombinedTimestepCaptionEmbedding,
+    Lumina2TransformerBlock,
+)
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+REFERENCES = 5
+"""Reference images at most: rows of the table `image_index_embedding`."""
+
+
+@frozen
+class Sizes:
+    """What a transformer is built from; names as in its config.json."""
+
+    patch_size: int
+    in_channels: int
+    out_channels: int
+    hidden_size: int
+    num_layers: int
+    num_refiner_layers: int
+    num_attention_heads: int
+    num_kv_heads: int
+    multiple_of: int
+    ffn_dim_multiplier: float | None
+    norm_eps: float
+    axes_dim_rope: tuple[int, ...]
+    text_feat_dim: int
+    timestep_scale: float
+
+    @property
+    def cell(self) -> int:
+        """Values of a token: a square of latent cells, ordered (row, column, channel)."""
+        return self.patch_size**2 * self.in_channels
+
+
+class Denoiser(nn.Module):
+    """Velocities of latent grids given texts. `references`: with the weights for reference images, which text to image
+    never uses."""
+
+    def __init__(self, sizes: Sizes, references: bool = False) -> None:
+        super().__init__()
+        self.sizes, width = sizes, sizes.hidden_size
+
+        def blocks(count: int, timed: bool = True) -> nn.ModuleList:
+            given: Any = (width, sizes.num_attention_heads, sizes.num_kv_heads, sizes.multiple_of)
+            more: Any = (sizes.ffn_dim_multiplier, sizes.norm_eps, timed)
+            return nn.ModuleList(Lumina2TransformerBlock(*given, *more) for _ in range(count))
+
+        self.x_embedder = nn.Linear(sizes.cell, width)
+        self.time_caption_embed: Any = Lumina2CombinedTimestepCaptionEmbedding(
+            width, sizes.text_feat_dim, norm_eps=sizes.norm_eps
+        )
+        # After the product with the frequencies, as the reference multiplies: before it costs digits.
+        self.time_caption_embed.time_proj.scale = sizes.timestep_scale
+        self.noise_refiner = blocks(sizes.num_refiner_layers)
+        self.context_refiner = blocks(sizes.num_refiner_layers, timed=False)
+        self.layers = blocks(sizes.num_layers)
+        out = sizes.patch_size**2 * sizes.out_channels
+        self.norm_out = LuminaLayerNormContinuous(
+            width, min(width, 1024), elementwise_affine=False, eps=1e-6, out_dim=out
+        )
+        if references:
+            self.ref_image_patch_embedder = nn.Linear(sizes.cell, width)
+            self.image_index_embedding = nn.Parameter(torch.zeros(REFERENCES, width))
+            self.ref_image_refiner = blocks(sizes.num_refiner_layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.x_embedder.weight.device
+
+    def forward(
+        self,
+        noisy: Sequence[Tensor],
+        time: Tensor,
+        condition: Sequence[Tensor],
+        references: Sequence[Sequence[Tensor]] | None = None,
+    ) -> list[Tensor]:
+        """Noisy grids (h, w, c), time (n,), condition = hidden states (t, text width) per image, references = clean
+        grids per image -> velocities.
+
+        The transformer counts time from noise (0) to clean (1) and predicts clean - noise; only here is it otherwise.
+        """
+        moment = (1 - time).to(self.device, torch.float32)
+        found = self.predict(noisy, moment, condition, references or [()] * len(noisy))
+        return [-each.to(grid.dtype) for each, grid in zip(found, noisy, strict=True)]
+
+    def predict(
+        self,
+        grids: Sequence[Tensor],
+        moment: Tensor,
+        texts: Sequence[Tensor],
+        references: Sequence[Sequence[Tensor]],
+    ) -> list[Tensor]:
+        """In the reference's convention: clean - noise at `moment` (n,), 0 for noise."""
+        words, words_mask = _padded([text.to(self.x_embedder.weight) for text in texts])
+        images, images_mask = _padded([self._tokens(grid) for grid in grids])
+        time, words = self.time_caption_embed(images, moment, words)
+        images = self.x_embedder(images)
+        places = [self._places(len(text), few, grid) for text, few, grid in zip(texts, references, grids, strict=True)]
+
+        rotary = pad_sequence([each[0] for each in places], batch_first=True)
+        for block in self.context_refiner:
+            words = block(words, words_mask, rotary)
+        rotary = pad_sequence([each[-1] for each in places], batch_first=True)
+        for block in self.noise_refiner:
+            images = block(images, images_mask, rotary, time)
+        refined = self._refine_references(references, [each[1:-1] for each in places], time)
+
+        # Each row's sequence is compact: its own text, its own references, its own image, then padding.
+        lengths = [(len(text), grid.shape[0] * grid.shape[1]) for text, grid in zip(texts, grids, strict=True)]
+        rows = [torch.cat([words[i, :text], *refined[i], images[i, :image]]) for i, (text, image) in enumerate(lengths)]
+        hidden, mask = _padded(rows)
+        rotary = pad_sequence([torch.cat(each) for each in places], batch_first=True)
+        for block in self.layers:
+            hidden = block(hidden, mask, rotary, time)
+        out = self.norm_out(hidden, time)
+        return [
+            rearrange(out[i, len(row) - image : len(row)], "(h w) c -> h w c", h=grid.shape[0])
+            for i, (row, (_, image), grid) in enumerate(zip(rows, lengths, grids, strict=True))
+        ]
+
+    def _refine_references(
+        self, references: Sequence[Sequence[Tensor]], places: Sequence[Sequence[Tensor]], time: Tensor
+    ) -> list[list[Tensor]]:
+        """Tokens of every row's reference images, each of which sees itself only."""
+        owners = [(row, number) for row, few in enumerate(references) for number in range(len(few))]
+        out: list[list[Tensor]] = [[] for _ in references]
+        if not owners:
+            return out
+        tokens, mask = _padded([self._tokens(references[row][number]) for row, number in owners])
+        numbers = torch.tensor([number for _, number in owners], device=self.device)
+        hidden = self.ref_image_patch_embedder(tokens) + self.image_index_embedding[numbers][:, None]
+        rotary = pad_sequence([places[row][number] for row, number in owners], batch_first=True)
+        times = time[torch.tensor([row for row, _ in owners], device=self.device)]
+        for block in self.ref_image_refiner:
+            hidden = block(hidden, mask, rotary, times)
+        for (row, number), each in zip(owners, hidden, strict=True):
+            out[row].append(each[: len(places[row][number])])
+        return out
+
+    def _tokens(self, grid: Tensor) -> Tensor:
+        return rearrange(grid, "h w c -> (h w) c").to(self.x_embedder.weight)
+
+    def _places(self, text: int, references: Sequence[Tensor], image: Tensor) -> list[Tensor]:
+        """Rotations (tokens, half a head) complex64 of a row's text, of each reference, and of the image. Text token i
+        is at (i, i, i); an image is at (start, row, column), its start behind all that comes before it."""
+        grids = [each.shape[:2] for each in (*references, image)]
+        count = text + sum(max(grid) for grid in grids)
+        tables = [_waves(width, 1 << count.bit_length()).to(self.device) for width in self.sizes.axes_dim_rope]
+        out, start = [torch.cat([table[:text] for table in tables], dim=-1)], text
+        for rows, columns in grids:
+            parts = (tables[0][start, None, None], tables[1][:rows, None], tables[2][None, :columns])
+            out.append(torch.cat([part.expand(rows, columns, -1) for part in parts], dim=-1).flatten(0, 1))
+            start += max(rows, columns)
+        return out
+
+
+@lru_cache(maxsize=64)
+def _waves(width: int, count: int) -> Tensor:
+    """Rotations of positions 0 … count - 1 on an axis, (count, width / 2); angles in float64, on the CPU."""
+    positions = torch.arange(count, device="cpu")
+    return get_1d_rotary_pos_embed(width, positions, theta=10000, freqs_dtype=torch.float64).to(torch.complex64)
+
+
+def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Rows (t, c) padded on the right, and a mask that is true on what is real; None where all of it is."""
+    lengths = [len(row) for row in rows]
+    together = pad_sequence(list(rows), batch_first=True)
+    if min(lengths) == max(lengths):
+        return together, None
+    real = torch.tensor(lengths, device=together.device)[:, None]
+    return together, torch.arange(max(lengths), device=together.device) < real

@@ -1,0 +1,219 @@
+"""OmniGen2 as a `UnifiedModel`: a frozen Qwen2.5-VL reads and answers; a diffusion transformer generates latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srum_core.errors import ConfigError
+from srum_core.flow import Recipe, Schedule
+from srum_core.models import qwen_vl
+from srum_core.models.hub import choose_device, choose_dtype
+from srum_core.models.images import flatten, to_image
+from srum_core.models.latents import patchify, unpatchify
+from srum_core.models.memory_outline import Outline
+from srum_core.models.parts import Parts
+from srum_core.models.weights import failure
+from srum_core.records import BoxFormat, Question, Sample
+from srum_omnigen2.autoencoder import SIDE_STEP, decode, encode, fitted_size, to_tensor
+from srum_omnigen2.checkpoint import Checkpoint, Configs, open_checkpoint, save
+from srum_omnigen2.denoiser import Denoiser
+from srum_omnigen2.options import Options
+from srum_omnigen2.sampling import Watch, sample, sampling_shift, time_grid, training_shift
+from srum_omnigen2.text_encoder import prompt_ids, read
+
+SIDE = 1024
+"""Pixels of a generated image's side, where `Options.size` does not say."""
+
+
+class OmniGen2:
+    """Load a checkpoint directory (or hub id) strictly: no missing, no unused key. Only the transformer is loaded at
+    once; the language model and the autoencoder come when something needs them."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.device = choose_device(options.device)
+        self.dtype = choose_dtype(options.dtype, self.device)
+        self.checkpoint = open_checkpoint(options, options.device)
+        self.configs = self.checkpoint.configs
+        self.size = image_size(options, self.configs)
+        self.chat, self.eyes = self.checkpoint.chat(), self.checkpoint.eyes(options.vision_pixels)
+        self.parts = Parts(
+            {
+                "language model": lambda: load_language(self.checkpoint, self.chat, self.device, self.dtype),
+                "autoencoder": lambda: load_autoencoder(self.checkpoint, self.device),
+            },
+            options.release,
+        )
+        with torch.device("meta"):
+            # Without the weights for reference images, which never reach a velocity: they stay on disk.
+            self.denoiser = Denoiser(self.configs.transformer)
+        self.checkpoint.transformer.load([self.denoiser], self.device, self.dtype, partly=True)
+        self.message: dict[str | None, Tensor] = {}
+        """The condition of every text that training asked for so far, on the CPU."""
+        self.recipe = make_recipe(options, self.configs)
+
+    @classmethod
+    def outline(cls, options: Options, device: str) -> Outline:
+        """The same model without weights, to plan for."""
+        from srum_omnigen2.memory_outline import outline
+
+        return outline(options, device)
+
+    @classmethod
+    def preflight(cls, options: Options) -> None:
+        """Raise CheckpointError or ConfigError for what would stop a run, as far as files and headers tell."""
+        found = open_checkpoint(options, options.device)
+        image_size(options, found.configs)
+        found.chat()
+        found.eyes(options.vision_pixels)
+
+    # ---- generating -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """One image of `options.size` per prompt."""
+        latents = self._sample(prompts, seeds)
+        made = zip(self.decode(latents), latents, strict=True)
+        return [Sample(to_image(image), failure=failure("image", latent, image)) for image, latent in made]
+
+    def _sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Watch | None = None) -> list[Tensor]:
+        """Clean latent grids."""
+        self.parts.only("language model", "autoencoder")
+        sampling = self.options.sampling
+        negative = sampling.negative_prompt if sampling.unconditional == "negative_prompt" else None
+        *states, without = self.read([*prompts, negative])
+        columns, rows = (side // self.configs.factor for side in self.size)
+        shape = (self.configs.transformer.in_channels, rows, columns)
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        grids = patchify(noise, self.configs.transformer.patch_size)
+        return sample(self.denoiser, states, without, list(grids), sampling, self.drawing_shift, watch)
+
+    @property
+    def drawing_shift(self) -> float:
+        """Of the times of sampling."""
+        if self.options.sampling.shift or not self.configs.shifted:
+            return self.options.sampling.shift or 1.0
+        width, height = (side // self.configs.factor for side in self.size)
+        return sampling_shift(height, width)
+
+    def sampling_times(self) -> list[float]:
+        """From 1 to 0; one more than steps."""
+        return time_grid(self.options.sampling.steps, self.drawing_shift).tolist()
+
+    @torch.no_grad()
+    def trace(self, prompts: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> list[list[Image.Image]]:
+        """Per prompt, the clean estimate x - t·v (guided v) at each of these steps, as an image."""
+        estimates: list[Tensor] = []
+
+        def watch(time: float, x: Tensor, used: Tensor, *_: object) -> None:
+            estimates.append(x - time * used)
+
+        self._sample(prompts, seeds, watch)
+        images = [[to_image(each) for each in self.decode(list(estimates[step]))] for step in steps]
+        return [list(of_one) for of_one in zip(*images, strict=True)]
+
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
+        """Grids (h, w, c) of one size -> images (n, 3, H, W) in [0, 1]."""
+        grid = torch.stack(list(latents))
+        return decode(self.parts["autoencoder"], unpatchify(grid, self.configs.transformer.patch_size))
+
+    def read(self, texts: Sequence[str | None]) -> list[Tensor]:
+        """Conditions (tokens, hidden) of texts; None is a dropped caption."""
+        rows = [prompt_ids(self.chat, text, self.options.text_tokens) for text in texts]
+        return read(self.parts["language model"].model.language_model, rows, self.chat.special[qwen_vl.PAD])
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Latent grids (h, w, c), float32, from the posterior's mean. An image of the size that is generated stays as
+        it is; others are fitted. They are encoded size by size, so none sees another's padding."""
+        self.parts.only("autoencoder")
+        options, step = self.options, math.lcm(SIDE_STEP, self.configs.stride)
+        pixels = []
+        for image in map(flatten, images):
+            fitted = fitted_size(image.size, options.encode_pixels, options.encode_side, step)
+            pixels.append(to_tensor(image, self.size if image.size == self.size else fitted))
+        out: list[Tensor] = [torch.empty(0)] * len(pixels)
+        for shape in dict.fromkeys(each.shape for each in pixels):
+            places = [place for place, each in enumerate(pixels) if each.shape == shape]
+            latents = encode(
+                self.parts["autoencoder"], torch.stack([pixels[place] for place in places]).to(self.device)
+            )
+            grids = patchify(latents, self.configs.transformer.patch_size)
+            for place, grid in zip(places, grids, strict=True):
+                out[place] = grid
+        return out
+
+    def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
+        """Hidden states (tokens, hidden) that a text is generated from: constants, read once. None: dropped caption."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.message]
+        if new:
+            self.message |= zip(new, (states.cpu() for states in self.read(new)), strict=True)
+        return [self.message[text].to(self.device) for text in texts]
+
+    def before_training(self, texts: Sequence[str]) -> None:
+        """Read all the captions that `condition` will be asked for; then the language model goes, and all else."""
+        self.parts.only("language model")
+        self.condition([*texts, None])
+        self.parts.only()
+
+    def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """A complete directory in the published layout; denoiser names are the stored ones."""
+        save(self.checkpoint, directory, weights)
+
+    # ---- answering --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """All questions at once, whatever their lengths, in Qwen2.5-VL's own chat format."""
+        self.parts.only("language model")
+        return qwen_vl.answer(self.parts["language model"], self.chat, self.eyes, questions)
+
+    def box_format(self, size: tuple[int, int]) -> BoxFormat:
+        """Pixels of the image as it was resized for the model."""
+        return self.eyes.box_format(size)
+
+
+def make_recipe(options: Options, configs: Configs) -> Recipe:
+    """Shift of the training times: that of the size that is generated."""
+    width, height = image_size(options, configs)
+    modules = r"attn\.(to_[qkv]|to_out\.0)" + (r"|feed_forward\.linear_[123]" if options.lora_modules == "all" else "")
+    return Recipe(
+        blocks=("Lumina2TransformerBlock",),
+        full=(r"(x_embedder|time_caption_embed|noise_refiner|context_refiner|layers|norm_out)\..*",),
+        lora=rf"(noise_refiner|context_refiner|layers)\.\d+\.({modules})",
+        schedule=Schedule(
+            "logit-normal", shift=training_shift(width * height // configs.stride**2, options.time_shift)
+        ),
+    )
+
+
+def image_size(options: Options, configs: Configs) -> tuple[int, int]:
+    """(width, height) of generated images. Raises ConfigError for one that is not made of whole tokens."""
+    width, height = (side or SIDE for side in options.size)
+    if width % configs.stride or height % configs.stride:
+        raise ConfigError(
+            f"adapter.size {width}x{height} cannot be generated: both sides must be multiples of {configs.stride}."
+        )
+    return width, height
+
+
+def load_language(checkpoint: Checkpoint, chat: qwen_vl.Chat, device: torch.device, dtype: torch.dtype) -> Any:
+    """The frozen language model with its vision tower; ids of special tokens are the tokenizer's."""
+    checkpoint.configs.language.image_token_id = chat.special[qwen_vl.IMAGE]
+    return qwen_vl.load(checkpoint.configs.language, checkpoint.mllm, device, dtype)
+
+
+def load_autoencoder(checkpoint: Checkpoint, device: torch.device) -> Any:
+    """In float32: it is small, and 16-bit decoding shows."""
+    made = checkpoint.configs.autoencoder()
+    checkpoint.vae.load([made], device, torch.float32)
+    return made

@@ -1,0 +1,224 @@
+"""A frozen Qwen2.5-VL: its tokens and chat format, loading it strictly, and answering many questions at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+
+from srum_core.errors import CheckpointError
+from srum_core.models import generation
+from srum_core.models.generation import Reply, load_tokenizer
+from srum_core.models.images import open_rgb
+from srum_core.models.weights import Stored
+from srum_core.records import BoxFormat, Question
+
+START, END, PAD, IMAGE = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>"
+SPECIAL = (START, END, PAD, "<|vision_start|>", "<|vision_end|>", IMAGE)
+SYSTEM = "You are a helpful assistant."
+REASON_FIRST = (
+    " Before you answer, reason about the question and about what can be seen. "
+    "Put this reasoning between <think> and </think>, then give the answer."
+)
+
+
+@frozen
+class Chat:
+    """The tokenizer, once as it is and once without its added tokens: what people write is read by the second, so that
+    no caption or question can hold an image, end a turn or ask for an image."""
+
+    tokenizer: PreTrainedTokenizerBase
+    plain: Tokenizer
+    special: dict[str, int]
+
+    @classmethod
+    def load(cls, directory: Path, model: str, more: Sequence[str] = ()) -> Chat:
+        """`model`: its name, for people; `more`: special tokens beside Qwen's. Raises CheckpointError for an unknown
+        one."""
+        tokenizer, special = load_tokenizer(directory, (*SPECIAL, *more), model)
+        made = json.loads(tokenizer.backend_tokenizer.to_str())
+        plain = Tokenizer.from_str(json.dumps({**made, "added_tokens": []}))
+        return cls(tokenizer, plain, special)
+
+    def ids(self, text: str) -> list[int]:
+        """The text's own ids, whatever it looks like."""
+        return list(self.plain.encode(text, add_special_tokens=False).ids)
+
+    def turn(self, role: str, inner: Sequence[int] | str, closed: bool = True, room: int | None = None) -> list[int]:
+        """A turn of the chat: role and text, or the ids of what is said. An open one is to be continued.
+
+        room  most tokens of the turn: a closed one that is longer loses the end of what is said, not its frame"""
+        end = [self.special[END], *self.ids("\n")] if closed else []
+        said = self.ids(f"{role}\n{inner}") if isinstance(inner, str) else [*self.ids(f"{role}\n"), *inner]
+        turn = [self.special[START], *said]
+        return [*(turn if room is None else turn[: max(room - len(end), 1)]), *end]
+
+    def question(self, text: str, cells: int, aloud: bool = False) -> list[int]:
+        """A question about an image of so many vision tokens (0: about none), the answer to be given next."""
+        shown = [self.special["<|vision_start|>"], *[self.special[IMAGE]] * cells, self.special["<|vision_end|>"]]
+        asked = self.turn("user", [*shown, *self.ids(text)]) if cells else self.turn("user", text)
+        system = self.turn("system", SYSTEM + REASON_FIRST * aloud)
+        return [*system, *asked, *self.turn("assistant", "", closed=False)]
+
+    @property
+    def stops(self) -> list[int]:
+        """Either ends an answer."""
+        return [self.special[END], self.special[PAD]]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What was said, up to where it stops."""
+        end = next((place for place, token in enumerate(ids) if token in self.stops), len(ids))
+        return str(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
+
+
+def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the model in evaluation mode and without gradients. Sampling options that its checkpoint carries are
+    dropped: a question says itself how it is to be answered."""
+    names = {name: official_name(name) for name in language_state(config)}
+    tensors = stored.tensors(name for name in names.values() if name in stored.where)
+    loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        None,
+        config=config,
+        state_dict={ours: tensors[name] for ours, name in names.items() if name in tensors},
+        dtype=dtype,
+        device_map={"": device},
+        attn_implementation="sdpa",
+        output_loading_info=True,
+    )
+    model, report = loaded
+    wrong = [str(key) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for key in report[kind]]
+    if wrong:
+        raise CheckpointError(f"transformers could not load {', '.join(wrong[:5])} of {stored.directory}.")
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    return model.eval().requires_grad_(False)
+
+
+def language_config(config: Mapping[str, Any]) -> Qwen2_5_VLConfig:
+    """Out of the flat dictionary of a config.json. transformers, when it is given the directory and does not know the
+    model type, takes the vision tower's nested configuration for the whole: a text model of the tower's sizes."""
+    # What the loaded model should be like is decided here, not by what a file says of types and attention.
+    dropped = ("model_type", "architectures", "torch_dtype", "dtype", "auto_map", "_attn_implementation")
+    return Qwen2_5_VLConfig(**{key: value for key, value in config.items() if key not in dropped})
+
+
+def official_name(name: str) -> str:
+    """transformers' name of a tensor -> the stored one, which is that of transformers 4.51."""
+    return name.replace("model.language_model.", "model.", 1).replace("model.visual.", "visual.", 1)
+
+
+def language_state(config: Qwen2_5_VLConfig) -> dict[str, Tensor]:
+    """Return everything that the model is made of, by transformers' names and without values; a tied head is left
+    out."""
+    with torch.device("meta"):
+        state = Qwen2_5_VLForConditionalGeneration(config).state_dict()
+    return {name: each for name, each in state.items() if name != "lm_head.weight" or not config.tie_word_embeddings}
+
+
+def stored_shapes(config: Qwen2_5_VLConfig, there: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """Stored name -> shape of every tensor. Some savers write the copy of a tied head too: wanted if it is `there`."""
+    wanted = {official_name(name): tensor.shape for name, tensor in language_state(config).items()}
+    if config.tie_word_embeddings and "lm_head.weight" in there:
+        wanted["lm_head.weight"] = wanted["model.embed_tokens.weight"]
+    return wanted
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Eyes:
+    """How images become patches: transformers' processor with its limits."""
+
+    processor: Qwen2VLImageProcessorPil
+
+    @classmethod
+    def within(cls, fewest: int, most: int) -> Eyes:
+        """The published settings, with these limits to an image's pixels."""
+        return cls(Qwen2VLImageProcessorPil(size={"shortest_edge": fewest, "longest_edge": most}))
+
+    @property
+    def step(self) -> int:
+        """Pixels of a vision token's side."""
+        return int(self.processor.patch_size * self.processor.merge_size)
+
+    def seen(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of an image as the model sees it: whole vision tokens, what boxes count in."""
+        width, height = size
+        limits = self.processor.size
+        rows, columns = smart_resize(height, width, self.step, limits["shortest_edge"], limits["longest_edge"])
+        return columns, rows
+
+    def box_format(self, size: tuple[int, int]) -> BoxFormat:
+        """Qwen2.5-VL writes boxes in pixels of the image as it was resized for it: not of the file, not thousandths."""
+        return BoxFormat("pixels", self.seen(size))
+
+    def patches(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """Patches of all images one after another, and (frames, rows, columns) of patches of each."""
+        made = self.processor(list(images), return_tensors="pt")
+        return made["pixel_values"], made["image_grid_thw"]
+
+    def cells(self, grid: Tensor) -> int:
+        """Vision tokens of an image whose patches lie like this."""
+        return int(grid.prod()) // int(self.processor.merge_size) ** 2
+
+
+# ---- answering -------------------------------------------------------------------------------------------------------
+
+
+def answer(model: Any, chat: Chat, eyes: Eyes, questions: Sequence[Question]) -> list[str]:
+    """All questions at once, whatever their lengths."""
+    patches, grids = eyes.patches([open_rgb(question.image, question.crop) for question in questions])
+    rows = [
+        chat.question(question.text, eyes.cells(grid), question.think)
+        for question, grid in zip(questions, grids, strict=True)
+    ]
+    replies = [Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
+    said = speak(model, chat, ask(chat, rows, (patches, grids), model.device), replies)
+    return [chat.text(ids) for ids in said]
+
+
+def ask(
+    chat: Chat, rows: Sequence[Sequence[int]], images: tuple[Tensor, Tensor] | None, device: torch.device
+) -> dict[str, Tensor]:
+    """Return questions side by side, padded on the left, as arguments of the model.
+
+    rows    ids of each question
+    images  `Eyes.patches` of all that have one, in order"""
+    longest, pad = max(map(len, rows)), chat.special[PAD]
+    ids = torch.tensor([[pad] * (longest - len(row)) + [*row] for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    # The types are 1 on an image's tokens. Without them transformers gives these plain positions, and says nothing.
+    types = (ids == chat.special[IMAGE]).int()
+    asked = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+    if images is not None:
+        asked |= {"pixel_values": images[0], "image_grid_thw": images[1]}
+    return {name: tensor.to(device) for name, tensor in asked.items()}
+
+
+@torch.no_grad()
+def speak(
+    model: Any,
+    chat: Chat,
+    asked: Mapping[str, Tensor],
+    replies: Sequence[Reply],
+    watch: Callable[[Tensor], None] | None = None,
+) -> list[list[int]]:
+    """Ids said, row by row, possibly with what stopped them at the end; `watch` gets every step's logits."""
+    return generation.speak(model, asked, replies, chat.stops, chat.special[PAD], watch)
