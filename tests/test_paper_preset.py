@@ -73,7 +73,7 @@ def test_without_sams_checkpoint_it_stops_before_it_draws(
     assert not (out / "round-1").exists()
 
 
-@pytest.mark.parametrize("adapter", ["bagel", "blip3o"])
+@pytest.mark.parametrize("adapter", ["bagel", "blip3o", "omnigen2"])
 def test_the_preset_advantage_changes_the_map_and_the_losses_weight_alone(adapter: str) -> None:
     registry = discover()
 

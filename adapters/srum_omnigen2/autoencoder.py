@@ -32,7 +32,7 @@ def to_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
 def encode(autoencoder: Any, images: Tensor) -> Tensor:
     """Images (n, 3, H, W) in [-1, 1] -> latents (n, c, h, w) from the posterior's mean, shifted and scaled."""
     mean = autoencoder.encode(images).latent_dist.mode()
-    return (mean - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
+    return (mean.float() - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
 
 
 @torch.no_grad()

@@ -28,8 +28,8 @@ def training_shift(tokens: int, version: str) -> float:
 
 def time_grid(steps: int, shift: float) -> Tensor:
     """Float64 (steps + 1,) on the CPU, from 1 (noise) to 0 (clean)."""
-    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
-    return shift * t / (1 + (shift - 1) * t)
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
+    return 1 - t / (shift - shift * t + t)
 
 
 @torch.no_grad()

@@ -107,7 +107,8 @@ def test_answers(stored: dict[str, Tensor], about: dict, kind: str, monkeypatch:
     start = stored[f"{kind}.input_ids"].shape[1]
     assert said[0] == stored[f"{kind}.generated_ids"][0, start:].tolist()
     close(torch.stack(steps, dim=1), stored[f"{kind}.step_logits"], "step_logits")
-    assert model().chat.text(said[0]) == about[f"{kind}_answer"]
+    decode = model().chat.tokenizer.decode
+    assert about[f"{kind}_answer"] in {decode(said[0]), decode(said[0], skip_special_tokens=True)}
 
 
 def test_answers_of_different_lengths_share_a_batch(
