@@ -87,6 +87,19 @@ class TestBlip3oHeadAlone(TestBlip3oWithQueries):
     train_queries = False
 
 
+@cache
+def omnigen2():
+    """The golden checkpoint: random weights in the published layout."""
+    fixed = {"checkpoint": str(GOLDEN / "omnigen2" / "checkpoint"), "device": "cpu", "dtype": "float32"}
+    return create("adapter", "omnigen2", size=[64, 64], sampling={"steps": 3}, release=False, **fixed)
+
+
+class TestOmniGen2(AdapterConformance):
+    @pytest.fixture
+    def adapter(self):
+        return omnigen2()
+
+
 # ---- judges --------------------------------------------------------------------------------------------------------
 
 

@@ -217,8 +217,8 @@ def test_t1_the_librarys_transformer_is_the_same_with_other_positions(
     time = torch.tensor([0.25, 0.75])
     given: dict[str, Any] = {
         "hidden_states": unpatchify(torch.stack(grids), sizes.patch_size), "timestep": 1 - time,
-        "encoder_hidden_states": torch.stack(texts), "encoder_attention_mask": torch.ones(2, len(texts[0]), dtype=torch.long),
-        "return_dict": False,
+        "encoder_hidden_states": torch.stack(texts), "return_dict": False,
+        "encoder_attention_mask": torch.ones(2, len(texts[0]), dtype=torch.long),
     }  # fmt: skip
     ours = unpatchify(torch.stack(one.denoiser(grids, time, texts)), sizes.patch_size)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -35,7 +36,7 @@ from srum_core.training.metrics import Tally
 from srum_losses import objectives
 
 GOLDENS = Path(__file__).parent / "golden"
-BAGEL, BLIP3O = GOLDENS / "bagel" / "checkpoint", GOLDENS / "blip3o" / "checkpoint"
+BAGEL, BLIP3O, OMNIGEN2 = (GOLDENS / name / "checkpoint" for name in ("bagel", "blip3o", "omnigen2"))
 LORA, FULL = {"method": "lora"}, {"method": "full"}
 
 
@@ -214,6 +215,29 @@ def test_blip3o_s_outline_is_the_model_without_its_weights() -> None:
     assert found.grid == (model.side, model.side, model.checkpoint.sizes.head.channels)
     assert height(lambda: found.generate(4)) > height(lambda: found.generate(2)) > 0  # type: ignore[misc]
     config = model.checkpoint.sizes.language.get_text_config()
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    more = height(lambda: found.judge(2, 40_000)) - height(lambda: found.judge(2, 20_000))  # type: ignore[misc]
+    assert more == pytest.approx(2 * 20_000 * cache * 4, rel=0.05)
+
+
+def test_omnigen2_s_outline_is_the_model_without_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from srum_omnigen2.model import OmniGen2
+    from srum_omnigen2.options import Options as OmniGen2Options
+
+    options = OmniGen2Options(checkpoint=str(OMNIGEN2), dtype="float32", device="cpu", size=(96, 64))
+    model = OmniGen2(options)
+    reads, decodes = model.parts["language model"], model.parts["autoencoder"]
+    (grid,) = model.encode([Image.new("RGB", model.size)])
+    monkeypatch.setattr(Stored, "load", None)  # nothing is read but headers
+    found = OmniGen2.outline(options, "cpu")
+    assert tensors(found.denoiser) == tensors(model.denoiser)
+    assert found.recipe == model.recipe
+    assert found.grid == tuple(grid.shape)
+    assert found.parts["judge"] == sum(each.numel() * each.element_size() for each in reads.parameters())
+    beside = sum(each.numel() * each.element_size() for each in decodes.parameters())
+    assert found.parts == {"generate": found.parts["judge"] + beside, "judge": found.parts["judge"], "train": 0}
+    assert height(lambda: found.generate(4)) > height(lambda: found.generate(2)) > 0  # type: ignore[misc]
+    config = model.configs.language.get_text_config()
     cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     more = height(lambda: found.judge(2, 40_000)) - height(lambda: found.judge(2, 20_000))  # type: ignore[misc]
     assert more == pytest.approx(2 * 20_000 * cache * 4, rel=0.05)
@@ -413,7 +437,7 @@ def test_a_step_puts_nothing_in_float64_on_an_accelerator(loss: str) -> None:
     assert {each.dtype for each in [*sums.values(), watching.total]} == {torch.float64}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("checkpoint", [BAGEL, BLIP3O], ids=["bagel", "blip3o"])
+@pytest.mark.parametrize("checkpoint", [BAGEL, BLIP3O, OMNIGEN2], ids=["bagel", "blip3o", "omnigen2"])
 def test_no_adapter_puts_anything_in_float64_on_an_accelerator(
     registry: plugins.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
 ) -> None:
