@@ -134,6 +134,19 @@ def test_a_missing_field_is_an_error_and_no_default(copy: Path, part: str, field
         build(configure(copy, part, **{field: ...}))
 
 
+def test_limits_of_images_are_in_the_older_or_the_newer_form(copy: Path) -> None:
+    path = copy / "processor" / "preprocessor_config.json"
+    stated = json.loads(path.read_text())
+    for gone in ({"size"}, {"min_pixels", "max_pixels"}):
+        path.write_text(json.dumps({name: value for name, value in stated.items() if name not in gone}))
+        assert build(copy).box_format((640, 640)) == build().box_format((640, 640))
+    path.write_text(
+        json.dumps({name: value for name, value in stated.items() if name != "size" and "pixels" not in name})
+    )
+    with pytest.raises(CheckpointError, match="does not say min_pixels, max_pixels"):
+        build(copy)
+
+
 @pytest.mark.parametrize(
     ("part", "fields", "told"),
     [

@@ -37,6 +37,7 @@ _SEES = (
     "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size", "spatial_merge_size",
     "window_size", "fullatt_block_indexes",
 )  # fmt: skip
+_LOOKS = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
 _ENCODES = (
     "block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "latent_channels",
     "norm_num_groups", "scaling_factor", "shift_factor", "use_quant_conv", "use_post_quant_conv",
@@ -84,12 +85,14 @@ class Checkpoint:
 
     def eyes(self, limits: tuple[int, int]) -> Eyes:
         """With limits to an image's pixels; (0, 0): the checkpoint's own."""
-        folder = self.directory / "processor"
-        read_json(folder / "preprocessor_config.json")
-        size = {"shortest_edge": limits[0], "longest_edge": limits[1]}
-        more = {"size": size, "min_pixels": limits[0], "max_pixels": limits[1]} if any(limits) else {}
-        with loading(f"The image processor in {folder}", folder):
-            return Eyes(Qwen2VLImageProcessorPil.from_pretrained(folder, **more))
+        path = self.directory / "processor" / "preprocessor_config.json"
+        config = read_json(path)
+        require(config, _LOOKS if "size" in config else (*_LOOKS, "min_pixels", "max_pixels"), path)
+        if any(limits):
+            size = {"shortest_edge": limits[0], "longest_edge": limits[1]}
+            config |= {"size": size, "min_pixels": limits[0], "max_pixels": limits[1]}
+        with loading(f"The image processor that {path} describes"):
+            return Eyes(Qwen2VLImageProcessorPil.from_dict(config))
 
 
 def open_checkpoint(options: Options, device: str) -> Checkpoint:
@@ -108,7 +111,9 @@ def open_checkpoint(options: Options, device: str) -> Checkpoint:
     mllm = Stored.open(directory / "mllm", ["model"], "OmniGen2")
     configs = read_configs(
         directory,
-        *(read_json(directory / part / "config.json") for part in ("transformer", "mllm", "vae")),
+        read_json(directory / "transformer" / "config.json"),
+        read_json(directory / "mllm" / "config.json"),
+        read_json(directory / "vae" / "config.json"),
         read_json(directory / "scheduler" / "scheduler_config.json"),
     )
     with loading(f"The model that {directory} describes"), torch.device("meta"):

@@ -62,11 +62,10 @@ class Denoiser(nn.Module):
             return nn.ModuleList(Lumina2TransformerBlock(*given, *more) for _ in range(count))
 
         self.x_embedder = nn.Linear(sizes.cell, width)
-        self.time_caption_embed: Any = Lumina2CombinedTimestepCaptionEmbedding(
-            width, sizes.text_feat_dim, norm_eps=sizes.norm_eps
-        )
+        embed: Any = Lumina2CombinedTimestepCaptionEmbedding(width, sizes.text_feat_dim, norm_eps=sizes.norm_eps)
         # After the product with the frequencies, as the reference multiplies: before it costs digits.
-        self.time_caption_embed.time_proj.scale = sizes.timestep_scale
+        embed.time_proj.scale = sizes.timestep_scale
+        self.time_caption_embed = embed
         self.noise_refiner = blocks(sizes.num_refiner_layers)
         self.context_refiner = blocks(sizes.num_refiner_layers, timed=False)
         self.layers = blocks(sizes.num_layers)
@@ -173,7 +172,7 @@ class Denoiser(nn.Module):
 @lru_cache(maxsize=64)
 def _waves(width: int, count: int) -> Tensor:
     """Rotations of positions 0 … count - 1 on an axis, (count, width / 2); angles in float64, on the CPU."""
-    positions = torch.arange(count, device="cpu")
+    positions: Any = torch.arange(count, device="cpu")  # declared as numpy's, and taken as torch's
     return get_1d_rotary_pos_embed(width, positions, theta=10000, freqs_dtype=torch.float64).to(torch.complex64)
 
 

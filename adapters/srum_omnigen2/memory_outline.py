@@ -67,8 +67,9 @@ def outline(options: Options, device: str) -> Outline:
 def _outline(options: Options, device: str, configs: Configs, eyes: Eyes, known: bool) -> Outline:
     dtype, text_config = choose_dtype(options.dtype, torch.device(device)), configs.language.get_text_config()
     with torch.device("meta"):
-        language: Any = Qwen2_5_VLForConditionalGeneration(configs.language).to(dtype)
+        language: Any = Qwen2_5_VLForConditionalGeneration(configs.language)
         denoiser = Denoiser(configs.transformer).to(dtype)
+    nn.Module.to(language, dtype)
     autoencoder = configs.autoencoder()
     modules: list[nn.Module] = [denoiser, language, autoencoder]
     for module in modules:

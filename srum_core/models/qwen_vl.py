@@ -133,7 +133,9 @@ def language_state(config: Qwen2_5_VLConfig) -> dict[str, Tensor]:
 
 def stored_shapes(config: Qwen2_5_VLConfig, there: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """Stored name -> shape of every tensor. Some savers write the copy of a tied head too: wanted if it is `there`."""
-    wanted = {official_name(name): tensor.shape for name, tensor in language_state(config).items()}
+    wanted: dict[str, Sequence[int]] = {
+        official_name(name): tensor.shape for name, tensor in language_state(config).items()
+    }
     if config.tie_word_embeddings and "lm_head.weight" in there:
         wanted["lm_head.weight"] = wanted["model.embed_tokens.weight"]
     return wanted
