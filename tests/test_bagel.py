@@ -17,10 +17,11 @@ from srum_bagel.attention import Context, attend
 from srum_bagel.layers import RMSNorm
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options, Sampling
-from srum_bagel.vision import size_rule, to_tensor
+from srum_bagel.vision import size_rule
 from srum_core.errors import CheckpointError
 from srum_core.flow import flow_step
 from srum_core.models.images import flatten
+from srum_core.models.tensors import to_tensor
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Question
 

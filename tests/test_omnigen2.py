@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from srum_core.errors import ConfigError
 from srum_core.flow import flow_step
-from srum_core.models.latents import unpatchify
 from srum_core.models.qwen_vl import END
+from srum_core.models.tensors import unpatchify
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
 from srum_core.records import BoxFormat, Candidate, Prompt, Question

@@ -29,13 +29,6 @@ class PositionTable(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(side**2, width), requires_grad=False)
 
 
-def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows (t_i, …) -> (n, max t, …) filled with zeros, and which entries are real, (n, max t)."""
-    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
-    padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-    return padded, torch.arange(padded.shape[1], device=padded.device)[None] < lengths[:, None]
-
-
 def rope(positions: Tensor, head: int, theta: float) -> Rope:
     """Angles of the half-split rotary embedding; always float32, whatever the weights are."""
     frequency = theta ** (-torch.arange(0, head, 2, dtype=torch.float32, device=positions.device) / head)

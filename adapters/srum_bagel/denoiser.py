@@ -6,27 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import get_timestep_embedding
 from einops import rearrange
 from torch import Tensor, nn
 from transformers import Qwen2Config
 
-from srum_bagel.attention import GENERATION, Context, Joint, PositionTable, Segment, cut, pad_rows, rope
+from srum_bagel.attention import GENERATION, Context, Joint, PositionTable, Segment, cut, rope
 from srum_bagel.layers import MoTLanguageModel
 from srum_core.errors import CheckpointError
-
-
-class TimeEmbedder(nn.Module):
-    """Time in [0, 1] (not multiplied by 1000) -> (n, hidden), through 128 cosines and 128 sines."""
-
-    def __init__(self, hidden: int, width: int = 256) -> None:
-        super().__init__()
-        self.width = width
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-
-    def forward(self, time: Tensor) -> Tensor:
-        waves = get_timestep_embedding(time.float(), self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
-        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+from srum_core.models.tensors import TimeEmbedder, pad_rows
 
 
 class BagelDenoiser(nn.Module):

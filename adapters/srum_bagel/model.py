@@ -17,15 +17,15 @@ from srum_bagel.options import Options
 from srum_bagel.prompting import PLAN_A_IMAGE, REASON_FIRST, Chat
 from srum_bagel.sampling import Branches, Contexts, Watch, sample, speak, time_grid
 from srum_bagel.vae import Autoencoder, AutoencoderSizes, autoencoder_sizes
-from srum_bagel.vision import Eye, latent_grid, size_rule, to_image, to_tensor
+from srum_bagel.vision import Eye, latent_grid, size_rule
 from srum_core.errors import CheckpointError
 from srum_core.files import read_text
 from srum_core.flow import Recipe, Schedule
 from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, open_rgb
-from srum_core.models.latents import patchify, unpatchify
 from srum_core.models.memory_outline import Outline
+from srum_core.models.tensors import by_shape, patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import Stored, failure, loading
 from srum_core.records import Question, Sample
 
@@ -191,14 +191,13 @@ class Bagel:
             to_tensor(image if image.size == own else self.generated_size.resize(image))
             for image in map(flatten, images)
         ]
-        out: list[Tensor] = [torch.empty(0)] * len(pixels)
-        for shape in dict.fromkeys(each.shape for each in pixels):
-            places = [place for place, each in enumerate(pixels) if each.shape == shape]
-            batch = torch.stack([pixels[place] for place in places]).to(self.denoiser.device)
+
+        def encode(batch: Tensor) -> Tensor:
+            batch = batch.to(self.denoiser.device)
             noise = self._posterior_noise(batch) if self.options.sample_latents else None
-            for place, grid in zip(places, patchify(self.autoencoder.encode(batch, noise), self.patch), strict=True):
-                out[place] = grid
-        return out
+            return patchify(self.autoencoder.encode(batch, noise), self.patch)
+
+        return by_shape(pixels, encode)
 
     def _posterior_noise(self, batch: Tensor) -> Tensor:
         """One sample per image with its pixels' sum as the seed: repeatable, independent of the batch."""

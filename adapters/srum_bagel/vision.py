@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from attrs import field, frozen, validators
 from einops import rearrange
@@ -17,8 +16,9 @@ from transformers import SiglipVisionConfig
 from transformers.activations import ACT2FN
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
-from srum_bagel.attention import PositionTable, pad_rows
+from srum_bagel.attention import PositionTable
 from srum_core.errors import CheckpointError
+from srum_core.models.tensors import pad_rows
 
 
 @frozen
@@ -70,18 +70,6 @@ def latent_grid(size: tuple[int, int], stride: int, table: int) -> tuple[int, in
             f"{stride} up to {most}."
         )
     return height // stride, width // stride
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """(3, H, W) float32 in [-1, 1]."""
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.uint8).copy())
-    return (pixels.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
-
-
-def to_image(image: Tensor) -> Image.Image:
-    """(3, H, W) in about [-1, 1] -> RGB; clamped, then truncated to whole levels as the reference does."""
-    levels = (image.float() * 0.5 + 0.5).clamp(0, 1) * 255
-    return Image.fromarray(levels.permute(1, 2, 0).to(torch.uint8).cpu().numpy())
 
 
 # ---- the tower -------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from srum_core.models.hub import choose_dtype
-from srum_core.models.latents import unpatchify
 from srum_core.models.memory_outline import Outline, size_of
 from srum_core.models.qwen_vl import Eyes
+from srum_core.models.tensors import unpatchify
 from srum_omnigen2.autoencoder import decode
 from srum_omnigen2.checkpoint import Configs, open_checkpoint, read_configs
 from srum_omnigen2.denoiser import Denoiser

@@ -16,9 +16,9 @@ from srum_core.flow import Recipe, Schedule
 from srum_core.models import qwen_vl
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, to_image
-from srum_core.models.latents import patchify, unpatchify
 from srum_core.models.memory_outline import Outline
 from srum_core.models.parts import Parts
+from srum_core.models.tensors import by_shape, patchify, unpatchify
 from srum_core.models.weights import failure
 from srum_core.records import BoxFormat, Question, Sample
 from srum_omnigen2.autoencoder import SIDE_STEP, decode, encode, fitted_size, to_tensor
@@ -141,16 +141,12 @@ class OmniGen2:
         for image in map(flatten, images):
             fitted = fitted_size(image.size, options.encode_pixels, options.encode_side, step)
             pixels.append(to_tensor(image, self.size if image.size == self.size else fitted))
-        out: list[Tensor] = [torch.empty(0)] * len(pixels)
-        for shape in dict.fromkeys(each.shape for each in pixels):
-            places = [place for place, each in enumerate(pixels) if each.shape == shape]
-            latents = encode(
-                self.parts["autoencoder"], torch.stack([pixels[place] for place in places]).to(self.device)
-            )
-            grids = patchify(latents, self.configs.transformer.patch_size)
-            for place, grid in zip(places, grids, strict=True):
-                out[place] = grid
-        return out
+
+        def grids(batch: Tensor) -> Tensor:
+            latents = encode(self.parts["autoencoder"], batch.to(self.device))
+            return patchify(latents, self.configs.transformer.patch_size)
+
+        return by_shape(pixels, grids)
 
     def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
         """Hidden states (tokens, hidden) that a text is generated from: constants, read once. None: dropped caption."""

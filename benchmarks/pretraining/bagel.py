@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretraining.tokenizer import train_tokenizer
-from srum_bagel.attention import Projected, Rope, attend, pad_rows
+from srum_bagel.attention import Projected, Rope, attend
 from srum_bagel.checkpoint import build_sizes
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.model import Bagel
 from srum_bagel.prompting import BOS, END, EOS, START
 from srum_bagel.vae import Autoencoder, AutoencoderSizes
 from srum_bagel.vision import Eye
+from srum_core.models.tensors import pad_rows
 
 SPECIAL = ("<|endoftext|>", BOS, EOS, START, END)
 

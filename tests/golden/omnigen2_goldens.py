@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from srum_core.models.latents import patchify, unpatchify
+from srum_core.models.tensors import patchify, unpatchify
 from srum_omnigen2.denoiser import Denoiser
 from srum_omnigen2.model import OmniGen2
 from srum_omnigen2.options import Options

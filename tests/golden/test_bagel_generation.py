@@ -15,9 +15,8 @@ from torch import Tensor
 
 from srum_bagel.options import Sampling
 from srum_bagel.sampling import Contexts, sample, time_grid
-from srum_bagel.vision import to_image, to_tensor
 from srum_core.flow import Schedule, flow_step
-from srum_core.models.latents import unpatchify
+from srum_core.models.tensors import to_image, to_tensor, unpatchify
 from srum_losses import SrumOptions
 from srum_losses.objectives import SrumLoss
 

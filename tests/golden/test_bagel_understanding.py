@@ -10,8 +10,9 @@ from bagel_goldens import Goldens, close, folder
 
 from srum_bagel.attention import Context, Segment
 from srum_bagel.sampling import next_logits, speak
-from srum_bagel.vision import SizeRule, to_tensor
+from srum_bagel.vision import SizeRule
 from srum_core.models.generation import Reply
+from srum_core.models.tensors import to_tensor
 from srum_core.records import Question
 
 pytestmark = pytest.mark.golden
