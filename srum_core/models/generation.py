@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import frozen
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedTokenizerBase,
     Qwen2Tokenizer,
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from srum_core.errors import CheckpointError
 from srum_core.models.weights import loading
+
+CACHE = "cache" if "cache" in inspect.signature(Qwen2Model.forward).parameters else "past_key_values"
+"""The name that transformers gives a model's argument for keys and values of earlier tokens: it has changed."""
 
 
 def load_tokenizer(directory: Path, special: Sequence[str], model: str) -> tuple[Qwen2Tokenizer, dict[str, int]]:
@@ -33,6 +41,13 @@ def load_tokenizer(directory: Path, special: Sequence[str], model: str) -> tuple
             f"The tokenizer in {directory} has no {', '.join(missing)}; {model} frames texts and images with them."
         )
     return tokenizer, {token: vocabulary[token] for token in special}
+
+
+def without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Return a copy that knows no control tokens: what people write is read by it, so that no prompt or question can
+    hold an image or end a turn."""
+    made = json.loads(tokenizer.backend_tokenizer.to_str())
+    return Tokenizer.from_str(json.dumps({**made, "added_tokens": []}))
 
 
 @frozen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from srum_core.errors import CheckpointError
 from srum_core.models import generation
-from srum_core.models.generation import Reply, load_tokenizer
+from srum_core.models.generation import Reply, load_tokenizer, without_added_tokens
 from srum_core.models.images import open_rgb
 from srum_core.models.weights import Stored
 from srum_core.records import BoxFormat, Question
@@ -50,9 +49,7 @@ class Chat:
         """`model`: its name, for people; `more`: special tokens beside Qwen's. Raises CheckpointError for an unknown
         one."""
         tokenizer, special = load_tokenizer(directory, (*SPECIAL, *more), model)
-        made = json.loads(tokenizer.backend_tokenizer.to_str())
-        plain = Tokenizer.from_str(json.dumps({**made, "added_tokens": []}))
-        return cls(tokenizer, plain, special)
+        return cls(tokenizer, without_added_tokens(tokenizer), special)
 
     def ids(self, text: str) -> list[int]:
         """The text's own ids, whatever it looks like."""

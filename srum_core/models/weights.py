@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from attrs import field, frozen
@@ -24,7 +25,10 @@ from torch import Tensor, nn
 from srum_core.errors import CheckpointError, SrumError, clean
 from srum_core.files import redo_option, way_out
 
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""Types that weights may have, and their names in safetensors."""
+FLOATS = frozenset(KINDS.values())
+SAFETENSORS, PICKLE = ".safetensors", ".bin"
 MOST_LAYERS, LARGEST = 1_000, 2**24
 """Above these a number of layers, or a size, in a configuration is a mistake (a vocabulary has about 2**18)."""
 _LAYERS = re.compile(r"(^|_)(layers?|depths?|blocks)(_|$)")
@@ -110,7 +114,10 @@ def opened(path: Path, device: torch.device | str = "cpu") -> Any:
 
 
 def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (type, shape) of the tensors in a safetensors file. Raises CheckpointError."""
+    """Name -> (type, shape) of the tensors in a safetensors or a PyTorch file. Raises CheckpointError."""
+    if path.suffix == PICKLE:
+        tensors = read_tensors(path, lazily=True)
+        return {name: (KINDS.get(each.dtype, str(each.dtype)), tuple(each.shape)) for name, each in tensors.items()}
     with opened(path) as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
@@ -120,7 +127,7 @@ def read_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
     """Tensors by name, out of a safetensors or a PyTorch file of nothing but tensors. Raises CheckpointError.
 
     `lazily`: those of a PyTorch file are read from disk as they are used."""
-    if path.suffix == ".safetensors":
+    if path.suffix == SAFETENSORS:
         with opened(path) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     data = unpickle(path, lazily)
@@ -135,7 +142,8 @@ def read_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
 def unpickle(path: Path, lazily: bool = False) -> Any:
     """Load a PyTorch file on the CPU. Nothing in it is executed: a pickle could be a program."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+        # Files of before PyTorch 1.6 are no archives and cannot be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and is_zipfile(path))
     except Exception as error:  # torch.load raises almost anything for a file that is cut off or of another kind
         words = f"or it holds more than tensors, which is refused ({type(error).__name__}: {clean(error, 200)})"
         raise unreadable(path, words) from error
@@ -152,18 +160,19 @@ class Stored:
     stem: str
     where: dict[str, Path] = field(repr=False)
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    ending: str = SAFETENSORS
 
     @classmethod
-    def open(cls, directory: Path, stems: Sequence[str], kind: str) -> Stored:
-        """The first of `stems` there is, as one safetensors file or as an index with shards; `kind`: of checkpoint,
-        for people. Raises CheckpointError."""
+    def open(cls, directory: Path, stems: Sequence[str], kind: str, ending: str = SAFETENSORS) -> Stored:
+        """The first of `stems` there is, as one file or as an index with shards; `kind`: of checkpoint, for people;
+        `ending`: of safetensors or PICKLE, of PyTorch files. Raises CheckpointError."""
         for stem in stems:
-            single, index = (directory / f"{stem}.safetensors{end}" for end in ("", ".index.json"))
+            single, index = (directory / f"{stem}{ending}{end}" for end in ("", ".index.json"))
             if single.is_file():
-                return cls(directory, stem, *locate([single]))
+                return cls(directory, stem, *locate([single]), ending)
             if index.is_file():
-                return cls(directory, stem, *locate(shards(index)))
-        wanted = " or ".join(f"{stem}.safetensors" for stem in stems)
+                return cls(directory, stem, *locate(shards(index)), ending)
+        wanted = " or ".join(f"{stem}{ending}" for stem in stems)
         raise CheckpointError(
             f"{directory} holds no {wanted} (single or sharded with an index): it is no {kind} checkpoint, or "
             "incomplete."
@@ -175,11 +184,9 @@ class Stored:
         for name in names:
             by_file.setdefault(self.where[name], []).append(name)
         for path, some in by_file.items():
-            with opened(path, device) as file:
-                for name in some:
-                    tensor = file.get_tensor(name)
-                    refuse_infinite([(name, tensor)], path)
-                    yield name, tensor
+            for name, tensor in _read(path, some, device):
+                refuse_infinite([(name, tensor)], path)
+                yield name, tensor
 
     def tensors(self, names: Iterable[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The named tensors, all at once."""
@@ -210,7 +217,7 @@ class Stored:
             for name, (_, _, shape) in own.items()
         }
         refuse(
-            f"The weights {self.stem}.safetensors in {self.directory} do not match its configuration",
+            f"The weights {self.stem}{self.ending} in {self.directory} do not match its configuration",
             differences(wanted, self.shapes, unused=not partly),
         )
         values: list[dict[str, Tensor]] = [{} for _ in modules]
@@ -235,13 +242,18 @@ class Stored:
         """Write the checkpoint with `changed` tensors (stored names) in place of its own, in its own files, one of them
         in memory at a time, and copy the files `others`. Raises CheckpointError for names that are not stored."""
         self._refuse_unknown(changed)
-        own = Stored.open(self.directory, [self.stem], "").where  # without what was trained since
+        own = Stored.open(self.directory, [self.stem], "", self.ending).where  # without what was trained since
         copy_files(self.directory, directory, (path for path in others if path not in own.values()))
         directory.mkdir(parents=True, exist_ok=True)
         for file in sorted(set(own.values())):
             names = {name for name, path in own.items() if path == file}
             new = self.as_stored({name: changed[name] for name in names & changed.keys()})
-            save_file({**self.tensors(names - new.keys()), **new}, directory / file.name, metadata={"format": "pt"})
+            whole = {**self.tensors(names - new.keys()), **new}
+            if self.ending == SAFETENSORS:
+                save_file(whole, directory / file.name, metadata={"format": "pt"})
+            else:
+                # Copies: a view would be saved with all that it is a view of.
+                torch.save({**whole, **{name: each.clone() for name, each in new.items()}}, directory / file.name)
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         if unknown := sorted(set(names) - self.where.keys()):
@@ -259,6 +271,16 @@ def copy_files(source: Path, target: Path, paths: Iterable[Path]) -> None:
             place = target / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
+
+
+def _read(path: Path, names: Iterable[str], device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+    if path.suffix == PICKLE:
+        tensors = read_tensors(path, lazily=True)
+        # Copies: a mapped tensor would change with its file.
+        yield from ((name, tensors[name].to(device, copy=True)) for name in names)
+        return
+    with opened(path, device) as file:
+        yield from ((name, file.get_tensor(name)) for name in names)
 
 
 def _without_ones(shape: Sequence[int]) -> list[int]:
