@@ -1,0 +1,303 @@
+"""The published layout, and the repositories that it needs beside it: the language model's configuration and tokenizer,
+SigLIP's configuration, the autoencoder. Sizes that no file states are read from the weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from transformers import Qwen2Config, Qwen3Config, SiglipVisionConfig
+
+from srum_core.errors import CheckpointError
+from srum_core.models.hub import Checkpoints, download
+from srum_core.models.weights import (
+    PICKLE,
+    SAFETENSORS,
+    Stored,
+    differences,
+    loading,
+    read_json,
+    read_tensors,
+    refuse,
+    refuse_infinite,
+)
+from srum_showo2.autoencoder import Autoencoder, converted
+from srum_showo2.denoiser import Sizes
+from srum_showo2.flow_head import ROPE
+from srum_showo2.options import Options
+
+STEMS = ("pytorch_model", "diffusion_pytorch_model", "model")
+"""Of the weights: one file has the first name, the index of shards the second (their own names have the first)."""
+WEIGHTS = re.compile(rf"({'|'.join(STEMS)})\b.*\.(bin|safetensors)(\.index\.json)?")
+CHECKPOINTS = Checkpoints(
+    patterns=["*.json", "*.bin", "*.safetensors"],
+    published={
+        "showlab/show-o2-1.5B": 5_700_000_000,
+        "showlab/show-o2-1.5B-HQ": 5_700_000_000,
+        "showlab/show-o2-7B": 17_900_000_000,
+    },
+    weights="*.[bs][ia][nf]*",  # .bin and .safetensors
+    needs="Training its flow head needs a GPU that holds the weights in bfloat16, and the head's gradients and "
+    "optimiser in float32 (srum doctor --plan says how much). To see the whole method on this machine, run a bundled "
+    "model: srum-train --adapter bagel --preset shapes.",
+)
+SIGLIP = "google/siglip-so400m-patch14-384"
+PUBLISHED_SIGLIP = {"num_attention_heads": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+"""Of that model: all that the weights do not tell."""
+VAE, VAE_FILE, VAE_STEM = "Wan-AI/Wan2.1-T2V-14B", "Wan2.1_VAE.pth", "diffusion_pytorch_model"
+"""Where the reference takes the autoencoder from, its file, and the weights of diffusers' edition."""
+LANGUAGE = ("llm_model_path", "adapter.language_model", ("*.json", "merges.txt"))
+VISION = ("clip_pretrained_model_path", "adapter.vision", ("config.json",))
+"""Fields of config.json that name other repositories, the settings in their place, and the files that are needed."""
+Shapes = Mapping[str, Sequence[int]]
+
+
+@frozen
+class Checkpoint:
+    """A checkpoint, opened: nothing but headers and configurations is read."""
+
+    stored: Stored
+    sizes: Sizes
+    language: Path
+    """The directory of the tokenizer."""
+
+
+def open_checkpoint(options: Options) -> Checkpoint:
+    """From a directory in the published layout, or a hub id. Strict: every tensor that the model needs is there with
+    its shape, and no other. Raises CheckpointError with every difference."""
+    directory = CHECKPOINTS.find(options.checkpoint, options.device)
+    config = read_json(directory / "config.json")
+    if not str(config.get("_class_name", "")).startswith("Showo2"):
+        raise CheckpointError(
+            f"{directory / 'config.json'} is of _class_name {config.get('_class_name')!r}; Show-o2's is Showo2Qwen2_5."
+        )
+    stored = _weights(directory)
+    language = _beside(directory, config, options.language_model, *LANGUAGE)
+    speaks = read_json(language / "config.json")
+    with loading(f"The model that {directory} describes"):
+        sizes = read_sizes(directory, config, speaks, _vision(directory, config, options), stored.shapes)
+    return Checkpoint(stored, sizes, language)
+
+
+def _weights(directory: Path) -> Stored:
+    """Pickles first: these are what is published."""
+    for ending in (PICKLE, SAFETENSORS):
+        if any((directory / f"{stem}{ending}{end}").is_file() for stem in STEMS for end in ("", ".index.json")):
+            return Stored.open(directory, STEMS, "Show-o2", ending)
+    return Stored.open(directory, STEMS[:1], "Show-o2", PICKLE)  # refused
+
+
+def _beside(
+    directory: Path, config: Mapping[str, Any], option: str, field: str, setting: str, patterns: Sequence[str]
+) -> Path:
+    """The directory that the option names, or else the configuration: in the checkpoint, or on the hub."""
+    name = option or str(config.get(field, ""))
+    if not name:
+        raise CheckpointError(
+            f"{directory / 'config.json'} has no {field}, and Show-o2's own repository does not hold what that names: "
+            f"say where it is with {setting}."
+        )
+    here = Path(name).expanduser() if option else directory / name
+    if here.is_dir() and (option or here.resolve().is_relative_to(directory.resolve())):
+        return here
+    return download(name, setting, patterns)
+
+
+def _vision(directory: Path, config: Mapping[str, Any], options: Options) -> Mapping[str, Any]:
+    """Heads, activation and epsilon of the semantic layers."""
+    if not options.vision and config.get(VISION[0], SIGLIP) == SIGLIP:
+        return PUBLISHED_SIGLIP
+    folder = _beside(directory, config, options.vision, *VISION)
+    found = read_json(folder / "config.json")
+    found = found.get("vision_config", found)
+    if missing := [key for key in PUBLISHED_SIGLIP if key not in found]:
+        # transformers leaves out what has its class's own value
+        defaults = SiglipVisionConfig()
+        found = {**found, **{key: getattr(defaults, key) for key in missing}}
+    return {key: found[key] for key in PUBLISHED_SIGLIP}
+
+
+def read_sizes(
+    directory: Path,
+    config: Mapping[str, Any],
+    speaks: Mapping[str, Any],
+    sees: Mapping[str, Any],
+    shapes: Shapes,
+) -> Sizes:
+    """Sizes of every part, after checking that the tensors are exactly those of these parts.
+
+    speaks  the language model's configuration
+    sees    heads, activation and epsilon of the semantic layers"""
+    block = "diffusion_head_a.0."
+    needed = (
+        "showo.model.embed_tokens.weight", "image_embedder_und.proj.weight", "position_embedding.weight",
+        "und_trans.layers.0.mlp.fc1.weight", f"{block}self_attn.q_norm.weight", f"{block}self_attn.q_proj.weight",
+        f"{block}self_attn.k_proj.weight", f"{block}mlp.gate_proj.weight",
+    )  # fmt: skip
+    refuse(
+        f"The weights in {directory} lack what generates; a Show-o2 checkpoint with its flow head is needed",
+        [f"missing: {key}" for key in needed if key not in shapes],
+    )
+    seen, channels, patch, _ = shapes["image_embedder_und.proj.weight"]
+    (queries, width), head = shapes[f"{block}self_attn.q_proj.weight"], shapes[f"{block}self_attn.q_norm.weight"][0]
+    sizes = Sizes(
+        language=language_config(speaks, shapes["showo.model.embed_tokens.weight"][0]),
+        semantic=SiglipVisionConfig(
+            hidden_size=seen,
+            intermediate_size=shapes["und_trans.layers.0.mlp.fc1.weight"][0],
+            num_hidden_layers=_count("und_trans.layers", shapes),
+            attention_dropout=0.0,
+            attn_implementation="sdpa",
+            **sees,
+        ),
+        head=head_config(
+            width=width,
+            layers=_count("diffusion_head_a", shapes),
+            heads=queries // head,
+            kv_heads=shapes[f"{block}self_attn.k_proj.weight"][0] // head,
+            head_width=head,
+            mlp=shapes[f"{block}mlp.gate_proj.weight"][0],
+        ),
+        channels=channels,
+        patch=patch,
+        side=math.isqrt(shapes["position_embedding.weight"][0]),
+        tied="showo.lm_head.weight" not in shapes,
+    )
+    refuse(
+        f"The weights in {directory} do not match its configuration",
+        [*differences(wanted(sizes), shapes, unused=True), *_contradictions(config, sizes)],
+        "Sizes of the language model are those of its own config.json: adapter.language_model says which.",
+    )
+    return sizes
+
+
+def wanted(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of the model."""
+    from srum_showo2.denoiser import ShowO2Denoiser
+
+    with torch.device("meta"):
+        model = ShowO2Denoiser(sizes, (0, 0))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _count(layers: str, shapes: Shapes) -> int:
+    pattern = re.compile(rf"{re.escape(layers)}\.(\d+)\.")
+    return len({found[1] for name in shapes if (found := pattern.match(name))})  # gaps show in the comparison
+
+
+def _contradictions(config: Mapping[str, Any], sizes: Sizes) -> list[str]:
+    found = {
+        "llm_vocab_size": sizes.language.vocab_size,
+        "hidden_size": sizes.language.hidden_size,
+        "image_latent_dim": sizes.channels,
+        "patch_size": sizes.patch,
+        "num_diffusion_layers": sizes.head.num_hidden_layers,
+        "add_time_embeds": True,
+    }
+    return [
+        f"{key}: the configuration says {config[key]}, the weights are for {value}"
+        for key, value in found.items()
+        if config.get(key, value) not in (value, None)
+    ]
+
+
+def language_config(speaks: Mapping[str, Any], rows: int) -> Qwen2Config:
+    """The language model's, with as many rows of the embedding as are stored: its own config.json says more."""
+    kept = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+            "rms_norm_eps", "hidden_act", "max_position_embeddings")  # fmt: skip
+    theta = speaks.get("rope_theta") or (speaks.get("rope_parameters") or {}).get("rope_theta", 1e6)
+    given: dict[str, Any] = {key: speaks[key] for key in kept if key in speaks}
+    return Qwen2Config(
+        **given,
+        vocab_size=rows,
+        rope_parameters={"rope_type": "default", "rope_theta": float(theta)},
+        tie_word_embeddings=False,  # the file may hold two matrices whatever the configuration says
+        use_sliding_window=False,
+        attention_dropout=0.0,
+        attn_implementation="sdpa",
+    )
+
+
+def head_config(width: int, layers: int, heads: int, kv_heads: int, head_width: int, mlp: int) -> Qwen3Config:
+    return Qwen3Config(
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_width,
+        rms_norm_eps=1e-6,
+        attention_bias=False,
+        attention_dropout=0.0,
+        use_sliding_window=False,
+        rope_parameters=dict(ROPE),
+        attn_implementation="sdpa",
+    )
+
+
+def save(stored: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
+    """Write a complete folder: `changed` tensors (stored names) replaced, every file but other copies of the weights
+    copied."""
+    index = f"{stored.stem}{stored.ending}.index.json"
+    others = (
+        path
+        for path in stored.directory.rglob("*")
+        if path.parent != stored.directory or path.name == index or not WEIGHTS.fullmatch(path.name)
+    )
+    stored.write(directory, changed, others)
+
+
+# ---- the autoencoder -------------------------------------------------------------------------------------------------
+
+
+def find_vae(options: Options, checkpoint: Path) -> Path:
+    """The file of its weights: where the option says, in the checkpoint, or from the hub. Raises CheckpointError."""
+    name = options.vae
+    place = Path(name).expanduser() if name else checkpoint
+    if place.is_file():
+        return place
+    found = _vae_in(place, bool(name))
+    if found is None and not (name and place.is_dir()):
+        place = download(name or VAE, "adapter.vae", [VAE_FILE, "vae/*"])
+        found = _vae_in(place, True)
+    if found is None:
+        raise CheckpointError(
+            f"{place} holds no {VAE_FILE}, nor a folder vae with {VAE_STEM}{SAFETENSORS}: say with adapter.vae where "
+            f"Wan2.1's autoencoder is ({VAE} on the hub)."
+        )
+    return found
+
+
+def _vae_in(folder: Path, itself: bool) -> Path | None:
+    """In a folder of the original or of diffusers' edition; `itself`: the folder may be that edition's vae."""
+    names = (VAE_FILE, f"vae/{VAE_STEM}{SAFETENSORS}", *([f"{VAE_STEM}{SAFETENSORS}"] if itself else []))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def load_vae(path: Path, channels: int, device: torch.device) -> Autoencoder:
+    """Strictly, under the original or diffusers' names, in float32: it is small, and 16-bit decoding shows. Raises
+    CheckpointError."""
+    tensors = read_tensors(path)
+    with loading(f"The autoencoder {path}"):
+        tensors = converted(tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    width = shapes.get("encoder.conv_in.weight", (96,))[0]
+    with torch.device("meta"):
+        model = Autoencoder(width, channels)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.net.state_dict().items()}
+    refuse(
+        f"{path} is not the autoencoder of Wan2.1 with {channels} channels",
+        differences(expected, shapes, unused=True),
+    )
+    refuse_infinite(tensors.items(), path)
+    model.net.load_state_dict(
+        {name: tensor.to(device, torch.float32).contiguous() for name, tensor in tensors.items()}, assign=True
+    )
+    model.eval().requires_grad_(False)
+    return model

@@ -1,0 +1,209 @@
+"""Show-o2 as a `UnifiedModel`: one language model reads, looks and answers; a flow head on top of it generates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srum_core.errors import CheckpointError
+from srum_core.flow import Recipe, Schedule
+from srum_core.models.generation import Reply
+from srum_core.models.hub import choose_device, choose_dtype
+from srum_core.models.images import flatten, open_rgb
+from srum_core.models.memory_outline import Outline
+from srum_core.models.templates import REASON_FIRST
+from srum_core.models.tensors import by_shape, patchify, to_image, to_tensor, unpatchify
+from srum_core.models.weights import failure
+from srum_core.records import Box, Question, Sample
+from srum_showo2.autoencoder import Autoencoder
+from srum_showo2.checkpoint import find_vae, load_vae, open_checkpoint, save
+from srum_showo2.denoiser import ShowO2Denoiser, Sizes
+from srum_showo2.options import Options
+from srum_showo2.prompting import Words
+from srum_showo2.sampling import Watch, sample, time_grid
+from srum_showo2.understanding import View, ask, covering, cropped, padded, speak
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+class ShowO2:
+    """Load a checkpoint directory (or hub id) strictly: no missing, no unused key."""
+
+    def __init__(self, options: Options) -> None:
+        device = choose_device(options.device)
+        checkpoint = open_checkpoint(options)
+        self.files, sizes = checkpoint.stored, checkpoint.sizes
+        self.words = Words.load(
+            checkpoint.language, sizes.language.vocab_size, options.caption_tokens, options.control_tokens
+        )
+        autoencoder = load_vae(find_vae(options, self.files.directory), sizes.channels, device)
+        self.build(options, sizes, autoencoder, self.words.markers)
+        self.files.load([self.denoiser], device, choose_dtype(options.dtype, device))
+        self.denoiser.to(device)  # tables of the rotary embeddings
+        self.denoiser.tie()
+
+    def build(
+        self, options: Options, sizes: Sizes, autoencoder: Autoencoder, markers: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Make the denoiser on torch's meta device, and what follows from the sizes."""
+        self.options, self.autoencoder = options, autoencoder
+        with torch.device("meta"):
+            self.denoiser = ShowO2Denoiser(sizes, markers)
+        self.stride = sizes.patch * autoencoder.FACTOR
+        side = sizes.side * self.stride
+        self.size = image_size(options, side, self.stride)
+        self.vision_size = options.vision_size or side
+        if self.vision_size % self.stride:
+            raise CheckpointError(f"adapter.vision_size={self.vision_size} must be a multiple of {self.stride} pixels.")
+        self.recipe = make_recipe(options, tokens=1 + self.grid[0] * self.grid[1])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the latent of a generated image."""
+        return self.size[1] // self.stride, self.size[0] // self.stride
+
+    @classmethod
+    def outline(cls, options: Options, device: str) -> Outline:
+        """The same model without weights, to plan for."""
+        from srum_showo2.memory_outline import outline
+
+        return outline(options, device)
+
+    @classmethod
+    def preflight(cls, options: Options) -> None:
+        """Raise CheckpointError for what would stop a run, as far as files and headers tell."""
+        found = open_checkpoint(options)
+        Words.load(found.language, found.sizes.language.vocab_size, options.caption_tokens)
+        stride = found.sizes.patch * Autoencoder.FACTOR
+        image_size(options, found.sizes.side * stride, stride)
+        find_vae(options, found.stored.directory)
+
+    # ---- generating --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """One image of `options.size` per prompt."""
+        latents = self._latents(prompts, seeds)
+        made = zip(self.decode(latents), latents, strict=True)
+        return [Sample(to_image(pixels), failure=failure("image", latent, pixels)) for pixels, latent in made]
+
+    def _latents(self, prompts: Sequence[str], seeds: Sequence[int], watch: Watch | None = None) -> list[Tensor]:
+        shape = (*self.grid, self.denoiser.sizes.cell)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return sample(self.denoiser, self.condition(prompts), noise, self.options.sampling, watch)
+
+    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Grids (h, w, c) of one size -> images (3, H, W) in about [-1, 1]."""
+        grid = torch.stack([latent.float() for latent in latents])
+        return list(self.autoencoder.decode(unpatchify(grid, self.denoiser.sizes.patch)))
+
+    def sampling_times(self) -> list[float]:
+        """From 1 to 0; one more than steps."""
+        return time_grid(self.options.sampling).tolist()
+
+    @torch.no_grad()
+    def trace(self, prompts: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> list[list[Image.Image]]:
+        """Per prompt, the clean estimate x - t·v (guided v) at each of these steps, as an image."""
+        estimates: list[Tensor] = []
+        self._latents(prompts, seeds, lambda time, x, velocity, _: estimates.append(x - time * velocity))
+        images = [[to_image(each) for each in self.decode(list(estimates[step]))] for step in steps]
+        return [list(of_one) for of_one in zip(*images, strict=True)]
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Latent grids (h, w, c), float32, from the posterior's mean. An image of the size that is generated stays as
+        it is; of another one the middle is used, or all of it (`options.crop`)."""
+        return self.encode_pixels([to_tensor(self.fitted(flatten(image))) for image in images])
+
+    def encode_pixels(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """(3, H, W) in [-1, 1] -> grids (h, w, c)."""
+        patch = self.denoiser.sizes.patch
+        return by_shape(images, lambda batch: patchify(self.autoencoder.encode(batch.to(self.denoiser.device)), patch))
+
+    def fitted(self, image: Image.Image) -> Image.Image:
+        """As it is encoded."""
+        if image.size == self.size:
+            return image
+        if self.options.crop:
+            return cropped(image, self.size)
+        scale = math.sqrt(self.size[0] * self.size[1] / (image.width * image.height)) / self.stride
+        width, height = (max(1, round(side * scale)) * self.stride for side in image.size)
+        return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+
+    def window(self, size: tuple[int, int]) -> Box:
+        """The part of an image that `encode` sees."""
+        if size == self.size or not self.options.crop:
+            return WHOLE
+        (width, height), (left, top) = covering(size, self.size)
+        return left / width, top / height, (left + self.size[0]) / width, (top + self.size[1]) / height
+
+    def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
+        """Caption ids; none where the text is dropped."""
+        return [self.words.caption(text).to(self.denoiser.device) for text in texts]
+
+    def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """A complete directory in the published layout; denoiser names are the stored ones."""
+        save(self.files, directory, weights)
+
+    # ---- answering ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """All questions at once; an image that several ask about is read once."""
+        trained = self.options.understanding == "trained"
+        images = list(dict.fromkeys((question.image, question.crop) for question in questions))
+        view = self.look([open_rgb(*image) for image in images])
+        which = [images.index((question.image, question.crop)) for question in questions]
+        rows = [self.words.question(REASON_FIRST * each.think + each.text, trained) for each in questions]
+        given, _, _ = ask(self.denoiser, view, which, rows)
+        replies = [Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
+        return [self.words.text(ids) for ids in speak(self.denoiser, self.words, given, replies)]
+
+    def look(self, images: Sequence[Image.Image]) -> View:
+        """What the language model reads of images that are asked about."""
+        script = self.options.understanding == "script"
+        grids = self.encode_pixels([to_tensor(self.seen(image)) for image in images])
+        return View.of(self.denoiser, self.words, grids, late=script)
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        """A square of `options.vision_size`, padded as in training or cropped as by the published script."""
+        side = self.vision_size
+        return padded(image, side) if self.options.understanding == "trained" else cropped(image, (side, side))
+
+
+def image_size(options: Options, side: int, stride: int) -> tuple[int, int]:
+    """(width, height) of generated images; `side` where the option says 0. Raises CheckpointError for one that is not
+    made of whole cells of `stride` pixels."""
+    width, height = (each or side for each in options.size)
+    if width % stride or height % stride:
+        raise CheckpointError(
+            f"adapter.size {width}x{height} cannot be drawn: both sides must be multiples of {stride}."
+        )
+    return width, height
+
+
+def make_recipe(options: Options, tokens: int) -> Recipe:
+    """`tokens` of an image block decide the shift of training times."""
+    head, first = r"(diff_proj|diffusion_head_[ab])\..*", r"(image_embedder_gen|fusion_proj|time_embed(_proj)?)\..*"
+    rest = r"(showo\.model|image_embedder_und|position_embedding|und_trans)\..*"
+    layers = {"head": r"diffusion_head_a", "stage-1": r"diffusion_head_a"}.get(
+        options.train, r"(diffusion_head_a|showo\.model\.layers)"
+    )
+    return Recipe(
+        blocks=("Qwen2DecoderLayer", "SiglipEncoderLayer", "HeadBlock"),
+        full={"head": (head,), "stage-1": (head, first), "all": (head, first, rest)}[options.train],
+        lora=rf"{layers}\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
+        schedule=Schedule("logit-normal", training_shift(tokens)),
+    )
+
+
+def training_shift(tokens: int) -> float:
+    """exp(mu), mu on a line through 0.5 at 256 and 1.15 at 4096 tokens, the time token counted."""
+    return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))

@@ -1,0 +1,107 @@
+"""The Show-o2 golden set: where it is, how to read it, and the model built from its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from near import off
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from srum_core.models.tensors import patchify, to_image, unpatchify
+from srum_showo2.model import ShowO2
+from srum_showo2.options import Options
+
+TOLERANCE = 2e-5
+"""Relative to the largest entry; what the set itself calls comfortable."""
+
+
+def folder() -> Path:
+    return Path(os.environ.get("SRUM_GOLDENS") or Path(__file__).parent) / "showo2"
+
+
+def need() -> None:
+    """Fail (or skip, where nobody asked for a set) if there is no Show-o2 set."""
+    if not folder().is_dir():
+        message = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
+        (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(message)
+
+
+def close(ours: Tensor, expected: Tensor, what: str = "", tolerance: float = TOLERANCE) -> None:
+    error = off(ours.double(), expected.double())
+    assert error <= tolerance, f"{what}: off by {error:.2e} of the largest entry"
+
+
+@cache
+def read_json(name: str) -> Any:
+    return json.loads((folder() / f"{name}.json").read_text())
+
+
+@cache
+def tensors(name: str) -> dict[str, Tensor]:
+    return load_file(folder() / f"{name}.safetensors")
+
+
+def part(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of one case, under their own names."""
+    return {name.removeprefix(f"{prefix}."): each for name, each in stored.items() if name.startswith(f"{prefix}.")}
+
+
+def cases(name: str) -> list[str]:
+    """Names of a file's cases; none where there is no set."""
+    if not (folder() / f"{name}.json").is_file():
+        return []
+    return [case for case, about in read_json(name).items() if isinstance(about, dict)]
+
+
+def image(levels: Tensor) -> Image.Image:
+    """(h, w, 3) uint8 -> image."""
+    return Image.fromarray(np.ascontiguousarray(levels.numpy()))
+
+
+def same_levels(pixels: Tensor, expected: Tensor) -> None:
+    """(n, 3, H, W) become whole levels (n, H, W, 3); rounding may move one value in a thousand by one."""
+    ours = np.stack([np.asarray(to_image(each), int) for each in pixels])
+    apart = np.abs(ours - expected.numpy().astype(int))
+    assert apart.max() <= 1
+    assert (apart > 0).mean() <= 1e-3
+
+
+def grids(latents: Tensor) -> list[Tensor]:
+    """(n, c, h, w) -> grids (rows, columns, cell)."""
+    return list(patchify(latents, model().denoiser.sizes.patch))
+
+
+def latents(cells: list[Tensor]) -> Tensor:
+    """The inverse of `grids`."""
+    return unpatchify(torch.stack(cells), model().denoiser.sizes.patch)
+
+
+def model(train: Any = "head", understanding: Any = "trained", control_tokens: bool = True) -> ShowO2:
+    """The checkpoint with the settings that the set's files state; control tokens act as in the reference."""
+    need()
+    return _model(train, understanding, control_tokens)
+
+
+@cache
+def _model(train: Any, understanding: Any, control_tokens: bool) -> ShowO2:
+    return ShowO2(
+        Options(
+            checkpoint=str(folder() / "checkpoint"),
+            device="cpu",
+            dtype="float32",
+            train=train,
+            caption_tokens=read_json("sequences")["max_text_len"],
+            control_tokens=control_tokens,
+            understanding=understanding,
+            vision_size=read_json("understanding")["resolution"],
+        )
+    )
