@@ -100,6 +100,30 @@ class TestOmniGen2(AdapterConformance):
         return omnigen2()
 
 
+@cache
+def showo2(train: str, crop: bool):
+    """The golden checkpoint: random weights in the published layout."""
+    fixed = {"checkpoint": str(GOLDEN / "showo2" / "checkpoint"), "device": "cpu", "dtype": "float32"}
+    return create("adapter", "showo2", train=train, crop=crop, sampling={"steps": 3}, **fixed)
+
+
+class TestShowO2Whole(AdapterConformance):
+    sizes = ((80, 80), (96, 64), (64, 96))
+    train, crop = "all", False
+    # A token answers for latent pixels in a line, not for those that it reads: trained weights know where they are,
+    # random ones do not (test_showo2.py has the order).
+    test_a_corner_of_the_noise_is_that_corner_of_the_velocity = None
+
+    @pytest.fixture
+    def adapter(self):
+        return showo2(self.train, self.crop)
+
+
+class TestShowO2Head(TestShowO2Whole):
+    square_grid = True
+    train, crop = "head", True
+
+
 # ---- judges --------------------------------------------------------------------------------------------------------
 
 

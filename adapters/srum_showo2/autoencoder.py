@@ -51,6 +51,6 @@ class Autoencoder(nn.Module):
         return mean, deviation
 
 
-def converted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Under diffusers' names, whichever names they have."""
+def converted(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs to each tensor, under diffusers' names, whichever names it has."""
     return dict(convert_wan_vae_to_diffusers(dict(tensors)) if ORIGINAL in tensors else tensors)

@@ -21,6 +21,7 @@ from srum_core.models.weights import (
     SAFETENSORS,
     Stored,
     differences,
+    header,
     loading,
     read_json,
     read_tensors,
@@ -280,6 +281,15 @@ def _vae_in(folder: Path, itself: bool) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+def vae_width(options: Options, checkpoint: Path) -> int:
+    """Channels of its first layer, out of the file's header."""
+    return _width(converted({name: shape for name, (_, shape) in header(find_vae(options, checkpoint)).items()}))
+
+
+def _width(shapes: Shapes) -> int:
+    return shapes.get("encoder.conv_in.weight", (96,))[0]  # a missing one shows in the comparison
+
+
 def load_vae(path: Path, channels: int, device: torch.device) -> Autoencoder:
     """Strictly, under the original or diffusers' names, in float32: it is small, and 16-bit decoding shows. Raises
     CheckpointError."""
@@ -287,9 +297,8 @@ def load_vae(path: Path, channels: int, device: torch.device) -> Autoencoder:
     with loading(f"The autoencoder {path}"):
         tensors = converted(tensors)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    width = shapes.get("encoder.conv_in.weight", (96,))[0]
     with torch.device("meta"):
-        model = Autoencoder(width, channels)
+        model = Autoencoder(_width(shapes), channels)
     expected = {name: tuple(tensor.shape) for name, tensor in model.net.state_dict().items()}
     refuse(
         f"{path} is not the autoencoder of Wan2.1 with {channels} channels",

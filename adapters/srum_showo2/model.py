@@ -170,7 +170,7 @@ class ShowO2:
         """What the language model reads of images that are asked about."""
         script = self.options.understanding == "script"
         grids = self.encode_pixels([to_tensor(self.seen(image)) for image in images])
-        return View.of(self.denoiser, self.words, grids, late=script)
+        return View.of(self.denoiser, self.words.frame, grids, late=script)
 
     def seen(self, image: Image.Image) -> Image.Image:
         """A square of `options.vision_size`, padded as in training or cropped as by the published script."""

@@ -72,6 +72,11 @@ class Words:
         """What precedes an image that is asked about, or the question where there is none."""
         return [*self._frame(SYSTEM), *self._frame(USER), *([self.special[IMAGE_START]] if image else [])]
 
+    @property
+    def frame(self) -> tuple[list[int], int]:
+        """What precedes an image that is asked about, and the token that ends it."""
+        return self.before(), self.special[IMAGE_END]
+
     def question(self, text: str, trained: bool = True, image: bool = True) -> list[int]:
         """A question, to be answered next: as in training, with a line break behind the image and the turn closed, or
         as the published script writes it."""

@@ -16,7 +16,7 @@ from srum_core.models import generation
 from srum_core.models.generation import CACHE, Reply
 from srum_core.models.tensors import pad_rows
 from srum_showo2.denoiser import ShowO2Denoiser, attention_mask
-from srum_showo2.prompting import IMAGE_END, Words
+from srum_showo2.prompting import Words
 
 
 @frozen(eq=False)
@@ -31,13 +31,16 @@ class View:
     """(n, t), 1 in the image block, which sees all of itself."""
 
     @classmethod
-    def of(cls, denoiser: ShowO2Denoiser, words: Words, grids: Sequence[Tensor], late: bool = False) -> View:
-        """Latent grids (h, w, c), up to the end of the image. `late`: the block leaves out the time token and takes in
-        the end of the image, as in the published script."""
+    def of(
+        cls, denoiser: ShowO2Denoiser, frame: tuple[Sequence[int], int], grids: Sequence[Tensor], late: bool = False
+    ) -> View:
+        """Latent grids (h, w, c), up to the end of the image.
+
+        frame  ids of what precedes an image, and of its end (`Words.frame`)
+        late   the block leaves out the time token and takes in the end of the image, as in the published script"""
         images, _ = denoiser.embed_images(grids, torch.zeros(len(grids)))
         embed = denoiser.showo.model.embed_tokens
-        before = embed(torch.tensor(words.before(), device=denoiser.device))
-        end = embed(torch.tensor([words.special[IMAGE_END]], device=denoiser.device))
+        before, end = (embed(torch.tensor(ids, device=denoiser.device)) for ids in (frame[0], [frame[1]]))
         sizes = [1 + grid.shape[0] * grid.shape[1] for grid in grids]
         rows = [torch.cat([before, image[:size].to(before), end]) for image, size in zip(images, sizes, strict=True)]
         embeds, real = pad_rows(rows)

@@ -29,6 +29,8 @@ KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch
 """Types that weights may have, and their names in safetensors."""
 FLOATS = frozenset(KINDS.values())
 SAFETENSORS, PICKLE = ".safetensors", ".bin"
+PICKLES = (PICKLE, ".pt", ".pth")
+"""Endings of PyTorch files."""
 MOST_LAYERS, LARGEST = 1_000, 2**24
 """Above these a number of layers, or a size, in a configuration is a mistake (a vocabulary has about 2**18)."""
 _LAYERS = re.compile(r"(^|_)(layers?|depths?|blocks)(_|$)")
@@ -115,7 +117,7 @@ def opened(path: Path, device: torch.device | str = "cpu") -> Any:
 
 def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (type, shape) of the tensors in a safetensors or a PyTorch file. Raises CheckpointError."""
-    if path.suffix == PICKLE:
+    if path.suffix in PICKLES:
         tensors = read_tensors(path, lazily=True)
         return {name: (KINDS.get(each.dtype, str(each.dtype)), tuple(each.shape)) for name, each in tensors.items()}
     with opened(path) as file:
@@ -274,7 +276,7 @@ def copy_files(source: Path, target: Path, paths: Iterable[Path]) -> None:
 
 
 def _read(path: Path, names: Iterable[str], device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
-    if path.suffix == PICKLE:
+    if path.suffix in PICKLES:
         tensors = read_tensors(path, lazily=True)
         # Copies: a mapped tensor would change with its file.
         yield from ((name, tensors[name].to(device, copy=True)) for name in names)

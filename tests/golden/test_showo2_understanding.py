@@ -55,7 +55,7 @@ def asked(variant: str) -> tuple[View, list[int]]:
     if variant not in LATENTS:
         return View.nothing(one.denoiser, 1), [*one.words.before(image=False), *question]
     with torch.no_grad():
-        view = View.of(one.denoiser, one.words, grids(tensors("understanding")[LATENTS[variant]]), late=script)
+        view = View.of(one.denoiser, one.words.frame, grids(tensors("understanding")[LATENTS[variant]]), late=script)
     return view, question
 
 
@@ -120,7 +120,7 @@ def test_questions_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     question = one.words.question(read_json("understanding")["question"])
     rows = [one.words.question("what?"), question, question]
     with torch.no_grad():
-        view = View.of(one.denoiser, one.words, grids(torch.cat(feeds)))
+        view = View.of(one.denoiser, one.words.frame, grids(torch.cat(feeds)))
         given, _, _ = ask(one.denoiser, view, [0, 1, 0], rows)
     said = speak(one.denoiser, one.words, given, [Reply(count), Reply(2), Reply(count)])
     assert said[2] == expected

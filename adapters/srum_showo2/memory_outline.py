@@ -1,0 +1,107 @@
+"""Show-o2 without its weights: every part on the meta device, and what takes the most memory in each stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from transformers import SiglipVisionConfig
+
+from srum_core.models.hub import choose_dtype
+from srum_core.models.memory_outline import Outline, size_of
+from srum_showo2.autoencoder import Autoencoder
+from srum_showo2.checkpoint import PUBLISHED_SIGLIP, head_config, language_config, open_checkpoint, vae_width
+from srum_showo2.denoiser import Sizes
+from srum_showo2.model import ShowO2
+from srum_showo2.options import Options
+from srum_showo2.sampling import sample
+from srum_showo2.understanding import View, ask
+
+CAPTION, QUESTION, FRAME = 80, 500, 24
+"""Tokens of a usual caption, of a judge's question with its rubric, and of what precedes an image asked about."""
+ROWS = 151_669
+"""Of the embedding: Qwen2.5's tokenizer and Show-o2's own four."""
+_SMALL = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2}
+_LARGE = {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4}
+PUBLISHED = {
+    "showlab/show-o2-1.5B": _SMALL,
+    "showlab/show-o2-1.5B-HQ": _SMALL,
+    "showlab/show-o2-7B": _LARGE,
+}
+"""Language models behind hub ids, so that nothing has to be downloaded to plan for them; all else is the same."""
+
+
+def outline(options: Options, device: str) -> Outline:
+    """For a checkpoint here, or a published one by its hub id. Raises CheckpointError."""
+    known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
+    sizes, width = (published_sizes(options.checkpoint), 96) if known else _sizes(options)
+    with torch.device("meta"):
+        autoencoder = Autoencoder(width, sizes.channels)
+    model = object.__new__(ShowO2)
+    model.build(options, sizes, autoencoder)
+    denoiser = model.denoiser.to(choose_dtype(options.dtype, torch.device(device)))
+    denoiser.tie()
+    for module in (denoiser, autoencoder):
+        module.eval().requires_grad_(False)
+    grid = (*model.grid, sizes.cell)
+
+    def zeros(count: int, *shape: int, **kind: Any) -> list[Tensor]:
+        return [torch.zeros(shape, device="meta", **kind) for _ in range(count)]
+
+    def captions(count: int) -> list[Tensor]:
+        return zeros(count, CAPTION, dtype=torch.long)
+
+    @torch.no_grad()
+    def generate(count: int) -> None:
+        """Reading the captions, one guided step, and decoding."""
+        once = attrs.evolve(options.sampling, steps=2)
+        model.decode(sample(denoiser, captions(count), zeros(count, *grid), once))
+
+    @torch.no_grad()
+    def judge(count: int, tokens: int) -> None:
+        """As many images as questions are looked at and read, and the first token is sampled."""
+        side = model.vision_size // model.stride
+        view = View.of(denoiser, ([0] * FRAME, 0), zeros(count, side, side, sizes.cell))
+        ask(denoiser, view, range(count), [range(QUESTION)] * count)
+        config = sizes.language
+        cached = 2 * (config.num_key_value_heads or 1) * config.hidden_size // config.num_attention_heads
+        said = zeros(config.num_hidden_layers, count, tokens, cached, dtype=denoiser.showo.dtype)
+        denoiser.showo.lm_head(torch.zeros(count, config.hidden_size, device="meta", dtype=denoiser.showo.dtype))
+        del said
+
+    return Outline(
+        denoiser=denoiser,
+        recipe=model.recipe,
+        grid=grid,
+        condition=captions,
+        parts=dict.fromkeys(("generate", "judge", "train"), size_of(autoencoder)),
+        generate=generate,
+        judge=judge,
+        note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question is about an image of its own."
+        + (" Sizes are those that the adapter knows of the published checkpoint." if known else ""),
+    )
+
+
+def published_sizes(name: str) -> Sizes:
+    speaks = {**PUBLISHED[name], "num_hidden_layers": 28, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
+    return Sizes(
+        language=language_config(speaks, ROWS),
+        semantic=SiglipVisionConfig(
+            hidden_size=1152, intermediate_size=4304, num_hidden_layers=26, attn_implementation="sdpa",
+            **PUBLISHED_SIGLIP,  # type: ignore[arg-type]
+        ),
+        head=head_config(width=2048, layers=10, heads=32, kv_heads=8, head_width=64, mlp=8192),
+        channels=16,
+        patch=2,
+        side=27,
+        tied=PUBLISHED[name] is _SMALL,
+    )  # fmt: skip
+
+
+def _sizes(options: Options) -> tuple[Sizes, int]:
+    """Of a checkpoint here, and the width of its autoencoder."""
+    found = open_checkpoint(attrs.evolve(options, device="meta"))  # whatever its size: nothing is loaded
+    return found.sizes, vae_width(options, found.stored.directory)
