@@ -123,9 +123,13 @@ class ShowO2:
         return self.encode_pixels([to_tensor(self.fitted(flatten(image))) for image in images])
 
     def encode_pixels(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """(3, H, W) in [-1, 1] -> grids (h, w, c)."""
-        patch = self.denoiser.sizes.patch
-        return by_shape(images, lambda batch: patchify(self.autoencoder.encode(batch.to(self.denoiser.device)), patch))
+        """(3, H, W) in [-1, 1] -> grids (h, w, c), float32."""
+
+        def encode(batch: Tensor) -> Tensor:
+            latents = self.autoencoder.encode(batch.to(self.denoiser.device))
+            return patchify(latents.float(), self.denoiser.sizes.patch)
+
+        return by_shape(images, encode)
 
     def fitted(self, image: Image.Image) -> Image.Image:
         """As it is encoded."""
