@@ -73,14 +73,14 @@ def test_without_sams_checkpoint_it_stops_before_it_draws(
     assert not (out / "round-1").exists()
 
 
-@pytest.mark.parametrize("adapter", ["bagel", "blip3o", "omnigen2"])
+@pytest.mark.parametrize("adapter", ["bagel", "blip3o", "omnigen2", "showo2"])
 def test_the_preset_advantage_changes_the_map_and_the_losses_weight_alone(adapter: str) -> None:
     registry = discover()
 
     def read(*presets: str) -> Settings:
         return load_settings(adapter, presets, None, (), registry)
 
-    first = ("paper",) if adapter == "bagel" else ()
+    first = ("paper",) if adapter != "blip3o" else ()
     plain, ours = read(*first), read(*first, "advantage")
     assert (plain.map.use, plain.map.options["outside"], plain.loss.options["constraint"]) == ("paper", "value", 0.5)
     assert ours.map.use == "advantage"

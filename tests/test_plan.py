@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from srum_core.training.metrics import Tally
 from srum_losses import objectives
 
 GOLDENS = Path(__file__).parent / "golden"
-BAGEL, BLIP3O, OMNIGEN2 = (GOLDENS / name / "checkpoint" for name in ("bagel", "blip3o", "omnigen2"))
+BAGEL, BLIP3O, OMNIGEN2, SHOWO2 = (GOLDENS / name / "checkpoint" for name in ("bagel", "blip3o", "omnigen2", "showo2"))
 LORA, FULL = {"method": "lora"}, {"method": "full"}
 
 
@@ -243,6 +244,42 @@ def test_omnigen2_s_outline_is_the_model_without_its_weights(monkeypatch: pytest
     assert more == pytest.approx(2 * 20_000 * cache * 4, rel=0.05)
 
 
+def test_show_o2_s_outline_is_the_model_without_its_weights() -> None:
+    from srum_showo2.model import ShowO2
+    from srum_showo2.options import Options as ShowO2Options
+
+    options = ShowO2Options(checkpoint=str(SHOWO2), dtype="float32", device="cpu")
+    model, found = ShowO2(options), ShowO2.outline(options, "cpu")
+    assert tensors(found.denoiser) == tensors(model.denoiser)
+    assert found.recipe == model.recipe
+    weights = sum(each.numel() * each.element_size() for each in model.autoencoder.parameters())
+    assert found.parts == {"generate": weights, "judge": weights, "train": weights}
+    assert found.grid == (*model.grid, model.denoiser.sizes.cell)
+    assert height(lambda: found.generate(4)) > height(lambda: found.generate(2)) > 0  # type: ignore[misc]
+    config = model.denoiser.sizes.language
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    more = height(lambda: found.judge(2, 40_000)) - height(lambda: found.judge(2, 20_000))  # type: ignore[misc]
+    assert more == pytest.approx(2 * 20_000 * cache * 4, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("showlab/show-o2-1.5B", 2_830_777_056), ("showlab/show-o2-7B", 8_932_118_752)]
+)
+def test_published_show_o2_is_known_by_its_sizes(name: str, count: int) -> None:
+    """As many parameters as the official classes have at these sizes."""
+    from srum_showo2.model import ShowO2
+    from srum_showo2.options import Options as ShowO2Options
+
+    found = ShowO2.outline(ShowO2Options(checkpoint=name), "cuda")
+    assert sum(each.numel() for each in found.denoiser.parameters()) == count
+    assert found.parts["judge"] == 4 * 126_892_531
+    assert found.grid == (27, 27, 64)
+    trained = ShowO2.outline(ShowO2Options(checkpoint=name, train="stage-1"), "cuda")
+    patterns = trained.recipe.full
+    some = [each for n, each in trained.denoiser.named_parameters() if any(re.fullmatch(p, n) for p in patterns)]
+    assert sum(each.numel() for each in some) == {2_830_777_056: 890_331_072, 8_932_118_752: 922_191_808}[count]
+
+
 def test_bagel_s_stages_grow_with_what_is_done_at_once() -> None:
     found = Bagel.outline(Options(checkpoint=str(BAGEL), dtype="float32"), "cpu")
     config = found.denoiser.language_model.config
@@ -437,7 +474,7 @@ def test_a_step_puts_nothing_in_float64_on_an_accelerator(loss: str) -> None:
     assert {each.dtype for each in [*sums.values(), watching.total]} == {torch.float64}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("checkpoint", [BAGEL, BLIP3O, OMNIGEN2], ids=["bagel", "blip3o", "omnigen2"])
+@pytest.mark.parametrize("checkpoint", [BAGEL, BLIP3O, OMNIGEN2, SHOWO2], ids=["bagel", "blip3o", "omnigen2", "showo2"])
 def test_no_adapter_puts_anything_in_float64_on_an_accelerator(
     registry: plugins.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
 ) -> None:
