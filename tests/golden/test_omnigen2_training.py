@@ -160,9 +160,9 @@ def test_pixels_and_targets(stored: dict[str, Tensor]) -> None:
     """The prepared images, the posterior's mean, and what `encode` makes of it, one by one and together."""
     autoencoder, config = model().parts["autoencoder"], model().parts["autoencoder"].config
     images = [image(f"train_a_{i}.png") for i in range(len(each(stored, "case_a.{}.pixels")))]
-    for i, (image, pixels) in enumerate(zip(images, each(stored, "case_a.{}.pixels"), strict=True)):
-        size = fitted_size(image.size, model().options.encode_pixels, model().options.encode_side, SIDE_STEP)
-        close(to_tensor(image, size), pixels, f"pixels {i}")
+    for i, (opened, pixels) in enumerate(zip(images, each(stored, "case_a.{}.pixels"), strict=True)):
+        size = fitted_size(opened.size, model().options.encode_pixels, model().options.encode_side, SIDE_STEP)
+        close(to_tensor(opened, size), pixels, f"pixels {i}")
         mean = encode(autoencoder, pixels[None])[0] / config.scaling_factor + config.shift_factor
         close(mean, stored[f"case_a.{i}.posterior_mean"], f"posterior_mean {i}")
     for i, (found, clean) in enumerate(zip(model().encode(images), each(stored, "case_a.{}.clean_mode"), strict=True)):

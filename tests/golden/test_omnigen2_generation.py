@@ -196,11 +196,11 @@ def test_the_autoencoder() -> None:
     scale, shift = about["scaling_factor"], about["shift_factor"]
     assert (autoencoder.config.scaling_factor, autoencoder.config.shift_factor) == (scale, shift)
     for i, (name, size) in enumerate(zip(about["files"], about["sizes"], strict=True)):
-        image, pixels = image(name), expected[f"{i}.pixels"]
-        assert image.size == tuple(size)
-        fitted = {fitted_size(image.size, model().options.encode_pixels, 1024, step) for step in steps_of_sides()}
+        opened, pixels = image(name), expected[f"{i}.pixels"]
+        assert opened.size == tuple(size)
+        fitted = {fitted_size(opened.size, model().options.encode_pixels, 1024, step) for step in steps_of_sides()}
         assert (pixels.shape[2], pixels.shape[1]) in fitted
-        close(to_tensor(image, (pixels.shape[2], pixels.shape[1])), pixels, "pixels")
+        close(to_tensor(opened, (pixels.shape[2], pixels.shape[1])), pixels, "pixels")
         with torch.no_grad():
             posterior = autoencoder.encode(pixels[None]).latent_dist
         close(posterior.mean[0], expected[f"{i}.posterior_mean"], "posterior_mean")
