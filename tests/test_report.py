@@ -117,7 +117,7 @@ def test_embedded_data_is_ascii_and_ends_no_element() -> None:
 
 def test_the_loop_is_told_with_its_failures(page: Page) -> None:
     assert page.text.count("generate\n") == 2
-    assert page.text.count("14 regions, 2.0 an image") == 2
+    assert page.text.count("14 regions, 2.0 per image") == 2
     assert page.text.count("1 left out: an answer could not be read") == 2
     assert page.text.count("on 6 images") == 2
     assert "so far" not in page.text
