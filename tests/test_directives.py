@@ -142,7 +142,7 @@ def test_without_directives_a_layout_score_stays_in_the_neutral_band(stated: flo
     score = layout_score("a picture of a tree", stated)
     assert (score.value, score.stated) == (value, stated)
     (rule,) = score.rules
-    assert "arrangement" in rule
+    assert "spatial directive" in rule
     assert "0.4" in rule
     assert layout_score("a picture of a tree", stated, band=0.0).value == 0.0
 

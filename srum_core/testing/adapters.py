@@ -6,6 +6,7 @@ Run it on a small model with random weights, loaded in float32. No output layer 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,9 +115,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
         with adapter.denoiser.register_forward_pre_hook(note):
             samples = check_samples(draw(adapter, self.prompts, range(len(self.prompts))), len(self.prompts))
         for sample in samples:
-            latent = called(
-                "A generated image must be encodable", lambda image=sample.image: encode(adapter, [image])[0]
-            )  # type: ignore[misc]
+            latent = called("Generated images must be encodable", partial(encode, adapter, [sample.image]))[0]
             if sample.latent is not None:
                 grids = {tuple(sample.latent.shape[:2])}
             # Nothing is known of a model that generates without calling its denoiser.
