@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -193,6 +194,22 @@ def test_training_draws_its_times_with_the_models_own_shift(tmp_path: Path, monk
     own = OmniGen2(Options(checkpoint=str(CHECKPOINT), device="cpu", size=(64, 48))).recipe.schedule.shift
     assert set(shifts[: len(shifts) // 2]) == {own}
     assert set(shifts[len(shifts) // 2 :]) == {2.5}
+
+
+@pytest.mark.slow
+def test_the_doctor_finds_nothing_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of what random weights can show: they cannot speak, and their velocity has no sign."""
+    few = [
+        "generate.batch=2",
+        "judge.batch=1",
+        "train.max_cells=24",
+        'judges=[{use="global-layout", max_new_tokens=8}]',
+    ]
+    given = ["doctor", "--adapter", "omnigen2", "--checkpoint", str(CHECKPOINT), *TINY[:3], *few]
+    assert main(given) == 0
+    message = capsys.readouterr().out
+    for check in ("shape of latents", "place in latents", "encode again", "seeds", "words", "neighbours", "gradients"):
+        assert re.search(rf"{check} +│ fine", message), check
 
 
 def test_only_generating_for_an_evaluation(tmp_path: Path) -> None:

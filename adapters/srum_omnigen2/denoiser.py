@@ -110,7 +110,7 @@ class Denoiser(nn.Module):
         images, images_mask = _padded([self._tokens(grid) for grid in grids])
         time, words = self.time_caption_embed(images, moment, words)
         images = self.x_embedder(images)
-        places = [self._places(len(text), few, grid) for text, few, grid in zip(texts, references, grids, strict=True)]
+        places = self._places([len(text) for text in texts], references, grids)
 
         rotary = pad_sequence([each[0] for each in places], batch_first=True)
         for block in self.context_refiner:
@@ -155,17 +155,22 @@ class Denoiser(nn.Module):
     def _tokens(self, grid: Tensor) -> Tensor:
         return rearrange(grid, "h w c -> (h w) c").to(self.x_embedder.weight)
 
-    def _places(self, text: int, references: Sequence[Tensor], image: Tensor) -> list[Tensor]:
-        """Rotations (tokens, half a head) complex64 of a row's text, of each reference, and of the image. Text token i
-        is at (i, i, i); an image is at (start, row, column), its start behind all that comes before it."""
-        grids = [each.shape[:2] for each in (*references, image)]
-        count = text + sum(max(grid) for grid in grids)
+    def _places(
+        self, texts: Sequence[int], references: Sequence[Sequence[Tensor]], images: Sequence[Tensor]
+    ) -> list[list[Tensor]]:
+        """Rotations (tokens, half a head) complex64 of every row's text, of each reference, and of the image. Text
+        token i is at (i, i, i); an image is at (start, row, column), its start behind all that comes before it."""
+        shapes = [[grid.shape[:2] for grid in (*few, image)] for few, image in zip(references, images, strict=True)]
+        count = max(text + sum(map(max, grids)) for text, grids in zip(texts, shapes, strict=True))
         tables = [_waves(width, 1 << count.bit_length()).to(self.device) for width in self.sizes.axes_dim_rope]
-        out, start = [torch.cat([table[:text] for table in tables], dim=-1)], text
-        for rows, columns in grids:
-            parts = (tables[0][start, None, None], tables[1][:rows, None], tables[2][None, :columns])
-            out.append(torch.cat([part.expand(rows, columns, -1) for part in parts], dim=-1).flatten(0, 1))
-            start += max(rows, columns)
+        out: list[list[Tensor]] = []
+        for text, grids in zip(texts, shapes, strict=True):
+            found, start = [torch.cat([table[:text] for table in tables], dim=-1)], text
+            for rows, columns in grids:
+                parts = (tables[0][start, None, None], tables[1][:rows, None], tables[2][None, :columns])
+                found.append(torch.cat([part.expand(rows, columns, -1) for part in parts], dim=-1).flatten(0, 1))
+                start += max(rows, columns)
+            out.append(found)
         return out
 
 
