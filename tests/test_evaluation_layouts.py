@@ -114,7 +114,7 @@ def test_a_copy_where_no_link_can_be_made(data: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another file system")))
     assert srum("layout", run.folder, "--to", tmp_path / "to") == 0
     assert names(tmp_path / "to") == ["1.png", "2.png", "3.png"]
-    assert (tmp_path / "to/1.png").read_bytes() == run.generated()[0].candidate.image.read_bytes()
+    assert (tmp_path / "to/1.png").read_bytes() == run.generated()[0].image.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_layouts_that_cannot_be_made_are_told(data: Path, tmp_path: Path, capsys
 
 
 def seeds(run: Evaluation) -> dict[tuple[str, int], int]:
-    return {(each.candidate.prompt.id, each.number): each.candidate.seed for each in run.generated()}
+    return {(each.prompt.id, run.numbers()[each.id]): each.seed for each in run.generated()}
 
 
 @pytest.mark.slow

@@ -114,8 +114,8 @@ def test_killed_in_every_stage_and_resumed_it_ends_the_same(
     arguments = (f'prompts="{prompts}"', "--out", str(tmp_path / "run"))
     deaths = {
         "draw:1": "base/evaluation",  # before anything is there
-        "measure:2": "base/evaluation",  # images without records
-        "draw:4": "round-1/candidates",
+        "measure:2": "base/evaluation",  # images without a table
+        "draw:3": "round-1/candidates",
         "look:4": "round-1/regions",
         "answer:6": "round-1/judgements",  # while asking again
         "encode:1": "round-1/checkpoint",
