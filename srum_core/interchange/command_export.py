@@ -7,6 +7,10 @@ srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official sc
 parquet   one file, images included, with everything a judgement holds: datasets.load_dataset("parquet",
           data_files=...) opens it, and srum import gives equal records back. Needs srum[data].
 checkpoint  the whole model after the round's training, in the layout of its own project, LoRA merged.
+peft      the LoRA weights of the round alone, as PEFT and --checkpoint load them.
+
+With the last two a model card is written (README.md: base, data, tables, settings), and --push OWNER/NAME uploads the
+folder to a private repository of the hub.
 
 Without --round it is the last finished round: judged for the first two, trained for a checkpoint.
 """
@@ -14,35 +18,53 @@ Without --round it is the last finished round: judged for the first two, trained
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from srum_core import plugins
 from srum_core.cli.common import add_round, add_run, judged_round, say
+from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.interchange.incoming import fresh, judged
+from srum_core.interchange.model_card import model_card
 from srum_core.interchange.official import write_official
 from srum_core.interchange.parquet import need, write_parquet
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run, started_from
+from srum_core.runs.store import write_atomic
+
+_MODELS = ("checkpoint", "peft")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to make; must not hold anything")
-    parser.add_argument("--format", choices=("srum", "parquet", "checkpoint"), default="srum", help="default: srum")
+    parser.add_argument("--format", choices=("srum", "parquet", *_MODELS), default="srum", help="default: srum")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="of a model: also upload it to the hub, as a private one")
     add_round(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError if there is nothing to write, or something where it should go."""
     source = Run.open(parsed.run, plugins.discover())
-    if parsed.format == "checkpoint":
-        from srum_core.models import trained  # torch
-
+    if parsed.push:
+        _check_push(parsed.push, parsed.format)
+    if parsed.format in _MODELS:
         which = str(source.folder) + ("" if parsed.round is None else f":{parsed.round}")
         source, rounds = started_from(which, source.registry)
         with fresh(parsed.to) as folder:
-            trained.export(source.model(rounds), folder)
+            if parsed.format == "peft":
+                _peft(source, rounds, folder)
+            else:
+                from srum_core.models import trained  # torch
+
+                trained.export(source.model(rounds), folder)
+            write_atomic(folder / "README.md", model_card(source, rounds, parsed.format == "peft"))
         print(f"The model after round {rounds} of {shown(source.folder)}.\nWritten to {shown(parsed.to)}")
+        base = str(source.trained(0)[0].options.get("checkpoint", ""))
+        if parsed.format == "peft" and base and Path(base).is_dir():
+            say(f"It names {base}, a folder of this machine, as the base: correct that where others are to load it.")
+        if parsed.push:
+            _push(parsed.to, parsed.push)
         return 0
     round = judged_round(source, parsed.round)
     if parsed.format == "parquet":
@@ -56,6 +78,49 @@ def run(parsed: argparse.Namespace) -> int:
         say(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
+
+
+def _peft(run: Run, rounds: int, folder: Path) -> None:
+    """The LoRA weights that the round trained. Raises RecordError where there are none, or not these alone."""
+    _, lora = run.trained(rounds)
+    way_out = "Write the whole model with --format checkpoint."
+    if not lora or lora[-1] != run.stage_folder("train", rounds):
+        raise RecordError(f"Round {rounds} of {run.folder} trained whole weights, not LoRA. {way_out}")
+    if len(lora) > 1:
+        below = ", ".join(map(str, lora[:-1]))
+        raise RecordError(f"The LoRA weights of round {rounds} are for a model with those of {below} merged. {way_out}")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(lora[-1] / name, folder / name)
+
+
+def _check_push(name: str, form: str) -> None:
+    """Raise ConfigError for what cannot be uploaded, before it is written."""
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if form not in _MODELS:
+        raise ConfigError(f"--push is for models: add --format {' or '.join(_MODELS)}.")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(f"--push {clean(name)}: {clean(error)}") from error
+    if get_token() is None:
+        raise ConfigError("--push needs a token of the hub. Log in with hf auth login, or set HF_TOKEN.")
+
+
+def _push(folder: Path, name: str) -> None:
+    from huggingface_hub import HfApi
+
+    try:
+        hub = HfApi()
+        hub.create_repo(name, private=True, exist_ok=True)
+        where = hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload with srum export")
+    except Exception as error:  # of many kinds, for what the hub refuses and for a network that fails
+        raise RecordError(
+            f"{folder} is complete, but could not be uploaded to {name}: {clean(error)} Try again with "
+            f"hf upload {name} {folder}."
+        ) from error
+    say(f"Uploaded to {where}")
 
 
 def _srum(run: Run, round: int, folder: Path) -> list[str]:

@@ -1,0 +1,156 @@
+"""`srum export --format peft` and `--push`: what is written, what a model says about itself, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import toy
+import yaml
+from attrs import evolve
+from near import off
+from peft import PeftModel
+from training import clean, make  # noqa: F401 - a fixture
+
+from srum_core.cli.main import main
+from srum_core.config import to_toml
+from srum_core.interchange.model_card import model_card
+from srum_core.options import Use
+from srum_core.runs.run import Run
+from srum_core.runs.store import to_json
+from srum_core.training.trainer import train
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that has trained LoRA weights."""
+    run = make(tmp_path / "run", steps=1, method="lora")
+    train(run, 1)
+    run.write_settings()
+    return run
+
+
+def export(run: Run, to: Path, *arguments: str) -> int:
+    return main(["export", str(run.folder), "--to", str(to), *arguments])
+
+
+def test_lora_weights_are_exported_as_peft_loads_them(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    toy.ToyModel().save(base, {})
+    run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", {"checkpoint": str(base), "mumbles": False}))
+    shutil.rmtree(run.stage_folder("train", 1))
+    (run.stage_folder("generate", 1) / "settings.json").write_text(to_json(run.stage_settings("generate", 1)), "utf-8")
+    train(run, 1)
+    run.write_settings()
+    assert export(run, tmp_path / "out", "--format", "peft") == 0
+    assert f"names {base}, a folder of this machine, as the base" in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    loaded = PeftModel.from_pretrained(toy.ToyModel().denoiser, str(tmp_path / "out")).merge_and_unload()
+    for name, parameter in run.model(1).denoiser.named_parameters():
+        assert off(loaded.get_parameter(name), parameter) <= 1e-5
+
+
+def test_a_card_names_base_data_tables_and_settings(run: Run) -> None:
+    table = {
+        "benchmark": "toy",
+        "split": "test",
+        "model": "toy",
+        "rows": [{"name": "green", "value": 0.25, "count": 4}],
+    }
+    path = run.stage_folder("evaluate", 1) / "table.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(table), "utf-8")
+    options = {**run.settings.adapter.options, "checkpoint": "me/base"}
+    run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", options))
+    card = model_card(Run(run.folder, run.settings, run.registry, checked=False), 1, peft=True)
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "base_model": "me/base", "library_name": "peft", "pipeline_tag": "text-to-image", "tags": ["srum"],
+    }  # fmt: skip
+    assert "LoRA weights for `me/base`" in text
+    assert "That model's licence holds for these weights too." in text
+    assert "* Round 1: 6 images, prompts `starter`; lora, loss `srum_losses.objectives:SrumLoss`, map" in text
+    assert "green" in text
+    assert to_toml(run.settings, run.registry.versions()).strip() in text
+    whole = model_card(Run(run.folder, run.settings, run.registry, checked=False), 1, peft=False)
+    assert "library_name" not in whole
+    assert "The whole model made from `me/base`" in whole
+
+
+def test_weights_that_are_no_lora_or_not_alone_are_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = make(tmp_path / "full", steps=1, method="full")
+    train(full, 1)
+    full.write_settings()
+    assert export(full, tmp_path / "out", "--format", "peft") == 2
+    assert "trained whole weights, not LoRA. Write the whole model with --format checkpoint." in capsys.readouterr().err
+    shutil.copytree(run.round_folder(1), run.round_folder(2))
+    assert export(run, tmp_path / "out", "--format", "peft", "--round", "2") == 2
+    assert "The LoRA weights of round 2 are for a model with those of" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+class Hub:
+    """Remembers what it is asked for, in the place of the hub's client."""
+
+    asked: list[Any]
+    fails = False
+
+    def create_repo(self, name: str, **how: Any) -> None:
+        self.asked.append((name, how))
+
+    def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> str:
+        if self.fails:
+            raise ConnectionError("no route")
+        self.asked.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+        return f"https://hub/{repo_id}"
+
+
+def test_a_model_is_uploaded_as_a_private_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "x")
+    monkeypatch.setattr(Hub, "asked", [], raising=False)
+    push = ["--format", "peft", "--push", "me/mine"]
+    assert export(run, tmp_path / "out", *push) == 0
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert Hub.asked == [("me/mine", {"private": True, "exist_ok": True}), ("me/mine", files)]
+    assert "Uploaded to https://hub/me/mine" in capsys.readouterr().out
+    monkeypatch.setattr(Hub, "fails", True)
+    assert export(run, tmp_path / "again", *push) == 2
+    said = capsys.readouterr().err
+    assert "again is complete, but could not be uploaded to me/mine: no route" in said
+    assert "hf upload me/mine" in said
+    assert (tmp_path / "again/README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "sentence"),
+    [
+        (["--push", "me/mine"], "x", "--push is for models: add --format checkpoint or peft."),
+        (["--format", "peft", "--push", "me/mine/too"], "x", "--push me/mine/too: "),
+        (["--format", "peft", "--push", "me/mine"], None, "--push needs a token of the hub"),
+    ],
+)
+def test_what_cannot_be_uploaded_is_refused_before_it_is_written(
+    arguments: list[str],
+    token: str | None,
+    sentence: str,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
+    assert export(run, tmp_path / "out", *arguments) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
