@@ -115,7 +115,7 @@ class Train:
     epochs: int = field(default=1, validator=_few)
     """Passes over a round's images; used where `steps` is 0."""
     max_cells: int = field(default=8192, validator=_at_least_1)
-    """Latent cells per micro-batch and device: images are packed up to it. BAGEL at 1024x1024 has 4096 an image."""
+    """Latent cells per micro-batch and device, padding included. BAGEL at 1024x1024 has 4096 an image."""
     accumulation: int = field(default=1, validator=_at_least_1)
     """Micro-batches per optimizer step, per device."""
     text_dropout: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])

@@ -1,8 +1,9 @@
-"""Judged images and recorded answers on their way out of a run and into one. No torch.
+"""Images, recorded answers and trained models on their way out of a run and into one. No torch.
 
-`official` reads and writes the JSON lines of the official SRUM code, `parquet` data sets with the images inside, and
-`importer` makes a run out of what either reads. The command `record` writes a judge's answers as transcripts for its
-tests, `reread` reads them again with today's judges. PIL and datasets load when used.
+`official` reads and writes the JSON lines of the official SRUM code, `parquet` data sets with the images inside,
+`captions` images that were not judged, and `importer` makes a run out of what they read; `model_card` describes an
+exported model. The command `record` writes a judge's answers as transcripts for its tests, `reread` reads them again
+with today's judges. PIL and datasets load when used.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from srum_core import hookimpl
 def srum_commands(subparsers: Any) -> None:
     subparsers.add_parser(
         "export",
-        help="write a run's judged images in the official SRUM format, or as a Parquet dataset",
+        help="write a run's judged images (official SRUM format, Parquet), or its trained model",
         module="srum_core.interchange.command_export",
     )
     subparsers.add_parser(
         "import",
-        help="make a run out of judged images in one of those formats, ready to be trained on",
+        help="make a run out of judged images in one of those formats, or of your own images with captions",
         module="srum_core.interchange.command_import",
     )
     subparsers.add_parser(
