@@ -64,6 +64,7 @@ def made(folder: Path) -> Run:
         )
         reference = paint(image.with_name(f"{item.id}-other.png"), (8, 6), "red") if number == 0 else None
         candidate = Candidate(item.id, item.prompt, image, (8 + number, 6), item.seed, "hm, ‘ja’", reference)
+        candidate = evolve(candidate, model="served", note="The server ignores seeds.")
         regions = (
             Region("1", (0.1, 0.0, 0.51, 0.5), "links", Mask((2, 2), (0, 1, 3))),
             Region("b", (0.0, 1 / 3, 1.0, 1.0)),
@@ -596,6 +597,7 @@ def test_parquet_and_back_gives_equal_records(tmp_path: Path, capsys: pytest.Cap
 def equal(run: Run, back: Run) -> None:
     pairs = list(zip(run.candidates(1), back.candidates(1), strict=True))
     assert all(same_image(one, other) for one, other in pairs)
+    assert all((one.thought, one.model, one.note) == (other.thought, other.model, other.note) for one, other in pairs)
     moved = {one.image: other.image for one, other in pairs} | {one.reference: other.reference for one, other in pairs}
     for was, now in zip(run.judgements(1), back.judgements(1), strict=True):
         there = tuple(
@@ -631,7 +633,7 @@ def test_every_field_of_every_record_has_a_column() -> None:
     assert set(columns["regions"].feature["mask"]) == set(attrs.fields_dict(Mask))
     assert set(columns["boxes"]) == set(attrs.fields_dict(BoxFormat))
     assert {*attrs.fields_dict(Judgement), "image", "reference", "seed", "thought"} <= {*columns, "candidate"}
-    written = {"id", "prompt", "image", "seed", "thought", "reference", "size", "boxes"}
+    written = {"id", "prompt", "image", "seed", "thought", "reference", "size", "boxes", "model", "note"}
     # `size` is the image's; `latent` stays behind, and the image is encoded instead (docs/data.md); the hash of the
     # files is made again with them, and a failed image is among the judgement's failures.
     assert attrs.fields_dict(Candidate).keys() - {"latent", "failure", "sha256"} == written
@@ -710,7 +712,7 @@ def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: 
         ({"tags": {"a": "b"}}, "its tags are not JSON"),
         ({"tags": "[" * 100_000}, "its tags are not JSON"),
         ({"tags": '{"a":' * 900 + "1" + "}" * 900}, "its tags are not JSON (it is nested more than"),
-        ({"thought": {"a": "b"}}, "its thought {'a': 'b'}"),
+        ({"thought": {"a": "b"}}, "its thought is {'a': 'b'}"),
         ({"scores": "0.5"}, "its scores are '0.5', and should be a list of structs"),
         ({"scores": [0.5]}, "its scores are [0.5], and should be a list of structs"),
         ({"scores": [None]}, "its scores are [None], and should be a list of structs"),

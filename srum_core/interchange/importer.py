@@ -140,6 +140,7 @@ def _records(run: Run, images: Path, each: Incoming) -> tuple[Candidate, Judgeme
     reference = _keep(images, f"{planned.id}-reference", each.reference) if each.reference else None
     seed = planned.seed if each.seed is None else each.seed
     candidate = Candidate(planned.id, each.prompt, image, each.image.size, seed, each.thought, reference)
+    candidate = attrs.evolve(candidate, model=each.model, note=each.note)
     exchanges = renamed(each.exchanges, {OWN: image, REFERENCE: reference or image})
     judgement = Judgement(planned.id, each.regions, each.scores, exchanges, each.failures, each.boxes)
     return with_digest(candidate), judgement

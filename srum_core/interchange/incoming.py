@@ -47,6 +47,8 @@ class Incoming:
     failures: tuple[Unreadable, ...] = ()
     boxes: BoxFormat | None = None
     thought: str = ""
+    model: str = ""
+    note: str = ""
     seed: int | None = None
     """None = the seed of the image is not known."""
     notes: tuple[str, ...] = ()

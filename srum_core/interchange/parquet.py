@@ -4,7 +4,7 @@ Written as one Parquet file, which `datasets.load_dataset("parquet", data_files=
 features; read from such files and from what `Dataset.save_to_disk` makes of them. Columns:
 
 image, reference    the images (features `datasets.Image`); reference may be null
-id, prompt_id, prompt, tags (JSON), seed, thought
+id, prompt_id, prompt, tags (JSON), seed, thought, model, note
 regions, scores, failures, exchanges, boxes    as in srum_core.records, with their fields
 
 `image`, `prompt`, `regions` and `scores` are enough to be read. Text that is no Unicode (half of a surrogate pair) has
@@ -51,6 +51,8 @@ CAPTIONED = "Images with captions alone are read with --captions."
 NEEDED = ("image", "prompt", "regions", "scores")
 _GROUP = 32
 """Rows in memory at once."""
+_TEXTS = ("thought", "model", "note")
+"""Of a candidate; a row without one of them has "" there."""
 _RECORDS: Mapping[str, Any] = {
     "regions": tuple[Region, ...],
     "scores": tuple[Score, ...],
@@ -86,7 +88,7 @@ def features(datasets: Any) -> Any:
         {
             **{"id": column(str), "image": datasets.Image(), "reference": datasets.Image()},
             **{"prompt_id": column(str), "prompt": column(str), "tags": column(str)},
-            **{"seed": column(int), "thought": column(str)},
+            **{"seed": column(int), **dict.fromkeys(_TEXTS, column(str))},
             **{name: column(kind) for name, kind in _RECORDS.items()},
         }
     )
@@ -125,7 +127,7 @@ def _row(candidate: Candidate, judgement: Judgement) -> Json:
         "prompt": candidate.prompt.text,
         "tags": json.dumps(candidate.prompt.tags),
         "seed": candidate.seed,
-        "thought": candidate.thought,
+        **{name: getattr(candidate, name) for name in _TEXTS},
         **{name: convert.unstructure(getattr(judgement, name), kind) for name, kind in _RECORDS.items()},
     }
 
@@ -252,11 +254,13 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
     if not isinstance(identity, str | int):
         raise Unusable(f"its id is {in_words(identity)}, and should be a text")
     prompt = Prompt(str(identity), text, _tags(row.get("tags")))
-    seed, thought = row.get("seed"), row.get("thought") or ""
-    if not isinstance(seed, int | None) or not isinstance(thought, str):
-        message = f"its seed is {in_words(seed)} and its thought {in_words(thought)}"
-        raise Unusable(f"{message}; they should be a whole number and a text")
-    return Incoming(where, prompt, image, reference, thought=thought, seed=seed, notes=tuple(notes), **records)
+    seed, texts = row.get("seed"), {name: row.get(name) or "" for name in _TEXTS}
+    if not isinstance(seed, int | None):
+        raise Unusable(f"its seed is {in_words(seed)}, and should be a whole number")
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise Unusable(f"its {name} is {in_words(value)}, and should be a text")
+    return Incoming(where, prompt, image, reference, **texts, seed=seed, notes=tuple(notes), **records)
 
 
 def read_image(value: Any, folders: Sequence[Path], name: str) -> File | None:
