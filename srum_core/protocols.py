@@ -45,6 +45,8 @@ class ImageGenerator(Protocol):
         """One image per prompt; the same prompt and seed give the same image, whatever else is in the batch."""
         ...
 
+    # Optional: `elsewhere = True`, also of an answerer, says that it works on another machine: where both do, images
+    # are judged while others are generated. `cancel()` of an answerer ends what other threads ask it, by an exception.
     # Optional, for one that samples on servers with the weights that a run trains (the setting `generator`):
     # `load`: what they must load before a later round: "checkpoint" (the model so far, whole), "lora" (the folder that
     # the round before trained) or "none".

@@ -88,6 +88,8 @@ class Client:
     """What `_harmless` makes: "a short question about a white image", with its article."""
     changes: ClassVar[Sequence[tuple[str, str | None]]]
     """Fields that a request can do without, each with another name that some servers know it by."""
+    elsewhere = True
+    """What it does takes nothing of this machine."""
     options: ServerOptions
 
     def __init__(self, options: ServerOptions) -> None:
@@ -107,6 +109,7 @@ class Client:
         self._cache = AnswerCache(cache_folder(options.cache, f"{self.noun}s"), name("cache"))
         self._model = options.model
         self._tally = _Tally()
+        self._under_way: set[Stop] = set()
 
     # ---- what a subclass says ---------------------------------------------------------------------------------------
 
@@ -157,6 +160,7 @@ class Client:
         from srum_remote.wire import RequestFailed, Stop, Stopped
 
         stop = Stop()
+        self._under_way.add(stop)
         most = self.options.concurrency * len(self._servers.servers)
         pool = ThreadPoolExecutor(min(most, len(asks)), thread_name_prefix="srum-remote")
         try:
@@ -167,10 +171,13 @@ class Client:
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
+            self._under_way.discard(stop)
         done = [each for each in futures if not each.cancelled()]
         found.update((futures[each].key, each.result()) for each in done if not each.exception())
         failed = [each for each in done if each.exception() and not isinstance(each.exception(), Stopped)]
         if not failed:
+            if any(ask.key not in found for ask in asks):
+                raise Stopped  # by `cancel`
             return
         error = failed[0].exception()
         if not isinstance(error, RequestFailed):
@@ -181,6 +188,11 @@ class Client:
             f"The server at {error.where} {error.why}. It was to {futures[failed[0]].task} with the model "
             f"{clean(self._model)}.{self._tries(error)} {error.advice} {self._kept(kept, total)}"
         ) from error
+
+    def cancel(self) -> None:
+        """End what other threads are asking, which raises Stopped there."""
+        for stop in list(self._under_way):
+            stop.set()
 
     def _kept(self, kept: int, total: int) -> str:
         if self._cache.folder is None:

@@ -254,7 +254,8 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
     if not isinstance(identity, str | int):
         raise Unusable(f"its id is {in_words(identity)}, and should be a text")
     prompt = Prompt(str(identity), text, _tags(row.get("tags")))
-    seed, texts = row.get("seed"), {name: row.get(name) or "" for name in _TEXTS}
+    seed = row.get("seed")
+    texts: dict[str, Any] = {name: row.get(name) or "" for name in _TEXTS}
     if not isinstance(seed, int | None):
         raise Unusable(f"its seed is {in_words(seed)}, and should be a whole number")
     for name, value in texts.items():

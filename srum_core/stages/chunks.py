@@ -47,16 +47,23 @@ def chunks(
     step: Step,
     load: Callable[[], object] = lambda: None,
     name: str = "",
+    ready: Callable[[list[str]], bool] | None = None,
 ) -> Iterator[list[str]]:
     """This process's chunks of `size` ids with anything missing; shows progress (under `name`). Marks the folder
     done once every id is there: with several processes, the last one to finish does.
 
+    With `ready`, only chunks of which it is true, without progress, and nothing is marked: the others follow later.
     `load` is called once if there is anything to make, before the clock starts. Torch's generators start every chunk
     from its own seed, independent of earlier ones."""
     rank, world = rank_and_world()
     mine = [list(ids[start : start + size]) for start in range(rank * size, len(ids), size * world)]
     there = records.ids()
     missing = [chunk for chunk in mine if not there.issuperset(chunk)]
+    if ready is not None:
+        for chunk in filter(ready, missing):
+            seed_everything(run.round_seed(step.stage, step.round, chunk[0]))
+            yield chunk
+        return
     total, left = sum(map(len, mine)), sum(map(len, missing))
     if missing:
         load()

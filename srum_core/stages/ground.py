@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
@@ -30,15 +30,18 @@ class _Proposing:
         return [each for each in self.grounder.regions(candidate, answers) if isinstance(each, Unreadable)]
 
 
-def ground(run: Run, round: int) -> None:
-    """Propose the regions of every candidate. The answerer is loaded only if there are questions."""
+def ground(run: Run, round: int, ahead: Callable[[], bool] | None = None) -> None:
+    """Propose the regions of every candidate. The answerer is loaded only if there are questions.
+
+    `ahead`: while it is true, and only of batches whose images are all there; the stage is not finished by it."""
     run = run.at("ground", round)
     grounder: Grounder = run.registry.create("grounder", run.settings.grounder)
     use = run.settings.verifier
     verifier: Judge | None = run.registry.create("judge", use) if use else None
     candidates, records = run.candidates(round), run.groundings(round)
     plan = {item.id: item for item in run.planned(round)}
-    for chunk in chunks(run, list(plan), run.settings.ground.batch, records, Step("ground", round)):
+    ready = None if ahead is None else lambda chunk: ahead() and candidates.ids().issuperset(chunk)
+    for chunk in chunks(run, list(plan), run.settings.ground.batch, records, Step("ground", round), ready=ready):
         chosen = list(verified(candidates, [plan[identity] for identity in chunk]))
         failed = [Grounding(each.id, failures=(Unreadable(0, each.failure),)) for each in chosen if each.failure]
         some = [each for each in chosen if not each.failure]

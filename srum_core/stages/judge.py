@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from srum_core import config
 from srum_core.files import redo_option
@@ -15,15 +15,19 @@ from srum_core.stages.chunks import Step, chunks, verified
 from srum_core.stages.interview import Ask, Interview, Seed, conduct, look
 
 
-def judge(run: Run, round: int) -> None:
-    """Judge every candidate. Judgements with failures are recorded; nothing unreadable becomes a number."""
+def judge(run: Run, round: int, ahead: Callable[[], bool] | None = None) -> None:
+    """Judge every candidate. Judgements with failures are recorded; nothing unreadable becomes a number.
+
+    `ahead`: while it is true, and only of batches whose regions are all there; the stage is not finished by it."""
     run = run.at("judge", round)
     judges = run.judges()
     candidates, groundings, records = run.candidates(round), run.groundings(round), run.judgements(round)
     plan = {item.id: item for item in run.planned(round)}
     settings, step = run.settings.judge, Step("judge", round)
     asks = not all(hasattr(each, "score_many") for _, each in judges)  # else no language model is loaded
-    for chunk in chunks(run, list(plan), settings.batch, records, step, load=lambda: asks and run.answerer(round - 1)):
+    ready = None if ahead is None else lambda chunk: ahead() and groundings.ids().issuperset(chunk)
+    load = lambda: asks and run.answerer(round - 1)  # noqa: E731
+    for chunk in chunks(run, list(plan), settings.batch, records, step, load, ready):
         seen = list(verified(candidates, [plan[identity] for identity in chunk]))
         if asks:
             seen = seen_by_answerer(run, round - 1, seen)

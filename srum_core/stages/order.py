@@ -14,7 +14,7 @@ from srum_core.files import STAGES, read_json
 from srum_core.runs.progress import NORMAL, VERBOSE, log_file, shown, tell
 from srum_core.runs.run import Run, started_from
 from srum_core.runs.store import check_settings, rank_and_world, write_atomic
-from srum_core.stages import serving
+from srum_core.stages import ahead, serving
 from srum_core.stages.chunks import Made, Step, seed_everything
 
 _MODULES = {
@@ -85,7 +85,10 @@ def perform_all(run: Run, only: str | None = None, start: Callable[[Step], None]
         if step.stage == "generate" and step.round:
             serving.prepare(run, step.round)
         tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}", NORMAL)
-        if start is None:
+        if start is None and step.stage == "generate" and step.round and only is None:
+            with ahead.judging(run, step.round):
+                perform(run, step.stage, step.round)
+        elif start is None:
             perform(run, step.stage, step.round)
         else:
             start(step)

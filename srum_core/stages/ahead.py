@@ -1,0 +1,74 @@
+"""Grounding and judging what is there while further images are generated, where servers do both."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from srum_core.options import Use
+from srum_core.runs.run import Run
+from srum_core.runs.store import rank_and_world
+from srum_core.stages.ground import ground
+from srum_core.stages.judge import judge
+
+PAUSE = 1.0
+"""Seconds between two looks at what has arrived."""
+
+
+@contextmanager
+def judging(run: Run, round: int) -> Iterator[None]:
+    """Ground and judge the round's images as they arrive, in a thread beside what generates them.
+
+    What is left when all are there is done by the stages themselves, with the same records. Images wait on disk, so
+    nothing has to be held back. Raises at the end what the thread met."""
+    if not _applies(run, round):
+        yield
+        return
+    over, met = threading.Event(), list[BaseException]()
+    thread = threading.Thread(target=_work, args=(run, round, over, met), name="srum-ahead", daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        over.set()
+        while thread.is_alive():  # it may be about to ask the next thing
+            for stage in ("ground", "judge"):
+                getattr(run.at(stage, round).answerer(round - 1), "cancel", lambda: None)()
+            thread.join(0.2)
+        raise
+    over.set()
+    while thread.is_alive():
+        thread.join(0.5)  # not for ever at once: a Ctrl-C that comes just before would not be noticed
+    if met:
+        raise met[0]
+
+
+def _work(run: Run, round: int, over: threading.Event, met: list[BaseException]) -> None:
+    candidates, known = run.at("generate", round).candidates(round), 0
+    try:
+        while not over.wait(PAUSE):
+            if (count := len(candidates)) > known:
+                known = count
+                ground(run, round, lambda: not over.is_set())
+                judge(run, round, lambda: not over.is_set())
+    except BaseException as error:
+        met.append(error)
+
+
+def _applies(run: Run, round: int) -> bool:
+    """Whether neither generating nor judging computes anything large on this machine."""
+    grounding, judged = (run.at(stage, round).settings for stage in ("ground", "judge"))
+    if run.at("generate", round).settings.generator is None or grounding.answerer is None or judged.answerer is None:
+        return False
+    asking = [*judged.judges, *([grounding.verifier] if grounding.verifier else [])]
+    own = [("grounder", grounding.grounder), *(("judge", each) for each in asking)]
+    if rank_and_world()[1] > 1 or any(_computes(run, *each) for each in own):
+        return False
+    asked = [run.at(stage, round).answerer(round - 1) for stage in ("ground", "judge")]
+    return all(getattr(each, "elsewhere", False) for each in [*asked, run.at("generate", round).sampler(round - 1)])
+
+
+def _computes(run: Run, kind: str, use: Use) -> bool:
+    """Whether a grounder or a judge has a model of its own."""
+    return "device" in use.options or hasattr(run.registry.load(kind, use.use), "score_many")
