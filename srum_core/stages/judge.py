@@ -27,7 +27,7 @@ def judge(run: Run, round: int, ahead: Callable[[], bool] | None = None) -> None
     asks = not all(hasattr(each, "score_many") for _, each in judges)  # else no language model is loaded
     ready = None if ahead is None else lambda chunk: ahead() and groundings.ids().issuperset(chunk)
     load = lambda: asks and run.answerer(round - 1)  # noqa: E731
-    for chunk in chunks(run, list(plan), settings.batch, records, step, load, ready):
+    for chunk in chunks(run, list(plan), settings.batch, records, step, load, ready=ready):
         seen = list(verified(candidates, [plan[identity] for identity in chunk]))
         if asks:
             seen = seen_by_answerer(run, round - 1, seen)
