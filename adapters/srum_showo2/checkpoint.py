@@ -48,8 +48,13 @@ CHECKPOINTS = Checkpoints(
     "optimiser in float32 (srum doctor --plan says how much). To see the whole method on this machine, run a bundled "
     "model: srum-train --adapter bagel --preset shapes.",
 )
+ATTENTION: dict[str, Any] = {"attn_implementation": "sdpa"}
 SIGLIP = "google/siglip-so400m-patch14-384"
-PUBLISHED_SIGLIP = {"num_attention_heads": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+PUBLISHED_SIGLIP: dict[str, Any] = {
+    "num_attention_heads": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
 """Of that model: all that the weights do not tell."""
 VAE, VAE_FILE, VAE_STEM = "Wan-AI/Wan2.1-T2V-14B", "Wan2.1_VAE.pth", "diffusion_pytorch_model"
 """Where the reference takes the autoencoder from, its file, and the weights of diffusers' edition."""
@@ -154,7 +159,7 @@ def read_sizes(
             intermediate_size=shapes["und_trans.layers.0.mlp.fc1.weight"][0],
             num_hidden_layers=_count("und_trans.layers", shapes),
             attention_dropout=0.0,
-            attn_implementation="sdpa",
+            **ATTENTION,
             **sees,
         ),
         head=head_config(
@@ -221,7 +226,7 @@ def language_config(speaks: Mapping[str, Any], rows: int) -> Qwen2Config:
         tie_word_embeddings=False,  # the file may hold two matrices whatever the configuration says
         use_sliding_window=False,
         attention_dropout=0.0,
-        attn_implementation="sdpa",
+        **ATTENTION,
     )
 
 
@@ -238,7 +243,7 @@ def head_config(width: int, layers: int, heads: int, kv_heads: int, head_width: 
         attention_dropout=0.0,
         use_sliding_window=False,
         rope_parameters=dict(ROPE),
-        attn_implementation="sdpa",
+        **ATTENTION,
     )
 
 

@@ -13,7 +13,7 @@ from transformers import SiglipVisionConfig
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_showo2.autoencoder import Autoencoder
-from srum_showo2.checkpoint import PUBLISHED_SIGLIP, head_config, language_config, open_checkpoint, vae_width
+from srum_showo2.checkpoint import ATTENTION, PUBLISHED_SIGLIP, head_config, language_config, open_checkpoint, vae_width
 from srum_showo2.denoiser import Sizes
 from srum_showo2.model import ShowO2
 from srum_showo2.options import Options
@@ -90,8 +90,7 @@ def published_sizes(name: str) -> Sizes:
     return Sizes(
         language=language_config(speaks, ROWS),
         semantic=SiglipVisionConfig(
-            hidden_size=1152, intermediate_size=4304, num_hidden_layers=26, attn_implementation="sdpa",
-            **PUBLISHED_SIGLIP,  # type: ignore[arg-type]
+            hidden_size=1152, intermediate_size=4304, num_hidden_layers=26, **ATTENTION, **PUBLISHED_SIGLIP,
         ),
         head=head_config(width=2048, layers=10, heads=32, kv_heads=8, head_width=64, mlp=8192),
         channels=16,

@@ -61,4 +61,5 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         waves = get_timestep_embedding(time.float(), self.width, flip_sin_to_cos=True, downscale_freq_shift=0)
-        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+        embedded: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+        return embedded
