@@ -127,7 +127,7 @@ def test_arms_that_train_otherwise_share_everything_before(tmp_path: Path, made:
     shared = ["evaluate (base)", "generate (round 1)", "ground (round 1)", "judge (round 1)"]
     assert made == 2 * ([("shared", stage) for stage in shared] + trained)
     here = tmp_path / "out" / "seed-1"
-    stages = ("round-1/candidates", "round-1/regions", "round-1/judgements", "base/evaluation")
+    stages = ("round-1/candidates", "round-1/regions", "round-1/judgements", "base/evaluation/pictures")
     for file in [f"{stage}/part-0.jsonl" for stage in stages]:
         assert inode(here / "sft" / file) == inode(here / "paper" / file) == inode(here / "shared" / file)
     image = next((here / "sft/round-1/candidates/images").iterdir())

@@ -95,7 +95,8 @@ class Evaluation(Run):
         if not (path.exists() and self.images().ids()):
             write_list(path, prompts)
         elif _as_json(there := read_list(path, Prompt)) != _as_json(prompts):
-            way = redo_option(path) or "choose another folder with --out"
+            option = redo_option(path)
+            way = f"run once with {option}" if option else "choose another folder with --out"
             raise RecordError(
                 f"{path} holds {len(there)} prompts, and the benchmark gives {len(prompts)} today, which are not the "
                 f"same. Restore the benchmark's files, or {way}."
