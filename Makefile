@@ -27,16 +27,18 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: lint  ## lint, types and the fast tests
-	$(PYTEST) -m "not slow"
+test: CHOSEN := -m "not slow"
+test: install  ## the fast tests, with lint and types beside them
+test-all: install  ## everything
+test test-all:
+	@log=$$(mktemp); $(MAKE) --no-print-directory lint >$$log 2>&1 & lint=$$!; \
+	$(PYTEST) $(CHOSEN); tests=$$?; \
+	wait $$lint; lint=$$?; cat $$log; rm -f $$log; exit $$((tests | lint))
 
 test-slow: install
 	$(PYTEST) -m slow
-
-test-all: lint  ## everything
-	$(PYTEST)
 
 docs: install  ## the site, in site/; tests/test_docs.py follows its pages
 	$(BIN)/python -m sphinx -W -q -b html docs site

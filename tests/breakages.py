@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from warm import shared
+
 ROOT = Path(__file__).parents[1]
 PATHS = ("", "adapters", "judges", "losses", "benchmarks")
 """Where the packages are, below the root."""
@@ -128,7 +130,7 @@ BREAKAGES = [
         "srum_core/runs/store.py",
         "if there.get(key, missing) != asked.get(key, missing)",
         "if key in asked and there.get(key, missing) != asked[key]",
-        "store run",
+        "store integrity",
     ),
     Breakage(
         "all rounds draw from the same seeds",
@@ -506,6 +508,7 @@ def main() -> int:
     if wrong := [problem for each in chosen for problem in problems(each)]:
         print("\n".join(wrong))
         return 2
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # of two versions in one second, bytecode would be that of the first
     red: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -551,17 +554,12 @@ def copy(root: Path) -> None:
 def run(root: Path, tests: list[str], *options: str) -> list[str]:
     """The fast tests that fail. Raises RuntimeError where tests cannot be run."""
     paths = [str(root / path) for path in PATHS] + [os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONDONTWRITEBYTECODE": "1",  # of two versions in one second, bytecode would be that of the first
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *options, *tests]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, errors="replace")
-    failed = re.findall(r"^(?:FAILED|ERROR) ([^\s\[]+::[^\s\[]+)", done.stdout, re.MULTILINE)  # of all parameters
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = ["-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *options, *tests]
+    done = shared().run(command, root, environment)
+    failed = re.findall(r"^(?:FAILED|ERROR) ([^\s\[]+::[^\s\[]+)", done.output, re.MULTILINE)  # of all parameters
     if done.returncode not in (0, 1) or bool(failed) != (done.returncode == 1):
-        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.output[-3000:]}")
     return failed
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from rows import each_row
 from training import clean  # noqa: F401 - a fixture
 from warm import shared
 
@@ -627,8 +628,8 @@ def test_a_wrong_name_is_told_with_a_suggestion(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
+@each_row(
+    "text, message",
     [
         ("[[arm]]\nname = 'x'\nsetings = []", 'setings is not a setting. Did you mean "settings"?'),
         ("[[arm]]\nname = 'a/b'", "name"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rows import each_row
 from test_bagel import build
 from toy import ToyModel
 
@@ -66,8 +67,8 @@ def test_steps_that_are_chosen() -> None:
             steps.chosen(text, 24)
 
 
-@pytest.mark.parametrize(
-    ("answer", "value"),
+@each_row(
+    "answer, value",
     [('{"score": 85, "reason": "x"}', 0.85), ('{"score":0}', 0.0), ("85", None), ('{"score": 101}', None),
      ('{"score": 1} or {"score": 2}', None)],
 )  # fmt: skip

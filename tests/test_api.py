@@ -21,6 +21,7 @@ from loopback import forget_servers, serving
 from near import off
 from PIL import Image
 from rich.console import Console
+from rows import each_row
 from toy import ToyModel
 
 import srum_core
@@ -289,8 +290,8 @@ def test_a_benchmark_that_asks_needs_somebody_who_answers(tmp_path: Path) -> Non
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("adapter", "preset", "overrides", "message"),
+@each_row(
+    "adapter, preset, overrides, message",
     [
         ("toy:ToyModel", (), {"train.stepps": 1}, r'train\.stepps \(in overrides\).*Did you mean "steps"'),
         ("toy:ToyModel", (), {"train": {"steps": "many"}}, r"train\.steps \(in overrides\)"),

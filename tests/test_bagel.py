@@ -11,6 +11,7 @@ import torch
 from attrs import evolve
 from near import off
 from PIL import Image
+from rows import each_row
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from srum_bagel.attention import Context, attend
@@ -79,7 +80,7 @@ def test_a_batch_draws_what_each_prompt_draws_alone(model: Bagel) -> None:
         assert np.abs(alone - np.asarray(sample.image, int)).max() <= 1
 
 
-@pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)])
+@each_row("trained", [(True, True), (True, False), (False, True)])
 def test_norms_are_those_of_transformers_in_one_step(trained: tuple[bool, bool]) -> None:
     """Values and gradients, whichever are asked for; only the input and one number a row are kept."""
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from benchmark_data import (
     wise_folder,
     write,
 )
+from rows import each_row
 
 from srum_benchmarks import files, templates
 from srum_benchmarks.compbench import layout as compbench_layout
@@ -88,8 +89,8 @@ def test_ids_in_another_order_are_refused(tmp_path: Path) -> None:
         compbench.load(str(tmp_path), "test")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
+@each_row(
+    "content, message",
     [
         ('[{"Question": "a', "is not JSON .* cut off"),
         ("{}", "should hold a JSON list, but it holds one dict"),

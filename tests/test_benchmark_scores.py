@@ -18,6 +18,7 @@ from benchmark_data import generated
 from compbench_original import attributes, numeracy, position_2d, score_2d
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rows import each_row
 
 from srum_benchmarks import detections, summary
 from srum_benchmarks.compbench import scoring as compbench
@@ -61,7 +62,7 @@ def graded(policy: str, answers: Sequence[str], category: str = "color") -> dict
     return rows(benchmark.table(found))
 
 
-@pytest.mark.parametrize(("policy", "mean"), [("exclude", 90), ("zero", 60), ("reference", 179 / 3)])
+@each_row("policy, mean", [("exclude", 90), ("zero", 60), ("reference", 179 / 3)])
 def test_an_answer_in_prose_counts_as_the_policy_says(policy: str, mean: float) -> None:
     table = graded(policy, ['{"score": 80}', PROSE, '{"score": 100}'])
     assert table["color"].value == pytest.approx(mean)
@@ -82,7 +83,7 @@ def test_nothing_readable_is_no_mean() -> None:
     assert table["readable"].value == 0
 
 
-@pytest.mark.parametrize(("unreadable", "incomplete"), [(0, False), (1, False), (2, True)])
+@each_row("unreadable, incomplete", [(0, False), (1, False), (2, True)])
 def test_below_99_per_cent_a_table_says_that_it_is_incomplete(unreadable: int, incomplete: bool) -> None:
     cells = [Cell(str(number), None if number < unreadable else 1.0) for number in range(100)]
     assert ("incomplete" in summary.note(CompBenchOptions(), summary.coverage(cells), (), 0)) == incomplete
@@ -166,7 +167,7 @@ TABLE_1 = """76.39 90.63 83.51 87.47 75.30 80.20 84.23 87.07 83.10
 COLUMNS = ("3d_spatial", "color", "complex", "non-spatial", "numeracy", "shape", "spatial", "texture")
 
 
-@pytest.mark.parametrize("line", TABLE_1.splitlines())
+@each_row("line", TABLE_1.splitlines())
 def test_the_papers_overall_is_the_mean_of_its_columns(line: str) -> None:
     *means, overall = map(float, line.split())
     result = compbench_released.reference_overall(dict(zip(COLUMNS, means, strict=True)))
@@ -299,8 +300,8 @@ def test_an_image_that_no_detector_looked_at_is_told(tmp_path: Path) -> None:
         benchmark.score(candidate, [])
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
+@each_row(
+    "content, message",
     [
         ('{"sha256": "ab", "detections": []}\n{"sha256": "c', "line 2: this is not a whole JSON record"),
         ('{"sha256": "ab", "detections": []}\n' * 2, "line 2: image ab… was recorded before"),
@@ -409,8 +410,8 @@ def test_the_wiscore_is_between_0_and_1(each: tuple[int, int, int]) -> None:
 # ---- T2I-ReasonBench -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("answer", "read", "how"),
+@each_row(
+    "answer, read, how",
     [
         ('{"reason": ["a", "b"], "score": [1, 0.5]}', [1, 0.5], "reference"),
         ('{"reason": ["uses } brace", "b"], "score": [1, 0.5]}', [1, 0.5], "object"),
@@ -464,9 +465,7 @@ def test_an_unreadable_group_takes_its_image_along() -> None:
         reasoned("reference", "idiom-1")
 
 
-@pytest.mark.parametrize(
-    "line", ["49.70 34.46 47.52 43.59 43.82", "50.53 39.43 47.45 44.08 45.37", "52.85 40.51 47.83 45.83 46.75"]
-)
+@each_row("line", ["49.70 34.46 47.52 43.59 43.82", "50.53 39.43 47.45 44.08 45.37", "52.85 40.51 47.83 45.83 46.75"])
 def test_the_papers_overall_of_reasonbench_is_the_mean_of_four(line: str) -> None:
     *means, overall = map(float, line.split())
     parts = [summary.part([Cell("a", mean / 100)]) for mean in means]

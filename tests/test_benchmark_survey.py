@@ -17,6 +17,7 @@ from benchmark_data import (
     wise_folder,
     write,
 )
+from rows import each_row
 
 from srum_benchmarks.compbench import prompts as compbench
 from srum_benchmarks.reasonbench import prompts as reasonbench
@@ -95,8 +96,8 @@ def test_files_that_cannot_be_read_or_do_not_fit_together_are_told(
     assert "has no questions about id 900" in text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
+@each_row(
+    "arguments, sentence",
     [
         (("nowhere",), "nowhere is no folder here, no git address"),
         ((".",), "holds no prompt file of a benchmark that is known here (compbench, geneval"),

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from rows import each_row
 from scenes import as_found
 
 from pretraining import captions, examples
@@ -116,7 +117,7 @@ def test_near_misses_of_a_true_caption_are_mostly_judged_wrong():
         assert np.mean(found) > 0.6, category
 
 
-@pytest.mark.parametrize("category", world.CATEGORIES)
+@each_row("category", world.CATEGORIES)
 def test_a_share_of_images_misses_its_caption_cleanly_and_in_the_listed_ways(category):
     rng = np.random.default_rng(5)
     missed, count = Counter(), 200

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import each_row
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from toy import COMPONENTS
@@ -35,24 +36,6 @@ def prompts(tmp_path: Path) -> str:
     return f'prompts="{tmp_path / "words.txt"}"'
 
 
-def loaded_by(code: str) -> str:
-    """Which heavy modules are loaded after some code."""
-    code = (
-        f"import sys\n{code}\nprint('loaded', sorted({{'torch', 'transformers', 'numpy', 'PIL'}} & set(sys.modules)))"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert "loaded" in done.stdout, done.stderr
-    return done.stdout.splitlines()[-1]
-
-
-def test_help_and_plugins_load_nothing_heavy() -> None:
-    helped = ["main.train_main(['--help'])", "main.main(['--help'])", "main.main(['report', '--help'])"]
-    calls = [f"try:\n    {call}\nexcept SystemExit: pass" for call in helped]
-    code = "\n".join(["from srum_core.cli import main", *calls, "main.main(['plugins'])"])
-    assert loaded_by(code) == "loaded []"
-
-
 def test_the_list_of_plugins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     main.main(["plugins"])
@@ -70,8 +53,8 @@ def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture
     assert "juge" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
+@each_row(
+    "words, message",
     [
         (["--adpter", "bagel"], 'Did you mean "--adapter"?'),
         (["--adapt", "bagel"], 'Did you mean "--adapter"?'),  # an abbreviation is not taken for the option
@@ -175,8 +158,8 @@ def test_a_stage_takes_the_preset_that_it_is_told(
     assert os.environ.get("ACCELERATE_USE_FSDP") == (None if offload is None else "true")
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "message"),
+@each_row(
+    "error, status, message",
     [
         (SignalException("interrupted", signal.SIGINT), 130, ""),
         (KeyboardInterrupt(), 130, ""),

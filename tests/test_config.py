@@ -16,6 +16,7 @@ import pytest
 from fake_plugins import install
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rows import each_row
 
 from srum_core.config import Settings, Train, describe, load_settings, open_settings, to_toml
 from srum_core.config.load import _ELSEWHERE, _names
@@ -173,8 +174,8 @@ def test_a_preset_called_default_is_applied_by_itself(load: Load) -> None:
     assert load("grounder.low=4", adapter="other").grounder.options["low"] == 4
 
 
-@pytest.mark.parametrize(
-    ("text", "path", "value"),
+@each_row(
+    "text, path, value",
     [
         ("train.lr=1e-5", "train.lr", 1e-5),
         ("train.lr=1", "train.lr", 1.0),
@@ -295,7 +296,7 @@ def test_the_layer_that_said_it_is_named(load: Load) -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "seed=-1", "rounds=0", "prompts=", "generate.candidates=0", "generate.batch=0", "generate.limit=-1",
@@ -317,9 +318,10 @@ def test_out_of_range(load: Load, text: str) -> None:
     assert found[0].startswith(text.split("=")[0]) or "No adapter is named" in found[0]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
+@each_row(
+    "text, words",
     [
+        ("train.lr=true", "train.lr (on the command line) should be a number, but it is true."),
         ("train.lr=1e400", "train.lr (on the command line) should be a finite number, but it is inf."),
         ("train.guard=inf", "train.guard (on the command line) should be a finite number"),
         ("train.shift=-nan", "train.shift (on the command line) should be a finite number"),
@@ -341,7 +343,6 @@ def test_out_of_range(load: Load, text: str) -> None:
         ("prompts=['a', 1]", "prompts.1 (on the command line) should be a text, but it is 1"),
         ("train.stepz=nan", 'train.stepz (on the command line) is not a setting. Did you mean "steps"?'),
     ],
-    ids=lambda text: text[:30].encode("ascii", "backslashreplace").decode(),
 )
 def test_values_that_nothing_can_use(load: Load, text: str, words: str) -> None:
     (found,) = refused(load, text)
@@ -349,8 +350,8 @@ def test_values_that_nothing_can_use(load: Load, text: str, words: str) -> None:
     assert len(found) < 400
 
 
-@pytest.mark.parametrize(
-    ("text", "meant"),
+@each_row(
+    "text, meant",
     [
         ("lora.r=8", '"lora.rank"'), ("lora_rank=8", '"lora.rank"'), ("r=8", '"lora.rank"'), ("rank=8", '"lora.rank"'),
         ("lora_alpha=8", '"lora.alpha"'), ("learning_rate=1", '"train.lr"'), ("train.Learning-Rate=1", '"train.lr"'),
@@ -397,7 +398,7 @@ def test_prompts_may_be_given_as_a_list(load: Load, registry: Registry, tmp_path
         assert open_settings(tmp_path / "run.toml", registry) == made
 
 
-@pytest.mark.parametrize("text", ["train.lr", "=1", "train..lr=1", ".=1", "train.lr=[1", 'prompts="open', "map={use="])
+@each_row("text", ["train.lr", "=1", "train..lr=1", ".=1", "train.lr=[1", 'prompts="open', "map={use="])
 def test_malformed_overrides(load: Load, text: str) -> None:
     assert len(refused(load, text)) == 1
     assert text in refused(load, text)[0]

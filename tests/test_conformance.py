@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rows import Test, each_case
 from toy import ToyBenchmark, ToyGrounder, ToyJudge, ToyModel
 
 from srum_core.plugins import discover
@@ -20,6 +24,7 @@ from srum_core.testing import (
     LossConformance,
     RewardMapConformance,
 )
+from srum_core.testing.maps import judgements
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 GOLDEN = Path(__file__).parent / "golden"
@@ -28,6 +33,33 @@ registry = cache(discover)
 
 def create(kind: str, name: str, **options):
     return registry().create(kind, name, **options)
+
+
+def for_all(fixture: str, components: Mapping[str, Callable[[], Any]]) -> Callable[[type], type]:
+    """A suite whose every test runs for all of these components and for its own parameters, as subtests."""
+
+    def decorate(suite: type) -> type:
+        for name, test in inspect.getmembers(suite, inspect.isfunction):
+            if name.startswith("test_"):
+                setattr(suite, name, _for_all(test, fixture, components))
+        return suite
+
+    return decorate
+
+
+def _for_all(test: Test, fixture: str, components: Mapping[str, Callable[[], Any]]) -> Test:
+    tables = [mark.args for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+    cases = [(name, {fixture: make}) for name, make in components.items()]
+    for keys, table in tables:
+        names = [keys] if isinstance(keys, str) else keys
+        rows = [dict(zip(names, [row] if len(names) == 1 else row, strict=True)) for row in table]
+        cases = [(f"{name} {list(row.values())}", {**case, **row}) for name, case in cases for row in rows]
+
+    def made(self: Any, **given: Any) -> None:
+        test(self, **{**given, fixture: given[fixture]()})
+
+    made.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
+    return each_case(cases)(made)
 
 
 @cache
@@ -139,15 +171,18 @@ def names(kind: str) -> list[str]:
     return [found.component.name for found in registry().listing() if found.kind == kind]
 
 
+SHIPPED = [name for name in names("judge") if name != "shapes-oracle"]  # it is in test_oracle.py
+
+
+@for_all("judge", {name: partial(create, "judge", name) for name in SHIPPED})
 class TestEveryJudge(JudgeConformance):
-    @pytest.fixture(params=[name for name in names("judge") if name != "shapes-oracle"])  # in test_oracle.py
-    def judge(self, request):
-        return create("judge", request.param)
+    test_its_module_imports_no_torch = None  # test_layers.py imports all modules of judges in one process
 
 
 class TestGlobalLayoutOnRecordedAnswers(JudgeConformance):
     """The bundled model's own answers, out of a demo run, read with the default rules."""
 
+    test_its_module_imports_no_torch = None
     transcripts = TRANSCRIPTS / "global-layout.jsonl"
 
     @pytest.fixture
@@ -156,6 +191,7 @@ class TestGlobalLayoutOnRecordedAnswers(JudgeConformance):
 
 
 class TestLocalRegionsOnRecordedAnswers(JudgeConformance):
+    test_its_module_imports_no_torch = None
     transcripts = TRANSCRIPTS / "local-regions.jsonl"
 
     @pytest.fixture
@@ -223,36 +259,39 @@ def test_every_grounder_is_held_to_the_suite() -> None:
 # ---- maps, losses, benchmarks ----------------------------------------------------------------------------------------
 
 
-class TestEveryRewardMap(RewardMapConformance):
-    @pytest.fixture(params=names("map"))
-    def reward_map(self, request):
-        return create("map", request.param)
+def fitted(name: str, **options: Any) -> Any:
+    """A map that has seen the suite's round, where it compares with one."""
+    made = create("map", name, **options)
+    if hasattr(made, "fit"):
+        made.fit(judgements(), [(4, 6)] * len(judgements()))
+    return made
 
 
-class TestImageWideMap(RewardMapConformance):
+class Maps(RewardMapConformance):
+    @pytest.fixture(autouse=True)
+    def _round(self) -> None:
+        """`fitted` does it."""
+
+
+@for_all("reward_map", {name: partial(fitted, name) for name in names("map")})
+class TestEveryRewardMap(Maps):
+    pass
+
+
+@for_all("reward_map", {"sparse": partial(fitted, "sparse", scope="image")})
+class TestImageWideMap(Maps):
     local = False
 
-    @pytest.fixture
-    def reward_map(self):
-        return create("map", "sparse", scope="image")
+
+LOSSES = [
+    ("srum", {}), ("bounded", {}),
+    ("negative-aware", {}), ("negative-aware", {"beta": 0.5}), ("negative-aware", {"beta": 2.0, "constraint": 0.5}),
+]  # fmt: skip
 
 
-class TestSrumLoss(LossConformance):
-    @pytest.fixture
-    def loss(self):
-        return create("loss", "srum")
-
-
-class TestBoundedLoss(LossConformance):
-    @pytest.fixture
-    def loss(self):
-        return create("loss", "bounded")
-
-
-class TestNegativeAwareLoss(LossConformance):
-    @pytest.fixture(params=[{}, {"beta": 0.5}, {"beta": 2.0, "constraint": 0.5}], ids=str)
-    def loss(self, request):
-        return create("loss", "negative-aware", **request.param)
+@for_all("loss", {f"{name} {options}": partial(create, "loss", name, **options) for name, options in LOSSES})
+class TestEveryWeightedLoss(LossConformance):
+    pass
 
 
 class TestSftLoss(LossConformance):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 from PIL import Image
+from rows import each_row
 from scenes import as_found
 
 import srum_benchmarks
@@ -154,8 +155,8 @@ def test_a_slight_blur_and_noise_change_nothing() -> None:
         assert verdict.correct, (prompt.text, verdict.detail)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "things", "right", "fidelity", "detail"),
+@each_row(
+    "prompt, things, right, fidelity, detail",
     [
         (LIST, scene(), True, 1, "all as asked"),
         (LIST, scene((0, 1, 2, 3)), True, 1, "all as asked"),
@@ -173,7 +174,7 @@ def test_what_the_checker_says(prompt: Prompt, things: Scene, right: bool, fidel
     assert (verdict.correct, verdict.fidelity, verdict.detail) == (right, fidelity, detail)
 
 
-@pytest.mark.parametrize("damage", corruptions.DAMAGES)
+@each_row("damage", corruptions.DAMAGES)
 def test_damage_is_judged_wrong(damage: str) -> None:
     certain = damage not in ("smear", "blur", "merged", "mixed")  # of these a little may be too little to matter
     source = rng()
@@ -286,8 +287,8 @@ def test_every_answer_is_read_back_by_the_judges() -> None:
             ]
 
 
-@pytest.mark.parametrize(
-    ("prompt", "things", "answer"),
+@each_row(
+    "prompt, things, answer",
     [
         (
             PLACED,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each_row
 
 from srum_benchmarks.shapes import world
 from srum_core.records import Candidate, Prompt, Score
@@ -116,7 +116,7 @@ GOLDEN: list[tuple[str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("prompt", "found"), GOLDEN)
+@each_row("prompt, found", GOLDEN)
 def test_directives(prompt: str, found: list[str]) -> None:
     assert spatial_directives(prompt) == found
 
@@ -137,7 +137,7 @@ def layout_score(prompt: str, stated: float, band: float = 0.4) -> Score:
     return score
 
 
-@pytest.mark.parametrize(("stated", "value"), [(1.0, 0.4), (0.41, 0.4), (-0.8, -0.4), (-1.0, -0.4)])
+@each_row("stated, value", [(1.0, 0.4), (0.41, 0.4), (-0.8, -0.4), (-1.0, -0.4)])
 def test_without_directives_a_layout_score_stays_in_the_neutral_band(stated: float, value: float) -> None:
     score = layout_score("a picture of a tree", stated)
     assert (score.value, score.stated) == (value, stated)
@@ -147,8 +147,8 @@ def test_without_directives_a_layout_score_stays_in_the_neutral_band(stated: flo
     assert layout_score("a picture of a tree", stated, band=0.0).value == 0.0
 
 
-@pytest.mark.parametrize(
-    ("prompt", "stated", "band"),
+@each_row(
+    "prompt, stated, band",
     [
         ("a picture of a tree", 0.4, 0.4),
         ("a picture of a tree", -0.3, 0.4),

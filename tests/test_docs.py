@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from benchmark_data import believed, compbench_entries, wise_folder, write
 from fake_plugins import install
+from rows import each_row
 from warm import shared
 
 from srum_benchmarks.wise.prompts import LEGACY
@@ -66,7 +67,7 @@ def test_there_are_commands_to_check() -> None:
     assert all(any(line.startswith("srum") for line in lines(ROOT / "docs" / f"{name}.md")) for name in RUN)
 
 
-@pytest.mark.parametrize("command", tried())
+@each_row("command", tried())
 def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a dry run, with the placeholders filled in: every option, preset and setting must be known."""
     monkeypatch.chdir(tmp_path)
@@ -198,7 +199,7 @@ def rows(page: str, heading: str) -> list[tuple[str, str]]:
     return [(left.removeprefix("`").removesuffix("`").strip(), right) for left, right, *_ in cells]
 
 
-@pytest.mark.parametrize(("typed", "message"), rows("errors", "typed"))
+@each_row("typed, message", rows("errors", "typed"))
 def test_a_mistake_is_told_as_the_page_says(
     typed: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,7 +212,7 @@ def test_a_mistake_is_told_as_the_page_says(
     assert not list(tmp_path.rglob("*.png"))
 
 
-@pytest.mark.parametrize(("answer", "becomes"), rows("errors", "the answer"))
+@each_row("answer, becomes", rows("errors", "the answer"))
 def test_an_answer_becomes_what_the_page_says(answer: str, becomes: str) -> None:
     candidate = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (200, 100), 0)
     (found,) = discover().create("judge", "global-layout").scores(candidate, (), [answer.replace("⏎", "\n")])
@@ -222,7 +223,7 @@ def test_an_answer_becomes_what_the_page_says(answer: str, becomes: str) -> None
         assert becomes in found.why
 
 
-@pytest.mark.parametrize(("answer", "becomes"), rows("grounders", "the answer"))
+@each_row("answer, becomes", rows("grounders", "the answer"))
 def test_boxes_become_what_the_page_says(answer: str, becomes: str) -> None:
     candidate = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (200, 100), 0)
     grounder = discover().create("grounder", {"use": "native", "boxes": "pixels"})
@@ -235,7 +236,7 @@ def test_boxes_become_what_the_page_says(answer: str, becomes: str) -> None:
         assert [type(each) for each in found] == [Region] * int(becomes[0])
 
 
-@pytest.mark.parametrize(("entry", "message"), rows("grounders", "in the file"))
+@each_row("entry, message", rows("grounders", "in the file"))
 def test_a_file_of_boxes_is_refused_as_the_page_says(entry: str, message: str, tmp_path: Path) -> None:
     candidate = Candidate("c", Prompt("p", "a cup"), Path("c.png"), (200, 100), 0)
     path = tmp_path / "boxes.jsonl"

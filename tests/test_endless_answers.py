@@ -12,6 +12,7 @@ import compbench_original as original
 import pytest
 import released_parsers
 from benchmark_data import compbench_folder, geneval_folder, reasonbench_folder, wise_folder
+from rows import each_row
 
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED
 from srum_core import plugins
@@ -140,7 +141,7 @@ FUNCTIONS: dict[str, Callable[[str], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@each_row("name", FUNCTIONS)
 def test_no_function_is_held_up_by_an_answer(name: str) -> None:
     check(FUNCTIONS[name], LONG, starts=("", "Answer: ", '{"score": '))
 

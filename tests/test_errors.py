@@ -5,11 +5,12 @@ import html
 import json
 import re
 import time
+from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
 from rich.table import Table
+from rows import each_row
 
 from srum_core.cli.common import say, show_table
 from srum_core.errors import clean, extra, hide, mask
@@ -21,8 +22,8 @@ class Mute(Exception):
         raise SystemExit(0)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
+@each_row(
+    "text, shown",
     [
         ("two\nlines\tand a tab", "two lines and a tab"),
         ("\x1b[31mred\x1b[0m\x07\x00\x9b1m", "[31mred [0m 1m"),
@@ -62,14 +63,13 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each_row("form", FORMS)
 def test_a_key_is_hidden_in_every_form_that_programs_give_it(form):
     hide(KEY)
     assert clean(f"Authorization: {FORMS[form]}.") in ("Authorization: (hidden).", "Authorization: (hidden) .")
 
 
-@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
-@pytest.mark.parametrize("before", ["", "u:", "me:", "Bearer "])
+@each_row("encode, before", product([base64.b64encode, base64.urlsafe_b64encode], ["", "u:", "me:", "Bearer "]))
 def test_a_key_is_hidden_in_base64_also_behind_other_words(encode, before):
     hide(KEY)
     shown = clean(encode(f"{before}{KEY}, and so on".encode()))
@@ -114,7 +114,7 @@ def test_tables_and_lines_on_standard_output_are_safe_too(capsys):
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]), ids=lambda p: p.stem)
+@each_row("page", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]))
 def test_a_page_that_says_how_to_install_an_extra_says_how_in_a_checkout(page):
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"install ['\"]?srum\[([\w,]+)\]", text):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from rows import each_row
 
 from srum_benchmarks import published
 from srum_core.cli.main import main
@@ -67,8 +68,8 @@ def test_the_papers_means_are_the_means_of_their_rows() -> None:
     assert counted == 13 + 3
 
 
-@pytest.mark.parametrize(
-    ("name", "about", "said"),
+@each_row(
+    "name, about, said",
     [
         ("compbench", "3d Spatial", "Show-O2 has 88.61"),
         ("compbench", "Spatial", "it is BLIP3o's"),
@@ -103,8 +104,8 @@ def test_a_row_that_does_not_add_up_is_found() -> None:
     assert unequal(odd) == {"bad": pytest.approx(-0.1)}
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
+@each_row(
+    "text, said",
     [
         ('title="t"\nsource="s"\n[columns]\na="a"\n[rows]\nm=[1.0, 2.0]\n', "m does not fit its 1 columns"),
         ('title="t"\nsource="s"\n[columns]\na="a"\n[rows]\nm=[1.0]\n[notes]\nb="x"\n', "b does not fit"),
@@ -202,9 +203,7 @@ def test_a_page_is_well_formed_and_hides_no_markup(tmp_path: Path) -> None:
     assert "http" not in text
 
 
-@pytest.mark.parametrize(
-    ("form", "begin"), [("markdown", "**T2I"), ("csv", "table,model"), ("html", "<!doctype html>")]
-)
+@each_row("form, begin", [("markdown", "**T2I"), ("csv", "table,model"), ("html", "<!doctype html>")])
 def test_it_can_be_written_to_a_file(form: str, begin: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["eval", "table", str(written(tmp_path)), "--format", form, "--out", str(out)]) == 0

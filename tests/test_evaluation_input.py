@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rows import each_row
 from test_evaluation import Draws, evaluated, made, made_up, model, srum, until_killed, use
 
 from srum_core.records import Sample
@@ -154,7 +155,7 @@ def test_other_settings_are_refused_with_the_way_out(run: Path, capsys: pytest.C
     assert "Somebody has still to be asked about 20 of 20" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["score"], ["judge"], ["layout", "--to", "x"]])
+@each_row("words", [["score"], ["judge"], ["layout", "--to", "x"]])
 def test_a_folder_that_is_none_is_told(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert srum(words[0], tmp_path, *words[1:]) == 2
     assert "is not the folder of an evaluation" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import each_row
 
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt, Region
@@ -36,9 +37,7 @@ def test_boxes_come_in_the_files_order_with_their_labels(tmp_path: Path, lines: 
     assert file.regions(candidate("c2"), ()) == []
 
 
-@pytest.mark.parametrize(
-    ("unit", "box"), [("pixels", BOX), ("thousand", [100, 100, 500, 500]), ("fraction", [0.1, 0.1, 0.5, 0.5])]
-)
+@each_row("unit, box", [("pixels", BOX), ("thousand", [100, 100, 500, 500]), ("fraction", [0.1, 0.1, 0.5, 0.5])])
 def test_units(tmp_path: Path, unit: str, box: list[float]) -> None:
     (region,) = grounder(tmp_path, {"prompt_id": "7", "boxes": [box]}, boxes=unit).regions(candidate(), ())
     assert region.box == pytest.approx((0.1, 0.1, 0.5, 0.5))
@@ -94,7 +93,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("entry", "message"), BAD.values(), ids=BAD.keys())
+@each_row("entry, message", BAD.values(), ids=BAD.keys())
 def test_bad_entries_are_named_by_their_place(tmp_path: Path, entry: Any, message: str) -> None:
     good = {"image": "good", "boxes": [BOX]}
     with pytest.raises(ConfigError, match=f"entry 2.*{message}"):
@@ -121,8 +120,8 @@ def test_boxes_are_checked_against_the_unit(tmp_path: Path) -> None:
         grounder(tmp_path, {"image": "a", "boxes": [[0, 0, 1001, 9]]}, boxes="thousand")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
+@each_row(
+    "name, content, message",
     [
         ("a.json", b"[\n{]", "a.json, line 2: this is no JSON"),
         ("a.json", b"", "a.json, line 1: this is no JSON"),

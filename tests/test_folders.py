@@ -10,6 +10,7 @@ import time
 from pathlib import Path, PureWindowsPath
 
 import pytest
+from rows import each_row
 from toy import COMPONENTS
 
 from srum_core.cli.main import train_main
@@ -32,15 +33,15 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["a.png", "more/b.png", "more/../a.png", "in"])
+@each_row("name", ["a.png", "more/b.png", "more/../a.png", "in"])
 def test_a_file_inside_is_returned(name: str, folder: Path) -> None:
     path = inside(folder, name)
     assert path.read_bytes() == b"x"
     assert inside(folder, path) == path  # an absolute name that leads into the folder
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
+@each_row(
+    "name, words",
     [
         ("../secret", "leads out of"),
         ("../named-too", "leads out of"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rows import each_row
 from toy import COMPONENTS, ToyModel
 
 from srum_core.cli.main import main, train_main
@@ -63,8 +64,8 @@ def test_values_that_are_not_finite_are_no_image(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
+@each_row(
+    "words, message",
     [
         ((*TOY, "seed=1"), "at least one prompt"),
         ((*TOY, "a bird", "--count", "0"), "--count of at least 1"),

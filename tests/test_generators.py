@@ -12,6 +12,7 @@ import pytest
 import tiny_generators
 import torch
 from PIL import ImageChops
+from rows import each_row
 from safetensors.torch import load_file, save_file
 
 from srum_core.cli.main import main, train_main
@@ -165,7 +166,7 @@ def test_a_laptop_does_not_begin_to_download(name: str, made, monkeypatch: pytes
         discover().create("generator", name)
 
 
-@pytest.mark.parametrize("preset", ["flux-dev", "flux-schnell", "sd3-medium", "sdxl"])
+@each_row("preset", ["flux-dev", "flux-schnell", "sd3-medium", "sdxl"])
 def test_presets_are_settings(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srum_core.models.hub.LARGE", float("inf"))  # this machine need not be able to run them
     words = ["eval", "run", "--adapter", "diffusers", "--preset", preset, "--benchmark", "shapes"]

@@ -12,6 +12,7 @@ import torch
 from benchmark_data import geneval_folder
 from near import off
 from PIL import Image
+from rows import each_row
 from safetensors.torch import load_file, save_file
 from test_evaluation import made, model, srum, use
 from transformers import (
@@ -280,8 +281,8 @@ def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
     assert questions.understood("Is it a dog?") is questions.understood('{"objects": 3}') is None
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
+@each_row(
+    "text, message",
     [
         ("I see a dog.", 'no JSON with a list "detections"'),
         ('{"detections": 3}', 'no JSON with a list "detections"'),

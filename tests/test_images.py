@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rows import each_row
 
 from srum_core.errors import RecordError
 from srum_core.models.images import open_rgb
 from srum_core.records import Box
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "1"])
+@each_row("mode", ["RGBA", "LA", "P", "L", "RGB", "1"])
 def test_every_kind_of_image_opens_in_rgb_with_transparency_on_white(mode: str, tmp_path: Path) -> None:
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
@@ -40,7 +41,7 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize(("size", "box", "pixels", "shown"), PARTS)
+@each_row("size, box, pixels, shown", PARTS)
 def test_a_part_is_padded_and_not_distorted_where_models_could_not_take_it(
     size: tuple[int, int],
     box: Box,
@@ -57,7 +58,7 @@ def test_a_part_is_padded_and_not_distorted_where_models_could_not_take_it(
     assert open_rgb(tmp_path / "x.png").size == size  # a whole image stays as it is
 
 
-@pytest.mark.parametrize("kind", ["cut", "text", "bomb", "folder", "gone", "empty"])
+@each_row("kind", ["cut", "text", "bomb", "folder", "gone", "empty"])
 def test_a_file_that_is_no_image_is_a_sentence(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.png"
     if kind == "folder":

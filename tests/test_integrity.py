@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 from PIL import Image
+from rows import each_row
 from test_stages import WORDS, make
 
 import srum_core
@@ -46,10 +47,14 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(judged: Path, tmp_path: Path) -> Run:
+def copied(judged: Path, tmp_path: Path) -> Run:
     shutil.copytree(judged / "run", tmp_path / "run")
     return make(tmp_path / "run", judged / "words.txt")
+
+
+@pytest.fixture
+def run(judged: Path, tmp_path: Path) -> Run:
+    return copied(judged, tmp_path)
 
 
 def again(run: Run) -> None:
@@ -142,9 +147,11 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("stage", [again, train])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_what_was_changed_after_generation_is_noticed_where_it_is_used(run: Run, stage: Any, fault: str) -> None:
-    damage, words = FAULTS[fault]
+@each_row("fault", FAULTS)
+def test_what_was_changed_after_generation_is_noticed_where_it_is_used(
+    judged: Path, tmp_path: Path, stage: Any, fault: str
+) -> None:
+    run, (damage, words) = copied(judged, tmp_path), FAULTS[fault]
     damage(run)
     with pytest.raises(RecordError, match=words):
         stage(run)
@@ -185,9 +192,9 @@ JUDGED: dict[str, tuple[Fault, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", JUDGED)
-def test_what_was_changed_after_judging_is_not_trained_on(run: Run, fault: str) -> None:
-    damage, words = JUDGED[fault]
+@each_row("fault", JUDGED)
+def test_what_was_changed_after_judging_is_not_trained_on(judged: Path, tmp_path: Path, fault: str) -> None:
+    run, (damage, words) = copied(judged, tmp_path), JUDGED[fault]
     damage(run)
     with pytest.raises(SrumError, match=words) as caught:
         choose(run, 1)
@@ -201,8 +208,9 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "message"), ROWS)
-def test_the_page_of_errors_says_what_is_told(run: Run, fault: str, message: str) -> None:
+@each_row("fault, message", ROWS)
+def test_the_page_of_errors_says_what_is_told(judged: Path, tmp_path: Path, fault: str, message: str) -> None:
+    run = copied(judged, tmp_path)
     {**FAULTS, **JUDGED}[fault][0](run)
     with pytest.raises(SrumError) as caught:
         train(run)

@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from attrs import evolve
 from PIL import Image
+from rows import each_row
 from test_reread import ARGUMENTS, files, open_with
 from training import clean  # noqa: F401 - a fixture
 
@@ -284,7 +285,7 @@ BAD_LINES: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("record", "why"), BAD_LINES, ids=[f"{n} {why[:30]}" for n, (_, why) in enumerate(BAD_LINES)])
+@each_row("record, why", BAD_LINES, ids=[f"{n} {why[:30]}" for n, (_, why) in enumerate(BAD_LINES)])
 def test_a_line_that_cannot_be_used(record: Any, why: str, tmp_path: Path) -> None:
     paint(tmp_path / "small.png", (5, 5))
     (tmp_path / "text.png").write_text("no image")
@@ -299,8 +300,8 @@ def test_a_line_that_cannot_be_used(record: Any, why: str, tmp_path: Path) -> No
     assert str(found[0]).startswith("train.jsonl:1: ")
 
 
-@pytest.mark.parametrize(
-    ("entry", "note", "box"),
+@each_row(
+    "entry, note, box",
     [
         ({"bbox": ["4", "5", "20", "8"], "score": 1}, None, (4, 5, 20, 8)),
         ({"bbox": [0.5, 0, 9.75, 5], "score": 1}, None, (0.5, 0, 9.75, 5)),
@@ -467,8 +468,8 @@ def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.Ca
     assert "not the answers behind them, as after srum import" in message(capsys)
 
 
-@pytest.mark.parametrize(
-    ("data", "arguments", "sentence"),
+@each_row(
+    "data, arguments, sentence",
     [
         ("train.jsonl", ["generate.candidates=2"], "generate.candidates is 2, but every imported image is the one"),
         ("train.jsonl", ["train.lrr=2"], "train.lrr"),
@@ -687,8 +688,8 @@ def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: 
     assert capsys.readouterr().err.count("train.jsonl: these fields are not read: mood.") == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
+@each_row(
+    "changes, why",
     [
         ({"prompt": None}, "its prompt is None, and should be a text"),
         ({"image": None}, "it has no image"),

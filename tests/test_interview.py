@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from rows import each_row
 
 from srum_core.errors import PluginError, RecordError
 from srum_core.records import Answer, Candidate, Exchange, Prompt, Question, Region, Score, Unreadable
@@ -105,11 +106,11 @@ def test_votes_are_sampled_and_the_median_counts() -> None:
 
 
 def test_disagreement_counts_only_where_doubt_is_set() -> None:
-    interview = received(Script(one="1 0 1", two="1 1 1"), votes=3)
+    interview = received(Script(one="1 0 1", two="-1 -1 0"), votes=3)
     spread = 1 / 3
     plain, half = interview.outcome(), interview.outcome(doubt=0.5)
-    assert [getattr(score, "value", None) for score in plain] == [1.0, 1.0]
-    assert [getattr(score, "value", None) for score in half] == [pytest.approx(1 - spread / 2), 1.0]
+    assert [getattr(score, "value", None) for score in plain] == [1.0, -1.0]
+    assert [getattr(score, "value", None) for score in half] == pytest.approx([1 - spread / 2, spread / 2 - 1])
 
 
 def test_a_median_needs_half_of_the_votes() -> None:
@@ -182,8 +183,8 @@ EXAMPLE = "Score: -0.8\nReason: The lamp stands on the wrong side of the sofa."
 QUESTION = "Judge the picture. " * 12 + f"For instance:\n{EXAMPLE}\n"
 
 
-@pytest.mark.parametrize(
-    ("answer", "left"),
+@each_row(
+    "answer, left",
     [
         ("Score: 0.5\nReason: fine", "Score: 0.5\nReason: fine"),
         (f"user\n{QUESTION}\nassistant\nScore: 0.5", "\n\nassistant\nScore: 0.5"),

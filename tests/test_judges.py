@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each_row
 
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError
@@ -145,7 +144,7 @@ PENALTY = [
 ]
 
 
-@pytest.mark.parametrize(("stated", "counts"), PENALTY)
+@each_row("stated, counts", PENALTY)
 def test_penalty(stated: float, counts: float) -> None:
     assert penalised(stated) == pytest.approx(counts, abs=1e-6)
 
@@ -184,7 +183,7 @@ def region_score(label: str, stated: str, candidate: Candidate = HORSE, **option
     return local
 
 
-@pytest.mark.parametrize(("label", "stated"), TABLE_8)
+@each_row("label, stated", TABLE_8)
 def test_the_rules_leave_the_scores_of_table_8_alone(label: str, stated: str) -> None:
     score = region_score(label, stated)
     assert (score.value, score.stated, score.rules) == (float(stated), None, ())
@@ -346,7 +345,7 @@ def test_scripted_replies_are_readable_and_repeatable(tmp_path: Path) -> None:
     assert Scripted(ScriptedOptions("hello")).answer([Question(image, "x")]) == ["hello"]
 
 
-@pytest.mark.parametrize("boxes", [None, BoxFormat("pixels", (56, 28)), BoxFormat("thousand"), BoxFormat("fraction")])
+@each_row("boxes", [None, BoxFormat("pixels", (56, 28)), BoxFormat("thousand"), BoxFormat("fraction")])
 def test_scripted_boxes_are_in_the_units_of_the_question(boxes: BoxFormat | None, tmp_path: Path) -> None:
     image = _written(tmp_path, 1)
     candidate = Candidate("c", Prompt("p", "a cup"), image, (64, 48), 0, boxes=boxes)
@@ -361,15 +360,3 @@ def _written(folder: Path, number: int) -> Path:
     path = folder / f"{number}.png"
     path.write_bytes(bytes([number]))
     return path
-
-
-def test_no_heavy_import() -> None:
-    code = (
-        "import sys, srum_losses;"
-        "import srum_judges.judges, srum_judges.answerers.scripted;"
-        "import srum_judges.grounders.components;"
-        "srum_judges.judges.LocalRegions();"
-        "print({'torch', 'numpy', 'PIL', 'transformers'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each_row
 
 from pretraining.examples import lesson
 from srum_benchmarks.shapes import world
@@ -130,14 +131,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("prompt", "label", "matches"), CASES)
+@each_row("prompt, label, matches", CASES)
 def test_what_is_named(prompt: str, label: str, matches: bool) -> None:
     assert comparable(prompt, label)
     assert names(prompt, label) is matches
 
 
-@pytest.mark.parametrize(
-    ("prompt", "found"),
+@each_row(
+    "prompt, found",
     [
         (HORSE, ["microwave", "horse"]),
         ("two red fire hydrants", ["fire hydrants"]),
@@ -157,7 +158,7 @@ def test_keywords(prompt: str, found: list[str]) -> None:
     assert [word for word in keywords(prompt) if word not in unknown_adjectives] == found
 
 
-@pytest.mark.parametrize(
+@each_row(
     "prompt", ["", "42", "something red", "一匹马", "a 猫 on a mat", "лошадь", "various objects on a table", "3 shapes"]
 )
 def test_where_the_matcher_cannot_tell(prompt: str) -> None:
@@ -191,9 +192,7 @@ def test_the_world_of_shapes() -> None:
                 assert not names(prompt.text, BLOB)
 
 
-@pytest.mark.parametrize(
-    "word", ["bus", "glass", "cross", "dress", "lens", "iris", "gas", "canvas", "walrus", "princess"]
-)
+@each_row("word", ["bus", "glass", "cross", "dress", "lens", "iris", "gas", "canvas", "walrus", "princess"])
 def test_words_that_end_in_s_are_no_plurals_of_something_else(word: str) -> None:
     plural = word + ("es" if word[-2:] in ("us", "ss", "ns", "is", "as") else "s")
     assert word in forms(word) & forms(plural if word != "iris" else "irises")
@@ -201,8 +200,8 @@ def test_words_that_end_in_s_are_no_plurals_of_something_else(word: str) -> None
         assert not names(f"a {word}", f"a {other}x")
 
 
-@pytest.mark.parametrize(
-    ("plural", "singular"),
+@each_row(
+    "plural, singular",
     [
         ("boxes", "box"),
         ("buses", "bus"),
@@ -253,8 +252,8 @@ def test_synonyms_of_the_user(tmp_path: Path) -> None:
     assert not names("a zorblax", "two glim glams")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
+@each_row(
+    "text, said",
     [
         (b"cat, kitten\ndog\n", ["line 2", '"dog"']),
         (b"cat,, kitten", ["line 1", "commas"]),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from math import exp, log
 
 import pytest
 import torch
 from attrs import evolve
 from near import off
+from rows import each_row
 from torch import Tensor
 
 from srum_core.errors import TrainingError
@@ -181,7 +183,7 @@ def test_bounded_knows_no_infinity_where_the_model_made_no_error() -> None:
         assert torch.tensor(slope(BoundedLoss(), step)).isfinite()
 
 
-@pytest.mark.parametrize(("beta", "constraint"), [(1.0, 0.0), (0.5, 0.0), (2.0, 0.3)])
+@each_row("beta, constraint", [(1.0, 0.0), (0.5, 0.0), (2.0, 0.3)])
 def test_negative_aware_is_the_two_implicit_velocities_against_the_target(beta: float, constraint: float) -> None:
     step = make(paired=True)
     start = [torch.randn(v.shape, generator=torch.Generator().manual_seed(i)) for i, v in enumerate(step.velocity)]
@@ -199,10 +201,10 @@ def test_negative_aware_is_the_two_implicit_velocities_against_the_target(beta: 
     assert not any(part.requires_grad for part in parts.values())
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0, -0.2, -0.3, -1.0])
-@pytest.mark.parametrize(("beta", "constraint"), [(1.0, 0.0), (0.5, 0.0), (2.0, 0.4)])
-def test_negative_aware_has_its_minimum_where_it_says(weight: float, beta: float, constraint: float) -> None:
+@each_row("weight, settings", product([1.0, 0.3, 0.0, -0.2, -0.3, -1.0], [(1.0, 0.0), (0.5, 0.0), (2.0, 0.4)]))
+def test_negative_aware_has_its_minimum_where_it_says(weight: float, settings: tuple[float, float]) -> None:
     """Target 0, 1 before training: the minimum is at 1 - (b * weight + lambda) / (b^2 + lambda)."""
+    beta, constraint = settings
     loss = NegativeAwareLoss(NegativeAwareOptions(beta, constraint))
     lowest = 1 - (beta * weight + constraint) / (beta**2 + constraint)
     assert slope(loss, cell(lowest, weight, 1.0)) == pytest.approx(0.0, abs=1e-5)

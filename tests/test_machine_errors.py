@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rows import each_row
 from safetensors import SafetensorError
 from toy import COMPONENTS
 
@@ -29,8 +30,8 @@ def failed(code: int, *names: str) -> OSError:
     return OSError(code, os.strerror(code), *names[:1], *([None, names[1]] if len(names) > 1 else []))
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
+@each_row(
+    "error, words",
     [
         (failed(errno.ENOSPC, "a/b"), ["a/b: No space left", "Free some space", "same command"]),
         (failed(errno.ENOSPC), ["No space left on device"]),
@@ -75,8 +76,8 @@ def test_a_write_names_its_file(error: Exception) -> None:
         raise ValueError("other")
 
 
-@pytest.mark.parametrize(
-    ("out", "message"),
+@each_row(
+    "out, message",
     [("file", "file"), ("file/below", "file"), ("/dev/null", "/dev/null"), ("x" * 300, "too long")],
 )
 def test_a_folder_that_cannot_be_made(

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from near import off
+from rows import each_row
 from torch.nn.functional import interpolate
 
 from srum_core.errors import RecordError, TrainingError
@@ -60,7 +61,7 @@ def test_cells_count_by_area() -> None:
     assert off(cells, 0.8 * torch.tensor([[0.25, 0.5, 0.5, 0.0], [0.5, 1.0, 1.0, 0.0]])) <= 1e-5
 
 
-@pytest.mark.parametrize(("overlap", "shared"), [("mean", 0.2), ("min", -0.4), ("max", 0.8), ("smallest", -0.4)])
+@each_row("overlap, shared", [("mean", 0.2), ("min", -0.4), ("max", 0.8), ("smallest", -0.4)])
 def test_overlaps(overlap: str, shared: float) -> None:
     options = RegionOptions(overlap=overlap)  # type: ignore[arg-type]
     small: Box = (0.25, 0.0, 0.5, 1.0)
@@ -138,7 +139,7 @@ def test_global_only_is_alpha_everywhere_whatever_the_regions_say() -> None:
         GlobalOnly()(judged((LEFT, -0.8), total=None), (2, 3))
 
 
-@pytest.mark.parametrize("total", [-0.6, 0.0, 0.4])
+@each_row("total", [-0.6, 0.0, 0.4])
 def test_global_only_can_keep_the_sign(total: float) -> None:
     cells = GlobalOnly(GlobalOnlyOptions(signed=True))(judged((LEFT, -0.8), total=total), (2, 3))
     assert off(cells, torch.full((2, 3), total)) <= 1e-5
@@ -382,8 +383,8 @@ def advantage(round: list[Judgement] = ROUND, grid: tuple[int, int] = (1, 2), **
     return made
 
 
-@pytest.mark.parametrize(
-    ("options", "good", "bad"),
+@each_row(
+    "options, good, bad",
     [
         # inside: 1 + 2 g = 3 and -1 - 0.4 = -1.4, mean 0.8; outside: 3 and 0.6, mean 1.8; times 0.3
         ({}, [0.66, 0.36], [-0.66, -0.36]),
@@ -411,7 +412,7 @@ def test_advantage_credits_a_right_region_of_a_wrong_image_above_a_wrong_one() -
     assert off(Paper()(judged((LEFT, 1.0), total=-1.0), (1, 2)), torch.zeros(1, 2)) == 0  # alpha * R silences it
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (7, 2)])
+@each_row("grid", [(4, 4), (3, 5), (7, 2)])
 def test_advantage_has_no_mean_inside_regions_and_none_outside(grid: tuple[int, int]) -> None:
     """By area: a cell that a box covers by a third counts for a third of a region, and for two thirds of background."""
     boxes: list[Box] = [(0.1, 0.2, 0.45, 0.6), (0.3, 0.3, 0.9, 0.7), (0.0, 0.0, 1.0, 0.15)]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each_row
 
 from srum_core.errors import ConfigError
 from srum_core.records import BoxFormat, Candidate, Prompt, Region, Unreadable, area, iou
@@ -70,7 +71,7 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("answer", READ.values(), ids=READ.keys())
+@each_row("answer", READ.values(), ids=READ.keys())
 def test_what_is_read(answer: str) -> None:
     assert found(answer) == BOTH
 
@@ -91,7 +92,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize(("answer", "expected"), ODD.values(), ids=ODD.keys())
+@each_row("answer, expected", ODD.values(), ids=ODD.keys())
 def test_what_is_made_of_odd_answers(answer: str, expected: list[str]) -> None:
     assert found(answer) == expected
 
@@ -121,7 +122,7 @@ ASKED_AGAIN = {
 }
 
 
-@pytest.mark.parametrize(("answer", "why"), ASKED_AGAIN.values(), ids=ASKED_AGAIN.keys())
+@each_row("answer, why", ASKED_AGAIN.values(), ids=ASKED_AGAIN.keys())
 def test_what_is_asked_again(answer: str, why: str) -> None:
     reason = found(answer)
     assert isinstance(reason, str)
@@ -146,8 +147,8 @@ def test_small_boxes_near_duplicates_and_too_many_boxes_are_dropped() -> None:
     assert found(f"[{DOG}, {CAT}]", max_regions=1) == [BOTH[1]]
 
 
-@pytest.mark.parametrize(
-    ("declared", "option", "stated"),
+@each_row(
+    "declared, option, stated",
     [
         (None, "model", [20, 10, 100, 50]),
         (BoxFormat("pixels", (400, 50)), "model", [40, 5, 200, 25]),

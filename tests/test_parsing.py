@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
-import pytest
+from rows import each_row
 
 from srum_judges.parsing import read_regions, read_whole
 
@@ -19,8 +20,8 @@ def local(text: str, *known: str, require_reason: bool = False) -> dict[str, flo
     return {name: reading.value for name, reading in readings.items() if reading.value is not None}
 
 
-@pytest.mark.parametrize(
-    ("written", "value"),
+@each_row(
+    "written, value",
     [
         ("0.8", 0.8),
         ("-0.25", -0.25),
@@ -70,13 +71,13 @@ REFUSED += ["1_0", "0.5 to 0.9", "0.5-0.9", "0.2 or 0.3", "0.5, 0.7", "±0.5", "
 REFUSED += ["high", "", "-", "[a number between -1.0 and 1.0]", "\n1. Reason follows", "٠", "1:2", "9" * 400]
 
 
-@pytest.mark.parametrize("written", REFUSED)
+@each_row("written", REFUSED)
 def test_numbers_that_are_refused(written: str) -> None:
     assert whole(f"Score: {written}") is None
     assert local(f"Region ID: 2\nIdentified Object: cup\nScore: {written}") == {}
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "SCORE: 0.5\nREASON: x",
@@ -100,8 +101,8 @@ def test_whole_image_layouts(text: str) -> None:
     assert (reading.value, reading.reason) == (0.5, "x")
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
+@each_row(
+    "text, why",
     [
         ("", "empty"),
         ("<think>done</think> \n", "empty"),
@@ -128,9 +129,10 @@ BLOCKS = [
 ]
 
 
-@pytest.mark.parametrize("between", ["\n\n", "\n---\n", "\n\n---\n\n", "\n", "\n***\n", "\n \t\n", "\n-----\n"])
-@pytest.mark.parametrize("ends", ["\n", "\r\n"])
-@pytest.mark.parametrize("markup", ["plain", "bold"])
+BETWEEN = ["\n\n", "\n---\n", "\n\n---\n\n", "\n", "\n***\n", "\n \t\n", "\n-----\n"]
+
+
+@each_row("between, ends, markup", product(BETWEEN, ["\n", "\r\n"], ["plain", "bold"]))
 def test_region_layouts(between: str, ends: str, markup: str) -> None:
     text = between.join(BLOCKS)
     if markup == "bold":
@@ -140,8 +142,8 @@ def test_region_layouts(between: str, ends: str, markup: str) -> None:
     assert found == {"1": (0.4, "cup", "fine\nhandle"), "2": (-0.6, "pot", "bent")}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
+@each_row(
+    "text, expected",
     [
         ("Region ID: 3\n\nIdentified Object: lost\nScore: 1", {"3": 1.0}),
         ("Region ID: 1 Score: 0.1 Reason: a. Region ID: 2 Score: 0.2 Reason: b", {"1": 0.1, "2": 0.2}),
@@ -162,8 +164,8 @@ def test_regions_that_are_read(text: str, expected: dict[str, float]) -> None:
     assert local(text) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
+@each_row(
+    "text, expected",
     [
         ("Region ID: 1\nScore: 0.1\n\nRegion ID: 1\nScore: 0.9\n\nRegion ID: 2\nScore: 0.2", {"2": 0.2}),
         ("Region ID: 1\nScore: 0.1\n\nScore: 0.9", {}),
@@ -210,8 +212,8 @@ def test_long_hostile_answers_are_read_quickly_enough() -> None:
         read_whole(text)
 
 
-@pytest.mark.parametrize(
-    ("said", "missing"),
+@each_row(
+    "said, missing",
     [
         ("", None),
         ("Missing: none\n", 0),

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from broken_adapters import plain, with_denoiser
+from rows import each_row
 from torch import Tensor
 from toy import CHANNELS, GRID, ToyModel
 
@@ -50,7 +51,7 @@ def test_a_denoiser_that_generates_what_the_pipeline_generates_passes(guidance: 
     check_generates_like(ToyModel(), PROMPT, NOISE, pipeline(guidance), TIMES, guidance)
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@each_row("name", MISTAKES)
 def test_a_mistake_is_named(name: str) -> None:
     model, words = MISTAKES[name]
     with pytest.raises(AssertionError, match=f"end elsewhere than the pipeline.*{words}"):

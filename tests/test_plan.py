@@ -12,6 +12,7 @@ import attrs
 import pytest
 import torch
 from PIL import Image
+from rows import each_row
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -325,8 +326,8 @@ class Stub:
         return Need("train", "", weights=10 if own.method == "lora" else 50 - spared, passing=0)
 
 
-@pytest.mark.parametrize(
-    ("room", "words"),
+@each_row(
+    "room, words",
     [
         (40, ("train.checkpointing=true",)),
         (30, ("train.checkpointing=true", "train.max_cells=64")),
@@ -385,8 +386,8 @@ class Heavy:
         return Need("train", "", 20 * GIB, passing, optimizer=8 * GIB, largest=GIB)
 
 
-@pytest.mark.parametrize(
-    ("stage", "gib", "count", "message"),
+@each_row(
+    "stage, gib, count, message",
     [
         ("generate", 24, 1, "It fits with generate.batch=1 (24.0)."),
         ("generate", 19, 1, "weights alone take 20.0. It fits with a device of 24 GiB and generate.batch=1."),

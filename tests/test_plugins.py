@@ -385,25 +385,25 @@ def test_data_members_are_looked_for_on_the_instance(plugins: Install) -> None:
     assert set(members(UnifiedModel)[0]) == {"answer", "generate", "encode", "condition", "save"}
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"strct": True}, 'strct is not a setting. Did you mean "strict"?'),
-        ({"level": "high"}, 'level should be a whole number, but it is the text "high".'),
-        ({"level": -1}, "level must be >= 0: -1"),
-        ({"mood": "crass"}, 'mood should be one of calm, cross, but it is the text "crass". Did you mean "cross"?'),
-        ({"side": True}, "side should be one of 1, 2, but it is true."),
-        ({"strict": 1, "level": True, "odd": 0}, "strict should be true or false, but it is 1."),
-        ({"strict": 1, "level": True, "odd": 0}, "level should be a whole number, but it is true."),
-        ({"strict": 1, "level": True, "odd": 0}, "odd is not a setting."),
-    ],
-)
-def test_wrong_options(plugins: Install, options: dict[str, object], expected: str) -> None:
+WRONG_OPTIONS = [
+    ({"strct": True}, 'strct is not a setting. Did you mean "strict"?'),
+    ({"level": "high"}, 'level should be a whole number, but it is the text "high".'),
+    ({"level": -1}, "level must be >= 0: -1"),
+    ({"mood": "crass"}, 'mood should be one of calm, cross, but it is the text "crass". Did you mean "cross"?'),
+    ({"side": True}, "side should be one of 1, 2, but it is true."),
+    ({"strict": 1, "level": True, "odd": 0}, "strict should be true or false, but it is 1."),
+    ({"strict": 1, "level": True, "odd": 0}, "level should be a whole number, but it is true."),
+    ({"strict": 1, "level": True, "odd": 0}, "odd is not a setting."),
+]
+
+
+def test_wrong_options(plugins: Install, subtests: pytest.Subtests) -> None:
     registry = plugins(good_plugin=("1.2", GOOD, {"good_parts": "1 / 0"}))  # so that importing it would fail
-    with pytest.raises(ConfigError) as caught:
-        registry.create("judge", Use("kind-judge", options))
-    assert expected in str(caught.value)
-    assert '"kind-judge" of good-plugin 1.2' in str(caught.value)
+    for options, expected in WRONG_OPTIONS:
+        with subtests.test(expected):
+            with pytest.raises(ConfigError, match=r'"kind-judge" of good-plugin 1\.2') as caught:
+                registry.create("judge", Use("kind-judge", options))
+            assert expected in str(caught.value)
 
 
 def test_options_where_there_are_none(plugins: Install) -> None:
@@ -466,25 +466,25 @@ def test_use_as_an_import_path(plugins: Install) -> None:
         registry.create("judge", {"use": "good_parts:Own", "warmt": 1})
 
 
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("nowhere_at_all:Judge", "there is no module 'nowhere_at_all'"),
-        ("good_parts.inner:Judge", "there is no module 'good_parts.inner'"),
-        ("good_parts:Bear", 'good_parts has no "Bear". Did you mean "Bare"?'),
-        ("needy_parts:Judge", 'needs the module "not_there_at_all"'),
-        ("torn_parts:Judge", "torn_parts cannot be imported: SyntaxError"),
-        ("good_parts:", 'should read "module:Class"'),
-        (":Judge", 'should read "module:Class"'),
-    ],
-)
-def test_an_import_path_that_leads_nowhere(plugins: Install, path: str, expected: str) -> None:
+NOWHERE = [
+    ("nowhere_at_all:Judge", "there is no module 'nowhere_at_all'"),
+    ("good_parts.inner:Judge", "there is no module 'good_parts.inner'"),
+    ("good_parts:Bear", 'good_parts has no "Bear". Did you mean "Bare"?'),
+    ("needy_parts:Judge", 'needs the module "not_there_at_all"'),
+    ("torn_parts:Judge", "torn_parts cannot be imported: SyntaxError"),
+    ("good_parts:", 'should read "module:Class"'),
+    (":Judge", 'should read "module:Class"'),
+]
+
+
+def test_an_import_path_that_leads_nowhere(plugins: Install, subtests: pytest.Subtests) -> None:
     others = {"needy_parts": "import not_there_at_all", "torn_parts": "def ("}
     registry = plugins(good_parts=("1", PARTS, others))
-    with pytest.raises(PluginError) as caught:
-        registry.create("judge", path)
-    assert expected in str(caught.value)
-    assert f'judge "{path}"' in str(caught.value)
+    for path, expected in NOWHERE:
+        with subtests.test(path):
+            with pytest.raises(PluginError, match=f'judge "{path}"') as caught:
+                registry.create("judge", path)
+            assert expected in str(caught.value)
 
 
 def test_a_component_whose_class_is_gone_names_its_plugin(plugins: Install) -> None:

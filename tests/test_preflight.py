@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rows import each_row
 from toy import COMPONENTS, ToyJudge
 
 from srum_core.cli import main
@@ -69,14 +70,13 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "message"), FAULTS)
-@pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
+@each_row("typed, message", FAULTS)
 def test_what_would_stop_a_run_is_told_before_its_first_image(
-    typed: tuple[str, ...], message: str, dry: bool, capsys: pytest.CaptureFixture[str]
+    typed: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = train_main([*typed, "--out", "run", *(["--dry-run"] if dry else [])])
-    assert status == (1 if dry else 2)
-    assert message in capsys.readouterr().err
+    for dry, status in ((["--dry-run"], 1), ([], 2)):
+        assert train_main([*typed, "--out", "run", *dry]) == status
+        assert message in capsys.readouterr().err
     assert not list(Path("run").glob("[!.]*"))
 
 
@@ -148,8 +148,9 @@ def test_nothing_is_deleted_for_a_run_that_cannot_start(tmp_path: Path) -> None:
     assert there.exists()
 
 
-@pytest.mark.parametrize(
-    ("typed", "message"),
+@pytest.mark.parametrize("action", ["run", "generate"])
+@each_row(
+    "typed, message",
     [
         (("adapter.checkpoint=nowhere",), "nowhere is neither"),
         (("adapter.size=[33,31]",), "33x31"),
@@ -157,7 +158,6 @@ def test_nothing_is_deleted_for_a_run_that_cannot_start(tmp_path: Path) -> None:
         (("--benchmark", "{use='wise', data='nowhere'}"), 'data = "nowhere"'),
     ],
 )
-@pytest.mark.parametrize("action", ["run", "generate"])
 def test_an_evaluation_too(
     action: str, typed: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,7 @@ from loopback import (
     with_status,
 )
 from PIL import Image
+from rows import each_row
 
 from srum_core.cli.main import train_main
 from srum_core.config import load_settings
@@ -550,8 +551,8 @@ def test_a_key_that_cannot_be_sent_is_not_shown(server: Server, monkeypatch: pyt
     assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("url", "words"),
+@each_row(
+    "url, words",
     [
         ("", "set answerer.url, .* or the environment variable OPENAI_BASE_URL"),
         ("localhost:8000/v1", 'should have the form "http://localhost:8000/v1"'),
@@ -577,7 +578,7 @@ SECRET_URLS = (
 )
 
 
-@pytest.mark.parametrize("url", SECRET_URLS)
+@each_row("url", SECRET_URLS)
 def test_a_url_with_a_secret_is_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
@@ -594,8 +595,8 @@ def test_a_url_with_a_secret_is_refused_before_anything_is_written(
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("setting", "where"),
+@each_row(
+    "setting, where",
     [
         ("adapter.checkpoint=https://me:secret@host/x", "adapter.checkpoint"),
         ('answerer={use="remote", extra={hook=["https://me:secret@host/x"]}}', "answerer.extra.hook.0"),
@@ -608,9 +609,7 @@ def test_no_setting_holds_a_password_in_a_url(setting: str, where: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "extra", ['{api_key="sk"}', '{a=[{Authorization="sk"}]}', '{extra_headers={x="sk"}}', '{access-token="sk"}']
-)
+@each_row("extra", ['{api_key="sk"}', '{a=[{Authorization="sk"}]}', '{extra_headers={x="sk"}}', '{access-token="sk"}'])
 def test_a_key_among_the_fields_of_the_body_is_refused(extra: str) -> None:
     with pytest.raises(ConfigError, match=r"answerer.extra .*must not hold .*environment variable"):
         load_settings("bagel", (), None, [f'answerer={{use="remote", extra={extra}}}'], discover())
@@ -670,9 +669,3 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "srum[remote]"' in done.stdout
-
-
-def test_describing_it_imports_neither_client_nor_pil() -> None:
-    code = "import sys, srum_remote.answerer; print({'openai', 'httpx', 'PIL', 'torch'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from loopback import Handler, Server, drop, echo, forget_servers, serving, with_body, with_status
 from PIL import Image
+from rows import each_row
 
 from srum_core.errors import AnswerError, ConfigError
 from srum_core.plugins import discover
@@ -206,8 +207,8 @@ def test_all_must_serve_the_same_model(servers: list[Server], caplog: pytest.Log
     assert servers[0].url in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("url", "words"),
+@each_row(
+    "url, words",
     [
         ("http://a/v1,http://b/v1,http://a/v1", r"names http://a/v1 twice.*concurrency is for each"),
         ("http://a/v1,", "does not know whom to ask"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import toy
 from attrs import evolve, field, frozen
+from rows import each_row
 from torch import Tensor
 from training import clean  # noqa: F401 - a fixture
 
@@ -156,7 +157,7 @@ ONE_FOR_ALL = [
 ]
 
 
-@pytest.mark.parametrize(("text", "key", "why"), ONE_FOR_ALL, ids=[text for text, *_ in ONE_FOR_ALL])
+@each_row("text, key, why", ONE_FOR_ALL, ids=[text for text, *_ in ONE_FOR_ALL])
 def test_what_cannot_differ_is_refused_with_round_and_key(text: str, key: str, why: str) -> None:
     with pytest.raises(ConfigError) as caught:
         settings(f'rounds=[[], ["loss=sft", "{text}"]]')
@@ -198,7 +199,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "words"), WRONG, ids=[text for text, _ in WRONG])
+@each_row("text, words", WRONG, ids=[text for text, _ in WRONG])
 def test_what_is_wrong_is_told_at_once_with_its_round(text: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         settings(text)

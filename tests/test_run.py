@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import each_row
 from toy import COMPONENTS
 
 from srum_core import config, plugins
@@ -365,7 +366,7 @@ def test_duplicates_are_left_out_and_named(tmp_path: Path, capsys: pytest.Captur
     assert "entry 3 repeats entry 1" in said
 
 
-@pytest.mark.parametrize(
+@each_row(
     "key", ["image", "Images", "image_path", "input-image", "source_image", "ref_images", "init_image", "mask",
             "edit", "edit_instruction", "negative_prompt", "Negative Prompt", "control", "controlnet", "control_image"],
 )  # fmt: skip
@@ -385,8 +386,8 @@ def test_fields_that_nothing_knows_are_named_once_a_file(tmp_path: Path, capsys:
     assert capsys.readouterr().err.count("kept as tags: seed.") == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
+@each_row(
+    "name, text, message",
     [
         ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: this is not JSON"),
         ("a.jsonl", '{"text": "x"}\n\n{"words": "y"}\n', "line 3: no text"),

@@ -17,6 +17,7 @@ import pytest
 import torch
 from near import off
 from PIL import Image, ImageDraw
+from rows import each_row
 from safetensors.torch import save_file
 from segment_anything import SamPredictor, modeling, sam_model_registry
 from segment_anything.utils.amg import rle_to_mask
@@ -124,7 +125,7 @@ def _outputs(sam: modeling.Sam, pixels: np.ndarray, points: np.ndarray) -> tuple
     return (predictor.get_image_embedding(), *(torch.as_tensor(each) for each in found))
 
 
-@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+@each_row("name", ["vit_b", "vit_l", "vit_h"])
 def test_the_published_sizes_are_recognised(name: str) -> None:
     with torch.device("meta"):
         official = sam_model_registry[name]()

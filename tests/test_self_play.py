@@ -9,6 +9,7 @@ import pytest
 import test_reread
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each_row
 
 from srum_core.cli import main
 from srum_core.errors import ConfigError
@@ -46,8 +47,8 @@ class TestLocal(JudgeConformance):
 # ---- reading questions ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("answer", "questions"),
+@each_row(
+    "answer, questions",
     [
         (WRITTEN, WRITTEN.split("\n")),
         (
@@ -72,9 +73,7 @@ def test_questions_are_read_as_a_careful_person_would(answer: str, questions: st
     assert read_questions(answer) == [each.replace("??", "?") for each in wanted]
 
 
-@pytest.mark.parametrize(
-    "line", ['"STOP" is on the sign?', 'Is "STOP" on the sign?', "3 cups are there?", "Is it 2.5 m?"]
-)
+@each_row("line", ['"STOP" is on the sign?', 'Is "STOP" on the sign?', "3 cups are there?", "Is it 2.5 m?"])
 def test_what_belongs_to_a_question_stays(line: str) -> None:
     assert read_questions(f"- {line}") == [line]
 
@@ -102,8 +101,8 @@ def test_long_nonsense_is_read_at_once() -> None:
 # ---- reading answers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("answer", "value"),
+@each_row(
+    "answer, value",
     [
         ("yes", 1.0),
         ("No.", -1.0),
@@ -238,8 +237,8 @@ def test_a_region_that_may_hold_something_is_asked_again() -> None:
     assert [(each.question, each.region) for each in found if isinstance(each, Unreadable)] == [(3, "2")]
 
 
-@pytest.mark.parametrize(
-    ("written", "put"),
+@each_row(
+    "written, put",
     [
         ("Are there three green crosses?\nIs that all?", ["Is there a green cross?"]),
         ("Are there exactly 2 orange boxes?", ["Is there an orange box?"]),

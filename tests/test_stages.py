@@ -52,6 +52,13 @@ class Witness:
         ]
 
 
+class Careless(ToyModel):
+    """Draws from torch's global generator, although it is given seeds."""
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+        return super().generate(prompts, torch.randint(1000, (len(seeds),)).tolist())
+
+
 class Miscounting(ToyModel):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
         return super().generate(prompts, seeds)[1:]
@@ -169,6 +176,19 @@ def test_a_chunk_with_something_missing_is_generated_whole_and_only_that_is_adde
     assert len(shard.read_bytes().splitlines()) == 5
     generate(run, 1)
     assert batches == [2, 1]
+
+
+def test_what_comes_from_a_global_generator_does_not_depend_on_what_was_made_before(
+    tmp_path: Path, prompts: Path
+) -> None:
+    run = make(tmp_path / "run", prompts, adapter=Use("test_stages:Careless"))
+    generate(run, 1)
+    shard = run.folder / "round-1/candidates/part-0.jsonl"
+    whole = shard.read_bytes()
+    shard.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    torch.manual_seed(99)
+    generate(run, 1)
+    assert shard.read_bytes() == whole
 
 
 def test_two_processes_make_together_what_one_makes(

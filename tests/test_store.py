@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rows import each_row
 
 from srum_core.errors import RecordError
 from srum_core.records import Candidate, Exchange, Grounding, Judgement, Prompt, Question, Region, Score, Unreadable
@@ -70,9 +69,7 @@ def test_being_cut_again_while_fencing_is_no_different(tmp_path: Path) -> None:
         assert list(again) == PROMPTS, cut
 
 
-@pytest.mark.parametrize(
-    "bad", ['{"id": "x", "text"', "null", "[1]", '{"text": "no id"}', '{"id": 3, "text": "x"}', ""]
-)
+@each_row("bad", ['{"id": "x", "text"', "null", "[1]", '{"text": "no id"}', '{"id": 3, "text": "x"}', ""])
 def test_damage_in_the_middle_names_file_and_line(tmp_path: Path, bad: str) -> None:
     shard = tmp_path / "part-0.jsonl"
     shard.write_text(f'{{"id": "a", "text": "a", "tags": {{}}}}\n{bad}\n{{"id": "b", "text": "b", "tags": {{}}}}\n')
@@ -226,14 +223,6 @@ def test_memory_does_not_grow_with_the_size_of_records(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < count * size / 4
-
-
-def test_the_store_imports_no_torch() -> None:
-    code = (
-        "import sys, srum_core.runs.store, srum_core.runs.progress; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 def test_every_line_is_read_once_however_often_is_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

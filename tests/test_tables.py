@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 from rich.console import Console
+from rows import each_row
 
 from srum_benchmarks.summary import Cell, Part, part, row
 from srum_core.doctor import findings
@@ -34,8 +36,7 @@ def printed(made: object, width: int = 80) -> str:
     return text
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 5, 9])
-@pytest.mark.parametrize("words", [0, 200])
+@each_row("columns, words", product([1, 2, 3, 5, 9], [0, 200]))
 def test_numbers_do_not_wrap(columns: int, words: int) -> None:
     head = ["arm", *(f"measure {n}" for n in range(columns)), "what it is"]
     rows = [[name, *[NUMBER] * columns, "word " * (words // 5)] for name in ("paper", "a-name " * 9)]
@@ -46,7 +47,7 @@ def test_numbers_do_not_wrap(columns: int, words: int) -> None:
     assert text.count("title") == text.count("caption") == 1
 
 
-@pytest.mark.parametrize("width", [24, 30, 40])
+@each_row("width", [24, 30, 40])
 def test_numbers_do_not_wrap_where_there_is_hardly_room(width: int) -> None:
     text = printed(Grid(["measure of something", "value"], [["attribute binding", NUMBER]]), width)
     assert NUMBER in text
@@ -63,8 +64,8 @@ def test_foreign_text_is_no_markup() -> None:
     assert "[/x]" in printed(Grid(["[/x]", "n"], [["[bold]a", "1"]], "[/t]", "[red]"))
 
 
-@pytest.mark.parametrize(
-    ("value", "interval", "percent", "signed", "text"),
+@each_row(
+    "value, interval, percent, signed, text",
     [
         (0.578125, (0.5176, 0.6392), True, False, "57.8 [51.8, 63.9]"),
         (1.0, (0.51, 1.0), True, False, "100.0 [51.0, 100.0]"),

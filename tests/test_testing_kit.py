@@ -12,6 +12,7 @@ import broken_adapters
 import broken_plugins
 import pytest
 from PIL import Image
+from rows import each_row
 
 from srum_core import testing
 from srum_core.errors import AnswerError
@@ -88,14 +89,14 @@ def test_a_broken_plugin_is_caught_by_the_test_that_names_its_fault(
     assert message.startswith(("AssertionError: ", "srum_core.errors."))
 
 
-@pytest.mark.parametrize("name", ALONE)
+@each_row("name", ALONE)
 def test_one_fault_gives_one_message(results: Recorder, name: str) -> None:
     """Tests that build on what fails are skipped, and do not lead astray."""
     failed = [key for key, found in results.outcomes.items() if key.startswith(f"Test{name}::") and "failed" in found]
     assert failed == [f"Test{name}::{broken_adapters.CASES[name][1]}"]
 
 
-@pytest.mark.parametrize("name", broken_plugins.SOUND)
+@each_row("name", broken_plugins.SOUND)
 def test_what_is_sound_passes_everything(results: Recorder, name: str) -> None:
     own = {key: found for key, found in results.outcomes.items() if key.startswith(f"TestSound_{name}::")}
     assert len(own) >= 6

@@ -12,6 +12,7 @@ import pytest
 import torch
 from near import off
 from peft import PeftModel
+from rows import each_row
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -92,8 +93,8 @@ def test_lora_adds_to_the_modules_named_and_starts_neutral() -> None:
     assert all(p.dtype is torch.bfloat16 and not p.requires_grad for p in frozen)
 
 
-@pytest.mark.parametrize(
-    ("method", "recipe", "words"),
+@each_row(
+    "method, recipe, words",
     [
         ("full", {"full": (r"[12]\.inner\..*", "gone")}, r'recipe.full .*"gone", which matches no parameter'),
         ("full", {"full": ("inner.weight",)}, r"matches no parameter .*0\.weight"),

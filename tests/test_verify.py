@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import each_row
 
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
@@ -73,8 +75,8 @@ def test_scores_are_plus_and_minus_one() -> None:
     assert '"maybe"' in found[2].why
 
 
-@pytest.mark.parametrize(
-    ("written", "keep"),
+@each_row(
+    "written, keep",
     [
         ("yes", True),
         ("No", False),
@@ -108,7 +110,7 @@ def test_verdicts_that_are_read(written: str, keep: bool) -> None:
             assert verdicts(ends) == {"2": keep}
 
 
-@pytest.mark.parametrize(
+@each_row(
     "written",
     [
         "",
@@ -147,9 +149,10 @@ BLOCKS = [
 ]
 
 
-@pytest.mark.parametrize("between", ["\n\n", "\n---\n", "\n\n---\n\n", "\n", "\n***\n", "\n \t\n"])
-@pytest.mark.parametrize("ends", ["\n", "\r\n"])
-@pytest.mark.parametrize("markup", ["plain", "bold", "shouted", "thought"])
+BETWEEN = ["\n\n", "\n---\n", "\n\n---\n\n", "\n", "\n***\n", "\n \t\n"]
+
+
+@each_row("between, ends, markup", product(BETWEEN, ["\n", "\r\n"], ["plain", "bold", "shouted", "thought"]))
 def test_layouts(between: str, ends: str, markup: str) -> None:
     text = between.join(BLOCKS)
     if markup == "bold":
@@ -163,8 +166,8 @@ def test_layouts(between: str, ends: str, markup: str) -> None:
     assert found == {"1": (1.0, "cup", "fine\nhandle"), "2": (-1.0, "pot", "a sliver"), "3": (None, "", "")}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
+@each_row(
+    "text, expected",
     [
         ('[{"region_id": 1, "verdict": true}, {"region_id": "2", "verdict": "no", "reason": "a sliver"}]', "1+ 2-"),
         ("Region ID: 1 Verdict: yes Reason: a. Region ID: 2 Verdict: no Reason: b", "1+ 2-"),

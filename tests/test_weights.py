@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import toy
+from rows import each_row
 from safetensors.torch import load_file, save_file
 from training import clean, interrupt, make  # noqa: F401  (clean is used by being here)
 
@@ -95,8 +96,8 @@ def test_a_lora_that_does_not_fit_is_not_taken_for_a_trained_one(
     assert [word for word in [str(lora_folder), *words] if word not in str(caught.value)] == []
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
+@each_row(
+    "values, words",
     [
         ({}, "1 difference\n  missing: w"),
         ({"w": torch.zeros(1)}, r"w: stored \(1,\), expected \(3,\)"),  # copy_ would broadcast it
@@ -136,8 +137,8 @@ def layers(count: object) -> Callable[[Path], None]:
     return lambda path: edit(path, lambda all: all.update(num_hidden_layers=count))
 
 
-@pytest.mark.parametrize(
-    ("file", "fault", "words"),
+@each_row(
+    "file, fault, words",
     [
         (FULL, lambda path: path.write_bytes(b""), "it is empty"),
         (FULL, lambda path: path.write_bytes(POINTER), "Git LFS pointer"),

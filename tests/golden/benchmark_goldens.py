@@ -1,18 +1,19 @@
 """The golden set of the benchmarks' scorers: where it is, and its tables as test cases.
 
-Cases are read when tests are collected, so that each is a test with the golden's own id. A table that a set lacks fails
-its test instead of leaving it out.
+Tables are read when tests are collected. One that a set lacks fails its test instead of leaving it out.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import Test, each_case
 
 
 def folder() -> Path:
@@ -43,16 +44,12 @@ def table(name: str, *keys: str) -> Any:
     return value or Absent("/".join((name, *keys)))
 
 
-def cases(name: str, *keys: str) -> list[Any]:
-    """The entries of a table as parameters, with their ids (or numbers)."""
+def each_entry(name: str, *keys: str) -> Callable[[Test], Test]:
+    """The test for every entry of a table, which is its argument `case`: subtests with the entry's id (or number)."""
     found = table(name, *keys)
-    if isinstance(found, Absent):
-        return [pytest.param(found, id="absent")]
     entries = found if isinstance(found, list) else [found]
-    ids = [
-        str(entry.get("id", number)) if isinstance(entry, dict) else str(number) for number, entry in enumerate(entries)
-    ]
-    return [pytest.param(entry, id=each) for entry, each in zip(entries, ids, strict=True)]
+    ids = [each.get("id", number) if isinstance(each, dict) else number for number, each in enumerate(entries)]
+    return each_case([(str(label), {"case": entry}) for label, entry in zip(ids, entries, strict=True)])
 
 
 def near(value: Any) -> Any:

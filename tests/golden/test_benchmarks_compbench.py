@@ -11,7 +11,7 @@ import compbench_original as original
 import compbench_released as released
 import numpy as np
 import pytest
-from benchmark_goldens import cases, near, table
+from benchmark_goldens import each_entry, near, table
 
 from srum_benchmarks import templates
 from srum_benchmarks.compbench import scoring
@@ -33,7 +33,7 @@ strawberry strawberries;suitcase suitcases;swan swans;television televisions;ten
 """Nouns that numeracy prompts may ask for, singular and plural: part of the benchmark's vocabulary of a hundred."""
 
 
-@pytest.mark.parametrize("case", cases("compbench_srum", "extract_score"))
+@each_entry("compbench_srum", "extract_score")
 def test_a_grade_is_read_as_the_reference_reads_it(case: Any) -> None:
     expected = case["expected"]
     assert scoring.reference_score(case["input"]["text"]) == expected
@@ -42,12 +42,12 @@ def test_a_grade_is_read_as_the_reference_reads_it(case: Any) -> None:
     assert bool(why) == (ours is None)
 
 
-@pytest.mark.parametrize("case", cases("compbench_srum", "csv_mean"))
+@each_entry("compbench_srum", "csv_mean")
 def test_a_column_has_the_references_mean(case: Any) -> None:
     assert f"{released.reference_mean(case['input']['score_cells']):.4f}" == case["expected_printed"]
 
 
-@pytest.mark.parametrize("case", cases("compbench_srum", "overall"))
+@each_entry("compbench_srum", "overall")
 def test_composite_and_overall_are_the_references(case: Any) -> None:
     means: dict[str, dict[str, float]] = {}
     for variant, category, mean in case["input"]["rows_variant_category_mean"]:
@@ -59,7 +59,7 @@ def test_composite_and_overall_are_the_references(case: Any) -> None:
     assert ours == pytest.approx(theirs, abs=0.5001e-4)
 
 
-@pytest.mark.parametrize("case", cases("compbench_srum", "pipeline"))
+@each_entry("compbench_srum", "pipeline")
 def test_a_folder_is_scored_as_by_the_reference(case: Any, tmp_path: Path) -> None:
     given, expected = case["input"], case["expected"]
     folder = tmp_path / f"color_50{given.get('variant', '_think')}"
@@ -83,7 +83,7 @@ def test_a_folder_is_scored_as_by_the_reference(case: Any, tmp_path: Path) -> No
     assert f"{released.reference_mean([str(score) for score in scores]):.4f}" == expected["mean_4dp"]
 
 
-@pytest.mark.parametrize("case", cases("compbench_srum", "judge_message_sha256"))
+@each_entry("compbench_srum", "judge_message_sha256")
 def test_our_rubric_is_not_called_the_references(case: Any) -> None:
     """Nor would the published one be called ours: a file that gives the golden's message for a prompt has no label."""
     prompt, expected = case["input"]["prompt"], case["expected"]
@@ -96,7 +96,7 @@ def test_our_rubric_is_not_called_the_references(case: Any) -> None:
     assert known in (None, expected["sha256_utf8"])
 
 
-@pytest.mark.parametrize("case", cases("compbench_srum", "gpu_chunks"))
+@each_entry("compbench_srum", "gpu_chunks")
 def test_shares_of_workers_are_the_references(case: Any) -> None:
     given = case["input"]
     assert [list(share) for share in released.shares(given["total"], given["gpus"])] == case["expected_gpu_start_end"]
@@ -109,20 +109,20 @@ def detections(entries: list[dict[str, Any]]) -> list[Detection]:
     return [Detection(entry["label"], tuple(entry["box"]), entry["score"]) for entry in entries]
 
 
-@pytest.mark.parametrize("case", cases("t2i_compbench_original", "determine_position_2d"))
+@each_entry("t2i_compbench_original", "determine_position_2d")
 def test_a_position_in_the_plane(case: Any) -> None:
     given = case["input"]
     assert original.position_2d(given["relation"], given["box1"], given["box2"]) == near(case["expected"])
 
 
-@pytest.mark.parametrize("case", cases("t2i_compbench_original", "score_2d"))
+@each_entry("t2i_compbench_original", "score_2d")
 def test_an_image_with_a_relation_in_the_plane(case: Any) -> None:
     given = case["input"]
     ours = original.score_2d(given["prompt"], given["nouns_in_order"], detections(given["detections"]))
     assert ours == near(case["expected"])
 
 
-@pytest.mark.parametrize("case", cases("t2i_compbench_original", "determine_position_3d"))
+@each_entry("t2i_compbench_original", "determine_position_3d")
 def test_a_position_in_space(case: Any) -> None:
     given = case["input"]
     depth = np.array(given["depth_rows"])
@@ -131,14 +131,14 @@ def test_a_position_in_space(case: Any) -> None:
     assert turned == near(case["expected"])
 
 
-@pytest.mark.parametrize("case", cases("t2i_compbench_original", "score_3d"))
+@each_entry("t2i_compbench_original", "score_3d")
 def test_an_image_with_a_relation_in_space(case: Any) -> None:
     given = case["input"]
     found, depth = detections(given["detections"]), np.array(given["depth_rows"])
     assert original.score_3d(given["prompt"], given["nouns_in_order"], found, depth) == near(case["expected"])
 
 
-@pytest.mark.parametrize("case", cases("t2i_compbench_original", "numeracy"))
+@each_entry("t2i_compbench_original", "numeracy")
 def test_an_image_with_numbers_of_things(case: Any) -> None:
     lines = [pair.replace(" ", " - ") for pair in OBJECTS.replace("\n", ";").split(";")]
     given = case["input"]
@@ -146,7 +146,7 @@ def test_an_image_with_numbers_of_things(case: Any) -> None:
     assert ours == near(case["expected"])
 
 
-@pytest.mark.parametrize("case", cases("t2i_compbench_original", "numeracy_same_box"))
+@each_entry("t2i_compbench_original", "numeracy_same_box")
 def test_boxes_that_count_as_one(case: Any) -> None:
     assert original.same_box(case["input"]["box1"], case["input"]["box2"]) == bool(case["expected"])
 
@@ -161,7 +161,7 @@ def test_complex_prompts_have_the_mean_of_their_parts() -> None:
     assert sum(ours) / len(ours) == near(expected["mean"])
 
 
-@pytest.mark.parametrize("case", cases("t2i_compbench_original", "sharegpt4v_levels"))
+@each_entry("t2i_compbench_original", "sharegpt4v_levels")
 def test_levels_become_a_score(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     ours = {
@@ -172,7 +172,7 @@ def test_levels_become_a_score(case: Any) -> None:
     assert sum(ours.values()) / len(ours) == near(expected["mean"])
 
 
-@pytest.mark.parametrize("case", cases("t2i_compbench_original", "gpt4v_scores"))
+@each_entry("t2i_compbench_original", "gpt4v_scores")
 def test_scores_of_one_answer_are_averaged(case: Any) -> None:
     assert original.gpt4v_score(case["input"]["text"]) == near(case["expected"])
 

@@ -8,7 +8,7 @@ from typing import Any
 import geneval_scores as scores
 import numpy as np
 import pytest
-from benchmark_goldens import cases, near, table
+from benchmark_goldens import each_entry, near, table
 from PIL import Image
 
 from srum_benchmarks.detections import Detection, iou
@@ -29,7 +29,7 @@ def detections(given: dict[str, Any]) -> list[Detection]:
     ]
 
 
-@pytest.mark.parametrize("case", cases("geneval", "evaluate_image"))
+@each_entry("geneval", "evaluate_image")
 def test_an_image_is_judged_as_by_the_reference(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     limits = scoring.Thresholds(**{OPTIONS[name]: value for name, value in given.get("options", {}).items()})
@@ -41,7 +41,7 @@ def test_an_image_is_judged_as_by_the_reference(case: Any) -> None:
     assert kept == expected["details"]
 
 
-@pytest.mark.parametrize("case", cases("geneval", "relative_position"))
+@each_entry("geneval", "relative_position")
 def test_relations(case: Any) -> None:
     given = case["input"]
     found = scoring.relations(given["box_a"], given["box_b"], given["position_threshold"])
@@ -51,12 +51,12 @@ def test_relations(case: Any) -> None:
     assert back == {opposite[name] for name in found}
 
 
-@pytest.mark.parametrize("case", cases("geneval", "compute_iou"))
+@each_entry("geneval", "compute_iou")
 def test_boxes_include_their_last_pixel(case: Any) -> None:
     assert iou(case["input"]["box_a"], case["input"]["box_b"], 1) == near(case["expected"])
 
 
-@pytest.mark.parametrize("case", cases("geneval", "image_crops"))
+@each_entry("geneval", "image_crops")
 def test_what_the_colour_classifier_sees(case: Any) -> None:
     given, expected, options = case["input"], case["expected"], case["input"]["options"]
     image = Image.fromarray(np.array(given["image_rgb_rows"], dtype=np.uint8))
@@ -69,7 +69,7 @@ def test_what_the_colour_classifier_sees(case: Any) -> None:
     assert np.asarray(shown.convert("RGB")).tolist() == expected["rgb_rows"]
 
 
-@pytest.mark.parametrize("case", cases("geneval", "summary"))
+@each_entry("geneval", "summary")
 def test_the_table(case: Any) -> None:
     expected = case["expected"]
     rows = [(row["tag"], str(row["prompt_index"]), row["correct"]) for row in case["input"]["rows"]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import released_parsers
 import sampler_steps as steps
-from benchmark_goldens import cases, near, table
+from benchmark_goldens import each_entry, near, table
 
 from srum_benchmarks.compbench import prompts as compbench
 from srum_benchmarks.files import Expected
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.golden
 # ---- instruments of the figures --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", cases("appendix_b", "average_activation_strength"))
+@each_entry("appendix_b", "average_activation_strength")
 def test_activation_strength(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     measured = np.array(given["activations_sample_by_neuron"])
@@ -34,7 +34,7 @@ def test_activation_strength(case: Any) -> None:
         assert activations.sample_strength(measured, cluster).mean() == near(expected[f"S_final_{name}"])
 
 
-@pytest.mark.parametrize("case", cases("appendix_b", "cluster_selection_proposed"))
+@each_entry("appendix_b", "cluster_selection_proposed")
 def test_clusters(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     probes = (np.array(given[f"probe_{name}"]) for name in ("understanding", "generation"))
@@ -44,7 +44,7 @@ def test_clusters(case: Any) -> None:
     assert list(found.generation) == expected["cluster_generate"]
 
 
-@pytest.mark.parametrize("case", cases("bagel_sampler_schedule", "cases"))
+@each_entry("bagel_sampler_schedule", "cases")
 def test_steps_of_the_sampler(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     times = steps.times(given["num_timesteps"], given["timestep_shift"])
@@ -57,17 +57,17 @@ def test_steps_of_the_sampler(case: Any) -> None:
     assert counted == expected["n_steps_with_cfg"]
 
 
-@pytest.mark.parametrize("case", cases("srum_judge_parsers", "parse_global_layout_output"))
+@each_entry("srum_judge_parsers", "parse_global_layout_output")
 def test_the_released_layout_parser(case: Any) -> None:
     assert released_parsers.layout(case["input"]) == case["expected"]
 
 
-@pytest.mark.parametrize("case", cases("srum_judge_parsers", "parse_sample_level_output"))
+@each_entry("srum_judge_parsers", "parse_sample_level_output")
 def test_the_released_sample_parser(case: Any) -> None:
     assert released_parsers.sample(case["input"]) == case["expected"]
 
 
-@pytest.mark.parametrize("case", cases("srum_judge_parsers", "parse_vlm_evaluation_output"))
+@each_entry("srum_judge_parsers", "parse_vlm_evaluation_output")
 def test_the_released_region_parser(case: Any) -> None:
     found = {str(number): each for number, each in released_parsers.regions(case["input"]).items()}
     assert found == case["expected"]

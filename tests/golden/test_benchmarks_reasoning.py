@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import reasonbench_released
 import wise_released
-from benchmark_goldens import cases, near, table
+from benchmark_goldens import each_entry, near, table
 
 from srum_benchmarks.options import ReasonBenchOptions, WiseOptions
 from srum_benchmarks.reasonbench import scoring
@@ -24,13 +24,13 @@ NAMES = {"CULTURE": "Cultural", "TIME": "Time", "SPACE": "Space", "BIOLOGY": "Bi
          "CHEMISTRY": "Chemistry"}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", cases("wise", "wiscore"))
+@each_entry("wise", "wiscore")
 def test_the_wiscore(case: Any) -> None:
     assert wise.wiscore(case["input"]) == near(case["expected"])
     assert 2 * wise.wiscore(case["input"]) == near(case["expected_bagel_unnormalised"])
 
 
-@pytest.mark.parametrize("case", cases("wise", "extract_three_scores"))
+@each_entry("wise", "extract_three_scores")
 def test_three_grades(case: Any) -> None:
     text = case["input"]["text"]
     assert wise.legacy(text) == case["expected_legacy"]
@@ -42,7 +42,7 @@ def test_three_grades(case: Any) -> None:
     assert bool(why) != complete
 
 
-@pytest.mark.parametrize("case", cases("wise", "extract_binary_score"))
+@each_entry("wise", "extract_binary_score")
 def test_one_grade(case: Any) -> None:
     assert wise.binary(case["input"]["text"]) == case["expected"]
 
@@ -86,17 +86,17 @@ def same_result(version: Version, case: Any) -> None:
         assert found.overall == near(expected.get("overall_unrounded_check", found.overall))
 
 
-@pytest.mark.parametrize("case", cases("wise", "legacy_overall"))
+@each_entry("wise", "legacy_overall")
 def test_the_overall_of_2025(case: Any) -> None:
     same_result(LEGACY, case)
 
 
-@pytest.mark.parametrize("case", cases("wise", "verified_overall"))
+@each_entry("wise", "verified_overall")
 def test_the_overall_of_the_verified_version(case: Any) -> None:
     same_result(VERIFIED, case)
 
 
-@pytest.mark.parametrize("case", cases("wise", "bagel_overall"))
+@each_entry("wise", "bagel_overall")
 def test_the_overall_of_bagels_script(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     found = rows(given)
@@ -134,7 +134,7 @@ def test_wise_finds_the_images_that_the_original_finds_and_asks_as_much(tmp_path
 # ---- T2I-ReasonBench -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", cases("reasonbench", "extract_json"))
+@each_entry("reasonbench", "extract_json")
 def test_json_is_read_as_by_the_original(case: Any) -> None:
     text, expected = case["input"]["text"], case["expected"]
     if "raises" in expected:
@@ -162,7 +162,7 @@ def averages(case: Any) -> dict[str, list[float]]:
     return found
 
 
-@pytest.mark.parametrize("case", cases("reasonbench", "eval"))
+@each_entry("reasonbench", "eval")
 def test_replies_become_accuracy_and_quality(case: Any) -> None:
     """A script that stops as published has no numbers of its own; it must have the same input as its mended twin."""
     found, expected = averages(case), case["expected"]
@@ -177,7 +177,7 @@ def test_replies_become_accuracy_and_quality(case: Any) -> None:
     assert [accuracy, quality] == pytest.approx(expected["last_row"][1::2], abs=1e-6)
 
 
-@pytest.mark.parametrize("case", cases("reasonbench", "model_score"))
+@each_entry("reasonbench", "model_score")
 def test_lines_become_accuracy_and_quality(case: Any) -> None:
     given, expected = case["input"], case["expected"]
     lines = [*given["rows_last_columns"], *([given["then_summary_row"]] if "then_summary_row" in given else [])]
