@@ -1,8 +1,5 @@
 """A clean environment for tests of packages: made in seconds, without network, and without a second PyTorch.
-
-    @pytest.fixture(scope="module")
-    def clean(tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
-        return CleanEnvironment.create(tmp_path_factory.mktemp("clean"))
+The fixture `clean` (conftest.py) is one:
 
     def test_the_package(clean: CleanEnvironment) -> None:
         clean.install(folder_with_a_pyproject)

@@ -12,11 +12,6 @@ from clean_environment import ROOT, CleanEnvironment
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
-    return CleanEnvironment.create(tmp_path_factory.mktemp("clean"))
-
-
 def test_the_clean_environment_sees_the_wheel_and_nothing_of_the_checkout(clean: CleanEnvironment) -> None:
     where = clean.python("-c", "import srum_core, srum_bagel; print(srum_core.__file__); print(srum_bagel.__file__)")
     assert [Path(line).parent.parent for line in where.split()] == [clean.packages, clean.packages]

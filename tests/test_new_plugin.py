@@ -31,13 +31,12 @@ def names_of(kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
-    """One environment for all kinds: srum's wheel, and what its own `srum new-plugin` writes."""
-    environment = CleanEnvironment.create(tmp_path_factory.mktemp("clean"))
+def clean(clean: CleanEnvironment) -> CleanEnvironment:
+    """With what its own `srum new-plugin` writes, of every kind."""
     for kind in KINDS:
-        environment.run("srum", "new-plugin", kind, names_of(kind))
-        environment.install(environment.folder / f"srum-my-{kind}")
-    return environment
+        clean.run("srum", "new-plugin", kind, names_of(kind))
+        clean.install(clean.folder / f"srum-my-{kind}")
+    return clean
 
 
 def command(clean: CleanEnvironment, kind: str) -> list[str]:

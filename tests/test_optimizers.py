@@ -106,7 +106,8 @@ def test_a_run_warms_up_moves_by_its_rate_and_resumes(
     moved = max(float((weights(first)[name] - start[name]).abs().max()) for name in weights(first))
     assert moved == pytest.approx(0.005, rel=1e-3)
 
-    whole, run = make(tmp_path / "whole", optimizer=optimizer), make(tmp_path / "run", optimizer=optimizer)
+    settings: dict[str, Any] = {"optimizer": optimizer, "ema": 0.9, "text_dropout": 0.3}
+    whole, run = make(tmp_path / "whole", **settings), make(tmp_path / "run", **settings)
     train(whole, 1)
     interrupt(monkeypatch, run, after=6)
     train(run, 1)

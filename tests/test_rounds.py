@@ -428,7 +428,9 @@ def test_the_report_shows_the_maps_and_the_settings_of_each_round(whole: Path) -
         judged = {each.candidate: each for each in run.judgements(k)}
         for each in data["candidates"]:
             if each["round"] == k and "mean" in each["weights"]:
-                assert each["weights"]["mean"] == pytest.approx(float(reward_map(judged[each["id"]], (4, 4)).mean()))
+                assert each["weights"]["mean"] == pytest.approx(
+                    float(reward_map(judged[each["id"]], (4, 4)).mean()), rel=1e-5
+                )
     assert dict(gather_settings(whole, "rounds=2"))["rounds"] == "2"
 
 
