@@ -20,6 +20,7 @@ from srum_core.errors import ConfigError, RecordError, TrainingError
 from srum_core.records import Judgement, Unreadable
 from srum_core.runs.run import Run
 from srum_core.training import trackers
+from srum_core.training.metrics import Guard
 from srum_core.training.trainer import Trainer, train
 
 # ---- what is learnt from, and how it is logged ----------------------------------------------------------------------
@@ -254,6 +255,13 @@ def test_cells_that_run_away_stop_the_run_after_saving(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=f"after step {len(rows)}. .*run away"):
         train(run, 1)  # and stays stopped
     assert len(metrics(run)) == len(rows)
+
+
+def test_a_guard_of_0_never_stops() -> None:
+    guard = Guard(0.0)
+    for error in range(10):
+        guard.watch(float(error))
+    assert not guard.warning
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
