@@ -113,7 +113,7 @@ BREAKAGES = [
              "if not self.factor or error <= self.factor * usual:", "if error <= self.factor * usual:"),
     Breakage("a latent of another adapter is taken from the cache", "srum_core/training/latent_cache.py", "latents",
              "hashlib.sha256(self.made_by.encode())", "hashlib.sha256()"),
-    Breakage("batches stay one image below the budget", "srum_core/training/batching.py", "train",
+    Breakage("batches stay one image below the budget", "srum_core/training/batching.py", "packing",
              "sizes[index] > room:", "sizes[index] >= room:"),
     Breakage("the average starts at its full decay", "srum_core/training/lora.py", "tuning train",
              "decay = min(self.decay, (1 + step) / (10 + step))", "decay = self.decay"),
@@ -176,7 +176,7 @@ BREAKAGES = [
     # ---- features ----
     Breakage("arms with different training share what comes after it", "srum_core/ablation/plan.py", "ablate",
              'if ("train", 1) not in needed:', 'if ("train", 9) not in needed:'),
-    Breakage("a cluster's change is the base's less the model's", "srum_core/analysis/clusters.py", "analyze_numbers",
+    Breakage("a cluster's change is the base's less the model's", "srum_core/analysis/clusters.py", "analyze",
              "difference(score(here, cluster)[None], score(base, cluster)[None])",
              "difference(score(base, cluster)[None], score(here, cluster)[None])"),
     Breakage("the doctor shows the denoiser every clock's own time", "srum_core/doctor/flow_convention.py", "doctor",

@@ -66,3 +66,7 @@ def test_a_number_of_steps_goes_on_over_epochs() -> None:
     every = list(batching.steps([1, 1, 1], 1, 2, lambda epoch: epoch, epochs=1, limit=5))
     assert [sum(map(len, step)) for step in every] == [2, 1, 2, 1, 2]
     assert list(batching.steps([1, 1, 1], 1, 2, lambda epoch: epoch, epochs=2, limit=0)) == every[:4]
+
+
+def test_a_batch_is_as_full_as_the_budget_lets_it_be() -> None:
+    assert batching.pack([16, 8, 12, 13, 30, 1], range(6), 24) == [(0, 1), (2,), (3,), (4,), (5,)]
