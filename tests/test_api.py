@@ -96,6 +96,7 @@ def test_a_model_generates_what_the_command_does(tmp_path: Path) -> None:
     made = model.generate(["a cup", "a bird", "a cup"], seeds=[3, 3, 4])
     assert len(set(pixels(made))) == 3
     assert pixels(model.generate("a bird", seeds=[3])) == pixels(made[1:2])
+    assert pixels(model.generate(["a cup"] * 2)) == pixels(model.generate(["a cup"] * 2, seeds=[0, 0]))
     assert isinstance(model.unified, ToyModel)
     assert main(["generate", "--adapter=toy:ToyModel", "a cup", "--seed=3", "--count=2", f"--out={tmp_path}"]) == 0
     assert pixels([Image.open(path) for path in sorted(tmp_path.iterdir())]) == pixels([made[0], made[2]])

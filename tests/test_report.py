@@ -188,6 +188,11 @@ def test_pairs_are_the_same_prompts_and_seeds_of_the_first_and_last_model(folder
     assert found["measures"] == [{"name": "correct", "binary": True}, {"name": "green", "binary": False}]
 
 
+def test_a_round_says_what_its_scores_are_like(folder: Path) -> None:
+    (judged,) = (each for each in gather(folder, 0)["run"]["rounds"][0]["stages"] if each["stage"] == "judge")
+    assert judged["facts"][1:3] == ["local -0.25 on average", "71% of 14 local scores negative"]
+
+
 def test_a_limit_keeps_the_worst_the_best_and_what_changed_most(folder: Path) -> None:
     found = gather(folder, 3)["run"]
     names = [int(each["prompt"].split()[-1]) for each in found["candidates"] if each["round"] == 1]
