@@ -298,7 +298,7 @@ def test_boxes_are_pixels_of_the_resized_image(model: Blip3o) -> None:
         "pixels", (1036, 1036)
     )
     for size in ((96, 64), (30, 70), (64, 64), (200, 50)):
-        _, grid = model.eyes.patches([sample_image(size)])
+        _, grid = model.image_input.patches([sample_image(size)])
         message = model.box_format(size)
         assert message == BoxFormat("pixels", (14 * int(grid[0, 2]), 14 * int(grid[0, 1])))
 
@@ -331,14 +331,14 @@ def test_questions_of_different_lengths_are_answered_as_if_alone(model: Blip3o, 
 def test_images_have_three_axes_of_positions_also_in_a_batch(model: Blip3o) -> None:
     """Padding on the left must not move them; and what transformers makes without the token types is another thing."""
     images = [sample_image((96, 64)), sample_image((30, 70))]
-    patches, grids = model.eyes.patches(images)
+    patches, grids = model.image_input.patches(images)
     cells = [int(grid.prod()) // 4 for grid in grids]
     rows = [model.words.question("What?", cells[0]), model.words.question("What is it, please?", cells[1])]
     both, language = ask(model.words, rows, (patches, grids), model.device), model.parts["language model"]
     with torch.no_grad():
         together = language(**both).logits
     for row, (ids, image) in enumerate(zip(rows, images, strict=True)):
-        alone = ask(model.words, [ids], model.eyes.patches([image]), model.device)
+        alone = ask(model.words, [ids], model.image_input.patches([image]), model.device)
         with torch.no_grad():
             logits = language(**alone).logits[0]
             language.model.rope_deltas = None

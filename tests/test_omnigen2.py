@@ -361,7 +361,7 @@ def test_boxes_are_pixels_of_the_resized_image(model: OmniGen2) -> None:
     """By the grid that the image really has, with the limits of the checkpoint's own processor or the setting's."""
     for one in (model, build(vision_pixels=(3136, 12544))):
         for size in ((96, 64), (30, 70), (640, 640), (200, 50)):
-            _, grid = one.eyes.patches([sample_image(size)])
+            _, grid = one.image_input.patches([sample_image(size)])
             assert one.box_format(size) == BoxFormat("pixels", (14 * int(grid[0, 2]), 14 * int(grid[0, 1])))
     assert build(vision_pixels=(3136, 12544)).box_format((640, 640)).seen == (112, 112)
     assert model.box_format((640, 640)).seen == (448, 448)

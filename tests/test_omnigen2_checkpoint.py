@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_embeddings_may_be_tied_or_not(copy: Path) -> None:
 def test_the_copy_of_a_tied_matrix_may_be_stored_too(copy: Path) -> None:
     edit(copy, LANGUAGE, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
     assert build(copy).condition(["a boat"])
+
+
+def test_names_of_newer_versions_of_transformers_are_known_too(copy: Path) -> None:
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            newer = re.sub(r"^visual\.", "model.visual.", re.sub(r"^model\.", "model.language_model.", name))
+            tensors[newer] = tensors.pop(name)
+
+    model, before = build(edit(copy, LANGUAGE, rename)), build()
+    assert torch.equal(model.condition(["a boat"])[0], before.condition(["a boat"])[0])
 
 
 def test_half_precision_is_kept(copy: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader, allow_recomputing, language_config
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
-from srum_core.models.qwen_vl import Eyes
+from srum_core.models.qwen_vl import ImageInput
 from srum_core.models.weights import read_json
 
 CAPTION, QUESTION = 100, 500
@@ -101,8 +101,8 @@ def outline(options: Options, device: str) -> Outline:
     def judge(count: int, tokens: int) -> None:
         """The language model's reading of the questions and the first token; patches of the images stand for what the
         vision tower makes of them."""
-        eyes = Eyes.within(*options.vision_pixels)
-        columns, rows = (pixels // eyes.step for pixels in eyes.seen((width, height)))
+        image_input = ImageInput.within(*options.vision_pixels)
+        columns, rows = (pixels // image_input.step for pixels in image_input.seen((width, height)))
         text = language.model.language_model
         found = text(
             inputs_embeds=zeros(count, rows * columns + QUESTION, head.context, dtype=text.dtype), use_cache=True

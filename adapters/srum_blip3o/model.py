@@ -30,7 +30,7 @@ from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, to_image
 from srum_core.models.memory_outline import Outline
 from srum_core.models.parts import Parts
-from srum_core.models.qwen_vl import Chat, Eyes
+from srum_core.models.qwen_vl import Chat, ImageInput
 from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample
 
@@ -49,7 +49,7 @@ class Blip3o:
         self.checkpoint = open_checkpoint(options.checkpoint, options.device)
         sizes = self.checkpoint.sizes
         self.words = Chat.load(self.checkpoint.directory, "BLIP3-o", [text_encoder.QUERIES])
-        self.eyes = Eyes.within(*options.vision_pixels)
+        self.image_input = ImageInput.within(*options.vision_pixels)
         device, dtype = self.device, self.dtype
         self.parts = Parts(
             {
@@ -201,11 +201,11 @@ class Blip3o:
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """All questions at once, whatever their lengths."""
         self.parts.only("language model")
-        return qwen_vl.answer(self.parts["language model"], self.words, self.eyes, questions)
+        return qwen_vl.answer(self.parts["language model"], self.words, self.image_input, questions)
 
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
         """Pixels of the image as it was resized for the model, not of the file and not thousandths."""
-        return self.eyes.box_format(size)
+        return self.image_input.box_format(size)
 
 
 def make_recipe(options: Options) -> Recipe:

@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from srum_core.errors import CheckpointError
 from srum_core.models.hub import Checkpoints
-from srum_core.models.qwen_vl import Chat, Eyes, language_config, stored_shapes
+from srum_core.models.qwen_vl import Chat, ImageInput, language_config, stored_shapes
 from srum_core.models.weights import Stored, copy_files, differences, loading, read_json, refuse
 from srum_omnigen2.denoiser import Denoiser, Sizes
 from srum_omnigen2.options import Options
@@ -29,16 +29,16 @@ CHECKPOINTS = Checkpoints(
     "1024x1024 images, full training 60 GB before activations (srum doctor --plan --adapter omnigen2 says more). To "
     "see the whole method on this machine, run a bundled model: srum-train --adapter bagel --preset shapes.",
 )
-_SPEAKS = (
+_LANGUAGE_FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "vocab_size", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "vision_config",
 )  # fmt: skip
-_SEES = (
+_VISION_FIELDS = (
     "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size", "spatial_merge_size",
     "window_size", "fullatt_block_indexes",
 )  # fmt: skip
-_LOOKS = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
-_ENCODES = (
+_PROCESSOR_FIELDS = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
+_VAE_FIELDS = (
     "block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "latent_channels",
     "norm_num_groups", "scaling_factor", "shift_factor", "use_quant_conv", "use_post_quant_conv",
 )  # fmt: skip
@@ -83,16 +83,17 @@ class Checkpoint:
     def chat(self) -> Chat:
         return Chat.load(self.directory / "processor", "OmniGen2")
 
-    def eyes(self, limits: tuple[int, int]) -> Eyes:
+    def image_input(self, limits: tuple[int, int]) -> ImageInput:
         """With limits to an image's pixels; (0, 0): the checkpoint's own."""
         path = self.directory / "processor" / "preprocessor_config.json"
         config = read_json(path)
-        require(config, _LOOKS if "size" in config else (*_LOOKS, "min_pixels", "max_pixels"), path)
+        limits_stated = () if "size" in config else ("min_pixels", "max_pixels")
+        require(config, (*_PROCESSOR_FIELDS, *limits_stated), path)
         if any(limits):
             size = {"shortest_edge": limits[0], "longest_edge": limits[1]}
             config |= {"size": size, "min_pixels": limits[0], "max_pixels": limits[1]}
         with loading(f"The image processor that {path} describes"):
-            return Eyes(Qwen2VLImageProcessorPil.from_dict(config))
+            return ImageInput(Qwen2VLImageProcessorPil.from_dict(config))
 
 
 def open_checkpoint(options: Options, device: str) -> Checkpoint:
@@ -117,12 +118,15 @@ def open_checkpoint(options: Options, device: str) -> Checkpoint:
         read_json(directory / "scheduler" / "scheduler_config.json"),
     )
     with loading(f"The model that {directory} describes"), torch.device("meta"):
-        head, autoencoder = shapes(Denoiser(configs.transformer, references=True)), shapes(configs.autoencoder())
-        speaks = stored_shapes(configs.language, mllm.shapes)
-    for stored, wanted in ((transformer, head), (mllm, speaks), (vae, autoencoder)):
+        wanted: list[tuple[Stored, Mapping[str, Sequence[int]]]] = [
+            (transformer, shapes(Denoiser(configs.transformer, references=True))),
+            (mllm, stored_shapes(configs.language, mllm.shapes)),
+            (vae, shapes(configs.autoencoder())),
+        ]
+    for stored, expected in wanted:
         refuse(
             f"The weights in {stored.directory} do not match its configuration",
-            differences(wanted, stored.shapes, unused=True),
+            differences(expected, stored.shapes, unused=True),
         )
     return Checkpoint(directory, configs, transformer, mllm, vae)
 
@@ -138,15 +142,15 @@ def read_configs(
     place are other sizes than the published ones. Raises CheckpointError."""
     names = [each.name for each in fields(Sizes)]
     require(transformer, names, directory / "transformer" / "config.json")
-    require(vae, _ENCODES, directory / "vae" / "config.json")
+    require(vae, _VAE_FIELDS, directory / "vae" / "config.json")
     require(scheduler, ["dynamic_time_shift"], directory / "scheduler" / "scheduler_config.json")
     where = directory / "mllm" / "config.json"
     # transformers 5 writes the text model's fields into a part of their own, and the rotary ones into another.
     text = {**mllm, **mllm.get("text_config", {})}
-    require(text, _SPEAKS, where)
+    require(text, _LANGUAGE_FIELDS, where)
     if "rope_parameters" not in text:
         require(text, ["rope_theta", "rope_scaling"], where)
-    require(text["vision_config"], _SEES, where)
+    require(text["vision_config"], _VISION_FIELDS, where)
     with loading(f"The configuration in {directory}"):
         given = {name: transformer[name] for name in names}
         given["out_channels"] = given["out_channels"] or given["in_channels"]

@@ -94,47 +94,49 @@ class Denoiser(nn.Module):
 
         The transformer counts time from noise (0) to clean (1) and predicts clean - noise; only here is it otherwise.
         """
-        moment = (1 - time).to(self.device, torch.float32)
-        found = self.predict(noisy, moment, condition, references or [()] * len(noisy))
+        reference_time = (1 - time).to(self.device, torch.float32)
+        found = self.predict(noisy, reference_time, condition, references or [()] * len(noisy))
         return [-each.to(grid.dtype) for each, grid in zip(found, noisy, strict=True)]
 
     def predict(
         self,
         grids: Sequence[Tensor],
-        moment: Tensor,
+        reference_time: Tensor,
         texts: Sequence[Tensor],
         references: Sequence[Sequence[Tensor]],
     ) -> list[Tensor]:
-        """In the reference's convention: clean - noise at `moment` (n,), 0 for noise."""
-        words, words_mask = _padded([text.to(self.x_embedder.weight) for text in texts])
+        """In the reference's convention: clean - noise at `reference_time` (n,), 0 for noise."""
+        text, text_mask = _padded([states.to(self.x_embedder.weight) for states in texts])
         images, images_mask = _padded([self._tokens(grid) for grid in grids])
-        time, words = self.time_caption_embed(images, moment, words)
+        time, text = self.time_caption_embed(images, reference_time, text)
         images = self.x_embedder(images)
-        places = self._places([len(text) for text in texts], references, grids)
+        rotations = self._rotations([len(states) for states in texts], references, grids)
 
-        rotary = pad_sequence([each[0] for each in places], batch_first=True)
+        rotary = pad_sequence([each[0] for each in rotations], batch_first=True)
         for block in self.context_refiner:
-            words = block(words, words_mask, rotary)
-        rotary = pad_sequence([each[-1] for each in places], batch_first=True)
+            text = block(text, text_mask, rotary)
+        rotary = pad_sequence([each[-1] for each in rotations], batch_first=True)
         for block in self.noise_refiner:
             images = block(images, images_mask, rotary, time)
-        refined = self._refine_references(references, [each[1:-1] for each in places], time)
+        refined = self._refine_references(references, [each[1:-1] for each in rotations], time)
 
         # Each row's sequence is compact: its own text, its own references, its own image, then padding.
-        lengths = [(len(text), grid.shape[0] * grid.shape[1]) for text, grid in zip(texts, grids, strict=True)]
-        rows = [torch.cat([words[i, :text], *refined[i], images[i, :image]]) for i, (text, image) in enumerate(lengths)]
+        lengths = [(len(states), grid.shape[0] * grid.shape[1]) for states, grid in zip(texts, grids, strict=True)]
+        rows = [
+            torch.cat([text[i, :tokens], *refined[i], images[i, :cells]]) for i, (tokens, cells) in enumerate(lengths)
+        ]
         hidden, mask = _padded(rows)
-        rotary = pad_sequence([torch.cat(each) for each in places], batch_first=True)
+        rotary = pad_sequence([torch.cat(each) for each in rotations], batch_first=True)
         for block in self.layers:
             hidden = block(hidden, mask, rotary, time)
         out = self.norm_out(hidden, time)
         return [
-            rearrange(out[i, len(row) - image : len(row)], "(h w) c -> h w c", h=grid.shape[0])
-            for i, (row, (_, image), grid) in enumerate(zip(rows, lengths, grids, strict=True))
+            rearrange(out[i, len(row) - cells : len(row)], "(h w) c -> h w c", h=grid.shape[0])
+            for i, (row, (_, cells), grid) in enumerate(zip(rows, lengths, grids, strict=True))
         ]
 
     def _refine_references(
-        self, references: Sequence[Sequence[Tensor]], places: Sequence[Sequence[Tensor]], time: Tensor
+        self, references: Sequence[Sequence[Tensor]], rotations: Sequence[Sequence[Tensor]], time: Tensor
     ) -> list[list[Tensor]]:
         """Tokens of every row's reference images, each of which sees itself only."""
         owners = [(row, number) for row, few in enumerate(references) for number in range(len(few))]
@@ -144,18 +146,18 @@ class Denoiser(nn.Module):
         tokens, mask = _padded([self._tokens(references[row][number]) for row, number in owners])
         numbers = torch.tensor([number for _, number in owners], device=self.device)
         hidden = self.ref_image_patch_embedder(tokens) + self.image_index_embedding[numbers][:, None]
-        rotary = pad_sequence([places[row][number] for row, number in owners], batch_first=True)
+        rotary = pad_sequence([rotations[row][number] for row, number in owners], batch_first=True)
         times = time[torch.tensor([row for row, _ in owners], device=self.device)]
         for block in self.ref_image_refiner:
             hidden = block(hidden, mask, rotary, times)
         for (row, number), each in zip(owners, hidden, strict=True):
-            out[row].append(each[: len(places[row][number])])
+            out[row].append(each[: len(rotations[row][number])])
         return out
 
     def _tokens(self, grid: Tensor) -> Tensor:
         return rearrange(grid, "h w c -> (h w) c").to(self.x_embedder.weight)
 
-    def _places(
+    def _rotations(
         self, texts: Sequence[int], references: Sequence[Sequence[Tensor]], images: Sequence[Tensor]
     ) -> list[list[Tensor]]:
         """Rotations (tokens, half a head) complex64 of every row's text, of each reference, and of the image. Text

@@ -13,7 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
-from srum_core.models.qwen_vl import Eyes
+from srum_core.models.qwen_vl import ImageInput
 from srum_core.models.tensors import unpatchify
 from srum_omnigen2.autoencoder import decode
 from srum_omnigen2.checkpoint import Configs, open_checkpoint, read_configs
@@ -57,14 +57,14 @@ def outline(options: Options, device: str) -> Outline:
     known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
     if known:
         configs = read_configs(Path(options.checkpoint), *PUBLISHED[options.checkpoint])
-        eyes = Eyes.within(*(options.vision_pixels if any(options.vision_pixels) else _VISION_PIXELS))
+        image_input = ImageInput.within(*(options.vision_pixels if any(options.vision_pixels) else _VISION_PIXELS))
     else:
         found = open_checkpoint(options, "meta")  # whatever its size: nothing is loaded
-        configs, eyes = found.configs, found.eyes(options.vision_pixels)
-    return _outline(options, device, configs, eyes, known)
+        configs, image_input = found.configs, found.image_input(options.vision_pixels)
+    return _outline(options, device, configs, image_input, known)
 
 
-def _outline(options: Options, device: str, configs: Configs, eyes: Eyes, known: bool) -> Outline:
+def _outline(options: Options, device: str, configs: Configs, image_input: ImageInput, known: bool) -> Outline:
     dtype, text_config = choose_dtype(options.dtype, torch.device(device)), configs.language.get_text_config()
     with torch.device("meta"):
         language: Any = Qwen2_5_VLForConditionalGeneration(configs.language)
@@ -95,7 +95,7 @@ def _outline(options: Options, device: str, configs: Configs, eyes: Eyes, known:
     def judge(count: int, tokens: int) -> None:
         """The language model's reading of the questions and the first token; patches of the images stand for what the
         vision tower makes of them."""
-        columns, rows = (pixels // eyes.step for pixels in eyes.seen(size))
+        columns, rows = (pixels // image_input.step for pixels in image_input.seen(size))
         text = language.model.language_model
         asked = zeros(count, rows * columns + QUESTION, text_config.hidden_size, dtype=dtype)
         found = text(inputs_embeds=asked, use_cache=True)

@@ -43,7 +43,7 @@ class OmniGen2:
         self.checkpoint = open_checkpoint(options, options.device)
         self.configs = self.checkpoint.configs
         self.size = image_size(options, self.configs)
-        self.chat, self.eyes = self.checkpoint.chat(), self.checkpoint.eyes(options.vision_pixels)
+        self.chat, self.image_input = self.checkpoint.chat(), self.checkpoint.image_input(options.vision_pixels)
         self.parts = Parts(
             {
                 "language model": lambda: load_language(self.checkpoint, self.chat, self.device, self.dtype),
@@ -55,7 +55,7 @@ class OmniGen2:
             # Without the weights for reference images, which never reach a velocity: they stay on disk.
             self.denoiser = Denoiser(self.configs.transformer)
         self.checkpoint.transformer.load([self.denoiser], self.device, self.dtype, partly=True)
-        self.message: dict[str | None, Tensor] = {}
+        self.conditions: dict[str | None, Tensor] = {}
         """The condition of every text that training asked for so far, on the CPU."""
         self.recipe = make_recipe(options, self.configs)
 
@@ -72,7 +72,7 @@ class OmniGen2:
         found = open_checkpoint(options, options.device)
         image_size(options, found.configs)
         found.chat()
-        found.eyes(options.vision_pixels)
+        found.image_input(options.vision_pixels)
 
     # ---- generating -------------------------------------------------------------------------------------------------
 
@@ -150,10 +150,10 @@ class OmniGen2:
 
     def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
         """Hidden states (tokens, hidden) that a text is generated from: constants, read once. None: dropped caption."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.message]
+        new = [text for text in dict.fromkeys(texts) if text not in self.conditions]
         if new:
-            self.message |= zip(new, (states.cpu() for states in self.read(new)), strict=True)
-        return [self.message[text].to(self.device) for text in texts]
+            self.conditions |= zip(new, (states.cpu() for states in self.read(new)), strict=True)
+        return [self.conditions[text].to(self.device) for text in texts]
 
     def before_training(self, texts: Sequence[str]) -> None:
         """Read all the captions that `condition` will be asked for; then the language model goes, and all else."""
@@ -171,11 +171,11 @@ class OmniGen2:
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """All questions at once, whatever their lengths, in Qwen2.5-VL's own chat format."""
         self.parts.only("language model")
-        return qwen_vl.answer(self.parts["language model"], self.chat, self.eyes, questions)
+        return qwen_vl.answer(self.parts["language model"], self.chat, self.image_input, questions)
 
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
         """Pixels of the image as it was resized for the model."""
-        return self.eyes.box_format(size)
+        return self.image_input.box_format(size)
 
 
 def make_recipe(options: Options, configs: Configs) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,11 @@ class Chat:
         turn = [self.special[START], *said]
         return [*(turn if room is None else turn[: max(room - len(end), 1)]), *end]
 
-    def question(self, text: str, cells: int, aloud: bool = False) -> list[int]:
+    def question(self, text: str, cells: int, reason: bool = False) -> list[int]:
         """A question about an image of so many vision tokens (0: about none), the answer to be given next."""
         shown = [self.special["<|vision_start|>"], *[self.special[IMAGE]] * cells, self.special["<|vision_end|>"]]
         asked = self.turn("user", [*shown, *self.ids(text)]) if cells else self.turn("user", text)
-        system = self.turn("system", SYSTEM + REASON_FIRST * aloud)
+        system = self.turn("system", SYSTEM + REASON_FIRST * reason)
         return [*system, *asked, *self.turn("assistant", "", closed=False)]
 
     @property
@@ -88,7 +88,7 @@ class Chat:
 def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: torch.dtype) -> Any:
     """Load the model in evaluation mode and without gradients. Sampling options that its checkpoint carries are
     dropped: a question says itself how it is to be answered."""
-    names = {name: official_name(name) for name in language_state(config)}
+    names = {name: stored_name(name, stored.where) for name in language_state(config)}
     tensors = stored.tensors(name for name in names.values() if name in stored.where)
     loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         None,
@@ -128,13 +128,17 @@ def language_state(config: Qwen2_5_VLConfig) -> dict[str, Tensor]:
     return {name: each for name, each in state.items() if name != "lm_head.weight" or not config.tie_word_embeddings}
 
 
+def stored_name(name: str, there: Container[str]) -> str:
+    """Return the name that a tensor has among those that are `there`: transformers' own, or the one of 4.51."""
+    return name if name in there else official_name(name)
+
+
 def stored_shapes(config: Qwen2_5_VLConfig, there: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """Stored name -> shape of every tensor. Some savers write the copy of a tied head too: wanted if it is `there`."""
-    wanted: dict[str, Sequence[int]] = {
-        official_name(name): tensor.shape for name, tensor in language_state(config).items()
-    }
+    state = language_state(config)
+    wanted: dict[str, Sequence[int]] = {stored_name(name, there): tensor.shape for name, tensor in state.items()}
     if config.tie_word_embeddings and "lm_head.weight" in there:
-        wanted["lm_head.weight"] = wanted["model.embed_tokens.weight"]
+        wanted["lm_head.weight"] = state["model.language_model.embed_tokens.weight"].shape
     return wanted
 
 
@@ -142,13 +146,13 @@ def stored_shapes(config: Qwen2_5_VLConfig, there: Mapping[str, Sequence[int]]) 
 
 
 @frozen
-class Eyes:
+class ImageInput:
     """How images become patches: transformers' processor with its limits."""
 
     processor: Qwen2VLImageProcessorPil
 
     @classmethod
-    def within(cls, fewest: int, most: int) -> Eyes:
+    def within(cls, fewest: int, most: int) -> ImageInput:
         """The published settings, with these limits to an image's pixels."""
         return cls(Qwen2VLImageProcessorPil(size={"shortest_edge": fewest, "longest_edge": most}))
 
@@ -181,11 +185,11 @@ class Eyes:
 # ---- answering -------------------------------------------------------------------------------------------------------
 
 
-def answer(model: Any, chat: Chat, eyes: Eyes, questions: Sequence[Question]) -> list[str]:
+def answer(model: Any, chat: Chat, image_input: ImageInput, questions: Sequence[Question]) -> list[str]:
     """All questions at once, whatever their lengths."""
-    patches, grids = eyes.patches([open_rgb(question.image, question.crop) for question in questions])
+    patches, grids = image_input.patches([open_rgb(question.image, question.crop) for question in questions])
     rows = [
-        chat.question(question.text, eyes.cells(grid), question.think)
+        chat.question(question.text, image_input.cells(grid), question.think)
         for question, grid in zip(questions, grids, strict=True)
     ]
     replies = [Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
@@ -199,7 +203,7 @@ def ask(
     """Return questions side by side, padded on the left, as arguments of the model.
 
     rows    ids of each question
-    images  `Eyes.patches` of all that have one, in order"""
+    images  `ImageInput.patches` of all that have one, in order"""
     longest, pad = max(map(len, rows)), chat.special[PAD]
     ids = torch.tensor([[pad] * (longest - len(row)) + [*row] for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])

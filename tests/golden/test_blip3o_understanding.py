@@ -8,7 +8,7 @@ from blip3o_goldens import close, image, model, need, read_json, tensors
 from torch import Tensor
 
 from srum_core.models.generation import Reply
-from srum_core.models.qwen_vl import Eyes, ask, speak
+from srum_core.models.qwen_vl import ImageInput, ask, speak
 
 pytestmark = pytest.mark.golden
 
@@ -22,13 +22,13 @@ def stored() -> dict[str, Tensor]:
 def asked(stored: dict[str, Tensor], *kinds: str) -> dict[str, Tensor]:
     """The set's questions, about the image or about nothing, side by side."""
     rows = [stored[f"{kind}.input_ids"][0].tolist() for kind in kinds]
-    images = model().eyes.patches([image("understand_0").convert("RGB")]) if "image" in kinds else None
+    images = model().image_input.patches([image("understand_0").convert("RGB")]) if "image" in kinds else None
     return ask(model().words, rows, images, model().device)
 
 
 def test_the_question_is_framed(stored: dict[str, Tensor]) -> None:
     message = read_json("understanding.json")["prompt_text"].split("<|vision_end|>")[1].split("<|im_end|>")[0]
-    ids = model().words.question(message, model().eyes.cells(stored["image.image_grid_thw"][0]))
+    ids = model().words.question(message, model().image_input.cells(stored["image.image_grid_thw"][0]))
     assert ids == stored["image.input_ids"][0].tolist()
     text = model().words.tokenizer.decode(stored["text.input_ids"][0].tolist())
     plain = text.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
@@ -40,15 +40,15 @@ def test_sizes_follow_the_table() -> None:
     table = read_json("understanding.json")["smart_resize"]
     assert table
     for row in table:
-        seen = Eyes.within(row["min_pixels"], row["max_pixels"]).seen((row["width"], row["height"]))
+        seen = ImageInput.within(row["min_pixels"], row["max_pixels"]).seen((row["width"], row["height"]))
         assert seen == (row["resized_width"], row["resized_height"]), row
 
 
 def test_patches(stored: dict[str, Tensor]) -> None:
-    patches, grid = model().eyes.patches([image("understand_0").convert("RGB")])
+    patches, grid = model().image_input.patches([image("understand_0").convert("RGB")])
     assert torch.equal(grid, stored["image.image_grid_thw"])
     close(patches, stored["image.pixel_values"], "pixel_values")
-    width, height = model().eyes.seen(image("understand_0").size)
+    width, height = model().image_input.seen(image("understand_0").size)
     assert (height, width) == tuple(14 * int(n) for n in grid[0, 1:])
 
 

@@ -35,12 +35,12 @@ def asked(stored: dict[str, Tensor], *kinds: str) -> dict[str, Tensor]:
     """The set's questions, about the image or about nothing, side by side."""
     rows = [stored[f"{kind}.input_ids"][0].tolist() for kind in kinds]
     count = sum(kind in SEEN for kind in kinds)
-    images = model().eyes.patches([image("understand.png")] * count) if count else None
+    images = model().image_input.patches([image("understand.png")] * count) if count else None
     return ask(model().chat, rows, images, model().device)
 
 
 def test_the_question_is_framed(stored: dict[str, Tensor], about: dict) -> None:
-    cells = model().eyes.cells(stored["image_grid_thw"][0])
+    cells = model().image_input.cells(stored["image_grid_thw"][0])
     assert model().chat.question(about["question"], cells) == stored["native.input_ids"][0].tolist()
     assert model().chat.question(about["text_only_question"], 0) == stored["text.input_ids"][0].tolist()
     assert user_text(about["native_text"]) == about["question"]
@@ -57,11 +57,11 @@ def test_special_tokens_are_known_by_name() -> None:
 
 
 def test_patches(stored: dict[str, Tensor], about: dict) -> None:
-    patches, grid = model().eyes.patches([image("understand.png")])
+    patches, grid = model().image_input.patches([image("understand.png")])
     assert torch.equal(grid, stored["image_grid_thw"])
     close(patches, stored["pixel_values"], "pixel_values")
     side = about["image_processor"]["patch_size"]
-    assert model().eyes.seen(image("understand.png").size) == (side * int(grid[0, 2]), side * int(grid[0, 1]))
+    assert model().image_input.seen(image("understand.png").size) == (side * int(grid[0, 2]), side * int(grid[0, 1]))
     settings = json.loads((folder() / "checkpoint" / "processor" / "preprocessor_config.json").read_text())
     assert settings == about["image_processor"]
 
