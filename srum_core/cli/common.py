@@ -83,7 +83,7 @@ def add_model_settings(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--adapter", metavar="NAME", help="name of an installed adapter, or an import path module:Class")
     add("--preset", action="append", default=[], help="a named set of settings of the adapter; may be repeated")
-    add("--checkpoint", help="short for adapter.checkpoint=...: a model directory, or a hub id")
+    add("--checkpoint", help="short for adapter.checkpoint=...: a model directory, a hub id, or LoRA weights")
     add("--config", type=Path, help="a TOML file with settings; a run's run.toml repeats that run")
 
 
