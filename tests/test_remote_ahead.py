@@ -62,6 +62,7 @@ def lines(out: str, folder: str) -> list[str]:
     return Path(out, "round-1", folder, "part-0.jsonl").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_images_are_judged_while_others_are_generated(
     images: Server, judge: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from srum_core.runs.run import Run
 from srum_core.stages.order import perform
 from srum_remote import generator, wire
 
+pytestmark = pytest.mark.slow
 RELOADING = """
 import json
 from urllib.request import ProxyHandler, Request, build_opener
