@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from srum_core.training.lora import make_optimizer, tune
 from srum_omnigen2.model import OmniGen2
 from srum_omnigen2.options import Options, Sampling
 from srum_omnigen2.sampling import training_shift
-from srum_omnigen2.text_encoder import prompt_ids
+from srum_omnigen2.text_encoder import READ_AT_ONCE, prompt_ids
 
 WORDS = ["a boat", "three lamps on a long table, seen from above"]
 
@@ -84,6 +85,20 @@ def test_t11_a_long_prompt_is_cut_and_its_frame_is_not(model: OmniGen2) -> None:
     assert long[-tail] == model.chat.special[END]
     assert long[:20] == short[:20]
     assert build(text_tokens=60).condition(["word " * 500])[0].shape[0] == 60
+
+
+def test_t12_a_text_may_be_longer_than_the_references_table_of_positions(model: OmniGen2) -> None:
+    (states,) = model.condition(["word " * 200])
+    longest = json.loads((CHECKPOINT / "transformer" / "config.json").read_text())["axes_lens"][1]
+    assert len(states) > longest
+    assert model.denoiser(noisy(model, (3, 4)), torch.tensor([0.5]), [states])[0].isfinite().all()
+
+
+def test_many_texts_are_read_as_if_alone(model: OmniGen2) -> None:
+    texts = [" ".join(["boat"] * count) for count in range(READ_AT_ONCE + 2)]
+    together = model.read(texts)
+    for number in (0, READ_AT_ONCE - 1, READ_AT_ONCE + 1):
+        assert off(together[number], model.read([texts[number]])[0]) <= 1e-5
 
 
 def test_no_assistant_turn_follows(model: OmniGen2) -> None:
