@@ -17,13 +17,14 @@ from torch import Tensor
 
 from srum_core.cli.main import main
 from srum_core.config import load_settings
-from srum_core.errors import CheckpointError
+from srum_core.errors import CheckpointError, ConfigError
 from srum_core.flow import flow_step
 from srum_core.models.images import flatten
 from srum_core.models.tensors import unpatchify
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Question
+from srum_core.runs.run import Run
 from srum_core.testing import sample_image
 from srum_showo2.model import ShowO2, training_shift
 from srum_showo2.options import Options
@@ -397,3 +398,12 @@ def test_defaults_are_those_of_the_published_configuration() -> None:
     sampling = Options().sampling
     assert (sampling.steps, sampling.guidance, sampling.shift) == (50, 5.0, 3.0)
     assert (Options().caption_tokens, Options().understanding, Options().control_tokens) == (290, "trained", False)
+
+
+def test_options_that_only_sample_may_differ_between_rounds() -> None:
+    registry = discover()
+    settings = load_settings("showo2", (), None, ["rounds=[['adapter.sampling.guidance=1.5'], []]"], registry)
+    assert Run(Path(), settings, registry).at("generate", 1).settings.adapter.options["drawing"]["guidance"] == 1.5
+    for option in ("size=[64,64]", "train=all", "understanding=script", "caption_tokens=3"):
+        with pytest.raises(ConfigError, match="cannot differ between rounds"):
+            load_settings("showo2", (), None, [f"rounds=[['adapter.{option}'], []]"], registry)

@@ -308,6 +308,8 @@ def test_a_run_that_would_start() -> None:
     ShowO2.preflight(Options(checkpoint=str(CHECKPOINT), device="cpu"))
     with pytest.raises(CheckpointError, match="multiples of 16"):
         ShowO2.preflight(Options(checkpoint=str(CHECKPOINT), device="cpu", size=(70, 80)))
+    with pytest.raises(CheckpointError, match=r"adapter\.vision_size=50"):
+        ShowO2.preflight(Options(checkpoint=str(CHECKPOINT), device="cpu", vision_size=50))
 
 
 def test_a_large_checkpoint_without_accelerator_says_what_is_needed(

@@ -29,7 +29,7 @@ from srum_core.models.weights import (
     refuse_infinite,
 )
 from srum_showo2.autoencoder import Autoencoder, converted
-from srum_showo2.denoiser import Sizes
+from srum_showo2.denoiser import ShowO2Denoiser, Sizes
 from srum_showo2.flow_head import ROPE
 from srum_showo2.options import Options
 
@@ -185,8 +185,6 @@ def read_sizes(
 
 def wanted(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the model."""
-    from srum_showo2.denoiser import ShowO2Denoiser
-
     with torch.device("meta"):
         model = ShowO2Denoiser(sizes, (0, 0))
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

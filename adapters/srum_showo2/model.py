@@ -57,9 +57,7 @@ class ShowO2:
         self.stride = sizes.patch * autoencoder.FACTOR
         side = sizes.side * self.stride
         self.size = image_size(options, side, self.stride)
-        self.vision_size = options.vision_size or side
-        if self.vision_size % self.stride:
-            raise CheckpointError(f"adapter.vision_size={self.vision_size} must be a multiple of {self.stride} pixels.")
+        self.vision_size = vision_size(options, side, self.stride)
         self.recipe = make_recipe(options, tokens=1 + self.grid[0] * self.grid[1])
 
     @property
@@ -80,7 +78,8 @@ class ShowO2:
         found = open_checkpoint(options)
         Words.load(found.language, found.sizes.language.vocab_size, options.caption_tokens)
         stride = found.sizes.patch * Autoencoder.FACTOR
-        image_size(options, found.sizes.side * stride, stride)
+        for check in (image_size, vision_size):
+            check(options, found.sizes.side * stride, stride)
         find_vae(options, found.stored.directory)
 
     # ---- generating --------------------------------------------------------------------------------------------------
@@ -188,6 +187,14 @@ def image_size(options: Options, side: int, stride: int) -> tuple[int, int]:
             f"adapter.size {width}x{height} cannot be drawn: both sides must be multiples of {stride}."
         )
     return width, height
+
+
+def vision_size(options: Options, side: int, stride: int) -> int:
+    """Side of an image that is asked about, likewise."""
+    size = options.vision_size or side
+    if size % stride:
+        raise CheckpointError(f"adapter.vision_size={size} must be a multiple of {stride} pixels.")
+    return size
 
 
 def make_recipe(options: Options, tokens: int) -> Recipe:
