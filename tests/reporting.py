@@ -142,7 +142,7 @@ def _write_evaluation(run: Run, k: int | None) -> None:
         found.append(Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed))
         measured.append(Measured(item.id, item.prompt.id, 0, values))
     records.extend(found)
-    write_list(tabled / "pictures.jsonl", measured)
+    write_list(tabled / "images.jsonl", measured)
     row = Row(ODD, 0.5 + 0.1 * (k is not None), 4, 0.05)
     tables.write(tabled / "table.json", tables.BenchmarkTable("toy", "test", "a model", (row,)))
     (made.folder / "DONE").write_text("4\n")

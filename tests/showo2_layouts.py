@@ -26,7 +26,7 @@ Tensors = dict[str, Tensor]
 
 def build(checkpoint: Path | str = CHECKPOINT, **options: Any) -> ShowO2:
     """A model of few steps."""
-    fixed: dict[str, Any] = {"device": "cpu", "dtype": "float32", "drawing": Sampling(steps=4)}
+    fixed: dict[str, Any] = {"device": "cpu", "dtype": "float32", "sampling": Sampling(steps=4)}
     return ShowO2(Options(checkpoint=str(checkpoint), **{**fixed, **options}))
 
 

@@ -128,7 +128,7 @@ def test_arms_that_train_otherwise_share_everything_before(tmp_path: Path, made:
     shared = ["evaluate (base)", "generate (round 1)", "ground (round 1)", "judge (round 1)"]
     assert made == 2 * ([("shared", stage) for stage in shared] + trained)
     here = tmp_path / "out" / "seed-1"
-    stages = ("round-1/candidates", "round-1/regions", "round-1/judgements", "base/evaluation/pictures")
+    stages = ("round-1/candidates", "round-1/regions", "round-1/judgements", "base/evaluation/images")
     for file in [f"{stage}/part-0.jsonl" for stage in stages]:
         assert inode(here / "sft" / file) == inode(here / "paper" / file) == inode(here / "shared" / file)
     image = next((here / "sft/round-1/candidates/images").iterdir())
@@ -509,7 +509,7 @@ def test_what_is_shared_must_not_fail(tmp_path: Path, capsys: pytest.CaptureFixt
 def greens(folder: Path, seed: int, arm: str, stage: str) -> dict[str, list[float]]:
     """The measure of every image by prompt, as it is written down."""
     found: dict[str, list[float]] = {}
-    path = folder / f"out/seed-{seed}/{arm}/{stage}/evaluation/tables/rules/pictures.jsonl"
+    path = folder / f"out/seed-{seed}/{arm}/{stage}/evaluation/tables/rules/images.jsonl"
     for line in path.read_text().splitlines():
         record = json.loads(line)
         found.setdefault(record["prompt"], []).append(record["values"]["green"])

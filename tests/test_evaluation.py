@@ -152,7 +152,7 @@ def srum(*words: str | Path) -> int:
 
 def made(folder: Path) -> dict[str, bytes]:
     """Everything that must not depend on interruptions."""
-    kept = [*folder.glob("tables/*/*"), *folder.glob("pictures/images/*")]
+    kept = [*folder.glob("tables/*/*"), *folder.glob("images/images/*")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
@@ -166,7 +166,7 @@ def until_killed(act: Callable[[], object], **left: int) -> None:
 def detect(run: Path) -> Path:
     """A detector that sees a dog in every other image."""
     lines = []
-    for number, path in enumerate(sorted(run.glob("pictures/images/*.png"))):
+    for number, path in enumerate(sorted(run.glob("images/images/*.png"))):
         found = [{"label": "dog", "box": [0, 0, 9, 9], "score": 0.9}] * (number % 2)
         lines.append({"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "detections": found})
     file = run / "seen.jsonl"
@@ -211,7 +211,7 @@ def test_refused_images_are_unreadable_and_the_table_names_all_that_answered(dat
     table = tables.read(run / "tables/j/table.json")
     assert table.judge == f"{HERE}:Refuses, answered by m-1, m-2"
     assert table.readable < 1
-    lines = [json.loads(line) for line in (run / "tables/j/pictures.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "tables/j/images.jsonl").read_text().splitlines()]
     refused = [each for each in lines if "The server said 400." in each["unreadable"]]
     assert 0 < len(refused) < COUNT
     assert not any(each["values"].get("score") for each in refused)
@@ -371,7 +371,7 @@ def test_a_policy_changes_the_table_and_asks_nobody(policy: str, run: Path, caps
     LEFT.update(answer=0)
     assert srum("score", run, "--failures", policy) == 0
     table = tables.read(run / "tables/j/table.json")
-    measured = [json.loads(line) for line in (run / "tables/j/pictures.jsonl").read_text().splitlines()]
+    measured = [json.loads(line) for line in (run / "tables/j/images.jsonl").read_text().splitlines()]
     read = [each["values"]["score"] for each in measured if "score" in each["values"]]
     lost = len(measured) - len(read)
     assert 0 < lost < COUNT / 2
@@ -485,7 +485,7 @@ def test_a_judge_that_answers_prose_scores_nothing(
     assert table.coverage == 0
     said = capsys.readouterr().out
     assert "Incomplete: below 99% of what was planned could be scored." in said
-    measured = json.loads((tmp_path / "tables/j/pictures.jsonl").read_text().splitlines()[0])
+    measured = json.loads((tmp_path / "tables/j/images.jsonl").read_text().splitlines()[0])
     assert measured["unreadable"] == ["The answer holds no grade for consistency, realism, aesthetic_quality."]
     asked = [json.loads(line) for line in (tmp_path / "answers/j/part-0.jsonl").read_text().splitlines()]
     assert len(asked) == 3 * COUNT  # each is asked for twice more

@@ -31,7 +31,7 @@ def run(judged: Path, tmp_path: Path) -> Path:
 
 
 def image_of(run: Path) -> Path:
-    return sorted(run.glob("pictures/images/*.png"))[0]
+    return sorted(run.glob("images/images/*.png"))[0]
 
 
 def test_a_missing_image_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,9 +46,9 @@ def test_a_missing_image_gets_its_sentence(run: Path, capsys: pytest.CaptureFixt
 
 
 def test_an_extra_file_between_the_images_gets_its_sentence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run / "pictures/images/.DS_Store").touch()
+    (run / "images/images/.DS_Store").touch()
     assert srum("score", run) == 0
-    extra = run / "pictures/images/mine.png"
+    extra = run / "images/images/mine.png"
     shutil.copy(image_of(run), extra)
     lay_out = ["layout", run, "--target", "compbench-srum", "--to", run / "out"]
     for words in (["judge", run], ["score", run, "--partial"], lay_out):
@@ -67,8 +67,8 @@ def test_a_changed_image_is_not_scored_with_an_old_answer(
     said = capsys.readouterr().err
     assert f"{path} is not the file that candidate {path.stem} was made with" in said
     assert "--redo images" in said
-    lines = (run / "pictures/part-0.jsonl").read_text().splitlines(keepends=True)
-    (run / "pictures/part-0.jsonl").write_text("".join(each for each in lines if path.stem not in each.split(",")[0]))
+    lines = (run / "images/part-0.jsonl").read_text().splitlines(keepends=True)
+    (run / "images/part-0.jsonl").write_text("".join(each for each in lines if path.stem not in each.split(",")[0]))
     assert srum("score", run) == 2
     assert "1 of 20 pictures" in capsys.readouterr().err
     monkeypatch.setattr(
@@ -82,7 +82,7 @@ def test_a_changed_image_is_not_scored_with_an_old_answer(
 
 
 def test_images_of_an_older_version_are_to_be_generated_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = run / "pictures/settings.json"
+    path = run / "images/settings.json"
     path.write_text(path.read_text().replace('"layout": 2,', ""))
     assert srum("score", run) == 2
     assert "layout was '(nothing)' and is now 2" in (said := " ".join(capsys.readouterr().err.split()))

@@ -83,7 +83,7 @@ def test_images_lie_where_the_original_scorer_looks(
     to = tmp_path / "to"
     assert srum("layout", run.folder, "--target", target, "--to", to) == 0
     assert names(to) == expected
-    own = {path.stat().st_ino for path in run.folder.glob("pictures/images/*")}
+    own = {path.stat().st_ino for path in run.folder.glob("images/images/*")}
     images = list(to.rglob("*.png"))
     assert {path.stat().st_ino for path in images} <= own  # hard links
     before = {path: path.stat().st_mtime_ns for path in images}

@@ -71,7 +71,7 @@ def test_the_same_command_twice_gives_the_same_metrics(first: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "there", ["base/evaluation/pictures/part-0.jsonl", "round-1/candidates/part-0.jsonl", "round-1/training/state.pt"]
+    "there", ["base/evaluation/images/part-0.jsonl", "round-1/candidates/part-0.jsonl", "round-1/training/state.pt"]
 )
 def test_killed_and_resumed_gives_the_same(first: Path, tmp_path: Path, there: str) -> None:
     """SIGKILL as soon as a file is there, that is in the middle of a stage or right after its first batch."""

@@ -88,7 +88,7 @@ def test_no_module_needs_posix_to_be_imported() -> None:
 LIGHT_CALLS = (
     "import srum_core.report",
     "import srum_losses, srum_judges.judges; srum_judges.judges.LocalRegions()",
-    "import srum_judges.answerers.remote",
+    "import srum_remote.answerer",
     "import srum_benchmarks; srum_benchmarks.srum_prompts('shapes:test:8'); srum_benchmarks.srum_prompts('starter')",
     "from srum_core.cli.main import main, train_main; main(['plugins'])",
     "main(['new-plugin', 'judge', 'bad name'])",

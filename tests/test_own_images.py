@@ -71,8 +71,8 @@ def test_a_folder_with_captions_beside_the_images(tmp_path: Path, capsys: pytest
     assert "To have them judged and train on them: srum-train --adapter toy:ToyModel" in said
     for words in (
         "5 of 9 were left out",
-        "damaged.png: damaged.png is no picture that can be opened",
-        "other.png: other.png is no picture that can be opened (it is in no known format)",
+        "damaged.png: damaged.png is not a readable image",
+        "other.png: other.png is not a readable image (it is in no known format)",
         "silent.png: it has no caption: silent.txt is not beside it",
         "lost.txt: there is no image lost beside this caption",
         "empty.png: its caption is ' \\n', and should be a text",
@@ -192,7 +192,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     bring("me/photos/large", tmp_path / "two", "--split", "test[:3]")
     assert asked == [("me/photos", "train"), ("me/photos", "large", "test[:3]")]
     log = (tmp_path / "run/import.log").read_text("utf-8")
-    assert "photos, row 3: its picture" in log
+    assert "photos, row 3: its image" in log
     assert "secret.png leads out of" in log
 
 
@@ -230,7 +230,7 @@ def test_a_data_set_that_cannot_be_had(
             "x.jsonl:1: it has no caption, only image, mood; say where the caption is with --caption-field",
         ),
         ("x.jsonl", ["--caption-field", "alt"], "x.jsonl:1: it has no alt, only image, mood"),
-        ("out.jsonl", [], "out.jsonl:1: its picture ../secret.png leads out of"),
+        ("out.jsonl", [], "out.jsonl:1: its image ../secret.png leads out of"),
         ("edit.jsonl", [], "edit.jsonl:1: images are generated from a text alone, so mask would be ignored"),
         ("x.parquet", [], "x.parquet: it has no image, only caption; say where the image is with --image-field"),
         ("x.jsonl", ["generate.candidates=2"], "Add generate.candidates=1, here and for srum-train."),

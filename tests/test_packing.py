@@ -69,4 +69,4 @@ def test_a_number_of_steps_goes_on_over_epochs() -> None:
 
 
 def test_a_batch_is_as_full_as_the_budget_lets_it_be() -> None:
-    assert batching.pack([16, 8, 12, 13, 30, 1], range(6), 24) == [(0, 1), (2,), (3,), (4,), (5,)]
+    assert batching.pack([16, 8, 12, 13, 30, 1], range(6), 24) == [(0,), (1, 2), (3,), (4,), (5,)]

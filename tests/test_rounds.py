@@ -261,8 +261,8 @@ def test_two_rounds_are_two_runs_made_by_hand(whole: Path, tmp_path: Path) -> No
         for image in (run.folder / "round-1/candidates/images").iterdir():
             assert (whole / f"round-{k}/candidates/images" / image.name).read_bytes() == image.read_bytes()
     for k, folder in enumerate((one.folder / "round-1", after.folder / "base"), 1):
-        there = [path.relative_to(folder) for path in (folder / "evaluation/pictures").rglob("*") if path.is_file()]
-        for name in (Path("evaluation/tables/rules/pictures.jsonl"), *there):
+        there = [path.relative_to(folder) for path in (folder / "evaluation/images").rglob("*") if path.is_file()]
+        for name in (Path("evaluation/tables/rules/images.jsonl"), *there):
             ours, theirs = whole / f"round-{k}" / name, folder / name
             assert ours.read_bytes() == theirs.read_bytes(), (k, name)
     counts = [len(list(Run.open(whole).candidates(k))) for k in (1, 2)]

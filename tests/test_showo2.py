@@ -230,10 +230,12 @@ def test_what_each_setting_trains_and_adapts(model: ShowO2) -> None:
 def test_the_shift_of_training_follows_the_size(model: ShowO2) -> None:
     assert model.recipe.schedule.shift == training_shift(26)
     assert build(size=(96, 64)).recipe.schedule.shift == training_shift(25)
-    for preset, tokens in (("default", 730), ("hq-512", 1025), ("hq-1024", 4097)):
+    for preset, shift in (("default", 1.7865), ("hq-512", 1.8779), ("hq-1024", 3.1587)):
         settings = load_settings("showo2", [] if preset == "default" else [preset], None, (), discover())
-        assert settings.train.shift == pytest.approx(training_shift(tokens), abs=1e-4)
-        assert settings.train.method == "full"
+        assert (settings.train.shift, settings.train.method) == (0, "full")  # the recipe's own shift
+        width, height = settings.adapter.options["size"]
+        tokens = (width or 432) * (height or 432) // 256 + 1
+        assert training_shift(tokens) == pytest.approx(shift, abs=1e-4)
 
 
 def test_training_the_head_leaves_every_other_byte_and_every_answer(tmp_path: Path) -> None:
@@ -377,10 +379,10 @@ def test_presets_are_the_published_recipes() -> None:
         found = read(preset)
         assert found["checkpoint"] == "showlab/show-o2-1.5B-HQ"
         assert (tuple(found["size"]), found["caption_tokens"]) == ((side, side), 251)
-        assert found["drawing"] == {"steps": 20, "guidance": 5.0, "shift": 3.0}
-    assert read("7b", "command-lines")["drawing"] == {"steps": 50, "guidance": 7.5, "shift": 3.0}
-    assert read("geneval")["drawing"]["steps"] == 100
-    assert read("dpg")["drawing"]["guidance"] == 10.0
+        assert found["sampling"] == {"steps": 20, "guidance": 5.0, "shift": 3.0}
+    assert read("7b", "command-lines")["sampling"] == {"steps": 50, "guidance": 7.5, "shift": 3.0}
+    assert read("geneval")["sampling"]["steps"] == 100
+    assert read("dpg")["sampling"]["guidance"] == 10.0
 
 
 @pytest.mark.slow
@@ -403,7 +405,7 @@ def test_defaults_are_those_of_the_published_configuration() -> None:
 def test_options_that_only_sample_may_differ_between_rounds() -> None:
     registry = discover()
     settings = load_settings("showo2", (), None, ["rounds=[['adapter.sampling.guidance=1.5'], []]"], registry)
-    assert Run(Path(), settings, registry).at("generate", 1).settings.adapter.options["drawing"]["guidance"] == 1.5
+    assert Run(Path(), settings, registry).at("generate", 1).settings.adapter.options["sampling"]["guidance"] == 1.5
     for option in ("size=[64,64]", "train=all", "understanding=script", "caption_tokens=3"):
         with pytest.raises(ConfigError, match="cannot differ between rounds"):
             load_settings("showo2", (), None, [f"rounds=[['adapter.{option}'], []]"], registry)

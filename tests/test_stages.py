@@ -528,7 +528,7 @@ def test_two_processes_evaluate_as_one_does(tmp_path: Path, prompts: Path, monke
         lists = [sorted(line for path in (each / part).glob("part-*") for line in path.open()) for each in made]
         assert lists[0] == lists[1]
     assert (made[1] / part / "part-1.jsonl").is_file()
-    for name in ("table.json", "pictures.jsonl"):
+    for name in ("table.json", "images.jsonl"):
         one_file, two_file = (each / "tables/test_stages.Grades" / name for each in made)
         assert one_file.read_bytes() == two_file.read_bytes()
     assert {len(each.answers) for each in scored(two, None)} == {1, 2}

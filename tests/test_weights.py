@@ -242,7 +242,7 @@ def test_shards_beside_the_index_and_in_the_hub_s_cache_are_read(sharded: Path, 
 )
 def test_an_index_that_names_no_file_is_refused(sharded: Path, text: str) -> None:
     (sharded / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"index\.json (does not say|names no)"):
+    with pytest.raises(CheckpointError, match=r"index\.json (does not list|names no)"):
         weights.Stored.open(sharded, ["model"], "toy")
 
 

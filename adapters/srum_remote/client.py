@@ -310,7 +310,7 @@ class Client:
             if len(models) != 1:
                 listed = ", ".join(shown(each.name) for each in models[:20]) or "none"
                 raise ConfigError(
-                    f"The server at {where} does not serve exactly one model, so {setting('model')} must say which one "
+                    f"The server at {where} does not serve exactly one model, so {setting('model')} must name the one "
                     f"to ask. It lists: {listed}."
                 )
         served = {where: models[0].name for where, models in lists.items()}

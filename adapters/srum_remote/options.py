@@ -47,7 +47,7 @@ def _check_url(url: str, kind: str) -> None:
     except ValueError:
         whole = False
     if not whole or not url.isprintable():
-        raise ConfigError(f'The {kind} remote cannot use its URL ({where}): it should look like "{URL}".')
+        raise ConfigError(f'The {kind} remote cannot use its URL ({where}): it should have the form "{URL}".')
     if any(each in url for each in "@?#"):  # also where the password itself holds a slash
         raise ConfigError(
             f"The URL of a server ({where}) must not hold a user, a password or a query: it is written into run.toml "

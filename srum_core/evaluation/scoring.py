@@ -73,7 +73,7 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     }
     table = _beside_reference(run, use, tables.make(benchmark, use, pairs, **about), pairs, about)
     folder = table_folder(run, name)
-    write_list(folder / "pictures.jsonl", measured)
+    write_list(folder / "images.jsonl", measured)
     tables.write(folder / "table.json", table)
     return table
 

@@ -78,7 +78,7 @@ def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> lis
     """What is known about the model after a round (None: before any), of all images or of these, in order."""
     made = Evaluation.after(run, round)
     images, said, measured = made.images(), dict[str, list[Answered]](), dict[str, scoring.Measured]()
-    for path in made.folder.glob("tables/*/pictures.jsonl"):
+    for path in made.folder.glob("tables/*/images.jsonl"):
         measured = {each.id: each for each in read_list(path, scoring.Measured)}
     for folder in made.folder.glob("answers/*"):
         for answered in Records(folder, Answered):

@@ -236,7 +236,7 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
         raise Unusable(f"its prompt is {in_words(text)}, and should be a text")
     image = read_image(row["image"], [folder], "image")
     if image is None:
-        raise Unusable("it has no picture")
+        raise Unusable("it has no image")
     reference = read_image(row.get("reference"), [folder], "reference")
     if reference and reference.size != image.size:
         raise Unusable(f"its image is {image.size}, its reference {reference.size}: they must be of one size")
