@@ -64,8 +64,8 @@ def test_a_card_names_base_data_tables_and_settings(run: Run) -> None:
         "model": "toy",
         "rows": [{"name": "green", "value": 0.25, "count": 4}],
     }
-    path = run.stage_folder("evaluate", 1) / "table.json"
-    path.parent.mkdir()
+    path = run.stage_folder("evaluate", 1) / "tables/rules/table.json"
+    path.parent.mkdir(parents=True)
     path.write_text(json.dumps(table), "utf-8")
     options = {**run.settings.adapter.options, "checkpoint": "me/base"}
     run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", options))

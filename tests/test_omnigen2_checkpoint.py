@@ -159,7 +159,7 @@ def test_limits_of_images_are_in_the_older_or_the_newer_form(copy: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("part", "fields", "told"),
+    ("part", "fields", "message"),
     [
         (HEAD, {"axes_dim_rope": [4, 4, 8]}, "is not num_attention_heads"),
         (HEAD, {"num_kv_heads": 3}, "is no multiple of num_kv_heads"),

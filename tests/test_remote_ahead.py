@@ -113,7 +113,7 @@ def test_a_failing_image_server_ends_what_is_judged(images: Server, judge: Serve
 def test_what_the_judge_says_ends_the_run(images: Server, judge: Server, capsys: pytest.CaptureFixture[str]) -> None:
     judge.act = lambda handler: handler.reply(401, "who are you?")
     assert trained(images, judge) == 2
-    assert "said 401" in capsys.readouterr().err
+    assert "returned 401" in capsys.readouterr().err
     assert len(lines("run", "candidates")) == 3
 
 

@@ -351,7 +351,7 @@ TOLD: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "told"), TOLD)
+@pytest.mark.parametrize(("typed", "message"), TOLD)
 def test_settings_that_cannot_work_are_told(typed: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_main([*SHAPES, typed]) in (1, 2)
     assert message in capsys.readouterr().err

@@ -103,7 +103,7 @@ def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
         rounds = min(step.round or 1 for step in todo) - 1
         while rounds and not run.done("train", rounds):
             rounds -= 1
-        yield "adapter", run.model_kind, run.trained(rounds)[0] if rounds or s.start else s.adapter
+        yield "adapter", run.model_kind, run.trained(rounds)[0]
     # A server has what a later round needs only once the round before is trained: that is seen when it begins.
     if run.generated_by is not None and not s.start and Step("generate", 1) in todo:
         yield "generator", "generator", run.generated_by
