@@ -230,10 +230,10 @@ def saying(data: Any) -> Act:
 
 WHOLE = in_base64(Image.new("RGB", (64, 64), "red"))
 FAULTS: list[tuple[Act, str]] = [
-    (with_status(500, "out of memory"), "said 500.*out of memory"),
-    (with_status(429, "slow down"), "said 429.*Lower the generator's option concurrency"),
-    (with_status(401, "who"), "said 401.*key_env"),
-    (with_status(404, "no"), r"said 404.*usually ends in"),
+    (with_status(500, "out of memory"), "returned 500.*out of memory"),
+    (with_status(429, "slow down"), "returned 429.*Lower the generator's option concurrency"),
+    (with_status(401, "who"), "returned 401.*key_env"),
+    (with_status(404, "no"), r"returned 404.*usually ends in"),
     (lambda handler: handler.reply(200, "<html>"), "not JSON"),
     (lambda handler: handler.reply(200, "[]"), "JSON that is no generated image"),
     (lambda handler: handler.reply(200, '{"data": []}'), "JSON that is no generated image"),

@@ -91,7 +91,7 @@ def check_size(size: tuple[int, int], factor: int) -> None:
     width, height = size
     if min(size) < 0 or width % factor or height % factor:
         raise CheckpointError(
-            f"adapter.size {width}x{height} cannot be drawn: both sides must be multiples of {factor}."
+            f"adapter.size {width}x{height} cannot be generated: both sides must be multiples of {factor}."
         )
 
 
