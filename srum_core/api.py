@@ -21,7 +21,7 @@ from rich.jupyter import JupyterMixin
 from srum_core import config, plugins
 from srum_core.errors import CheckpointError, ConfigError, PluginError, RecordError, TrainingError, refuse, who_ended
 from srum_core.evaluation import plan, tables
-from srum_core.evaluation.run import NOBODY, Evaluation
+from srum_core.evaluation.run import NO_JUDGE, Evaluation
 from srum_core.evaluation.stage import compare, perform, read_table
 from srum_core.files import lock
 from srum_core.models.images import open_image
@@ -268,7 +268,7 @@ def evaluate(
         preflight.refuse(plan.problems(run, judge=judge))
         with log_file(run.folder):
             run.begin()
-            made = perform(run, *(plan.chosen_judge(run, judge, None) if plan.asks(run) else (NOBODY, None)))
+            made = perform(run, *(plan.chosen_judge(run, judge, None) if plan.asks(run) else (NO_JUDGE, None)))
     assert made is not None, "no other process has a part in it"
     return Table({"value": made.by_name()}, Group(tables.show(made), *tables.remarks(made)))
 

@@ -279,8 +279,8 @@ def test_an_evaluation_gives_the_numbers_of_the_command(tmp_path: Path, run: Run
     assert "coverage 100.0%: 3 of 3" in str(trained)
 
 
-def test_a_benchmark_that_asks_needs_somebody_who_answers(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Say who answers"):
+def test_a_benchmark_with_questions_needs_a_judge(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Name a judge"):
         evaluate("toy:ToyModel", benchmark="toy:AskingBenchmark", out=tmp_path)
     assert not list(tmp_path.glob("[!.]*"))
     table = evaluate("toy:ToyModel", benchmark="toy:AskingBenchmark", judge="self", out=tmp_path)

@@ -99,8 +99,8 @@ def test_files_that_cannot_be_read_or_do_not_fit_together_are_told(
 @each_row(
     "arguments, sentence",
     [
-        (("nowhere",), "nowhere is no folder here, no git address"),
-        ((".",), "holds no prompt file of a benchmark that is known here (compbench, geneval"),
+        (("nowhere",), "nowhere is not a folder, not a git address"),
+        ((".",), "holds no prompt file of a known benchmark (compbench, geneval"),
         ((".", "--benchmark", "shapes"), 'The benchmark "shapes" reads no prompts from a folder'),
         ((".", "--benchmark", "wice"), "wise"),
     ],
@@ -160,23 +160,23 @@ def test_a_repository_that_is_known_is_got_as_it_was_looked_at(
     monkeypatch.chdir(tmp_path)
     code, text = message(capsys, repository)
     assert code == 2
-    assert f"{repository} has no state af4902f" in text  # this one is not the real one
+    assert f"{repository} has no revision af4902f" in text  # this one is not the real one
     assert not (tmp_path / "checkouts" / "geneval").exists()
 
 
-def test_what_cannot_be_got_is_told(
+def test_what_cannot_be_downloaded_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, text = message(capsys, (tmp_path / "none").as_uri())
-    assert (code, "cannot be cloned" in text, "Is there a network" in text) == (2, True, True)
+    assert (code, "cannot be cloned" in text, "Check the network" in text) == (2, True, True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, text = message(capsys, "somebody/prompts")
     assert code == 2
-    assert "no data set that could be got from the Hugging Face hub" in text
-    assert "Or get the files in another way, and name the folder." in text
+    assert "not a data set that could be downloaded from the Hugging Face hub" in text
+    assert "or download the files in another way and name the folder." in text
     monkeypatch.setenv("PATH", "")
-    assert "there is no git on this machine" in message(capsys, "https://localhost/x/y.git")[1]
+    assert "git is not installed" in message(capsys, "https://localhost/x/y.git")[1]
     assert not list(tmp_path.rglob("*.json"))
 
 

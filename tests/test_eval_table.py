@@ -138,15 +138,15 @@ def test_ours_stand_below_with_intervals_and_what_must_be_known(
     assert body[0] == "| model | Entity [1] | Idiom | Scientific | Textual | Overall [2] |"
     assert body[-1].endswith(" |  | 41.23 [30.00, 52.50] |  |  | 44.00 |")
     assert "3. judge: remote (qwen)" in lines
-    assert "4. coverage 100.0%: 40 of 40 pictures" in lines
+    assert "4. coverage 100.0%: 40 of 40 images" in lines
 
 
 def test_an_incomplete_one_says_so_and_self_judging_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path, attrs.evolve(IDIOM, images=39, self_judged=True))
     assert main(["eval", "table", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "Incomplete: below 99%" in said
-    assert "The model judged its own pictures" in said
+    assert "Incomplete: less than 99%" in said
+    assert "The model judged its own images" in said
 
 
 def test_benchmarks_and_splits_have_tables_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,10 +215,10 @@ def test_folders_without_a_table_say_what_to_do(tmp_path: Path, capsys: pytest.C
     assert "is neither an evaluation nor a training run" in capsys.readouterr().err
     (tmp_path / "run.toml").write_text("")
     assert main(["eval", "table", str(tmp_path)]) == 2
-    assert "has no table yet. Make one with srum eval score" in capsys.readouterr().err
+    assert "has no table yet. Write one with srum eval score" in capsys.readouterr().err
     (tmp_path / "table.json").write_text(json.dumps({"rows": 3}))
     assert main(["eval", "table", str(tmp_path / "table.json")]) == 2
-    assert "is no table of a benchmark" in capsys.readouterr().err
+    assert "is not a table of a benchmark" in capsys.readouterr().err
 
 
 def test_a_benchmark_that_is_not_installed_is_shown_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,8 +42,8 @@ def called(what: str) -> None:
         raise Killed
 
 
-class Draws:
-    """Draws one colour, and can do nothing else."""
+class Generates:
+    """Generates one colour, and cannot answer."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
         called("draw")
@@ -51,7 +51,7 @@ class Draws:
         return [Sample(Image.new("RGB", (32, 32), tuple(colour))) for colour in colours]
 
 
-class Overflows(Draws):
+class Overflows(Generates):
     """The first of every batch is black, because what it was made from is not finite."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
@@ -59,7 +59,7 @@ class Overflows(Draws):
         return [bad, *super().generate(prompts, seeds)[1:]]
 
 
-class DrawsAndAnswers(Draws):
+class GeneratesAndAnswers(Generates):
     def answer(self, questions: Sequence[Question]) -> Sequence[str]:
         return Judges().answer(questions)
 
@@ -142,7 +142,7 @@ def use(name: str, data: Path, **options: Any) -> str:
 
 
 def model(benchmark: str, out: Path, *more: str, limit: int = COUNT) -> list[str]:
-    named = ["--adapter", f"{HERE}:Draws", "--benchmark", benchmark]
+    named = ["--adapter", f"{HERE}:Generates", "--benchmark", benchmark]
     return [*named, "--out", str(out), f"evaluate.limit={limit}", "evaluate.batch=4", *more]
 
 
@@ -201,7 +201,7 @@ def test_killed_anywhere_and_resumed_the_tables_are_the_same(
     assert all(row.low is not None and row.low <= row.value <= row.high for row in table.rows if row.name != "readable")  # type: ignore[operator]
     said = capsys.readouterr().out
     assert "coverage" in said
-    assert "Incomplete: below 99%" in said
+    assert "Incomplete: less than 99%" in said
     assert ("own rubric" in said) == (name != "geneval")
 
 
@@ -227,7 +227,7 @@ class RefusesAll(Judges):
         return Answer(refused="The server said 400.")
 
 
-def test_images_that_are_all_refused_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_are_all_refused_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert srum("run", *model("toy:AskingBenchmark", tmp_path, "--judge", f"{HERE}:RefusesAll")) == 2
     assert "None of the 3 images" in (said := capsys.readouterr().err)
     assert "The server said 400." in said
@@ -239,10 +239,10 @@ def test_an_image_that_is_a_failure_has_no_score_and_counts_against_coverage(
 ) -> None:
     judge = [] if name == "shapes" else ["--judge", f"{HERE}:Judges", "--as", "rules"]
     words = model(use(name, data), tmp_path, *judge, limit=8)
-    assert srum("run", *(f"{HERE}:Overflows" if word == f"{HERE}:Draws" else word for word in words)) == 0
+    assert srum("run", *(f"{HERE}:Overflows" if word == f"{HERE}:Generates" else word for word in words)) == 0
     table = tables.read(tmp_path / "tables/rules/table.json")
     assert (table.images, table.planned) == (6, 8)
-    assert "6 of 8 pictures" in capsys.readouterr().out
+    assert "6 of 8 images" in capsys.readouterr().out
     run = Evaluation.open(tmp_path)
     failed = {each.id for each in run.images() if each.failure}
     assert len(failed) == 2
@@ -251,8 +251,10 @@ def test_an_image_that_is_a_failure_has_no_score_and_counts_against_coverage(
     assert not failed & {each["image"] for each in answered}
 
 
-def test_images_that_are_all_failures_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = (f"{HERE}:Overflows" if word == f"{HERE}:Draws" else word for word in model("shapes", tmp_path, limit=1))
+def test_images_that_are_all_failures_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (
+        f"{HERE}:Overflows" if word == f"{HERE}:Generates" else word for word in model("shapes", tmp_path, limit=1)
+    )
     assert srum("run", *words) == 2
     assert "None of the 1 images" in (said := capsys.readouterr().err)
     assert "not finite" in said
@@ -267,7 +269,7 @@ def test_shapes_needs_no_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert tables.read(tmp_path / "parts/tables/rules/table.json").judge == ""
     assert "Only the first 20 prompts: a trial, not a result." in capsys.readouterr().out
     assert srum("judge", tmp_path / "parts", "--judge", "self") == 2
-    assert "shapes asks nobody about its pictures" in capsys.readouterr().err
+    assert "shapes needs no judge" in capsys.readouterr().err
 
 
 def test_geneval_is_scored_from_detections(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,7 +278,7 @@ def test_geneval_is_scored_from_detections(data: Path, tmp_path: Path, capsys: p
     until_killed(lambda: srum("generate", *words), draw=3)
     assert srum("generate", *words) == 0
     assert srum("score", run) == 2
-    assert "Nobody has judged the pictures" in capsys.readouterr().err
+    assert "are not judged yet" in capsys.readouterr().err
     file = detect(run)
     assert srum("score", run, f"benchmark.detections={file}") == 0
     first = made(run)
@@ -291,7 +293,7 @@ def test_geneval_is_scored_from_detections(data: Path, tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("name", ["shapes", "compbench", "geneval", "wise", "reasonbench"])
 def test_killed_for_good_and_resumed(name: str, data: Path, tmp_path: Path) -> None:
-    """With SIGKILL, in processes of their own: while it draws, and while it is judged."""
+    """With SIGKILL, in separate processes: while it generates, and while it is judged."""
     judge = [] if name == "shapes" else ["--judge", f"{HERE}:Judges", "--as", "j"]
     words = [*model(use(name, data), tmp_path / "run"), *judge]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
@@ -343,10 +345,10 @@ def run(judged: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(judged, tmp_path / "run"))
 
 
-def test_the_same_again_asks_nobody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_again_asks_no_judge(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = made(run)
     LEFT.update(draw=0, answer=0)
-    monkeypatch.setattr(answers, "who_answers", lambda *_: pytest.fail("a judge is loaded that nobody asks"))
+    monkeypatch.setattr(answers, "who_answers", lambda *_: pytest.fail("a judge is loaded without a question"))
     assert srum("judge", run) == 0
     assert srum("score", run) == 0
     assert made(run) == before
@@ -367,7 +369,9 @@ def test_what_is_answered_is_not_asked_along_with_what_follows(run: Path, monkey
 
 
 @pytest.mark.parametrize("policy", ["reference", "zero", "exclude"])
-def test_a_policy_changes_the_table_and_asks_nobody(policy: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_changes_the_table_and_asks_no_judge(
+    policy: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     LEFT.update(answer=0)
     assert srum("score", run, "--failures", policy) == 0
     table = tables.read(run / "tables/j/table.json")
@@ -406,7 +410,7 @@ def test_what_a_new_parser_cannot_read_may_be_asked_again(
     monkeypatch.setattr(scoring, "read", lambda text: (None, "no"))
     assert srum("score", run) == 0
     known = len((run / "answers/j/part-0.jsonl").read_text().splitlines())
-    assert "unreadable answers may be asked for again: run srum eval judge" in capsys.readouterr().out
+    assert "unreadable answers have retries left: run srum eval judge" in capsys.readouterr().out
     assert srum("judge", run) == 0
     assert len((run / "answers/j/part-0.jsonl").read_text().splitlines()) == 3 * COUNT > known
     assert srum("score", run) == 0
@@ -417,20 +421,27 @@ def test_other_words_are_asked_about_anew(run: Path, tmp_path: Path, capsys: pyt
     template = tmp_path / "mine.txt"
     template.write_text('How well does it show {prompt}? Say {"score": N}.\n')
     assert srum("score", run, f"benchmark.template={template}") == 2
-    assert "Somebody has still to be asked about 20 of 20 pictures" in capsys.readouterr().err
+    assert "20 of 20 images" in capsys.readouterr().err
     assert srum("judge", run, f"benchmark.template={template}") == 0
     assert srum("score", run) == 0
     assert "rubric mine.txt" in capsys.readouterr().out
 
 
 def test_a_model_that_judges_itself_is_labelled(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--adapter", f"{HERE}:DrawsAndAnswers", "--benchmark", use("wise", data), "--out", str(tmp_path / "run")]
+    words = [
+        "--adapter",
+        f"{HERE}:GeneratesAndAnswers",
+        "--benchmark",
+        use("wise", data),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert srum("run", *words, "evaluate.limit=3", "--judge", "self") == 0
     table = tables.read(tmp_path / "run/tables/self/table.json")
     assert (table.self_judged, table.judge) == (True, "self")
-    assert "The model judged its own pictures" in capsys.readouterr().out
+    assert "The model judged its own images" in capsys.readouterr().out
     assert srum("run", *model(use("wise", data), tmp_path / "other"), "--judge", "self") == 2
-    assert "only draws, so it cannot judge its own pictures" in capsys.readouterr().err
+    assert "only generates, so it cannot judge its own images" in capsys.readouterr().err
 
 
 def test_two_judges_of_the_same_images_are_kept_apart(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -449,7 +460,7 @@ def test_two_judges_of_the_same_images_are_kept_apart(run: Path, capsys: pytest.
 def test_the_same_judge_is_not_asked_twice(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LEFT.update(answer=0)
     assert srum("judge", run, "--judge", f"{HERE}:Judges", "--as", "second") == 2
-    assert f"{run / 'answers/j'} holds answers of this very judge" in capsys.readouterr().err
+    assert f"{run / 'answers/j'} holds answers of the same judge" in capsys.readouterr().err
     assert not (run / "answers/second").exists()
     assert srum("judge", run, "--judge", f"{HERE}:Judges", "--as", "j") == 0  # that is to go on
 
@@ -484,7 +495,7 @@ def test_a_judge_that_answers_prose_scores_nothing(
     assert [row.name for row in table.rows] == ["readable"]
     assert table.coverage == 0
     said = capsys.readouterr().out
-    assert "Incomplete: below 99% of what was planned could be scored." in said
+    assert "Incomplete: less than 99% of the planned images could be scored." in said
     measured = json.loads((tmp_path / "tables/j/images.jsonl").read_text().splitlines()[0])
     assert measured["unreadable"] == ["The answer holds no grade for consistency, realism, aesthetic_quality."]
     asked = [json.loads(line) for line in (tmp_path / "answers/j/part-0.jsonl").read_text().splitlines()]
@@ -493,15 +504,15 @@ def test_a_judge_that_answers_prose_scores_nothing(
     assert len((tmp_path / "answers/j/part-0.jsonl").read_text().splitlines()) == 4 * COUNT
 
 
-def test_nobody_to_judge_is_told_before_anything_is_generated(
+def test_a_missing_judge_is_reported_before_anything_is_generated(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     words = model(use("wise", data), tmp_path / "run")
     assert srum("run", *words) == 2
-    assert "The benchmark wise asks about its pictures. Say who answers: --judge" in capsys.readouterr().err
+    assert "The benchmark wise asks about its images. Name a judge: --judge" in capsys.readouterr().err
     assert srum("run", *words, "--judge", "remote") == 2
-    assert "does not know whom to ask" in capsys.readouterr().err
+    assert "has no server" in capsys.readouterr().err
     assert srum("run", *words, "--judge", "remotely") == 2
     assert 'Did you mean "remote"?' in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png"))
@@ -513,14 +524,14 @@ def test_nobody_to_judge_is_told_before_anything_is_generated(
 def test_black_borders_can_be_cut_off_as_in_the_reference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def generate(self: Draws, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
+    def generate(self: Generates, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Sample]:
         """A square in a black border, and every other image all black."""
         generated = [Image.new("RGB", (32, 32)) for _ in prompts]
         for image in generated[::2]:
             image.paste((255, 0, 1), (4, 6, 30, 31))
         return [Sample(image) for image in generated]
 
-    monkeypatch.setattr(Draws, "generate", generate)
+    monkeypatch.setattr(Generates, "generate", generate)
     sizes = {}
     for name in ("none", "reference"):
         run = tmp_path / name

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rows import each_row
-from test_evaluation import Draws, evaluated, made, made_up, model, srum, until_killed, use
+from test_evaluation import Generates, evaluated, made, made_up, model, srum, until_killed, use
 
 from srum_core.records import Sample
 
@@ -53,7 +53,7 @@ def test_an_extra_file_between_the_images_gets_its_sentence(run: Path, capsys: p
     lay_out = ["layout", run, "--target", "compbench-srum", "--to", run / "out"]
     for words in (["judge", run], ["score", run, "--partial"], lay_out):
         assert srum(*words) == 2
-        assert f"{extra} is no picture of this evaluation" in capsys.readouterr().err
+        assert f"{extra} is not an image of this evaluation" in capsys.readouterr().err
     extra.rename(extra.with_name(f"{image_of(run).name}.bak"))
     assert srum("score", run) == 2
 
@@ -70,15 +70,15 @@ def test_a_changed_image_is_not_scored_with_an_old_answer(
     lines = (run / "images/part-0.jsonl").read_text().splitlines(keepends=True)
     (run / "images/part-0.jsonl").write_text("".join(each for each in lines if path.stem not in each.split(",")[0]))
     assert srum("score", run) == 2
-    assert "1 of 20 pictures" in capsys.readouterr().err
+    assert "1 of 20 images" in capsys.readouterr().err
     monkeypatch.setattr(
-        Draws, "generate", lambda self, prompts, seeds: [Sample(Image.new("RGB", (9, 9), "red"))] * len(prompts)
+        Generates, "generate", lambda self, prompts, seeds: [Sample(Image.new("RGB", (9, 9), "red"))] * len(prompts)
     )
     assert srum("generate", "--config", run / "run.toml", "--out", run) == 0
     assert srum("score", run) == 2  # it is another image, whatever its name is
-    assert "Somebody has still to be asked about 1 of 20 pictures" in capsys.readouterr().err
+    assert "1 of 20 images" in capsys.readouterr().err
     assert srum("score", run, "--partial") == 0
-    assert "19 of 20 pictures" in capsys.readouterr().out
+    assert "19 of 20 images" in capsys.readouterr().out
 
 
 def test_images_of_an_older_version_are_to_be_generated_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,10 +98,10 @@ def test_half_a_record_gets_its_sentence(run: Path, capsys: pytest.CaptureFixtur
     before = made(run)
     path.write_text("".join([*lines[:-1], lines[-1][:40]]))  # the last line is what a killed writer leaves
     assert srum("score", run) == 0
-    assert "1 unreadable answers may be asked for again" in capsys.readouterr().out  # it was asked for twice
+    assert "1 unreadable answers have retries left" in capsys.readouterr().out  # it was asked for twice
     path.write_text("".join([*lines[:12], lines[12][:40]]))
     assert srum("score", run) == 2
-    assert "Somebody has still to be asked about" in capsys.readouterr().err
+    assert "are not judged yet" in capsys.readouterr().err
     assert srum("judge", run) == 0
     assert srum("score", run) == 0
     assert made(run) == before
@@ -140,7 +140,7 @@ def test_prompts_that_change_in_between_are_noticed(
     path = tmp_path / "data/val_comp.json"
     path.write_text(path.read_text().replace("3d_spatial prompt 0", "something else"))
     assert srum("generate", *words) == 2
-    assert "gives 20 today, which are not the same" in capsys.readouterr().err
+    assert "now gives 20, which are not the same" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused_with_the_way_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,10 +149,10 @@ def test_other_settings_are_refused_with_the_way_out(run: Path, capsys: pytest.C
     assert "seed was 42 and is now 7" in said
     assert "--redo images" in said
     assert srum("score", run, "evaluate.limit=3") == 2
-    assert "evaluate.limit=3 cannot be set once pictures are drawn" in capsys.readouterr().err
+    assert "evaluate.limit=3 cannot be set once images are generated" in capsys.readouterr().err
     assert srum("generate", "--config", run / "run.toml", "--out", run, "seed=7", "--redo", "images") == 0
     assert srum("score", run) == 2
-    assert "Somebody has still to be asked about 20 of 20" in capsys.readouterr().err
+    assert "20 of 20 images" in capsys.readouterr().err
 
 
 @each_row("words", [["score"], ["judge"], ["layout", "--to", "x"]])

@@ -240,7 +240,7 @@ def test_what_cannot_be_looked_with_or_at_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert srum("judge", run) == 2
-    assert "It is meant to be answered by mask2former: --judge mask2former" in capsys.readouterr().err
+    assert "Its judge is mask2former: --judge mask2former" in capsys.readouterr().err
     assert looked(run, clip, clip, "--as", "a") == 2
     assert "is a checkpoint of the kind clip; what is needed is mask2former" in capsys.readouterr().err
     assert looked(run, tmp_path, clip, "--as", "b") == 2

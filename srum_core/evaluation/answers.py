@@ -1,9 +1,9 @@
-"""images -> answers: whoever judges is asked about every image, and what was said is kept as it is.
+"""images -> answers: the judge is asked about every image, and its answers are stored unchanged.
 
-An answer lies under a hash of all that it depends on (the image's bytes, the request, who answered and how), so a
-changed image or question is asked about anew, and answers can be read again by a changed parser without a model.
+An answer is stored under a hash of all that it depends on (the image's bytes, the request, the judge and its options).
+So a changed image or question is asked again, and a changed parser can read stored answers without a model.
 A benchmark's questions are asked like a judge's (`srum_core.stages.interview`): in turns, again where the benchmark
-says that an answer cannot be read, and read again from records by the same lines.
+reports an answer as unreadable, and parsed from records by the same code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SELF = "self"
 
 @define
 class _AsJudge:
-    """A benchmark, as interviews know those who ask. `further` is there only where the benchmark has it."""
+    """A benchmark with the interface of a judge, for interviews. `further` is None where the benchmark has none."""
 
     benchmark: Benchmark
     further: Callable[..., Sequence[Question]] | None = None
@@ -58,7 +58,7 @@ def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
 
 @frozen
 class Answered:
-    """An answer as it was given. `id` is the hash of everything that it depends on."""
+    """An unchanged answer. `id` is the hash of everything that it depends on."""
 
     id: str
     image: str
@@ -67,7 +67,7 @@ class Answered:
     question: Question
     answer: str
     by: str = ""
-    """Who answered in the end, where the judge's options leave that open."""
+    """The model that answered, where the judge's options leave that open."""
     model: str = ""
     """The model that the reply names, where that is known."""
     refused: str = ""
@@ -79,9 +79,9 @@ class Answered:
 
 @define
 class Answers:
-    """What one judge has said in an evaluation, in `answers/NAME`.
+    """The answers of one judge in an evaluation, in `answers/NAME`.
 
-    Raises RecordError for a folder of answers that another judge gave, or that were asked for in another way."""
+    Raises RecordError for a folder with the answers of another judge, or of the same judge with other options."""
 
     run: Evaluation
     name: str
@@ -103,26 +103,26 @@ class Answers:
         self.reload()
 
     def _settings(self) -> dict[str, Any]:
-        """Who answers. How often unreadable answers are asked for again may change from one call to the next."""
+        """The judge and its options. The number of retries may change from one call to the next."""
         if self.judge.use != SELF:
             return {"judge": made_with(self.run.registry, "answerer", self.judge)}
         model = self.run.generation_settings()
         return {"judge": {"use": SELF, "adapter": model["adapter"], "start": model.get("start")}}
 
     def of_the_same(self, other: Answers) -> bool:
-        """Whether somebody with the same options answers; which model a server happens to serve is not asked here."""
+        """Whether the judge has the same options; the model that a server currently serves is not compared here."""
         return self._judge == other._judge
 
     def reload(self) -> None:
-        """Take up what is on disk, also from other processes. Raises RecordError where two have answered."""
+        """Read the answers on disk, also of other processes. Raises RecordError where two models have answered."""
         if len(self.records) == self._count:
             return
         found = list(self.records)
         by = sorted({each.by for each in found})
         if len(by) > 1:
             raise RecordError(
-                f"{self.records.folder} holds answers of several: {', '.join(by)}. Make them again with "
-                f"{redo_option(self.records.folder)}, or keep them apart with --as NAME (srum eval)."
+                f"{self.records.folder} holds answers of several models: {', '.join(by)}. Generate them again with "
+                f"{redo_option(self.records.folder)}, or keep them separate with --as NAME (srum eval)."
             )
         self.by = by[0] if by else self.by
         self._known, self._count = {each.id: each.given() for each in found}, len(found)
@@ -132,7 +132,7 @@ class Answers:
         """The models that replies name."""
         return {each.model for each in self._known.values()} - {""}
 
-    # ---- looking up -------------------------------------------------------------------------------------------------
+    # ---- reading ----------------------------------------------------------------------------------------------------
 
     def key(self, image: Candidate, question: Question) -> str:
         request = {
@@ -147,13 +147,13 @@ class Answers:
         return opened(use.use if use else "", self.benchmark, image)
 
     def recall(self, image: Candidate) -> tuple[Interview, list[Question]]:
-        """The interview about an image as far as answers go, and the questions that wait for one."""
+        """The interview about an image with the stored answers, and the questions without one."""
         interview, s = self.open(image), self.run.settings.evaluate
         known, seed = (lambda each: self._known.get(self.key(image, each))), partial(self.run.derive_seed, "evaluate")
         return interview, recall(interview, known, s.retries, s.temperature, seed)
 
     def ids(self) -> set[str]:
-        """The images about which nothing is left to ask."""
+        """The images whose questions all have an answer."""
         self.reload()
         return {each.id for each in self.run.images() if each.failure or not self.recall(each)[1]}
 
@@ -163,9 +163,9 @@ class Answers:
     # ---- asking -----------------------------------------------------------------------------------------------------
 
     def ask_about(self, images: Sequence[Candidate], answerer: Answerer) -> None:
-        """Ask what the benchmark wants to know about some images, together; answers are on disk as they come.
+        """Ask the benchmark's questions about some images in one batch; each answer is on disk as soon as it arrives.
 
-        What was to be said at once is asked at once again if any of it is missing: who answers may depend on it."""
+        A batch with a missing answer is asked again as a whole: the answers may depend on the batch."""
         place = {each.image: each for each in images}
 
         def ask(questions: Sequence[Question]) -> list[str]:
@@ -189,23 +189,23 @@ class Answers:
             self._known.setdefault(each.id, each.given())
 
     def introduce(self, answerer: Answerer) -> None:
-        """Note who answers. Raises RecordError if it is somebody else than before."""
+        """Record which model answers. Raises RecordError if another model answered before."""
         by = _identity(answerer)
         if self._known and by != self.by:
             raise RecordError(
-                f'{self.records.folder} holds answers of "{self.by}", and now "{by}" answers. Let the same one go on, '
-                f"begin again with {redo_option(self.records.folder)}, or (srum eval) give the new one a folder of its "
-                "own with --as NAME."
+                f'{self.records.folder} holds answers of "{self.by}", and now "{by}" answers. Use the same model, '
+                f"start again with {redo_option(self.records.folder)}, or (srum eval) store the new answers in a "
+                "separate folder with --as NAME."
             )
         self.by = by
 
 
 def judge(run: Evaluation, name: str, use: Use, partial: bool = False, batch: int = 0) -> None:
-    """Ask about every image that something is still to be asked about, `batch` images at once."""
+    """Ask all questions that have no answer yet, `batch` images at once."""
     answers, images = Answers(run, name, use), {each.id: each for each in run.generated(partial)}
     ids = [item.id for item in run.plan_images()]
     if run.source is None:
-        ids = [each for each in ids if each in images]  # in a stage, other processes may still be drawing theirs
+        ids = [each for each in ids if each in images]  # in a stage, other processes may still be generating
     answerer: list[Answerer] = []
 
     def load() -> None:
@@ -223,12 +223,12 @@ def _identity(answerer: Answerer) -> str:
 
 
 def who_is(run: Evaluation, use: Use) -> str:
-    """What a judge says of itself, where its options leave that open; "" otherwise."""
+    """The identity that a judge reports, where its options leave it open; "" otherwise."""
     return _identity(who_answers(run, use))
 
 
 def who_answers(run: Evaluation, use: Use) -> Answerer:
-    """Raises PluginError if the model is to judge itself and cannot."""
+    """Return the judge's model. Raises PluginError if the evaluated model is to judge itself and cannot."""
     if use == run.settings.answerer:
         return run.answerer(0)  # which may be loaded
     if use.use != SELF:
@@ -242,6 +242,6 @@ def who_answers(run: Evaluation, use: Use) -> Answerer:
 
 def only_generates(run: Evaluation) -> PluginError:
     return PluginError(
-        f'"{run.settings.adapter.use}" only draws, so it cannot judge its own pictures. Name a judge, such as '
+        f'"{run.settings.adapter.use}" only generates, so it cannot judge its own images. Name a judge, such as '
         '--judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
     )

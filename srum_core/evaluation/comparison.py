@@ -1,4 +1,4 @@
-"""Tables of several runs beside each other and below what is published: Markdown, CSV or a page of HTML. No torch."""
+"""Tables of several runs side by side, below published results: Markdown, CSV or HTML. No torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Comparison:
 
     title: str
     columns: tuple[tuple[str, tuple[int, ...]], ...]
-    """Each with the numbers of the notes about it."""
+    """Each with the numbers of its notes."""
     published: tuple[Line, ...]
     ours: tuple[Line, ...]
     notes: tuple[str, ...]
@@ -60,8 +60,8 @@ def found(folder: Path) -> list[BenchmarkTable]:
         return [evolve(table, model=f"{table.model}, {name}") for name, table in there]
     if (folder / "run.toml").is_file():
         raise RecordError(
-            f"{folder} has no table yet. Make one with srum eval score {folder}, or finish the training; what an older "
-            "version has evaluated, evaluate again."
+            f"{folder} has no table yet. Write one with srum eval score {folder}, or finish the training. Evaluate "
+            "again what an older version has evaluated."
         )
     raise RecordError(f"{folder} is neither an evaluation nor a training run: there is no table.json and no run.toml.")
 
@@ -75,11 +75,11 @@ def compare(all_tables: Iterable[BenchmarkTable], registry: Registry) -> list[Co
 
 
 def published(name: str, registry: Registry) -> Published | None:
-    """What the benchmark knows of others' results; None where it has none, or is not installed."""
+    """The benchmark's published results; None where it has none, or is not installed."""
     if name not in {each.component.name for each in registry.listing() if each.kind == "benchmark"}:
         return None
-    message = getattr(registry.load("benchmark", name), "published", None)
-    return message() if message is not None else None
+    read = getattr(registry.load("benchmark", name), "published", None)
+    return read() if read is not None else None
 
 
 def _compared(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: Published | None) -> Comparison:
@@ -103,16 +103,16 @@ def _compared(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: Pub
 
 def _noted(notes: list[str], *texts: str | None) -> tuple[int, ...]:
     """Numbers of notes, from 1; a new text is added."""
-    said = [text for text in texts if text]
-    notes.extend(text for text in dict.fromkeys(said) if text not in notes)
-    return tuple(notes.index(text) + 1 for text in dict.fromkeys(said))
+    present = [text for text in texts if text]
+    notes.extend(text for text in dict.fromkeys(present) if text not in notes)
+    return tuple(notes.index(text) + 1 for text in dict.fromkeys(present))
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def grid(made: Comparison) -> Grid:
-    """A line for each model, ours below; numbers in brackets point at the notes."""
+    """A line for each model, ours below; numbers in brackets refer to the notes."""
 
     def mark(notes: tuple[int, ...]) -> str:
         return "".join(f" [{note}]" for note in notes)
@@ -134,7 +134,7 @@ def markdown(all_made: Sequence[Comparison]) -> str:
 
 
 def page(all_made: Sequence[Comparison]) -> str:
-    """HTML that needs no other file."""
+    """A self-contained HTML page."""
     out = ["<!doctype html><html lang=en><meta charset=utf-8><title>srum: tables</title>"]
     out += ["<style>body{font:15px system-ui;margin:2em auto;max-width:80em}table{border-collapse:collapse}"]
     out += ["td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #8884}td:first-child{text-align:left}"]
@@ -161,10 +161,12 @@ def as_csv(all_made: Sequence[Comparison]) -> str:
                 for column, about in made.columns:
                     row = line.values.get(column)
                     if row is not None:
-                        said = " ".join(made.notes[note - 1] for note in dict.fromkeys([*line.notes, *about]))
+                        remarks = " ".join(made.notes[note - 1] for note in dict.fromkeys([*line.notes, *about]))
                         found = estimate(row)
                         ends = ("", "") if found.low is None else (found.low, found.high)
-                        writer.writerow([made.title, line.name, whose, column, row.value, *ends, row.count or "", said])
+                        writer.writerow(
+                            [made.title, line.name, whose, column, row.value, *ends, row.count or "", remarks]
+                        )
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""How numbers and tables are written wherever they are shown: a value with its 95 % interval, a change with its sign.
+"""The format of all printed numbers and tables: a value with its 95 % interval, a change with its sign.
 
 No torch.
 """
@@ -18,7 +18,7 @@ from srum_core.records import Row
 
 
 def estimate(row: Row) -> Estimate:
-    """A row's value with its 95 % interval; from the standard error where the benchmark gives no other."""
+    """A row's value with its 95 % interval; from the standard error where the benchmark gives no interval."""
     if row.low is not None and row.high is not None:
         return Estimate(row.value, row.low, row.high)
     if row.error is None:
@@ -48,15 +48,15 @@ def all_shares(values: Iterable[float]) -> bool:
 
 
 def units(percent: bool, more: str = "") -> str:
-    """What a title says of its numbers."""
+    """The units of a table's numbers, for its title."""
     return f"{more}95 % intervals{', in %' if percent else ''}"
 
 
 @frozen
 class Grid:
-    """A table for a terminal or for Markdown. At a terminal only words wrap, never numbers.
+    """A table for a terminal or for Markdown. On a terminal only words wrap, never numbers.
 
-    Columns that do not fit beside the others follow in a further table, behind the first column again.
+    Columns that do not fit follow in a further table, which repeats the first column.
     """
 
     head: Sequence[str]

@@ -1,4 +1,4 @@
-"""What an evaluation is to be: its settings, who answers, and what would stop it. No torch."""
+"""The plan of an evaluation: its settings, its judge, and what would stop it. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation import tables
 from srum_core.evaluation.answers import SELF, Answers, only_generates, who_is
-from srum_core.evaluation.run import NOBODY, Evaluation
+from srum_core.evaluation.run import NO_JUDGE, Evaluation
 from srum_core.files import from_json, read_file
 from srum_core.options import Use, to_plain
 from srum_core.records import Candidate
@@ -25,7 +25,7 @@ from srum_core.stages import preflight
 Judge = str | Mapping[str, Any]
 """A name, a table {use = "name", option = value} (also as TOML), or "self": the evaluated model."""
 FIRST: dict[str, Any] = {"seed": 42, "evaluate": {"seeds": "image"}}
-"""Settings of an evaluation that differ from a training run's: seeds that the published benchmarks can be named by."""
+"""Settings of an evaluation that differ from a training run's: seeds follow from published names."""
 
 
 def read_settings(
@@ -37,8 +37,8 @@ def read_settings(
     trained: str | None = None,
     first: Mapping[str, Any] | None = None,
 ) -> config.Settings:
-    """The settings of anything that generates, or of the model that a run has trained (RUN or RUN:ROUND); `first` as in
-    `load_settings`. Raises ConfigError with all that is wrong."""
+    """The settings of a generator, or of the model that a run has trained (RUN or RUN:ROUND); `first` as in
+    `load_settings`. Raises ConfigError with all problems."""
     above = dict[str, Any]()
     if trained:
         run, rounds = started_from(trained, registry)
@@ -49,8 +49,7 @@ def read_settings(
 
 
 def new(settings: config.Settings, registry: plugins.Registry, out: Path | None) -> Evaluation:
-    """An evaluation that is not written down yet, by default in its usual folder. Raises ConfigError without a
-    benchmark."""
+    """An evaluation that is not on disk yet, by default in its usual folder. Raises ConfigError without a benchmark."""
     if settings.benchmark is None:
         raise ConfigError("No benchmark is named. Add --benchmark NAME (srum plugins lists them).")
     usual = Path("runs") / f"eval-{settings.benchmark.use}-{settings.adapter.use}".replace(":", ".")
@@ -58,7 +57,7 @@ def new(settings: config.Settings, registry: plugins.Registry, out: Path | None)
 
 
 def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tuple[str, Use]:
-    """(folder, judge): the one that is named; else the setting `answerer`; else one that was there before."""
+    """(folder, judge): the given one; else the setting `answerer`; else the one that has answered before."""
     if judge is None and run.settings.answerer is None:
         known = judges(run)
         if name in known or (name is None and len(known) == 1):
@@ -75,15 +74,15 @@ def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tupl
 
 
 def own_judge(run: Evaluation) -> tuple[str, Use | None]:
-    """(folder, judge) of an evaluation in a training run: the answerer, or else the model itself; nobody where the
-    benchmark asks nobody."""
+    """(folder, judge) of an evaluation in a training run: the answerer, or else the model itself; None where the
+    benchmark has no questions."""
     if not asks(run):
-        return NOBODY, None
+        return NO_JUDGE, None
     return chosen_judge(run, None if run.settings.answerer else SELF, None)
 
 
 def _refuse_duplicate(run: Evaluation, name: str, use: Use) -> None:
-    """The table of a judge that is asked twice would look like a second opinion."""
+    """Raise ConfigError for the same judge under a second name: its table would look like a second opinion."""
     known = judges(run)
     others = {other: Answers(run, other, theirs) for other, theirs in known.items() if other != name}
     if name in known or not others:
@@ -91,39 +90,39 @@ def _refuse_duplicate(run: Evaluation, name: str, use: Use) -> None:
     mine = Answers(run, name, use)
     if not any(each.of_the_same(mine) for each in others.values()):
         return
-    mine.by = who_is(run, use) if use.use in _light(run) else ""  # a server's model may be another one by now
+    mine.by = who_is(run, use) if use.use in _light(run) else ""  # a server's model may have changed
     if same := next((other for other, each in others.items() if each.of_the_same(mine) and each.by == mine.by), ""):
         raise ConfigError(
-            f"{run.folder / 'answers' / same} holds answers of this very judge, {tables.named(use)}: a second table "
-            f"would look like a second opinion. Go on with --as {same}. To see how its answers vary, judge a copy of "
+            f"{run.folder / 'answers' / same} holds answers of the same judge, {tables.named(use)}: a second table "
+            f"would look like a second opinion. Resume with --as {same}. To see how its answers vary, judge a copy of "
             "the folder."
         )
 
 
 def _who(run: Evaluation) -> str:
-    asks = f"The benchmark {run.settings.benchmark.use if run.settings.benchmark else ''} asks about its pictures."
+    asks = f"The benchmark {run.settings.benchmark.use if run.settings.benchmark else ''} asks about its images."
     if meant := getattr(run.benchmark(), "judge", ""):
-        return f"{asks} It is meant to be answered by {meant}: --judge {meant} (srum plugins lists others)."
+        return f"{asks} Its judge is {meant}: --judge {meant} (srum plugins lists others)."
     return (
-        f'{asks} Say who answers: --judge \'{{use="remote", url="http://localhost:8000/v1"}}\' for a server, any '
-        "adapter, or --judge self for the model itself, whose numbers cannot be set beside other models'."
+        f'{asks} Name a judge: --judge \'{{use="remote", url="http://localhost:8000/v1"}}\' for a server, any '
+        "adapter, or --judge self for the model itself, whose numbers cannot be compared with other models'."
     )
 
 
 def judges(run: Evaluation) -> dict[str, Use]:
-    """Who has answered in an evaluation, by folder."""
+    """The judges that have answered in an evaluation, by folder."""
     found = {}
     for path in sorted(run.folder.glob("answers/*/judge.json")):
         try:
             data = from_json(read_file(path))
             found[path.parent.name] = Use(data["use"], dict(data["options"]))
         except (ValueError, TypeError, KeyError) as error:
-            raise RecordError(f"{path} does not say who judges ({error}); judge again with --redo answers.") from error
+            raise RecordError(f"{path} does not name the judge ({error}); judge again with --redo answers.") from error
     return found
 
 
 def keep_judge(run: Evaluation, name: str, use: Use) -> None:
-    """Write down who judges, also for processes that are launched. What only changes its speed may change."""
+    """Write the judge, also for launched processes. Options that only change its speed may differ."""
     text = json.dumps({"use": use.use, "options": to_plain(use.options)}, indent=1, ensure_ascii=False) + "\n"
     write_atomic(run.folder / "answers" / name / "judge.json", text)
 
@@ -131,8 +130,8 @@ def keep_judge(run: Evaluation, name: str, use: Use) -> None:
 def problems(
     run: Evaluation, again: bool = False, judging: bool = True, judge: Judge | None = None, name: str | None = None
 ) -> list[str]:
-    """What would stop an evaluation before its first image. `again`: what is drawn is drawn again; `judging`: the judge
-    (as for `chosen_judge`) is checked too."""
+    """What would stop an evaluation before its first image. `again`: existing images are generated again; `judging`:
+    the judge (as for `chosen_judge`) is checked too."""
     if found := preflight.blocked(run.folder):
         return found
     named = list[preflight.Named]()
@@ -157,7 +156,7 @@ def _light(run: Evaluation) -> set[str]:
 
 
 def asks(run: Evaluation) -> bool:
-    """Whether the benchmark asks anybody."""
+    """Whether the benchmark has questions, and so needs a judge."""
     prompts = [each.prompt for each in run.plan_images()] if run.all_generated() else run.evaluated_prompts()
     benchmark = run.benchmark()
     return any(benchmark.questions(Candidate("example", prompt, Path("none.png"), (64, 64), 0)) for prompt in prompts)

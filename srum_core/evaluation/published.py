@@ -1,6 +1,6 @@
-"""Results that somebody has published for a benchmark, and how they stand beside ours. No torch.
+"""Published results of a benchmark, to compare with ours. No torch.
 
-A benchmark with such results has the optional member `published`; it reads them from a file like this:
+A benchmark with such results has the optional member `published`; it reads them from a file in this format:
 
     title = "T2I-ReasonBench"
     source = "SRUM (arXiv 2510.12784), Table 4"
@@ -41,7 +41,7 @@ class Published:
 
     @classmethod
     def read(cls, path: Path) -> Published:
-        """Raises PluginError for a file that is not like the one above."""
+        """Raises PluginError for a file in another format."""
         try:
             found = build(cls, tomllib.loads(path.read_text("utf-8")))
         except (OSError, tomllib.TOMLDecodeError, Problems) as error:

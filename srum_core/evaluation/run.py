@@ -1,4 +1,4 @@
-"""An evaluation's folder: settings, plan, images. Imports no torch before it draws."""
+"""An evaluation's folder: settings, plan, images. Imports no torch before it generates."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from srum_core.protocols import UnifiedModel
 
 
-NOBODY = "rules"
-"""The table of a benchmark that asks nobody."""
+NO_JUDGE = "rules"
+"""The name of the table of a benchmark without a judge."""
 
 
 @attrs.define
 class Evaluation(Run):
     """One model on one benchmark, in a folder of its own (`open`) or in a round of a training run (`after`).
 
-    Settings are those of a training run; of them count adapter, start, benchmark, evaluate, answerer and seed."""
+    Settings are those of a training run; only adapter, start, benchmark, evaluate, answerer and seed are used."""
 
     model_kind: ClassVar[str] = "generator"
     source: tuple[Run, int | None] | None = None
@@ -43,7 +43,7 @@ class Evaluation(Run):
         path = Path(folder) / "run.toml"
         if not path.is_file():
             raise RecordError(
-                f"{folder} is not the folder of an evaluation: it has no run.toml. Begin with srum eval run."
+                f"{folder} is not the folder of an evaluation: it has no run.toml. Start with srum eval run."
             )
         registry = registry or plugins.discover()
         return cls(Path(folder), config.open_settings(path, registry, cls.model_kind), registry)
@@ -60,7 +60,7 @@ class Evaluation(Run):
         return made
 
     def keep(self) -> None:
-        """Write the settings down. Raises RecordError if the images that are there were made with others."""
+        """Write the settings. Raises RecordError if the existing images were generated with others."""
         if self.source is None:
             check_settings(self.folder / "images", self.generation_settings(), "images")
             self.write_settings()
@@ -69,7 +69,7 @@ class Evaluation(Run):
             write_atomic(self.folder / "settings.json", to_json(run.stage_settings("evaluate", round)))
 
     def model(self, rounds: int = 0) -> UnifiedModel:
-        """The model that is evaluated, with all rounds that `start` names; it may be able only to draw."""
+        """The model that is evaluated, with all rounds that `start` names; it may only generate."""
         if self.source is None:
             return super().model(0)
         run, round = self.source
@@ -83,11 +83,11 @@ class Evaluation(Run):
         """What the progress of a part is called."""
         return part if self.source is None else f"{self.step(part)}, {part}"
 
-    # ---- what is drawn ----------------------------------------------------------------------------------------------
+    # ---- what is generated ------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Write down the settings and, the first time, the benchmark's prompts. Raises RecordError if they are others
-        today, unless every image is there."""
+        """Write the settings and, the first time, the benchmark's prompts. Raises RecordError if the prompts have
+        changed, unless every image exists."""
         self.keep()
         if self.all_generated():
             return
@@ -98,22 +98,22 @@ class Evaluation(Run):
             option = redo_option(path)
             way = f"run once with {option}" if option else "choose another folder with --out"
             raise RecordError(
-                f"{path} holds {len(there)} prompts, and the benchmark gives {len(prompts)} today, which are not the "
+                f"{path} holds {len(there)} prompts, and the benchmark now gives {len(prompts)}, which are not the "
                 f"same. Restore the benchmark's files, or {way}."
             )
 
     def plan_images(self) -> list[Planned]:
-        """The images of the prompts that were written down, in order; the benchmark's own files are not needed."""
+        """The images of the stored prompts, in order; the benchmark's own files are not needed."""
         path = self.folder / "prompts.jsonl"
         if not path.exists():
-            raise RecordError(f"Nothing is drawn in {self.folder} yet. Begin with srum eval generate.")
+            raise RecordError(f"Nothing is generated in {self.folder} yet. Start with srum eval generate.")
         prompts = read_list(path, Prompt)
         if not prompts:
             raise RecordError(f"{path} holds no prompt. {way_out(path)}")
         return self.plan_evaluation(prompts)
 
     def all_generated(self) -> bool:
-        """Whether every image of the plan is there."""
+        """Whether every planned image exists."""
         path = self.folder / "prompts.jsonl"
         if not path.exists() or not read_list(path, Prompt):
             return False
@@ -138,15 +138,15 @@ class Evaluation(Run):
         return Records(self.folder / "images", Candidate, settings, stage="images")
 
     def generated(self, partial: bool = False) -> list[Candidate]:
-        """All images in order, their files being what they were, without those that are failures. Raises RecordError
-        for what is missing or changed; with `partial`, images that are not drawn yet are left out."""
+        """All images in order, without failures. Raises RecordError for missing or changed files; with `partial`,
+        images that are not generated yet are left out."""
         plan, records = [item.id for item in self.plan_images()], self.images()
         there = records.ids()
         missing = [identity for identity in plan if identity not in there]
         if missing and not partial:
             raise RecordError(
-                f"{len(missing)} of {len(plan)} pictures of {self.folder} are not drawn yet. Draw them first with srum "
-                "eval generate and the settings of before, or add --partial to go on with those that are there."
+                f"{len(missing)} of {len(plan)} images of {self.folder} are not generated yet. Generate them with "
+                "srum eval generate and the same settings, or add --partial to use the existing ones."
             )
         _refuse_extra(records.folder / "images", plan)
         found = list(records.select(identity for identity in plan if identity in there))
@@ -167,20 +167,22 @@ def _as_json(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def _refuse_extra(folder: Path, plan: Sequence[str]) -> None:
-    """What somebody put between the images would not be scored, which they might not expect."""
+    """Raise RecordError for files that are not of this evaluation: they would not be scored, although they are here."""
     planned = {f"{identity}.png" for identity in plan}
     extra = sorted(path for path in folder.glob("[!.]*") if path.name not in planned)
     if extra:
         raise RecordError(
-            f"{extra[0]} is no picture of this evaluation ({len(extra)} of its folder are none), and would not be "
-            "looked at. Remove it; pictures are drawn with srum eval generate."
+            f"{extra[0]} is not an image of this evaluation ({len(extra)} such files in its folder), and would not be "
+            "scored. Remove it; images are generated with srum eval generate."
         )
 
 
-def draw(run: Evaluation) -> None:
-    """Draw every image that is not there yet; an image is on disk before its record."""
+def generate_images(run: Evaluation) -> None:
+    """Generate every missing image; an image is on disk before its record."""
     records, settings, step = run.images(), run.settings.evaluate, run.step("generate")
     plan, images = {item.id: item for item in run.plan_images()}, records.folder / "images"
     for chunk in chunks(run, list(plan), settings.batch, records, step, run.model, run.label("generate")):
         items = [plan[identity] for identity in chunk]
-        records.extend(generate.draw(run.model(), items, images, records, latents=False, borders=settings.borders))
+        records.extend(
+            generate.generate_images(run.model(), items, images, records, latents=False, borders=settings.borders)
+        )

@@ -27,7 +27,7 @@ POLICIES = ("exclude", "reference", "zero")
 
 @frozen
 class Measured:
-    """The measures of one image, and what could not be read about it."""
+    """The measures of one image, and its unreadable answers."""
 
     id: str
     prompt: str
@@ -35,7 +35,7 @@ class Measured:
     values: dict[str, float]
     unreadable: tuple[str, ...] = ()
     again: int = 0
-    """How many of the unreadable answers may be asked for again."""
+    """How many of the unreadable answers may be retried."""
 
     @property
     def scored(self) -> bool:
@@ -43,9 +43,9 @@ class Measured:
 
 
 def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", partial: bool = False) -> BenchmarkTable:
-    """Write `tables/NAME`, and return the table. `judge` None: nobody was asked.
+    """Write `tables/NAME`, and return the table. `judge` None: the benchmark has no judge.
 
-    Raises RecordError for images about which something is still to be asked; `partial` leaves them out."""
+    Raises RecordError for images with unanswered questions; `partial` leaves them out."""
     use = run.settings.benchmark
     assert use is not None
     use = _with_policy(run, use, policy)
@@ -58,7 +58,7 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     if not pairs and answers:
         why = next((text for each in measured for text in each.unreadable), "")
         raise RecordError(
-            f"None of the {len(measured)} images of {run.folder} can be scored: {clean(why)} Ask another answerer, and "
+            f"None of the {len(measured)} images of {run.folder} can be scored: {clean(why)} Use another answerer, and "
             f"{redo_option(answers.records.folder)}."
         )
     about: dict[str, Any] = {
@@ -83,7 +83,7 @@ def table_folder(run: Evaluation, name: str) -> Path:
 
 
 def named(run: Evaluation) -> str:
-    """The model, with the training that it has behind it."""
+    """The model, and how it was trained."""
     name = tables.named(run.settings.adapter)
     if run.source:
         round = run.source[1]
@@ -105,7 +105,7 @@ def _with_policy(run: Evaluation, use: Use, policy: str) -> Use:
     options = run.registry.component("benchmark", use.use).options
     known = options is not None and "policy" in attrs.fields_dict(options)
     if policy and not known:
-        raise ConfigError(f"{use.use} has no choice of what unreadable answers count as: leave --failures out.")
+        raise ConfigError(f"{use.use} has no policy for unreadable answers: leave out --failures.")
     return Use(use.use, {**use.options, "policy": policy}) if policy else use
 
 
@@ -121,8 +121,8 @@ def _measure_all(
             measured.append(found)
     if unasked and not partial:
         raise RecordError(
-            f"Somebody has still to be asked about {unasked} of {len(images)} pictures of {run.folder}. Ask with "
-            "srum eval judge, or add --partial to score the others."
+            f"{unasked} of {len(images)} images of {run.folder} are not judged yet. Judge them with srum eval judge, "
+            "or add --partial to score the others."
         )
     if not measured:
         raise RecordError(f"There is nothing to score in {run.folder}.")
@@ -130,8 +130,8 @@ def _measure_all(
 
 
 def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answers | None) -> Measured | None:
-    """None where an answer is missing that was never given. An image about which a question was refused has no
-    measures, unless the benchmark knows unreadable answers: it would take no words for a wrong answer."""
+    """None where a question was never answered. An image about which a question was refused has no measures, unless
+    the benchmark knows unreadable answers: others would count an empty answer as wrong."""
     about = (image.id, image.prompt.id, number)
     if answers is None:
         return Measured(*about, _values(benchmark, image, ()))
@@ -148,12 +148,12 @@ def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answe
 
 
 def _values(benchmark: Benchmark, image: Candidate, answers: Sequence[str]) -> dict[str, float]:
-    """The measures of one image. Raises PluginError for one that is no finite number."""
+    """The measures of one image. Raises PluginError for one that is not finite."""
     values = {key: float(value) for key, value in benchmark.score(image, answers).items()}
     odd = [key for key, value in values.items() if not math.isfinite(value)]
     if odd:
         who = f"{type(benchmark).__module__}:{type(benchmark).__qualname__}"
-        raise PluginError(f"{who} gave picture {image.id} a {' and a '.join(odd)} that is no finite number.")
+        raise PluginError(f"{who} gave image {image.id} a {' and a '.join(odd)} that is not a finite number.")
     return values
 
 
@@ -164,12 +164,12 @@ def _beside_reference(
     pairs: Sequence[tuple[Candidate, dict[str, float]]],
     about: dict[str, Any],
 ) -> BenchmarkTable:
-    """The table, with the rows of the policy "reference" where those are others."""
+    """The table, with the rows of the policy "reference" where those differ."""
     if not table.policy or table.policy == "reference" or table.readable == 1.0:
         return table
     other = Use(use.use, {**use.options, "policy": "reference"})
     try:
         reference = tables.make(run.registry.create("benchmark", other), other, pairs, **about)
-    except RecordError as error:  # the original has no result then, and says why
+    except RecordError as error:  # the original has no result then; the error gives the reason
         return evolve(table, reference_refused=str(error))
     return evolve(table, reference=reference.rows if tables.differing(table.rows, reference.rows) else ())

@@ -13,7 +13,7 @@ from srum_core.evaluation import scoring, tables
 from srum_core.evaluation.answers import Answered, Answers, judge
 from srum_core.evaluation.formatting import Grid, all_shares, estimate, number, units
 from srum_core.evaluation.plan import keep_judge, own_judge
-from srum_core.evaluation.run import Evaluation, draw
+from srum_core.evaluation.run import Evaluation, generate_images
 from srum_core.evaluation.statistics import Estimate
 from srum_core.evaluation.tables import BenchmarkTable
 from srum_core.options import Use
@@ -29,13 +29,13 @@ log = logging.getLogger("srum")
 
 @frozen
 class Scored:
-    """One image of a benchmark and its measures, as the benchmark read them; none if it is a failure."""
+    """One image of a benchmark and its measures; none if it is a failure."""
 
     id: str
     candidate: Candidate
     values: dict[str, float]
     usable: bool = True
-    """Whether it counts: False for no image of the model, and where a question about it was refused."""
+    """Whether it counts: False for a failed image, and where a question about it was refused."""
     answers: tuple[Answered, ...] = ()
     """In order."""
 
@@ -44,7 +44,7 @@ class Scored:
 
 
 def evaluate(run: Run, round: int | None) -> None:
-    """Draw and score the benchmark's images of the model after a round (None: before any)."""
+    """Generate and score the benchmark's images of the model after a round (None: before any)."""
     made = Evaluation.after(run, round)
     made.begin()
     if table := perform(made, *own_judge(made)):
@@ -54,8 +54,8 @@ def evaluate(run: Run, round: int | None) -> None:
 
 
 def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | None:
-    """Draw, ask (a judge of None: nobody) and score; None while other processes have something left to do."""
-    draw(run)
+    """Generate, judge (unless `use` is None) and score; None while other processes have work left."""
+    generate_images(run)
     done = run.images().done
     if use is not None:
         keep_judge(run, name, use)
@@ -65,7 +65,7 @@ def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | Non
 
 
 def finished(run: Run, round: int | None) -> Made:
-    """The images of the evaluation after a round that need nothing more than to be scored."""
+    """The images of the evaluation after a round that only need scoring."""
     made = Evaluation.after(run, round)
     name, use = own_judge(made)
     return made.images() if use is None else Answers(made, name, use)
@@ -75,21 +75,21 @@ def finished(run: Run, round: int | None) -> Made:
 
 
 def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> list[Scored]:
-    """What is known about the model after a round (None: before any), of all images or of these, in order."""
+    """The images of the model after a round (None: before any) with their measures, all or these, in order."""
     made = Evaluation.after(run, round)
-    images, said, measured = made.images(), dict[str, list[Answered]](), dict[str, scoring.Measured]()
+    images, answers, measured = made.images(), dict[str, list[Answered]](), dict[str, scoring.Measured]()
     for path in made.folder.glob("tables/*/images.jsonl"):
         measured = {each.id: each for each in read_list(path, scoring.Measured)}
     for folder in made.folder.glob("answers/*"):
         for answered in Records(folder, Answered):
-            said.setdefault(answered.image, []).append(answered)
+            answers.setdefault(answered.image, []).append(answered)
     return [
         Scored(
             each.id,
             each,
             measured[each.id].values if each.id in measured else {},
             each.id in measured and measured[each.id].scored,
-            tuple(said.get(each.id, ())),
+            tuple(answers.get(each.id, ())),
         )
         for each in (images if ids is None else images.select(ids))
     ]
@@ -102,13 +102,13 @@ def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
 
 
 def _objects(run: Run, round: int | None) -> float | None:
-    """Objects found for each one asked for; None where that is not counted."""
+    """Objects found for each requested one; None where they are not counted."""
     row = (read_table(run, round) or {}).get(tables.EXTRA_OBJECTS)
     return None if row is None else 1 + row.value
 
 
 def change(run: Run) -> dict[str, Estimate]:
-    """What the last evaluation has more than the first, by row, paired image by image; {} without two of them."""
+    """The last evaluation minus the first, by row, paired by image; {} with fewer than two evaluations."""
     rounds = [k for k in (None, *run.settings.round_numbers) if read_table(run, k)]
     if len(rounds) < 2:
         return {}
@@ -119,7 +119,7 @@ def change(run: Run) -> dict[str, Estimate]:
     try:
         benchmark = run.at("evaluate", rounds[-1]).benchmark()
         paired = _paired(benchmark, [(each.candidate, before[each.id], each.values) for each in after])
-    except Exception as error:  # a plugin's table need not take anything but the scores of single images
+    except Exception as error:  # a plugin's table need not accept differences of scores
         log.warning("The change has no interval: the benchmark made no table of the differences: %s", clean(str(error)))
         return found
     for name, (value, below, above) in paired.items():
@@ -131,11 +131,11 @@ def change(run: Run) -> dict[str, Estimate]:
 def _paired(
     benchmark: Benchmark, pairs: Sequence[tuple[Candidate, Mapping[str, float], Mapping[str, float]]]
 ) -> dict[str, tuple[float, float, float]]:
-    """The benchmark's own table of differences: by row the value, and how far below and above it the interval goes.
+    """The benchmark's own table of differences: by row the value, and the interval's extent below and above it.
 
-    A benchmark knows between what a measure lies; differences lie elsewhere. So the interval comes of their halves, put
-    around the middle of the measure (0 to 1, or to 100). For a row that is no mean of measures (the best of several)
-    the value is not the difference of the rows."""
+    A benchmark knows the range of a measure; differences have another range. So the interval is computed from their
+    halves, centred in the range of the measure (0 to 1, or to 100). For a row that is not a mean of measures (the
+    best of several) the value is not the difference of the rows."""
     above = {name for _, *both in pairs for values in both for name, value in values.items() if abs(value) > 1}
     differences = [(candidate, {n: new[n] - old[n] for n in new if n in old}) for candidate, old, new in pairs]
     halves = [
@@ -151,7 +151,7 @@ def _paired(
 
 
 def evaluated(run: Run) -> dict[str, dict[str, Row]]:
-    """The finished evaluations in order, by what people call them: rows by name."""
+    """The rows of the finished evaluations by name, by "base" or "round k", in order."""
     found = {f"round {k}": read_table(run, k) for k in run.settings.round_numbers}
     return {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
 

@@ -1,17 +1,18 @@
 """Means over training seeds and prompts, with intervals by a two-level bootstrap. numpy is imported when it is used.
 
-A table of numbers is (seeds, prompts): every training seed draws the same prompts, and the images of a prompt have
-been averaged, because they are not independent. A resample draws seeds and prompts, each on its own and with
+A table of numbers is (seeds, prompts): every training seed has the same prompts, and the images of a prompt have
+been averaged, because they are not independent. A resample samples seeds and prompts, independently and with
 replacement, and takes the mean of the cells where they cross. Differences between two arms are resampled as one table
-of differences, which is what pairs them: what makes a prompt hard for both, or a seed lucky for both, cancels.
+of differences, which is what pairs them: what makes a prompt hard, or a seed good, for both arms cancels.
 
-Of n things n - 1 are drawn: the variance of the resampled means then has no bias for independent things, which with few
-seeds matters (drawing n of 5 would make it a fifth too small). What is particular to a cell, neither to its seed nor to
-its prompt, is counted up to three times by drawing both ways: there intervals are too wide rather than too narrow. With
-few seeds that differ more than prompts do they are too narrow: a handful of draws does not say how far draws can go.
+Of n items n - 1 are sampled: the variance of the resampled means is then unbiased for independent items, which matters
+with few seeds (with n = 5, sampling all n would make it a fifth too small). The variance of single cells, which belongs
+neither to a seed nor to a prompt, is counted up to three times by sampling both: there intervals are too wide rather
+than too narrow. With few seeds that differ more than prompts do, intervals are too narrow: a few samples do not show
+the full spread.
 
-Where all numbers are equal, every resample is too, although four successes of four do not promise the fifth. There the
-interval is the one of `if_all_are_equal`, which for shares is Wilson's with a prompt as the unit.
+Where all numbers are equal, every resample is too, although four successes of four do not guarantee a fifth. There the
+interval is that of `if_all_are_equal`, which for shares is Wilson's with a prompt as the unit.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 RESAMPLES = 10_000
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-"""Standard errors to each side of a mean in an interval of that level."""
+"""Standard errors on each side of the mean in an interval of that level."""
 SHARE = (0.0, 1.0)
-"""Between what a share can lie."""
+"""The range of a share."""
 _AT_ONCE = 1000
 _EQUAL = 1e-12
 """Numbers that differ by less are equal but for rounding."""
@@ -52,7 +53,7 @@ def if_all_are_equal(
 ) -> tuple[float, float] | None:
     """Return the interval of a mean of `count` independent, equal numbers; None for one out of bounds.
 
-    A share of up to z² / (count + z²) of other numbers may go unseen (the end of Wilson's interval at
+    A share of up to z² / (count + z²) of other numbers may be missing from the sample (the end of Wilson's interval at
     0 of `count`); the interval reaches to where these are all the least or all the greatest possible.
     """
     least, most = bounds
@@ -69,9 +70,9 @@ def estimate(
     resamples: int = RESAMPLES,
     bounds: tuple[float, float] | None = SHARE,
 ) -> Estimate:
-    """The mean of a (seeds, prompts) table. With one seed the interval speaks of prompts only, with one prompt of seeds
-    only; with one number there is none. `bounds`: between what a number can lie, None = not known; needed, and the
-    prompts counted, where all are equal."""
+    """The mean of a (seeds, prompts) table. With one seed the interval is over prompts only, with one prompt over seeds
+    only; with one number there is none. `bounds`: the range of a number, None = unknown; used, with the number of
+    prompts, where all are equal."""
     import numpy as np
 
     if table.ndim != 2 or not table.size:
@@ -97,7 +98,7 @@ def difference(ours: Table, theirs: Table, level: float = LEVEL, resamples: int 
 
 
 def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> Table:
-    """Means of `resamples` resampled tables; the same draws for tables of the same shape."""
+    """Means of `resamples` resampled tables; the same samples for tables of the same shape."""
     import numpy as np
 
     seeds, prompts = table.shape
@@ -105,12 +106,12 @@ def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> 
     parts = []
     for start in range(0, resamples, _AT_ONCE):
         count = min(_AT_ONCE, resamples - start)
-        rows = table[_generated(rng, seeds, count)].mean(axis=1)  # (count, prompts)
-        parts.append(np.take_along_axis(rows, _generated(rng, prompts, count), axis=1).mean(axis=1))
+        rows = table[_indices(rng, seeds, count)].mean(axis=1)  # (count, prompts)
+        parts.append(np.take_along_axis(rows, _indices(rng, prompts, count), axis=1).mean(axis=1))
     return np.concatenate(parts)
 
 
-def _generated(rng: Any, size: int, count: int) -> NDArray[np.int64]:
-    """Which of `size` things each of `count` resamples draws, (count, size - 1); the only one there is, if it is."""
+def _indices(rng: Any, size: int, count: int) -> NDArray[np.int64]:
+    """Indices into `size` items for each of `count` resamples, (count, size - 1); (count, 1) for a single item."""
     found: NDArray[np.int64] = rng.integers(size, size=(count, max(size - 1, 1)))
     return found

@@ -36,7 +36,7 @@ def generate(run: Run, round: int) -> None:
     models = {each.model for each in records} if run.settings.generator else set[str]()
     for chunk in chunks(run, list(plan), batch, records, step, load=lambda: require_served(run, round)):
         items = [plan[identity] for identity in chunk]
-        made = draw(run.sampler(round - 1), items, records.folder / "images", records)
+        made = generate_images(run.sampler(round - 1), items, records.folder / "images", records)
         models |= {each.model for each in made}
         _refuse_another(models, records)
         records.extend(made)
@@ -51,7 +51,7 @@ def _refuse_another(models: set[str], records: Records[Candidate]) -> None:
         )
 
 
-def draw(
+def generate_images(
     model: ImageGenerator,
     items: Sequence[Planned],
     folder: Path,

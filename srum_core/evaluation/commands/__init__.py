@@ -1,15 +1,15 @@
-"""Published benchmarks on any adapter or text-to-image model: draw, ask, score. docs/evaluation.md has the details.
+"""Published benchmarks on any adapter or text-to-image model: generate, judge, score. See docs/evaluation.md.
 
 srum eval prompts DIR|URL|OWNER/NAME                    are its prompts the release's? Repositories are fetched
 srum eval run --adapter bagel --preset shapes --benchmark shapes
-                                                        all steps at once; each can be run by itself:
+                                                        all steps at once; each can be run separately:
 srum eval generate --adapter … --benchmark …            the images
-srum eval judge RUN --judge …                           somebody is asked about them
+srum eval judge RUN --judge …                           the judge's answers about them
 srum eval score RUN                                     the tables; no model is needed
-srum eval table RUN…                                    several runs beside each other and what is published
+srum eval table RUN…                                    several runs side by side, below published results
 srum eval layout RUN --to DIR                           the folder that the original scorer expects
 
-Everything goes on where it stopped when the same command is given again.
+Every command resumes where it stopped when it is given again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from srum_core import hookimpl
 
 HELP = "run published benchmarks, step by step: srum eval --help lists the steps"
 STEPS = {
-    "prompts": "look at a published benchmark's folder or repository: are its prompts there, are they the release's",
-    "run": "draw a benchmark's pictures, have them judged, and score them",
-    "generate": "draw a benchmark's pictures",
-    "judge": "ask somebody about the pictures, and keep every answer",
-    "score": "read the answers, and write the tables; needs no model",
-    "table": "set the tables of several runs beside each other, and below published ones",
-    "layout": "lay the pictures out as a benchmark's original scorer expects them",
+    "prompts": "check a published benchmark's folder or repository: are its prompts complete, are they the release's",
+    "run": "generate a benchmark's images, judge them, and score the answers",
+    "generate": "generate a benchmark's images",
+    "judge": "ask a judge about the images, and store every answer",
+    "score": "parse the answers, and write the tables; needs no model",
+    "table": "show the tables of several runs side by side, below published ones",
+    "layout": "lay out the images as a benchmark's original scorer expects them",
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m srum_core.evaluation.commands STAGE RUN [NAME]`: one stage of an evaluation in processes of its own."""
+"""`python -m srum_core.evaluation.commands STAGE RUN [NAME]`: one stage of an evaluation in separate processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from srum_core.cli.launching import add_preset, exit_status
 from srum_core.evaluation.answers import judge
 from srum_core.evaluation.plan import judges
-from srum_core.evaluation.run import Evaluation, draw
+from srum_core.evaluation.run import Evaluation, generate_images
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         run = Evaluation.open(parsed.run)
         if parsed.stage == "generate":
-            draw(run)
+            generate_images(run)
         else:
             judge(run, parsed.name, judges(run)[parsed.name], parsed.partial, parsed.batch)
 

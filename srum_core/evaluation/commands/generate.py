@@ -1,4 +1,4 @@
-"""Draw a benchmark's images with any adapter or text-to-image model.
+"""Generate a benchmark's images with any adapter or text-to-image model.
 
 srum eval generate --adapter bagel --preset shapes --benchmark shapes evaluate.limit=20
 srum eval generate --trained runs/bagel-shapes --benchmark '{use="wise", data="DIR"}'
@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when every image is there."""
+    """0 when every image exists."""
     plan = Plan.of(parsed)
     if parsed.dry_run:
         return plan.announce()
@@ -28,5 +28,5 @@ def run(parsed: argparse.Namespace) -> int:
         plan.delete("images")
         plan.delete("answers")
         plan.generate_all(handle)
-    print(f"The pictures are in {shown(plan.evaluation.folder / 'images')}")
+    print(f"The images are in {shown(plan.evaluation.folder / 'images')}")
     return 0

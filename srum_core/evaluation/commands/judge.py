@@ -1,9 +1,9 @@
-"""Ask somebody about the images of an evaluation. Every answer is kept as it was given.
+"""Ask a judge about the images of an evaluation. Every answer is stored unchanged.
 
 srum eval judge RUN --judge '{use="remote", url="http://localhost:8000/v1"}'
-srum eval judge RUN --judge self                        the model judges itself: never a headline number
+srum eval judge RUN --judge self                        the model judges itself: not comparable with other models
 
-Several judges may look at the same images: --as gives each a name.
+Several judges may judge the same images: --as gives each a name.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_later(parser)
     add_judge(parser)
     launching.add_arguments(parser)
-    parser.add_argument("--partial", action="store_true", help="ask about the pictures that are there already")
+    parser.add_argument("--partial", action="store_true", help="ask about the images that exist already")
     parser.add_argument("--redo", action="append", default=[], choices=("answers",), help="first delete the answers")
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when nothing is left to ask."""
+    """0 when every question has an answer."""
     plan = Plan.of(parsed)
     made = plan.evaluation
     if not asks(made):
         raise ConfigError(
-            f"{made.settings.benchmark.use if made.settings.benchmark else ''} asks nobody about its pictures: it is "
-            f"scored by rules. Go on with srum eval score {shown(made.folder)}"
+            f"{made.settings.benchmark.use if made.settings.benchmark else ''} needs no judge: its images are "
+            f"scored by rules. Continue with srum eval score {shown(made.folder)}"
         )
     name, use = plan.chosen_judge()
     with lock(made.folder) as handle:

@@ -23,28 +23,28 @@ from srum_core.runs.progress import shown
 from srum_core.runs.store import write_atomic
 
 ASIDE = ".srum-"
-"""How a name begins while its file is being made: scorers take no such file for an image."""
+"""The prefix of a file's name while it is written: scorers do not read such a file as an image."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the evaluation")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to lay them out")
     parser.add_argument("--target", default="", metavar="NAME", help="for which scorer (default: the only one)")
-    parser.add_argument("--partial", action="store_true", help="lay out the pictures that are there already")
+    parser.add_argument("--partial", action="store_true", help="lay out the images that exist already")
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when every image lies where its scorer looks for it."""
+    """0 when every image is where its scorer reads it."""
     made = Evaluation.open(parsed.run, plugins.discover())
     with lock(made.folder):
         layout = lay_out(made, parsed.target, parsed.to, parsed.partial)
-    print(f"{len(layout.images)} pictures and {len(layout.texts)} other files are in {shown(parsed.to)}")
+    print(f"{len(layout.images)} images and {len(layout.texts)} other files are in {shown(parsed.to)}")
     return 0
 
 
 def lay_out(run: Evaluation, target: str, to: Path, partial: bool = False) -> Layout:
-    """Link every image (or copy it, where that cannot be done) to where a scorer looks for it; `target` "" = the only
-    one there is. What is there already stays, so the same call again finishes the work.
+    """Link every image (or copy it, where links are impossible) to where a scorer reads it; `target` "" = the only
+    layout. Existing files are kept, so the same call again finishes the work.
 
     Raises ConfigError for a target that the benchmark does not have, RecordError for images that the scorer would
     find in the folder although they are not of this run."""
@@ -70,13 +70,13 @@ def lay_out(run: Evaluation, target: str, to: Path, partial: bool = False) -> La
 
 def _target(benchmark: str, known: Mapping[str, str], target: str) -> str:
     if not known:
-        raise ConfigError(f'The benchmark "{benchmark}" knows no original scorer, so there is no folder to lay out.')
+        raise ConfigError(f'The benchmark "{benchmark}" has no layout of an original scorer.')
     if not target and len(known) == 1:
         return next(iter(known))
     if target not in known:
         listed = "; ".join(f"{name}: for {who}" for name, who in known.items())
         wrong = f'"{benchmark}" has no layout "{target}".' if target else f'"{benchmark}" has several layouts.'
-        raise ConfigError(f"{wrong}{did_you_mean(target, known)} Say --target with one of these. {listed}.")
+        raise ConfigError(f"{wrong}{did_you_mean(target, known)} Set --target to one of these. {listed}.")
     return target
 
 
@@ -84,13 +84,13 @@ def _refuse_extra(layout: Layout, to: Path, target: str) -> None:
     extra = sorted(set(layout.found(to)) - layout.images.keys())
     if extra:
         raise RecordError(
-            f"{to / extra[0]} is no picture of this evaluation, and a scorer of the layout {target} would score it"
+            f"{to / extra[0]} is not an image of this evaluation, and a scorer of the layout {target} would score it"
             f"{f' (and {len(extra) - 1} more)' if len(extra) > 1 else ''}. Remove it, or lay out into an empty folder."
         )
 
 
 def _link(source: Path, place: Path) -> None:
-    """A hard link, so that it takes no room; a copy on another file system. It appears whole, or not at all."""
+    """Hard-link, to use no space; copy on another file system. The file appears whole, or not at all."""
     if place.exists() and (place.samefile(source) or filecmp.cmp(place, source, shallow=False)):
         return
     place.parent.mkdir(parents=True, exist_ok=True)

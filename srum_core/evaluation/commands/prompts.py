@@ -1,8 +1,8 @@
-"""Look at the prompts of published benchmarks: what is there, is it the release, what is missing.
+"""Check the prompts of published benchmarks: which files are there, are they the release's, which are missing.
 
-srum eval prompts ~/T2I-CompBench                       a folder: whatever benchmarks it belongs to
+srum eval prompts ~/T2I-CompBench                       a folder: all benchmarks whose files it holds
 srum eval prompts ~/prompts --benchmark wise            all that this benchmark needs
-srum eval prompts https://github.com/djghosh13/geneval  a repository: the state that is known here, put in checkouts/
+srum eval prompts https://github.com/djghosh13/geneval  a repository: the known revision, cloned into checkouts/
 srum eval prompts OWNER/NAME --revision main            a data set of the Hugging Face hub
 """
 
@@ -27,22 +27,22 @@ from srum_core.records import PromptFile
 from srum_core.runs.progress import tell
 
 PATTERNS = ("*.json", "*.jsonl", "*.txt")
-"""What is taken; the rest may be large, such as images and weights."""
+"""The files that are downloaded; others may be large, such as images and weights."""
 _GIT = re.compile(r"(https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+")
 _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a checkout or folder, a git address, or a hub id OWNER/NAME")
-    parser.add_argument("--revision", default="", help="which state to get (default: the one that is known, or newest)")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="where to put it (default: checkouts/NAME)")
+    parser.add_argument("--revision", default="", help="which revision to download (default: the known one, or newest)")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where to store it (default: checkouts/NAME)")
     parser.add_argument(
         "--benchmark", action="append", default=[], metavar="NAME", help="only this one, complete; may be repeated"
     )
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, or 1 if a file is missing or is not the release's. Raises ConfigError where there is nothing to look at."""
+    """0, or 1 if a file is missing or is not the release's. Raises ConfigError where no prompt file is found."""
     registry = plugins.discover()
     revision = parsed.revision or _known_revision(registry, parsed.source)
     folder = fetched(parsed.source, revision, parsed.to)
@@ -50,21 +50,21 @@ def run(parsed: argparse.Namespace) -> int:
     if not surveys:
         known = ", ".join(_readers(registry))
         raise ConfigError(
-            f"{folder} holds no prompt file of a benchmark that is known here ({known}). "
+            f"{folder} holds no prompt file of a known benchmark ({known}). "
             "Name one with --benchmark to see which files it needs and where they come from."
         )
     show_table(_table(surveys), wrap=False)
-    problems = [_told(name, each) for name, found in surveys.items() for each in found]
+    problems = [_lines(name, each) for name, found in surveys.items() for each in found]
     for sentence in (sentence for each in problems for sentence in each):
         say(sentence)
     for name, found in surveys.items():
-        if not any(_told(name, each) for each in found):
+        if not any(_lines(name, each) for each in found):
             print(f'{name}: complete. Use it with benchmark={{use="{name}", data="{folder}"}}.')
     return int(any(problems))
 
 
 def _known_revision(registry: plugins.Registry, source: str) -> str:
-    """The state of a repository at which a benchmark's files were looked at; "" if it is none of theirs."""
+    """The revision of a repository at which a benchmark's files were checked; "" for another repository."""
     every = _surveys(registry, "", _readers(registry))
     known = {each.source for found in every.values() for each in found}
     states = {tuple(each.split(" at ")) for each in known if each.count(" at ") == 1}
@@ -79,7 +79,7 @@ def _readers(registry: plugins.Registry) -> list[str]:
 
 
 def _surveys(registry: plugins.Registry, folder: str, chosen: Sequence[str]) -> dict[str, list[PromptFile]]:
-    """By benchmark; of those that were not asked for, the ones that something is there of."""
+    """By benchmark: the chosen ones; without a choice, those with a file in the folder."""
     readers = _readers(registry)
     surveys = {}
     for name in chosen or readers:
@@ -113,26 +113,26 @@ def _table(surveys: Mapping[str, Sequence[PromptFile]]) -> Table:
     return table
 
 
-def _told(name: str, file: PromptFile) -> list[str]:
+def _lines(name: str, file: PromptFile) -> list[str]:
     if file.path is None:
         return [f"{name}: {file.name} is missing. It is part of {file.source}."]
     return [f"{name}: {problem}" for problem in file.problems]
 
 
-# ---- other people's repositories -------------------------------------------------------------------------------------
+# ---- repositories ---------------------------------------------------------------------------------------------------
 
 
 def fetched(source: str, revision: str = "", to: Path | None = None) -> Path:
-    """The folder that `source` is, or the one that it is put in: `to`, or checkouts/NAME. `revision` "" = the newest.
+    """The folder `source`, or the one that it is downloaded to: `to`, or checkouts/NAME. `revision` "" = the newest.
 
-    What was got once stays: the same call again needs no network.
-    Raises ConfigError where it cannot be had, such as without a network."""
+    Existing files are not downloaded again, so the same call again needs no network.
+    Raises ConfigError where it cannot be downloaded, such as without a network."""
     here = Path(source).expanduser()
     if here.is_dir():
         return here
     git = bool(_GIT.fullmatch(source))
     if not git and not _HUB.fullmatch(source):
-        raise ConfigError(f"{source} is no folder here, no git address (https://…) and no hub id (OWNER/NAME).")
+        raise ConfigError(f"{source} is not a folder, not a git address (https://…) and not a hub id (OWNER/NAME).")
     folder = to or Path("checkouts") / re.split("[/:]", source.rstrip("/").removesuffix(".git"))[-1]
     if folder.is_dir():
         return folder
@@ -144,26 +144,26 @@ def fetched(source: str, revision: str = "", to: Path | None = None) -> Path:
 
 
 def _clone(source: str, revision: str, folder: Path) -> None:
-    """Only texts of one state: other blobs are left out where the server can do that."""
+    """Clone only the texts of one revision: other blobs are left out where the server supports that."""
     shutil.rmtree(folder, ignore_errors=True)
     words = ["clone", "--quiet", "--no-checkout", "--filter=blob:none", "--", source, str(folder)]
     _git(words, f"{source} cannot be cloned")
     _git(["-C", str(folder), "sparse-checkout", "set", "--no-cone", *PATTERNS], f"{source} cannot be read")
     which = ["--detach", revision] if revision else []
-    _git(["-C", str(folder), "checkout", "--quiet", *which], f"{source} has no state {revision or 'to check out'}")
+    _git(["-C", str(folder), "checkout", "--quiet", *which], f"{source} has no revision {revision or 'to check out'}")
 
 
 def _git(words: Sequence[str], what: str) -> None:
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_SSH_COMMAND": "ssh -oBatchMode=yes"}
-    way_out = "Is there a network, and is the address right? Or get it in another way, and name the folder."
+    way_out = "Check the network and the address, or download it in another way and name the folder."
     try:
         done = subprocess.run(
             ["git", *words], env={**os.environ, **quiet}, stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
     except FileNotFoundError as error:
-        raise ConfigError(f"{what}: there is no git on this machine. Install it, or get the files yourself.") from error
+        raise ConfigError(f"{what}: git is not installed. Install it, or download the files yourself.") from error
     if done.returncode:
-        raise ConfigError(f"{what}: {' '.join(done.stderr.split()) or 'git says no more'}. {way_out}")
+        raise ConfigError(f"{what}: {' '.join(done.stderr.split()) or 'git gives no reason'}. {way_out}")
 
 
 def _download(source: str, revision: str, folder: Path) -> None:
@@ -176,7 +176,7 @@ def _download(source: str, revision: str, folder: Path) -> None:
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
-            f"{source} is no folder here, and no data set that could be got from the Hugging Face hub "
-            f"({type(error).__name__}: {clean(error)}). Is there a network, and is the name right? Or "
-            "get the files in another way, and name the folder."
+            f"{source} is not a folder, and not a data set that could be downloaded from the Hugging Face hub "
+            f"({type(error).__name__}: {clean(error)}). Check the network and the name, or "
+            "download the files in another way and name the folder."
         ) from error

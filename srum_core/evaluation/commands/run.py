@@ -1,9 +1,9 @@
-"""Draw a benchmark's images, have them judged, and score them: srum eval generate, judge and score in one.
+"""Generate a benchmark's images, judge and score them: srum eval generate, judge and score in one.
 
 srum eval run --adapter bagel --preset shapes --benchmark shapes evaluate.limit=20
 srum eval run --trained runs/bagel-shapes --benchmark '{use="wise", data="DIR"}' --judge '{use="remote", url="…"}'
 
-The same command again goes on where it stopped.
+The same command again resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _work(plan: Plan, handle: int) -> None:
         name, use = plan.chosen_judge()
         plan.delete("answers", name)
     elif plan.judge:
-        tell("Nobody is asked about these pictures: they are scored by rules. --judge does nothing.")
+        tell("This benchmark needs no judge: its images are scored by rules. --judge has no effect.")
     plan.generate_all(handle)
     if asked:
         plan.judge_all(handle, name, use)

@@ -1,8 +1,8 @@
-"""Read an evaluation's answers, and write its tables. Needs no model, no torch and no network.
+"""Parse an evaluation's answers, and write its tables. Needs no model, no torch and no network.
 
 srum eval score RUN
 srum eval score RUN --failures zero                     unreadable answers count as 0
-srum eval score RUN benchmark.trained=cultural          with another option of the benchmark, kept from then on
+srum eval score RUN benchmark.trained=cultural          with another option of the benchmark, which is kept
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_later(parser)
     parser.add_argument("--as", dest="name", metavar="NAME", help="the table of this judge only (default: of all)")
     add_failures(parser)
-    parser.add_argument("--partial", action="store_true", help="score what is there, and say what is missing")
+    parser.add_argument("--partial", action="store_true", help="score what exists, and report what is missing")
 
 
 def add_failures(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_failures(parser: argparse.ArgumentParser) -> None:
         "--failures",
         choices=POLICIES,
         default="",
-        help="what unreadable answers count as: nothing (exclude, the default), as in the original, or zero",
+        help="how unreadable answers count: not at all (exclude, the default), as in the original, or as zero",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the commands of `srum eval` share: what is to be done, as it was typed, and doing it."""
+"""What the commands of `srum eval` share: parsing a call, and running it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation import plan, scoring, tables
 from srum_core.evaluation.answers import Answers, judge
 from srum_core.evaluation.formatting import Grid
-from srum_core.evaluation.run import NOBODY, Evaluation, draw
+from srum_core.evaluation.run import NO_JUDGE, Evaluation, generate_images
 from srum_core.options import Use
 from srum_core.runs.progress import NORMAL, shown, tell
 
 LATER = ("benchmark.", "evaluate.retries", "evaluate.temperature")
-"""What may be set after the images have been drawn."""
+"""What may be set after the images have been generated."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -33,26 +33,26 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--trained", metavar="RUN[:ROUND]", help="the model after a run's last finished round, or after ROUND")
     add("--benchmark", metavar="USE", help='a name, or \'{use="wise", data="DIR"}\'; srum plugins lists them')
     add("--out", type=Path, metavar="RUN", help="folder of the evaluation (default: runs/eval-BENCHMARK-ADAPTER)")
-    add("--redo", action="append", default=[], choices=("images", "answers"), help="first delete what was made")
-    add("--dry-run", action="store_true", help="say what would be done, load no model, write nothing")
+    add("--redo", action="append", default=[], choices=("images", "answers"), help="first delete the existing ones")
+    add("--dry-run", action="store_true", help="print what would be done, load no model, write nothing")
     launching.add_arguments(parser)
 
 
 def add_later(parser: argparse.ArgumentParser) -> None:
-    """An evaluation that is there, and what may still be set about it."""
+    """An existing evaluation, and the settings that may still change."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the evaluation")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as benchmark.template=my.txt")
 
 
 def add_judge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--judge", metavar="USE", help='who answers: \'{use="remote", url="…"}\', an adapter, or self')
-    parser.add_argument("--batch", type=int, metavar="N", help="pictures asked about at once (default: evaluate.batch)")
-    parser.add_argument("--as", dest="name", metavar="NAME", help="what this judge's answers and table are kept under")
+    parser.add_argument("--judge", metavar="USE", help='the judge: \'{use="remote", url="…"}\', an adapter, or self')
+    parser.add_argument("--batch", type=int, metavar="N", help="images judged at once (default: evaluate.batch)")
+    parser.add_argument("--as", dest="name", metavar="NAME", help="name of this judge's answers and table")
 
 
 @frozen
 class Plan:
-    """What one call is to do with an evaluation."""
+    """What one call does with an evaluation."""
 
     evaluation: Evaluation
     launch: Launch = field(factory=Launch)
@@ -67,7 +67,7 @@ class Plan:
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> Self:
-        """Raises ConfigError with all that is wrong with the settings."""
+        """Raises ConfigError with all problems of the settings."""
         registry, typed = plugins.discover(), Typed.of(parsed)
         if "run" in parsed:
             evaluation = _opened(parsed.run, typed.settings, registry)
@@ -79,11 +79,11 @@ class Plan:
         return given(cls, parsed, **more)
 
     def problems(self) -> list[str]:
-        """What would stop it before its first image."""
+        """What would stop the evaluation before its first image."""
         return plan.problems(self.evaluation, "images" in self.redo, self.judged, self.judge, self.name)
 
     def announce(self) -> int:
-        """Print how many images would be generated, or what is missing for it; return 1 in that case."""
+        """Print how many images would be generated, or what would stop the evaluation; return 1 in that case."""
         found, run = self.problems(), self.evaluation
         for problem in found:
             tell(f"The evaluation would not start: {problem}")
@@ -92,15 +92,15 @@ class Plan:
         prompts = run.evaluated_prompts()
         ids = {item.id for item in run.plan_evaluation(prompts)}
         cells = [str(len(each)) for each in (prompts, ids, run.images().ids() & ids)]
-        show_table(Grid(["prompts", "images", "drawn"], [cells], f"{shown(run.folder)} (nothing is run)"))
+        show_table(Grid(["prompts", "images", "generated"], [cells], f"{shown(run.folder)} (nothing is run)"))
         return 0
 
     def chosen_judge(self) -> tuple[str, Use]:
         return plan.chosen_judge(self.evaluation, self.judge, self.name)
 
     def delete(self, what: str, name: str = "") -> None:
-        """Delete images or (a judge's) answers if they are to be made again. Answers lie under hashes of images:
-        those about old ones do no harm."""
+        """Delete images or (a judge's) answers that are to be generated again. Answers are stored under hashes of
+        images: those about deleted images are never read."""
         if what in self.redo:
             shutil.rmtree(self.evaluation.folder / what / name, ignore_errors=True)
             if what == "images":
@@ -112,11 +112,11 @@ class Plan:
         """`handle`: of the evaluation's lock."""
         run = self.evaluation
         run.begin()
-        tell(f"generate: {len(run.plan_images())} pictures in {shown(run.folder / 'images')}", NORMAL)
+        tell(f"generate: {len(run.plan_images())} images in {shown(run.folder / 'images')}", NORMAL)
         if self.launch.apart:
             self._launch(handle, "generate")
         else:
-            draw(run)
+            generate_images(run)
 
     def judge_all(self, handle: int, name: str, use: Use) -> None:
         run = self.evaluation
@@ -130,27 +130,25 @@ class Plan:
             judge(run, name, use, self.partial, self.batch)
 
     def _launch(self, handle: int, stage: str, *words: str) -> None:
-        """A stage in processes of its own."""
+        """Run a stage in separate processes."""
         command = self.launch.command(__package__, stage, str(self.evaluation.folder), *words)
         if code := launching.wait_for(command, handle):
-            raise RecordError(
-                f"{stage} ended with exit status {code}; what it said is above. The same command goes on."
-            )
+            raise RecordError(f"{stage} ended with exit status {code}; its output is above. The same command resumes.")
 
     def score_all(self, name: str | None) -> None:
         """The table of every judge, or of one."""
         run = self.evaluation
         run.keep()
         known: dict[str, Use | None] = dict(plan.judges(run))
-        if name is None:  # a judge that could not even begin has no table to miss
+        if name is None:  # a judge without any answer needs no table
             begun = {each: use for each, use in known.items() if any((run.folder / "answers" / each).glob("part-*"))}
             known = begun or known
         if not plan.asks(run):
-            known = {NOBODY: None}
+            known = {NO_JUDGE: None}
         if name is not None and name not in known:
-            raise RecordError(f'Nobody called "{name}" has judged in {run.folder}: {", ".join(known) or "nobody has"}.')
+            raise RecordError(f'No judge "{name}" has judged in {run.folder}, only: {", ".join(known) or "none"}.')
         if not known:
-            raise RecordError(f"Nobody has judged the pictures of {run.folder} yet. Begin with srum eval judge.")
+            raise RecordError(f"The images of {run.folder} are not judged yet. Start with srum eval judge.")
         for each, use in known.items():
             if name in (None, each):
                 table = scoring.score(run, each, use, self.failures, self.partial)
@@ -160,13 +158,13 @@ class Plan:
 
 
 def _opened(folder: Path, words: Sequence[str], registry: plugins.Registry) -> Evaluation:
-    """The evaluation in a folder with what is set now. Raises ConfigError for settings that images depend on."""
+    """The evaluation in a folder with the given settings. Raises ConfigError for settings that images depend on."""
     run = Evaluation.open(folder, registry)
     wrong = [each for each in words if not each.startswith(LATER) or each.startswith("benchmark.use")]
     if wrong:
         raise ConfigError(
-            f"{wrong[0]} cannot be set once pictures are drawn: only benchmark.*, evaluate.retries and "
-            "evaluate.temperature can. Draw again with srum eval generate, into another folder."
+            f"{wrong[0]} cannot be set once images are generated: only benchmark.*, evaluate.retries and "
+            "evaluate.temperature can. Generate again with srum eval generate, into another folder."
         )
     if words:
         path = run.folder / "run.toml"

@@ -1,9 +1,9 @@
-"""Set the tables of several runs beside each other and below what is published. Needs no model, no torch, no network.
+"""Show the tables of several runs side by side, below published results. Needs no model, no torch, no network.
 
 srum eval table RUN…                                    evaluations, training runs or single table.json files
 srum eval table RUN… --format html --out tables.html
 
-Each benchmark has a table of its own; what makes numbers hard to compare is said below it.
+Each benchmark has a table of its own; notes below it name what makes numbers hard to compare.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMATS = ("markdown", "csv", "html")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="an evaluation, a training run, a table.json")
-    parser.add_argument("--format", choices=FORMATS, help="default: a table at a terminal, else markdown")
+    parser.add_argument("--format", choices=FORMATS, help="default: a table on a terminal, else markdown")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: the terminal)")
 
 
