@@ -113,7 +113,7 @@ def test_every_setting_of_generating_matters(model: Blip3o, change: dict[str, An
 
 
 def test_what_the_decoder_is_led_away_from_follows_the_weights(model: Blip3o) -> None:
-    """It is drawn with the head as it is now, not remembered from before training."""
+    """It is generated with the current head, not cached from before training."""
     changed = build()
     before = pixels(changed.generate(["a boat"], [1]))[0]
     with torch.no_grad():

@@ -150,7 +150,7 @@ def test_low_rank_adapters(tmp_path: Path) -> None:
 
 
 def test_what_it_learns_from_is_a_setting(tmp_path: Path) -> None:
-    """x0: features of the image's pixels, or those that it was drawn from, which are kept beside it."""
+    """x0: features of the image's pixels, or those that it was decoded from, which are stored beside it."""
     sampled = run(tmp_path / "sampled", "answerer=scripted", "adapter.x0=sampled")
     encoded = run(tmp_path / "encoded", "answerer=scripted")
     for candidate in sampled.candidates(1):

@@ -298,9 +298,9 @@ def test_without_the_schedulers_flag_sampling_is_not_shifted(tmp_path: Path) -> 
     from omnigen2_layouts import configure
 
     fixed = build(configure(copied(tmp_path), "scheduler", dynamic_time_shift=False))
-    assert fixed.drawing_shift == 1.0
-    assert build().drawing_shift == pytest.approx(48**0.5 / 40)
-    assert build(sampling=Sampling(steps=3, shift=2.0)).drawing_shift == 2.0
+    assert fixed.shift == 1.0
+    assert build().shift == pytest.approx(48**0.5 / 40)
+    assert build(sampling=Sampling(steps=3, shift=2.0)).shift == 2.0
 
 
 @pytest.mark.parametrize(("modules", "kinds"), [("all", 7), ("attention", 4)])

@@ -141,7 +141,7 @@ def test_every_problem_of_the_weights_is_named(copy: Path, part: str) -> None:
 )
 def test_a_missing_field_is_an_error_and_no_default(copy: Path, part: str, field: str) -> None:
     """The official class's defaults are other sizes than the published ones."""
-    with pytest.raises(CheckpointError, match=rf"{part}/.*config\.json does not say {field}"):
+    with pytest.raises(CheckpointError, match=rf"{part}/.*config\.json lacks {field}"):
         build(configure(copy, part, **{field: ...}))
 
 
@@ -154,7 +154,7 @@ def test_limits_of_images_are_in_the_older_or_the_newer_form(copy: Path) -> None
     path.write_text(
         json.dumps({name: value for name, value in stated.items() if name != "size" and "pixels" not in name})
     )
-    with pytest.raises(CheckpointError, match="does not say min_pixels, max_pixels"):
+    with pytest.raises(CheckpointError, match="lacks min_pixels, max_pixels"):
         build(copy)
 
 

@@ -344,7 +344,7 @@ def test_how_images_are_read_is_a_setting(model: ShowO2, tmp_path: Path) -> None
     assert np.asarray(model.seen(image))[0].max() == 0  # black above
     script = build(understanding="script")
     assert np.asarray(script.seen(image)).any(axis=-1).all()
-    ours, theirs = model.look([image]), script.look([image])
+    ours, theirs = model.view([image]), script.view([image])
     assert int(theirs.block[0].argmax()) == int(ours.block[0].argmax()) + 1
     assert model.words.question("What?") != model.words.question("What?", trained=False)
     assert build(vision_size=32).seen(image).size == (32, 32)

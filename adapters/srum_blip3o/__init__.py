@@ -1,4 +1,4 @@
-"""The BLIP3-o adapter: a frozen Qwen2.5-VL that reads and looks, and a diffusion head that draws (arXiv 2505.09568)."""
+"""The BLIP3-o adapter: a frozen Qwen2.5-VL that understands, and a diffusion head that generates (arXiv 2505.09568)."""
 
 from __future__ import annotations
 

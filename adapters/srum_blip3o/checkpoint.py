@@ -1,5 +1,5 @@
-"""The published layout: what belongs to which part, sizes read from the weights, everything accounted for; what a
-training saves; and the feature tower, which lies inside or beside."""
+"""The published layout: the tensors of each part, with sizes read from the weights and no tensor unused; what training
+saves; and the feature tower, inside or beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from srum_core.models.weights import (
 
 QUERIES, HEAD, TOWER = "model.latent_queries", "model.dit.model.", "model.gen_vision_tower.vision_tower.model."
 STEM, TRAINED, BASE = "model", "trained.safetensors", "base.json"
-"""The published layout's weights; what a training saved, and which checkpoint that belongs to."""
+"""The published layout's weights; what training saved, and the name of its base checkpoint."""
 CONFIG, FOLDER = "tower_config.json", "eva_clip_vision_tower"
-"""Of the feature tower where it lies beside."""
+"""Of a feature tower beside the checkpoint."""
 OFFICIAL_TOWER = "jiuhai/eva_clip_vision_tower"
-"""Where the official code takes the feature tower from."""
+"""The hub id from which the official code loads the feature tower."""
 CHECKPOINTS = Checkpoints(
     patterns=["*.json", "*.safetensors", "*.txt"],
     published={"BLIP3o/BLIP3o-Model-8B": 33_000_000_000, "BLIP3o/BLIP3o-Model-4B": 24_000_000_000},
@@ -54,23 +54,23 @@ Shapes = Mapping[str, Sequence[int]]
 
 @frozen
 class Sizes:
-    """What the parts are built from."""
+    """The sizes of all parts."""
 
     language: Qwen2_5_VLConfig
     head: dit.Sizes
     queries: int
-    """Learned queries; their number has nothing to do with that of the feature tokens."""
+    """Number of learned queries, independent of the number of feature tokens."""
     tower_inside: bool
     """Whether the feature tower's weights are among the others."""
 
 
 @frozen
 class Checkpoint:
-    """A checkpoint, opened: nothing but headers is read."""
+    """An open checkpoint: only headers are read."""
 
     stored: Stored
     base: str
-    """The published checkpoint that it is, or that it was trained from: a directory or a hub id."""
+    """The published checkpoint, itself or the one that it was trained from: a directory or a hub id."""
     config: dict[str, Any]
     sizes: Sizes
 
@@ -84,14 +84,14 @@ class Checkpoint:
         last = str(self.config.get("gen_pooling", "")).rpartition("_")[2]
         if not last.isdecimal() or not int(last):
             raise CheckpointError(
-                f"{self.directory / 'config.json'} has gen_pooling={self.config.get('gen_pooling')!r}; something like "
-                "early_pool2d_4 is needed, whose last field says how many patches make a token."
+                f"{self.directory / 'config.json'} has gen_pooling={self.config.get('gen_pooling')!r}; a value such as "
+                "early_pool2d_4 is needed, whose last field is the number of patches per token and side."
             )
         return int(last)
 
 
 def open_checkpoint(name: str, device: str) -> Checkpoint:
-    """From a directory in the published layout, a hub id, or what a training saved. Strict: every tensor that a part
+    """Open a directory in the published layout, a hub id, or what training saved. Strict: every tensor that a part
     needs is there with its shape, and no other. Raises CheckpointError with every difference."""
     directory, base, names = CHECKPOINTS.find(name, device), name, None
     trained, note = directory / TRAINED, directory / BASE
@@ -102,7 +102,7 @@ def open_checkpoint(name: str, device: str) -> Checkpoint:
             directory = CHECKPOINTS.find(base, device)
         except CheckpointError as error:
             raise CheckpointError(
-                f"{name} holds only what was trained, and belongs to {base}: {error} If that has moved, correct {note}."
+                f"{name} holds only trained weights for {base}: {error} If that checkpoint has moved, correct {note}."
             ) from error
     if Path(base).expanduser().is_dir():
         base = str(Path(base).expanduser().absolute())
@@ -113,20 +113,20 @@ def open_checkpoint(name: str, device: str) -> Checkpoint:
     if trained.is_file():
         stored = _overlay(stored, trained, names)
     elif note.is_file():
-        raise CheckpointError(f"{trained} is not there, and {note} says that it should be: restore it, or train again.")
+        raise CheckpointError(f"{trained} is missing, although {note} names its tensors: restore it, or train again.")
     return Checkpoint(stored, base, config, sizes)
 
 
 def _overlay(stored: Stored, trained: Path, names: Sequence[str] | None) -> Stored:
-    """`stored` with the tensors that a training saved in place of its own. Raises CheckpointError for others, and where
-    any of `names` is missing (None: an older checkpoint, which does not say what it holds)."""
+    """`stored` with the tensors that training saved in place of its own. Raises CheckpointError for others, and where
+    any of `names` is missing (None: an older checkpoint without this list)."""
     where, shapes = locate([trained])
     wanted = {name: stored.shapes[name] for name in names or shapes if name in stored.shapes}
     problems = differences(wanted, shapes, unused=True) or ([] if shapes else ["missing: every tensor"])
     refuse(
-        f"{trained} does not belong to the checkpoint {stored.directory}, or is not whole",
+        f"{trained} does not belong to the checkpoint {stored.directory}, or is incomplete",
         problems,
-        f"Restore the file, or train again. {BASE} beside it says which checkpoint it was trained from.",
+        f"Restore the file, or train again. {BASE} beside it names its base checkpoint.",
     )
     return evolve(stored, where={**stored.where, **where})
 
@@ -136,7 +136,7 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
     language = language_config(config, directory)
     needed = (QUERIES, f"{HEAD}patch_embedder.proj.weight", f"{HEAD}layers.0.gate")
     refuse(
-        f"The weights in {directory} lack what draws; a BLIP3-o checkpoint with its head is needed",
+        f"The weights in {directory} lack the diffusion head; a BLIP3-o checkpoint with its head is needed",
         [f"missing: {key}" for key in needed if key not in shapes],
     )
     sampling, inside = dit.read_sizes(within(HEAD, shapes)), within(TOWER, shapes)
@@ -149,9 +149,9 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
     if inside:
         wanted |= {TOWER + name: shape for name, shape in eva.shapes(eva.read_sizes(inside, 1)).items()}
     problems = differences(wanted, shapes, unused=True)
-    for said, found in (("n_query", queries), ("gen_hidden_size", sampling.channels)):
-        if config.get(said, found) != found:
-            problems.append(f"{said}: the configuration says {config[said]}, the weights are for {found}")
+    for name, found in (("n_query", queries), ("gen_hidden_size", sampling.channels)):
+        if config.get(name, found) != found:
+            problems.append(f"{name}: {config[name]} in the configuration, {found} in the weights")
     refuse(f"The weights in {directory} do not match its configuration", problems)
     return Sizes(language, sampling, queries, bool(inside))
 
@@ -162,7 +162,7 @@ def within(prefix: str, shapes: Shapes) -> dict[str, Sequence[int]]:
 
 
 def save_trained(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write only what differs from the published checkpoint: `changed` (stored names), and what was trained before."""
+    """Write only what differs from the published checkpoint: `changed` (stored names), and tensors trained before."""
     stored = checkpoint.stored
     before = [name for name, path in stored.where.items() if path.name == TRAINED]
     whole = {**stored.tensors(before), **stored.as_stored(changed)}
@@ -176,7 +176,7 @@ def save_trained(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, 
 
 
 def load_tower(checkpoint: Checkpoint, options: Options, device: torch.device, dtype: torch.dtype) -> eva.Tower:
-    """Raises CheckpointError where there are no weights, or others than the head's features need."""
+    """Raises CheckpointError where there are no weights, or where they do not fit the head."""
     tensors, where = _tower_tensors(checkpoint, options)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     sizes = eva.read_sizes(shapes, _heads(shapes, checkpoint, options))
@@ -193,8 +193,8 @@ def load_tower(checkpoint: Checkpoint, options: Options, device: torch.device, d
 
 
 def grid_side(checkpoint: Checkpoint, options: Options) -> int:
-    """Feature tokens a side, by what says it and is least to read: the table of positions among the checkpoint's
-    weights, the preset's name, the table in a file of its own."""
+    """Feature tokens per side, from the source that is cheapest to read: the table of positions among the checkpoint's
+    weights, the preset's name, the table in a separate file."""
     preset = eva.PRESETS.get(str(checkpoint.config.get("gen_vision_tower")))
     if checkpoint.sizes.tower_inside:
         patches = math.isqrt(checkpoint.stored.shapes[f"{TOWER}pos_embed"][1] - 1)
@@ -206,7 +206,7 @@ def grid_side(checkpoint: Checkpoint, options: Options) -> int:
 
 
 def _side(patches: int, stride: int) -> int:
-    """Feature tokens a side, of so many patches a side. Raises CheckpointError if the pooling leaves a rest."""
+    """Feature tokens per side for `patches` per side. Raises CheckpointError if the pooling leaves a remainder."""
     side, rest = divmod(patches, stride)
     if rest or not side:
         raise CheckpointError(f"A tower of {patches} x {patches} patches cannot be pooled by {stride}.")
@@ -214,8 +214,8 @@ def _side(patches: int, stride: int) -> int:
 
 
 def copy_tower(checkpoint: Checkpoint, options: Options, directory: Path) -> None:
-    """Put a tower that lies beside the checkpoint beside its copy too, inside the directory; of one whose weights are
-    in the checkpoint, what is said about it. One that came from the hub is found there again."""
+    """Copy a tower from beside the checkpoint into the directory of its copy; of a tower whose weights are in the
+    checkpoint, only its configuration. A tower from the hub is not copied."""
     own = Path(options.feature_tower).expanduser()
     found = own if options.feature_tower and own.is_dir() else _beside(checkpoint.directory)
     if found is not None and not (directory / FOLDER).exists():
@@ -224,7 +224,7 @@ def copy_tower(checkpoint: Checkpoint, options: Options, directory: Path) -> Non
 
 
 def _tower_tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Tensor], str]:
-    """Own names -> tensors, and where they are, for people."""
+    """Own names -> tensors, and their place for messages."""
     if file := _tower_file(checkpoint, options):
         return read_tensors(file, lazily=True), str(file)
     stored = checkpoint.stored.read(TOWER + name for name in within(TOWER, checkpoint.stored.shapes))
@@ -232,7 +232,7 @@ def _tower_tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[st
 
 
 def check_tower(checkpoint: Checkpoint, options: Options) -> None:
-    """Look for the weights without reading them. Raises CheckpointError where `load_tower` would miss something."""
+    """Check that the weights exist, without reading them. Raises CheckpointError where `load_tower` would fail."""
     _tower_file(checkpoint, options)
     _heads({}, checkpoint, options)
 
@@ -244,15 +244,15 @@ def _tower_file(checkpoint: Checkpoint, options: Options) -> Path | None:
         return None
     found = Path(name).expanduser() if name else _beside(checkpoint.directory)
     if found is None and not Path(checkpoint.base).expanduser().is_dir():
-        name = OFFICIAL_TOWER  # only a checkpoint from the hub lets the tower be downloaded unasked
+        name = OFFICIAL_TOWER  # downloaded automatically only for a checkpoint from the hub
     if name and (found is None or not found.exists()):
         found = download(name, "adapter.feature_tower", ["*.bin", *CHECKPOINTS.patterns])
     files = [] if found is None else [found] if found.is_file() else sorted(found.glob("pytorch_model*.bin"))
     if not files:
         raise CheckpointError(
-            f"{checkpoint.directory} has no feature tower inside, and there is none in {FOLDER} beside it. It turns "
-            f"pictures into what the head learns: set adapter.feature_tower={OFFICIAL_TOWER} (8.7 GB), or "
-            'learn from the features that pictures were drawn from with adapter.x0="sampled".'
+            f"{checkpoint.directory} has no feature tower inside, and there is none in {FOLDER} beside it. It encodes "
+            f"images into the head's targets: set adapter.feature_tower={OFFICIAL_TOWER} (8.7 GB), or train on "
+            'the features that images were generated from with adapter.x0="sampled".'
         )
     return files[0]
 
@@ -263,21 +263,21 @@ def _beside(checkpoint: Path) -> Path | None:
 
 
 def _heads(shapes: Mapping[str, Any], checkpoint: Checkpoint, options: Options) -> int:
-    """The one thing that the weights do not tell: by an option, a file beside them, or the preset's name."""
+    """Number of heads, which the weights do not show: from an option, a file beside them, or the preset's name."""
     name = str(checkpoint.config.get("gen_vision_tower"))
     width = options.feature_head_width or _configured_width(checkpoint, options)
     if not width and name in eva.PRESETS:
         width = eva.PRESETS[name].head_width
     if not width:
         raise CheckpointError(
-            f'The width of the attention heads of the feature tower "{name}" is not known: say it with '
-            f"adapter.feature_head_width, or in a {CONFIG} beside the weights (vision_cfg.head_width)."
+            f'The width of the attention heads of the feature tower "{name}" is unknown: set '
+            f"adapter.feature_head_width, or write it into a {CONFIG} beside the weights (vision_cfg.head_width)."
         )
     return max(1, int(shapes.get("cls_token", (1, 1, width))[-1]) // width)
 
 
 def _configured_width(checkpoint: Checkpoint, options: Options) -> int:
-    """vision_cfg.head_width of the first tower_config.json there is; 0 without one."""
+    """vision_cfg.head_width of the first tower_config.json found; 0 without one."""
     own = Path(options.feature_tower).expanduser() if options.feature_tower else checkpoint.directory
     here = own if own.is_dir() else own.parent
     for place in (here, checkpoint.directory / FOLDER, checkpoint.directory.parent / FOLDER):

@@ -1,5 +1,5 @@
-"""Pixels out of features: the checkpoint's UNet and autoencoder through diffusers' SDXL pipeline. The pipeline file
-that a checkpoint may bring along is code, and is not run."""
+"""Decode features to pixels: the checkpoint's UNet and autoencoder in diffusers' SDXL pipeline. The pipeline file that
+a checkpoint may contain is code, and is not run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from srum_core.errors import CheckpointError
 from srum_core.models.weights import loading, read_json, refuse_infinite
 
 ORIGINAL = (1024, 1024)
-"""(height, width) that the UNet is told the image was cut from, whatever is drawn."""
+"""(height, width) of the original image, as the UNet's condition, whatever the size of the generated image."""
 Watch = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
@@ -30,7 +30,7 @@ class Decoder:
     pipeline: Any
     autoencoder: Any
     size: tuple[int, int]
-    """(width, height) of what it was made to draw."""
+    """(width, height) of the images that it was trained for."""
 
     def noise(self, size: tuple[int, int], rng: torch.Generator) -> Tensor:
         """One image's starting noise (c, h, w), before the scheduler's scaling."""
@@ -44,7 +44,7 @@ class Decoder:
     def latents(
         self, features: Tensor, negative: Tensor, noise: Tensor, sampling: Sampling, watch: Watch | None = None
     ) -> Tensor:
-        """Features (n, tokens, c) row-major, what to guide away from (same shape), noise (n, c, h, w) -> latents."""
+        """Features (n, tokens, c) row-major, negative features (same shape), noise (n, c, h, w) -> latents."""
         unet, factor = self.pipeline.unet, self.pipeline.vae_scale_factor
         features, negative, noise = (each.to(unet.device, unet.dtype) for each in (features, negative, noise))
         height, width = (side * factor for side in noise.shape[-2:])
@@ -80,8 +80,8 @@ def find(option: str, checkpoint: Path) -> Path:
     for part in ("unet", "vae", "scheduler"):
         if not (directory / part).is_dir():
             raise CheckpointError(
-                f"{directory} has no {part}: BLIP3-o draws with the decoder in diffusion-decoder (unet, vae, "
-                "scheduler). Download it, or say where it is with adapter.decoder."
+                f"{directory} has no {part}: BLIP3-o generates with the decoder in diffusion-decoder (unet, vae, "
+                "scheduler). Download it, or name its directory with adapter.decoder."
             )
     return directory
 
@@ -107,8 +107,8 @@ def load(directory: Path, channels: int, device: torch.device, dtype: torch.dtyp
         scheduler = _scheduler(directory / "scheduler")
     if unet.config.cross_attention_dim != channels:
         raise CheckpointError(
-            f"The decoder in {directory} reads features of {unet.config.cross_attention_dim} channels, the head draws "
-            f"{channels}: they are of different checkpoints."
+            f"The decoder in {directory} reads features of {unet.config.cross_attention_dim} channels, the head "
+            f"generates {channels}: they are from different checkpoints."
         )
     for module in (unet, autoencoder):
         refuse_infinite(module.named_parameters(), directory)

@@ -1,6 +1,6 @@
-"""What is trained: the diffusion head, diffusers' Lumina NextDiT over feature tokens with the projection that the
-official model has in front of it, and the learned queries; and sampling with it. The head's configuration is stored
-nowhere; every size is read from the weights."""
+"""The trained part: the diffusion head, diffusers' Lumina NextDiT over feature tokens with the official model's
+projection in front of it, and the learned queries; and sampling with it. The head's configuration is not stored; every
+size is read from the weights."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from srum_blip3o.options import Sampling
 from srum_blip3o.text_encoder import Reader
 from srum_core.errors import TrainingError
 
-Told = Tensor | None
-"""What an image is drawn from: a caption's ids (long), its condition (queries, hidden), or nothing."""
+Condition = Tensor | None
+"""The condition of an image: a caption's ids (long), its hidden states (queries, hidden), or None."""
 Watch = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Called at each step with the state, the timestep that the head gets, and its two velocities: unconditional first."""
+"""Called at each step with the state, the head's timestep, and its two velocities: unconditional first."""
 
 
 @frozen
 class Sizes:
-    """What a head is built from."""
+    """The sizes of a head."""
 
     context: int
     """Width of the condition: the language model's."""
@@ -39,11 +39,11 @@ class Sizes:
     heads: int
     kv_heads: int
     feed_forward: int
-    """4864 or 7168 in the published sizes, by the library that the training used."""
+    """4864 or 7168 in the published checkpoints, depending on the library used in training."""
 
 
 def read_sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
-    """From the head's own names and shapes. A tensor that is missing shows in the comparison with `shapes`."""
+    """From the head's own names and shapes. Missing tensors show in the comparison with `shapes`."""
     width, channels = shapes["patch_embedder.proj.weight"]
     heads = shapes["layers.0.gate"][0]
     keys = shapes.get("layers.0.attn1.to_k.weight", (width,))[0]
@@ -70,7 +70,7 @@ def build(sizes: Sizes) -> Any:
         num_layers=sizes.blocks,
         num_attention_heads=sizes.heads,
         num_kv_heads=sizes.kv_heads,
-        # The class rounds its own idea of the width up to a multiple of this one: one multiple, if it is not above.
+        # The class rounds its default width up to a multiple of this: to exactly this, if the default is not larger.
         multiple_of=sizes.feed_forward,
         ffn_dim_multiplier=min(1.0, sizes.feed_forward / inner),
         cross_attention_dim=sizes.width,  # it attends to the projected condition
@@ -122,29 +122,29 @@ class Denoiser(nn.Module):
     def device(self) -> torch.device:
         return self.latent_queries.device
 
-    def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Sequence[Told]) -> list[Tensor]:
+    def forward(self, noisy: Sequence[Tensor], time: Tensor, condition: Sequence[Condition]) -> list[Tensor]:
         """Noisy grids (h, w, c), all of one size; time (n,) in [0, 1]; captions -> velocities of the same shapes."""
         shapes = {tuple(grid.shape) for grid in noisy}
         if len(shapes) != 1:
             raise TrainingError(
-                f"BLIP3-o's features have one grid for all pictures; latents of {sorted(shapes)} cannot share a batch."
+                f"BLIP3-o's features have one grid for all images; latents of {sorted(shapes)} cannot share a batch."
             )
         x = rearrange(torch.stack(list(noisy)), "n h w c -> n c h w").to(self.device)
         velocity = self.velocity(x, 1000 * time.to(self.device).float(), self.conditions(condition))
         return list(rearrange(velocity, "n c h w -> n h w c"))
 
-    def conditions(self, message: Sequence[Told]) -> Tensor:
-        """(n, queries, hidden). Who is told nothing gets zeros; the queries take part all the same (with gradient 0),
-        because every step must use every trained parameter."""
+    def conditions(self, conditions: Sequence[Condition]) -> Tensor:
+        """(n, queries, hidden). No condition gives zeros; the queries still take part (with gradient 0), because every
+        step must use every trained parameter."""
         nothing = 0 * self.latent_queries if self.train_queries else torch.zeros_like(self.latent_queries)
-        out = nothing.expand(len(message), -1, -1)
-        read = [place for place, each in enumerate(message) if each is not None and not each.is_floating_point()]
+        out = nothing.expand(len(conditions), -1, -1)
+        read = [place for place, each in enumerate(conditions) if each is not None and not each.is_floating_point()]
         if read:
-            ids = [message[place].tolist() for place in read]  # type: ignore[union-attr]
+            ids = [conditions[place].tolist() for place in read]  # type: ignore[union-attr]
             out = _put(out, read, self.reader.states(self.latent_queries, ids))
-        known = [place for place, each in enumerate(message) if each is not None and each.is_floating_point()]
+        known = [place for place, each in enumerate(conditions) if each is not None and each.is_floating_point()]
         if known:
-            out = _put(out, known, torch.stack([message[place] for place in known]))  # type: ignore[misc]
+            out = _put(out, known, torch.stack([conditions[place] for place in known]))  # type: ignore[misc]
         return out
 
     def velocity(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
@@ -173,9 +173,9 @@ def sample(
     for time in scheduler.timesteps:
         timestep = time.long().float() if sampling.whole_timesteps else time.float()
         velocities = denoiser.velocity(x.repeat(2, 1, 1, 1), timestep.expand(len(both)), both).float()
-        without, message = velocities.chunk(2)
+        without, conditional = velocities.chunk(2)
         if watch is not None:
-            watch(x, timestep, without, message)
-        guided = without + sampling.guidance * (message - without)
+            watch(x, timestep, without, conditional)
+        guided = without + sampling.guidance * (conditional - without)
         x = scheduler.step(guided, time, x, return_dict=False)[0]
     return x

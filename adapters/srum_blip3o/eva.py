@@ -1,4 +1,4 @@
-"""The feature tower, EVA-CLIP-E+: what the head's targets are made of. A plain transformer with the norms behind."""
+"""The feature tower, EVA-CLIP-E+, which encodes the head's targets. A transformer with norms after the branches."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from torch.nn import functional as F
 from srum_core.errors import CheckpointError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of CLIP's training images, red, green and blue."""
+"""Of CLIP's training images: red, green, blue."""
 
 
 @frozen
 class Preset:
-    """What `gen_vision_tower` names."""
+    """Sizes for a name in `gen_vision_tower`."""
 
     head_width: int
-    """Of the attention; the weights cannot tell."""
+    """Of the attention; the weights do not show it."""
     grid: int
-    """Patches a side; with it images can be drawn without the tower's weights."""
+    """Patches per side; known here, so that images can be generated without the tower's weights."""
 
 
 PRESETS = {"eva-clip-E-14-plus": Preset(head_width=112, grid=32)}
@@ -36,30 +36,30 @@ PRESETS = {"eva-clip-E-14-plus": Preset(head_width=112, grid=32)}
 
 @frozen
 class Sizes:
-    """What a tower is built from."""
+    """The sizes of a tower."""
 
     width: int
     patch: int
     grid: int
-    """Patches a side."""
+    """Patches per side."""
     blocks: int
     heads: int
     mlp: int
 
     @property
     def image(self) -> int:
-        """Pixels a side of the images it sees."""
+        """Pixels per side of its input images."""
         return self.patch * self.grid
 
 
 def read_sizes(shapes: Mapping[str, Sequence[int]], heads: int) -> Sizes:
-    """From the tower's own names and shapes. Raises CheckpointError where these are of no such tower."""
+    """From the tower's own names and shapes. Raises CheckpointError where these are not of such a tower."""
     try:
         width, _, patch, _ = shapes["patch_embed.proj.weight"]
         positions = shapes["pos_embed"][1] - 1
         mlp = shapes["blocks.0.mlp.fc1.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"The feature tower's weights are incomplete: {error} is missing or odd.") from error
+        raise CheckpointError(f"The feature tower's weights are incomplete: {error} is missing or invalid.") from error
     grid = math.isqrt(positions)
     if grid * grid != positions or width % heads:
         raise CheckpointError(
@@ -81,7 +81,7 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    """x + norm(f(x)), twice: the norm is behind the branch, not before it."""
+    """x + norm(f(x)), twice: the norm is after the branch, not before it."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def preprocess(image: Image.Image, side: int) -> Tensor:
 
 
 def window(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a (width, height) image that the tower sees, the middle square, as fractions."""
+    """The part of a (width, height) image that the tower encodes, the middle square, as fractions."""
     width, height = size
     side = min(width, height)
     left, top = (width - side) / 2 / width, (height - side) / 2 / height

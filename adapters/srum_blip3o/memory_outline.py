@@ -1,4 +1,4 @@
-"""BLIP3-o without its weights: every part on the meta device, and what takes the most memory in each stage."""
+"""BLIP3-o without its weights: every part on the meta device, and the peak memory of each stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from srum_core.models.qwen_vl import ImageInput
 from srum_core.models.weights import read_json
 
 CAPTION, QUESTION = 100, 500
-"""Tokens of a usual caption with what is said around it, and of a judge's question with its rubric."""
+"""Tokens of a typical caption with its template, and of a judge's question with its rubric."""
 _UNET = {
     "sample_size": 128, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 1792, "layers_per_block": 2,
     "block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10),
@@ -55,11 +55,11 @@ PUBLISHED = {
     "BLIP3o/BLIP3o-Model-8B": _published(3584, 18944, 28, 28, 4, False),
     "BLIP3o/BLIP3o-Model-4B": _published(2048, 11008, 36, 16, 2, True),
 }
-"""Configurations behind hub ids, so that nothing has to be downloaded to plan for them."""
+"""Configurations of hub ids, so that planning needs no download."""
 
 
 def outline(options: Options, device: str) -> Outline:
-    """For a checkpoint here, or a published one by its hub id; the feature tower, which encodes before training, is
+    """For a local checkpoint, or a published one by its hub id; the feature tower, which encodes before training, is
     left out. Raises CheckpointError."""
     known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
     config, head, queries, side, unet_config, vae_config = _published_sizes(options) if known else _sizes(options)
@@ -71,7 +71,7 @@ def outline(options: Options, device: str) -> Outline:
         reader = Reader(lambda: language.model.language_model, 0, 0, options.recompute)
         denoiser = Denoiser(head, queries, reader, options.train_queries).to(dtype)
     for module in (language, unet):
-        nn.Module.to(module, dtype)  # diffusers' own `to` warns of nothing
+        nn.Module.to(module, dtype)  # diffusers' own `to` warns needlessly
     allow_recomputing(language)
     for module in (denoiser, language, unet, autoencoder):
         module.eval().requires_grad_(False)
@@ -99,8 +99,8 @@ def outline(options: Options, device: str) -> Outline:
 
     @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
-        """The language model's reading of the questions and the first token; patches of the images stand for what the
-        vision tower makes of them."""
+        """The language model's prefill of the questions and the first token; zeros stand for the vision tower's
+        output."""
         image_input = ImageInput.within(*options.vision_pixels)
         columns, rows = (pixels // image_input.step for pixels in image_input.seen((width, height)))
         text = language.model.language_model
@@ -108,26 +108,26 @@ def outline(options: Options, device: str) -> Outline:
             inputs_embeds=zeros(count, rows * columns + QUESTION, head.context, dtype=text.dtype), use_cache=True
         )
         cached = 2 * text_config.num_key_value_heads * text_config.hidden_size // text_config.num_attention_heads
-        said = zeros(text_config.num_hidden_layers, count, tokens, cached, dtype=text.dtype)
+        cache = zeros(text_config.num_hidden_layers, count, tokens, cached, dtype=text.dtype)
         language.lm_head(found.last_hidden_state[:, -1])
-        del said
+        del cache
 
-    says = size_of(language)
+    language_size = size_of(language)
     return Outline(
         denoiser=denoiser,
         recipe=make_recipe(options),
         grid=(side, side, head.channels),
         condition=condition,
         parts={
-            "generate": says + size_of(unet, autoencoder),
-            "judge": says,
-            "train": says if options.train_queries else 0,
+            "generate": language_size + size_of(unet, autoencoder),
+            "judge": language_size,
+            "train": language_size if options.train_queries else 0,
         },
         generate=generate,
         judge=judge,
-        note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a picture of its own; left out are the "
-        "feature tower, which is there between judging and training only, and what passes in the vision tower."
-        + (" Sizes are those that the adapter knows of the published checkpoint." if known else ""),
+        note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a separate image; left out are the "
+        "feature tower, which is loaded between judging and training only, and the vision tower's activations."
+        + (" Sizes are the adapter's own for the published checkpoint." if known else ""),
     )
 
 
@@ -146,7 +146,7 @@ def _sizes(options: Options) -> Sizes:
     found = open_checkpoint(options.checkpoint, "meta")
     folder = decoder.find(options.decoder, found.directory)
     unet, autoencoder = (
-        # Without what diffusers' configurations say about themselves.
+        # Without the metadata of diffusers' configurations.
         {name: value for name, value in read_json(folder / part / "config.json").items() if not name.startswith("_")}
         for part in ("unet", "vae")
     )

@@ -1,4 +1,4 @@
-"""BLIP3-o as a `UnifiedModel`: a frozen Qwen2.5-VL reads, looks and answers; a head draws features of images."""
+"""BLIP3-o as a `UnifiedModel`: a frozen Qwen2.5-VL understands and answers; a head generates image features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from srum_blip3o.checkpoint import (
     open_checkpoint,
     save_trained,
 )
-from srum_blip3o.dit import Denoiser, Told, sample
+from srum_blip3o.dit import Condition, Denoiser, sample
 from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader
 from srum_core.flow import Recipe, Schedule
@@ -35,12 +35,12 @@ from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample
 
 READ_AT_ONCE = 16
-"""Captions whose conditions are computed together when all are wanted."""
+"""Captions whose conditions are computed in one batch."""
 
 
 class Blip3o:
-    """Load a checkpoint directory (or hub id) strictly: no missing, no unused key. Only the head is loaded at once; the
-    language model, the decoder and the feature tower come when something needs them."""
+    """Load a checkpoint directory (or hub id) strictly: no missing, no unused key. Only the head is loaded at
+    once; the language model, the decoder and the feature tower are loaded when they are needed."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -71,20 +71,20 @@ class Blip3o:
         with torch.device("meta"):
             self.denoiser = Denoiser(sizes.head, sizes.queries, reader, options.train_queries)
         self.checkpoint.stored.load([self.denoiser], device, dtype, stored_name, partly=True)
-        self.message: dict[str, Tensor] = {}
+        self.hidden_states: dict[str, Tensor] = {}
         """With train_queries off: the condition of every caption so far, on the CPU."""
         self.recipe = make_recipe(options)
 
     @classmethod
     def outline(cls, options: Options, device: str) -> Outline:
-        """The same model without weights, to plan for."""
+        """The same model without weights, for memory planning."""
         from srum_blip3o.memory_outline import outline
 
         return outline(options, device)
 
     @classmethod
     def preflight(cls, options: Options) -> None:
-        """Raise CheckpointError for what would stop a run, as far as files and headers tell."""
+        """Raise CheckpointError for problems that files and headers show before a run."""
         found = open_checkpoint(options.checkpoint, options.device)
         Chat.load(found.directory, "BLIP3-o", [text_encoder.QUERIES])
         autoencoder = read_json(decoder.find(options.decoder, found.directory) / "vae" / "config.json")
@@ -92,11 +92,11 @@ class Blip3o:
         if options.x0 == "encoded":
             check_tower(found, options)
 
-    # ---- drawing ----------------------------------------------------------------------------------------------------
+    # ---- generating -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        """One image of `options.size` per prompt. The features it was drawn from go along with `x0="sampled"`."""
+        """One image of `options.size` per prompt. With `x0="sampled"` each has the features it was decoded from."""
         self.parts.only("language model", "decoder")
         sampling, made = self.options.sampling, self.parts["decoder"]
         size = (self.options.size[0] or made.size[0], self.options.size[1] or made.size[1])
@@ -104,7 +104,7 @@ class Blip3o:
         rngs = [torch.Generator().manual_seed(seed) for seed in [*seeds, sampling.negative_seed]]
         noise = torch.stack([torch.randn(channels, side, side, generator=each) for each in rngs])
         for_pixels = torch.stack([made.noise(size, each) for each in rngs[:-1]])
-        # No prompt at all is one more row: features that the decoder is guided away from, with the weights of now.
+        # One more row without a prompt: features that the decoder is guided away from, with the current weights.
         rows = [*(self.read(prompt, self.options.generation_turn) for prompt in prompts), []]
         used = len(rows) if sampling.negative == "empty_prompt" else len(prompts)
         states = self.denoiser.reader.states(self.denoiser.latent_queries, rows[:used])
@@ -119,7 +119,7 @@ class Blip3o:
         ]
 
     def _negative(self, tokens: Tensor) -> Tensor:
-        """(1, tokens, c) that the decoder is guided away from; `tokens` are what was drawn, for no prompt last."""
+        """(1, tokens, c) that the decoder is guided away from; `tokens`: generated features, last without prompt."""
         kind = self.options.sampling.negative
         if kind == "empty_prompt":
             return tokens[-1:]
@@ -150,61 +150,61 @@ class Blip3o:
         return list(self.parts["feature tower"].features(self.seen(images)).float())
 
     def seen(self, images: Sequence[Image.Image]) -> Tensor:
-        """The middle squares as the feature tower takes them, (n, 3, side, side)."""
+        """The middle squares as input of the feature tower, (n, 3, side, side)."""
         side = self.parts["feature tower"].sizes.image
         return torch.stack([eva.preprocess(flatten(image), side) for image in images]).to(self.device)
 
     def window(self, size: tuple[int, int]) -> Box:
-        """The part of an image that `encode` sees."""
+        """The part of an image that `encode` uses."""
         return eva.window(size)
 
-    def condition(self, texts: Sequence[str | None]) -> list[Told]:
-        """A caption's ids, which the denoiser reads with the queries as they are; with train_queries off what it would
-        make of them, (queries, hidden). None where the text is dropped."""
+    def condition(self, texts: Sequence[str | None]) -> list[Condition]:
+        """A caption's ids, which the denoiser encodes with the current queries; with train_queries off the encoded
+        condition, (queries, hidden). None where the text is dropped."""
         if not self.options.train_queries:
-            self._tell(texts)
-            return [None if text is None else self.message[text].to(self.device) for text in texts]
+            self._encode_captions(texts)
+            return [None if text is None else self.hidden_states[text].to(self.device) for text in texts]
         ids = [None if text is None else self.read(text, self.options.training_turn) for text in texts]
         return [None if row is None else torch.tensor(row, device=self.device) for row in ids]
 
     def before_training(self, texts: Sequence[str]) -> None:
-        """All the captions that `condition` will be asked for: with train_queries off they are read now, and the
-        language model goes. Nothing else stays in memory either."""
+        """Keep only the language model in memory; with train_queries off, encode all captions of the training now, and
+        free the language model too."""
         self.parts.only("language model")
         if not self.options.train_queries:
-            self._tell(texts)
+            self._encode_captions(texts)
             self.parts.only()
 
     @torch.no_grad()
-    def _tell(self, texts: Sequence[str | None]) -> None:
-        new = [text for text in dict.fromkeys(texts) if text is not None and text not in self.message]
+    def _encode_captions(self, texts: Sequence[str | None]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text is not None and text not in self.hidden_states]
         for start in range(0, len(new), READ_AT_ONCE):
             some = new[start : start + READ_AT_ONCE]
             rows = [self.read(text, self.options.training_turn) for text in some]
             states = self.denoiser.reader.states(self.denoiser.latent_queries, rows)
-            self.message |= zip(some, states.cpu(), strict=True)
+            self.hidden_states |= zip(some, states.cpu(), strict=True)
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
-        """What was trained, under the official names, and which checkpoint it belongs to; it loads like one."""
+        """The trained weights under the official names, and the base checkpoint's name; it loads like a checkpoint."""
         changed = {stored_name(name): tensor for name, tensor in weights.items()}
         save_trained(self.checkpoint, directory, changed)
 
     def export(self, directory: Path) -> None:
-        """The whole model as it is now, as a directory in the published layout."""
+        """The whole model with its current weights, as a directory in the published layout."""
         now = {stored_name(name): tensor for name, tensor in self.denoiser.state_dict().items()}
         self.checkpoint.stored.write(directory, now, self.checkpoint.directory.rglob("*"))
         copy_tower(self.checkpoint, self.options, directory)
 
-    # ---- looking ----------------------------------------------------------------------------------------------------
+    # ---- answering --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """All questions at once, whatever their lengths."""
+        """All questions in one batch, of any lengths."""
         self.parts.only("language model")
         return qwen_vl.answer(self.parts["language model"], self.words, self.image_input, questions)
 
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
-        """Pixels of the image as it was resized for the model, not of the file and not thousandths."""
+        """Pixels of the image resized for the model, not of the file and not thousandths."""
         return self.image_input.box_format(size)
 
 

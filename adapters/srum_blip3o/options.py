@@ -1,4 +1,4 @@
-"""What can be set about BLIP3-o. Light: no torch."""
+"""The options of BLIP3-o. Light: no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _limits(_: Any, attribute: Any, value: tuple[int, int]) -> None:
 
 @frozen
 class Sampling:
-    """How images are drawn: first features, by the head, then pixels, by the decoder. Defaults are the official
+    """How images are generated: first features, by the head, then pixels, by the decoder. Defaults are the official
     ones."""
 
     steps: int = field(default=30, validator=_at_least_1)
@@ -35,10 +35,10 @@ class Sampling:
     decoder_guidance: float = 3.0
     """Of the decoder, away from `negative`; 1 or less switches it off."""
     negative: Literal["empty_prompt", "zero_image", "zeros"] = "empty_prompt"
-    """What the decoder is guided away from: features drawn for no prompt at all, those of an all-zero image (needs
-    the feature tower), or zeros."""
+    """What the decoder is guided away from: features generated without a prompt, those of an all-zero image
+    (needs the feature tower), or zeros."""
     negative_seed: int = 0
-    """Of the noise from which the features for no prompt are drawn."""
+    """Of the noise for the features without a prompt."""
 
 
 @frozen
@@ -46,32 +46,32 @@ class Options:
     """BLIP3-o 8B by default."""
 
     checkpoint: str = "BLIP3o/BLIP3o-Model-8B"
-    """A directory in the published layout, what training saved, a hub id, or `bundled:shapes`."""
+    """A directory in the published layout, a checkpoint of a training, a hub id, or `bundled:shapes`."""
     feature_tower: str = ""
     """Where the EVA-CLIP weights are if not inside or beside the checkpoint: a directory, a file, or a hub id."""
     feature_head_width: int = field(default=0, validator=validators.ge(0))
-    """Width of the tower's attention heads, which the weights do not tell; 0 = as its preset or tower_config.json."""
+    """Width of the tower's attention heads, which the weights do not show; 0 = from its preset or tower_config.json."""
     decoder: str = ""
     """Directory of the decoder (unet, vae, scheduler); "" = diffusion-decoder in the checkpoint."""
     device: str = "auto"
-    """`auto` takes the accelerator if there is one. Naming one (also `cpu`) skips the check that the model fits."""
+    """`auto` uses the accelerator if there is one. A named device (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
     release: bool = field(default=True, metadata=SPEED)
-    """Let go of the parts that the operation at hand does not need, so that no stage holds all of the model."""
+    """Free the parts that the current operation does not need, so that no stage holds the whole model."""
     train_queries: bool = True
     """Train the learned queries too, through the frozen language model, as the official code does. false: the head
-    only; what it is told of each prompt is computed once, and training needs no language model in memory."""
+    only; each prompt is encoded once, and training needs no language model in memory."""
     recompute: bool = field(default=True, metadata=SPEED)
     """With train_queries: compute the language model's activations again in the backward pass (less memory)."""
     x0: Literal["encoded", "sampled"] = "encoded"
-    """What is learned from a drawn image: the tower's features of its pixels, or the features it was drawn from."""
+    """Training target of a generated image: the tower's features of its pixels, or the features it was decoded from."""
     training_turn: Literal["closed", "open"] = "closed"
-    """Whether the assistant's turn is closed before the queries in training (official), or open as in drawing."""
+    """Whether the assistant's turn is closed before the queries in training (official), or open as in generation."""
     generation_turn: Literal["closed", "open"] = field(default="open", metadata=SAMPLING)
-    """The same in drawing; the published weights were used with the open form."""
+    """The same in generation; the published weights were used with the open form."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))
-    """(width, height) of drawn images, in pixels; 0 = what the decoder was made for (1024)."""
+    """(width, height) of generated images, in pixels; 0 = the decoder's training size (1024)."""
     sampling: Sampling = field(default=Sampling(), metadata=SAMPLING)
     vision_pixels: tuple[int, int] = field(default=(3136, 12_845_056), validator=_limits)
-    """Fewest and most pixels of an image that is looked at; it is resized into these, in steps of 28."""
+    """Fewest and most pixels of an image in a question; it is resized into this range, in steps of 28."""

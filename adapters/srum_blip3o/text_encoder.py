@@ -1,5 +1,5 @@
-"""What is special about BLIP3-o's frozen Qwen2.5-VL: captions and how they are read for the head, with learned queries
-in their last places."""
+"""BLIP3-o's use of its frozen Qwen2.5-VL: captions and their encoding for the head, with learned queries in the last
+places."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from srum_core.models.weights import Stored
 
 QUERIES = "[IMG]"
 """The token before the learned queries."""
-DRAW = "Please generate image based on the following caption: "
+INSTRUCTION = "Please generate image based on the following caption: "
 
 
 def caption(chat: Chat, text: str, closed: bool, queries: int, limit: int) -> list[int]:
-    """What is read before the queries. A caption that is too long is cut itself; the turns around it stay.
+    """The ids before the queries. A caption that is too long is truncated; the turns around it stay.
 
     closed   whether the assistant's empty turn is closed
     queries  how many follow, after their own token
-    limit    most tokens of the whole, queries included"""
+    limit    most tokens in all, queries included"""
     before, after = chat.turn("system", SYSTEM), chat.turn("assistant", "", closed)
     room = limit - (queries + 1) - len(before) - len(after)
-    return [*before, *chat.turn("user", DRAW + text, room=room), *after]
+    return [*before, *chat.turn("user", INSTRUCTION + text, room=room), *after]
 
 
 def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: torch.dtype) -> Any:
-    """From the published checkpoint; training never changes any of it."""
+    """Load it from the published checkpoint; training never changes it."""
     model = qwen_vl.load(config, stored, device, dtype)
     allow_recomputing(model)
     return model
 
 
 def allow_recomputing(model: Any) -> None:
-    """Layers then compute their activations again where they are in training mode, which nothing else depends on."""
+    """Let layers recompute their activations in training mode, on which nothing else depends."""
     newer = getattr(model, "activation_checkpointing_enable", None)
     (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def language_config(config: Mapping[str, Any], directory: Path) -> Qwen2_5_VLConfig:
-    """Out of the flat config.json of a BLIP3-o checkpoint."""
+    """From the flat config.json of a BLIP3-o checkpoint."""
     kind = config.get("model_type")
     if not str(kind).startswith("blip3o_qwen"):
         raise CheckpointError(
@@ -57,9 +57,9 @@ def language_config(config: Mapping[str, Any], directory: Path) -> Qwen2_5_VLCon
 
 
 class Reader:
-    """Reads captions with a language model that somebody else holds and may let go of in between.
+    """Encodes captions with a language model that the adapter holds, and may free between calls.
 
-    It is no module of the denoiser: what is frozen is neither wrapped, averaged over processes, nor saved with it."""
+    It is not a module of the denoiser: frozen weights are not wrapped, averaged over processes or saved with it."""
 
     def __init__(self, text_model: Callable[[], Any], start: int, pad: int, recompute: bool) -> None:
         """`start`: the token before the queries; `recompute`: save memory where a gradient is needed."""
@@ -71,24 +71,24 @@ class Reader:
     def prepare(
         self, queries: Tensor, rows: Sequence[Sequence[int]], embed: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Captions and queries as the language model reads them, padded on the right: embeddings (n, t, hidden), their
-        mask (n, t), 1 on what is real, and where the queries are, (n, q).
+        """Captions and queries as input of the language model, padded on the right: embeddings (n, t, hidden), their
+        mask (n, t), 1 on real tokens, and the places of the queries, (n, q).
 
         queries  (1, q, hidden)
-        rows     each row's ids up to the queries; an empty row is no prompt at all"""
+        rows     each row's ids up to the queries; an empty row has no prompt"""
         count, device = queries.shape[1], queries.device
         lengths = torch.tensor([len(row) + 1 for row in rows], device=device)[:, None]
         longest = max(map(len, rows)) + 1 + count
         ids = [[*row, self.start, *[self.pad] * (longest - len(row) - 1)] for row in rows]
         embeds = embed(torch.tensor(ids, device=device))
-        # Consecutive places and no mask: how many a mask picks would have to be looked up in its values.
+        # Consecutive places and no mask: the number of places of a mask depends on its values.
         places = lengths + torch.arange(count, device=device)
         filling = queries.to(embeds).expand(len(rows), -1, -1)
         embeds = embeds.scatter(1, places[..., None].expand_as(filling), filling)
         return embeds, (torch.arange(longest, device=device) < lengths + count).long(), places
 
     def hidden(self, embeds: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states after the final norm, (n, t, hidden); positions are plain, and what is padding sees nothing."""
+        """Hidden states after the final norm, (n, t, hidden); positions are plain, and padding is masked."""
         model = self.text_model()
         positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         # In this mode, and in no other, layers recompute; nothing in them is random.

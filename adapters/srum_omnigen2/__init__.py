@@ -1,4 +1,4 @@
-"""The OmniGen2 adapter: a frozen Qwen2.5-VL that reads and answers, and a diffusion transformer that generates."""
+"""The OmniGen2 adapter: a frozen Qwen2.5-VL that understands, and a diffusion transformer that generates."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 SIDE_STEP = 16
-"""Sides of training images are whole multiples of this, whatever the autoencoder."""
+"""Sides of training images are multiples of this, for any autoencoder."""
 
 
 def fitted_size(size: tuple[int, int], most: int, longest: int, step: int) -> tuple[int, int]:
-    """(width, height) of an image before it is encoded: never larger, at most so many pixels and so long a side, and
-    each side cut down to a multiple of `step`, which changes the aspect."""
+    """(width, height) of an image before it is encoded: never larger, at most `most` pixels and `longest` a side, and
+    each side rounded down to a multiple of `step`, which changes the aspect ratio."""
     width, height = size
     ratio = min(1.0, (most / (width * height)) ** 0.5, longest / max(width, height))
     return max(step, int(width * ratio) // step * step), max(step, int(height * ratio) // step * step)

@@ -1,5 +1,5 @@
-"""The published layout: four folders of weights and settings, opened strictly. Code in them is never run, and of the
-scheduler one field is read: its class has the name of another one of diffusers', whose times run the other way."""
+"""The published layout: four folders of weights and settings, opened strictly. Code in them is never run. Of the
+scheduler one field is read: its class has the name of one in diffusers, whose times run in the other direction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKPOINTS = Checkpoints(
     published={"OmniGen2/OmniGen2": 24_000_000_000},
     weights="**/*.safetensors",
     needs="Training needs a GPU: LoRA one that holds the transformer in bfloat16 (7.5 GB) and the activations of "
-    "1024x1024 images, full training 60 GB before activations (srum doctor --plan --adapter omnigen2 says more). To "
+    "1024x1024 images, full training 60 GB before activations (srum doctor --plan --adapter omnigen2 has details). To "
     "see the whole method on this machine, run a bundled model: srum-train --adapter bagel --preset shapes.",
 )
 _LANGUAGE_FIELDS = (
@@ -46,33 +46,33 @@ _VAE_FIELDS = (
 
 @frozen
 class Configs:
-    """What the configuration files say: enough to build every part, and no weights."""
+    """The configuration files: enough to build every part, without weights."""
 
     transformer: Sizes
     language: Qwen2_5_VLConfig
     vae: Mapping[str, Any]
     shifted: bool
-    """Whether sampling shifts its times by the size of the image."""
+    """Whether sampling shifts its times with the image size."""
 
     @property
     def factor(self) -> int:
-        """Pixels of a latent cell's side."""
+        """Pixels per side of a latent cell."""
         return int(2 ** (len(self.vae["block_out_channels"]) - 1))
 
     @property
     def stride(self) -> int:
-        """Pixels of a token's side."""
+        """Pixels per side of a token."""
         return self.factor * self.transformer.patch_size
 
     def autoencoder(self) -> Any:
-        """Without values, under torch's meta device."""
+        """The module on torch's meta device, without values."""
         with torch.device("meta"):
             return AutoencoderKL.from_config(dict(self.vae))
 
 
 @frozen
 class Checkpoint:
-    """A checkpoint, opened: nothing but configurations and headers is read."""
+    """An open checkpoint: only configurations and headers are read."""
 
     directory: Path
     configs: Configs
@@ -84,7 +84,7 @@ class Checkpoint:
         return Chat.load(self.directory / "processor", "OmniGen2")
 
     def image_input(self, limits: tuple[int, int]) -> ImageInput:
-        """With limits to an image's pixels; (0, 0): the checkpoint's own."""
+        """The image processor with limits to an image's pixels; (0, 0): the checkpoint's own."""
         path = self.directory / "processor" / "preprocessor_config.json"
         config = read_json(path)
         limits_stated = () if "size" in config else ("min_pixels", "max_pixels")
@@ -97,14 +97,14 @@ class Checkpoint:
 
 
 def open_checkpoint(options: Options, device: str) -> Checkpoint:
-    """From a directory in the published layout, or a hub id. Strict: every tensor that a part needs is there with its
+    """Open a directory in the published layout, or a hub id. Strict: every tensor that a part needs is there with its
     shape, and no other. Raises CheckpointError with every difference."""
     directory = CHECKPOINTS.find(options.checkpoint, device)
     for folder in ("transformer", "mllm", "vae", "processor", "scheduler"):
         if not (directory / folder).is_dir():
             raise CheckpointError(
                 f"{directory} has no folder {folder}: an OmniGen2 checkpoint has transformer, mllm, vae, processor and "
-                "scheduler. Download it again, or give the directory that holds them."
+                "scheduler. Download it again, or give the directory that has them."
             )
     transformer, vae = (
         Stored.open(directory / part, ["diffusion_pytorch_model"], "OmniGen2") for part in ("transformer", "vae")
@@ -138,14 +138,14 @@ def read_configs(
     vae: Mapping[str, Any],
     scheduler: Mapping[str, Any],
 ) -> Configs:
-    """Out of the four configurations. No field that matters has a default: what the official class would put in its
-    place are other sizes than the published ones. Raises CheckpointError."""
+    """Read the four configurations. Fields that matter have no default: the official class's defaults differ from the
+    published sizes. Raises CheckpointError."""
     names = [each.name for each in fields(Sizes)]
     require(transformer, names, directory / "transformer" / "config.json")
     require(vae, _VAE_FIELDS, directory / "vae" / "config.json")
     require(scheduler, ["dynamic_time_shift"], directory / "scheduler" / "scheduler_config.json")
     where = directory / "mllm" / "config.json"
-    # transformers 5 writes the text model's fields into a part of their own, and the rotary ones into another.
+    # transformers 5 writes the text model's fields into a separate part, and the rotary ones into another.
     text = {**mllm, **mllm.get("text_config", {})}
     require(text, _LANGUAGE_FIELDS, where)
     if "rope_parameters" not in text:
@@ -161,16 +161,16 @@ def read_configs(
 
 
 def require(config: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
-    """Raise CheckpointError for names that a configuration lacks."""
+    """Raise CheckpointError for missing fields."""
     if missing := [name for name in names if name not in config]:
         raise CheckpointError(
-            f"{path} does not say {', '.join(missing)}, and no default is safe: the published file states every field. "
+            f"{path} lacks {', '.join(missing)}, and no default is safe: the published file has every field. "
             "Download it again."
         )
 
 
 def _check(directory: Path, configs: Configs) -> None:
-    """Raise CheckpointError for sizes that do not fit one another, and for names that shapes do not show."""
+    """Raise CheckpointError for sizes that contradict each other, and for values that shapes do not show."""
     sizes, hidden = configs.transformer, configs.language.get_text_config().hidden_size
     heads, rotary = sizes.num_attention_heads, sum(sizes.axes_dim_rope)
     problems = {
@@ -189,7 +189,7 @@ def _check(directory: Path, configs: Configs) -> None:
         ),
     }
     refuse(
-        f"{directory / 'transformer' / 'config.json'} describes no OmniGen2 transformer",
+        f"{directory / 'transformer' / 'config.json'} does not describe an OmniGen2 transformer",
         [sentence for sentence, wrong in problems.items() if wrong],
     )
 
@@ -199,8 +199,8 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def save(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write a complete directory in the published layout: `changed` tensors of the transformer in place of its own,
-    all else byte by byte, the weights for reference images included."""
+    """Write a complete directory in the published layout: `changed` tensors of the transformer replace its own, all
+    else is copied, including the weights for reference images."""
     own = checkpoint.transformer.directory
     copy_files(checkpoint.directory, directory, (p for p in checkpoint.directory.rglob("*") if own not in p.parents))
     checkpoint.transformer.write(directory / "transformer", changed, own.rglob("*"))

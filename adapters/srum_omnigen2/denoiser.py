@@ -1,5 +1,5 @@
-"""The diffusion transformer: diffusers' Lumina 2 blocks under the published names. What no library has is here: text on
-the diagonal of the rotary positions, and texts, reference images and images of any sizes in one batch."""
+"""The diffusion transformer: diffusers' Lumina 2 blocks under the published names. New here, because no library has it:
+text on the diagonal of the rotary positions, and texts, reference images and images of any sizes in one batch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 REFERENCES = 5
-"""Reference images at most: rows of the table `image_index_embedding`."""
+"""Most reference images: rows of the table `image_index_embedding`."""
 
 
 @frozen
 class Sizes:
-    """What a transformer is built from; names as in its config.json."""
+    """The sizes of a transformer; names as in its config.json."""
 
     patch_size: int
     in_channels: int
@@ -49,8 +49,8 @@ class Sizes:
 
 
 class Denoiser(nn.Module):
-    """Velocities of latent grids given texts. `references`: with the weights for reference images, which text to image
-    never uses."""
+    """Velocities of latent grids given texts. `references`: with the weights for reference images, which
+    text-to-image generation never uses."""
 
     def __init__(self, sizes: Sizes, references: bool = False) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
 
         self.x_embedder = nn.Linear(sizes.cell, width)
         embed: Any = Lumina2CombinedTimestepCaptionEmbedding(width, sizes.text_feat_dim, norm_eps=sizes.norm_eps)
-        # After the product with the frequencies, as the reference multiplies: before it costs digits.
+        # Scale after the product with the frequencies, as the reference does: before it, digits are lost.
         embed.time_proj.scale = sizes.timestep_scale
         self.time_caption_embed = embed
         self.noise_refiner = blocks(sizes.num_refiner_layers)
@@ -92,7 +92,7 @@ class Denoiser(nn.Module):
         """Noisy grids (h, w, c), time (n,), condition = hidden states (t, text width) per image, references = clean
         grids per image -> velocities.
 
-        The transformer counts time from noise (0) to clean (1) and predicts clean - noise; only here is it otherwise.
+        The transformer's time runs from noise (0) to clean (1), and it predicts clean - noise; converted only here.
         """
         reference_time = (1 - time).to(self.device, torch.float32)
         found = self.predict(noisy, reference_time, condition, references or [()] * len(noisy))
@@ -105,7 +105,7 @@ class Denoiser(nn.Module):
         texts: Sequence[Tensor],
         references: Sequence[Sequence[Tensor]],
     ) -> list[Tensor]:
-        """In the reference's convention: clean - noise at `reference_time` (n,), 0 for noise."""
+        """In the reference's convention, clean - noise at `reference_time` (n,), 0 for noise."""
         text, text_mask = _padded([states.to(self.x_embedder.weight) for states in texts])
         images, images_mask = _padded([self._tokens(grid) for grid in grids])
         time, text = self.time_caption_embed(images, reference_time, text)
@@ -138,7 +138,7 @@ class Denoiser(nn.Module):
     def _refine_references(
         self, references: Sequence[Sequence[Tensor]], rotations: Sequence[Sequence[Tensor]], time: Tensor
     ) -> list[list[Tensor]]:
-        """Tokens of every row's reference images, each of which sees itself only."""
+        """Tokens of every row's reference images, each of which attends to itself only."""
         owners = [(row, number) for row, few in enumerate(references) for number in range(len(few))]
         out: list[list[Tensor]] = [[] for _ in references]
         if not owners:
@@ -161,7 +161,7 @@ class Denoiser(nn.Module):
         self, texts: Sequence[int], references: Sequence[Sequence[Tensor]], images: Sequence[Tensor]
     ) -> list[list[Tensor]]:
         """Rotations (tokens, half a head) complex64 of every row's text, of each reference, and of the image. Text
-        token i is at (i, i, i); an image is at (start, row, column), its start behind all that comes before it."""
+        token i is at (i, i, i); an image is at (start, row, column), its start after all that precedes it."""
         shapes = [[grid.shape[:2] for grid in (*few, image)] for few, image in zip(references, images, strict=True)]
         count = max(text + sum(map(max, grids)) for text, grids in zip(texts, shapes, strict=True))
         tables = [_waves(width, 1 << count.bit_length()).to(self.device) for width in self.sizes.axes_dim_rope]
@@ -179,12 +179,12 @@ class Denoiser(nn.Module):
 @lru_cache(maxsize=64)
 def _waves(width: int, count: int) -> Tensor:
     """Rotations of positions 0 … count - 1 on an axis, (count, width / 2); angles in float64, on the CPU."""
-    positions: Any = torch.arange(count, device="cpu")  # declared as numpy's, and taken as torch's
+    positions: Any = torch.arange(count, device="cpu")  # declared as numpy's; torch's works
     return get_1d_rotary_pos_embed(width, positions, theta=10000, freqs_dtype=torch.float64).to(torch.complex64)
 
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Rows (t, c) padded on the right, and a mask that is true on what is real; None where all of it is."""
+    """Rows (t, c) padded on the right, and a mask that is true on real tokens; None without padding."""
     lengths = [len(row) for row in rows]
     together = pad_sequence(list(rows), batch_first=True)
     if min(lengths) == max(lengths):

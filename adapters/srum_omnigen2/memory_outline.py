@@ -1,4 +1,4 @@
-"""OmniGen2 without its weights: every part on the meta device, and what takes the most memory in each stage."""
+"""OmniGen2 without its weights: every part on the meta device, and the peak memory of each stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from srum_omnigen2.options import Options
 from srum_omnigen2.sampling import sample
 
 CAPTION, QUESTION = 80, 500
-"""Tokens of a usual caption with what is said around it, and of a judge's question with its rubric."""
+"""Tokens of a typical caption with its template, and of a judge's question with its rubric."""
 _TRANSFORMER = {
     "patch_size": 2, "in_channels": 16, "out_channels": None, "hidden_size": 2520, "num_layers": 32,
     "num_refiner_layers": 2, "num_attention_heads": 21, "num_kv_heads": 7, "multiple_of": 256,
@@ -47,19 +47,19 @@ _VAE = {
 PUBLISHED: Mapping[str, tuple[dict[str, Any], ...]] = {
     "OmniGen2/OmniGen2": (_TRANSFORMER, _MLLM, _VAE, {"dynamic_time_shift": True}),
 }
-"""Configurations behind hub ids, so that nothing has to be downloaded to plan for them."""
+"""Configurations of hub ids, so that planning needs no download."""
 _VISION_PIXELS = (3136, 12_845_056)
 """Of the published image processor."""
 
 
 def outline(options: Options, device: str) -> Outline:
-    """For a checkpoint here, or a published one by its hub id. Raises CheckpointError."""
+    """For a local checkpoint, or a published one by its hub id. Raises CheckpointError."""
     known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
     if known:
         configs = read_configs(Path(options.checkpoint), *PUBLISHED[options.checkpoint])
         image_input = ImageInput.within(*(options.vision_pixels if any(options.vision_pixels) else _VISION_PIXELS))
     else:
-        found = open_checkpoint(options, "meta")  # whatever its size: nothing is loaded
+        found = open_checkpoint(options, "meta")  # any size: nothing is loaded
         configs, image_input = found.configs, found.image_input(options.vision_pixels)
     return _outline(options, device, configs, image_input, known)
 
@@ -93,27 +93,27 @@ def _outline(options: Options, device: str, configs: Configs, image_input: Image
 
     @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
-        """The language model's reading of the questions and the first token; patches of the images stand for what the
-        vision tower makes of them."""
+        """The language model's prefill of the questions and the first token; zeros stand for the vision tower's
+        output."""
         columns, rows = (pixels // image_input.step for pixels in image_input.seen(size))
         text = language.model.language_model
         asked = zeros(count, rows * columns + QUESTION, text_config.hidden_size, dtype=dtype)
         found = text(inputs_embeds=asked, use_cache=True)
         cached = 2 * text_config.num_key_value_heads * text_config.hidden_size // text_config.num_attention_heads
-        said = zeros(text_config.num_hidden_layers, count, tokens, cached, dtype=dtype)
+        cache = zeros(text_config.num_hidden_layers, count, tokens, cached, dtype=dtype)
         language.lm_head(found.last_hidden_state[:, -1])
-        del said
+        del cache
 
-    says = size_of(language)
+    language_size = size_of(language)
     return Outline(
         denoiser=denoiser,
         recipe=make_recipe(options, configs),
         grid=grid,
         condition=texts,
-        parts={"generate": says + size_of(autoencoder), "judge": says, "train": 0},
+        parts={"generate": language_size + size_of(autoencoder), "judge": language_size, "train": 0},
         generate=generate,
         judge=judge,
-        note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about an image of its own; what passes in "
-        "the vision tower and in the encoder is left out."
-        + (" Sizes are those that the adapter knows of the published checkpoint." if known else ""),
+        note=f"Captions have {CAPTION} tokens, questions {QUESTION}, each about a separate image; the activations of "
+        "the vision tower and the encoder are left out."
+        + (" Sizes are the adapter's own for the published checkpoint." if known else ""),
     )

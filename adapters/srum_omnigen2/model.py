@@ -1,4 +1,4 @@
-"""OmniGen2 as a `UnifiedModel`: a frozen Qwen2.5-VL reads and answers; a diffusion transformer generates latents."""
+"""OmniGen2 as a `UnifiedModel`: a frozen Qwen2.5-VL understands; a diffusion transformer generates latents."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from srum_omnigen2.sampling import Watch, sample, sampling_shift, time_grid, tra
 from srum_omnigen2.text_encoder import prompt_ids, read
 
 SIDE = 1024
-"""Pixels of a generated image's side, where `Options.size` does not say."""
+"""Pixels per side of a generated image where `Options.size` is 0."""
 
 
 class OmniGen2:
     """Load a checkpoint directory (or hub id) strictly: no missing, no unused key. Only the transformer is loaded at
-    once; the language model and the autoencoder come when something needs them."""
+    once; the language model and the autoencoder are loaded when they are needed."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -56,19 +56,19 @@ class OmniGen2:
             self.denoiser = Denoiser(self.configs.transformer)
         self.checkpoint.transformer.load([self.denoiser], self.device, self.dtype, partly=True)
         self.conditions: dict[str | None, Tensor] = {}
-        """The condition of every text that training asked for so far, on the CPU."""
+        """The condition of every text of the training so far, on the CPU."""
         self.recipe = make_recipe(options, self.configs)
 
     @classmethod
     def outline(cls, options: Options, device: str) -> Outline:
-        """The same model without weights, to plan for."""
+        """The same model without weights, for memory planning."""
         from srum_omnigen2.memory_outline import outline
 
         return outline(options, device)
 
     @classmethod
     def preflight(cls, options: Options) -> None:
-        """Raise CheckpointError or ConfigError for what would stop a run, as far as files and headers tell."""
+        """Raise CheckpointError or ConfigError for problems that files and headers show before a run."""
         found = open_checkpoint(options, options.device)
         image_size(options, found.configs)
         found.chat()
@@ -93,23 +93,23 @@ class OmniGen2:
         shape = (self.configs.transformer.in_channels, rows, columns)
         noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         grids = patchify(noise, self.configs.transformer.patch_size)
-        return sample(self.denoiser, states, without, list(grids), sampling, self.drawing_shift, watch)
+        return sample(self.denoiser, states, without, list(grids), sampling, self.shift, watch)
 
     @property
-    def drawing_shift(self) -> float:
-        """Of the times of sampling."""
+    def shift(self) -> float:
+        """Shift of the sampling times."""
         if self.options.sampling.shift or not self.configs.shifted:
             return self.options.sampling.shift or 1.0
         width, height = (side // self.configs.factor for side in self.size)
         return sampling_shift(height, width)
 
     def sampling_times(self) -> list[float]:
-        """From 1 to 0; one more than steps."""
-        return time_grid(self.options.sampling.steps, self.drawing_shift).tolist()
+        """Times from 1 to 0; one more than steps."""
+        return time_grid(self.options.sampling.steps, self.shift).tolist()
 
     @torch.no_grad()
     def trace(self, prompts: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> list[list[Image.Image]]:
-        """Per prompt, the clean estimate x - t·v (guided v) at each of these steps, as an image."""
+        """Per prompt, the clean estimate x - t·v (guided v) at each of the given steps, as an image."""
         estimates: list[Tensor] = []
 
         def watch(time: float, x: Tensor, used: Tensor, *_: object) -> None:
@@ -133,8 +133,8 @@ class OmniGen2:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Latent grids (h, w, c), float32, from the posterior's mean. An image of the size that is generated stays as
-        it is; others are fitted. They are encoded size by size, so none sees another's padding."""
+        """Latent grids (h, w, c), float32, from the posterior's mean. An image of the generated size is not
+        resized; others are fitted. Images are encoded by size, without padding."""
         self.parts.only("autoencoder")
         options, step = self.options, math.lcm(SIDE_STEP, self.configs.stride)
         pixels = []
@@ -149,14 +149,14 @@ class OmniGen2:
         return by_shape(pixels, grids)
 
     def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
-        """Hidden states (tokens, hidden) that a text is generated from: constants, read once. None: dropped caption."""
+        """Hidden states (tokens, hidden) of a text, constant and computed once. None: dropped caption."""
         new = [text for text in dict.fromkeys(texts) if text not in self.conditions]
         if new:
             self.conditions |= zip(new, (states.cpu() for states in self.read(new)), strict=True)
         return [self.conditions[text].to(self.device) for text in texts]
 
     def before_training(self, texts: Sequence[str]) -> None:
-        """Read all the captions that `condition` will be asked for; then the language model goes, and all else."""
+        """Encode all captions of the training; then free the language model and all other parts."""
         self.parts.only("language model")
         self.condition([*texts, None])
         self.parts.only()
@@ -169,17 +169,17 @@ class OmniGen2:
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """All questions at once, whatever their lengths, in Qwen2.5-VL's own chat format."""
+        """All questions in one batch, of any lengths, in Qwen2.5-VL's own chat format."""
         self.parts.only("language model")
         return qwen_vl.answer(self.parts["language model"], self.chat, self.image_input, questions)
 
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
-        """Pixels of the image as it was resized for the model."""
+        """Pixels of the image resized for the model."""
         return self.image_input.box_format(size)
 
 
 def make_recipe(options: Options, configs: Configs) -> Recipe:
-    """Shift of the training times: that of the size that is generated."""
+    """The shift of the training times follows from the generated size."""
     width, height = image_size(options, configs)
     modules = r"attn\.(to_[qkv]|to_out\.0)" + (r"|feed_forward\.linear_[123]" if options.lora_modules == "all" else "")
     return Recipe(
@@ -193,7 +193,7 @@ def make_recipe(options: Options, configs: Configs) -> Recipe:
 
 
 def image_size(options: Options, configs: Configs) -> tuple[int, int]:
-    """(width, height) of generated images. Raises ConfigError for one that is not made of whole tokens."""
+    """(width, height) of generated images. Raises ConfigError for one that is not a multiple of a token."""
     width, height = (side or SIDE for side in options.size)
     if width % configs.stride or height % configs.stride:
         raise ConfigError(
@@ -209,7 +209,7 @@ def load_language(checkpoint: Checkpoint, chat: qwen_vl.Chat, device: torch.devi
 
 
 def load_autoencoder(checkpoint: Checkpoint, device: torch.device) -> Any:
-    """In float32: it is small, and 16-bit decoding shows."""
+    """In float32: it is small, and 16-bit decoding is visible."""
     made = checkpoint.configs.autoencoder()
     checkpoint.vae.load([made], device, torch.float32)
     return made

@@ -1,4 +1,4 @@
-"""Sampling: Euler steps over shifted times, with a range of steps that are guided, many images at once."""
+"""Sampling: Euler steps over shifted times, with guidance in a range of steps, for a batch of images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Watch = Callable[[float, Tensor, Tensor, Tensor, Tensor | None], None]
 
 
 def sampling_shift(rows: int, columns: int) -> float:
-    """Of the times, for so many rows and columns of latent cells (not of tokens)."""
+    """Shift of the sampling times for a grid of latent cells (not tokens)."""
     return math.sqrt(rows * columns) / 40
 
 
 def training_shift(tokens: int, version: str) -> float:
-    """Of the training times, for so many tokens an image; "v1" is the official recipe's."""
+    """Shift of the training times for the tokens per image; "v1" is the official recipe's."""
     return math.exp(0.5 + 0.65 * (tokens - 256) / 3840) if version == "v1" else math.sqrt(tokens) / 20
 
 
@@ -45,7 +45,7 @@ def sample(
     """Noise grids (h, w, c) of one size -> clean latent grids, float32.
 
     prompts   hidden states (t, text width) per image
-    negative  those that all are guided away from"""
+    negative  hidden states that all images are guided away from"""
     low, high = sampling.guidance_range
     times = time_grid(sampling.steps, shift)
     x = torch.stack([grid.to(denoiser.device, torch.float32) for grid in noise])
@@ -54,9 +54,9 @@ def sample(
         texts = [*prompts, *[negative] * len(x)] if guided else list(prompts)
         state = x.repeat(1 + guided, 1, 1, 1)
         velocities = torch.stack(denoiser(list(state), time.expand(len(state)), texts))
-        message, without = velocities[: len(x)], velocities[len(x) :] if guided else None
-        used = message if without is None else without + sampling.guidance * (message - without)
+        conditional, without = velocities[: len(x)], velocities[len(x) :] if guided else None
+        used = conditional if without is None else without + sampling.guidance * (conditional - without)
         if watch is not None:
-            watch(float(time), x, used, message, without)
+            watch(float(time), x, used, conditional, without)
         x = x + float(following - time) * used
     return list(x)

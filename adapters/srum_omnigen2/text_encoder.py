@@ -1,4 +1,4 @@
-"""Texts as the frozen language model reads them for the transformer: chat turns around a prompt, no assistant turn."""
+"""Encode texts with the frozen language model for the transformer: chat turns around a prompt, no assistant turn."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ GENERATE = "You are a helpful assistant that generates high-quality images based
 DROPPED = "You are a helpful assistant that generates images."
 """System prompt of a dropped caption, whose user text is empty."""
 READ_AT_ONCE = 16
-"""Texts whose states are computed together when many are wanted."""
+"""Texts whose states are computed in one batch."""
 
 
 def prompt_ids(chat: Chat, text: str | None, limit: int) -> list[int]:
-    """A prompt's ids; None is a dropped caption. One that is too long is cut itself; the turns around it stay."""
+    """A prompt's ids; None is a dropped caption. One that is too long is truncated; the turns around it stay."""
     system = chat.turn("system", DROPPED if text is None else GENERATE)
     return [*system, *chat.turn("user", text or "", room=limit - len(system))]
 
 
 @torch.no_grad()
 def read(text_model: Any, rows: Sequence[Sequence[int]], pad: int) -> list[Tensor]:
-    """Hidden states after the final norm, (tokens, hidden) for each text's ids; texts do not see one another."""
+    """Hidden states after the final norm, (tokens, hidden) for each text's ids; texts do not attend to each other."""
     out: list[Tensor] = []
     for start in range(0, len(rows), READ_AT_ONCE):
         some = rows[start : start + READ_AT_ONCE]

@@ -1,4 +1,4 @@
-"""Wan2.1's video autoencoder on clips of one frame, through diffusers' class."""
+"""Wan2.1's video autoencoder for clips of one frame, with diffusers' class."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from torch import Tensor, nn
 
 ORIGINAL = "encoder.conv1.weight"
-"""A name that only the original file has."""
+"""A name that occurs only in the original file."""
 
 
 class Autoencoder(nn.Module):
     """Images (n, 3, H, W) in [-1, 1] <-> latents (n, channels, H / 8, W / 8), normalised by channel."""
 
     FACTOR = 8
-    """Pixels per latent pixel's side."""
+    """Pixels per side of a latent pixel."""
 
     def __init__(self, width: int = 96, channels: int = 16) -> None:
         super().__init__()
@@ -29,8 +29,8 @@ class Autoencoder(nn.Module):
         return self.net.quant_conv(self.net.encoder(images[:, :, None]))[:, :, 0]
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The posterior's mean, or its sample with the given noise as the reference draws it: the noise is not divided
-        by the channels' deviations."""
+        """The posterior's mean, or its sample with the given noise as in the reference: the noise is not divided by the
+        channels' deviations."""
         mean, log_variance = self.moments(images).chunk(2, dim=1)
         shift, scale = self._constants(mean)
         latent = (mean - shift) / scale
@@ -52,5 +52,5 @@ class Autoencoder(nn.Module):
 
 
 def converted(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """What belongs to each tensor, under diffusers' names, whichever names it has."""
+    """Return the values under diffusers' names, from either set of names."""
     return dict(convert_wan_vae_to_diffusers(dict(tensors)) if ORIGINAL in tensors else tensors)

@@ -1,5 +1,5 @@
-"""The published layout, and the repositories that it needs beside it: the language model's configuration and tokenizer,
-SigLIP's configuration, the autoencoder. Sizes that no file states are read from the weights."""
+"""The published layout, and the other repositories that it needs: the language model's configuration and tokenizer,
+SigLIP's configuration, the autoencoder. Sizes that are in no file are read from the weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CHECKPOINTS = Checkpoints(
     },
     weights="*.[bs][ia][nf]*",  # .bin and .safetensors
     needs="Training its flow head needs a GPU that holds the weights in bfloat16, and the head's gradients and "
-    "optimiser in float32 (srum doctor --plan says how much). To see the whole method on this machine, run a bundled "
+    "optimiser in float32 (srum doctor --plan shows how much). To see the whole method on this machine, run a bundled "
     "model: srum-train --adapter bagel --preset shapes.",
 )
 ATTENTION: dict[str, Any] = {"attn_implementation": "sdpa"}
@@ -55,18 +55,18 @@ PUBLISHED_SIGLIP: dict[str, Any] = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-"""Of that model: all that the weights do not tell."""
+"""Of that model: what the weights do not show."""
 VAE, VAE_FILE, VAE_STEM = "Wan-AI/Wan2.1-T2V-14B", "Wan2.1_VAE.pth", "diffusion_pytorch_model"
-"""Where the reference takes the autoencoder from, its file, and the weights of diffusers' edition."""
+"""The reference's autoencoder, its file, and the weights of diffusers' edition."""
 LANGUAGE = ("llm_model_path", "adapter.language_model", ("*.json", "merges.txt"))
 VISION = ("clip_pretrained_model_path", "adapter.vision", ("config.json",))
-"""Fields of config.json that name other repositories, the settings in their place, and the files that are needed."""
+"""Fields of config.json that name other repositories, the settings that replace them, and the files needed."""
 Shapes = Mapping[str, Sequence[int]]
 
 
 @frozen
 class Checkpoint:
-    """A checkpoint, opened: nothing but headers and configurations is read."""
+    """An open checkpoint: only headers and configurations are read."""
 
     stored: Stored
     sizes: Sizes
@@ -75,7 +75,7 @@ class Checkpoint:
 
 
 def open_checkpoint(options: Options) -> Checkpoint:
-    """From a directory in the published layout, or a hub id. Strict: every tensor that the model needs is there with
+    """Open a directory in the published layout, or a hub id. Strict: every tensor that the model needs is there with
     its shape, and no other. Raises CheckpointError with every difference."""
     directory = CHECKPOINTS.find(options.checkpoint, options.device)
     config = read_json(directory / "config.json")
@@ -85,29 +85,29 @@ def open_checkpoint(options: Options) -> Checkpoint:
         )
     stored = _weights(directory)
     language = _beside(directory, config, options.language_model, *LANGUAGE)
-    speaks = read_json(language / "config.json")
+    language_fields = read_json(language / "config.json")
     with loading(f"The model that {directory} describes"):
-        sizes = read_sizes(directory, config, speaks, _vision(directory, config, options), stored.shapes)
+        sizes = read_sizes(directory, config, language_fields, _vision(directory, config, options), stored.shapes)
     return Checkpoint(stored, sizes, language)
 
 
 def _weights(directory: Path) -> Stored:
-    """Pickles first: these are what is published."""
+    """Pickles first: the published weights are pickles."""
     for ending in (PICKLE, SAFETENSORS):
         if any((directory / f"{stem}{ending}{end}").is_file() for stem in STEMS for end in ("", ".index.json")):
             return Stored.open(directory, STEMS, "Show-o2", ending)
-    return Stored.open(directory, STEMS[:1], "Show-o2", PICKLE)  # refused
+    return Stored.open(directory, STEMS[:1], "Show-o2", PICKLE)  # raises
 
 
 def _beside(
     directory: Path, config: Mapping[str, Any], option: str, field: str, setting: str, patterns: Sequence[str]
 ) -> Path:
-    """The directory that the option names, or else the configuration: in the checkpoint, or on the hub."""
+    """The directory that the option or else the configuration names: in the checkpoint, or on the hub."""
     name = option or str(config.get(field, ""))
     if not name:
         raise CheckpointError(
-            f"{directory / 'config.json'} has no {field}, and Show-o2's own repository does not hold what that names: "
-            f"say where it is with {setting}."
+            f"{directory / 'config.json'} has no {field}, and Show-o2's repository does not contain those files: "
+            f"name their directory with {setting}."
         )
     here = Path(name).expanduser() if option else directory / name
     if here.is_dir() and (option or here.resolve().is_relative_to(directory.resolve())):
@@ -123,7 +123,7 @@ def _vision(directory: Path, config: Mapping[str, Any], options: Options) -> Map
     found = read_json(folder / "config.json")
     found = found.get("vision_config", found)
     if missing := [key for key in PUBLISHED_SIGLIP if key not in found]:
-        # transformers leaves out what has its class's own value
+        # transformers leaves out fields with the class's defaults
         defaults = SiglipVisionConfig()
         found = {**found, **{key: getattr(defaults, key) for key in missing}}
     return {key: found[key] for key in PUBLISHED_SIGLIP}
@@ -132,14 +132,14 @@ def _vision(directory: Path, config: Mapping[str, Any], options: Options) -> Map
 def read_sizes(
     directory: Path,
     config: Mapping[str, Any],
-    speaks: Mapping[str, Any],
-    sees: Mapping[str, Any],
+    language: Mapping[str, Any],
+    vision: Mapping[str, Any],
     shapes: Shapes,
 ) -> Sizes:
     """Sizes of every part, after checking that the tensors are exactly those of these parts.
 
-    speaks  the language model's configuration
-    sees    heads, activation and epsilon of the semantic layers"""
+    language  the language model's configuration
+    vision    heads, activation and epsilon of the semantic layers"""
     block = "diffusion_head_a.0."
     needed = (
         "showo.model.embed_tokens.weight", "image_embedder_und.proj.weight", "position_embedding.weight",
@@ -147,20 +147,20 @@ def read_sizes(
         f"{block}self_attn.k_proj.weight", f"{block}mlp.gate_proj.weight",
     )  # fmt: skip
     refuse(
-        f"The weights in {directory} lack what generates; a Show-o2 checkpoint with its flow head is needed",
+        f"The weights in {directory} lack the flow head; a Show-o2 checkpoint with its flow head is needed",
         [f"missing: {key}" for key in needed if key not in shapes],
     )
     seen, channels, patch, _ = shapes["image_embedder_und.proj.weight"]
     (queries, width), head = shapes[f"{block}self_attn.q_proj.weight"], shapes[f"{block}self_attn.q_norm.weight"][0]
     sizes = Sizes(
-        language=language_config(speaks, shapes["showo.model.embed_tokens.weight"][0]),
+        language=language_config(language, shapes["showo.model.embed_tokens.weight"][0]),
         semantic=SiglipVisionConfig(
             hidden_size=seen,
             intermediate_size=shapes["und_trans.layers.0.mlp.fc1.weight"][0],
             num_hidden_layers=_count("und_trans.layers", shapes),
             attention_dropout=0.0,
             **ATTENTION,
-            **sees,
+            **vision,
         ),
         head=head_config(
             width=width,
@@ -178,7 +178,7 @@ def read_sizes(
     refuse(
         f"The weights in {directory} do not match its configuration",
         [*differences(wanted(sizes), shapes, unused=True), *_contradictions(config, sizes)],
-        "Sizes of the language model are those of its own config.json: adapter.language_model says which.",
+        "Sizes of the language model are those of its own config.json: adapter.language_model names it.",
     )
     return sizes
 
@@ -205,23 +205,23 @@ def _contradictions(config: Mapping[str, Any], sizes: Sizes) -> list[str]:
         "add_time_embeds": True,
     }
     return [
-        f"{key}: the configuration says {config[key]}, the weights are for {value}"
+        f"{key}: {config[key]} in the configuration, {value} in the weights"
         for key, value in found.items()
         if config.get(key, value) not in (value, None)
     ]
 
 
-def language_config(speaks: Mapping[str, Any], rows: int) -> Qwen2Config:
-    """The language model's, with as many rows of the embedding as are stored: its own config.json says more."""
+def language_config(config: Mapping[str, Any], rows: int) -> Qwen2Config:
+    """The language model's configuration, with as many embedding rows as are stored: its config.json has more."""
     kept = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "rms_norm_eps", "hidden_act", "max_position_embeddings")  # fmt: skip
-    theta = speaks.get("rope_theta") or (speaks.get("rope_parameters") or {}).get("rope_theta", 1e6)
-    given: dict[str, Any] = {key: speaks[key] for key in kept if key in speaks}
+    theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 1e6)
+    given: dict[str, Any] = {key: config[key] for key in kept if key in config}
     return Qwen2Config(
         **given,
         vocab_size=rows,
         rope_parameters={"rope_type": "default", "rope_theta": float(theta)},
-        tie_word_embeddings=False,  # the file may hold two matrices whatever the configuration says
+        tie_word_embeddings=False,  # the file may hold two matrices despite the configuration
         use_sliding_window=False,
         attention_dropout=0.0,
         **ATTENTION,
@@ -246,8 +246,8 @@ def head_config(width: int, layers: int, heads: int, kv_heads: int, head_width: 
 
 
 def save(stored: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write a complete folder: `changed` tensors (stored names) replaced, every file but other copies of the weights
-    copied."""
+    """Write a complete folder: `changed` tensors (stored names) are replaced; every file except other copies of the
+    weights is copied."""
     index = f"{stored.stem}{stored.ending}.index.json"
     others = (
         path
@@ -261,7 +261,7 @@ def save(stored: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None
 
 
 def find_vae(options: Options, checkpoint: Path) -> Path:
-    """The file of its weights: where the option says, in the checkpoint, or from the hub. Raises CheckpointError."""
+    """The file of its weights: as the option names, in the checkpoint, or from the hub. Raises CheckpointError."""
     name = options.vae
     place = Path(name).expanduser() if name else checkpoint
     if place.is_file():
@@ -272,20 +272,20 @@ def find_vae(options: Options, checkpoint: Path) -> Path:
         found = _vae_in(place, True)
     if found is None:
         raise CheckpointError(
-            f"{place} holds no {VAE_FILE}, nor a folder vae with {VAE_STEM}{SAFETENSORS}: say with adapter.vae where "
-            f"Wan2.1's autoencoder is ({VAE} on the hub)."
+            f"{place} holds no {VAE_FILE}, nor a folder vae with {VAE_STEM}{SAFETENSORS}: set adapter.vae to "
+            f"Wan2.1's autoencoder ({VAE} on the hub)."
         )
     return found
 
 
 def _vae_in(folder: Path, itself: bool) -> Path | None:
-    """In a folder of the original or of diffusers' edition; `itself`: the folder may be that edition's vae."""
+    """Its file in a folder of the original or of diffusers' edition; `itself`: the folder may be the latter's vae."""
     names = (VAE_FILE, f"vae/{VAE_STEM}{SAFETENSORS}", *([f"{VAE_STEM}{SAFETENSORS}"] if itself else []))
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def vae_width(options: Options, checkpoint: Path) -> int:
-    """Channels of its first layer, out of the file's header."""
+    """Channels of its first layer, from the file's header."""
     return _width(converted({name: shape for name, (_, shape) in header(find_vae(options, checkpoint)).items()}))
 
 
@@ -294,7 +294,7 @@ def _width(shapes: Shapes) -> int:
 
 
 def load_vae(path: Path, channels: int, device: torch.device) -> Autoencoder:
-    """Strictly, under the original or diffusers' names, in float32: it is small, and 16-bit decoding shows. Raises
+    """Strictly, under the original or diffusers' names, in float32: it is small, and 16-bit decoding is visible. Raises
     CheckpointError."""
     tensors = read_tensors(path)
     with loading(f"The autoencoder {path}"):

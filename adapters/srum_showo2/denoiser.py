@@ -1,7 +1,8 @@
-"""The module that the trainer wraps: everything of Show-o2 but the autoencoder, named as in the checkpoint.
+"""The module that the trainer wraps: all of Show-o2 except the autoencoder, named as in the checkpoint.
 
-One sequence holds text and image: [start] caption [image start] [time] [image tokens]. It is causal, and the image
-block (time and image tokens) sees all of itself. What the reference has after it is seen by nobody and is left out.
+One sequence holds text and image: [start] caption [image start] [time] [image tokens]. Attention is
+causal, except that the image block (time and image tokens) attends to all of itself. The reference's tokens after the
+block affect nothing and are left out.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from srum_showo2.flow_head import FinalLayer, HeadBlock
 
 @frozen
 class Sizes:
-    """What the model is built from."""
+    """The sizes of the model."""
 
     language: Qwen2Config
     semantic: SiglipVisionConfig
@@ -34,11 +35,11 @@ class Sizes:
     channels: int
     """Of the latent."""
     patch: int
-    """Latent pixels of an image token's side."""
+    """Latent pixels per side of an image token."""
     side: int
-    """Image tokens of the position table's side."""
+    """Image tokens per side of the position table."""
     tied: bool
-    """Whether the file holds no output matrix of its own."""
+    """Whether the file has no separate output matrix."""
 
     @property
     def cell(self) -> int:
@@ -48,13 +49,13 @@ class Sizes:
 
 @frozen
 class Layout:
-    """Rows of text, padded to `text` columns, and of image blocks behind them: where their tokens are."""
+    """Positions and mask of rows of text, padded to `text` columns, followed by image blocks."""
 
     text: int
     positions: Tensor
-    """(n, t) of the rotary embedding: without the padding."""
+    """(n, t) of the rotary embedding, not counting the padding."""
     mask: Tensor
-    """(n, 1, t, t), True where a token sees another."""
+    """(n, 1, t, t), True where a token attends to another."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], blocks: Sequence[int], device: torch.device) -> Layout:
@@ -68,19 +69,19 @@ class Layout:
 
 
 def attention_mask(real: Tensor, block: Tensor) -> Tensor:
-    """(n, 1, t, t), True where a token (row) sees another (column): a real one before it, or of its own image block.
+    """(n, 1, t, t), True where a token (row) attends to another (column): a real one before it, or in its image block.
 
     real   (n, t), False for padding
     block  (n, t), the number of the image block that a token belongs to; 0 = none"""
     place = torch.arange(real.shape[1], device=real.device)
     together = (block[:, :, None] == block[:, None, :]) & (block[:, :, None] > 0)
     seen = ((place[:, None] >= place) | together) & real[:, None]
-    return (seen | (place[:, None] == place))[:, None]  # padding sees itself: attention to nothing gives no number
+    return (seen | (place[:, None] == place))[:, None]  # padding attends to itself: attention to nothing gives NaN
 
 
 @frozen(eq=False)
 class Prefix:
-    """Texts that the language model and the head have read, for image blocks of one size behind them."""
+    """Texts encoded by the language model and the head, to be followed by image blocks of one size."""
 
     layout: Layout
     language: Any
@@ -88,7 +89,7 @@ class Prefix:
 
 
 class PatchEmbedding(nn.Module):
-    """A convolution over latent pixels, on cells that are cut already."""
+    """A convolution over latent pixels, applied to separate cells."""
 
     def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class ShowO2Denoiser(nn.Module):
         self.image_embedder_und = PatchEmbedding(sizes.channels, seen, sizes.patch)
         self.image_embedder_gen = PatchEmbedding(sizes.channels, hidden, sizes.patch)
         self.position_embedding = nn.Embedding(sizes.side**2, seen)
-        self.und_trans: Any = SiglipEncoder(sizes.semantic)  # type: ignore[arg-type]  # it reads the vision sizes only
+        self.und_trans: Any = SiglipEncoder(sizes.semantic)  # type: ignore[arg-type]  # it uses the vision sizes only
         self.fusion_proj = nn.Sequential(
             Qwen2RMSNorm(seen + hidden, eps=1e-6),
             nn.Linear(seen + hidden, hidden),
@@ -129,12 +130,12 @@ class ShowO2Denoiser(nn.Module):
         layers = range(sizes.head.num_hidden_layers)
         self.diffusion_head_a = nn.ModuleList(HeadBlock(sizes.head, index) for index in layers)
         self.diffusion_head_b = FinalLayer(width, sizes.cell)
-        with torch.device("cpu"):  # their tables are in no checkpoint, and are needed where all else is on torch's meta
+        with torch.device("cpu"):  # their tables are not in a checkpoint, and are needed even on the meta device
             self.showo.model.rotary_emb = Qwen2RotaryEmbedding(sizes.language)
             self.head_rotary = Qwen3RotaryEmbedding(sizes.head)
 
     def tie(self) -> None:
-        """Answer with the embedding, once this has its weights, where the file holds no output matrix."""
+        """Use the embedding as output matrix, after it is loaded, where the file has none."""
         if self.sizes.tied:
             embedding = self.showo.model.embed_tokens.weight
             with torch.device("meta"):
@@ -154,7 +155,7 @@ class ShowO2Denoiser(nn.Module):
         states = self.head(states, waves, layout.text, layout.positions, layout.mask)
         return self.velocities(states[:, layout.text :], waves, [(grid.shape[0], grid.shape[1]) for grid in noisy])
 
-    # ---- what is read ------------------------------------------------------------------------------------------------
+    # ---- embedding --------------------------------------------------------------------------------------------------
 
     def embed_images(self, grids: Sequence[Tensor], time: Tensor) -> tuple[Tensor, Tensor]:
         """Grids (h, w, c) at their times -> image blocks (n, 1 + most cells, hidden), the time token first, and the
@@ -166,17 +167,17 @@ class ShowO2Denoiser(nn.Module):
         mask = None if len(set(counts)) == 1 else real[:, None, None, :]
         seen = self.und_trans(inputs_embeds=seen + places.to(seen), attention_mask=mask).last_hidden_state
         tokens = self.fusion_proj(torch.cat([seen, self.image_embedder_gen(cells)], dim=-1))
-        waves = self.time_embed(1 - time.to(self.device))  # the network counts from noise (0) to clean (1)
+        waves = self.time_embed(1 - time.to(self.device))  # the network's time runs from noise (0) to clean (1)
         return torch.cat([self.time_embed_proj(waves)[:, None].to(tokens), tokens], dim=1), waves
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """The table resized to a grid, (rows · columns, width); at its own size it stays as it is."""
+        """The table resized to a grid, (rows · columns, width); at its own size it is unchanged."""
         table = rearrange(self.position_embedding.weight, "(h w) c -> 1 c h w", h=self.sizes.side)
         resized = F.interpolate(table.float(), (rows, columns), mode="bicubic", align_corners=False)
         return rearrange(resized, "1 c h w -> (h w) c")
 
     def embed_captions(self, captions: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-        """What is before each image block, padded on the right, (n, t, hidden), and its lengths."""
+        """Embeddings before each image block, padded on the right, (n, t, hidden), and their lengths."""
         start, image = torch.tensor(self.markers, device=self.device).split(1)
         ids, _ = pad_rows([torch.cat([start, caption.to(self.device), image]) for caption in captions])
         return self.showo.model.embed_tokens(ids), [len(caption) + 2 for caption in captions]
@@ -193,7 +194,7 @@ class ShowO2Denoiser(nn.Module):
     def head(
         self, states: Tensor, waves: Tensor | None, text: int, positions: Tensor, mask: Tensor, cache: Any = None
     ) -> Tensor:
-        """The flow head's hidden states, (n, t, width), of `text` tokens and image blocks behind them."""
+        """The flow head's hidden states, (n, t, width), of `text` tokens and the image blocks after them."""
         x = self.diff_proj(states)
         angles = self.head_rotary(x, positions)
         for block in self.diffusion_head_a:
@@ -208,9 +209,9 @@ class ShowO2Denoiser(nn.Module):
         ]
 
     def assemble(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
-        """What image tokens answer, (rows · columns, c), as a grid of cells (rows, columns, c).
+        """The outputs of image tokens, (rows · columns, c), as a grid of cells (rows, columns, c).
 
-        A token reads a square of latent pixels, but answers for as many that follow one another row by row."""
+        A token's input is a square of latent pixels, but its output is as many consecutive pixels in row order."""
         patch = self.sizes.patch
         return rearrange(
             tokens.reshape(-1, self.sizes.channels), "(h p w q) c -> h w (p q c)", h=rows, w=columns, p=patch, q=patch
@@ -219,7 +220,7 @@ class ShowO2Denoiser(nn.Module):
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
     def prefix(self, captions: Sequence[Tensor], size: tuple[int, int]) -> Prefix:
-        """Read captions once for all steps: before the image block nothing sees the image or the time."""
+        """Encode captions once for all steps: tokens before the image block do not attend to the image or the time."""
         text, lengths = self.embed_captions(captions)
         layout = Layout.of(lengths, [1 + size[0] * size[1]] * len(lengths), self.device)
         positions, mask = layout.positions[:, : layout.text], layout.mask[:, :, : layout.text, : layout.text]
@@ -229,7 +230,7 @@ class ShowO2Denoiser(nn.Module):
         return found
 
     def step(self, prefix: Prefix, block: Tensor, waves: Tensor, size: tuple[int, int]) -> Tensor:
-        """Velocities (n, rows, columns, c) of image blocks behind a prefix, which stays as it is."""
+        """Velocities (n, rows, columns, c) of image blocks after a prefix, which does not change."""
         text = prefix.layout.text
         positions, mask = prefix.layout.positions[:, text:], prefix.layout.mask[:, :, text:]
         states = self.read(block, positions, mask, prefix.language)

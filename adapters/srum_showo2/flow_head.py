@@ -1,5 +1,5 @@
-"""The flow head's layers, with names as stored. Tokens of an image block are modulated by the time; those of the text
-before it pass through the same layers as they are."""
+"""The flow head's layers, with names as stored. Tokens of an image block are modulated by the time; text
+tokens pass through the same layers without modulation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class HeadBlock(nn.Module):
 
         time    embedding (n, width); None if all tokens are text
         angles  rotary cosines and sines
-        mask    (n, 1, t, keys), True where a token sees another"""
+        mask    (n, 1, t, keys), True where a token attends to another"""
 
         def attend(y: Tensor) -> Tensor:
             return self.self_attn(y, position_embeddings=angles, attention_mask=mask, **{CACHE: cache})[0]
@@ -60,7 +60,7 @@ class HeadBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Numbers of each image token, modulated by the time."""
+    """The output of each image token, modulated by the time."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Show-o2 without its weights: every part on the meta device, and what takes the most memory in each stage."""
+"""Show-o2 without its weights: every part on the meta device, and the peak memory of each stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from srum_showo2.sampling import sample
 from srum_showo2.understanding import View, ask
 
 CAPTION, QUESTION, FRAME = 80, 500, 24
-"""Tokens of a usual caption, of a judge's question with its rubric, and of what precedes an image asked about."""
+"""Tokens of a typical caption, of a judge's question with its rubric, and before an image in a question."""
 ROWS = 151_669
 """Of the embedding: Qwen2.5's tokenizer and Show-o2's own four."""
 _SMALL = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2}
@@ -31,11 +31,11 @@ PUBLISHED = {
     "showlab/show-o2-1.5B-HQ": _SMALL,
     "showlab/show-o2-7B": _LARGE,
 }
-"""Language models behind hub ids, so that nothing has to be downloaded to plan for them; all else is the same."""
+"""Language models of hub ids, so that planning needs no download; all else is the same."""
 
 
 def outline(options: Options, device: str) -> Outline:
-    """For a checkpoint here, or a published one by its hub id. Raises CheckpointError."""
+    """For a local checkpoint, or a published one by its hub id. Raises CheckpointError."""
     known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
     sizes, width = (published_sizes(options.checkpoint), 96) if known else _sizes(options)
     with torch.device("meta"):
@@ -56,21 +56,21 @@ def outline(options: Options, device: str) -> Outline:
 
     @torch.no_grad()
     def generate(count: int) -> None:
-        """Reading the captions, one guided step, and decoding."""
+        """Encode the captions, take one guided step, and decode."""
         once = attrs.evolve(options.sampling, steps=2)
         model.decode(sample(denoiser, captions(count), zeros(count, *grid), once))
 
     @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
-        """As many images as questions are looked at and read, and the first token is sampled."""
+        """Encode as many images as questions, and sample the first token."""
         side = model.vision_size // model.stride
         view = View.of(denoiser, ([0] * FRAME, 0), zeros(count, side, side, sizes.cell))
         ask(denoiser, view, range(count), [range(QUESTION)] * count)
         config = sizes.language
         cached = 2 * (config.num_key_value_heads or 1) * config.hidden_size // config.num_attention_heads
-        said = zeros(config.num_hidden_layers, count, tokens, cached, dtype=denoiser.showo.dtype)
+        cache = zeros(config.num_hidden_layers, count, tokens, cached, dtype=denoiser.showo.dtype)
         denoiser.showo.lm_head(torch.zeros(count, config.hidden_size, device="meta", dtype=denoiser.showo.dtype))
-        del said
+        del cache
 
     return Outline(
         denoiser=denoiser,
@@ -80,15 +80,15 @@ def outline(options: Options, device: str) -> Outline:
         parts=dict.fromkeys(("generate", "judge", "train"), size_of(autoencoder)),
         generate=generate,
         judge=judge,
-        note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question is about an image of its own."
-        + (" Sizes are those that the adapter knows of the published checkpoint." if known else ""),
+        note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question is about a separate image."
+        + (" Sizes are the adapter's own for the published checkpoint." if known else ""),
     )
 
 
 def published_sizes(name: str) -> Sizes:
-    speaks = {**PUBLISHED[name], "num_hidden_layers": 28, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
+    language = {**PUBLISHED[name], "num_hidden_layers": 28, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
     return Sizes(
-        language=language_config(speaks, ROWS),
+        language=language_config(language, ROWS),
         semantic=SiglipVisionConfig(
             hidden_size=1152, intermediate_size=4304, num_hidden_layers=26, **ATTENTION, **PUBLISHED_SIGLIP,
         ),
@@ -101,6 +101,6 @@ def published_sizes(name: str) -> Sizes:
 
 
 def _sizes(options: Options) -> tuple[Sizes, int]:
-    """Of a checkpoint here, and the width of its autoencoder."""
-    found = open_checkpoint(attrs.evolve(options, device="meta"))  # whatever its size: nothing is loaded
+    """Of a local checkpoint, with the width of its autoencoder."""
+    found = open_checkpoint(attrs.evolve(options, device="meta"))  # any size: nothing is loaded
     return found.sizes, vae_width(options, found.stored.directory)

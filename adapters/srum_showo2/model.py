@@ -1,4 +1,4 @@
-"""Show-o2 as a `UnifiedModel`: one language model reads, looks and answers; a flow head on top of it generates."""
+"""Show-o2 as a `UnifiedModel`: one language model understands and answers; a flow head on top of it generates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ShowO2:
     def build(
         self, options: Options, sizes: Sizes, autoencoder: Autoencoder, markers: tuple[int, int] = (0, 0)
     ) -> None:
-        """Make the denoiser on torch's meta device, and what follows from the sizes."""
+        """Make the denoiser on torch's meta device, and compute what follows from its sizes."""
         self.options, self.autoencoder = options, autoencoder
         with torch.device("meta"):
             self.denoiser = ShowO2Denoiser(sizes, markers)
@@ -67,14 +67,14 @@ class ShowO2:
 
     @classmethod
     def outline(cls, options: Options, device: str) -> Outline:
-        """The same model without weights, to plan for."""
+        """The same model without weights, for memory planning."""
         from srum_showo2.memory_outline import outline
 
         return outline(options, device)
 
     @classmethod
     def preflight(cls, options: Options) -> None:
-        """Raise CheckpointError for what would stop a run, as far as files and headers tell."""
+        """Raise CheckpointError for problems that files and headers show before a run."""
         found = open_checkpoint(options)
         Words.load(found.language, found.sizes.language.vocab_size, options.caption_tokens)
         stride = found.sizes.patch * Autoencoder.FACTOR
@@ -97,18 +97,18 @@ class ShowO2:
         return sample(self.denoiser, self.condition(prompts), noise, self.options.sampling, watch)
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Grids (h, w, c) -> images (3, H, W) in about [-1, 1]. One after another: the autoencoder takes 2.6 GiB for
-        one of 1024x1024, more than all else takes for several."""
+        """Grids (h, w, c) -> images (3, H, W) in about [-1, 1]. One by one: the autoencoder needs 2.6 GiB for one
+        of 1024x1024, more than all else needs for several."""
         patch = self.denoiser.sizes.patch
         return [self.autoencoder.decode(unpatchify(latent[None].float(), patch))[0] for latent in latents]
 
     def sampling_times(self) -> list[float]:
-        """From 1 to 0; one more than steps."""
+        """Times from 1 to 0; one more than steps."""
         return time_grid(self.options.sampling).tolist()
 
     @torch.no_grad()
     def trace(self, prompts: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> list[list[Image.Image]]:
-        """Per prompt, the clean estimate x - t·v (guided v) at each of these steps, as an image."""
+        """Per prompt, the clean estimate x - t·v (guided v) at each of the given steps, as an image."""
         estimates: list[Tensor] = []
         self._latents(prompts, seeds, lambda time, x, velocity, _: estimates.append(x - time * velocity))
         images = [[to_image(each) for each in self.decode(list(estimates[step]))] for step in steps]
@@ -118,17 +118,17 @@ class ShowO2:
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Latent grids (h, w, c), float32, from the posterior's mean. An image of the size that is generated stays as
-        it is; of another one the middle is used, or all of it (`options.crop`)."""
+        """Latent grids (h, w, c), float32, from the posterior's mean. An image of the generated size is not
+        resized; of another one the middle is used, or all of it (`options.crop`)."""
         return self.encode_pixels([to_tensor(self.fitted(flatten(image))) for image in images])
 
     def encode_pixels(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """(3, H, W) in [-1, 1] -> grids (h, w, c), float32; one after another, as in `decode`."""
+        """(3, H, W) in [-1, 1] -> grids (h, w, c), float32; one by one, as in `decode`."""
         device, patch = self.denoiser.device, self.denoiser.sizes.patch
         return [patchify(self.autoencoder.encode(image[None].to(device)).float(), patch)[0] for image in images]
 
     def fitted(self, image: Image.Image) -> Image.Image:
-        """As it is encoded."""
+        """The image resized or cropped for encoding."""
         if image.size == self.size:
             return image
         if self.options.crop:
@@ -138,14 +138,14 @@ class ShowO2:
         return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
     def window(self, size: tuple[int, int]) -> Box:
-        """The part of an image that `encode` sees."""
+        """The part of an image that `encode` uses."""
         if size == self.size or not self.options.crop:
             return WHOLE
         (width, height), (left, top) = covering(size, self.size)
         return left / width, top / height, (left + self.size[0]) / width, (top + self.size[1]) / height
 
     def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
-        """Caption ids; none where the text is dropped."""
+        """Caption ids; empty where the text is dropped."""
         return [self.words.caption(text).to(self.denoiser.device) for text in texts]
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
@@ -156,18 +156,18 @@ class ShowO2:
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[str]:
-        """All questions at once; an image that several ask about is read once."""
+        """All questions in one batch; an image of several questions is encoded once."""
         trained = self.options.understanding == "trained"
         images = list(dict.fromkeys((question.image, question.crop) for question in questions))
-        view = self.look([open_rgb(*image) for image in images])
+        views = self.view([open_rgb(*image) for image in images])
         which = [images.index((question.image, question.crop)) for question in questions]
         rows = [self.words.question(REASON_FIRST * each.think + each.text, trained) for each in questions]
-        given, _, _ = ask(self.denoiser, view, which, rows)
+        given, _, _ = ask(self.denoiser, views, which, rows)
         replies = [Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
         return [self.words.text(ids) for ids in speak(self.denoiser, self.words, given, replies)]
 
-    def look(self, images: Sequence[Image.Image]) -> View:
-        """What the language model reads of images that are asked about."""
+    def view(self, images: Sequence[Image.Image]) -> View:
+        """The language model's input for images in questions."""
         script = self.options.understanding == "script"
         grids = self.encode_pixels([to_tensor(self.seen(image)) for image in images])
         return View.of(self.denoiser, self.words.frame, grids, late=script)
@@ -179,18 +179,18 @@ class ShowO2:
 
 
 def image_size(options: Options, side: int, stride: int) -> tuple[int, int]:
-    """(width, height) of generated images; `side` where the option says 0. Raises CheckpointError for one that is not
-    made of whole cells of `stride` pixels."""
+    """(width, height) of generated images; `side` where the option says 0. Raises CheckpointError for one that is not a
+    multiple of `stride` pixels."""
     width, height = (each or side for each in options.size)
     if width % stride or height % stride:
         raise CheckpointError(
-            f"adapter.size {width}x{height} cannot be drawn: both sides must be multiples of {stride}."
+            f"adapter.size {width}x{height} cannot be generated: both sides must be multiples of {stride}."
         )
     return width, height
 
 
 def vision_size(options: Options, side: int, stride: int) -> int:
-    """Side of an image that is asked about, likewise."""
+    """Side of an image in a question, likewise."""
     size = options.vision_size or side
     if size % stride:
         raise CheckpointError(f"adapter.vision_size={size} must be a multiple of {stride} pixels.")
@@ -198,7 +198,7 @@ def vision_size(options: Options, side: int, stride: int) -> int:
 
 
 def make_recipe(options: Options, tokens: int) -> Recipe:
-    """`tokens` of an image block decide the shift of training times."""
+    """The shift of the training times follows from the `tokens` of an image block."""
     head, first = r"(diff_proj|diffusion_head_[ab])\..*", r"(image_embedder_gen|fusion_proj|time_embed(_proj)?)\..*"
     rest = r"(showo\.model|image_embedder_und|position_embedding|und_trans)\..*"
     layers = {"head": r"diffusion_head_a", "stage-1": r"diffusion_head_a"}.get(

@@ -1,4 +1,4 @@
-"""What can be set about Show-o2. Light: no torch."""
+"""The options of Show-o2. Light: no torch."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Options:
     checkpoint: str = "showlab/show-o2-1.5B"
     """A directory in the published layout (config.json; pytorch_model.bin, its shards or safetensors), or a hub id."""
     language_model: str = ""
-    """Directory or hub id of the language model, whose config.json and tokenizer the checkpoint does not hold; "" =
-    what the checkpoint's config.json names (Qwen/Qwen2.5-1.5B-Instruct, Qwen/Qwen2.5-7B-Instruct)."""
+    """Directory or hub id of the language model, whose config.json and tokenizer are not in the checkpoint; "" =
+    as the checkpoint's config.json names (Qwen/Qwen2.5-1.5B-Instruct, Qwen/Qwen2.5-7B-Instruct)."""
     vision: str = ""
-    """Directory or hub id of the SigLIP whose config.json says the heads of the semantic layers; "" = what the
+    """Directory or hub id of the SigLIP whose config.json has the heads of the semantic layers; "" = as the
     checkpoint's config.json names. Nothing is read for google/siglip-so400m-patch14-384, the published one."""
     vae: str = ""
-    """Where the autoencoder is: Wan2.1_VAE.pth, or a directory or hub id with it or with diffusers' edition in vae;
+    """The autoencoder: Wan2.1_VAE.pth, or a directory or hub id with it or with diffusers' edition in vae;
     "" = in the checkpoint, or else Wan-AI/Wan2.1-T2V-14B on the hub."""
     device: str = "auto"
-    """`auto` takes the accelerator if there is one. Naming one (also `cpu`) skips the check that the model fits."""
+    """`auto` uses the accelerator if there is one. A named device (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps what it trains in float32."""
     train: Literal["head", "stage-1", "all"] = "head"
@@ -47,14 +47,14 @@ class Options:
     """(width, height) of generated images, in pixels; 0 = the checkpoint's table of positions (432)."""
     sampling: Sampling = field(default=Sampling(), metadata=SAMPLING)
     caption_tokens: int = field(default=290, validator=validators.ge(1))
-    """Most tokens of a caption, the rest is cut: as published, 290 for 432x432, 251 for 512x512 and 1024x1024."""
+    """Most tokens of a caption; the rest is truncated. Published: 290 for 432x432, 251 for 512x512 and 1024x1024."""
     control_tokens: bool = False
     """Let strings such as <|im_end|> in captions and questions act as control tokens, as the reference does."""
     crop: bool = True
     """Train on the middle of an image of another size, as the reference does; false: on all of it, scaled to about as
     many pixels as `size` has, at its own aspect ratio."""
     understanding: Literal["trained", "script"] = "trained"
-    """How images and questions are read: as the last training stage did (image padded), or as the published script does
+    """How images and questions are read: as in the last training stage (image padded), or as in the published script
     (image cropped, and attention inside the image one token late)."""
     vision_size: int = field(default=0, validator=validators.ge(0))
-    """Side of an image that is asked about, in pixels; 0 = the checkpoint's table of positions (432)."""
+    """Side of an image in a question, in pixels; 0 = the checkpoint's table of positions (432)."""

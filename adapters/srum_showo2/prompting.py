@@ -1,4 +1,4 @@
-"""Show-o2's words: Qwen2.5's tokenizer with four more tokens, captions, and how questions are framed."""
+"""Show-o2's prompts: Qwen2.5's tokenizer with four more tokens, captions, and the template of questions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USER, ASSISTANT = "\n<|im_start|>user\n", "\n<|im_start|>assistant\n"
 
 @frozen
 class Words:
-    """The tokenizer, once with its added tokens (for frames) and once without (for what people write)."""
+    """The tokenizer, once with its added tokens (for templates) and once without (for user text)."""
 
     tokenizer: Qwen2Tokenizer
     plain: Tokenizer
@@ -35,7 +35,7 @@ class Words:
 
     @classmethod
     def load(cls, directory: Path, rows: int, limit: int, control: bool = False) -> Words:
-        """From the language model's directory; `rows` of the embedding. Raises CheckpointError if they do not fit."""
+        """From the language model's directory; `rows` of the embedding. Raises CheckpointError if they do not match."""
         tokenizer, special = load_tokenizer(directory, (START, END, IMAGE_START, IMAGE_END), "Show-o2")
         plain = without_added_tokens(tokenizer)
         tokenizer.add_special_tokens({"pad_token": PADDING})
@@ -54,36 +54,36 @@ class Words:
 
     @property
     def stop(self) -> int:
-        """Ends an answer."""
+        """The token that ends an answer."""
         return self.special[END]
 
     def ids(self, text: str) -> list[int]:
-        """What people write; nothing in it is a control token unless `control` says so."""
+        """Ids of user text; control tokens in it are plain text unless `control` is set."""
         return self._frame(text) if self.control else list(self.plain.encode(text, add_special_tokens=False).ids)
 
     def _frame(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def caption(self, text: str | None) -> Tensor:
-        """A caption's ids, cut at the limit; none where it is dropped."""
+        """A caption's ids, truncated at the limit; empty where it is dropped."""
         return torch.tensor([] if text is None else self.ids(text)[: self.limit], dtype=torch.long)
 
     def before(self, image: bool = True) -> list[int]:
-        """What precedes an image that is asked about, or the question where there is none."""
+        """The ids before an image in a question, or before the question without one."""
         return [*self._frame(SYSTEM), *self._frame(USER), *([self.special[IMAGE_START]] if image else [])]
 
     @property
     def frame(self) -> tuple[list[int], int]:
-        """What precedes an image that is asked about, and the token that ends it."""
+        """The ids before an image in a question, and the token that ends it."""
         return self.before(), self.special[IMAGE_END]
 
     def question(self, text: str, trained: bool = True, image: bool = True) -> list[int]:
-        """A question, to be answered next: as in training, with a line break behind the image and the turn closed, or
-        as the published script writes it."""
+        """A question, to be answered next: as in training, with a line break after the image and the turn closed, or
+        as in the published script."""
         asked = [*self.ids(f"\n{text}" if image else text), self.special[END]] if trained else self.ids(text)
         return [*asked, *self._frame(ASSISTANT)]
 
     def text(self, ids: Sequence[int]) -> str:
-        """What was answered, up to where it stops."""
+        """The answer's text, up to the stop token."""
         end = next((place for place, token in enumerate(ids) if token == self.stop), len(ids))
         return str(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))

@@ -1,4 +1,4 @@
-"""Generating latents: Euler steps from noise to clean with guidance, both branches of all images in one forward."""
+"""Generate latents: Euler steps from noise to clean with guidance, both branches of all images in one forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answering questions about images: an image's clean latent is read by the layers that generate, once for all of its
+"""Answer questions about images: an image's clean latent is encoded by the layers that generate, once for all its
 questions."""
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from srum_showo2.prompting import Words
 
 @frozen(eq=False)
 class View:
-    """Images with what precedes them, a row each, as the language model reads them."""
+    """Images with the ids before them, a row each, as input of the language model."""
 
     embeds: Tensor
     """(n, t, hidden)."""
     real: Tensor
     """(n, t), False for padding."""
     block: Tensor
-    """(n, t), 1 in the image block, which sees all of itself."""
+    """(n, t), 1 in the image block, which attends to all of itself."""
 
     @classmethod
     def of(
@@ -36,8 +36,8 @@ class View:
     ) -> View:
         """Latent grids (h, w, c), up to the end of the image.
 
-        frame  ids of what precedes an image, and of its end (`Words.frame`)
-        late   the block leaves out the time token and takes in the end of the image, as in the published script"""
+        frame  ids before an image, and of its end (`Words.frame`)
+        late   the block excludes the time token and includes the end of the image, as in the published script"""
         images, _ = denoiser.embed_images(grids, torch.zeros(len(grids)))
         embed = denoiser.showo.model.embed_tokens
         before, end = (embed(torch.tensor(ids, device=denoiser.device)) for ids in (frame[0], [frame[1]]))
@@ -51,7 +51,7 @@ class View:
 
     @classmethod
     def nothing(cls, denoiser: ShowO2Denoiser, rows: int) -> View:
-        """No image; what precedes the question is then part of it."""
+        """No image; the ids before it are then part of the question."""
         none = torch.zeros(rows, 0, device=denoiser.device)
         return cls(none[..., None].expand(-1, -1, denoiser.sizes.language.hidden_size), none.bool(), none.long())
 
@@ -59,9 +59,9 @@ class View:
 def ask(
     denoiser: ShowO2Denoiser, view: View, which: Sequence[int], questions: Sequence[Sequence[int]]
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Read the view, and of each question's ids (about the row `which` of it) all but the last.
+    """Encode the view, and of each question's ids (about its row `which`) all but the last.
 
-    Return what transformers' `generate` goes on from, and the hidden states of the view and of the questions."""
+    Return the arguments with which transformers' `generate` continues, and the hidden states of view and questions."""
     cache, device = DynamicCache(), denoiser.device
     longest, columns = max(map(len, questions)), view.real.shape[1]
     ids = torch.tensor([[0] * (longest - len(row)) + [*row] for row in questions], device=device)
@@ -92,7 +92,7 @@ def speak(
     replies: Sequence[Reply],
     watch: Callable[[Tensor], None] | None = None,
 ) -> list[list[int]]:
-    """Ids said, row by row, possibly with the one that stops them at the end; `watch` gets every step's logits."""
+    """Ids of the answers, row by row, possibly ending with the stop token; `watch` gets every step's logits."""
     return generation.speak(denoiser.showo, given, replies, [words.stop], words.stop, watch)
 
 
@@ -111,14 +111,14 @@ def padded(image: Image.Image, side: int) -> Image.Image:
 
 def covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """(width, height) that an image of `size` is resized to, so that it just covers `wanted`, and the (left, top) of
-    what is cut out of its middle."""
+    the crop from its middle."""
     (width, height), (w, h) = size, wanted
     new = (w, max(h, height * w // width)) if width * h <= height * w else (max(w, width * h // height), h)
     return new, (round((new[0] - w) / 2), round((new[1] - h) / 2))
 
 
 def cropped(image: Image.Image, wanted: tuple[int, int]) -> Image.Image:
-    """The middle of the image at (width, height) `wanted`, as large a part as there is of these proportions."""
+    """The middle of the image at (width, height) `wanted`, the largest part with this aspect ratio."""
     new, (left, top) = covering(image.size, wanted)
     whole = image.resize(new, Image.Resampling.BICUBIC)
     return whole.crop((left, top, left + wanted[0], top + wanted[1]))

@@ -134,7 +134,7 @@ def test_the_settings_choose_the_variant() -> None:
         one: Any = model(understanding=setting)
         assert np.array_equal(np.asarray(one.seen(original)), stored[f"pixels_{kind}_uint8"].numpy())
         with torch.no_grad():
-            view = one.look([original])
+            view = one.view([original])
         expected = stored[f"{variant}.inputs_embeds"][:, : view.real.shape[1]]
         close(view.embeds, expected, variant)
         assert int(view.block[0].argmax()) == read_json("understanding")[variant]["block_start"]
