@@ -474,13 +474,13 @@ def test_nothing_is_read_again_without_answers(tmp_path: Path, capsys: pytest.Ca
         ("train.jsonl", ["generate.candidates=2"], "generate.candidates is 2, but every imported image is the one"),
         ("train.jsonl", ["train.lrr=2"], "train.lrr"),
         ("train.jsonl", ["--out", "there"], "there is there already. Choose another folder"),
-        ("train.jsonl", ["--images", "nowhere"], "--images nowhere is no folder"),
+        ("train.jsonl", ["--images", "nowhere"], "--images nowhere is not a folder"),
         ("train.jsonl", ["--candidates", "nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file or directory"),
-        ("nowhere.jsonl", [], "nowhere.jsonl is not there"),
+        ("nowhere.jsonl", [], "nowhere.jsonl does not exist"),
         ("7.png", [], "7.png: judged images are read from files named .jsonl or .parquet, or from a folder"),
-        ("odd/pipe.jsonl", [], "pipe.jsonl is no file: devices and pipes are not read"),
-        ("odd/zero.parquet", [], "zero.parquet is no file: devices and pipes are not read"),
-        ("train.jsonl", ["--candidates", "/dev/zero"], "/dev/zero is no file: devices and pipes are not read"),
+        ("odd/pipe.jsonl", [], "pipe.jsonl is not a file: devices and pipes are not read"),
+        ("odd/zero.parquet", [], "zero.parquet is not a file: devices and pipes are not read"),
+        ("train.jsonl", ["--candidates", "/dev/zero"], "/dev/zero is not a file: devices and pipes are not read"),
         ("linked", [], "x.parquet leads out of linked"),
         ("state-out", [], "../x.arrow leads out of state-out"),
         ("state-deep", [], "state-deep cannot be read as a saved data set"),
@@ -570,7 +570,7 @@ def test_an_unfinished_round_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     run = made(tmp_path / "run")
     (run.stage_folder("judge", 1) / "DONE").unlink()
     export(run, "--to", str(tmp_path / "out"))
-    assert "Judging of round 1 is not finished: what is there was written, 4 are planned." in message(capsys)
+    assert "Judging of round 1 is not finished: 4 images are planned." in message(capsys)
 
 
 # ---- Parquet --------------------------------------------------------------------------------------------------------

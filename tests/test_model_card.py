@@ -49,7 +49,7 @@ def test_lora_weights_are_exported_as_peft_loads_them(
     train(run, 1)
     run.write_settings()
     assert export(run, tmp_path / "out", "--format", "peft") == 0
-    assert f"names {base}, a folder of this machine, as the base" in capsys.readouterr().out
+    assert f"names {base}, a local folder, as the base" in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
     loaded = PeftModel.from_pretrained(toy.ToyModel().denoiser, str(tmp_path / "out")).merge_and_unload()
@@ -75,13 +75,13 @@ def test_a_card_names_base_data_tables_and_settings(run: Run) -> None:
         "base_model": "me/base", "library_name": "peft", "pipeline_tag": "text-to-image", "tags": ["srum"],
     }  # fmt: skip
     assert "LoRA weights for `me/base`" in text
-    assert "That model's licence holds for these weights too." in text
+    assert "Its licence applies to these weights too." in text
     assert "* Round 1: 6 images, prompts `starter`; lora, loss `srum_losses.objectives:SrumLoss`, map" in text
     assert "green" in text
     assert to_toml(run.settings, run.registry.versions()).strip() in text
     whole = model_card(Run(run.folder, run.settings, run.registry, checked=False), 1, peft=False)
     assert "library_name" not in whole
-    assert "The whole model made from `me/base`" in whole
+    assert "The whole model trained from `me/base`" in whole
 
 
 def test_weights_that_are_no_lora_or_not_alone_are_refused(

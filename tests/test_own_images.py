@@ -154,7 +154,7 @@ def test_a_photo_is_turned_as_the_camera_says(tmp_path: Path, capsys: pytest.Cap
     with Image.open(candidate.image) as image:
         assert image.size == (4, 8)
         assert max(image.getpixel((2, 1))) < 60 < 200 < min(image.getpixel((2, 6)))  # type: ignore[arg-type,type-var]
-    assert "a.jpg: it was turned as its EXIF data says" in message(capsys)
+    assert "a.jpg: it was rotated according to its EXIF data" in message(capsys)
 
 
 def test_the_fields_of_image_and_caption_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,9 +204,8 @@ def test_a_data_set_that_cannot_be_had(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     bring("me/photos", tmp_path / "run", code=2)
-    assert (
-        "me/photos is no file or folder here, and cannot be read as a data set of the hub (its part train)"
-        in message(capsys)
+    assert "me/photos is not a file or folder, and cannot be read as a data set of the hub (split train)" in message(
+        capsys
     )
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     bring("me/photos", tmp_path / "run", code=2)
@@ -219,20 +218,20 @@ def test_a_data_set_that_cannot_be_had(
 @pytest.mark.parametrize(
     ("data", "arguments", "sentence"),
     [
-        ("gone.csv", [], "gone.csv is not there."),
-        ("gone", [], "gone is not there."),
+        ("gone.csv", [], "gone.csv does not exist."),
+        ("gone", [], "gone does not exist."),
         ("x.txt", [], "x.txt: images with captions are read from .jsonl, .csv and .parquet files, from a folder, or"),
         ("none", [], "There is no image in it that can be used."),
-        ("odd.csv", [], "odd.csv, behind line 1: this is not CSV"),
+        ("odd.csv", [], "odd.csv, after line 1: this is not CSV"),
         (
             "x.jsonl",
             [],
-            "x.jsonl:1: it has no caption, only image, mood; say where the caption is with --caption-field",
+            "x.jsonl:1: it has no caption, only image, mood; name the field of the caption with --caption-field",
         ),
         ("x.jsonl", ["--caption-field", "alt"], "x.jsonl:1: it has no alt, only image, mood"),
         ("out.jsonl", [], "out.jsonl:1: its image ../secret.png leads out of"),
         ("edit.jsonl", [], "edit.jsonl:1: images are generated from a text alone, so mask would be ignored"),
-        ("x.parquet", [], "x.parquet: it has no image, only caption; say where the image is with --image-field"),
+        ("x.parquet", [], "x.parquet: it has no image, only caption; name the field of the image with --image-field"),
         ("x.jsonl", ["generate.candidates=2"], "Add generate.candidates=1, here and for srum-train."),
         ("x.jsonl", ["--candidates", "x.jsonl"], "--candidates is for judged images"),
         ("x.jsonl", ["--unjudged", "map=paper"], "--unjudged gives every image the weight 1, but the map is paper"),

@@ -1,8 +1,8 @@
-"""Images with captions, to be candidates of a run as if they had been generated for their captions.
+"""Read images with captions as candidates of a run, as if generated for their captions.
 
-Read from JSON lines or CSV whose records name an image and its caption, from Parquet and saved data sets, from a folder
-with a .txt of the same name beside each image, and from the hub with `datasets`. Nothing is resized: the adapter does
-that when it looks at an image or trains on it. An image that cannot be used is `Bad`.
+Sources: JSON lines or CSV whose records name an image and its caption, Parquet and saved data sets, a folder with a
+.txt of the same name beside each image, and the hub with `datasets`. Nothing is resized: the adapter does that for
+understanding and training. An image that cannot be used is `Bad`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ CAPTION = ("caption", "text", "prompt", "original_prompt")
 ID = ("id", "prompt_id")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _METADATA = ("metadata.jsonl", "metadata.csv")
-"""What a folder of images names its captions in, as `datasets` reads it."""
+"""The file of captions in a folder of images, as in `datasets`."""
 _ORIENTATION = 0x0112
 """The EXIF tag."""
 
 Found = Iterator[tuple[str, Callable[[], Json]]]
-"""Where a record is, and what reads it. Reading raises Unusable."""
+"""The place of a record, and a function that reads it and raises Unusable."""
 
 
 @frozen
 class Fields:
-    """Which fields hold image and caption; "" = the first of the usual ones that is there."""
+    """The fields of image and caption; "" = the first usual one that exists."""
 
     image: str = ""
     caption: str = ""
@@ -56,14 +56,14 @@ class Fields:
             name = next((each for each in ([own] if own else usual) if each in names), None)
             if name is None:
                 raise Unusable(
-                    f"it has no {own or what}, only {clean(', '.join(names) or 'nothing', 200)}; say where the {what} "
-                    f"is with --{what}-field"
+                    f"it has no {own or what}, only {clean(', '.join(names) or 'nothing', 200)}; name the field of "
+                    f"the {what} with --{what}-field"
                 )
             found.append(name)
         return found[0], found[1]
 
     def columns(self, path: Path, there: Sequence[str]) -> list[str]:
-        """Those of a table that are read. Raises RecordError."""
+        """The columns to read. Raises RecordError."""
         try:
             used = [*self.of(there), *(name for name in ID if name in there)]
             self.refuse(path.name, dict.fromkeys(there, True), used)
@@ -72,7 +72,7 @@ class Fields:
         return used
 
     def refuse(self, file: str, record: Json, used: Sequence[str]) -> None:
-        """Raise Unusable for a record that asks for another task; name the fields that are not read."""
+        """Raise Unusable for a record of another task; report the fields that are not read."""
         if wrong := other_task({name: each for name, each in record.items() if name not in used}, images=False):
             raise Unusable(wrong)
         if unknown := [name for name in record if name not in used]:
@@ -82,10 +82,10 @@ class Fields:
 def read_captions(data: Path, images: Path | None, fields: Fields, split: str) -> Iterator[Incoming | Bad]:
     """Every image of a file, a folder, or a data set of the hub (OWNER/NAME or OWNER/NAME/SUBSET).
 
-    images      where images are that records only name; None = the file's folder, or `images/` in it
-    split       which part of a data set of the hub
+    images      folder of images that records only name; None = the file's folder, or `images/` in it
+    split       the split of a data set of the hub
 
-    Raises RecordError for what is none of these and where images or captions are missing altogether."""
+    Raises RecordError for any other source, and where all images or captions are missing."""
     found, folders = _found(data, fields, split)
     for where, read in found:
         try:
@@ -95,7 +95,7 @@ def read_captions(data: Path, images: Path | None, fields: Fields, split: str) -
 
 
 def _found(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]]:
-    """The records, and the folders that their images may be in."""
+    """The records, and the possible folders of their images."""
     if not data.exists():
         return _from_hub(data, fields, split)
     saved = any((data / name).is_file() for name in ("state.json", "dataset_dict.json"))
@@ -123,12 +123,12 @@ def _from_table(path: Path) -> Found:
         for row in reader:
             yield f"{path.name}:{reader.line_num}", partial(_row, row)
     except csv.Error as error:
-        raise RecordError(f"{path}, behind line {reader.line_num}: this is not CSV ({error}).") from error
+        raise RecordError(f"{path}, after line {reader.line_num}: this is not CSV ({error}).") from error
 
 
 def _row(row: Json) -> Json:
     if None in row:
-        raise Unusable("there are more cells than columns. Quote texts with commas")
+        raise Unusable("there are more cells than columns. Quote texts that contain commas")
     return {name.strip(): cell for name, cell in row.items() if cell}
 
 
@@ -161,20 +161,20 @@ def _alone(path: Path) -> Json:
 def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]]:
     name = data.as_posix()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w.-]+)?", name) or data.suffix in (".jsonl", ".json", ".csv", ".parquet"):
-        raise RecordError(f"{data} is not there.")
-    datasets, _, _ = need(f"{data} is no file or folder here, and reading it from the hub")
+        raise RecordError(f"{data} does not exist.")
+    datasets, _, _ = need(f"{data} is not a file or folder, and reading it from the hub")
     from huggingface_hub import constants
 
     owner, called, *subset = name.split("/")
     try:
         made = datasets.load_dataset(f"{owner}/{called}", *subset, split=split)
-    except Exception as error:  # of a dozen kinds, for what cannot be found, reached or read
+    except Exception as error:  # of many kinds, if it cannot be found, reached or read
         raise RecordError(
-            f"{data} is no file or folder here, and cannot be read as a data set of the hub (its part {split}): "
+            f"{data} is not a file or folder, and cannot be read as a data set of the hub (split {split}): "
             f"{clean(error, 500)}"
         ) from error
     rows = rows_of(made, data, fields.columns)
-    # Data sets that are no tables name files; only those that were downloaded are read.
+    # Data sets other than tables name files; only downloaded files are read.
     caches = [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
     return ((where, partial(plain, row)) for where, row in rows), caches
 
@@ -194,22 +194,22 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
     image = opened(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
     if image is None:
         raise Unusable("it has no image")
-    turned = _upright(image)
-    notes = () if turned is image else ("it was turned as its EXIF data says",)
-    return Incoming(where, Prompt(str(identity), text.strip()), turned, notes=notes)
+    rotated = _upright(image)
+    notes = () if rotated is image else ("it was rotated according to its EXIF data",)
+    return Incoming(where, Prompt(str(identity), text.strip()), rotated, notes=notes)
 
 
 def _upright(file: File) -> File:
-    """As cameras mean it to be seen: models and judges see pixels, not EXIF. Raises Unusable."""
+    """Rotate an image as its EXIF data specifies, which models and judges do not read. Raises Unusable."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(BytesIO(file.data)) as image:
             if image.getexif().get(_ORIENTATION, 1) == 1:
                 return file
-            turned: Any = flatten(ImageOps.exif_transpose(image))
+            rotated: Any = flatten(ImageOps.exif_transpose(image))
     except Exception as error:  # of damaged EXIF data, of any kind
         raise Unusable(f"the EXIF data of {file.name} cannot be read ({error})") from error
     data = BytesIO()
-    turned.save(data, format="PNG")
-    return File(f"{Path(file.name).stem}.png", data.getvalue(), turned.size)
+    rotated.save(data, format="PNG")
+    return File(f"{Path(file.name).stem}.png", data.getvalue(), rotated.size)

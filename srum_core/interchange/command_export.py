@@ -1,13 +1,13 @@
-"""Write a run's judged images for others, in the official SRUM format or as a Parquet data set, or its model.
+"""Export a run's judged images, in the official SRUM format or as a Parquet data set, or its model.
 
-srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official scripts pass them to one another. Boxes
+srum      output.jsonl, judge.jsonl, train.jsonl and images/, as the official scripts exchange them. Boxes
           become whole pixels. Images with answers that could not be read are left out and counted. A global score of
-          exactly 0 is written as it is, but the official script that makes training records out of judge.jsonl takes 0
-          for a failed judge and drops the image; train.jsonl here keeps it.
-parquet   one file, images included, with everything a judgement holds: datasets.load_dataset("parquet",
-          data_files=...) opens it, and srum import gives equal records back. Needs srum[data].
-checkpoint  the whole model after the round's training, in the layout of its own project, LoRA merged.
-peft      the LoRA weights of the round alone, as PEFT and --checkpoint load them.
+          exactly 0 is written unchanged, but the official script that converts judge.jsonl to training records reads 0
+          as a failed judge and drops the image; train.jsonl here keeps it.
+parquet   one file, images included, with all data of a judgement: datasets.load_dataset("parquet",
+          data_files=...) opens it, and srum import returns equal records. Needs srum[data].
+checkpoint  the whole model after the round's training, in its project's layout, LoRA merged.
+peft      only the LoRA weights of the round, as PEFT and --checkpoint load them.
 
 With the last two a model card is written (README.md: base, data, tables, settings), and --push OWNER/NAME uploads the
 folder to a private repository of the hub.
@@ -37,14 +37,14 @@ _MODELS = ("checkpoint", "peft")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to make; must not hold anything")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to create; must be empty or new")
     parser.add_argument("--format", choices=("srum", "parquet", *_MODELS), default="srum", help="default: srum")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="of a model: also upload it to the hub, as a private one")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="of a model: also upload it to the hub, privately")
     add_round(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0. Raises RecordError if there is nothing to write, or something where it should go."""
+    """0. Raises RecordError if there is nothing to write, or if the target is not empty."""
     source = Run.open(parsed.run, plugins.discover())
     if parsed.push:
         _check_push(parsed.push, parsed.format)
@@ -62,7 +62,7 @@ def run(parsed: argparse.Namespace) -> int:
         print(f"The model after round {rounds} of {shown(source.folder)}.\nWritten to {shown(parsed.to)}")
         base = str(source.trained(0)[0].options.get("checkpoint", ""))
         if parsed.format == "peft" and base and Path(base).is_dir():
-            say(f"It names {base}, a folder of this machine, as the base: correct that where others are to load it.")
+            say(f"It names {base}, a local folder, as the base: change that before others load it.")
         if parsed.push:
             _push(parsed.to, parsed.push)
         return 0
@@ -70,18 +70,18 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.format == "parquet":
         need("srum export --format parquet")
     with fresh(parsed.to) as folder:
-        message = (_srum if parsed.format == "srum" else _parquet)(source, round, folder)
+        sentences = (_srum if parsed.format == "srum" else _parquet)(source, round, folder)
     if not source.done("judge", round):
         planned = len(source.planned(round))
-        message.append(f"Judging of round {round} is not finished: what is there was written, {planned} are planned.")
-    for sentence in [f"Round {round} of {shown(source.folder)}.", *message]:
+        sentences.append(f"Judging of round {round} is not finished: {planned} images are planned.")
+    for sentence in [f"Round {round} of {shown(source.folder)}.", *sentences]:
         say(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
 
 
 def _peft(run: Run, rounds: int, folder: Path) -> None:
-    """The LoRA weights that the round trained. Raises RecordError where there are none, or not these alone."""
+    """The LoRA weights that the round trained. Raises RecordError where there are none, or others too."""
     _, lora = run.trained(rounds)
     way_out = "Write the whole model with --format checkpoint."
     if not lora or lora[-1] != run.stage_folder("train", rounds):
@@ -94,7 +94,7 @@ def _peft(run: Run, rounds: int, folder: Path) -> None:
 
 
 def _check_push(name: str, form: str) -> None:
-    """Raise ConfigError for what cannot be uploaded, before it is written."""
+    """Raise ConfigError for an impossible upload, before anything is written."""
     from huggingface_hub import get_token
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -115,7 +115,7 @@ def _push(folder: Path, name: str) -> None:
         hub = HfApi()
         hub.create_repo(name, private=True, exist_ok=True)
         where = hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload with srum export")
-    except Exception as error:  # of many kinds, for what the hub refuses and for a network that fails
+    except Exception as error:  # of many kinds, for a refusal of the hub or a network failure
         raise RecordError(
             f"{folder} is complete, but could not be uploaded to {name}: {clean(error)} Try again with "
             f"hf upload {name} {folder}."
@@ -125,17 +125,17 @@ def _push(folder: Path, name: str) -> None:
 
 def _srum(run: Run, round: int, folder: Path) -> list[str]:
     counts = write_official(folder, judged(run, round))
-    message = {
+    labels = {
         "failed": "left out: answers about them could not be read.",
         "unscored": "left out: they have no scores.",
-        "zero": "have a global score of exactly 0, which the official reader takes for a failure.",
+        "zero": "have a global score of exactly 0, which the official reader counts as a failure.",
         "without": "have no global score, which the official reader counts as 0.",
         "regions without a score": "are not written.",
         "masks": "have regions with an exact shape; only their boxes are written.",
     }
     sentences = [
         f"{counts[name]} {name if name.startswith('regions') else 'images'} {words}"
-        for name, words in message.items()
+        for name, words in labels.items()
         if counts[name]
     ]
     return [f"{counts['images']} images, judged.", *sentences]

@@ -1,18 +1,18 @@
-"""Make a run out of images from elsewhere: judged ones, ready for srum-train --only train with the same settings, or
-with --captions your own, which srum-train then grounds, judges and trains on like images of the model.
+"""Make a run from existing images: judged ones, ready for srum-train --only train with the same settings, or with
+--captions your own, which srum-train then grounds, judges and trains on like images of the model.
 
 Judged images: DATA is a JSON-lines file of the official code (judge records or training records; both are recognised),
 a Parquet file or a folder of them, or what datasets' save_to_disk wrote. Images are copied. Boxes of official records
-count in pixels of the stored file; what has to be left out of a record (an entry without a score, an empty box) or cut
-to the image is named here and in RUN/import.log. A line that cannot be used stops the import, unless --skip-bad;
+are in pixels of the stored file; entries that are left out (without a score, with an empty box) or cropped to the image
+are listed here and in RUN/import.log. A line that cannot be used stops the import, unless --skip-bad;
 scores outside [-1, 1] are never clipped. Where training records name two images, the bad one is trained on and the
 good one is its reference.
 
 With --captions: DATA is a file (.jsonl, .csv, .parquet) whose records name an image and its caption, a folder with a
 .txt beside each image (or with metadata.jsonl or metadata.csv), or a data set of the hub, OWNER/NAME or
 OWNER/NAME/SUBSET (needs srum[data]). Images keep their sizes; the adapter resizes them as it needs. Damaged and missing
-ones are named and left out. --unjudged trains on them as they are: no judge is asked, and every image has weight 1 (it
-sets map=uniform loss=sft).
+ones are listed and left out. --unjudged trains on them without a judge: every image has weight 1 (it sets map=uniform
+loss=sft).
 
 The run's round 1 is then as if it had been generated, or generated and judged. Further rounds use the prompts of the
 settings.
@@ -39,7 +39,7 @@ from srum_core.interchange.parquet import need, read_parquet
 from srum_core.runs.progress import listed, shown, tell
 
 _UNJUDGED = ("map=uniform", "loss=sft")
-"""Settings with which every image counts the same; others that are given go before."""
+"""Settings that weigh every image equally; given settings override them."""
 _OF_CAPTIONS = ("unjudged", "image_field", "caption_field", "split")
 
 
@@ -47,20 +47,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="a file, a folder, or with --captions a data set of the hub")
     add("--captions", action="store_true", help="images with captions, not judged")
-    add("--unjudged", action="store_true", help="with --captions: train on them with weight 1, ask no judge")
-    add("--image-field", metavar="NAME", help="with --captions: what holds the image (default: image, file_name, …)")
-    add("--caption-field", metavar="NAME", help="with --captions: what holds it (default: caption, text, …)")
-    add("--split", help="with --captions: of a data set of the hub, such as train[:1000] (default: train)")
-    add("--images", type=Path, metavar="DIR", help="where the images are (default: next to DATA, or in images/ there)")
+    add("--unjudged", action="store_true", help="with --captions: train on them with weight 1, without a judge")
+    add("--image-field", metavar="NAME", help="with --captions: field of the image (default: image, file_name, …)")
+    add("--caption-field", metavar="NAME", help="with --captions: field of the caption (default: caption, text, …)")
+    add("--split", help="with --captions: split of a data set of the hub, such as train[:1000] (default: train)")
+    add("--images", type=Path, metavar="DIR", help="folder of the images (default: next to DATA, or images/ there)")
     add("--candidates", type=Path, metavar="FILE", help="official output.jsonl: take prompts and thoughts from it")
-    add("--skip-bad", action="store_true", help="leave out lines that cannot be used, instead of stopping")
+    add("--skip-bad", action="store_true", help="leave out lines that cannot be used instead of stopping")
     add("--out", type=Path, required=True, metavar="RUN", help="folder of the run to make")
     add_settings(parser)
 
 
 @frozen
 class Source:
-    """What is imported. Raises ConfigError for options that do not go together."""
+    """The imported data. Raises ConfigError for options that cannot be combined."""
 
     data: Path
     images: Path | None = None
@@ -82,7 +82,7 @@ class Source:
 
     @property
     def trained_only(self) -> bool:
-        """Whether there is nothing to judge: it was done before, or is not wanted."""
+        """Whether nothing is left to judge: the images are judged, or --unjudged is set."""
         return not self.captions or self.unjudged
 
     def read(self) -> Iterator[Incoming | Bad]:
@@ -118,12 +118,12 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _read(data: Path, images: Path | None, candidates: Path | None) -> Iterator[Incoming | Bad]:
     if images is not None and not images.is_dir():
-        raise RecordError(f"--images {images} is no folder.")
+        raise RecordError(f"--images {images} is not a folder.")
     if not data.exists():
-        raise RecordError(f"{data} is not there.")
+        raise RecordError(f"{data} does not exist.")
     for path in (data, *([candidates] if candidates else [])):
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise RecordError(f"{path} is no file: devices and pipes are not read.")
+            raise RecordError(f"{path} is not a file: devices and pipes are not read.")
     if data.is_dir() or data.suffix == ".parquet":
         there = sorted(path.name for path in data.glob("*.jsonl")) if data.is_dir() else []
         if there and not any(data.glob("*.parquet")):
@@ -150,8 +150,8 @@ def _say(intake: Intake, folder: Path, reward_map: str) -> None:
         )
     if intake.zero:
         tell(
-            f"{intake.zero} images have a global score of exactly 0, which the official judge also writes when it "
-            "has failed. They are trained on."
+            f"{intake.zero} images have a global score of exactly 0, which the official judge also writes "
+            "after a failure. They are trained on."
         )
     if intake.failed:
         tell(f"{intake.failed} images have answers that could not be read. They are not trained on.")

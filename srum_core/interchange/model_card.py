@@ -1,4 +1,4 @@
-"""What an exported model says about itself: README.md as the hub reads it, with base, rounds, tables and settings."""
+"""The model card of an exported model: README.md for the hub, with base, rounds, tables and settings."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_card(run: Run, rounds: int, peft: bool) -> str:
-    """Markdown. `peft`: the folder holds LoRA weights alone."""
+    """Markdown. `peft`: the folder has only LoRA weights."""
     use = run.trained(0)[0]
     base = str(use.options.get("checkpoint", ""))
     about = {"base_model": base} if _HUB.fullmatch(base) and not Path(base).exists() else {}
     about |= {"library_name": "peft"} if peft else {}
     front = [f"{key}: {value}" for key, value in about.items()]
-    what = "LoRA weights for" if peft else "The whole model made from"
+    what = "LoRA weights for" if peft else "The whole model trained from"
     parts = [
         "\n".join(["---", *front, "pipeline_tag: text-to-image", "tags: [srum]", "---"]),
         f"# {use.use} after {rounds} round{'s' * (rounds != 1)} of post-training",
-        f"{what} `{base or use.use}` with srum, adapter `{use.use}`. That model's licence holds for these weights too.",
+        f"{what} `{base or use.use}` with srum, adapter `{use.use}`. Its licence applies to these weights too.",
         "## Data",
         "\n".join(_round(run, number) for number in range(1, rounds + 1)),
     ]
@@ -36,7 +36,7 @@ def model_card(run: Run, rounds: int, peft: bool) -> str:
 
 
 def _round(run: Run, number: int) -> str:
-    """What a round was trained on."""
+    """The training data of a round."""
     settings = run.at("train", number).settings
     images, prompts = len(run.candidates(number)), settings.prompts
     source = prompts if isinstance(prompts, str) else f"{len(prompts)} texts"

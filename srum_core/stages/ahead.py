@@ -1,4 +1,4 @@
-"""Grounding and judging what is there while further images are generated, where servers do both."""
+"""Ground and judge existing images while others are generated, where servers do both."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
 
 PAUSE = 1.0
-"""Seconds between two looks at what has arrived."""
+"""Seconds between two checks for new images."""
 
 
 @contextmanager
 def judging(run: Run, round: int) -> Iterator[None]:
-    """Ground and judge the round's images as they arrive, in a thread beside what generates them.
+    """Ground and judge the round's images as they arrive, in a thread beside the generation.
 
-    What is left when all are there is done by the stages themselves, with the same records. Images wait on disk, so
-    nothing has to be held back. Raises at the end what the thread met."""
+    The stages themselves process the images that are left at the end, with the same records. Images are queued on disk,
+    so the generation never waits. Raises at the end the thread's exception."""
     if not _applies(run, round):
         yield
         return
@@ -32,14 +32,14 @@ def judging(run: Run, round: int) -> Iterator[None]:
         yield
     except BaseException:
         over.set()
-        while thread.is_alive():  # it may be about to ask the next thing
+        while thread.is_alive():  # it may be about to send the next request
             for stage in ("ground", "judge"):
                 getattr(run.at(stage, round).answerer(round - 1), "cancel", lambda: None)()
             thread.join(0.2)
         raise
     over.set()
     while thread.is_alive():
-        thread.join(0.5)  # not for ever at once: a Ctrl-C that comes just before would not be noticed
+        thread.join(0.5)  # with a timeout: otherwise a Ctrl-C just before would not be noticed
     if met:
         raise met[0]
 
@@ -57,7 +57,7 @@ def _work(run: Run, round: int, over: threading.Event, met: list[BaseException])
 
 
 def _applies(run: Run, round: int) -> bool:
-    """Whether neither generating nor judging computes anything large on this machine."""
+    """Whether neither generating nor judging runs a model on this machine."""
     grounding, judged = (run.at(stage, round).settings for stage in ("ground", "judge"))
     if run.at("generate", round).settings.generator is None or grounding.answerer is None or judged.answerer is None:
         return False
@@ -70,5 +70,5 @@ def _applies(run: Run, round: int) -> bool:
 
 
 def _computes(run: Run, kind: str, use: Use) -> bool:
-    """Whether a grounder or a judge has a model of its own."""
+    """Whether a grounder or a judge has its own model."""
     return "device" in use.options or hasattr(run.registry.load(kind, use.use), "score_many")

@@ -1,4 +1,4 @@
-"""What servers must load before a round whose images they generate: written to the run's folder, then required."""
+"""The checkpoints that servers must load before they generate a round's images: written to the run, then required."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Served:
 
     path: Path
     name: str
-    """Under which it is to be served."""
+    """The name under which it must be served."""
     version: str
-    """Changes with what was trained."""
+    """Changes with the trained weights."""
 
 
 def write(run: Run, rounds: int) -> Served | None:
-    """What must be served after so many rounds, for the images of the next one; None = nothing that training made.
+    """The model to serve after `rounds`, for the images of the next one; None = no trained model.
 
-    The model is written whole and merged, where it is not there yet, or the LoRA folder is named."""
+    Writes the whole merged model if it does not exist yet, or returns the LoRA folder."""
     load = _load(run, rounds + 1)
     if load == "none":
         return None
@@ -42,7 +42,7 @@ def write(run: Run, rounds: int) -> Served | None:
         try:
             return Served(Path(os.path.normpath(record.parent / known["path"])), known["name"], known["version"])
         except (TypeError, KeyError) as error:
-            raise RecordError(f"{record} does not say what is served. Delete it: it is written again.") from error
+            raise RecordError(f"{record} does not name the served model. Delete it: it is written again.") from error
     source, last = (run, rounds) if rounds else started_from(run.settings.start, run.registry)
     name = re.sub(r"[^\w.-]+", "-", f"{source.folder.name}-round-{last}-{source.fingerprint(last)[:8]}")
     folder = _lora(run, rounds) if load == "lora" else _whole(run, rounds, record.parent / "served" / name)
@@ -52,7 +52,7 @@ def write(run: Run, rounds: int) -> Served | None:
 
 
 def check(run: Run) -> None:
-    """Raise ConfigError where it is known before the first round that LoRA folders will not be the whole change."""
+    """Raise ConfigError before the first round if one LoRA folder cannot be the whole change of the model."""
     s = run.settings
     if s.generator is None or s.generator.options.get("load") != "lora":
         return
@@ -64,14 +64,14 @@ def check(run: Run) -> None:
 
 
 def prepare(run: Run, round: int) -> None:
-    """Let the servers load what the round samples from: by a plugin with the hook `srum_checkpoint_ready`.
+    """Let the servers load the model of the round, with a plugin that has the hook `srum_checkpoint_ready`.
 
-    Raises RecordError with what to do where there is none, and where they serve another model afterwards."""
+    Raises RecordError with instructions where there is none, and where they serve another model afterwards."""
     found = write(run, round - 1)
     if found is None:
         return
     why = _follow(run, round, found)
-    if not why and found.name == found.version:  # a name that a plugin chose may stand for other weights by now
+    if not why and found.name == found.version:  # a name chosen by a plugin may now mean other weights
         return
     tell(f"generate (round {round}) samples from {shown(found.path)}, served as {found.name}.")
     names = run.registry.checkpoint_ready(run=run, round=round - 1, path=found.path, name=found.name)
@@ -80,15 +80,15 @@ def prepare(run: Run, round: int) -> None:
         _keep(run.round_folder(round - 1 or None) / "served.json", found)
         why = _follow(run, round, found)
     if why:
-        ways = "" if names else " A plugin with the hook srum_checkpoint_ready can do that by itself."
-        raise RecordError(f"Round {round} samples from what was trained before. {why}\nThen run this again.{ways}")
+        ways = "" if names else " A plugin with the hook srum_checkpoint_ready can do that automatically."
+        raise RecordError(f"Round {round} samples from the trained model. {why}\nThen run this again.{ways}")
 
 
 def require_served(run: Run, round: int) -> None:
-    """Load the generator of a round. Raises RecordError where its servers do not serve what the round samples from."""
+    """Load the generator of a round. Raises RecordError where its servers do not serve the round's model."""
     found = write(run, round - 1)
     if found is not None and (why := _follow(run, round, found)):
-        raise RecordError(f"Round {round} samples from what was trained before. {why}\nThen run this again.")
+        raise RecordError(f"Round {round} samples from the trained model. {why}\nThen run this again.")
     run.sampler(round - 1)
 
 
@@ -112,22 +112,22 @@ def _keep(record: Path, found: Served) -> None:
 
 
 def _lora(run: Run, rounds: int) -> Path:
-    """The one LoRA folder on top of the base model. Raises ConfigError where that is not the whole model."""
+    """The only LoRA folder on top of the base model. Raises ConfigError where there are more."""
     use, folders = run.trained(rounds)
     if len(folders) != 1 or use != run.settings.adapter:
         raise ConfigError(
-            f"generator.load=lora cannot be kept after round {rounds}: the model is not adapter.checkpoint with the "
+            f"generator.load=lora is not possible after round {rounds}: the model is not adapter.checkpoint with the "
             "LoRA weights of one round. Set generator.load=checkpoint."
         )
     return folders[0]
 
 
 def _whole(run: Run, rounds: int, folder: Path) -> Path:
-    """The model in a folder, written in one piece."""
+    """Write the whole model into a folder."""
     from srum_core.models import trained  # torch
 
     if not folder.exists():
-        tell(f"Writing what the server of round {rounds + 1} must load: {shown(folder)}")
+        tell(f"Writing the model that the server of round {rounds + 1} must load: {shown(folder)}")
         new = aside(folder)
         if new.exists():
             delete(new)
