@@ -184,7 +184,7 @@ def test_a_server_that_ignores_prompts_is_found_among_several() -> None:
 @pytest.mark.parametrize("api", ["images", "chat"])
 def test_a_server_that_ignores_size_is_refused(server: Server, api: Any) -> None:
     server.act = Painter(paint=ignoring_sizes)
-    with pytest.raises(AnswerError, match=r"image of 16x16 pixels where 24x16 were asked for.*option size"):
+    with pytest.raises(AnswerError, match=r"image of 16x16 pixels where 24x16 were requested.*option size"):
         RemoteGenerator.preflight(GeneratorOptions(url=server.url, size=(24, 16), api=api))
 
 
@@ -207,7 +207,7 @@ def test_one_of_several_servers_may_be_away(server: Server, caplog: pytest.LogCa
         gone.act = drop
         samples = remote(server, gone).generate(["a cat"], [1])
     assert samples[0].model == "painter"
-    assert "other servers are asked instead" in caplog.text
+    assert "other servers are used instead" in caplog.text
 
 
 # ---- hostile servers -------------------------------------------------------------------------------------------------
@@ -235,10 +235,10 @@ FAULTS: list[tuple[Act, str]] = [
     (with_status(401, "who"), "returned 401.*key_env"),
     (with_status(404, "no"), r"returned 404.*usually ends in"),
     (lambda handler: handler.reply(200, "<html>"), "not JSON"),
-    (lambda handler: handler.reply(200, "[]"), "JSON that is no generated image"),
-    (lambda handler: handler.reply(200, '{"data": []}'), "JSON that is no generated image"),
+    (lambda handler: handler.reply(200, "[]"), "JSON that is not a generated image"),
+    (lambda handler: handler.reply(200, '{"data": []}'), "JSON that is not a generated image"),
     (saying([{}]), "a reply without an image"),
-    (saying([{"url": "http://elsewhere/x.png"}]), "the address of an image"),
+    (saying([{"url": "http://elsewhere/x.png"}]), "the URL of an image"),
     (saying([{"b64_json": 7}]), "a reply without an image"),
     (saying([{"b64_json": "not base64!"}]), "cannot be decoded"),
     (saying([{"b64_json": WHOLE[: len(WHOLE) // 2]}]), "cannot be decoded"),
@@ -251,7 +251,7 @@ FAULTS: list[tuple[Act, str]] = [
 @pytest.mark.parametrize(("act", "words"), FAULTS)
 def test_a_fault_is_told_and_what_came_before_is_kept(server: Server, act: Act, words: str) -> None:
     server.act = after_the_test(lambda handler: act(handler) if "dog" in handler.body["prompt"] else Painter()(handler))
-    with pytest.raises(AnswerError, match=rf"(?s){words}.*1 of the 2 images of this batch are kept"):
+    with pytest.raises(AnswerError, match=rf"(?s){words}.*1 of the 2 images of this batch are stored"):
         remote(server, concurrency=1).generate(["a cat", "a dog"], [1, 2])
     server.act = Painter()
     remote(server).generate(["a cat", "a dog"], [1, 2])
@@ -322,7 +322,7 @@ def test_another_model_under_way_is_refused(server: Server) -> None:
     made = remote(server)
     made.generate(["a cat"], [1])
     server.act.model = "another"  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"serves another, and the model painter is to generate"):
+    with pytest.raises(ConfigError, match=r"serves another, but the model painter is to generate"):
         made.generate(["a dog"], [1])
 
 

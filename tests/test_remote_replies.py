@@ -168,7 +168,7 @@ def test_every_answer_carries_its_model_also_from_the_cache(
     assert [each.model for each in asker.answer(asked)] == expected
     assert len(server.taken) == 6
     (message,) = caplog.messages
-    assert "asked for m, replies name m-1, then m-2 [31m" in message
+    assert "requested m, replies name m-1, then m-2 [31m" in message
 
 
 def test_a_run_and_its_report_name_all_models_that_answered(

@@ -194,7 +194,7 @@ def test_the_lora_folder_of_a_round_on_top_of_another_training_is_no_whole_model
     assert Path("run/base", record["path"]).resolve() == Path("before/round-1/checkpoint").resolve()
     toys.model = record["name"]
     assert trained(lora, "start=before") == 2
-    assert "generator.load=lora cannot be kept after round 1" in capsys.readouterr().err
+    assert "generator.load=lora is not possible after round 1" in capsys.readouterr().err
 
 
 def test_a_run_that_starts_from_another_needs_its_model_in_the_first_round(
@@ -228,4 +228,4 @@ def test_a_damaged_record_of_what_is_served_is_told(server: Server, capsys: pyte
     Path("run/round-1/served.json").write_text("[]")
     capsys.readouterr()
     assert trained(remote(server)) == 2
-    assert "does not say what is served. Delete it" in capsys.readouterr().err
+    assert "does not name the served model. Delete it" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from srum_remote.answerer import RemoteAnswerer
 from srum_remote.options import AnswererOptions
 
 REST = 600.0
-"""Seconds; nobody who is left out comes back within a test."""
+"""Seconds; no paused server returns within a test."""
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_server_that_fails_is_left_out_and_named(
     assert (len(broken.taken), len(sound.taken)) == (1, 24)
     (message,) = caplog.messages
     assert f'The server at {broken.url} returned 503 Service Unavailable: "out of memory".' in message
-    assert f"left out for {REST:g} seconds" in message
+    assert f"paused for {REST:g} seconds" in message
 
 
 def test_one_that_was_left_out_is_tried_with_a_single_request(
@@ -166,7 +166,7 @@ def test_when_nobody_answers_it_is_said(
 
 
 def test_a_refusal_ends_all_at_once_although_others_wait(servers: list[Server], asked: list[Question]) -> None:
-    """One server is left out for long, and the other does not accept what it is asked."""
+    """One server is paused for long, and the other does not accept what it is asked."""
     down = threading.Event()
 
     def refuse(handler: Handler) -> None:
@@ -195,7 +195,7 @@ def models(*names: str) -> Any:
 
 def test_all_must_serve_the_same_model(servers: list[Server], caplog: pytest.LogCaptureFixture) -> None:
     servers[0].act, servers[1].act = models("a"), models("b")
-    message = f"all serve one model, and serve: a at {servers[0].url}, b at {servers[1].url}"
+    message = f"all serve the same model, but serve: a at {servers[0].url}, b at {servers[1].url}"
     with pytest.raises(ConfigError, match=re.escape(message)):
         remote(servers, model="").identity()
     servers[1].act = models("a", "b")
@@ -211,7 +211,7 @@ def test_all_must_serve_the_same_model(servers: list[Server], caplog: pytest.Log
     "url, words",
     [
         ("http://a/v1,http://b/v1,http://a/v1", r"names http://a/v1 twice.*concurrency is for each"),
-        ("http://a/v1,", "does not know whom to ask"),
+        ("http://a/v1,", "has no server"),
         ("http://a/v1,b:8000", "cannot use its URL"),
     ],
 )

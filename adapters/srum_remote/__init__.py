@@ -10,11 +10,11 @@ from srum_remote.options import AnswererOptions, GeneratorOptions
 
 @hookimpl
 def srum_answerers() -> Iterable[Component]:
-    summary = "a server that has OpenAI's chat protocol"
+    summary = "a server with OpenAI's chat protocol"
     return [Component("remote", "srum_remote.answerer:RemoteAnswerer", AnswererOptions, summary=summary)]
 
 
 @hookimpl
 def srum_generators() -> Iterable[Component]:
-    summary = "a server that generates images by OpenAI's protocol"
+    summary = "a server that generates images with OpenAI's protocol"
     return [Component("remote", "srum_remote.generator:RemoteGenerator", GeneratorOptions, summary=summary)]

@@ -1,4 +1,4 @@
-"""An answerer on another machine: any server that has OpenAI's chat protocol (vLLM, SGLang, …)."""
+"""An answerer on another machine: any server with OpenAI's chat protocol (vLLM, SGLang, …)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PROBE = "Is this image white? Answer yes or no."
-"""Asked about a small white image where a server refuses the first question, to see whether it refuses all."""
+"""Asked about a small white image after a server refuses the first question, to test whether it refuses all."""
 
 
 class RemoteAnswerer(Client):
-    """Answers by asking servers. Reasoning that a server returns apart from the answer (`reasoning_content`) is left
-    out."""
+    """Answers by requests to servers. Reasoning that a server returns separately (`reasoning_content`) is left out."""
 
     noun = "answer"
     refused_kind = "questions are recorded as unreadable"
     probe_kind = (
-        "a short question about a white image: not this image is wrong but something in every request, such as "
+        "a short question about a white image: the image is not the cause but something in every request, such as "
         "answerer.model, answerer.extra or a max_new_tokens that is too large."
     )
     changes = (("max_tokens", "max_completion_tokens"), ("temperature", None), ("seed", None))
@@ -51,8 +50,8 @@ class RemoteAnswerer(Client):
         return clean(self._model, 200)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """One answer per question, in order; the same question is sent once. One that the server refuses has no words,
-        and its reason, as long as those are few. Raises AnswerError, ConfigError."""
+        """One answer per question, in order; the same question is sent once. A refused question has an empty answer
+        with the reason, as long as those are few. Raises AnswerError, ConfigError."""
         if not questions:
             return []
         self.identity()
@@ -80,7 +79,7 @@ class RemoteAnswerer(Client):
             if part not in images:
                 images[part] = _image(*part)
             url, digest = images[part]
-            # in the user's turn: not every chat template knows a system's
+            # in the user's turn: not every chat template has a system turn
             text = sendable(REASON_FIRST + question.text if question.think else question.text)
             asked = {
                 "model": self._model,
@@ -107,10 +106,10 @@ class RemoteAnswerer(Client):
 
 
 def _messages(text: str, url: str, history: Sequence[tuple[str, str]]) -> Any:
-    """The conversation so far and what is asked now; the image, a data URL, comes with the first words."""
+    """The conversation so far and the new question; the image, a data URL, is in the first message."""
     turns = [("user", text)]
-    for asked, said in reversed(history):
-        turns = [("user", sendable(asked)), ("assistant", sendable(said)), *turns]
+    for question, answer in reversed(history):
+        turns = [("user", sendable(question)), ("assistant", sendable(answer)), *turns]
     first = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": turns[0][1]}]
     return [{"role": "user", "content": first}, *({"role": role, "content": text} for role, text in turns[1:])]
 
@@ -118,9 +117,9 @@ def _messages(text: str, url: str, history: Sequence[tuple[str, str]]) -> Any:
 def _image(path: Path, crop: Box | None) -> tuple[str, str]:
     """(data URL, hash) of an image or the part inside a box of fractions. Raises RecordError.
 
-    The file's own bytes where they can go as they are; else a PNG, transparency on white, as adapters see images."""
+    The file's own bytes where servers accept them; else a PNG, transparency on white, as adapters read images."""
     image, data = open_image(path), read_file(path)
-    kind = next((kind for kind, magic in _AS_THEY_ARE.items() if data.startswith(magic)), None)
+    kind = next((kind for kind, magic in _ACCEPTED.items() if data.startswith(magic)), None)
     if crop is not None or kind is None or "A" in image.getbands() or "transparency" in image.info:
         data, kind = _png(open_rgb(path, crop)), "png"
     return _data_url(data, kind), hashlib.sha256(data).hexdigest()
@@ -130,7 +129,7 @@ def _data_url(data: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-_AS_THEY_ARE = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
+_ACCEPTED = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 
 
 def _png(image: Image) -> bytes:
@@ -140,10 +139,10 @@ def _png(image: Image) -> bytes:
 
 
 def _read_answer(reply: Any) -> Answer:
-    """The words of the first choice. Raises ValueError for JSON of another shape.
+    """The text of the first choice. Raises ValueError for JSON of another shape.
 
-    Null is an empty answer where the model did reply: its reasoning took all the tokens, or is all there is, or it
-    declined. A key that comes back is masked: answers are written to disk."""
+    Null is an empty answer where the model did reply: its reasoning took all the tokens or is the whole reply, or it
+    refused. A key in the reply is masked: answers are written to disk."""
     try:
         choice = reply["choices"][0]
         message = choice["message"]
@@ -152,10 +151,10 @@ def _read_answer(reply: Any) -> Answer:
         stopped = choice.get("finish_reason") in ("length", "content_filter")
         model = reply.get("model")
     except (TypeError, KeyError, IndexError, AttributeError):
-        raise ValueError("JSON that is no chat completion") from None
+        raise ValueError("JSON that is not a chat completion") from None
     model = clean(model, 200) if isinstance(model, str) else ""
     if isinstance(content, str):
         return Answer(mask(content), model)
     if content is None and (stopped or any(isinstance(each, str) and each for each in apart)):
         return Answer("", model)
-    raise ValueError("a chat completion without words")
+    raise ValueError("a chat completion without text")

@@ -18,33 +18,33 @@ from srum_core.runs.store import write_atomic
 
 
 def key_of(asked: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON-like data; the order of its keys does not matter."""
+    """SHA-256 of JSON-like data, for any order of its keys."""
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def cache_folder(setting: str, name: str) -> Path | None:
-    """What the option `cache` means: a folder, the user's own (srum/NAME), or none at all ("off")."""
+    """The folder of the option `cache`: the named one, the default (srum/NAME), or None for "off"."""
     if setting == "off":
         return None
     if setting:
-        return Path(os.path.expanduser(setting))  # noqa: PTH111 - Path.expanduser raises where there is no home
+        return Path(os.path.expanduser(setting))  # noqa: PTH111 - Path.expanduser raises without a home
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # noqa: PTH117 - the XDG specification: a relative path counts as none
+    if not os.path.isabs(base):  # noqa: PTH117 - the XDG specification ignores a relative path
         base = os.path.expanduser("~/.cache")  # noqa: PTH111
     return Path(base) / "srum" / name
 
 
 @frozen
 class AnswerCache:
-    """One JSON file per answer, in folders by the first two digits of its key. `folder` None remembers nothing."""
+    """One JSON file per answer, in folders by the first two digits of its key. `folder` None stores nothing."""
 
     folder: Path | None
     setting: str
-    """What names the folder, for messages."""
+    """The name of the folder's setting, for messages."""
     _writing: threading.Lock = field(factory=threading.Lock, init=False, repr=False, eq=False)
 
     def get(self, key: str) -> Answer | None:
-        """None for an answer that is not there, or whose file is damaged. Raises ConfigError."""
+        """None for a missing answer or a damaged file. Raises ConfigError."""
         if self.folder is None:
             return None
         try:
@@ -63,13 +63,13 @@ class AnswerCache:
         return known if there.get("check") == _check(key, known) else None
 
     def put(self, key: str, asked: Mapping[str, Any], answer: Answer) -> None:
-        """Keep an answer; on disk when this returns. `asked` is there for people. Raises ConfigError."""
+        """Store an answer; on disk when this returns. `asked` is for readers of the file. Raises ConfigError."""
         if self.folder is None:
             return
-        # Escaped, because an answer may hold lone surrogates, which UTF-8 does not have.
+        # Escaped, because an answer may contain lone surrogates, which UTF-8 cannot encode.
         entry = {"asked": asked, "answer": answer, "model": answer.model, "check": _check(key, answer)}
         try:
-            with self._writing:  # two threads with the same answer would write aside to the same file
+            with self._writing:  # two threads with the same answer would write to the same temporary file
                 write_atomic(self._path(key), json.dumps(entry, indent=1) + "\n")
         except OSError as error:
             raise self._unusable("written", error) from error

@@ -1,7 +1,7 @@
-"""What the answerer and the image generator share: asking servers for many things at once.
+"""The common part of the answerer and the image generator: concurrent requests to servers.
 
-A failure is an error that says what happened, never an answer. Every reply is kept the moment it arrives, so the same
-command, started again, asks only what is missing. docs/judging-with-a-server.md has the user's side.
+A failure is an error that describes the cause, never an answer. Every reply is stored when it arrives, so the same
+command, started again, requests only what is missing. docs/judging-with-a-server.md has the user's side.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from srum_remote.wire import RequestFailed, Stop
 
 REFUSALS = (400, 413, 422, 451)
-"""What servers say where they refuse a single request: a content filter, an image or text that is too large, …"""
+"""Statuses with which servers refuse a single request: a content filter, an image or text that is too large, …"""
 MOST_REFUSALS, SHARE_OF_REFUSALS = 20, 0.1
-"""More refusals than both (a number, and a share of all requests) end the run: that is no longer a few odd items."""
+"""More refusals than both (a number, and a share of all requests) end the run: more than a few single items."""
 UNSUPPORTED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|deprecated", re.I)
 log = logging.getLogger("srum")
 
 
 @frozen
 class Ask:
-    """Something to ask for, ready to be sent."""
+    """A request, ready to be sent."""
 
     task: str
-    """What the server is to do: the predicate of a sentence."""
+    """The task of the server: the predicate of a sentence."""
     about: str
-    """What a refusal concerns, as it may be shown."""
+    """The subject of a refusal, for messages."""
     content: Any
     """The messages of a conversation, or a prompt."""
     fields: Mapping[str, Any]
@@ -58,38 +58,38 @@ class Served:
 
     name: str
     root: str = ""
-    """Where it was loaded from, as far as the server says."""
+    """The path that it was loaded from, where the server lists it."""
 
 
 @define
 class _Tally:
-    """What the replies so far have shown."""
+    """State from the replies so far."""
 
     lock: threading.RLock = field(factory=threading.RLock)
     answered: int = 0
     refused: int = 0
     works: bool = False
-    """The server has answered something."""
+    """The server has answered a request."""
     models: list[str] = field(factory=list)
-    """As replies name them, in order of appearance."""
+    """Models named in replies, in order of appearance."""
     fields: dict[str, str | None] = field(factory=dict)
-    """Fields of a request that the server takes under another name, or not at all (None)."""
+    """Fields of a request that the server accepts under another name, or not at all (None)."""
 
 
 class Client:
-    """Asks one server or several, `concurrency` requests at a time each. Raises ConfigError for settings that cannot
-    work. A subclass says what is sent, how replies are read, and how all that is called."""
+    """Sends requests to one or several servers, `concurrency` at a time each. Raises ConfigError for settings that
+    cannot work. A subclass defines what is sent, how replies are read, and their names in messages."""
 
     noun: ClassVar[str]
-    """What replies are, singular: "answer"."""
+    """The name of a reply, singular: "answer"."""
     refused_kind: ClassVar[str]
-    """What is refused, plural, with what becomes of it: "questions are recorded as unreadable"."""
+    """The refused items, plural, and the consequence: "questions are recorded as unreadable"."""
     probe_kind: ClassVar[str]
-    """What `_harmless` makes: "a short question about a white image", with its article."""
+    """The request of `_harmless`: "a short question about a white image", with its article."""
     changes: ClassVar[Sequence[tuple[str, str | None]]]
-    """Fields that a request can do without, each with another name that some servers know it by."""
+    """Optional fields of a request, each with the name that other servers use (None: no other name)."""
     elsewhere = True
-    """What it does takes nothing of this machine."""
+    """It computes on other machines."""
     options: ServerOptions
 
     def __init__(self, options: ServerOptions) -> None:
@@ -111,25 +111,25 @@ class Client:
         self._tally = _Tally()
         self._under_way: set[Stop] = set()
 
-    # ---- what a subclass says ---------------------------------------------------------------------------------------
+    # ---- for subclasses --------------------------------------------------------------------------------------------
 
     def _create(self, ask: Ask, body: Mapping[str, Any], client: openai.OpenAI) -> Any:
         """Send a request with these fields."""
         raise NotImplementedError
 
     def _read(self, reply: Any) -> Answer:
-        """What a reply says. Raises ValueError for JSON of another shape."""
+        """Read a reply. Raises ValueError for JSON of another shape."""
         raise NotImplementedError
 
     def _harmless(self, ask: Ask) -> Ask:
-        """Something of the same kind that nobody refuses."""
+        """A request of the same kind that no server refuses."""
         raise NotImplementedError
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
     def ask(self, asks: Sequence[Ask]) -> list[Answer]:
-        """One reply each, in order; what has the same key is sent once. One that the server refuses has no words, and
-        its reason, as long as those are few. Raises AnswerError, ConfigError."""
+        """One reply each, in order; requests with the same key are sent once. A refused one has an empty reply with
+        the reason, as long as those are few. Raises AnswerError, ConfigError."""
         found = {ask.key: answer for ask in asks if (answer := self._cache.get(ask.key)) is not None}
         with self._tally.lock:
             self._tally.answered += len(found)
@@ -141,14 +141,14 @@ class Client:
         return answers
 
     def _note_models(self, answers: Sequence[Answer]) -> None:
-        """Warn if another model answers than before; a server can change it behind its name."""
+        """Warn if another model answers than before; a server can change it under the same name."""
         with self._tally.lock:
             known = self._tally.models
             fresh = [each for each in dict.fromkeys(each.model for each in answers) if each and each not in known]
             if fresh and (known or len(fresh) > 1):
                 log.warning(
-                    "The model that answers has changed: asked for %s, replies name %s. Scores of different models "
-                    "cannot be compared; every %s is recorded with its own.",
+                    "The answering model has changed: requested %s, replies name %s. Scores of different models "
+                    "cannot be compared; every %s is recorded with its model.",
                     clean(self._model),
                     ", then ".join([*known, *fresh]),
                     self.noun,
@@ -156,7 +156,7 @@ class Client:
             known += fresh
 
     def _ask_all(self, asks: Sequence[Ask], found: dict[str, Answer], kept: int, total: int) -> None:
-        """Put the replies into `found`. The first failure, or Ctrl-C, ends the rest at once."""
+        """Put the replies into `found`. The first failure, or Ctrl-C, stops the rest at once."""
         from srum_remote.wire import RequestFailed, Stop, Stopped
 
         stop = Stop()
@@ -166,7 +166,7 @@ class Client:
         try:
             futures = {pool.submit(self._ask_one, ask, stop): ask for ask in asks}
             left = set(futures)
-            while left and not stop.over:  # with a time limit: a Ctrl-C just before would not be noticed
+            while left and not stop.over:  # with a timeout: otherwise a Ctrl-C just before would not be noticed
                 _, left = wait(left, timeout=0.5, return_when=FIRST_EXCEPTION)
         finally:
             stop.set()
@@ -190,16 +190,16 @@ class Client:
         ) from error
 
     def cancel(self) -> None:
-        """End what other threads are asking, which raises Stopped there."""
+        """Stop the requests of other threads, which raises Stopped there."""
         for stop in list(self._under_way):
             stop.set()
 
     def _kept(self, kept: int, total: int) -> str:
         if self._cache.folder is None:
-            return f'No {self.noun} of this batch is kept ({option(self.options.kind, "cache")} is "off").'
+            return f'No {self.noun} of this batch is stored ({option(self.options.kind, "cache")} is "off").'
         return (
-            f"{kept} of the {total} {self.noun}s of this batch are kept in {self._cache.folder}; the same command asks "
-            "only for the others."
+            f"{kept} of the {total} {self.noun}s of this batch are stored in {self._cache.folder}; the same command "
+            "requests only the others."
         )
 
     def _ask_one(self, ask: Ask, stop: Stop) -> Answer:
@@ -218,12 +218,11 @@ class Client:
             self._cache.put(ask.key, ask.asked, answer)
             return answer
         except BaseException:
-            stop.set()  # here, so that no thread takes up another request before anybody looks
+            stop.set()  # here, so that no thread starts another request before the failure is handled
             raise
 
     def _refused(self, trouble: RequestFailed, ask: Ask, stop: Stop) -> Answer:
-        """The unreadable reply for a request that the server refuses. Raises RequestFailed if it refuses all, or too
-        many."""
+        """An empty reply for a request that the server refuses. Raises RequestFailed if it refuses all, or too many."""
         with self._tally.lock:
             if not self._tally.works:
                 self._probe(ask, stop)
@@ -240,7 +239,7 @@ class Client:
         return Answer(refused=reason)
 
     def _probe(self, ask: Ask, stop: Stop) -> None:
-        """Ask for something harmless, in the same way. Raises RequestFailed where that is refused too."""
+        """Send a harmless request in the same way. Raises RequestFailed if that is refused too."""
         from srum_remote.wire import RequestFailed
 
         try:
@@ -251,7 +250,7 @@ class Client:
             raise
 
     def _send(self, ask: Ask, stop: Stop) -> Answer:
-        """Raises RequestFailed. A field that the server rejects is renamed or left out, from then on too."""
+        """Send a request; a field that the server rejects is renamed or left out, also later. Raises RequestFailed."""
         from srum_remote.wire import RequestFailed
 
         changed = dict(self._tally.fields)
@@ -262,7 +261,7 @@ class Client:
             try:
                 answer = self._servers.ask(partial(self._create, ask, body), self._read, stop)
             except RequestFailed as trouble:
-                change = self._complaint(trouble, body)
+                change = self._rejected_field(trouble, body)
                 if change is None:
                     raise
                 changed |= change
@@ -270,11 +269,11 @@ class Client:
                 self._note_fields(changed)
                 return answer
 
-    def _complaint(self, trouble: RequestFailed, body: Mapping[str, Any]) -> dict[str, str | None] | None:
-        """What to change in later requests, where a server complains of one of the fields in the body; None = nothing.
+    def _rejected_field(self, trouble: RequestFailed, body: Mapping[str, Any]) -> dict[str, str | None] | None:
+        """The change of later requests if a server rejects one of the fields in the body; None = no change.
 
-        OpenAI's models that reason take max_completion_tokens in place of max_tokens, and no temperature; others do not
-        know seed. A value that is too large is no such complaint."""
+        OpenAI's reasoning models take max_completion_tokens in place of max_tokens, and no temperature; others have
+        no seed. A value that is too large is not such a rejection."""
         if trouble.status not in (400, 422) or not UNSUPPORTED.search(trouble.body):
             return None
         for name, new in self.changes:
@@ -289,7 +288,7 @@ class Client:
         for old, new in fresh.items():
             if new is None:
                 log.warning(
-                    "The model %s does not take the field %s: it is left out, so the server's own setting counts.",
+                    "The model %s does not accept the field %s: it is left out, so the server's own setting is used.",
                     clean(self._model),
                     old,
                 )
@@ -310,17 +309,17 @@ class Client:
             if len(models) != 1:
                 listed = ", ".join(shown(each.name) for each in models[:20]) or "none"
                 raise ConfigError(
-                    f"The server at {where} does not serve exactly one model, so {setting('model')} must name the one "
-                    f"to ask. It lists: {listed}."
+                    f"The server at {where} does not serve exactly one model, so {setting('model')} must name "
+                    f"one. It lists: {listed}."
                 )
         served = {where: models[0].name for where, models in lists.items()}
         if len(set(served.values())) > 1:
             listed = ", ".join(f"{shown(name)} at {where}" for where, name in served.items())
-            raise ConfigError(f"The servers of {setting('url')} must all serve one model, and serve: {listed}.")
+            raise ConfigError(f"The servers of {setting('url')} must all serve the same model, but serve: {listed}.")
         return next(iter(served.values()))
 
     def _served(self) -> dict[str, list[Served]]:
-        """The models that each server lists, by its URL as it may be shown. Raises AnswerError."""
+        """The models that each server lists, by its URL for messages. Raises AnswerError."""
         from srum_remote.wire import RequestFailed, Stop
 
         try:
@@ -339,12 +338,11 @@ class Client:
 
 
 def _read_key(variable: str, setting: str) -> str:
-    """The key, or a placeholder: servers of one's own need none. It is hidden in all that is shown from now on. Raises
-    ConfigError."""
+    """The key, or a placeholder, as local servers need none. It is masked in all later output. Raises ConfigError."""
     key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable():
         raise ConfigError(
-            f"The environment variable {variable} holds characters that no key has (only printable ASCII can be sent). "
+            f"The environment variable {variable} contains characters that cannot be sent (only printable ASCII can). "
             f"Set it again, or name another one with {setting}."
         )
     hide(key)
@@ -352,7 +350,7 @@ def _read_key(variable: str, setting: str) -> str:
 
 
 def sendable(text: str) -> str:
-    """The text without what cannot be sent, a lone surrogate."""
+    """The text without lone surrogates, which cannot be sent."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -362,5 +360,5 @@ def _read_models(reply: Any) -> list[Served]:
     except (TypeError, KeyError, AttributeError):
         models = [(None, None)]
     if not all(isinstance(name, str) and name and name.isprintable() for name, _ in models):
-        raise ValueError("JSON that is no list of models")
+        raise ValueError("JSON that is not a list of models")
     return [Served(name, root if isinstance(root, str) else "") for name, root in models]

@@ -1,4 +1,4 @@
-"""An image generator on another machine: any server that generates images by OpenAI's protocol (vLLM-Omni, …)."""
+"""An image generator on another machine: any server that generates images with OpenAI's protocol (vLLM-Omni, …)."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 PROBES = ("a red circle on a white background", "a forest by a lake under a blue sky")
 """Two prompts whose images must differ."""
 SAME = 2.0
-"""Mean difference, of 255 levels, up to which images are the same where a server rounds differently each time."""
+"""Largest mean difference, of 255 levels, between equal images of a server with varying rounding."""
 FORMATS = ("PNG", "JPEG", "WEBP")
-UNREPEATABLE = "The server ignores seeds: the same prompt and seed give another image."
+UNREPEATABLE = "The server ignores seeds: the same prompt and seed give different images."
 ALIKE = "The server ignores seeds: all seeds give the same image for a prompt."
 _checked: dict[str, str] = {}
-"""What `check` found in this process, by what it depends on: a preflight and the stage after it ask once."""
+"""Results of `check` in this process, by all that they depend on: a preflight and its stage test once."""
 log = logging.getLogger("srum")
 
 
 class RemoteGenerator(Client):
-    """Generates by asking servers, one request for each image.
+    """Generates by requests to servers, one for each image.
 
-    Before its first image, every server is asked for four small tests (`check`)."""
+    Before the first image, every server is tested with four small requests (`check`)."""
 
     noun = "image"
     refused_kind = "prompts are recorded as failures"
     probe_kind = (
-        "a harmless prompt: not this prompt is wrong but something in every request, such as the generator's model, "
+        "a harmless prompt: the prompt is not the cause but something in every request, such as the generator's model, "
         "size or extra."
     )
     changes = (("response_format", None), ("modalities", None), ("seed", None))
@@ -57,7 +57,7 @@ class RemoteGenerator(Client):
 
     @classmethod
     def preflight(cls, options: GeneratorOptions) -> None:
-        """Raise SrumError for servers that are not there, or that cannot do what a run needs."""
+        """Raise SrumError for servers that cannot be reached, or that lack what a run needs."""
         cls(attrs.evolve(options, retries=min(1, options.retries))).check()
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
@@ -69,7 +69,7 @@ class RemoteGenerator(Client):
         asks = [self._prepare(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         return [self._sample(answer, note) for answer in self.ask(asks)]
 
-    # ---- what it must be --------------------------------------------------------------------------------------------
+    # ---- checks -----------------------------------------------------------------------------------------------------
 
     @property
     def load(self) -> str:
@@ -77,8 +77,8 @@ class RemoteGenerator(Client):
         return self.options.load
 
     def follow(self, name: str, path: Path, version: str) -> str:
-        """Sample from the model called `name` from now on, which is `path` loaded; images of another `version` in the
-        cache are others. Returns what to do where the servers do not serve it, "" where they do."""
+        """Sample from the served model `name` from now on, loaded from `path`; cached images of another `version` are
+        not used. Returns instructions if the servers do not serve it, "" if they do."""
         self._expected, self._version = name, version
         try:
             self._find_model()
@@ -94,10 +94,10 @@ class RemoteGenerator(Client):
         return ""
 
     def check(self) -> str:
-        """What to note about every image: that seeds are ignored. The first time, every server is tested.
+        """The note for every image, such as that seeds are ignored. The first time, every server is tested.
 
-        Raises ConfigError for a server that ignores prompts, AnswerError for one that gives no image or another size,
-        unless it is one of several that cannot be reached."""
+        Raises ConfigError for a server that ignores prompts, AnswerError for one that returns no image or another size,
+        or that cannot be reached, unless others can."""
         self._find_model()
         urls = read_urls(self.options.url or os.environ.get("OPENAI_BASE_URL", ""), self.options.kind)
         key = key_of({"urls": urls, **self._prepare(PROBES[0], 1).asked})
@@ -117,7 +117,7 @@ class RemoteGenerator(Client):
         if len(failed) == len(urls):
             raise failed[0]
         for error in failed:
-            log.warning("%s The other servers are asked instead.", error)
+            log.warning("%s The other servers are used instead.", error)
         _checked[key] = next(filter(None, notes), "")
         return _checked[key]
 
@@ -145,9 +145,9 @@ class RemoteGenerator(Client):
         return note
 
     def _find_model(self) -> None:
-        """Ask the servers what they serve, every time: one may have been started with another model meanwhile.
+        """List the served models, every time: a server may have been restarted with another model.
 
-        Raises ConfigError where they do not serve what they should."""
+        Raises ConfigError where the model is not served."""
         wanted = self._expected or self._model
         if not wanted:
             self._model = self._reported = self._only_model()
@@ -157,14 +157,14 @@ class RemoteGenerator(Client):
         except AnswerError:
             if self._expected:
                 raise
-            self._model = wanted  # a server that cannot list its models
+            self._model = wanted  # the server cannot list its models
             return
         for where, models in lists.items():
             match = next((each for each in models if _is(each, wanted, bool(self._expected))), None)
             if match is None:
                 listed = ", ".join(clean(each.name, 200) for each in models[:20]) or "nothing"
                 raise ConfigError(
-                    f"The server at {where} serves {listed}, and the model {clean(wanted)} is to generate the images."
+                    f"The server at {where} serves {listed}, but the model {clean(wanted)} is to generate the images."
                 )
             self._model = self._reported = match.name
 
@@ -202,8 +202,8 @@ class RemoteGenerator(Client):
         return attrs.evolve(ask, content=PROBES[0])
 
     def _read(self, reply: Any) -> Answer:
-        """An image in base64, decoded once to see whether it can be. Raises ValueError, and Trouble for another size
-        than was asked for."""
+        """An image in base64, decoded once as a test. Raises ValueError, and RequestFailed for another size than
+        requested."""
         from srum_remote.wire import RequestFailed
 
         data = _from_images(reply) if self.options.api == "images" else _from_chat(reply)
@@ -211,8 +211,8 @@ class RemoteGenerator(Client):
         model = clean(model, 200) if isinstance(model, str) and model else self._reported
         if self._expected and not _is(Served(model), self._expected, True):
             raise RequestFailed(
-                f"answered with the model {model}, where {clean(self._expected)} was asked for",
-                "See what it has loaded.",
+                f"answered with the model {model}, where {clean(self._expected)} was requested",
+                "Check which model it has loaded.",
                 final=True,
             )
         answer = Answer(data, model)
@@ -220,7 +220,7 @@ class RemoteGenerator(Client):
         if all(self.options.size) and size != self.options.size:
             wanted, given = ("x".join(map(str, each)) for each in (self.options.size, size))
             raise RequestFailed(
-                f"sent an image of {given} pixels where {wanted} were asked for",
+                f"sent an image of {given} pixels where {wanted} were requested",
                 f"Set {option(self.options.kind, 'size')} to a size that it generates.",
                 final=True,
             )
@@ -237,7 +237,7 @@ class RemoteGenerator(Client):
 
 
 def _is(model: Served, wanted: str, also_path: bool) -> bool:
-    """Whether this is the model; with `also_path` it may be called by the folder that it was loaded from."""
+    """Whether this is the model; with `also_path` its name may be the folder that it was loaded from."""
     names = [model.name, model.root] if also_path else [model.name]
     return wanted in names or (also_path and wanted in [PurePath(name).name for name in names])
 
@@ -248,11 +248,11 @@ def _from_images(reply: Any) -> str:
         image = reply["data"][0]
         data = image.get("b64_json")
     except (TypeError, KeyError, IndexError, AttributeError):
-        raise ValueError("JSON that is no generated image") from None
+        raise ValueError("JSON that is not a generated image") from None
     if isinstance(data, str) and data:
         return data
     if image.get("url"):
-        raise ValueError("the address of an image, although the image itself was asked for (b64_json)")
+        raise ValueError("the URL of an image, although the image itself was requested (b64_json)")
     raise ValueError("a reply without an image")
 
 
@@ -263,28 +263,28 @@ def _from_chat(reply: Any) -> str:
         parts = content if isinstance(content, list) else []
         urls = [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
     except (TypeError, KeyError, IndexError, AttributeError):
-        raise ValueError("JSON that is no chat completion") from None
+        raise ValueError("JSON that is not a chat completion") from None
     if not urls:
         raise ValueError("a chat completion without an image")
     kind, marker, data = str(urls[0]).partition(";base64,")
     if not marker or not kind.startswith("data:image/"):
-        raise ValueError("an image that is no data URL")
+        raise ValueError("an image that is not a data URL")
     return data
 
 
 def _decoded(answer: Answer) -> Image:
-    """In RGB. Raises ValueError for what is no image."""
+    """The image in RGB. Raises ValueError for invalid data."""
     from PIL import Image as pil
 
     try:
         with pil.open(io.BytesIO(base64.b64decode(answer, validate=True)), formats=FORMATS) as image:
             return flatten(image)
-    except Exception as error:  # decoders raise almost anything for an image that is cut off, huge or of another kind
+    except Exception as error:  # decoders raise many exceptions for truncated, huge or other data
         raise ValueError(f"an image that cannot be decoded ({clean(error, 100)})") from error
 
 
 def _difference(one: Image, other: Image) -> float:
-    """Mean over pixels and channels, of 255 levels; images of different sizes differ most."""
+    """Mean over pixels and channels, of 255 levels; 255 for images of different sizes."""
     from PIL import ImageChops, ImageStat
 
     if one.size != other.size:

@@ -1,7 +1,7 @@
-"""Several servers with the same model, asked in turn; one is the simplest case.
+"""Several servers with the same model, used in turn; one is the simplest case.
 
-Each has at most so many requests under way, so that further requests wait here and not in the server's queue.
-One that fails is left out for a while, longer each time, and then tried with a single request.
+Each has a limited number of concurrent requests, so that further requests wait here and not in the server's queue.
+A failed server is paused, longer each time, and then tested with a single request.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import openai
 from attrs import define, field
 
-from srum_remote.wire import RequestFailed, Stop, Wire, own_pause, wished
+from srum_remote.wire import RequestFailed, Stop, Wire, own_pause, requested_pause
 
 T = TypeVar("T")
 FIRST_REST, LONGEST_REST = 5.0, 300.0
-"""Seconds for which a server of several is left out after its first failure in a row, and at most."""
-LOOK = 0.2
-"""Seconds after which a thread that waits for a server checks again whether to stop."""
+"""Seconds for which a server of several is paused after its first failure in a row, and at most."""
+CHECK_EVERY = 0.2
+"""Seconds between checks of a waiting thread whether to stop."""
 log = logging.getLogger("srum")
 
 Send = Callable[[openai.OpenAI], Any]
@@ -31,21 +31,21 @@ Send = Callable[[openai.OpenAI], Any]
 
 @define(eq=False)
 class Server:
-    """One server, and how it has done so far."""
+    """One server and its state."""
 
     wire: Wire
     where: str
-    """Its URL as it may be shown."""
+    """Its URL for messages."""
     under_way: int = 0
     failures: int = 0
-    """Pauses in a row, without an answer in between."""
+    """Consecutive pauses without an answer in between."""
     wakes: float = 0.0
     """End of its pause, on the monotonic clock; 0 = not paused."""
 
 
 @define(eq=False)
 class Servers:
-    """Asks `servers` in turn, each with at most `room` requests under way; one request is sent `retries` times more."""
+    """Sends requests to `servers` in turn, at most `room` at once to each, with up to `retries` retries."""
 
     servers: Sequence[Server]
     room: int
@@ -58,18 +58,18 @@ class Servers:
         return len(self.servers) > 1
 
     def ask(self, send: Send, read: Callable[[Any], T], stop: Stop) -> T:
-        """What `read` makes of the JSON that `send` gets; `read` raises ValueError for JSON of another shape.
+        """Return `read` of the JSON that `send` receives; `read` raises ValueError for JSON of another shape.
 
-        Tried again after a lost connection, no complete reply in time, 408, 409, 429, 5xx and replies that make no
-        sense: at the same server with growing pauses, or at the next one. (Here and not in the client, whose pauses
-        cannot be ended, and which does not validate replies.) Raises RequestFailed, Stopped."""
+        Retries after a lost connection, a timeout, 408, 409, 429, 5xx and invalid replies: on the same server with
+        growing pauses, or on the next one. (Here and not in the client, whose pauses cannot be interrupted, and
+        which does not validate replies.) Raises RequestFailed, Stopped."""
         for attempt in count():
             with self._turn(stop) as server:
                 try:
                     return self._ask(server, send, read, stop)
                 except RequestFailed as trouble:
                     trouble.attempts = attempt + 1
-                    # every one of several servers has failed as often in a row as a request may
+                    # all of several servers have failed more often in a row than a request is retried
                     hopeless = self.several and all(each.failures > self.retries for each in self.servers)
                     if trouble.final or attempt == self.retries or hopeless:
                         raise
@@ -79,8 +79,8 @@ class Servers:
         raise AssertionError("count() does not end")
 
     def survey(self, send: Send, read: Callable[[Any], T], stop: Stop) -> dict[str, T]:
-        """The reply of each server, by its URL as it may be shown. Those that do not answer are left out, unless none
-        does. Raises RequestFailed, Stopped."""
+        """The reply of each server, by its URL for messages. Servers without a reply are left out, unless all
+        are. Raises RequestFailed, Stopped."""
         found = {}
         for server in self.servers if self.several else ():
             try:
@@ -91,26 +91,26 @@ class Servers:
         return found or {self.servers[0].where: self.ask(send, read, stop)}
 
     def _ask(self, server: Server, send: Send, read: Callable[[Any], T], stop: Stop) -> T:
-        """Once, and remember how it went."""
+        """Send once, and update the server's state."""
         began = time.monotonic()
         try:
             found = server.wire.attempt(send, read, stop)
         except RequestFailed as trouble:
             trouble.where = server.where
             if self.several and not trouble.final:
-                self._leave_out(server, trouble, began)
+                self._pause(server, trouble, began)
             raise
-        self._welcome(server)
+        self._resume(server)
         return found
 
-    # ---- whose turn it is -------------------------------------------------------------------------------------------
+    # ---- choosing a server ------------------------------------------------------------------------------------------
 
     @contextmanager
     def _turn(self, stop: Stop) -> Iterator[Server]:
         """The next server that is not paused and has a free slot; waits for one. Raises Stopped."""
         with self._changed:
             while (server := self._free()) is None:
-                self._changed.wait(LOOK)
+                self._changed.wait(CHECK_EVERY)
                 stop.check()
             server.under_way += 1
             self._next = (self.servers.index(server) + 1) % len(self.servers)
@@ -127,17 +127,17 @@ class Servers:
         fit = (each for each in in_turn if each.wakes <= now)
         return next((each for each in fit if each.under_way < (1 if each.failures else self.room)), None)
 
-    def _leave_out(self, server: Server, trouble: RequestFailed, began: float) -> None:
-        """Failures of requests that were under way together count as one."""
+    def _pause(self, server: Server, trouble: RequestFailed, began: float) -> None:
+        """Pause the server; failures of concurrent requests count as one."""
         with self._changed:
             if began < server.wakes:
                 return
             server.failures += 1
-            rest = max(min(FIRST_REST * 2 ** (server.failures - 1), LONGEST_REST), wished(trouble))
+            rest = max(min(FIRST_REST * 2 ** (server.failures - 1), LONGEST_REST), requested_pause(trouble))
             server.wakes = time.monotonic() + rest
-        log.warning("The server at %s %s. It is left out for %g seconds.", server.where, trouble.why, rest)
+        log.warning("The server at %s %s. It is paused for %g seconds.", server.where, trouble.why, rest)
 
-    def _welcome(self, server: Server) -> None:
+    def _resume(self, server: Server) -> None:
         with self._changed:
             back, server.failures, server.wakes = server.failures > 0, 0, 0.0
             self._changed.notify_all()

@@ -1,8 +1,8 @@
-"""Requests that cannot run away: bounded in time and bytes, never redirected, and cut off when the caller gives up.
+"""Requests bounded in time and bytes, never redirected, and interrupted when the caller stops.
 
-Needs the extra srum[remote]. httpx bounds every single read, so a server that trickles bytes could hold a request
-indefinitely. Here each attempt has its own connection, and a timer (or the caller, from another thread) closes it,
-which wakes whatever waits on it: apart from name resolution, nothing outlasts its time.
+Needs the extra srum[remote]. httpx bounds every single read, so a server that sends single bytes could keep a request
+open indefinitely. Here each attempt has its own connection, and a timer (or the caller, from another thread) closes it,
+which wakes the waiting thread: apart from name resolution, nothing exceeds its time.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ import openai
 from srum_core.errors import clean
 
 T = TypeVar("T")
-FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WISH = 0.5, 30.0, 120.0
-"""Seconds before the first new attempt, the longest pause of ours, and the longest that a server may ask for."""
+FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUESTED = 0.5, 30.0, 120.0
+"""Seconds before the first retry, the longest own pause, and the longest that a server may request."""
 _chance = random.Random()  # its own, so that a run's random numbers do not depend on retries
 
 
 class Stopped(Exception):
-    """The caller has given up."""
+    """The caller has stopped."""
 
 
 class RequestFailed(Exception):
-    """An attempt that failed: what happened (the predicate of a sentence about the server), and what to do."""
+    """A failed attempt: the cause (the predicate of a sentence about the server), and the fix."""
 
     def __init__(
-        self, why: str, advice: str, *, final: bool = False, wish: float = 0.0, status: int = 0, body: str = ""
+        self, why: str, advice: str, *, final: bool = False, wait: float = 0.0, status: int = 0, body: str = ""
     ) -> None:
         super().__init__(why)
-        self.why, self.advice, self.final, self.wish = why, advice, final, wish
+        self.why, self.advice, self.final, self.wait = why, advice, final, wait
         self.status, self.body = status, body
-        """Of the HTTP reply; the body as it came, not to be shown."""
+        """Of the HTTP reply; the body is unfiltered, not for messages."""
         self.attempts = 1
         self.where = ""
-        """The URL of the server as it may be shown."""
+        """The URL of the server for messages."""
 
 
 class _Connection:
-    """The connection of one attempt, which other threads may close; `late` is set if it timed out."""
+    """The connection of one attempt, which other threads may close; `late`: it timed out."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -70,13 +70,13 @@ class _Connection:
 
 
 def _shut(made: socket.socket) -> None:
-    """Both ways, below TLS; the reader in the other thread sees the end of the stream."""
+    """Shut down both directions, below TLS; the reading thread receives the end of the stream."""
     with suppress(OSError):  # closed already
         socket.socket.shutdown(made, socket.SHUT_RDWR)
 
 
 class Stop:
-    """Ends everything that one call has under way."""
+    """Stops all requests of one call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -98,13 +98,13 @@ class Stop:
             raise Stopped
 
     def pause(self, seconds: float) -> None:
-        """Wait, at most until everything ends. Raises Stopped."""
+        """Wait, at most until the stop. Raises Stopped."""
         self._event.wait(seconds)
         self.check()
 
     @contextmanager
     def connection(self, seconds: float) -> Iterator[_Connection]:
-        """One attempt's connection, cut after so many seconds or by `set`."""
+        """One attempt's connection, closed after `seconds` or by `set`."""
         connection = _Connection()
         with self._lock:
             self.check()
@@ -124,7 +124,7 @@ class Wire:
     """An OpenAI client whose every request is bounded."""
 
     def __init__(self, url: str, key: str, timeout: float, max_reply: int, setting: Callable[[str], str]) -> None:
-        """`setting` names an option as messages do."""
+        """`setting` returns an option's name for messages."""
         self._timeout, self._max_reply, self._setting = timeout, max_reply, setting
         self._here = threading.local()
         client: Any = httpx.Client(
@@ -139,7 +139,7 @@ class Wire:
         )
 
     def attempt(self, send: Callable[[openai.OpenAI], Any], read: Callable[[Any], T], stop: Stop) -> T:
-        """What `read` makes of the JSON that `send` gets; `read` raises ValueError for JSON of another shape. Asked
+        """Return `read` of the JSON that `send` receives; `read` raises ValueError for JSON of another shape. Sent
         once. Raises RequestFailed, Stopped."""
         with stop.connection(self._timeout) as connection:
             self._here.connection = connection
@@ -159,13 +159,13 @@ class Wire:
                     "Check whether it is running, and its log.",
                 ) from None
             stop.check()
-            if connection.late:  # closing the stream from here can be mistaken for the end of a reply
+            if connection.late:  # closing the stream here can look like the end of a reply
                 raise self._late()
         try:
             return read(_json(body))
         except ValueError as error:
             begins = f': "{shown(body)}"' if body else ""
-            raise RequestFailed(f"sent {error}{begins}", "See whether this is an OpenAI-compatible server.") from None
+            raise RequestFailed(f"sent {error}{begins}", "Check that this is an OpenAI-compatible server.") from None
 
     def _late(self) -> RequestFailed:
         return RequestFailed(
@@ -180,12 +180,12 @@ class Wire:
             to = shown(response.headers.get("location", ""))
             return RequestFailed(f"returned {status}, a redirect ({to})", "Redirects are not followed.", final=True)
         again = status in (408, 409, 429) or status >= 500
-        advice = self._advice(status) or ("See its log." if again else "It does not accept what it is asked.")
-        wish, body = _wish(response.headers.get("retry-after", "")), response.content.decode(errors="replace")
-        return RequestFailed(why, advice, final=not again, wish=wish, status=status, body=body)
+        advice = self._advice(status) or ("Check its log." if again else "It does not accept the request.")
+        wait, body = _retry_after(response.headers.get("retry-after", "")), response.content.decode(errors="replace")
+        return RequestFailed(why, advice, final=not again, wait=wait, status=status, body=body)
 
     def _advice(self, status: int) -> str:
-        """What to do about a status of which more is known than its class; "" = nothing is."""
+        """The fix for a specific status; "" = none."""
         setting = self._setting
         if status in (401, 403):
             return f"Put a key that it accepts into the environment variable that {setting('key_env')} names."
@@ -193,7 +193,7 @@ class Wire:
             return f'Check {setting("url")} (it usually ends in "/v1") and {setting("model")}.'
         return f"Lower {setting('concurrency')}, or raise {setting('retries')}." if status == 429 else ""
 
-    # ---- what httpx calls in the thread of the request --------------------------------------------------------------
+    # ---- httpx's hooks, in the thread of the request ----------------------------------------------------------------
 
     def _watch(self, request: httpx.Request) -> None:
         connection = self._here.connection
@@ -208,7 +208,7 @@ class Wire:
     def _bound(self, response: httpx.Response) -> None:
         # Compressed replies could grow without bound when unpacked; none was requested.
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise RequestFailed("sent a compressed reply", "None was asked for; see what answers there.", final=True)
+            raise RequestFailed("sent a compressed reply", "None was requested; check what answers there.", final=True)
         assert isinstance(response.stream, httpx.SyncByteStream)
         response.stream = _Bounded(response.stream, self._max_reply, self._setting("max_reply"))
 
@@ -224,7 +224,7 @@ class _Bounded(httpx.SyncByteStream):
             if total > self._most:
                 raise RequestFailed(
                     f"sent more than {self._most} bytes for one reply",
-                    f"Raise {self._setting}, or see what answers there.",
+                    f"Raise {self._setting}, or check what answers there.",
                     final=True,
                 )
             yield chunk
@@ -234,7 +234,7 @@ class _Bounded(httpx.SyncByteStream):
 
 
 def shown(text: object) -> str:
-    """The first words of something that came over the wire, fit to be shown."""
+    """The start of a received text, cleaned for messages."""
     return clean(text, 200)
 
 
@@ -246,18 +246,18 @@ def _json(body: bytes) -> Any:
 
 
 def own_pause(attempt: int, trouble: RequestFailed) -> float:
-    """Seconds to wait after the `attempt`-th attempt (from 0) failed, where there is no other server to ask."""
+    """Seconds to wait after the `attempt`-th attempt (from 0) failed, where there is no other server."""
     own: float = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * _chance.uniform(0.75, 1)
-    return max(own, wished(trouble))
+    return max(own, requested_pause(trouble))
 
 
-def wished(trouble: RequestFailed) -> float:
+def requested_pause(trouble: RequestFailed) -> float:
     """Seconds that the server requested, up to a limit."""
-    return min(trouble.wish, LONGEST_WISH)
+    return min(trouble.wait, LONGEST_REQUESTED)
 
 
-def _wish(header: str) -> float:
-    """Seconds that Retry-After asks for, given as such or as a date; 0 where it is invalid."""
+def _retry_after(header: str) -> float:
+    """Seconds that Retry-After requests, as a number or as a date; 0 where it is invalid."""
     try:
         return max(0.0, float(header))
     except ValueError:
