@@ -114,4 +114,4 @@ def test_a_server_is_evaluated_like_any_adapter(server: Server) -> None:
     typed = ["--adapter", "remote", "--benchmark", "shapes", "evaluate.limit=2", f"adapter.url={server.url}"]
     assert main(["eval", "run", *typed, "--out", "run"]) == 0
     lines = [json.loads(line) for line in Path("run/images/part-0.jsonl").read_text().splitlines()]
-    assert [line["candidate"]["model"] for line in lines] == ["bagel"] * 2
+    assert [line["model"] for line in lines] == ["bagel"] * 2

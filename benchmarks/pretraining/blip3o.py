@@ -19,7 +19,7 @@ from pretraining.tokenizer import train_tokenizer
 from srum_blip3o import dit, eva, text_encoder
 from srum_blip3o.checkpoint import CONFIG, FOLDER, HEAD, QUERIES, TOWER
 from srum_blip3o.model import Blip3o
-from srum_blip3o.text_encoder import DRAW, language_config
+from srum_blip3o.text_encoder import INSTRUCTION, language_config
 from srum_core.models.qwen_vl import END, PAD, SPECIAL, SYSTEM, language_state, official_name
 
 HEAD_SIZES = dit.Sizes(context=128, width=128, channels=64, blocks=8, heads=4, kv_heads=4, feed_forward=256)
@@ -55,7 +55,7 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blu
     """Write the whole directory, the feature tower inside: language model, queries, head, decoder, tokenizer."""
     torch.manual_seed(seed)
     b = blueprint or Blueprint()
-    frame = [f"system\n{SYSTEM}", "user\n" + DRAW, "assistant\n"] * 50
+    frame = [f"system\n{SYSTEM}", "user\n" + INSTRUCTION, "assistant\n"] * 50
     tokenizer = train_tokenizer([*frame, *corpus], b.vocabulary, directory, TOKENS, PAD, END)
     config = _config(b, tokenizer)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
