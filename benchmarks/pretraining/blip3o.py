@@ -13,7 +13,7 @@ from attrs import frozen
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from pretraining.tokenizer import train_tokenizer
 from srum_blip3o import dit, eva, text_encoder
@@ -60,8 +60,7 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blu
     config = _config(b, tokenizer)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     language = language_config(config, directory)
-    model = Qwen2_5_VLForConditionalGeneration(language).state_dict()
-    tensors: dict[str, Tensor] = {official_name(ours): model[ours] for ours in language_state(language)}
+    tensors = language_weights(language)
     tensors[QUERIES] = torch.randn(1, b.queries, b.hidden)
     tensors |= {HEAD + name: tensor for name, tensor in dit.build(b.head).state_dict().items()}
     tensors |= {TOWER + name: tensor for name, tensor in _tower(b.tower).state_dict().items()}
@@ -74,22 +73,28 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0, blueprint: Blu
 
 
 def _config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
-    vocabulary = tokenizer.get_vocab()
-    ids = {token: vocabulary[token] for token in TOKENS}
+    return {
+        **qwen_config(b, tokenizer),
+        "architectures": ["blip3oQwenForCausalLM"], "model_type": "blip3o_qwen", "tokenizer_model_max_length": 512,
+        "n_query": b.queries, "gen_hidden_size": b.tower.width, "gen_pooling": "early_pool2d_1",
+        "gen_vision_tower": "eva-clip-tiny",
+    }  # fmt: skip
+
+
+def qwen_config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
+    """Of a Qwen2.5-VL: what its config.json says, without the names of its classes."""
+    ids = tokenizer.get_vocab()
     sixth = b.hidden // b.heads // 2 // 4
     return {
-        "architectures": ["blip3oQwenForCausalLM"], "model_type": "blip3o_qwen", "hidden_act": "silu",
-        "hidden_size": b.hidden, "intermediate_size": b.mlp, "num_hidden_layers": b.layers,
+        "hidden_act": "silu", "hidden_size": b.hidden, "intermediate_size": b.mlp, "num_hidden_layers": b.layers,
         "num_attention_heads": b.heads, "num_key_value_heads": b.kv_heads, "max_position_embeddings": 4096,
         "vocab_size": -(-len(tokenizer) // 16) * 16, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
         "rope_scaling": {"type": "default", "rope_type": "default",
                          "mrope_section": [b.hidden // b.heads // 2 - 2 * (sixth + 2), sixth + 2, sixth + 2]},
-        "tie_word_embeddings": True, "use_cache": True, "tokenizer_model_max_length": 512,
+        "tie_word_embeddings": True, "use_cache": True,
         "bos_token_id": ids[PAD], "eos_token_id": ids[END], "pad_token_id": ids[PAD],
         "image_token_id": ids["<|image_pad|>"], "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],
-        "n_query": b.queries, "gen_hidden_size": b.tower.width, "gen_pooling": "early_pool2d_1",
-        "gen_vision_tower": "eva-clip-tiny",
         "vision_config": {
             "model_type": "qwen2_5_vl", "depth": 1, "fullatt_block_indexes": [0], "hidden_act": "silu",
             "hidden_size": 32, "in_channels": 3, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": b.hidden,
@@ -97,6 +102,12 @@ def _config(b: Blueprint, tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
             "window_size": 112,
         },
     }  # fmt: skip
+
+
+def language_weights(config: Qwen2_5_VLConfig) -> dict[str, Tensor]:
+    """Random ones, under the stored names."""
+    model = Qwen2_5_VLForConditionalGeneration(config).state_dict()
+    return {official_name(ours): model[ours] for ours in language_state(config)}
 
 
 def _tower(sizes: eva.Sizes) -> eva.Tower:

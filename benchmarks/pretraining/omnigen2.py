@@ -1,0 +1,169 @@
+"""Pretrain a tiny OmniGen2: `python -m pretraining.omnigen2 --out DIR`.
+
+Only the diffusion transformer is trained, on captioned images of the world of shapes. The language model that encodes
+the captions is random and stays so, and the autoencoder is the bundled BAGEL's: both models publish FLUX.1's. Images
+are rendered fresh for every step from (seed, step); the same command again resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import asdict, evolve, frozen
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from pretraining import blip3o, curriculum
+from pretraining.curriculum import Steps, loader
+from pretraining.fit import Phase, fit, named_of
+from pretraining.measure_head import generated
+from pretraining.pretrain_head import corpus, images
+from pretraining.tokenizer import train_tokenizer
+from srum_core.flow import flow_step
+from srum_core.models.qwen_vl import END, PAD, SPECIAL, language_config
+from srum_core.plugins import discover
+from srum_core.runs.store import write_atomic
+from srum_omnigen2.denoiser import Denoiser, Sizes
+from srum_omnigen2.text_encoder import DROPPED, GENERATE
+
+LANGUAGE = blip3o.Blueprint(hidden=64, mlp=96, layers=1, heads=2, kv_heads=1, vocabulary=512)
+"""Sizes of the language model. So large a vocabulary has a token for each word around a caption."""
+SIZES = Sizes(
+    patch_size=2, in_channels=16, out_channels=16, hidden_size=96, num_layers=5, num_refiner_layers=1,
+    num_attention_heads=4, num_kv_heads=2, multiple_of=32, ffn_dim_multiplier=0.5, norm_eps=1e-5,
+    axes_dim_rope=(8, 8, 8), text_feat_dim=64, timestep_scale=1000.0,
+)  # fmt: skip
+SIDE = 32
+"""Pixels of an image's side: 4x4 tokens."""
+
+
+@frozen
+class Recipe:
+    """What the tiny model was made with; every field is a command-line option."""
+
+    seed: int = 0
+    steps: int = 5000
+    batch: int = 128
+    alike: int = 2
+    """Images of each caption in a batch."""
+    rate: float = 1.5e-3
+    """Of AdamW; it falls to zero over the last `decay` of the steps."""
+    muon: float = 0.01
+    """Of Muon, for the matrices of the layers that images and texts share; 0 leaves them to AdamW."""
+    decay: float = 0.4
+    shift: float = 2.0
+    """Time shift of the loss, and of sampling for what is measured."""
+    dropped: float = 0.1
+    """Share of images with a dropped caption, for guidance."""
+    ema: float = 0.998
+    missed_captions: float = 0.1
+    """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web."""
+
+
+def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
+    """Write a checkpoint in the published layout, in 16 bits: all of it random but the autoencoder."""
+    torch.manual_seed(seed)
+    frame = [f"system\n{GENERATE}", f"system\n{DROPPED}", "user\n"] * 50
+    tokenizer = train_tokenizer([*frame, *corpus], LANGUAGE.vocabulary, directory / "processor", SPECIAL, PAD, END)
+    Qwen2VLImageProcessorPil().save_pretrained(directory / "processor")
+    language = {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
+        **blip3o.qwen_config(LANGUAGE, tokenizer),
+    }  # fmt: skip
+    _write(directory / "mllm", "model", language, blip3o.language_weights(language_config(language)))
+    denoiser = Denoiser(SIZES, references=True)
+    _initialize(denoiser)
+    transformer = {"_class_name": "OmniGen2Transformer2DModel", "axes_lens": [1024, 1664, 1664], **asdict(SIZES)}
+    _write(directory / "transformer", "diffusion_pytorch_model", transformer, denoiser.state_dict())
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "dynamic_time_shift": True}
+    _write(directory / "scheduler", "", scheduler, {})
+    source: Any = discover().create("adapter", {"use": "bagel", "checkpoint": "bundled:shapes", "device": "cpu"})
+    autoencoder = source.autoencoder
+    autoencoder.net.register_to_config(scaling_factor=autoencoder.scale, shift_factor=autoencoder.shift)
+    autoencoder.net.bfloat16().save_pretrained(directory / "vae")  # as it is stored there
+
+
+def _write(folder: Path, stem: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "config.json" if stem else "scheduler_config.json"
+    (folder / name).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    if tensors:
+        half = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
+        save_file(half, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+def _initialize(denoiser: Denoiser) -> None:
+    """Velocities start at zero. The gates of the blocks start half open: at zero, nothing behind them would learn."""
+    nn.init.zeros_(denoiser.norm_out.linear_2.weight)
+    for block in (*denoiser.noise_refiner, *denoiser.layers):
+        modulation: Any = block.norm1.linear  # type: ignore[union-attr]
+        nn.init.zeros_(modulation.weight)
+        with torch.no_grad():
+            modulation.bias.view(4, -1).copy_(torch.tensor([0.0, 0.5, 0.0, 0.5])[:, None])  # scale, gate, scale, gate
+
+
+def load(directory: Path, shift: float, guidance: float) -> Any:
+    sampling = {"steps": 25, "guidance": guidance, "shift": shift, "unconditional": "dropped_caption"}
+    made = {"use": "omnigen2", "checkpoint": str(directory), "dtype": "float32", "device": "cpu", "release": False}
+    return discover().create("adapter", {**made, "size": [SIDE, SIDE], "sampling": sampling})
+
+
+def train(model: Any, recipe: Recipe, out: Path) -> None:
+    """Flow matching of latents given captions, as the adapter is trained."""
+    plan = curriculum.Recipe(
+        seed=recipe.seed, drawing_steps=recipe.steps, drawing_batch=recipe.batch, alike=recipe.alike,
+        dropped=recipe.dropped, missed_captions=recipe.missed_captions,
+    )  # fmt: skip
+    schedule = evolve(model.recipe.schedule, shift=recipe.shift)
+
+    def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        drawn, captions = batch
+        clean = model.encode(images(drawn))
+        states = [each for each in model.read(captions[:: recipe.alike]) for _ in range(recipe.alike)]
+        time = schedule.sample(len(clean), torch.Generator().manual_seed(step))
+        noise = [torch.randn_like(x) for x in clean]
+        flow = flow_step(model.denoiser, clean, states, time, None, noise=noise)
+        return F.mse_loss(torch.stack(flow.velocity), torch.stack(flow.target)), {}
+
+    phase = Phase(
+        "transformer", recipe.steps, recipe.rate, recipe.muon, decay=recipe.decay, ema=recipe.ema, seed=recipe.seed
+    )
+    fit(
+        phase,
+        out,
+        named_of(denoiser=model.denoiser),
+        lambda done: loader(Steps(plan, ("", ""), done, "drawing")),
+        loss_of,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for states, the log and the model")
+    parser.add_argument("--guidance", type=float, default=2.0, help="for what is measured in the end")
+    parser.add_argument("--measure", type=int, default=256, help="prompts to measure the result on; 0 = do not")
+    for name, default in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    options = vars(parser.parse_args(arguments))
+    out, count, guidance = options.pop("out"), options.pop("measure"), options.pop("guidance")
+    recipe = Recipe(**options)
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "fresh" / "vae" / "config.json").is_file():
+        create(out / "fresh", corpus(), recipe.seed)
+    write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
+    model = load(out / "fresh", recipe.shift, guidance)
+    train(model, recipe, out)
+    model.save(out / "model", model.denoiser.state_dict())
+    if count:
+        print(json.dumps(generated(load(out / "model", recipe.shift, guidance), count), indent=2))
+
+
+if __name__ == "__main__":
+    main()
