@@ -12,7 +12,9 @@ from near import off
 from safetensors.torch import load_file
 
 from pretraining.omnigen2 import load, main
+from srum_core.cli.main import train_main
 from srum_core.plugins import discover
+from srum_core.runs.run import Run
 from srum_core.testing import sample_image
 
 pytestmark = pytest.mark.slow
@@ -52,6 +54,17 @@ def test_the_autoencoder_is_the_bundled_bagels(out: Path) -> None:
     # Both have 4x4 cells of 2x2 latent pixels with 16 channels each, in the same order.
     assert mine.shape == theirs.shape == (4, 4, 64)
     assert off(mine, theirs) <= 1e-5
+
+
+def test_the_preset_trains_it_on_what_the_bundled_bagel_judges(out: Path, tmp_path: Path) -> None:
+    few = ["prompts=shapes:train:4", "generate.candidates=1", "benchmark=", "train.steps=1", "adapter.sampling.steps=4"]
+    given = ["--adapter", "omnigen2", "--preset", "shapes", "--checkpoint", str(out / "model"), *few]
+    # Images of two steps show no shapes: the grid has regions all the same.
+    assert train_main([*given, "map=paper", "grounder=grid", "--out", str(tmp_path / "run")]) == 0
+    done = Run.open(tmp_path / "run")
+    assert all(judged.scores for judged in done.judgements(1))
+    again = load(done.stage_folder("train", 1), shift=2.0, guidance=2.0)
+    assert again.generate(["a red circle"], [0])[0].image.size == (32, 32)
 
 
 def test_the_same_command_resumes(out: Path) -> None:

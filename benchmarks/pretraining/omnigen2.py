@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from attrs import asdict, evolve, frozen
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -49,10 +49,8 @@ class Recipe:
     """What the tiny model was made with; every field is a command-line option."""
 
     seed: int = 0
-    steps: int = 5000
-    batch: int = 128
-    alike: int = 2
-    """Images of each caption in a batch."""
+    steps: int = 7000
+    batch: int = 64
     rate: float = 1.5e-3
     """Of AdamW; it falls to zero over the last `decay` of the steps."""
     muon: float = 0.01
@@ -77,36 +75,25 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
         "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
         **blip3o.qwen_config(LANGUAGE, tokenizer),
     }  # fmt: skip
-    _write(directory / "mllm", "model", language, blip3o.language_weights(language_config(language)))
-    denoiser = Denoiser(SIZES, references=True)
-    _initialize(denoiser)
-    transformer = {"_class_name": "OmniGen2Transformer2DModel", "axes_lens": [1024, 1664, 1664], **asdict(SIZES)}
-    _write(directory / "transformer", "diffusion_pytorch_model", transformer, denoiser.state_dict())
-    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "dynamic_time_shift": True}
-    _write(directory / "scheduler", "", scheduler, {})
+    configs = {
+        "mllm/config": language,
+        "transformer/config": {"_class_name": "OmniGen2Transformer2DModel", **asdict(SIZES)},
+        "scheduler/scheduler_config": {"_class_name": "FlowMatchEulerDiscreteScheduler", "dynamic_time_shift": True},
+    }
+    for name, config in configs.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / f"{name}.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    weights = {
+        "mllm/model": blip3o.language_weights(language_config(language)),
+        "transformer/diffusion_pytorch_model": Denoiser(SIZES, references=True).state_dict(),
+    }
+    for name, tensors in weights.items():
+        half = {key: tensor.detach().half().contiguous() for key, tensor in tensors.items()}
+        save_file(half, directory / f"{name}.safetensors", metadata={"format": "pt"})
     source: Any = discover().create("adapter", {"use": "bagel", "checkpoint": "bundled:shapes", "device": "cpu"})
     autoencoder = source.autoencoder
     autoencoder.net.register_to_config(scaling_factor=autoencoder.scale, shift_factor=autoencoder.shift)
-    autoencoder.net.bfloat16().save_pretrained(directory / "vae")  # as it is stored there
-
-
-def _write(folder: Path, stem: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    name = "config.json" if stem else "scheduler_config.json"
-    (folder / name).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    if tensors:
-        half = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
-        save_file(half, folder / f"{stem}.safetensors", metadata={"format": "pt"})
-
-
-def _initialize(denoiser: Denoiser) -> None:
-    """Velocities start at zero. The gates of the blocks start half open: at zero, nothing behind them would learn."""
-    nn.init.zeros_(denoiser.norm_out.linear_2.weight)
-    for block in (*denoiser.noise_refiner, *denoiser.layers):
-        modulation: Any = block.norm1.linear  # type: ignore[union-attr]
-        nn.init.zeros_(modulation.weight)
-        with torch.no_grad():
-            modulation.bias.view(4, -1).copy_(torch.tensor([0.0, 0.5, 0.0, 0.5])[:, None])  # scale, gate, scale, gate
+    autoencoder.net.bfloat16().save_pretrained(directory / "vae")  # the precision it is bundled in
 
 
 def load(directory: Path, shift: float, guidance: float) -> Any:
@@ -118,30 +105,25 @@ def load(directory: Path, shift: float, guidance: float) -> Any:
 def train(model: Any, recipe: Recipe, out: Path) -> None:
     """Flow matching of latents given captions, as the adapter is trained."""
     plan = curriculum.Recipe(
-        seed=recipe.seed, drawing_steps=recipe.steps, drawing_batch=recipe.batch, alike=recipe.alike,
-        dropped=recipe.dropped, missed_captions=recipe.missed_captions,
+        seed=recipe.seed, drawing_steps=recipe.steps, drawing_batch=recipe.batch, dropped=recipe.dropped,
+        missed_captions=recipe.missed_captions,
     )  # fmt: skip
     schedule = evolve(model.recipe.schedule, shift=recipe.shift)
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
         drawn, captions = batch
         clean = model.encode(images(drawn))
-        states = [each for each in model.read(captions[:: recipe.alike]) for _ in range(recipe.alike)]
         time = schedule.sample(len(clean), torch.Generator().manual_seed(step))
         noise = [torch.randn_like(x) for x in clean]
-        flow = flow_step(model.denoiser, clean, states, time, None, noise=noise)
+        flow = flow_step(model.denoiser, clean, model.read(captions), time, None, noise=noise)
         return F.mse_loss(torch.stack(flow.velocity), torch.stack(flow.target)), {}
 
     phase = Phase(
-        "transformer", recipe.steps, recipe.rate, recipe.muon, decay=recipe.decay, ema=recipe.ema, seed=recipe.seed
-    )
-    fit(
-        phase,
-        out,
-        named_of(denoiser=model.denoiser),
-        lambda done: loader(Steps(plan, ("", ""), done, "drawing")),
-        loss_of,
-    )
+        "transformer", recipe.steps, recipe.rate, recipe.muon,
+        decay=recipe.decay, ema=recipe.ema, seed=recipe.seed,
+    )  # fmt: skip
+    named = named_of(denoiser=model.denoiser)
+    fit(phase, out, named, lambda done: loader(Steps(plan, ("", ""), done, "drawing")), loss_of)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
