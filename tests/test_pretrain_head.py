@@ -32,7 +32,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(folder: Path) -> Any:
     few = {"steps": 2, "decoder_steps": 2, "decoder_guidance": 1.0}
-    made = {"use": "blip3o", "checkpoint": str(folder), "device": "cpu", "dtype": "float32", "drawing": few}
+    made = {"use": "blip3o", "checkpoint": str(folder), "device": "cpu", "dtype": "float32", "sampling": few}
     return discover().create("adapter", made)
 
 
@@ -90,7 +90,7 @@ def test_the_ceiling_is_what_tower_and_decoder_keep(keeps: bool) -> None:
     )
     model = SimpleNamespace(
         parts={"decoder": decoder},
-        options=SimpleNamespace(drawing=None),
+        options=SimpleNamespace(sampling=None),
         encode=lambda images: [torch.from_numpy(np.array(image)) / 255 for image in images],
     )
     assert rebuilt(model, 12)["all"]["correct"]["value"] == float(keeps)
