@@ -210,7 +210,7 @@ JUDGES = {
     "ReturnsSeven": (ReturnsSeven, "test_scores_stay_between_minus_one_and_one", "must be <= 1.0: 7"),
     "ReadsFloats": (ReadsFloats, "test_odd_answers_are_scores_or_unreadable", "could not convert string"),
     "ScoresSilence": (ScoresSilence, "test_empty_answers_never_give_a_score", "gives the score 0.0 for the answer ''"),
-    "DropsWhatItCannotRead": (DropsWhatItCannotRead, "test_empty_answers_never_give_a_score", "says nothing about"),
+    "DropsWhatItCannotRead": (DropsWhatItCannotRead, "test_empty_answers_never_give_a_score", "reports nothing for"),
     "CountsQuestions": (CountsQuestions, "test_asking_is_pure", "Asking must be pure"),
     "RemembersAnswers": (RemembersAnswers, "test_reading_is_pure", "differently the second time"),
     "NeedsRegions": (NeedsRegions, "test_an_image_without_regions_is_no_problem", "image without regions"),

@@ -30,7 +30,7 @@ def names_of(kind: str) -> str:
     return f"my-{kind}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def clean(clean: CleanEnvironment) -> CleanEnvironment:
     """With what its own `srum new-plugin` writes, of every kind."""
     for kind in KINDS:

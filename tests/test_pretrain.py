@@ -50,7 +50,7 @@ def run(out: Path, steps: int, *more: str) -> None:
 
 def load(checkpoint: Path | str, **more: Any) -> Bagel:
     few = Sampling(steps=3)
-    return Bagel(Options(checkpoint=str(checkpoint), device="cpu", dtype="float32", drawing=few, **SIDES, **more))
+    return Bagel(Options(checkpoint=str(checkpoint), device="cpu", dtype="float32", sampling=few, **SIDES, **more))
 
 
 @pytest.fixture(scope="module")

@@ -63,11 +63,13 @@ def train_here(folder: Path, launch: str, after: int | None = None) -> tuple[str
 
 
 def same(run: Run, other: Run, tolerance: float = 1e-4) -> None:
-    """The same numbers and weights up to rounding."""
+    """The same numbers and weights up to rounding, relative to the largest of a training."""
     assert len(metrics(run)) == len(metrics(other)) > 3
+    most = {key: max(abs(row[key] or 0) for row in metrics(run)) for key in metrics(run)[0]}
     for mine, theirs in zip(metrics(run), metrics(other), strict=True):
         for key, value in mine.items():
-            assert theirs[key] == (value if value is None else pytest.approx(value, rel=tolerance)), (mine["step"], key)
+            expected = value if value is None else pytest.approx(value, abs=tolerance * most[key])
+            assert theirs[key] == expected, (mine["step"], key)
     for name, tensor in weights(run).items():
         assert off(weights(other)[name], tensor) <= tolerance
 
@@ -94,7 +96,7 @@ def test_two_processes_train_as_one(
     train(one, 1)
     assert len({row["cells"] for row in metrics(one)}) > 2
     assert two.do(train_here, both.folder, launch) == [("trained", launch != "ddp")] * 2
-    same(one, both, 2e-2 if "mixed_precision" in settings else 1e-4)  # there biases are bfloat16 too
+    same(one, both, 5e-2 if "mixed_precision" in settings else 1e-4)  # there biases are bfloat16 too
 
 
 @pytest.mark.slow

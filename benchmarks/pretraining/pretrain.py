@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_drawing(load(last, experts="generation"), recipe, out, templates)
         last = "model-drawing"
     if recipe.looking_steps:
-        parts = [load(last, drawing={"steps": 25, "guidance": guidance}) for guidance in GUIDANCE]
+        parts = [load(last, sampling={"steps": 25, "guidance": guidance}) for guidance in GUIDANCE]
         train_looking(load(last, experts="generation"), recipe, out, templates, parts)
         last = "model-looking"
     if images:
