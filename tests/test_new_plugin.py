@@ -89,7 +89,7 @@ def test_a_new_adapter_draws_and_is_trained(clean: CleanEnvironment) -> None:
 @pytest.mark.slow
 def test_a_new_generator_is_evaluated(clean: CleanEnvironment) -> None:
     said = clean.run(*command(clean, "generator"), "--out", "runs/generator")
-    assert "coverage 100.0%: 4 of 4 pictures" in said
+    assert "coverage 100.0%: 4 of 4 images" in said
     assert "my-generator" in said
 
 

@@ -217,7 +217,7 @@ def test_what_training_wrote_is_measured_like_any_checkpoint(
     assert base["drawing"]["all"]["correct"]["count"] == 4
     assert figures("--checkpoint", str(tmp_path / "full")) == base, "not trained, so it draws the same"
     assert figures("--checkpoint", str(pretrained / "model"), "--lora", str(tmp_path / "lora")) == base
-    assert "| drawing | correct |" in (tmp_path / "table.md").read_text()
+    assert "| generation | correct |" in (tmp_path / "table.md").read_text()
     with pytest.raises(SystemExit):
         figures("--checkpoint", str(tmp_path / "lora"))
     assert "this folder with --lora" in capsys.readouterr().err

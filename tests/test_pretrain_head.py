@@ -73,7 +73,7 @@ def test_captions_are_read_once_for_all_their_images(out: Path, monkeypatch: pyt
 
 def test_images_of_one_caption_lie_together() -> None:
     plan = Recipe(drawing_steps=1, drawing_batch=6, alike=3, dropped=0.0)
-    drawn, captions = Steps(plan, ("", ""), 0, "sampling")[0]
+    drawn, captions = Steps(plan, ("", ""), 0, "drawing")[0]
     assert [captions[0]] * 3 + [captions[3]] * 3 == captions
     assert captions[0] != captions[3]
     assert not np.array_equal(drawn[0], drawn[1])
