@@ -550,13 +550,13 @@ def test_an_evaluation_of_an_older_version_is_to_be_made_again(tmp_path: Path, p
 
 def test_a_row_that_is_no_number_is_refused(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, benchmark=Use("test_stages:Undefined"))
-    with pytest.raises(PluginError, match="rows whose value is no finite number: green"):
+    with pytest.raises(PluginError, match="rows whose value is not a finite number: green"):
         evaluate(run, None)
 
 
 def test_a_measure_that_is_no_number_is_refused(tmp_path: Path, prompts: Path) -> None:
     run = make(tmp_path / "run", prompts, benchmark=Use("test_stages:Lost"))
-    with pytest.raises(PluginError, match="a green that is no finite number"):
+    with pytest.raises(PluginError, match="a green that is not a finite number"):
         evaluate(run, None)
 
 
