@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from blip3o_layouts import BESIDE, CHECKPOINT, build, copied, sharded, tied, tower_inside
 from near import off
 from PIL import Image
+from run_images import generated, kept
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -46,19 +46,6 @@ def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
     return Run.open(folder)
 
 
-def generated(run: Run, checkpoint: Path) -> list[np.ndarray]:
-    """The images that a checkpoint draws of the run's plan."""
-    model = run.registry.create("adapter", run.settings.adapter, checkpoint=str(checkpoint))
-    plan = run.planned(1)
-    samples = model.generate([item.prompt.text for item in plan], [item.seed for item in plan])
-    return [np.asarray(sample.image) for sample in samples]
-
-
-def stored(run: Run) -> list[np.ndarray]:
-    folder = run.stage_folder("generate", 1) / "images"
-    return [np.asarray(Image.open(folder / f"{item.id}.png")) for item in run.planned(1)]
-
-
 @pytest.fixture
 def tongue(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
     """Words in the mouth of a model whose random weights have none; it still says itself how it writes boxes."""
@@ -88,7 +75,7 @@ def test_the_whole_loop(tmp_path: Path, tongue: list[Question]) -> None:
     assert [each["step"] for each in metrics] == [1, 2]
     assert {each["cells"] for each in metrics} == {3 * 64}
     result = folder / "checkpoint"
-    before = stored(done)
+    before = kept(done)
     assert all((a == b).all() for a, b in zip(before, generated(done, CHECKPOINT), strict=True))
     assert any((a != b).any() for a, b in zip(before, generated(done, result), strict=True))
     with safe_open(result / TRAINED, "pt") as trained, safe_open(CHECKPOINT / "model.safetensors", "pt") as base:
@@ -106,7 +93,7 @@ def test_the_command_with_scripted_answers(tmp_path: Path) -> None:
     done = run(tmp_path / "run", "answerer=scripted")
     assert all(len(grounding.regions) == 2 for grounding in done.groundings(1))
     assert any(
-        (a != b).any() for a, b in zip(stored(done), generated(done, tmp_path / "run/round-1/checkpoint"), strict=True)
+        (a != b).any() for a, b in zip(kept(done), generated(done, tmp_path / "run/round-1/checkpoint"), strict=True)
     )
 
 
@@ -115,7 +102,7 @@ def test_another_form_of_the_layout(tmp_path: Path) -> None:
     checkpoint = sharded(tied(tower_inside(copied(tmp_path))))
     done = run(tmp_path / "run", "answerer=scripted", "generate.limit=2", "train.steps=1", checkpoint=checkpoint)
     after = generated(done, done.stage_folder("train", 1))
-    assert any((a != b).any() for a, b in zip(stored(done), after, strict=True))
+    assert any((a != b).any() for a, b in zip(kept(done), after, strict=True))
 
 
 def test_two_rounds_and_an_export(tmp_path: Path) -> None:

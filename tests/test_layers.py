@@ -217,7 +217,7 @@ def test_every_plugin_package_is_shipped_registered_and_typed() -> None:
 
 
 def test_parsed_arguments_stay_where_they_are_parsed() -> None:
-    """A function that takes a Namespace reads it, or makes a plan of it (`of`, `given`); nobody else sees it."""
+    """A function that takes a Namespace reads it, or makes a plan of it (`of`, `given`); no other function has one."""
     wrong = []
     for path in files(ROOT / "srum_core"):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from omnigen2_layouts import CHECKPOINT, HEAD, copied, sharded, weights
-from PIL import Image
+from run_images import generated, kept
 from safetensors.torch import load_file
 
 from srum_core.cli.main import main, train_main
@@ -42,19 +42,6 @@ def words(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> list[
 def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
     assert train_main(words(folder, *arguments, checkpoint=checkpoint)) == 0
     return Run.open(folder)
-
-
-def generated(run: Run, checkpoint: Path) -> list[np.ndarray]:
-    """The images that a checkpoint generates of the run's plan."""
-    model = run.registry.create("adapter", run.settings.adapter, checkpoint=str(checkpoint))
-    plan = run.planned(1)
-    samples = model.generate([item.prompt.text for item in plan], [item.seed for item in plan])
-    return [np.asarray(sample.image) for sample in samples]
-
-
-def stored(run: Run) -> list[np.ndarray]:
-    folder = run.stage_folder("generate", 1) / "images"
-    return [np.asarray(Image.open(folder / f"{item.id}.png")) for item in run.planned(1)]
 
 
 def other(before: list[np.ndarray], after: list[np.ndarray]) -> bool:
@@ -97,7 +84,7 @@ def test_the_whole_loop_with_full_training(tmp_path: Path, tongue: list[Question
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {each["cells"] for each in metrics} == {3 * 3 * 4}
     result = folder / "checkpoint"
-    before = stored(done)
+    before = kept(done)
     assert not other(before, generated(done, CHECKPOINT))
     assert other(before, generated(done, result))
     names = trained(result)
@@ -118,7 +105,7 @@ def test_low_rank_adapters_in_two_rounds_and_an_export(tmp_path: Path) -> None:
     assert (done.stage_folder("train", 1) / "adapter_config.json").is_file()
     out = tmp_path / "out"
     assert main(["export", str(done.folder), "--to", str(out), "--format", "checkpoint"]) == 0
-    assert other(stored(done), generated(done, out))
+    assert other(kept(done), generated(done, out))
     assert len(list((out / HEAD).glob("*-of-00003.safetensors"))) == 3
     before, after = (
         {name: tensor for file in (where / HEAD).glob("*.safetensors") for name, tensor in load_file(file).items()}
@@ -157,7 +144,7 @@ def test_interrupted_and_resumed_is_the_same_run(tmp_path: Path, monkeypatch: py
     ]
     for name in files:
         assert (again.round_folder(1) / name).read_bytes() == (whole.round_folder(1) / name).read_bytes(), name
-    for one, two in zip(stored(whole), stored(again), strict=True):
+    for one, two in zip(kept(whole), kept(again), strict=True):
         assert (one == two).all()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from run_images import generated, kept
 from showo2_layouts import CHECKPOINT, WEIGHTS, copied, sharded, stored, tied
 from warm import shared
 
@@ -32,19 +32,6 @@ def given(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> list[
 def run(folder: Path, *arguments: str, checkpoint: Path = CHECKPOINT) -> Run:
     assert train_main(given(folder, *arguments, checkpoint=checkpoint)) == 0
     return Run.open(folder)
-
-
-def generated(run: Run, checkpoint: Path) -> list[np.ndarray]:
-    """The images that a checkpoint generates of the run's plan."""
-    model = run.registry.create("adapter", run.settings.adapter, checkpoint=str(checkpoint))
-    plan = run.planned(1)
-    samples = model.generate([item.prompt.text for item in plan], [item.seed for item in plan])
-    return [np.asarray(sample.image) for sample in samples]
-
-
-def kept(run: Run, round: int = 1) -> list[np.ndarray]:
-    folder = run.stage_folder("generate", round) / "images"
-    return [np.asarray(Image.open(folder / f"{item.id}.png")) for item in run.planned(round)]
 
 
 def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:

@@ -108,7 +108,7 @@ class Planner:
         return found
 
     def generate(self, settings: Settings) -> Need | None:
-        """None if somebody else generates."""
+        """None if another component generates."""
         model, batch = self.outline(settings), settings.generate.batch
         if model.generate is None or settings.generator is not None:
             return None

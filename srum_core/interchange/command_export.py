@@ -143,6 +143,6 @@ def _srum(run: Run, round: int, folder: Path) -> list[str]:
 
 def _parquet(run: Run, round: int, folder: Path) -> list[str]:
     path = folder / f"round-{round}.parquet"
-    rows, mended = write_parquet(path, judged(run, round))
-    sentence = f"In {mended} of them, characters that Parquet cannot hold (lone surrogates) were replaced by U+FFFD."
-    return [f"{rows} images in {path.name}.", *([sentence] if mended else [])]
+    rows, repaired = write_parquet(path, judged(run, round))
+    sentence = f"In {repaired} of them, characters that Parquet cannot hold (lone surrogates) were replaced by U+FFFD."
+    return [f"{rows} images in {path.name}.", *([sentence] if repaired else [])]

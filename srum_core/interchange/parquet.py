@@ -101,18 +101,18 @@ def write_parquet(path: Path, images: Iterable[tuple[Candidate, Judgement]]) -> 
     """Write one file; returns how many rows it has, and in how many of them text had to be repaired."""
     datasets, pyarrow, parquet = need("Writing Parquet")
     schema = features(datasets).arrow_schema
-    rows = mended = 0
+    rows = repaired = 0
     with parquet.ParquetWriter(path, schema) as writer:
         pending = (_row(candidate, judgement) for candidate, judgement in images)
         while some := list(islice(pending, _GROUP)):
             table = []
             for row in some:
                 broken: list[str] = []
-                table.append(_mended(row, broken))
-                mended += bool(broken)
+                table.append(_repaired(row, broken))
+                repaired += bool(broken)
             rows += len(some)
             writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
-    return rows, mended
+    return rows, repaired
 
 
 def _row(candidate: Candidate, judgement: Judgement) -> Json:
@@ -136,15 +136,15 @@ def _image(path: Path, files: Mapping[Path, bytes]) -> Json:
     return {"bytes": files[path], "path": path.name}
 
 
-def _mended(value: Any, broken: list[str]) -> Any:
+def _repaired(value: Any, broken: list[str]) -> Any:
     """With U+FFFD in the place of lone surrogates; the texts that had any go to `broken`."""
     if isinstance(value, str):
-        mended = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        broken += [value] if mended != value else []
-        return mended
+        repaired = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        broken += [value] if repaired != value else []
+        return repaired
     if isinstance(value, dict):
-        return {key: _mended(each, broken) for key, each in value.items()}
-    return [_mended(each, broken) for each in value] if isinstance(value, list | tuple) else value
+        return {key: _repaired(each, broken) for key, each in value.items()}
+    return [_repaired(each, broken) for each in value] if isinstance(value, list | tuple) else value
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def model(train_queries: bool = True) -> Blip3o:
 
 
 def need() -> None:
-    """Fail (or skip, where nobody asked for a set) if there is no BLIP3-o set."""
+    """Fail (or skip, where no set was asked for) if there is no BLIP3-o set."""
     if not folder().is_dir():
         message = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
         (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(message)

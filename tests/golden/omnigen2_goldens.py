@@ -89,7 +89,7 @@ def user_text(filled: str) -> str:
 
 
 def need() -> None:
-    """Fail (or skip, where nobody asked for a set) if there is no OmniGen2 set."""
+    """Fail (or skip, where no set was asked for) if there is no OmniGen2 set."""
     if not folder().is_dir():
         message = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
         (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(message)

@@ -29,7 +29,7 @@ def folder() -> Path:
 
 
 def need() -> None:
-    """Fail (or skip, where nobody asked for a set) if there is no Show-o2 set."""
+    """Fail (or skip, where no set was asked for) if there is no Show-o2 set."""
     if not folder().is_dir():
         message = f"{folder()} is not there (from $SRUM_GOLDENS, default tests/golden)."
         (pytest.fail if "SRUM_GOLDENS" in os.environ else pytest.skip)(message)

@@ -102,7 +102,7 @@ def test_tokenization() -> None:
 
 
 def test_sequences() -> None:
-    """What precedes the image block, and the block's length; what follows it is seen by nobody."""
+    """What precedes the image block, and the block's length; no token attends to what follows it."""
     about = read_json("sequences")
     assert model().words.limit == about["max_text_len"]
     start, image_start = model().words.markers
