@@ -4,11 +4,11 @@ import base64
 import html
 import json
 import re
-import time
 from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
+from hang import no_hang
 from rich.table import Table
 from rows import each_row
 
@@ -85,9 +85,8 @@ def test_words_that_stand_for_no_key_are_no_secrets():
 def test_secrets_are_found_in_linear_time():
     hide(KEY)
     for piece in ("\\", "%25", "&amp;", "sk-Ab", "s\0", "\\u0"):
-        began = time.process_time()
-        mask((piece * 200_000)[:200_000])
-        assert time.process_time() - began < 1
+        with no_hang():
+            mask((piece * 200_000)[:200_000])
 
 
 def test_no_control_character_reaches_the_terminal(capsys):
