@@ -59,9 +59,9 @@ BREAKAGES = [
              "if path[1:] and (path[1] in free or", "if path[1:] and (path[1] in known or"),
     # ---- plugins ----
     Breakage("a clash of two plugins is settled silently", "srum_core/plugins/registry.py", "plugins",
-             "if len(found) == 1:\n            return found[0]", "if found:\n            return found[0]"),
+             "if len(offers) == 1:\n            return offers[0]", "if offers:\n            return offers[0]"),
     Breakage("a plugin that failed at an event is called again", "srum_core/plugins/registry.py", "plugins",
-             "self._silenced.add((hook, each.plugin))", "self._silenced.discard((hook, each.plugin))"),
+             "self._silenced.add((event, hook.plugin))", "self._silenced.discard((event, hook.plugin))"),
     # ---- runs ----
     Breakage("a torn last line is not fenced off", "srum_core/runs/store.py", "store",
              "data = _FENCE + data", 'data = b"\\n" + data'),

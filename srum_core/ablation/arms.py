@@ -114,7 +114,7 @@ def _read(path: Path) -> Arms:
     except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except Problems as problems:
-        message = "".join(f"\n  - {problem}" for problem in problems.found)
+        message = "".join(f"\n  - {problem}" for problem in problems.list)
         raise ConfigError(f"{path} is no list of arms:{message}") from problems
 
 
