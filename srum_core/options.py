@@ -225,7 +225,7 @@ def strict_converter(forbid_extra_keys: bool = False) -> Converter:
     strict.register_structure_hook(float, _number)
     a_path = _exactly(str, "a path, as a text")
     strict.register_structure_hook(Path, lambda value, _: Path(value if isinstance(value, Path) else a_path(value, _)))
-    strict.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+    strict.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _choice)
     strict.register_structure_hook_func(
         lambda kind: kind in (str | tuple[str, ...], int | tuple[tuple[str, ...], ...]),
         lambda value, kind: strict.structure(value, get_args(kind)[isinstance(value, list | tuple)]),
@@ -239,7 +239,7 @@ def strict_converter(forbid_extra_keys: bool = False) -> Converter:
         return _guarded(kind, own)
 
     def is_guarded(kind: Any) -> bool:
-        return kind not in inside and (attrs.has(kind) or (get_origin(kind) or kind) in (list, tuple, dict, Mapping))
+        return kind not in inside and (attrs.has(kind) or _origin(kind) in (list, tuple, dict, Mapping))
 
     strict.register_structure_hook_factory(is_guarded, guarded)
     return strict
@@ -247,8 +247,8 @@ def strict_converter(forbid_extra_keys: bool = False) -> Converter:
 
 def _guarded(kind: Any, structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """A list, tuple, table or attrs class: cattrs would take whatever can be iterated over."""
-    is_list, inner = (get_origin(kind) or kind) in (list, tuple), get_args(kind)
-    count = len(inner) if get_origin(kind) is tuple and inner and Ellipsis not in inner else None
+    is_list, inner = _origin(kind) in (list, tuple), get_args(kind)
+    count = len(inner) if _origin(kind) is tuple and inner and Ellipsis not in inner else None
 
     def check(value: Any, _: Any) -> Any:
         if attrs.has(kind) and isinstance(value, kind):
@@ -260,7 +260,7 @@ def _guarded(kind: Any, structure: Callable[[Any, Any], Any]) -> Callable[[Any, 
         try:
             return structure(value, kind)
         except ClassValidationError as error:
-            raise _with_validators(error, value, structure) from error
+            raise _with_validators(error, dict(value), structure) from error
 
     return check
 
@@ -284,6 +284,10 @@ def _with_validators(error: ClassValidationError, value: Mapping[str, Any], stru
         except (ValueError, TypeError) as refusal:
             errors.append(refusal)
     return ClassValidationError(error.message, errors or error.exceptions, error.cl)
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind) or kind
 
 
 def _wrong(text: str) -> Problems:

@@ -144,9 +144,7 @@ class _Reader:
         return {}
 
     def overrides(self, texts: Sequence[str], where: str) -> dict[str, Any]:
-        return _nested(self._pairs(texts, where))
-
-    def _pairs(self, texts: Sequence[str], where: str) -> Iterator[tuple[Keys, Any]]:
+        values = []
         for text in texts:
             key, equals, value = text.partition("=")
             keys = tuple(part.strip() for part in key.split("."))
@@ -154,9 +152,10 @@ class _Reader:
                 self.broken.append(f'"{clean(text, 100)}" {where} should read KEY=VALUE, such as train.lr=1e-5.')
                 continue
             try:
-                yield keys, _parse_value(value)
+                values.append((keys, _parse_value(value)))
             except ValueError as error:
                 self.broken.append(f"{clean(text, 100)} {where}: the value is not TOML: {error}.")
+        return _nested(values)
 
     def adapter(self, option: str | None, layers: Sequence[Layer]) -> str | None:
         """The adapter's name, "" if there is none, None if the value is not a name. A file that names another one than
@@ -339,7 +338,7 @@ def _merge(old: Any, new: Any, path: Keys, origin: str, origins: Origins) -> Any
     other = _is_component(path) and len(uses) == 2 and uses[0] != uses[1]
     if isinstance(old, dict) and isinstance(new, Mapping) and not other:
         return old | {key: _merge(old.get(key), value, (*path, key), origin, origins) for key, value in new.items()}
-    for stale in [known for known in origins if known[: len(path)] == path]:
+    for stale in [place for place in origins if place[: len(path)] == path]:
         del origins[stale]
     origins[path] = origin
     return new

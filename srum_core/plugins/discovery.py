@@ -117,7 +117,7 @@ class Installed:
             raise PluginError(f"the entry point should name a module, not a {type(module).__name__}.")
         functions = {name: value for name, value in vars(module).items() if isroutine(value)}
         marked = [name for name, function in functions.items() if hasattr(function, f"{GROUP}_impl")]
-        bare = [name for name in functions if hasattr(Hooks, name) and name not in marked]
+        bare = [name for name in functions if name in _HOOKS and name not in marked]
         if bare:  # it would silently offer nothing
             raise PluginError(f"{bare[0]} is not marked as a hook. Put @hookimpl (from srum_core) above it.")
         if not marked:

@@ -289,7 +289,7 @@ def _commit() -> dict[str, str]:
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=elsewhere)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, env=elsewhere)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    return {} if done.returncode else {"srum-commit": done.stdout.strip()}
+    return {} if result.returncode else {"srum-commit": result.stdout.strip()}
