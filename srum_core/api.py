@@ -23,11 +23,11 @@ from srum_core.errors import CheckpointError, ConfigError, PluginError, RecordEr
 from srum_core.evaluation import plan, tables
 from srum_core.evaluation.run import NO_JUDGE, Evaluation
 from srum_core.evaluation.stage import compare, perform, read_table
-from srum_core.files import lock
 from srum_core.models.images import open_image
 from srum_core.protocols import Answerer
 from srum_core.records import Box, Candidate, Grounding, Judgement, Prompt, Question, Region, Row, Sample
 from srum_core.runs import run as runs
+from srum_core.runs.files import lock
 from srum_core.runs.progress import log_file
 from srum_core.stages import preflight
 from srum_core.stages.asking import put, seen_by

@@ -26,7 +26,7 @@ from cattrs.errors import (
 from cattrs.strategies import configure_union_passthrough
 
 from srum_core.errors import clean
-from srum_core.files import from_toml
+from srum_core.runs.files import from_toml
 
 T = TypeVar("T")
 Keys = tuple[str, ...]

@@ -14,9 +14,9 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from srum_core.errors import ConfigError, PluginError
-from srum_core.files import from_toml, read_text
 from srum_core.options import Problems, build, did_you_mean
 from srum_core.plugins import Registry
+from srum_core.runs.files import from_toml, read_text
 
 CORE = Path(__file__).with_name("arms.toml")
 SHARED = "shared"

@@ -30,8 +30,8 @@ from srum_core.cli.launching import Launch
 from srum_core.errors import ConfigError, SrumError, clean, explain
 from srum_core.evaluation.formatting import Grid
 from srum_core.evaluation.stage import compare
-from srum_core.files import STAGES, lock
 from srum_core.options import odd
+from srum_core.runs.files import STAGES, lock
 from srum_core.runs.progress import NORMAL, VERBOSE, log_file, set_verbosity, shown, tell
 from srum_core.runs.run import Run
 from srum_core.stages import preflight

@@ -17,9 +17,9 @@ from attrs import define, field
 from srum_core.config.settings import COMPONENTS, Settings
 from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, PluginError, clean
-from srum_core.files import DEPTH, from_toml, read_text
 from srum_core.options import SAMPLING, SPEED, Keys, Problem, Problems, Use, build, closest, did_you_mean, to_plain
 from srum_core.plugins import Registry, as_use
+from srum_core.runs.files import DEPTH, from_toml, read_text
 
 COMMAND_LINE = "on the command line"
 log = logging.getLogger("srum")

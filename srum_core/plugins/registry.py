@@ -17,11 +17,11 @@ import pluggy
 from attrs import field, frozen
 
 from srum_core.errors import ConfigError, PluginError, SrumError, clean
-from srum_core.files import lora_only
 from srum_core.options import Problem, Problems, Use, build, closest, did_you_mean, reread
 from srum_core.plugins.discovery import Installed, Offer, call, clash
 from srum_core.plugins.hookspecs import KINDS, Component
 from srum_core.records import Prompt
+from srum_core.runs.files import lora_only
 
 LIBRARIES = ("torch", "transformers", "diffusers", "peft")
 """What images and weights are computed by, besides srum."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srum_core.errors import ConfigError, clean
-from srum_core.files import from_json, read_text
 from srum_core.options import odd
 from srum_core.records import Prompt
+from srum_core.runs.files import from_json, read_text
 from srum_core.runs.progress import listed, tell
 
 if TYPE_CHECKING:

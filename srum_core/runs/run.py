@@ -19,9 +19,9 @@ from srum_core import config, plugins
 from srum_core.config import Settings
 from srum_core.config.settings import COMPONENTS
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.files import ABOUT, FOLDERS, STAGES, delete, lora_only, read_file, read_json, trained_in, way_out
 from srum_core.options import SPEED, Use, to_plain
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
+from srum_core.runs.files import ABOUT, FOLDERS, STAGES, delete, lora_only, read_file, read_json, trained_in, way_out
 from srum_core.runs.prompts import check_prompts, load_prompts
 from srum_core.runs.store import Records, check_settings, read_list, refuse_older, write_atomic, write_list
 

@@ -19,9 +19,9 @@ from cattrs import Converter
 
 from srum_core.config.settings import Settings
 from srum_core.errors import RecordError, clean, naming
-from srum_core.files import aside, from_json, from_toml, open_file, read_file, read_json, redo_option, way_out
 from srum_core.options import Problems, flatten, strict_converter, structure
 from srum_core.records import Candidate
+from srum_core.runs.files import aside, from_json, from_toml, open_file, read_file, read_json, redo_option, way_out
 
 T = TypeVar("T")
 _FENCE = b"\x18\n"
