@@ -321,7 +321,7 @@ def _nested(values: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
 
 
 def _merge_all(start: Settings, layers: Iterable[Layer], origins: Origins) -> dict[str, Any]:
-    data: Any = as_data(start)
+    data = as_data(start)
     for where, layer in layers:
         data = _merge(data, layer, (), where, origins)
     return data

@@ -9,8 +9,9 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 from attrs import field, frozen
@@ -28,7 +29,6 @@ from srum_core.runs.store import Records, check_settings, read_list, refuse_olde
 if TYPE_CHECKING:
     from srum_core.protocols import Answerer, Benchmark, ImageGenerator, Judge, UnifiedModel
 
-T = TypeVar("T")
 _INPUTS = {
     "generate": ("seed", "adapter", "generator", "prompts", "generate"),
     "ground": ("grounder", "verifier", "ground", "answerer"),
@@ -236,8 +236,9 @@ class Run:
 
     def plan(self, prompt: Prompt, index: int, purpose: int | str) -> Planned:
         """Image number `index` for a prompt, generated in a round (or for another purpose, which gives other seeds)."""
-        seed = self.round_seed if isinstance(purpose, int) else self.derive_seed
-        return Planned.of(prompt, index, seed("draw", purpose, prompt.id, index))
+        if isinstance(purpose, int):
+            return Planned.of(prompt, index, self.round_seed("draw", purpose, prompt.id, index))
+        return Planned.of(prompt, index, self.derive_seed("draw", purpose, prompt.id, index))
 
     def round_seed(self, purpose: str, round: int | None, *what: str | int | None) -> int:
         """A seed for something in a round."""
@@ -267,14 +268,13 @@ class Run:
 
     # ---- components -------------------------------------------------------------------------------------------------
 
-    def _cached(self, name: str, purpose: Any, make: Callable[[], T]) -> T:
+    def _cached(self, name: str, purpose: Any, make: Callable[[], Any]) -> Any:
         if name not in self._loaded or self._loaded[name][0] != purpose:
             self._loaded.pop(name, None)  # before the next one needs its memory
             if name != "answerer":
                 self.release()
             self._loaded[name] = (purpose, make())
-        loaded: T = self._loaded[name][1]
-        return loaded
+        return self._loaded[name][1]
 
     def release(self) -> None:
         """Let go of the model and the generator: one has been trained or wrapped, or their memory is needed."""
@@ -288,7 +288,8 @@ class Run:
 
         Kept until that of another round is needed, or one with other options, or `release`. Raises RecordError if
         one of these rounds is not trained."""
-        return self._cached("model", (rounds, self.settings.adapter), lambda: self._load(rounds))
+        model: UnifiedModel = self._cached("model", (rounds, self.settings.adapter), lambda: self._load(rounds))
+        return model
 
     def _load(self, rounds: int) -> UnifiedModel:
         from srum_core.models import trained  # torch
@@ -304,14 +305,17 @@ class Run:
         use = self.generated_by
         if use is None:
             return self.model(rounds)
-        return self._cached("generator", (rounds, use), lambda: self.registry.create("generator", use))
+        make = partial(self.registry.create, "generator", use)
+        generator: ImageGenerator = self._cached("generator", (rounds, use), make)
+        return generator
 
     def answerer(self, rounds: int) -> Answerer:
         """The answerer after so many rounds: `answerer`, or else the model itself."""
         use = self.settings.answerer
         if use is None:
             return self.model(rounds)
-        return self._cached("answerer", use, lambda: self.registry.create("answerer", use))
+        answerer: Answerer = self._cached("answerer", use, partial(self.registry.create, "answerer", use))
+        return answerer
 
     def trained(self, rounds: int) -> tuple[Use, list[Path]]:
         """What so many rounds left: the adapter with its last full checkpoint, and the PEFT ones to merge into it."""

@@ -185,7 +185,9 @@ class Records(Generic[T]):
     def _check_place(self, record: object) -> None:
         """Raise RecordError if a candidate's files lie outside of the run: nothing there is ever opened."""
         candidate = record if isinstance(record, Candidate) else getattr(record, "candidate", None)
-        for path in candidate.files if isinstance(candidate, Candidate) else ():
+        if not isinstance(candidate, Candidate):
+            return
+        for path in candidate.files:
             if not Path(os.path.realpath(path)).is_relative_to(self._root):
                 raise RecordError(
                     f"The record of {clean(candidate.id)} in {self.folder} names {clean(path)}, which lies outside of "
