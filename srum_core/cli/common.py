@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -130,11 +129,6 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-v", "--verbose", const=VERBOSE, help="also print what each stage took, and tracebacks", **stored
     )
-
-
-def find_modules_here() -> None:
-    """As `python -m` does: `use = "my_module:MyJudge"` means a file in the current folder."""
-    sys.path.insert(0, str(Path.cwd()))
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -20,7 +20,6 @@ from srum_core.cli.common import (
     Typed,
     add_settings,
     add_verbosity,
-    find_modules_here,
     finish_with_report,
     given,
     say,
@@ -73,7 +72,7 @@ def _execute(make_parser: Callable[[], argparse.ArgumentParser], arguments: Sequ
         if why := odd(word):
             tell(f"srum: the argument {clean(word, 100)} {why}")
             return 2
-    find_modules_here()
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: `use = "my_module:MyJudge"` means a file there
     parsed = make_parser().parse_args(words, argparse.Namespace(given=words))
     set_verbosity(getattr(parsed, "verbosity", NORMAL))
     return launching.exit_status(lambda: int(parsed.execute(parsed)), "srum: stopped.")
