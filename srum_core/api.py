@@ -23,11 +23,11 @@ from srum_core.errors import CheckpointError, ConfigError, PluginError, RecordEr
 from srum_core.evaluation import plan, tables
 from srum_core.evaluation.run import NO_JUDGE, Evaluation
 from srum_core.evaluation.stage import compare, perform, read_table
-from srum_core.files import lock
 from srum_core.models.images import open_image
 from srum_core.protocols import Answerer
 from srum_core.records import Box, Candidate, Grounding, Judgement, Prompt, Question, Region, Row, Sample
 from srum_core.runs import run as runs
+from srum_core.runs.files import lock
 from srum_core.runs.progress import log_file
 from srum_core.stages import preflight
 from srum_core.stages.asking import put, seen_by
@@ -66,10 +66,11 @@ class Model:
         """One for every prompt, `generate.batch` at once. One with a `failure` is no image."""
         size = self.run.settings.generate.batch
         for start in range(0, len(prompts), size):
-            some = prompts[start : start + size], seeds[start : start + size]
-            made = self.unified.generate(*some)
-            refuse(len(made) != len(some[0]), self.unified, f"generated {len(made)} images for {len(some[0])} prompts.")
-            yield from made
+            batch = prompts[start : start + size]
+            samples = self.unified.generate(batch, seeds[start : start + size])
+            count = f"generated {len(samples)} images for {len(batch)} prompts."
+            refuse(len(samples) != len(batch), self.unified, count)
+            yield from samples
 
     def generate(self, prompts: Names, seeds: Sequence[int] | None = None) -> list[Image]:
         """One image for every prompt, by default with seed 0. The same prompt and seed give the same image.
@@ -122,21 +123,21 @@ def judge(
     A box is (x0, y0, x1, y1) as fractions of the image; boxes become the regions "1", "2", …"""
     run = model.run
     prompt = Prompt("prompt", prompt) if isinstance(prompt, str) else prompt
-    named = [each if isinstance(each, Region) else Region(str(n), each) for n, each in enumerate(regions, 1)]
+    known = tuple(part if isinstance(part, Region) else Region(str(n), part) for n, part in enumerate(regions, 1))
     settings = attrs.evolve(run.settings, judges=tuple(map(plugins.as_use, judges)) or run.settings.judges)
-    made = runs.Run(run.folder, settings, run.registry).judges()
+    named_judges = runs.Run(run.folder, settings, run.registry).judges()
 
     def answerer() -> Answerer:
         return _answering(model.unified) if settings.answerer is None else run.answerer(0)
 
     with _stored(image) as path:
         candidate = Candidate("image", prompt, path, open_image(path).size, 0)
-        if not all(hasattr(each, "score_many") for _, each in made):  # else no answerer is needed
+        if not all(hasattr(judge, "score_many") for _, judge in named_judges):  # else no answerer is needed
             (candidate,) = seen_by(answerer(), [candidate])
-        pair = (candidate, Grounding(candidate.id, tuple(named)))
-        seed = partial(run.derive_seed, "ask")
-        (found,) = judgements(made, [pair], settings.judge, lambda questions: put(answerer(), questions), seed)
-    return found
+        pair = (candidate, Grounding(candidate.id, known))
+        ask, seed = (lambda questions: put(answerer(), questions)), partial(run.derive_seed, "ask")
+        (judgement,) = judgements(named_judges, [pair], settings.judge, ask, seed)
+    return judgement
 
 
 def reward_map(
@@ -146,12 +147,12 @@ def reward_map(
 
     `among`: all judgements of the round, on grids of this size; a map with `fit`, such as "advantage", compares with
     them, and raises TrainingError without them."""
-    made = plugins.discover().create("map", use)
-    fit = getattr(made, "fit", None)
+    spread = plugins.discover().create("map", use)
+    fit = getattr(spread, "fit", None)
     if among is not None and fit is not None:
         fit(among, [grid] * len(among))
     try:
-        weight: Tensor = made(judgement, grid)
+        weight: Tensor = spread(judgement, grid)
     except TrainingError as error:
         hint = " In srum_core.reward_map: among=[all judgements of the round]." if fit and among is None else ""
         raise TrainingError(f"{error}{hint}") from error
@@ -166,7 +167,7 @@ def train(adapter: str, preset: Names = (), out: str | Path | None = None, overr
     settings = config.load_settings(adapter, presets, None, overrides or {}, registry)
     run = runs.Run(Path(out or default_folder(settings, presets)), settings, registry)
     with _at_work(run):
-        preflight.refuse(preflight.problems(run, [each for each in steps(run) if not run.done(each.stage, each.round)]))
+        preflight.refuse(preflight.problems(run, [step for step in steps(run) if not run.done(step.stage, step.round)]))
         with log_file(run.folder):
             perform_all(runs.Run.create(run.folder, settings, registry))
     return Run(run)
@@ -194,16 +195,16 @@ class Run:
 
     def table(self) -> Table:
         """The evaluations of the base and after every round. Raises RecordError if none is finished."""
-        shown, count = compare(self.run), self.run.settings.round_count
-        if shown is None:
+        comparison = compare(self.run)
+        if comparison is None:
             raise RecordError(f"{self.folder} has no evaluation that is finished. Set a benchmark, and train again.")
-        rounds = {"base": None, **{f"round {k}": k for k in range(1, count + 1)}}
+        rounds = {"base": None, **{f"round {k}": k for k in self.run.settings.round_numbers}}
         columns = {name: read_table(self.run, number) for name, number in rounds.items()}
-        return Table({name: rows for name, rows in columns.items() if rows}, shown)
+        return Table({name: rows for name, rows in columns.items() if rows}, comparison)
 
     def candidates(self, round: int = 1) -> dict[str, Candidate]:
         """The images of a round, by id."""
-        return {each.id: each for each in self.run.candidates(self._known(round))}
+        return {candidate.id: candidate for candidate in self.run.candidates(self._known(round))}
 
     def judgements(self, round: int = 1) -> list[Judgement]:
         """The judgements of a round's images."""
@@ -216,9 +217,9 @@ class Run:
         after = self.run.settings.round_count if round is None else round
         if after:
             self._known(after)
-        made = Model(self.run.model(after), self.run)
+        model = Model(self.run.model(after), self.run)
         self.run.release()
-        return made
+        return model
 
     def _known(self, round: int) -> int:
         """The round. Raises RecordError where there is no such round."""
@@ -261,16 +262,16 @@ def evaluate(
     `judge` answers a benchmark's questions: an answerer, an adapter, or "self". `trained` as for `load_model`.
     Raises ConfigError before anything is loaded, with all that is wrong with the settings."""
     registry = plugins.discover()
-    given = {**({} if benchmark is None else {"benchmark": benchmark}), **(overrides or {})}
-    settings = plan.read_settings(adapter, _listed(preset), None, given, registry, str(trained), plan.FIRST)
+    changes = {**({} if benchmark is None else {"benchmark": benchmark}), **(overrides or {})}
+    settings = plan.read_settings(adapter, _listed(preset), None, changes, registry, str(trained), plan.FIRST)
     run = plan.new(settings, registry, Path(out) if out else None)
     with _at_work(run):
         preflight.refuse(plan.problems(run, judge=judge))
         with log_file(run.folder):
             run.begin()
-            made = perform(run, *(plan.chosen_judge(run, judge, None) if plan.asks(run) else (NO_JUDGE, None)))
-    assert made is not None, "no other process has a part in it"
-    return Table({"value": made.by_name()}, Group(tables.show(made), *tables.remarks(made)))
+            table = perform(run, *(plan.chosen_judge(run, judge, None) if plan.asks(run) else (NO_JUDGE, None)))
+    assert table is not None, "no other process has a part in it"
+    return Table({"value": table.by_name()}, Group(tables.show(table), *tables.remarks(table)))
 
 
 def _listed(names: Names) -> list[str]:

@@ -135,7 +135,7 @@ _URL_SAFE = str.maketrans("+/", "-_")
 def _escaped(letter: str) -> str:
     """A pattern for a character as it is, or as JSON, URLs, HTML and repr escape it, also more than once."""
     code = f"0*(?i:{ord(letter):x})"
-    names = "|".join(name for name, meant in html5.items() if meant == letter and name.endswith(";"))
+    names = "|".join(name for name, value in html5.items() if value == letter and name.endswith(";"))
     entity = rf"&(?:amp;)*(?:#{ord(letter)};|#[xX]{code};{f'|{names}' if names else ''})"
     some = r"\\{1,8}"  # a bound: tried at every backslash of a text
     return rf"(?:{re.escape(letter)}|{some}{re.escape(letter)}|%(?:25)*{code}|{some}[ux]{code}|{entity})"
@@ -143,7 +143,7 @@ def _escaped(letter: str) -> str:
 
 def mask(text: str) -> str:
     """Return the text without the secrets that were given to `hide`."""
-    for _, pattern in sorted(_secrets.items(), key=lambda each: len(each[0]), reverse=True):
+    for _, pattern in sorted(_secrets.items(), key=lambda pair: len(pair[0]), reverse=True):
         text = pattern.sub("(hidden)", text)
     return text
 
@@ -162,5 +162,5 @@ def clean(text: object, limit: int = 400) -> str:
     except BaseException:  # a plugin's exception can raise anything here, SystemExit too
         words = f"({type(text).__name__} without a message)"
     words = mask(words[: 100 * limit])[: 10 * limit]  # more than enough, also where most of it is left out
-    line = " ".join("".join(each if each.isprintable() else " " for each in words).split())
+    line = " ".join("".join(character if character.isprintable() else " " for character in words).split())
     return line if len(line) <= limit else f"{line[:limit]}…"

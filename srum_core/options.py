@@ -26,7 +26,7 @@ from cattrs.errors import (
 from cattrs.strategies import configure_union_passthrough
 
 from srum_core.errors import clean
-from srum_core.files import from_toml
+from srum_core.runs.files import from_toml
 
 T = TypeVar("T")
 Keys = tuple[str, ...]
@@ -68,27 +68,27 @@ class Problem:
 class Problems(Exception):
     """Everything that is wrong with some data."""
 
-    def __init__(self, found: Iterable[Problem]) -> None:
-        self.found = list(found)
-        super().__init__(" ".join(map(str, self.found)))
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.list = list(problems)
+        super().__init__(" ".join(map(str, self.list)))
 
 
 def build(kind: type[T], data: Any) -> T:
     """`data` as a `kind` (an attrs class, or anything that cattrs knows). Raises Problems."""
-    found = list(_unusable(data))
-    if secrets := [each for each in found if each.text == _SECRET]:
+    problems = list(_unusable(data))
+    if secrets := [problem for problem in problems if problem.text == _SECRET]:
         raise Problems(secrets)  # before anything else can quote them
     try:
-        made = structure(converter(), data, kind)
-    except Problems as problems:
-        places = {problem.path for problem in found}
-        others = [each for each in problems.found if each.unknown or tuple(map(clean, each.path)) not in places]
-        message = {each.path for each in others} - {()}  # whatever lies below
-        found = [each for each in found if message.isdisjoint(each.path[:end] for end in range(len(each.path) + 1))]
-        found += others
-    if found:
-        raise Problems(found)
-    return made
+        result = structure(converter(), data, kind)
+    except Problems as error:
+        places = {problem.path for problem in problems}
+        others = [other for other in error.list if other.unknown or tuple(map(clean, other.path)) not in places]
+        above = {other.path for other in others} - {()}  # these speak for whatever lies below
+        problems = [one for one in problems if above.isdisjoint(one.path[:end] for end in range(len(one.path) + 1))]
+        raise Problems(problems + others) from error
+    if problems:
+        raise Problems(problems)
+    return result
 
 
 def structure(strict: Converter, data: Any, kind: type[T]) -> T:
@@ -102,23 +102,23 @@ def structure(strict: Converter, data: Any, kind: type[T]) -> T:
 def _explain(error: Exception, path: Keys = ()) -> Iterator[Problem]:
     """Everything that cattrs has collected, and where it is."""
     if isinstance(error, Problems):
-        yield from (problem.below(*path) for problem in error.found)
+        yield from (problem.below(*path) for problem in error.list)
     elif isinstance(error, ForbiddenExtraKeysError):
         known = [field.name for field in attrs.fields(error.cl) if field.init]
         for key in sorted(error.extra_fields):
             yield Problem((*path, key), "is not a setting.", did_you_mean(key, known), unknown=True)
     elif isinstance(error, ClassValidationError | IterableValidationError):
         named, others = error.group_exceptions()
-        for each, note in named:
+        for inner, note in named:
             key = note.name if isinstance(note, AttributeValidationNote) else str(note.index)
-            yield from _explain(each, (*path, key))
-        for each in others:
+            yield from _explain(inner, (*path, key))
+        for inner in others:
             # Messages of attrs' validators begin with the field's name.
-            about = re.match(r"'?(\w+)'? (.*)", _message(each), re.DOTALL)
+            about = re.match(r"'?(\w+)'? (.*)", _message(inner), re.DOTALL)
             if attrs.has(error.cl) and about and about[1] in attrs.fields_dict(error.cl):
                 yield Problem((*path, about[1]), about[2])
             else:
-                yield from _explain(each, path)
+                yield from _explain(inner, path)
     elif isinstance(error, KeyError):
         yield Problem(path, "is missing and has no default.")
     else:
@@ -137,11 +137,10 @@ def to_plain(value: Any) -> Any:
     elif attrs.has(type(value)):
         value = {field.name: getattr(value, field.name) for field in attrs.fields(type(value)) if field.init}
     if isinstance(value, Mapping):
-        return {str(key): to_plain(each) for key, each in value.items() if each is not None}
-    if isinstance(value, list | tuple):
-        return [to_plain(each) for each in value]
-    if isinstance(value, set | frozenset):
-        return sorted(to_plain(each) for each in value)
+        return {str(key): to_plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = map(to_plain, value)
+        return list(items) if isinstance(value, list | tuple) else sorted(items)
     if isinstance(value, Enum):
         return to_plain(value.value)
     return str(value) if isinstance(value, PurePath) else value
@@ -153,18 +152,18 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         value = dict(enumerate(value))
     if not isinstance(value, Mapping) or not value:
         return {prefix: value}
-    parts = [flatten(item, f"{prefix}.{name}".strip(".")) for name, item in value.items()]
-    return {key: each for part in parts for key, each in part.items()}
+    parts = (flatten(item, f"{prefix}.{name}".strip(".")) for name, item in value.items())
+    return {key: item for part in parts for key, item in part.items()}
 
 
-def reread(made: T) -> T:
+def reread(options: T) -> T:
     """Options as they come back out of the TOML that they are written to. Raises whatever that meets."""
-    return build(type(made), from_toml(tomli_w.dumps(to_plain(made))))
+    return build(type(options), from_toml(tomli_w.dumps(to_plain(options))))
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` is probably a misspelling of."""
-    lower = {each.lower(): each for each in known}
+    lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), list(lower), n=1)
     return lower[close[0]] if close else None
 
@@ -202,11 +201,11 @@ def _unusable(value: Any, path: Keys = ()) -> Iterator[Problem]:
     elif isinstance(value, str) and re.search(r"://[^/?#\s,]*@", value):
         yield Problem(path, _SECRET)
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, each in pairs:
+    for key, item in pairs:
         if why := odd(key):
             yield Problem((*path, clean(key)), why)
         else:
-            yield from _unusable(each, (*path, str(key)))
+            yield from _unusable(item, (*path, str(key)))
 
 
 # ---- cattrs, made strict ---------------------------------------------------------------------------------------------
@@ -221,9 +220,8 @@ def strict_converter(forbid_extra_keys: bool = False) -> Converter:
     """No text becomes a number, no number a flag, no text a list of letters. For `structure`."""
     strict = Converter(forbid_extra_keys=forbid_extra_keys, detailed_validation=True)
     configure_union_passthrough(str | int | float | bool | None, strict)
-    strict.register_structure_hook(bool, _exactly(bool, "true or false"))
-    strict.register_structure_hook(int, _exactly(int, "a whole number"))
-    strict.register_structure_hook(str, _exactly(str, "a text"))
+    for plain, words in {bool: "true or false", int: "a whole number", str: "a text"}.items():
+        strict.register_structure_hook(plain, _exactly(plain, words))
     strict.register_structure_hook(float, _number)
     a_path = _exactly(str, "a path, as a text")
     strict.register_structure_hook(Path, lambda value, _: Path(value if isinstance(value, Path) else a_path(value, _)))
@@ -238,64 +236,54 @@ def strict_converter(forbid_extra_keys: bool = False) -> Converter:
         inside.append(kind)
         own = strict.get_structure_hook(kind, cache_result=False)
         inside.remove(kind)
-        return (_table if attrs.has(kind) else _container)(kind, own)
+        return _guarded(kind, own)
 
-    strict.register_structure_hook_factory(
-        lambda kind: kind not in inside and (attrs.has(kind) or _origin(kind) in (list, tuple, dict, Mapping)), guarded
-    )
+    def is_guarded(kind: Any) -> bool:
+        return kind not in inside and (attrs.has(kind) or _origin(kind) in (list, tuple, dict, Mapping))
+
+    strict.register_structure_hook_factory(is_guarded, guarded)
     return strict
 
 
-def _container(kind: Any, structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """A list, tuple or table: cattrs would take whatever can be iterated over."""
-    sort, inner = _origin(kind), get_args(kind)
-    count = len(inner) if sort is tuple and inner and Ellipsis not in inner else None
+def _guarded(kind: Any, structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A list, tuple, table or attrs class: cattrs would take whatever can be iterated over."""
+    is_list, inner = _origin(kind) in (list, tuple), get_args(kind)
+    count = len(inner) if _origin(kind) is tuple and inner and Ellipsis not in inner else None
 
     def check(value: Any, _: Any) -> Any:
-        wanted, words = ((list, tuple), "a list") if sort in (list, tuple) else (Mapping, "a table")
-        if not isinstance(value, wanted):
-            raise _wrong(f"should be {words}, but it is {_shown(value)}.")
+        if attrs.has(kind) and isinstance(value, kind):
+            return value
+        if not isinstance(value, (list, tuple) if is_list else Mapping):
+            raise _wrong(f"should be {'a list' if is_list else 'a table'}, but it is {_shown(value)}.")
         if count is not None and len(value) != count:
             raise _wrong(f"should be a list of {count} entries, but it has {len(value)}.")
-        return structure(value, kind)
-
-    return check
-
-
-def _table(kind: Any, structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """An attrs class. cattrs makes none of it where a key is wrong, and attrs stops at the first validator that
-    refuses, so the validators of all other keys are then asked too."""
-
-    def check(value: Any, _: Any) -> Any:
-        if isinstance(value, kind):
-            return value
-        if not isinstance(value, Mapping):
-            raise _wrong(f"should be a table, but it is {_shown(value)}.")
         try:
             return structure(value, kind)
         except ClassValidationError as error:
-            raise _with_validators(error, value, structure) from error
+            raise _with_validators(error, dict(value), structure) from error
 
     return check
 
 
 def _with_validators(error: ClassValidationError, value: Mapping[str, Any], structure: Any) -> ClassValidationError:
+    """cattrs makes no object where a key is wrong, and attrs stops at the first validator that refuses: add what the
+    validators of all other keys refuse."""
     named, others = error.group_exceptions()
-    unknown = [each for each in others if isinstance(each, ForbiddenExtraKeysError)]
-    wrong = {note.name for _, note in named}.union(*(each.extra_fields for each in unknown))
+    unknown = [other for other in others if isinstance(other, ForbiddenExtraKeysError)]
+    wrong = {note.name for _, note in named}.union(*(other.extra_fields for other in unknown))
     try:
         with attrs.validators.disabled():
-            made = structure({key: each for key, each in value.items() if key not in wrong}, error.cl)
+            instance = structure({key: item for key, item in value.items() if key not in wrong}, error.cl)
     except CattrsError:  # a key that is needed is missing or wrong
         return error
-    found: list[Exception] = [*(each for each, _ in named), *unknown]
-    for each in attrs.fields(error.cl):
+    errors: list[Exception] = [*(inner for inner, _ in named), *unknown]
+    for attribute in attrs.fields(error.cl):
         try:
-            if each.validator and each.name not in wrong:
-                each.validator(made, each, getattr(made, each.name))
-        except (ValueError, TypeError) as refused:
-            found.append(refused)
-    return ClassValidationError(error.message, found or error.exceptions, error.cl)
+            if attribute.validator and attribute.name not in wrong:
+                attribute.validator(instance, attribute, getattr(instance, attribute.name))
+        except (ValueError, TypeError) as refusal:
+            errors.append(refusal)
+    return ClassValidationError(error.message, errors or error.exceptions, error.cl)
 
 
 def _origin(kind: Any) -> Any:

@@ -22,7 +22,7 @@ def _proper_size(_: Any, attribute: Any, size: Any) -> None:
 
 
 def _file_name(_: Any, attribute: Any, text: str) -> None:
-    if text.startswith(".") or any(each in text for each in "/\\\0"):
+    if text.startswith(".") or any(character in text for character in "/\\\0"):
         raise ValueError(f"{attribute.name} {text!r:.60} must be fit to be the name of a file")
 
 
@@ -110,9 +110,10 @@ class Sample:
     """What to know about how it was generated."""
 
 
-def _whole_mask(_: Any, attribute: Any, counts: tuple[int, ...], size: tuple[int, int]) -> None:
-    if any(count < 0 for count in counts) or sum(counts) != size[0] * size[1]:
-        raise ValueError(f"{attribute.name} of a {size[0]}x{size[1]} mask must be lengths that add up to its pixels")
+def _whole_mask(mask: Mask, attribute: Any, counts: tuple[int, ...]) -> None:
+    width, height = mask.size
+    if any(count < 0 for count in counts) or sum(counts) != width * height:
+        raise ValueError(f"{attribute.name} of a {width}x{height} mask must be lengths that add up to its pixels")
 
 
 @frozen
@@ -121,17 +122,13 @@ class Mask:
 
     size: tuple[int, int]
     """(width, height) in pixels."""
-    counts: tuple[int, ...] = field(
-        validator=lambda self, attribute, counts: _whole_mask(self, attribute, counts, self.size)
-    )
+    counts: tuple[int, ...] = field(validator=_whole_mask)
 
 
 def _own_ids(_: Any, attribute: Any, regions: tuple[Region, ...]) -> None:
-    seen = set[str]()
-    for region in regions:
-        if region.id in seen:
-            raise ValueError(f'two of the {attribute.name} have the id "{region.id}"')
-        seen.add(region.id)
+    ids = [region.id for region in regions]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f'two of the {attribute.name} have the id "{max(ids, key=ids.count)}"')
 
 
 @frozen
@@ -169,9 +166,9 @@ class Answer(str):
     """Why there is none: this one question was refused, and the text is empty; "" = it was answered."""
 
     def __new__(cls, text: str = "", model: str = "", refused: str = "") -> Answer:
-        made = super().__new__(cls, text)
-        made.model, made.refused = model, refused
-        return made
+        answer = super().__new__(cls, text)
+        answer.model, answer.refused = model, refused
+        return answer
 
     @classmethod
     def of(cls, text: str) -> Answer:
@@ -334,11 +331,10 @@ def near_duplicate(box: Box, earlier: Sequence[Region], threshold: float) -> Reg
 def sides(unit: str, candidate: Candidate) -> tuple[float, float]:
     """(width, height) that a whole image has in a unit: "pixels" of the stored file, "thousand", "fraction", or
     "model": what the answering model writes boxes in (`Candidate.boxes`; without it, stored pixels)."""
-    seen: tuple[int, int] | None = candidate.size
+    width, height = candidate.size
     if unit == "model":
-        message = candidate.boxes or BoxFormat()
-        unit, seen = message.unit, message.seen or candidate.size
+        boxes = candidate.boxes or BoxFormat()
+        unit, (width, height) = boxes.unit, boxes.seen or candidate.size
     if unit == "pixels":
-        assert seen is not None
-        return float(seen[0]), float(seen[1])
+        return float(width), float(height)
     return (1000.0, 1000.0) if unit == "thousand" else (1.0, 1.0)

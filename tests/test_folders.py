@@ -15,9 +15,9 @@ from toy import COMPONENTS
 
 from srum_core.cli.main import train_main
 from srum_core.errors import RecordError
-from srum_core.files import abandoned, aside, inside, lock, settle
 from srum_core.interchange.incoming import fresh
 from srum_core.runs import store
+from srum_core.runs.files import abandoned, aside, inside, lock, settle
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ import sys
 from pathlib import Path
 sys.modules["fcntl"] = None
 from srum_core.errors import RecordError
-from srum_core.files import lock
+from srum_core.runs.files import lock
 try:
     with lock(Path({str(tmp_path)!r})):
         print("locked")
@@ -180,7 +180,7 @@ def test_a_stage_holds_the_lock_when_the_process_that_started_it_is_gone(tmp_pat
     code = f"""
 import os, subprocess, sys
 from pathlib import Path
-from srum_core.files import lock
+from srum_core.runs.files import lock
 with lock(Path({str(tmp_path)!r})) as handle:
     subprocess.Popen(["cat"], pass_fds=[handle])
     os._exit(0)

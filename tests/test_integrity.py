@@ -20,11 +20,11 @@ import srum_core
 from srum_core.config import load_settings
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation.run import Evaluation
-from srum_core.files import STAGES
 from srum_core.interchange import command_reread as reread
 from srum_core.interchange import incoming
 from srum_core.options import Use
 from srum_core.records import Candidate, Judgement
+from srum_core.runs.files import STAGES
 from srum_core.runs.run import Run
 from srum_core.runs.store import Records
 from srum_core.stages.generate import generate

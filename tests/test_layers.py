@@ -16,7 +16,7 @@ PLUGINS = {
     path.name: path for shelf in SHELVES for path in (ROOT / shelf).iterdir() if (path / "__init__.py").is_file()
 }
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "peft", "safetensors", "PIL", "numpy", "datasets"}
-LIGHT_ROOT = ("__init__", "api", "records", "protocols", "errors", "files", "options")
+LIGHT_ROOT = ("__init__", "api", "records", "protocols", "errors", "options")
 LIGHT_FILES = ("training/selection", "evaluation/tables", "models/images")
 LIGHT_FOLDERS = ("plugins", "config", "runs", "cli", "evaluation", "interchange", "analysis")
 HEAVY_WHEN_IMPORTED = ("stage.py", "__main__.py")  # entry points, and what a stage imports when it runs
@@ -119,10 +119,10 @@ def _module(path: Path) -> str:
 
 # ---- the house -------------------------------------------------------------------------------------------------------
 
-ROOT_FILES = {"__init__", "__main__", "api", "records", "errors", "files", "flow", "protocols", "options"}
+ROOT_FILES = {"__init__", "__main__", "api", "records", "errors", "flow", "protocols", "options"}
 FEATURES = ("ablation", "analysis", "doctor", "interchange", "evaluation.commands")
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("records",), ("errors",), ("files",), ("flow",), ("protocols",), ("options",), ("plugins",), ("config",),
+    ("records",), ("errors",), ("runs.files",), ("flow",), ("protocols",), ("options",), ("plugins",), ("config",),
     ("models",), ("runs",), ("stages.chunks", "stages.interview", "stages.asking", "stages.serving"), ("training",),
     ("stages.generate", "stages.ground", "stages.judge", "stages.preflight"), ("evaluation",), ("stages",),
     ("report", "testing"), ("api",), ("cli",), FEATURES,

@@ -15,7 +15,7 @@ from toy import COMPONENTS
 from srum_core.cli import launching
 from srum_core.cli.main import train_main
 from srum_core.errors import explain, naming
-from srum_core.files import aside
+from srum_core.runs.files import aside
 from srum_core.stages import order
 from srum_core.training.checkpoint import Saved
 

@@ -111,7 +111,8 @@ def test_a_good_plugin_works(plugins: Install) -> None:
     assert (made.options.strict, made.options.level) == (True, 3)
     assert registry.create("judge", {"use": "kind-judge", "mood": "cross"}).options.mood == "cross"
     assert registry.versions()["good-plugin"] == "1.2"
-    assert ("judge", "good-plugin", "1.2") in [(f.kind, f.distribution, f.version) for f in registry.listing()]
+    offers = [(each.kind, each.plugin.distribution, each.plugin.version) for each in registry.listing()]
+    assert ("judge", "good-plugin", "1.2") in offers
     assert not [sentence for sentence in registry.broken if "good-plugin" in sentence]
 
 

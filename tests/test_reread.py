@@ -15,9 +15,9 @@ from training import clean  # noqa: F401 - a fixture
 from srum_core import config, plugins
 from srum_core.cli import main
 from srum_core.errors import RecordError
-from srum_core.files import lock
 from srum_core.options import Use
 from srum_core.records import BoxFormat, Candidate, Judgement, Question, Region, Score, Unreadable
+from srum_core.runs.files import lock
 from srum_core.runs.run import Run
 from srum_core.runs.store import Records
 from srum_core.stages.order import perform

@@ -22,10 +22,10 @@ from srum_core.cli.main import train_main
 from srum_core.config import Settings, changed, describe, load_settings, open_settings, to_toml
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.stage import evaluate
-from srum_core.files import FOLDERS, STAGES
 from srum_core.options import SAMPLING, SPEED, Use
 from srum_core.records import Sample
 from srum_core.report.gather import gather
+from srum_core.runs.files import FOLDERS, STAGES
 from srum_core.runs.run import Run
 from srum_core.stages.chunks import Step
 from srum_core.stages.generate import generate

@@ -19,9 +19,9 @@ from srum_core import config, plugins
 from srum_core.cli import main
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation import comparison
-from srum_core.files import FOLDERS, STAGES, lock
 from srum_core.options import Use
 from srum_core.records import Prompt
+from srum_core.runs.files import FOLDERS, STAGES, lock
 from srum_core.runs.prompts import check_prompts, load_prompts, read_prompts
 from srum_core.runs.run import Run, started_from
 from srum_core.stages.chunks import Step

@@ -16,7 +16,6 @@ from training import clean, interrupt, make, metrics  # noqa: F401  (clean is us
 from srum_core.config import Select
 from srum_core.errors import RecordError, TrainingError
 from srum_core.records import Candidate, Judgement, Prompt, Region, Score
-from srum_core.runs.run import remembered
 from srum_core.training.selection import Images, Pair, choose, duplicates, relative, select
 from srum_core.training.trainer import train
 from srum_losses import SparseOptions
@@ -226,13 +225,13 @@ def test_a_run_that_asks_too_much_stops_before_it_trains(tmp_path: Path) -> None
 
 def test_the_training_remembers_it(tmp_path: Path) -> None:
     run = make(tmp_path / "run", select={"best_of": 2})
-    assert remembered(run.settings, run.registry, "train")["select"] == {
+    assert run.stage_settings("train", 1)["select"] == {
         "best_of": 2,
         "least": -1.0,
         "filter": -1.0,
         "relative": "none",
     }
-    assert "select" not in remembered(run.settings, run.registry, "judge")
+    assert "select" not in run.stage_settings("judge", 1)
 
 
 def forget(path: Path, *keys: str) -> None:

@@ -19,7 +19,6 @@ from srum_bagel.sampling import Branches, Contexts, Watch, sample, speak, time_g
 from srum_bagel.vae import Autoencoder, AutoencoderSizes, autoencoder_sizes
 from srum_bagel.vision import Eye, latent_grid, size_rule
 from srum_core.errors import CheckpointError
-from srum_core.files import read_text
 from srum_core.flow import Recipe, Schedule
 from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
@@ -28,6 +27,7 @@ from srum_core.models.memory_outline import Outline
 from srum_core.models.tensors import by_shape, patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import Stored, failure, loading
 from srum_core.records import Question, Sample
+from srum_core.runs.files import read_text
 
 
 class Bagel:

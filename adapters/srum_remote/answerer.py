@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from srum_core.errors import clean, mask
-from srum_core.files import read_file
 from srum_core.models.images import open_image, open_rgb
 from srum_core.models.templates import REASON_FIRST
 from srum_core.records import Answer, Box, Question
+from srum_core.runs.files import read_file
 from srum_remote.cache import key_of
 from srum_remote.client import Ask, Client, sendable
 from srum_remote.options import AnswererOptions

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from srum_benchmarks import files
 from srum_core.errors import ConfigError
-from srum_core.files import read_file
+from srum_core.runs.files import read_file
 
 Box = tuple[float, float, float, float]
 

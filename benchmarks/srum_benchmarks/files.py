@@ -15,8 +15,8 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from srum_core.errors import ConfigError
-from srum_core.files import from_json, read_text
 from srum_core.records import PromptFile
+from srum_core.runs.files import from_json, read_text
 
 
 @frozen

@@ -14,9 +14,9 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from srum_core.errors import ConfigError, PluginError
-from srum_core.files import from_toml, read_text
 from srum_core.options import Problems, build, did_you_mean
 from srum_core.plugins import Registry
+from srum_core.runs.files import from_toml, read_text
 
 CORE = Path(__file__).with_name("arms.toml")
 SHARED = "shared"
@@ -114,7 +114,7 @@ def _read(path: Path) -> Arms:
     except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except Problems as problems:
-        message = "".join(f"\n  - {problem}" for problem in problems.found)
+        message = "".join(f"\n  - {problem}" for problem in problems.list)
         raise ConfigError(f"{path} is no list of arms:{message}") from problems
 
 

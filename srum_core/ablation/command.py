@@ -19,7 +19,7 @@ from srum_core.ablation.arms import read_arms
 from srum_core.ablation.plan import Plan, make_plan
 from srum_core.cli.common import Typed, add_settings, finish_with_report, show_table
 from srum_core.errors import ConfigError
-from srum_core.files import lock
+from srum_core.runs.files import lock
 from srum_core.runs.progress import shown, tell
 from srum_core.stages import preflight
 from srum_core.stages.chunks import Step

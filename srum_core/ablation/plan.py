@@ -19,8 +19,8 @@ from attrs import frozen
 from srum_core import config
 from srum_core.ablation.arms import SHARED, Arm, Arms
 from srum_core.config import Settings
-from srum_core.files import STAGES
 from srum_core.plugins import Registry
+from srum_core.runs.files import STAGES
 from srum_core.runs.run import Run
 from srum_core.stages.chunks import Step
 from srum_core.stages.order import steps

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from srum_core.ablation.plan import Plan, Task, Unit
 from srum_core.errors import SrumError
-from srum_core.files import aside, lock, put_in_place
+from srum_core.runs.files import aside, lock, put_in_place
 from srum_core.runs.progress import clock, shown, tell
 from srum_core.runs.run import Run
 from srum_core.runs.store import sync_folder, to_json, write_atomic

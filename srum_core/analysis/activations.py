@@ -20,7 +20,7 @@ from srum_core.cli.common import show_table
 from srum_core.errors import ConfigError
 from srum_core.evaluation.formatting import Grid, markdown, number
 from srum_core.evaluation.statistics import Estimate
-from srum_core.files import lock
+from srum_core.runs.files import lock
 from srum_core.runs.progress import shown, tell
 from srum_core.runs.store import to_json, write_atomic
 

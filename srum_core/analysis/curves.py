@@ -25,10 +25,10 @@ from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.answers import SELF
 from srum_core.evaluation.formatting import Grid, markdown, number
 from srum_core.evaluation.statistics import Estimate, difference, estimate
-from srum_core.files import lock
 from srum_core.options import Use
 from srum_core.protocols import Answerer
 from srum_core.report import charts
+from srum_core.runs.files import lock
 from srum_core.runs.progress import shown, tell
 from srum_core.runs.run import made_with
 from srum_core.runs.store import to_json, write_atomic

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -118,8 +117,8 @@ class Typed:
 
 def given(kind: type[T], parsed: argparse.Namespace, **more: Any) -> T:
     """An attrs object of the parsed arguments that are called like its fields; None is as good as none."""
-    there = {name: value for name, value in {**vars(parsed), **more}.items() if value is not None}
-    return kind(**{name: there[name] for name in attrs.fields_dict(kind) if name in there})  # type: ignore[arg-type]
+    values = {name: value for name, value in {**vars(parsed), **more}.items() if value is not None}
+    return kind(**{name: values[name] for name in attrs.fields_dict(kind) if name in values})  # type: ignore[arg-type]
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:
@@ -130,11 +129,6 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-v", "--verbose", const=VERBOSE, help="also print what each stage took, and tracebacks", **stored
     )
-
-
-def find_modules_here() -> None:
-    """As `python -m` does: `use = "my_module:MyJudge"` means a file in the current folder."""
-    sys.path.insert(0, str(Path.cwd()))
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -182,12 +176,12 @@ def judged_round(run: Run, round: int | None) -> int:
     """The requested round, or else the last judged one: completely judged, if any is.
 
     Raises RecordError if it has no judgements."""
-    there = judged_rounds(run)
-    if round is None and there:
+    rounds = judged_rounds(run)
+    if round is None and rounds:
         last = run.last("judge")
-        return there[-1] if last is None else last
-    if round not in there:
-        names = f"It has judgements of round {', '.join(map(str, there))}." if there else "It has none of any round."
+        return rounds[-1] if last is None else last
+    if round not in rounds:
+        names = f"It has judgements of round {', '.join(map(str, rounds))}." if rounds else "It has none of any round."
         which = "" if round is None else f" of round {round}"
         raise RecordError(f"There are no judgements{which} in {shown(run.folder)}. {names}")
     return round

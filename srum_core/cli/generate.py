@@ -49,12 +49,12 @@ def run(parsed: argparse.Namespace) -> int:
     registry = plugins.discover()
     typed = given(Typed, parsed, settings=[word for word in parsed.words if is_setting(word)])
     settings = read_settings(typed.adapter, typed.preset, typed.config, typed.overrides, registry, typed.trained)
-    wanted = [(prompt, parsed.seed + k) for prompt in prompts for k in range(parsed.count)]
-    failed = 0
-    samples = Model.load(settings, registry).samples(*zip(*wanted, strict=True))
-    for (prompt, seed), sample in zip(wanted, samples, strict=True):
+    images = [(prompt, parsed.seed + k) for prompt in prompts for k in range(parsed.count)]
+    failures = 0
+    samples = Model.load(settings, registry).samples(*zip(*images, strict=True))
+    for (prompt, seed), sample in zip(images, samples, strict=True):
         if sample.failure:
-            failed += 1
+            failures += 1
             tell(f"{prompt} (seed {seed}): no image. {sample.failure}")
             continue
         slug = re.sub(r"\W+", "-", prompt).strip("-")[:60]
@@ -62,4 +62,4 @@ def run(parsed: argparse.Namespace) -> int:
         sample.image.save(data, format="PNG")
         write_atomic(path, data.getvalue())
         print(shown(path.absolute()))
-    return int(failed > 0)
+    return int(failures > 0)

@@ -82,10 +82,10 @@ def take_preset(launch: str) -> None:
     if launch != "ddp":
         import yaml
 
-        chosen = yaml.safe_load((PRESETS / f"{launch}.yaml").read_text())["fsdp_config"]
+        options = yaml.safe_load((PRESETS / f"{launch}.yaml").read_text())["fsdp_config"]
         os.environ |= {
             "ACCELERATE_USE_FSDP": "true",
-            **{key.upper(): str(value).upper() for key, value in chosen.items()},
+            **{key.upper(): str(value).upper() for key, value in options.items()},
         }
 
 

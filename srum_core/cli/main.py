@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-from attrs import field, frozen
+from attrs import frozen
 
 from srum_core import config, plugins
 from srum_core.api import default_folder
@@ -20,7 +20,6 @@ from srum_core.cli.common import (
     Typed,
     add_settings,
     add_verbosity,
-    find_modules_here,
     finish_with_report,
     given,
     say,
@@ -30,8 +29,8 @@ from srum_core.cli.launching import Launch
 from srum_core.errors import ConfigError, SrumError, clean, explain
 from srum_core.evaluation.formatting import Grid
 from srum_core.evaluation.stage import compare
-from srum_core.files import STAGES, lock
 from srum_core.options import odd
+from srum_core.runs.files import STAGES, lock
 from srum_core.runs.progress import NORMAL, VERBOSE, log_file, set_verbosity, shown, tell
 from srum_core.runs.run import Run
 from srum_core.stages import preflight
@@ -49,33 +48,37 @@ The same command resumes where it stopped. KEY=VALUE is read as TOML: train.lr=1
 """
 
 
-STOPPED = "srum: stopped."
-
-
 @frozen
 class Stopped(Exception):
     """Interrupted, or a stage process ended with `code`."""
 
     code: int
-    step: Step | None = field(default=None)
+    step: Step | None = None
 
 
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """`srum-train`: 0 when done, 2 with a message for user errors, 130 when interrupted."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not _are_texts(words):
-        return 2
-    parsed = _train_parser().parse_args(words)
-    set_verbosity(parsed.verbosity)
-    return launching.exit_status(lambda: _train(parsed, words), STOPPED)
+    return _execute(_train_parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`srum`: the other commands, those of plugins among them."""
+    return _execute(_parser, arguments)
+
+
+def _execute(make_parser: Callable[[], argparse.ArgumentParser], arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not _are_texts(words):
-        return 2
-    find_modules_here()
+    for word in words:
+        if why := odd(word):
+            tell(f"srum: the argument {clean(word, 100)} {why}")
+            return 2
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: `use = "my_module:MyJudge"` means a file there
+    parsed = make_parser().parse_args(words, argparse.Namespace(given=words))
+    set_verbosity(getattr(parsed, "verbosity", NORMAL))
+    return launching.exit_status(lambda: int(parsed.execute(parsed)), "srum: stopped.")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srum", description="Companion commands of srum-train.")
     parser.add_argument("--version", action="version", version=f"srum {version('srum')}")
     commands: Any = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -85,18 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"srum: {sentence}")
     if "eval" not in commands.choices:  # an editable installation keeps the entry points that it was installed with
         tell("srum: commands are missing: what is installed is older than the code. Install it again: pip install -e .")
-    parsed = parser.parse_args(words, argparse.Namespace(given=words))
-    set_verbosity(getattr(parsed, "verbosity", NORMAL))
-    return launching.exit_status(lambda: int(parsed.execute(parsed)), STOPPED)
+    return parser
 
 
-def _are_texts(given: Sequence[str]) -> bool:
-    """Whether every argument can be stored and shown; else print which cannot."""
-    for word in given:
-        if why := odd(word):
-            tell(f"srum: the argument {clean(word, 100)} {why}")
-            return False
-    return True
+_COMMANDS = {
+    "generate": "generate images for a few prompts, with any adapter or with what a run has trained",
+    "new-plugin": "write an installable plugin package with passing tests",
+    "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
+}
+"""Modules of this package; features and third-party plugins add theirs by the hook `srum_commands`."""
 
 
 # ---- srum-train -----------------------------------------------------------------------------------------------------
@@ -108,17 +108,13 @@ def _train_parser() -> argparse.ArgumentParser:
         description="Post-train a unified model on its own images: generate, ground, judge, train, evaluate.",
         epilog=_EXAMPLES,
     )
+    parser.set_defaults(execute=_train)
     add_settings(parser)
     add_verbosity(parser)
     add = parser.add_argument
     add("--only", choices=STAGES, metavar="STAGE", help=f"run one stage only: {', '.join(STAGES)}")
-    add(
-        "--redo",
-        action="append",
-        default=[],
-        metavar="STAGE[:ROUND]",
-        help="first delete what STAGE and all after it made",
-    )
+    redo = "first delete what STAGE and all after it made"
+    add("--redo", action="append", default=[], metavar="STAGE[:ROUND]", help=redo)
     launching.add_arguments(parser)
     add("--out", type=Path, help="folder of the run (default: runs/ADAPTER-PRESET)")
     add("--dry-run", action="store_true", help="print what would be done, load no model, write nothing")
@@ -132,26 +128,43 @@ class Plan:
 
     run: Run
     launch: Launch
-    only: str | None = None
-    redone: Sequence[tuple[str, int]] = ()
-    words: Sequence[str] = ()
+    only: str | None
+    redo: Sequence[tuple[str, int]]
+    words: Sequence[str]
     """The arguments."""
 
     @classmethod
-    def of(cls, parsed: argparse.Namespace, words: Sequence[str]) -> Self:
+    def of(cls, parsed: argparse.Namespace) -> Self:
         registry, typed = plugins.discover(), Typed.of(parsed)
         settings = typed.read(registry)
         run = Run(parsed.out or default_folder(settings, typed.preset), settings, registry)
-        return cls(run, given(Launch, parsed), parsed.only, [_redo(text) for text in parsed.redo], words)
+        return cls(run, given(Launch, parsed), parsed.only, [_redo(text) for text in parsed.redo], parsed.given)
 
     @property
     def steps(self) -> list[Step]:
         return steps(self.run, self.only)
 
+    def makes_again(self, step: Step) -> bool:
+        return any(undone(stage, round, step) for stage, round in self.redo)
 
-def _train(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    find_modules_here()
-    plan = Plan.of(parsed, words)
+    def problems(self) -> list[str]:
+        """What would stop the steps that are not done, or that --redo makes again."""
+        todo = [step for step in self.steps if not self.run.done(step.stage, step.round) or self.makes_again(step)]
+        return preflight.problems(self.run, todo, self.launch.launch.startswith("fsdp2"))
+
+
+def _redo(text: str) -> tuple[str, int]:
+    stage, _, round = text.partition(":")
+    if stage not in STAGES or (round and not (round.isdecimal() and int(round))):
+        raise ConfigError(
+            f"--redo {text}: it should be one of {', '.join(STAGES)}, or STAGE:ROUND such as judge:2. "
+            "Rounds count from 1."
+        )
+    return stage, int(round or 1)
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    plan = Plan.of(parsed)
     run = plan.run
     if parsed.print_config:
         print(config.describe(run.settings, run.registry), end="")
@@ -159,11 +172,11 @@ def _train(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if parsed.dry_run:
         return _announce(plan)
     with lock(run.folder) as handle:
-        preflight.refuse(_problems(plan))
+        preflight.refuse(plan.problems())
         with log_file(run.folder):  # not before: a run that is refused leaves nothing behind
             versions = ", ".join(map(" ".join, run.registry.versions().items()))
-            tell(f"srum-train {shlex.join(words)} ({versions})", VERBOSE)
-            for stage, round in plan.redone:
+            tell(f"srum-train {shlex.join(plan.words)} ({versions})", VERBOSE)
+            for stage, round in plan.redo:
                 run.redo(stage, round)
             Run.create(run.folder, run.settings, run.registry)
             return _work(plan, handle)
@@ -178,35 +191,22 @@ def _work(plan: Plan, handle: int) -> int:
 
     try:
         perform_all(plan.run, plan.only, start if plan.launch.apart else None)
-    except (KeyboardInterrupt, Stopped) as stop:
+    except KeyboardInterrupt:
+        return _say_stopped(plan, Stopped(130))
+    except Stopped as stop:
         return _say_stopped(plan, stop)
     except Exception as error:
         if isinstance(error, SrumError) or (message := explain(error)) is None:
             raise
         tell(f"srum: {message}")
         return _say_stopped(plan, Stopped(2))
-    _say_done(plan)
+    table, evaluated = compare(plan.run), plan.only in (None, "evaluate")
+    if table is not None and evaluated:
+        show_table(table)
+    say(f"The run is in {shown(plan.run.folder)}")
+    if evaluated:
+        finish_with_report(plan.run.folder)
     return 0
-
-
-def _redo(text: str) -> tuple[str, int]:
-    stage, _, round = text.partition(":")
-    if stage not in STAGES or (round and not (round.isdecimal() and int(round))):
-        raise ConfigError(
-            f"--redo {text}: it should be one of {', '.join(STAGES)}, or STAGE:ROUND such as judge:2. "
-            "Rounds count from 1."
-        )
-    return stage, int(round or 1)
-
-
-def _problems(plan: Plan) -> list[str]:
-    """What would stop the steps that are not done, or that --redo makes again."""
-    todo = [
-        step
-        for step in plan.steps
-        if not plan.run.done(step.stage, step.round) or any(undone(*each, step) for each in plan.redone)
-    ]
-    return preflight.problems(plan.run, todo, plan.launch.launch.startswith("fsdp2"))
 
 
 def _announce(plan: Plan) -> int:
@@ -215,23 +215,22 @@ def _announce(plan: Plan) -> int:
     Settings that differ from those of existing stages are refused, unless these would be made again."""
     run, rows = plan.run, []
     blocked = preflight.blocked(run.folder)
-    found = blocked or _problems(plan)
-    if not found:
+    problems = blocked or plan.problems()
+    if not problems:
         say_start(run)
     for step in [] if blocked else plan.steps:
-        again = any(undone(*each, step) for each in plan.redone)
         try:
-            finished, total = map(str, count(run, step, fresh=again))
+            finished, total = map(str, count(run, step, fresh=plan.makes_again(step)))
         except SrumError as error:
-            found.append(str(error))
+            problems.append(str(error))
             finished = total = "?"
         unit = "checkpoint" if step.stage == "train" else "images"
         rows.append([str(step), finished, f"{total} {unit}", shown(run.stage_folder(step.stage, step.round))])
     head, title = ["stage", "done", "of", "folder"], f"{shown(run.folder)} (nothing is run)"
     show_table(Grid(head, rows, title, words=frozenset({3})))
-    for problem in dict.fromkeys(found):
+    for problem in dict.fromkeys(problems):
         tell(f"The run would not start: {problem}")
-    return int(bool(found))
+    return int(bool(problems))
 
 
 def launch_command(launch: Launch, run: Path, step: Step) -> list[str]:
@@ -240,50 +239,27 @@ def launch_command(launch: Launch, run: Path, step: Step) -> list[str]:
     return launch.command("srum_core.cli.stage", step.stage, str(run), round)
 
 
-# ---- what people read -----------------------------------------------------------------------------------------------
-
-
-def _say_stopped(plan: Plan, stop: BaseException) -> int:
-    """Print the finished work, and how to resume. Return the exit status: 130 when interrupted, else the stage's."""
+def _say_stopped(plan: Plan, stop: Stopped) -> int:
+    """Print the finished work, and how to resume. Return the exit status."""
     tell("")
-    if isinstance(stop, Stopped) and stop.step is not None and stop.code != 130:
+    if stop.step is not None and stop.code != 130:
         tell(f"srum: {stop.step} ended with exit status {stop.code}; see its output above.")
     for step in plan.steps:
         finished, total = count(plan.run, step)
         if finished:
             tell(f"  {step}: {finished} of {total}")
     tell(f"srum: stopped; nothing that is on disk is lost. To resume:\n  {resume_command(plan.words)}")
-    return stop.code if isinstance(stop, Stopped) else 130
+    return stop.code
 
 
-def resume_command(given: Sequence[str]) -> str:
+def resume_command(words: Sequence[str]) -> str:
     """The same command without --redo, which has deleted its stages already."""
-    kept, skip = ["srum-train"], False
-    for word in given:
+    command, skip = ["srum-train"], False
+    for word in words:
         if not skip and word != "--redo" and not word.startswith("--redo="):
-            kept.append(word)
+            command.append(word)
         skip = word == "--redo" and not skip
-    return shlex.join(kept)
-
-
-def _say_done(plan: Plan) -> None:
-    table, evaluated = compare(plan.run), plan.only in (None, "evaluate")
-    if table is not None and evaluated:
-        show_table(table)
-    say(f"The run is in {shown(plan.run.folder)}")
-    if evaluated:
-        finish_with_report(plan.run.folder)
-
-
-# ---- srum -----------------------------------------------------------------------------------------------------------
-
-
-_COMMANDS = {
-    "generate": "generate images for a few prompts, with any adapter or with what a run has trained",
-    "new-plugin": "write an installable plugin package with passing tests",
-    "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
-}
-"""Modules of this package; features and third-party plugins add theirs by the hook `srum_commands`."""
+    return shlex.join(command)
 
 
 if __name__ == "__main__":

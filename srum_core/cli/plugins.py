@@ -19,8 +19,14 @@ def run(parsed: argparse.Namespace) -> int:
     registry = plugins.discover()
     head = ["kind", "name", "distribution", "version", "summary"]
     rows = [
-        [found.kind, found.component.name, found.distribution, found.version, clean(found.component.summary)]
-        for found in registry.listing()
+        [
+            offer.kind,
+            offer.component.name,
+            offer.plugin.distribution,
+            offer.plugin.version,
+            clean(offer.component.summary),
+        ]
+        for offer in registry.listing()
     ]
     show_table(Grid(head, rows, words=frozenset({1, 2, 3, 4})))
     for sentence in registry.broken:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from srum_core.cli.launching import add_preset, exit_status, take_preset
-from srum_core.files import STAGES
+from srum_core.runs.files import STAGES
 from srum_core.runs.run import Run
 from srum_core.stages.order import perform
 

@@ -6,32 +6,26 @@ Every problem of every layer is collected before one ConfigError is raised, and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import define, field
 
 from srum_core.config.settings import COMPONENTS, Settings
 from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, PluginError, clean
-from srum_core.files import DEPTH, from_toml, read_text
 from srum_core.options import SAMPLING, SPEED, Keys, Problem, Problems, Use, build, closest, did_you_mean, to_plain
-from srum_core.plugins import Registry
+from srum_core.plugins import Registry, as_use
+from srum_core.runs.files import DEPTH, from_toml, read_text
 
 COMMAND_LINE = "on the command line"
 log = logging.getLogger("srum")
 Origins = dict[Keys, str]
-
-
-@frozen
-class Layer:
-    """Settings from one place, as plain data."""
-
-    where: str
-    """With its preposition, "in my.toml"."""
-    data: Mapping[str, Any]
+Layer = tuple[str, Mapping[str, Any]]
+"""The place of some settings with its preposition ("in my.toml"), and the settings as plain data."""
 
 
 def load_settings(
@@ -54,26 +48,27 @@ def load_settings(
                  dotted key, or tables of them; None is "", which is nothing
     first        settings that come before all others, in place of built-in ones
     above        settings that come after the presets, and before the file
-    model_kind     the kind of component that `adapter` names: "generator" allows text-to-image models too
+    model_kind   the kind of component that `adapter` names: "generator" allows text-to-image models too
     lenient      leave unknown keys out, with a warning
 
     Raises ConfigError with all that is wrong.
     """
-    broken: list[str] = []
-    file = Layer(f"in {config_file}", _read(config_file, broken) if config_file else {})
-    unread = bool(broken)
+    reader = _Reader(registry, model_kind)
+    file = (f"in {config_file}", reader.file(config_file) if config_file else {})
+    unread = bool(reader.broken)
     if isinstance(overrides, Mapping):
-        line = Layer("in overrides", _nest(overrides))
+        values = ((str(key).split("."), "" if value is None else to_plain(value)) for key, value in overrides.items())
+        line = ("in overrides", _nested(values))
     else:
-        line = Layer(COMMAND_LINE, _parse_overrides(overrides, broken))
-    name = _adapter(adapter, [line, file], broken)
+        line = (COMMAND_LINE, reader.overrides(overrides, COMMAND_LINE))
+    name = reader.adapter(adapter, [line, file])
     if name == "" and not unread:
-        broken.append(_no_adapter(registry, model_kind))
-    beneath = Layer("by default", first or {})
-    between = Layer("from the trained run", above or {})
-    layers = [beneath, *_presets(name or "", presets, registry, broken, model_kind), between, file, line]
-    said: Origins = {} if adapter is None else {("adapter",): COMMAND_LINE}
-    return _settings(Settings(adapter=Use(name or "")), layers, said, broken, registry, model_kind, lenient)
+        known = ", ".join(each.component.name for each in registry.listing() if each.kind in ("adapter", model_kind))
+        reader.broken.append(f"No adapter is named. Add --adapter NAME; installed are: {known or 'none'}.")
+    beneath, between = ("by default", first or {}), ("from the trained run", above or {})
+    layers = [beneath, *reader.presets(name or "", presets), between, file, line]
+    reader.origins = {} if adapter is None else {("adapter",): COMMAND_LINE}
+    return reader.settings(Settings(adapter=Use(name or "")), layers, lenient)
 
 
 def component(kind: str, text: str | Mapping[str, Any], registry: Registry, option: str) -> Use:
@@ -84,10 +79,10 @@ def component(kind: str, text: str | Mapping[str, Any], registry: Registry, opti
         value = _parse_value(text) if isinstance(text, str) else to_plain(text)
     except ValueError as error:
         raise ConfigError(f"{option} {clean(text, 100)}: this is not TOML: {error}.") from error
-    found: list[Problem] = []
-    use = _component((option,), {"use": value} if isinstance(value, str) else value, kind, registry, found)
-    if found:
-        raise ConfigError(" ".join(f"{'.'.join(each.path)} {each.text}{each.hint}" for each in found))
+    problems: list[Problem] = []
+    use = _component((option,), {"use": value} if isinstance(value, str) else value, kind, registry, problems)
+    if problems:
+        raise ConfigError(" ".join(map(str, problems)))
     return use
 
 
@@ -95,9 +90,8 @@ def changed(settings: Settings, overrides: Sequence[str], registry: Registry, wh
     """Settings with some of them changed by "KEY=VALUE"; `where` ("in arm sft") goes into messages.
 
     Raises ConfigError with all that is wrong."""
-    broken: list[str] = []
-    layer = Layer(where, _parse_overrides(overrides, broken, where))
-    return _settings(settings, [layer], {("rounds",): where}, broken, registry)
+    reader = _Reader(registry, origins={("rounds",): where})
+    return reader.settings(settings, [(where, reader.overrides(overrides, where))])
 
 
 def of_round(settings: Settings, round: int | None, registry: Registry, model_kind: str = "adapter") -> Settings:
@@ -106,49 +100,8 @@ def of_round(settings: Settings, round: int | None, registry: Registry, model_ki
     if not settings.changes(round):
         return settings
     assert round is not None
-    broken: list[str] = []
-    components = {**COMPONENTS, "adapter": model_kind}
-    made, found, origins = _change(settings, round, settings.changes(round), registry, components, {}, broken)
-    broken += [_sentence(problem, origins) for problem in found]
-    if broken or made is None:
-        raise _unusable(broken)
-    return made
-
-
-def _settings(
-    start: Settings,
-    layers: Sequence[Layer],
-    said: Origins,
-    broken: list[str],
-    registry: Registry,
-    model_kind: str = "adapter",
-    lenient: bool = False,
-) -> Settings:
-    data, origins = _merge_all(start, layers)
-    components = {**COMPONENTS, "adapter": model_kind}
-    settings, found = _structure(data, registry, components)
-    origins = {**said, **origins}
-    if lenient and (unknown := [problem for problem in found if problem.unknown]):
-        for problem in unknown:
-            log.warning("%s It is left out.", _sentence(problem, origins))
-            data = _without(data, problem.path)
-        settings, found = _structure(data, registry, components)
-    broken += [_sentence(problem, origins) for problem in found]
-    if settings is not None and not isinstance(settings.rounds, int):
-        if lenient:
-            settings = _without_unknown_changes(settings, registry, components, origins)
-        for round in settings.round_numbers:
-            changes = settings.changes(round)
-            _, wrong, places = _change(settings, round, changes, registry, components, origins, broken)
-            broken += [_sentence(problem, places) for problem in wrong if problem not in found]
-    if broken or settings is None:
-        raise _unusable(broken)
-    return settings
-
-
-def _unusable(broken: Sequence[str]) -> ConfigError:
-    lines = "".join(f"\n  - {sentence}" for sentence in broken)
-    return ConfigError(f"The settings cannot be used; nothing was loaded.{lines}")
+    reader = _Reader(registry, model_kind)
+    return reader.usable(reader.of_round(settings, round, settings.changes(round)))
 
 
 def open_settings(path: Path, registry: Registry, model_kind: str = "adapter") -> Settings:
@@ -156,8 +109,6 @@ def open_settings(path: Path, registry: Registry, model_kind: str = "adapter") -
     this one does not know, are left out with a warning. Raises ConfigError."""
     return load_settings(None, (), path, (), registry, model_kind=model_kind, lenient=True)
 
-
-# ---- rounds ----------------------------------------------------------------------------------------------------------
 
 _EVALUATED = "evaluations have the run's own settings, so that rounds can be compared."
 _ONE_FOR_ALL = {
@@ -170,161 +121,210 @@ _ONE_FOR_ALL = {
 """Why settings cannot differ between rounds."""
 
 
-def _change(
-    settings: Settings,
-    round: int,
-    changes: Sequence[str],
-    registry: Registry,
-    components: Mapping[str, str],
-    said: Origins,
-    broken: list[str],
-) -> tuple[Settings | None, list[Problem], Origins]:
-    """The settings with a round's changes, the problems, and their place. What cannot be read, and
-    what cannot differ between rounds, goes to `broken`."""
-    place = _origin(("rounds", str(round - 1)), said)
-    where = f"in round {round} of {settings.round_count}{f' {place}' if place else ''}"
-    data, origins = _merge_all(settings, [Layer(where, _parse_overrides(changes, broken, where))])
-    for path in origins:
-        if why := _one_for_all(path, settings, registry, components):
-            broken.append(f"{clean('.'.join(path), 100)} ({where}) cannot differ between rounds: {why}")
-    return *_structure(data, registry, components), origins
+@define
+class _Reader:
+    """Reads layers, and collects what is wrong with them."""
 
+    registry: Registry
+    model_kind: str = "adapter"
+    origins: Origins = field(factory=dict)
+    """The layer that each setting comes from."""
+    broken: list[str] = field(factory=list)
+    """Problems, a sentence each."""
 
-def _one_for_all(path: Keys, settings: Settings, registry: Registry, components: Mapping[str, str]) -> str:
-    """Why a setting cannot differ between rounds; "" = it can, or it is no setting."""
-    if path[0] != "adapter":
-        return _ONE_FOR_ALL.get(path[0], "")
-    try:
-        options = registry.component(components["adapter"], settings.adapter.use).options
-    except PluginError:
-        return ""  # reported with the other components
-    known = attrs.fields_dict(options) if options else {}
-    free = [name for name, each in known.items() if each.metadata.keys() & {*SAMPLING, *SPEED}]
-    if path[1:] and (path[1] in free or path[1] not in {"use", *known}):
-        return ""
-    names = [f"adapter.{name}" for name in free if known[name].metadata.keys() >= SAMPLING.keys()]
-    others = f"only how it samples may differ ({', '.join(names) or 'of this adapter nothing is known to be that'})."
-    return f"all rounds train one model; {others}"
+    def file(self, path: Path) -> dict[str, Any]:
+        try:
+            data = from_toml(read_text(path))
+        except ConfigError as error:
+            self.broken.append(str(error))
+        except ValueError as error:
+            self.broken.append(f"{path} is not TOML: {error}.")
+        else:
+            return {key: value for key, value in data.items() if key != "versions"}
+        return {}
 
+    def overrides(self, texts: Sequence[str], where: str) -> dict[str, Any]:
+        values = []
+        for text in texts:
+            key, equals, value = text.partition("=")
+            keys = tuple(part.strip() for part in key.split("."))
+            if not equals or not all(keys) or len(keys) > DEPTH:
+                self.broken.append(f'"{clean(text, 100)}" {where} should read KEY=VALUE, such as train.lr=1e-5.')
+                continue
+            try:
+                values.append((keys, _parse_value(value)))
+            except ValueError as error:
+                self.broken.append(f"{clean(text, 100)} {where}: the value is not TOML: {error}.")
+        return _nested(values)
 
-def _without_unknown_changes(
-    settings: Settings, registry: Registry, components: Mapping[str, str], said: Origins
-) -> Settings:
-    """Without what rounds change in settings that are not known, with a warning."""
-    rounds = []
-    for round in settings.round_numbers:
-        kept: list[str] = []
+    def adapter(self, option: str | None, layers: Sequence[Layer]) -> str | None:
+        """The adapter's name, "" if there is none, None if the value is not a name. A file that names another one than
+        --adapter is refused: its options are not for this one."""
+        name: Any = option
+        for where, data in layers:
+            value = data.get("adapter")
+            use = value.get("use") if isinstance(value, Mapping) else value
+            if option is not None and use not in (None, option):
+                self.broken.append(f'--adapter {option} contradicts adapter = "{use}" {where}. Leave one of them out.')
+            name = use if name is None else name
+        return name if isinstance(name, str) else "" if name is None else None
+
+    def presets(self, adapter: str, names: Sequence[str]) -> Iterator[Layer]:
+        try:
+            there = self.registry.component(self.model_kind, adapter).presets if adapter else {}
+        except PluginError:
+            return  # reported with the other components
+        for name in [*(["default"] if "default" in there else []), *names]:
+            if name in there:
+                yield f'in the preset "{name}" of {adapter}', self.file(Path(there[name]))
+            elif adapter:
+                known = f"There are {', '.join(sorted(there))}." if there else "It has none."
+                self.broken.append(
+                    f'The adapter "{adapter}" has no preset "{name}".{did_you_mean(name, there)} {known}'
+                )
+
+    def settings(self, start: Settings, layers: Iterable[Layer], lenient: bool = False) -> Settings:
+        """Raises ConfigError with all that is wrong, also with the changes of single rounds."""
+        data = _merge_all(start, layers, self.origins)
+        settings, problems = self._structure(data)
+        if lenient and (unknown := [problem for problem in problems if problem.unknown]):
+            for problem in unknown:
+                log.warning("%s It is left out.", _sentence(problem, self.origins))
+                _remove(data, problem.path)
+            settings, problems = self._structure(data)
+        self.broken += [_sentence(problem, self.origins) for problem in problems]
+        if settings is not None and not isinstance(settings.rounds, int):
+            if lenient:
+                rounds = [self._known_changes(settings, number) for number in settings.round_numbers]
+                settings = attrs.evolve(settings, rounds=tuple(rounds))
+            for number in settings.round_numbers:
+                self.of_round(settings, number, settings.changes(number), problems)
+        return self.usable(settings)
+
+    def usable(self, settings: Settings | None) -> Settings:
+        """Raises ConfigError unless all that was read is right."""
+        if self.broken or settings is None:
+            lines = "".join(f"\n  - {sentence}" for sentence in self.broken)
+            raise ConfigError(f"The settings cannot be used; nothing was loaded.{lines}")
+        return settings
+
+    def of_round(
+        self, settings: Settings, round: int, changes: Sequence[str], known: Sequence[Problem] = ()
+    ) -> Settings | None:
+        """The settings with a round's changes. Problems that are `known` are not repeated."""
+        changed, problems, origins = self._change(settings, round, changes)
+        self.broken += [_sentence(problem, origins) for problem in problems if problem not in known]
+        return changed
+
+    def _change(
+        self, settings: Settings, round: int, changes: Sequence[str]
+    ) -> tuple[Settings | None, list[Problem], Origins]:
+        place = _origin(("rounds", str(round - 1)), self.origins)
+        where = f"in round {round} of {settings.round_count}{f' {place}' if place else ''}"
+        origins: Origins = {}
+        data = _merge_all(settings, [(where, self.overrides(changes, where))], origins)
+        for path in origins:
+            if why := self._one_for_all(path, settings):
+                self.broken.append(f"{clean('.'.join(path), 100)} ({where}) cannot differ between rounds: {why}")
+        return *self._structure(data), origins
+
+    def _one_for_all(self, path: Keys, settings: Settings) -> str:
+        """Why a setting cannot differ between rounds; "" = it can, or it is no setting."""
+        if path[0] != "adapter":
+            return _ONE_FOR_ALL.get(path[0], "")
+        try:
+            options = self.registry.component(self.model_kind, settings.adapter.use).options
+        except PluginError:
+            return ""  # reported with the other components
+        known = attrs.fields_dict(options) if options else {}
+        free = [name for name, option in known.items() if option.metadata.keys() & {*SAMPLING, *SPEED}]
+        if path[1:] and (path[1] in free or path[1] not in {"use", *known}):
+            return ""
+        names = [f"adapter.{name}" for name in free if known[name].metadata.keys() >= SAMPLING.keys()]
+        others = (
+            f"only how it samples may differ ({', '.join(names) or 'of this adapter nothing is known to be that'})."
+        )
+        return f"all rounds train one model; {others}"
+
+    def _known_changes(self, settings: Settings, round: int) -> tuple[str, ...]:
+        """A round's changes without those of settings that are not known, with a warning."""
+        changes: list[str] = []
         for text in settings.changes(round):
-            _, found, origins = _change(settings, round, [*kept, text], registry, components, said, [])
-            unknown = [problem for problem in found if problem.unknown]
+            trial = _Reader(self.registry, self.model_kind, self.origins)
+            _, problems, origins = trial._change(settings, round, [*changes, text])
+            unknown = [problem for problem in problems if problem.unknown]
             for problem in unknown:
                 log.warning("%s %s is left out.", _sentence(problem, origins), clean(text, 100))
-            kept += [] if unknown else [text]
-        rounds.append(tuple(kept))
-    return attrs.evolve(settings, rounds=tuple(rounds))
+            changes += [] if unknown else [text]
+        return tuple(changes)
+
+    def _structure(self, data: Mapping[str, Any]) -> tuple[Settings | None, list[Problem]]:
+        """Components first, each with its own options; then everything else, whatever was wrong with them."""
+        problems: list[Problem] = []
+        component = partial(_component, registry=self.registry, problems=problems)
+        parts = dict(data)
+        for name, kind in {**COMPONENTS, "adapter": self.model_kind}.items():
+            value = data[name]
+            if name == "judges" and isinstance(value, list):
+                parts[name] = [component((name, str(i)), judge, kind) for i, judge in enumerate(value)]
+            elif name in ("generator", "answerer", "verifier", "benchmark") and value in ("", {"use": ""}):
+                parts[name] = None
+            elif name != "judges":
+                parts[name] = component((name,), value, kind)
+        try:
+            return build(Settings, parts), problems
+        except Problems as error:
+            return None, problems + error.list
+
+
+def _component(path: Keys, data: Any, kind: str, registry: Registry, problems: list[Problem]) -> Use:
+    """The component with all its options; where there are problems the result is invalid."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("use"), str):
+        problems.append(Problem(path, 'should be a name, or a table {use = "name", option = value}.'))
+        return Use("")
+    use = as_use(data)
+    if use.use == "" and path == ("adapter",):
+        return use  # none is named: already reported
+    try:
+        options = registry.options(kind, use)
+    except PluginError as error:
+        problems.append(Problem(path, f'cannot be "{use.use}". {error}'))
+    except Problems as error:
+        problems += [problem.below(*path) for problem in error.list]
+    else:
+        return Use(use.use, to_plain(options) if options is not None else {})
+    return use
 
 
 # ---- layers ----------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, broken: list[str]) -> dict[str, Any]:
-    try:
-        data = from_toml(read_text(path))
-    except ConfigError as error:
-        broken.append(str(error))
-    except ValueError as error:
-        broken.append(f"{path} is not TOML: {error}.")
-    else:
-        data.pop("versions", None)
-        return data
-    return {}
-
-
-def _parse_overrides(overrides: Sequence[str], broken: list[str], where: str = COMMAND_LINE) -> dict[str, Any]:
-    data: dict[str, Any] = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        keys = tuple(part.strip() for part in key.split("."))
-        if not equals or not all(keys) or len(keys) > DEPTH:
-            broken.append(f'"{clean(text, 100)}" {where} should read KEY=VALUE, such as train.lr=1e-5.')
-            continue
-        try:
-            parsed = _parse_value(value)
-        except ValueError as error:
-            broken.append(f"{clean(text, 100)} {where}: the value is not TOML: {error}.")
-            continue
-        nested: Any = parsed
-        for part in reversed(keys):
-            nested = {part: nested}
-        data = _merge(data, nested, (), where, {})
-    return data
-
-
-def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted key, as tables inside one another."""
-    data: dict[str, Any] = {}
-    for key, value in overrides.items():
-        nested: Any = "" if value is None else to_plain(value)
-        for part in reversed(str(key).split(".")):
-            nested = {part: nested}
-        data = _merge(data, nested, (), "", {})
-    return data
-
-
 def _parse_value(text: str) -> Any:
     """TOML, or else a bare word: a name or a path need no quotes. Text with TOML syntax has to be valid TOML."""
     try:
-        made = from_toml(f"value = {text}")
+        data = from_toml(f"value = {text}")
     except ValueError:
         if text.lstrip().startswith(("[", "{", '"', "'")):
             raise
         return text
-    return made["value"] if made.keys() == {"value"} else text
+    return data["value"] if data.keys() == {"value"} else text
 
 
-def _adapter(named: str | None, layers: Sequence[Layer], broken: list[str]) -> str | None:
-    """The adapter's name, "" if none is given, None if the value is not a name.
-
-    A file that names another one than --adapter is refused: its options are not for this one."""
-    said = [(layer.where, _shape(("adapter",), layer.data.get("adapter"))) for layer in layers]
-    named_there = [(where, value.get("use") if isinstance(value, Mapping) else value) for where, value in said]
-    uses = [(where, use) for where, use in named_there if use is not None]
-    for where, use in uses:
-        if named is not None and use != named:
-            broken.append(f'--adapter {named} contradicts adapter = "{use}" {where}. Leave one of them out.')
-    name = named if named is not None else next((use for _, use in uses), "")
-    return name if isinstance(name, str) else None
+def _nested(values: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
+    """Values by the parts of their keys, as tables inside one another."""
+    data: dict[str, Any] = {}
+    for keys, value in values:
+        for key in reversed(keys):
+            value = {key: value}
+        data = _merge(data, value, (), "", {})
+    return data
 
 
-def _no_adapter(registry: Registry, model_kind: str) -> str:
-    names = ", ".join(found.component.name for found in registry.listing() if found.kind in ("adapter", model_kind))
-    return f"No adapter is named. Add --adapter NAME; installed are: {names or 'none'}."
-
-
-def _presets(
-    adapter: str, names: Sequence[str], registry: Registry, broken: list[str], model_kind: str
-) -> Iterator[Layer]:
-    try:
-        there = registry.component(model_kind, adapter).presets if adapter else {}
-    except PluginError:
-        return  # reported with the other components
-    for name in [*(["default"] if "default" in there else []), *names]:
-        if name in there:
-            yield Layer(f'in the preset "{name}" of {adapter}', _read(Path(there[name]), broken))
-        elif adapter:
-            known = f"There are {', '.join(sorted(there))}." if there else "It has none."
-            broken.append(f'The adapter "{adapter}" has no preset "{name}".{did_you_mean(name, there)} {known}')
-
-
-# ---- merging ---------------------------------------------------------------------------------------------------------
-
-
-def _merge_all(defaults: Settings, layers: Sequence[Layer]) -> tuple[dict[str, Any], Origins]:
-    data: Any = as_data(defaults)
-    origins: Origins = {}
-    for layer in layers:
-        data = _merge(data, layer.data, (), layer.where, origins)
-    return data, origins
+def _merge_all(start: Settings, layers: Iterable[Layer], origins: Origins) -> dict[str, Any]:
+    data = as_data(start)
+    for where, layer in layers:
+        data = _merge(data, layer, (), where, origins)
+    return data
 
 
 def _merge(old: Any, new: Any, path: Keys, origin: str, origins: Origins) -> Any:
@@ -332,16 +332,13 @@ def _merge(old: Any, new: Any, path: Keys, origin: str, origins: Origins) -> Any
     a list can be changed by number (`judges.0.think=false`)."""
     new = _shape(path, new)
     if isinstance(old, list) and isinstance(new, Mapping) and new and new.keys() <= set(map(str, range(len(old)))):
-        entries = ((str(i), each) for i, each in enumerate(old))
-        return [_merge(each, new[i], (*path, i), origin, origins) if i in new else each for i, each in entries]
-    uses = [each["use"] for each in (old, new) if isinstance(each, Mapping) and "use" in each]
+        changes = {int(i): _merge(old[int(i)], value, (*path, i), origin, origins) for i, value in new.items()}
+        return [changes.get(i, value) for i, value in enumerate(old)]
+    uses = [data["use"] for data in (old, new) if isinstance(data, Mapping) and "use" in data]
     other = _is_component(path) and len(uses) == 2 and uses[0] != uses[1]
     if isinstance(old, dict) and isinstance(new, Mapping) and not other:
-        return {
-            **old,
-            **{key: _merge(old.get(key), value, (*path, key), origin, origins) for key, value in new.items()},
-        }
-    for stale in [known for known in origins if known[: len(path)] == path]:
+        return old | {key: _merge(old.get(key), value, (*path, key), origin, origins) for key, value in new.items()}
+    for stale in [place for place in origins if place[: len(path)] == path]:
         del origins[stale]
     origins[path] = origin
     return new
@@ -356,61 +353,18 @@ def _shape(path: Keys, value: Any) -> Any:
     if path == ("judges",) and (isinstance(value, str) or (isinstance(value, Mapping) and "use" in value)):
         value = [value]  # a single one
     if path == ("judges",) and isinstance(value, list):
-        return [_shape(("judges", str(i)), each) for i, each in enumerate(value)]
+        return [_shape(("judges", str(i)), judge) for i, judge in enumerate(value)]
     return {"use": value} if _is_component(path) and isinstance(value, str) else value
 
 
-# ---- checking --------------------------------------------------------------------------------------------------------
+def _remove(data: Any, path: Keys) -> None:
+    """Delete a key; entries of lists count by number."""
+    for key in path[:-1]:
+        data = data[int(key) if isinstance(data, list) else key]
+    del data[path[-1]]
 
 
-def _structure(
-    data: Mapping[str, Any], registry: Registry, components: Mapping[str, str]
-) -> tuple[Settings | None, list[Problem]]:
-    """Components first, each with its own options; then everything else, whatever was found there."""
-    found: list[Problem] = []
-    parts = dict(data)
-    for name, kind in components.items():
-        value = data[name]
-        optional = name in ("generator", "answerer", "verifier", "benchmark")
-        if name == "judges" and isinstance(value, list):
-            parts[name] = [_component((name, str(i)), each, kind, registry, found) for i, each in enumerate(value)]
-        elif optional and value in ("", {"use": ""}):
-            parts[name] = None
-        elif name != "judges":
-            parts[name] = _component((name,), value, kind, registry, found)
-    try:
-        settings = build(Settings, parts)
-    except Problems as problems:
-        return None, found + problems.found
-    return settings, found
-
-
-def _component(path: Keys, data: Any, kind: str, registry: Registry, found: list[Problem]) -> Use:
-    """The component with all its options; problems go to `found`, and then the result is invalid."""
-    use = data.get("use") if isinstance(data, Mapping) else None
-    if not isinstance(use, str):
-        found.append(Problem(path, 'should be a name, or a table {use = "name", option = value}.'))
-        return Use("")
-    given = Use(use, {key: value for key, value in data.items() if key != "use"})
-    if use == "" and path == ("adapter",):
-        return given  # none is named: already reported
-    try:
-        options = registry.options(kind, given)
-    except PluginError as error:
-        found.append(Problem(path, f'cannot be "{use}". {error}'))
-    except Problems as problems:
-        found += [problem.below(*path) for problem in problems.found]
-    else:
-        return Use(use, to_plain(options) if options is not None else {})
-    return given
-
-
-def _without(data: Any, path: Keys) -> Any:
-    """The data without one key; entries of lists count by number."""
-    if isinstance(data, list):
-        return [_without(each, path[1:]) if str(i) == path[0] else each for i, each in enumerate(data)]
-    kept = {key: value for key, value in data.items() if key != path[0] or path[1:]}
-    return {key: _without(value, path[1:]) if key == path[0] else value for key, value in kept.items()}
+# ---- problems --------------------------------------------------------------------------------------------------------
 
 
 def _sentence(problem: Problem, origins: Origins) -> str:
@@ -433,18 +387,18 @@ def _meant(problem: Problem) -> str:
     if not names and problem.hint:
         return problem.hint
     last = {name.rpartition(".")[2]: name for name in _names()}
-    close = closest(problem.path[-1], last)
-    names = names or ([last[close]] if close else [])
-    quoted = [f'"{name}"' for name in names]
-    return f" Did you mean {' or '.join(quoted)}?" if quoted else ""
+    if not names and (close := closest(problem.path[-1], last)):
+        names = [last[close]]
+    quoted = '" or "'.join(names)
+    return f' Did you mean "{quoted}"?' if names else ""
 
 
 def _names() -> list[str]:
     """Every setting with its section: "train.lr"; not the options of components."""
     names = []
-    for each in attrs.fields(Settings):
-        section = type(each.default)
-        names += [f"{each.name}.{knob.name}" for knob in attrs.fields(section)] if attrs.has(section) else [each.name]
+    for setting in attrs.fields(Settings):
+        section, name = type(setting.default), setting.name
+        names += [f"{name}.{knob.name}" for knob in attrs.fields(section)] if attrs.has(section) else [name]
     return names
 
 

@@ -83,7 +83,7 @@ class Select:
     filter: float = field(default=-1.0, validator=[validators.ge(-1), validators.lt(1)])
     """Only images judged right: global score and mean regional score (as far as there are any) both above it; -1 = all.
     With loss=sft this is rejection-sampling fine-tuning, the baseline to beat."""
-    relative: Literal["none", "centre", "standardise"] = field(default="none")
+    relative: Literal["none", "centre", "standardise"] = "none"
     """centre = scores less the mean of their prompt's images; standardise = that, in standard deviations; both cut to
     [-1, 1]. Scores that are all the same become 0."""
 
@@ -94,7 +94,7 @@ class Train:
 
     method: Literal["lora", "full"] = "lora"
     """lora = low-rank adapters; full = every weight that the adapter's recipe lists."""
-    optimizer: Literal["adamw", "adamw8bit"] = field(default="adamw")
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw = torch's, fused on an accelerator; adamw8bit = its two means in 8 bits (bitsandbytes)."""
     lr: float = field(default=2.5e-5, validator=_positive)
     """Learning rate of AdamW after warm-up; it stays constant."""
@@ -126,7 +126,7 @@ class Train:
     """auto = bf16 on an accelerator that has it. Trained weights are kept in float32 either way."""
     checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third slower."""
-    compile: bool = field(default=False)
+    compile: bool = False
     """Compile the repeated layers (torch.compile): the first steps of every shape take long, the others less."""
     shift: float = field(default=4.0, validator=_at_least_0)
     """Shift of the training times, s*t / (1 + (s-1)*t); larger = noisier. 0 = the adapter's own."""
@@ -163,12 +163,11 @@ class Evaluate:
     """Images generated at once, per device."""
     limit: int = field(default=0, validator=_at_least_0)
     """Use only the first so many prompts; 0 = all."""
-    seeds: Literal["run", "image", "reference"] = field(default="run")
+    seeds: Literal["run", "image", "reference"] = "run"
     """run = from the run's seed; image = from the run's seed and the benchmark's own names for an image, the same in
     every run; reference = those of the benchmark's original scripts, where they can be had."""
-    postprocess: Literal["none", "reference"] = field(default="none")
+    postprocess: Literal["none", "reference"] = "none"
     """reference = borders of pure black are cut off, as in BAGEL's and SRUM's scripts; images may become smaller."""
-    # Neutral, although they do something: until they came, no benchmark said what it could not read.
     retries: int = field(default=2, validator=_at_least_0)
     """Retries of an answer that the benchmark cannot read before it counts as unreadable."""
     temperature: float = field(default=0.7, validator=_positive)

@@ -26,8 +26,8 @@ _VERSIONS = "# What the run was made with; not read again."
 
 def as_data(settings: Settings) -> dict[str, Any]:
     """Convert settings to TOML data; an absent component is "" (TOML has no null)."""
-    made = to_plain(settings)
-    return {field.name: made.get(field.name, "") for field in attrs.fields(Settings)}
+    data = to_plain(settings)
+    return {field.name: data.get(field.name, "") for field in attrs.fields(Settings)}
 
 
 def to_toml(settings: Settings, versions: Mapping[str, str] | None = None) -> str:
@@ -46,23 +46,20 @@ def describe(settings: Settings, registry: Registry) -> str:
 def _table(lines: list[str], path: tuple[str, ...], data: Any, about: type | None, registry: Registry) -> None:
     """Append a table: what it holds itself, then the tables in it (TOML allows no other order)."""
     docs = knob_docs(about) if about else {}
-    tables = {key: value for key, value in data.items() if _is_table(value)}
+    tables: dict[str, list[Any]] = {}
     for key, value in data.items():
-        if key not in tables:
+        entries = value if isinstance(value, list) else [value]
+        if entries and all(isinstance(entry, dict) for entry in entries):
+            tables[key] = entries
+        else:
             lines += [*_comment(docs.get(key, "")), _line(key, value)]
-    for key, value in tables.items():
-        header = ".".join(_bare(part) for part in (*path, key))
-        several = isinstance(value, list)
-        for each in value if several else [value]:
-            inner = _about(path, key, each, about, registry)
+    for key, entries in tables.items():
+        header = f"[{'.'.join(map(_bare, (*path, key)))}]"
+        for entry in entries:
+            inner = _about(path, key, entry, about, registry)
             doc = docs.get(key) or (inspect.getdoc(inner) or "" if inner else "")
-            lines += ["", *_comment(doc), f"[[{header}]]" if several else f"[{header}]"]
-            _table(lines, (*path, key), each, inner, registry)
-
-
-def _is_table(value: Any) -> bool:
-    entries = value if isinstance(value, list) else [value]
-    return bool(entries) and all(isinstance(each, dict) for each in entries)
+            lines += ["", *_comment(doc), f"[{header}]" if isinstance(data[key], list) else header]
+            _table(lines, (*path, key), entry, inner, registry)
 
 
 def _about(path: tuple[str, ...], key: str, data: Any, about: type | None, registry: Registry) -> type | None:
@@ -91,10 +88,10 @@ def knob_docs(kind: type) -> dict[str, str]:
 
 def _line(key: str, value: Any) -> str:
     """KEY = VALUE, lists of numbers and texts on one line."""
-    if isinstance(value, list) and not any(isinstance(each, dict) for each in value):
-        return f"{_bare(key)} = [{', '.join(_line('x', each).removeprefix('x = ') for each in value)}]"
+    if isinstance(value, list) and not any(isinstance(entry, dict) for entry in value):
+        return f"{_bare(key)} = [{', '.join(_line('x', entry).removeprefix('x = ') for entry in value)}]"
     text = tomli_w.dumps({key: value}).rstrip("\n")
-    return "".join(each if each.isprintable() or each == "\n" else f"\\U{ord(each):08x}" for each in text)
+    return "".join(one if one.isprintable() or one == "\n" else f"\\U{ord(one):08x}" for one in text)
 
 
 def _comment(text: str) -> list[str]:

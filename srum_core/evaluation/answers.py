@@ -19,10 +19,10 @@ from attrs import define, field, frozen
 
 from srum_core.errors import ConfigError, PluginError, RecordError
 from srum_core.evaluation.run import Evaluation
-from srum_core.files import redo_option
 from srum_core.options import Use
 from srum_core.protocols import Answerer, Benchmark
 from srum_core.records import Answer, Candidate, Question, Region, Unreadable
+from srum_core.runs.files import redo_option
 from srum_core.runs.run import made_with
 from srum_core.runs.store import Records
 from srum_core.stages.asking import put

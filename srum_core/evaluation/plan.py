@@ -14,9 +14,9 @@ from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation import tables
 from srum_core.evaluation.answers import SELF, Answers, only_generates, who_is
 from srum_core.evaluation.run import NO_JUDGE, Evaluation
-from srum_core.files import from_json, read_file
 from srum_core.options import Use, to_plain
 from srum_core.records import Candidate
+from srum_core.runs.files import from_json, read_file
 from srum_core.runs.progress import NORMAL, shown, tell
 from srum_core.runs.run import started_from
 from srum_core.runs.store import write_atomic

@@ -11,9 +11,9 @@ import attrs
 
 from srum_core import config, plugins
 from srum_core.errors import RecordError, clean
-from srum_core.files import redo_option, way_out
 from srum_core.models.images import read_files
 from srum_core.records import Candidate, Prompt
+from srum_core.runs.files import redo_option, way_out
 from srum_core.runs.run import Planned, Run
 from srum_core.runs.store import Records, check_settings, read_list, to_json, write_atomic, write_list
 from srum_core.stages import generate

@@ -15,10 +15,10 @@ from srum_core.evaluation import tables
 from srum_core.evaluation.answers import SELF, Answers
 from srum_core.evaluation.run import Evaluation
 from srum_core.evaluation.tables import BenchmarkTable
-from srum_core.files import redo_option
 from srum_core.options import Use
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Unreadable
+from srum_core.runs.files import redo_option
 from srum_core.runs.run import started_from
 from srum_core.runs.store import write_list
 

@@ -15,9 +15,9 @@ from attrs import field, frozen
 
 from srum_core.errors import RecordError, clean, refuse
 from srum_core.evaluation.formatting import Grid, all_shares, number, units
-from srum_core.files import read_json, redo_option, way_out
 from srum_core.options import Problems, Use, structure
 from srum_core.records import Candidate, Row
+from srum_core.runs.files import read_json, redo_option, way_out
 from srum_core.runs.store import converter, to_json, write_atomic
 
 if TYPE_CHECKING:

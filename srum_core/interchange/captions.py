@@ -19,13 +19,13 @@ from typing import Any
 from attrs import frozen
 
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.files import inside, read_text
 from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, opened
 from srum_core.interchange.official import lines_of, record_of
 from srum_core.interchange.parquet import Json, in_words, need, plain, read_image, read_rows, rows_of
 from srum_core.models.images import flatten
 from srum_core.options import odd
 from srum_core.records import Prompt
+from srum_core.runs.files import inside, read_text
 from srum_core.runs.prompts import id_of, other_task, tell_once
 
 IMAGE = ("image", "file_name", "image_path", "image_file", "path", "file")

@@ -19,10 +19,10 @@ import attrs
 from srum_core import plugins
 from srum_core.cli.common import add_round, add_run, judged_round
 from srum_core.errors import RecordError
-from srum_core.files import check_file, inside, read_file
 from srum_core.options import did_you_mean
 from srum_core.protocols import Judge
 from srum_core.records import Score, Unreadable
+from srum_core.runs.files import check_file, inside, read_file
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run
 from srum_core.runs.store import write_atomic

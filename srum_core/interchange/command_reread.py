@@ -25,8 +25,8 @@ from srum_core.config.load import COMMAND_LINE
 from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.formatting import Grid
-from srum_core.files import lock, read_json, redo_option
 from srum_core.records import Candidate, Judgement, Score, Unreadable
+from srum_core.runs.files import lock, read_json, redo_option
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run
 from srum_core.runs.store import Records, differences, sync_folder

@@ -13,8 +13,8 @@ import attrs
 from attrs import field, frozen
 
 from srum_core.errors import RecordError, clean, naming
-from srum_core.files import abandoned, aside, delete, inside, settle
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
+from srum_core.runs.files import abandoned, aside, delete, inside, settle
 from srum_core.runs.run import Run
 
 OWN, REFERENCE = Path("image"), Path("reference")

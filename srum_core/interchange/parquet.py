@@ -25,7 +25,6 @@ import attrs
 from cattrs import Converter
 
 from srum_core.errors import ConfigError, RecordError, clean, extra
-from srum_core.files import from_json, inside
 from srum_core.interchange.incoming import (
     OWN,
     REFERENCE,
@@ -42,6 +41,7 @@ from srum_core.interchange.incoming import (
 from srum_core.models.images import read_files
 from srum_core.options import Problems, strict_converter, structure
 from srum_core.records import BoxFormat, Candidate, Exchange, Judgement, Prompt, Region, Score, Unreadable
+from srum_core.runs.files import from_json, inside
 from srum_core.runs.prompts import other_task, tell_once
 
 Json = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from srum_core.errors import RecordError, clean
-from srum_core.files import check_file, read_file, unreadable, way_out
+from srum_core.runs.files import check_file, read_file, unreadable, way_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image

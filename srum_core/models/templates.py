@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from srum_core.errors import ConfigError
-from srum_core.files import read_text
+from srum_core.runs.files import read_text
 
 REASON_FIRST = (
     "Before you answer, think the task through step by step, and write your thoughts between <think> and </think>. "

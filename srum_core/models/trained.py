@@ -8,9 +8,9 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from torch import Tensor
 
 from srum_core.errors import CheckpointError, clean
-from srum_core.files import ABOUT, way_out
 from srum_core.models import weights
 from srum_core.protocols import UnifiedModel
+from srum_core.runs.files import ABOUT, way_out
 
 
 def kind(checkpoint: Path) -> str:

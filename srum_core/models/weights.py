@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srum_core.errors import CheckpointError, SrumError, clean
-from srum_core.files import redo_option, way_out
+from srum_core.runs.files import redo_option, way_out
 
 KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """Types that weights may have, and their names in safetensors."""

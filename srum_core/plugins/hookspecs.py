@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import pluggy
 from attrs import field, frozen, validators
 
+from srum_core import protocols
 from srum_core.errors import PluginError
-from srum_core.protocols import (
-    Answerer,
-    Benchmark,
-    Grounder,
-    ImageGenerator,
-    Judge,
-    Loss,
-    RewardMap,
-    RunView,
-    UnifiedModel,
-)
 from srum_core.records import Prompt
 
 GROUP = "srum"
@@ -34,32 +24,15 @@ def _text(value: str) -> str:
     return str.__str__(value) if isinstance(value, str) else value
 
 
-def _is_name(made: Component, _: Any, value: str) -> None:
-    if not value.isprintable() or not value or (":" in value and value != made.load):  # of a class named by its path
-        raise PluginError(f'A component is called "{value}"; a name is printable and has no colon.')
-
-
-def _is_path(made: Component, _: Any, value: str) -> None:
-    if value.count(":") != 1:
-        raise PluginError(f'load="{value}" of the component "{made.name}" should read "module:Class".')
-
-
-def _has_options(made: Component, _: Any, value: type | None) -> None:
-    if value is not None and not attrs.has(value):
-        raise PluginError(f'The options of the component "{made.name}" are not an attrs class.')
-    if value is not None and "use" in attrs.fields_dict(value):
-        raise PluginError(f'The component "{made.name}" has an option called "use", which means the component.')
-
-
 @frozen
 class Component:
     """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
 
-    name: str = field(converter=_text, validator=[validators.instance_of(str), _is_name])
+    name: str = field(converter=_text, validator=validators.instance_of(str))
     """The name for `use`."""
-    load: str = field(converter=_text, validator=[validators.instance_of(str), _is_path])
+    load: str = field(converter=_text, validator=validators.instance_of(str))
     """Where the class is, "package.module:Class". It is called with an instance of `options`, or with nothing."""
-    options: type | None = field(default=None, validator=_has_options)
+    options: type | None = None
     """attrs class of the options; None = no options. A field with `metadata=SPEED` may change within a run."""
     presets: Mapping[str, Path] = field(
         factory=dict,
@@ -69,6 +42,17 @@ class Component:
     """Adapters and generators only: settings by name, as TOML files. One called "default" is always applied first."""
     summary: str = field(default="", converter=_text, validator=validators.instance_of(str))
     """One line for lists."""
+
+    def __attrs_post_init__(self) -> None:
+        name, options = self.name, self.options
+        if not name.isprintable() or not name or (":" in name and name != self.load):  # of a class named by its path
+            raise PluginError(f'A component is called "{name}"; a name is printable and has no colon.')
+        if self.load.count(":") != 1:
+            raise PluginError(f'load="{self.load}" of the component "{name}" should read "module:Class".')
+        if options is not None and not attrs.has(options):
+            raise PluginError(f'The options of the component "{name}" are not an attrs class.')
+        if options is not None and "use" in attrs.fields_dict(options):
+            raise PluginError(f'The component "{name}" has an option called "use", which means the component.')
 
 
 @frozen
@@ -83,59 +67,51 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "adapter": Kind("srum_adapters", UnifiedModel, "adapter"),
-    "grounder": Kind("srum_grounders", Grounder, "grounder"),
-    "judge": Kind("srum_judges", Judge, "judge"),
-    "map": Kind("srum_reward_maps", RewardMap, "reward map"),
-    "loss": Kind("srum_losses", Loss, "loss"),
-    "benchmark": Kind("srum_benchmarks", Benchmark, "benchmark"),
-    "answerer": Kind("srum_answerers", Answerer, "answerer", also="adapter"),
-    "generator": Kind("srum_generators", ImageGenerator, "image generator", also="adapter"),
+    "adapter": Kind("srum_adapters", protocols.UnifiedModel, "adapter"),
+    "grounder": Kind("srum_grounders", protocols.Grounder, "grounder"),
+    "judge": Kind("srum_judges", protocols.Judge, "judge"),
+    "map": Kind("srum_reward_maps", protocols.RewardMap, "reward map"),
+    "loss": Kind("srum_losses", protocols.Loss, "loss"),
+    "benchmark": Kind("srum_benchmarks", protocols.Benchmark, "benchmark"),
+    "answerer": Kind("srum_answerers", protocols.Answerer, "answerer", also="adapter"),
+    "generator": Kind("srum_generators", protocols.ImageGenerator, "image generator", also="adapter"),
 }
 
 
-class Hooks:
+class Hooks(Protocol):
     """A plugin implements any of these as functions of its module, each marked with `@hookimpl`."""
 
     @hookspec
     def srum_adapters(self) -> Iterable[Component]:
         """Models that generate and understand images (`UnifiedModel`)."""
-        return ()
 
     @hookspec
     def srum_grounders(self) -> Iterable[Component]:
         """Components that propose regions (`Grounder`)."""
-        return ()
 
     @hookspec
     def srum_judges(self) -> Iterable[Component]:
         """What asks about images and reads scores (`Judge`)."""
-        return ()
 
     @hookspec
     def srum_reward_maps(self) -> Iterable[Component]:
         """What spreads a judgement over a grid (`RewardMap`)."""
-        return ()
 
     @hookspec
     def srum_losses(self) -> Iterable[Component]:
         """What training minimises (`Loss`)."""
-        return ()
 
     @hookspec
     def srum_benchmarks(self) -> Iterable[Component]:
         """Prompts and how images of them become a table (`Benchmark`)."""
-        return ()
 
     @hookspec
     def srum_answerers(self) -> Iterable[Component]:
         """What answers judges in the model's place (`Answerer`)."""
-        return ()
 
     @hookspec
     def srum_generators(self) -> Iterable[Component]:
         """Text-to-image models that are only evaluated (`ImageGenerator`); they may have presets, as adapters do."""
-        return ()
 
     @hookspec(firstresult=True)
     def srum_prompts(self, source: str) -> Sequence[Prompt] | None:
@@ -148,14 +124,14 @@ class Hooks:
         work in `parser.set_defaults(execute=function)`."""
 
     @hookspec
-    def srum_metrics(self, run: RunView, metrics: Mapping[str, Any]) -> None:
+    def srum_metrics(self, run: protocols.RunView, metrics: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl was written. A plugin that fails at an event is named, and not called again."""
 
     @hookspec
-    def srum_stage_finished(self, run: RunView, stage: str, round: int | None) -> None:
+    def srum_stage_finished(self, run: protocols.RunView, stage: str, round: int | None) -> None:
         """A stage is done; `round` counts from 1, and is None for the evaluation of the untrained model."""
 
     @hookspec
-    def srum_checkpoint_ready(self, run: RunView, round: int, path: Path, name: str) -> str | None:
+    def srum_checkpoint_ready(self, run: protocols.RunView, round: int, path: Path, name: str) -> str | None:
         """The servers of the setting `generator` must load `path`, what `round` trained, and serve it as `name` before
         the next round: return when they do; or the name, where it is another one. A plugin that fails ends the run."""

@@ -16,10 +16,10 @@ from srum_core.config.toml import as_data
 from srum_core.errors import RecordError
 from srum_core.evaluation.formatting import estimate
 from srum_core.evaluation.stage import change, evaluated
-from srum_core.files import from_json, read_file, unreadable
 from srum_core.models.images import read_files
 from srum_core.records import Candidate
 from srum_core.report.gallery import gallery, pairs
+from srum_core.runs.files import from_json, read_file, unreadable
 from srum_core.runs.run import Run
 from srum_core.stages.chunks import Step
 from srum_core.stages.order import count, steps

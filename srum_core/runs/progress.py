@@ -149,33 +149,30 @@ class _Lines:
     """Plain lines: the first, one every `EVERY` seconds, the last."""
 
     def __init__(self, total: int, label: str, done: int, show: Callable[[str], None] = write_log) -> None:
-        self.total, self.label, self.before, self.count, self.show = total, label, done, done, show
-        self.start = self.last = time.monotonic()
-        self.shown, self.note = -1, ""
+        self.total, self.label, self.before, self.count, self.show, self.note = total, label, done, done, show, ""
+        self.start = time.monotonic()
         self._show()
 
     def advance(self, count: int, note: str = "") -> None:
-        self.count += count
-        self.note = note
+        self.count, self.note = self.count + count, note
         if time.monotonic() - self.last >= EVERY:
             self._show()
 
     def finish(self) -> None:
-        if self.shown != self.count:
+        if self.last_count != self.count:
             self._show()
 
     def _show(self) -> None:
-        self.last, self.shown = time.monotonic(), self.count
+        self.last, self.last_count = time.monotonic(), self.count
         self.show(self.text())
 
     def text(self) -> str:
-        """How far it is."""
-        seconds, made = time.monotonic() - self.start, self.count - self.before
+        seconds, advance = time.monotonic() - self.start, self.count - self.before
         text = f"{self.label}: {self.count}/{self.total}"
-        if made and seconds > 0:
-            text += f" · {rate(made / seconds)} · {clock(seconds)} so far"
+        if advance and seconds > 0:
+            text += f" · {rate(advance / seconds)} · {clock(seconds)} so far"
             if self.count < self.total:
-                text += f", {clock((self.total - self.count) * seconds / made)} left"
+                text += f", {clock((self.total - self.count) * seconds / advance)} left"
         return f"{text} · {self.note}" if self.note else text
 
 
@@ -184,27 +181,26 @@ class _Notebook(_Lines):
 
     def __init__(self, total: int, label: str, done: int) -> None:
         super().__init__(total, label, done)
-        display = import_module("IPython.display").display
-        self.handle: Any = display(self.sampling(), raw=True, display_id=True)
-        self.generated = time.monotonic()
+        self.handle: Any = None
+        self._display()
 
     def advance(self, count: int, note: str = "") -> None:
         super().advance(count, note)
-        if time.monotonic() - self.generated >= 0.2:
-            self.draw()
+        if time.monotonic() - self.displayed >= 0.2:
+            self._display()
 
     def finish(self) -> None:
         super().finish()
-        self.draw()
+        self._display()
 
-    def draw(self) -> None:
-        self.handle.update(self.sampling(), raw=True)
-        self.generated = time.monotonic()
-
-    def sampling(self) -> dict[str, str]:
-        """The content by MIME type."""
+    def _display(self) -> None:
         bar = f'<progress value="{self.count}" max="{max(self.total, 1)}"></progress>'
-        return {"text/plain": self.text(), "text/html": f"<div>{bar} {escape(self.text())}</div>"}
+        content = {"text/plain": self.text(), "text/html": f"<div>{bar} {escape(self.text())}</div>"}
+        if self.handle is None:
+            self.handle = import_module("IPython.display").display(content, raw=True, display_id=True)
+        else:
+            self.handle.update(content, raw=True)
+        self.displayed = time.monotonic()
 
 
 def rate(per_second: float) -> str:
@@ -221,7 +217,7 @@ def clock(seconds: float) -> str:
 
 def printable(text: str) -> str:
     """Line breaks stay; other control characters and secrets do not reach the terminal."""
-    return "".join(each if each.isprintable() or each == "\n" else " " for each in mask(text))
+    return "".join(one if one.isprintable() or one == "\n" else " " for one in mask(text))
 
 
 def shown(path: Path) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srum_core.errors import ConfigError, clean
-from srum_core.files import from_json, read_text
 from srum_core.options import odd
 from srum_core.records import Prompt
+from srum_core.runs.files import from_json, read_text
 from srum_core.runs.progress import listed, tell
 
 if TYPE_CHECKING:
@@ -36,29 +36,24 @@ def load_prompts(source: str | Sequence[str], registry: Registry, limit: int = 0
 
     source  the name of a list that a plugin knows, a file, or the texts themselves"""
     if not isinstance(source, str):
-        prompts: Sequence[Prompt] | None = _distinct("prompts", _entries(list(source)))
-    else:
-        prompts = registry.prompts(source)
-        prompts = read_prompts(_file(source)) if prompts is None else prompts
+        prompts: Sequence[Prompt] | None = _distinct("prompts", _entries(source))
+    elif (prompts := registry.prompts(source)) is None:
+        path = Path(source)
+        try:
+            is_there = path.expanduser().exists()
+        except (OSError, RuntimeError, ValueError):  # too long for a name, no such user, NUL
+            is_there = False
+        if not is_there:
+            raise ConfigError(
+                f'prompts = "{clean(source)}" is neither a list that an installed plugin knows (such as "starter") '
+                "nor a .txt, .csv, .json or .jsonl file here. Prompts themselves are given as a list: "
+                """prompts='["a red cube", "a blue ball"]'."""
+            )
+        prompts = read_prompts(path)
     if not prompts:
         raise ConfigError(f'prompts = "{clean(source)}" holds no prompt.')
     check_prompts(prompts, clean(source))
-    return list(prompts[:limit] if limit else prompts)
-
-
-def _file(source: str) -> Path:
-    path = Path(source)
-    try:
-        there = path.expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # too long for a name, no such user, NUL
-        there = False
-    if not there:
-        raise ConfigError(
-            f'prompts = "{clean(source)}" is neither a list that an installed plugin knows (such as "starter") '
-            "nor a .txt, .csv, .json or .jsonl file here. Prompts themselves are given as a list: "
-            """prompts='["a red cube", "a blue ball"]'."""
-        )
-    return path
+    return list(prompts[: limit or None])
 
 
 def check_prompts(prompts: Sequence[Prompt], source: str) -> None:
@@ -76,28 +71,25 @@ def read_prompts(path: Path) -> list[Prompt]:
     """One prompt a line (.txt), or records with `text` (or `prompt`) or in the official {Question, Question_id,
     Category} form (.csv with a header, .json, .jsonl). Other fields become tags; those that ask for another task than
     to generate from a text are refused. Without an id it follows from the text. Duplicates are left out and named."""
-    suffix = path.suffix.lower()
+    suffix, name = path.suffix.lower(), str(path)
     if suffix not in (".txt", ".csv", ".json", ".jsonl") and not path.expanduser().is_dir():
         raise ConfigError(f"{path}: prompts are read from files named .txt, .csv, .json or .jsonl.")
-    return _distinct(str(path), _items(str(path), suffix, read_text(path)))
+    text = read_text(path)
+    if suffix == ".csv":
+        return _distinct(name, _table(name, text))
+    if suffix == ".json":
+        items = _json(text, name)
+        if not isinstance(items, list):
+            raise ConfigError(f"{path} should hold a JSON list of prompts, but it holds one {type(items).__name__}.")
+        return _distinct(name, _entries(items))
+    lines = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if suffix == ".txt":
+        return _distinct(name, lines)
+    return _distinct(name, ((where, _json(line, f"{path}, {where}")) for where, line in lines))
 
 
 Places = Iterator[tuple[str, Any]]
 """Where something is in its file, and what."""
-
-
-def _items(path: str, suffix: str, text: str) -> Places:
-    if suffix == ".csv":
-        yield from _table(path, text)
-    elif suffix == ".json":
-        items = _json(text, path)
-        if not isinstance(items, list):
-            raise ConfigError(f"{path} should hold a JSON list of prompts, but it holds one {type(items).__name__}.")
-        yield from _entries(items)
-    else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"line {number}", line if suffix == ".txt" else _json(line, f"{path}, line {number}")
 
 
 def _entries(items: Sequence[Any]) -> Places:
@@ -133,30 +125,29 @@ def _distinct(source: str, items: Iterable[tuple[str, Any]]) -> list[Prompt]:
     """The prompts, each once. Print which fields are only kept as tags, and what was left out.
 
     Raises ConfigError for different prompts with one id."""
-    found: dict[str, tuple[str, Prompt]] = {}
+    prompts: dict[str, tuple[str, Prompt]] = {}
     texts: dict[str, str] = {}
-    tags, repeated, alike = dict[str, None](), list[str](), list[str]()
+    tags, repeats, alike = dict[str, None](), list[str](), list[str]()
     for where, item in items:
         prompt, rest = _prompt(item, f"{source}, {where}")
-        first, same = found.setdefault(prompt.id, (where, prompt))
+        first, same = prompts.setdefault(prompt.id, (where, prompt))
         if same != prompt:
             raise ConfigError(
                 f'{source}: two prompts have the id "{clean(prompt.id)}" and differ, {first} and {where}. Ids must '
                 "differ; without one of its own a prompt's id follows from its text."
             )
         if first != where:
-            repeated.append(f"{where} repeats {first}")
+            repeats.append(f"{where} repeats {first}")
         elif texts.setdefault(prompt.text, where) != where:
             alike.append(f"{where} has the text of {texts[prompt.text]}")
         tags |= dict.fromkeys(rest)
     if tags:
-        names = clean(", ".join(tags))
-        tell_once(f"{source}: images are generated from the text alone; kept as tags: {names}.")
-    if repeated:
-        tell_once(f"{source}: left out as duplicates ({len(repeated)}):{listed(repeated)}")
+        tell_once(f"{source}: images are generated from the text alone; kept as tags: {clean(', '.join(tags))}.")
+    if repeats:
+        tell_once(f"{source}: left out as duplicates ({len(repeats)}):{listed(repeats)}")
     if alike:
         tell_once(f"{source}: {len(alike)} prompts repeat a text under another id, and are kept:{listed(alike)}")
-    return [prompt for _, prompt in found.values()]
+    return [prompt for _, prompt in prompts.values()]
 
 
 def _prompt(item: Any, where: str) -> tuple[Prompt, list[str]]:

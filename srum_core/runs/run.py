@@ -6,8 +6,10 @@ import gc
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,22 +18,25 @@ from attrs import field, frozen
 
 from srum_core import config, plugins
 from srum_core.config import Settings
+from srum_core.config.settings import COMPONENTS
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.files import ABOUT, FOLDERS, STAGES, delete, lora_only, read_file, read_json, trained_in, way_out
 from srum_core.options import SPEED, Use, to_plain
 from srum_core.records import Candidate, Grounding, Judgement, Prompt
+from srum_core.runs.files import ABOUT, FOLDERS, STAGES, delete, lora_only, read_file, read_json, trained_in, way_out
 from srum_core.runs.prompts import check_prompts, load_prompts
 from srum_core.runs.store import Records, check_settings, read_list, refuse_older, write_atomic, write_list
 
 if TYPE_CHECKING:
     from srum_core.protocols import Answerer, Benchmark, ImageGenerator, Judge, UnifiedModel
 
-_BEFORE = {  # content of a round's folder before each stage
-    "generate": set[str](),
-    "ground": {"memory.json", "prompts.jsonl", "candidates"},
-    "judge": {"memory.json", "prompts.jsonl", "candidates", "regions"},
-    "train": {"memory.json", "prompts.jsonl", "candidates", "regions", "judgements"},
+_INPUTS = {
+    "generate": ("seed", "adapter", "generator", "prompts", "generate"),
+    "ground": ("grounder", "verifier", "ground", "answerer"),
+    "judge": ("judges", "judge", "answerer"),
+    "train": ("seed", "select", "train", "lora", "map", "loss"),
+    "evaluate": ("seed", "adapter", "benchmark", "evaluate", "answerer"),
 }
+"""The settings that the output of a stage depends on, without those of earlier stages."""
 
 
 @frozen
@@ -42,18 +47,13 @@ class Planned:
     prompt: Prompt
     seed: int
 
+    @classmethod
+    def of(cls, prompt: Prompt, index: int, seed: int) -> Planned:
+        return cls(hashlib.sha256(repr((prompt.id, index, seed)).encode()).hexdigest()[:20], prompt, seed)
+
 
 def _absolute(folder: Path) -> Path:
     return Path(folder).absolute()
-
-
-@attrs.define
-class _Loaded:
-    """Cached objects of a run, with the settings that made them."""
-
-    model: tuple[int, Use, UnifiedModel] | None = None
-    generator: tuple[int, Use, ImageGenerator] | None = None
-    answerer: tuple[Use, Answerer] | None = None
 
 
 @attrs.define
@@ -73,7 +73,8 @@ class Run:
     """Whether a folder that was made with other settings is refused; a report only reads."""
     _own: Settings | None = field(default=None, init=False, repr=False)
     """Where `settings` are those of a round: the run's."""
-    _loaded: _Loaded = field(factory=_Loaded, init=False, repr=False)
+    _loaded: dict[str, tuple[Any, Any]] = field(factory=dict, init=False, repr=False)
+    """The model, generator and answerer in memory, each with what it was made for."""
 
     def __attrs_post_init__(self) -> None:
         refuse_older(self.folder)  # before --redo can take its second round for the first
@@ -106,18 +107,18 @@ class Run:
     def check(self) -> None:
         """Raise RecordError if any stage's output was made with settings that differ from this run's."""
         for stage in STAGES:
-            for k in [k for k in self._rounds_there() if k is None or k in self.settings.round_numbers]:
+            for k in (None, *sorted({*self._rounds()} & {*self.settings.round_numbers})):
                 check_settings(self.stage_folder(stage, k), self.stage_settings(stage, k), stage)
 
     def at(self, stage: str, round: int | None) -> Self:
         """This run with the settings that a stage of a round has; an evaluation has the run's own settings.
 
         Both keep the same model loaded."""
-        made = copy(self)
-        made._own = self._own or self.settings
+        run = copy(self)
+        run._own = self._own or self.settings
         changed = None if stage == "evaluate" else round
-        made.settings = config.of_round(made._own, changed, self.registry, self.model_kind)
-        return made
+        run.settings = config.of_round(run._own, changed, self.registry, self.model_kind)
+        return run
 
     # ---- folders ----------------------------------------------------------------------------------------------------
 
@@ -133,39 +134,52 @@ class Run:
 
     def last(self, stage: str) -> int | None:
         """The last round that has finished a stage; None if none has."""
-        rounds = [k for k in self._rounds_there() if k is not None and self.done(stage, k)]
-        return max(rounds, default=None)
+        return max((k for k in self._rounds() if self.done(stage, k)), default=None)
 
     def redo(self, stage: str, round: int = 1) -> None:
         """Delete a stage's output and all that was made from it: the rest of its round, and later rounds.
 
         Nothing is made from an evaluation, so `evaluate` deletes evaluations only (of every round from `round` on, and
         the base's with the first)."""
-        there = self._rounds_there()
         if stage == "evaluate":
-            for k in there:
+            for k in (None, *self._rounds()):
                 if (k or 1) >= round:
                     shutil.rmtree(self.stage_folder(stage, k), ignore_errors=True)
             return
-        for k in sorted((k for k in there if k is not None and k >= round), reverse=True):
-            keep = _BEFORE[stage] if k == round else set[str]()
+        for k in sorted((k for k in self._rounds() if k >= round), reverse=True):
+            keep = {"memory.json", "prompts.jsonl", *(FOLDERS[before] for before in STAGES[: STAGES.index(stage)])}
+            keep = keep if k == round and stage != "generate" else set()
             for path in self.round_folder(k).iterdir():
                 if path.name.partition(".before-")[0] not in keep:  # `srum reread` keeps judgements.before-1, …
                     delete(path)
 
-    def _rounds_there(self) -> list[int | None]:
-        numbers = [path.name.removeprefix("round-") for path in self.folder.glob("round-*")]
-        return [None, *sorted(int(number) for number in numbers if number.isdecimal())]
+    def _rounds(self) -> list[int]:
+        """Those with a folder."""
+        numbers = (path.name.removeprefix("round-") for path in self.folder.glob("round-*"))
+        return [int(number) for number in numbers if number.isdecimal()]
 
     # ---- inputs and outputs of the stages -------------------------------------------------------------------------
 
     def stage_settings(self, stage: str, round: int | None) -> dict[str, Any]:
         """The settings that a stage's folder remembers; those of the stages before it are checked in their folders."""
-        made = remembered(self.at(stage, round).settings, self.registry, stage)
+        settings = self.at(stage, round).settings
+        # Folders of layout 1, in which images and measures were one list, are refused.
+        inputs: dict[str, Any] = {"layout": 2} if stage == "evaluate" else {}
+        for name in _INPUTS[stage]:
+            value, kind = getattr(settings, name), COMPONENTS.get(name)
+            if kind is None:
+                inputs[name] = to_plain(value)
+            elif name == "judges":
+                inputs[name] = [made_with(self.registry, kind, use) for use in value]
+            elif name != "generator" or value is not None:
+                kind = "generator" if name == "adapter" else kind  # finds adapters too
+                inputs[name] = made_with(self.registry, kind, value)
+        if stage == "evaluate":
+            inputs["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
         if self.settings.start and stage in ("generate", "train", "evaluate"):
             run, rounds = started_from(self.settings.start, self.registry)
-            made["start"] = {"run": self.settings.start, "trained": run.fingerprint(rounds)}
-        return made
+            inputs["start"] = {"run": self.settings.start, "trained": run.fingerprint(rounds)}
+        return inputs
 
     def prompts(self, round: int) -> list[Prompt]:
         """The prompts of a round, as they were when it started (`prompts.jsonl`) or as they are now."""
@@ -192,32 +206,39 @@ class Run:
 
     def evaluated_prompts(self) -> list[Prompt]:
         """The benchmark's prompts as they are today, as many as are set. Raises ConfigError if there is none."""
-        settings, use = self.settings.evaluate, _need(self.settings.benchmark, "benchmark")
+        settings, name = self.settings.evaluate, self._benchmark().use
         prompts = list(self.benchmark().prompts(settings.split))
-        check_prompts(prompts, f"benchmark {use.use}, split {settings.split}")
+        check_prompts(prompts, f"benchmark {name}, split {settings.split}")
         if not prompts:
-            raise ConfigError(f"benchmark {use.use} has no prompts in the split {settings.split}.")
+            raise ConfigError(f"benchmark {name} has no prompts in the split {settings.split}.")
         return prompts[: settings.limit or None]
 
     def plan_evaluation(self, prompts: Sequence[Prompt]) -> list[Planned]:
         """As many images as are set for each prompt of a benchmark, with the seeds that are set."""
-        settings, use = self.settings.evaluate, _need(self.settings.benchmark, "benchmark")
+        settings, name = self.settings.evaluate, self._benchmark().use
         places = [(prompt, index) for prompt in prompts for index in range(settings.images)]
         if settings.seeds == "run":
             return [self.plan(prompt, index, "evaluate") for prompt, index in places]
-        made, base = self.benchmark(), self.settings.seed
-        if settings.seeds == "reference":
-            return [self.plan(*each, "", reference_seed(use.use, made, *each)) for each in places]
-        return [self.plan(*each, "", image_seed(base, use.use, made, *each)) for each in places]
+        benchmark = self.benchmark()
+        if settings.seeds == "image":
+            item = getattr(benchmark, "item", lambda prompt: ("", prompt.id))
+            labels = [":".join(map(str, (self.settings.seed, name, *item(prompt), index))) for prompt, index in places]
+            seeds = [int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "big") for label in labels]
+        elif hasattr(benchmark, "reference_seed"):
+            seeds = [int(benchmark.reference_seed(prompt, index)) for prompt, index in places]
+        else:
+            raise ConfigError(
+                f'evaluate.seeds = "reference" is not available for {name}: the original scripts seed once and '
+                "generate one image after another, so that an image depends on the number of processes and on "
+                'existing images. Use evaluate.seeds = "image".'
+            )
+        return [Planned.of(*place, seed) for place, seed in zip(places, seeds, strict=True)]
 
-    def plan(self, prompt: Prompt, index: int, purpose: int | str, seed: int | None = None) -> Planned:
+    def plan(self, prompt: Prompt, index: int, purpose: int | str) -> Planned:
         """Image number `index` for a prompt, generated in a round (or for another purpose, which gives other seeds)."""
-        if seed is None:
-            if isinstance(purpose, str):
-                seed = self.derive_seed("draw", purpose, prompt.id, index)
-            else:
-                seed = self.round_seed("draw", purpose, prompt.id, index)
-        return Planned(hashlib.sha256(repr((prompt.id, index, seed)).encode()).hexdigest()[:20], prompt, seed)
+        if isinstance(purpose, int):
+            return Planned.of(prompt, index, self.round_seed("draw", purpose, prompt.id, index))
+        return Planned.of(prompt, index, self.derive_seed("draw", purpose, prompt.id, index))
 
     def round_seed(self, purpose: str, round: int | None, *what: str | int | None) -> int:
         """A seed for something in a round."""
@@ -247,23 +268,28 @@ class Run:
 
     # ---- components -------------------------------------------------------------------------------------------------
 
+    def _cached(self, name: str, purpose: Any, make: Callable[[], Any]) -> Any:
+        if name not in self._loaded or self._loaded[name][0] != purpose:
+            self._loaded.pop(name, None)  # before the next one needs its memory
+            if name != "answerer":
+                self.release()
+            self._loaded[name] = (purpose, make())
+        return self._loaded[name][1]
+
+    def release(self) -> None:
+        """Let go of the model and the generator: one has been trained or wrapped, or their memory is needed."""
+        for name in ("model", "generator"):
+            self._loaded.pop(name, None)
+        gc.collect()
+
     def model(self, rounds: int) -> UnifiedModel:
         """The model after so many rounds, 0 = the base, with which round 1 starts: a full checkpoint takes the base's
         place, PEFT ones are merged in order.
 
         Kept until that of another round is needed, or one with other options, or `release`. Raises RecordError if
         one of these rounds is not trained."""
-        use, kept = self.settings.adapter, self._loaded.model
-        if kept is None or kept[:2] != (rounds, use):
-            kept = None
-            self.release()
-            kept = self._loaded.model = (rounds, use, self._load(rounds))
-        return kept[2]
-
-    def release(self) -> None:
-        """Let go of the model and the generator: one has been trained or wrapped, or their memory is needed."""
-        self._loaded.model = self._loaded.generator = None
-        gc.collect()
+        model: UnifiedModel = self._cached("model", (rounds, self.settings.adapter), lambda: self._load(rounds))
+        return model
 
     def _load(self, rounds: int) -> UnifiedModel:
         from srum_core.models import trained  # torch
@@ -273,6 +299,23 @@ class Run:
         for folder in adapters:
             trained.apply(model, folder)
         return model
+
+    def sampler(self, rounds: int) -> ImageGenerator:
+        """Who generates candidates after so many rounds: `generator`, or else the model itself."""
+        use = self.generated_by
+        if use is None:
+            return self.model(rounds)
+        make = partial(self.registry.create, "generator", use)
+        generator: ImageGenerator = self._cached("generator", (rounds, use), make)
+        return generator
+
+    def answerer(self, rounds: int) -> Answerer:
+        """The answerer after so many rounds: `answerer`, or else the model itself."""
+        use = self.settings.answerer
+        if use is None:
+            return self.model(rounds)
+        answerer: Answerer = self._cached("answerer", use, partial(self.registry.create, "answerer", use))
+        return answerer
 
     def trained(self, rounds: int) -> tuple[Use, list[Path]]:
         """What so many rounds left: the adapter with its last full checkpoint, and the PEFT ones to merge into it."""
@@ -306,78 +349,26 @@ class Run:
             return use
         return Use(use.use, {**use.options, "size": size})
 
-    def sampler(self, rounds: int) -> ImageGenerator:
-        """Who generates candidates after so many rounds: `generator`, or else the model itself."""
-        use, kept = self.generated_by, self._loaded.generator
-        if use is None:
-            return self.model(rounds)
-        if kept is None or kept[:2] != (rounds, use):
-            kept = None
-            self.release()
-            kept = self._loaded.generator = (rounds, use, self.registry.create("generator", use))
-        return kept[2]
-
-    def answerer(self, rounds: int) -> Answerer:
-        """The answerer after so many rounds: `answerer`, or else the model itself."""
-        use, kept = self.settings.answerer, self._loaded.answerer
-        if use is None:
-            return self.model(rounds)
-        if kept is None or kept[0] != use:
-            kept = self._loaded.answerer = None  # before the next one needs its memory
-            kept = self._loaded.answerer = (use, self.registry.create("answerer", use))
-        return kept[1]
-
     def judges(self) -> list[tuple[str, Judge]]:
         """The judges, under the names by which their exchanges are recorded: the second "zoom" is "zoom 2"."""
-        seen: list[str] = []
-        made = []
+        names = Counter[str]()
+        judges = []
         for use in self.settings.judges:
-            seen.append(use.use)
-            number = seen.count(use.use)
-            name = use.use if number == 1 else f"{use.use} {number}"
-            made.append((name, self.registry.create("judge", use)))
-        return made
+            names[use.use] += 1
+            name = use.use if names[use.use] == 1 else f"{use.use} {names[use.use]}"
+            judges.append((name, self.registry.create("judge", use)))
+        return judges
 
     def benchmark(self) -> Benchmark:
-        benchmark: Benchmark = self.registry.create("benchmark", _need(self.settings.benchmark, "benchmark"))
+        benchmark: Benchmark = self.registry.create("benchmark", self._benchmark())
         return benchmark
 
-
-def remembered(settings: Settings, registry: plugins.Registry, stage: str) -> dict[str, Any]:
-    """The settings that a stage's output depends on, as plain data, without those of earlier stages."""
-    s = settings
-    made = {name: made_with(registry, name, getattr(s, name)) for name in ("grounder", "map", "loss", "benchmark")}
-    answering = {"answerer": made_with(registry, "answerer", s.answerer)}
-    sampling = {"seed": s.seed, "adapter": made_with(registry, "generator", s.adapter)}  # finds adapters too
-    elsewhere = {"generator": made_with(registry, "generator", s.generator)} if s.generator else {}
-    by_stage: dict[str, dict[str, Any]] = {
-        "generate": {**sampling, **elsewhere, "prompts": s.prompts, "generate": to_plain(s.generate)},
-        "ground": {
-            "grounder": made["grounder"],
-            "verifier": made_with(registry, "judge", s.verifier),
-            "ground": to_plain(s.ground),
-            **answering,
-        },
-        "judge": {
-            "judges": [made_with(registry, "judge", use) for use in s.judges],
-            "judge": to_plain(s.judge),
-            **answering,
-        },
-        "train": {
-            "seed": s.seed,
-            **{name: to_plain(getattr(s, name)) for name in ("select", "train", "lora")},
-            **{name: made[name] for name in ("map", "loss")},
-        },
-        "evaluate": {
-            "layout": 2,  # folders of the first one, in which images and measures were one list, are refused
-            **sampling,
-            "benchmark": made["benchmark"],
-            "evaluate": to_plain(s.evaluate),
-            **answering,
-        },
-    }
-    by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
-    return by_stage[stage]
+    def _benchmark(self) -> Use:
+        if self.settings.benchmark is None:
+            raise ConfigError(
+                "This needs a benchmark, but the settings name none. Set benchmark=NAME (see `srum plugins`)."
+            )
+        return self.settings.benchmark
 
 
 def made_with(registry: plugins.Registry, kind: str, use: Use | None) -> dict[str, Any] | None:
@@ -415,21 +406,21 @@ def on_base(use: Use) -> tuple[Use, list[Path]]:
     config, about = folder / "adapter_config.json", folder / ABOUT
     if not use.options.get("checkpoint") or not config.is_file():
         return use, []
-    said = read_json(config)
-    base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
+    content = read_json(config)
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
     if not isinstance(base, str) or not base:
         raise ConfigError(
             f"adapter.checkpoint={folder} holds LoRA weights and names no base model. Write the folder or the name of "
             f"the one they were trained on as base_model_name_or_path into {config}."
         )
-    made = read_json(about) if about.is_file() else {}
-    below = made.get("on_top_of", []) if isinstance(made, dict) else []
-    folders = [Path(os.path.normpath(folder / str(each))) for each in below]
-    for each in folders:
-        if not each.is_dir():
+    origin = read_json(about) if about.is_file() else {}
+    below = origin.get("on_top_of", []) if isinstance(origin, dict) else []
+    folders = [Path(os.path.normpath(folder / str(name))) for name in below]
+    for path in folders:
+        if not path.is_dir():
             raise ConfigError(
-                f"adapter.checkpoint={folder} holds LoRA weights that were trained on top of those in {each}, which "
-                "is not there. Copy it there, or correct on_top_of in " + str(about) + "."
+                f"adapter.checkpoint={folder} holds LoRA weights that were trained on top of those in {path}, which "
+                f"is not there. Copy it there, or correct on_top_of in {about}."
             )
     return Use(use.use, {**use.options, "checkpoint": base}), [*folders, folder]
 
@@ -440,8 +431,8 @@ def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
 
     Raises RecordError where that training is not finished."""
     folder, round = Path(start), ""
-    if made := trained_in(folder):  # its checkpoint was named
-        folder, round = made[0], str(made[1])
+    if place := trained_in(folder):  # its checkpoint was named
+        folder, round = place[0], str(place[1])
     elif not folder.is_dir():
         name, _, round = start.rpartition(":")
         folder = Path(name)
@@ -456,28 +447,3 @@ def started_from(start: str, registry: plugins.Registry) -> tuple[Run, int]:
         ending = "Rounds count from 1." if last == 0 else "Finish that run first."
         raise RecordError(f"{start} has not trained {which} to the end. {ending}")
     return run, last
-
-
-def _need(use: Use | None, kind: str) -> Use:
-    if use is None:
-        raise ConfigError(f"This needs a {kind}, but the settings name none. Set {kind}=NAME (see `srum plugins`).")
-    return use
-
-
-def image_seed(base: int, name: str, benchmark: Benchmark, prompt: Prompt, image: int) -> int:
-    """The seed of an image, independent of all others: the first four bytes of SHA-256 of "base:name:group:item:k"."""
-    item = getattr(benchmark, "item", None)
-    group, own = item(prompt) if item is not None else ("", prompt.id)
-    return int.from_bytes(hashlib.sha256(f"{base}:{name}:{group}:{own}:{image}".encode()).digest()[:4], "big")
-
-
-def reference_seed(name: str, benchmark: Benchmark, prompt: Prompt, image: int) -> int:
-    """The seed that the original gives an image. Raises ConfigError where it gives none."""
-    seed = getattr(benchmark, "reference_seed", None)
-    if seed is None:
-        raise ConfigError(
-            f'evaluate.seeds = "reference" is not available for {name}: the original scripts seed once and generate '
-            "one image after another, so that an image depends on the number of processes and on existing "
-            'images. Use evaluate.seeds = "image".'
-        )
-    return int(seed(prompt, image))

@@ -19,9 +19,9 @@ from cattrs import Converter
 
 from srum_core.config.settings import Settings
 from srum_core.errors import RecordError, clean, naming
-from srum_core.files import aside, from_json, from_toml, open_file, read_file, read_json, redo_option, way_out
 from srum_core.options import Problems, flatten, strict_converter, structure
 from srum_core.records import Candidate
+from srum_core.runs.files import aside, from_json, from_toml, open_file, read_file, read_json, redo_option, way_out
 
 T = TypeVar("T")
 _FENCE = b"\x18\n"
@@ -75,9 +75,7 @@ class Records(Generic[T]):
         stage: str = "",
         writer: int | None = None,
     ) -> None:
-        self.folder = folder
-        self.kind = kind
-        self.settings = settings
+        self.folder, self.kind, self.settings = folder, kind, settings
         self.shard = folder / f"part-{rank_and_world()[0] if writer is None else writer}.jsonl"
         self._key = "id" if "id" in attrs.fields_dict(kind) else "candidate"  # type: ignore[arg-type]
         self._convert = converter(folder)
@@ -113,18 +111,17 @@ class Records(Generic[T]):
     def select(self, ids: Iterable[str]) -> Iterator[T]:
         """The records with these ids, in this order. Raises RecordError if one is missing."""
         ids = list(ids)
-        positions = self._positions()
         self.require(ids)
         for identity in ids:
-            path, number, offset = positions[identity]
+            path, number, offset = self._index[identity]
             with path.open("rb") as file:
                 file.seek(offset)
                 yield self._structure(path, number, _parse(path, number, file.readline()))
 
     def require(self, ids: Iterable[str]) -> None:
         """Raise RecordError unless all of these records are there."""
-        positions = self._positions()
-        missing = [identity for identity in ids if identity not in positions]
+        there = self._positions()
+        missing = [identity for identity in ids if identity not in there]
         if missing:
             more = f" (and {len(missing) - 1} more that are needed)" if len(missing) > 1 else ""
             was = ", although it was finished" if self.done else ""
@@ -226,12 +223,11 @@ def check_settings(folder: Path, settings: Mapping[str, Any], stage: str) -> Non
         if any(folder.glob("part-*.jsonl")):
             raise RecordError(f"{folder} holds records but no settings.json with the settings that made them; {ways}.")
         return
-    there = read_json(path)
-    if differing := differences(there, settings):
+    old = flatten(read_json(path))
+    if differing := differences(old, settings):
         message = "; ".join(f"{key} {how}" for key, how in differing.items())
-        flat = flatten(there)
-        old = [f"{key}={json.dumps(flat[key])}" for key in differing if _can_be_set(key, flat.get(key))]
-        keep = f" ({clean(shlex.join(old))})" if len(old) == len(differing) else ""
+        typed = [f"{key}={json.dumps(old[key])}" for key in differing if _can_be_set(key, old.get(key))]
+        keep = f" ({clean(shlex.join(typed))})" if len(typed) == len(differing) else ""
         raise RecordError(
             f"{folder} was made with other settings: {clean(message, 2000)}. Keep the old ones{keep}, or {ways}."
             f"{_made_by(_root(folder))}"
@@ -261,19 +257,15 @@ def _made_by(run: Path) -> str:
 def _can_be_set(key: str, value: Any) -> bool:
     """Whether KEY=VALUE brings a setting back: it is one number or text, and not part of a list."""
     parts = key.split(".")
-    known = parts[0] in attrs.fields_dict(Settings) and parts[0] != "start"
-    return known and isinstance(value, str | int | float) and not any(map(str.isdigit, parts))
+    is_setting = parts[0] in attrs.fields_dict(Settings) and parts[0] != "start"
+    return is_setting and isinstance(value, str | int | float) and not any(map(str.isdigit, parts))
 
 
-def differences(there: Any, asked: Any) -> dict[str, str]:
-    """What differs between two trees of settings, an older one first: "was … and is now …" by dotted key."""
-    there, asked = flatten(there), flatten(json.loads(json.dumps(asked)))
-    missing = "(nothing)"
-    return {
-        key: f"was {there.get(key, missing)!r} and is now {asked.get(key, missing)!r}"
-        for key in sorted(there.keys() | asked.keys())
-        if there.get(key, missing) != asked.get(key, missing)
-    }
+def differences(old: Any, new: Any) -> dict[str, str]:
+    """What differs between two trees of settings: "was … and is now …" by dotted key."""
+    old, new = flatten(old), flatten(json.loads(json.dumps(new)))
+    values = {key: (old.get(key, "(nothing)"), new.get(key, "(nothing)")) for key in sorted(old.keys() | new.keys())}
+    return {key: f"was {was!r} and is now {now!r}" for key, (was, now) in values.items() if was != now}
 
 
 def _lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
@@ -290,7 +282,7 @@ def _lines(path: Path, first: int = 1, offset: int = 0) -> Iterator[tuple[int, i
 
 def _append(path: Path, data: bytes) -> None:
     """Append behind the last whole line, on disk when this returns."""
-    fresh = not path.exists()
+    is_new = not path.exists()
     with naming(path), path.open("a+b") as file:
         if end := file.seek(0, os.SEEK_END):
             file.seek(end - 1)
@@ -299,7 +291,7 @@ def _append(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    if fresh:
+    if is_new:
         sync_folder(path.parent)
 
 
@@ -315,7 +307,7 @@ def _dump(raw: Any) -> bytes:
     try:
         text = json.dumps(raw, ensure_ascii=False, allow_nan=False, default=_scalar)
         return text.encode("utf-8", "surrogatepass") + b"\n"
-    except (ValueError, TypeError, RuntimeError, RecursionError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: also recursion
         raise RecordError(f"A record cannot be written: {clean(error)}. It begins {clean(raw, 200)}") from error
 
 
@@ -328,13 +320,12 @@ def _unreadable(path: Path, number: int, why: str) -> RecordError:
 
 def converter(folder: Path) -> Converter:
     """Strict; to it, paths inside the run (two levels above the folder) are relative to the folder."""
-    convert = strict_converter()
-    folder = _whole(folder)
-    inside = folder.parent.parent
+    convert, folder = strict_converter(), _whole(folder)
 
     def store(path: Path) -> str:
         path = _whole(path)
-        return PurePath(os.path.relpath(path, folder)).as_posix() if path.is_relative_to(inside) else str(path)
+        inside = path.is_relative_to(folder.parent.parent)
+        return PurePath(os.path.relpath(path, folder)).as_posix() if inside else str(path)
 
     convert.register_unstructure_hook(Path, store)
     convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), store)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from srum_core.errors import RecordError, clean, refuse
-from srum_core.files import redo_option
 from srum_core.models.images import with_digest
 from srum_core.protocols import ImageGenerator
 from srum_core.records import Candidate
+from srum_core.runs.files import redo_option
 from srum_core.runs.run import Planned, Run
 from srum_core.runs.store import Records, write_atomic
 from srum_core.stages.chunks import Step, chunks

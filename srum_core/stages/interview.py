@@ -16,9 +16,9 @@ import attrs
 from attrs import define
 
 from srum_core.errors import PluginError, RecordError, clean, refuse
-from srum_core.files import redo_option
 from srum_core.protocols import Judge
 from srum_core.records import Answer, Candidate, Exchange, Question, Region, Score, Unreadable
+from srum_core.runs.files import redo_option
 
 T = TypeVar("T")
 Ask = Callable[[Sequence[Question]], Sequence[str]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from srum_core import config
-from srum_core.files import redo_option
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Grounding, Judgement, Score, Unreadable
+from srum_core.runs.files import redo_option
 from srum_core.runs.run import Run
 from srum_core.runs.store import rank_and_world
 from srum_core.stages.asking import ask, seen_by_answerer, warn_of_models

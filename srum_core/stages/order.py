@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_core.errors import RecordError
-from srum_core.files import STAGES, read_json
+from srum_core.runs.files import STAGES, read_json
 from srum_core.runs.progress import NORMAL, VERBOSE, log_file, shown, tell
 from srum_core.runs.run import Run, started_from
 from srum_core.runs.store import check_settings, rank_and_world, write_atomic

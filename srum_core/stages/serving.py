@@ -12,7 +12,7 @@ import attrs
 from attrs import frozen
 
 from srum_core.errors import ConfigError, RecordError
-from srum_core.files import aside, delete, put_in_place, read_json, settle
+from srum_core.runs.files import aside, delete, put_in_place, read_json, settle
 from srum_core.runs.progress import shown, tell
 from srum_core.runs.run import Run, started_from
 from srum_core.runs.store import write_atomic

@@ -16,8 +16,8 @@ import torch
 from attrs import frozen
 
 from srum_core.errors import CheckpointError, RecordError, naming
-from srum_core.files import aside, way_out
 from srum_core.models import weights
+from srum_core.runs.files import aside, way_out
 from srum_core.runs.store import check_settings, to_json, write_atomic
 
 STATE = "state.pt"

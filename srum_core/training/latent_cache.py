@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from srum_core.errors import RecordError, TrainingError
-from srum_core.files import check_file, redo_option, unreadable
 from srum_core.models.images import open_image, read_files
 from srum_core.models.weights import finite
+from srum_core.runs.files import check_file, redo_option, unreadable
 from srum_core.runs.progress import progress
 from srum_core.runs.store import write_atomic
 from srum_core.training.selection import WHOLE, within

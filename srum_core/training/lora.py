@@ -22,8 +22,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from srum_core.errors import TrainingError
-from srum_core.files import ABOUT, way_out
 from srum_core.models import weights
+from srum_core.runs.files import ABOUT, way_out
 from srum_core.training import fsdp, trackers
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from srum_core.errors import RecordError, TrainingError, clean
-from srum_core.files import redo_option, way_out
 from srum_core.records import Mask
+from srum_core.runs.files import redo_option, way_out
 from srum_core.runs.run import generated
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from attrs import define, evolve, field
 from torch import Tensor, nn
 
 from srum_core.errors import TrainingError, naming
-from srum_core.files import aside, put_in_place, redo_option, settle, way_out
 from srum_core.flow import FlowStep, flow_step
 from srum_core.models import weights
+from srum_core.runs.files import aside, put_in_place, redo_option, settle, way_out
 from srum_core.runs.progress import NORMAL, progress, tell
 from srum_core.runs.store import check_settings, to_json
 from srum_core.training import batching, fsdp, lora, trackers

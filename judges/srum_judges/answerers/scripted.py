@@ -10,8 +10,8 @@ import json
 import re
 from collections.abc import Sequence
 
-from srum_core.files import read_file
 from srum_core.records import Question
+from srum_core.runs.files import read_file
 from srum_judges.options import ScriptedOptions
 
 _SIDES = re.compile(r"counts as (\S+) wide and (\S+) high")

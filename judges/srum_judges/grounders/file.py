@@ -11,8 +11,8 @@ from typing import Any
 from attrs import frozen
 
 from srum_core.errors import ConfigError
-from srum_core.files import read_text
 from srum_core.records import Candidate, Question, Region, sides
+from srum_core.runs.files import read_text
 from srum_judges.options import FileOptions
 
 _LIMITS = {"pixels": math.inf, "thousand": 1000.0, "fraction": 1.0}

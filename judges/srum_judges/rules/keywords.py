@@ -32,7 +32,7 @@ from pathlib import Path
 from attrs import frozen
 
 from srum_core.errors import ConfigError
-from srum_core.files import read_text
+from srum_core.runs.files import read_text
 from srum_judges.rules.inflection import WORDS, forms
 
 _EMPTY = WORDS["empty"] | WORDS["open"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from srum_core.evaluation.commands.shared import Plan, add_model
-from srum_core.files import lock
+from srum_core.runs.files import lock
 from srum_core.runs.progress import shown
 from srum_core.stages import preflight
 

@@ -14,7 +14,7 @@ from srum_core.cli import launching
 from srum_core.errors import ConfigError
 from srum_core.evaluation.commands.shared import Plan, add_judge, add_later
 from srum_core.evaluation.plan import asks
-from srum_core.files import lock
+from srum_core.runs.files import lock
 from srum_core.runs.progress import shown
 
 

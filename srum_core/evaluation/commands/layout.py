@@ -16,9 +16,9 @@ from pathlib import Path
 from srum_core import plugins
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.run import Evaluation
-from srum_core.files import lock
 from srum_core.options import did_you_mean
 from srum_core.records import Layout
+from srum_core.runs.files import lock
 from srum_core.runs.progress import shown
 from srum_core.runs.store import write_atomic
 

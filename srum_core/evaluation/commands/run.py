@@ -14,7 +14,7 @@ from srum_core.cli.common import add_verbosity, say
 from srum_core.evaluation.commands import score
 from srum_core.evaluation.commands.shared import Plan, add_judge, add_model
 from srum_core.evaluation.plan import asks
-from srum_core.files import lock
+from srum_core.runs.files import lock
 from srum_core.runs.progress import log_file, shown, tell
 from srum_core.stages import preflight
 

@@ -11,7 +11,7 @@ import argparse
 
 from srum_core.evaluation.commands.shared import Plan, add_later
 from srum_core.evaluation.scoring import POLICIES
-from srum_core.files import lock
+from srum_core.runs.files import lock
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -71,23 +71,23 @@ class Names:
         return self.fill(TRY[self.kind])
 
 
-def choose_names(kind: str, given: str, registry: Registry) -> Names:
+def choose_names(kind: str, text: str, registry: Registry) -> Names:
     """The names derived from the argument (my_judge, My-Judge and srum-my-judge are my-judge).
 
     Raises PluginError for an invalid name, or one that is taken."""
-    name = given.lower().replace("_", "-").removeprefix("srum-")
+    name = text.lower().replace("_", "-").removeprefix("srum-")
     if not _WORDS.fullmatch(name):
         raise PluginError(
-            f'A plugin cannot be called "{given}": a name begins with a letter and has letters, digits and single '
+            f'A plugin cannot be called "{text}": a name begins with a letter and has letters, digits and single '
             "dashes, such as my-judge."
         )
     camel = "".join(word.capitalize() for word in name.split("-"))
     if keyword.iskeyword(name) or keyword.iskeyword(camel):
-        raise PluginError(f'A plugin cannot be called "{given}", which is a word of Python itself. Choose another.')
-    taken = [found for found in registry.listing() if found.component.name == name]
-    same = [found for found in taken if found.kind in (kind, KINDS[kind].also) or KINDS[found.kind].also == kind]
-    if same:
-        raise PluginError(f"{same[0]} has this name already. Choose another.")
+        raise PluginError(f'A plugin cannot be called "{text}", which is a word of Python itself. Choose another.')
+    for offer in registry.listing():
+        alike = offer.kind in (kind, KINDS[kind].also) or KINDS[offer.kind].also == kind
+        if alike and offer.component.name == name:
+            raise PluginError(f"{offer} has this name already. Choose another.")
     names = Names(kind, name, camel)
     if find_spec(names.package) is not None:
         raise PluginError(f"There is a package {names.package} in this environment already. Choose another name.")
@@ -112,12 +112,12 @@ def _templates(kind: str) -> dict[Path, str]:
     """By the path below the package's folder, without `.txt`; what all kinds share comes first."""
     about = (HERE / kind / "about.txt").read_text(encoding="utf-8").strip()
     shared = {"about": about, "command": TRY[kind]}
-    found = {}
+    texts = {}
     for base in (HERE / "common", HERE / kind):
         for path in sorted(base.rglob("*.*.txt")):
             text = path.read_text(encoding="utf-8")
-            found[path.relative_to(base).with_suffix("")] = Template(text).safe_substitute(shared)
-    return found
+            texts[path.relative_to(base).with_suffix("")] = Template(text).safe_substitute(shared)
+    return texts
 
 
 def _place(names: Names, path: Path) -> Path:

@@ -74,8 +74,8 @@ def aside(path: Path) -> Path:
 
 def abandoned(name: str) -> bool:
     """Whether this is the name of something that a process which is gone has written aside."""
-    found = re.fullmatch(r"(?s)\..+\.(\d{1,9})\.tmp", name)
-    return found is not None and not psutil.pid_exists(int(found[1]))
+    match = re.fullmatch(r"(?s)\..+\.(\d{1,9})\.tmp", name)
+    return match is not None and not psutil.pid_exists(int(match[1]))
 
 
 def settle(folder: Path) -> None:
@@ -94,8 +94,8 @@ def trained_in(checkpoint: Path) -> tuple[Path, int] | None:
     """(run, round) that a folder of trained weights lies in; None if it is no such folder or has been moved."""
     round_folder = checkpoint.absolute().parent
     number = round_folder.name.removeprefix("round-")
-    there = (checkpoint / ABOUT).is_file() and (round_folder.parent / "run.toml").is_file()
-    return (round_folder.parent, int(number)) if there and number.isdecimal() else None
+    of_run = (checkpoint / ABOUT).is_file() and (round_folder.parent / "run.toml").is_file()
+    return (round_folder.parent, int(number)) if of_run and number.isdecimal() else None
 
 
 def lora_only(checkpoint: Path) -> str:
@@ -178,7 +178,7 @@ def _check_depth(data: Any) -> None:
     """Raise ValueError for data nested so deeply that a later use of it may fail."""
     level: list[Any] = [data]
     for _ in range(DEPTH):
-        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        inner = (entry.values() if isinstance(entry, dict) else entry for entry in level)
         level = [child for children in inner for child in children if isinstance(child, dict | list)]
     if level:
         raise ValueError(f"it is nested more than {DEPTH} deep")
@@ -238,12 +238,12 @@ def from_json(data: bytes | str) -> Any:
     """Strict JSON: numbers are finite. Raises ValueError, also for data nested too deeply."""
     text = data if isinstance(data, str) else data.decode("utf-8", "surrogatepass")
     try:
-        found = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if text.count("[") + text.count("{") > DEPTH:
-        _check_depth([found])
-    return found
+        _check_depth([value])
+    return value
 
 
 def read_json(path: Path) -> Any:
