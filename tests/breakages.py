@@ -124,8 +124,7 @@ BREAKAGES = [
              "for pair in relative(pairs, settings.relative)", "for pair in relative(right, settings.relative)"),
     # ---- losses and maps ----
     Breakage("lambda is ignored", "losses/srum_losses/objectives.py", "losses",
-             "reference = _reference(step, error)\n        total = reward + self.constraint * reference",
-             "reference = _reference(step, error)\n        total = reward + reference"),
+             "total = reward + self.constraint * reference", "total = reward + reference"),
     Breakage("the bounded loss bends below the usual error too", "losses/srum_losses/objectives.py", "losses",
              "excess = (error - usual).clamp(min=0)", "excess = error - usual"),
     Breakage("negative-aware shares are not brought to [0, 1]", "losses/srum_losses/objectives.py", "losses",
@@ -136,7 +135,7 @@ BREAKAGES = [
              "inside.append((cells * (regional + covered * whole), cells * covered))",
              "inside.append((regional + covered * whole, covered))"),
     Breakage("weights leave [-1, 1]", "losses/srum_losses/maps.py", "maps",
-             "return _tensor(cells.clip(-1, 1))", "return _tensor(cells)"),
+             "torch.from_numpy(cells.clip(-1, 1))", "torch.from_numpy(cells)"),
     # ---- judges, answerers, grounders ----
     Breakage("thoughts are read along with the answer", "judges/srum_judges/parsing.py", "parsing",
              "said = text[ends[-1] :] if ends else text", "said = text[ends[0] :] if ends else text"),
