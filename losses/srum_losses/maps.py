@@ -12,7 +12,7 @@ A region whose grounder kept its exact shape (`Region.mask`) counts by that shap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
 from math import fsum
@@ -82,6 +82,14 @@ class Patch:
         middles = ((np.array(edges[1:]) + edges[:-1]) / 2 for edges in (ys, xs))
         places = [(m * side).astype(int).clip(max=side - 1) for m, side in zip(middles, self.pixels.shape, strict=True)]
         return self.pixels[np.ix_(*places)]
+
+
+ORDERS: dict[str, Callable[[Patch], Any]] = {
+    "min": lambda patch: -patch.score,
+    "max": lambda patch: patch.score,
+    "smallest": lambda patch: (-patch.area, -patch.score),  # of equal sizes the lower score prevails
+}
+"""Where patches overlap, the last one prevails."""
 
 
 def _changes(lines: Array) -> list[float]:
@@ -226,21 +234,14 @@ class Released:
 
     def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
         height, width = (cells * self.options.pixels_per_cell for cells in grid)
-        higher = [
-            Patch(_whole_pixels(patch.box, width, height), (patch.score + 1) / 2)
-            for patch in scored(judgement)
-            if patch.score > 0
-        ]
+        higher = []
+        for patch in (each for each in scored(judgement) if each.score > 0):
+            ends = np.array(patch.box) * (width, height, width, height) + 1e-6  # 15 / 22 * 22 is 14.99…
+            higher.append(Patch(ends.astype(int).tolist(), (patch.score + 1) / 2))
         ys, xs, tiles = _tiles(higher, "max", 0.5, (width, height))
         down, across = sampled(ys, height, grid[0]), sampled(xs, width, grid[1])
         alpha = (next(iter(_globals(judgement)), 0.0) + 1) / 2
         return torch.from_numpy(alpha * (down @ tiles @ across.T)).float()
-
-
-def _whole_pixels(box: Box, width: int, height: int) -> Box:
-    """In pixels, each end cut down to a whole one (with slack: 15 / 22 * 22 is 14.99…)."""
-    x0, y0, x1, y1 = box
-    return int(x0 * width + 1e-6), int(y0 * height + 1e-6), int(x1 * width + 1e-6), int(y1 * height + 1e-6)
 
 
 def sampled(edges: Array, pixels: int, cells: int) -> Array:
@@ -272,17 +273,17 @@ def _tiles(
     """The edges down and across of an image of `size` (width, height), and R on the tiles between them."""
     outlines = [patch.outline() for patch in patches]
     ys, xs = (sorted({0, size[1 - axis], *chain(*(outline[axis] for outline in outlines))}) for axis in (0, 1))
-    places = [patch.tiles(ys, xs) for patch in patches]
     tiles = np.full((len(ys) - 1, len(xs) - 1), outside, dtype=float)
     if overlap == "mean":
         count, total = np.zeros_like(tiles), np.zeros_like(tiles)
-        for place, patch in zip(places, patches, strict=True):
+        for patch in patches:
+            place = patch.tiles(ys, xs)
             count[place] += 1
             total[place] += patch.score
         np.divide(total, count, out=tiles, where=count > 0)
     else:
-        for index in sorted(range(len(patches)), key=lambda index: _rank(patches[index], overlap)):
-            tiles[places[index]] = patches[index].score  # later ones win
+        for patch in sorted(patches, key=ORDERS[overlap]):
+            tiles[patch.tiles(ys, xs)] = patch.score
     return np.array(ys, dtype=float), np.array(xs, dtype=float), tiles
 
 
@@ -297,13 +298,6 @@ def _mean(parts: Sequence[tuple[float, float]]) -> float:
     """Total by weight of (total, weight)s; 0 of no weight."""
     weight = fsum(weight for _, weight in parts)
     return fsum(total for total, _ in parts) / weight if weight > 0 else 0.0
-
-
-def _rank(patch: Patch, overlap: str) -> tuple[float, ...]:
-    """Sorts the patches so that the one that prevails comes last."""
-    if overlap == "smallest":
-        return -patch.area, -patch.score  # of equal sizes the lower score prevails
-    return (patch.score if overlap == "max" else -patch.score,)
 
 
 def scored(judgement: Judgement) -> list[Patch]:
