@@ -105,7 +105,7 @@ BREAKAGES = [
     Breakage("an image has the same noise in every step", "srum_core/training/trainer.py", "train",
              'round_seed("noise", self.round, self.done, index)', 'round_seed("noise", self.round, index)'),
     Breakage("text is never dropped", "srum_core/training/trainer.py", "train",
-             "generator=rng) < settings.text_dropout", "generator=rng) < 0"),
+             "generator=rng) < self.settings.text_dropout", "generator=rng) < 0"),
     Breakage("a resumed training averages from where it stands", "srum_core/training/trainer.py", "optimizers",
              'lora.copy_into(self.average.weights, state["average"], path)', "pass"),
     Breakage("a log keeps the lines behind the saved state", "srum_core/training/checkpoint.py", "optimizers",

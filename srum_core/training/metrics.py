@@ -7,7 +7,7 @@ falls without bound as the error grows: the paper wants a little of this, but it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Tally:
             error, weight = error.cpu().double(), weight.cpu().double()
             negative = weight + self.constraint < 0
             cells = len(weight)
-            found = {
+            sums = {
                 **{name: mean.cpu().double() * cells for name, mean in means.items()},
                 "error": error.sum(),
                 "mean_weight": weight.sum(),
@@ -57,14 +57,14 @@ class Tally:
                 "negative_error": error[negative].sum(),
                 "cells": torch.tensor(float(cells), dtype=torch.float64),
             }
-            for name, value in found.items():
+            for name, value in sums.items():
                 total[name] = total.get(name, torch.zeros_like(value)) + (value if counts else 0)
         return total
 
-    @staticmethod
-    def means(total: dict[str, float]) -> dict[str, float | int | None]:
-        """Per cell, out of the sums of all processes. An error of no cell at all is None."""
-        total = dict(total)
+    def means(self, add_up: Callable[[Tensor], Tensor]) -> dict[str, float | int | None]:
+        """Per cell, out of the sums that `add_up` gives of all processes. An error of no cell at all is None."""
+        sums = self.sums()
+        total = dict(zip(sums, add_up(torch.stack(list(sums.values()))).tolist(), strict=True))
         cells, negative, negative_error = (total.pop(name) for name in ("cells", "negative", "negative_error"))
         return {
             **{name: value / cells for name, value in total.items()},
