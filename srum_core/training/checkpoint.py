@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ class Log:
         """Bytes that are safe on disk."""
         if not self.path.exists():
             return 0
-        sync(self.path)
+        with self.path.open("r+b") as file:  # Windows flushes only files that are open for writing
+            os.fsync(file.fileno())
         return self.path.stat().st_size
 
     def rewind(self, size: int) -> None:
@@ -97,12 +97,3 @@ class Saved:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.folder / STATE)
-
-    def discard(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Return once a file's bytes are on disk."""
-    with path.open("r+b") as file:  # Windows flushes only files that are open for writing
-        os.fsync(file.fileno())

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import evolve, frozen
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-)
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recompute
@@ -51,10 +47,12 @@ def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, comp
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     for parameter in parameters.values():
         parameter.data = parameter.data.float()
-    if compiled:
-        compile_blocks(module, recipe.blocks)
-    if checkpointing:
-        checkpoint_blocks(module, recipe.blocks)
+    for block in find_blocks(module, recipe.blocks) if compiled or checkpointing else ():
+        # Only `forward` is replaced: the names of modules and parameters stay, and sharding works around it.
+        if compiled:  # each by itself: they are alike, so one compilation serves all
+            block.forward = torch.compile(block.forward)
+        if checkpointing:  # activations are computed again in the backward pass; gradients stay the same
+            block.forward = partial(recompute, block.forward, use_reentrant=False)
     module.train()
     return Tuned(module, parameters, method)
 
@@ -134,20 +132,6 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
         target_modules=recipe.lora,
     )
     return get_peft_model(denoiser, config)
-
-
-def checkpoint_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
-    """Let every block (by class name) forget its activations and compute them again in the backward pass. The gradients
-    stay the same; module and parameter names too."""
-    for block in find_blocks(module, blocks):
-        block.forward = partial(recompute, block.forward, use_reentrant=False)
-
-
-def compile_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
-    """Compile every block (by class name) separately: they are alike, so one compilation serves all.
-    Only `forward` is replaced: names stay, and what shards or recomputes a block works around it."""
-    for block in find_blocks(module, blocks):
-        block.forward = torch.compile(block.forward)
 
 
 def find_blocks(module: nn.Module, blocks: Iterable[str]) -> list[nn.Module]:

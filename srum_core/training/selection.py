@@ -7,6 +7,7 @@ Nothing on disk is changed: it is a way of reading. A prompt's group is all judg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from srum_core.runs.run import generated
 
 if TYPE_CHECKING:
     from srum_core.config.settings import Select
-    from srum_core.records import Box, Candidate, Judgement, Region, Score
+    from srum_core.records import Box, Candidate, Judgement, Region
     from srum_core.runs.run import Run
 
 Pair = tuple["Candidate", "Judgement"]
@@ -80,14 +81,10 @@ def choose(run: Run, round: int) -> Images:
             f"{redo_option(judgements.folder)})."
         )
     pairs = [(candidate, judged[candidate.id]) for candidate in usable]
-    found = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
-    return evolve(found, objects_before=_objects(run.judgements(1)) if round > 1 and _alike(run, round) else None)
-
-
-def _alike(run: Run, round: int) -> bool:
-    """Whether a round has the prompts and the grounding of the first one."""
+    images = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
     first, now = (run.stage_settings("ground", k) for k in (1, round))
-    return first == now and run.prompts(1) == run.prompts(round)
+    comparable = round > 1 and first == now and run.prompts(1) == run.prompts(round)
+    return evolve(images, objects_before=_objects(run.judgements(1)) if comparable else None)
 
 
 def _generated(run: Run, round: int) -> list[Candidate]:
@@ -162,26 +159,20 @@ def relative(pairs: Sequence[Pair], how: str) -> list[Pair]:
     prompt's only image among them: where there is nothing to compare with, there is no evidence."""
     if how == "none":
         return list(pairs)
-    groups = _grouped(pairs)
     moved: dict[str, Judgement] = {}
-    for members in groups.values():
+    for members in _grouped(pairs).values():
         scores = [score for _, judgement in members for score in judgement.scores]
-        whole, regional = (
-            _against([score.value for score in scores if (score.region is None) is kind], how) for kind in (True, False)
-        )
-
-        def move(score: Score, whole: Measure = whole, regional: Measure = regional) -> Score:
-            return evolve(score, value=(whole if score.region is None else regional)(score.value))
-
+        measures = {
+            whole: _against([score.value for score in scores if (score.region is None) is whole], how)
+            for whole in (True, False)
+        }
         for candidate, judgement in members:
-            moved[candidate.id] = evolve(judgement, scores=tuple(map(move, judgement.scores)))
+            own = [evolve(score, value=measures[score.region is None](score.value)) for score in judgement.scores]
+            moved[candidate.id] = evolve(judgement, scores=tuple(own))
     return [(candidate, moved[candidate.id]) for candidate, _ in pairs]
 
 
-Measure = Callable[[float], float]
-
-
-def _against(values: Sequence[float], how: str) -> Measure:
+def _against(values: Sequence[float], how: str) -> Callable[[float], float]:
     """How to measure a value against these."""
     spread = pstdev(values) if values else 0.0  # exactly 0 for equal ones
     if not spread:
@@ -238,7 +229,7 @@ def within(judgement: Judgement, window: Box) -> Judgement:
     with their scores; scores of the whole image stay."""
     if window == WHOLE:
         return judgement
-    regions = [each for each in (_within(region, window) for region in judgement.regions) if each is not None]
+    regions = [part for part in (_within(region, window) for region in judgement.regions) if part is not None]
     gone = {region.id for region in judgement.regions} - {region.id for region in regions}
     scores = tuple(score for score in judgement.scores if score.region not in gone)
     return evolve(judgement, regions=tuple(regions), scores=scores)
@@ -258,14 +249,7 @@ def _cut(mask: Mask, window: Box) -> Mask:
     width, height = mask.size
     left, right = round(window[0] * width), round(window[2] * width)
     top, bottom = round(window[1] * height), round(window[3] * height)
-    bits: list[bool] = []
-    for place, count in enumerate(mask.counts):
-        bits += [bool(place % 2)] * count
-    cut = [bit for x in range(left, right) for bit in bits[x * height + top : x * height + bottom]]
-    counts, inside = [0], False
-    for bit in cut:
-        if bit != inside:
-            counts.append(0)
-            inside = bit
-        counts[-1] += 1
-    return Mask((right - left, bottom - top), tuple(counts))
+    bits = [bool(place % 2) for place, count in enumerate(mask.counts) for _ in range(count)]
+    inside = [bit for x in range(left, right) for bit in bits[x * height + top : x * height + bottom]]
+    first, *others = (len(list(run)) for _, run in groupby([False, *inside]))
+    return Mask((right - left, bottom - top), (first - 1, *others))

@@ -19,6 +19,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, set_seed
 from attrs import evolve
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from srum_core.errors import TrainingError, naming
 from srum_core.files import aside, put_in_place, redo_option, settle, way_out
@@ -60,7 +65,8 @@ def train(run: Run, round: int) -> Path:
         trainer.run_all()
         trainer.finish(result)
     finally:
-        trackers.finish(trainer.accelerator)
+        for tracker in trainer.accelerator.trackers:  # and only them: other stages may continue in this process
+            tracker.finish()
         run.release()  # the model is no longer the one that the round started with
         if trainer.accelerator.num_processes == 1:  # else another precision or device in this process would be refused
             AcceleratorState._reset_state(reset_partial_state=True)
@@ -267,7 +273,9 @@ class Trainer:
                     "judgements (srum report), or use another map or loss.constraint > 0.",
                     self.done,
                 )
-        trackers.log(self.accelerator, self.done, metrics, speed)
+        if self.accelerator.log_with:
+            values = {name: value for name, value in {**metrics, **speed}.items() if value is not None}
+            self.accelerator.log(values, step=self.done)
 
     def resume(self) -> None:
         """Go back to the last saved state, if there is one."""
@@ -280,7 +288,8 @@ class Trainer:
             self.guard.first, self.guard.warning = state["guard"]
             path = self.saved.folder / STATE
             with weights.loading(f"The optimizer's state in {path}", hint=way_out(path)):
-                fsdp.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
+                whole = StateDictOptions(full_state_dict=True)
+                set_optimizer_state_dict(self.tuned.module, self.optimizer, state["optimizer"], options=whole)
             lora.copy_into(self.tuned.parameters, state["weights"], path)
             lora.copy_into(self.average.weights, state["average"], path)
         trackers.start(self.accelerator, self.run.round_folder(self.round), self.saved.settings, self.done)
@@ -290,7 +299,9 @@ class Trainer:
         main = self.accelerator.is_main_process
         weights = fsdp.whole(self.tuned.parameters, main)
         average = fsdp.whole(self.average.weights, main)
-        optimizer = fsdp.optimizer_state(self.tuned.module, self.optimizer)
+        # By parameter names, sharded or not: complete in the first process, and nothing in others.
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        optimizer = get_optimizer_state_dict(self.tuned.module, self.optimizer, options=options)
         if main:
             guard = (self.guard.first, self.guard.warning)
             state = {"step": self.done, "width": self.width, "weights": weights, "average": average, "guard": guard}
@@ -316,5 +327,5 @@ class Trainer:
             (new / "DONE").write_text(f"{self.done}\n")
             settle(new)
             put_in_place(new, result)  # the existing folder has no DONE: this training replaces it
-            self.saved.discard()
+            shutil.rmtree(self.saved.folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()
