@@ -48,9 +48,9 @@ def is_sharded(module: nn.Module) -> bool:
 
 def reshard(module: nn.Module) -> None:
     """Let go of gathered weights: sharded ones were changed."""
-    for each in module.modules():
-        if isinstance(each, FSDPModule):
-            each.reshard()
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 @torch.no_grad()

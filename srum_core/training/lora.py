@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,16 +72,16 @@ class Start:
     @classmethod
     def of(cls, tuned: Tuned) -> Start:
         """Make it before the first update. `tuned.module` is called, not what wraps it for several processes."""
-        return cls(tuned, {name: each.detach().clone() for name, each in tuned.parameters.items()})
+        return cls(tuned, {name: weight.detach().clone() for name, weight in tuned.parameters.items()})
 
     @torch.no_grad()
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         module = self.tuned.module
         training = module.training
         module.eval()
         self._exchange()
         try:
-            return module(*given)
+            return module(*arguments)
         finally:
             self._exchange()
             module.train(training)
@@ -108,9 +108,7 @@ def check_types(tuned: Tuned, precision: str) -> None:
 
 def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
     names = [name for name, _ in denoiser.named_parameters()]
-    for pattern in recipe.full:
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise _no_match("recipe.full", pattern, "parameter", names)
+    _check_patterns("recipe.full", recipe.full, "parameter", names)
     if not recipe.full:
         raise TrainingError(
             "This adapter's recipe.full is empty, so there is nothing that full training could change: use "
@@ -123,8 +121,7 @@ def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
 
 def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
     names = [name for name, _ in denoiser.named_modules() if name]
-    if not any(re.fullmatch(recipe.lora, name) for name in names):
-        raise _no_match("recipe.lora", recipe.lora, "module", names)
+    _check_patterns("recipe.lora", [recipe.lora], "module", names)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, but it only ever divides it
@@ -134,21 +131,22 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
     return get_peft_model(denoiser, config)
 
 
-def find_blocks(module: nn.Module, blocks: Iterable[str]) -> list[nn.Module]:
+def find_blocks(module: nn.Module, blocks: Collection[str]) -> list[nn.Module]:
     """The modules of these classes. Raises TrainingError for a class of which there is none."""
-    there = list(module.modules())
-    for name in blocks:
-        if not any(type(each).__name__ == name for each in there):
-            raise _no_match("recipe.blocks", name, "class", sorted({type(each).__name__ for each in there}))
-    return [each for each in there if type(each).__name__ in set(blocks)]
+    names = sorted({type(each).__name__ for each in module.modules()})
+    _check_patterns("recipe.blocks", blocks, "class", names)
+    return [each for each in module.modules() if type(each).__name__ in blocks]
 
 
-def _no_match(where: str, pattern: str, kind: str, names: list[str]) -> TrainingError:
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return TrainingError(
-        f'{where} of the adapter holds "{pattern}", which matches no {kind} of its denoiser (there are {shown}). '
-        "Patterns must match whole names; correct the adapter's Recipe."
-    )
+def _check_patterns(where: str, patterns: Iterable[str], kind: str, names: list[str]) -> None:
+    """Raise TrainingError for a pattern that matches none of the names."""
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise TrainingError(
+                f'{where} of the adapter holds "{pattern}", which matches no {kind} of its denoiser (there are '
+                f"{shown}). Patterns must match whole names; correct the adapter's Recipe."
+            )
 
 
 class Average:
@@ -174,10 +172,10 @@ class Average:
 def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], where: object = "") -> None:
     """Overwrite parameters, sharded or not, in place and name by name. Raises CheckpointError, naming `where` the
     values are from, unless names and shapes are the same."""
-    wanted, there = ({name: each.shape for name, each in some.items()} for some in (parameters, values))
+    model, stored = ({name: each.shape for name, each in some.items()} for some in (parameters, values))
     weights.refuse(
         f"The trained weights in {where} are not those of this model",
-        weights.differences(wanted, there, unused=True),
+        weights.differences(model, stored, unused=True),
         way_out(where) if isinstance(where, Path) else "",
     )
     for name, weight in values.items():
@@ -206,11 +204,11 @@ def unshard(tuned: Tuned, keep: bool) -> Tuned:
     With LoRA only the trained ones; with full training all, because an adapter may read any of them when it saves."""
     module = tuned.module
     names = tuned.parameters if tuned.kind == "lora" else dict(module.named_parameters(remove_duplicate=False))
-    put = {name: nn.Parameter(full, False) for name, full in fsdp.whole(names, keep).items()}
-    for name, parameter in put.items():
+    whole = {name: nn.Parameter(full, False) for name, full in fsdp.whole(names, keep).items()}
+    for name, parameter in whole.items():
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, parameter)
-    return evolve(tuned, parameters={name: put[name] for name in tuned.parameters if name in put})
+    return evolve(tuned, parameters={name: whole[name] for name in tuned.parameters if name in whole})
 
 
 # ---- AdamW, in 32 or 8 bits ------------------------------------------------------------------------------------------
@@ -228,5 +226,5 @@ def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.op
     from bitsandbytes.optim import AdamW8bit
 
     adamw: Any = AdamW8bit  # its annotations are not those of its arguments
-    made: torch.optim.Optimizer = adamw(own, train.lr, betas, train.eps, train.weight_decay)
-    return made
+    optimizer: torch.optim.Optimizer = adamw(own, train.lr, betas, train.eps, train.weight_decay)
+    return optimizer

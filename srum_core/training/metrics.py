@@ -127,17 +127,17 @@ def forget_peaks() -> None:
 
 def peaks() -> dict[str, float]:
     """The most memory that this process and its GPU have taken, in MiB."""
-    found = memory()
-    found["memory_peak"] = found.pop("memory")
+    values = memory()
+    values["memory_peak"] = values.pop("memory")
     with contextlib.suppress(OSError):
         high = next((line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line), "")
-        found["memory_peak"] = max(found["memory_peak"], int(high.split()[1]) / 2**10 if high else 0.0)
-    return found
+        values["memory_peak"] = max(values["memory_peak"], int(high.split()[1]) / 2**10 if high else 0.0)
+    return values
 
 
 def memory() -> dict[str, float]:
     """This process's memory, and the most that was taken of the GPU's, in MiB."""
-    found = {"memory": psutil.Process().memory_info().rss / 2**20}
+    values = {"memory": psutil.Process().memory_info().rss / 2**20}
     if torch.cuda.is_available():
-        found["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20
-    return found
+        values["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    return values

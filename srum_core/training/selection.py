@@ -20,7 +20,7 @@ from srum_core.runs.run import generated
 
 if TYPE_CHECKING:
     from srum_core.config.settings import Select
-    from srum_core.records import Box, Candidate, Judgement, Region
+    from srum_core.records import Box, Candidate, Judgement, Region, Score
     from srum_core.runs.run import Run
 
 Pair = tuple["Candidate", "Judgement"]
@@ -75,9 +75,8 @@ def choose(run: Run, round: int) -> Images:
     if not usable:
         raise TrainingError(
             f"There is nothing to train on: all of {len(candidates)} images had answers that no score could be read "
-            f"from. Read the answers in "
-            f"{run.stage_folder('judge', round)}, then try another judge or another template for its questions; a "
-            f'checkpoint that cannot answer questions can be judged with answerer={{use="scripted"}} (then '
+            f"from. Read the answers in {judgements.folder}, then try another judge or another template for its "
+            'questions; a checkpoint that cannot answer questions can be judged with answerer={use="scripted"} (then '
             f"{redo_option(judgements.folder)})."
         )
     pairs = [(candidate, judged[candidate.id]) for candidate in usable]
@@ -162,10 +161,7 @@ def relative(pairs: Sequence[Pair], how: str) -> list[Pair]:
     moved: dict[str, Judgement] = {}
     for members in _grouped(pairs).values():
         scores = [score for _, judgement in members for score in judgement.scores]
-        measures = {
-            whole: _against([score.value for score in scores if (score.region is None) is whole], how)
-            for whole in (True, False)
-        }
+        measures = {whole: _against(_values(scores, whole), how) for whole in (True, False)}
         for candidate, judgement in members:
             own = [evolve(score, value=measures[score.region is None](score.value)) for score in judgement.scores]
             moved[candidate.id] = evolve(judgement, scores=tuple(own))
@@ -187,7 +183,7 @@ def _best(pairs: Sequence[Pair], count: int) -> list[Pair]:
         return list(pairs)
 
     def rank(pair: Pair) -> tuple[float, float, str]:
-        regional = [score.value for score in pair[1].scores if score.region is not None]
+        regional = _values(pair[1].scores, whole=False)
         return -_global_score(pair), -fmean(regional) if regional else 2.0, pair[0].id
 
     return [pair for group in _grouped(pairs).values() for pair in sorted(group, key=rank)[:count]]
@@ -203,20 +199,23 @@ def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 def _is_right(pair: Pair, threshold: float) -> bool:
     """Whether both means are above the threshold, as far as they exist: the criterion of the map `sparse`."""
-    scores = pair[1].scores
-    kinds = ([score.value for score in scores if (score.region is None) is whole] for whole in (True, False))
+    kinds = (_values(pair[1].scores, whole) for whole in (True, False))
     return min((fmean(values) for values in kinds if values), default=-1.0) > threshold
+
+
+def _values(scores: Iterable[Score], whole: bool) -> list[float]:
+    """Those of the whole image, or of its regions."""
+    return [score.value for score in scores if (score.region is None) is whole]
 
 
 def _global_score(pair: Pair) -> float:
     candidate, judgement = pair
-    scores = [score.value for score in judgement.scores if score.region is None]
+    scores = _values(judgement.scores, whole=True)
     if not scores:
         raise RecordError(
             f'The judgement of candidate "{candidate.id}" has no score for the whole image, which select.best_of and '
             'select.least go by. Add a judge that gives one ("global-layout") and judge again with '
-            f"{redo_option(candidate.image, 'judge')}, or "
-            "switch them off."
+            f"{redo_option(candidate.image, 'judge')}, or switch them off."
         )
     return fmean(scores)
 

@@ -48,7 +48,7 @@ def start(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], d
     TensorBoard forgets what an interrupted run logged beyond them."""
     if accelerator.log_with:
         plain = bool | int | float | str  # TensorBoard takes nothing else
-        values = {name: each if isinstance(each, plain) else str(each) for name, each in flatten(settings).items()}
+        values = {name: value if isinstance(value, plain) else str(value) for name, value in flatten(settings).items()}
         accelerator.init_trackers(
             "srum",
             config=values,

@@ -262,8 +262,8 @@ class Trainer:
         rate = (metrics["cells"] or 0) / seconds
         speed: Metrics = {"step": self.done, "seconds": seconds, "cells_per_second": rate, **memory()}
         if self.accelerator.is_main_process:
-            for each, row in zip(self.saved.logs, (metrics, speed), strict=True):
-                each.append(row)
+            for file, row in zip(self.saved.logs, (metrics, speed), strict=True):
+                file.append(row)
             for sentence in self.run.registry.notify("srum_metrics", run=self.run, metrics=metrics):
                 tell(sentence)
             if metrics["gradient_norm"] == 0 and not self.idle:  # steps that change nothing would pass for training
