@@ -91,7 +91,7 @@ BREAKAGES = [
     Breakage("a retry has the seed of the first try", "srum_core/stages/interview.py", "interview",
              "self.name, index, times, *([vote]", "self.name, index, 1, *([vote]"),
     Breakage("one retry too few", "srum_core/stages/interview.py", "interview",
-             "if vote.times[i] <= retries and", "if vote.times[i] < retries and"),
+             "vote[i].times <= retries and", "vote[i].times < retries and"),
     Breakage("a minority of readable votes decides", "srum_core/stages/interview.py", "interview",
              "if 2 * len(read) < count:", "if not read:"),
     Breakage("doubt lowers negative scores", "srum_core/stages/interview.py", "interview",

@@ -69,7 +69,7 @@ def _conduct(run: Run, round: int, interviews: Sequence[Interview]) -> None:
 
 def _proposed(grounder: Grounder, interview: Interview, threshold: float) -> Grounding:
     """The grounder's regions, without near-duplicates of earlier ones."""
-    found = interview.with_refusals(0, grounder.regions(interview.candidate, interview.said(0)))
+    found = interview.with_refusals(0, grounder.regions(interview.candidate, interview.texts(0)))
     failures = tuple(each for each in found if isinstance(each, Unreadable))
     regions = [each for each in found if isinstance(each, Region)]
     identity = interview.candidate.id
