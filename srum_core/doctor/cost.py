@@ -17,8 +17,7 @@ from srum_core.doctor.subject import Subject
 from srum_core.flow import FlowStep, flow_step
 from srum_core.records import Question
 from srum_core.runs.progress import clock
-from srum_core.stages.asking import put
-from srum_core.stages.interview import Interview
+from srum_core.stages.interview import Interview, put
 from srum_core.training import lora, metrics
 from srum_core.training.latent_cache import CHUNK
 

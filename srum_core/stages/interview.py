@@ -18,7 +18,7 @@ from attrs import define
 
 from srum_core.errors import PluginError, RecordError, clean, refuse
 from srum_core.files import redo_option
-from srum_core.protocols import Judge
+from srum_core.protocols import Answerer, Judge
 from srum_core.records import Answer, Candidate, Exchange, Question, Region, Score, Unreadable
 
 T = TypeVar("T")
@@ -240,6 +240,37 @@ class Interview:
         for each in chain(*readings):
             by_region.setdefault((each.region, each.judge), []).append(each)
         return [_settle(statements, len(readings), doubt) for statements in by_region.values()]
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def put(answerer: Answerer, questions: Sequence[Question]) -> list[str]:
+    """The answers, in order. Raises PluginError if there are more or fewer than questions, or one is no text."""
+    converses = getattr(answerer, "converses", False)
+    answers = list(answerer.answer(questions if converses else [without_history(each) for each in questions]))
+    refuse(len(answers) != len(questions), answerer, f"gave {len(answers)} answers to {len(questions)} questions.")
+    odd = next((each for each in answers if not isinstance(each, str)), "")
+    refuse(not isinstance(odd, str), answerer, f"gave a {type(odd).__name__} as an answer; it should be a str.")
+    return answers
+
+
+def without_history(question: Question) -> Question:
+    """The question with its earlier turns in its text, for answerers without multi-turn support."""
+    if not question.history:
+        return question
+    before = [
+        f"Before, you were asked:\n{asked}\n\nYou answered:\n{answered}\n\n" for asked, answered in question.history
+    ]
+    return attrs.evolve(question, text="".join([*before, question.text]), history=())
+
+
+def seen_by(answerer: Answerer, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates with the answerer's box format (its optional `box_format`)."""
+    format_of = getattr(answerer, "box_format", None)
+    if format_of is None:
+        return list(candidates)
+    return [attrs.evolve(candidate, boxes=format_of(candidate.size)) for candidate in candidates]
 
 
 def conduct(interviews: Sequence[Interview], ask: Ask, retries: int, temperature: float, seed: Seed) -> None:
