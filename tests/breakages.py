@@ -84,7 +84,7 @@ BREAKAGES = [
              "in missing:\n            seed_everything(run.round_seed(step.stage, step.round, chunk[0]))",
              "in missing:"),
     Breakage("every round generates with the base model", "srum_core/stages/generate.py", "rounds stages",
-             "made = generate_images(run.sampler(round - 1), items", "made = generate_images(run.sampler(0), items"),
+             "generate_images(run.sampler(round - 1), items", "generate_images(run.sampler(0), items"),
     Breakage("near-duplicates are kept", "srum_core/stages/ground.py", "grounding stages",
              "near_duplicate(region.box, kept, threshold)", "near_duplicate(region.box, kept[:0], threshold)"),
     # ---- the interview ----
