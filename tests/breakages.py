@@ -86,7 +86,7 @@ BREAKAGES = [
     Breakage("every round generates with the base model", "srum_core/stages/generate.py", "rounds stages",
              "generate_images(run.sampler(round - 1), items", "generate_images(run.sampler(0), items"),
     Breakage("near-duplicates are kept", "srum_core/stages/ground.py", "grounding stages",
-             "near_duplicate(region.box, kept, threshold)", "near_duplicate(region.box, kept[:0], threshold)"),
+             "near_duplicate(region.box, unique, threshold)", "near_duplicate(region.box, [], threshold)"),
     # ---- the interview ----
     Breakage("a retry has the seed of the first try", "srum_core/stages/interview.py", "interview",
              "self.name, index, times, *([vote]", "self.name, index, 1, *([vote]"),

@@ -190,9 +190,9 @@ class Advantage:
                 "fit(judgements, grids) first, or set centre=false and blame=false."
             )
         whole, scale, patches = self._whole(judgement), self.options.scale, self._regions(judgement)
-        moved = [attrs.evolve(patch, score=scale * (patch.score + whole - self._inside)) for patch in patches]
+        patches = [attrs.evolve(patch, score=scale * (patch.score + whole - self._inside)) for patch in patches]
         outside = scale * (self._background(judgement) + whole - self._outside)
-        return spread(moved, grid, self.options.overlap, outside)
+        return spread(patches, grid, self.options.overlap, outside)
 
     def _whole(self, judgement: Judgement) -> float:
         weight = self.options.global_weight
@@ -290,8 +290,8 @@ def _tiles(
 def _sums(patches: Sequence[Patch], overlap: str) -> tuple[float, float]:
     """The integral of R over the scored regions of an image of area 1, and their area."""
     ys, xs, scores = _tiles(patches, overlap, np.nan)
-    areas, scored = np.outer(np.diff(ys), np.diff(xs)), ~np.isnan(scores)
-    return fsum((areas * scores)[scored]), fsum(areas[scored])
+    areas, inside = np.outer(np.diff(ys), np.diff(xs)), ~np.isnan(scores)
+    return fsum((areas * scores)[inside]), fsum(areas[inside])
 
 
 def _mean(parts: Sequence[tuple[float, float]]) -> float:

@@ -76,13 +76,13 @@ class Choice(LogitsProcessor):
         """(rows, vocabulary) logits; of a sampled row, all but the sampled one become -inf."""
         if self.watch is not None:
             self.watch(scores)
-        chosen = scores.clone()
+        result = scores.clone()
         for row, (reply, rng) in enumerate(zip(self.replies, self.rngs, strict=True)):
             if reply.temperature > 0:
                 token = draw(scores[row], reply, rng)
-                chosen[row] = -torch.inf
-                chosen[row, token] = 0.0
-        return chosen
+                result[row] = -torch.inf
+                result[row, token] = 0.0
+        return result
 
 
 class _Enough(StoppingCriteria):

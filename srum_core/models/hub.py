@@ -45,8 +45,8 @@ def choose_device(name: str) -> torch.device:
     here = [] if accelerator is None else [accelerator.type]
     count = torch.accelerator.device_count()
     if device.type not in ("cpu", *here) or (device.type in here and (device.index or 0) >= count):
-        known = f"{count} x {here[0]}" if here else "no accelerator"
-        raise ConfigError(f'device="{name}" is not available: torch sees {known} here. Use auto or cpu.')
+        devices = f"{count} x {here[0]}" if here else "no accelerator"
+        raise ConfigError(f'device="{name}" is not available: torch sees {devices} here. Use auto or cpu.')
     return device
 
 
@@ -114,8 +114,8 @@ class Checkpoints:
         if checkpoint.startswith("bundled:"):
             folder = self.bundled.get(checkpoint.removeprefix("bundled:"))
             if folder is None:
-                known = ", ".join(f"bundled:{name}" for name in self.bundled) or "none"
-                raise CheckpointError(f"{self.setting}={checkpoint}: no such bundled model; there is {known}.")
+                names = ", ".join(f"bundled:{name}" for name in self.bundled) or "none"
+                raise CheckpointError(f"{self.setting}={checkpoint}: no such bundled model; there is {names}.")
             return folder
         self.refuse_large(checkpoint, device)
         folder = Path(checkpoint).expanduser()
@@ -155,14 +155,14 @@ class Parts:
 
     def only(self, *names: str) -> None:
         """Let go of every part but these; what is not loaded stays so."""
-        gone = [name for name in self.loaded if name not in names] if self.release else []
-        for name in gone:
+        surplus = [name for name in self.loaded if name not in names] if self.release else []
+        for name in surplus:
             del self.loaded[name]
-        if gone:
+        if surplus:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            log.info("let go of the %s (%.1f GB in all)", ", the ".join(gone), _allocated())
+            log.info("let go of the %s (%.1f GB in all)", ", the ".join(surplus), _allocated())
 
 
 def _allocated() -> float:

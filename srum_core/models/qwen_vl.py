@@ -45,8 +45,7 @@ class Chat:
 
     @classmethod
     def load(cls, directory: Path, model: str, more: Sequence[str] = ()) -> Chat:
-        """`model`: its name, for people; `more`: special tokens beside Qwen's. Raises CheckpointError for an unknown
-        one."""
+        """`model`: its name in messages; `more`: special tokens beside Qwen's. Raises CheckpointError."""
         tokenizer, special = load_tokenizer(directory, (*SPECIAL, *more), model)
         return cls(tokenizer, without_added_tokens(tokenizer), special)
 
@@ -120,8 +119,7 @@ def official_name(name: str) -> str:
 
 
 def language_state(config: Qwen2_5_VLConfig) -> dict[str, Tensor]:
-    """Return everything that the model is made of, by transformers' names and without values; a tied head is left
-    out."""
+    """Return all tensors of the model, by transformers' names and without values; a tied head is left out."""
     with torch.device("meta"):
         state = Qwen2_5_VLForConditionalGeneration(config).state_dict()
     if config.tie_word_embeddings:
@@ -137,10 +135,10 @@ def stored_name(name: str, there: Container[str]) -> str:
 def stored_shapes(config: Qwen2_5_VLConfig, there: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """Stored name -> shape of every tensor. Some savers write the copy of a tied head too: wanted if it is `there`."""
     state = language_state(config)
-    wanted: dict[str, Sequence[int]] = {stored_name(name, there): tensor.shape for name, tensor in state.items()}
+    shapes: dict[str, Sequence[int]] = {stored_name(name, there): tensor.shape for name, tensor in state.items()}
     if config.tie_word_embeddings and "lm_head.weight" in there:
-        wanted["lm_head.weight"] = state["model.language_model.embed_tokens.weight"].shape
-    return wanted
+        shapes["lm_head.weight"] = state["model.language_model.embed_tokens.weight"].shape
+    return shapes
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def apply(model: UnifiedModel, checkpoint: Path) -> None:
     config, values = _read_lora(checkpoint)
     with weights.loading(f"The LoRA weights in {checkpoint}", checkpoint):
         wrapped = PeftModel(denoiser, config)
-        wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-        shapes, stored = ({name: tensor.shape for name, tensor in some.items()} for some in (wanted, values))
+        state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        shapes, stored = ({name: tensor.shape for name, tensor in some.items()} for some in (state, values))
         weights.refuse(
             f"The LoRA weights in {checkpoint} do not fit this model",
             weights.differences(shapes, stored, unused=True),

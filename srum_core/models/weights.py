@@ -173,13 +173,11 @@ class Stored:
         `ending`: of safetensors or PICKLE, of PyTorch files. Raises CheckpointError."""
         for stem in stems:
             single, index = (directory / f"{stem}{ending}{end}" for end in ("", ".index.json"))
-            if single.is_file():
-                return cls(directory, stem, *locate([single]), ending)
-            if index.is_file():
-                return cls(directory, stem, *locate(shards(index)), ending)
-        wanted = " or ".join(f"{stem}{ending}" for stem in stems)
+            if single.is_file() or index.is_file():
+                return cls(directory, stem, *locate([single] if single.is_file() else shards(index)), ending)
+        names = " or ".join(f"{stem}{ending}" for stem in stems)
         raise CheckpointError(
-            f"{directory} holds no {wanted} (single or sharded with an index): it is no {kind} checkpoint, or "
+            f"{directory} holds no {names} (single or sharded with an index): it is no {kind} checkpoint, or "
             "incomplete."
         )
 
@@ -234,9 +232,7 @@ class Stored:
             module.eval().requires_grad_(False)
 
     def as_stored(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `changed` (stored names) in the types and shapes that are stored: training keeps float32.
-
-        Raises CheckpointError for names that are not stored."""
+        """Return `changed` as it is stored: training keeps float32. Raises CheckpointError for names not stored."""
         self._refuse_unknown(changed)
         return {
             name: changed[name].detach().to("cpu", stored.dtype).reshape(stored.shape).contiguous()
@@ -337,15 +333,15 @@ def refuse_infinite(tensors: Iterable[tuple[str, Tensor]], where: object) -> Non
 
 
 def differences(
-    wanted: Mapping[str, Sequence[int]], there: Mapping[str, Sequence[int]], unused: bool = False
+    expected: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[int]], unused: bool = False
 ) -> list[str]:
     """Missing tensors and other shapes, one line each; with `unused`, also tensors that are not used."""
-    lines = [f"missing: {name}" for name in wanted if name not in there]
-    lines += [f"unused: {name}" for name in sorted(there.keys() - wanted.keys()) if unused]
+    lines = [f"missing: {name}" for name in expected if name not in stored]
+    lines += [f"unused: {name}" for name in sorted(stored.keys() - expected.keys()) if unused]
     return lines + [
-        f"{name}: stored {tuple(there[name])}, expected {tuple(shape)}"
-        for name, shape in wanted.items()
-        if name in there and tuple(there[name]) != tuple(shape)
+        f"{name}: stored {tuple(stored[name])}, expected {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in stored and tuple(stored[name]) != tuple(shape)
     ]
 
 
@@ -353,8 +349,8 @@ def refuse(what: str, problems: Sequence[str], way_out: str = "") -> None:
     """Raise CheckpointError if there are problems: `what`, their number, the first of them, and what to do."""
     if problems:
         more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
-        shown = "\n  ".join([*problems[:20], *more])
-        message = f"{what}: {_count(problems, 'difference')}\n  {shown}"
+        lines = "\n  ".join([*problems[:20], *more])
+        message = f"{what}: {_count(problems, 'difference')}\n  {lines}"
         raise CheckpointError(f"{message}\n{way_out}" if way_out else message)
 
 

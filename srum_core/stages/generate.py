@@ -52,9 +52,7 @@ def generate_images(
     borders: bool = True,
 ) -> list[Candidate]:
     """One batch of images, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted. Images
-    that are `there` are generated with the others, but their files do not change.
-
-    Raises PluginError if the model returns another number."""
+    that are `there` are generated with the others, but their files do not change. Raises PluginError."""
     from safetensors.torch import save
 
     from srum_core.models.weights import failure  # torch

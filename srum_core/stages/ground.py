@@ -72,17 +72,17 @@ def _proposed(grounder: Grounder, interview: Interview, threshold: float) -> Gro
     refuse(twice, grounder, f"gave two regions of image {identity} the same id. Ids must be unique.")
     if failures:
         return Grounding(identity, exchanges=tuple(interview.exchanges), failures=failures)
-    kept: list[Region] = []
+    unique: list[Region] = []
     dropped: list[Dropped] = []
     for region in regions:
-        other = near_duplicate(region.box, kept, threshold)
+        other = near_duplicate(region.box, unique, threshold)
         if other is None:
-            kept.append(region)
+            unique.append(region)
         else:
             overlap = iou(region.box, other.box)
             why = f"near-duplicate of region {other.id} (intersection over union {overlap:.2f})"
             dropped.append(Dropped(region, why))
-    return Grounding(identity, tuple(kept), tuple(interview.exchanges), tuple(dropped))
+    return Grounding(identity, tuple(unique), tuple(interview.exchanges), tuple(dropped))
 
 
 def _verified(grounding: Grounding, interview: Interview) -> Grounding:

@@ -26,7 +26,7 @@ Ask = Callable[[Sequence[Question]], Sequence[str]]
 """Answers, one per question, in order."""
 Seed = Callable[..., int]
 """A seed that depends on its purpose only."""
-Known = Callable[[Question], str | None]
+Lookup = Callable[[Question], str | None]
 """The recorded answer to a question, None if there is none."""
 Reading = list[Score | Unreadable]
 LONGEST_ANSWER = 32_000
@@ -142,8 +142,8 @@ class Interview:
             entries[:] = [each for each in entries if each.turn <= entry.turn]
         entry.answer = answer
         entry.times += 1
-        known = Answer.of(answer)
-        self.exchanges.append(Exchange(self.name, question, str(answer), index, vote, known.model, known.refused))
+        reply = Answer.of(answer)
+        self.exchanges.append(Exchange(self.name, question, str(answer), index, vote, reply.model, reply.refused))
 
     def texts(self, vote: int) -> list[str]:
         """The answers of one vote, without questions that they repeat."""
@@ -172,22 +172,21 @@ class Interview:
                 reading = list(self.judge.scores(self.candidate, self.regions, self.texts(vote)))
         except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
             raise PluginError(f'"{self.name}" cannot score image {self.candidate.id}: {clean(error)}') from error
-        known, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote])
+        ids, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote])
         for each in reading:
             if isinstance(each, Unreadable) and not 0 <= each.question < max(count, 1):
                 raise PluginError(
                     f'"{self.name}" calls the answer to a question unreadable that it did not ask ({each.question}; '
                     f"it asked {count} about image {self.candidate.id})."
                 )
-            if each.region not in known:
+            if each.region not in ids:
                 raise PluginError(
                     f'"{self.name}" scores region "{each.region}", which image {self.candidate.id} does not have.'
                 )
         return self.with_refusals(vote, reading)
 
     def with_refusals(self, vote: int, reading: Sequence[T | Unreadable]) -> list[T | Unreadable]:
-        """The scores, with a failure for every question that was refused or whose answer is too long,
-        whatever was read out of no words."""
+        """The scores, with a failure for every question that was refused or whose answer is too long."""
         why = {i: entry.refused or entry.too_long for i, entry in enumerate(self.votes[vote])}
         why = {index: reason for index, reason in why.items() if reason}
         failed = {each.question for each in reading if isinstance(each, Unreadable)}
@@ -222,8 +221,7 @@ class Interview:
         return [index for index in again if vote[index].turn == vote[again[0]].turn]
 
     def asking(self, vote: int, index: int, temperature: float, seed: Seed) -> Question:
-        """A question as it is to be asked now: a single first answer is greedy, all else is sampled, each time with
-        another seed."""
+        """A question as it is asked now: greedy for a single first answer, else sampled each time with another seed."""
         question, times = self.votes[vote][index].question, self.votes[vote][index].times
         if not times and len(self.votes) == 1:
             return question
@@ -274,14 +272,11 @@ def seen_by(answerer: Answerer, candidates: Iterable[Candidate]) -> list[Candida
 
 
 def conduct(interviews: Sequence[Interview], ask: Ask, retries: int, temperature: float, seed: Seed) -> None:
-    """Ask all questions, then the unreadable ones again, at most `retries` times, with sampling and a new seed.
-
-    Due questions of all interviews are asked together. A single first answer is greedy; several votes are
-    sampled from the start."""
+    """Ask all due questions of all interviews together, until none is due: unreadable ones at most `retries` times."""
     todo = [(interview, *place) for interview in interviews for place in interview.due(retries)]
     while todo:
-        asked = [interview.asking(vote, index, temperature, seed) for interview, vote, index in todo]
-        for (interview, vote, index), question, answer in zip(todo, asked, ask(asked), strict=True):
+        questions = [interview.asking(vote, index, temperature, seed) for interview, vote, index in todo]
+        for (interview, vote, index), question, answer in zip(todo, questions, ask(questions), strict=True):
             interview.receive(vote, index, question, answer)
         received = {id(interview): interview for interview, _, _ in todo}.values()
         todo = [(interview, *place) for interview in received for place in interview.due(retries)]
@@ -306,11 +301,11 @@ def look(interviews: Sequence[Interview]) -> None:
             interview.reading = list(reading)
 
 
-def recall(interview: Interview, known: Known, retries: int, temperature: float, seed: Seed) -> list[Question]:
+def recall(interview: Interview, lookup: Lookup, retries: int, temperature: float, seed: Seed) -> list[Question]:
     """Replay earlier answers as far as they go; return the questions that would be asked next, if any."""
     while True:
         due = [(place, interview.asking(*place, temperature, seed)) for place in interview.due(retries)]
-        answers = [(place, question, answer) for place, question in due if (answer := known(question)) is not None]
+        answers = [(place, question, answer) for place, question in due if (answer := lookup(question)) is not None]
         for place, question, answer in answers:
             interview.receive(*place, question, answer)
         if not answers:

@@ -126,15 +126,15 @@ def perform(run: Run, stage: str, round: int | None) -> None:
     with log_file(run.folder):
         seed_everything(run.round_seed(stage, round))
         metrics.forget_peaks()
-        began = time.monotonic()
+        start = time.monotonic()
         getattr(import_module(_MODULES[stage]), stage)(run, round)
         first = rank_and_world()[0] == 0
         if first:
             path, peaks = run.round_folder(round) / "memory.json", metrics.peaks()
-            known = read_json(path) if path.exists() else {}
-            write_atomic(path, json.dumps({**known, stage: peaks}, indent=1) + "\n")
-            took = [f"{time.monotonic() - began:.1f} s", *(f"{name} {each:.0f} MiB" for name, each in peaks.items())]
-            tell(f"{Step(stage, round)} took {', '.join(took)}", VERBOSE)
+            others = read_json(path) if path.exists() else {}
+            write_atomic(path, json.dumps({**others, stage: peaks}, indent=1) + "\n")
+            figures = [f"{time.monotonic() - start:.1f} s", *(f"{name} {each:.0f} MiB" for name, each in peaks.items())]
+            tell(f"{Step(stage, round)} took {', '.join(figures)}", VERBOSE)
         if stage == "train":
             run.release()  # the trained weights are on disk; the model in memory is wrapped for training
             if first and round and round < run.settings.round_count:
@@ -176,11 +176,11 @@ def _judge_ahead(run: Run, round: int) -> Iterator[None]:
 
 
 def _work(run: Run, round: int, over: threading.Event, errors: list[BaseException]) -> None:
-    candidates, known = run.at("generate", round).candidates(round), 0
+    candidates, processed = run.at("generate", round).candidates(round), 0
     try:
         while not over.wait(PAUSE):
-            if (count := len(candidates)) > known:
-                known = count
+            if (count := len(candidates)) > processed:
+                processed = count
                 ground(run, round, lambda: not over.is_set())
                 judge(run, round, lambda: not over.is_set())
     except BaseException as error:

@@ -38,9 +38,9 @@ def write(run: Run, rounds: int) -> Served | None:
         return None
     record = run.round_folder(rounds or None) / "served.json"
     if record.exists():
-        known = read_json(record)
+        data = read_json(record)
         try:
-            return Served(Path(os.path.normpath(record.parent / known["path"])), known["name"], known["version"])
+            return Served(Path(os.path.normpath(record.parent / data["path"])), data["name"], data["version"])
         except (TypeError, KeyError) as error:
             raise RecordError(f"{record} does not name the served model. Delete it: it is written again.") from error
     source, last = (run, rounds) if rounds else started_from(run.settings.start, run.registry)

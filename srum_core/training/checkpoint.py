@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from srum_core.errors import CheckpointError, RecordError, naming
+from srum_core.errors import RecordError, naming
 from srum_core.files import aside, way_out
 from srum_core.models import weights
 from srum_core.runs.store import check_settings, to_json, write_atomic
@@ -64,15 +64,10 @@ class Saved:
     def load(self, lazily: bool = False) -> dict[str, Any] | None:
         """The last state, on the CPU, or None; `lazily`: its tensors are read from disk as they are used.
 
-        Raises RecordError for a state made with other settings, or that cannot be read."""
+        Raises RecordError for a state made with other settings, CheckpointError for one that cannot be read."""
         check_settings(self.folder, self.settings, "train")
         path = self.folder / STATE
-        if not path.is_file():
-            return None
-        try:
-            state: dict[str, Any] = weights.unpickle(path, lazily)
-        except CheckpointError as error:
-            raise RecordError(str(error)) from error
+        state: dict[str, Any] | None = weights.unpickle(path, lazily) if path.is_file() else None
         return state
 
     def rewind(self, state: Mapping[str, Any] | None) -> None:

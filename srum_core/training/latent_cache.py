@@ -111,9 +111,9 @@ class Latents:
 def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[str, Tensor]]:
     """Latents by name ("clean", "reference") per candidate: the one that it was decoded from if stored, else
     encoded. Raises TrainingError if a reference has another grid."""
-    sampled = [each for each in candidates if each.latent is None]
-    encoded = iter(model.encode([open_image(each.image) for each in sampled]) if sampled else [])
-    clean = [next(encoded) if each.latent is None else _read(each.latent) for each in candidates]
+    images = [open_image(each.image) for each in candidates if each.latent is None]
+    encodings = iter(model.encode(images) if images else [])
+    clean = [next(encodings) if each.latent is None else _read(each.latent) for each in candidates]
     paths = [each.reference for each in candidates if each.reference]
     references = iter(model.encode(list(map(open_image, paths))) if paths else [])
     latents = []

@@ -1,5 +1,4 @@
-"""Trainable parameters: freezing, LoRA through PEFT, activation checkpointing, the moving average, checkpoint folders;
-and the optimizer."""
+"""Trainable parameters: freezing, LoRA through PEFT, the moving average, checkpoint folders, the optimizer."""
 
 from __future__ import annotations
 
@@ -142,10 +141,10 @@ def _check_patterns(where: str, patterns: Iterable[str], kind: str, names: list[
     """Raise TrainingError for a pattern that matches none of the names."""
     for pattern in patterns:
         if not any(re.fullmatch(pattern, name) for name in names):
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            examples = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             raise TrainingError(
                 f'{where} of the adapter holds "{pattern}", which matches no {kind} of its denoiser (there are '
-                f"{shown}). Patterns must match whole names; correct the adapter's Recipe."
+                f"{examples}). Patterns must match whole names; correct the adapter's Recipe."
             )
 
 
@@ -183,9 +182,7 @@ def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], wh
 
 
 def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str, Any], base: str = "") -> None:
-    """The trained weights as a folder: PEFT's layout for LoRA, the upstream project's for full. Not atomic.
-
-    `base`: the checkpoint that LoRA weights belong to."""
+    """The trained weights as a folder: PEFT's layout for LoRA (of the checkpoint `base`), else the upstream one."""
     directory.mkdir(parents=True)
     if isinstance(tuned.module, PeftModel):
         place = Path(base).expanduser()

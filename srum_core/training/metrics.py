@@ -105,9 +105,7 @@ class Guard:
 
 
 def refuse_infinite(metrics: Mapping[str, float | int | None], step: int, redo: str) -> None:
-    """Raise TrainingError if anything measured in a step (the loss, the gradient, …) is no finite number.
-
-    `redo`: the option that trains again."""
+    """Raise TrainingError if anything measured in a step is no finite number; `redo`: the option that trains again."""
     wrong = [name.replace("_", " ") for name, value in metrics.items() if value is not None and not isfinite(value)]
     if wrong:
         raise TrainingError(

@@ -49,8 +49,8 @@ class Images:
     def counts(self) -> dict[str, float | None]:
         """For the metrics; `judged` are all that could be read, trained on or not."""
         left_out = {"below_least": self.below_least, "filtered": self.filtered, "not_best": self.not_best}
-        judged = {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged}
-        return {**judged, **left_out, "objects": self.objects, "objects_before": self.objects_before}
+        counts = {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged}
+        return {**counts, **left_out, "objects": self.objects, "objects_before": self.objects_before}
 
 
 def choose(run: Run, round: int) -> Images:
@@ -62,10 +62,10 @@ def choose(run: Run, round: int) -> Images:
         )
     # Without questions and answers: training does not read them, and they are most of a judgement.
     judgements = run.judgements(round)
-    judged = {each.candidate: evolve(each, exchanges=()) for each in judgements}
+    by_id = {each.candidate: evolve(each, exchanges=()) for each in judgements}
     candidates = sorted(_generated(run, round), key=lambda candidate: candidate.id)
     judgements.require(candidate.id for candidate in candidates)
-    usable = [candidate for candidate in candidates if not judged[candidate.id].failures]
+    usable = [candidate for candidate in candidates if not by_id[candidate.id].failures]
     if candidates and all(candidate.failure for candidate in candidates):
         raise TrainingError(
             f"There is nothing to train on: none of {len(candidates)} images can be judged. "
@@ -79,7 +79,7 @@ def choose(run: Run, round: int) -> Images:
             'questions; a checkpoint that cannot answer questions can be judged with answerer={use="scripted"} (then '
             f"{redo_option(judgements.folder)})."
         )
-    pairs = [(candidate, judged[candidate.id]) for candidate in usable]
+    pairs = [(candidate, by_id[candidate.id]) for candidate in usable]
     images = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
     first, now = (run.stage_settings("ground", k) for k in (1, round))
     comparable = round > 1 and first == now and run.prompts(1) == run.prompts(round)
@@ -137,16 +137,16 @@ def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Images
             f"score above select.filter={settings.filter:g}. Lower it, or generate more images a prompt "
             f"(generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
         )
-    chosen = {candidate.id for candidate, _ in _best(right, settings.best_of)}
-    kept = [pair for pair in relative(pairs, settings.relative) if pair[0].id in chosen]
+    best = {candidate.id for candidate, _ in _best(right, settings.best_of)}
+    selection = [pair for pair in relative(pairs, settings.relative) if pair[0].id in best]
     return Images(
-        [candidate for candidate, _ in kept],
-        [judgement for _, judgement in kept],
+        [candidate for candidate, _ in selection],
+        [judgement for _, judgement in selection],
         unjudged,
         below_least=len(pairs) - len(enough),
         filtered=len(enough) - len(right),
         objects=_objects(judgement for _, judgement in pairs),
-        not_best=len(right) - len(kept),
+        not_best=len(right) - len(selection),
     )
 
 
@@ -158,14 +158,14 @@ def relative(pairs: Sequence[Pair], how: str) -> list[Pair]:
     prompt's only image among them: where there is nothing to compare with, there is no evidence."""
     if how == "none":
         return list(pairs)
-    moved: dict[str, Judgement] = {}
+    results: dict[str, Judgement] = {}
     for members in _grouped(pairs).values():
         scores = [score for _, judgement in members for score in judgement.scores]
         measures = {whole: _against(_values(scores, whole), how) for whole in (True, False)}
         for candidate, judgement in members:
             own = [evolve(score, value=measures[score.region is None](score.value)) for score in judgement.scores]
-            moved[candidate.id] = evolve(judgement, scores=tuple(own))
-    return [(candidate, moved[candidate.id]) for candidate, _ in pairs]
+            results[candidate.id] = evolve(judgement, scores=tuple(own))
+    return [(candidate, results[candidate.id]) for candidate, _ in pairs]
 
 
 def _against(values: Sequence[float], how: str) -> Callable[[float], float]:
@@ -229,8 +229,8 @@ def within(judgement: Judgement, window: Box) -> Judgement:
     if window == WHOLE:
         return judgement
     regions = [part for part in (_within(region, window) for region in judgement.regions) if part is not None]
-    gone = {region.id for region in judgement.regions} - {region.id for region in regions}
-    scores = tuple(score for score in judgement.scores if score.region not in gone)
+    outside = {region.id for region in judgement.regions} - {region.id for region in regions}
+    scores = tuple(score for score in judgement.scores if score.region not in outside)
     return evolve(judgement, regions=tuple(regions), scores=scores)
 
 

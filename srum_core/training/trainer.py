@@ -85,8 +85,8 @@ def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
         log_with=list(run.settings.train.trackers) or None,
         project_dir=run.round_folder(round) / "logs",
     )
-    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
-    if accelerator.distributed_type not in known:
+    supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
+    if accelerator.distributed_type not in supported:
         raise TrainingError(
             f"Training on {accelerator.distributed_type.value} is not supported. Use --launch ddp, or --launch fsdp2 "
             "if memory is short."
@@ -124,8 +124,8 @@ class Trainer:
         lora.check_types(self.tuned, accelerator.mixed_precision)
         if fsdp.wanted() and world > 1:
             blocks = lora.find_blocks(self.tuned.module, self.model.recipe.blocks)
-            sharded = fsdp.shard(self.tuned.module, blocks, accelerator.mixed_precision == "bf16")
-            self.tuned = evolve(self.tuned, parameters=sharded)
+            parameters = fsdp.shard(self.tuned.module, blocks, accelerator.mixed_precision == "bf16")
+            self.tuned = evolve(self.tuned, parameters=parameters)
             self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
         else:
             self.denoiser = accelerator.prepare(self.tuned.module)
@@ -159,16 +159,16 @@ class Trainer:
         self.stop_if_warned()  # also when resumed: divergence does not recover by itself
         with progress(len(steps), f"train round {self.round}", self.done) as advance:
             for step in steps[self.done :]:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 metrics = self.update(step)
                 self.done += 1
-                self.log(metrics, time.perf_counter() - began)
+                self.log(metrics, time.perf_counter() - start)
                 self.guard.watch(metrics["negative_error"])
                 if self.guard.warning or self.done % settings.save_every == 0 or self.done == len(steps):
                     self.save()
                 self.stop_if_warned()
-                shown = {"loss": metrics["loss"], "lr": metrics["lr"], "gradient norm": metrics["gradient_norm"]}
-                advance(1, ", ".join(f"{name} {value:.3g}" for name, value in shown.items()))
+                note = {"loss": metrics["loss"], "lr": metrics["lr"], "gradient norm": metrics["gradient_norm"]}
+                advance(1, ", ".join(f"{name} {value:.3g}" for name, value in note.items()))
 
     def outlook(self, planned: int) -> str:
         """Summary before training: steps, peak learning rate, parameters."""
@@ -240,8 +240,7 @@ class Trainer:
         return metrics
 
     def flow(self, batch: Batch) -> FlowStep:
-        """Noise a batch of images and run the denoiser. Random numbers of an image depend on the step and the
-        image alone, not on its batch or process."""
+        """Noise a batch and run the denoiser. Random numbers of an image depend on the step and the image alone."""
         texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
         clean, reference = zip(*[self.latents.load(self.images.candidates[index]) for index in batch], strict=True)
         clean = [x.to(self.accelerator.device) for x in clean]
