@@ -56,7 +56,8 @@ class Patch:
         if self.mask is None:
             return None
         inside = np.arange(len(self.mask.counts)) % 2 == 1  # down the columns
-        return inside.repeat(self.mask.counts).reshape(self.mask.size).T
+        pixels: Array = inside.repeat(self.mask.counts).reshape(self.mask.size)
+        return pixels.T
 
     @property
     def area(self) -> float:

@@ -77,6 +77,6 @@ def generate_images(
             latent = path.with_suffix(".safetensors")
             write_atomic(latent, save({"latent": sample.latent.detach().cpu().contiguous()}))
         candidate = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought)
-        about = {"failure": reason, "model": sample.model, "note": sample.note}
-        candidates.append(with_digest(attrs.evolve(candidate, latent=latent, **about)))
+        candidate = attrs.evolve(candidate, latent=latent, failure=reason, model=sample.model, note=sample.note)
+        candidates.append(with_digest(candidate))
     return candidates

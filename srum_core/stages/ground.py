@@ -42,15 +42,15 @@ def ground(run: Run, round: int, ahead: Callable[[], bool] | None = None) -> Non
     plan, settings = {item.id: item for item in run.planned(round)}, run.settings.ground
     ready = None if ahead is None else lambda chunk: ahead() and candidates.ids().issuperset(chunk)
 
-    answerer = lambda: run.answerer(round - 1)  # noqa: E731
-    ask, seed = lambda questions: put(answerer(), questions), partial(run.round_seed, "ground", round)
+    seed = partial(run.round_seed, "ground", round)
+    ask = lambda questions: put(run.answerer(round - 1), questions)  # noqa: E731
 
     for chunk in chunks(run, list(plan), settings.batch, records, Step("ground", round), ready=ready):
         every = list(verified(candidates, [plan[identity] for identity in chunk]))
         failures = [Grounding(each.id, failures=(Unreadable(0, each.failure),)) for each in every if each.failure]
         some = [each for each in every if not each.failure]
         if verifier or any(grounder.questions(candidate) for candidate in some):
-            some = seen_by(answerer(), some)
+            some = seen_by(run.answerer(round - 1), some)
         proposals = [Interview.open(run.settings.grounder.use, _Proposing(grounder), each, ()) for each in some]
         conduct(proposals, ask, settings.retries, settings.temperature, seed)
         groundings = [_proposed(grounder, interview, settings.duplicates) for interview in proposals]

@@ -30,14 +30,14 @@ def judge(run: Run, round: int, ahead: Callable[[], bool] | None = None) -> None
     settings, step = run.settings.judge, Step("judge", round)
     asks = not all(hasattr(each, "score_many") for _, each in judges)  # else no language model is loaded
     ready = None if ahead is None else lambda chunk: ahead() and groundings.ids().issuperset(chunk)
-    answerer = lambda: run.answerer(round - 1)  # noqa: E731
-    seed = partial(run.round_seed, "ask", round)
-    for chunk in chunks(run, list(plan), settings.batch, records, step, lambda: asks and answerer(), ready=ready):
+    load, seed = lambda: asks and run.answerer(round - 1), partial(run.round_seed, "ask", round)
+    ask = lambda questions: put(run.answerer(round - 1), questions)  # noqa: E731
+    for chunk in chunks(run, list(plan), settings.batch, records, step, load, ready=ready):
         images = list(verified(candidates, [plan[identity] for identity in chunk]))
         if asks:
-            images = seen_by(answerer(), images)
+            images = seen_by(run.answerer(round - 1), images)
         pairs = list(zip(images, groundings.select(chunk), strict=True))
-        records.extend(judgements(judges, pairs, settings, lambda questions: put(answerer(), questions), seed))
+        records.extend(judgements(judges, pairs, settings, ask, seed))
     if records.done and rank_and_world()[0] == 0:
         models = {exchange.model for each in records for exchange in each.exchanges}
         if len(names := sorted(models - {""})) > 1:  # also of replies from before a resume

@@ -242,8 +242,8 @@ class Trainer:
     def flow(self, batch: Batch) -> FlowStep:
         """Noise a batch and run the denoiser. Random numbers of an image depend on the step and the image alone."""
         texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
-        clean, reference = zip(*[self.latents.load(self.images.candidates[index]) for index in batch], strict=True)
-        clean = [x.to(self.accelerator.device) for x in clean]
+        latents, reference = zip(*[self.latents.load(self.images.candidates[index]) for index in batch], strict=True)
+        clean = [x.to(self.accelerator.device) for x in latents]
         for index, x in zip(batch, clean, strict=True):
             rng = torch.Generator().manual_seed(self.run.round_seed("noise", self.round, self.done, index))
             dropped = torch.rand((), generator=rng) < self.settings.text_dropout
