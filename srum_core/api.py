@@ -30,7 +30,7 @@ from srum_core.runs import run as runs
 from srum_core.runs.files import lock
 from srum_core.runs.progress import log_file
 from srum_core.stages import preflight
-from srum_core.stages.asking import put, seen_by
+from srum_core.stages.interview import put, seen_by
 from srum_core.stages.judge import judgements
 from srum_core.stages.order import perform_all, steps
 

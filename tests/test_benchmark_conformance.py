@@ -19,7 +19,7 @@ from srum_core.evaluation.stage import compare, evaluate, scored
 from srum_core.options import Use
 from srum_core.records import Candidate, Prompt, Question, Row
 from srum_core.runs.run import Run, made_with
-from srum_core.stages.asking import told_at_once
+from srum_core.stages.interview import without_history
 from srum_core.testing import BenchmarkConformance
 from srum_core.testing.fixtures import sample_candidate
 
@@ -213,4 +213,4 @@ def test_a_table_shows_intervals_and_notes(tmp_path: Path) -> None:
 
 def test_a_question_without_a_history_stays_as_it_is(tmp_path: Path) -> None:
     question = Question(tmp_path / "a.png", "Is it?")
-    assert told_at_once(question) is question
+    assert without_history(question) is question

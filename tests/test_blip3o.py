@@ -19,8 +19,8 @@ from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options, Sampling
 from srum_core.errors import TrainingError
 from srum_core.flow import flow_step
-from srum_core.models.generation import Reply
-from srum_core.models.qwen_vl import ask, speak
+from srum_core.models.generation import Reply, speak
+from srum_core.models.qwen_vl import PAD, ask
 from srum_core.plugins import discover
 from srum_core.protocols import UnifiedModel
 from srum_core.records import BoxFormat, Candidate, Judgement, Prompt, Question, Region, Score
@@ -167,11 +167,11 @@ def test_without_queries_captions_are_read_once_and_training_needs_no_language_m
     model.denoiser.reader.states = lambda queries, rows: reads.append(len(rows)) or states(queries, rows)  # type: ignore[method-assign]
     model.before_training(WORDS)
     assert reads == [len(WORDS)]
-    assert not model.parts.there
+    assert not model.parts.loaded
     condition = model.condition([WORDS[1], None, WORDS[0], WORDS[1]])
     model.denoiser([torch.zeros(8, 8, 24)] * 4, torch.full((4,), 0.5), condition)
     assert reads == [len(WORDS)]
-    assert not model.parts.there
+    assert not model.parts.loaded
     with_queries = build()
     ours, theirs = (one.denoiser.conditions(one.condition([*WORDS, None])) for one in (model, with_queries))
     assert off(ours, theirs) <= 1e-5
@@ -181,7 +181,7 @@ def test_without_queries_captions_are_read_once_and_training_needs_no_language_m
 
 def test_parts_are_there_only_while_they_are_needed(tmp_path: Path) -> None:
     model = build(release=True)
-    assert not model.parts.there
+    assert not model.parts.loaded
     sample_image().save(tmp_path / "a.png")
     for operation, parts in (
         (lambda: model.generate(["a boat"], [1]), {"language model", "decoder"}),
@@ -191,7 +191,7 @@ def test_parts_are_there_only_while_they_are_needed(tmp_path: Path) -> None:
         (lambda: model.denoiser.conditions(model.condition(WORDS)), {"language model"}),
     ):
         operation()
-        assert set(model.parts.there) == parts
+        assert set(model.parts.loaded) == parts
 
 
 @pytest.mark.parametrize("recompute", [True, False])
@@ -360,7 +360,8 @@ def test_the_checkpoints_own_sampling_settings_are_not_used(model: Blip3o) -> No
 
 def test_a_question_may_be_about_no_image(model: Blip3o) -> None:
     asked = ask(model.words, [model.words.question("What?", 0)], None, model.device)
-    assert len(speak(model.parts["language model"], model.words, asked, [Reply(3)])[0]) <= 3
+    stops, pad = model.words.stops, model.words.special[PAD]
+    assert len(speak(model.parts["language model"], asked, [Reply(3)], stops, pad)[0]) <= 3
 
 
 def test_defaults_are_the_official_ones() -> None:

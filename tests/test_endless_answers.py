@@ -67,7 +67,7 @@ def receive(interview: Interview, text: str) -> Interview:
     """The same answer to every question."""
     while waiting := interview.follow(0):
         for index in waiting:
-            interview.receive(0, index, interview.votes[0].questions[index], text)
+            interview.receive(0, index, interview.votes[0][index].question, text)
     interview.read(0)
     return interview
 
@@ -109,7 +109,7 @@ def test_no_component_is_held_up_by_an_answer(kind: str, name: str, tmp_path: Pa
         again = Interview.open(name, base.judge, base.candidate, base.regions)
         measured = receive(again, text)
         if kind == "benchmark":
-            base.judge.benchmark.score(base.candidate, measured.said(0))  # type: ignore[attr-defined]
+            base.judge.benchmark.score(base.candidate, measured.texts(0))  # type: ignore[attr-defined]
 
     check(read, LONGEST_ANSWER)
     with no_hang():

@@ -341,7 +341,7 @@ def test_nothing_follows_from_a_repeated_question() -> None:
 
     interview = Interview.open("turns", Wordy(), CANDIDATE, REGIONS)
     conduct([interview], lambda questions: [f"{each.text.strip()}0.5" for each in questions], 0, 0.7, seed)
-    assert [question.text for question in interview.votes[0].questions[1:]] == ["How is the 0.5?"]
+    assert [entry.question.text for entry in interview.votes[0][1:]] == ["How is the 0.5?"]
 
 
 def test_the_same_answer_again_keeps_what_followed_from_it() -> None:
@@ -356,7 +356,7 @@ def test_the_same_answer_again_keeps_what_followed_from_it() -> None:
 
 def test_each_vote_has_questions_of_its_own() -> None:
     interview = turned(Batches(things="cup pot,pot,cup", cup="0.1,0.3", pot="0.5,-1"), votes=3)
-    assert [[question.text for question in vote.questions[1:]] for vote in interview.votes] == [
+    assert [[entry.question.text for entry in vote[1:]] for vote in interview.votes] == [
         ["How is the cup?", "How is the pot?"], ["How is the pot?"], ["How is the cup?"],
     ]  # fmt: skip
     (score,) = interview.outcome()

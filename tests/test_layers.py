@@ -123,7 +123,7 @@ ROOT_FILES = {"__init__", "__main__", "api", "records", "errors", "flow", "proto
 FEATURES = ("ablation", "analysis", "doctor", "interchange", "evaluation.commands")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("records",), ("errors",), ("runs.files",), ("flow",), ("protocols",), ("options",), ("plugins",), ("config",),
-    ("models",), ("runs",), ("stages.chunks", "stages.interview", "stages.asking", "stages.serving"), ("training",),
+    ("models",), ("runs",), ("stages.chunks", "stages.interview", "stages.serving"), ("training",),
     ("stages.generate", "stages.ground", "stages.judge", "stages.preflight"), ("evaluation",), ("stages",),
     ("report", "testing"), ("api",), ("cli",), FEATURES,
 )  # fmt: skip

@@ -22,9 +22,8 @@ from srum_losses import (
     RegionOptions,
     ReleasedOptions,
     SparseOptions,
-    shapes,
 )
-from srum_losses.maps import Advantage, GlobalOnly, NoGlobal, Paper, Released, Sparse, Uniform, sampled
+from srum_losses.maps import Advantage, GlobalOnly, NoGlobal, Paper, Patch, Released, Sparse, Uniform, sampled
 
 LEFT: Box = (0.0, 0.0, 0.5, 1.0)
 MIDDLE: Box = (0.25, 0.0, 0.75, 1.0)
@@ -252,10 +251,12 @@ def test_run_lengths_are_decoded_down_the_columns() -> None:
     pixels = torch.tensor([[0, 1, 1], [0, 0, 1]], dtype=torch.bool)
     assert mask(pixels) == Mask((3, 2), (2, 1, 1, 2))
     for one in (pixels, ~pixels, torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)):
-        assert torch.equal(torch.from_numpy(shapes.decode(mask(one))), one)
-        assert shapes.share(mask(one)) == pytest.approx(one.double().mean().item())
-    assert shapes.decode(Mask((3, 2), (0, 1, 0, 1, 4))).tolist() == [[True, False, False], [True, False, False]]
-    assert shapes.decode(Mask((0, 0), ())).shape == (0, 0)
+        patch = Patch(WHOLE, 0.0, mask(one))
+        assert np.array_equal(patch.pixels, one)
+        assert patch.area == pytest.approx(one.double().mean().item())
+    pixels_of = lambda *mask: Patch(WHOLE, 0.0, Mask(*mask)).pixels  # noqa: E731
+    assert pixels_of((3, 2), (0, 1, 0, 1, 4)).tolist() == [[True, False, False], [True, False, False]]
+    assert pixels_of((0, 0), ()).shape == (0, 0)
 
 
 def test_a_shape_counts_instead_of_its_box() -> None:

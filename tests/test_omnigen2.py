@@ -344,11 +344,11 @@ def test_captions_are_read_once_and_training_needs_no_language_model(monkeypatch
     monkeypatch.setattr(model, "read", lambda texts: reads.append(len(texts)) or read(texts))
     model.before_training(WORDS)
     assert reads == [len(WORDS) + 1]  # and the dropped caption
-    assert not model.parts.there
+    assert not model.parts.loaded
     condition = model.condition([WORDS[1], None, WORDS[0], WORDS[1]])
     model.denoiser(noisy(model, *[(3, 4)] * 4), torch.full((4,), 0.5), condition)
     assert reads == [len(WORDS) + 1]
-    assert not model.parts.there
+    assert not model.parts.loaded
     for ours, theirs in zip(condition, build().condition([WORDS[1], None, WORDS[0], WORDS[1]]), strict=True):
         assert off(ours, theirs) <= 1e-5
     model.condition(["something new"])  # what was not announced is read all the same
@@ -357,7 +357,7 @@ def test_captions_are_read_once_and_training_needs_no_language_model(monkeypatch
 
 def test_parts_are_there_only_while_they_are_needed(tmp_path: Path) -> None:
     model = build(release=True)
-    assert not model.parts.there
+    assert not model.parts.loaded
     sample_image().save(tmp_path / "a.png")
     for operation, parts in (
         (lambda: model.generate(["a boat"], [1]), {"language model", "autoencoder"}),
@@ -366,7 +366,7 @@ def test_parts_are_there_only_while_they_are_needed(tmp_path: Path) -> None:
         (lambda: model.before_training(WORDS), set()),
     ):
         operation()
-        assert set(model.parts.there) == parts
+        assert set(model.parts.loaded) == parts
 
 
 # ---- answering -------------------------------------------------------------------------------------------------------

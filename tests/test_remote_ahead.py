@@ -14,7 +14,7 @@ from painting import Painter, colours
 from PIL import Image
 
 from srum_core.cli.main import train_main
-from srum_core.stages import ahead
+from srum_core.stages import order
 from srum_remote import generator, wire
 
 
@@ -35,7 +35,7 @@ def judge() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("srum_core.runs.run.gc.collect", lambda *_: 0)
-    monkeypatch.setattr(ahead, "PAUSE", 0.01)
+    monkeypatch.setattr(order, "PAUSE", 0.01)
     monkeypatch.setattr(wire, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(generator, "_checked", {})
     forget_servers(monkeypatch)
@@ -80,7 +80,7 @@ def test_images_are_judged_while_others_are_generated(
 
     judge.act, images.act = answer, Painter(paint=paint)
     assert trained(images, judge) == 0
-    monkeypatch.setattr(ahead, "_applies", lambda run, round: False)
+    monkeypatch.setattr(order, "_can_judge_ahead", lambda run, round: False)
     judge.act, images.act = scoring, Painter()
     assert trained(images, judge, out="after") == 0
     for folder in ("candidates", "regions", "judgements"):
@@ -130,7 +130,7 @@ def test_work_on_this_machine_is_not_doubled(changed: str, images: Server, judge
     }  # fmt: skip
     name, _, value = changed.partition("=")
     applies = [
-        ahead._applies(Run(tmp_path, load_settings(None, (), None, overrides, registry), registry), 1)
+        order._can_judge_ahead(Run(tmp_path, load_settings(None, (), None, overrides, registry), registry), 1)
         for overrides in (common, {**common, name: value})
     ]
     assert applies == [True, False]

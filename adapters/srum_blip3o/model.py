@@ -26,10 +26,9 @@ from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader
 from srum_core.flow import Recipe, Schedule
 from srum_core.models import qwen_vl
-from srum_core.models.hub import choose_device, choose_dtype
+from srum_core.models.hub import Parts, choose_device, choose_dtype
 from srum_core.models.images import flatten, to_image
 from srum_core.models.memory_outline import Outline
-from srum_core.models.parts import Parts
 from srum_core.models.qwen_vl import Chat, ImageInput
 from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample

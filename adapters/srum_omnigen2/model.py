@@ -14,10 +14,9 @@ from torch import Tensor
 from srum_core.errors import ConfigError
 from srum_core.flow import Recipe, Schedule
 from srum_core.models import qwen_vl
-from srum_core.models.hub import choose_device, choose_dtype
+from srum_core.models.hub import Parts, choose_device, choose_dtype
 from srum_core.models.images import flatten, to_image
 from srum_core.models.memory_outline import Outline
-from srum_core.models.parts import Parts
 from srum_core.models.tensors import by_shape, patchify, unpatchify
 from srum_core.models.weights import failure
 from srum_core.records import BoxFormat, Question, Sample

@@ -10,7 +10,7 @@ from lmms_eval.api.model import lmms
 
 from srum_core.errors import AnswerError
 from srum_core.runs.progress import progress
-from srum_core.stages.asking import put
+from srum_core.stages.interview import put
 from srum_lmms import asking
 
 

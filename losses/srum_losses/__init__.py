@@ -10,6 +10,7 @@ from attrs import field, frozen, validators
 from srum_core import Component, hookimpl
 
 _signed = [validators.ge(-1.0), validators.le(1.0)]
+Overlap = Literal["mean", "min", "max", "smallest"]
 
 
 @frozen
@@ -43,9 +44,7 @@ class NegativeAwareOptions:
 class RegionOptions:
     """How regional scores become R, the regional part of a map."""
 
-    overlap: Literal["mean", "min", "max", "smallest"] = field(
-        default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
-    )
+    overlap: Overlap = "mean"
     """Where boxes overlap: mean, lowest or highest of their scores, or the score of the smallest box."""
     outside_value: float = field(default=0.0, validator=_signed)
     """R outside every scored box, in [-1, 1]. 0 = no evidence: only the reference term acts there."""
@@ -55,7 +54,7 @@ class RegionOptions:
 class PaperOptions(RegionOptions):
     """Map `paper`: alpha * R."""
 
-    outside: Literal["value", "global"] = field(default="value", validator=validators.in_(("value", "global")))
+    outside: Literal["value", "global"] = "value"
     """Where R outside every scored box comes from: `outside_value`, or the global score itself, which then also stands
     for missing objects, which have no box."""
 
@@ -74,15 +73,13 @@ class SparseOptions:
 
     threshold: float = field(default=0.0, validator=_signed)
     """A score above it counts as 1, any other as 0."""
-    scope: Literal["regions", "image"] = field(default="regions", validator=validators.in_(("regions", "image")))
+    scope: Literal["regions", "image"] = "regions"
     """regions: alpha * R with every score replaced by 0 or 1. image: one number for the whole image, 1 if both the
     global score and the mean regional score (as far as there are any) are above the threshold."""
-    outside: Literal["zero", "global"] = field(default="zero", validator=validators.in_(("zero", "global")))
+    outside: Literal["zero", "global"] = "zero"
     """With scope regions, the weight outside every scored box: 0, or the 0 or 1 of the global score. With 0 and no
     reference term nothing holds the background."""
-    overlap: Literal["mean", "min", "max", "smallest"] = field(
-        default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
-    )
+    overlap: Overlap = "mean"
     """As for `paper`."""
     gated: bool = True
     """With scope regions: multiply by the 0 or 1 of the global score. False = right regions of wrong images count."""
@@ -106,9 +103,7 @@ class AdvantageOptions:
     blame: bool = False
     """Lower R in the background for the objects that a judge reports as missing (`Score.missing`): each by 2 times the
     mean area of the round's regions, shared by the image's background."""
-    overlap: Literal["mean", "min", "max", "smallest"] = field(
-        default="mean", validator=validators.in_(("mean", "min", "max", "smallest"))
-    )
+    overlap: Overlap = "mean"
     """As for `paper`."""
 
 

@@ -12,8 +12,8 @@ A region whose grounder kept its exact shape (`Region.mask`) counts by that shap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import chain
 from math import fsum
 from statistics import fmean
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srum_core.errors import RecordError, TrainingError
-from srum_core.records import Box, Judgement, Mask
+from srum_core.records import Box, Judgement, Mask, area
 from srum_losses import (
     AdvantageOptions,
     GlobalOnlyOptions,
@@ -35,7 +35,6 @@ from srum_losses import (
     RegionOptions,
     ReleasedOptions,
     SparseOptions,
-    shapes,
 )
 
 Grid = tuple[int, int]
@@ -43,13 +42,61 @@ Array = NDArray[Any]
 AGAIN = "Judge the image again (--redo judge, or judge:ROUND for a later round)."
 
 
-@frozen
+@frozen(eq=False)
 class Patch:
     """A scored box, or a scored shape within it."""
 
     box: Box
     score: float
     mask: Mask | None = None
+
+    @cached_property
+    def pixels(self) -> Array | None:
+        """The shape: bool (rows, columns) of the whole image."""
+        if self.mask is None:
+            return None
+        inside = np.arange(len(self.mask.counts)) % 2 == 1  # down the columns
+        pixels: Array = inside.repeat(self.mask.counts).reshape(self.mask.size)
+        return pixels.T
+
+    @property
+    def area(self) -> float:
+        """Share of the image."""
+        if self.mask is None:
+            return area(self.box)
+        return sum(self.mask.counts[1::2]) / max(self.mask.size[0] * self.mask.size[1], 1)
+
+    def outline(self) -> tuple[Sequence[float], Sequence[float]]:
+        """The heights and the distances from the left at which it may begin or end."""
+        if self.pixels is not None:
+            return _changes(self.pixels), _changes(self.pixels.T)
+        x0, y0, x1, y1 = self.box
+        return (y0, y1), (x0, x1)
+
+    def tiles(self, ys: Sequence[float], xs: Sequence[float]) -> Any:
+        """Which tiles it covers, as an index: a rectangle of them, or for a shape a bool for each."""
+        if self.pixels is None:
+            x0, y0, x1, y1 = self.box
+            return slice(ys.index(y0), ys.index(y1)), slice(xs.index(x0), xs.index(x1))
+        if not self.pixels.size:
+            return np.zeros((len(ys) - 1, len(xs) - 1), dtype=bool)
+        middles = ((np.array(edges[1:]) + edges[:-1]) / 2 for edges in (ys, xs))
+        places = [(m * side).astype(int).clip(max=side - 1) for m, side in zip(middles, self.pixels.shape, strict=True)]
+        return self.pixels[np.ix_(*places)]
+
+
+ORDERS: dict[str, Callable[[Patch], Any]] = {
+    "min": lambda patch: -patch.score,
+    "max": lambda patch: patch.score,
+    "smallest": lambda patch: (-patch.area, -patch.score),  # of equal sizes the lower score prevails
+}
+"""Where patches overlap, the last one prevails."""
+
+
+def _changes(lines: Array) -> list[float]:
+    """Where, as fractions, a line differs from the one before."""
+    differs = (lines[1:] != lines[:-1]).any(axis=1)
+    return [(line + 1) / len(lines) for line in differs.nonzero()[0].tolist()]
 
 
 class Paper:
@@ -62,7 +109,7 @@ class Paper:
         score = global_score(judgement)
         options = self.options
         outside = score if options.outside == "global" else options.outside_value
-        return (score + 1) / 2 * spread(patches(judgement), grid, options.overlap, outside)
+        return (score + 1) / 2 * spread(scored(judgement), grid, options.overlap, outside)
 
 
 class NoGlobal:
@@ -72,7 +119,7 @@ class NoGlobal:
         self.options = options or RegionOptions()
 
     def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
-        return spread(patches(judgement), grid, self.options.overlap, self.options.outside_value)
+        return spread(scored(judgement), grid, self.options.overlap, self.options.outside_value)
 
 
 class GlobalOnly:
@@ -93,13 +140,13 @@ class Sparse:
         self.options = options or SparseOptions()
 
     def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
-        found = patches(judgement)
+        patches = scored(judgement)
         if self.options.scope == "image":
-            means = [fmean(scores) for scores in (_globals(judgement), [patch.score for patch in found]) if scores]
+            means = [fmean(scores) for scores in (_globals(judgement), [patch.score for patch in patches]) if scores]
             if not means:
                 raise RecordError(f'The judgement of candidate "{judgement.candidate}" holds no score at all. {AGAIN}')
             return torch.full(grid, min(self._bit(mean) for mean in means))
-        bits = [attrs.evolve(patch, score=self._bit(patch.score)) for patch in found]
+        bits = [attrs.evolve(patch, score=self._bit(patch.score)) for patch in patches]
         alpha = self._bit(global_score(judgement)) if self.options.gated or self.options.outside == "global" else 1.0
         outside = alpha if self.options.outside == "global" else 0.0
         return (alpha if self.options.gated else 1.0) * spread(bits, grid, self.options.overlap, outside)
@@ -123,7 +170,7 @@ class Advantage:
 
     def fit(self, judgements: Sequence[Judgement], grids: Sequence[Grid]) -> None:
         """Take the means of a round. Sums are exactly rounded, so no order or number of processes changes them."""
-        areas = [_area(patch) for judgement in judgements for patch in patches(judgement)]
+        areas = [patch.area for judgement in judgements for patch in scored(judgement)]
         self._object = fsum(areas) / max(len(areas), 1)
         self._fitted = True
         if not self.options.centre:
@@ -143,27 +190,27 @@ class Advantage:
                 "The map `advantage` compares with the whole round, and it has not seen one: call "
                 "fit(judgements, grids) first, or set centre=false and blame=false."
             )
-        whole, scale, found = self._whole(judgement), self.options.scale, self._regions(judgement)
-        moved = [attrs.evolve(patch, score=scale * (patch.score + whole - self._inside)) for patch in found]
+        whole, scale, patches = self._whole(judgement), self.options.scale, self._regions(judgement)
+        patches = [attrs.evolve(patch, score=scale * (patch.score + whole - self._inside)) for patch in patches]
         outside = scale * (self._background(judgement) + whole - self._outside)
-        return spread(moved, grid, self.options.overlap, outside)
+        return spread(patches, grid, self.options.overlap, outside)
 
     def _whole(self, judgement: Judgement) -> float:
         weight = self.options.global_weight
         return weight * global_score(judgement) if weight else 0.0
 
     def _regions(self, judgement: Judgement) -> list[Patch]:
-        found = patches(judgement)
+        patches = scored(judgement)
         if not self.options.signs:
-            return found
-        return [attrs.evolve(patch, score=1.0 if patch.score > self.options.threshold else -1.0) for patch in found]
+            return patches
+        return [attrs.evolve(patch, score=1.0 if patch.score > self.options.threshold else -1.0) for patch in patches]
 
     def _background(self, judgement: Judgement) -> float:
         """R outside every scored region."""
         missing = max((score.missing or 0 for score in judgement.scores), default=0) if self.options.blame else 0
         if not missing:
             return 1.0
-        bare = 1 - _sums(patches(judgement), self.options.overlap)[1]
+        bare = 1 - _sums(scored(judgement), self.options.overlap)[1]
         return max(1 - 2 * missing * self._object / bare, -1.0) if bare > 0 else 1.0
 
 
@@ -188,45 +235,32 @@ class Released:
 
     def __call__(self, judgement: Judgement, grid: Grid) -> Tensor:
         height, width = (cells * self.options.pixels_per_cell for cells in grid)
-        higher = [
-            Patch(_whole_pixels(patch.box, width, height), (patch.score + 1) / 2)
-            for patch in patches(judgement)
-            if patch.score > 0
-        ]
+        higher = []
+        for patch in (each for each in scored(judgement) if each.score > 0):
+            ends = np.array(patch.box) * (width, height, width, height) + 1e-6  # 15 / 22 * 22 is 14.99…
+            higher.append(Patch(ends.astype(int).tolist(), (patch.score + 1) / 2))
         ys, xs, tiles = _tiles(higher, "max", 0.5, (width, height))
         down, across = sampled(ys, height, grid[0]), sampled(xs, width, grid[1])
         alpha = (next(iter(_globals(judgement)), 0.0) + 1) / 2
-        return _tensor(alpha * (down @ tiles @ across.T))
-
-
-def _whole_pixels(box: Box, width: int, height: int) -> Box:
-    """In pixels, each end cut down to a whole one (with slack: 15 / 22 * 22 is 14.99…)."""
-    x0, y0, x1, y1 = box
-    return int(x0 * width + 1e-6), int(y0 * height + 1e-6), int(x1 * width + 1e-6), int(y1 * height + 1e-6)
+        return torch.from_numpy(alpha * (down @ tiles @ across.T)).float()
 
 
 def sampled(edges: Array, pixels: int, cells: int) -> Array:
     """The share of each cell's samples that lies in each stretch between whole pixels, (cells, stretches), in a
     bilinear resize (corners not aligned, no anti-aliasing)."""
-    return np.diff((edges - _positions(pixels, cells)).clip(0, 1))
+    position = (np.arange(cells)[:, None] + 0.5) * (pixels / cells) - 0.5  # p reads pixel floor(p), by its fraction
+    return np.diff((edges - position.clip(0, pixels - 1)).clip(0, 1))  # the next one too
 
 
-@lru_cache
-def _positions(pixels: int, cells: int) -> Array:
-    """Where each cell is sampled, (cells, 1): p reads pixel floor(p), and the next one by its fraction."""
-    position = (np.arange(cells)[:, None] + 0.5) * (pixels / cells) - 0.5
-    return position.clip(0, pixels - 1)
-
-
-def spread(found: Sequence[Patch], grid: Grid, overlap: str, outside: float) -> Tensor:
+def spread(patches: Sequence[Patch], grid: Grid, overlap: str, outside: float) -> Tensor:
     """Mean of R over every cell, R being `outside` where no box is: float32 (rows, columns).
 
     Exact: the edges of boxes and shapes cut the image into tiles on which R is constant, and each cell adds up its
     tiles by area.
     """
-    ys, xs, tiles = _tiles(found, overlap, outside)
+    ys, xs, tiles = _tiles(patches, overlap, outside)
     cells = _shares(ys, grid[0]) @ tiles @ _shares(xs, grid[1]).T
-    return _tensor(cells.clip(-1, 1))  # only rounding can leave the interval
+    return torch.from_numpy(cells.clip(-1, 1)).float()  # only rounding can leave the interval
 
 
 def _shares(edges: Array, cells: int) -> Array:
@@ -235,47 +269,30 @@ def _shares(edges: Array, cells: int) -> Array:
 
 
 def _tiles(
-    found: Sequence[Patch], overlap: str, outside: float, size: tuple[float, float] = (1, 1)
+    patches: Sequence[Patch], overlap: str, outside: float, size: tuple[float, float] = (1, 1)
 ) -> tuple[Array, Array, Array]:
     """The edges down and across of an image of `size` (width, height), and R on the tiles between them."""
-    pixels = [None if patch.mask is None else shapes.decode(patch.mask) for patch in found]
-    outlines = [_outline(*each) for each in zip(found, pixels, strict=True)]
-    ys, xs = (sorted({0, size[1 - axis], *chain(*(each[axis] for each in outlines))}) for axis in (0, 1))
-    places = [_place(*each, ys, xs) for each in zip(found, pixels, strict=True)]
+    outlines = [patch.outline() for patch in patches]
+    ys, xs = (sorted({0, size[1 - axis], *chain(*(outline[axis] for outline in outlines))}) for axis in (0, 1))
     tiles = np.full((len(ys) - 1, len(xs) - 1), outside, dtype=float)
     if overlap == "mean":
         count, total = np.zeros_like(tiles), np.zeros_like(tiles)
-        for place, patch in zip(places, found, strict=True):
+        for patch in patches:
+            place = patch.tiles(ys, xs)
             count[place] += 1
             total[place] += patch.score
         np.divide(total, count, out=tiles, where=count > 0)
     else:
-        for index in sorted(range(len(found)), key=lambda index: _rank(found[index], overlap)):
-            tiles[places[index]] = found[index].score  # later ones win
+        for patch in sorted(patches, key=ORDERS[overlap]):
+            tiles[patch.tiles(ys, xs)] = patch.score
     return np.array(ys, dtype=float), np.array(xs, dtype=float), tiles
 
 
-def _outline(patch: Patch, pixels: Array | None) -> tuple[Sequence[float], Sequence[float]]:
-    """The heights and the distances from the left at which the patch may begin or end."""
-    if pixels is not None:
-        return shapes.outline(pixels)
-    x0, y0, x1, y1 = patch.box
-    return (y0, y1), (x0, x1)
-
-
-def _place(patch: Patch, pixels: Array | None, ys: Sequence[float], xs: Sequence[float]) -> Any:
-    """Which tiles the patch covers, as an index: a rectangle of them, or for a shape a bool for each."""
-    if pixels is not None:
-        return shapes.holds(pixels, *((np.array(edges[1:]) + edges[:-1]) / 2 for edges in (ys, xs)))
-    x0, y0, x1, y1 = patch.box
-    return slice(ys.index(y0), ys.index(y1)), slice(xs.index(x0), xs.index(x1))
-
-
-def _sums(found: Sequence[Patch], overlap: str) -> tuple[float, float]:
+def _sums(patches: Sequence[Patch], overlap: str) -> tuple[float, float]:
     """The integral of R over the scored regions of an image of area 1, and their area."""
-    ys, xs, scores = _tiles(found, overlap, np.nan)
-    areas, scored = np.outer(np.diff(ys), np.diff(xs)), ~np.isnan(scores)
-    return fsum((areas * scores)[scored]), fsum(areas[scored])
+    ys, xs, scores = _tiles(patches, overlap, np.nan)
+    areas, inside = np.outer(np.diff(ys), np.diff(xs)), ~np.isnan(scores)
+    return fsum((areas * scores)[inside]), fsum(areas[inside])
 
 
 def _mean(parts: Sequence[tuple[float, float]]) -> float:
@@ -284,26 +301,7 @@ def _mean(parts: Sequence[tuple[float, float]]) -> float:
     return fsum(total for total, _ in parts) / weight if weight > 0 else 0.0
 
 
-def _area(patch: Patch) -> float:
-    """Its share of the image."""
-    if patch.mask is not None:
-        return shapes.share(patch.mask)
-    x0, y0, x1, y1 = patch.box
-    return (x1 - x0) * (y1 - y0)
-
-
-def _rank(patch: Patch, overlap: str) -> tuple[float, ...]:
-    """Sorts the patches so that the one that prevails comes last."""
-    if overlap == "smallest":
-        return -_area(patch), -patch.score  # of equal sizes the lower score prevails
-    return (patch.score if overlap == "max" else -patch.score,)
-
-
-def _tensor(cells: Array) -> Tensor:
-    return torch.from_numpy(cells.astype(np.float32))
-
-
-def patches(judgement: Judgement) -> list[Patch]:
+def scored(judgement: Judgement) -> list[Patch]:
     """One patch for every region with a score. Raises RecordError for a score of a region that is not listed."""
     regions = {region.id: region for region in judgement.regions}
     values: dict[str, list[float]] = {}
@@ -316,7 +314,7 @@ def patches(judgement: Judgement) -> list[Patch]:
                 f"list. {AGAIN}"
             )
         values.setdefault(score.region, []).append(score.value)
-    return [Patch(regions[name].box, fmean(given), regions[name].mask) for name, given in values.items()]
+    return [Patch(regions[name].box, fmean(scores), regions[name].mask) for name, scores in values.items()]
 
 
 def global_score(judgement: Judgement) -> float:

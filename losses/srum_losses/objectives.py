@@ -30,13 +30,18 @@ class SrumLoss:
 
     def __call__(self, step: FlowStep) -> tuple[Tensor, Mapping[str, Tensor]]:
         error = _squared(step.velocity, step.target)
-        reward = (_weights(step) * error).mean()
-        reference = _reference(step, error)
+        paired = any(other is not own for other, own in zip(step.reference, step.target, strict=True))
+        reference = (_squared(step.velocity, step.reference) if paired else error).mean()
+        reward = self.reward(step, error).mean()
         total = reward + self.constraint * reference
         return total, {"reward": reward.detach(), "reference": reference.detach()}
 
+    def reward(self, step: FlowStep, error: Tensor) -> Tensor:
+        """What L_r is the mean of, out of the squared error (cells, channels)."""
+        return _weights(step) * error
 
-class BoundedLoss:
+
+class BoundedLoss(SrumLoss):
     """`srum` whose push dies out: in net-negative cells (weight + lambda_c < 0) the reward term is weight * s(e), not
     weight * e, where e is the cell's squared error (mean over channels), e0 that of the model before training, and
 
@@ -54,18 +59,14 @@ class BoundedLoss:
         options = options or BoundedOptions()
         self.constraint, self.margin = options.constraint, options.margin
 
-    def __call__(self, step: FlowStep) -> tuple[Tensor, Mapping[str, Tensor]]:
-        every = _squared(step.velocity, step.target)
-        error = every.mean(1, keepdim=True)
+    def reward(self, step: FlowStep, error: Tensor) -> Tensor:
+        error = error.mean(1, keepdim=True)
         usual = _squared(_start(step), step.target).mean(1, keepdim=True)
         room = (self.margin * usual).clamp(min=1e-12)
         excess = (error - usual).clamp(min=0)
         saturated = error - excess - room * torch.expm1(-excess / room)
         weight = _weights(step)
-        reward = (weight * torch.where(weight + self.constraint < 0, saturated, error)).mean()
-        reference = _reference(step, every)
-        total = reward + self.constraint * reference
-        return total, {"reward": reward.detach(), "reference": reference.detach()}
+        return weight * torch.where(weight + self.constraint < 0, saturated, error)
 
 
 class NegativeAwareLoss:
@@ -119,12 +120,6 @@ class SftLoss:
 def _weights(step: FlowStep) -> Tensor:
     """(cells, 1) float32, of all images."""
     return torch.cat([cells.reshape(-1, 1) for cells in step.weight]).float()
-
-
-def _reference(step: FlowStep, error: Tensor) -> Tensor:
-    """L_ref; `error` is the squared one, which is the same where no image has a pair."""
-    paired = any(other is not own for other, own in zip(step.reference, step.target, strict=True))
-    return _squared(step.velocity, step.reference).mean() if paired else error.mean()
 
 
 def _start(step: FlowStep) -> Sequence[Tensor]:

@@ -18,7 +18,7 @@ from srum_core.records import Question
 from srum_core.runs.progress import progress, shown
 from srum_core.runs.run import Planned, Run
 from srum_core.runs.store import check_settings, to_json, write_atomic
-from srum_core.stages.asking import put
+from srum_core.stages.interview import put
 
 if TYPE_CHECKING:
     import numpy as np

@@ -129,7 +129,7 @@ def _scores(candidates: Sequence[Candidate], benchmark: Benchmark, judge: Answer
     if judge is None:
         rubrics: Any = benchmark.rubrics  # type: ignore[attr-defined]
         return [{name: float(rubrics(each)[name]) for name in RUBRICS} for each in candidates]
-    from srum_core.stages.asking import put
+    from srum_core.stages.interview import put
 
     answers = iter(put(judge, [question(name, each) for each in candidates for name in RUBRICS]))
     found = [{name: grade(next(answers)) for name in RUBRICS} for _ in candidates]

@@ -9,8 +9,7 @@ import attrs
 from srum_core.doctor.findings import Finding, Verdict
 from srum_core.doctor.subject import Subject
 from srum_core.records import Question, Region
-from srum_core.stages.asking import put
-from srum_core.stages.interview import Interview, conduct
+from srum_core.stages.interview import Interview, conduct, put
 
 ANSWERS, JUDGES = "answers", "judges"
 HALVES = (Region("1", (0.0, 0.0, 0.5, 1.0)), Region("2", (0.5, 0.0, 1.0, 1.0)))

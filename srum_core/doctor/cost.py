@@ -17,8 +17,7 @@ from srum_core.doctor.subject import Subject
 from srum_core.flow import FlowStep, flow_step
 from srum_core.records import Question
 from srum_core.runs.progress import clock
-from srum_core.stages.asking import put
-from srum_core.stages.interview import Interview
+from srum_core.stages.interview import Interview, put
 from srum_core.training import lora, metrics
 from srum_core.training.latent_cache import CHUNK
 
@@ -35,7 +34,7 @@ def measure(subject: Subject) -> tuple[list[Cost], list[Finding]]:
     """One call of each operation, then a training step, which prepares the model for training and so comes last."""
     settings, device = subject.run.settings, subject.device
     text = next((each for each in subject.texts if each), "a picture")
-    asked = [question for interview in answering.interviews(subject) for question in interview.votes[0].questions]
+    asked = [entry.question for interview in answering.interviews(subject) for entry in interview.votes[0]]
     questions = asked or [Question(subject.candidates[0].image, "What does this picture show?")]
     latents = subject.encode(subject.images)
     together = fitting(subject, latents[0])
@@ -138,7 +137,7 @@ def estimate(subject: Subject, found: Sequence[Cost]) -> str:
     each = {cost.operation: cost.seconds / cost.count for cost in found}
     images = len(subject.run.planned(1))
     received = answering.interviews(subject)
-    questions = math.ceil(sum(len(h.votes[0].questions) for h in received) / len({h.candidate.id for h in received}))
+    questions = math.ceil(sum(len(h.votes[0]) for h in received) / len({h.candidate.id for h in received}))
     train = settings.train
     together = train.accumulation * fitting(subject, subject.encode(subject.images[:1])[0])
     trained = train.steps * together if train.steps else train.epochs * images
@@ -158,7 +157,7 @@ def estimate(subject: Subject, found: Sequence[Cost]) -> str:
 
 def _left_out(received: Sequence[Interview]) -> str:
     """What is not counted. The number of follow-up questions depends on the answers, here those on two images."""
-    counted = dict.fromkeys(h.name for h in received if len(h.votes[0].turns) > 1)
+    counted = dict.fromkeys(h.name for h in received if any(entry.turn for entry in h.votes[0]))
     turning = dict.fromkeys(h.name for h in received if hasattr(h.judge, "further") and h.name not in counted)
     *parts, last = ["Finding regions", "asking again", *(f"further turns of {name}" for name in turning)]
     message = f"{', '.join(parts)} and {last} are not counted."

@@ -7,7 +7,7 @@ from PIL import Image
 from srum_core.doctor.findings import Finding
 from srum_core.doctor.subject import Subject
 from srum_core.errors import SrumError
-from srum_core.models.probes import CORNERS, by_corner, with_inverted_corner
+from srum_core.testing.probes import CORNERS, by_corner, with_inverted_corner
 
 SHAPE, PLACE, REPEAT = "shape of latents", "place in latents", "encode again"
 LOCAL = 0.5

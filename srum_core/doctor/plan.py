@@ -121,7 +121,7 @@ class Planner:
         # One image before each judge, with two regions; what is asked does not depend on what it shows.
         candidate = Candidate("image", Prompt("prompt", "a picture"), self.run.folder / "none.png", (1024, 1024), 0)
         opened = [Interview.open(name, judge, candidate, HALVES) for name, judge in self.run.judges()]
-        asked = [question for each in opened for question in each.votes[0].questions]
+        asked = [entry.question for each in opened for entry in each.votes[0]]
         if model.judge is None or settings.answerer is not None or not asked:
             return None
         count = settings.judge.batch * len(asked)

@@ -25,9 +25,8 @@ from srum_core.records import Answer, Candidate, Question, Region, Unreadable
 from srum_core.runs.files import redo_option
 from srum_core.runs.run import made_with
 from srum_core.runs.store import Records
-from srum_core.stages.asking import put
 from srum_core.stages.chunks import chunks
-from srum_core.stages.interview import Interview, conduct, recall
+from srum_core.stages.interview import Interview, conduct, put, recall
 
 SELF = "self"
 """The judge that is the evaluated model itself."""

@@ -137,12 +137,12 @@ def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answe
         return Measured(*about, _values(benchmark, image, ()))
     interview, waiting = answers.recall(image)
     vote = interview.votes[0]
-    if vote.unasked():
+    if not all(entry.times for entry in vote):
         return None
     why = tuple(each.why for each in interview.outcome() if isinstance(each, Unreadable))
-    mute = vote.refused() and not hasattr(benchmark, "unreadable")
-    values = {} if mute else _values(benchmark, image, interview.said(0))
-    if vote.questions and not values:
+    mute = any(entry.refused for entry in vote) and not hasattr(benchmark, "unreadable")
+    values = {} if mute else _values(benchmark, image, interview.texts(0))
+    if vote and not values:
         why = why or ("The benchmark gives no measure.",)
     return Measured(*about, values, why, len(waiting))
 

@@ -21,7 +21,7 @@ from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Row
 from srum_core.runs.run import Run
 from srum_core.runs.store import Records, read_list, write_atomic
-from srum_core.stages.chunks import Made
+from srum_core.stages.chunks import Output
 from srum_core.training.selection import duplicates
 
 log = logging.getLogger("srum")
@@ -64,7 +64,7 @@ def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | Non
     return scoring.score(run, name, use) if done else None
 
 
-def finished(run: Run, round: int | None) -> Made:
+def finished(run: Run, round: int | None) -> Output:
     """The images of the evaluation after a round that only need scoring."""
     made = Evaluation.after(run, round)
     name, use = own_judge(made)

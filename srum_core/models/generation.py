@@ -46,8 +46,8 @@ def load_tokenizer(directory: Path, special: Sequence[str], model: str) -> tuple
 def without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """Return a copy that knows no control tokens: what people write is read by it, so that no prompt or question can
     hold an image or end a turn."""
-    made = json.loads(tokenizer.backend_tokenizer.to_str())
-    return Tokenizer.from_str(json.dumps({**made, "added_tokens": []}))
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    return Tokenizer.from_str(json.dumps({**description, "added_tokens": []}))
 
 
 @frozen
@@ -76,13 +76,13 @@ class Choice(LogitsProcessor):
         """(rows, vocabulary) logits; of a sampled row, all but the sampled one become -inf."""
         if self.watch is not None:
             self.watch(scores)
-        chosen = scores.clone()
+        result = scores.clone()
         for row, (reply, rng) in enumerate(zip(self.replies, self.rngs, strict=True)):
             if reply.temperature > 0:
                 token = draw(scores[row], reply, rng)
-                chosen[row] = -torch.inf
-                chosen[row, token] = 0.0
-        return chosen
+                result[row] = -torch.inf
+                result[row, token] = 0.0
+        return result
 
 
 class _Enough(StoppingCriteria):
@@ -95,10 +95,9 @@ class _Enough(StoppingCriteria):
         return (input_ids.shape[1] >= self.most).to(input_ids.device)
 
 
-@torch.no_grad()
 def speak(
     model: Any,
-    asked: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     replies: Sequence[Reply],
     stops: Sequence[int],
     pad: int,
@@ -106,20 +105,20 @@ def speak(
 ) -> list[list[int]]:
     """Generated ids, row by row, possibly with the stop token at the end.
 
-    asked  the model's arguments, `input_ids` and `attention_mask` padded on the left
-    stops  tokens that end an answer
-    watch  gets every step's logits
+    arguments  the model's arguments, `input_ids` and `attention_mask` padded on the left
+    stops      tokens that end an answer
+    watch      gets every step's logits
 
     The checkpoint's own sampling options do not count: every option is given here."""
-    start = asked["input_ids"].shape[1]
+    start = arguments["input_ids"].shape[1]
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, num_beams=1, repetition_penalty=1.0, pad_token_id=pad, eos_token_id=list(stops),
         max_new_tokens=max(1, *(reply.max_new_tokens for reply in replies)),
     )  # fmt: skip
     out = model.generate(
-        **asked,
+        **arguments,
         generation_config=settings,
         logits_processor=LogitsProcessorList([Choice(replies, watch)]),
         stopping_criteria=StoppingCriteriaList([_Enough(replies, start)]),
     )
-    return [row[start : start + each.max_new_tokens].tolist() for row, each in zip(out, replies, strict=True)]
+    return [row[start : start + reply.max_new_tokens].tolist() for row, reply in zip(out, replies, strict=True)]

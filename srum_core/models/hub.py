@@ -1,13 +1,17 @@
-"""Where weights come from and where they go: what components that load a model have in common, for any of them."""
+"""Where weights come from, and how long they stay in memory: what components that load a model have in common."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 from attrs import field, frozen
 from huggingface_hub import constants, snapshot_download
@@ -16,6 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from srum_core.errors import CheckpointError, ConfigError, clean
 
+log = logging.getLogger("srum")
 _fetching: ContextVar[bool] = ContextVar("fetching", default=True)
 LARGE = 4 * 2**30
 """Bytes of weights above which a machine without an accelerator is refused before anything is loaded."""
@@ -40,8 +45,8 @@ def choose_device(name: str) -> torch.device:
     here = [] if accelerator is None else [accelerator.type]
     count = torch.accelerator.device_count()
     if device.type not in ("cpu", *here) or (device.type in here and (device.index or 0) >= count):
-        known = f"{count} x {here[0]}" if here else "no accelerator"
-        raise ConfigError(f'device="{name}" is not available: torch sees {known} here. Use auto or cpu.')
+        devices = f"{count} x {here[0]}" if here else "no accelerator"
+        raise ConfigError(f'device="{name}" is not available: torch sees {devices} here. Use auto or cpu.')
     return device
 
 
@@ -109,8 +114,8 @@ class Checkpoints:
         if checkpoint.startswith("bundled:"):
             folder = self.bundled.get(checkpoint.removeprefix("bundled:"))
             if folder is None:
-                known = ", ".join(f"bundled:{name}" for name in self.bundled) or "none"
-                raise CheckpointError(f"{self.setting}={checkpoint}: no such bundled model; there is {known}.")
+                names = ", ".join(f"bundled:{name}" for name in self.bundled) or "none"
+                raise CheckpointError(f"{self.setting}={checkpoint}: no such bundled model; there is {names}.")
             return folder
         self.refuse_large(checkpoint, device)
         folder = Path(checkpoint).expanduser()
@@ -128,3 +133,40 @@ class Checkpoints:
                 f"{checkpoint} is {size / 1e9:.0f} GB of weights and this machine has no accelerator. {self.needs} To "
                 "load it on the CPU all the same, set its device=cpu (of an adapter: adapter.device=cpu)."
             )
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+class Parts:
+    """Parts by name, loaded when they are needed and let go of when they are not, so that no stage holds all of the
+    model. `release` false keeps whatever was loaded once."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]], release: bool) -> None:
+        self.makers, self.release = makers, release
+        self.loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.loaded:
+            before = _allocated()
+            self.loaded[name] = self.makers[name]()
+            log.info("loaded the %s (%.1f GB; %.1f GB in all)", name, _allocated() - before, _allocated())
+        return self.loaded[name]
+
+    def only(self, *names: str) -> None:
+        """Let go of every part but these; what is not loaded stays so."""
+        surplus = [name for name in self.loaded if name not in names] if self.release else []
+        for name in surplus:
+            del self.loaded[name]
+        if surplus:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            log.info("let go of the %s (%.1f GB in all)", ", the ".join(surplus), _allocated())
+
+
+def _allocated() -> float:
+    """GB on the accelerator, or of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / 1e9
+    return float(psutil.Process().memory_info().rss) / 1e9

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,25 +65,18 @@ def open_image(path: Path) -> Image:
 
 def read_files(candidate: Candidate) -> dict[Path, bytes]:
     """The files of a candidate. Raises RecordError for one that cannot be read or is not what was recorded."""
-    found = {path: read_file(path) for path in candidate.files}
-    if candidate.sha256 and _digest(found.values()) != candidate.sha256:
+    contents = {path: read_file(path) for path in candidate.files}
+    if candidate.sha256 and sha256(b"".join(contents.values())).hexdigest() != candidate.sha256:
         raise RecordError(
-            f"{' or '.join(map(clean, found))} is not the file that candidate {clean(candidate.id)} was made with: "
+            f"{' or '.join(map(clean, contents))} is not the file that candidate {clean(candidate.id)} was made with: "
             f"the SHA-256 is another one. {way_out(candidate.image)}"
         )
-    return found
+    return contents
 
 
 def with_digest(candidate: Candidate) -> Candidate:
     """The candidate with the hash of its files as they are now."""
-    return attrs.evolve(candidate, sha256=_digest(read_files(candidate).values()))
-
-
-def _digest(files: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for data in files:
-        digest.update(data)
-    return digest.hexdigest()
+    return attrs.evolve(candidate, sha256=sha256(b"".join(read_files(candidate).values())).hexdigest())
 
 
 def flatten(image: Image) -> Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from srum_core.errors import CheckpointError
-from srum_core.models import generation
-from srum_core.models.generation import Reply, load_tokenizer, without_added_tokens
+from srum_core.models.generation import Reply, load_tokenizer, speak, without_added_tokens
 from srum_core.models.images import open_rgb
 from srum_core.models.weights import Stored
 from srum_core.records import BoxFormat, Question
@@ -46,8 +45,7 @@ class Chat:
 
     @classmethod
     def load(cls, directory: Path, model: str, more: Sequence[str] = ()) -> Chat:
-        """`model`: its name, for people; `more`: special tokens beside Qwen's. Raises CheckpointError for an unknown
-        one."""
+        """`model`: its name in messages; `more`: special tokens beside Qwen's. Raises CheckpointError."""
         tokenizer, special = load_tokenizer(directory, (*SPECIAL, *more), model)
         return cls(tokenizer, without_added_tokens(tokenizer), special)
 
@@ -60,16 +58,16 @@ class Chat:
 
         room  most tokens of the turn: a closed one that is longer loses the end of what is said, not its frame"""
         end = [self.special[END], *self.ids("\n")] if closed else []
-        said = self.ids(f"{role}\n{inner}") if isinstance(inner, str) else [*self.ids(f"{role}\n"), *inner]
-        turn = [self.special[START], *said]
+        words = self.ids(f"{role}\n{inner}") if isinstance(inner, str) else [*self.ids(f"{role}\n"), *inner]
+        turn = [self.special[START], *words]
         return [*(turn if room is None else turn[: max(room - len(end), 1)]), *end]
 
     def question(self, text: str, cells: int, reason: bool = False) -> list[int]:
         """A question about an image of so many vision tokens (0: about none), the answer to be given next."""
-        shown = [self.special["<|vision_start|>"], *[self.special[IMAGE]] * cells, self.special["<|vision_end|>"]]
-        asked = self.turn("user", [*shown, *self.ids(text)]) if cells else self.turn("user", text)
+        image = [self.special["<|vision_start|>"], *[self.special[IMAGE]] * cells, self.special["<|vision_end|>"]]
+        user = self.turn("user", [*image, *self.ids(text)] if cells else text)
         system = self.turn("system", SYSTEM + REASON_FIRST * reason)
-        return [*system, *asked, *self.turn("assistant", "", closed=False)]
+        return [*system, *user, *self.turn("assistant", "", closed=False)]
 
     @property
     def stops(self) -> list[int]:
@@ -90,7 +88,7 @@ def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: 
     dropped: a question says itself how it is to be answered."""
     names = {name: stored_name(name, stored.where) for name in language_state(config)}
     tensors = stored.tensors(name for name in names.values() if name in stored.where)
-    loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    result: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         None,
         config=config,
         state_dict={ours: tensors[name] for ours, name in names.items() if name in tensors},
@@ -99,7 +97,7 @@ def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: 
         attn_implementation="sdpa",
         output_loading_info=True,
     )
-    model, report = loaded
+    model, report = result
     wrong = [str(key) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for key in report[kind]]
     if wrong:
         raise CheckpointError(f"transformers could not load {', '.join(wrong[:5])} of {stored.directory}.")
@@ -121,11 +119,12 @@ def official_name(name: str) -> str:
 
 
 def language_state(config: Qwen2_5_VLConfig) -> dict[str, Tensor]:
-    """Return everything that the model is made of, by transformers' names and without values; a tied head is left
-    out."""
+    """Return all tensors of the model, by transformers' names and without values; a tied head is left out."""
     with torch.device("meta"):
         state = Qwen2_5_VLForConditionalGeneration(config).state_dict()
-    return {name: each for name, each in state.items() if name != "lm_head.weight" or not config.tie_word_embeddings}
+    if config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    return state
 
 
 def stored_name(name: str, there: Container[str]) -> str:
@@ -136,10 +135,10 @@ def stored_name(name: str, there: Container[str]) -> str:
 def stored_shapes(config: Qwen2_5_VLConfig, there: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """Stored name -> shape of every tensor. Some savers write the copy of a tied head too: wanted if it is `there`."""
     state = language_state(config)
-    wanted: dict[str, Sequence[int]] = {stored_name(name, there): tensor.shape for name, tensor in state.items()}
+    shapes: dict[str, Sequence[int]] = {stored_name(name, there): tensor.shape for name, tensor in state.items()}
     if config.tie_word_embeddings and "lm_head.weight" in there:
-        wanted["lm_head.weight"] = state["model.language_model.embed_tokens.weight"].shape
-    return wanted
+        shapes["lm_head.weight"] = state["model.language_model.embed_tokens.weight"].shape
+    return shapes
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -174,8 +173,8 @@ class ImageInput:
 
     def patches(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Patches of all images one after another, and (frames, rows, columns) of patches of each."""
-        made = self.processor(list(images), return_tensors="pt")
-        return made["pixel_values"], made["image_grid_thw"]
+        batch = self.processor(list(images), return_tensors="pt")
+        return batch["pixel_values"], batch["image_grid_thw"]
 
     def cells(self, grid: Tensor) -> int:
         """Vision tokens of an image whose patches lie like this."""
@@ -192,9 +191,9 @@ def answer(model: Any, chat: Chat, image_input: ImageInput, questions: Sequence[
         chat.question(question.text, image_input.cells(grid), question.think)
         for question, grid in zip(questions, grids, strict=True)
     ]
-    replies = [Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
-    said = speak(model, chat, ask(chat, rows, (patches, grids), model.device), replies)
-    return [chat.text(ids) for ids in said]
+    replies = [Reply(question.max_new_tokens, question.temperature, question.seed) for question in questions]
+    arguments = ask(chat, rows, (patches, grids), model.device)
+    return [chat.text(ids) for ids in speak(model, arguments, replies, chat.stops, chat.special[PAD])]
 
 
 def ask(
@@ -209,19 +208,7 @@ def ask(
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     # The types are 1 on an image's tokens. Without them transformers gives these plain positions, and says nothing.
     types = (ids == chat.special[IMAGE]).int()
-    asked = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+    arguments = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
     if images is not None:
-        asked |= {"pixel_values": images[0], "image_grid_thw": images[1]}
-    return {name: tensor.to(device) for name, tensor in asked.items()}
-
-
-@torch.no_grad()
-def speak(
-    model: Any,
-    chat: Chat,
-    asked: Mapping[str, Tensor],
-    replies: Sequence[Reply],
-    watch: Callable[[Tensor], None] | None = None,
-) -> list[list[int]]:
-    """Ids said, row by row, possibly with what stopped them at the end; `watch` gets every step's logits."""
-    return generation.speak(model, asked, replies, chat.stops, chat.special[PAD], watch)
+        arguments |= {"pixel_values": images[0], "image_grid_thw": images[1]}
+    return {name: tensor.to(device) for name, tensor in arguments.items()}

@@ -19,8 +19,8 @@ REASON_FIRST = (
 
 def packaged(package: str) -> list[str]:
     """Names of the templates that come with a package."""
-    entries = (files(package) / "prompts").iterdir()
-    return sorted(entry.name.removesuffix(".txt") for entry in entries if entry.name.endswith(".txt"))
+    names = (entry.name for entry in (files(package) / "prompts").iterdir())
+    return sorted(name.removesuffix(".txt") for name in names if name.endswith(".txt"))
 
 
 def load(package: str, name: str, placeholders: Sequence[str], option: str = "template") -> str:

@@ -16,10 +16,10 @@ from srum_core.runs.files import ABOUT, way_out
 def kind(checkpoint: Path) -> str:
     """lora or full: the kind of a checkpoint folder written by `save`. Raises CheckpointError if it is none."""
     if (checkpoint / ABOUT).exists():
-        found = weights.read_json(checkpoint / ABOUT).get("kind")
-        if found not in ("lora", "full"):
-            raise CheckpointError(f'{checkpoint / ABOUT} has kind {found!r}, which is neither "lora" nor "full".')
-        return str(found)
+        name = weights.read_json(checkpoint / ABOUT).get("kind")
+        if name not in ("lora", "full"):
+            raise CheckpointError(f'{checkpoint / ABOUT} has kind {name!r}, which is neither "lora" nor "full".')
+        return str(name)
     if (checkpoint / "adapter_config.json").is_file():
         return "lora"  # from elsewhere, in PEFT's layout
     raise CheckpointError(f"{checkpoint} holds no {ABOUT} and no adapter_config.json: it is no result of training.")
@@ -27,11 +27,10 @@ def kind(checkpoint: Path) -> str:
 
 def export(model: UnifiedModel, folder: Path) -> None:
     """Write the model whole, in the layout of its own project: by its `export`; without one what it saves is whole."""
-    whole = getattr(model, "export", None)
-    if whole is None:
-        model.save(folder, {name: parameter.detach() for name, parameter in model.denoiser.named_parameters()})
+    if hasattr(model, "export"):
+        model.export(folder)
     else:
-        whole(folder)
+        model.save(folder, {name: parameter.detach() for name, parameter in model.denoiser.named_parameters()})
 
 
 def apply(model: UnifiedModel, checkpoint: Path) -> None:
@@ -46,11 +45,11 @@ def apply(model: UnifiedModel, checkpoint: Path) -> None:
     config, values = _read_lora(checkpoint)
     with weights.loading(f"The LoRA weights in {checkpoint}", checkpoint):
         wrapped = PeftModel(denoiser, config)
-        wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-        shapes, there = ({name: each.shape for name, each in some.items()} for some in (wanted, values))
+        state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        shapes, stored = ({name: tensor.shape for name, tensor in some.items()} for some in (state, values))
         weights.refuse(
             f"The LoRA weights in {checkpoint} do not fit this model",
-            weights.differences(shapes, there, unused=True),
+            weights.differences(shapes, stored, unused=True),
             f"Use the adapter and checkpoint that they were trained with. {way_out(checkpoint)}",
         )
         set_peft_model_state_dict(wrapped, values)
@@ -70,7 +69,7 @@ def _read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
         )
     values = weights.read_tensors(path)
     weights.refuse_infinite(values.items(), path)
-    largest = max((side for each in values.values() for side in each.shape), default=0)
+    largest = max((side for tensor in values.values() for side in tensor.shape), default=0)
     rank = about.get("r", 0)
     if not isinstance(rank, int) or rank > largest:  # the matrices would be made before they are compared
         raise CheckpointError(

@@ -27,7 +27,6 @@ from srum_core.runs.files import redo_option, way_out
 
 KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """Types that weights may have, and their names in safetensors."""
-FLOATS = frozenset(KINDS.values())
 SAFETENSORS, PICKLE = ".safetensors", ".bin"
 PICKLES = (PICKLE, ".pt", ".pth")
 """Endings of PyTorch files."""
@@ -60,10 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError, also for sizes (layers, widths, …) that no model has."""
     if not path.is_file():
         raise CheckpointError(f"{path.parent} has no {path.name}; the published directory does.")
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(path, f"it is no JSON ({clean(error)})") from error
+    data = _parse(path)
     if not isinstance(data, dict):
         raise unreadable(path, f"it holds a {type(data).__name__} instead of an object")
     todo: list[tuple[str, Any]] = list(data.items())
@@ -72,12 +68,19 @@ def read_json(path: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             todo += value.items()
         elif isinstance(value, list):
-            todo += ((key, each) for each in value)
+            todo += ((key, item) for item in value)
         elif isinstance(value, int | float):
             most = MOST_LAYERS if _LAYERS.search(key) else LARGEST if _SIZES.search(key) else value
             if value > most and key != "total_size":  # of an index: bytes of all shards
                 raise CheckpointError(f"{path}: {clean(key)} is {clean(value, 40)}; no model has more than {most}.")
     return data
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(path, f"it is no JSON ({clean(error)})") from error
 
 
 def shards(index: Path) -> list[Path]:
@@ -88,13 +91,13 @@ def shards(index: Path) -> list[Path]:
     names = sorted(set(table.values()))
     home = index.parent.resolve()
     # The hub's cache keeps the files themselves outside its snapshots, which hold symbolic links to them.
-    homes = [home, *(each.parent / "blobs" for each in home.parents if each.name == "snapshots")]
+    homes = [home, *(folder.parent / "blobs" for folder in home.parents if folder.name == "snapshots")]
 
     def inside(name: str) -> bool:
         if Path(name).name != name or name in ("", "..") or "\0" in name:
             return False
         real = Path(os.path.realpath(index.parent / name))
-        return any(real.is_relative_to(each) for each in homes)
+        return any(real.is_relative_to(folder) for folder in homes)
 
     if outside := [clean(name, 80) for name in names if not inside(name)]:
         raise CheckpointError(f"{index} names {', '.join(outside[:5])}, outside of its folder. Put the files into it.")
@@ -119,7 +122,7 @@ def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (type, shape) of the tensors in a safetensors or a PyTorch file. Raises CheckpointError."""
     if path.suffix in PICKLES:
         tensors = read_tensors(path, lazily=True)
-        return {name: (KINDS.get(each.dtype, str(each.dtype)), tuple(each.shape)) for name, each in tensors.items()}
+        return {name: (KINDS.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
     with opened(path) as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
@@ -133,7 +136,7 @@ def read_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
         with opened(path) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     data = unpickle(path, lazily)
-    if not isinstance(data, Mapping) or not data or not all(isinstance(each, Tensor) for each in data.values()):
+    if not isinstance(data, Mapping) or not data or not all(isinstance(value, Tensor) for value in data.values()):
         raise CheckpointError(
             f"{path} holds no plain table of tensors by name. If they are wrapped in something else, save them on "
             "their own."
@@ -170,13 +173,11 @@ class Stored:
         `ending`: of safetensors or PICKLE, of PyTorch files. Raises CheckpointError."""
         for stem in stems:
             single, index = (directory / f"{stem}{ending}{end}" for end in ("", ".index.json"))
-            if single.is_file():
-                return cls(directory, stem, *locate([single]), ending)
-            if index.is_file():
-                return cls(directory, stem, *locate(shards(index)), ending)
-        wanted = " or ".join(f"{stem}{ending}" for stem in stems)
+            if single.is_file() or index.is_file():
+                return cls(directory, stem, *locate([single] if single.is_file() else shards(index)), ending)
+        names = " or ".join(f"{stem}{ending}" for stem in stems)
         raise CheckpointError(
-            f"{directory} holds no {wanted} (single or sharded with an index): it is no {kind} checkpoint, or "
+            f"{directory} holds no {names} (single or sharded with an index): it is no {kind} checkpoint, or "
             "incomplete."
         )
 
@@ -214,13 +215,13 @@ class Stored:
             for name, tensor in module.state_dict().items()
         }
         # 1 x 1 convolutions may be stored with four dimensions where the module holds a matrix.
-        wanted = {
-            name: there if _without_ones(there := self.shapes.get(name, shape)) == _without_ones(shape) else shape
+        expected = {
+            name: stored if _without_ones(stored := self.shapes.get(name, shape)) == _without_ones(shape) else shape
             for name, (_, _, shape) in own.items()
         }
         refuse(
             f"The weights {self.stem}{self.ending} in {self.directory} do not match its configuration",
-            differences(wanted, self.shapes, unused=not partly),
+            differences(expected, self.shapes, unused=not partly),
         )
         values: list[dict[str, Tensor]] = [{} for _ in modules]
         for name, tensor in self.read(own, device):
@@ -231,9 +232,7 @@ class Stored:
             module.eval().requires_grad_(False)
 
     def as_stored(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `changed` (stored names) in the types and shapes that are stored: training keeps float32.
-
-        Raises CheckpointError for names that are not stored."""
+        """Return `changed` as it is stored: training keeps float32. Raises CheckpointError for names not stored."""
         self._refuse_unknown(changed)
         return {
             name: changed[name].detach().to("cpu", stored.dtype).reshape(stored.shape).contiguous()
@@ -255,7 +254,7 @@ class Stored:
                 save_file(whole, directory / file.name, metadata={"format": "pt"})
             else:
                 # Copies: a view would be saved with all that it is a view of.
-                torch.save({**whole, **{name: each.clone() for name, each in new.items()}}, directory / file.name)
+                torch.save({**whole, **{name: value.clone() for name, value in new.items()}}, directory / file.name)
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         if unknown := sorted(set(names) - self.where.keys()):
@@ -294,10 +293,10 @@ def locate(paths: Iterable[Path]) -> tuple[dict[str, Path], dict[str, tuple[int,
     where: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for path in paths:
-        found = header(path)
-        refuse_quantised(path, {name: kind for name, (kind, _) in found.items() if kind not in FLOATS})
-        where |= dict.fromkeys(found, path)
-        shapes |= {name: shape for name, (_, shape) in found.items()}
+        tensors = header(path)
+        refuse_quantised(path, {name: kind for name, (kind, _) in tensors.items() if kind not in KINDS.values()})
+        where |= dict.fromkeys(tensors, path)
+        shapes |= {name: shape for name, (_, shape) in tensors.items()}
     return where, shapes
 
 
@@ -334,15 +333,15 @@ def refuse_infinite(tensors: Iterable[tuple[str, Tensor]], where: object) -> Non
 
 
 def differences(
-    wanted: Mapping[str, Sequence[int]], there: Mapping[str, Sequence[int]], unused: bool = False
+    expected: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[int]], unused: bool = False
 ) -> list[str]:
     """Missing tensors and other shapes, one line each; with `unused`, also tensors that are not used."""
-    lines = [f"missing: {name}" for name in wanted if name not in there]
-    lines += [f"unused: {name}" for name in sorted(there.keys() - wanted.keys()) if unused]
+    lines = [f"missing: {name}" for name in expected if name not in stored]
+    lines += [f"unused: {name}" for name in sorted(stored.keys() - expected.keys()) if unused]
     return lines + [
-        f"{name}: stored {tuple(there[name])}, expected {tuple(shape)}"
-        for name, shape in wanted.items()
-        if name in there and tuple(there[name]) != tuple(shape)
+        f"{name}: stored {tuple(stored[name])}, expected {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in stored and tuple(stored[name]) != tuple(shape)
     ]
 
 
@@ -350,8 +349,8 @@ def refuse(what: str, problems: Sequence[str], way_out: str = "") -> None:
     """Raise CheckpointError if there are problems: `what`, their number, the first of them, and what to do."""
     if problems:
         more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
-        shown = "\n  ".join([*problems[:20], *more])
-        message = f"{what}: {_count(problems, 'difference')}\n  {shown}"
+        lines = "\n  ".join([*problems[:20], *more])
+        message = f"{what}: {_count(problems, 'difference')}\n  {lines}"
         raise CheckpointError(f"{message}\n{way_out}" if way_out else message)
 
 
@@ -380,10 +379,7 @@ def loading(what: str, *folders: Path, hint: str = "") -> Iterator[None]:
         for path in sorted(path for folder in folders for path in folder.glob("*.safetensors")):
             header(path)
         for path in sorted(path for folder in folders for path in folder.glob("*.json")):
-            try:
-                json.loads(path.read_bytes())
-            except (OSError, ValueError, RecursionError) as damage:
-                raise unreadable(path, f"it is no JSON ({clean(damage)})") from error
+            _parse(path)
         why = f"{type(error).__name__}: {clean(error)}"
         raise CheckpointError(f"{what} could not be loaded ({why}). {hint}".strip()) from error
 
@@ -399,14 +395,10 @@ def _check(path: Path) -> None:
                 raise unreadable(path, "")
     elif path.suffix == ".safetensors":
         try:
-            found = header(path)
+            tensors = header(path)
         except CheckpointError:
             return  # a file that is not used may be anything; of one that is used, the library complains
-        _check_types(path, found)
-
-
-def _check_types(path: Path, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    odd = {name: kind for name, (kind, _) in found.items() if kind in ("I8", "U8") or kind.startswith("F8")}
-    config = path.with_name("config.json")
-    if not (config.is_file() and "quantization_config" in read_json(config)):
-        refuse_quantised(path, odd)
+        config = path.with_name("config.json")
+        if not (config.is_file() and "quantization_config" in read_json(config)):
+            quantised = {name: kind for name, (kind, _) in tensors.items() if kind.startswith(("I8", "U8", "F8"))}
+            refuse_quantised(path, quantised)

@@ -31,8 +31,8 @@ class Step:
         return f"{self.stage} (base)" if self.round is None else f"{self.stage} (round {self.round})"
 
 
-class Made(Protocol):
-    """What is there already, by the ids of images."""
+class Output(Protocol):
+    """The result of a stage, by the ids of images."""
 
     def ids(self) -> set[str]: ...
 
@@ -43,7 +43,7 @@ def chunks(
     run: Run,
     ids: Sequence[str],
     size: int,
-    records: Made,
+    records: Output,
     step: Step,
     load: Callable[[], object] = lambda: None,
     name: str = "",

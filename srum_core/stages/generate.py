@@ -6,7 +6,6 @@ import logging
 from collections.abc import Container, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import attrs
 
@@ -16,12 +15,9 @@ from srum_core.protocols import ImageGenerator
 from srum_core.records import Candidate
 from srum_core.runs.files import redo_option
 from srum_core.runs.run import Planned, Run
-from srum_core.runs.store import Records, write_atomic
+from srum_core.runs.store import write_atomic
 from srum_core.stages.chunks import Step, chunks
 from srum_core.stages.serving import require_served
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 log = logging.getLogger("srum")
 
@@ -36,19 +32,15 @@ def generate(run: Run, round: int) -> None:
     models = {each.model for each in records} if run.settings.generator else set[str]()
     for chunk in chunks(run, list(plan), batch, records, step, load=lambda: require_served(run, round)):
         items = [plan[identity] for identity in chunk]
-        made = generate_images(run.sampler(round - 1), items, records.folder / "images", records)
-        models |= {each.model for each in made}
-        _refuse_another(models, records)
-        records.extend(made)
-
-
-def _refuse_another(models: set[str], records: Records[Candidate]) -> None:
-    """Raise RecordError where a round's images would come from several models."""
-    if len(names := sorted(models - {""})) > 1:
-        raise RecordError(
-            f"The images in {records.folder} would come from several models: {', '.join(names)}. A round has one: let "
-            f"the server load the one of the images that are there, or run once with {redo_option(records.folder)}."
-        )
+        images = generate_images(run.sampler(round - 1), items, records.folder / "images", records)
+        models |= {each.model for each in images}
+        if len(names := sorted(models - {""})) > 1:
+            raise RecordError(
+                f"The images in {records.folder} would come from several models: {', '.join(names)}. A round has one: "
+                "let the server load the one of the images that are there, or run once with "
+                f"{redo_option(records.folder)}."
+            )
+        records.extend(images)
 
 
 def generate_images(
@@ -60,42 +52,31 @@ def generate_images(
     borders: bool = True,
 ) -> list[Candidate]:
     """One batch of images, stored as FOLDER/ID.png, with the `latents` that the model gives them if wanted. Images
-    that are `there` are generated with the others, but their files do not change.
+    that are `there` are generated with the others, but their files do not change. Raises PluginError."""
+    from safetensors.torch import save
 
-    Raises PluginError if the model returns another number."""
+    from srum_core.models.weights import failure  # torch
+
     samples = model.generate([item.prompt.text for item in items], [item.seed for item in items])
     refuse(len(samples) != len(items), model, f"generated {len(samples)} images for {len(items)} prompts.")
     candidates = []
-    reasons = [sample.failure or _failure(sample.latent) for sample in samples]
-    if failed := [reason for reason in reasons if reason]:
-        log.warning(f"{len(failed)} of {len(items)} images count as failures, and are not scored: {clean(failed[0])}")
+    tensors = [() if sample.latent is None else (sample.latent,) for sample in samples]
+    reasons = [sample.failure or failure("latent", *latent) for sample, latent in zip(samples, tensors, strict=True)]
+    if reason := next(filter(None, reasons), ""):
+        count = sum(map(bool, reasons))
+        log.warning(f"{count} of {len(items)} images count as failures, and are not scored: {clean(reason)}")
     for item, sample, reason in zip(items, samples, reasons, strict=True):
-        path, image = folder / f"{item.id}.png", sample.image
+        path, image, latent = folder / f"{item.id}.png", sample.image, None
         if not borders:
             image = image.crop(image.convert("RGB").getbbox())
         if item.id not in there or not path.exists():
             data = BytesIO()
             image.save(data, format="PNG")
             write_atomic(path, data.getvalue())
-        generated = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought, failure=reason)
-        generated = attrs.evolve(generated, model=sample.model, note=sample.note)
-        kept = _keep(sample.latent, path) if latents and sample.latent is not None else None
-        candidates.append(with_digest(attrs.evolve(generated, latent=kept)))
+        if latents and sample.latent is not None:
+            latent = path.with_suffix(".safetensors")
+            write_atomic(latent, save({"latent": sample.latent.detach().cpu().contiguous()}))
+        candidate = Candidate(item.id, item.prompt, path, image.size, item.seed, sample.thought)
+        candidate = attrs.evolve(candidate, latent=latent, failure=reason, model=sample.model, note=sample.note)
+        candidates.append(with_digest(candidate))
     return candidates
-
-
-def _failure(latent: Tensor | None) -> str:
-    if latent is None:
-        return ""
-    from srum_core.models.weights import failure  # torch
-
-    return failure("latent", latent)
-
-
-def _keep(latent: Tensor, image: Path) -> Path:
-    """The latent's file, next to the image."""
-    from safetensors.torch import save
-
-    path = image.with_suffix(".safetensors")
-    write_atomic(path, save({"latent": latent.detach().cpu().contiguous()}))
-    return path

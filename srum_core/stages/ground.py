@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from srum_core.errors import refuse
 from srum_core.protocols import Grounder, Judge
 from srum_core.records import Candidate, Dropped, Grounding, Question, Region, Score, Unreadable, iou, near_duplicate
 from srum_core.runs.run import Run
-from srum_core.stages.asking import ask, seen_by_answerer
 from srum_core.stages.chunks import Step, chunks, verified
-from srum_core.stages.interview import Interview, conduct
+from srum_core.stages.interview import Interview, conduct, put, seen_by
 
 
 @frozen
@@ -39,80 +39,65 @@ def ground(run: Run, round: int, ahead: Callable[[], bool] | None = None) -> Non
     use = run.settings.verifier
     verifier: Judge | None = run.registry.create("judge", use) if use else None
     candidates, records = run.candidates(round), run.groundings(round)
-    plan = {item.id: item for item in run.planned(round)}
+    plan, settings = {item.id: item for item in run.planned(round)}, run.settings.ground
     ready = None if ahead is None else lambda chunk: ahead() and candidates.ids().issuperset(chunk)
-    for chunk in chunks(run, list(plan), run.settings.ground.batch, records, Step("ground", round), ready=ready):
-        chosen = list(verified(candidates, [plan[identity] for identity in chunk]))
-        failed = [Grounding(each.id, failures=(Unreadable(0, each.failure),)) for each in chosen if each.failure]
-        some = [each for each in chosen if not each.failure]
+
+    seed = partial(run.round_seed, "ground", round)
+    ask = lambda questions: put(run.answerer(round - 1), questions)  # noqa: E731
+
+    for chunk in chunks(run, list(plan), settings.batch, records, Step("ground", round), ready=ready):
+        every = list(verified(candidates, [plan[identity] for identity in chunk]))
+        failures = [Grounding(each.id, failures=(Unreadable(0, each.failure),)) for each in every if each.failure]
+        some = [each for each in every if not each.failure]
         if verifier or any(grounder.questions(candidate) for candidate in some):
-            some = seen_by_answerer(run, round - 1, some)
-        name = run.settings.grounder.use
-        proposals = [Interview.open(name, _Proposing(grounder), candidate, ()) for candidate in some]
-        _conduct(run, round, proposals)
-        found = [_proposed(grounder, interview, run.settings.ground.duplicates) for interview in proposals]
+            some = seen_by(run.answerer(round - 1), some)
+        proposals = [Interview.open(run.settings.grounder.use, _Proposing(grounder), each, ()) for each in some]
+        conduct(proposals, ask, settings.retries, settings.temperature, seed)
+        groundings = [_proposed(grounder, interview, settings.duplicates) for interview in proposals]
         if use and verifier:
-            found = _verified(run, round, use.use, verifier, some, found)
-        records.extend([*found, *failed])
-
-
-def _conduct(run: Run, round: int, interviews: Sequence[Interview]) -> None:
-    settings = run.settings.ground
-    conduct(
-        interviews,
-        lambda questions: ask(run, round - 1, questions),
-        settings.retries,
-        settings.temperature,
-        lambda *what: run.round_seed("ground", round, *what),
-    )
+            pairs = zip(some, groundings, strict=True)
+            verdicts = [Interview.open(use.use, verifier, candidate, each.regions) for candidate, each in pairs]
+            conduct(verdicts, ask, settings.retries, settings.temperature, seed)
+            groundings = list(map(_verified, groundings, verdicts))
+        records.extend([*groundings, *failures])
 
 
 def _proposed(grounder: Grounder, interview: Interview, threshold: float) -> Grounding:
     """The grounder's regions, without near-duplicates of earlier ones."""
-    found = interview.with_refusals(0, grounder.regions(interview.candidate, interview.said(0)))
-    failures = tuple(each for each in found if isinstance(each, Unreadable))
-    regions = [each for each in found if isinstance(each, Region)]
+    proposals = interview.with_refusals(0, grounder.regions(interview.candidate, interview.texts(0)))
+    failures = tuple(each for each in proposals if isinstance(each, Unreadable))
+    regions = [each for each in proposals if isinstance(each, Region)]
     identity = interview.candidate.id
     twice = len({region.id for region in regions}) != len(regions)
     refuse(twice, grounder, f"gave two regions of image {identity} the same id. Ids must be unique.")
     if failures:
         return Grounding(identity, exchanges=tuple(interview.exchanges), failures=failures)
-    kept: list[Region] = []
+    unique: list[Region] = []
     dropped: list[Dropped] = []
     for region in regions:
-        other = near_duplicate(region.box, kept, threshold)
+        other = near_duplicate(region.box, unique, threshold)
         if other is None:
-            kept.append(region)
+            unique.append(region)
         else:
             overlap = iou(region.box, other.box)
             why = f"near-duplicate of region {other.id} (intersection over union {overlap:.2f})"
             dropped.append(Dropped(region, why))
-    return Grounding(identity, tuple(kept), tuple(interview.exchanges), tuple(dropped))
+    return Grounding(identity, tuple(unique), tuple(interview.exchanges), tuple(dropped))
 
 
-def _verified(
-    run: Run, round: int, name: str, verifier: Judge, candidates: Sequence[Candidate], found: Sequence[Grounding]
-) -> list[Grounding]:
+def _verified(grounding: Grounding, interview: Interview) -> Grounding:
     """Without the regions that the verifier scores below 0 (paper §3.1). An unreadable verdict drops nothing."""
-    pairs = list(zip(candidates, found, strict=True))
-    interviews = [Interview.open(name, verifier, candidate, each.regions) for candidate, each in pairs]
-    _conduct(run, round, interviews)
-    return [_without_rejected(name, each, interview) for each, interview in zip(found, interviews, strict=True)]
-
-
-def _without_rejected(name: str, found: Grounding, interview: Interview) -> Grounding:
     outcome = interview.outcome()
-    rejected = {each.region: each for each in outcome if isinstance(each, Score) and each.value < 0}
+    rejections = {each.region: each for each in outcome if isinstance(each, Score) and each.value < 0}
     dropped = [
-        Dropped(region, f"rejected by {name}: {rejected[region.id].reason or 'no reason was given'}")
-        for region in found.regions
-        if region.id in rejected
+        Dropped(region, f"rejected by {interview.name}: {rejections[region.id].reason or 'no reason was given'}")
+        for region in grounding.regions
+        if region.id in rejections
     ]
-    return Grounding(
-        found.candidate,
-        tuple(region for region in found.regions if region.id not in rejected),
-        (*found.exchanges, *interview.exchanges),
-        (*found.dropped, *dropped),
-        found.failures,
-        tuple(each for each in outcome if isinstance(each, Unreadable)),
+    return evolve(
+        grounding,
+        regions=tuple(region for region in grounding.regions if region.id not in rejections),
+        exchanges=(*grounding.exchanges, *interview.exchanges),
+        dropped=(*grounding.dropped, *dropped),
+        unverified=tuple(each for each in outcome if isinstance(each, Unreadable)),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from statistics import fmean, median
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import attrs
 from attrs import define
 
 from srum_core.errors import PluginError, RecordError, clean, refuse
-from srum_core.protocols import Judge
+from srum_core.protocols import Answerer, Judge
 from srum_core.records import Answer, Candidate, Exchange, Question, Region, Score, Unreadable
 from srum_core.runs.files import redo_option
 
@@ -25,7 +26,7 @@ Ask = Callable[[Sequence[Question]], Sequence[str]]
 """Answers, one per question, in order."""
 Seed = Callable[..., int]
 """A seed that depends on its purpose only."""
-Known = Callable[[Question], str | None]
+Lookup = Callable[[Question], str | None]
 """The recorded answer to a question, None if there is none."""
 Reading = list[Score | Unreadable]
 LONGEST_ANSWER = 32_000
@@ -36,61 +37,31 @@ MOST_TURNS = 8
 
 
 @define
-class Vote:
-    """One of several answers to the same questions, with what followed from it; all lists are in order of asking."""
+class Entry:
+    """One question of a vote, and its last answer."""
 
-    questions: list[Question]
-    answers: list[str]
-    """The last answer to each question, "" before the first."""
-    times: list[int]
-    """How often each was answered."""
-    turns: list[int]
-    """How many questions there were at the end of each turn."""
+    question: Question
+    turn: int = 0
+    answer: str = ""
+    times: int = 0
+    """How often it was answered."""
 
-    @classmethod
-    def open(cls, questions: Sequence[Question]) -> Vote:
-        vote = cls([], [], [], [])
-        vote.add(questions)
-        return vote
+    @property
+    def text(self) -> str:
+        """The answer, without a question that it repeats."""
+        return without_echo(self.answer, self.question.text)
 
-    def add(self, questions: Sequence[Question]) -> None:
-        """A turn."""
-        self.questions += questions
-        self.answers += [""] * len(questions)
-        self.times += [0] * len(questions)
-        self.turns.append(len(self.questions))
+    @property
+    def refused(self) -> str:
+        """Why the question was refused; "" if it was not."""
+        return Answer.of(self.answer).refused
 
-    def receive(self, index: int, answer: str) -> None:
-        """Another answer than before takes along the turns that followed from it."""
-        if self.times[index] and answer != self.answers[index]:
-            end = self.end_of_turn(index)
-            del self.questions[end:], self.answers[end:], self.times[end:]
-            self.turns = [each for each in self.turns if each <= end]
-        self.answers[index] = answer
-        self.times[index] += 1
-
-    def end_of_turn(self, index: int) -> int:
-        """Of the one in which this question was asked."""
-        return next(end for end in self.turns if index < end)
-
-    def unasked(self) -> list[int]:
-        return [index for index, times in enumerate(self.times) if not times]
-
-    def refused(self) -> dict[int, str]:
-        """Why, by the index of the question that was refused."""
-        return {i: known.refused for i, each in enumerate(self.answers) if (known := Answer.of(each)).refused}
-
-    def too_long(self) -> dict[int, str]:
-        """Why an answer is not read, by the index of its question."""
-        return {
-            i: f"The answer has {len(each)} characters; at most {LONGEST_ANSWER} are read."
-            for i, each in enumerate(self.answers)
-            if each and not legible(each)
-        }
-
-    def said(self) -> list[str]:
-        """The answers, without questions that they repeat."""
-        return [without_echo(answer, each.text) for answer, each in zip(self.answers, self.questions, strict=True)]
+    @property
+    def too_long(self) -> str:
+        """Why the answer is not read; "" if it is."""
+        if not self.answer or legible(self.answer):
+            return ""
+        return f"The answer has {len(self.answer)} characters; at most {LONGEST_ANSWER} are read."
 
 
 @define
@@ -102,9 +73,10 @@ class Interview:
     candidate: Candidate
     regions: tuple[Region, ...]
     questions: list[Question]
-    votes: list[Vote]
+    votes: list[list[Entry]]
+    """Of each of several answers to the same questions, these and what followed from them, in order of asking."""
     exchanges: list[Exchange]
-    seen: Reading | None = None
+    reading: Reading | None = None
     """The result of a judge without questions for the image, from a batch."""
 
     @classmethod
@@ -113,8 +85,8 @@ class Interview:
     ) -> Interview:
         """Ask the judge for its first questions; nothing is answered yet. One that asks nothing has one vote."""
         questions = list(judge.questions(candidate, regions))
-        opened = [Vote.open(questions) for _ in range(votes if questions else 1)]
-        return cls(name, judge, candidate, tuple(regions), questions, opened, [])
+        entries = [[Entry(question) for question in questions] for _ in range(votes if questions else 1)]
+        return cls(name, judge, candidate, tuple(regions), questions, entries, [])
 
     @classmethod
     def replay(
@@ -135,7 +107,7 @@ class Interview:
         interview = cls.open(name, judge, candidate, regions, min(votes, len(own) or 1))  # each vote has an exchange
         same = all(interview._repeat(exchange, reworded) for exchange in own)
         if not same or any(interview.follow(vote) for vote in range(len(interview.votes))):
-            count = max(len(vote.questions) for vote in interview.votes)
+            count = max(map(len, interview.votes))
             raise RecordError(
                 f'The judge "{name}" asks {count} questions about image {candidate.id} today, and they are not '
                 "those that the recorded answers belong to. Keep the settings that shape its questions (such as its "
@@ -148,78 +120,83 @@ class Interview:
         if exchange.vote >= len(self.votes):
             return False
         vote = self.votes[exchange.vote]
-        if exchange.index == len(vote.questions):
+        if exchange.index == len(vote):
             self.follow(exchange.vote)
-        if exchange.index >= len(vote.questions):
+        if exchange.index >= len(vote):
             return False
-        same = reworded or exchange.question.text == vote.questions[exchange.index].text
-        if same:
-            answer = Answer(exchange.answer, exchange.model, exchange.refused)
-            self.receive(exchange.vote, exchange.index, exchange.question, answer)
-        return same
+        if not reworded and exchange.question.text != vote[exchange.index].question.text:
+            return False
+        answer = Answer(exchange.answer, exchange.model, exchange.refused)
+        self.receive(exchange.vote, exchange.index, exchange.question, answer)
+        return True
 
     @property
     def answers(self) -> list[list[str]]:
         """`answers[v][i]` is the last answer to question i of vote v."""
-        return [vote.answers for vote in self.votes]
+        return [[entry.answer for entry in vote] for vote in self.votes]
 
     def receive(self, vote: int, index: int, question: Question, answer: str) -> None:
-        self.votes[vote].receive(index, answer)
-        known = Answer.of(answer)
-        self.exchanges.append(Exchange(self.name, question, str(answer), index, vote, known.model, known.refused))
+        """Another answer than before takes along the turns that followed from it."""
+        entries, entry = self.votes[vote], self.votes[vote][index]
+        if entry.times and answer != entry.answer:
+            entries[:] = [each for each in entries if each.turn <= entry.turn]
+        entry.answer = answer
+        entry.times += 1
+        reply = Answer.of(answer)
+        self.exchanges.append(Exchange(self.name, question, str(answer), index, vote, reply.model, reply.refused))
 
-    def said(self, vote: int) -> list[str]:
+    def texts(self, vote: int) -> list[str]:
         """The answers of one vote, without questions that they repeat."""
-        return self.votes[vote].said()
+        return [entry.text for entry in self.votes[vote]]
 
     def follow(self, number: int) -> list[int]:
         """The questions of one vote that wait for an answer; once there are none, those that follow from the answers.
 
         Raises PluginError for a judge that never comes to an end."""
         vote, further = self.votes[number], getattr(self.judge, "further", None)
-        if vote.questions and not vote.unasked() and further is not None:
-            asked = list(further(self.candidate, self.regions, vote.said()))
-            if asked and len(vote.turns) == MOST_TURNS:
+        if vote and all(entry.times for entry in vote) and further is not None:
+            questions, turn = further(self.candidate, self.regions, self.texts(number)), vote[-1].turn + 1
+            vote += [Entry(question, turn) for question in questions]
+            if vote[-1].turn == MOST_TURNS:
                 raise PluginError(
                     f'"{self.name}" still has questions about image {self.candidate.id} after {MOST_TURNS} turns. '
                     "Its `further` must come to an end: it gets all answers so far, and gives [] when it knows enough."
                 )
-            if asked:
-                vote.add(asked)
-        return vote.unasked()
+        return [index for index, entry in enumerate(vote) if not entry.times]
 
     def read(self, vote: int) -> Reading:
         """The judge's scores for one vote. Raises PluginError for invalid questions or regions in them."""
         try:
-            found = self.judge.scores(self.candidate, self.regions, self.said(vote)) if self.seen is None else self.seen
-            found = list(found)
+            reading = self.reading
+            if reading is None:
+                reading = list(self.judge.scores(self.candidate, self.regions, self.texts(vote)))
         except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
             raise PluginError(f'"{self.name}" cannot score image {self.candidate.id}: {clean(error)}') from error
-        known, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote].questions)
-        for each in found:
+        ids, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote])
+        for each in reading:
             if isinstance(each, Unreadable) and not 0 <= each.question < max(count, 1):
                 raise PluginError(
                     f'"{self.name}" calls the answer to a question unreadable that it did not ask ({each.question}; '
                     f"it asked {count} about image {self.candidate.id})."
                 )
-            if each.region not in known:
+            if each.region not in ids:
                 raise PluginError(
                     f'"{self.name}" scores region "{each.region}", which image {self.candidate.id} does not have.'
                 )
-        return self.with_refusals(vote, found)
+        return self.with_refusals(vote, reading)
 
-    def with_refusals(self, vote: int, found: Sequence[T | Unreadable]) -> list[T | Unreadable]:
-        """The scores, with a failure for every question that was refused or whose answer is too long,
-        whatever was read out of no words."""
-        why = self.votes[vote].too_long() | self.votes[vote].refused()
-        failed = {each.question for each in found if isinstance(each, Unreadable)}
-        message = [
+    def with_refusals(self, vote: int, reading: Sequence[T | Unreadable]) -> list[T | Unreadable]:
+        """The scores, with a failure for every question that was refused or whose answer is too long."""
+        why = {i: entry.refused or entry.too_long for i, entry in enumerate(self.votes[vote])}
+        why = {index: reason for index, reason in why.items() if reason}
+        failed = {each.question for each in reading if isinstance(each, Unreadable)}
+        scores = [
             attrs.evolve(each, why=why[each.question])
             if isinstance(each, Unreadable) and each.question in why
             else each
-            for each in found
+            for each in reading
         ]
-        return [*message, *(Unreadable(index, why[index], judge=self.name) for index in why if index not in failed)]
+        return [*scores, *(Unreadable(index, why[index], judge=self.name) for index in why if index not in failed)]
 
     def unreadable(self) -> list[tuple[int, int]]:
         """(vote, question) of every answer that cannot be read."""
@@ -235,18 +212,17 @@ class Interview:
 
     def _due(self, number: int, retries: int) -> list[int]:
         vote = self.votes[number]
-        if not vote.questions:
+        if not vote:
             return []  # it asks no questions, and running it again may be expensive
         if waiting := self.follow(number):
             return waiting
-        refused = vote.refused()  # asked again, they would be refused again
-        again = [i for i in self._unreadable(number) if vote.times[i] <= retries and i not in refused]
-        return [index for index in again if index < vote.end_of_turn(again[0])]
+        # One that was refused would be refused again.
+        again = [i for i in self._unreadable(number) if vote[i].times <= retries and not vote[i].refused]
+        return [index for index in again if vote[index].turn == vote[again[0]].turn]
 
     def asking(self, vote: int, index: int, temperature: float, seed: Seed) -> Question:
-        """A question as it is to be asked now: a single first answer is greedy, all else is sampled, each time with
-        another seed."""
-        question, times = self.votes[vote].questions[index], self.votes[vote].times[index]
+        """A question as it is asked now: greedy for a single first answer, else sampled each time with another seed."""
+        question, times = self.votes[vote][index].question, self.votes[vote][index].times
         if not times and len(self.votes) == 1:
             return question
         own = seed(self.candidate.id, self.name, index, times, *([vote] if vote else []))
@@ -258,19 +234,49 @@ class Interview:
         readings = [self.read(vote) for vote in range(len(self.votes))]
         if len(readings) == 1:
             return readings[0]
-        every = [each for reading in readings for each in reading]
-        return [_settle(votes, len(readings), doubt) for votes in _by_region(every)]
+        by_region: dict[tuple[str | None, str], Reading] = {}  # statements about the same thing
+        for each in chain(*readings):
+            by_region.setdefault((each.region, each.judge), []).append(each)
+        return [_settle(statements, len(readings), doubt) for statements in by_region.values()]
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def put(answerer: Answerer, questions: Sequence[Question]) -> list[str]:
+    """The answers, in order. Raises PluginError if there are more or fewer than questions, or one is no text."""
+    converses = getattr(answerer, "converses", False)
+    answers = list(answerer.answer(questions if converses else [without_history(each) for each in questions]))
+    refuse(len(answers) != len(questions), answerer, f"gave {len(answers)} answers to {len(questions)} questions.")
+    odd = next((each for each in answers if not isinstance(each, str)), "")
+    refuse(not isinstance(odd, str), answerer, f"gave a {type(odd).__name__} as an answer; it should be a str.")
+    return answers
+
+
+def without_history(question: Question) -> Question:
+    """The question with its earlier turns in its text, for answerers without multi-turn support."""
+    if not question.history:
+        return question
+    before = [
+        f"Before, you were asked:\n{asked}\n\nYou answered:\n{answered}\n\n" for asked, answered in question.history
+    ]
+    return attrs.evolve(question, text="".join([*before, question.text]), history=())
+
+
+def seen_by(answerer: Answerer, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates with the answerer's box format (its optional `box_format`)."""
+    format_of = getattr(answerer, "box_format", None)
+    if format_of is None:
+        return list(candidates)
+    return [attrs.evolve(candidate, boxes=format_of(candidate.size)) for candidate in candidates]
 
 
 def conduct(interviews: Sequence[Interview], ask: Ask, retries: int, temperature: float, seed: Seed) -> None:
-    """Ask all questions, then the unreadable ones again, at most `retries` times, with sampling and a new seed.
-
-    Due questions of all interviews are asked together. A single first answer is greedy; several votes are
-    sampled from the start."""
+    """Ask all due questions of all interviews together, until none is due: unreadable ones at most `retries` times."""
     todo = [(interview, *place) for interview in interviews for place in interview.due(retries)]
     while todo:
-        asked = [interview.asking(vote, index, temperature, seed) for interview, vote, index in todo]
-        for (interview, vote, index), question, answer in zip(todo, asked, ask(asked), strict=True):
+        questions = [interview.asking(vote, index, temperature, seed) for interview, vote, index in todo]
+        for (interview, vote, index), question, answer in zip(todo, questions, ask(questions), strict=True):
             interview.receive(vote, index, question, answer)
         received = {id(interview): interview for interview, _, _ in todo}.values()
         todo = [(interview, *place) for interview in received for place in interview.due(retries)]
@@ -286,23 +292,23 @@ def look(interviews: Sequence[Interview]) -> None:
         asks = any(interview.questions for interview in own)
         refuse(asks, judge, "has `score_many` and asks questions: a judge that asks is given one image at a time.")
         try:
-            given = list(score_many([each.candidate for each in own], [each.regions for each in own]))
+            readings = list(score_many([each.candidate for each in own], [each.regions for each in own]))
         except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
             names = ", ".join(each.candidate.id for each in own)
             raise PluginError(f'"{name}" cannot score the images {clean(names)}: {clean(error)}') from error
-        refuse(len(given) != len(own), judge, f"scored {len(given)} of {len(own)} images in `score_many`.")
-        for interview, found in zip(own, given, strict=True):
-            interview.seen = list(found)
+        refuse(len(readings) != len(own), judge, f"scored {len(readings)} of {len(own)} images in `score_many`.")
+        for interview, reading in zip(own, readings, strict=True):
+            interview.reading = list(reading)
 
 
-def recall(interview: Interview, known: Known, retries: int, temperature: float, seed: Seed) -> list[Question]:
+def recall(interview: Interview, lookup: Lookup, retries: int, temperature: float, seed: Seed) -> list[Question]:
     """Replay earlier answers as far as they go; return the questions that would be asked next, if any."""
     while True:
         due = [(place, interview.asking(*place, temperature, seed)) for place in interview.due(retries)]
-        found = [(place, question, said) for place, question in due if (said := known(question)) is not None]
-        for place, question, said in found:
-            interview.receive(*place, question, said)
-        if not found:
+        answers = [(place, question, answer) for place, question in due if (answer := lookup(question)) is not None]
+        for place, question, answer in answers:
+            interview.receive(*place, question, answer)
+        if not answers:
             return [question for _, question in due]
 
 
@@ -347,14 +353,6 @@ def without_echo(answer: str, question: str) -> str:
     if len(answer.strip()) >= 40 and answer.strip() in question:
         return ""
     return answer
-
-
-def _by_region(found: Sequence[Score | Unreadable]) -> list[list[Score | Unreadable]]:
-    """Groups of statements about the same thing, in order of first mention."""
-    groups: dict[tuple[str | None, str], list[Score | Unreadable]] = {}
-    for each in found:
-        groups.setdefault((each.region, each.judge), []).append(each)
-    return list(groups.values())
 
 
 def _settle(votes: Sequence[Score | Unreadable], count: int, doubt: float) -> Score | Unreadable:

@@ -1,21 +1,24 @@
-"""The order of the five stages: planned steps, their inputs, and running them."""
+"""The order of the five stages: planned steps, their inputs, and running them; judging while images are generated."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 from srum_core.errors import RecordError
+from srum_core.records import Candidate, Grounding, Judgement
 from srum_core.runs.files import STAGES, read_json
 from srum_core.runs.progress import NORMAL, VERBOSE, log_file, shown, tell
 from srum_core.runs.run import Run, started_from
 from srum_core.runs.store import check_settings, rank_and_world, write_atomic
-from srum_core.stages import ahead, serving
-from srum_core.stages.chunks import Made, Step, seed_everything
+from srum_core.stages import serving
+from srum_core.stages.chunks import Step, seed_everything
+from srum_core.stages.ground import ground
+from srum_core.stages.judge import judge
 
 _MODULES = {
     **{stage: f"srum_core.stages.{stage}" for stage in ("generate", "ground", "judge")},
@@ -23,6 +26,8 @@ _MODULES = {
     "evaluate": "srum_core.evaluation.stage",
 }
 """Where the function of a stage is; imported when it runs, for it may need torch."""
+PAUSE = 1.0
+"""Seconds between two checks for new images."""
 _NEEDS = {"ground": "generate", "judge": "ground", "train": "judge", "evaluate": "train"}
 
 
@@ -67,7 +72,17 @@ def count(run: Run, step: Step, fresh: bool = False) -> tuple[int, int]:
         return 0, len(plan)
     if step.stage == "evaluate" and run.done(step.stage, step.round):
         return len(plan), len(plan)  # its answers may be those of another run, taken over
-    return len({item.id for item in plan} & _made(run, step).ids()), len(plan)
+    return len({item.id for item in plan} & _images(run, step)), len(plan)
+
+
+def _images(run: Run, step: Step) -> set[str]:
+    """Ids of the images that the stage has finished."""
+    if step.stage == "evaluate":
+        from srum_core.evaluation.stage import finished
+
+        return finished(run, step.round).ids()
+    kinds = {"generate": Candidate, "ground": Grounding, "judge": Judgement}
+    return run.records(step.stage, step.round, kinds[step.stage]).ids()
 
 
 def perform_all(run: Run, only: str | None = None, start: Callable[[Step], None] | None = None) -> None:
@@ -86,7 +101,7 @@ def perform_all(run: Run, only: str | None = None, start: Callable[[Step], None]
             serving.prepare(run, step.round)
         tell(f"{step}: {shown(run.stage_folder(step.stage, step.round))}", NORMAL)
         if start is None and step.stage == "generate" and step.round and only is None:
-            with ahead.judging(run, step.round):
+            with _judge_ahead(run, step.round):
                 perform(run, step.stage, step.round)
         elif start is None:
             perform(run, step.stage, step.round)
@@ -111,34 +126,75 @@ def perform(run: Run, stage: str, round: int | None) -> None:
     with log_file(run.folder):
         seed_everything(run.round_seed(stage, round))
         metrics.forget_peaks()
-        began = time.monotonic()
+        start = time.monotonic()
         getattr(import_module(_MODULES[stage]), stage)(run, round)
-        if rank_and_world()[0] == 0:
-            peaks = metrics.peaks()
-            _keep_peaks(run.round_folder(round) / "memory.json", stage, peaks)
-            took = [f"{time.monotonic() - began:.1f} s", *(f"{name} {each:.0f} MiB" for name, each in peaks.items())]
-            tell(f"{Step(stage, round)} took {', '.join(took)}", VERBOSE)
+        first = rank_and_world()[0] == 0
+        if first:
+            path, peaks = run.round_folder(round) / "memory.json", metrics.peaks()
+            others = read_json(path) if path.exists() else {}
+            write_atomic(path, json.dumps({**others, stage: peaks}, indent=1) + "\n")
+            figures = [f"{time.monotonic() - start:.1f} s", *(f"{name} {each:.0f} MiB" for name, each in peaks.items())]
+            tell(f"{Step(stage, round)} took {', '.join(figures)}", VERBOSE)
         if stage == "train":
             run.release()  # the trained weights are on disk; the model in memory is wrapped for training
-            if rank_and_world()[0] == 0 and round and round < run.settings.round_count:
+            if first and round and round < run.settings.round_count:
                 serving.write(run, round)
-        if rank_and_world()[0] == 0:
+        if first:
             for sentence in run.registry.notify("srum_stage_finished", run=run, stage=stage, round=round):
                 tell(sentence)
 
 
-def _keep_peaks(path: Path, stage: str, found: dict[str, float]) -> None:
-    """Peak memory by stage (of its first process)."""
-    known = read_json(path) if path.exists() else {}
-    write_atomic(path, json.dumps({**known, stage: found}, indent=1) + "\n")
+# ---- judging while images are generated -----------------------------------------------------------------------------
 
 
-def _made(run: Run, step: Step) -> Made:
-    if step.stage == "evaluate":
-        from srum_core.evaluation.stage import finished
+@contextmanager
+def _judge_ahead(run: Run, round: int) -> Iterator[None]:
+    """Ground and judge the round's images as they arrive, in a thread beside the generation.
 
-        return finished(run, step.round)
-    assert step.round is not None
-    openers: dict[str, Any] = {"generate": run.candidates, "ground": run.groundings, "judge": run.judgements}
-    made: Made = openers[step.stage](step.round)
-    return made
+    The stages themselves process the images that are left at the end, with the same records. Images are queued on disk,
+    so the generation never waits. Raises at the end the thread's exception."""
+    if not _can_judge_ahead(run, round):
+        yield
+        return
+    over, errors = threading.Event(), list[BaseException]()
+    thread = threading.Thread(target=_work, args=(run, round, over, errors), name="srum-ahead", daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        over.set()
+        while thread.is_alive():  # it may be about to send the next request
+            for stage in ("ground", "judge"):
+                getattr(run.at(stage, round).answerer(round - 1), "cancel", lambda: None)()
+            thread.join(0.2)
+        raise
+    over.set()
+    while thread.is_alive():
+        thread.join(0.5)  # with a timeout: otherwise a Ctrl-C just before would not be noticed
+    if errors:
+        raise errors[0]
+
+
+def _work(run: Run, round: int, over: threading.Event, errors: list[BaseException]) -> None:
+    candidates, processed = run.at("generate", round).candidates(round), 0
+    try:
+        while not over.wait(PAUSE):
+            if (count := len(candidates)) > processed:
+                processed = count
+                ground(run, round, lambda: not over.is_set())
+                judge(run, round, lambda: not over.is_set())
+    except BaseException as error:
+        errors.append(error)
+
+
+def _can_judge_ahead(run: Run, round: int) -> bool:
+    """Whether neither generating nor judging runs a model on this machine."""
+    generating, grounding, judging = (run.at(stage, round) for stage in ("generate", "ground", "judge"))
+    s, t = grounding.settings, judging.settings
+    if generating.settings.generator is None or s.answerer is None or t.answerer is None or rank_and_world()[1] > 1:
+        return False
+    uses = [("grounder", s.grounder), *(("judge", each) for each in (*t.judges, s.verifier) if each)]
+    if any("device" in use.options or hasattr(run.registry.load(kind, use.use), "score_many") for kind, use in uses):
+        return False  # it has its own model
+    workers = [grounding.answerer(round - 1), judging.answerer(round - 1), generating.sampler(round - 1)]
+    return all(getattr(each, "elsewhere", False) for each in workers)

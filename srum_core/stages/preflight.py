@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from srum_core.errors import ConfigError, SrumError, explain
@@ -21,35 +22,30 @@ Named = tuple[str, str, Use]
 """A setting, the kind of component that it names, and the component."""
 
 
-def refuse(found: Sequence[str]) -> None:
+def refuse(problems: Sequence[str]) -> None:
     """Raise ConfigError with all problems, if there are any."""
-    if len(found) == 1:
-        raise ConfigError(found[0])
-    if found:
-        raise ConfigError("The run cannot start; no model was loaded." + "".join(f"\n  - {each}" for each in found))
+    if len(problems) == 1:
+        raise ConfigError(problems[0])
+    if problems:
+        raise ConfigError("The run cannot start; no model was loaded." + "".join(f"\n  - {each}" for each in problems))
 
 
 def problems(run: Run, todo: Sequence[Step], sharded: bool = False) -> list[str]:
     """What would stop these steps, a sentence each. `sharded`: the weights are shared by processes in training."""
-    found: dict[str, str] = {}
-    for here, steps in _with_one_settings(run, todo):
-        round = min(step.round or 1 for step in steps)
-        where = "" if here.settings == run.settings else f"In round {round} of {run.settings.round_count}: "
-        for problem in _problems(here, steps, sharded):
-            found.setdefault(problem, where)
-    return [f"{where}{problem}" for problem, where in found.items()]
-
-
-def _with_one_settings(run: Run, todo: Sequence[Step]) -> list[tuple[Run, list[Step]]]:
-    """The steps by the settings that they have, the run's own first."""
-    found: list[tuple[Run, list[Step]]] = [(run, [])]
+    groups: list[tuple[Run, list[Step]]] = [(run, [])]  # steps by the settings that they have, the run's own first
     for step in todo:
         here = run.at(step.stage, step.round)
-        same = next((steps for other, steps in found if other.settings == here.settings), None)
+        same = next((steps for other, steps in groups if other.settings == here.settings), None)
         if same is None:
-            found.append((here, same := []))
+            groups.append((here, same := []))
         same.append(step)
-    return [each for each in found if each[1]]
+    places: dict[str, str] = {}
+    for here, steps in groups:
+        for problem in _problems(here, steps, sharded) if steps else ():
+            round = min(step.round or 1 for step in steps)
+            where = "" if here.settings == run.settings else f"In round {round} of {run.settings.round_count}: "
+            places.setdefault(problem, where)
+    return [f"{where}{problem}" for problem, where in places.items()]
 
 
 def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
@@ -72,7 +68,7 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
 
 def unusable(registry: Registry, named: Iterable[Named]) -> list[str]:
     """Why components cannot be made or used, a sentence each."""
-    return list(dict.fromkeys(_failures([lambda each=each: _check(registry, *each) for each in named])))  # type: ignore[misc]
+    return list(dict.fromkeys(_failures(partial(_check, registry, *each) for each in named)))
 
 
 def blocked(folder: Path) -> list[str]:
@@ -121,7 +117,7 @@ def _components(run: Run, todo: Sequence[Step]) -> Iterator[Named]:
 
 def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
     """Import a component and check its options; create it where that is cheap. Raises SrumError."""
-    made, options = registry.load(kind, use.use), registry.options(kind, use)
+    component, options = registry.load(kind, use.use), registry.options(kind, use)
     if isinstance(device := getattr(options, "device", None), str):
         from srum_core.models.hub import choose_device  # torch
 
@@ -129,15 +125,15 @@ def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
             choose_device(device)
         except ConfigError as error:
             raise ConfigError(f"{setting}.{error}") from error
-    if hasattr(made, "preflight"):
+    if hasattr(component, "preflight"):
         from srum_core.models.hub import NotDownloaded, offline
 
         try:
             with offline():
-                made.preflight(options)
+                component.preflight(options)
         except NotDownloaded:
             return
-    elif kind not in ("adapter", "generator") and not hasattr(made, "score_many"):  # those load models
-        answerers = {found.component.name for found in registry.listing() if found.kind == "answerer"}
+    elif kind not in ("adapter", "generator") and not hasattr(component, "score_many"):  # those load models
+        answerers = {each.component.name for each in registry.listing() if each.kind == "answerer"}
         if kind != "answerer" or use.use in answerers:  # an adapter may answer too
             registry.create(kind, use)

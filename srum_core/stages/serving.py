@@ -38,17 +38,17 @@ def write(run: Run, rounds: int) -> Served | None:
         return None
     record = run.round_folder(rounds or None) / "served.json"
     if record.exists():
-        known = read_json(record)
+        data = read_json(record)
         try:
-            return Served(Path(os.path.normpath(record.parent / known["path"])), known["name"], known["version"])
+            return Served(Path(os.path.normpath(record.parent / data["path"])), data["name"], data["version"])
         except (TypeError, KeyError) as error:
             raise RecordError(f"{record} does not name the served model. Delete it: it is written again.") from error
     source, last = (run, rounds) if rounds else started_from(run.settings.start, run.registry)
     name = re.sub(r"[^\w.-]+", "-", f"{source.folder.name}-round-{last}-{source.fingerprint(last)[:8]}")
     folder = _lora(run, rounds) if load == "lora" else _whole(run, rounds, record.parent / "served" / name)
-    found = Served(folder, name, name)
-    _keep(record, found)
-    return found
+    served = Served(folder, name, name)
+    _keep(record, served)
+    return served
 
 
 def check(run: Run) -> None:
@@ -67,18 +67,18 @@ def prepare(run: Run, round: int) -> None:
     """Let the servers load the model of the round, with a plugin that has the hook `srum_checkpoint_ready`.
 
     Raises RecordError with instructions where there is none, and where they serve another model afterwards."""
-    found = write(run, round - 1)
-    if found is None:
+    served = write(run, round - 1)
+    if served is None:
         return
-    why = _follow(run, round, found)
-    if not why and found.name == found.version:  # a name chosen by a plugin may now mean other weights
+    why = _follow(run, round, served)
+    if not why and served.name == served.version:  # a name chosen by a plugin may now mean other weights
         return
-    tell(f"generate (round {round}) samples from {shown(found.path)}, served as {found.name}.")
-    names = run.registry.checkpoint_ready(run=run, round=round - 1, path=found.path, name=found.name)
+    tell(f"generate (round {round}) samples from {shown(served.path)}, served as {served.name}.")
+    names = run.registry.checkpoint_ready(run=run, round=round - 1, path=served.path, name=served.name)
     if names:
-        found = attrs.evolve(found, name=names[-1])
-        _keep(run.round_folder(round - 1 or None) / "served.json", found)
-        why = _follow(run, round, found)
+        served = attrs.evolve(served, name=names[-1])
+        _keep(run.round_folder(round - 1 or None) / "served.json", served)
+        why = _follow(run, round, served)
     if why:
         ways = "" if names else " A plugin with the hook srum_checkpoint_ready can do that automatically."
         raise RecordError(f"Round {round} samples from the trained model. {why}\nThen run this again.{ways}")
@@ -86,8 +86,8 @@ def prepare(run: Run, round: int) -> None:
 
 def require_served(run: Run, round: int) -> None:
     """Load the generator of a round. Raises RecordError where its servers do not serve the round's model."""
-    found = write(run, round - 1)
-    if found is not None and (why := _follow(run, round, found)):
+    served = write(run, round - 1)
+    if served is not None and (why := _follow(run, round, served)):
         raise RecordError(f"Round {round} samples from the trained model. {why}\nThen run this again.")
     run.sampler(round - 1)
 
@@ -101,14 +101,14 @@ def _load(run: Run, round: int) -> str:
     return str(run.at("generate", round).sampler(round - 1).load)  # type: ignore[attr-defined]
 
 
-def _follow(run: Run, round: int, found: Served) -> str:
+def _follow(run: Run, round: int, served: Served) -> str:
     generator: Any = run.at("generate", round).sampler(round - 1)
-    return str(generator.follow(found.name, found.path, found.version))
+    return str(generator.follow(served.name, served.path, served.version))
 
 
-def _keep(record: Path, found: Served) -> None:
-    made = {"path": os.path.relpath(found.path, record.parent), "name": found.name, "version": found.version}
-    write_atomic(record, json.dumps(made, indent=1) + "\n")
+def _keep(record: Path, served: Served) -> None:
+    data = {"path": os.path.relpath(served.path, record.parent), "name": served.name, "version": served.version}
+    write_atomic(record, json.dumps(data, indent=1) + "\n")
 
 
 def _lora(run: Run, rounds: int) -> Path:

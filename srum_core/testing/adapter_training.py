@@ -19,10 +19,10 @@ from torch import Tensor, distributed, nn
 
 from srum_core.config.settings import Lora
 from srum_core.flow import flow_step
-from srum_core.models.probes import CORNERS, by_corner, quarter
 from srum_core.protocols import UnifiedModel
 from srum_core.testing.checks import after, called
 from srum_core.testing.fixtures import sample_image
+from srum_core.testing.probes import CORNERS, by_corner, quarter
 from srum_core.training import fsdp, lora
 
 LORA = Lora(rank=2, alpha=4.0)

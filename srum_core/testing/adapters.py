@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from srum_core.flow import Recipe
-from srum_core.models.probes import CORNERS, by_corner, with_inverted_corner
 from srum_core.models.weights import finite
 from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import ImageGenerator, UnifiedModel
@@ -25,6 +24,7 @@ from srum_core.testing.adapter_training import TrainingConformance
 from srum_core.testing.checks import after, called
 from srum_core.testing.fixtures import sample_image
 from srum_core.testing.generators import SeedConformance, check_samples, draw
+from srum_core.testing.probes import CORNERS, by_corner, with_inverted_corner
 
 
 class AdapterConformance(TrainingConformance, SeedConformance):

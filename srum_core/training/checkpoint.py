@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from srum_core.errors import CheckpointError, RecordError, naming
+from srum_core.errors import RecordError, naming
 from srum_core.models import weights
 from srum_core.runs.files import aside, way_out
 from srum_core.runs.store import check_settings, to_json, write_atomic
@@ -37,7 +36,8 @@ class Log:
         """Bytes that are safe on disk."""
         if not self.path.exists():
             return 0
-        sync(self.path)
+        with self.path.open("r+b") as file:  # Windows flushes only files that are open for writing
+            os.fsync(file.fileno())
         return self.path.stat().st_size
 
     def rewind(self, size: int) -> None:
@@ -64,15 +64,10 @@ class Saved:
     def load(self, lazily: bool = False) -> dict[str, Any] | None:
         """The last state, on the CPU, or None; `lazily`: its tensors are read from disk as they are used.
 
-        Raises RecordError for a state made with other settings, or that cannot be read."""
+        Raises RecordError for a state made with other settings, CheckpointError for one that cannot be read."""
         check_settings(self.folder, self.settings, "train")
         path = self.folder / STATE
-        if not path.is_file():
-            return None
-        try:
-            state: dict[str, Any] = weights.unpickle(path, lazily)
-        except CheckpointError as error:
-            raise RecordError(str(error)) from error
+        state: dict[str, Any] | None = weights.unpickle(path, lazily) if path.is_file() else None
         return state
 
     def rewind(self, state: Mapping[str, Any] | None) -> None:
@@ -97,12 +92,3 @@ class Saved:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.folder / STATE)
-
-    def discard(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Return once a file's bytes are on disk."""
-    with path.open("r+b") as file:  # Windows flushes only files that are open for writing
-        os.fsync(file.fileno())

@@ -10,11 +10,6 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed import get_world_size, init_device_mesh
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -53,9 +48,9 @@ def is_sharded(module: nn.Module) -> bool:
 
 def reshard(module: nn.Module) -> None:
     """Let go of gathered weights: sharded ones were changed."""
-    for each in module.modules():
-        if isinstance(each, FSDPModule):
-            each.reshard()
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 @torch.no_grad()
@@ -78,18 +73,3 @@ def like(weight: Tensor, other: Tensor) -> Tensor:
         return weight
     device = other.device_mesh.device_type
     return distribute_tensor(weight.to(device), other.device_mesh, other.placements).to(other.device)
-
-
-# ---- the optimizer ---------------------------------------------------------------------------------------------------
-
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its state by parameter names, sharded or not; complete in the first process, and nothing in others."""
-    return get_optimizer_state_dict(module, optimizer, options=_WHOLE)
-
-
-def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load such a state, given to every process; it may come from another number of processes."""
-    set_optimizer_state_dict(module, optimizer, state, options=StateDictOptions(full_state_dict=True))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 from safetensors import SafetensorError, safe_open
@@ -42,16 +41,16 @@ class Latents:
     def prepare(self, model: UnifiedModel, candidates: Sequence[Candidate], rank: int = 0, world: int = 1) -> None:
         """Encode missing latents. The list is cut into fixed chunks and a chunk is always encoded whole, so what is on
         disk does not depend on interruptions; chunk i is the work of process i % world."""
-        chunks = [candidates[start : start + CHUNK] for start in range(0, len(candidates), CHUNK)]
-        with progress(sum(map(len, chunks[rank::world])), "encode") as advance:
-            for chunk in chunks[rank::world]:
+        mine = [candidates[start : start + CHUNK] for start in range(rank * CHUNK, len(candidates), world * CHUNK)]
+        with progress(sum(map(len, mine)), "encode") as advance:
+            for chunk in mine:
                 self._prepare(model, chunk)
                 advance(len(chunk))
 
     def _prepare(self, model: UnifiedModel, chunk: Sequence[Candidate]) -> None:
         window_of = getattr(model, "window", None)
         sources = {candidate.id: self._source(candidate) for candidate in chunk}
-        missing = {candidate.id for candidate in chunk if not self._there(candidate, sources[candidate.id])}
+        missing = {candidate.id for candidate in chunk if not self._holds(candidate, sources[candidate.id])}
         if missing:
             for candidate, tensors in zip(chunk, encode(model, chunk), strict=True):
                 if candidate.id in missing:
@@ -62,15 +61,13 @@ class Latents:
 
     def grid(self, candidate: Candidate) -> tuple[int, int]:
         """(rows, columns), out of the file's header."""
-        with self._opened(candidate) as file:
-            rows, columns, _ = file.get_slice("clean").get_shape()
+        rows, columns, _ = self._header(candidate)[0]
         return rows, columns
 
     def window(self, candidate: Candidate) -> Box:
         """The part of the image that the grid covers (the model's `window`), out of the file's header."""
-        with self._opened(candidate) as file:
-            stored = (file.metadata() or {}).get("window")
-            return WHOLE if stored is None else tuple(json.loads(stored))
+        window = self._header(candidate)[1].get("window")
+        return WHOLE if window is None else tuple(json.loads(window))
 
     def fit(self, reward_map: RewardMap, images: Images) -> list[Judgement]:
         """The judgements of the part of each image that its latent covers; a map with `fit` is fitted to them."""
@@ -88,23 +85,19 @@ class Latents:
     def _path(self, candidate: Candidate) -> Path:
         return self.folder / f"{candidate.id}.safetensors"
 
-    def _there(self, candidate: Candidate, source: str) -> bool:
-        if not self._path(candidate).is_file():
-            return False
+    def _holds(self, candidate: Candidate, source: str) -> bool:
         try:
-            with self._opened(candidate) as file:
-                return (file.metadata() or {}).get("source") == source
+            return self._header(candidate)[1].get("source") == source
         except RecordError:
-            return False  # cut off or damaged: it is made again
+            return False  # missing, cut off or damaged: it is made again
 
-    @contextmanager
-    def _opened(self, candidate: Candidate) -> Iterator[Any]:
-        """The file, for its header. Raises RecordError where it is damaged."""
+    def _header(self, candidate: Candidate) -> tuple[list[int], dict[str, str]]:
+        """The latent's shape, and what is recorded with it. Raises RecordError where the file is damaged."""
         path = self._path(candidate)
         try:
             with safe_open(path, framework="pt") as file:
-                yield file
-        except (SafetensorError, ValueError) as error:
+                return file.get_slice("clean").get_shape(), file.metadata() or {}
+        except (SafetensorError, ValueError, OSError) as error:
             raise unreadable(path, error) from error
 
     def _source(self, candidate: Candidate) -> str:
@@ -118,40 +111,33 @@ class Latents:
 def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[str, Tensor]]:
     """Latents by name ("clean", "reference") per candidate: the one that it was decoded from if stored, else
     encoded. Raises TrainingError if a reference has another grid."""
-    kept = {index: _kept(each.latent) for index, each in enumerate(candidates) if each.latent}
-    generated = [open_image(each.image) for index, each in enumerate(candidates) if index not in kept]
-    made = iter(model.encode(generated) if generated else [])
-    clean = [kept[index] if index in kept else next(made) for index in range(len(candidates))]
-    out = [{"clean": _stored(latent)} for latent in clean]
-    paired = [(index, candidate.reference) for index, candidate in enumerate(candidates) if candidate.reference]
-    if paired:
-        references = model.encode([open_image(path) for _, path in paired])
-        for (index, path), latent in zip(paired, references, strict=True):
-            _check(candidates[index], path, clean[index], latent)
-            out[index]["reference"] = _stored(latent)
-    for candidate, tensors in zip(candidates, out, strict=True):
+    images = [open_image(each.image) for each in candidates if each.latent is None]
+    encodings = iter(model.encode(images) if images else [])
+    clean = [next(encodings) if each.latent is None else _read(each.latent) for each in candidates]
+    paths = [each.reference for each in candidates if each.reference]
+    references = iter(model.encode(list(map(open_image, paths))) if paths else [])
+    latents = []
+    for candidate, latent in zip(candidates, clean, strict=True):
+        tensors = {"clean": latent}
+        if candidate.reference:
+            tensors["reference"] = reference = next(references)
+            if latent.shape != reference.shape:
+                raise TrainingError(
+                    f"Candidate {candidate.id} has a latent grid of {tuple(latent.shape[:2])} cells, its reference "
+                    f"{candidate.reference} one of {tuple(reference.shape[:2])}: give a reference image of the "
+                    "candidate's size, or none."
+                )
         if odd := [name for name, tensor in tensors.items() if not finite(tensor)]:
             raise TrainingError(
                 f"The {odd[0]} latent of candidate {candidate.id} ({candidate.image}) holds values that are not "
                 "finite. Use another adapter.dtype or checkpoint, or generate again with "
                 f"{redo_option(candidate.image)}."
             )
-    return out
+        latents.append({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return latents
 
 
-def _check(candidate: Candidate, path: Path, own: Tensor, reference: Tensor) -> None:
-    if own.shape != reference.shape:
-        raise TrainingError(
-            f"Candidate {candidate.id} has a latent grid of {tuple(own.shape[:2])} cells, its reference {path} one of "
-            f"{tuple(reference.shape[:2])}: give a reference image of the candidate's size, or none."
-        )
-
-
-def _stored(latent: Tensor) -> Tensor:
-    return latent.detach().cpu().contiguous()
-
-
-def _kept(path: Path) -> Tensor:
+def _read(path: Path) -> Tensor:
     """The latent that an image was generated from. Raises RecordError."""
     check_file(path)
     try:

@@ -1,22 +1,17 @@
-"""Trainable parameters: freezing, LoRA through PEFT, activation checkpointing, the moving average, checkpoint folders;
-and the optimizer."""
+"""Trainable parameters: freezing, LoRA through PEFT, the moving average, checkpoint folders, the optimizer."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import evolve, frozen
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-)
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recompute
@@ -51,10 +46,12 @@ def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, comp
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     for parameter in parameters.values():
         parameter.data = parameter.data.float()
-    if compiled:
-        compile_blocks(module, recipe.blocks)
-    if checkpointing:
-        checkpoint_blocks(module, recipe.blocks)
+    for block in find_blocks(module, recipe.blocks) if compiled or checkpointing else ():
+        # Only `forward` is replaced: the names of modules and parameters stay, and sharding works around it.
+        if compiled:  # each by itself: they are alike, so one compilation serves all
+            block.forward = torch.compile(block.forward)
+        if checkpointing:  # activations are computed again in the backward pass; gradients stay the same
+            block.forward = partial(recompute, block.forward, use_reentrant=False)
     module.train()
     return Tuned(module, parameters, method)
 
@@ -74,16 +71,16 @@ class Start:
     @classmethod
     def of(cls, tuned: Tuned) -> Start:
         """Make it before the first update. `tuned.module` is called, not what wraps it for several processes."""
-        return cls(tuned, {name: each.detach().clone() for name, each in tuned.parameters.items()})
+        return cls(tuned, {name: weight.detach().clone() for name, weight in tuned.parameters.items()})
 
     @torch.no_grad()
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         module = self.tuned.module
         training = module.training
         module.eval()
         self._exchange()
         try:
-            return module(*given)
+            return module(*arguments)
         finally:
             self._exchange()
             module.train(training)
@@ -110,9 +107,7 @@ def check_types(tuned: Tuned, precision: str) -> None:
 
 def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
     names = [name for name, _ in denoiser.named_parameters()]
-    for pattern in recipe.full:
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise _no_match("recipe.full", pattern, "parameter", names)
+    _check_patterns("recipe.full", recipe.full, "parameter", names)
     if not recipe.full:
         raise TrainingError(
             "This adapter's recipe.full is empty, so there is nothing that full training could change: use "
@@ -125,8 +120,7 @@ def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
 
 def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
     names = [name for name, _ in denoiser.named_modules() if name]
-    if not any(re.fullmatch(recipe.lora, name) for name in names):
-        raise _no_match("recipe.lora", recipe.lora, "module", names)
+    _check_patterns("recipe.lora", [recipe.lora], "module", names)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, but it only ever divides it
@@ -136,35 +130,22 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
     return get_peft_model(denoiser, config)
 
 
-def checkpoint_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
-    """Let every block (by class name) forget its activations and compute them again in the backward pass. The gradients
-    stay the same; module and parameter names too."""
-    for block in find_blocks(module, blocks):
-        block.forward = partial(recompute, block.forward, use_reentrant=False)
-
-
-def compile_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
-    """Compile every block (by class name) separately: they are alike, so one compilation serves all.
-    Only `forward` is replaced: names stay, and what shards or recomputes a block works around it."""
-    for block in find_blocks(module, blocks):
-        block.forward = torch.compile(block.forward)
-
-
-def find_blocks(module: nn.Module, blocks: Iterable[str]) -> list[nn.Module]:
+def find_blocks(module: nn.Module, blocks: Collection[str]) -> list[nn.Module]:
     """The modules of these classes. Raises TrainingError for a class of which there is none."""
-    there = list(module.modules())
-    for name in blocks:
-        if not any(type(each).__name__ == name for each in there):
-            raise _no_match("recipe.blocks", name, "class", sorted({type(each).__name__ for each in there}))
-    return [each for each in there if type(each).__name__ in set(blocks)]
+    names = sorted({type(each).__name__ for each in module.modules()})
+    _check_patterns("recipe.blocks", blocks, "class", names)
+    return [each for each in module.modules() if type(each).__name__ in blocks]
 
 
-def _no_match(where: str, pattern: str, kind: str, names: list[str]) -> TrainingError:
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return TrainingError(
-        f'{where} of the adapter holds "{pattern}", which matches no {kind} of its denoiser (there are {shown}). '
-        "Patterns must match whole names; correct the adapter's Recipe."
-    )
+def _check_patterns(where: str, patterns: Iterable[str], kind: str, names: list[str]) -> None:
+    """Raise TrainingError for a pattern that matches none of the names."""
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            examples = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise TrainingError(
+                f'{where} of the adapter holds "{pattern}", which matches no {kind} of its denoiser (there are '
+                f"{examples}). Patterns must match whole names; correct the adapter's Recipe."
+            )
 
 
 class Average:
@@ -190,10 +171,10 @@ class Average:
 def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], where: object = "") -> None:
     """Overwrite parameters, sharded or not, in place and name by name. Raises CheckpointError, naming `where` the
     values are from, unless names and shapes are the same."""
-    wanted, there = ({name: each.shape for name, each in some.items()} for some in (parameters, values))
+    model, stored = ({name: each.shape for name, each in some.items()} for some in (parameters, values))
     weights.refuse(
         f"The trained weights in {where} are not those of this model",
-        weights.differences(wanted, there, unused=True),
+        weights.differences(model, stored, unused=True),
         way_out(where) if isinstance(where, Path) else "",
     )
     for name, weight in values.items():
@@ -201,9 +182,7 @@ def copy_into(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor], wh
 
 
 def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str, Any], base: str = "") -> None:
-    """The trained weights as a folder: PEFT's layout for LoRA, the upstream project's for full. Not atomic.
-
-    `base`: the checkpoint that LoRA weights belong to."""
+    """The trained weights as a folder: PEFT's layout for LoRA (of the checkpoint `base`), else the upstream one."""
     directory.mkdir(parents=True)
     if isinstance(tuned.module, PeftModel):
         place = Path(base).expanduser()
@@ -222,11 +201,11 @@ def unshard(tuned: Tuned, keep: bool) -> Tuned:
     With LoRA only the trained ones; with full training all, because an adapter may read any of them when it saves."""
     module = tuned.module
     names = tuned.parameters if tuned.kind == "lora" else dict(module.named_parameters(remove_duplicate=False))
-    put = {name: nn.Parameter(full, False) for name, full in fsdp.whole(names, keep).items()}
-    for name, parameter in put.items():
+    whole = {name: nn.Parameter(full, False) for name, full in fsdp.whole(names, keep).items()}
+    for name, parameter in whole.items():
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, parameter)
-    return evolve(tuned, parameters={name: put[name] for name in tuned.parameters if name in put})
+    return evolve(tuned, parameters={name: whole[name] for name in tuned.parameters if name in whole})
 
 
 # ---- AdamW, in 32 or 8 bits ------------------------------------------------------------------------------------------
@@ -244,5 +223,5 @@ def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.op
     from bitsandbytes.optim import AdamW8bit
 
     adamw: Any = AdamW8bit  # its annotations are not those of its arguments
-    made: torch.optim.Optimizer = adamw(own, train.lr, betas, train.eps, train.weight_decay)
-    return made
+    optimizer: torch.optim.Optimizer = adamw(own, train.lr, betas, train.eps, train.weight_decay)
+    return optimizer

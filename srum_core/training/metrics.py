@@ -7,7 +7,7 @@ falls without bound as the error grows: the paper wants a little of this, but it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Tally:
             error, weight = error.cpu().double(), weight.cpu().double()
             negative = weight + self.constraint < 0
             cells = len(weight)
-            found = {
+            sums = {
                 **{name: mean.cpu().double() * cells for name, mean in means.items()},
                 "error": error.sum(),
                 "mean_weight": weight.sum(),
@@ -57,14 +57,14 @@ class Tally:
                 "negative_error": error[negative].sum(),
                 "cells": torch.tensor(float(cells), dtype=torch.float64),
             }
-            for name, value in found.items():
+            for name, value in sums.items():
                 total[name] = total.get(name, torch.zeros_like(value)) + (value if counts else 0)
         return total
 
-    @staticmethod
-    def means(total: dict[str, float]) -> dict[str, float | int | None]:
-        """Per cell, out of the sums of all processes. An error of no cell at all is None."""
-        total = dict(total)
+    def means(self, add_up: Callable[[Tensor], Tensor]) -> dict[str, float | int | None]:
+        """Per cell, out of the sums that `add_up` gives of all processes. An error of no cell at all is None."""
+        sums = self.sums()
+        total = dict(zip(sums, add_up(torch.stack(list(sums.values()))).tolist(), strict=True))
         cells, negative, negative_error = (total.pop(name) for name in ("cells", "negative", "negative_error"))
         return {
             **{name: value / cells for name, value in total.items()},
@@ -105,9 +105,7 @@ class Guard:
 
 
 def refuse_infinite(metrics: Mapping[str, float | int | None], step: int, redo: str) -> None:
-    """Raise TrainingError if anything measured in a step (the loss, the gradient, …) is no finite number.
-
-    `redo`: the option that trains again."""
+    """Raise TrainingError if anything measured in a step is no finite number; `redo`: the option that trains again."""
     wrong = [name.replace("_", " ") for name, value in metrics.items() if value is not None and not isfinite(value)]
     if wrong:
         raise TrainingError(
@@ -127,17 +125,17 @@ def forget_peaks() -> None:
 
 def peaks() -> dict[str, float]:
     """The most memory that this process and its GPU have taken, in MiB."""
-    found = memory()
-    found["memory_peak"] = found.pop("memory")
+    values = memory()
+    values["memory_peak"] = values.pop("memory")
     with contextlib.suppress(OSError):
         high = next((line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line), "")
-        found["memory_peak"] = max(found["memory_peak"], int(high.split()[1]) / 2**10 if high else 0.0)
-    return found
+        values["memory_peak"] = max(values["memory_peak"], int(high.split()[1]) / 2**10 if high else 0.0)
+    return values
 
 
 def memory() -> dict[str, float]:
     """This process's memory, and the most that was taken of the GPU's, in MiB."""
-    found = {"memory": psutil.Process().memory_info().rss / 2**20}
+    values = {"memory": psutil.Process().memory_info().rss / 2**20}
     if torch.cuda.is_available():
-        found["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20
-    return found
+        values["gpu_memory_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    return values

@@ -7,6 +7,7 @@ Nothing on disk is changed: it is a way of reading. A prompt's group is all judg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,8 @@ class Images:
     def counts(self) -> dict[str, float | None]:
         """For the metrics; `judged` are all that could be read, trained on or not."""
         left_out = {"below_least": self.below_least, "filtered": self.filtered, "not_best": self.not_best}
-        judged = {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged}
-        return {**judged, **left_out, "objects": self.objects, "objects_before": self.objects_before}
+        counts = {"judged": len(self.candidates) + sum(left_out.values()), "unjudged": self.unjudged}
+        return {**counts, **left_out, "objects": self.objects, "objects_before": self.objects_before}
 
 
 def choose(run: Run, round: int) -> Images:
@@ -61,10 +62,10 @@ def choose(run: Run, round: int) -> Images:
         )
     # Without questions and answers: training does not read them, and they are most of a judgement.
     judgements = run.judgements(round)
-    judged = {each.candidate: evolve(each, exchanges=()) for each in judgements}
+    by_id = {each.candidate: evolve(each, exchanges=()) for each in judgements}
     candidates = sorted(_generated(run, round), key=lambda candidate: candidate.id)
     judgements.require(candidate.id for candidate in candidates)
-    usable = [candidate for candidate in candidates if not judged[candidate.id].failures]
+    usable = [candidate for candidate in candidates if not by_id[candidate.id].failures]
     if candidates and all(candidate.failure for candidate in candidates):
         raise TrainingError(
             f"There is nothing to train on: none of {len(candidates)} images can be judged. "
@@ -74,20 +75,15 @@ def choose(run: Run, round: int) -> Images:
     if not usable:
         raise TrainingError(
             f"There is nothing to train on: all of {len(candidates)} images had answers that no score could be read "
-            f"from. Read the answers in "
-            f"{run.stage_folder('judge', round)}, then try another judge or another template for its questions; a "
-            f'checkpoint that cannot answer questions can be judged with answerer={{use="scripted"}} (then '
+            f"from. Read the answers in {judgements.folder}, then try another judge or another template for its "
+            'questions; a checkpoint that cannot answer questions can be judged with answerer={use="scripted"} (then '
             f"{redo_option(judgements.folder)})."
         )
-    pairs = [(candidate, judged[candidate.id]) for candidate in usable]
-    found = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
-    return evolve(found, objects_before=_objects(run.judgements(1)) if round > 1 and _alike(run, round) else None)
-
-
-def _alike(run: Run, round: int) -> bool:
-    """Whether a round has the prompts and the grounding of the first one."""
+    pairs = [(candidate, by_id[candidate.id]) for candidate in usable]
+    images = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
     first, now = (run.stage_settings("ground", k) for k in (1, round))
-    return first == now and run.prompts(1) == run.prompts(round)
+    comparable = round > 1 and first == now and run.prompts(1) == run.prompts(round)
+    return evolve(images, objects_before=_objects(run.judgements(1)) if comparable else None)
 
 
 def _generated(run: Run, round: int) -> list[Candidate]:
@@ -141,16 +137,16 @@ def select(pairs: Sequence[Pair], settings: Select, unjudged: int = 0) -> Images
             f"score above select.filter={settings.filter:g}. Lower it, or generate more images a prompt "
             f"(generate.candidates, then {redo_option(pairs[0][0].image, 'generate')})."
         )
-    chosen = {candidate.id for candidate, _ in _best(right, settings.best_of)}
-    kept = [pair for pair in relative(pairs, settings.relative) if pair[0].id in chosen]
+    best = {candidate.id for candidate, _ in _best(right, settings.best_of)}
+    selection = [pair for pair in relative(pairs, settings.relative) if pair[0].id in best]
     return Images(
-        [candidate for candidate, _ in kept],
-        [judgement for _, judgement in kept],
+        [candidate for candidate, _ in selection],
+        [judgement for _, judgement in selection],
         unjudged,
         below_least=len(pairs) - len(enough),
         filtered=len(enough) - len(right),
         objects=_objects(judgement for _, judgement in pairs),
-        not_best=len(right) - len(kept),
+        not_best=len(right) - len(selection),
     )
 
 
@@ -162,26 +158,17 @@ def relative(pairs: Sequence[Pair], how: str) -> list[Pair]:
     prompt's only image among them: where there is nothing to compare with, there is no evidence."""
     if how == "none":
         return list(pairs)
-    groups = _grouped(pairs)
-    moved: dict[str, Judgement] = {}
-    for members in groups.values():
+    results: dict[str, Judgement] = {}
+    for members in _grouped(pairs).values():
         scores = [score for _, judgement in members for score in judgement.scores]
-        whole, regional = (
-            _against([score.value for score in scores if (score.region is None) is kind], how) for kind in (True, False)
-        )
-
-        def move(score: Score, whole: Measure = whole, regional: Measure = regional) -> Score:
-            return evolve(score, value=(whole if score.region is None else regional)(score.value))
-
+        measures = {whole: _against(_values(scores, whole), how) for whole in (True, False)}
         for candidate, judgement in members:
-            moved[candidate.id] = evolve(judgement, scores=tuple(map(move, judgement.scores)))
-    return [(candidate, moved[candidate.id]) for candidate, _ in pairs]
+            own = [evolve(score, value=measures[score.region is None](score.value)) for score in judgement.scores]
+            results[candidate.id] = evolve(judgement, scores=tuple(own))
+    return [(candidate, results[candidate.id]) for candidate, _ in pairs]
 
 
-Measure = Callable[[float], float]
-
-
-def _against(values: Sequence[float], how: str) -> Measure:
+def _against(values: Sequence[float], how: str) -> Callable[[float], float]:
     """How to measure a value against these."""
     spread = pstdev(values) if values else 0.0  # exactly 0 for equal ones
     if not spread:
@@ -196,7 +183,7 @@ def _best(pairs: Sequence[Pair], count: int) -> list[Pair]:
         return list(pairs)
 
     def rank(pair: Pair) -> tuple[float, float, str]:
-        regional = [score.value for score in pair[1].scores if score.region is not None]
+        regional = _values(pair[1].scores, whole=False)
         return -_global_score(pair), -fmean(regional) if regional else 2.0, pair[0].id
 
     return [pair for group in _grouped(pairs).values() for pair in sorted(group, key=rank)[:count]]
@@ -212,20 +199,23 @@ def _grouped(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 def _is_right(pair: Pair, threshold: float) -> bool:
     """Whether both means are above the threshold, as far as they exist: the criterion of the map `sparse`."""
-    scores = pair[1].scores
-    kinds = ([score.value for score in scores if (score.region is None) is whole] for whole in (True, False))
+    kinds = (_values(pair[1].scores, whole) for whole in (True, False))
     return min((fmean(values) for values in kinds if values), default=-1.0) > threshold
+
+
+def _values(scores: Iterable[Score], whole: bool) -> list[float]:
+    """Those of the whole image, or of its regions."""
+    return [score.value for score in scores if (score.region is None) is whole]
 
 
 def _global_score(pair: Pair) -> float:
     candidate, judgement = pair
-    scores = [score.value for score in judgement.scores if score.region is None]
+    scores = _values(judgement.scores, whole=True)
     if not scores:
         raise RecordError(
             f'The judgement of candidate "{candidate.id}" has no score for the whole image, which select.best_of and '
             'select.least go by. Add a judge that gives one ("global-layout") and judge again with '
-            f"{redo_option(candidate.image, 'judge')}, or "
-            "switch them off."
+            f"{redo_option(candidate.image, 'judge')}, or switch them off."
         )
     return fmean(scores)
 
@@ -238,9 +228,9 @@ def within(judgement: Judgement, window: Box) -> Judgement:
     with their scores; scores of the whole image stay."""
     if window == WHOLE:
         return judgement
-    regions = [each for each in (_within(region, window) for region in judgement.regions) if each is not None]
-    gone = {region.id for region in judgement.regions} - {region.id for region in regions}
-    scores = tuple(score for score in judgement.scores if score.region not in gone)
+    regions = [part for part in (_within(region, window) for region in judgement.regions) if part is not None]
+    outside = {region.id for region in judgement.regions} - {region.id for region in regions}
+    scores = tuple(score for score in judgement.scores if score.region not in outside)
     return evolve(judgement, regions=tuple(regions), scores=scores)
 
 
@@ -258,14 +248,7 @@ def _cut(mask: Mask, window: Box) -> Mask:
     width, height = mask.size
     left, right = round(window[0] * width), round(window[2] * width)
     top, bottom = round(window[1] * height), round(window[3] * height)
-    bits: list[bool] = []
-    for place, count in enumerate(mask.counts):
-        bits += [bool(place % 2)] * count
-    cut = [bit for x in range(left, right) for bit in bits[x * height + top : x * height + bottom]]
-    counts, inside = [0], False
-    for bit in cut:
-        if bit != inside:
-            counts.append(0)
-            inside = bit
-        counts[-1] += 1
-    return Mask((right - left, bottom - top), tuple(counts))
+    bits = [bool(place % 2) for place, count in enumerate(mask.counts) for _ in range(count)]
+    inside = [bit for x in range(left, right) for bit in bits[x * height + top : x * height + bottom]]
+    first, *others = (len(list(run)) for _, run in groupby([False, *inside]))
+    return Mask((right - left, bottom - top), (first - 1, *others))

@@ -15,7 +15,6 @@ from srum_core.options import flatten
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PROJECT = "srum"
 KNOWN = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 """Packages of which one is needed."""
 
@@ -49,25 +48,12 @@ def start(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], d
     TensorBoard forgets what an interrupted run logged beyond them."""
     if accelerator.log_with:
         plain = bool | int | float | str  # TensorBoard takes nothing else
-        values = {name: each if isinstance(each, plain) else str(each) for name, each in flatten(settings).items()}
+        values = {name: value if isinstance(value, plain) else str(value) for name, value in flatten(settings).items()}
         accelerator.init_trackers(
-            PROJECT,
+            "srum",
             config=values,
             init_kwargs={
                 "tensorboard": {"purge_step": done + 1},
                 "wandb": {"name": f"{folder.parent.name}/{folder.name}", "dir": str(folder)},
             },
         )
-
-
-def log(accelerator: Accelerator, step: int, *tables: Mapping[str, Any]) -> None:
-    """One step's numbers; unknown ones (None) are left out."""
-    if accelerator.log_with:
-        values = {name: value for table in tables for name, value in table.items() if value is not None}
-        accelerator.log(values, step=step)
-
-
-def finish(accelerator: Accelerator) -> None:
-    """Close the trackers, and only them: other stages may continue in this process."""
-    for tracker in accelerator.trackers:
-        tracker.finish()

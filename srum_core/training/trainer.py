@@ -17,8 +17,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, set_seed
-from attrs import define, evolve, field
-from torch import Tensor, nn
+from attrs import evolve
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from srum_core.errors import TrainingError, naming
 from srum_core.flow import FlowStep, flow_step
@@ -31,11 +36,10 @@ from srum_core.training.batching import Batch
 from srum_core.training.checkpoint import STATE, Log, Saved
 from srum_core.training.latent_cache import Latents
 from srum_core.training.metrics import Guard, Tally, memory, refuse_infinite
-from srum_core.training.selection import Images, choose, duplicates
+from srum_core.training.selection import choose, duplicates
 
 if TYPE_CHECKING:
     from srum_core.protocols import Loss, RewardMap, UnifiedModel
-    from srum_core.records import Judgement
     from srum_core.runs.run import Run
 
 Metrics = dict[str, float | int | None]
@@ -56,26 +60,15 @@ def train(run: Run, round: int) -> Path:
     if run.done("train", round):
         return result
     trackers.check(run.settings.train.trackers)
-    reward_map = run.registry.create("map", run.settings.map)
-    objective = run.registry.create("loss", run.settings.loss)
-    images = choose(run, round)
-    model = run.model(round - 1)
-    accelerator = start(run, round, model)
-    latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate", round)["adapter"]))
-    latents.prepare(model, images.candidates, accelerator.process_index, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    announce = getattr(model, "before_training", None)
-    if announce is not None:
-        announce(sorted({candidate.prompt.text for candidate in images.candidates}))
-
-    trainer = Trainer(run, round, accelerator, model, images, latents, reward_map, objective)
+    trainer = Trainer(run, round)
     try:
         trainer.run_all()
         trainer.finish(result)
     finally:
-        trackers.finish(accelerator)
+        for tracker in trainer.accelerator.trackers:  # and only them: other stages may continue in this process
+            tracker.finish()
         run.release()  # the model is no longer the one that the round started with
-        if accelerator.num_processes == 1:  # else another precision or device in this process would be refused
+        if trainer.accelerator.num_processes == 1:  # else another precision or device in this process would be refused
             AcceleratorState._reset_state(reset_partial_state=True)
     return result
 
@@ -92,8 +85,8 @@ def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
         log_with=list(run.settings.train.trackers) or None,
         project_dir=run.round_folder(round) / "logs",
     )
-    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
-    if accelerator.distributed_type not in known:
+    supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
+    if accelerator.distributed_type not in supported:
         raise TrainingError(
             f"Training on {accelerator.distributed_type.value} is not supported. Use --launch ddp, or --launch fsdp2 "
             "if memory is short."
@@ -101,71 +94,63 @@ def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
     return accelerator
 
 
-@define
 class Trainer:
     """One round's training: the parts, and how far it is."""
 
-    run: Run
-    round: int
-    accelerator: Accelerator
-    model: UnifiedModel
-    images: Images
-    latents: Latents
-    reward_map: RewardMap
-    objective: Loss
-    sizes: list[int] = field(init=False)
-    """Latent cells per image."""
-    judgements: list[Judgement] = field(init=False)
-    """For the part of each image that its latent covers."""
-    tuned: lora.Tuned = field(init=False)
-    denoiser: nn.Module = field(init=False)
-    """`tuned.module` as accelerate wraps it."""
-    beginning: lora.Start | None = field(init=False, default=None)
-    """The model that this round started with, if the loss compares with it."""
-    optimizer: torch.optim.Optimizer = field(init=False)
-    average: lora.Average = field(init=False)
-    guard: Guard = field(init=False)
-    saved: Saved = field(init=False)
-    width: int = field(init=False)
-    """Batches of a full step, of all processes together. A training keeps it when their number changes."""
-    done: int = field(init=False, default=0)
-    """Updates made."""
-    warmup: int = field(init=False, default=0)
-    """Steps of warm-up, known once the steps are planned."""
-    idle: bool = field(init=False, default=False)
-    """A step had no gradient."""
-
-    def __attrs_post_init__(self) -> None:
-        run, settings, accelerator = self.run, self.run.settings, self.accelerator
+    def __init__(self, run: Run, round: int) -> None:
+        self.run, self.round, self.settings = run, round, run.settings.train
+        settings, folder = self.settings, run.round_folder(round)
+        reward_map: RewardMap = run.registry.create("map", run.settings.map)
+        objective: Loss = run.registry.create("loss", run.settings.loss)
+        self.reward_map, self.objective = reward_map, objective
+        self.images = choose(run, round)
+        self.model = run.model(round - 1)
+        self.schedule = evolve(own := self.model.recipe.schedule, shift=settings.shift or own.shift)
+        self.accelerator = accelerator = start(run, round, self.model)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        self.latents = Latents(folder / "latents", json.dumps(run.stage_settings("generate", round)["adapter"]))
+        self.latents.prepare(self.model, self.images.candidates, rank, world)
+        accelerator.wait_for_everyone()
+        announce = getattr(self.model, "before_training", None)
+        if announce is not None:
+            announce(sorted({candidate.prompt.text for candidate in self.images.candidates}))
         self.sizes = [rows * columns for rows, columns in map(self.latents.grid, self.images.candidates)]
-        self.judgements = self.latents.fit(self.reward_map, self.images)
-        set_seed(run.round_seed("start of training", self.round))  # LoRA's first weights are random
-        own = settings.train
-        self.tuned = lora.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile)
+        """Latent cells per image."""
+        self.judgements = self.latents.fit(reward_map, self.images)
+        """For the part of each image that its latent covers."""
+
+        set_seed(run.round_seed("start of training", round))  # LoRA's first weights are random
+        self.tuned = lora.tune(self.model, settings.method, run.settings.lora, settings.checkpointing, settings.compile)
         lora.check_types(self.tuned, accelerator.mixed_precision)
-        if fsdp.wanted() and accelerator.num_processes > 1:
+        if fsdp.wanted() and world > 1:
             blocks = lora.find_blocks(self.tuned.module, self.model.recipe.blocks)
-            sharded = fsdp.shard(self.tuned.module, blocks, accelerator.mixed_precision == "bf16")
-            self.tuned = evolve(self.tuned, parameters=sharded)
+            parameters = fsdp.shard(self.tuned.module, blocks, accelerator.mixed_precision == "bf16")
+            self.tuned = evolve(self.tuned, parameters=parameters)
             self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
         else:
             self.denoiser = accelerator.prepare(self.tuned.module)
-        if getattr(self.objective, "needs_start", False):
-            self.beginning = lora.Start.of(self.tuned)  # before a saved state is loaded
-        self.optimizer = lora.make_optimizer(self.tuned.parameters.values(), settings.train)
-        self.average = lora.Average(self.tuned.parameters, settings.train.ema)
-        self.guard = Guard(settings.train.guard)
-        folder = run.round_folder(self.round)
+        needs_start = getattr(objective, "needs_start", False)
+        self.beginning = lora.Start.of(self.tuned) if needs_start else None  # before a saved state is loaded
+        self.optimizer = lora.make_optimizer(self.tuned.parameters.values(), settings)
+        self.average = lora.Average(self.tuned.parameters, settings.ema)
+        self.guard = Guard(settings.guard)
         logs = (Log(folder / "metrics.jsonl"), Log(folder / "speed.jsonl"))
-        self.saved = Saved(folder / "training", run.stage_settings("train", self.round), logs)
-        self.width = accelerator.num_processes * own.accumulation
-        self.take_up()
+        self.saved = Saved(folder / "training", run.stage_settings("train", round), logs)
+        self.width = world * settings.accumulation
+        """Batches of a full step, of all processes together. A training keeps it when their number changes."""
+        self.done = 0
+        """Updates made."""
+        self.warmup = 0
+        """Steps of warm-up, known once the steps are planned."""
+        self.idle = False
+        """A step had no gradient."""
+        self.resume()
 
     # ---- step by step -----------------------------------------------------------------------------------------------
 
     def run_all(self) -> None:
         """Every step that is still to be made."""
-        settings, steps = self.run.settings.train, self.plan()
+        settings, steps = self.settings, self.plan()
         self.warmup = min(len(steps) // 10, WARMUP) if settings.warmup < 0 else settings.warmup
         if self.accelerator.is_main_process:
             tell(self.outlook(len(steps)), NORMAL)
@@ -174,31 +159,20 @@ class Trainer:
         self.stop_if_warned()  # also when resumed: divergence does not recover by itself
         with progress(len(steps), f"train round {self.round}", self.done) as advance:
             for step in steps[self.done :]:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 metrics = self.update(step)
                 self.done += 1
-                self.log(metrics, time.perf_counter() - began)
-                self.warn_of_no_gradient(metrics)
+                self.log(metrics, time.perf_counter() - start)
                 self.guard.watch(metrics["negative_error"])
                 if self.guard.warning or self.done % settings.save_every == 0 or self.done == len(steps):
                     self.save()
                 self.stop_if_warned()
-                shown = {"loss": metrics["loss"], "lr": metrics["lr"], "gradient norm": metrics["gradient_norm"]}
-                advance(1, ", ".join(f"{name} {value:.3g}" for name, value in shown.items()))
-
-    def warn_of_no_gradient(self, metrics: Metrics) -> None:
-        """Warn once: steps that change nothing would pass for training."""
-        if metrics["gradient_norm"] == 0 and not self.idle and self.accelerator.is_main_process:
-            self.idle = True
-            log.warning(
-                "Step %d has no gradient, so it changes nothing: all weights of its images are 0. Check the "
-                "judgements (srum report), or use another map or loss.constraint > 0.",
-                self.done,
-            )
+                note = {"loss": metrics["loss"], "lr": metrics["lr"], "gradient norm": metrics["gradient_norm"]}
+                advance(1, ", ".join(f"{name} {value:.3g}" for name, value in note.items()))
 
     def outlook(self, planned: int) -> str:
         """Summary before training: steps, peak learning rate, parameters."""
-        settings, images = self.run.settings.train, len(self.images.candidates)
+        settings, images = self.settings, len(self.images.candidates)
         first = min(self.warmup, planned)
         peak = settings.lr * min(1.0, planned / max(self.warmup, 1))
         count = sum(parameter.numel() for parameter in self.tuned.parameters.values())
@@ -217,7 +191,7 @@ class Trainer:
 
     def plan(self) -> list[list[Batch]]:
         """The batches of every step."""
-        settings = self.run.settings.train
+        settings = self.settings
         large = max(self.sizes)
         if large > settings.max_cells and self.accelerator.is_main_process:
             log.warning(
@@ -229,7 +203,7 @@ class Trainer:
 
     def update(self, step: Sequence[Batch]) -> Metrics:
         """One update of the weights. Every cell of the step has the same weight, whatever its batch and process."""
-        settings, accelerator = self.run.settings.train, self.accelerator
+        settings, accelerator = self.settings, self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         total = sum(self.sizes[index] for batch in step for index in batch)
         # The first update is the first of the warm-up, at lr / warmup. The release's has lr 0 and so changes nothing.
@@ -251,14 +225,10 @@ class Trainer:
             tally.add(flow, loss, parts, counts)
 
         norm = accelerator.clip_grad_norm_(self.tuned.parameters.values(), settings.clip or float("inf"))
-        sums = tally.sums()
-        values = torch.stack(list(sums.values()))
-        if world > 1:
-            values = accelerator.reduce(values.to(accelerator.device), "sum")
-        means = tally.means(dict(zip(sums, values.tolist(), strict=True)))
+        add_up = lambda sums: sums if world == 1 else accelerator.reduce(sums.to(accelerator.device), "sum")  # noqa: E731
         metrics: Metrics = {
             "step": self.done + 1,
-            **means,
+            **tally.means(add_up),
             **self.images.counts(),
             "lr": rate,
             "gradient_norm": float(norm),
@@ -270,28 +240,19 @@ class Trainer:
         return metrics
 
     def flow(self, batch: Batch) -> FlowStep:
-        """Noise a batch of images and run the denoiser. Random numbers of an image depend on the step and the
-        image alone, not on its batch or process."""
-        settings = self.run.settings.train
-        own = self.model.recipe.schedule
-        schedule = evolve(own, shift=settings.shift or own.shift)
+        """Noise a batch and run the denoiser. Random numbers of an image depend on the step and the image alone."""
         texts, times, noise = list[str | None](), list[Tensor](), list[Tensor]()
-        clean, reference = zip(*[self.latent(index) for index in batch], strict=True)
+        latents, reference = zip(*[self.latents.load(self.images.candidates[index]) for index in batch], strict=True)
+        clean = [x.to(self.accelerator.device) for x in latents]
         for index, x in zip(batch, clean, strict=True):
             rng = torch.Generator().manual_seed(self.run.round_seed("noise", self.round, self.done, index))
-            dropped = torch.rand((), generator=rng) < settings.text_dropout
+            dropped = torch.rand((), generator=rng) < self.settings.text_dropout
             texts.append(None if dropped else self.images.candidates[index].prompt.text)
-            times.append(schedule.sample(1, rng))
+            times.append(self.schedule.sample(1, rng))
             noise.append(torch.randn(x.shape, generator=rng))
         weight = [self.reward_map(self.judgements[i], x.shape[:2]) for i, x in zip(batch, clean, strict=True)]
         condition = self.model.condition(texts)
-        generated = torch.cat(times)
-        return flow_step(self.denoiser, clean, condition, generated, weight, noise, reference, self.beginning)
-
-    def latent(self, index: int) -> tuple[Tensor, Tensor | None]:
-        clean, reference = self.latents.load(self.images.candidates[index])
-        device = self.accelerator.device
-        return clean.to(device), None if reference is None else reference.to(device)
+        return flow_step(self.denoiser, clean, condition, torch.cat(times), weight, noise, reference, self.beginning)
 
     # ---- logs and checkpoints ---------------------------------------------------------------------------------------
 
@@ -300,13 +261,22 @@ class Trainer:
         rate = (metrics["cells"] or 0) / seconds
         speed: Metrics = {"step": self.done, "seconds": seconds, "cells_per_second": rate, **memory()}
         if self.accelerator.is_main_process:
-            for each, row in zip(self.saved.logs, (metrics, speed), strict=True):
-                each.append(row)
+            for file, row in zip(self.saved.logs, (metrics, speed), strict=True):
+                file.append(row)
             for sentence in self.run.registry.notify("srum_metrics", run=self.run, metrics=metrics):
                 tell(sentence)
-        trackers.log(self.accelerator, self.done, metrics, speed)
+            if metrics["gradient_norm"] == 0 and not self.idle:  # steps that change nothing would pass for training
+                self.idle = True
+                log.warning(
+                    "Step %d has no gradient, so it changes nothing: all weights of its images are 0. Check the "
+                    "judgements (srum report), or use another map or loss.constraint > 0.",
+                    self.done,
+                )
+        if self.accelerator.log_with:
+            values = {name: value for name, value in {**metrics, **speed}.items() if value is not None}
+            self.accelerator.log(values, step=self.done)
 
-    def take_up(self) -> None:
+    def resume(self) -> None:
         """Go back to the last saved state, if there is one."""
         state = self.saved.load(lazily=fsdp.is_sharded(self.denoiser))
         self.accelerator.wait_for_everyone()  # no process writes before all have read
@@ -317,7 +287,8 @@ class Trainer:
             self.guard.first, self.guard.warning = state["guard"]
             path = self.saved.folder / STATE
             with weights.loading(f"The optimizer's state in {path}", hint=way_out(path)):
-                fsdp.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
+                whole = StateDictOptions(full_state_dict=True)
+                set_optimizer_state_dict(self.tuned.module, self.optimizer, state["optimizer"], options=whole)
             lora.copy_into(self.tuned.parameters, state["weights"], path)
             lora.copy_into(self.average.weights, state["average"], path)
         trackers.start(self.accelerator, self.run.round_folder(self.round), self.saved.settings, self.done)
@@ -327,7 +298,9 @@ class Trainer:
         main = self.accelerator.is_main_process
         weights = fsdp.whole(self.tuned.parameters, main)
         average = fsdp.whole(self.average.weights, main)
-        optimizer = fsdp.optimizer_state(self.tuned.module, self.optimizer)
+        # By parameter names, sharded or not: complete in the first process, and nothing in others.
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        optimizer = get_optimizer_state_dict(self.tuned.module, self.optimizer, options=options)
         if main:
             guard = (self.guard.first, self.guard.warning)
             state = {"step": self.done, "width": self.width, "weights": weights, "average": average, "guard": guard}
@@ -353,5 +326,5 @@ class Trainer:
             (new / "DONE").write_text(f"{self.done}\n")
             settle(new)
             put_in_place(new, result)  # the existing folder has no DONE: this training replaces it
-            self.saved.discard()
+            shutil.rmtree(self.saved.folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()

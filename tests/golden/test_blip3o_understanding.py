@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from blip3o_goldens import close, image, model, need, read_json, tensors
 from torch import Tensor
 
-from srum_core.models.generation import Reply
-from srum_core.models.qwen_vl import ImageInput, ask, speak
+from srum_core.models.generation import Reply, speak
+from srum_core.models.qwen_vl import PAD, ImageInput, ask
 
 pytestmark = pytest.mark.golden
 
@@ -79,13 +81,20 @@ def test_without_the_token_types_positions_are_wrong(stored: dict[str, Tensor]) 
     assert float((logits - stored["image.prefill_logits"]).abs().max()) > 0.1
 
 
+def spoken(
+    arguments: dict[str, Tensor], replies: list[Reply], watch: Callable[[Tensor], None] | None = None
+) -> list[list[int]]:
+    chat = model().words
+    return speak(model().parts["language model"], arguments, replies, chat.stops, chat.special[PAD], watch)
+
+
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_answers(stored: dict[str, Tensor], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(model().words), "stops", [])  # the set was made without a token that stops
     steps: list[Tensor] = []
     count = stored[f"{kind}.step_logits"].shape[1]
-    said = speak(
-        model().parts["language model"], model().words, asked(stored, kind), [Reply(count)],
+    said = spoken(
+        asked(stored, kind), [Reply(count)],
         lambda logits: steps.append(logits.clone()),
     )  # fmt: skip
     start = stored[f"{kind}.input_ids"].shape[1]
@@ -98,7 +107,7 @@ def test_answers_of_different_lengths_share_a_batch(stored: dict[str, Tensor], m
     kinds = ("text", "image")
     counts = [stored[f"{kind}.step_logits"].shape[1] for kind in kinds]
     both = asked(stored, *kinds)
-    said = speak(model().parts["language model"], model().words, both, [Reply(counts[0]), Reply(counts[1] - 2)])
+    said = spoken(both, [Reply(counts[0]), Reply(counts[1] - 2)])
     for kind, ids, count in zip(kinds, said, (counts[0], counts[1] - 2), strict=True):
         start = stored[f"{kind}.input_ids"].shape[1]
         assert ids == stored[f"{kind}.generated_ids"][0, start : start + count].tolist()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 from omnigen2_goldens import close, folder, image, model, need, read_json, tensors, user_text
 from torch import Tensor
 
-from srum_core.models.generation import Reply
-from srum_core.models.qwen_vl import IMAGE, ask, speak
+from srum_core.models.generation import Reply, speak
+from srum_core.models.qwen_vl import IMAGE, PAD, ask
 
 pytestmark = pytest.mark.golden
 SEEN = ("native", "official")
@@ -95,13 +96,20 @@ def test_without_the_token_types_positions_are_wrong(stored: dict[str, Tensor]) 
     assert float((logits - stored["native.prefill_logits"]).abs().max()) > 0.1
 
 
+def spoken(
+    arguments: dict[str, Tensor], replies: list[Reply], watch: Callable[[Tensor], None] | None = None
+) -> list[list[int]]:
+    chat = model().chat
+    return speak(model().parts["language model"], arguments, replies, chat.stops, chat.special[PAD], watch)
+
+
 @pytest.mark.parametrize("kind", [*SEEN, "text"])
 def test_answers(stored: dict[str, Tensor], about: dict, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(model().chat), "stops", [])  # the set was made without a token that stops
     steps: list[Tensor] = []
     question = asked(stored, kind)
-    said = speak(
-        model().parts["language model"], model().chat, question, [Reply(about["new_tokens"])],
+    said = spoken(
+        question, [Reply(about["new_tokens"])],
         lambda logits: steps.append(logits.clone()),
     )  # fmt: skip
     start = stored[f"{kind}.input_ids"].shape[1]
@@ -117,7 +125,7 @@ def test_answers_of_different_lengths_share_a_batch(
     monkeypatch.setattr(type(model().chat), "stops", [])
     kinds, count = ("text", *SEEN), about["new_tokens"]
     counts = [count, count - 1, count - 2]
-    said = speak(model().parts["language model"], model().chat, asked(stored, *kinds), [Reply(n) for n in counts])
+    said = spoken(asked(stored, *kinds), [Reply(n) for n in counts])
     for kind, ids, most in zip(kinds, said, counts, strict=True):
         start = stored[f"{kind}.input_ids"].shape[1]
         assert ids == stored[f"{kind}.generated_ids"][0, start : start + most].tolist()
