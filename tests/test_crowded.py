@@ -17,8 +17,8 @@ import srum_benchmarks
 from pretraining import captions, corruptions, curriculum, examples, judging, spread, vision_pretraining
 from srum_benchmarks.shapes import appraisal, checker, world, worlds
 from srum_benchmarks.shapes import crowded as crowd
+from srum_benchmarks.shapes.appraisal import ShapesOracle
 from srum_benchmarks.shapes.benchmark import Crowded, Shapes
-from srum_benchmarks.shapes.oracle import ShapesOracle
 from srum_benchmarks.shapes.render import Object, Scene, cell, compose, draw, in_cell
 from srum_core import plugins
 from srum_core.config import load_settings

@@ -84,7 +84,7 @@ def srum_benchmarks() -> Iterable[Component]:
 @hookimpl
 def srum_judges() -> Iterable[Component]:
     summary = "exact checker (not self-rewarding): the ceiling on prompts of the shapes world"
-    return [Component("shapes-oracle", "srum_benchmarks.shapes.oracle:ShapesOracle", summary=summary)]
+    return [Component("shapes-oracle", "srum_benchmarks.shapes.appraisal:ShapesOracle", summary=summary)]
 
 
 @hookimpl

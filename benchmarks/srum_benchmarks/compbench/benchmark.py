@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from srum_benchmarks import published, summary, templates
-from srum_benchmarks.compbench import layout, prompts, scoring
+from srum_benchmarks.compbench import prompts, scoring
 from srum_benchmarks.options import CompBenchOptions
 from srum_benchmarks.summary import Part, Scored
-from srum_core.evaluation.published import Published
+from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+ORIGINAL_IMAGES = 10
+"""Images of each prompt in the original protocol."""
 
 
 class CompBench:
@@ -35,9 +42,7 @@ class CompBench:
     def survey(self) -> Sequence[PromptFile]:
         return prompts.survey(self.options.data)
 
-    @staticmethod
-    def published() -> Published:
-        return published.read("compbench")
+    published = staticmethod(partial(published.read, "compbench"))
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         text = templates.fill(self.template, {"prompt": candidate.prompt.text})
@@ -55,7 +60,7 @@ class CompBench:
         return 42 + image
 
     def layout(self, target: str, images: Sequence[tuple[int, Candidate]]) -> Layout:
-        return layout.for_srum(images) if target == "compbench-srum" else layout.for_original(images)
+        return for_srum(images) if target == "compbench-srum" else for_original(images)
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference` is the value in the released code; without `score` the answer could not be read."""
@@ -85,7 +90,59 @@ def _rows(groups: Mapping[str, Part], note: str) -> list[Row]:
         rows.append(summary.row("overall (plain complex)", summary.equal(plain), note, scoring.RANGE))
     if groups:
         weights = scoring.columns(list(groups))
-        rows.append(
-            summary.row("overall", [(weights[name], part) for name, part in groups.items()], note, scoring.RANGE)
-        )
+        weighted = [(weights[name], part) for name, part in groups.items()]
+        rows.append(summary.row("overall", weighted, note, scoring.RANGE))
     return rows
+
+
+# ---- layouts ---------------------------------------------------------------------------------------------------------
+
+
+def for_srum(images: Sequence[tuple[int, Candidate]]) -> Layout:
+    """The first image of each prompt. The lists lie in the `_think` folders, also of a run without thinking."""
+    first = [candidate for number, candidate in images if number == 0]
+    end = "think" if any(candidate.thought for candidate in first) else "no_think"
+    links, lines = {}, dict[Path, str]()
+    for candidate in first:
+        prompt, name = candidate.prompt, f"{candidate.prompt.id}.png"
+        links[Path(f"{prompt.tags['category']}_50_{end}") / name] = candidate.image
+        record = {
+            "prompt_id": prompt.id,
+            "image_file": name,
+            "original_prompt": prompt.text,
+            "detailed_prompt": prompt.text,
+            "think_output": candidate.thought,
+        }
+        listed = Path(f"{prompt.tags['category']}_50_think") / "output.jsonl"
+        lines[listed] = lines.get(listed, "") + json.dumps(record, ensure_ascii=False) + "\n"
+    return Layout(links, lines, _images_in)
+
+
+def for_original(images: Sequence[tuple[int, Candidate]]) -> Layout:
+    """Raises ConfigError for more images of a prompt than the names allow."""
+    if any(number >= ORIGINAL_IMAGES for number, _ in images):
+        raise ConfigError(
+            f"T2I-CompBench counts {ORIGINAL_IMAGES} images of each prompt and has no names for more: set "
+            f"evaluate.images to {ORIGINAL_IMAGES} at most."
+        )
+    links = {original_path(each.prompt, number): each.image for number, each in images}
+    # its scorers take whatever lies there for an image, and read a number out of its name
+    return Layout(links, {}, lambda folder: [path.relative_to(folder) for path in folder.glob("*/samples/*")])
+
+
+def original_path(prompt: Prompt, image: int) -> Path:
+    """Scorers split the name at its first underscore, and count images on across prompts."""
+    if "/" in prompt.text or "_" in prompt.text:
+        raise ConfigError(
+            f'The original T2I-CompBench scorers cannot read "{prompt.text}" out of a file name: it holds / or _.'
+        )
+    number = ORIGINAL_IMAGES * prompt.tags["line"] + image
+    return Path(prompt.tags["category"]) / "samples" / f"{prompt.text}_{number:06d}.png"
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images of the SRUM authors' scorer: those in `samples` where there is such a folder, else those
+    next to it."""
+    own = [each for each in folder.glob("*_50_*") if each.is_dir()]
+    where = [each / "samples" if (each / "samples").is_dir() else each for each in own]
+    return [path.relative_to(folder) for each in where for path in each.iterdir() if path.suffix.lower() in SUFFIXES]

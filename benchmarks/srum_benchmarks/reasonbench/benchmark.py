@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 from srum_benchmarks import published, summary, templates
@@ -11,7 +12,6 @@ from srum_benchmarks.reasonbench import prompts, scoring
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
 from srum_benchmarks.summary import Scored
 from srum_core.errors import RecordError
-from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 
@@ -34,9 +34,7 @@ class ReasonBench:
     def survey(self) -> Sequence[PromptFile]:
         return prompts.survey(self.options.data)
 
-    @staticmethod
-    def published() -> Published:
-        return published.read("reasonbench")
+    published = staticmethod(partial(published.read, "reasonbench"))
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return [Question(candidate.image, self.describe, max_new_tokens=self.options.max_new_tokens)]

@@ -12,10 +12,12 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from srum_benchmarks.shapes.checker import Found, PixelBox, absent, holds, look, placed
+from srum_benchmarks.shapes.checker import Found, PixelBox, absent, holds, look, placed, read
 from srum_benchmarks.shapes.render import Pixels
-from srum_benchmarks.shapes.world import Kind, crowded, wanted
-from srum_core.records import Prompt, iou
+from srum_benchmarks.shapes.world import SIDE, Kind, crowded, wanted
+from srum_core.records import Box, Candidate, Prompt, Question, Region, Score, iou
+
+ORACLE = "shapes-oracle"
 
 BLOB = "blurred blob"
 ALL_RIGHT = "all as asked"
@@ -130,3 +132,32 @@ def _whole(found: tuple[Found, ...], reasons: list[str], missing: int, tags: Map
     number = tags["count"] is not None and all(thing.kind in need for thing in found) and bool(found)
     reason = COUNT if number else min(faults, key=FAULTS.index)
     return round(min(0.2, max(-1.0, 0.2 * round((0.4 - 1.4 * cost / slots) / 0.2))), 1) + 0.0, reason
+
+
+# ---- the judge -------------------------------------------------------------------------------------------------------
+
+
+class ShapesOracle:
+    """The exact checker as a judge: a ceiling for what judging can give, and no self-reward. It asks nothing.
+
+    Its result is that of `appraise`, the target on which the bundled model's judgement was trained: a global score, and
+    one for each region given; in the crowded world also how many objects are missing.
+    Raises RecordError for a prompt of another world, and for images that are not 32×32."""
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
+        return ()
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Score]:
+        image = read(candidate, f'The judge "{ORACLE}"')
+        lesson = appraise(image, candidate.prompt, boxes=[_pixels(region.box) for region in regions])
+        missing = len(lesson.missing) if crowded(candidate.prompt.tags) else None
+        whole = Score(lesson.score, None, lesson.reason, ORACLE, missing=missing)
+        parts = zip(regions, lesson.parts, strict=True)
+        return [whole, *(Score(part.score, region.id, part.reason, ORACLE, part.label) for region, part in parts)]
+
+
+def _pixels(box: Box) -> PixelBox:
+    """The nearest whole pixels, at least one."""
+    x0, y0, x1, y1 = (round(edge * SIDE) for edge in box)
+    x0, y0 = min(x0, SIDE - 1), min(y0, SIDE - 1)
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)

@@ -83,36 +83,19 @@ def colours(image: Pixels) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def components(labels: NDArray[np.int64]) -> list[Mask]:
-    """4-connected areas of one label, -1 left out: masks of the image's size."""
-    side = labels.shape[1] + 1
-    line = np.pad(labels, ((0, 0), (0, 1)), constant_values=-1).ravel()  # a background pixel ends every row
-    starts = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1, [len(line)]])
-    runs = [
-        (first // side, first % side, first % side + last - first, label)
-        for first, last, label in zip(starts.tolist(), starts[1:].tolist(), line[starts[:-1]].tolist(), strict=False)
-        if label >= 0
-    ]
-    parent = list(range(len(runs)))
-    above = 0  # the first run that can touch the present one from above
-    for i, (y, first, last, label) in enumerate(runs):
-        while runs[above][0] < y - 1:
-            above += 1
-        for j in range(above, i):
-            up_y, up_first, up_last, up_label = runs[j]
-            if up_y == y:
-                break
-            if up_first < last and first < up_last and label == up_label:
-                parent[_root(parent, i)] = _root(parent, j)
-    areas: dict[int, Mask] = {}
-    for i, (y, first, last, _) in enumerate(runs):
-        areas.setdefault(_root(parent, i), np.zeros(labels.shape, bool))[y, first:last] = True
-    return list(areas.values())
-
-
-def _root(parent: list[int], node: int) -> int:
-    while parent[node] != node:
-        node = parent[node]
-    return node
+    """4-connected areas of one label, -1 left out: masks of the image's size, in the order of their first pixels."""
+    first = np.arange(labels.size).reshape(labels.shape)  # of each pixel's area, as far as it is known
+    inside = labels >= 0
+    down = (labels[1:] == labels[:-1]) & inside[1:]
+    right = (labels[:, 1:] == labels[:, :-1]) & inside[:, 1:]
+    while True:
+        before = first.copy()
+        for here, there, same in ((first[1:], first[:-1], down), (first[:, 1:], first[:, :-1], right)):
+            np.minimum(here, there, out=here, where=same)
+            np.minimum(here, there, out=there, where=same)
+        first = first.ravel()[first]
+        if np.array_equal(first, before):
+            return [first == pixel for pixel in np.unique(first[inside])]
 
 
 def _box(area: Mask) -> PixelBox:

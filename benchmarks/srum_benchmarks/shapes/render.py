@@ -67,26 +67,22 @@ def shape_mask(shape: str, size: int) -> Mask:
     return masks[shape]
 
 
-@cache
-def _blank() -> Pixels:
-    return np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
-
-
 def draw(scene: Sequence[Object]) -> Pixels:
     """The image of a scene, (32, 32, 3) uint8; later objects lie on top."""
-    image = _blank().copy()
+    image = np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
     for thing in scene:
         part = image[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
         part[shape_mask(thing.shape, thing.size)] = PALETTE[thing.colour]
     return image
 
 
-def related(first: tuple[float, float], second: tuple[float, float], relation: str, least: float, lean: float) -> bool:
-    """Whether centre `first` is in `relation` to `second`: `least` along it, and `lean` more than across."""
+def related(first: Any, second: Any, relation: str, least: float, lean: float) -> Any:
+    """Whether centre `first` (x, y) is in `relation` to `second`: `least` along it, and `lean` more than across. Either
+    may hold arrays."""
     right, down = second[0] - first[0], second[1] - first[1]
     along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
-    across = abs(down) if relation in ("left of", "right of") else abs(right)
-    return along >= least and along >= across + lean
+    across = abs(down if relation in ("left of", "right of") else right)
+    return (along >= least) & (along >= across + lean)
 
 
 def _free(placed: Sequence[Object], size: int) -> Mask:
@@ -100,16 +96,6 @@ def _free(placed: Sequence[Object], size: int) -> Mask:
     return room
 
 
-def _towards(room: Mask, size: int, anchor: Object, relation: str) -> Mask:
-    """`room` less the corners whose object would not clearly have `anchor` in `relation` to it."""
-    y, x = np.mgrid[: room.shape[0], : room.shape[1]]
-    right, down = x + size / 2 - anchor.centre[0], y + size / 2 - anchor.centre[1]
-    along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
-    across = np.abs(down if relation in ("left of", "right of") else right)
-    clear: Mask = room & (along >= across + LEAN)
-    return clear
-
-
 def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None = None) -> Scene:
     """Objects of these kinds at random places and sizes, apart; the first in `relation` to the second."""
     while True:  # a first object in the middle can leave no space for a fourth: start again
@@ -118,7 +104,8 @@ def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None 
             size = SIZES[rng.integers(len(SIZES))]
             room = _free(placed, size)
             if relation is not None and placed:
-                room = _towards(room, size, placed[0], relation)
+                y, x = np.mgrid[: room.shape[0], : room.shape[1]] + size / 2
+                room &= related(placed[0].centre, (x, y), relation, 0, LEAN)
             places = np.flatnonzero(room)
             if not len(places):
                 break

@@ -20,9 +20,9 @@ class _Wise:
     layouts: ClassVar[Mapping[str, str]] = {"wise": "WISE's scorers, legacy and verified, and copies of them"}
     version = LEGACY
 
-    def __init__(self, options: WiseOptions) -> None:
-        self.options = options
-        self.template = templates.load(options.template, ["prompt", "explanation"])
+    def __init__(self, options: WiseOptions | None = None) -> None:
+        self.options = options or (WiseOptions() if self.version is LEGACY else WiseVerifiedOptions())
+        self.template = templates.load(self.options.template, ["prompt", "explanation"])
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         return prompts.load(self.version, self.options.data, split, self.options.verify)
@@ -48,7 +48,11 @@ class _Wise:
         kept = [(each, values) for each, values in scored if each.prompt.tags["group"] != self.options.trained]
         measure = "reference" if self.options.policy == "reference" else "wiscore"
         readable = summary.coverage(summary.cells(kept, measure))
-        note = self._note(kept, readable)
+        trained = self.options.trained
+        more = f"trained on {trained}, which is left out" if trained else ""
+        expected = sum(file.count for group, file in self.version.files.items() if group != trained)
+        label = templates.label(self.template, {}, self.options.template)
+        note = summary.note(self.options, readable, kept, expected, more, label)
         parts = summary.by_group(kept, measure, "category", self.version.ranges, self.options.policy)
         rows = [summary.row(name, [(1.0, part)], note) for name, part in parts.items()]
         for group, names in GROUPS.items():
@@ -68,14 +72,6 @@ class _Wise:
             rows.append(summary.row("overall (plain mean of categories)", summary.equal(parts.values()), note))
         return rows
 
-    def _note(self, kept: Scored, readable: float) -> str:
-        trained = self.options.trained
-        more = f"trained on {trained}, which is left out" if trained else ""
-        ranges = [self.version.ranges[name] for group, names in GROUPS.items() if group != trained for name in names]
-        expected = sum(last - first + 1 for first, last in ranges)
-        label = templates.label(self.template, {}, self.options.template)
-        return summary.note(self.options, readable, kept, expected, more, label)
-
 
 class Wise(_Wise):
     """Three grades an image, and the WiScore in [0, 1]: 0.7 consistency + 0.2 realism + 0.1 aesthetics, halved.
@@ -83,24 +79,19 @@ class Wise(_Wise):
     Raises ConfigError for a folder without the prompts, and for a template that cannot be used.
     """
 
-    version = LEGACY
-
-    def __init__(self, options: WiseOptions | None = None) -> None:
-        super().__init__(options or WiseOptions())
-
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
-        found, why = scoring.read_legacy(answers[0])
-        return {0: why} if found is None else {}
+        _, why = scoring.read_legacy(answers[0])
+        return {0: why} if why else {}
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference`: the value in the original; without `wiscore` the answer could not be read."""
         (answer,) = answers
         original = scoring.legacy(answer)
-        found, _ = scoring.read_legacy(answer)
-        measures = {"readable": float(found is not None)}
+        grades, _ = scoring.read_legacy(answer)
+        measures = {"readable": float(grades is not None)}
         if all(name in original for name in scoring.NAMES):
             measures["reference"] = scoring.wiscore(original)
-        return {**measures, **found, "wiscore": scoring.wiscore(found)} if found else measures
+        return {**measures, **grades, "wiscore": scoring.wiscore(grades)} if grades else measures
 
 
 class WiseVerified(_Wise):
@@ -111,18 +102,15 @@ class WiseVerified(_Wise):
 
     version = VERIFIED
 
-    def __init__(self, options: WiseVerifiedOptions | None = None) -> None:
-        super().__init__(options or WiseVerifiedOptions())
-
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
         return {} if scoring.binary(answers[0]) else {0: "The answer holds no grade, 0 or 1."}
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         (answer,) = answers
-        found = scoring.binary(answer)
-        if not found:
+        grades = scoring.binary(answer)
+        if not grades:
             return {"readable": 0.0}
-        return {"readable": 1.0, "wiscore": found["score"], "reference": found["score"]}
+        return {"readable": 1.0, "wiscore": grades["score"], "reference": grades["score"]}
 
 
 def _pooled(parts: Sequence[Part]) -> list[tuple[float, Part]]:
