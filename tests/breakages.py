@@ -178,7 +178,7 @@ BREAKAGES = [
     # ---- features ----
     Breakage("arms with different training share what comes after it", "srum_core/ablation/plan.py", "ablate",
              'if ("train", 1) not in needed:', 'if ("train", 9) not in needed:'),
-    Breakage("a cluster's change is the base's less the model's", "srum_core/analysis/clusters.py", "analyze",
+    Breakage("a cluster's change is the base's less the model's", "srum_core/analysis/activations.py", "analyze",
              "difference(score(here, cluster)[None], score(base, cluster)[None])",
              "difference(score(base, cluster)[None], score(here, cluster)[None])"),
     Breakage("the doctor shows the denoiser every clock's own time", "srum_core/doctor/flow_convention.py", "doctor",
