@@ -15,10 +15,10 @@ from pathlib import Path
 from attrs import evolve
 
 from srum_core import plugins
-from srum_core.ablation.arms import read_arms
-from srum_core.ablation.plan import Plan, make_plan
+from srum_core.ablation.plan import Plan, make_plan, read_arms
 from srum_core.cli.common import Typed, add_settings, finish_with_report, show_table
 from srum_core.errors import ConfigError
+from srum_core.evaluation.formatting import Grid
 from srum_core.files import lock
 from srum_core.runs.progress import shown, tell
 from srum_core.stages import preflight
@@ -57,17 +57,20 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _work(plan: Plan, folder: Path, command: str) -> None:
-    from srum_core.ablation.tables import Known, tabulate  # numpy
-    from srum_core.ablation.work import work
-    from srum_core.ablation.write import write
+    from srum_core.ablation.tables import Known, tabulate, write
+    from srum_core.ablation.work import Failures, work
 
-    read: Known = {}
+    evaluations: Known = {}
+
+    def write_all(failures: Failures) -> Grid:
+        return write(folder, plan, tabulate(plan, failures, evaluations), command)
+
     try:
-        failures = work(plan, lambda so_far: write(folder, plan, tabulate(plan, so_far, read), command))
+        failures = work(plan, write_all)
     except KeyboardInterrupt:
         tell(f"\nsrum: stopped; nothing that is on disk is lost. To resume:\n  {command}")
         raise
-    show_table(write(folder, plan, tabulate(plan, failures, read), command))
+    show_table(write_all(failures))
     print(f"The table is in {shown(folder.absolute() / 'ablation.md')}")
     finish_with_report(folder.absolute())
 
@@ -85,23 +88,21 @@ def _announce(plan: Plan, folder: Path) -> int:
         for task in unit.tasks:
             sources.setdefault(task.source.folder.name if task.source else "", []).append(task.step)
         if "" in sources:
-            print(f"  makes     {_told(sources.pop(''))}")
-        for name, taken in sources.items():
-            print(f"  takes     {_told(taken)} of {name}")
+            print(f"  makes     {_by_round(sources.pop(''))}")
+        for name, shared in sources.items():
+            print(f"  takes     {_by_round(shared)} of {name}")
         own = [task.step for task in unit.tasks if task.source is None]
         for problem in [] if unit.done else preflight.problems(unit.run, own):
             fails = True
             tell(f"  would not start: {problem}")
-    left = plan.arms.extra(plan.chosen)
-    if left:
-        print(f"\nOnly when named with --arms: {', '.join(left)}.")
+    if extra := [arm.name for arm in plan.arms.arm if arm.extra and arm not in plan.chosen]:
+        print(f"\nOnly when named with --arms: {', '.join(extra)}.")
     units = [unit for each in plan.units.values() for unit in each]
     print(f"\n{sum(unit.done for unit in units)} of {len(units)} runs are finished.")
     return int(fails)
 
 
-def _told(steps: Sequence[Step]) -> str:
-    """Steps by round."""
+def _by_round(steps: Sequence[Step]) -> str:
     rounds: dict[str, list[str]] = {}
     for step in steps:
         rounds.setdefault("base" if step.round is None else f"round {step.round}", []).append(step.stage)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from srum_core.ablation.plan import Plan, Task, Unit
+from srum_core.ablation.plan import Plan, Unit
 from srum_core.errors import SrumError
 from srum_core.files import aside, lock, put_in_place
 from srum_core.runs.progress import clock, shown, tell
@@ -36,7 +36,7 @@ def work(plan: Plan, after_seed: Callable[[Failures], object]) -> Failures:
             after_seed(failures)
         if unit.done:
             continue
-        tell(f"seed {seed} · {unit.name} · {_told(units, before, time.monotonic() - began)}")
+        tell(f"seed {seed} · {unit.name} · {_progress(units, before, time.monotonic() - began)}")
         try:
             _do(plan, unit)
         except SrumError as error:
@@ -51,7 +51,7 @@ def work(plan: Plan, after_seed: Callable[[Failures], object]) -> Failures:
     return failures
 
 
-def _told(units: Sequence[Unit], before: int, seconds: float) -> str:
+def _progress(units: Sequence[Unit], before: int, seconds: float) -> str:
     """How far it is; how long the rest may take, if runs take as long as those that are finished."""
     done = sum(unit.done for unit in units)
     text = f"{done} of {len(units)} done · {clock(seconds)} so far"
@@ -64,22 +64,17 @@ def _do(plan: Plan, unit: Unit) -> None:
         todo = [task for task in unit.tasks if not run.done(task.step.stage, task.step.round)]
         preflight.refuse(preflight.problems(run, [task.step for task in todo if task.source is None]))
         try:
-            for task in todo:
-                _make(plan, run, task)
+            for step, source in ((task.step, task.source) for task in todo):
+                if source is not None and source.done(step.stage, step.round):
+                    share(source, run, step)
+                    continue  # if who should have made it failed, it is made here (and most likely fails)
+                if step.stage == "train" and step.round == 1:
+                    for other in plan.units[run.settings.seed]:  # who has encoded the same images with the same model
+                        if other.run.stage_settings("generate", 1) == run.stage_settings("generate", 1):
+                            share_latents(other.run, run)
+                perform(run, step.stage, step.round)
         finally:
             run.release()
-
-
-def _make(plan: Plan, run: Run, task: Task) -> None:
-    step, source = task.step, task.source
-    if source is not None and source.done(step.stage, step.round):
-        share(source, run, step)
-        return  # if who should have made it failed, it is made here (and most likely fails)
-    if step.stage == "train" and step.round == 1:
-        for other in plan.units[run.settings.seed]:  # who has encoded the same images with the same model
-            if other.run.stage_settings("generate", 1) == run.stage_settings("generate", 1):
-                share_latents(other.run, run)
-    perform(run, step.stage, step.round)
 
 
 # ---- sharing --------------------------------------------------------------------------------------------------------
@@ -97,9 +92,7 @@ def share(source: Run, target: Run, step: Step) -> None:
     for name in loose:
         if (theirs.parent / name).exists():
             write_atomic(ours.parent / name, (theirs.parent / name).read_bytes())
-    new = aside(ours)
-    shutil.rmtree(new, ignore_errors=True)
-    link_tree(theirs, new, leave="settings.json")
+    new = link_aside(theirs, ours, leave="settings.json")
     write_atomic(new / "settings.json", to_json(target.stage_settings(step.stage, step.round)))
     put_in_place(new, ours)  # of what was begun before there was something to share
     sync_folder(ours.parent)
@@ -109,10 +102,15 @@ def share_latents(source: Run, target: Run) -> None:
     """Encoded images of the first round; each records its source, and is made again if that has changed."""
     theirs, ours = source.round_folder(1) / "latents", target.round_folder(1) / "latents"
     if theirs.is_dir() and not ours.exists():
-        new = aside(ours)
-        shutil.rmtree(new, ignore_errors=True)
-        link_tree(theirs, new)
-        put_in_place(new, ours)
+        put_in_place(link_aside(theirs, ours), ours)
+
+
+def link_aside(source: Path, target: Path, leave: str = "") -> Path:
+    """The folder beside `target` that is to replace it, with the files of `source`."""
+    new = aside(target)
+    shutil.rmtree(new, ignore_errors=True)
+    link_tree(source, new, leave)
+    return new
 
 
 def link_tree(source: Path, target: Path, leave: str = "") -> None:
