@@ -172,7 +172,7 @@ BREAKAGES = [
              "benchmarks/srum_benchmarks/geneval/scoring.py", "golden/benchmarks_geneval",
              'if count >= clause["count"]:', 'if count > clause["count"]:'),
     Breakage("in the shapes world nothing is one too many", "benchmarks/srum_benchmarks/shapes/checker.py", "shapes",
-             "if surplus:", "if not found:"),
+             "if surplus:", "if not things:"),
     Breakage("as many seeds are resampled as there are", "srum_core/evaluation/statistics.py", "statistics",
              "max(size - 1, 1)", "size"),
     # ---- features ----

@@ -23,9 +23,8 @@ from benchmark_data import (
 from rows import each_row
 
 from srum_benchmarks import files, templates
-from srum_benchmarks.compbench import benchmark as layouts
+from srum_benchmarks.compbench import benchmark as scoring
 from srum_benchmarks.compbench import prompts as compbench
-from srum_benchmarks.compbench import scoring
 from srum_benchmarks.geneval import prompts as geneval
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.wise import prompts as wise
@@ -165,7 +164,7 @@ def test_without_thinking_the_other_folder_is_still_needed(tmp_path: Path) -> No
     candidate = attrs.evolve(
         generated(Prompt("1701", "a red car", {"category": "color", "line": 0})), thought="Let me think."
     )
-    layout = layouts.for_srum([(0, candidate)])
+    layout = scoring.for_srum([(0, candidate)])
     assert list(layout.images) == [Path("color_50_think/1701.png")]
     for place, text in layout.texts.items():
         (tmp_path / place).parent.mkdir()
@@ -175,10 +174,10 @@ def test_without_thinking_the_other_folder_is_still_needed(tmp_path: Path) -> No
 
 def test_the_original_names_images_by_prompt_and_number() -> None:
     prompt = Prompt("1704", "a red car.", {"category": "color", "line": 3})
-    path = layouts.original_path(prompt, 7)
+    path = scoring.original_path(prompt, 7)
     assert path == Path("color/samples/a red car._000037.png")
     with pytest.raises(ConfigError, match="cannot read"):
-        layouts.original_path(attrs.evolve(prompt, text="a red/blue car"), 0)
+        scoring.original_path(attrs.evolve(prompt, text="a red/blue car"), 0)
 
 
 # ---- GenEval ---------------------------------------------------------------------------------------------------------

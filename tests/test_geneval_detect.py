@@ -271,13 +271,13 @@ RED = {"tag": "colors", "include": [{"class": "tv remote", "count": 1, "color": 
 
 
 def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
-    want = detection.wanted({**RED, "exclude": [{"class": "cat", "count": 3}]})
-    assert want == detection.Wanted(("tv remote", "dog", "cat"), ("tv remote",))
+    want = detection.request_of({**RED, "exclude": [{"class": "cat", "count": 3}]})
+    assert want == detection.Request(("tv remote", "dog", "cat"), ("tv remote",))
     text = detection.question(want)
     assert "Find every tv remote and every dog and every cat" in text
     assert "Of every tv remote also say its colour: red, orange" in text
     assert detection.understood(text) == want
-    assert "colour" not in detection.question(detection.Wanted(("dog",), ()))
+    assert "colour" not in detection.question(detection.Request(("dog",), ()))
     assert detection.understood("Is it a dog?") is detection.understood('{"objects": 3}') is None
 
 

@@ -14,7 +14,7 @@ import pytest
 from benchmark_goldens import each_entry, near, table
 
 from srum_benchmarks import templates
-from srum_benchmarks.compbench import scoring
+from srum_benchmarks.compbench import benchmark as scoring
 from srum_benchmarks.detections import Detection
 
 pytestmark = pytest.mark.golden

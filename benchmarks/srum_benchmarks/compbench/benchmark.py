@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from srum_benchmarks import published, summary, templates
-from srum_benchmarks.compbench import prompts, scoring
+from srum_benchmarks.compbench import prompts
 from srum_benchmarks.options import CompBenchOptions
 from srum_benchmarks.summary import Part, Scored
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
+
+BASE = ("color", "shape", "texture", "spatial", "non-spatial", "numeracy", "3d_spatial")
+"""The columns of the paper's Table 1 that are one category each."""
+COMPLEX = ("complex", "complex_action", "complex_spatial")
+"""The three folders that the released code averages into the eighth column."""
+RANGE = (0.0, 100.0)
+"""Of a grade."""
+_DIGITS = 1000
+"""Longer numbers are no grades; Python reads up to 4300 digits."""
+FAILED = -1
+"""The reference's value of an unreadable answer: it stays in the mean."""
+KNOWN_MESSAGES = {"two boys": "81b447ad0adb0396d3fb8f7d1c1be8e47ac11a4ac06c84cee0aafed02c40b635"}
+"""A prompt and the SHA-256 of the reference's message about it: a template that gives it is the published rubric."""
+_SCORE = re.compile(r'"score":\s*\d+')
+_LOOSE = re.compile(r'"score":\s*"?(\d+)"?')
+
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 ORIGINAL_IMAGES = 10
@@ -49,7 +66,7 @@ class CompBench:
         return [Question(candidate.image, text, max_new_tokens=self.options.max_new_tokens)]
 
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
-        value, why = scoring.read(answers[0])
+        value, why = read(answers[0])
         return {0: why} if value is None else {}
 
     def item(self, prompt: Prompt) -> tuple[str, str]:
@@ -65,13 +82,13 @@ class CompBench:
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference` is the value in the released code; without `score` the answer could not be read."""
         (answer,) = answers
-        value, _ = scoring.read(answer)
-        reference = float(scoring.reference_score(answer))
+        value, _ = read(answer)
+        reference = float(reference_score(answer))
         return {"reference": reference} if value is None else {"reference": reference, "score": float(value)}
 
     def table(self, scored: Scored) -> Sequence[Row]:
         readable = summary.coverage(summary.cells(scored, "score"))
-        label = templates.label(self.template, scoring.KNOWN_MESSAGES, self.options.template)
+        label = templates.label(self.template, KNOWN_MESSAGES, self.options.template)
         expected = sum(each.count for each in prompts.TEST.values())
         note = summary.note(self.options, readable, scored, expected, label)
         policy = self.options.policy
@@ -81,17 +98,17 @@ class CompBench:
 
 
 def _rows(groups: Mapping[str, Part], note: str) -> list[Row]:
-    rows = [summary.row(name, [(1.0, part)], note, scoring.RANGE) for name, part in groups.items()]
-    parts = [groups[name] for name in scoring.COMPLEX if name in groups]
+    rows = [summary.row(name, [(1.0, part)], note, RANGE) for name, part in groups.items()]
+    parts = [groups[name] for name in COMPLEX if name in groups]
     if len(parts) > 1:
-        rows.append(summary.row("complex (composite)", summary.equal(parts), note, scoring.RANGE))
-    plain = [part for name, part in groups.items() if name not in scoring.COMPLEX[1:]]
+        rows.append(summary.row("complex (composite)", summary.equal(parts), note, RANGE))
+    plain = [part for name, part in groups.items() if name not in COMPLEX[1:]]
     if plain:
-        rows.append(summary.row("overall (plain complex)", summary.equal(plain), note, scoring.RANGE))
+        rows.append(summary.row("overall (plain complex)", summary.equal(plain), note, RANGE))
     if groups:
-        weights = scoring.columns(list(groups))
+        weights = columns(list(groups))
         weighted = [(weights[name], part) for name, part in groups.items()]
-        rows.append(summary.row("overall", weighted, note, scoring.RANGE))
+        rows.append(summary.row("overall", weighted, note, RANGE))
     return rows
 
 
@@ -146,3 +163,48 @@ def _images_in(folder: Path) -> list[Path]:
     own = [each for each in folder.glob("*_50_*") if each.is_dir()]
     where = [each / "samples" if (each / "samples").is_dir() else each for each in own]
     return [path.relative_to(folder) for each in where for path in each.iterdir() if path.suffix.lower() in SUFFIXES]
+
+
+# ---- answers: the authors' parser and means, kept exactly; values outside 0 to 100 are left out ----------------------
+
+
+def reference_score(text: str) -> int:
+    """The grade that the reference reads, -1 for none. Grades above 100 pass, decimals are cut off."""
+    cleaned = text.strip().replace("```json", "").replace("```", "").strip()
+    try:
+        value = json.loads(_object(cleaned)).get("score")
+        if isinstance(value, int):
+            return value
+    except (ValueError, RecursionError, AttributeError):
+        pass  # text that is not JSON is searched instead
+    match = _LOOSE.search(text)
+    return int(match[1]) if match and len(match[1]) < _DIGITS else FAILED
+
+
+def _object(text: str) -> str:
+    """The reference's JSON object: from the first brace to the first one that closes after the last
+    score that has one. Written without its regular expression, which backtracks."""
+    last, first = text.rfind("}"), text.find("{")
+    ends = [
+        match.end() for match in _SCORE.finditer(text) if first != -1 and first < match.start() and match.end() <= last
+    ]
+    return text[first : text.index("}", ends[-1]) + 1] if ends else ""
+
+
+def read(text: str) -> tuple[int | None, str]:
+    """The grade, or None and why there is none."""
+    score = reference_score(text)
+    if score == FAILED:
+        return None, 'The answer holds no "score": followed by a whole number.'
+    if not RANGE[0] <= score <= RANGE[1]:
+        return None, f"The score {score} is not between 0 and 100."
+    return score, ""
+
+
+def columns(categories: Sequence[str]) -> dict[str, float]:
+    """The weight of each category's mean in the overall, for the categories that are there (all of the reference's
+    weights where the complex column is)."""
+    parts = [name for name in COMPLEX if name in categories]
+    base = [name for name in categories if name not in COMPLEX]
+    share = 1 / (len(base) + bool(parts)) if categories else 0.0
+    return {**dict.fromkeys(base, share), **dict.fromkeys(parts, share / max(len(parts), 1))}

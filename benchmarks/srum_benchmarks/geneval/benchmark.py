@@ -38,7 +38,7 @@ class GenEval:
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         if self.options.detections:
             return ()
-        text = detection.question(detection.wanted(candidate.prompt.tags["metadata"]))
+        text = detection.question(detection.request_of(candidate.prompt.tags["metadata"]))
         return [Question(candidate.image, text, max_new_tokens=detection.TOKENS)]
 
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:

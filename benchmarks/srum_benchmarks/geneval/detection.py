@@ -37,21 +37,21 @@ _FORM = '{"detections": [{"label": "…", "box": [x0, y0, x1, y1], "score": 0.9,
 
 
 @frozen
-class Wanted:
+class Request:
     """The classes of a prompt, and those whose colour it also needs."""
 
     objects: tuple[str, ...]
     colors: tuple[str, ...]
 
 
-def wanted(metadata: Mapping[str, Any]) -> Wanted:
+def request_of(metadata: Mapping[str, Any]) -> Request:
     """Of a line of the prompt file."""
     clauses = [clause for part in ("include", "exclude") for clause in metadata.get(part, [])]
     names = dict.fromkeys(clause["class"] for clause in clauses)
-    return Wanted(tuple(names), tuple(dict.fromkeys(each["class"] for each in clauses if "color" in each)))
+    return Request(tuple(names), tuple(dict.fromkeys(each["class"] for each in clauses if "color" in each)))
 
 
-def question(what: Wanted) -> str:
+def question(what: Request) -> str:
     colored = f" Of every {' and every '.join(what.colors)} also say its colour: {', '.join(COLORS)}."
     return (
         f"Find every {' and every '.join(what.objects)} in the picture, each by itself: its box in pixels (left, top, "
@@ -61,11 +61,11 @@ def question(what: Wanted) -> str:
     )
 
 
-def understood(text: str) -> Wanted | None:
+def understood(text: str) -> Request | None:
     """What such a question wants; None for any other text."""
     try:
         data = json.loads(text.rstrip().rpartition("\n")[2])
-        return Wanted(tuple(data["objects"]), tuple(data["colors"]))
+        return Request(tuple(data["objects"]), tuple(data["colors"]))
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -128,7 +128,7 @@ class Mask2Former:
 
         return Colors(self.options.clip, self._device)
 
-    def _request(self, question: Question) -> Wanted:
+    def _request(self, question: Question) -> Request:
         request = understood(question.text)
         if request is None:
             raise PluginError("mask2former detects objects that a question names, as those of GenEval do.")
@@ -139,7 +139,7 @@ class Mask2Former:
             )
         return request
 
-    def _colored(self, image: Image, instances: Sequence[Instance], request: Wanted) -> list[Detection]:
+    def _colored(self, image: Image, instances: Sequence[Instance], request: Request) -> list[Detection]:
         """Detections with the colours of those that can count."""
         colors: dict[int, str] = {}
         for name in request.colors:

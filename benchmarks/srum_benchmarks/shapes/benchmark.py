@@ -41,8 +41,8 @@ class Shapes:
 
     def rubrics(self, candidate: Candidate) -> Mapping[str, float]:
         """Layout, whatever the forms are; and detail, wherever things stand. Exact, also for unfinished images."""
-        found = self._check(candidate)
-        return {"layout": layout(found.found, candidate.prompt.tags), "detail": found.fidelity}
+        verdict = self._check(candidate)
+        return {"layout": layout(verdict.things, candidate.prompt.tags), "detail": verdict.fidelity}
 
     def _check(self, candidate: Candidate) -> Verdict:
         return check(read(candidate, "The shapes benchmark"), candidate.prompt.tags)
@@ -71,7 +71,7 @@ class Crowded(Shapes):
         return {
             "correct": float(verdict.correct),
             "fidelity": verdict.fidelity,
-            EXTRA_OBJECTS: len(verdict.found) / asked - 1,
+            EXTRA_OBJECTS: len(verdict.things) / asked - 1,
         }
 
 
