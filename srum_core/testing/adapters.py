@@ -22,12 +22,11 @@ from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import ImageGenerator, UnifiedModel
 from srum_core.records import BoxFormat, Question
 from srum_core.testing.adapter_training import TrainingConformance
-from srum_core.testing.checks import after, called
-from srum_core.testing.fixtures import sample_image
-from srum_core.testing.generators import SeedConformance, check_samples, draw
+from srum_core.testing.fixtures import after, called, sample_image
+from srum_core.testing.generators import check_samples, draw
 
 
-class AdapterConformance(TrainingConformance, SeedConformance):
+class AdapterConformance(TrainingConformance):
     """Subclass it as `Test…` with a fixture `adapter`, which may be shared by the module: tests clean up."""
 
     questions: Sequence[str] = ("What is in the picture?", "Is there a cup?", "Which colours do you see?")
@@ -109,8 +108,8 @@ class AdapterConformance(TrainingConformance, SeedConformance):
     def test_one_image_per_prompt(self, adapter: UnifiedModel) -> None:
         grids = set[tuple[int, ...]]()
 
-        def note(_: nn.Module, given: tuple[Sequence[Tensor], ...]) -> None:
-            grids.update(tuple(noisy.shape[:2]) for noisy in (given or [()])[0])
+        def note(_: nn.Module, inputs: tuple[Sequence[Tensor], ...]) -> None:
+            grids.update(tuple(noisy.shape[:2]) for noisy in (inputs or [()])[0])
 
         with adapter.denoiser.register_forward_pre_hook(note):
             samples = check_samples(draw(adapter, self.prompts, range(len(self.prompts))), len(self.prompts))
@@ -126,7 +125,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
     @after("test_one_image_per_prompt")
     def test_an_image_of_values_that_are_not_finite_is_a_failure(self, adapter: UnifiedModel) -> None:
-        kept = {name: parameter.clone() for name, parameter in adapter.denoiser.named_parameters()}
+        weights = {name: parameter.clone() for name, parameter in adapter.denoiser.named_parameters()}
         with torch.no_grad():
             for parameter in adapter.denoiser.parameters():
                 parameter.fill_(float("nan"))
@@ -137,7 +136,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
         finally:
             with torch.no_grad():
                 for name, parameter in adapter.denoiser.named_parameters():
-                    parameter.copy_(kept[name])
+                    parameter.copy_(weights[name])
         assert all(sample.failure or (sample.latent is not None and not finite(sample.latent)) for sample in samples), (
             "With weights that are NaN, `generate` gave an image like any other: it would be scored, and trained on. "
             "Before pixels become whole levels, give their tensor to `srum_core.models.weights.failure` and the "

@@ -11,8 +11,7 @@ import pytest
 from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Grounder
 from srum_core.records import Candidate, Question, Region, Unreadable
-from srum_core.testing.checks import called, check_questions, shown
-from srum_core.testing.fixtures import sample_candidate
+from srum_core.testing.fixtures import called, check_questions, sample_candidate, shown
 from srum_core.testing.malformed_answers import odd_answers
 
 
@@ -45,10 +44,10 @@ class GrounderConformance:
         for candidate in candidates:
             regions = self._find(grounder, candidate)
             ids = [region.id for region in regions if isinstance(region, Region)]
-            twice = sorted({id for id in ids if ids.count(id) > 1})
-            assert not twice, (
-                f"{type(grounder).__name__} gave two regions of one image the same id {twice[0]!r}. Scores belong to "
-                "regions by id, so each needs its own."
+            id = next((id for id in ids if ids.count(id) > 1), None)
+            assert id is None, (
+                f"{type(grounder).__name__} gave two regions of one image the same id {id!r}. Scores belong to regions "
+                "by id, so each needs its own."
             )
             assert all(id.strip() for id in ids), f"{type(grounder).__name__} gave a region an empty id."
 
@@ -81,19 +80,15 @@ class GrounderConformance:
         self, grounder: Grounder, candidate: Candidate, answers: list[str] | None = None
     ) -> list[Region | Unreadable]:
         asked = list(grounder.questions(candidate))
-        given = [self.answer_to(question) for question in asked] if answers is None else answers
-        who = f"{type(grounder).__name__}.regions"
-        message = f"a picture of {candidate.size[0]}x{candidate.size[1]}" + (f" and {shown(given[0])}" if given else "")
-        found = list(
-            called(
-                f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1, and so for y)",
-                lambda: grounder.regions(candidate, given),
-            )
-        )
-        for each in found:
+        replies = [self.answer_to(question) for question in asked] if answers is None else answers
+        who, size = f"{type(grounder).__name__}.regions", f"{candidate.size[0]}x{candidate.size[1]}"
+        message = f"a picture of {size}" + (f" and {shown(replies[0])}" if replies else "")
+        what = f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1, and so for y)"
+        regions = called(what, lambda: list(grounder.regions(candidate, replies)))
+        for each in regions:
             assert isinstance(each, Region | Unreadable), f"{who} gave {each!r} for {message}."
             if isinstance(each, Unreadable):
                 assert 0 <= each.question < len(asked), (
                     f"{who} calls the answer to question {each.question} unreadable, but asked {len(asked)}."
                 )
-        return found
+        return regions
