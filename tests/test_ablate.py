@@ -23,7 +23,7 @@ from rows import each_row
 from training import clean  # noqa: F401 - a fixture
 from warm import shared
 
-from srum_core.ablation import work as working
+from srum_core.ablation import command as working
 from srum_core.ablation.plan import Arm, Arms, Curve, fingerprint, read_arms
 from srum_core.ablation.tables import Row, Tables, curves, drops
 from srum_core.cli import main

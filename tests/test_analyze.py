@@ -14,7 +14,7 @@ from rows import each_row
 from test_bagel import build
 from toy import ToyModel
 
-from srum_benchmarks.shapes.checker import Found, layout
+from srum_benchmarks.shapes.checker import Thing, layout
 from srum_core.analysis import activations, steps, subjects
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.formatting import Grid
@@ -146,8 +146,8 @@ def test_curves_are_paired_and_leave_unreadable_images_out(tmp_path: Path) -> No
         steps.summary({"base": [steps.Snapshot("a-0", "a", 0, {})]}, [1.0])
 
 
-def things(*given: tuple[str, str | None, int, int]) -> tuple[Found, ...]:
-    return tuple(Found(colour, shape, (x, y, x + 6, y + 6), 36, 1.0) for colour, shape, x, y in given)
+def things(*given: tuple[str, str | None, int, int]) -> tuple[Thing, ...]:
+    return tuple(Thing(colour, shape, (x, y, x + 6, y + 6), 36, 1.0) for colour, shape, x, y in given)
 
 
 def test_layout_heeds_colours_counts_and_places_but_no_forms() -> None:

@@ -1,6 +1,6 @@
 """`srum ablate`: the same method with one thing changed at a time, over training seeds, side by side.
 
-`plan` reads the arms and determines the stages that they share, `work` runs and links them, and `tables` puts the
+`plan` reads the arms and determines the stages that they share, `command` runs and links them, and `tables` puts the
 numbers together and shows them. An ablation is a folder of ordinary runs.
 """
 

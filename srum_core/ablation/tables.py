@@ -33,7 +33,7 @@ BASE = "base"
 
 
 @frozen
-class Measured:
+class Means:
     """One evaluation."""
 
     prompts: tuple[str, ...]
@@ -73,7 +73,7 @@ class Line:
     arm: str
     seed: int
     round: int | None
-    measured: Measured
+    measured: Means
 
 
 @frozen
@@ -87,11 +87,11 @@ class Tables:
     lines: tuple[Line, ...]
 
 
-Known = dict[tuple[Path, int | None], Measured]
+Known = dict[tuple[Path, int | None], Means]
 """Evaluations that were read: a finished one does not change."""
 
 
-def measured(run: Run, round: int | None) -> Measured:
+def measured(run: Run, round: int | None) -> Means:
     plan, images = run.planned_evaluation(), run.settings.evaluate.images
     every = scored(run, round, [item.id for item in plan])
     scores = [each.values for each in every if each.usable]
@@ -104,7 +104,7 @@ def measured(run: Run, round: int | None) -> Measured:
     starts = range(0, len(plan), images)
     groups = [[each.values for each in every[start : start + images] if each.usable] for start in starts]
     means = {name: tuple(_mean([each[name] for each in group]) for group in groups) for name in names}
-    return Measured(tuple(plan[i].prompt.id for i in starts), images, means, len(every) - len(scores))
+    return Means(tuple(plan[i].prompt.id for i in starts), images, means, len(every) - len(scores))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -114,8 +114,8 @@ def _mean(values: Sequence[float]) -> float:
 def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], read: Known) -> Tables:
     """All arms, in order, with their results so far."""
     lines = tuple(line for arm in plan.chosen for line in _lines(plan, arm, read))
-    final: dict[str, dict[int, Measured]] = {}
-    start: dict[str, dict[int, Measured]] = {}
+    final: dict[str, dict[int, Means]] = {}
+    start: dict[str, dict[int, Means]] = {}
     for line in lines:
         if line.round is None:
             start.setdefault(line.arm, {})[line.seed] = line.measured
@@ -150,9 +150,7 @@ def _lines(plan: Plan, arm: Arm, read: Known) -> Iterator[Line]:
                 yield Line(arm.name, seed, round, read[key])
 
 
-def _notes(
-    plan: Plan, arm: Arm, own: Mapping[int, Measured], failures: Mapping[tuple[int, str], str]
-) -> tuple[str, ...]:
+def _notes(plan: Plan, arm: Arm, own: Mapping[int, Means], failures: Mapping[tuple[int, str], str]) -> tuple[str, ...]:
     same = plan.same_as(arm)
     notes = [f"the same settings as {same}"] if same else []
     failed = [seed for seed in plan.seeds if seed not in own and (seed, arm.name) in failures]
@@ -164,7 +162,7 @@ def _notes(
     return tuple(notes)
 
 
-def _difference(own: Mapping[int, Measured], other: Mapping[int, Measured], measures: Sequence[str]) -> Estimate | None:
+def _difference(own: Mapping[int, Means], other: Mapping[int, Means], measures: Sequence[str]) -> Estimate | None:
     """Of the first measure, over the training seeds that both have; None where prompts differ."""
     seeds = sorted(own.keys() & other.keys())
     if not seeds or any(own[seed].prompts != other[seed].prompts for seed in seeds):
@@ -173,7 +171,7 @@ def _difference(own: Mapping[int, Measured], other: Mapping[int, Measured], meas
     return None if table is None else statistics.difference(table[: len(seeds)], table[len(seeds) :])
 
 
-def _table(rows: Sequence[Measured], measure: str) -> Table | None:
+def _table(rows: Sequence[Means], measure: str) -> Table | None:
     """(seeds, prompts), of the prompts that have a score everywhere; None if there is none."""
     import numpy as np
 

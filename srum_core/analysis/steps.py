@@ -71,7 +71,7 @@ class Snapshot:
     """From 0 to 1."""
 
 
-Measured = Mapping[str, Sequence[Snapshot]]
+Snapshots = Mapping[str, Sequence[Snapshot]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +119,7 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def table(measured: Measured, rubric: str) -> tuple[list[int], dict[str, Table]]:
+def table(measured: Snapshots, rubric: str) -> tuple[list[int], dict[str, Table]]:
     """(steps, model -> (images, steps)) of the images that are readable at every step in every model.
 
     Raises RecordError if there is none."""
@@ -150,7 +150,7 @@ def area(scores: Table, steps: Sequence[int]) -> Table:
     return heights
 
 
-def summary(measured: Measured, times: Sequence[float]) -> dict[str, Any]:
+def summary(measured: Snapshots, times: Sequence[float]) -> dict[str, Any]:
     """Everything that is printed, as plain data."""
     rubrics: dict[str, Any] = {}
     for rubric in RUBRICS:
@@ -173,7 +173,7 @@ def summary(measured: Measured, times: Sequence[float]) -> dict[str, Any]:
     return rubrics
 
 
-def write(folder: Path, measured: Measured, times: Sequence[float], by: str) -> list[str | Grid]:
+def write(folder: Path, measured: Snapshots, times: Sequence[float], by: str) -> list[str | Grid]:
     """steps.json, steps.md and a figure per rubric; returns what the Markdown consists of."""
     rubrics = summary(measured, times)
     write_atomic(folder / "steps.json", to_json({"graded_by": by, **rubrics}))

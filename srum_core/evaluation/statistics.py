@@ -93,7 +93,7 @@ def difference(ours: Table, theirs: Table, level: float = LEVEL, resamples: int 
     """The mean of ours - theirs, paired: both are (seeds, prompts), with the same seeds and prompts in order."""
     if ours.shape != theirs.shape:
         raise ValueError(f"tables of {ours.shape} and {theirs.shape} cannot be paired")
-    shares = all(0 <= end <= 1 for each in (ours, theirs) for end in (each.min(), each.max()))
+    shares = min(ours.min(), theirs.min()) >= 0 and max(ours.max(), theirs.max()) <= 1
     return estimate(ours - theirs, level, resamples, (-1.0, 1.0) if shares else None)
 
 
@@ -113,5 +113,5 @@ def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 def _indices(rng: Any, size: int, count: int) -> NDArray[np.int64]:
     """Indices into `size` items for each of `count` resamples, (count, size - 1); (count, 1) for a single item."""
-    found: NDArray[np.int64] = rng.integers(size, size=(count, max(size - 1, 1)))
-    return found
+    indices: NDArray[np.int64] = rng.integers(size, size=(count, max(size - 1, 1)))
+    return indices
