@@ -105,15 +105,15 @@ def _objects(run: Run, round: int | None) -> float | None:
 
 def change(run: Run) -> dict[str, Estimate]:
     """The last evaluation minus the first, by row, paired by image; {} with fewer than two evaluations."""
-    rounds = [k for k in (None, *run.settings.round_numbers) if read_table(run, k)]
-    if len(rounds) < 2:
+    every = _tables(run)
+    if len(every) < 2:
         return {}
-    first, last = (read_table(run, k) or {} for k in (rounds[0], rounds[-1]))
+    (start, first), *_, (end, last) = every.items()
     changes = {name: Estimate(last[name].value - row.value) for name, row in first.items() if name in last}
-    before = {each.id: each.values for each in scored(run, rounds[0]) if each.usable}
-    after = [each for each in scored(run, rounds[-1]) if each.usable and each.id in before]
+    before = {each.id: each.values for each in scored(run, start) if each.usable}
+    after = [each for each in scored(run, end) if each.usable and each.id in before]
     try:
-        benchmark = run.at("evaluate", rounds[-1]).benchmark()
+        benchmark = run.at("evaluate", end).benchmark()
         paired = _paired(benchmark, [(each.candidate, before[each.id], each.values) for each in after])
     except Exception as error:  # a plugin's table need not accept differences of scores
         log.warning("The change has no interval: the benchmark made no table of the differences: %s", clean(str(error)))
@@ -148,8 +148,11 @@ def _paired(
 
 def evaluated(run: Run) -> dict[str, dict[str, Row]]:
     """The rows of the finished evaluations by name, by "base" or "round k", in order."""
-    names = {None: "base", **{k: f"round {k}" for k in run.settings.round_numbers}}
-    return {name: rows for k, name in names.items() if (rows := read_table(run, k))}
+    return {"base" if k is None else f"round {k}": rows for k, rows in _tables(run).items()}
+
+
+def _tables(run: Run) -> dict[int | None, dict[str, Row]]:
+    return {k: rows for k in (None, *run.settings.round_numbers) if (rows := read_table(run, k))}
 
 
 def compare(run: Run) -> Grid | None:
