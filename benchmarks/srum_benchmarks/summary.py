@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from srum_benchmarks.options import PublishedOptions
-from srum_core.evaluation.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
+from srum_core.evaluation.statistics import SHARE, if_all_are_equal, interval, resampled_means
 from srum_core.records import Candidate, Row
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def row(
     if all(len(each.counts) < 2 for _, each in parts):
         return Row(name, value, count, note=note)
     means = sum(weight * resampled(each, seed) for seed, (weight, each) in enumerate(parts))
-    tail = (1 - LEVEL) / 2
-    low, high = (float(end) for end in np.quantile(means, (tail, 1 - tail)))
+    low, high = interval(means)
     below, above = [value - low], [high - value]  # and how much farther a group of equal prompts may reach
     for weight, each in parts:
         if each.equal and (ends := if_all_are_equal(each.mean, len(each.counts), bounds)):

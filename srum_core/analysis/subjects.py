@@ -15,7 +15,7 @@ import attrs
 from attrs import frozen
 
 from srum_core.errors import ConfigError, RecordError
-from srum_core.plugins import Registry, discover
+from srum_core.plugins import Registry
 from srum_core.records import Question
 from srum_core.runs.progress import progress, shown, tell
 from srum_core.runs.prompts import load_prompts
@@ -68,9 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add("--count", type=int, default=64, metavar="N", help="so many samples of a kind (default: 64)")
 
 
-def subjects(texts: Sequence[str], registry: Registry | None = None) -> list[Subject]:
+def subjects(texts: Sequence[str], registry: Registry) -> list[Subject]:
     """The base, then the runs in order. Raises ConfigError for two of one name, and for models of several adapters."""
-    registry = registry or discover()
     trained = []
     for name, start in map(_named, texts):
         trained.append(Subject(name, *started_from(start, registry)))

@@ -141,7 +141,8 @@ class JudgeConformance:
                 )
             except SrumError as error:
                 raise AssertionError(f"{error} (Transcripts: {self.transcripts})") from error
-            outcome, expected = interview.outcome(), [*transcript.scores, *transcript.failures]
+            outcome = interview.outcome()
+            expected: Results = [*transcript.scores, *transcript.failures]
             changed = [each for each in outcome if each not in expected]
             changed += [each for each in expected if each not in outcome]
             assert not changed, (
