@@ -130,7 +130,7 @@ class Evaluation(Run):
         benchmark = settings["benchmark"] or {"use": ""}
         names = ("split", "images", "batch", "limit", "seeds", "postprocess")
         generated = {name: settings["evaluate"][name] for name in names}
-        model = {name: settings[name] for name in ("seed", "adapter", "start") if name in settings}
+        model: dict[str, Any] = {name: settings[name] for name in ("seed", "adapter", "start") if name in settings}
         return {"layout": settings["layout"], **model, "benchmark": benchmark["use"], "drawn": generated}
 
     def images(self) -> Records[Candidate]:
