@@ -89,8 +89,7 @@ def _refuse_duplicate(run: Evaluation, name: str, use: Use) -> None:
     mine = Answers(run, name, use)
     if not any(each.of_the_same(mine) for each in others.values()):
         return
-    light = {each.component.name for each in run.registry.listing() if each.kind == "answerer"}
-    mine.by = identity(who_answers(run, use)) if use.use in light else ""  # a server's model may have changed
+    mine.by = identity(who_answers(run, use)) if use.use in _light(run) else ""  # a server's model may have changed
     if same := next((other for other, each in others.items() if each.of_the_same(mine) and each.by == mine.by), ""):
         raise ConfigError(
             f"{run.folder / 'answers' / same} holds answers of the same judge, {tables.named(use)}: a second table "
@@ -149,6 +148,11 @@ def problems(
     except SrumError as error:
         problems.append(str(error))
     return [*preflight.unusable(run.registry, named), *problems]
+
+
+def _light(run: Evaluation) -> set[str]:
+    """The answerers that need no model to be loaded."""
+    return {each.component.name for each in run.registry.listing() if each.kind == "answerer"}
 
 
 def asks(run: Evaluation) -> bool:
