@@ -86,8 +86,8 @@ def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> lis
     every = []
     for image in evaluation.images() if ids is None else evaluation.images().select(ids):
         own = measured.get(image.id)
-        given = tuple(answers.get(image.id, ()))
-        every.append(ImageResult(image.id, image, own.values if own else {}, own is not None and own.scored, given))
+        values, usable = (own.values, own.scored) if own else ({}, False)
+        every.append(ImageResult(image.id, image, values, usable, tuple(answers.get(image.id, ()))))
     return every
 
 

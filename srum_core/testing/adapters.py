@@ -155,7 +155,7 @@ class AdapterConformance(TrainingConformance):
         try:
             denoiser.train(training).requires_grad_(training)
             draw(adapter, self.prompts[:1], [0])
-            answer(adapter, self.asked(tmp_path)[:1])
+            answer(adapter, self.sample_questions(tmp_path)[:1])
             encode(adapter, self.images()[:1])
             flags = {module.training for module in denoiser.modules()}
             grads = {parameter.requires_grad for parameter in denoiser.parameters()}
@@ -179,11 +179,13 @@ class AdapterConformance(TrainingConformance):
     # ---- understanding ----------------------------------------------------------------------------------------------
 
     def test_answering_gives_a_text_per_question(self, adapter: UnifiedModel, tmp_path: Path) -> None:
-        asked = self.asked(tmp_path)
-        part = Question(asked[0].image, self.questions[0], (0.25, 0.25, 0.75, 1.0), max_new_tokens=4)
-        aloud = Question(asked[0].image, self.questions[0], max_new_tokens=4, think=True)
-        answers = answer(adapter, [*asked, part, aloud])
-        assert len(answers) == len(asked) + 2, f"{len(answers)} answers came back for {len(asked) + 2} questions."
+        questions = self.sample_questions(tmp_path)
+        part = Question(questions[0].image, self.questions[0], (0.25, 0.25, 0.75, 1.0), max_new_tokens=4)
+        aloud = Question(questions[0].image, self.questions[0], max_new_tokens=4, think=True)
+        answers = answer(adapter, [*questions, part, aloud])
+        assert len(answers) == len(questions) + 2, (
+            f"{len(answers)} answers came back for {len(questions) + 2} questions."
+        )
         assert all(isinstance(each, str) for each in answers), f"Answers must be strings, not {answers}."
 
     @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampled"])
@@ -191,9 +193,9 @@ class AdapterConformance(TrainingConformance):
     def test_answers_are_repeatable_and_independent_of_the_batch(
         self, adapter: UnifiedModel, tmp_path: Path, temperature: float
     ) -> None:
-        asked = self.asked(tmp_path, temperature)
-        together, turned = answer(adapter, asked), answer(adapter, asked[::-1])[::-1]
-        alone = [answer(adapter, [question])[0] for question in asked]
+        questions = self.sample_questions(tmp_path, temperature)
+        together, turned = answer(adapter, questions), answer(adapter, questions[::-1])[::-1]
+        alone = [answer(adapter, [question])[0] for question in questions]
         for where, others in (("asked in another order", turned), ("asked alone", alone)):
             assert list(together) == list(others), (
                 f"Questions were answered {list(together)}, but {where} {list(others)}. Answers come in the order of "
@@ -203,7 +205,7 @@ class AdapterConformance(TrainingConformance):
 
     @after("test_answers_are_repeatable_and_independent_of_the_batch", temperature=0.0)
     def test_another_seed_gives_another_sampled_answer(self, adapter: UnifiedModel, tmp_path: Path) -> None:
-        question = evolve(self.asked(tmp_path)[0], temperature=5.0)
+        question = evolve(self.sample_questions(tmp_path)[0], temperature=5.0)
         answers = answer(adapter, [evolve(question, seed=seed) for seed in range(8)])
         assert len(set(answers)) > 1, (
             f"At temperature 5, eight seeds all gave {answers[0]!r}. A retry asks the same question with another seed, "
@@ -220,7 +222,7 @@ class AdapterConformance(TrainingConformance):
                 f"`box_format({size})` declares the image size {message.seen}."
             )
 
-    def asked(self, folder: Path, temperature: float = 0.0) -> list[Question]:
+    def sample_questions(self, folder: Path, temperature: float = 0.0) -> list[Question]:
         """A few short questions about images of all `sizes`."""
         questions = []
         for index, size in enumerate(self.sizes):

@@ -65,8 +65,8 @@ class BenchmarkConformance:
 
     def test_asking_is_pure(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
         before = deepcopy(candidates)
-        asked = [list(srum_benchmark.questions(candidate)) for candidate in candidates]
-        for candidate, first in zip(candidates, asked, strict=True):
+        questions = [list(srum_benchmark.questions(candidate)) for candidate in candidates]
+        for candidate, first in zip(candidates, questions, strict=True):
             check_questions(first, list(srum_benchmark.questions(candidate)), candidate, type(srum_benchmark).__name__)
         assert candidates == before, f"{type(srum_benchmark).__name__}.questions changed the candidate."
 

@@ -154,10 +154,10 @@ def shown(text: str) -> str:
 
 
 def check_questions(
-    asked: Sequence[object], again: Sequence[object], candidate: Candidate, who: str, method: str = "questions"
+    questions: Sequence[object], again: Sequence[object], candidate: Candidate, who: str, method: str = "questions"
 ) -> None:
     """Questions about the candidate's own image, the same when asked twice."""
-    for question in asked:
+    for question in questions:
         assert isinstance(question, Question), f"{who}.{method} must give Question records, not {question!r}."
         assert question.image == candidate.image, (
             f"{who} asks about {question.image}, but the candidate's image is {candidate.image}: "
@@ -171,7 +171,7 @@ def check_questions(
                 f"{who} asks about the crop {question.crop}, which is no box: fractions with 0 <= x0 < x1 <= 1 and "
                 "0 <= y0 < y1 <= 1 are needed."
             )
-    assert list(asked) == list(again), (
+    assert list(questions) == list(again), (
         f"{who}.{method} gave other questions for the same image the second time. Asking must be pure: no counters, "
         "no random numbers, nothing remembered; otherwise a run can be neither resumed nor read again."
     )

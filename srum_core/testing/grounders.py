@@ -35,8 +35,8 @@ class GrounderConformance:
 
     def test_asking_is_pure(self, grounder: Grounder, candidates: list[Candidate]) -> None:
         before = deepcopy(candidates)
-        asked = [list(grounder.questions(candidate)) for candidate in candidates]
-        for candidate, first in zip(candidates, asked, strict=True):
+        questions = [list(grounder.questions(candidate)) for candidate in candidates]
+        for candidate, first in zip(candidates, questions, strict=True):
             check_questions(first, list(grounder.questions(candidate)), candidate, type(grounder).__name__)
         assert candidates == before, f"{type(grounder).__name__}.questions changed the candidate."
 
@@ -71,16 +71,16 @@ class GrounderConformance:
 
     def test_odd_answers_are_regions_or_unreadable(self, grounder: Grounder, candidates: list[Candidate]) -> None:
         candidate = candidates[0]
-        asked = list(grounder.questions(candidate))
-        good = [self.answer_to(question) for question in asked]
-        for text in odd_answers(good) if asked else ():
-            self._find(grounder, candidate, [text] * len(asked))
+        questions = list(grounder.questions(candidate))
+        good = [self.answer_to(question) for question in questions]
+        for text in odd_answers(good) if questions else ():
+            self._find(grounder, candidate, [text] * len(questions))
 
     def _find(
         self, grounder: Grounder, candidate: Candidate, answers: list[str] | None = None
     ) -> list[Region | Unreadable]:
-        asked = list(grounder.questions(candidate))
-        replies = [self.answer_to(question) for question in asked] if answers is None else answers
+        questions = list(grounder.questions(candidate))
+        replies = [self.answer_to(question) for question in questions] if answers is None else answers
         who, size = f"{type(grounder).__name__}.regions", f"{candidate.size[0]}x{candidate.size[1]}"
         message = f"a picture of {size}" + (f" and {shown(replies[0])}" if replies else "")
         what = f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1, and so for y)"
@@ -88,7 +88,7 @@ class GrounderConformance:
         for each in regions:
             assert isinstance(each, Region | Unreadable), f"{who} gave {each!r} for {message}."
             if isinstance(each, Unreadable):
-                assert 0 <= each.question < len(asked), (
-                    f"{who} calls the answer to question {each.question} unreadable, but asked {len(asked)}."
+                assert 0 <= each.question < len(questions), (
+                    f"{who} calls the answer to question {each.question} unreadable, but asked {len(questions)}."
                 )
         return regions

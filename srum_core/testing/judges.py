@@ -56,9 +56,9 @@ class JudgeConformance:
 
     def test_an_image_without_regions_is_no_problem(self, judge: Judge, candidate: Candidate) -> None:
         who = f"{type(judge).__name__} cannot handle an image without regions"
-        asked = called(who, lambda: list(judge.questions(candidate, [])))
-        check_questions(asked, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
-        for text in (WELL_FORMED[1], *self._leading(judge)) if asked else ():
+        questions = called(who, lambda: list(judge.questions(candidate, [])))
+        check_questions(questions, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
+        for text in (WELL_FORMED[1], *self._leading(judge)) if questions else ():
             answers = replies(judge, candidate, [], text)
             called(who, partial(read, judge, candidate, [], answers))
 
@@ -113,8 +113,8 @@ class JudgeConformance:
     def test_scores_stay_between_minus_one_and_one(
         self, judge: Judge, candidate: Candidate, regions: list[Region]
     ) -> None:
-        asked = judge.questions(candidate, regions)
-        for text in out_of_range([region.id for region in regions], self._recorded()) if asked else ("",):
+        questions = judge.questions(candidate, regions)
+        for text in out_of_range([region.id for region in regions], self._recorded()) if questions else ("",):
             read(judge, candidate, regions, replies(judge, candidate, regions, text))
             self._follow_ups(judge, candidate, regions, text)
 
@@ -166,8 +166,8 @@ class JudgeConformance:
         ]
         pairs: list[tuple[Candidate, list[Region]]] = [(candidate, regions), (more[0], [])]
         pairs += [(each, regions[:1]) for each in more[1:]]
-        asking = [each.id for each, own in pairs if judge.questions(each, own)]
-        assert not asking, f"{type(judge).__name__} asks questions: one that has `score_many` asks none."
+        ids = [each.id for each, own in pairs if judge.questions(each, own)]
+        assert not ids, f"{type(judge).__name__} asks questions: one that has `score_many` asks none."
 
         def scored(some: list[tuple[Candidate, list[Region]]]) -> list[Results]:
             results = called(
@@ -253,18 +253,18 @@ def replies(
     judge: Judge, candidate: Candidate, regions: Sequence[Region], first: str, later: str | None = None
 ) -> list[str]:
     """`first` in answer to every question that the judge asks first, and `later` (or the same) to all that follow."""
-    asked = list(judge.questions(candidate, regions))
-    answers, further = [first] * len(asked), getattr(judge, "further", None)
+    questions = list(judge.questions(candidate, regions))
+    answers, further = [first] * len(questions), getattr(judge, "further", None)
     if further is None:
         return answers
-    for turn in range(MOST_TURNS if asked else 0):
+    for turn in range(MOST_TURNS if questions else 0):
         who = f"{type(judge).__name__}.further must give questions, or none, after the answer {shown(answers[-1])}"
-        said = [without_echo(answer, each.text) for answer, each in zip(answers, asked, strict=True)]
-        more: list[Question] = list(called(who, partial(further, candidate, regions, said)))
+        cleaned = [without_echo(answer, each.text) for answer, each in zip(answers, questions, strict=True)]
+        more: list[Question] = list(called(who, partial(further, candidate, regions, cleaned)))
         if not more:
-            return said
-        check_questions(more, list(further(candidate, regions, said)), candidate, type(judge).__name__, "further")
-        asked += more
+            return cleaned
+        check_questions(more, list(further(candidate, regions, cleaned)), candidate, type(judge).__name__, "further")
+        questions += more
         answers += [first if later is None else later] * len(more)
         assert turn < MOST_TURNS - 1, (
             f"{type(judge).__name__}.further still gives questions after {MOST_TURNS} turns (the answers begin with "
@@ -273,16 +273,16 @@ def replies(
     return answers
 
 
-def _check_silence(judge: Judge, text: str, results: Results, asked: range) -> None:
+def _check_silence(judge: Judge, text: str, results: Results, questions: range) -> None:
     """An empty answer is no score, and every question without an answer is reported."""
-    if not asked:
+    if not questions:
         return
     scored = [each for each in results if isinstance(each, Score)]
     assert not scored, (
         f"{type(judge).__name__} gives the score {scored[0].value} for the answer {text!r}, which says "
         "nothing: an answer that cannot be read is Unreadable, never a default such as 0."
     )
-    silent = set(asked) - {each.question for each in results if isinstance(each, Unreadable)}
+    silent = set(questions) - {each.question for each in results if isinstance(each, Unreadable)}
     assert not silent, (
         f"{type(judge).__name__} reports nothing for its questions {sorted(silent)} when the answer is "
         f"{text!r}: without an Unreadable for it a question is not asked again, and its score is "
@@ -314,7 +314,7 @@ def _alike(one: Results, other: Results) -> bool:
     return about(one) == about(other) and all(abs(a - b) <= 1e-4 for a, b in zip(*values, strict=True))
 
 
-def check_results(judge: Judge, regions: Sequence[Region], results: Results, asked: int, message: str) -> None:
+def check_results(judge: Judge, regions: Sequence[Region], results: Results, count: int, message: str) -> None:
     """Nothing but scores in range and failures, of known regions and of questions that were asked."""
     who = f"{type(judge).__name__}.scores"
     known = {None, *(region.id for region in regions)}
@@ -326,7 +326,7 @@ def check_results(judge: Judge, regions: Sequence[Region], results: Results, ask
         if isinstance(each, Score):
             assert -1 <= each.value <= 1, f"{who} gave the score {each.value} for {message}; scores lie in [-1, 1]."
         else:
-            assert 0 <= each.question < max(asked, 1), (
-                f"{who} calls the answer to question {each.question} unreadable, but there were {asked} "
+            assert 0 <= each.question < max(count, 1), (
+                f"{who} calls the answer to question {each.question} unreadable, but there were {count} "
                 "questions: `Unreadable.question` is the index of the one to ask again."
             )

@@ -67,11 +67,11 @@ class Crowded(Shapes):
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         verdict = self._check(candidate)
-        asked = len(candidate.prompt.tags["objects"])
+        count = len(candidate.prompt.tags["objects"])
         return {
             "correct": float(verdict.correct),
             "fidelity": verdict.fidelity,
-            EXTRA_OBJECTS: len(verdict.things) / asked - 1,
+            EXTRA_OBJECTS: len(verdict.things) / count - 1,
         }
 
 
