@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from srum_core.errors import SrumError
 from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Prompt, Row
-from srum_core.testing.fixtures import called, check_questions, sample_candidate, shown
+from srum_core.testing.fixtures import called, check_asking, sample_candidate, shown
 from srum_core.testing.malformed_answers import WELL_FORMED, odd_answers
 
 
@@ -64,11 +63,7 @@ class BenchmarkConformance:
                 assert other == split, f'"{text}" is in the splits "{other}" and "{split}": one leaks into the other.'
 
     def test_asking_is_pure(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
-        before = deepcopy(candidates)
-        questions = [list(srum_benchmark.questions(candidate)) for candidate in candidates]
-        for candidate, first in zip(candidates, questions, strict=True):
-            check_questions(first, list(srum_benchmark.questions(candidate)), candidate, type(srum_benchmark).__name__)
-        assert candidates == before, f"{type(srum_benchmark).__name__}.questions changed the candidate."
+        check_asking(srum_benchmark.questions, candidates, type(srum_benchmark).__name__)
 
     def test_scores_are_finite_and_repeatable(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
         for candidate in candidates:

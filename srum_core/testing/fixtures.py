@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -175,3 +176,11 @@ def check_questions(
         f"{who}.{method} gave other questions for the same image the second time. Asking must be pure: no counters, "
         "no random numbers, nothing remembered; otherwise a run can be neither resumed nor read again."
     )
+
+
+def check_asking(ask: Callable[[Candidate], Sequence[Question]], candidates: list[Candidate], who: str) -> None:
+    """Asking about all candidates, and about each once more, gives the same questions and changes none."""
+    before = deepcopy(candidates)
+    for candidate, questions in [(candidate, list(ask(candidate))) for candidate in candidates]:
+        check_questions(questions, list(ask(candidate)), candidate, who)
+    assert candidates == before, f"{who}.questions changed the candidate."
