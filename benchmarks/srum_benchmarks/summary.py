@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import fsum, hypot
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -100,7 +100,7 @@ def row(
     count = sum(each.count for _, each in parts)
     if all(len(each.counts) < 2 for _, each in parts):
         return Row(name, value, count, note=note)
-    means = sum(weight * resampled(each, seed) for seed, (weight, each) in enumerate(parts))
+    means: Any = sum(weight * resampled(each, seed) for seed, (weight, each) in enumerate(parts))
     low, high = interval(means)
     below, above = [value - low], [high - value]  # and how much farther a group of equal prompts may reach
     for weight, each in parts:
