@@ -59,8 +59,8 @@ class ReasonBench:
         if not answers[0].strip():
             return {0: "The image was not described."}
         counts = [len(pairs) for pairs in candidate.prompt.tags["criteria"].values()]
-        read = [read(answer, count) for answer, count in zip(answers[1:], counts, strict=False)]
-        return {place: why for place, (scores, _, why) in enumerate(read, 1) if scores is None}
+        results = [read(answer, count) for answer, count in zip(answers[1:], counts, strict=False)]
+        return {place: why for place, (scores, _, why) in enumerate(results, 1) if scores is None}
 
     def item(self, prompt: Prompt) -> tuple[str, str]:
         return prompt.tags["dimension"], str(prompt.tags["number"])
