@@ -38,7 +38,7 @@ def compbench_folder(folder: Path) -> Path:
 
 def compbench_texts(folder: Path) -> Path:
     for name, category in compbench.TEST.items():
-        path = folder / compbench.expected_text("test", name).places[0]
+        path = folder / compbench.TEST[name].text.places[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{name} prompt {number}\n" for number in range(category.count)), encoding="utf-8")
     return folder

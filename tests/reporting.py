@@ -14,7 +14,7 @@ from toy import COMPONENTS
 from srum_core.config import load_settings
 from srum_core.evaluation import tables
 from srum_core.evaluation.run import Evaluation
-from srum_core.evaluation.scoring import Measured
+from srum_core.evaluation.scoring import Measures
 from srum_core.plugins import discover
 from srum_core.records import (
     Candidate,
@@ -140,7 +140,7 @@ def _write_evaluation(run: Run, k: int | None) -> None:
         right = index % 2 if k is None else index // 2 % 2  # one stays right, one wrong, one is won, one is lost
         values = {"green": 0.25 + 0.1 * index * (k is not None), "correct": float(right)}
         found.append(Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed))
-        measured.append(Measured(item.id, item.prompt.id, 0, values))
+        measured.append(Measures(item.id, item.prompt.id, 0, values))
     records.extend(found)
     write_list(tabled / "images.jsonl", measured)
     row = Row(ODD, 0.5 + 0.1 * (k is not None), 4, 0.05)

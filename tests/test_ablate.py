@@ -23,11 +23,9 @@ from rows import each_row
 from training import clean  # noqa: F401 - a fixture
 from warm import shared
 
-from srum_core.ablation import work as working
-from srum_core.ablation.arms import Arm, Arms, Curve, read_arms
-from srum_core.ablation.plan import fingerprint
-from srum_core.ablation.tables import Row, Tables
-from srum_core.ablation.write import curves, drops
+from srum_core.ablation import command as working
+from srum_core.ablation.plan import Arm, Arms, Curve, fingerprint, read_arms
+from srum_core.ablation.tables import Row, Tables, curves, drops
 from srum_core.cli import main
 from srum_core.config import changed, load_settings
 from srum_core.errors import ConfigError, TrainingError

@@ -11,8 +11,8 @@ from attrs import evolve
 from PIL import Image
 
 from pretraining import agreement, rendered_control
+from srum_benchmarks.shapes.appraisal import ShapesOracle
 from srum_benchmarks.shapes.checker import check, look
-from srum_benchmarks.shapes.oracle import ShapesOracle
 from srum_core import config, plugins
 from srum_core.errors import RecordError
 from srum_core.options import Use

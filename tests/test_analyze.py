@@ -14,8 +14,8 @@ from rows import each_row
 from test_bagel import build
 from toy import ToyModel
 
-from srum_benchmarks.shapes.checker import Found, layout
-from srum_core.analysis import clusters, curves, models, samples, steps
+from srum_benchmarks.shapes.checker import Thing, layout
+from srum_core.analysis import activations, steps, subjects
 from srum_core.errors import ConfigError, RecordError
 from srum_core.evaluation.formatting import Grid
 from srum_core.records import Candidate, Prompt
@@ -45,8 +45,8 @@ def test_bagels_neurons_are_seen_in_generating_by_the_expert_that_draws(model) -
     model.generate(["a"], [1])
     hook.remove()
     sizes = [seen[0][-1]] * (2 * layers)
-    generated = samples.measure(neurons, sizes, lambda: model.generate(["a"], [1]))
-    read = samples.measure(neurons, sizes, lambda: model.read(["a"]))
+    generated = subjects.measure(neurons, sizes, lambda: model.generate(["a"], [1]))
+    read = subjects.measure(neurons, sizes, lambda: model.read(["a"]))
     generation = slice(layers * sizes[0], None)
     # What text and markers would become after the last layer serves nothing: it is never computed.
     last = slice((layers - 1) * sizes[0], layers * sizes[0])
@@ -101,9 +101,9 @@ def subject_run(model: object) -> object:
 
 
 def test_traces_are_kept_scored_and_not_generated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.Subject, "settings", lambda self: {})
+    monkeypatch.setattr(subjects.Subject, "settings", lambda self: {})
     plan = [SimpleNamespace(id=f"p{n}", prompt=Prompt(f"{n}", "x"), seed=n) for n in range(3)]
-    who = models.Subject("base", subject_run(Tracing()), 0)
+    who = subjects.Subject("base", subject_run(Tracing()), 0)
     Tracing.calls = 0
     made = steps.trace(who, plan[:2], [0, 1], Bright(), None, tmp_path, {})  # type: ignore[arg-type]
     assert [(each.image, each.step, each.scores["layout"]) for each in made] == [
@@ -115,7 +115,7 @@ def test_traces_are_kept_scored_and_not_generated_twice(tmp_path: Path, monkeypa
 
 def test_an_adapter_that_cannot_trace_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no sampling_times and no trace"):
-        steps.times(models.Subject("base", subject_run(ToyModel()), 0))  # type: ignore[arg-type]
+        steps.sampling_times(subjects.Subject("base", subject_run(ToyModel()), 0))  # type: ignore[arg-type]
 
 
 def snapshots(values: dict[str, list[float]]) -> list[steps.Snapshot]:
@@ -130,12 +130,12 @@ def test_curves_are_paired_and_leave_unreadable_images_out(tmp_path: Path) -> No
     base = snapshots({"a": [0.0, 0.5, 1.0], "b": [0.2, 0.4, 0.6]})
     other = snapshots({"a": [0.1, 0.6, 1.0], "b": [0.2, 0.4, 0.6]})
     lost = steps.Snapshot("b-2", "b", 2, {"layout": 0.6})
-    found = curves.summary({"base": base, "srum": [*other[:-1], lost]}, [1.0, 0.6, 0.3])
+    found = steps.summary({"base": base, "srum": [*other[:-1], lost]}, [1.0, 0.6, 0.3])
     assert (found["layout"]["images"], found["detail"]["images"]) == (2, 1)
     assert found["layout"]["means"]["base"][0][0] == pytest.approx(0.1)
     assert found["layout"]["change"]["srum"][1][0] == pytest.approx(0.05)
     assert found["layout"]["area"]["base"][0] == pytest.approx((0.5 + 0.4) / 2)
-    message, layout_table, _ = curves.write(tmp_path, {"base": base, "srum": other}, [1.0, 0.6, 0.3], "somebody")
+    message, layout_table, _ = steps.write(tmp_path, {"base": base, "srum": other}, [1.0, 0.6, 0.3], "somebody")
     assert isinstance(layout_table, Grid)
     assert layout_table.rows[1][-1].endswith(" [+0.000, +0.075]")
     text = (tmp_path / "steps.md").read_text()
@@ -143,11 +143,11 @@ def test_curves_are_paired_and_leave_unreadable_images_out(tmp_path: Path) -> No
     assert "1 (t = 0.60)" in text
     assert (tmp_path / "steps-layout.svg").read_text().startswith("<svg")
     with pytest.raises(RecordError, match="No image could be graded"):
-        curves.summary({"base": [steps.Snapshot("a-0", "a", 0, {})]}, [1.0])
+        steps.summary({"base": [steps.Snapshot("a-0", "a", 0, {})]}, [1.0])
 
 
-def things(*given: tuple[str, str | None, int, int]) -> tuple[Found, ...]:
-    return tuple(Found(colour, shape, (x, y, x + 6, y + 6), 36, 1.0) for colour, shape, x, y in given)
+def things(*given: tuple[str, str | None, int, int]) -> tuple[Thing, ...]:
+    return tuple(Thing(colour, shape, (x, y, x + 6, y + 6), 36, 1.0) for colour, shape, x, y in given)
 
 
 def test_layout_heeds_colours_counts_and_places_but_no_forms() -> None:
@@ -168,7 +168,7 @@ def test_activity_is_the_mean_of_the_first_rows_tokens() -> None:
         one(torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[100.0, 100.0], [100.0, 100.0]]]))
         one(torch.tensor([[5.0, 9.0]]))
 
-    found = samples.measure({"a": [one], "b": [never]}, [2, 2], act)
+    found = subjects.measure({"a": [one], "b": [never]}, [2, 2], act)
     assert found[:2].tolist() == [3.0, 5.0]
     assert np.isnan(found[2:]).all()
     assert not one._forward_hooks
@@ -181,29 +181,29 @@ def test_clusters_are_found_per_layer_among_neurons_active_in_both() -> None:
     probes["generation"][:, [2, 5]] += 3
     probes["understanding"][:, 7] = np.nan
     layers = np.repeat([0, 1], 4)
-    found = clusters.find(probes, layers, 0.25)
-    assert dict(found.clusters) == {"understanding": (1, 6), "generation": (2, 5)}
+    found = activations.find(probes, layers, 0.25)
+    assert dict(found.neurons) == {"understanding": (1, 6), "generation": (2, 5)}
     assert 7 not in found.eligible
     assert dict(found.stability) == {"understanding": 1.0, "generation": 1.0}
-    for each in clusters.random_clusters(found, (1, 6), layers):
+    for each in activations.random_clusters(found, (1, 6), layers):
         assert [int(layers[k]) for k in each] == [0, 1]
         assert 7 not in each
     report = {
         "base": {task: probes[task][:5] for task in probes},
         "srum": {task: probes[task][:5] + np.eye(8)[1] for task in probes},
     }
-    rows = clusters.table(report, probes, found, layers)
+    rows = activations.table(report, probes, found, layers)
     row = next(r for r in rows if (r["model"], r["task"], r["cluster"]) == ("srum", "generation", "understanding"))
     deviation = np.concatenate([probes["understanding"], probes["generation"]])[:, 1].std()
     assert row["change"][0] == pytest.approx(0.5 / deviation)
     assert row["raw"][0] == pytest.approx(report["srum"]["generation"][:, [1, 6]].mean())
-    every = clusters.architecture(report, {"one": range(7), "other": [7]})
+    every = activations.architecture(report, {"one": range(7), "other": [7]})
     assert next(r for r in every if (r["task"], r["expert"]) == ("understanding", "other"))["raw"] is None
 
 
 def test_models_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(folder=Path("runs"), settings=SimpleNamespace(adapter=SimpleNamespace(use="toy")))
-    monkeypatch.setattr(models, "started_from", lambda start, registry: (run, 1))
+    monkeypatch.setattr(subjects, "started_from", lambda start, registry: (run, 1))
     with pytest.raises(ConfigError, match='called "x"'):
-        models.subjects(["x=a", "x=b"], registry=object())  # type: ignore[arg-type]
-    assert [each.name for each in models.subjects(["x=a", "runs/b"], registry=object())] == ["base", "x", "b"]  # type: ignore[arg-type]
+        subjects.subjects(["x=a", "x=b"], registry=object())  # type: ignore[arg-type]
+    assert [each.name for each in subjects.subjects(["x=a", "runs/b"], registry=object())] == ["base", "x", "b"]  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from srum_core.analysis import clusters, curves, steps
+from srum_core.analysis import activations, steps
 from srum_core.records import Candidate, Prompt, Question
 
 LAYOUT, DETAIL = "Grade only the layout", "Grade only the details"
@@ -45,8 +45,8 @@ def test_a_judge_grades_each_rubric_of_each_image_by_itself() -> None:
 
 
 def test_the_mean_height_of_a_curve_heeds_how_far_its_steps_are_apart() -> None:
-    assert curves.area(np.array([[1.0, 1.0, 0.0]]), [0, 2, 3]).tolist() == [pytest.approx(2.5 / 3)]
-    assert curves.area(np.array([[0.7]]), [5]).tolist() == [0.7]
+    assert steps.area(np.array([[1.0, 1.0, 0.0]]), [0, 2, 3]).tolist() == [pytest.approx(2.5 / 3)]
+    assert steps.area(np.array([[0.7]]), [5]).tolist() == [0.7]
 
 
 def test_clusters_that_halves_of_the_samples_find_otherwise_are_not_stable() -> None:
@@ -54,16 +54,16 @@ def test_clusters_that_halves_of_the_samples_find_otherwise_are_not_stable() -> 
     probes = {task: rng.normal(size=(40, 4)) for task in ("understanding", "generation")}
     probes["understanding"][::2, 0] += 9  # only every other sample
     probes["understanding"][1::2, 1] += 9
-    found = clusters.find(probes, np.zeros(4), 0.25)
+    found = activations.find(probes, np.zeros(4), 0.25)
     assert found.stability["understanding"] == 0
-    assert len(found.clusters["understanding"]) == 1
+    assert len(found.neurons["understanding"]) == 1
 
 
 def test_a_row_holds_what_is_active_rectified_and_what_random_clusters_do() -> None:
     probes = {"understanding": np.array([[0.0, 0.0], [2.0, 4.0]]), "generation": np.array([[0.0, 0.0], [2.0, 4.0]])}
     base = np.array([[-1.0, 0.0], [3.0, 0.0]])
     here = base + np.array([0.0, 2.0])
-    row = clusters.row(here, base, probes, [0], [[1], [0]])
+    row = activations.row(here, base, probes, [0], [[1], [0]])
     assert (row["raw"][0], row["rectified"][0]) == (1.0, 1.5)
     assert row["z"][0] == pytest.approx(0)  # (1 - mean 1) / deviation 1
     assert row["change"][0] == pytest.approx(0)

@@ -23,9 +23,8 @@ from benchmark_data import (
 from rows import each_row
 
 from srum_benchmarks import files, templates
-from srum_benchmarks.compbench import layout as compbench_layout
+from srum_benchmarks.compbench import benchmark as scoring
 from srum_benchmarks.compbench import prompts as compbench
-from srum_benchmarks.compbench import scoring
 from srum_benchmarks.geneval import prompts as geneval
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.wise import prompts as wise
@@ -158,24 +157,27 @@ def test_a_half_written_line_is_found(tmp_path: Path) -> None:
 
 
 def test_without_thinking_the_other_folder_is_still_needed(tmp_path: Path) -> None:
-    folder = tmp_path / compbench_layout.srum_path("color", "1701", think=False).parent
+    folder = tmp_path / "color_50_no_think"
     touch(folder / "1701.png")
     with pytest.raises(ConfigError, match=r"color_50_think/output\.jsonl is missing"):
         compbench_released.items(folder)
     candidate = attrs.evolve(
         generated(Prompt("1701", "a red car", {"category": "color", "line": 0})), thought="Let me think."
     )
-    listed = tmp_path / "color_50_think" / "output.jsonl"
-    listed.parent.mkdir()
-    listed.write_text(compbench_layout.srum_line(candidate) + "\n", encoding="utf-8")
+    layout = scoring.for_srum([(0, candidate)])
+    assert list(layout.images) == [Path("color_50_think/1701.png")]
+    for place, text in layout.texts.items():
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).write_text(text, encoding="utf-8")
     assert [item.prompt for item in compbench_released.items(folder)] == ["a red car"]
 
 
 def test_the_original_names_images_by_prompt_and_number() -> None:
-    path = compbench_layout.original_path("color", "a red car.", 3, 7)
+    prompt = Prompt("1704", "a red car.", {"category": "color", "line": 3})
+    path = scoring.original_path(prompt, 7)
     assert path == Path("color/samples/a red car._000037.png")
     with pytest.raises(ConfigError, match="cannot read"):
-        compbench_layout.original_path("color", "a red/blue car", 0, 0)
+        scoring.original_path(attrs.evolve(prompt, text="a red/blue car"), 0)
 
 
 # ---- GenEval ---------------------------------------------------------------------------------------------------------

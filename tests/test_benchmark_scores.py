@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rows import each_row
 
 from srum_benchmarks import detections, summary
-from srum_benchmarks.compbench import scoring as compbench
+from srum_benchmarks.compbench import benchmark as compbench
 from srum_benchmarks.compbench.benchmark import CompBench
 from srum_benchmarks.geneval.benchmark import GenEval
 from srum_benchmarks.options import (
@@ -31,11 +31,11 @@ from srum_benchmarks.options import (
     WiseOptions,
     WiseVerifiedOptions,
 )
-from srum_benchmarks.reasonbench import scoring as reasonbench
+from srum_benchmarks.reasonbench import benchmark as reasonbench
 from srum_benchmarks.reasonbench.benchmark import ReasonBench
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS
 from srum_benchmarks.summary import Cell
-from srum_benchmarks.wise import scoring as wise
+from srum_benchmarks.wise import benchmark as wise
 from srum_benchmarks.wise.benchmark import Wise, WiseVerified
 from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED, Version
 from srum_core.errors import ConfigError, RecordError

@@ -62,7 +62,7 @@ def test_the_other_format_and_its_split(
     texts = compbench_texts(tmp_path)
     code, text = message(capsys, texts)
     assert code == 1
-    assert f"{compbench.expected_text('test', 'color').places[0]} is missing" not in text
+    assert f"{compbench.TEST['color'].text.places[0]} is missing" not in text
     assert "train_comp.json is missing" in text
 
 

@@ -11,9 +11,9 @@ from rows import each_row
 from scenes import as_found
 
 from pretraining import captions, examples
+from pretraining.scenes import Object, compose, draw, random_prompt
 from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.checker import check, look
-from srum_benchmarks.shapes.render import Object, compose, draw
 from srum_core.records import Prompt
 
 RED_CIRCLE = Object("red", "circle", 2, 3, 9)
@@ -33,7 +33,7 @@ def test_a_fulfilled_prompt_is_judged_right_on_the_very_image_and_is_of_the_trai
     rng = np.random.default_rng(1)
     none, categories = 0, Counter()
     for _ in range(FEW):
-        image = draw(compose(world.random_prompt(rng).tags, rng))
+        image = draw(compose(random_prompt(rng).tags, rng))
         prompt = captions.fulfilled(look(image), rng)
         if prompt is None:
             none += 1
@@ -50,7 +50,7 @@ def test_images_of_held_out_combinations_are_given_no_words_that_hold_them():
     for split in ("dev", "test"):
         for category in world.CATEGORIES:
             for _ in range(MANY // 16):
-                scene = compose(world.random_prompt(rng, split, category).tags, rng)
+                scene = compose(random_prompt(rng, split, category).tags, rng)
                 assert captions.fulfilled(as_found(scene), rng) is None
 
 
@@ -78,7 +78,7 @@ def changes(one: Prompt, other: Prompt) -> int:
 def test_a_near_miss_is_a_train_prompt_that_differs_in_one_thing():
     rng = np.random.default_rng(3)
     for _ in range(MANY):
-        prompt = world.random_prompt(rng)
+        prompt = random_prompt(rng)
         miss = captions.near_miss(prompt, rng)
         assert train_pairs_and_counts_only(miss), (prompt.text, miss.text)
         most = 2 if swapped(prompt, miss) else 1
@@ -88,7 +88,7 @@ def test_a_near_miss_is_a_train_prompt_that_differs_in_one_thing():
 def test_a_near_miss_never_asks_for_the_same_in_other_words():
     rng = np.random.default_rng(9)
     for _ in range(FEW):
-        prompt = world.random_prompt(rng)
+        prompt = random_prompt(rng)
         miss = captions.near_miss(prompt, rng)
         scenes = (draw(compose(prompt.tags, rng)) for _ in range(12))
         assert not all(check(scene, miss.tags).correct for scene in scenes), (prompt.text, miss.text)
@@ -107,7 +107,7 @@ def test_near_misses_of_a_true_caption_are_mostly_judged_wrong():
     rng = np.random.default_rng(4)
     wrong: dict[str, list[bool]] = {category: [] for category in world.CATEGORIES}
     for _ in range(FEW):
-        image = draw(compose(world.random_prompt(rng).tags, rng))
+        image = draw(compose(random_prompt(rng).tags, rng))
         true = captions.fulfilled(look(image), rng)
         if true is not None:
             miss = captions.near_miss(true, rng)
@@ -122,12 +122,12 @@ def test_a_share_of_images_misses_its_caption_cleanly_and_in_the_listed_ways(cat
     rng = np.random.default_rng(5)
     missed, count = Counter(), 200
     for _ in range(count):
-        prompt = world.random_prompt(rng, "train", category)
+        prompt = random_prompt(rng, "train", category)
         scene = compose(prompt.tags, rng)
         verdict = check(captions.image_for(prompt, scene, 0.4, rng), prompt.tags)
-        assert all(thing.shape for thing in verdict.found), "what is drawn instead is cleanly drawn"
+        assert all(thing.shape for thing in verdict.things), "what is drawn instead is cleanly drawn"
         if not verdict.correct:
-            more = len(verdict.found) - len(scene)
+            more = len(verdict.things) - len(scene)
             relation = verdict.detail.startswith("not ") and not verdict.detail.startswith("not asked")
             missed["extra" if more > 0 else "fewer" if more < 0 else "relation" if relation else "changed"] += 1
     assert missed.total() / count == pytest.approx(0.4 * captions.FEWER.get(category, 1.0), abs=0.09)
@@ -144,7 +144,7 @@ def test_a_share_of_images_misses_its_caption_cleanly_and_in_the_listed_ways(cat
 def test_without_a_share_every_image_is_as_its_caption_says():
     rng = np.random.default_rng(6)
     for _ in range(40):
-        prompt = world.random_prompt(rng)
+        prompt = random_prompt(rng)
         assert check(captions.image_for(prompt, compose(prompt.tags, rng), 0.0, rng), prompt.tags).correct
 
 

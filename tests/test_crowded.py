@@ -15,11 +15,11 @@ from scenes import as_found
 
 import srum_benchmarks
 from pretraining import captions, corruptions, curriculum, examples, judging, spread, vision_pretraining
-from srum_benchmarks.shapes import appraisal, checker, world, worlds
+from pretraining.scenes import Object, Scene, cell, compose, draw, hard_kinds, in_cell, random_prompt
+from srum_benchmarks.shapes import appraisal, checker, world
 from srum_benchmarks.shapes import crowded as crowd
+from srum_benchmarks.shapes.appraisal import ShapesOracle
 from srum_benchmarks.shapes.benchmark import Crowded, Shapes
-from srum_benchmarks.shapes.oracle import ShapesOracle
-from srum_benchmarks.shapes.render import Object, Scene, cell, compose, draw, in_cell
 from srum_core import plugins
 from srum_core.config import load_settings
 from srum_core.config.load import of_round
@@ -47,7 +47,7 @@ def scene(cells: tuple[int, ...] = CELLS, kinds: tuple[world.Kind, ...] = KINDS)
 
 def scenes(count: int, split: str = "test") -> list[tuple[Prompt, Scene]]:
     source = rng()
-    asked = [crowd.random_prompt(source, split, crowd.CATEGORIES[i % 2]) for i in range(count)]
+    asked = [random_prompt(source, split, crowd.CATEGORIES[i % 2], "crowded") for i in range(count)]
     return [(prompt, compose(prompt.tags, source)) for prompt in asked]
 
 
@@ -99,8 +99,6 @@ def test_prompt_sources() -> None:
     assert srum_benchmarks.srum_prompts("crowded:dev") == crowd.prompts("dev")
     with pytest.raises(ConfigError, match='should read "crowded:SPLIT:COUNT"'):
         srum_benchmarks.srum_prompts("crowded:train:many")
-    with pytest.raises(ConfigError, match="no world 'empty'; there is shapes, crowded"):
-        worlds.of("empty")
 
 
 @pytest.mark.parametrize(("name", "category"), [("crowded", "list"), ("shapes", "attribute binding")])
@@ -116,7 +114,7 @@ def test_prompts_of_one_category(name: str, category: str) -> None:
 
 
 def test_twelve_kinds_are_hard_and_always_the_same() -> None:
-    hard = crowd.hard_kinds()
+    hard = hard_kinds()
     assert all(shape == shown[1] for (_, shape), shown in hard.items())
     assert sorted(f"{' '.join(kind)} as {shown[0]}" for kind, shown in hard.items()) == [
         "blue circle as red", "cyan circle as purple", "cyan square as yellow", "cyan triangle as yellow",
@@ -132,7 +130,7 @@ def test_every_scene_is_read_back_exactly_and_judged_right() -> None:
     for prompt, things in scenes(300):
         verdict = checker.check(draw(things), prompt.tags)
         assert verdict.correct, (prompt.text, verdict.detail)
-        assert (verdict.fidelity, verdict.found) == (1, as_found(things))
+        assert (verdict.fidelity, verdict.things) == (1, as_found(things))
 
 
 def test_things_stand_in_cells_of_their_own_with_background_between_them() -> None:
@@ -209,7 +207,7 @@ def test_a_patch_is_labelled_with_the_small_thing_on_it() -> None:
 
 
 def test_hard_kinds_go_wrong_mostly_and_in_one_way_and_the_others_seldom() -> None:
-    source, hard = rng(), crowd.hard_kinds()
+    source, hard = rng(), hard_kinds()
     shown_as: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     more = 0
     images = scenes(3000, "train")
@@ -265,7 +263,7 @@ def test_lessons_say_what_the_checker_says_and_use_train_prompts_only() -> None:
         verdict = checker.check(lesson.image, lesson.prompt.tags)
         assert verdict.correct == (lesson.score == 1.0) == (lesson.reason == appraisal.ALL_RIGHT)
         assert not (verdict.correct and lesson.missing)
-        assert [part.box for part in lesson.parts] == [found.box for found in verdict.found]
+        assert [part.box for part in lesson.parts] == [found.box for found in verdict.things]
         reasons.update(part.reason for part in lesson.parts)
     assert set(appraisal.REGION_SCORES) == reasons.keys()
 

@@ -89,8 +89,7 @@ def test_a_command_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest
         evaluation_is_accepted(arguments[1], arguments[2:])
     elif arguments[0] == "analyze":
         parser = argparse.ArgumentParser(exit_on_error=False)
-        module = {"steps": "curves"}.get(arguments[1], arguments[1])
-        import_module(f"srum_core.analysis.{module}").arguments(parser)
+        import_module(f"srum_core.analysis.{arguments[1]}").arguments(parser)
         parser.parse_intermixed_args(arguments[2:])
     elif program == "srum":
         dry = arguments[0] == "ablate"

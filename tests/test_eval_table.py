@@ -19,7 +19,7 @@ from srum_benchmarks import published
 from srum_core.cli.main import main
 from srum_core.errors import PluginError
 from srum_core.evaluation import tables
-from srum_core.evaluation.comparison import Comparison, as_csv, compare, page
+from srum_core.evaluation.comparison import Comparison, as_csv, compare, page, read_tables
 from srum_core.evaluation.published import Published
 from srum_core.evaluation.tables import BenchmarkTable
 from srum_core.plugins import discover
@@ -88,7 +88,7 @@ def test_where_the_paper_contradicts_itself_there_is_a_note(name: str, about: st
 
 def test_columns_are_rows_of_the_benchmark() -> None:
     """Names that nobody's table has would leave our cells empty for ever."""
-    from srum_benchmarks.compbench import scoring
+    from srum_benchmarks.compbench import benchmark as scoring
     from srum_benchmarks.geneval.prompts import TAGS
     from srum_benchmarks.reasonbench.prompts import DIMENSIONS
 
@@ -175,9 +175,7 @@ def test_a_training_run_has_a_line_before_and_after(tmp_path: Path) -> None:
 
 
 def compare_all(*folders: Path) -> list[Comparison]:
-    from srum_core.evaluation.comparison import found
-
-    return compare([table for folder in folders for table in found(folder)], discover())
+    return compare([table for folder in folders for table in read_tables(folder)], discover())
 
 
 def test_commas_keep_every_digit(tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ def test_a_policy_changes_the_table_and_asks_no_judge(
 
 
 def test_another_parser_needs_no_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from srum_benchmarks.compbench import scoring
+    from srum_benchmarks.compbench import benchmark as scoring
 
     before = {row.name: row.value for row in tables.read(run / "tables/j/table.json").rows}
     monkeypatch.setattr(scoring, "read", lambda text: (7, ""))
@@ -405,7 +405,7 @@ def test_another_parser_needs_no_model(run: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_a_new_parser_cannot_read_may_be_asked_again(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from srum_benchmarks.compbench import scoring
+    from srum_benchmarks.compbench import benchmark as scoring
 
     monkeypatch.setattr(scoring, "read", lambda text: (None, "no"))
     assert srum("score", run) == 0

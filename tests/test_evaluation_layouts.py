@@ -15,7 +15,7 @@ from PIL import Image
 from test_evaluation import Judges, made, model, srum, use
 from toy import COMPONENTS
 
-from srum_benchmarks.compbench import layout as compbench_layout
+from srum_benchmarks.compbench.benchmark import SUFFIXES
 from srum_benchmarks.geneval.benchmark import path, scored_files
 from srum_benchmarks.wise.prompts import LEGACY
 from srum_core.cli.main import train_main
@@ -87,7 +87,7 @@ def test_images_lie_where_the_original_scorer_looks(
     images = list(to.rglob("*.png"))
     assert {path.stat().st_ino for path in images} <= own  # hard links
     before = {path: path.stat().st_mtime_ns for path in images}
-    (to / f"{compbench_layout.SUFFIXES[0]}").touch()  # ".png" is no image's name
+    (to / SUFFIXES[0]).touch()  # ".png" is no image's name
     (to / ".srum-1-x.tmp").touch()  # what a killed layout leaves
     assert srum("layout", run.folder, "--target", target, "--to", to) == (2 if target == "wise" else 0)
     assert {path: path.stat().st_mtime_ns for path in images} == before

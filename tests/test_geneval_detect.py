@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from srum_benchmarks.detections import Detection
-from srum_benchmarks.geneval import detection, detector, questions
+from srum_benchmarks.geneval import detection, detector
 from srum_benchmarks.geneval.detection import crop
-from srum_benchmarks.geneval.detector import Colors, Detector, Found
+from srum_benchmarks.geneval.detector import Colors, Detector, Instance
 from srum_benchmarks.geneval.scoring import COLORS
 from srum_core.errors import CheckpointError, PluginError
 from srum_core.evaluation import tables
@@ -147,19 +147,19 @@ def test_a_colour_is_the_nearest_of_the_mean_texts(clip: Path) -> None:
     image = noise_image(64, 64)
     mask = np.zeros((64, 64), dtype=bool)
     mask[10:40, 5:50] = True
-    things = [Found("dog", (5.0, 10.0, 50.0, 40.0), 0.9, mask), Found("dog", (0.0, 0.0, 64.0, 64.0), 0.9, ~mask)]
+    things = [Instance("dog", (5.0, 10.0, 50.0, 40.0), 0.9, mask), Instance("dog", (0.0, 0.0, 64.0, 64.0), 0.9, ~mask)]
     reads = Colors(str(clip), CPU)
     texts = reads.texts("dog")
     assert off(texts.norm(dim=-1), torch.ones(len(COLORS))) <= 1e-5
     three = ["a photo of a red dog", "a photo of a red-colored dog", "a photo of a red object"]
-    one = reads.words(three, padding=True, return_tensors="pt")
+    one = reads.tokenizer(three, padding=True, return_tensors="pt")
     with torch.no_grad():
         made = reads.model.text_projection(reads.model.text_model(**one).pooler_output)
         unit = torch.nn.functional.normalize(made, dim=-1).mean(0)
         assert off(texts[0], unit / unit.norm()) <= 1e-5
         crops = [crop(image, thing.box, thing.mask) for thing in things]
         for thing, said in zip(things, reads.classify(crops, "dog"), strict=True):
-            pixels = reads.eyes(crop(image, thing.box, thing.mask), return_tensors="pt")["pixel_values"]
+            pixels = reads.processor(crop(image, thing.box, thing.mask), return_tensors="pt")["pixel_values"]
             seen = reads.model.visual_projection(reads.model.vision_model(pixels).pooler_output)[0]
             assert said == COLORS[int((texts @ seen).argmax())]
 
@@ -200,7 +200,7 @@ def looked(run: Path, eyes: Path, clip: Path, *more: str) -> int:
 def test_an_evaluation_is_looked_at_and_scored(
     run: Path, eyes: Path, clip: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(detection, "LEAST", 0.0)
+    monkeypatch.setattr(detection, "SCORE", 0.0)
     asked: list[int] = []
     look = Detector.detect
 
@@ -271,14 +271,14 @@ RED = {"tag": "colors", "include": [{"class": "tv remote", "count": 1, "color": 
 
 
 def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
-    want = questions.wanted({**RED, "exclude": [{"class": "cat", "count": 3}]})
-    assert want == questions.Wanted(("tv remote", "dog", "cat"), ("tv remote",))
-    text = questions.question(want)
+    want = detection.request_of({**RED, "exclude": [{"class": "cat", "count": 3}]})
+    assert want == detection.Request(("tv remote", "dog", "cat"), ("tv remote",))
+    text = detection.question(want)
     assert "Find every tv remote and every dog and every cat" in text
     assert "Of every tv remote also say its colour: red, orange" in text
-    assert questions.understood(text) == want
-    assert "colour" not in questions.question(questions.Wanted(("dog",), ()))
-    assert questions.understood("Is it a dog?") is questions.understood('{"objects": 3}') is None
+    assert detection.understood(text) == want
+    assert "colour" not in detection.question(detection.Request(("dog",), ()))
+    assert detection.understood("Is it a dog?") is detection.understood('{"objects": 3}') is None
 
 
 @each_row(
@@ -291,17 +291,17 @@ def test_a_question_says_in_words_and_for_programs_what_it_wants() -> None:
     ],
 )
 def test_what_is_no_list_of_detections_is_unreadable_and_no_missing_object(text: str, message: str) -> None:
-    found, why = questions.read(text, RED)
+    found, why = detection.read(text, RED)
     assert found is None
     assert message in why
 
 
 def test_detections_are_read_as_they_were_told() -> None:
     seen = (Detection("tv remote", (0.5, 1.25, 3.0, 4.0), 1 / 3, "red"), Detection("cat", (0.0, 0.0, 1.0, 1.0), 0.9))
-    assert questions.read(questions.as_json(seen), RED) == (seen, "")
+    assert detection.read(detection.as_json(seen), RED) == (seen, "")
     unsure = '```json\n{"detections": [{"label": "tv remote", "box": [1, 2, 3, 4], "score": 0.3}]}\n```'
-    assert questions.read(unsure, RED)[0] is not None  # it does not count, so its colour does not matter
-    assert questions.read('Nothing: {"detections": []}', RED) == ((), "")
+    assert detection.read(unsure, RED)[0] is not None  # it does not count, so its colour does not matter
+    assert detection.read('Nothing: {"detections": []}', RED) == ((), "")
 
 
 def test_a_checkpoint_without_its_weights_is_refused(eyes: Path, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from pretraining.corruptions import DAMAGES, corrupt
 from pretraining.examples import layout_answer, lesson, regions_answer
 from pretraining.judging import judging
 from pretraining.measure import as_json, as_markdown, drawing, main, measure
+from pretraining.scenes import compose, draw
 from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.appraisal import appraise
-from srum_benchmarks.shapes.checker import Found, Verdict, check
-from srum_benchmarks.shapes.render import compose, draw
+from srum_benchmarks.shapes.checker import Thing, Verdict, check
 from srum_core.records import Sample
 
 WORDS = ("Prompt: {prompt}\nRate the layout.", "Prompt: {prompt}\n{regions}Rate each region.")
@@ -95,7 +95,7 @@ def test_an_image_has_its_own_seed_whatever_else_is_generated():
 
 
 def test_cleanness_counts_things_and_images():
-    circle, blob = (Found("red", shape, (2, 2, 11, 11), 60, 0.9) for shape in ("circle", None))
+    circle, blob = (Thing("red", shape, (2, 2, 11, 11), 60, 0.9) for shape in ("circle", None))
     found = [(circle, circle), (circle, blob, blob), (), (circle,)]
     verdicts = [Verdict(False, 0.25, "", things) for things in found]
     asked = [world.binding(("red", "circle"), ("blue", "square"))] * 4

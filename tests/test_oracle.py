@@ -11,10 +11,10 @@ from PIL import Image
 
 from pretraining import rendered_control
 from pretraining.captions import FEWER
+from pretraining.scenes import Object, draw
 from srum_benchmarks.shapes import appraisal, world
+from srum_benchmarks.shapes.appraisal import ShapesOracle
 from srum_benchmarks.shapes.checker import check
-from srum_benchmarks.shapes.oracle import ShapesOracle
-from srum_benchmarks.shapes.render import Object, draw
 from srum_core import config, plugins
 from srum_core.errors import RecordError
 from srum_core.options import Use

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options
 from srum_core import config, plugins
-from srum_core.analysis.samples import _Sum
+from srum_core.analysis.subjects import _Sum
 from srum_core.cli.main import main
 from srum_core.config.settings import Settings, Train
 from srum_core.doctor.memory_meter import Metered, metered

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from pretraining import measure, pretrain, self_labelling
 from pretraining.curriculum import Recipe, Steps
 from pretraining.reference_weights import Anchor, text_weights
+from pretraining.scenes import compose, draw, random_prompt
 from pretraining.vision_pretraining import BACKGROUND
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options, Sampling
 from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.checker import check, look
-from srum_benchmarks.shapes.render import compose, draw
 from srum_core.config import Lora
 from srum_core.records import Question
 from srum_core.training import lora
@@ -165,7 +165,7 @@ def load_eye(names: Iterable[str]) -> list[str]:
 def test_an_anchor_pulls_what_is_generated_back_to_what_it_was() -> None:
     model = load("bundled:shapes", experts="generation")
     rng = np.random.default_rng(0)
-    prompts = [world.random_prompt(rng, "train") for _ in range(4)]
+    prompts = [random_prompt(rng, "train") for _ in range(4)]
     drawn = np.stack([draw(compose(prompt.tags, rng)) for prompt in prompts])
     weights = text_weights(model)
     anchor = Anchor(model, weights, Recipe(looking_batch=8), drawn, prompts)

@@ -206,7 +206,7 @@ def test_a_folder_with_a_round_0_is_refused_with_its_version(
     old.mkdir(parents=True)
     (old / "table.json").write_text("{}")
     words = r"rounds were counted from 0 .*The run was made with srum \d"
-    for use in (Run.open, comparison.found, lambda folder: make(folder, prompts)):
+    for use in (Run.open, comparison.read_tables, lambda folder: make(folder, prompts)):
         with pytest.raises(RecordError, match=words):
             use(run.folder)
     assert main.train_main([*COMPONENTS, "--out", str(run.folder), "--redo", "judge"]) == 2

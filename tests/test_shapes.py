@@ -15,10 +15,11 @@ from scenes import as_found
 
 import srum_benchmarks
 from pretraining import corruptions, examples
+from pretraining import scenes as render
+from pretraining.scenes import Object, draw
 from srum_benchmarks import ShapesOptions
-from srum_benchmarks.shapes import appraisal, checker, render, world
+from srum_benchmarks.shapes import appraisal, checker, world
 from srum_benchmarks.shapes.benchmark import Shapes
-from srum_benchmarks.shapes.render import Object, draw
 from srum_core.errors import ConfigError, RecordError
 from srum_core.records import Candidate, Prompt
 from srum_judges.grounders.components import Components
@@ -37,7 +38,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 def scenes(count: int, split: str = "test") -> list[tuple[Prompt, render.Scene]]:
     """Scenes for random prompts, every category equally often."""
     source = rng()
-    asked = [world.random_prompt(source, split, category) for category in world.CATEGORIES for _ in range(count // 4)]
+    asked = [render.random_prompt(source, split, category) for category in world.CATEGORIES for _ in range(count // 4)]
     return [(prompt, render.compose(prompt.tags, source)) for prompt in asked]
 
 
@@ -97,7 +98,7 @@ def test_an_unknown_split_is_named():
 def test_random_prompts_stay_in_their_split(split, category):
     known = {p.text for p in world.every_prompt(split, category)}
     source = rng()
-    assert all(world.random_prompt(source, split, category).text in known for _ in range(100))
+    assert all(render.random_prompt(source, split, category).text in known for _ in range(100))
 
 
 # --- scenes and the checker ---
@@ -108,7 +109,7 @@ def test_every_scene_is_read_back_exactly_and_judged_right():
         verdict = checker.check(draw(scene), prompt.tags)
         assert verdict.correct, (prompt.text, verdict.detail)
         assert verdict.fidelity == 1
-        assert verdict.found == as_found(scene)
+        assert verdict.things == as_found(scene)
 
 
 def test_objects_keep_their_distance():
@@ -229,7 +230,7 @@ def test_lessons_say_what_the_checker_says_and_never_use_held_out_prompts():
         verdict = checker.check(lesson.image, lesson.prompt.tags)
         assert verdict.correct == (lesson.score == 1.0) == (lesson.reason == appraisal.ALL_RIGHT)
         assert verdict.correct or -1 <= lesson.score <= 0.2
-        assert [part.box for part in lesson.parts] == [found.box for found in verdict.found]
+        assert [part.box for part in lesson.parts] == [found.box for found in verdict.things]
         whole[lesson.reason] += 1
         parts.update(part.reason for part in lesson.parts)
     assert set(whole) == {appraisal.ALL_RIGHT, *appraisal.FAULTS} - {appraisal.PLACE}

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pretraining.examples import lesson
+from pretraining.scenes import Object, draw
 from pretraining.vision_pretraining import BACKGROUND, Sight, patch_labels
-from srum_benchmarks.shapes.render import Object, draw
 from srum_benchmarks.shapes.world import PALETTE
 
 RED_SQUARE, BLUE_SQUARE, BLUE_CROSS, GREEN_BLOB, RED_BLOB = 0 * 5 + 1, 2 * 5 + 1, 2 * 5 + 3, 1 * 5 + 4, 0 * 5 + 4

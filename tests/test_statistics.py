@@ -29,8 +29,6 @@ def test_the_interval_holds_the_middle_of_the_resamples() -> None:
     found = estimate(table)
     assert found.value == table.mean()
     assert (found.low, found.high) == (np.quantile(means, 0.025), np.quantile(means, 0.975))
-    wide, narrow = estimate(table, level=0.99), estimate(table, level=0.5)
-    assert wide.low < found.low < narrow.low < narrow.high < found.high < wide.high  # type: ignore[operator]
 
 
 def test_all_resamples_are_different_draws() -> None:

@@ -20,7 +20,7 @@ from srum_core.doctor import findings
 from srum_core.evaluation import stage, statistics
 from srum_core.evaluation.comparison import Comparison, Line, grid
 from srum_core.evaluation.formatting import Grid, all_shares, number
-from srum_core.evaluation.stage import Scored, change
+from srum_core.evaluation.stage import ImageResult, change
 from srum_core.evaluation.statistics import Estimate
 from srum_core.evaluation.tables import BenchmarkTable, show
 from srum_core.records import Candidate, Prompt, Row
@@ -153,9 +153,9 @@ class Judged:
 def changed(
     monkeypatch: pytest.MonkeyPatch, before: Sequence[float], after: Sequence[float], made: object
 ) -> dict[str, Estimate]:
-    def evaluated(values: Sequence[float]) -> list[Scored]:
+    def evaluated(values: Sequence[float]) -> list[ImageResult]:
         made = [Candidate(str(n), Prompt(f"p{n}", "a cup"), Path("a.png"), (8, 8), 0) for n in range(len(values))]
-        return [Scored(c.id, c, {"right": v, "grade": 90 * v}) for c, v in zip(made, values, strict=True)]
+        return [ImageResult(c.id, c, {"right": v, "grade": 90 * v}) for c, v in zip(made, values, strict=True)]
 
     there = {None: evaluated(before), 1: evaluated(after)}
     rows = {

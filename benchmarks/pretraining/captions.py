@@ -12,10 +12,10 @@ import numpy as np
 from attrs import evolve
 
 from pretraining.corruptions import corrupt
-from srum_benchmarks.shapes.checker import APART, Found
+from pretraining.scenes import Object, Scene, cell, draw, free_cell, hard_kinds, in_cell
+from srum_benchmarks.shapes.checker import APART, Pixels, Thing, related
 from srum_benchmarks.shapes.crowded import COUNTS as CROWD
-from srum_benchmarks.shapes.crowded import PLACES, cell_of, hard_kinds, listed
-from srum_benchmarks.shapes.render import Object, Pixels, Scene, cell, draw, free_cell, in_cell, related
+from srum_benchmarks.shapes.crowded import PLACES, cell_of, listed
 from srum_benchmarks.shapes.world import (
     BINDING_WORDINGS,
     CATEGORIES,
@@ -48,7 +48,7 @@ FEWER = {THREE: 0.5}
 """Three objects go wrong often enough by themselves: they miss their caption this many times as often."""
 
 HARD_WRONG, HARD_LEFT_OUT = 0.65, 0.3
-"""In the crowded world: share of the hard kinds (`crowded.hard_kinds`) that an image misses, and of these the share
+"""In the crowded world: share of the hard kinds (`scenes.hard_kinds`) that an image misses, and of these the share
 that it leaves out; the others are rendered in one fixed other colour."""
 EASY_WRONG, EASY_LEFT_OUT = 0.1, 0.5
 """The same of the other kinds; what is not left out has any other colour or shape."""
@@ -99,7 +99,7 @@ def _other_kind(thing: Object, rng: np.random.Generator) -> Object:
     return in_cell((colour, _any([other for other in SHAPES if other != shape], rng)), cell(thing), rng)
 
 
-def fulfilled(found: Sequence[Found], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
+def fulfilled(found: Sequence[Thing], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
     """A train prompt that an image with these things fulfils; None where no such prompt is. `crowd`: of the crowded
     world."""
     kinds = [thing.kind for thing in found]
@@ -127,7 +127,7 @@ def fulfilled(found: Sequence[Found], rng: np.random.Generator, crowd: bool = Fa
     return _trained(binding(mixed[0], mixed[1], _any(BINDING_WORDINGS, rng)))
 
 
-def _place(thing: Found, rng: np.random.Generator) -> str:
+def _place(thing: Thing, rng: np.random.Generator) -> str:
     row, column = cell_of(thing.centre)
     return f"row {row}" if rng.random() < 0.5 else f"column {column}"
 

@@ -9,19 +9,9 @@ import numpy as np
 from attrs import evolve
 from numpy.typing import NDArray
 
+from pretraining.scenes import Object, Scene, cell, compose, draw, free_cell, in_cell, place
+from srum_benchmarks.shapes.checker import SIZES, Pixels
 from srum_benchmarks.shapes.crowded import GRID
-from srum_benchmarks.shapes.render import (
-    SIZES,
-    Object,
-    Pixels,
-    Scene,
-    cell,
-    compose,
-    draw,
-    free_cell,
-    in_cell,
-    place,
-)
 from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, KINDS, RELATIONS, SHAPES, SIDE, crowded
 
 DAMAGES = (

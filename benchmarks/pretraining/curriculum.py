@@ -10,11 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretraining.captions import fulfilled, image_for, near_miss
 from pretraining.examples import exchanges, lesson, self_play
+from pretraining.scenes import compose, random_prompt
 from pretraining.vision_pretraining import patch_labels
-from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
 from srum_benchmarks.shapes.checker import look
-from srum_benchmarks.shapes.render import compose
 from srum_benchmarks.shapes.world import crowded
 
 
@@ -103,7 +102,7 @@ def images_of_one(
     rng: np.random.Generator, count: int, missed: float, world: str = "shapes"
 ) -> list[tuple[np.ndarray, str]]:
     """Images of one caption, each with it."""
-    prompt = worlds.of(world).random_prompt(rng, "train")
+    prompt = random_prompt(rng, world=world)
     return [(image_for(prompt, compose(prompt.tags, rng), missed, rng), prompt.text) for _ in range(count)]
 
 

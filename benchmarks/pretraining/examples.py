@@ -14,11 +14,10 @@ import numpy as np
 
 from pretraining.captions import image_for
 from pretraining.corruptions import DAMAGES, corrupt, model_like
-from srum_benchmarks.shapes import worlds
+from pretraining.scenes import compose, draw, random_prompt
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
-from srum_benchmarks.shapes.checker import PixelBox, absent, holds, look
+from srum_benchmarks.shapes.checker import PixelBox, Pixels, absent, holds, look
 from srum_benchmarks.shapes.crowded import cell_of
-from srum_benchmarks.shapes.render import Pixels, compose, draw
 from srum_benchmarks.shapes.world import COUNTS, SIDE, crowded, plural, wanted
 from srum_core.records import Prompt
 
@@ -40,14 +39,13 @@ def lesson(
     rng: np.random.Generator, split: str = "train", propose: Propose | None = None, world: str = "shapes"
 ) -> Lesson:
     """A random image with a prompt of this split, and its correct judgement (and that of proposed boxes)."""
-    random_prompt = worlds.of(world).random_prompt
-    prompt = random_prompt(rng, split)
+    prompt = random_prompt(rng, split, world=world)
     crowd = crowded(prompt.tags)
     generate_for, kind = prompt, "clean"
     fate = rng.random()
     if CLEAN <= fate < CLEAN + MISMATCHED:
         kind = "mismatched"
-        generate_for = random_prompt(rng, split, prompt.tags["category"] if rng.random() < 0.5 else None)
+        generate_for = random_prompt(rng, split, prompt.tags["category"] if rng.random() < 0.5 else None, world)
     scene = compose(generate_for.tags, rng)
     if fate < CLEAN + MISMATCHED:
         image = draw(scene)

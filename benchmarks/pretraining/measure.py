@@ -22,10 +22,9 @@ import numpy as np
 from pretraining.examples import lesson
 from pretraining.figures import Figure, share
 from pretraining.judging import judging
-from srum_benchmarks.shapes import worlds
+from pretraining.scenes import WORLDS
 from srum_benchmarks.shapes.appraisal import appraise
-from srum_benchmarks.shapes.checker import Verdict, check
-from srum_benchmarks.shapes.render import Pixels
+from srum_benchmarks.shapes.checker import Pixels, Verdict, check
 from srum_benchmarks.shapes.world import crowded
 from srum_core.errors import CheckpointError
 from srum_core.protocols import UnifiedModel
@@ -55,7 +54,7 @@ def measure(
     found: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
         found |= {"prompts": count, "images": images}
-        asked = [prompt for prompt in worlds.of(world).prompts(split, count, category=category) for _ in range(images)]
+        asked = [prompt for prompt in WORLDS[world].prompts(split, count, category=category) for _ in range(images)]
         seeds = [seed_of(prompt, i % images, seed) for i, prompt in enumerate(asked)]
         drawn = draw_all(model, asked, seeds)
         which = np.arange(len(asked)) // images
@@ -89,8 +88,8 @@ def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndar
     objects that are there. Clean things: share of all generated objects that are shapes of the world, required or
     not (no blobs). Clean images: share of images with objects, all of them clean. Objects, in the crowded world:
     objects generated per required object. `which` prompt each is of."""
-    things = np.array([len(v.found) for v in verdicts])
-    clean = np.array([sum(thing.shape is not None for thing in v.found) for v in verdicts])
+    things = np.array([len(v.things) for v in verdicts])
+    clean = np.array([sum(thing.shape is not None for thing in v.things) for v in verdicts])
     correct, fidelity = np.array([v.correct for v in verdicts]), np.array([v.fidelity for v in verdicts])
     of = np.array([prompt.tags["category"] for prompt in asked])
     crowd = all(crowded(prompt.tags) for prompt in asked)
@@ -103,7 +102,7 @@ def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndar
             "clean_things": share(clean[some], which[some], things[some]),
             "clean_images": share((clean == things)[some] & (things > 0)[some], which[some]),
         }
-        for name in ("all", *(name for world in worlds.WORLDS.values() for name in world.CATEGORIES))
+        for name in ("all", *(name for world in WORLDS.values() for name in world.CATEGORIES))
         if (some := (of == name) | (name == "all")).any()
     }
 
@@ -178,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lora", type=Path, help="what LoRA training wrote, applied to the checkpoint")
     parser.add_argument("--layout-template", type=Path, required=True)
     parser.add_argument("--regions-template", type=Path, required=True)
-    parser.add_argument("--world", choices=tuple(worlds.WORLDS), default="shapes")
+    parser.add_argument("--world", choices=tuple(WORLDS), default="shapes")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--category", default="", help="of the prompts (default: all)")
     parser.add_argument("--count", type=int, default=256, help="prompts")

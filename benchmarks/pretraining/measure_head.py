@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from pretraining.measure import draw_all, drawing, seed_of
+from pretraining.scenes import compose, draw
 from srum_benchmarks.shapes.checker import check
-from srum_benchmarks.shapes.render import compose, draw
 from srum_benchmarks.shapes.world import prompts
 from srum_core.records import Prompt
 

@@ -22,7 +22,8 @@ from attrs import evolve
 from PIL import Image
 
 from pretraining.captions import image_for
-from srum_benchmarks.shapes.render import Pixels, compose
+from pretraining.scenes import compose
+from srum_benchmarks.shapes.checker import Pixels
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError, SrumError
 from srum_core.interchange.incoming import fresh

@@ -25,11 +25,10 @@ from pretraining.examples import exchanges, lesson, self_play
 from pretraining.fit import Phase, as_tensor, autocast, fit, named_of
 from pretraining.measure import draw_all
 from pretraining.reference_weights import Anchor, text_weights
+from pretraining.scenes import random_prompt
 from pretraining.vision_pretraining import Sight, patch_labels
-from srum_benchmarks.shapes import worlds
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
-from srum_benchmarks.shapes.checker import look
-from srum_benchmarks.shapes.render import Pixels
+from srum_benchmarks.shapes.checker import Pixels, look
 from srum_benchmarks.shapes.world import SIDE, crowded
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Prompt
@@ -54,7 +53,7 @@ def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) ->
     drawn, asked, count = [], list[Prompt](), recipe.looking_images
     for part, painter in enumerate(painters):
         rng = np.random.default_rng([recipe.seed, part, len("looking")])
-        prompts = [worlds.of(recipe.world).random_prompt(rng, "train") for _ in range(count)]
+        prompts = [random_prompt(rng, world=recipe.world) for _ in range(count)]
         path = out / f"own-{part}.npy"
         if not path.is_file():
             images = draw_all(painter, prompts, [part * 1_000_003 + i for i in range(count)])

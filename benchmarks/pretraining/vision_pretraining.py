@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srum_benchmarks.shapes.checker import FIRM, SMALLEST, colours, components, recognise
-from srum_benchmarks.shapes.render import Pixels
+from srum_benchmarks.shapes.checker import FIRM, SMALLEST, Pixels, colours, components, recognise
 from srum_benchmarks.shapes.world import COLOURS, SHAPES
 
 BACKGROUND = len(COLOURS) * (len(SHAPES) + 1)

@@ -32,8 +32,8 @@ class Detection:
 
 
 @frozen
-class Seen:
-    """All that is recorded about images, by the SHA-256 of their files."""
+class Recorded:
+    """All detections in a file, by the SHA-256 of the images."""
 
     path: str
     images: dict[str, tuple[Detection, ...]]
@@ -49,7 +49,7 @@ class Seen:
         return self.images[sha]
 
 
-def read(name: str, benchmark: str) -> Seen:
+def read(name: str, benchmark: str) -> Recorded:
     """The records of a file. Raises ConfigError with the line of the first that cannot be used."""
     if not name:
         raise ConfigError(
@@ -60,13 +60,13 @@ def read(name: str, benchmark: str) -> Seen:
     images: dict[str, tuple[Detection, ...]] = {}
     for number, record in files.read_objects(path):
         where = f"{path}, line {number}"
-        sha, found = record.get("sha256"), record.get("detections")
-        if not isinstance(sha, str) or not isinstance(found, list):
+        sha, entries = record.get("sha256"), record.get("detections")
+        if not isinstance(sha, str) or not isinstance(entries, list):
             raise ConfigError(f'{where}: a record needs "sha256" and a list "detections".')
         if sha in images:
             raise ConfigError(f"{where}: image {sha[:12]}… was recorded before. Keep one line of each image.")
-        images[sha] = tuple(detection(each, where) for each in found)
-    return Seen(name, images)
+        images[sha] = tuple(detection(each, where) for each in entries)
+    return Recorded(name, images)
 
 
 def detection(entry: Any, where: str) -> Detection:
@@ -81,20 +81,3 @@ def detection(entry: Any, where: str) -> Detection:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def iou(one: Box, other: Box, pixel: float = 0.0) -> float:
-    """Intersection over union; with `pixel` = 1 boxes include their last pixel. 0 of two empty boxes."""
-    shared = overlap(one, other, pixel)
-    union = area(one, pixel) + area(other, pixel) - shared
-    return shared / union if union else 0.0
-
-
-def overlap(one: Box, other: Box, pixel: float = 0.0) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0]) + pixel
-    height = min(one[3], other[3]) - max(one[1], other[1]) + pixel
-    return max(0.0, width) * max(0.0, height)
-
-
-def area(box: Box, pixel: float = 0.0) -> float:
-    return (box[2] - box[0] + pixel) * (box[3] - box[1] + pixel)

@@ -15,8 +15,11 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from srum_core.errors import ConfigError
-from srum_core.records import PromptFile
+from srum_core.records import Prompt, PromptFile
 from srum_core.runs.files import from_json, read_text
+
+Contents = tuple[list[PromptFile], list[Prompt], list[str]]
+"""The files of a release, their prompts, and problems that only show when all are read together."""
 
 
 @frozen
@@ -57,11 +60,11 @@ def need(folder: str, benchmark: str, files: Sequence[Expected]) -> list[Path]:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise ConfigError(f'data = "{folder}" of {benchmark} is no folder here.')
-    found = [(each, find(root, each)) for each in files]
-    missing = [f"{each.places[0]} (from {each.source})" for each, path in found if path is None]
+    paths = [find(root, each) for each in files]
+    missing = [f"{each.places[0]} (from {each.source})" for each, path in zip(files, paths, strict=True) if not path]
     if missing:
         raise ConfigError(f"{benchmark}: {root} does not hold {', '.join(missing)}.")
-    return [path for _, path in found if path is not None]
+    return [path for path in paths if path]
 
 
 def check(expected: Expected, path: Path, prompts: Sequence[str]) -> PromptFile:
@@ -76,17 +79,17 @@ def check(expected: Expected, path: Path, prompts: Sequence[str]) -> PromptFile:
     return PromptFile(expected.places[0], expected.source, expected.count, path, len(prompts), sha, tuple(problems))
 
 
-def survey(data: str, wanted: Sequence[Expected], more: Callable[[], Sequence[str]]) -> list[PromptFile]:
-    """What is there of the files. `more` finds what only shows when all are read together; called if all can be."""
+def survey(data: str, files: Sequence[Expected], read: Callable[[], Contents]) -> list[PromptFile]:
+    """The state of the files. `read` reads all together; called if each can be read."""
     root = Path(data).expanduser()
-    found = [_inspect(root, each) for each in wanted]
-    if any(each.path is None or (each.problems and not each.count) for each in found):
-        return found
+    states = [_inspect(root, each) for each in files]
+    if any(each.path is None or (each.problems and not each.count) for each in states):
+        return states
     try:
-        problems = tuple(more())
+        problems = tuple(read()[2])
     except ConfigError as error:
         problems = (str(error),)
-    return [*found[:-1], evolve(found[-1], problems=found[-1].problems + problems)]
+    return [*states[:-1], evolve(states[-1], problems=states[-1].problems + problems)]
 
 
 def _inspect(root: Path, expected: Expected) -> PromptFile:
@@ -95,26 +98,25 @@ def _inspect(root: Path, expected: Expected) -> PromptFile:
     if path is None:
         return missing
     try:
-        return check(expected, path, _prompts(path, expected.key))
+        if not expected.key:
+            return check(expected, path, read_lines(path))
+        if path.suffix != ".jsonl":
+            return read_entries(expected, path)[1]
+        return check(expected, path, _texts(path, [each for _, each in read_objects(path)], expected.key))
     except ConfigError as error:
         return evolve(missing, path=path, problems=(str(error),))
 
 
-def _prompts(path: Path, key: str) -> list[str]:
-    if not key:
-        return [line.strip() for line in read_lines(path)]
-    entries = [each for _, each in read_objects(path)] if path.suffix == ".jsonl" else read_json(path, list)
-    return texts(path, entries, key)
-
-
-def refuse(benchmark: str, found: Sequence[PromptFile], more: Sequence[str] = ()) -> None:
-    """Raise ConfigError with everything that is wrong, and the way out."""
-    problems = [problem for each in found for problem in each.problems] + list(more)
-    if problems:
+def prompts(benchmark: str, contents: Contents, verify: bool) -> list[Prompt]:
+    """The prompts. With `verify`, raises ConfigError with everything that is wrong, and the way out."""
+    files, found, more = contents
+    problems = [problem for each in files for problem in each.problems] + more
+    if problems and verify:
         raise ConfigError(
             f"{benchmark}: these are not the prompts that published numbers were measured on. {' '.join(problems)} "
             "Get the commit that is named, or set verify = false to use them as they are; every row is then marked."
         )
+    return found
 
 
 def digest(text: str) -> str:
@@ -122,19 +124,19 @@ def digest(text: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without their ends."""
-    return [line for line in read_text(path).split("\n") if line.strip()]
+    """The lines of a text file that are not empty, stripped."""
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
-def read_json(path: Path, kind: type) -> Any:
-    """A JSON file that holds one list or one object. Raises ConfigError that names its actual content."""
+def read_entries(expected: Expected, path: Path) -> tuple[list[dict[str, Any]], PromptFile]:
+    """The entries of a JSON list, and how they compare with the release. Raises ConfigError for other content."""
     try:
-        value = from_json(read_text(path))
+        entries = from_json(read_text(path))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}). Was the download cut off? Get it again.") from error
-    if not isinstance(value, kind):
-        raise ConfigError(f"{path} should hold a JSON {kind.__name__}, but it holds one {type(value).__name__}.")
-    return value
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path} should hold a JSON list, but it holds one {type(entries).__name__}.")
+    return entries, check(expected, path, _texts(path, entries, expected.key))
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -154,7 +156,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
-def texts(path: Path, entries: Sequence[Any], key: str) -> list[str]:
+def _texts(path: Path, entries: Sequence[Any], key: str) -> list[str]:
     """The field `key` of every entry. Raises ConfigError for the first entry without such a text."""
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str) or not entry[key].strip():

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import fsum, hypot
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from srum_benchmarks.options import PublishedOptions
-from srum_core.evaluation.statistics import LEVEL, SHARE, if_all_are_equal, resampled_means
+from srum_core.evaluation.statistics import SHARE, if_all_are_equal, interval, resampled_means
 from srum_core.records import Candidate, Row
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Draws = NDArray[np.float64]
+    Means = NDArray[np.float64]
 
 COMPLETE = 0.99
 """A table over a smaller share of the answers is marked incomplete."""
@@ -100,39 +100,32 @@ def row(
     count = sum(each.count for _, each in parts)
     if all(len(each.counts) < 2 for _, each in parts):
         return Row(name, value, count, note=note)
-    draws = sum(weight * resampled(each, seed) for seed, (weight, each) in enumerate(parts))
-    tail = (1 - LEVEL) / 2
-    low, high = (float(end) for end in np.quantile(draws, (tail, 1 - tail)))
+    means: Any = sum(weight * resampled(each, seed) for seed, (weight, each) in enumerate(parts))
+    low, high = interval(means)
+    below, above = [value - low], [high - value]  # and how much farther a group of equal prompts may reach
+    for weight, each in parts:
+        if each.equal and (ends := if_all_are_equal(each.mean, len(each.counts), bounds)):
+            below.append(weight * (each.mean - ends[0]))
+            above.append(weight * (ends[1] - each.mean))
     # Distances to the ends of independent intervals add up in quadrature (Zou & Donner 2008).
-    unseen = [_unseen(weight, each, bounds) for weight, each in parts if each.equal]
-    low -= _farther(value - low, [below for below, _ in unseen])
-    high += _farther(high - value, [above for _, above in unseen])
-    return Row(name, value, count, float(np.std(draws)) or None, low, high, note)
-
-
-def _unseen(weight: float, part: Part, bounds: tuple[float, float]) -> tuple[float, float]:
-    """How far below and above its mean a group of equal prompts may lie, times its weight."""
-    low, high = if_all_are_equal(part.mean, len(part.counts), bounds) or (part.mean, part.mean)
-    return weight * (part.mean - low), weight * (high - part.mean)
-
-
-def _farther(distance: float, more: Sequence[float]) -> float:
-    return hypot(distance, *more) - abs(distance)
+    low -= hypot(*below) - abs(below[0])
+    high += hypot(*above) - abs(above[0])
+    return Row(name, value, count, float(np.std(means)) or None, low, high, note)
 
 
 def equal(parts: Iterable[Part], scale: float = 1.0) -> list[tuple[float, Part]]:
     """Weights for the unweighted mean of groups, times a constant."""
-    found = list(parts)
-    return [(scale / len(found), each) for each in found]
+    every = list(parts)
+    return [(scale / len(every), each) for each in every]
 
 
-def resampled(part: Part, seed: int) -> Draws:
+def resampled(part: Part, seed: int) -> Means:
     """Means over images of resampled prompts: the same resamples serve the sums and the counts."""
     import numpy as np
 
     sums, counts = (np.array([numbers], dtype=np.float64) for numbers in (part.sums, part.counts))
-    generated: Draws = resampled_means(sums, seed=seed) / resampled_means(counts, seed=seed)
-    return generated
+    means: Means = resampled_means(sums, seed=seed) / resampled_means(counts, seed=seed)
+    return means
 
 
 def note(options: PublishedOptions, readable: float, scored: Scored, expected: int, *more: str) -> str:

@@ -21,10 +21,7 @@ def label(template: str, known: Mapping[str, str], name: str) -> str:
     """ "" if the filled template is the published rubric, else the words that every row must carry.
 
     `known`: prompt → SHA-256 of the published message for it."""
-    if known and all(message_hash(template, prompt) == sha for prompt, sha in known.items()):
+    messages = {fill(template, {"prompt": prompt}): sha for prompt, sha in known.items()}
+    if messages and all(hashlib.sha256(text.encode()).hexdigest() == sha for text, sha in messages.items()):
         return ""
     return OWN if name in templates.packaged(__package__) else f"rubric {Path(name).name}"
-
-
-def message_hash(template: str, prompt: str) -> str:
-    return hashlib.sha256(fill(template, {"prompt": prompt}).encode()).hexdigest()

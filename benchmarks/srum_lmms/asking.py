@@ -46,11 +46,10 @@ def answerer(
     if checkpoint:
         overrides.append(f'adapter.checkpoint="{checkpoint}"')
     settings = config.load_settings(adapter, [preset] if preset else [], None, overrides, registry)
-    made: Answerer = registry.create("answerer", Use(settings.adapter.use, settings.adapter.options))
-    return made
+    return registry.create("answerer", Use(settings.adapter.use, settings.adapter.options))
 
 
-def question(text: str, images: Sequence[Any], given: Mapping[str, Any], folder: Path, name: str) -> Question:
+def question(text: str, images: Sequence[Any], settings: Mapping[str, Any], folder: Path, name: str) -> Question:
     """One request. The image is written to `folder`, because answerers read files.
 
     Raises AnswerError for requests with another number of images than one, and for videos and sounds."""
@@ -59,15 +58,15 @@ def question(text: str, images: Sequence[Any], given: Mapping[str, Any], folder:
         raise AnswerError(f"{name} comes with {what}: srum's models answer about exactly one image a question.")
     path = folder / f"{name}.png"
     images[0].convert("RGB").save(path)
-    sampled = bool(given.get("do_sample")) or float(given.get("temperature") or 0) > 0
-    temperature = float(given.get("temperature") or 1.0) if sampled else 0.0
-    limit = int(given.get("max_new_tokens") or given.get("max_gen_toks") or _TOKENS)
+    sampled = bool(settings.get("do_sample")) or float(settings.get("temperature") or 0) > 0
+    temperature = float(settings.get("temperature") or 1.0) if sampled else 0.0
+    limit = int(settings.get("max_new_tokens") or settings.get("max_gen_toks") or _TOKENS)
     return Question(path, _MARK.sub("", text), max_new_tokens=limit, temperature=temperature)
 
 
-def cut(answer: str, given: Mapping[str, Any]) -> str:
+def cut(answer: str, settings: Mapping[str, Any]) -> str:
     """The answer up to the first of the task's stop words, where it has any."""
-    until = given.get("until") or []
+    until = settings.get("until") or []
     for stop in [until] if isinstance(until, str) else until:
         if stop:
             answer = answer.split(stop)[0]

@@ -20,10 +20,10 @@ class SrumUmm(lmms):  # type: ignore[misc]
 
     is_simple = True
 
-    def __init__(self, batch_size: Any = 1, **given: Any) -> None:
+    def __init__(self, batch_size: Any = 1, **arguments: Any) -> None:
         super().__init__()
         self.batch = int(batch_size) if str(batch_size).isdecimal() else 1
-        self.answerer = asking.answerer(**given)
+        self.answerer = asking.answerer(**arguments)
 
     def generate_until(self, requests: Any) -> list[str]:
         """One answer per request, in order. The arguments of a request are (text, generation settings, images of a
@@ -32,18 +32,18 @@ class SrumUmm(lmms):  # type: ignore[misc]
         with TemporaryDirectory() as folder, progress(len(requests), "answer") as advance:
             for start in range(0, len(requests), self.batch):
                 part = requests[start : start + self.batch]
-                asked = [self._question(each.args, Path(folder)) for each in part]
-                for each, request, said in zip(asked, part, put(self.answerer, asked), strict=True):
-                    each.image.unlink(missing_ok=True)
-                    answers.append(asking.cut(said, request.args[1]))
+                questions = [self._question(each.args, Path(folder)) for each in part]
+                for request, question, answer in zip(part, questions, put(self.answerer, questions), strict=True):
+                    question.image.unlink(missing_ok=True)
+                    answers.append(asking.cut(answer, request.args[1]))
                     self.cache_hook.add_partial("generate_until", (request.args[0], request.args[1]), answers[-1])
                 advance(len(part))
         return answers
 
     def _question(self, args: Any, folder: Path) -> Any:
-        text, given, visual, number, task, split = args
+        text, settings, visual, number, task, split = args
         images = visual(self.task_dict[task][split][number])
-        return asking.question(text, images, given, folder, f"{task}-{split}-{number}")
+        return asking.question(text, images, settings, folder, f"{task}-{split}-{number}")
 
     def loglikelihood(self, requests: Any) -> Any:
         """Raises AnswerError: adapters give text and no probabilities."""

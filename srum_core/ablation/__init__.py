@@ -1,7 +1,7 @@
 """`srum ablate`: the same method with one thing changed at a time, over training seeds, side by side.
 
-`arms` reads the arms, `plan` determines the stages that they share, `work` runs and links them, `tables`
-puts the numbers together, and `write` shows them. An ablation is a folder of ordinary runs.
+`plan` reads the arms and determines the stages that they share, `command` runs and links them, and `tables` puts the
+numbers together and shows them. An ablation is a folder of ordinary runs.
 """
 
 from __future__ import annotations

@@ -1,21 +1,29 @@
-"""The numbers of an ablation: per arm means over training seeds and images, and paired differences."""
+"""The numbers of an ablation, per arm means over training seeds and images, and paired differences; and its files:
+ablation.json, .md and .csv in its folder, and two figures after the paper's Figure 3."""
 
 from __future__ import annotations
 
+import csv
+import io
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import asdict, frozen
 
-from srum_core.ablation.arms import Arm
-from srum_core.ablation.plan import Plan
+from srum_core.ablation.plan import Arm, Plan
 from srum_core.errors import ConfigError
 from srum_core.evaluation import statistics
+from srum_core.evaluation.formatting import Grid, all_shares, markdown, number, units
 from srum_core.evaluation.stage import scored
-from srum_core.evaluation.statistics import Estimate
+from srum_core.evaluation.statistics import RESAMPLES, Estimate
+from srum_core.report import charts
 from srum_core.runs.run import Run
+from srum_core.runs.store import to_json, write_atomic
 
 if TYPE_CHECKING:
     from srum_core.evaluation.statistics import Table
@@ -25,7 +33,7 @@ BASE = "base"
 
 
 @frozen
-class Measured:
+class Means:
     """One evaluation."""
 
     prompts: tuple[str, ...]
@@ -35,7 +43,7 @@ class Measured:
     means: Mapping[str, tuple[float, ...]]
     """By measure: the mean of each prompt's images that have a score; NaN where none has."""
     unscored: int = 0
-    """Images without a score: not finite, or or a question about them was refused."""
+    """Images without a score: not finite, or a question about them was refused."""
 
     def mean(self, measure: str) -> float:
         return _mean([each for each in self.means[measure] if not isnan(each)])
@@ -65,7 +73,7 @@ class Line:
     arm: str
     seed: int
     round: int | None
-    measured: Measured
+    measured: Means
 
 
 @frozen
@@ -79,17 +87,14 @@ class Tables:
     lines: tuple[Line, ...]
 
 
-BySeed = dict[int, Measured]
-
-
-Known = dict[tuple[Path, int | None], Measured]
+Known = dict[tuple[Path, int | None], Means]
 """Evaluations that were read: a finished one does not change."""
 
 
-def measured(run: Run, round: int | None) -> Measured:
+def measured(run: Run, round: int | None) -> Means:
     plan, images = run.planned_evaluation(), run.settings.evaluate.images
-    found = scored(run, round, [item.id for item in plan])
-    scores = [each.values for each in found if each.usable]
+    every = scored(run, round, [item.id for item in plan])
+    scores = [each.values for each in every if each.usable]
     names = [name for name in scores[0] if all(name in each for each in scores)] if scores else []
     if not names:
         raise ConfigError(
@@ -97,9 +102,9 @@ def measured(run: Run, round: int | None) -> Measured:
             "have, so arms cannot be compared. Take another benchmark, or evaluate more prompts (evaluate.limit)."
         )
     starts = range(0, len(plan), images)
-    groups = [[each.values for each in found[start : start + images] if each.usable] for start in starts]
+    groups = [[each.values for each in every[start : start + images] if each.usable] for start in starts]
     means = {name: tuple(_mean([each[name] for each in group]) for group in groups) for name in names}
-    return Measured(tuple(plan[i].prompt.id for i in starts), images, means, len(found) - len(scores))
+    return Means(tuple(plan[i].prompt.id for i in starts), images, means, len(every) - len(scores))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -109,8 +114,8 @@ def _mean(values: Sequence[float]) -> float:
 def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], read: Known) -> Tables:
     """All arms, in order, with their results so far."""
     lines = tuple(line for arm in plan.chosen for line in _lines(plan, arm, read))
-    final: dict[str, BySeed] = {}
-    start: dict[str, BySeed] = {}
+    final: dict[str, dict[int, Means]] = {}
+    start: dict[str, dict[int, Means]] = {}
     for line in lines:
         if line.round is None:
             start.setdefault(line.arm, {})[line.seed] = line.measured
@@ -124,13 +129,12 @@ def tabulate(plan: Plan, failures: Mapping[tuple[int, str], str], read: Known) -
         others = {} if arm.untrained else {BASE: start.get(arm.name, {})}
         others |= {name: final[name] for name in against if name != arm.name}
         reference = final.get(plan.arms.reference, {}) if arm.name != plan.arms.reference else {}
-        sorted_own = [each for _, each in sorted(own.items())]
-        known = {name: table for name in measures if (table := _table(sorted_own, name)) is not None}
+        by_seed = [each for _, each in sorted(own.items())]
+        known = {name: table for name in measures if (table := _table(by_seed, name)) is not None}
         means = {name: statistics.estimate(table) for name, table in known.items()}
-        all_changes = {name: _difference(own, other, measures) for name, other in others.items()}
-        drop, notes = _difference(own, reference, measures), _notes(plan, arm, own, failures)
-        changes = {name: each for name, each in all_changes.items() if each}
-        rows.append(Row(arm, tuple(own), means, changes, drop, notes))
+        changes = {name: each for name, other in others.items() if (each := _difference(own, other, measures))}
+        drop = _difference(own, reference, measures)
+        rows.append(Row(arm, tuple(own), means, changes, drop, _notes(plan, arm, own, failures)))
     return Tables(measures, against, plan.arms.reference, tuple(rows), lines)
 
 
@@ -146,9 +150,7 @@ def _lines(plan: Plan, arm: Arm, read: Known) -> Iterator[Line]:
                 yield Line(arm.name, seed, round, read[key])
 
 
-def _notes(
-    plan: Plan, arm: Arm, own: Mapping[int, Measured], failures: Mapping[tuple[int, str], str]
-) -> tuple[str, ...]:
+def _notes(plan: Plan, arm: Arm, own: Mapping[int, Means], failures: Mapping[tuple[int, str], str]) -> tuple[str, ...]:
     same = plan.same_as(arm)
     notes = [f"the same settings as {same}"] if same else []
     failed = [seed for seed in plan.seeds if seed not in own and (seed, arm.name) in failures]
@@ -160,7 +162,7 @@ def _notes(
     return tuple(notes)
 
 
-def _difference(own: Mapping[int, Measured], other: Mapping[int, Measured], measures: Sequence[str]) -> Estimate | None:
+def _difference(own: Mapping[int, Means], other: Mapping[int, Means], measures: Sequence[str]) -> Estimate | None:
     """Of the first measure, over the training seeds that both have; None where prompts differ."""
     seeds = sorted(own.keys() & other.keys())
     if not seeds or any(own[seed].prompts != other[seed].prompts for seed in seeds):
@@ -169,12 +171,129 @@ def _difference(own: Mapping[int, Measured], other: Mapping[int, Measured], meas
     return None if table is None else statistics.difference(table[: len(seeds)], table[len(seeds) :])
 
 
-def _table(found: Sequence[Measured], measure: str) -> Table | None:
+def _table(rows: Sequence[Means], measure: str) -> Table | None:
     """(seeds, prompts), of the prompts that have a score everywhere; None if there is none."""
     import numpy as np
 
-    if not found or any(measure not in each.means or each.prompts != found[0].prompts for each in found):
+    if not rows or any(measure not in each.means or each.prompts != rows[0].prompts for each in rows):
         return None
-    table = np.array([each.means[measure] for each in found], dtype=np.float64)
+    table = np.array([each.means[measure] for each in rows], dtype=np.float64)
     table = table[:, ~np.isnan(table).any(axis=0)]
     return table if table.size else None
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+Cell = str | Estimate
+
+
+def write(folder: Path, plan: Plan, tables: Tables, command: str) -> Grid:
+    """All files; each is replaced at once. Returns the table."""
+    figures = []
+    drawings = {"ablation-drop.svg": drops(tables), "ablation-curve.svg": curves(tables, plan.arms.axis)}
+    for file, (name, svg) in drawings.items():
+        if svg:
+            write_atomic(folder / file, svg)
+            figures.append({"title": name, "svg": file})
+    names, rows = columns(tables), {row.arm.name: cells(row, tables, len(plan.seeds)) for row in tables.rows}
+    plain = {
+        arm: {name: asdict(each) if isinstance(each, Estimate) else each for name, each in row.items()}
+        for arm, row in rows.items()
+    }
+    whole = {
+        "title": title(plan),
+        "command": command,
+        "note": note(plan),
+        "columns": names,
+        "rows": [{"arm": arm, "cells": cells} for arm, cells in plain.items()],
+        "figures": figures,
+    }
+    percent, lines = _percent(tables), []
+    for arm, row in rows.items():
+        texts = [
+            cell if isinstance(cell, str) else number(cell, percent, name.startswith("change to"))
+            for name, cell in row.items()
+        ]
+        lines.append([arm, *texts])
+    table = Grid(["arm", *names], lines, units(percent), words=frozenset({len(names)}))
+    images = [f"![{each['title']}]({each['svg']})" for each in figures]
+    text = markdown([f"# {whole['title']}", f"```sh\n{command}\n```", str(whole["note"]), table, *images])
+    write_atomic(folder / "ablation.json", to_json(whole))
+    write_atomic(folder / "ablation.csv", long_form(tables))
+    write_atomic(folder / "ablation.md", text)
+    return table
+
+
+def _percent(tables: Tables) -> bool:
+    return all_shares(each.value for row in tables.rows for each in row.means.values())
+
+
+def title(plan: Plan) -> str:
+    settings = plan.units[plan.seeds[0]][0].run.settings
+    benchmark = settings.benchmark.use if settings.benchmark else ""
+    return f"Ablation: {settings.adapter.use} on {benchmark}, {settings.evaluate.split} split"
+
+
+def note(plan: Plan) -> str:
+    """Caption of the numbers: data and settings, without the name of a machine."""
+    run = plan.units[plan.seeds[0]][0].run
+    evaluate, count = run.settings.evaluate, len(run.planned_evaluation())
+    packages = {"Python": platform.python_version(), **run.registry.versions()}
+    versions = ", ".join(f"{name} {number}" for name, number in packages.items())
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+    seeds = f"{len(plan.seeds)} training seed{'s' if len(plan.seeds) > 1 else ''}"
+    return (
+        f"{seeds}; {count // evaluate.images} prompts with {evaluate.images} image(s) each, the same prompts and "
+        f"image seeds in every arm. Intervals: 95 %, paired two-level bootstrap over prompts and training "
+        f"seeds, {RESAMPLES} resamples. {date.today().isoformat()}; {machine}; {versions}."
+    )
+
+
+def columns(tables: Tables) -> list[str]:
+    changes = [f"change to {name}" for name in (BASE, *tables.against)] if tables.measures else []
+    return [*tables.measures, *changes, "seeds", "what it is"]
+
+
+def cells(row: Row, tables: Tables, seeds: int) -> dict[str, Cell]:
+    """By column. An arm without a finished seed shows "failed", or nothing yet."""
+    values: dict[str, Cell] = {**row.means, **{f"change to {name}": each for name, each in row.changes.items()}}
+    failed = any(each.startswith("failed") for each in row.notes)
+    if not row.seeds and tables.measures:
+        values[tables.measures[0]] = "failed" if failed else "not finished"
+    values["seeds"] = f"{len(row.seeds)} of {seeds}"
+    values["what it is"] = "; ".join([row.arm.text or row.arm.name, *row.notes])
+    return {name: values.get(name, "") for name in columns(tables)}
+
+
+def drops(tables: Tables) -> tuple[str, str]:
+    """The paper's Figure 3, left: (title, SVG) of every marked arm's change against the reference; "" without any."""
+    rows = {row.arm.name: asdict(row.drop) for row in tables.rows if row.arm.drop and row.drop is not None}
+    if not rows:
+        return "", ""
+    percent = _percent(tables)
+    name = f"Change in {tables.measures[0]} against {tables.reference} ({units(percent)})"
+    return name, charts.dumbbells(name, [{"name": "change", "rows": rows}], percent, change=True, alone=True)
+
+
+def curves(tables: Tables, axis: str) -> tuple[str, str]:
+    """Figure 3, right: the first measure against a setting, one line per arm; "" without any."""
+    lines: dict[str, list[tuple[float, Estimate]]] = {}
+    for row in tables.rows:
+        if row.arm.curve and tables.measures and (mean := row.means.get(tables.measures[0])):
+            lines.setdefault(row.arm.curve.line, []).append((row.arm.curve.x, mean))
+    if not any(len(points) > 1 for points in lines.values()):
+        return "", ""
+    name = f"{tables.measures[0]} against {axis} ({units(False)})"
+    return name, charts.curves(name, axis, lines)
+
+
+def long_form(tables: Tables) -> str:
+    """A line for every evaluation: arm, training seed, round (empty = before training), prompts, images, measures."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["arm", "seed", "round", "prompts", "images", *tables.measures])
+    for line in tables.lines:
+        one, round = line.measured, "" if line.round is None else line.round
+        values = [one.mean(name) if name in one.means else "" for name in tables.measures]
+        rows.writerow([line.arm, line.seed, round, len(one.prompts), one.images, *values])
+    return text.getvalue()

@@ -22,8 +22,8 @@ def srum_commands(subparsers: Any) -> None:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     kinds: Any = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module, text in (
-        ("steps", "curves", "score the clean estimate at chosen sampling steps, for layout and for detail"),
-        ("activations", "activations", "compare how active the neurons of understanding and of generation are"),
+    for name, text in (
+        ("steps", "score the clean estimate at chosen sampling steps, for layout and for detail"),
+        ("activations", "compare how active the neurons of understanding and of generation are"),
     ):
-        kinds.add_parser(name, help=text, module=f"srum_core.analysis.{module}")
+        kinds.add_parser(name, help=text, module=f"{__name__}.{name}")

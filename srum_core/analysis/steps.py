@@ -1,29 +1,50 @@
-"""Scores along the sampling steps (paper, Figure 4): the clean estimate at chosen steps, for layout and for detail."""
+"""Score images during sampling (the paper's Figure 4): the clean estimate at chosen steps, layout and detail.
+
+srum analyze steps sft=RUN srum=RUN
+srum analyze steps sft=RUN srum=RUN --judge '{use="remote", url="http://localhost:8000/v1"}'
+
+Prompts and seeds are those that the first RUN is evaluated with, the same for every model. Without --judge the
+benchmark itself must know layout and detail (shapes does, exactly). Results: steps.md, .json and a figure per rubric.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import astuple, field, frozen
 
-from srum_core.analysis.models import Subject, refuse_without
-from srum_core.errors import ConfigError, PluginError
+from srum_core import config, plugins
+from srum_core.analysis import subjects
+from srum_core.analysis.subjects import BASE, Subject
+from srum_core.cli.common import show_table
+from srum_core.errors import ConfigError, PluginError, RecordError
+from srum_core.evaluation.answers import SELF
+from srum_core.evaluation.formatting import Grid, markdown, number
+from srum_core.evaluation.statistics import Estimate, difference, estimate
+from srum_core.options import Use
 from srum_core.protocols import Answerer, Benchmark
 from srum_core.records import Candidate, Question
-from srum_core.runs.progress import progress
-from srum_core.runs.run import Planned
-from srum_core.runs.store import Records
+from srum_core.report import charts
+from srum_core.runs.files import lock
+from srum_core.runs.progress import progress, shown, tell
+from srum_core.runs.run import Planned, made_with
+from srum_core.runs.store import Records, to_json, write_atomic
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    Table = NDArray[np.float64]
 
 RUBRICS = ("layout", "detail")
 USUAL = (0, 2, 4, 8, 12, 16, 24, 32, 40, 48)
 """The default steps, as far as there are so many; the last one is always included."""
-_ASKED = {
+_QUESTIONS = {
     "layout": (
         "Grade only the layout: whether every thing that the words ask for is there, as often as asked, and where they "
         "say, in a sensible size. Pay no heed to blur, noise or texture."
@@ -49,10 +70,142 @@ class Snapshot:
     """From 0 to 1."""
 
 
+Snapshots = Mapping[str, Sequence[Snapshot]]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    subjects.add_arguments(parser, "analyze-steps")
+    add = parser.add_argument
+    add("--steps", default="", metavar="N,N,…", help="which steps, from 0 (default: 0, 2, 4, 8, … and the last)")
+    add("--judge", metavar="USE", help="who grades: an answerer or adapter, or self, the model under analysis itself")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0 when the curves are written."""
+    registry = plugins.discover()
+    models = subjects.subjects(parsed.runs, registry)
+    first = models[0].run
+    benchmark, use = first.benchmark(), None if parsed.judge is None else Use(SELF)
+    if use and parsed.judge != SELF:
+        use = config.component("answerer", parsed.judge, registry, "--judge")
+    if use is None and not hasattr(benchmark, "rubrics"):
+        raise ConfigError(
+            f'The benchmark "{first.settings.benchmark.use if first.settings.benchmark else ""}" cannot separate '
+            'layout from detail without a judge. Name one: --judge \'{use="remote", url="http://localhost:8000/v1"}\'.'
+        )
+    plan = subjects.plan(first, parsed.prompts, parsed.count)
+    with lock(parsed.out):
+        settings: dict[str, Any] = {
+            "judge": use and (made_with(registry, "answerer", use) if use.use != SELF else {"use": SELF}),
+            "benchmark": first.settings.benchmark and made_with(registry, "benchmark", first.settings.benchmark),
+        }
+        outside: Answerer | None = registry.create("answerer", use) if use and use.use != SELF else None
+        measured, times = {}, sampling_times(models[0])
+        steps = chosen(parsed.steps, len(times))
+        for subject in models:
+            if sampling_times(subject) != times:
+                raise ConfigError(f"{subject.name} samples in other steps than {BASE}: they cannot be compared.")
+            judge = subject.run.model(subject.rounds) if use and use.use == SELF else outside
+            folder = parsed.out / "models" / subject.name
+            measured[subject.name] = trace(subject, plan, steps, benchmark, judge, folder, settings)
+            subject.run.release()
+        by = "the benchmark, exactly, without a model" if use is None else use.use
+        if use is not None and use.use == SELF:
+            by = "each model itself (self-judged: do not compare with other models' numbers)"
+        for part in write(parsed.out, measured, times, by):
+            show_table(part)
+    tell(f"The curves are in {shown(parsed.out)}")
+    return 0
+
+
+def table(measured: Snapshots, rubric: str) -> tuple[list[int], dict[str, Table]]:
+    """(steps, model -> (images, steps)) of the images that are readable at every step in every model.
+
+    Raises RecordError if there is none."""
+    import numpy as np
+
+    values = {
+        name: {(each.image, each.step): each.scores[rubric] for each in snapshots if rubric in each.scores}
+        for name, snapshots in measured.items()
+    }
+    first = next(iter(measured.values()))
+    steps = sorted({each.step for each in first})
+    images = list(dict.fromkeys(each.image for each in first))
+    whole = [p for p in images if all((p, step) in own for own in values.values() for step in steps)]
+    if not whole:
+        raise RecordError(f"No image could be graded for {rubric} at every step: the judge's answers hold no score.")
+    return steps, {
+        name: np.array([[own[image, step] for step in steps] for image in whole]) for name, own in values.items()
+    }
+
+
+def area(scores: Table, steps: Sequence[int]) -> Table:
+    """(images,): the mean height of each image's curve over the steps (trapezoids)."""
+    import numpy as np
+
+    if len(steps) == 1:
+        return scores[:, 0]
+    heights: Table = ((scores[:, 1:] + scores[:, :-1]) / 2 * np.diff(steps)).sum(axis=1) / (steps[-1] - steps[0])
+    return heights
+
+
+def summary(measured: Snapshots, times: Sequence[float]) -> dict[str, Any]:
+    """Everything that is printed, as plain data."""
+    rubrics: dict[str, Any] = {}
+    for rubric in RUBRICS:
+        steps, tables = table(measured, rubric)
+        areas = {name: area(each, steps) for name, each in tables.items()}
+        rubrics[rubric] = {
+            "steps": steps,
+            "times": [times[step] for step in steps],
+            "images": len(tables[BASE]),
+            "asked": len({each.image for each in measured[BASE]}),
+            "means": {n: [astuple(estimate(t[None, :, k])) for k in range(len(steps))] for n, t in tables.items()},
+            "change": {
+                n: [astuple(difference(t[None, :, k], tables[BASE][None, :, k])) for k in range(len(steps))]
+                for n, t in tables.items()
+                if n != BASE
+            },
+            "area": {n: astuple(estimate(each[None])) for n, each in areas.items()},
+            "area_change": {n: astuple(difference(a[None], areas[BASE][None])) for n, a in areas.items() if n != BASE},
+        }
+    return rubrics
+
+
+def write(folder: Path, measured: Snapshots, times: Sequence[float], by: str) -> list[str | Grid]:
+    """steps.json, steps.md and a figure per rubric; returns what the Markdown consists of."""
+    rubrics = summary(measured, times)
+    write_atomic(folder / "steps.json", to_json({"graded_by": by, **rubrics}))
+    for rubric, each in rubrics.items():
+        lines = {
+            name: [(float(step), Estimate(*mean)) for step, mean in zip(each["steps"], means, strict=True)]
+            for name, means in each["means"].items()
+        }
+        name = f"{rubric.capitalize()} of the clean estimate"
+        write_atomic(folder / f"steps-{rubric}.svg", charts.curves(name, "sampling step", lines))
+    parts: list[str | Grid] = [f"Graded by {by}.", *(_grid(rubric, each) for rubric, each in rubrics.items())]
+    write_atomic(folder / "steps.md", markdown(parts))
+    return parts
+
+
+def _grid(rubric: str, curves: Mapping[str, Any]) -> Grid:
+    heads = [f"{step} (t = {time:.2f})" for step, time in zip(curves["steps"], curves["times"], strict=True)]
+    rows = []
+    for name, means in curves["means"].items():
+        cells = [number(Estimate(*each)) for each in (*means, curves["area"][name])]
+        own = curves["area_change"].get(name)
+        rows.append([name, *cells, number(Estimate(*own), signed=True) if own else ""])
+    title = f"{rubric.capitalize()}, {curves['images']} of {curves['asked']} images readable at every step"
+    return Grid(["model", *heads, "mean height", "its change to base"], rows, title)
+
+
+# ---- scores ---------------------------------------------------------------------------------------------------------
+
+
 def question(rubric: str, candidate: Candidate) -> Question:
     """The judge does not get the step."""
     text = (
-        f'A picture was asked for with these words: "{candidate.prompt.text}"\n{_ASKED[rubric]}\nAnswer with JSON '
+        f'A picture was asked for with these words: "{candidate.prompt.text}"\n{_QUESTIONS[rubric]}\nAnswer with JSON '
         'only: {"score": N, "reason": "one sentence"}, N from 0 (nothing of it) to 100 (perfect).'
     )
     return Question(candidate.image, text, max_new_tokens=200)
@@ -60,10 +213,8 @@ def question(rubric: str, candidate: Candidate) -> Question:
 
 def grade(answer: str) -> float | None:
     """The one score in an answer as a fraction; None where there is none, several, or one out of range."""
-    found = _GRADE.findall(answer)
-    if len(found) != 1 or not 0 <= float(found[0]) <= 100:
-        return None
-    return float(found[0]) / 100
+    grades = _GRADE.findall(answer)
+    return float(grades[0]) / 100 if len(grades) == 1 and 0 <= float(grades[0]) <= 100 else None
 
 
 def chosen(text: str, count: int) -> list[int]:
@@ -76,10 +227,10 @@ def chosen(text: str, count: int) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def times(subject: Subject) -> list[float]:
+def sampling_times(subject: Subject) -> list[float]:
     """The times that the model's steps start at. Raises ConfigError without `sampling_times` or `trace`."""
     model = subject.run.model(subject.rounds)
-    refuse_without(model, ("sampling_times", "trace"), subject, "srum analyze steps")
+    subjects.refuse_without(model, ("sampling_times", "trace"), subject, "srum analyze steps")
     return [float(time) for time in model.sampling_times()][:-1]  # type: ignore[attr-defined]
 
 
@@ -103,22 +254,21 @@ def trace(
             generated = model.trace([item.prompt.text for item in items], [item.seed for item in items], list(steps))
             if [len(images) for images in generated] != [len(steps)] * len(items):
                 raise PluginError(f"{type(model).__qualname__}.trace did not give an image per prompt and step.")
-            looked = [
-                (item, step, _keep(item, step, image, folder))
+            views = [
+                (item, step, _stored(item, step, image, folder))
                 for item, images in zip(items, generated, strict=True)
                 for step, image in zip(steps, images, strict=True)
             ]
-            scores = _scores([each for *_, each in looked], benchmark, judge)
+            scores = _scores([view for *_, view in views], benchmark, judge)
             records.extend(
-                Snapshot(f"{item.id}-{step}", item.id, step, found)
-                for (item, step, _), found in zip(looked, scores, strict=True)
+                Snapshot(view.id, item.id, step, grades)
+                for (item, step, view), grades in zip(views, scores, strict=True)
             )
             advance(len(items))
-    wanted = [f"{item.id}-{step}" for item in plan for step in steps]
-    return list(records.select(wanted))
+    return list(records.select(f"{item.id}-{step}" for item in plan for step in steps))
 
 
-def _keep(item: Planned, step: int, image: Image, folder: Path) -> Candidate:
+def _stored(item: Planned, step: int, image: Image, folder: Path) -> Candidate:
     path = folder / "images" / f"{item.id}-{step}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
@@ -132,5 +282,5 @@ def _scores(candidates: Sequence[Candidate], benchmark: Benchmark, judge: Answer
     from srum_core.stages.interview import put
 
     answers = iter(put(judge, [question(name, each) for each in candidates for name in RUBRICS]))
-    found = [{name: grade(next(answers)) for name in RUBRICS} for _ in candidates]
-    return [{name: value for name, value in each.items() if value is not None} for each in found]
+    grades = [{name: grade(next(answers)) for name in RUBRICS} for _ in candidates]
+    return [{name: value for name, value in each.items() if value is not None} for each in grades]

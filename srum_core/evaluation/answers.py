@@ -43,9 +43,9 @@ class _AsJudge:
         return self.benchmark.questions(candidate)
 
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Sequence[Unreadable]:
-        why = getattr(self.benchmark, "unreadable", None)
-        found = why(candidate, answers) if why is not None else {}
-        return [Unreadable(index, text) for index, text in sorted(found.items())]
+        unreadable = getattr(self.benchmark, "unreadable", None)
+        reasons = unreadable(candidate, answers) if unreadable is not None else {}
+        return [Unreadable(index, why) for index, why in sorted(reasons.items())]
 
 
 def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
@@ -56,7 +56,7 @@ def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
 
 
 @frozen
-class Answered:
+class StoredAnswer:
     """An unchanged answer. `id` is the hash of everything that it depends on."""
 
     id: str
@@ -72,7 +72,7 @@ class Answered:
     refused: str = ""
     """Why the question was refused, where it was."""
 
-    def given(self) -> Answer:
+    def reply(self) -> Answer:
         return Answer(self.answer, self.model, self.refused)
 
 
@@ -86,7 +86,7 @@ class Answers:
     name: str
     judge: Use
     benchmark: Benchmark = field(init=False)
-    records: Records[Answered] = field(init=False)
+    records: Records[StoredAnswer] = field(init=False)
     by: str = field(default="", init=False)
     _judge: str = field(default="", init=False)
     _known: dict[str, Answer] = field(factory=dict, init=False)
@@ -98,7 +98,7 @@ class Answers:
         self.benchmark, settings = self.run.benchmark(), self._settings()
         self._judge = json.dumps(settings["judge"], sort_keys=True)
         checked = settings if self.run.source is None else None  # a stage's settings are checked as a whole
-        self.records = Records(self.run.folder / "answers" / self.name, Answered, checked, stage="answers")
+        self.records = Records(self.run.folder / "answers" / self.name, StoredAnswer, checked, stage="answers")
         self.reload()
 
     def _settings(self) -> dict[str, Any]:
@@ -116,15 +116,15 @@ class Answers:
         """Read the answers on disk, also of other processes. Raises RecordError where two models have answered."""
         if len(self.records) == self._count:
             return
-        found = list(self.records)
-        by = sorted({each.by for each in found})
+        records = list(self.records)
+        by = sorted({each.by for each in records})
         if len(by) > 1:
             raise RecordError(
                 f"{self.records.folder} holds answers of several models: {', '.join(by)}. Generate them again with "
                 f"{redo_option(self.records.folder)}, or keep them separate with --as NAME (srum eval)."
             )
         self.by = by[0] if by else self.by
-        self._known, self._count = {each.id: each.given() for each in found}, len(found)
+        self._known, self._count = {each.id: each.reply() for each in records}, len(records)
 
     @property
     def models(self) -> set[str]:
@@ -165,31 +165,28 @@ class Answers:
         """Ask the benchmark's questions about some images in one batch; each answer is on disk as soon as it arrives.
 
         A batch with a missing answer is asked again as a whole: the answers may depend on the batch."""
-        place = {each.image: each for each in images}
+        by_path = {each.image: each for each in images}
 
         def ask(questions: Sequence[Question]) -> list[str]:
-            keys = [self.key(place[each.image], each) for each in questions]
+            about = [by_path[each.image] for each in questions]
+            keys = list(map(self.key, about, questions))
             if any(key not in self._known for key in keys):
-                self._store(keys, questions, [place[each.image] for each in questions], put(answerer, questions))
+                replies = map(Answer.of, put(answerer, questions))
+                records = [
+                    StoredAnswer(key, image.id, image.sha256, question, str(reply), self.by, reply.model, reply.refused)
+                    for key, image, question, reply in zip(keys, about, questions, replies, strict=True)
+                ]
+                self.records.extend(records)
+                for each in records:
+                    self._known.setdefault(each.id, each.reply())
             return [self._known[key] for key in keys]
 
         s, seed = self.run.settings.evaluate, partial(self.run.derive_seed, "evaluate")
         conduct([self.open(each) for each in images], ask, s.retries, s.temperature, seed)
 
-    def _store(
-        self, keys: Sequence[str], questions: Sequence[Question], images: Sequence[Candidate], answers: Sequence[str]
-    ) -> None:
-        records = [
-            Answered(key, image.id, image.sha256, question, str(answer), self.by, answer.model, answer.refused)
-            for key, question, image, answer in zip(keys, questions, images, map(Answer.of, answers), strict=True)
-        ]
-        self.records.extend(records)
-        for each in records:
-            self._known.setdefault(each.id, each.given())
-
     def introduce(self, answerer: Answerer) -> None:
         """Record which model answers. Raises RecordError if another model answered before."""
-        by = _identity(answerer)
+        by = identity(answerer)
         if self._known and by != self.by:
             raise RecordError(
                 f'{self.records.folder} holds answers of "{self.by}", and now "{by}" answers. Use the same model, '
@@ -216,14 +213,9 @@ def judge(run: Evaluation, name: str, use: Use, partial: bool = False, batch: in
         answers.ask_about([images[each] for each in chunk if each in images], answerer[0])
 
 
-def _identity(answerer: Answerer) -> str:
-    identity = getattr(answerer, "identity", None)
-    return str(identity()) if identity is not None else ""
-
-
-def who_is(run: Evaluation, use: Use) -> str:
-    """The identity that a judge reports, where its options leave it open; "" otherwise."""
-    return _identity(who_answers(run, use))
+def identity(answerer: Answerer) -> str:
+    """What a judge reports where its options leave open which model answers; "" otherwise."""
+    return str(answerer.identity()) if hasattr(answerer, "identity") else ""
 
 
 def who_answers(run: Evaluation, use: Use) -> Answerer:
@@ -231,8 +223,8 @@ def who_answers(run: Evaluation, use: Use) -> Answerer:
     if use == run.settings.answerer:
         return run.answerer(0)  # which may be loaded
     if use.use != SELF:
-        made: Answerer = run.registry.create("answerer", use)
-        return made
+        answerer: Answerer = run.registry.create("answerer", use)
+        return answerer
     model = run.model()
     if not isinstance(model, Answerer):
         raise only_generates(run)

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from attrs import evolve, frozen
@@ -45,7 +46,7 @@ class Comparison:
 # ---- gathering -------------------------------------------------------------------------------------------------------
 
 
-def found(folder: Path) -> list[BenchmarkTable]:
+def read_tables(folder: Path) -> list[BenchmarkTable]:
     """The tables in a folder: of an evaluation (one a judge), or of a training run (the base, and after each round).
 
     Raises RecordError where there is none."""
@@ -56,8 +57,8 @@ def found(folder: Path) -> list[BenchmarkTable]:
     refuse_older(folder)
     rounds = sorted(folder.glob("round-*/evaluation/tables/*/table.json"), key=lambda path: int(path.parts[-5][6:]))
     if trained := [*folder.glob("base/evaluation/tables/*/table.json"), *rounds]:
-        there = [(path.parts[-5], tables.read(path)) for path in trained]
-        return [evolve(table, model=f"{table.model}, {name}") for name, table in there]
+        named = [(tables.read(path), path.parts[-5]) for path in trained]
+        return [evolve(table, model=f"{table.model}, {name}") for table, name in named]
     if (folder / "run.toml").is_file():
         raise RecordError(
             f"{folder} has no table yet. Write one with srum eval score {folder}, or finish the training. Evaluate "
@@ -71,7 +72,7 @@ def compare(all_tables: Iterable[BenchmarkTable], registry: Registry) -> list[Co
     groups: dict[tuple[str, str], list[BenchmarkTable]] = {}
     for table in all_tables:
         groups.setdefault((table.benchmark, table.split), []).append(table)
-    return [_compared(name, split, each, published(name, registry)) for (name, split), each in groups.items()]
+    return [_comparison(name, split, group, published(name, registry)) for (name, split), group in groups.items()]
 
 
 def published(name: str, registry: Registry) -> Published | None:
@@ -82,7 +83,7 @@ def published(name: str, registry: Registry) -> Published | None:
     return read() if read is not None else None
 
 
-def _compared(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: Published | None) -> Comparison:
+def _comparison(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: Published | None) -> Comparison:
     notes: list[str] = []
     rows = dict.fromkeys(row.name for table in ours for row in table.rows if row.name != "readable")
     columns = dict(theirs.columns) if theirs else {row: row for row in rows}
@@ -94,8 +95,8 @@ def _compared(name: str, split: str, ours: Sequence[BenchmarkTable], theirs: Pub
         lines.append(Line(model, values, _noted(notes, about.get(model))))
     own = []
     for table in ours:
-        there = table.by_name()
-        values = {column: there[row] for column, row in columns.items() if row in there}
+        by_name = table.by_name()
+        values = {column: by_name[row] for column, row in columns.items() if row in by_name}
         own.append(Line(table.model, values, _noted(notes, *tables.remarks(table))))
     title = f"{theirs.title}. Published: {theirs.source}" if theirs else f"{name}, {split}"
     return Comparison(title, heads, tuple(lines), tuple(own), tuple(notes), theirs.digits if theirs else 4)
@@ -111,62 +112,56 @@ def _noted(notes: list[str], *texts: str | None) -> tuple[int, ...]:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def grid(made: Comparison) -> Grid:
+def grid(comparison: Comparison) -> Grid:
     """A line for each model, ours below; numbers in brackets refer to the notes."""
 
     def mark(notes: tuple[int, ...]) -> str:
         return "".join(f" [{note}]" for note in notes)
 
-    lines = [(line, "") for line in made.published] + [(line, "ours: " * bool(made.published)) for line in made.ours]
-    rows = [
-        [
-            f"{own}{line.name}{mark(line.notes)}",
-            *(number(line.values.get(name), digits=made.digits) for name, _ in made.columns),
-        ]
-        for line, own in lines
-    ]
-    listed = "\n".join(f"{place}. {note}" for place, note in enumerate(made.notes, 1))
-    return Grid(["model", *(name + mark(notes) for name, notes in made.columns)], rows, made.title, listed)
+    rows, ours = [], "ours: " if comparison.published else ""
+    lines = [("", line) for line in comparison.published] + [(ours, line) for line in comparison.ours]
+    for prefix, line in lines:
+        cells = (number(line.values.get(column), digits=comparison.digits) for column, _ in comparison.columns)
+        rows.append([f"{prefix}{line.name}{mark(line.notes)}", *cells])
+    heads = [name + mark(notes) for name, notes in comparison.columns]
+    notes = "\n".join(f"{place}. {note}" for place, note in enumerate(comparison.notes, 1))
+    return Grid(["model", *heads], rows, comparison.title, notes)
 
 
-def markdown(all_made: Sequence[Comparison]) -> str:
-    return formatting.markdown(map(grid, all_made))
+def markdown(comparisons: Sequence[Comparison]) -> str:
+    return formatting.markdown(map(grid, comparisons))
 
 
-def page(all_made: Sequence[Comparison]) -> str:
+def page(comparisons: Sequence[Comparison]) -> str:
     """A self-contained HTML page."""
     out = ["<!doctype html><html lang=en><meta charset=utf-8><title>srum: tables</title>"]
     out += ["<style>body{font:15px system-ui;margin:2em auto;max-width:80em}table{border-collapse:collapse}"]
     out += ["td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #8884}td:first-child{text-align:left}"]
     out += ["tr.ours{font-weight:600}caption{text-align:left;margin:.5em 0}</style>"]
-    for made in all_made:
-        table = grid(made)
-        out += [f"<table><caption>{html.escape(made.title)}</caption><tr>"]
+    for comparison in comparisons:
+        table = grid(comparison)
+        out += [f"<table><caption>{html.escape(comparison.title)}</caption><tr>"]
         out += [f"<th>{html.escape(name)}</th>" for name in table.head] + ["</tr>"]
         for place, line in enumerate(table.rows):
-            out += ["<tr class=ours>" if place >= len(made.published) else "<tr>"]
+            out += ["<tr class=ours>" if place >= len(comparison.published) else "<tr>"]
             out += [f"<td>{html.escape(cell)}</td>" for cell in line] + ["</tr>"]
-        out += ["</table><ol>", *(f"<li>{html.escape(note)}</li>" for note in made.notes), "</ol>"]
+        out += ["</table><ol>", *(f"<li>{html.escape(note)}</li>" for note in comparison.notes), "</ol>"]
     return "\n".join([*out, "</html>", ""])
 
 
-def as_csv(all_made: Sequence[Comparison]) -> str:
+def as_csv(comparisons: Sequence[Comparison]) -> str:
     """CSV, one number a line: table, model, published or ours, column, value, low, high, images, notes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["table", "model", "whose", "column", "value", "low", "high", "images", "notes"])
-    for made in all_made:
-        for whose, lines in (("published", made.published), ("ours", made.ours)):
-            for line in lines:
-                for column, about in made.columns:
-                    row = line.values.get(column)
-                    if row is not None:
-                        remarks = " ".join(made.notes[note - 1] for note in dict.fromkeys([*line.notes, *about]))
-                        found = estimate(row)
-                        ends = ("", "") if found.low is None else (found.low, found.high)
-                        writer.writerow(
-                            [made.title, line.name, whose, column, row.value, *ends, row.count or "", remarks]
-                        )
+    for each in comparisons:
+        lines = [("published", line) for line in each.published] + [("ours", line) for line in each.ours]
+        for (whose, line), (column, about) in product(lines, each.columns):
+            if row := line.values.get(column):
+                remarks = " ".join(each.notes[note - 1] for note in dict.fromkeys([*line.notes, *about]))
+                ends = estimate(row)
+                numbers = [row.value, *(("", "") if ends.low is None else (ends.low, ends.high)), row.count or ""]
+                writer.writerow([each.title, line.name, whose, column, *numbers, remarks])
     return text.getvalue()
 
 

@@ -5,7 +5,7 @@ No torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 from rich.cells import cell_len
@@ -26,20 +26,19 @@ def estimate(row: Row) -> Estimate:
     return Estimate(row.value, row.value - Z * row.error, row.value + Z * row.error)
 
 
-def number(found: Row | Estimate | None, percent: bool = False, signed: bool = False, digits: int | None = None) -> str:
+def number(value: Row | Estimate | None, percent: bool = False, signed: bool = False, digits: int | None = None) -> str:
     """57.8 [51.8, 63.9]: in per cent with one decimal, or with three figures of the largest end, or with `digits`.
     "" for nothing; a change is `signed`."""
-    if found is None:
+    if value is None:
         return ""
-    found = estimate(found) if isinstance(found, Row) else found
-    ends = [] if found.low is None or found.high is None else [found.low, found.high]
-    scale, largest = (100, 100.0) if percent else (1, max(map(abs, (found.value, *ends))))
+    mean = estimate(value) if isinstance(value, Row) else value
+    numbers = [mean.value] if mean.low is None or mean.high is None else [mean.value, mean.low, mean.high]
+    scale, largest = (100, 100.0) if percent else (1, max(map(abs, numbers)))
     if digits is None:
         digits = 3 if largest <= 1 else 2 if largest < 10 else 1
-    first, *others = (
-        f"{scale * value:{'+' if signed else ''}z.{digits}f}".replace("-", "−") for value in (found.value, *ends)
-    )
-    return f"{first} [{', '.join(others)}]" if others else first
+    sign = "+" if signed else ""
+    first, *ends = (f"{scale * each:{sign}z.{digits}f}".replace("-", "−") for each in numbers)
+    return f"{first} [{', '.join(ends)}]" if ends else first
 
 
 def all_shares(values: Iterable[float]) -> bool:
@@ -78,16 +77,16 @@ class Grid:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         parts = self._parts(options.max_width)
         for number, part in enumerate(parts):
-            made = Table(title=Text(self.title) if self.title and not number else None)
+            table = Table(title=Text(self.title) if self.title and not number else None)
             if self.caption and number == len(parts) - 1:
-                made.caption = Text(self.caption)
+                table.caption = Text(self.caption)
             for index in part:
                 words = not index or index in self.words
                 side: JustifyMethod = "left" if words else "right"
-                made.add_column(Text(self.head[index]), justify=side, no_wrap=not words, overflow="fold")
+                table.add_column(Text(self.head[index]), justify=side, no_wrap=not words, overflow="fold")
             for row in self.rows:
-                made.add_row(*(Text(row[index]) for index in part))
-            yield made
+                table.add_row(*(Text(row[index]) for index in part))
+            yield table
 
     def _parts(self, width: int) -> list[list[int]]:
         """The columns of each table."""
@@ -102,6 +101,23 @@ class Grid:
             parts[-1].append(index)
             room -= need + edges
         return parts
+
+
+def measures(
+    columns: Mapping[str, Mapping[str, Row]],
+    title: str,
+    changes: Mapping[str, Estimate] | None = None,
+    caption: str = "",
+) -> Grid:
+    """A line for each measure: its number of images, its value in every column, and its change."""
+    percent = all_shares(row.value for rows in columns.values() for row in rows.values())
+    lines = []
+    for name in dict.fromkeys(name for rows in columns.values() for name in rows):
+        count = next(rows[name].count for rows in columns.values() if name in rows)
+        change = [] if changes is None else [number(changes.get(name), percent, signed=True)]
+        lines.append([name, str(count), *(number(rows.get(name), percent) for rows in columns.values()), *change])
+    head = ["measure", "n", *columns, *([] if changes is None else ["change"])]
+    return Grid(head, lines, f"{title} ({units(percent, 'n images, ')})", caption)
 
 
 def markdown(parts: Iterable[str | Grid]) -> str:

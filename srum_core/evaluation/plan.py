@@ -12,7 +12,7 @@ from srum_core import config, plugins
 from srum_core.config.toml import as_data
 from srum_core.errors import ConfigError, RecordError, SrumError
 from srum_core.evaluation import tables
-from srum_core.evaluation.answers import SELF, Answers, only_generates, who_is
+from srum_core.evaluation.answers import SELF, Answers, identity, only_generates, who_answers
 from srum_core.evaluation.run import NO_JUDGE, Evaluation
 from srum_core.options import Use, to_plain
 from srum_core.records import Candidate
@@ -58,16 +58,15 @@ def new(settings: config.Settings, registry: plugins.Registry, out: Path | None)
 
 def chosen_judge(run: Evaluation, judge: Judge | None, name: str | None) -> tuple[str, Use]:
     """(folder, judge): the given one; else the setting `answerer`; else the one that has answered before."""
-    if judge is None and run.settings.answerer is None:
+    if judge is not None:
+        use = Use(SELF) if judge == SELF else config.component("answerer", judge, run.registry, "--judge")
+    elif run.settings.answerer is not None:
+        use = run.settings.answerer
+    else:
         known = judges(run)
         if name in known or (name is None and len(known) == 1):
             return next((each, use) for each, use in known.items() if name in (each, None))
         raise ConfigError(_who(run))
-    if judge is None:
-        assert run.settings.answerer is not None
-        use = run.settings.answerer
-    else:
-        use = Use(SELF) if judge == SELF else config.component("answerer", judge, run.registry, "--judge")
     name = name or re.sub(r"[^\w.-]+", ".", use.use)
     _refuse_duplicate(run, name, use)
     return name, use
@@ -90,7 +89,7 @@ def _refuse_duplicate(run: Evaluation, name: str, use: Use) -> None:
     mine = Answers(run, name, use)
     if not any(each.of_the_same(mine) for each in others.values()):
         return
-    mine.by = who_is(run, use) if use.use in _light(run) else ""  # a server's model may have changed
+    mine.by = identity(who_answers(run, use)) if use.use in _light(run) else ""  # a server's model may have changed
     if same := next((other for other, each in others.items() if each.of_the_same(mine) and each.by == mine.by), ""):
         raise ConfigError(
             f"{run.folder / 'answers' / same} holds answers of the same judge, {tables.named(use)}: a second table "
@@ -111,14 +110,14 @@ def _who(run: Evaluation) -> str:
 
 def judges(run: Evaluation) -> dict[str, Use]:
     """The judges that have answered in an evaluation, by folder."""
-    found = {}
+    uses = {}
     for path in sorted(run.folder.glob("answers/*/judge.json")):
         try:
             data = from_json(read_file(path))
-            found[path.parent.name] = Use(data["use"], dict(data["options"]))
+            uses[path.parent.name] = Use(data["use"], dict(data["options"]))
         except (ValueError, TypeError, KeyError) as error:
             raise RecordError(f"{path} does not name the judge ({error}); judge again with --redo answers.") from error
-    return found
+    return uses
 
 
 def keep_judge(run: Evaluation, name: str, use: Use) -> None:
@@ -132,8 +131,8 @@ def problems(
 ) -> list[str]:
     """What would stop an evaluation before its first image. `again`: existing images are generated again; `judging`:
     the judge (as for `chosen_judge`) is checked too."""
-    if found := preflight.blocked(run.folder):
-        return found
+    if problems := preflight.blocked(run.folder):
+        return problems
     named = list[preflight.Named]()
     try:
         adapter = run.trained(0)[0]
@@ -147,12 +146,13 @@ def problems(
             elif not hasattr(run.registry.load(run.model_kind, adapter.use), "answer"):
                 raise only_generates(run)
     except SrumError as error:
-        found.append(str(error))
-    return [*preflight.unusable(run.registry, named), *found]
+        problems.append(str(error))
+    return [*preflight.unusable(run.registry, named), *problems]
 
 
 def _light(run: Evaluation) -> set[str]:
-    return {found.component.name for found in run.registry.listing() if found.kind == "answerer"}
+    """The answerers that need no model to be loaded."""
+    return {each.component.name for each in run.registry.listing() if each.kind == "answerer"}
 
 
 def asks(run: Evaluation) -> bool:

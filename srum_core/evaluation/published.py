@@ -43,12 +43,13 @@ class Published:
     def read(cls, path: Path) -> Published:
         """Raises PluginError for a file in another format."""
         try:
-            found = build(cls, tomllib.loads(path.read_text("utf-8")))
+            published = build(cls, tomllib.loads(path.read_text("utf-8")))
         except (OSError, tomllib.TOMLDecodeError, Problems) as error:
             raise PluginError(f"{path} holds no published results: {error}") from error
-        wrong = [name for name, values in found.rows.items() if len(values) != len(found.columns)]
-        wrong += [name for name in found.notes if name not in found.columns and name not in found.rows]
-        wrong += [found.mean] if found.mean and found.mean not in found.columns else []
+        columns, rows = published.columns, published.rows
+        wrong = [name for name, values in rows.items() if len(values) != len(columns)]
+        wrong += [name for name in published.notes if name not in columns and name not in rows]
+        wrong += [published.mean] if published.mean and published.mean not in columns else []
         if wrong:
-            raise PluginError(f"{path}: {', '.join(wrong)} does not fit its {len(found.columns)} columns.")
-        return found
+            raise PluginError(f"{path}: {', '.join(wrong)} does not fit its {len(columns)} columns.")
+        return published

@@ -55,9 +55,9 @@ class Evaluation(Run):
         folder = run.stage_folder("evaluate", round)
         if run.checked:
             check_settings(folder, run.stage_settings("evaluate", round), "evaluate")
-        made = cls(folder, run.settings, run.registry, run.checked, (run, round))
-        made._loaded = run._loaded
-        return made
+        evaluation = cls(folder, run.settings, run.registry, run.checked, (run, round))
+        evaluation._loaded = run._loaded
+        return evaluation
 
     def keep(self) -> None:
         """Write the settings. Raises RecordError if the existing images were generated with others."""
@@ -126,12 +126,12 @@ class Evaluation(Run):
 
     def generation_settings(self) -> dict[str, Any]:
         """What images depend on; the prompts themselves are compared word by word."""
-        made: dict[str, Any] = self.stage_settings("evaluate", None)
-        benchmark = made["benchmark"] or {"use": ""}
+        settings: dict[str, Any] = self.stage_settings("evaluate", None)
+        benchmark = settings["benchmark"] or {"use": ""}
         names = ("split", "images", "batch", "limit", "seeds", "postprocess")
-        generated = {name: made["evaluate"][name] for name in names}
-        kept: dict[str, Any] = {name: made[name] for name in ("seed", "adapter", "start") if name in made}
-        return {"layout": made["layout"], **kept, "benchmark": benchmark["use"], "drawn": generated}
+        generated = {name: settings["evaluate"][name] for name in names}
+        model: dict[str, Any] = {name: settings[name] for name in ("seed", "adapter", "start") if name in settings}
+        return {"layout": settings["layout"], **model, "benchmark": benchmark["use"], "drawn": generated}
 
     def images(self) -> Records[Candidate]:
         settings = self.generation_settings() if self.source is None else None  # a stage's are checked as a whole
@@ -142,20 +142,20 @@ class Evaluation(Run):
         images that are not generated yet are left out."""
         plan, records = [item.id for item in self.plan_images()], self.images()
         there = records.ids()
-        missing = [identity for identity in plan if identity not in there]
+        missing = [id for id in plan if id not in there]
         if missing and not partial:
             raise RecordError(
                 f"{len(missing)} of {len(plan)} images of {self.folder} are not generated yet. Generate them with "
                 "srum eval generate and the same settings, or add --partial to use the existing ones."
             )
         _refuse_extra(records.folder / "images", plan)
-        found = list(records.select(identity for identity in plan if identity in there))
-        for image in found:
+        images = list(records.select(id for id in plan if id in there))
+        for image in images:
             read_files(image)
-        usable = [image for image in found if not image.failure]
+        usable = [image for image in images if not image.failure]
         if not missing and not usable:
             raise RecordError(
-                f"None of the {len(found)} images of {self.folder} can be scored: {clean(found[0].failure)} Use "
+                f"None of the {len(images)} images of {self.folder} can be scored: {clean(images[0].failure)} Use "
                 f"another adapter.dtype or checkpoint, and {redo_option(records.folder)}."
             )
         return usable

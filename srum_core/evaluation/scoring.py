@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -26,7 +25,7 @@ POLICIES = ("exclude", "reference", "zero")
 
 
 @frozen
-class Measured:
+class Measures:
     """The measures of one image, and its unreadable answers."""
 
     id: str
@@ -72,14 +71,10 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
         "borders": run.settings.evaluate.borders,
     }
     table = _beside_reference(run, use, tables.make(benchmark, use, pairs, **about), pairs, about)
-    folder = table_folder(run, name)
+    folder = run.folder / "tables" / name
     write_list(folder / "images.jsonl", measured)
     tables.write(folder / "table.json", table)
     return table
-
-
-def table_folder(run: Evaluation, name: str) -> Path:
-    return run.folder / "tables" / name
 
 
 def named(run: Evaluation) -> str:
@@ -95,10 +90,12 @@ def named(run: Evaluation) -> str:
 
 
 def judged_by(answers: Answers | None) -> str:
+    """The judge and, where replies name other models than the requested one, all models that answered."""
     if answers is None:
         return ""
     use = Use(answers.judge.use, {**answers.judge.options, **({"model": answers.by} if answers.by else {})})
-    return tables.answered_by(use, answers.models)
+    models, name = sorted(answers.models), tables.named(use)
+    return name if models in ([], [str(use.options.get("model", ""))]) else f"{name}, answered by {', '.join(models)}"
 
 
 def _with_policy(run: Evaluation, use: Use, policy: str) -> Use:
@@ -111,14 +108,11 @@ def _with_policy(run: Evaluation, use: Use, policy: str) -> Use:
 
 def _measure_all(
     run: Evaluation, benchmark: Benchmark, images: Sequence[Candidate], answers: Answers | None, partial: bool
-) -> list[Measured]:
-    measured, unasked, numbers = [], 0, run.numbers()
-    for image in images:
-        found = _measure(benchmark, image, numbers[image.id], answers)
-        if found is None:
-            unasked += 1
-        else:
-            measured.append(found)
+) -> list[Measures]:
+    numbers = run.numbers()
+    every = [_measure(benchmark, image, numbers[image.id], answers) for image in images]
+    measured = [each for each in every if each is not None]
+    unasked = len(every) - len(measured)
     if unasked and not partial:
         raise RecordError(
             f"{unasked} of {len(images)} images of {run.folder} are not judged yet. Judge them with srum eval judge, "
@@ -129,12 +123,12 @@ def _measure_all(
     return measured
 
 
-def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answers | None) -> Measured | None:
+def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answers | None) -> Measures | None:
     """None where a question was never answered. An image about which a question was refused has no measures, unless
     the benchmark knows unreadable answers: others would count an empty answer as wrong."""
     about = (image.id, image.prompt.id, number)
     if answers is None:
-        return Measured(*about, _values(benchmark, image, ()))
+        return Measures(*about, _values(benchmark, image, ()))
     interview, waiting = answers.recall(image)
     vote = interview.votes[0]
     if not all(entry.times for entry in vote):
@@ -144,7 +138,7 @@ def _measure(benchmark: Benchmark, image: Candidate, number: int, answers: Answe
     values = {} if mute else _values(benchmark, image, interview.texts(0))
     if vote and not values:
         why = why or ("The benchmark gives no measure.",)
-    return Measured(*about, values, why, len(waiting))
+    return Measures(*about, values, why, len(waiting))
 
 
 def _values(benchmark: Benchmark, image: Candidate, answers: Sequence[str]) -> dict[str, float]:
@@ -172,4 +166,5 @@ def _beside_reference(
         reference = tables.make(run.registry.create("benchmark", other), other, pairs, **about)
     except RecordError as error:  # the original has no result then; the error gives the reason
         return evolve(table, reference_refused=str(error))
-    return evolve(table, reference=reference.rows if tables.differing(table.rows, reference.rows) else ())
+    one, two = ({row.name: row.value for row in rows} for rows in (table.rows, reference.rows))
+    return table if one == two else evolve(table, reference=reference.rows)

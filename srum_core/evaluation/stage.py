@@ -10,8 +10,8 @@ from attrs import frozen
 
 from srum_core.errors import clean
 from srum_core.evaluation import scoring, tables
-from srum_core.evaluation.answers import Answered, Answers, judge
-from srum_core.evaluation.formatting import Grid, all_shares, estimate, number, units
+from srum_core.evaluation.answers import Answers, StoredAnswer, judge
+from srum_core.evaluation.formatting import Grid, estimate, measures
 from srum_core.evaluation.plan import keep_judge, own_judge
 from srum_core.evaluation.run import Evaluation, generate_images
 from srum_core.evaluation.statistics import Estimate
@@ -28,7 +28,7 @@ log = logging.getLogger("srum")
 
 
 @frozen
-class Scored:
+class ImageResult:
     """One image of a benchmark and its measures; none if it is a failure."""
 
     id: str
@@ -36,7 +36,7 @@ class Scored:
     values: dict[str, float]
     usable: bool = True
     """Whether it counts: False for a failed image, and where a question about it was refused."""
-    answers: tuple[Answered, ...] = ()
+    answers: tuple[StoredAnswer, ...] = ()
     """In order."""
 
 
@@ -45,10 +45,10 @@ class Scored:
 
 def evaluate(run: Run, round: int | None) -> None:
     """Generate and score the benchmark's images of the model after a round (None: before any)."""
-    made = Evaluation.after(run, round)
-    made.begin()
-    if table := perform(made, *own_judge(made)):
-        write_atomic(made.folder / "DONE", f"{table.planned}\n")
+    evaluation = Evaluation.after(run, round)
+    evaluation.begin()
+    if table := perform(evaluation, *own_judge(evaluation)):
+        write_atomic(evaluation.folder / "DONE", f"{table.planned}\n")
         if warning := duplicates(_objects(run, None), _objects(run, round)):
             log.warning(warning)
 
@@ -66,33 +66,29 @@ def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | Non
 
 def finished(run: Run, round: int | None) -> Output:
     """The images of the evaluation after a round that only need scoring."""
-    made = Evaluation.after(run, round)
-    name, use = own_judge(made)
-    return made.images() if use is None else Answers(made, name, use)
+    evaluation = Evaluation.after(run, round)
+    name, use = own_judge(evaluation)
+    return evaluation.images() if use is None else Answers(evaluation, name, use)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> list[Scored]:
+def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> list[ImageResult]:
     """The images of the model after a round (None: before any) with their measures, all or these, in order."""
-    made = Evaluation.after(run, round)
-    images, answers, measured = made.images(), dict[str, list[Answered]](), dict[str, scoring.Measured]()
-    for path in made.folder.glob("tables/*/images.jsonl"):
-        measured = {each.id: each for each in read_list(path, scoring.Measured)}
-    for folder in made.folder.glob("answers/*"):
-        for answered in Records(folder, Answered):
+    evaluation = Evaluation.after(run, round)
+    answers, measured = dict[str, list[StoredAnswer]](), dict[str, scoring.Measures]()
+    for path in evaluation.folder.glob("tables/*/images.jsonl"):
+        measured = {each.id: each for each in read_list(path, scoring.Measures)}
+    for folder in evaluation.folder.glob("answers/*"):
+        for answered in Records(folder, StoredAnswer):
             answers.setdefault(answered.image, []).append(answered)
-    return [
-        Scored(
-            each.id,
-            each,
-            measured[each.id].values if each.id in measured else {},
-            each.id in measured and measured[each.id].scored,
-            tuple(answers.get(each.id, ())),
-        )
-        for each in (images if ids is None else images.select(ids))
-    ]
+    every = []
+    for image in evaluation.images() if ids is None else evaluation.images().select(ids):
+        own = measured.get(image.id)
+        values, usable = (own.values, own.scored) if own else ({}, False)
+        every.append(ImageResult(image.id, image, values, usable, tuple(answers.get(image.id, ()))))
+    return every
 
 
 def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
@@ -102,30 +98,30 @@ def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
 
 
 def _objects(run: Run, round: int | None) -> float | None:
-    """Objects found for each requested one; None where they are not counted."""
+    """Objects in an image for each requested one; None where they are not counted."""
     row = (read_table(run, round) or {}).get(tables.EXTRA_OBJECTS)
     return None if row is None else 1 + row.value
 
 
 def change(run: Run) -> dict[str, Estimate]:
     """The last evaluation minus the first, by row, paired by image; {} with fewer than two evaluations."""
-    rounds = [k for k in (None, *run.settings.round_numbers) if read_table(run, k)]
-    if len(rounds) < 2:
+    every = _tables(run)
+    if len(every) < 2:
         return {}
-    first, last = (read_table(run, k) or {} for k in (rounds[0], rounds[-1]))
-    found = {name: Estimate(last[name].value - row.value) for name, row in first.items() if name in last}
-    before = {each.id: each.values for each in scored(run, rounds[0]) if each.usable}
-    after = [each for each in scored(run, rounds[-1]) if each.usable and each.id in before]
+    (start, first), *_, (end, last) = every.items()
+    changes = {name: Estimate(last[name].value - row.value) for name, row in first.items() if name in last}
+    before = {each.id: each.values for each in scored(run, start) if each.usable}
+    after = [each for each in scored(run, end) if each.usable and each.id in before]
     try:
-        benchmark = run.at("evaluate", rounds[-1]).benchmark()
+        benchmark = run.at("evaluate", end).benchmark()
         paired = _paired(benchmark, [(each.candidate, before[each.id], each.values) for each in after])
     except Exception as error:  # a plugin's table need not accept differences of scores
         log.warning("The change has no interval: the benchmark made no table of the differences: %s", clean(str(error)))
-        return found
+        return changes
     for name, (value, below, above) in paired.items():
-        if name in found and isclose(value, found[name].value, rel_tol=1e-6, abs_tol=1e-9):
-            found[name] = Estimate(value, value - below, value + above)
-    return found
+        if name in changes and isclose(value, changes[name].value, rel_tol=1e-6, abs_tol=1e-9):
+            changes[name] = Estimate(value, value - below, value + above)
+    return changes
 
 
 def _paired(
@@ -152,32 +148,19 @@ def _paired(
 
 def evaluated(run: Run) -> dict[str, dict[str, Row]]:
     """The rows of the finished evaluations by name, by "base" or "round k", in order."""
-    found = {f"round {k}": read_table(run, k) for k in run.settings.round_numbers}
-    return {name: rows for name, rows in {"base": read_table(run, None), **found}.items() if rows}
+    return {"base" if k is None else f"round {k}": rows for k, rows in _tables(run).items()}
+
+
+def _tables(run: Run) -> dict[int | None, dict[str, Row]]:
+    return {k: rows for k in (None, *run.settings.round_numbers) if (rows := read_table(run, k))}
 
 
 def compare(run: Run) -> Grid | None:
     """The base, every round and the paired change from the first to the last; None if nothing was evaluated."""
-    there = evaluated(run)
-    if not there:
+    columns = evaluated(run)
+    if not columns:
         return None
     name = run.settings.benchmark.use if run.settings.benchmark else ""
-    every = list(there.values())
-    changes = change(run)
-    percent = all_shares(row.value for rows in every for row in rows.values())
-    names = dict.fromkeys(row for rows in every for row in rows)
-    notes = dict.fromkeys(row.note for rows in every for row in rows.values() if row.note)
-    return Grid(
-        ["measure", "n", *there, *(["change"] if len(there) > 1 else [])],
-        [
-            [
-                row,
-                str(next(rows[row].count for rows in every if row in rows)),
-                *(number(rows.get(row), percent) for rows in every),
-                *([number(changes.get(row), percent, signed=True)] if len(there) > 1 else []),
-            ]
-            for row in names
-        ],
-        f"{name}, {run.settings.evaluate.split} ({units(percent, 'n images, ')})",
-        "\n".join(notes),
-    )
+    notes = dict.fromkeys(row.note for rows in columns.values() for row in rows.values() if row.note)
+    changes = change(run) if len(columns) > 1 else None
+    return measures(columns, f"{name}, {run.settings.evaluate.split}", changes, "\n".join(notes))

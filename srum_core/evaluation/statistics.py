@@ -48,9 +48,7 @@ class Estimate:
     high: float | None = None
 
 
-def if_all_are_equal(
-    value: float, count: int, bounds: tuple[float, float], level: float = LEVEL
-) -> tuple[float, float] | None:
+def if_all_are_equal(value: float, count: int, bounds: tuple[float, float]) -> tuple[float, float] | None:
     """Return the interval of a mean of `count` independent, equal numbers; None for one out of bounds.
 
     A share of up to z² / (count + z²) of other numbers may be missing from the sample (the end of Wilson's interval at
@@ -59,17 +57,19 @@ def if_all_are_equal(
     least, most = bounds
     if not least <= value <= most:
         return None
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    unseen = z**2 / (count + z**2)
+    unseen = Z**2 / (count + Z**2)
     return value - unseen * (value - least), value + unseen * (most - value)
 
 
-def estimate(
-    table: Table,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    bounds: tuple[float, float] | None = SHARE,
-) -> Estimate:
+def interval(means: Table) -> tuple[float, float]:
+    """The ends of the interval that holds a LEVEL of resampled means, as many above it as below."""
+    import numpy as np
+
+    low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return float(low), float(high)
+
+
+def estimate(table: Table, resamples: int = RESAMPLES, bounds: tuple[float, float] | None = SHARE) -> Estimate:
     """The mean of a (seeds, prompts) table. With one seed the interval is over prompts only, with one prompt over seeds
     only; with one number there is none. `bounds`: the range of a number, None = unknown; used, with the number of
     prompts, where all are equal."""
@@ -82,19 +82,17 @@ def estimate(
         return Estimate(value)
     if np.ptp(table) <= _EQUAL * max(1.0, abs(value)):
         count = table.shape[1] if table.shape[1] > 1 else table.shape[0]
-        ends = if_all_are_equal(float(table.flat[0]), count, bounds, level) if bounds else None
+        ends = if_all_are_equal(float(table.flat[0]), count, bounds) if bounds else None
         return Estimate(value, *(ends or (None, None)))
-    tail = (1 - level) / 2
-    low, high = np.quantile(resampled_means(table, resamples), (tail, 1 - tail))
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, *interval(resampled_means(table, resamples)))
 
 
-def difference(ours: Table, theirs: Table, level: float = LEVEL, resamples: int = RESAMPLES) -> Estimate:
+def difference(ours: Table, theirs: Table) -> Estimate:
     """The mean of ours - theirs, paired: both are (seeds, prompts), with the same seeds and prompts in order."""
     if ours.shape != theirs.shape:
         raise ValueError(f"tables of {ours.shape} and {theirs.shape} cannot be paired")
-    shares = all(0 <= end <= 1 for each in (ours, theirs) for end in (each.min(), each.max()))
-    return estimate(ours - theirs, level, resamples, (-1.0, 1.0) if shares else None)
+    shares = min(ours.min(), theirs.min()) >= 0 and max(ours.max(), theirs.max()) <= 1
+    return estimate(ours - theirs, bounds=(-1.0, 1.0) if shares else None)
 
 
 def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> Table:
@@ -113,5 +111,5 @@ def resampled_means(table: Table, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 def _indices(rng: Any, size: int, count: int) -> NDArray[np.int64]:
     """Indices into `size` items for each of `count` resamples, (count, size - 1); (count, 1) for a single item."""
-    found: NDArray[np.int64] = rng.integers(size, size=(count, max(size - 1, 1)))
-    return found
+    indices: NDArray[np.int64] = rng.integers(size, size=(count, max(size - 1, 1)))
+    return indices

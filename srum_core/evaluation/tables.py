@@ -5,7 +5,7 @@ An evaluation has one table for every judge, in `tables/JUDGE`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import attrs
 from attrs import field, frozen
 
 from srum_core.errors import RecordError, clean, refuse
-from srum_core.evaluation.formatting import Grid, all_shares, number, units
+from srum_core.evaluation.formatting import Grid, measures
 from srum_core.options import Problems, Use, structure
 from srum_core.records import Candidate, Row
 from srum_core.runs.files import read_json, redo_option, way_out
@@ -82,13 +82,6 @@ def named(use: Use) -> str:
     return f"{use.use} ({which})" if which else use.use
 
 
-def answered_by(use: Use, models: Iterable[str]) -> str:
-    """The judge and, where replies name other models than the requested one, all models that answered."""
-    names = sorted(set(models) - {""})
-    asked = [str(use.options.get("model", ""))]
-    return named(use) if names in ([], asked) else f"{named(use)}, answered by {', '.join(names)}"
-
-
 def make(
     benchmark: Benchmark, use: Use, scored: Sequence[tuple[Candidate, Mapping[str, float]]], **about: Any
 ) -> BenchmarkTable:
@@ -97,8 +90,7 @@ def make(
     odd = [row.name for row in rows if not isfinite(row.value)]
     refuse(bool(odd), benchmark, f"gave rows whose value is not a finite number: {', '.join(odd)}.")
     readable = next((row.value for row in rows if row.name == "readable"), 1.0)
-    policy = str(use.options.get("policy", ""))
-    options = dict(use.options)
+    options, policy = dict(use.options), str(use.options.get("policy", ""))
     return BenchmarkTable(
         use.use, rows=rows, images=len(scored), readable=readable, policy=policy, options=options, **about
     )
@@ -118,24 +110,13 @@ def read(path: Path) -> BenchmarkTable:
         raise RecordError(f"{path} is not a table of a benchmark ({clean(problems)}). {ways}") from problems
 
 
-def differing(rows: Sequence[Row], others: Sequence[Row]) -> list[str]:
-    """The names of the rows whose values differ, or that only one of the two tables has."""
-    one, other = ({row.name: row.value for row in each} for each in (rows, others))
-    return [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
-
-
 def show(table: BenchmarkTable) -> Grid:
     """The table to print. Print `remarks`, which a reader must know before comparing a number, below it."""
-    reference = {row.name: row for row in table.reference}
-    rows, lines = table.by_name(), []
-    percent = all_shares(row.value for row in [*table.rows, *table.reference])
-    for name in dict.fromkeys([*rows, *reference]):
-        row, other = rows.get(name), reference.get(name)
-        count = str((row or other).count)  # type: ignore[union-attr]
-        more = [number(other, percent) or "none"] if reference else []
-        lines.append([name, count, number(row, percent), *more])
-    head = ["measure", "n", table.policy or "value", *(["reference"] if reference else [])]
-    return Grid(head, lines, f"{table.benchmark}, {table.split}: {table.model} ({units(percent, 'n images, ')})")
+    columns, title = {table.policy or "value": table.by_name()}, f"{table.benchmark}, {table.split}: {table.model}"
+    if not table.reference:
+        return measures(columns, title)
+    grid = measures({**columns, "reference": {row.name: row for row in table.reference}}, title)
+    return attrs.evolve(grid, rows=[[*line[:-1], line[-1] or "none"] for line in grid.rows])
 
 
 def remarks(table: BenchmarkTable) -> list[str]:

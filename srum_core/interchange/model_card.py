@@ -28,7 +28,7 @@ def model_card(run: Run, rounds: int, peft: bool) -> str:
         "\n".join(_round(run, number) for number in range(1, rounds + 1)),
     ]
     if any(run.folder.glob("*/evaluation/tables/*/table.json")):
-        tables = comparison.compare(comparison.found(run.folder), run.registry)
+        tables = comparison.compare(comparison.read_tables(run.folder), run.registry)
         parts += ["## Evaluation", comparison.markdown(tables).strip()]
     settings = config.to_toml(run.settings, run.registry.versions()).strip()
     parts += ["## Settings", f"```toml\n{settings}\n```"]

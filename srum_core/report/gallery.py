@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from srum_core.errors import RecordError, TrainingError
-from srum_core.evaluation.stage import Scored, scored
+from srum_core.evaluation.stage import ImageResult, scored
 from srum_core.models.images import open_rgb
 from srum_core.records import Candidate, Judgement, Score
 from srum_core.runs.run import Run
@@ -202,7 +202,7 @@ def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
     }
 
 
-def _pair(before: Scored, after: Scored, explain: Callable[..., str] | None, benchmark: str) -> Data:
+def _pair(before: ImageResult, after: ImageResult, explain: Callable[..., str] | None, benchmark: str) -> Data:
     (old, small), (new, _) = data_uri(before.candidate.image), data_uri(after.candidate.image)
     return {
         "id": before.id,
@@ -219,7 +219,7 @@ def _pair(before: Scored, after: Scored, explain: Callable[..., str] | None, ben
     }
 
 
-def _why(found: Scored, explain: Callable[..., str] | None) -> str:
+def _why(found: ImageResult, explain: Callable[..., str] | None) -> str:
     """The benchmark's explanation of what is wrong with an image, if it has one."""
     return str(explain(found.candidate, [each.answer for each in found.answers])) if explain else ""
 

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from srum_core.testing.generators import GeneratorConformance
     from srum_core.testing.grounders import GrounderConformance
     from srum_core.testing.judges import JudgeConformance
-    from srum_core.testing.losses import LossConformance
-    from srum_core.testing.maps import RewardMapConformance
+    from srum_core.testing.maps import LossConformance, RewardMapConformance
     from srum_core.testing.pipelines import check_generates_like
 
 __all__ = [
@@ -61,7 +60,7 @@ _SUITES = {
     "GeneratorConformance": "generators",
     "GrounderConformance": "grounders",
     "JudgeConformance": "judges",
-    "LossConformance": "losses",
+    "LossConformance": "maps",
     "RewardMapConformance": "maps",
     "check_generates_like": "pipelines",
 }

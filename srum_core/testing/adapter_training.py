@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,20 +20,19 @@ from torch import Tensor, distributed, nn
 from srum_core.config.settings import Lora
 from srum_core.flow import flow_step
 from srum_core.protocols import UnifiedModel
-from srum_core.testing.checks import after, called
-from srum_core.testing.fixtures import sample_image
+from srum_core.testing.fixtures import after, called, sample_image
+from srum_core.testing.generators import SeedConformance
 from srum_core.testing.probes import CORNERS, by_corner, quarter
 from srum_core.training import fsdp, lora
 
 LORA = Lora(rank=2, alpha=4.0)
 
 
-class TrainingConformance:
+class TrainingConformance(SeedConformance):
     """The inputs of the tests, and the tests of the denoiser."""
 
     sizes: Sequence[tuple[int, int]] = ((64, 64), (96, 64), (64, 96))
     """(width, height) of the images; at least one not square."""
-    prompts: Sequence[str] = ("a red cup on a wooden table", "two dogs", "a very small house far away, by the sea")
     mixed_sizes: bool = True
     """False: images of different sizes cannot share a batch; then one size that is not square is used."""
     square_grid: bool = False
@@ -115,22 +114,17 @@ class TrainingConformance:
 
     @after("test_a_velocity_has_the_shape_of_its_latent")
     def test_each_block_runs_once_per_call(self, adapter: UnifiedModel) -> None:
-        blocks = [
-            (name, module)
-            for name, module in adapter.denoiser.named_modules()
-            if type(module).__name__ in adapter.recipe.blocks
-        ]
-        missing = set(adapter.recipe.blocks) - {type(module).__name__ for _, module in blocks}
+        modules, kinds = adapter.denoiser.named_modules(), adapter.recipe.blocks
+        blocks = {name: module for name, module in modules if type(module).__name__ in kinds}
+        missing = set(kinds) - {type(module).__name__ for module in blocks.values()}
         assert not missing, f"recipe.blocks names {sorted(missing)}, and no module of the denoiser has such a class."
         runs: Counter[str] = Counter()
-        hooks = [module.register_forward_hook(lambda *_, name=name: runs.update([name])) for name, module in blocks]
         noisy = self.noisy(adapter)
-        try:
+        with ExitStack() as hooks:
+            for name, module in blocks.items():
+                hooks.enter_context(module.register_forward_hook(lambda *_, name=name: runs.update([name])))
             velocities(adapter, noisy, self.prompts[:3])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for name, _ in blocks:
+        for name in blocks:
             assert runs[name] == 1, (
                 f'The block "{name}" ran {runs[name]} times in one call with {len(noisy)} images; once is needed. A '
                 "denoiser that loops over images is slow, and deadlocks where weights are sharded and processes "
@@ -257,13 +251,13 @@ class TrainingConformance:
         with alone():
             blocks = lora.find_blocks(shards.module, adapter.recipe.blocks)
             shards = attrs.evolve(shards, parameters=fsdp.shard(shards.module, blocks))
-            found = called(
+            gradients = called(
                 "With sharded weights (--launch fsdp2) the denoiser fails. A block's weights are whole only while it "
                 "runs: blocks of recipe.blocks must be called, what is in one must not be used outside, and "
                 "`condition` must use no weights of the denoiser",
                 lambda: self.gradients(adapter, shards),
             )
-            whole = fsdp.whole(found)
+            whole = fsdp.whole(gradients)
         for name, gradient in expected.items():
             self.same(whole[name], gradient, f"Sharding changes the gradient of {name}.")
 
@@ -299,9 +293,9 @@ class TrainingConformance:
             adapter.denoiser = own
         return {name: each.grad for name, each in tuned.parameters.items() if each.grad is not None}
 
-    def same(self, found: Tensor, expected: Tensor, sentence: str) -> None:
-        assert found.shape == expected.shape, f"{sentence} ({tuple(found.shape)} instead of {tuple(expected.shape)})"
-        gap = float((found.detach() - expected.detach().to(found)).abs().max())
+    def same(self, actual: Tensor, expected: Tensor, sentence: str) -> None:
+        assert actual.shape == expected.shape, f"{sentence} ({tuple(actual.shape)} instead of {tuple(expected.shape)})"
+        gap = float((actual.detach() - expected.detach().to(actual)).abs().max())
         share = gap / max(float(expected.detach().abs().max()), 1e-12)
         assert share <= self.tolerance, f"{sentence} (It differs by {share:.2g} of the largest value.)"
 
@@ -319,12 +313,12 @@ def velocities(
     """The output of the denoiser (or `on`, a copy of it), without gradient."""
     time = torch.tensor(times[: len(noisy)]).to(noisy[0].device)
     with torch.no_grad():
-        found = called(
+        output = called(
             f"The denoiser failed on latents {[tuple(latent.shape) for latent in noisy]} with the texts {list(texts)}",
             lambda: list((on or adapter.denoiser)(list(noisy), time, adapter.condition(list(texts)))),
         )
-    assert len(found) == len(noisy), f"{len(found)} velocities came back for {len(noisy)} latents."
-    return found
+    assert len(output) == len(noisy), f"{len(output)} velocities came back for {len(noisy)} latents."
+    return output
 
 
 def tune(adapter: UnifiedModel, method: str, checkpointing: bool = False) -> lora.Tuned:

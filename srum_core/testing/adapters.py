@@ -21,13 +21,12 @@ from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import ImageGenerator, UnifiedModel
 from srum_core.records import BoxFormat, Question
 from srum_core.testing.adapter_training import TrainingConformance
-from srum_core.testing.checks import after, called
-from srum_core.testing.fixtures import sample_image
-from srum_core.testing.generators import SeedConformance, check_samples, draw
+from srum_core.testing.fixtures import after, called, sample_image
+from srum_core.testing.generators import check_samples, draw
 from srum_core.testing.probes import CORNERS, by_corner, with_inverted_corner
 
 
-class AdapterConformance(TrainingConformance, SeedConformance):
+class AdapterConformance(TrainingConformance):
     """Subclass it as `Test…` with a fixture `adapter`, which may be shared by the module: tests clean up."""
 
     questions: Sequence[str] = ("What is in the picture?", "Is there a cup?", "Which colours do you see?")
@@ -109,8 +108,8 @@ class AdapterConformance(TrainingConformance, SeedConformance):
     def test_one_image_per_prompt(self, adapter: UnifiedModel) -> None:
         grids = set[tuple[int, ...]]()
 
-        def note(_: nn.Module, given: tuple[Sequence[Tensor], ...]) -> None:
-            grids.update(tuple(noisy.shape[:2]) for noisy in (given or [()])[0])
+        def note(_: nn.Module, inputs: tuple[Sequence[Tensor], ...]) -> None:
+            grids.update(tuple(noisy.shape[:2]) for noisy in (inputs or [()])[0])
 
         with adapter.denoiser.register_forward_pre_hook(note):
             samples = check_samples(draw(adapter, self.prompts, range(len(self.prompts))), len(self.prompts))
@@ -126,7 +125,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
     @after("test_one_image_per_prompt")
     def test_an_image_of_values_that_are_not_finite_is_a_failure(self, adapter: UnifiedModel) -> None:
-        kept = {name: parameter.clone() for name, parameter in adapter.denoiser.named_parameters()}
+        weights = {name: parameter.clone() for name, parameter in adapter.denoiser.named_parameters()}
         with torch.no_grad():
             for parameter in adapter.denoiser.parameters():
                 parameter.fill_(float("nan"))
@@ -137,7 +136,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
         finally:
             with torch.no_grad():
                 for name, parameter in adapter.denoiser.named_parameters():
-                    parameter.copy_(kept[name])
+                    parameter.copy_(weights[name])
         assert all(sample.failure or (sample.latent is not None and not finite(sample.latent)) for sample in samples), (
             "With weights that are NaN, `generate` gave an image like any other: it would be scored, and trained on. "
             "Before pixels become whole levels, give their tensor to `srum_core.models.weights.failure` and the "
@@ -156,7 +155,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
         try:
             denoiser.train(training).requires_grad_(training)
             draw(adapter, self.prompts[:1], [0])
-            answer(adapter, self.asked(tmp_path)[:1])
+            answer(adapter, self.sample_questions(tmp_path)[:1])
             encode(adapter, self.images()[:1])
             flags = {module.training for module in denoiser.modules()}
             grads = {parameter.requires_grad for parameter in denoiser.parameters()}
@@ -180,11 +179,13 @@ class AdapterConformance(TrainingConformance, SeedConformance):
     # ---- understanding ----------------------------------------------------------------------------------------------
 
     def test_answering_gives_a_text_per_question(self, adapter: UnifiedModel, tmp_path: Path) -> None:
-        asked = self.asked(tmp_path)
-        part = Question(asked[0].image, self.questions[0], (0.25, 0.25, 0.75, 1.0), max_new_tokens=4)
-        aloud = Question(asked[0].image, self.questions[0], max_new_tokens=4, think=True)
-        answers = answer(adapter, [*asked, part, aloud])
-        assert len(answers) == len(asked) + 2, f"{len(answers)} answers came back for {len(asked) + 2} questions."
+        questions = self.sample_questions(tmp_path)
+        part = Question(questions[0].image, self.questions[0], (0.25, 0.25, 0.75, 1.0), max_new_tokens=4)
+        aloud = Question(questions[0].image, self.questions[0], max_new_tokens=4, think=True)
+        answers = answer(adapter, [*questions, part, aloud])
+        assert len(answers) == len(questions) + 2, (
+            f"{len(answers)} answers came back for {len(questions) + 2} questions."
+        )
         assert all(isinstance(each, str) for each in answers), f"Answers must be strings, not {answers}."
 
     @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "sampled"])
@@ -192,9 +193,9 @@ class AdapterConformance(TrainingConformance, SeedConformance):
     def test_answers_are_repeatable_and_independent_of_the_batch(
         self, adapter: UnifiedModel, tmp_path: Path, temperature: float
     ) -> None:
-        asked = self.asked(tmp_path, temperature)
-        together, turned = answer(adapter, asked), answer(adapter, asked[::-1])[::-1]
-        alone = [answer(adapter, [question])[0] for question in asked]
+        questions = self.sample_questions(tmp_path, temperature)
+        together, turned = answer(adapter, questions), answer(adapter, questions[::-1])[::-1]
+        alone = [answer(adapter, [question])[0] for question in questions]
         for where, others in (("asked in another order", turned), ("asked alone", alone)):
             assert list(together) == list(others), (
                 f"Questions were answered {list(together)}, but {where} {list(others)}. Answers come in the order of "
@@ -204,7 +205,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
 
     @after("test_answers_are_repeatable_and_independent_of_the_batch", temperature=0.0)
     def test_another_seed_gives_another_sampled_answer(self, adapter: UnifiedModel, tmp_path: Path) -> None:
-        question = evolve(self.asked(tmp_path)[0], temperature=5.0)
+        question = evolve(self.sample_questions(tmp_path)[0], temperature=5.0)
         answers = answer(adapter, [evolve(question, seed=seed) for seed in range(8)])
         assert len(set(answers)) > 1, (
             f"At temperature 5, eight seeds all gave {answers[0]!r}. A retry asks the same question with another seed, "
@@ -221,7 +222,7 @@ class AdapterConformance(TrainingConformance, SeedConformance):
                 f"`box_format({size})` declares the image size {message.seen}."
             )
 
-    def asked(self, folder: Path, temperature: float = 0.0) -> list[Question]:
+    def sample_questions(self, folder: Path, temperature: float = 0.0) -> list[Question]:
         """A few short questions about images of all `sizes`."""
         questions = []
         for index, size in enumerate(self.sizes):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from srum_core.errors import SrumError
 from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Benchmark
 from srum_core.records import Candidate, Prompt, Row
-from srum_core.testing.checks import called, check_questions, shown
-from srum_core.testing.fixtures import sample_candidate
+from srum_core.testing.fixtures import called, check_asking, sample_candidate, shown
 from srum_core.testing.malformed_answers import WELL_FORMED, odd_answers
 
 
@@ -32,8 +30,8 @@ class BenchmarkConformance:
     def candidates(self, srum_benchmark: Benchmark, tmp_path: Path) -> list[Candidate]:
         """Images of the first few prompts."""
         prompts = list(srum_benchmark.prompts(self.splits[0]))[:6]
-        made = [sample_candidate(tmp_path, id=f"c{i}", size=self.size, seed=i) for i in range(len(prompts))]
-        return [attrs.evolve(each, prompt=prompt) for each, prompt in zip(made, prompts, strict=True)]
+        images = [sample_candidate(tmp_path, id=f"c{i}", size=self.size, seed=i) for i in range(len(prompts))]
+        return [attrs.evolve(image, prompt=prompt) for image, prompt in zip(images, prompts, strict=True)]
 
     def answer_to(self, text: str) -> str:
         """A good answer to a question with this text; override it for a benchmark that reads answers."""
@@ -50,8 +48,8 @@ class BenchmarkConformance:
                 f'The split "{split}" holds something that is no Prompt, or one without text.'
             )
             ids = [prompt.id for prompt in prompts]
-            twice = sorted({id for id in ids if ids.count(id) > 1})
-            assert not twice, f'Two prompts of the split "{split}" have the id {twice[0]!r}; images are stored by it.'
+            id = next((id for id in ids if ids.count(id) > 1), None)
+            assert id is None, f'Two prompts of the split "{split}" have the id {id!r}; images are stored by it.'
             assert list(srum_benchmark.prompts(split)) == prompts, (
                 f'The split "{split}" is another one the second time: seed whatever is random, or results before and '
                 "after training cannot be compared."
@@ -65,11 +63,7 @@ class BenchmarkConformance:
                 assert other == split, f'"{text}" is in the splits "{other}" and "{split}": one leaks into the other.'
 
     def test_asking_is_pure(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
-        before = deepcopy(candidates)
-        asked = [list(srum_benchmark.questions(candidate)) for candidate in candidates]
-        for candidate, first in zip(candidates, asked, strict=True):
-            check_questions(first, list(srum_benchmark.questions(candidate)), candidate, type(srum_benchmark).__name__)
-        assert candidates == before, f"{type(srum_benchmark).__name__}.questions changed the candidate."
+        check_asking(srum_benchmark.questions, candidates, type(srum_benchmark).__name__)
 
     def test_scores_are_finite_and_repeatable(self, srum_benchmark: Benchmark, candidates: list[Candidate]) -> None:
         for candidate in candidates:
@@ -100,12 +94,12 @@ class BenchmarkConformance:
         count = len(srum_benchmark.questions(candidates[0]))
         for text in odd_answers() if count and unreadable is not None else ():
             answers = [text] * count
-            found = dict(called(f"{who} failed on {shown(text)}", lambda: unreadable(candidates[0], answers)))  # noqa: B023
-            assert all(0 <= index < count for index in found), (
-                f"{who} names the answers {sorted(found)}, but there are {count}; it gives their indices."
+            why = dict(called(f"{who} failed on {shown(text)}", lambda: unreadable(candidates[0], answers)))  # noqa: B023
+            assert all(0 <= index < count for index in why), (
+                f"{who} names the answers {sorted(why)}, but there are {count}; it gives their indices."
             )
             assert answers == [text] * count, f"{who} changed what it was given."
-            assert dict(unreadable(candidates[0], answers)) == found, (
+            assert dict(unreadable(candidates[0], answers)) == why, (
                 f"{who} must give the same result for the same answers."
             )
 

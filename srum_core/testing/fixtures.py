@@ -1,16 +1,23 @@
-"""Small images, records and answers to test with. No torch; PIL loads when an image is made."""
+"""Small images, records and answers to test with, and what several suites share. No torch; PIL loads when an image is
+made."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from srum_core.records import Box, Candidate, Judgement, Prompt, Region, Score
+from srum_core.errors import clean
+from srum_core.records import Candidate, Judgement, Prompt, Question, Region, Score
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
 COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#b7950b", "#6c3483")
 
 THREE_REGIONS = """\
@@ -99,14 +106,81 @@ def table8() -> tuple[Candidate, Judgement]:
     candidate = Candidate(
         "table-8", Prompt("table-8", "a microwave hidden by a horse"), Path("table-8.png"), (1024, 1024), 0
     )
-    regions = tuple(Region(str(i), _fractions(box, 1024), label) for i, (label, box, _) in enumerate(rows, 1))
-    local = tuple(
-        Score(value, str(i), judge="local-regions", label=label) for i, (label, _, value) in enumerate(rows, 1)
-    )
+    regions, scores = [], []
+    for i, (label, (x0, y0, x1, y1), value) in enumerate(rows, 1):
+        regions.append(Region(str(i), (x0 / 1024, y0 / 1024, x1 / 1024, y1 / 1024), label))
+        scores.append(Score(value, str(i), judge="local-regions", label=label))
     whole = Score(1.0, None, "The horse stands before the microwave and covers it, as asked.", "global-layout")
-    return candidate, Judgement(candidate.id, regions, (whole, *local))
+    return candidate, Judgement(candidate.id, tuple(regions), (whole, *scores))
 
 
-def _fractions(box: tuple[int, int, int, int], side: int) -> Box:
-    x0, y0, x1, y1 = box
-    return x0 / side, y0 / side, x1 / side, y1 / side
+# ---- what suites share -----------------------------------------------------------------------------------------------
+
+
+def called(what: str, function: Callable[[], T]) -> T:
+    """The function's result. Whatever it raises fails the test with a sentence that begins with `what`."""
+    try:
+        return function()
+    except Exception as error:
+        raise AssertionError(f"{what}: it raised {type(error).__name__}: {error}") from error
+
+
+def after(*earlier: str, **fixed: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Skip a test of a suite where one of the `earlier` ones fails, so that one fault gives one message.
+
+    The earlier ones get the same fixtures, and of their own parameters those in `fixed`."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @wraps(test)
+        def run(self: Any, **fixtures: Any) -> None:
+            import pytest
+
+            known = {"adapter": fixtures.get("generator"), "generator": fixtures.get("adapter"), **fixtures, **fixed}
+            for name in earlier:
+                if check := getattr(self, name, None):  # not every suite has all of them
+                    try:
+                        check(**{key: known[key] for key in signature(check).parameters})
+                    except Exception as error:
+                        pytest.skip(f"{name} fails and gives the reason ({type(error).__name__}: {clean(error, 100)})")
+            test(self, **fixtures)
+
+        return run
+
+    return decorate
+
+
+def shown(text: str) -> str:
+    """Format an answer for a message."""
+    return repr(text) if len(text) <= 200 else f"{text[:160]!r}… ({len(text)} characters)"
+
+
+def check_questions(
+    questions: Sequence[object], again: Sequence[object], candidate: Candidate, who: str, method: str = "questions"
+) -> None:
+    """Questions about the candidate's own image, the same when asked twice."""
+    for question in questions:
+        assert isinstance(question, Question), f"{who}.{method} must give Question records, not {question!r}."
+        assert question.image == candidate.image, (
+            f"{who} asks about {question.image}, but the candidate's image is {candidate.image}: "
+            "give `candidate.image`, and `crop` for a part of it."
+        )
+        assert question.text.strip(), f"{who} asks an empty question."
+        assert question.max_new_tokens > 0, f"{who} asks for an answer of {question.max_new_tokens} tokens."
+        if question.crop is not None:
+            x0, y0, x1, y1 = question.crop
+            assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, (  # noqa: PT018
+                f"{who} asks about the crop {question.crop}, which is no box: fractions with 0 <= x0 < x1 <= 1 and "
+                "0 <= y0 < y1 <= 1 are needed."
+            )
+    assert list(questions) == list(again), (
+        f"{who}.{method} gave other questions for the same image the second time. Asking must be pure: no counters, "
+        "no random numbers, nothing remembered; otherwise a run can be neither resumed nor read again."
+    )
+
+
+def check_asking(ask: Callable[[Candidate], Sequence[Question]], candidates: list[Candidate], who: str) -> None:
+    """Asking about all candidates, and about each once more, gives the same questions and changes none."""
+    before = deepcopy(candidates)
+    for candidate, questions in [(candidate, list(ask(candidate))) for candidate in candidates]:
+        check_questions(questions, list(ask(candidate)), candidate, who)
+    assert candidates == before, f"{who}.questions changed the candidate."

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import ImageGenerator
 from srum_core.records import Sample
-from srum_core.testing.checks import after, called
+from srum_core.testing.fixtures import after, called
 
 
 class SeedConformance:

@@ -11,8 +11,7 @@ import pytest
 from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Grounder
 from srum_core.records import Candidate, Question, Region, Unreadable
-from srum_core.testing.checks import called, check_questions, shown
-from srum_core.testing.fixtures import sample_candidate
+from srum_core.testing.fixtures import called, check_asking, sample_candidate, shown
 from srum_core.testing.malformed_answers import odd_answers
 
 
@@ -35,20 +34,16 @@ class GrounderConformance:
         require_protocol(grounder, Grounder, type(grounder).__name__)
 
     def test_asking_is_pure(self, grounder: Grounder, candidates: list[Candidate]) -> None:
-        before = deepcopy(candidates)
-        asked = [list(grounder.questions(candidate)) for candidate in candidates]
-        for candidate, first in zip(candidates, asked, strict=True):
-            check_questions(first, list(grounder.questions(candidate)), candidate, type(grounder).__name__)
-        assert candidates == before, f"{type(grounder).__name__}.questions changed the candidate."
+        check_asking(grounder.questions, candidates, type(grounder).__name__)
 
     def test_regions_have_boxes_and_ids_of_their_own(self, grounder: Grounder, candidates: list[Candidate]) -> None:
         for candidate in candidates:
             regions = self._find(grounder, candidate)
             ids = [region.id for region in regions if isinstance(region, Region)]
-            twice = sorted({id for id in ids if ids.count(id) > 1})
-            assert not twice, (
-                f"{type(grounder).__name__} gave two regions of one image the same id {twice[0]!r}. Scores belong to "
-                "regions by id, so each needs its own."
+            id = next((id for id in ids if ids.count(id) > 1), None)
+            assert id is None, (
+                f"{type(grounder).__name__} gave two regions of one image the same id {id!r}. Scores belong to regions "
+                "by id, so each needs its own."
             )
             assert all(id.strip() for id in ids), f"{type(grounder).__name__} gave a region an empty id."
 
@@ -72,28 +67,24 @@ class GrounderConformance:
 
     def test_odd_answers_are_regions_or_unreadable(self, grounder: Grounder, candidates: list[Candidate]) -> None:
         candidate = candidates[0]
-        asked = list(grounder.questions(candidate))
-        good = [self.answer_to(question) for question in asked]
-        for text in odd_answers(good) if asked else ():
-            self._find(grounder, candidate, [text] * len(asked))
+        questions = list(grounder.questions(candidate))
+        good = [self.answer_to(question) for question in questions]
+        for text in odd_answers(good) if questions else ():
+            self._find(grounder, candidate, [text] * len(questions))
 
     def _find(
         self, grounder: Grounder, candidate: Candidate, answers: list[str] | None = None
     ) -> list[Region | Unreadable]:
-        asked = list(grounder.questions(candidate))
-        given = [self.answer_to(question) for question in asked] if answers is None else answers
-        who = f"{type(grounder).__name__}.regions"
-        message = f"a picture of {candidate.size[0]}x{candidate.size[1]}" + (f" and {shown(given[0])}" if given else "")
-        found = list(
-            called(
-                f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1, and so for y)",
-                lambda: grounder.regions(candidate, given),
-            )
-        )
-        for each in found:
+        questions = list(grounder.questions(candidate))
+        replies = [self.answer_to(question) for question in questions] if answers is None else answers
+        who, size = f"{type(grounder).__name__}.regions", f"{candidate.size[0]}x{candidate.size[1]}"
+        message = f"a picture of {size}" + (f" and {shown(replies[0])}" if replies else "")
+        what = f"{who} must give Region or Unreadable for {message} (a box needs 0 <= x0 < x1 <= 1, and so for y)"
+        regions = called(what, lambda: list(grounder.regions(candidate, replies)))
+        for each in regions:
             assert isinstance(each, Region | Unreadable), f"{who} gave {each!r} for {message}."
             if isinstance(each, Unreadable):
-                assert 0 <= each.question < len(asked), (
-                    f"{who} calls the answer to question {each.question} unreadable, but asked {len(asked)}."
+                assert 0 <= each.question < len(questions), (
+                    f"{who} calls the answer to question {each.question} unreadable, but asked {len(questions)}."
                 )
-        return found
+        return regions

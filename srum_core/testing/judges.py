@@ -16,20 +16,11 @@ from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
 from srum_core.stages.interview import MOST_TURNS, Interview, without_echo
-from srum_core.testing.checks import called, check_questions, shown
-from srum_core.testing.fixtures import sample_candidate, sample_regions
+from srum_core.testing.fixtures import called, check_questions, sample_candidate, sample_regions, shown
 from srum_core.testing.malformed_answers import NOTHING, QUESTIONS, WELL_FORMED, odd_answers, out_of_range
 from srum_core.testing.transcripts import Transcript, read_transcripts
 
-Found = list[Score | Unreadable]
-_STOP_AT_TORCH = """
-import os, sys
-class Stop:
-    def find_spec(self, name, *_):
-        if name == "torch":
-            os._exit(3)
-sys.meta_path.insert(0, Stop())
-"""
+Results = list[Score | Unreadable]
 
 
 class JudgeConformance:
@@ -65,9 +56,9 @@ class JudgeConformance:
 
     def test_an_image_without_regions_is_no_problem(self, judge: Judge, candidate: Candidate) -> None:
         who = f"{type(judge).__name__} cannot handle an image without regions"
-        asked = called(who, lambda: list(judge.questions(candidate, [])))
-        check_questions(asked, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
-        for text in (WELL_FORMED[1], *self._leading(judge)) if asked else ():
+        questions = called(who, lambda: list(judge.questions(candidate, [])))
+        check_questions(questions, list(judge.questions(candidate, [])), candidate, type(judge).__name__)
+        for text in (WELL_FORMED[1], *self._leading(judge)) if questions else ():
             answers = replies(judge, candidate, [], text)
             called(who, partial(read, judge, candidate, [], answers))
 
@@ -93,7 +84,7 @@ class JudgeConformance:
                 first, list(further(candidate, regions, answers)), candidate, type(judge).__name__, "further"
             )
             assert (candidate, regions, answers) == before, f"{who} changed what it was given."
-        assert any(self._answered(judge, candidate, regions, "")), (
+        assert any(self._follow_ups(judge, candidate, regions, "")), (
             f"{who} gave no question for any of the answers {', '.join(map(shown, self._leading(judge)))}: nothing "
             "that follows was tested. Put an answer that leads on into the attribute `openers`."
         )
@@ -117,22 +108,22 @@ class JudgeConformance:
     ) -> None:
         for text in odd_answers(self._recorded()) if judge.questions(candidate, regions) else ():
             read(judge, candidate, regions, replies(judge, candidate, regions, text))
-            self._answered(judge, candidate, regions, text)
+            self._follow_ups(judge, candidate, regions, text)
 
     def test_scores_stay_between_minus_one_and_one(
         self, judge: Judge, candidate: Candidate, regions: list[Region]
     ) -> None:
-        asked = judge.questions(candidate, regions)
-        for text in out_of_range([region.id for region in regions], self._recorded()) if asked else ("",):
+        questions = judge.questions(candidate, regions)
+        for text in out_of_range([region.id for region in regions], self._recorded()) if questions else ("",):
             read(judge, candidate, regions, replies(judge, candidate, regions, text))
-            self._answered(judge, candidate, regions, text)
+            self._follow_ups(judge, candidate, regions, text)
 
     def test_empty_answers_never_give_a_score(self, judge: Judge, candidate: Candidate, regions: list[Region]) -> None:
         for text in NOTHING:
             answers = replies(judge, candidate, regions, text)
             _check_silence(judge, text, read(judge, candidate, regions, answers), range(len(answers)))
-            for found, later in self._answered(judge, candidate, regions, text):
-                _check_silence(judge, text, found, later)
+            for results, later in self._follow_ups(judge, candidate, regions, text):
+                _check_silence(judge, text, results, later)
 
     def test_recorded_answers_read_as_before(self, judge: Judge) -> None:
         recorded = self._transcripts()
@@ -150,14 +141,13 @@ class JudgeConformance:
                 )
             except SrumError as error:
                 raise AssertionError(f"{error} (Transcripts: {self.transcripts})") from error
-            found = interview.outcome()
-            expected = [*transcript.scores, *transcript.failures]
-            changed = [each for each in found if each not in expected] + [
-                each for each in expected if each not in found
-            ]
+            outcome = interview.outcome()
+            expected: Results = [*transcript.scores, *transcript.failures]
+            changed = [each for each in outcome if each not in expected]
+            changed += [each for each in expected if each not in outcome]
             assert not changed, (
                 f"Of image {transcript.candidate.id} in {self.transcripts}, {changed[0]} is not what it was "
-                f"(before: {expected}; now: {found}). If the change is wanted, record the transcripts again."
+                f"(before: {expected}; now: {outcome}). If the change is wanted, record the transcripts again."
             )
 
     # ---- scoring in batches -----------------------------------------------------------------------------------------
@@ -176,22 +166,22 @@ class JudgeConformance:
         ]
         pairs: list[tuple[Candidate, list[Region]]] = [(candidate, regions), (more[0], [])]
         pairs += [(each, regions[:1]) for each in more[1:]]
-        asking = [each.id for each, own in pairs if judge.questions(each, own)]
-        assert not asking, f"{type(judge).__name__} asks questions: one that has `score_many` asks none."
+        ids = [each.id for each, own in pairs if judge.questions(each, own)]
+        assert not ids, f"{type(judge).__name__} asks questions: one that has `score_many` asks none."
 
-        def scored(some: list[tuple[Candidate, list[Region]]]) -> list[Found]:
-            found = called(
+        def scored(some: list[tuple[Candidate, list[Region]]]) -> list[Results]:
+            results = called(
                 f"{who} failed on {len(some)} images",
                 lambda: [list(each) for each in many([each for each, _ in some], [own for _, own in some])],
             )
-            assert len(found) == len(some), f"{who} gave {len(found)} results for {len(some)} images."
-            return found
+            assert len(results) == len(some), f"{who} gave {len(results)} results for {len(some)} images."
+            return results
 
         before, together = deepcopy(pairs), scored(pairs)
         assert pairs == before, f"{who} changed what it was given."
-        for (one, own), found in zip(pairs, together, strict=True):
-            check_found(judge, own, found, 0, f"the image {one.id} in a batch")
-        others: dict[str, list[Found]] = {
+        for (one, own), results in zip(pairs, together, strict=True):
+            check_results(judge, own, results, 0, f"the image {one.id} in a batch")
+        others: dict[str, list[Results]] = {
             "the second time": scored(pairs),
             "in another order": scored(pairs[::-1])[::-1],
             "alone": [scored([pair])[0] for pair in pairs],
@@ -211,7 +201,7 @@ class JudgeConformance:
         if self.needs_torch:
             return
         module = type(judge).__module__
-        code = _STOP_AT_TORCH + f"sys.path[:] = {sys.path!r}\nimport {module}"
+        code = f"import sys; sys.path[:] = {sys.path!r}; import {module}; sys.exit(3 * ('torch' in sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode != 3, (
             f"Importing {module}, where {type(judge).__name__} is, imports torch. Judges are loaded by the command "
@@ -244,16 +234,16 @@ class JudgeConformance:
         first = (next(iter(transcript.exchanges), None) for transcript in self._transcripts()[:3])
         return (*self.openers, *(exchange.answer for exchange in first if exchange is not None))
 
-    def _answered(
+    def _follow_ups(
         self, judge: Judge, candidate: Candidate, regions: list[Region], later: str
-    ) -> list[tuple[Found, range]]:
+    ) -> list[tuple[Results, range]]:
         """Scores and follow-up questions where a good first answer is followed by `later` throughout."""
-        count, found = len(judge.questions(candidate, regions)), []
+        count, every = len(judge.questions(candidate, regions)), []
         for first in self._leading(judge):
             answers = replies(judge, candidate, regions, first, later)
             if len(answers) > count:
-                found.append((read(judge, candidate, regions, answers), range(count, len(answers))))
-        return found
+                every.append((read(judge, candidate, regions, answers), range(count, len(answers))))
+        return every
 
     def _recorded(self) -> list[str]:
         return [exchange.answer for transcript in self._transcripts() for exchange in transcript.exchanges]
@@ -263,18 +253,18 @@ def replies(
     judge: Judge, candidate: Candidate, regions: Sequence[Region], first: str, later: str | None = None
 ) -> list[str]:
     """`first` in answer to every question that the judge asks first, and `later` (or the same) to all that follow."""
-    asked = list(judge.questions(candidate, regions))
-    answers, further = [first] * len(asked), getattr(judge, "further", None)
+    questions = list(judge.questions(candidate, regions))
+    answers, further = [first] * len(questions), getattr(judge, "further", None)
     if further is None:
         return answers
-    for turn in range(MOST_TURNS if asked else 0):
+    for turn in range(MOST_TURNS if questions else 0):
         who = f"{type(judge).__name__}.further must give questions, or none, after the answer {shown(answers[-1])}"
-        said = [without_echo(answer, each.text) for answer, each in zip(answers, asked, strict=True)]
-        more: list[Question] = list(called(who, partial(further, candidate, regions, said)))
+        cleaned = [without_echo(answer, each.text) for answer, each in zip(answers, questions, strict=True)]
+        more: list[Question] = list(called(who, partial(further, candidate, regions, cleaned)))
         if not more:
-            return said
-        check_questions(more, list(further(candidate, regions, said)), candidate, type(judge).__name__, "further")
-        asked += more
+            return cleaned
+        check_questions(more, list(further(candidate, regions, cleaned)), candidate, type(judge).__name__, "further")
+        questions += more
         answers += [first if later is None else later] * len(more)
         assert turn < MOST_TURNS - 1, (
             f"{type(judge).__name__}.further still gives questions after {MOST_TURNS} turns (the answers begin with "
@@ -283,16 +273,16 @@ def replies(
     return answers
 
 
-def _check_silence(judge: Judge, text: str, found: Found, asked: range) -> None:
+def _check_silence(judge: Judge, text: str, results: Results, questions: range) -> None:
     """An empty answer is no score, and every question without an answer is reported."""
-    if not asked:
+    if not questions:
         return
-    scored = [each for each in found if isinstance(each, Score)]
+    scored = [each for each in results if isinstance(each, Score)]
     assert not scored, (
         f"{type(judge).__name__} gives the score {scored[0].value} for the answer {text!r}, which says "
         "nothing: an answer that cannot be read is Unreadable, never a default such as 0."
     )
-    silent = set(asked) - {each.question for each in found if isinstance(each, Unreadable)}
+    silent = set(questions) - {each.question for each in results if isinstance(each, Unreadable)}
     assert not silent, (
         f"{type(judge).__name__} reports nothing for its questions {sorted(silent)} when the answer is "
         f"{text!r}: without an Unreadable for it a question is not asked again, and its score is "
@@ -300,35 +290,35 @@ def _check_silence(judge: Judge, text: str, found: Found, asked: range) -> None:
     )
 
 
-def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Results:
     """The judge's scores; fails with a message if it raises or returns invalid scores."""
     who = f"{type(judge).__name__}.scores"
     message = f"the answer {shown(answers[0])}" if answers else "no answers"
-    found: Found = list(
+    results: Results = list(
         called(
             f"{who} must give a Score or Unreadable for {message} (Unreadable also for a number outside [-1, 1])",
             lambda: judge.scores(candidate, regions, answers),
         )
     )
-    check_found(judge, regions, found, len(answers), message)
-    return found
+    check_results(judge, regions, results, len(answers), message)
+    return results
 
 
-def _alike(one: Found, other: Found) -> bool:
+def _alike(one: Results, other: Results) -> bool:
     """The same about the same things in the same order; values up to rounding."""
 
-    def what(found: Found) -> list[tuple[str | None, str, str | None]]:
-        return [(each.region, each.judge, each.why if isinstance(each, Unreadable) else None) for each in found]
+    def about(results: Results) -> list[tuple[str | None, str, str | None]]:
+        return [(each.region, each.judge, each.why if isinstance(each, Unreadable) else None) for each in results]
 
-    values = [[each.value for each in found if isinstance(each, Score)] for found in (one, other)]
-    return what(one) == what(other) and all(abs(a - b) <= 1e-4 for a, b in zip(*values, strict=True))
+    values = [[each.value for each in results if isinstance(each, Score)] for results in (one, other)]
+    return about(one) == about(other) and all(abs(a - b) <= 1e-4 for a, b in zip(*values, strict=True))
 
 
-def check_found(judge: Judge, regions: Sequence[Region], found: Found, asked: int, message: str) -> None:
+def check_results(judge: Judge, regions: Sequence[Region], results: Results, count: int, message: str) -> None:
     """Nothing but scores in range and failures, of known regions and of questions that were asked."""
     who = f"{type(judge).__name__}.scores"
     known = {None, *(region.id for region in regions)}
-    for each in found:
+    for each in results:
         assert isinstance(each, Score | Unreadable), (
             f"{who} gave {each!r} for {message}; only Score and Unreadable count."
         )
@@ -336,7 +326,7 @@ def check_found(judge: Judge, regions: Sequence[Region], found: Found, asked: in
         if isinstance(each, Score):
             assert -1 <= each.value <= 1, f"{who} gave the score {each.value} for {message}; scores lie in [-1, 1]."
         else:
-            assert 0 <= each.question < max(asked, 1), (
-                f"{who} calls the answer to question {each.question} unreadable, but there were {asked} "
+            assert 0 <= each.question < max(count, 1), (
+                f"{who} calls the answer to question {each.question} unreadable, but there were {count} "
                 "questions: `Unreadable.question` is the index of the one to ask again."
             )

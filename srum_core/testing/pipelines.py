@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srum_core.protocols import UnifiedModel
-from srum_core.testing.checks import called
+from srum_core.testing.fixtures import called
 
 Velocity = Callable[[Tensor, float], Tensor]
 """From a noisy latent (rows, columns, channels) and its time to the velocity."""
@@ -41,11 +41,11 @@ def check_generates_like(
         texts = [prompt] if guidance == 1 else [prompt, None]
         now = torch.full((len(texts),), time, device=noisy.device)
         with torch.no_grad():
-            said, *without = called(
+            velocity, *without = called(
                 f"The denoiser failed at time {time:g}",
                 lambda: adapter.denoiser([noisy] * len(texts), now, adapter.condition(texts)),
             )
-        guided: Tensor = without[0] + guidance * (said - without[0]) if without else said
+        guided: Tensor = without[0] + guidance * (velocity - without[0]) if without else velocity
         return guided
 
     gap = _gap(_euler(velocity, noise, times), expected)
@@ -86,8 +86,8 @@ def _euler(velocity: Velocity, noise: Tensor, times: Sequence[float]) -> Tensor:
     return x
 
 
-def _gap(found: Tensor, expected: Tensor) -> float:
+def _gap(actual: Tensor, expected: Tensor) -> float:
     """Largest difference as a share of the largest entry; infinite for another shape or a value that is not finite."""
-    if found.shape != expected.shape or not found.isfinite().all():
+    if actual.shape != expected.shape or not actual.isfinite().all():
         return float("inf")
-    return float((found - expected.to(found)).abs().max() / expected.abs().max().clamp_min(1e-12))
+    return float((actual - expected.to(actual)).abs().max() / expected.abs().max().clamp_min(1e-12))

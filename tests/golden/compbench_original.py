@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from srum_benchmarks.detections import Box, Detection, area, iou, overlap
+from srum_benchmarks.detections import Box, Detection
 from srum_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +32,23 @@ ALIASES = {**dict.fromkeys(PEOPLE, "person"), "ship": "boat", "goldfish": "fish"
 FAR, TOUCHING, HIDING = 150.0, 0.1, 0.5
 DROPPED_CHUNKS = ("top", "the side", "the left", "the right")
 SLOTS = 8
+
+
+def iou(one: Box, other: Box, pixel: float = 0.0) -> float:
+    """Intersection over union; with `pixel` = 1 boxes include their last pixel. 0 of two empty boxes."""
+    shared = overlap(one, other, pixel)
+    union = area(one, pixel) + area(other, pixel) - shared
+    return shared / union if union else 0.0
+
+
+def overlap(one: Box, other: Box, pixel: float = 0.0) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0]) + pixel
+    height = min(one[3], other[3]) - max(one[1], other[1]) + pixel
+    return max(0.0, width) * max(0.0, height)
+
+
+def area(box: Box, pixel: float = 0.0) -> float:
+    return (box[2] - box[0] + pixel) * (box[3] - box[1] + pixel)
 
 
 # ---- where things are ------------------------------------------------------------------------------------------------

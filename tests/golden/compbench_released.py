@@ -8,8 +8,7 @@ from pathlib import Path
 from attrs import frozen
 
 from srum_benchmarks import files
-from srum_benchmarks.compbench.layout import SUFFIXES
-from srum_benchmarks.compbench.scoring import COMPLEX
+from srum_benchmarks.compbench.benchmark import COMPLEX, SUFFIXES
 from srum_core.errors import ConfigError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from srum_benchmarks.reasonbench.benchmark import accuracy
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
-from srum_benchmarks.reasonbench.scoring import accuracy
 
 
 def reference_model_score(dimension: str, rows: Sequence[Sequence[Any]]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from srum_benchmarks.files import Expected
 from srum_benchmarks.geneval import prompts as geneval
 from srum_benchmarks.reasonbench import prompts as reasonbench
 from srum_benchmarks.wise import prompts as wise
-from srum_core.analysis import clusters as activations
+from srum_core.analysis import activations
 
 pytestmark = pytest.mark.golden
 
@@ -37,11 +37,11 @@ def test_activation_strength(case: Any) -> None:
 @each_entry("appendix_b", "cluster_selection_proposed")
 def test_clusters(case: Any) -> None:
     given, expected = case["input"], case["expected"]
-    probes = (np.array(given[f"probe_{name}"]) for name in ("understanding", "generation"))
-    found = activations.select(*probes, given["k"])
-    assert list(found.effect) == near(expected["cohens_d"])
-    assert list(found.understanding) == expected["cluster_understand"]
-    assert list(found.generation) == expected["cluster_generate"]
+    probes = [np.array(given[f"probe_{name}"]) for name in ("understanding", "generation")]
+    assert list(activations.effect_size(*probes)) == near(expected["cohens_d"])
+    understanding, generation = activations.select(*probes, given["k"])
+    assert understanding == expected["cluster_understand"]
+    assert generation == expected["cluster_generate"]
 
 
 @each_entry("bagel_sampler_schedule", "cases")
@@ -77,7 +77,7 @@ def test_the_released_region_parser(case: Any) -> None:
 
 
 def known_files() -> dict[str, Expected]:
-    texts = [compbench.expected_text("test", name) for name in compbench.TEST]
+    texts = [category.text for category in compbench.TEST.values()]
     wise_files = [each for version in (wise.LEGACY, wise.VERIFIED) for each in version.files.values()]
     reason = [dimension.prompts for dimension in reasonbench.DIMENSIONS.values()]
     jsons = [compbench.JSON[split] for split in compbench.SPLITS]

@@ -11,10 +11,10 @@ import wise_released
 from benchmark_goldens import each_entry, near, table
 
 from srum_benchmarks.options import ReasonBenchOptions, WiseOptions
-from srum_benchmarks.reasonbench import scoring
+from srum_benchmarks.reasonbench import benchmark as scoring
 from srum_benchmarks.reasonbench.benchmark import ReasonBench
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
-from srum_benchmarks.wise import scoring as wise
+from srum_benchmarks.wise import benchmark as wise
 from srum_benchmarks.wise.benchmark import Wise
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED, Version
 from srum_core.records import Candidate, Prompt

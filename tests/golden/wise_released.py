@@ -9,8 +9,8 @@ from typing import Any
 
 from attrs import frozen
 
+from srum_benchmarks.wise.benchmark import NAMES, Grades, named, wiscore
 from srum_benchmarks.wise.prompts import LEGACY, VERIFIED, Version
-from srum_benchmarks.wise.scoring import NAMES, Grades, named, wiscore
 
 MISSING = 9.9
 """What BAGEL's script writes for a grade it did not find."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from srum_benchmarks import detections, published, summary
 from srum_benchmarks.detections import Detection
-from srum_benchmarks.geneval import prompts, questions, scoring
+from srum_benchmarks.geneval import detection, prompts, scoring
 from srum_benchmarks.options import GenEvalOptions
 from srum_benchmarks.summary import Cell, Scored
-from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
 
 
@@ -25,7 +25,7 @@ class GenEval:
 
     def __init__(self, options: GenEvalOptions | None = None) -> None:
         self.options = options or GenEvalOptions()
-        self._seen: detections.Seen | None = None
+        self._recorded: detections.Recorded | None = None
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         return prompts.load(self.options.data, self.options.prompts, self.options.verify)
@@ -33,19 +33,17 @@ class GenEval:
     def survey(self) -> Sequence[PromptFile]:
         return prompts.survey(self.options.data, self.options.prompts)
 
-    @staticmethod
-    def published() -> Published:
-        return published.read("geneval")
+    published = staticmethod(partial(published.read, "geneval"))
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         if self.options.detections:
             return ()
-        text = questions.question(questions.wanted(candidate.prompt.tags["metadata"]))
-        return [Question(candidate.image, text, max_new_tokens=questions.TOKENS)]
+        text = detection.question(detection.request_of(candidate.prompt.tags["metadata"]))
+        return [Question(candidate.image, text, max_new_tokens=detection.TOKENS)]
 
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
-        found, why = self._looked(candidate, answers)
-        return {0: why} if found is None else {}
+        _, why = self._detections(candidate, answers)
+        return {0: why} if why else {}
 
     def item(self, prompt: Prompt) -> tuple[str, str]:
         return prompt.tags["tag"], str(int(prompt.id))
@@ -61,18 +59,17 @@ class GenEval:
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """Without `correct` the answer could not be read."""
-        found, _ = self._looked(candidate, answers)
-        if found is None:
+        objects, _ = self._detections(candidate, answers)
+        if objects is None:
             return {"readable": 0.0}
-        verdict = scoring.evaluate(found, candidate.prompt.tags["metadata"])
-        return {"correct": float(verdict.correct)}
+        return {"correct": float(scoring.evaluate(objects, candidate.prompt.tags["metadata"]).correct)}
 
-    def _looked(self, candidate: Candidate, answers: Sequence[str]) -> tuple[Sequence[Detection] | None, str]:
+    def _detections(self, candidate: Candidate, answers: Sequence[str]) -> tuple[Sequence[Detection] | None, str]:
         if answers:
-            return questions.read(answers[0], candidate.prompt.tags["metadata"])
-        if self._seen is None:
-            self._seen = detections.read(self.options.detections, prompts.NAME)
-        return self._seen.of(candidate.image), ""
+            return detection.read(answers[0], candidate.prompt.tags["metadata"])
+        if self._recorded is None:
+            self._recorded = detections.read(self.options.detections, prompts.NAME)
+        return self._recorded.of(candidate.image), ""
 
     def table(self, scored: Scored) -> Sequence[Row]:
         """One row a task, their mean, and the share of prompts with any correct image."""
@@ -84,9 +81,14 @@ class GenEval:
         parts = summary.by_group(scored, "correct", "tag", prompts.TAGS)
         rows = [summary.row(tag, [(1.0, part)], note) for tag, part in parts.items()]
         if parts:
+            best: dict[str, float] = {}
+            for cell in cells:
+                if cell.value is not None:
+                    best[cell.prompt] = max(best.get(cell.prompt, 0.0), cell.value)
+            any_image = summary.part(Cell(prompt, value) for prompt, value in best.items())
             rows.append(summary.row("overall", summary.equal(parts.values()), note))
             rows.append(summary.row("images", [(1.0, summary.part(cells))], note))
-            rows.append(summary.row("any of a prompt", [(1.0, _any(cells))], note))
+            rows.append(summary.row("any of a prompt", [(1.0, any_image)], note))
         return [*rows, Row("readable", readable, len(scored), note=note)]
 
 
@@ -101,11 +103,3 @@ def scored_files(folder: Path) -> list[Path]:
     folders = sorted(each for each in folder.iterdir() if each.is_dir() and each.name.isdecimal())
     paths = [path for each in folders for path in sorted((each / "samples").glob("*"))]
     return [path.relative_to(folder) for path in paths if re.match(r"\d+\.png", path.name)]
-
-
-def _any(cells: Sequence[Cell]) -> summary.Part:
-    best: dict[str, float] = {}
-    for cell in cells:
-        if cell.value is not None:
-            best[cell.prompt] = max(best.get(cell.prompt, 0.0), cell.value)
-    return summary.part(Cell(prompt, value) for prompt, value in best.items())

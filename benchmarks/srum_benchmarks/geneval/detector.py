@@ -21,12 +21,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    CLIPModel,
-    CLIPTokenizer,
-    Mask2FormerForUniversalSegmentation,
-)
+from transformers import AutoConfig, CLIPModel, CLIPTokenizer, Mask2FormerForUniversalSegmentation
 
 from srum_benchmarks.detections import Box
 from srum_benchmarks.geneval.scoring import COLORS
@@ -60,7 +55,7 @@ Mask = NDArray[np.bool_]
 
 
 @frozen
-class Found:
+class Instance:
     """One object: its class, box in pixels (right and bottom ends outside it), confidence, and mask (rows, columns)."""
 
     label: str
@@ -78,39 +73,38 @@ class Detector:
         self.names = [RENAMED.get(known[place], known[place]) for place in range(len(known))]
 
     @torch.no_grad()
-    def detect(self, images: Sequence[Image.Image]) -> list[list[Found]]:
+    def detect(self, images: Sequence[Image.Image]) -> list[list[Instance]]:
         """Of each image, the surest first. Only images of one size are processed together: padding for another one
         would be seen."""
-        found: dict[int, list[Found]] = {}
+        instances: dict[int, list[Instance]] = {}
         for size in dict.fromkeys(image.size for image in images):
             places = [place for place, image in enumerate(images) if image.size == size]
-            found |= zip(places, self._together([images[place] for place in places]), strict=True)
-        return [found[place] for place in range(len(images))]
+            instances |= zip(places, self._together([images[place] for place in places]), strict=True)
+        return [instances[place] for place in range(len(images))]
 
-    def _together(self, images: Sequence[Image.Image]) -> list[list[Found]]:
-        pixels, seen = batch(images)
-        made = self.model(pixels.to(self.model.device), pixel_mask=None)
-        out = []
-        for image, size, scores, masks in zip(
-            images, seen, made.class_queries_logits, made.masks_queries_logits, strict=True
-        ):
-            full = F.interpolate(masks[None].float(), pixels.shape[-2:], mode="bilinear", align_corners=False)
-            full = full[..., : size[0], : size[1]]
+    def _together(self, images: Sequence[Image.Image]) -> list[list[Instance]]:
+        pixels, sizes = batch(images)
+        output = self.model(pixels.to(self.model.device), pixel_mask=None)
+        scores, masks = output.class_queries_logits.float(), output.masks_queries_logits.float()
+        instances = []
+        for image, (rows, columns), own, mask in zip(images, sizes, scores, masks, strict=True):
+            full = F.interpolate(mask[None], pixels.shape[-2:], mode="bilinear", align_corners=False)
+            full = full[..., :rows, :columns]
             full = F.interpolate(full, (image.height, image.width), mode="bilinear", align_corners=False)[0]
-            out.append(self._objects(scores.float(), full))
-        return out
+            instances.append(self._instances(own, full))
+        return instances
 
-    def _objects(self, logits: Tensor, masks: Tensor) -> list[Found]:
+    def _instances(self, logits: Tensor, masks: Tensor) -> list[Instance]:
         """Class logits (queries, classes + 1) and mask logits (queries, rows, columns), the last class being none."""
         shares = logits.softmax(-1)[:, :-1]
         top = shares.flatten().topk(min(MOST, shares.numel()))
-        found = []
+        instances = []
         for share, place in zip(top.values.tolist(), top.indices.tolist(), strict=True):
             query, label = divmod(place, shares.shape[1])
             inside = masks[query] > 0
             sure = (masks[query].sigmoid() * inside).sum() / (inside.sum() + 1e-6)
-            found.append(Found(self.names[label], _box(inside), share * float(sure), inside.cpu().numpy()))
-        return sorted(found, key=lambda each: -each.score)
+            instances.append(Instance(self.names[label], _box(inside), share * float(sure), inside.cpu().numpy()))
+        return sorted(instances, key=lambda each: -each.score)
 
 
 class Colors:
@@ -122,7 +116,8 @@ class Colors:
         # PIL's resampling is the original's; the processor of that name needs torchvision in newer releases
         processor: Any = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
         try:
-            self.words, self.eyes = CLIPTokenizer.from_pretrained(directory), processor.from_pretrained(directory)
+            self.tokenizer = CLIPTokenizer.from_pretrained(directory)
+            self.processor = processor.from_pretrained(directory)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{where} lacks its tokenizer or preprocessor_config.json: {error}") from error
         self._texts: dict[str, Tensor] = {}
@@ -133,30 +128,30 @@ class Colors:
         if not views:
             return []
         # stated, not guessed: a view one or three pixels high would pass for an image with its channels first
-        made = self.eyes(views, input_data_format="channels_last", return_tensors="pt")
-        pixels = made["pixel_values"].to(self.model.device)
-        seen = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
-        best = (seen @ self.texts(name).T).argmax(-1)
+        inputs = self.processor(views, input_data_format="channels_last", return_tensors="pt")
+        pixels = inputs["pixel_values"].to(self.model.device)
+        embeddings = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
+        best = (embeddings @ self.texts(name).T).argmax(-1)
         return [COLORS[place] for place in best.tolist()]
 
     def texts(self, name: str) -> Tensor:
         """(colours, channels) of a class: each template's embedding has length 1, and so has their mean."""
         if name not in self._texts:
             texts = [form.format(color=color, name=name) for color in COLORS for form in TEMPLATES]
-            asked = self.words(texts, padding=True, return_tensors="pt").to(self.model.device)
-            each = F.normalize(_embedding(self.model.get_text_features(**asked)), dim=-1)
-            means = rearrange(each, "(color form) c -> color form c", form=len(TEMPLATES)).mean(1)
+            tokens = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.model.device)
+            embeddings = F.normalize(_embedding(self.model.get_text_features(**tokens)), dim=-1)
+            means = rearrange(embeddings, "(color form) c -> color form c", form=len(TEMPLATES)).mean(1)
             self._texts[name] = F.normalize(means, dim=-1)
         return self._texts[name]
 
 
 def batch(images: Sequence[Image.Image]) -> tuple[Tensor, list[tuple[int, int]]]:
     """Images side by side, (n, 3, H, W), grey to the right and below; and (rows, columns) of each."""
-    made = [_resized(image) for image in images]
-    rows, columns = (-(-max(each.shape[axis] for each in made) // MULTIPLE) * MULTIPLE for axis in (1, 2))
-    padded = [F.pad(each, (0, columns - each.shape[2], 0, rows - each.shape[1]), value=PADDING) for each in made]
+    tensors = [_resized(image) for image in images]
+    rows, columns = (-(-max(each.shape[axis] for each in tensors) // MULTIPLE) * MULTIPLE for axis in (1, 2))
+    padded = [F.pad(each, (0, columns - each.shape[2], 0, rows - each.shape[1]), value=PADDING) for each in tensors]
     pixels = (torch.stack(padded) - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
-    return pixels, [(each.shape[1], each.shape[2]) for each in made]
+    return pixels, [(each.shape[1], each.shape[2]) for each in tensors]
 
 
 def _resized(image: Image.Image) -> Tensor:
@@ -175,10 +170,10 @@ def _box(inside: Tensor) -> Box:
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
-def _embedding(found: Any) -> Tensor:
+def _embedding(output: Any) -> Tensor:
     """Newer releases of transformers give an output object, older ones the tensor."""
-    made: Tensor = found if isinstance(found, Tensor) else found.pooler_output
-    return made
+    embedding: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return embedding
 
 
 def _place(where: str) -> Path:

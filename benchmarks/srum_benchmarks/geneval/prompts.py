@@ -37,24 +37,20 @@ FILES = {
 
 def load(data: str, which: str = "short", verify: bool = True) -> list[Prompt]:
     """Prompts with ids "00000", "00001", … (their lines); tags `tag` and `metadata`, the line as it is."""
-    found, prompts, problems = _read(data, which)
-    if verify:
-        files.refuse(NAME, [found], problems)
-    return prompts
+    return files.prompts(NAME, _read(data, which), verify)
 
 
 def survey(data: str, which: str = "short") -> list[PromptFile]:
     """The state: whichever of the two files exists, or the required one as missing."""
-    there = [name for name, each in FILES.items() if files.find(Path(data).expanduser(), each)] or [which]
+    names = [name for name, each in FILES.items() if files.find(Path(data).expanduser(), each)] or [which]
     return [
-        found
-        for name in there
-        for found in files.survey(data, [FILES[name]], lambda name=name: _read(data, name)[2])  # type: ignore[misc]
+        state
+        for name in names
+        for state in files.survey(data, [FILES[name]], lambda name=name: _read(data, name))  # type: ignore[misc]
     ]
 
 
-def _read(data: str, which: str) -> tuple[PromptFile, list[Prompt], list[str]]:
-    """The file, its prompts, and what more is wrong with it."""
+def _read(data: str, which: str) -> files.Contents:
     (path,) = files.need(data, NAME, [FILES[which]])
     lines = list(files.read_objects(path))
     prompts = [_prompt(path, index, number, entry) for index, (number, entry) in enumerate(lines)]
@@ -64,7 +60,7 @@ def _read(data: str, which: str) -> tuple[PromptFile, list[Prompt], list[str]]:
         for tag, count in TAGS.items()
         if counts[tag] != count
     ]
-    return files.check(FILES[which], path, [prompt.text for prompt in prompts]), prompts, problems
+    return [files.check(FILES[which], path, [prompt.text for prompt in prompts])], prompts, problems
 
 
 def _prompt(path: Path, index: int, number: int, entry: Mapping[str, Any]) -> Prompt:

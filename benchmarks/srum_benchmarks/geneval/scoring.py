@@ -8,25 +8,17 @@ from typing import Any
 
 from attrs import frozen
 
-from srum_benchmarks.detections import Box, Detection, iou
+from srum_benchmarks.detections import Box, Detection
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-
-
-@frozen
-class Thresholds:
-    """The benchmark's own; anything else is another benchmark."""
-
-    score: float = 0.3
-    """A detection counts above this confidence …"""
-    counting: float = 0.9
-    """… and above this one where a number is required."""
-    most: int = 16
-    """At most so many of a class, the surest ones."""
-    overlap: float = 1.0
-    """Of two boxes of a class with at least this intersection over union the surer one stays; 1 = keep all."""
-    position: float = 0.1
-    """How much of both sizes an offset must exceed to count."""
+SCORE = 0.3
+"""A detection counts above this confidence …"""
+COUNTING = 0.9
+"""… and above this one where a number is required."""
+MOST = 16
+"""At most so many of a class, the surest ones."""
+OFFSET = 0.1
+"""How much of both sizes an offset must exceed to count."""
 
 
 @frozen
@@ -35,57 +27,44 @@ class Verdict:
 
     correct: bool
     reason: str
-    kept: Mapping[str, Sequence[Detection]]
+    counted: Mapping[str, Sequence[Detection]]
 
 
-def evaluate(detections: Sequence[Detection], metadata: Mapping[str, Any], limits: Thresholds | None = None) -> Verdict:
-    """Judge one image. `metadata` is a line of the prompt file. Boxes include their last pixel."""
-    limits = limits or Thresholds()
-    kept = keep(detections, limits.counting if metadata["tag"] == "counting" else limits.score, limits)
+def evaluate(detections: Sequence[Detection], metadata: Mapping[str, Any]) -> Verdict:
+    """Judge one image. `metadata` is a line of the prompt file."""
+    counted = keep(detections, COUNTING if metadata["tag"] == "counting" else SCORE)
     wrong: list[str] = []
     groups: list[Sequence[Detection] | None] = []
     for clause in metadata.get("include", []):
-        taken = kept.get(clause["class"], [])[: clause["count"]]
-        problem = _clause(clause, taken, groups, limits)
-        groups.append(None if problem else taken)
+        objects = counted.get(clause["class"], [])[: clause["count"]]
+        problem = _clause(clause, objects, groups)
+        groups.append(None if problem else objects)
         wrong += [problem] if problem else []
     for clause in metadata.get("exclude", []):
-        count = len(kept.get(clause["class"], []))
+        count = len(counted.get(clause["class"], []))
         if count >= clause["count"]:
             wrong.append(f"expected {clause['class']}<{clause['count']}, found {count}")
-    return Verdict(not wrong, "\n".join(wrong), kept)
+    return Verdict(not wrong, "\n".join(wrong), counted)
 
 
-def keep(detections: Sequence[Detection], score: float, limits: Thresholds) -> dict[str, list[Detection]]:
+def keep(detections: Sequence[Detection], score: float) -> dict[str, list[Detection]]:
     """The detections that count, by class, the surest first."""
-    kept: dict[str, list[Detection]] = {}
+    counted: dict[str, list[Detection]] = {}
     for each in sorted(detections, key=lambda each: -each.score):
         if each.score > score:
-            kept.setdefault(each.label, []).append(each)
-    kept = {name: found[: limits.most] for name, found in kept.items()}
-    return kept if limits.overlap >= 1 else {name: _apart(found, limits.overlap) for name, found in kept.items()}
-
-
-def _apart(found: Sequence[Detection], overlap: float) -> list[Detection]:
-    kept: list[Detection] = []
-    for each in found:
-        if all(iou(each.box, other.box, 1) < overlap for other in kept):
-            kept.append(each)
-    return kept
+            counted.setdefault(each.label, []).append(each)
+    return {name: objects[:MOST] for name, objects in counted.items()}
 
 
 def _clause(
-    clause: Mapping[str, Any],
-    taken: Sequence[Detection],
-    groups: Sequence[Sequence[Detection] | None],
-    limits: Thresholds,
+    clause: Mapping[str, Any], objects: Sequence[Detection], groups: Sequence[Sequence[Detection] | None]
 ) -> str:
     """The fault of one required object; "" if there is none. Only the highest-scoring objects count."""
     name, count = clause["class"], clause["count"]
-    if len(taken) < count:
-        return f"expected {name}>={count}, found {len(taken)}"
+    if len(objects) < count:
+        return f"expected {name}>={count}, found {len(objects)}"
     if "color" in clause:
-        colors = [each.color for each in taken]
+        colors = [each.color for each in objects]
         color = clause["color"]
         if colors.count(color) < count:
             others = ", ".join(f"{colors.count(each)} {each}" for each in COLORS if each in colors)
@@ -95,20 +74,20 @@ def _clause(
         if groups[target] is None:
             return f"no target for {name} to be {relation}"
         for other in groups[target] or ():
-            for each in taken:
-                found = relations(each.box, other.box, limits.position)
-                if relation not in found:
-                    return f"expected {name} {relation} target, found {' and '.join(sorted(found))} target"
+            for each in objects:
+                present = relations(each.box, other.box)
+                if relation not in present:
+                    return f"expected {name} {relation} target, found {' and '.join(sorted(present))} target"
     return ""
 
 
-def relations(one: Box, other: Box, threshold: float = 0.1) -> set[str]:
+def relations(one: Box, other: Box) -> set[str]:
     """Where the first box is, seen from the second: none, one or two of left of, right of, above, below."""
     dx = (one[0] + one[2] - other[0] - other[2]) / 2
     dy = (one[1] + one[3] - other[1] - other[3]) / 2
     wide = one[2] - one[0] + other[2] - other[0]
     high = one[3] - one[1] + other[3] - other[1]
-    x, y = _beyond(dx, threshold * wide), _beyond(dy, threshold * high)
+    x, y = _beyond(dx, OFFSET * wide), _beyond(dy, OFFSET * high)
     if abs(x) < 1e-3 and abs(y) < 1e-3:
         return set()
     far = hypot(dx, dy)  # of the whole offset, not of what is left of it: the benchmark's way

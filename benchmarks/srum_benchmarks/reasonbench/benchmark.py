@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 from srum_benchmarks import published, summary, templates
 from srum_benchmarks.options import ReasonBenchOptions
-from srum_benchmarks.reasonbench import prompts, scoring
+from srum_benchmarks.reasonbench import prompts
 from srum_benchmarks.reasonbench.prompts import DIMENSIONS, QUALITY
 from srum_benchmarks.summary import Scored
 from srum_core.errors import RecordError
-from srum_core.evaluation.published import Published
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
+from srum_core.stages.interview import json_values
+
+ALLOWED = (0.0, 0.5, 1.0)
+_LIST = re.compile(r'"score"\s*:\s*\[([^\[\]]*)\]')
 
 
 class ReasonBench:
@@ -34,9 +40,7 @@ class ReasonBench:
     def survey(self) -> Sequence[PromptFile]:
         return prompts.survey(self.options.data)
 
-    @staticmethod
-    def published() -> Published:
-        return published.read("reasonbench")
+    published = staticmethod(partial(published.read, "reasonbench"))
 
     def questions(self, candidate: Candidate) -> Sequence[Question]:
         return [Question(candidate.image, self.describe, max_new_tokens=self.options.max_new_tokens)]
@@ -55,8 +59,8 @@ class ReasonBench:
         if not answers[0].strip():
             return {0: "The image was not described."}
         counts = [len(pairs) for pairs in candidate.prompt.tags["criteria"].values()]
-        read = [scoring.read(answer, count) for answer, count in zip(answers[1:], counts, strict=False)]
-        return {place: why for place, (found, _, why) in enumerate(read, 1) if found is None}
+        results = [read(answer, count) for answer, count in zip(answers[1:], counts, strict=False)]
+        return {place: why for place, (scores, _, why) in enumerate(results, 1) if scores is None}
 
     def item(self, prompt: Prompt) -> tuple[str, str]:
         return prompt.tags["dimension"], str(prompt.tags["number"])
@@ -71,12 +75,12 @@ class ReasonBench:
         dimension = candidate.prompt.tags["dimension"]
         averages = {}
         for (name, pairs), answer in zip(groups.items(), answers[1:], strict=False):
-            found, _, _ = scoring.read(answer, len(pairs))
-            if found is not None:
-                averages[name] = scoring.mean(found)
+            scores, _, _ = read(answer, len(pairs))
+            if scores is not None:
+                averages[name] = sum(scores) / len(scores)
         measures = {"readable": len(averages) / len(groups), **averages}
         if all(name in averages for name in DIMENSIONS[dimension].weights):
-            measures["accuracy"] = scoring.accuracy(dimension, averages)
+            measures["accuracy"] = accuracy(dimension, averages)
         return measures
 
     def table(self, scored: Scored) -> Sequence[Row]:
@@ -104,3 +108,68 @@ def _listed(pairs: Sequence[Sequence[str]]) -> str:
     return "\n\n".join(
         f"Question {number}: {question}\nIts rule: {criterion}" for number, (question, criterion) in enumerate(pairs, 1)
     )
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def reference_json(text: str) -> Any:
+    """The text that the original parses: from the first brace to the next one that closes. Raises ValueError where the
+    original stops the run: another brace inside, a trailing comma, a stray quote, no JSON at all."""
+    start = text.find("{")
+    end = text.find("}", start)
+    if start < 0 or end < 0:
+        raise ValueError("there is no {…} in the answer")
+    return json.loads(text[start : end + 1])
+
+
+def read(text: str, count: int) -> tuple[list[float] | None, str, str]:
+    """(the scores, how they were read, why not). Tries the original's way, then whole JSON objects, then the list
+    alone; there must be `count` scores, each 0, 0.5 or 1."""
+    why = "The answer holds no list of scores."
+    for how, entries in (("reference", _reference(text)), ("object", _objects(text)), ("list", _list(text))):
+        if entries is None:
+            continue
+        scores = [_score(each) for each in entries] if isinstance(entries, list) else []
+        if len(scores) != count:
+            why = f"The answer holds {len(scores)} scores for {count} questions."
+        elif any(each not in ALLOWED for each in scores):
+            why = "A score is none of 0, 0.5 and 1."
+        else:
+            return [each for each in scores if each is not None], how, ""
+    return None, "", why
+
+
+def _reference(text: str) -> Any:
+    try:
+        return reference_json(text).get("score")
+    except (ValueError, RecursionError, AttributeError):  # no JSON, or no object
+        return None
+
+
+def _objects(text: str) -> Any:
+    """The list in the last JSON object of the answer that has one."""
+    try:
+        values, _ = json_values(text, "{", strict=True)
+    except RecursionError:
+        return None
+    return next((value["score"] for value in reversed(values) if "score" in value), None)
+
+
+def _list(text: str) -> list[str] | None:
+    lists = _LIST.findall(text)
+    return [each.strip().strip('"') for each in lists[-1].split(",")] if lists else None
+
+
+def _score(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def accuracy(dimension: str, averages: Mapping[str, float]) -> float:
+    """Reasoning accuracy of one image, in [0, 1], from the averages of its groups."""
+    return sum(weight * averages[group] for group, weight in DIMENSIONS[dimension].weights.items())

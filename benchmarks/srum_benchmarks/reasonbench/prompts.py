@@ -49,49 +49,41 @@ DIMENSIONS: Mapping[str, Dimension] = {
         "textual_image_design", "textual_image", (26, "64303fa2ea6e393c"), "reason_evaluation", False
     ),
 }
+_FILES = [each for dimension in DIMENSIONS.values() for each in (dimension.prompts, dimension.criteria)]
 
 
 def load(data: str, verify: bool = True) -> list[Prompt]:
     """Prompts with ids such as "idiom-0001"; tags `dimension`, `number`, and `criteria`: group → pairs of question and
     criterion. Raises ConfigError."""
-    found, prompts, problems = _read(data)
-    if verify:
-        files.refuse(NAME, found, problems)
-    return prompts
+    return files.prompts(NAME, _read(data), verify)
 
 
 def survey(data: str) -> list[PromptFile]:
     """Existing and missing files of prompts and questions."""
-    return files.survey(data, _wanted(), lambda: _read(data)[2])
+    return files.survey(data, _FILES, lambda: _read(data))
 
 
-def _wanted() -> list[Expected]:
-    return [each for dimension in DIMENSIONS.values() for each in (dimension.prompts, dimension.criteria)]
-
-
-def _read(data: str) -> tuple[list[PromptFile], list[Prompt], list[str]]:
-    """The files, the prompts, and what more is wrong with them."""
-    wanted = _wanted()
-    paths = dict(zip(wanted, files.need(data, NAME, wanted), strict=True))
-    found, prompts, problems = [], [], []
+def _read(data: str) -> files.Contents:
+    paths = dict(zip(_FILES, files.need(data, NAME, _FILES), strict=True))
+    states, prompts, problems = [], [], []
     for name, dimension in DIMENSIONS.items():
-        path, asked = paths[dimension.prompts], paths[dimension.criteria]
-        entries, criteria = files.read_json(path, list), files.read_json(asked, list)
-        found += [
-            files.check(dimension.prompts, path, files.texts(path, entries, "prompt")),
-            files.check(dimension.criteria, asked, files.texts(asked, criteria, "prompt")),
-        ]
-        by_id = {_number(asked, place, entry): entry for place, entry in enumerate(criteria, 1)}
+        path, criteria_path = paths[dimension.prompts], paths[dimension.criteria]
+        entries, state = files.read_entries(dimension.prompts, path)
+        criteria, other = files.read_entries(dimension.criteria, criteria_path)
+        states += [state, other]
+        by_id = {_number(criteria_path, place, entry): entry for place, entry in enumerate(criteria, 1)}
         numbers = [_number(path, place, entry) for place, entry in enumerate(entries, 1)]
         if numbers != list(range(1, len(numbers) + 1)):
             problems.append(f"{path}: the ids do not count up one by one from 1.")
         for number, entry in zip(numbers, entries, strict=True):
             if number not in by_id:
-                raise ConfigError(f"{asked} has no questions about id {number} of {path}.")
-            groups = {group: _pairs(asked, number, by_id[number].get(group), group) for group in dimension.groups}
+                raise ConfigError(f"{criteria_path} has no questions about id {number} of {path}.")
+            groups = {
+                group: _pairs(criteria_path, number, by_id[number].get(group), group) for group in dimension.groups
+            }
             tags = {"dimension": name, "number": number, "criteria": groups}
             prompts.append(Prompt(f"{name}-{number:04d}", entry["prompt"], tags))
-    return found, prompts, problems
+    return states, prompts, problems
 
 
 def _number(path: Path, place: int, entry: Mapping[str, Any]) -> int:
@@ -101,9 +93,9 @@ def _number(path: Path, place: int, entry: Mapping[str, Any]) -> int:
         raise ConfigError(f'{path}, entry {place}: there is no number "id" in it.') from error
 
 
-def _pairs(path: Path, number: int, asked: Any, group: str) -> list[list[str]]:
+def _pairs(path: Path, number: int, pairs: Any, group: str) -> list[list[str]]:
     """[question, criterion] by order: some entries name them otherwise than q1, c1, q2, …"""
-    words = list(asked.values()) if isinstance(asked, dict) else []
+    words = list(pairs.values()) if isinstance(pairs, dict) else []
     if not words or len(words) % 2:
         raise ConfigError(f'{path}, id {number}: "{group}" should hold questions and criteria in turns.')
     return [[str(question), str(criterion)] for question, criterion in zip(words[::2], words[1::2], strict=True)]

@@ -41,8 +41,8 @@ class Shapes:
 
     def rubrics(self, candidate: Candidate) -> Mapping[str, float]:
         """Layout, whatever the forms are; and detail, wherever things stand. Exact, also for unfinished images."""
-        found = self._check(candidate)
-        return {"layout": layout(found.found, candidate.prompt.tags), "detail": found.fidelity}
+        verdict = self._check(candidate)
+        return {"layout": layout(verdict.things, candidate.prompt.tags), "detail": verdict.fidelity}
 
     def _check(self, candidate: Candidate) -> Verdict:
         return check(read(candidate, "The shapes benchmark"), candidate.prompt.tags)
@@ -67,11 +67,11 @@ class Crowded(Shapes):
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         verdict = self._check(candidate)
-        asked = len(candidate.prompt.tags["objects"])
+        count = len(candidate.prompt.tags["objects"])
         return {
             "correct": float(verdict.correct),
             "fidelity": verdict.fidelity,
-            EXTRA_OBJECTS: len(verdict.found) / asked - 1,
+            EXTRA_OBJECTS: len(verdict.things) / count - 1,
         }
 
 

@@ -19,12 +19,21 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from srum_benchmarks.shapes.crowded import cell_of, stands
-from srum_benchmarks.shapes.render import SIZES, SMALL, Mask, Pixels, related, shape_mask
 from srum_benchmarks.shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, SIDE, Kind, crowded, wanted
 from srum_core.errors import RecordError
 from srum_core.models.images import open_image
 from srum_core.records import Candidate
 
+Pixels = NDArray[np.uint8]
+"""(32, 32, 3) RGB"""
+Mask = NDArray[np.bool_]
+PixelBox = tuple[int, int, int, int]
+"""(x0, y0, x1, y1) in pixels; x1 and y1 are one past the last."""
+
+SIZES = (9, 10, 11)
+"""Pixels of an object's bounding side."""
+SMALL: Mapping[str, tuple[int, ...]] = {"circle": (7,), "square": (6, 7), "triangle": (6, 7), "cross": (6,)}
+"""The same in the crowded world, by shape: a circle of 6 pixels is nearly a square, a cross of 7 nearly a circle."""
 SMALLEST = 8
 """Pixels; fewer are a speck, which is neither an object nor a mistake (the smallest shape has 41, a small one 20)."""
 OVERLAP = 0.8
@@ -36,12 +45,35 @@ APART = 4
 WINDOW = 18
 """Side of the window in which a component is compared with masks."""
 
-PixelBox = tuple[int, int, int, int]
-"""(x0, y0, x1, y1) in pixels; x1 and y1 are one past the last."""
+
+@cache
+def shape_mask(shape: str, size: int) -> Mask:
+    """(size, size), True inside the shape."""
+    row, column = np.mgrid[:size, :size]
+    middle = (size - 1) / 2
+    across, down = np.abs(column - middle), np.abs(row - middle)
+    # Half of a cross's arm: 4 pixels wide in an even size from 8 on, 2 below, 3 in an odd one.
+    arm = min(2, size // 4) if size % 2 == 0 else 1.5
+    masks: dict[str, Mask] = {
+        "circle": across**2 + down**2 <= (size / 2) ** 2,
+        "square": np.ones((size, size), bool),
+        "triangle": across <= (row + 1 - size % 2) / 2,
+        "cross": (across < arm) | (down < arm),
+    }
+    return masks[shape]
+
+
+def related(first: Any, second: Any, relation: str, least: float, lean: float) -> Any:
+    """Whether centre `first` (x, y) is in `relation` to `second`: `least` along it, and `lean` more than across. Either
+    may hold arrays."""
+    right, down = second[0] - first[0], second[1] - first[1]
+    along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
+    across = abs(down if relation in ("left of", "right of") else right)
+    return (along >= least) & (along >= across + lean)
 
 
 @frozen
-class Found:
+class Thing:
     """A connected component of one colour. `shape` is None where no shape fits: a blob."""
 
     colour: str
@@ -67,7 +99,7 @@ class Verdict:
     """Share of the required objects that are there, wherever they stand and whatever else is there."""
     detail: str
     """The fault in a few words, or "all as asked"."""
-    found: tuple[Found, ...]
+    things: tuple[Thing, ...]
 
 
 def colours(image: Pixels) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -83,36 +115,19 @@ def colours(image: Pixels) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def components(labels: NDArray[np.int64]) -> list[Mask]:
-    """4-connected areas of one label, -1 left out: masks of the image's size."""
-    side = labels.shape[1] + 1
-    line = np.pad(labels, ((0, 0), (0, 1)), constant_values=-1).ravel()  # a background pixel ends every row
-    starts = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1, [len(line)]])
-    runs = [
-        (first // side, first % side, first % side + last - first, label)
-        for first, last, label in zip(starts.tolist(), starts[1:].tolist(), line[starts[:-1]].tolist(), strict=False)
-        if label >= 0
-    ]
-    parent = list(range(len(runs)))
-    above = 0  # the first run that can touch the present one from above
-    for i, (y, first, last, label) in enumerate(runs):
-        while runs[above][0] < y - 1:
-            above += 1
-        for j in range(above, i):
-            up_y, up_first, up_last, up_label = runs[j]
-            if up_y == y:
-                break
-            if up_first < last and first < up_last and label == up_label:
-                parent[_root(parent, i)] = _root(parent, j)
-    areas: dict[int, Mask] = {}
-    for i, (y, first, last, _) in enumerate(runs):
-        areas.setdefault(_root(parent, i), np.zeros(labels.shape, bool))[y, first:last] = True
-    return list(areas.values())
-
-
-def _root(parent: list[int], node: int) -> int:
-    while parent[node] != node:
-        node = parent[node]
-    return node
+    """4-connected areas of one label, -1 left out: masks of the image's size, in the order of their first pixels."""
+    first = np.arange(labels.size).reshape(labels.shape)  # of each pixel's area, as far as it is known
+    inside = labels >= 0
+    down = (labels[1:] == labels[:-1]) & inside[1:]
+    right = (labels[:, 1:] == labels[:, :-1]) & inside[:, 1:]
+    while True:
+        before = first.copy()
+        for here, there, same in ((first[1:], first[:-1], down), (first[:, 1:], first[:, :-1], right)):
+            np.minimum(here, there, out=here, where=same)
+            np.minimum(here, there, out=there, where=same)
+        first = first.ravel()[first]
+        if np.array_equal(first, before):
+            return [first == pixel for pixel in np.unique(first[inside])]
 
 
 def _box(area: Mask) -> PixelBox:
@@ -150,10 +165,10 @@ def recognise(area: Mask, small: bool = False) -> tuple[str | None, float]:
     return (names[best] if overlap[best] >= OVERLAP else None), float(overlap[best])
 
 
-def look(image: Pixels, small: bool = False) -> tuple[Found, ...]:
+def look(image: Pixels, small: bool = False) -> tuple[Thing, ...]:
     """Every component that is no speck, in reading order. `small`: an image of the crowded world."""
     labels, strength = colours(image)
-    found = []
+    things = []
     for area in components(labels):
         if area.sum() < SMALLEST:
             continue
@@ -162,15 +177,15 @@ def look(image: Pixels, small: bool = False) -> tuple[Found, ...]:
             shape = None
         box = _box(area)
         colour = COLOURS[int(labels[area][0])]
-        found.append(Found(colour, shape, box, int(area.sum()), overlap))
-    return reading_order(found)
+        things.append(Thing(colour, shape, box, int(area.sum()), overlap))
+    return reading_order(things)
 
 
-def reading_order(found: Iterable[Found]) -> tuple[Found, ...]:
+def reading_order(things: Iterable[Thing]) -> tuple[Thing, ...]:
     """Row by row from the top, each from the left. A thing belongs to a row whose first (highest) thing reaches below
     its middle: the order in which a grounder numbers regions."""
-    rows: list[list[Found]] = []
-    for thing in sorted(found, key=lambda thing: (thing.box[1], thing.box[0])):
+    rows: list[list[Thing]] = []
+    for thing in sorted(things, key=lambda thing: (thing.box[1], thing.box[0])):
         if rows and thing.centre[1] < rows[-1][0].box[3]:
             rows[-1].append(thing)
         else:
@@ -178,14 +193,14 @@ def reading_order(found: Iterable[Found]) -> tuple[Found, ...]:
     return tuple(thing for row in rows for thing in sorted(row, key=lambda thing: thing.box))
 
 
-def placed(thing: Found, place: str | None) -> bool:
+def placed(thing: Thing, place: str | None) -> bool:
     """Whether a thing of the crowded world is in this row or column; None is everywhere."""
     return stands(place, cell_of(thing.centre))
 
 
-def absent(found: tuple[Found, ...], tags: Mapping[str, Any]) -> list[Kind]:
+def absent(things: tuple[Thing, ...], tags: Mapping[str, Any]) -> list[Kind]:
     """The required objects, in their order, that are missing from the image, or from their place."""
-    there, missing = list(found), list[Kind]()
+    there, missing = list(things), list[Kind]()
     asked = [kind for kind, count in wanted(tags).items() for _ in range(count)]
     for kind, place in zip(asked, tags.get("places") or [None] * len(asked), strict=True):
         match = next((thing for thing in there if thing.kind == kind and placed(thing, place)), None)
@@ -196,45 +211,47 @@ def absent(found: tuple[Found, ...], tags: Mapping[str, Any]) -> list[Kind]:
     return missing
 
 
-def holds(found: tuple[Found, ...], tags: Mapping[str, Any]) -> bool:
+def holds(things: tuple[Thing, ...], tags: Mapping[str, Any]) -> bool:
     """Whether the required relation holds between the first objects of the two kinds, and each object is in its place.
     True where neither is asked."""
     if crowded(tags):
-        return not absent(found, tags)
+        return not absent(things, tags)
     if tags["relation"] is None:
         return True
-    first, second = (next((f for f in found if f.kind == tuple(kind)), None) for kind in tags["objects"])
+    first, second = (next((f for f in things if f.kind == tuple(kind)), None) for kind in tags["objects"])
     return bool(first and second and related(first.centre, second.centre, tags["relation"], APART, 0))
 
 
-def layout(found: tuple[Found, ...], tags: Mapping[str, Any]) -> float:
+def layout(things: tuple[Thing, ...], tags: Mapping[str, Any]) -> float:
     """How well colours, counts and places are as asked, 0 to 1, whatever form the things have (also blobs).
 
     The F1 of required and present objects, paired by colour; where a relation is required, the mean of that and of
     whether any two things of the two colours stand so; where places are, of that and of the share of them in which
     something of the colour stands."""
     need = Counter(colour for colour, _ in wanted(tags).elements())
-    there = Counter(thing.colour for thing in found)
+    there = Counter(thing.colour for thing in things)
     matched = 2 * (need & there).total() / (need.total() + there.total())
     if crowded(tags) and any(tags["places"]):
         asked = list(zip([colour for colour, _ in tags["objects"]], tags["places"], strict=True))
-        there_too = [any(thing.colour == colour and placed(thing, place) for thing in found) for colour, place in asked]
+        there_too = [
+            any(thing.colour == colour and placed(thing, place) for thing in things) for colour, place in asked
+        ]
         return (matched + sum(there_too) / len(asked)) / 2
     if tags["relation"] is None:
         return matched
     one, other = (colour for colour, _ in tags["objects"])
-    pairs = [(a, b) for a in found for b in found if a is not b and (a.colour, b.colour) == (one, other)]
+    pairs = [(a, b) for a in things for b in things if a is not b and (a.colour, b.colour) == (one, other)]
     stands = any(related(a.centre, b.centre, tags["relation"], APART, 0) for a, b in pairs)
     return (matched + stands) / 2
 
 
 def check(image: Pixels, tags: Mapping[str, Any]) -> Verdict:
     """Right iff every required object is there, nothing else is, and relation, count and places are as asked."""
-    found = look(image, crowded(tags))
+    things = look(image, crowded(tags))
     need = wanted(tags)
     left = need.copy()
     surplus = []
-    for thing in found:
+    for thing in things:
         if thing.kind is not None and left[thing.kind] > 0:
             left[thing.kind] -= 1
         else:
@@ -248,11 +265,11 @@ def check(image: Pixels, tags: Mapping[str, Any]) -> Verdict:
     if left.total():
         colour, shape = next(kind for kind, count in left.items() if count > 0)
         wrong.append(f"missing: {colour} {shape}")
-    if not wrong and not holds(found, tags):
-        misplaced = f"not in its place: {' '.join(absent(found, tags)[0])}" if crowded(tags) else ""
+    if not wrong and not holds(things, tags):
+        misplaced = f"not in its place: {' '.join(absent(things, tags)[0])}" if crowded(tags) else ""
         wrong.append(misplaced or f"not {tags['relation']}")
     detail = "; ".join(wrong) or "all as asked"
-    return Verdict(detail == "all as asked", fidelity, detail, found)
+    return Verdict(detail == "all as asked", fidelity, detail, things)
 
 
 def read(candidate: Candidate, who: str) -> Pixels:

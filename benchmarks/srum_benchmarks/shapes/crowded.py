@@ -10,14 +10,11 @@ different follows from the tag `places` (`world.crowded`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count as count_up
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from srum_benchmarks.shapes.world import (
-    COLOURS,
     KINDS,
     SIDE,
     Kind,
@@ -34,9 +31,6 @@ from srum_benchmarks.shapes.world import (
 from srum_core.errors import ConfigError
 from srum_core.records import Prompt
 
-if TYPE_CHECKING:
-    import numpy as np
-
 GRID = 4
 """Cells of an image's side, one thing each at most: the cells of the tiny model's latent."""
 SLOT = SIDE // GRID
@@ -47,19 +41,6 @@ PLACES = tuple(f"{line} {i}" for line in ("row", "column") for i in range(1, GRI
 
 LENGTH = {"train": 4096, "dev": 512, "test": 512}
 """Prompts in the list of each split."""
-HARD = 12
-"""Kinds, of 24, whose captions are mostly wrong in the images for training generation."""
-
-
-@cache
-def hard_kinds() -> Mapping[Kind, Kind]:
-    """The hard kinds, and the kind that replaces each: the same shape in one fixed other colour."""
-    hard = sorted(KINDS, key=lambda kind: digest("hard", *kind))[:HARD]
-    return {(colour, shape): (_mistaken(colour, shape), shape) for colour, shape in hard}
-
-
-def _mistaken(colour: str, shape: str) -> str:
-    return min((other for other in COLOURS if other != colour), key=lambda other: digest("as", colour, shape, other))
 
 
 def cell_of(centre: tuple[float, float]) -> tuple[int, int]:
@@ -81,7 +62,7 @@ def listed(kinds: Sequence[Kind], places: Sequence[str | None] | None = None) ->
     return Prompt("", f"{', '.join(words[:-1])} and {words[-1]}", tags(category, kinds) | {"places": list(places)})
 
 
-def _together(order: Iterable[Kind], count: int, split: str) -> list[Kind] | None:
+def together(order: Iterable[Kind], count: int, split: str) -> list[Kind] | None:
     """The first `count` of an order that are valid in a prompt of the split; None where they belong to train alone."""
     chosen: list[Kind] = []
     for kind in order:
@@ -92,7 +73,7 @@ def _together(order: Iterable[Kind], count: int, split: str) -> list[Kind] | Non
     return None
 
 
-def _in_places(cells: Sequence[int], by_row: Sequence[bool]) -> list[str]:
+def in_places(cells: Sequence[int], by_row: Sequence[bool]) -> list[str]:
     """For each of these cells (0 to 15) its row or its column."""
     return [
         f"row {cell // GRID + 1}" if row else f"column {cell % GRID + 1}"
@@ -106,12 +87,12 @@ def _every(split: str, category: str, seed: int) -> Iterator[Prompt]:
     seen: set[str] = set()
     for i in count_up():
         of, count = (split, category, seed, i), COUNTS[len(seen) % len(COUNTS)]
-        kinds = _together(sorted(KINDS, key=lambda kind: digest("kinds", *of, *kind)), count, split)
+        kinds = together(sorted(KINDS, key=lambda kind: digest("kinds", *of, *kind)), count, split)
         if kinds is None:
             continue
         cells = sorted(range(GRID * GRID), key=lambda cell: digest("cells", *of, cell))[:count]
         rows = [digest("row", *of, cell)[0] % 2 == 0 for cell in cells]
-        prompt = listed(kinds, _in_places(cells, rows) if category == CATEGORIES[1] else None)
+        prompt = listed(kinds, in_places(cells, rows) if category == CATEGORIES[1] else None)
         if prompt.text not in seen:
             seen.add(prompt.text)
             yield prompt
@@ -131,17 +112,3 @@ def prompts(split: str, count: int | None = None, seed: int = 0, category: str =
     turns = [prompt for both in zip(*lists, strict=True) for prompt in both][:count]
     name = prefix("crowded", split, seed, category)
     return [Prompt(f"{name}{i:04d}", prompt.text, prompt.tags) for i, prompt in enumerate(turns)]
-
-
-def random_prompt(rng: np.random.Generator, split: str = "train", category: str | None = None) -> Prompt:
-    """One prompt of a split, its category sampled uniformly unless given. Its id is empty: it is not part of a list."""
-    category = category or CATEGORIES[rng.integers(len(CATEGORIES))]
-    count, kinds = COUNTS[rng.integers(len(COUNTS))], None
-    while kinds is None:
-        kinds = _together([KINDS[i] for i in rng.permutation(len(KINDS)).tolist()], count, split)
-    return listed(kinds, random_places(count, rng) if category == CATEGORIES[1] else None)
-
-
-def random_places(count: int, rng: np.random.Generator) -> list[str]:
-    """A place for each of so many things, all of which can be had at once."""
-    return _in_places(rng.permutation(GRID * GRID)[:count].tolist(), (rng.random(count) < 0.5).tolist())

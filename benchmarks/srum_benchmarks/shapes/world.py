@@ -16,13 +16,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srum_core.errors import ConfigError
 from srum_core.records import Prompt
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Kind = tuple[str, str]
 """(colour, shape)"""
@@ -142,23 +139,23 @@ def three(first: Kind, second: Kind, third: Kind) -> Prompt:
 
 
 @cache
-def _pairs(split: str) -> tuple[tuple[Kind, Kind], ...]:
+def ordered_pairs(split: str) -> tuple[tuple[Kind, Kind], ...]:
     return tuple(two for two in permutations(KINDS, 2) if pair_split()[pair(*two)] == split)
 
 
 @cache
-def _combos(split: str) -> tuple[tuple[Kind, int], ...]:
+def combos(split: str) -> tuple[tuple[Kind, int], ...]:
     return tuple(combo for combo, of in count_split().items() if of == split)
 
 
 def _every(split: str, category: str) -> Iterator[Prompt]:
-    ordered = _pairs(split)
+    ordered = ordered_pairs(split)
     if category == CATEGORIES[0]:
         yield from (binding(*two, wording) for two in ordered for wording in BINDING_WORDINGS)
     elif category == CATEGORIES[1]:
         yield from (spatial(*two, relation) for two in ordered for relation in RELATIONS)
     elif category == CATEGORIES[2]:
-        yield from (numeracy(*combo, wording) for combo in _combos(split) for wording in NUMERACY_WORDINGS)
+        yield from (numeracy(*combo, wording) for combo in combos(split) for wording in NUMERACY_WORDINGS)
     else:
         yield from (three(*kinds) for kinds in permutations(KINDS, 3) if set_split(kinds) == split)
 
@@ -203,21 +200,3 @@ def prompts(split: str, count: int | None = None, seed: int = 0, category: str =
     turns = (of[i] for i in range(max(map(len, lists))) for of in lists if i < len(of))
     name = prefix("shapes", split, seed, category)
     return [Prompt(f"{name}{i:04d}", p.text, p.tags) for i, p in zip(range(count), turns, strict=False)]
-
-
-def random_prompt(rng: np.random.Generator, split: str = "train", category: str | None = None) -> Prompt:
-    """One prompt of a split, its category sampled uniformly unless given. Its id is empty: it is not part of a list."""
-    category = category or CATEGORIES[rng.integers(len(CATEGORIES))]
-    if category == CATEGORIES[2]:
-        combos = _combos(split)
-        kind, count = combos[rng.integers(len(combos))]
-        return numeracy(kind, count, NUMERACY_WORDINGS[rng.integers(len(NUMERACY_WORDINGS))])
-    first, second = _pairs(split)[rng.integers(len(_pairs(split)))]
-    if category == CATEGORIES[0]:
-        return binding(first, second, BINDING_WORDINGS[rng.integers(len(BINDING_WORDINGS))])
-    if category == CATEGORIES[1]:
-        return spatial(first, second, RELATIONS[rng.integers(len(RELATIONS))])
-    while True:
-        kinds = [first, second, KINDS[rng.integers(len(KINDS))]]
-        if len(set(kinds)) == 3 and set_split(kinds) == split:
-            return three(*(kinds[i] for i in rng.permutation(3)))

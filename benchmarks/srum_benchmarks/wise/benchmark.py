@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -9,9 +10,17 @@ from typing import ClassVar
 from srum_benchmarks import summary, templates
 from srum_benchmarks.options import WiseOptions, WiseVerifiedOptions
 from srum_benchmarks.summary import Part, Scored
-from srum_benchmarks.wise import prompts, scoring
+from srum_benchmarks.wise import prompts
 from srum_benchmarks.wise.prompts import GROUPS, LEGACY, VERIFIED
 from srum_core.records import Candidate, Layout, Prompt, PromptFile, Question, Row
+
+NAMES = ("consistency", "realism", "aesthetic_quality")
+WEIGHTS = {"consistency": 0.7, "realism": 0.2, "aesthetic_quality": 0.1}
+_LEGACY = re.compile(r"\*{0,2}(Consistency|Realism|Aesthetic Quality)\*{0,2}\s*+(?::\s*+)?(\d)", re.IGNORECASE)
+_BARE = re.compile(r"[ \t]*([012])[ \t]*")
+_BINARY = re.compile(r"\*{0,2}Score\*{0,2}\s*+(?::\s*+)?([01])\b", re.IGNORECASE)
+
+Grades = dict[str, float]
 
 
 class _Wise:
@@ -20,9 +29,9 @@ class _Wise:
     layouts: ClassVar[Mapping[str, str]] = {"wise": "WISE's scorers, legacy and verified, and copies of them"}
     version = LEGACY
 
-    def __init__(self, options: WiseOptions) -> None:
-        self.options = options
-        self.template = templates.load(options.template, ["prompt", "explanation"])
+    def __init__(self, options: WiseOptions | None = None) -> None:
+        self.options = options or (WiseOptions() if self.version is LEGACY else WiseVerifiedOptions())
+        self.template = templates.load(self.options.template, ["prompt", "explanation"])
 
     def prompts(self, split: str) -> Sequence[Prompt]:
         return prompts.load(self.version, self.options.data, split, self.options.verify)
@@ -48,7 +57,11 @@ class _Wise:
         kept = [(each, values) for each, values in scored if each.prompt.tags["group"] != self.options.trained]
         measure = "reference" if self.options.policy == "reference" else "wiscore"
         readable = summary.coverage(summary.cells(kept, measure))
-        note = self._note(kept, readable)
+        trained = self.options.trained
+        more = f"trained on {trained}, which is left out" if trained else ""
+        expected = sum(file.count for group, file in self.version.files.items() if group != trained)
+        label = templates.label(self.template, {}, self.options.template)
+        note = summary.note(self.options, readable, kept, expected, more, label)
         parts = summary.by_group(kept, measure, "category", self.version.ranges, self.options.policy)
         rows = [summary.row(name, [(1.0, part)], note) for name, part in parts.items()]
         for group, names in GROUPS.items():
@@ -68,14 +81,6 @@ class _Wise:
             rows.append(summary.row("overall (plain mean of categories)", summary.equal(parts.values()), note))
         return rows
 
-    def _note(self, kept: Scored, readable: float) -> str:
-        trained = self.options.trained
-        more = f"trained on {trained}, which is left out" if trained else ""
-        ranges = [self.version.ranges[name] for group, names in GROUPS.items() if group != trained for name in names]
-        expected = sum(last - first + 1 for first, last in ranges)
-        label = templates.label(self.template, {}, self.options.template)
-        return summary.note(self.options, readable, kept, expected, more, label)
-
 
 class Wise(_Wise):
     """Three grades an image, and the WiScore in [0, 1]: 0.7 consistency + 0.2 realism + 0.1 aesthetics, halved.
@@ -83,24 +88,19 @@ class Wise(_Wise):
     Raises ConfigError for a folder without the prompts, and for a template that cannot be used.
     """
 
-    version = LEGACY
-
-    def __init__(self, options: WiseOptions | None = None) -> None:
-        super().__init__(options or WiseOptions())
-
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
-        found, why = scoring.read_legacy(answers[0])
-        return {0: why} if found is None else {}
+        _, why = read_legacy(answers[0])
+        return {0: why} if why else {}
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         """`reference`: the value in the original; without `wiscore` the answer could not be read."""
         (answer,) = answers
-        original = scoring.legacy(answer)
-        found, _ = scoring.read_legacy(answer)
-        measures = {"readable": float(found is not None)}
-        if all(name in original for name in scoring.NAMES):
-            measures["reference"] = scoring.wiscore(original)
-        return {**measures, **found, "wiscore": scoring.wiscore(found)} if found else measures
+        original = legacy(answer)
+        grades, _ = read_legacy(answer)
+        measures = {"readable": float(grades is not None)}
+        if all(name in original for name in NAMES):
+            measures["reference"] = wiscore(original)
+        return {**measures, **grades, "wiscore": wiscore(grades)} if grades else measures
 
 
 class WiseVerified(_Wise):
@@ -111,21 +111,56 @@ class WiseVerified(_Wise):
 
     version = VERIFIED
 
-    def __init__(self, options: WiseVerifiedOptions | None = None) -> None:
-        super().__init__(options or WiseVerifiedOptions())
-
     def unreadable(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[int, str]:
-        return {} if scoring.binary(answers[0]) else {0: "The answer holds no grade, 0 or 1."}
+        return {} if binary(answers[0]) else {0: "The answer holds no grade, 0 or 1."}
 
     def score(self, candidate: Candidate, answers: Sequence[str]) -> Mapping[str, float]:
         (answer,) = answers
-        found = scoring.binary(answer)
-        if not found:
+        grades = binary(answer)
+        if not grades:
             return {"readable": 0.0}
-        return {"readable": 1.0, "wiscore": found["score"], "reference": found["score"]}
+        return {"readable": 1.0, "wiscore": grades["score"], "reference": grades["score"]}
 
 
 def _pooled(parts: Sequence[Part]) -> list[tuple[float, Part]]:
     """The mean over all images of several categories."""
     sums = tuple(each for part in parts for each in part.sums)
     return [(1.0, Part(sums, tuple(each for part in parts for each in part.counts)))]
+
+
+# ---- answers: read as the published scorers do; digits that are no grades pass there, not here -----------------------
+
+
+def legacy(text: str) -> Grades:
+    """The grades that the original reads; the last one of a name counts. Without any name, three bare lines do."""
+    grades = named(_LEGACY, text)
+    bare = [match[1] for line in text.strip().split("\n") if (match := _BARE.fullmatch(line))]
+    return grades if grades or len(bare) < 3 else dict(zip(NAMES, map(float, bare), strict=False))
+
+
+def binary(text: str) -> Grades:
+    """The grade of the verified version, if the answer has one: the first that is named, or else the only bare line."""
+    text = text.rpartition("</think>")[2]
+    if match := _BINARY.search(text):
+        return {"score": float(match[1])}
+    bare = [line.strip() for line in text.split("\n") if line.strip() in ("0", "1")]
+    return {"score": float(bare[0])} if len(bare) == 1 else {}
+
+
+def named(pattern: re.Pattern[str], text: str) -> Grades:
+    return {name.lower().replace(" ", "_"): float(digit) for name, digit in pattern.findall(text)}
+
+
+def read_legacy(text: str) -> tuple[Grades | None, str]:
+    """All three grades, or None and why not."""
+    grades = legacy(text)
+    missing = [name for name in NAMES if name not in grades]
+    if missing:
+        return None, f"The answer holds no grade for {', '.join(missing)}."
+    odd = [f"{name} {value:.0f}" for name, value in grades.items() if value > 2]
+    return (None, f"Grades go from 0 to 2, not {', '.join(odd)}.") if odd else (grades, "")
+
+
+def wiscore(grades: Mapping[str, float]) -> float:
+    """In [0, 1] for grades from 0 to 2."""
+    return sum(weight * grades[name] for name, weight in WEIGHTS.items()) / 2

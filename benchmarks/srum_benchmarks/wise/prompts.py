@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,21 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "science": ("BIOLOGY", "PHYSICS", "CHEMISTRY"),
 }
 """The three files and their categories; the paper's Figure 6 trains on one and tests on the other two."""
+CATEGORIES = [name for names in GROUPS.values() for name in names]
+_STEMS = ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
 
 
 @frozen
 class Version:
-    """Ids run from 1 on, without gaps, in the order of the categories. `weights` add up to 1."""
+    """Ids run from 1 to 1000, without gaps, category by category. A category weighs as much as it has prompts."""
 
     name: str
     ranges: Mapping[str, tuple[int, int]] = field(hash=False)
-    weights: Mapping[str, float] = field(hash=False)
     files: Mapping[str, Expected] = field(hash=False)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {name: (last - first + 1) / 1000 for name, (first, last) in self.ranges.items()}
 
     def category(self, identity: int) -> str:
         """Of a prompt. Raises KeyError for an id that this version does not have."""
@@ -39,44 +44,28 @@ class Version:
         raise KeyError(identity)
 
 
-LEGACY = Version(
+def _version(name: str, place: str, lasts: Sequence[int], spots: Sequence[tuple[int, str]]) -> Version:
+    """`place`: path of a file, with {} for its stem; `lasts`: the last id of each category."""
+    ranges = dict(zip(CATEGORIES, zip([1, *(last + 1 for last in lasts)], lasts, strict=False), strict=True))
+    files = {}
+    for (group, names), stem, spot in zip(GROUPS.items(), _STEMS, spots, strict=True):
+        count = ranges[names[-1]][1] - ranges[names[0]][0] + 1
+        files[group] = Expected((place.format(stem),), count, dict([spot]), SOURCE, "Prompt")
+    return Version(name, ranges, files)
+
+
+LEGACY = _version(
     "wise",
-    {
-        "CULTURE": (1, 400), "TIME": (401, 567), "SPACE": (568, 700),
-        "BIOLOGY": (701, 800), "PHYSICS": (801, 900), "CHEMISTRY": (901, 1000),
-    },
-    {"CULTURE": 0.4, "TIME": 0.167, "SPACE": 0.133, "BIOLOGY": 0.1, "PHYSICS": 0.1, "CHEMISTRY": 0.1},
-    {
-        "cultural": Expected(
-            ("WISE_legacy/data/cultural_common_sense.json",), 400, {311: "e23000954ef46b7a"}, SOURCE, "Prompt"
-        ),
-        "spatio-temporal": Expected(
-            ("WISE_legacy/data/spatio-temporal_reasoning.json",), 300, {1: "acd7c51b6a9e2d06"}, SOURCE, "Prompt"
-        ),
-        "science": Expected(
-            ("WISE_legacy/data/natural_science.json",), 300, {228: "2c871453f659d2e9"}, SOURCE, "Prompt"
-        ),
-    },
-)  # fmt: skip
-VERIFIED = Version(
+    "WISE_legacy/data/{}.json",
+    (400, 567, 700, 800, 900, 1000),
+    [(311, "e23000954ef46b7a"), (1, "acd7c51b6a9e2d06"), (228, "2c871453f659d2e9")],
+)
+VERIFIED = _version(
     "wise-verified",
-    {
-        "CULTURE": (1, 400), "TIME": (401, 520), "SPACE": (521, 640),
-        "BIOLOGY": (641, 760), "PHYSICS": (761, 880), "CHEMISTRY": (881, 1000),
-    },
-    {"CULTURE": 0.4, **dict.fromkeys(("TIME", "SPACE", "BIOLOGY", "PHYSICS", "CHEMISTRY"), 0.12)},
-    {
-        "cultural": Expected(
-            ("data_verified/cultural_common_sense_verified.json",), 400, {390: "e035987ede879c00"}, SOURCE, "Prompt"
-        ),
-        "spatio-temporal": Expected(
-            ("data_verified/spatio-temporal_reasoning_verified.json",), 240, {178: "a17c1b55ab78f522"}, SOURCE, "Prompt"
-        ),
-        "science": Expected(
-            ("data_verified/natural_science_verified.json",), 360, {136: "d011985f94e5ef3a"}, SOURCE, "Prompt"
-        ),
-    },
-)  # fmt: skip
+    "data_verified/{}_verified.json",
+    (400, 520, 640, 760, 880, 1000),
+    [(390, "e035987ede879c00"), (178, "a17c1b55ab78f522"), (136, "d011985f94e5ef3a")],
+)
 
 
 def load(version: Version, data: str, split: str = "test", verify: bool = True) -> list[Prompt]:
@@ -87,9 +76,7 @@ def load(version: Version, data: str, split: str = "test", verify: bool = True) 
     if split not in ("test", *GROUPS, *(f"not-{name}" for name in GROUPS)):
         groups = ", ".join(f'"{name}"' for name in GROUPS)
         raise ConfigError(f'{version.name} has the splits "test", {groups}, and each with "not-", not "{split}".')
-    found, prompts, problems = _read(version, data)
-    if verify:
-        files.refuse(version.name, found, problems)
+    prompts = files.prompts(version.name, _read(version, data), verify)
     if split == "test":
         return prompts
     name = split.removeprefix("not-")
@@ -98,22 +85,21 @@ def load(version: Version, data: str, split: str = "test", verify: bool = True) 
 
 def survey(version: Version, data: str) -> list[PromptFile]:
     """Existing and missing ones of the three files."""
-    return files.survey(data, list(version.files.values()), lambda: _read(version, data)[2])
+    return files.survey(data, list(version.files.values()), lambda: _read(version, data))
 
 
-def _read(version: Version, data: str) -> tuple[list[PromptFile], list[Prompt], list[str]]:
-    """The files, their prompts, and what more is wrong with them."""
+def _read(version: Version, data: str) -> files.Contents:
     paths = files.need(data, version.name, list(version.files.values()))
-    found, prompts, problems = [], [], []
+    states, prompts, problems = [], [], []
     for (group, expected), path in zip(version.files.items(), paths, strict=True):
-        entries = files.read_json(path, list)
-        found.append(files.check(expected, path, files.texts(path, entries, "Prompt")))
+        entries, state = files.read_entries(expected, path)
+        states.append(state)
         own = [_prompt(version, path, number, group, entry) for number, entry in enumerate(entries, 1)]
         ids = [int(prompt.id) for prompt in own]
         if ids != list(range(ids[0], ids[0] + len(ids))) or version.category(ids[0]) != GROUPS[group][0]:
             problems.append(f"{path}: the ids do not count up one by one from the first of {GROUPS[group][0]}.")
         prompts += own
-    return found, prompts, problems
+    return states, prompts, problems
 
 
 def _prompt(version: Version, path: Path, number: int, group: str, entry: Mapping[str, Any]) -> Prompt:

@@ -29,15 +29,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """0 when every question has an answer."""
     plan = Plan.of(parsed)
-    made = plan.evaluation
-    if not asks(made):
+    evaluation, folder = plan.evaluation, plan.evaluation.folder
+    if not asks(evaluation):
         raise ConfigError(
-            f"{made.settings.benchmark.use if made.settings.benchmark else ''} needs no judge: its images are "
-            f"scored by rules. Continue with srum eval score {shown(made.folder)}"
+            f"{evaluation.settings.benchmark.use if evaluation.settings.benchmark else ''} needs no judge: its images "
+            f"are scored by rules. Continue with srum eval score {shown(folder)}"
         )
     name, use = plan.chosen_judge()
-    with lock(made.folder) as handle:
+    with lock(folder) as handle:
         plan.delete("answers", name)
         plan.judge_all(handle, name, use)
-    print(f"The answers are in {shown(made.folder / 'answers' / name)}")
+    print(f"The answers are in {shown(folder / 'answers' / name)}")
     return 0

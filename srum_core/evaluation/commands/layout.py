@@ -35,9 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """0 when every image is where its scorer reads it."""
-    made = Evaluation.open(parsed.run, plugins.discover())
-    with lock(made.folder):
-        layout = lay_out(made, parsed.target, parsed.to, parsed.partial)
+    evaluation = Evaluation.open(parsed.run, plugins.discover())
+    with lock(evaluation.folder):
+        layout = lay_out(evaluation, parsed.target, parsed.to, parsed.partial)
     print(f"{len(layout.images)} images and {len(layout.texts)} other files are in {shown(parsed.to)}")
     return 0
 
@@ -57,7 +57,12 @@ def lay_out(run: Evaluation, target: str, to: Path, partial: bool = False) -> La
     to.mkdir(parents=True, exist_ok=True)
     for stale in to.rglob(f"{ASIDE}*"):
         stale.unlink()
-    _refuse_extra(layout, to, chosen)
+    extra = sorted(set(layout.found(to)) - layout.images.keys())
+    if extra:
+        raise RecordError(
+            f"{to / extra[0]} is not an image of this evaluation, and a scorer of the layout {chosen} would score it"
+            f"{f' (and {len(extra) - 1} more)' if len(extra) > 1 else ''}. Remove it, or lay out into an empty folder."
+        )
     for place, source in layout.images.items():
         _link(source, to / place)
     for place, text in layout.texts.items():
@@ -78,15 +83,6 @@ def _target(benchmark: str, known: Mapping[str, str], target: str) -> str:
         wrong = f'"{benchmark}" has no layout "{target}".' if target else f'"{benchmark}" has several layouts.'
         raise ConfigError(f"{wrong}{did_you_mean(target, known)} Set --target to one of these. {listed}.")
     return target
-
-
-def _refuse_extra(layout: Layout, to: Path, target: str) -> None:
-    extra = sorted(set(layout.found(to)) - layout.images.keys())
-    if extra:
-        raise RecordError(
-            f"{to / extra[0]} is not an image of this evaluation, and a scorer of the layout {target} would score it"
-            f"{f' (and {len(extra) - 1} more)' if len(extra) > 1 else ''}. Remove it, or lay out into an empty folder."
-        )
 
 
 def _link(source: Path, place: Path) -> None:

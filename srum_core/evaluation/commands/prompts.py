@@ -45,7 +45,7 @@ def run(parsed: argparse.Namespace) -> int:
     """0, or 1 if a file is missing or is not the release's. Raises ConfigError where no prompt file is found."""
     registry = plugins.discover()
     revision = parsed.revision or _known_revision(registry, parsed.source)
-    folder = fetched(parsed.source, revision, parsed.to)
+    folder = fetch(parsed.source, revision, parsed.to)
     surveys = _surveys(registry, str(folder), parsed.benchmark)
     if not surveys:
         known = ", ".join(_readers(registry))
@@ -54,28 +54,28 @@ def run(parsed: argparse.Namespace) -> int:
             "Name one with --benchmark to see which files it needs and where they come from."
         )
     show_table(_table(surveys), wrap=False)
-    problems = [_lines(name, each) for name, found in surveys.items() for each in found]
-    for sentence in (sentence for each in problems for sentence in each):
-        say(sentence)
-    for name, found in surveys.items():
-        if not any(_lines(name, each) for each in found):
+    problems = {name: [line for file in files for line in _lines(name, file)] for name, files in surveys.items()}
+    for line in (line for lines in problems.values() for line in lines):
+        say(line)
+    for name, lines in problems.items():
+        if not lines:
             print(f'{name}: complete. Use it with benchmark={{use="{name}", data="{folder}"}}.')
-    return int(any(problems))
+    return int(any(problems.values()))
 
 
 def _known_revision(registry: plugins.Registry, source: str) -> str:
     """The revision of a repository at which a benchmark's files were checked; "" for another repository."""
-    every = _surveys(registry, "", _readers(registry))
-    known = {each.source for found in every.values() for each in found}
-    states = {tuple(each.split(" at ")) for each in known if each.count(" at ") == 1}
+    surveys = _surveys(registry, "", _readers(registry))
+    known = sorted({file.source for files in surveys.values() for file in files})
+    states = [each.split(" at ") for each in known if each.count(" at ") == 1]
     name = source.rstrip("/").removesuffix(".git")
-    return next((state for repository, state in sorted(states) if name.endswith(f"/{repository}")), "")
+    return next((state for repository, state in states if name.endswith(f"/{repository}")), "")
 
 
 def _readers(registry: plugins.Registry) -> list[str]:
     """The benchmarks whose prompts are read from a folder."""
-    found = [each.component for each in registry.listing() if each.kind == "benchmark"]
-    return [each.name for each in found if each.options and "data" in attrs.fields_dict(each.options)]
+    benchmarks = [each.component for each in registry.listing() if each.kind == "benchmark"]
+    return [each.name for each in benchmarks if each.options and "data" in attrs.fields_dict(each.options)]
 
 
 def _surveys(registry: plugins.Registry, folder: str, chosen: Sequence[str]) -> dict[str, list[PromptFile]]:
@@ -95,9 +95,9 @@ def _surveys(registry: plugins.Registry, folder: str, chosen: Sequence[str]) -> 
             if chosen:
                 raise ConfigError(f'The benchmark "{name}" reads no prompts from a folder.')
             continue
-        found = list(survey())
-        if chosen or any(each.path for each in found):
-            surveys[name] = found
+        files = list(survey())
+        if chosen or any(file.path for file in files):
+            surveys[name] = files
     return surveys
 
 
@@ -105,8 +105,8 @@ def _table(surveys: Mapping[str, Sequence[PromptFile]]) -> Table:
     table = Table()
     for column in ("benchmark", "file", "prompts", "release", "SHA-256", ""):
         table.add_column(column, justify="right" if column in ("prompts", "release") else "left", overflow="fold")
-    for name, found in surveys.items():
-        for each in found:
+    for name, files in surveys.items():
+        for each in files:
             state = "missing" if each.path is None else "not the release" if each.problems else "ok"
             count = "" if each.path is None else str(each.count)
             table.add_row(name, each.name, count, str(each.expected), each.sha256[:12], state)
@@ -122,7 +122,7 @@ def _lines(name: str, file: PromptFile) -> list[str]:
 # ---- repositories ---------------------------------------------------------------------------------------------------
 
 
-def fetched(source: str, revision: str = "", to: Path | None = None) -> Path:
+def fetch(source: str, revision: str = "", to: Path | None = None) -> Path:
     """The folder `source`, or the one that it is downloaded to: `to`, or checkouts/NAME. `revision` "" = the newest.
 
     Existing files are not downloaded again, so the same call again needs no network.

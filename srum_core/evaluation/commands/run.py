@@ -42,13 +42,13 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _work(plan: Plan, handle: int) -> None:
     plan.delete("images")
-    asked = asks(plan.evaluation)
-    if asked:
+    judged = asks(plan.evaluation)
+    if judged:
         name, use = plan.chosen_judge()
         plan.delete("answers", name)
     elif plan.judge:
         tell("This benchmark needs no judge: its images are scored by rules. --judge has no effect.")
     plan.generate_all(handle)
-    if asked:
+    if judged:
         plan.judge_all(handle, name, use)
-    plan.score_all(name if asked else None)
+    plan.score_all(name if judged else None)

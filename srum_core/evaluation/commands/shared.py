@@ -84,10 +84,10 @@ class Plan:
 
     def announce(self) -> int:
         """Print how many images would be generated, or what would stop the evaluation; return 1 in that case."""
-        found, run = self.problems(), self.evaluation
-        for problem in found:
+        problems, run = self.problems(), self.evaluation
+        for problem in problems:
             tell(f"The evaluation would not start: {problem}")
-        if found:
+        if problems:
             return 1
         prompts = run.evaluated_prompts()
         ids = {item.id for item in run.plan_evaluation(prompts)}
@@ -140,11 +140,11 @@ class Plan:
         run = self.evaluation
         run.keep()
         known: dict[str, Use | None] = dict(plan.judges(run))
-        if name is None:  # a judge without any answer needs no table
-            begun = {each: use for each, use in known.items() if any((run.folder / "answers" / each).glob("part-*"))}
-            known = begun or known
         if not plan.asks(run):
             known = {NO_JUDGE: None}
+        elif name is None:  # a judge without any answer needs no table
+            begun = {each: use for each, use in known.items() if any((run.folder / "answers" / each).glob("part-*"))}
+            known = begun or known
         if name is not None and name not in known:
             raise RecordError(f'No judge "{name}" has judged in {run.folder}, only: {", ".join(known) or "none"}.')
         if not known:
@@ -154,7 +154,7 @@ class Plan:
                 table = scoring.score(run, each, use, self.failures, self.partial)
                 show_table(tables.show(table))
                 say("\n".join(tables.remarks(table)))
-                say(f"The table is in {shown(scoring.table_folder(run, each) / 'table.json')}")
+                say(f"The table is in {shown(run.folder / 'tables' / each / 'table.json')}")
 
 
 def _opened(folder: Path, words: Sequence[str], registry: plugins.Registry) -> Evaluation:

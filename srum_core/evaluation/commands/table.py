@@ -32,11 +32,12 @@ def run(parsed: argparse.Namespace) -> int:
     from srum_core.evaluation import comparison
     from srum_core.runs.store import write_atomic
 
-    made = comparison.compare([table for run in parsed.runs for table in comparison.found(run)], plugins.discover())
+    tables = [table for run in parsed.runs for table in comparison.read_tables(run)]
+    comparisons = comparison.compare(tables, plugins.discover())
     if parsed.format is None and parsed.out is None and sys.stdout.isatty():
-        show_table(Group(*map(comparison.grid, made)))
+        show_table(Group(*map(comparison.grid, comparisons)))
         return 0
-    text = comparison.FORMATS[parsed.format or "markdown"](made)
+    text = comparison.FORMATS[parsed.format or "markdown"](comparisons)
     if parsed.out is None:
         say(text, end="")
         return 0

@@ -1,4 +1,6 @@
-"""Scenes of shapes: where things stand, and the image of them. Edges are crisp: an image can be read exactly."""
+"""Scenes of shapes to train on: random prompts, where things stand, and the image of them.
+
+Edges are crisp: an image can be read exactly."""
 
 from __future__ import annotations
 
@@ -8,24 +10,42 @@ from typing import Any
 
 import numpy as np
 from attrs import frozen
-from numpy.typing import NDArray
 
+from srum_benchmarks.shapes import crowded, world
+from srum_benchmarks.shapes.checker import SIZES, SMALL, Mask, Pixels, related, shape_mask
 from srum_benchmarks.shapes.crowded import GRID, SLOT, stands
-from srum_benchmarks.shapes.world import BACKGROUND, PALETTE, SIDE, Kind, crowded, wanted
+from srum_benchmarks.shapes.world import (
+    BACKGROUND,
+    BINDING_WORDINGS,
+    CATEGORIES,
+    COLOURS,
+    KINDS,
+    NUMERACY_WORDINGS,
+    PALETTE,
+    RELATIONS,
+    SIDE,
+    Kind,
+    binding,
+    combos,
+    digest,
+    numeracy,
+    ordered_pairs,
+    set_split,
+    spatial,
+    three,
+    wanted,
+)
+from srum_benchmarks.shapes.world import crowded as is_crowded
+from srum_core.records import Prompt
 
-Pixels = NDArray[np.uint8]
-"""(32, 32, 3) RGB"""
-Mask = NDArray[np.bool_]
-
-SIZES = (9, 10, 11)
-"""Pixels of an object's bounding side."""
-SMALL: Mapping[str, tuple[int, ...]] = {"circle": (7,), "square": (6, 7), "triangle": (6, 7), "cross": (6,)}
-"""The same in the crowded world, by shape: a circle of 6 pixels is nearly a square, a cross of 7 nearly a circle."""
+WORLDS: Mapping[str, Any] = {"shapes": world, "crowded": crowded}
 GAP = 2
 """Fewest background pixels between two objects."""
 LEAN = 3
 """Composed scenes put related objects' centres this many pixels further apart along the relation's axis than across it
 (and, since objects keep their distance, at least 11 along it)."""
+HARD = 12
+"""Kinds, of 24, whose captions are mostly wrong in the images for training generation."""
 
 
 @frozen
@@ -50,43 +70,13 @@ class Object:
 Scene = tuple[Object, ...]
 
 
-@cache
-def shape_mask(shape: str, size: int) -> Mask:
-    """(size, size), True inside the shape."""
-    row, column = np.mgrid[:size, :size]
-    middle = (size - 1) / 2
-    across, down = np.abs(column - middle), np.abs(row - middle)
-    # Half of a cross's arm: 4 pixels wide in an even size from 8 on, 2 below, 3 in an odd one.
-    arm = min(2, size // 4) if size % 2 == 0 else 1.5
-    masks: dict[str, Mask] = {
-        "circle": across**2 + down**2 <= (size / 2) ** 2,
-        "square": np.ones((size, size), bool),
-        "triangle": across <= (row + 1 - size % 2) / 2,
-        "cross": (across < arm) | (down < arm),
-    }
-    return masks[shape]
-
-
-@cache
-def _blank() -> Pixels:
-    return np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
-
-
 def draw(scene: Sequence[Object]) -> Pixels:
     """The image of a scene, (32, 32, 3) uint8; later objects lie on top."""
-    image = _blank().copy()
+    image = np.full((SIDE, SIDE, 3), BACKGROUND, np.uint8)
     for thing in scene:
         part = image[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
         part[shape_mask(thing.shape, thing.size)] = PALETTE[thing.colour]
     return image
-
-
-def related(first: tuple[float, float], second: tuple[float, float], relation: str, least: float, lean: float) -> bool:
-    """Whether centre `first` is in `relation` to `second`: `least` along it, and `lean` more than across."""
-    right, down = second[0] - first[0], second[1] - first[1]
-    along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
-    across = abs(down) if relation in ("left of", "right of") else abs(right)
-    return along >= least and along >= across + lean
 
 
 def _free(placed: Sequence[Object], size: int) -> Mask:
@@ -100,16 +90,6 @@ def _free(placed: Sequence[Object], size: int) -> Mask:
     return room
 
 
-def _towards(room: Mask, size: int, anchor: Object, relation: str) -> Mask:
-    """`room` less the corners whose object would not clearly have `anchor` in `relation` to it."""
-    y, x = np.mgrid[: room.shape[0], : room.shape[1]]
-    right, down = x + size / 2 - anchor.centre[0], y + size / 2 - anchor.centre[1]
-    along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
-    across = np.abs(down if relation in ("left of", "right of") else right)
-    clear: Mask = room & (along >= across + LEAN)
-    return clear
-
-
 def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None = None) -> Scene:
     """Objects of these kinds at random places and sizes, apart; the first in `relation` to the second."""
     while True:  # a first object in the middle can leave no space for a fourth: start again
@@ -118,7 +98,8 @@ def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None 
             size = SIZES[rng.integers(len(SIZES))]
             room = _free(placed, size)
             if relation is not None and placed:
-                room = _towards(room, size, placed[0], relation)
+                y, x = np.mgrid[: room.shape[0], : room.shape[1]] + size / 2
+                room &= related(placed[0].centre, (x, y), relation, 0, LEAN)
             places = np.flatnonzero(room)
             if not len(places):
                 break
@@ -163,6 +144,53 @@ def _in_cells(kinds: Sequence[Kind], places: Sequence[str | None], rng: np.rando
 
 def compose(tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
     """A random scene that exactly matches the prompt with these tags."""
-    if crowded(tags):
+    if is_crowded(tags):
         return _in_cells([(colour, shape) for colour, shape in tags["objects"]], tags["places"], rng)
     return place([kind for kind, count in wanted(tags).items() for _ in range(count)], rng, tags["relation"])
+
+
+# ---- prompts --------------------------------------------------------------------------------------------------------
+
+
+def random_prompt(
+    rng: np.random.Generator, split: str = "train", category: str | None = None, world: str = "shapes"
+) -> Prompt:
+    """One prompt of a split, its category sampled uniformly unless given. Its id is empty: it is not part of a list."""
+    categories = WORLDS[world].CATEGORIES
+    category = category or categories[rng.integers(len(categories))]
+    if world == "crowded":
+        return _random_list(rng, split, category)
+    if category == CATEGORIES[2]:
+        pairs = combos(split)
+        kind, count = pairs[rng.integers(len(pairs))]
+        return numeracy(kind, count, NUMERACY_WORDINGS[rng.integers(len(NUMERACY_WORDINGS))])
+    first, second = ordered_pairs(split)[rng.integers(len(ordered_pairs(split)))]
+    if category == CATEGORIES[0]:
+        return binding(first, second, BINDING_WORDINGS[rng.integers(len(BINDING_WORDINGS))])
+    if category == CATEGORIES[1]:
+        return spatial(first, second, RELATIONS[rng.integers(len(RELATIONS))])
+    while True:
+        kinds = [first, second, KINDS[rng.integers(len(KINDS))]]
+        if len(set(kinds)) == 3 and set_split(kinds) == split:
+            return three(*(kinds[i] for i in rng.permutation(3)))
+
+
+def _random_list(rng: np.random.Generator, split: str, category: str) -> Prompt:
+    count, kinds = crowded.COUNTS[rng.integers(len(crowded.COUNTS))], None
+    while kinds is None:
+        kinds = crowded.together([KINDS[i] for i in rng.permutation(len(KINDS)).tolist()], count, split)
+    if category != crowded.CATEGORIES[1]:
+        return crowded.listed(kinds)
+    cells, by_row = rng.permutation(GRID * GRID)[:count].tolist(), (rng.random(count) < 0.5).tolist()
+    return crowded.listed(kinds, crowded.in_places(cells, by_row))
+
+
+@cache
+def hard_kinds() -> Mapping[Kind, Kind]:
+    """The hard kinds, and the kind that replaces each: the same shape in one fixed other colour."""
+    hard = sorted(KINDS, key=lambda kind: digest("hard", *kind))[:HARD]
+    return {(colour, shape): (_mistaken(colour, shape), shape) for colour, shape in hard}
+
+
+def _mistaken(colour: str, shape: str) -> str:
+    return min((other for other in COLOURS if other != colour), key=lambda other: digest("as", colour, shape, other))

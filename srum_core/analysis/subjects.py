@@ -1,7 +1,9 @@
-"""The samples whose activity is measured: texts and images, for selecting clusters and, separately, for reporting."""
+"""The models that an analysis compares, and the samples that they are measured on: texts and images, some to select
+clusters of neurons, others to report."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from attrs import frozen
 
-from srum_core.analysis.models import Subject
-from srum_core.errors import RecordError
+from srum_core.errors import ConfigError, RecordError
+from srum_core.plugins import Registry
 from srum_core.records import Question
-from srum_core.runs.progress import progress, shown
-from srum_core.runs.run import Planned, Run
+from srum_core.runs.progress import progress, shown, tell
+from srum_core.runs.prompts import load_prompts
+from srum_core.runs.run import Planned, Run, made_with, started_from
 from srum_core.runs.store import check_settings, to_json, write_atomic
 from srum_core.stages.interview import put
 
@@ -29,8 +32,90 @@ if TYPE_CHECKING:
 
 Neurons = Mapping[str, "Sequence[nn.Module]"]
 TASKS = ("understanding", "generation")
+BASE = "base"
+"""The model that the first run started from."""
 _TOKENS = 16
 """The most tokens of an answer: the prompt's tokens are most of what passes the neurons."""
+
+
+@frozen
+class Subject:
+    """A model under analysis: `run.model(rounds)`."""
+
+    name: str
+    run: Run
+    rounds: int
+
+    def settings(self) -> dict[str, Any]:
+        """What its measurements depend on."""
+        return {
+            "adapter": made_with(self.run.registry, "adapter", self.run.settings.adapter),
+            "start": self.run.settings.start,
+            "trained": self.run.fingerprint(self.rounds) if self.rounds else "",
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    add = parser.add_argument
+    add(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]RUN[:ROUND]",
+        help="a model that srum-train made; the one that the first RUN started from is added as base",
+    )
+    add("--out", type=Path, default=Path("runs") / out, help=f"folder of the results (default: runs/{out})")
+    add("--prompts", metavar="SOURCE", help="the prompts (default: the prompts that the first RUN is evaluated with)")
+    add("--count", type=int, default=64, metavar="N", help="so many samples of a kind (default: 64)")
+
+
+def subjects(texts: Sequence[str], registry: Registry) -> list[Subject]:
+    """The base, then the runs in order. Raises ConfigError for two of one name, and for models of several adapters."""
+    trained = []
+    for name, start in map(_named, texts):
+        trained.append(Subject(name, *started_from(start, registry)))
+        tell(f"{name}: the model after round {trained[-1].rounds} of {shown(trained[-1].run.folder)}.")
+    models = [Subject(BASE, trained[0].run, 0), *trained]
+    names = [each.name for each in models]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise ConfigError(f'Two models would be called "{duplicates[0]}". Name them: NAME=RUN; "{BASE}" is taken.')
+    adapters = [each.run.settings.adapter.use for each in models]
+    for name, adapter in zip(names, adapters, strict=True):
+        if adapter != adapters[0]:
+            raise ConfigError(
+                f'{name} is a model of the adapter "{adapter}", and {names[1]} of "{adapters[0]}": only models of one '
+                "adapter have the same steps and neurons."
+            )
+    return models
+
+
+def _named(text: str) -> tuple[str, str]:
+    """(name, RUN[:ROUND]); without a name, the folder's."""
+    name, equals, start = text.partition("=")
+    if equals and name and "/" not in name:
+        return name, start
+    folder = Path(text) if Path(text).is_dir() else Path(text.rpartition(":")[0] or text)
+    return folder.absolute().name, text
+
+
+def plan(run: Run, source: str | None, count: int) -> list[Planned]:
+    """The first `count` images to be generated, one per prompt."""
+    if source is None:
+        return list({item.prompt.id: item for item in run.planned_evaluation()}.values())[:count]
+    return [run.plan(prompt, 0, "evaluate") for prompt in load_prompts(source, run.registry, count)]
+
+
+def refuse_without(model: Any, members: Sequence[str], subject: Subject, what: str) -> None:
+    """Raise ConfigError for an adapter that lacks optional members."""
+    missing = [name for name in members if not hasattr(model, name)]
+    if missing:
+        raise ConfigError(
+            f'The adapter "{subject.run.settings.adapter.use}" has no {" and no ".join(missing)}, which {what} needs '
+            "(optional members of UnifiedModel in srum_core/protocols.py)."
+        )
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------------
 
 
 @frozen
@@ -45,12 +130,11 @@ def understanding(run: Run, count: int) -> Samples:
     """The judges' questions of the run's first round, one an image, in turn. Raises RecordError for too few."""
     questions: list[Question] = []
     for judgement in run.judgements(1):
-        asked = [each.question for each in judgement.exchanges if not each.question.history]
-        if asked:
-            question = asked[len(questions) % len(asked)]
-            questions.append(
-                attrs.evolve(question, max_new_tokens=min(_TOKENS, question.max_new_tokens), temperature=0.0)
-            )
+        first = [each.question for each in judgement.exchanges if not each.question.history]
+        if first:
+            question = first[len(questions) % len(first)]
+            limit = min(_TOKENS, question.max_new_tokens)
+            questions.append(attrs.evolve(question, max_new_tokens=limit, temperature=0.0))
         if len(questions) == 2 * count:
             return Samples(questions[:count], questions[count:])
     raise RecordError(
@@ -70,7 +154,7 @@ def generation(run: Run, report: Sequence[Planned], count: int) -> Samples:
     return Samples(probe, report)
 
 
-def measured(
+def activities(
     subject: Subject, samples: Sequence[Question | Planned], folder: Path, sizes: Sequence[int]
 ) -> Iterator[Activity]:
     """(neurons,) per sample, in order. Each is a file, and is not measured again."""
@@ -106,9 +190,6 @@ def _name(sample: Question | Planned) -> str:
     return hashlib.sha256(message.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
-# ---- hooks ----------------------------------------------------------------------------------------------------------
-
-
 class _Sum:
     """Sum and count over the tokens that pass one module; `size` is 0 for one that none passes."""
 
@@ -116,16 +197,16 @@ class _Sum:
         self.total: Tensor | None = None
         self.count = self.size = 0
 
-    def __call__(self, module: Any, given: Any, output: Tensor) -> None:
+    def __call__(self, module: Any, inputs: Any, output: Tensor) -> None:
         """output: (rows, tokens, units), of which the first row counts, or (tokens, units)."""
         tokens = output[0] if output.dim() == 3 else output
-        added = tokens.detach().cpu().double().sum(dim=0)
-        self.total = added if self.total is None else self.total + added
+        part = tokens.detach().cpu().double().sum(dim=0)
+        self.total = part if self.total is None else self.total + part
         self.count, self.size = self.count + len(tokens), tokens.shape[-1]
 
 
 @contextmanager
-def recorded(neurons: Neurons) -> Iterator[list[_Sum]]:
+def recording(neurons: Neurons) -> Iterator[list[_Sum]]:
     """Sums of all modules, expert by expert and layer by layer; the hooks are gone afterwards."""
     sums, handles = [], []
     try:
@@ -144,7 +225,7 @@ def measure(neurons: Neurons, sizes: Sequence[int], act: Callable[[], object]) -
     layer and one expert (paper, Appendix B)."""
     import numpy as np
 
-    with recorded(neurons) as sums:
+    with recording(neurons) as sums:
         act()
     parts = [
         np.full(size, np.nan) if each.total is None or not each.count else (each.total / each.count).numpy()
