@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from attrs import frozen
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from einops import rearrange
 from PIL.Image import Image
 from safetensors.torch import save_file
@@ -81,12 +83,7 @@ def create(directory: Path, blueprint: Blueprint, corpus: Iterable[str], seed: i
     eye.vit_pos_embed.pos_embed.data = sincos_table(sizes.vision_side, b.hidden)
     nn.init.normal_(eye.vit_model.vision_model.embeddings.position_embedding.weight, std=0.02)
     save_file({**denoiser.state_dict(), **eye.state_dict()}, directory / "ema.safetensors", metadata={"format": "pt"})
-    autoencoder = Autoencoder(b.autoencoder)
-    names = autoencoder.official_keys()
-    save_file(
-        {names[key]: _as_stored(names[key], value) for key, value in autoencoder.state_dict().items()},
-        directory / "ae.safetensors", metadata={"format": "pt"},
-    )  # fmt: skip
+    _save_autoencoder(Autoencoder(b.autoencoder), directory)
 
 
 def _initialise(denoiser: BagelDenoiser, layers: int) -> None:
@@ -102,21 +99,18 @@ def _initialise(denoiser: BagelDenoiser, layers: int) -> None:
 
 
 def sincos_table(side: int, width: int) -> Tensor:
-    """A 2-D table (side², width): columns in the first half of the channels, rows in the second.
-
-    Each half is [sin(pos·w_k)] ++ [cos(pos·w_k)], w_k = 10000^(-k / (width/4)); cells row-major."""
-    quarter = width // 4
-    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequency
-    one = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns = one[None, :, :].expand(side, side, -1)
-    rows = one[:, None, :].expand(side, side, -1)
-    return torch.cat([columns, rows], dim=-1).reshape(side * side, width).float()
+    """A 2-D table (side², width): columns in the first half of the channels, rows in the second; cells row-major."""
+    table: Tensor = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
+    return table.float()
 
 
-def _as_stored(name: str, value: torch.Tensor) -> torch.Tensor:
+def _save_autoencoder(autoencoder: Autoencoder, directory: Path) -> None:
     """Attention matrices are stored as 1×1 convolutions."""
-    return value[:, :, None, None] if "attn_1" in name and value.dim() == 2 else value
+    names, stored = autoencoder.official_keys(), {}
+    for key, value in autoencoder.state_dict().items():
+        matrix = "attn_1" in names[key] and value.dim() == 2
+        stored[names[key]] = (value[:, :, None, None] if matrix else value).cpu().contiguous()
+    save_file(stored, directory / "ae.safetensors", metadata={"format": "pt"})
 
 
 # ---- answers and writing ---------------------------------------------------------------------------------------------
@@ -221,8 +215,4 @@ def write(model: Bagel, directory: Path, changed: Mapping[str, Tensor] | None = 
     directory.mkdir(parents=True, exist_ok=True)
     state = {**model.denoiser.state_dict(), **model.eye.state_dict(), **(changed or {})}
     model.save(directory, {key: value.contiguous() for key, value in state.items()})
-    names = model.autoencoder.official_keys()
-    stored = {}
-    for key, value in model.autoencoder.state_dict().items():
-        stored[names[key]] = _as_stored(names[key], value).to("cpu", torch.bfloat16).contiguous()
-    save_file(stored, directory / "ae.safetensors", metadata={"format": "pt"})
+    _save_autoencoder(copy.deepcopy(model.autoencoder).bfloat16(), directory)

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pretraining.measure import draw_all, drawing, seed_of
+from pretraining.measure import drawing, measure
 from srum_benchmarks.shapes.checker import check
 from srum_benchmarks.shapes.render import compose, draw
 from srum_benchmarks.shapes.world import prompts
-from srum_core.records import Prompt
 
 
 def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
     """Share of rendered images that are correct after tower and decoder: the upper bound for the head."""
-    asked = prompts(split, count)
-    rng = np.random.default_rng(0)
-    rendered = [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in asked]
-    made, options = model.parts["decoder"], model.options.sampling
+    rng, scenes = np.random.default_rng(0), prompts(split, count)
+    rendered = [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in scenes]
+    decoder = model.parts["decoder"]
     features = torch.stack(model.encode(rendered)).flatten(1, 2)
-    noise = torch.stack([made.noise(made.size, torch.Generator().manual_seed(i)) for i in range(count)])
-    latents = made.latents(features, torch.zeros_like(features), noise, options)
-    back = [(255 * each).round().byte().permute(1, 2, 0).numpy() for each in made.pixels(latents)]
-    return _figures(back, asked)
+    noise = torch.stack([decoder.noise(decoder.size, torch.Generator().manual_seed(i)) for i in range(count)])
+    latents = decoder.latents(features, torch.zeros_like(features), noise, model.options.sampling)
+    images = [(255 * each).round().byte().permute(1, 2, 0).numpy() for each in decoder.pixels(latents)]
+    verdicts = [check(image, prompt.tags) for image, prompt in zip(images, scenes, strict=True)]
+    return drawing(verdicts, scenes, np.arange(count))
 
 
 def generated(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
-    """How right the model's own images are."""
-    asked = prompts(split, count)
-    made = draw_all(model, asked, [seed_of(prompt, 0, 0) for prompt in asked])
-    return _figures(made, asked)
-
-
-def _figures(images: Sequence[Any], asked: Sequence[Prompt]) -> dict[str, Any]:
-    found = [check(each, prompt.tags) for each, prompt in zip(images, asked, strict=True)]
-    return drawing(found, asked, np.arange(len(asked)))
+    """Share of the model's own images that are correct."""
+    return dict(measure(model, ("", ""), split, count, only="drawing")["drawing"])

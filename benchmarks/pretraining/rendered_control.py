@@ -33,7 +33,7 @@ from srum_core.runs.run import Planned, Run
 from srum_core.runs.store import write_atomic, write_list
 
 WHOLE = Region("1", (0.0, 0.0, 1.0, 1.0), "rendered scene")
-_WHY = "a rendered scene, not drawn by the model"
+SCORES = tuple(Score(1.0, part, "a rendered scene, not drawn by the model", "rendered") for part in (None, WHOLE.id))
 _CHUNK = 256
 
 
@@ -51,7 +51,7 @@ def make(like: Run, folder: Path, missed: float = 0.0, seed: int = 0) -> Run:
             some = planned[start : start + _CHUNK]
             candidates.extend(_rendered(each, candidates.folder / "images", missed, seed) for each in some)
             groundings.extend(Grounding(each.id, (WHOLE,)) for each in some)
-            judgements.extend(_judged(each) for each in some)
+            judgements.extend(Judgement(each.id, (WHOLE,), SCORES) for each in some)
         for records in (candidates, groundings, judgements):
             records.mark_done()
     return Run.open(folder, like.registry)
@@ -72,11 +72,6 @@ def _scene(planned: Planned, missed: float, seed: int) -> Pixels:
             "run with prompts=shapes:train."
         )
     return image_for(prompt, compose(prompt.tags, rng), missed, rng)
-
-
-def _judged(planned: Planned) -> Judgement:
-    scores = (Score(1.0, None, _WHY, "rendered"), Score(1.0, WHOLE.id, _WHY, "rendered"))
-    return Judgement(planned.id, (WHOLE,), scores)
 
 
 def main(given: Sequence[str] | None = None) -> int:
