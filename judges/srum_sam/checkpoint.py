@@ -30,9 +30,7 @@ _DECODER_HEADS = 8
 def find(checkpoint: str) -> Path:
     """The file that a path or a published size names. Raises CheckpointError, saying which file to put where."""
     if checkpoint in PUBLISHED:
-        cache = os.environ.get(
-            "XDG_CACHE_HOME", "~/.cache"
-        )  # where torch.hub keeps checkpoints, without importing torch
+        cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")  # torch.hub's folder, without importing torch
         folder = Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
         path = folder / PUBLISHED[checkpoint]
         if path.is_file():
