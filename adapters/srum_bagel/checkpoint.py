@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from torch import Tensor
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from srum_core.errors import CheckpointError
 from srum_core.models.hub import Checkpoints
-from srum_core.models.weights import Stored, loading, read_json
+from srum_core.models.weights import loading, read_json
 
 WEIGHTS = ("ema", "model")
 """Stems of the model's weight file, in order of preference."""
@@ -80,11 +78,3 @@ def build_sizes(language: Mapping[str, Any], vision: Mapping[str, Any], **rest: 
     return Sizes(
         Qwen2Config(**speaks, tie_word_embeddings=False), float(theta), SiglipVisionConfig(**looks), **rest
     )  # fmt: skip
-
-
-def save(stored: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write a complete folder: `changed` tensors (stored names) replaced, every other file copied."""
-    index = f"{stored.stem}.safetensors.index.json"
-    other_copy = re.compile(rf"({'|'.join(WEIGHTS)})\b.*\.safetensors")
-    others = (path for path in stored.directory.iterdir() if path.name == index or not other_copy.match(path.name))
-    stored.write(directory, changed, others)

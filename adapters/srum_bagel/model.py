@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from srum_bagel.attention import GENERATION, Context
-from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, read_sizes, save
+from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, read_sizes
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.options import Options
 from srum_bagel.prompting import PLAN_A_IMAGE, REASON_FIRST, Chat
@@ -213,7 +213,7 @@ class Bagel:
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """A complete directory in the published layout; denoiser names are the stored ones."""
-        save(self.files, directory, weights)
+        self.files.save(directory, weights, WEIGHTS, self.files.directory.iterdir())
 
     # ---- understanding ----------------------------------------------------------------------------------------------
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import evolve, frozen
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig
 
 from srum_blip3o import dit, eva
@@ -25,12 +25,13 @@ from srum_core.models.qwen_vl import stored_shapes
 from srum_core.models.weights import (
     Stored,
     differences,
+    fill,
     loading,
     locate,
     read_json,
     read_tensors,
     refuse,
-    refuse_infinite,
+    shapes_of,
 )
 
 QUERIES, HEAD, TOWER = "model.latent_queries", "model.dit.model.", "model.gen_vision_tower.vision_tower.model."
@@ -144,16 +145,22 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
     wanted: dict[str, Sequence[int]] = {
         **stored_shapes(language, shapes),
         QUERIES: (1, queries, language.get_text_config().hidden_size),
-        **{HEAD + name: shape for name, shape in dit.shapes(sampling).items()},
+        **{HEAD + name: shape for name, shape in meta_shapes(dit.build, sampling).items()},
     }
     if inside:
-        wanted |= {TOWER + name: shape for name, shape in eva.shapes(eva.read_sizes(inside, 1)).items()}
+        wanted |= {TOWER + name: shape for name, shape in meta_shapes(eva.Tower, eva.read_sizes(inside, 1)).items()}
     problems = differences(wanted, shapes, unused=True)
     for name, found in (("n_query", queries), ("gen_hidden_size", sampling.channels)):
         if config.get(name, found) != found:
             problems.append(f"{name}: {config[name]} in the configuration, {found} in the weights")
     refuse(f"The weights in {directory} do not match its configuration", problems)
     return Sizes(language, sampling, queries, bool(inside))
+
+
+def meta_shapes(build: Callable[[Any], nn.Module], sizes: Any) -> Shapes:
+    """Own name -> shape of every tensor of a part."""
+    with torch.device("meta"):
+        return shapes_of(build(sizes).state_dict())
 
 
 def within(prefix: str, shapes: Shapes) -> dict[str, Sequence[int]]:
@@ -178,18 +185,15 @@ def save_trained(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, 
 def load_tower(checkpoint: Checkpoint, options: Options, device: torch.device, dtype: torch.dtype) -> eva.Tower:
     """Raises CheckpointError where there are no weights, or where they do not fit the head."""
     tensors, where = _tower_tensors(checkpoint, options)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = shapes_of(tensors)
     sizes = eva.read_sizes(shapes, _heads(shapes, checkpoint, options))
-    refuse(f"The feature tower in {where} does not match", differences(eva.shapes(sizes), shapes, unused=True))
     channels = checkpoint.sizes.head.channels
     if sizes.width != channels:
         raise CheckpointError(f"The tower in {where} makes features of {sizes.width} channels, the head {channels}.")
     _side(sizes.grid, checkpoint.stride)
-    refuse_infinite(tensors.items(), where)
     with torch.device("meta"):
         tower = eva.Tower(sizes, checkpoint.stride)
-    tower.load_state_dict({name: each.to(device, dtype).contiguous() for name, each in tensors.items()}, assign=True)
-    return tower.eval().requires_grad_(False)
+    return fill(tower, tensors, where, f"The feature tower in {where} does not match", device, dtype)
 
 
 def grid_side(checkpoint: Checkpoint, options: Options) -> int:

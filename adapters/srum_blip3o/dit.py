@@ -82,13 +82,6 @@ def build(sizes: Sizes) -> Any:
     return model
 
 
-def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Own name -> shape of every tensor."""
-    with torch.device("meta"):
-        model = build(sizes)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
 def velocity(model: Any, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
     """Features (n, c, rows, columns) at timesteps (n,) in (0, 1000], given the condition (n, tokens, context)."""
     context = model.caption_projection(condition)

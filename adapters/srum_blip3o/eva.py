@@ -121,12 +121,6 @@ class Tower(nn.Module):
         return rearrange(F.avg_pool2d(square, self.stride), "n c h w -> n h w c")
 
 
-def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Own name -> shape of every tensor."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Tower(sizes).state_dict().items()}
-
-
 def preprocess(image: Image.Image, side: int) -> Tensor:
     """(3, side, side): the short side resized (the long one cut to whole pixels), then the middle square.
 

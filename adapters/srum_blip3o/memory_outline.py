@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig
 
 from srum_blip3o import decoder, dit, eva
 from srum_blip3o.checkpoint import grid_side, open_checkpoint
@@ -19,7 +19,7 @@ from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader, allow_recomputing, language_config
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
-from srum_core.models.qwen_vl import ImageInput
+from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
 from srum_core.models.weights import read_json
 
 CAPTION, QUESTION = 100, 500
@@ -39,21 +39,9 @@ _VAE = {
 }  # fmt: skip
 
 
-def _published(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, tied: bool) -> dict[str, Any]:
-    return {
-        "model_type": "blip3o_qwen", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 151668,
-        "tie_word_embeddings": tied, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
-        "max_position_embeddings": 128000, "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
-        "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
-                          "out_hidden_size": hidden, "patch_size": 14, "spatial_merge_size": 2, "window_size": 112,
-                          "fullatt_block_indexes": [7, 15, 23, 31], "model_type": "qwen2_5_vl"},
-    }  # fmt: skip
-
-
 PUBLISHED = {
-    "BLIP3o/BLIP3o-Model-8B": _published(3584, 18944, 28, 28, 4, False),
-    "BLIP3o/BLIP3o-Model-4B": _published(2048, 11008, 36, 16, 2, True),
+    "BLIP3o/BLIP3o-Model-8B": published_config(3584, 18944, 28, 28, 4, 151668, False, "blip3o_qwen"),
+    "BLIP3o/BLIP3o-Model-4B": published_config(2048, 11008, 36, 16, 2, 151668, True, "blip3o_qwen"),
 }
 """Configurations of hub ids, so that planning needs no download."""
 
@@ -63,17 +51,16 @@ def outline(options: Options, device: str) -> Outline:
     left out. Raises CheckpointError."""
     known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
     config, head, queries, side, unet_config, vae_config = _published_sizes(options) if known else _sizes(options)
-    dtype, text_config = choose_dtype(options.dtype, torch.device(device)), config.get_text_config()
+    dtype = choose_dtype(options.dtype, torch.device(device))
+    language = meta_model(config, dtype)
     with torch.device("meta"):
-        language: Any = Qwen2_5_VLForConditionalGeneration(config)
         unet: Any = UNet2DConditionModel(**unet_config)
         autoencoder: Any = AutoencoderKL(**vae_config)
         reader = Reader(lambda: language.model.language_model, 0, 0, options.recompute)
         denoiser = Denoiser(head, queries, reader, options.train_queries).to(dtype)
-    for module in (language, unet):
-        nn.Module.to(module, dtype)  # diffusers' own `to` warns needlessly
+    nn.Module.to(unet, dtype)  # diffusers' own `to` warns needlessly
     allow_recomputing(language)
-    for module in (denoiser, language, unet, autoencoder):
+    for module in (denoiser, unet, autoencoder):
         module.eval().requires_grad_(False)
     factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     width, height = (each or unet.config.sample_size * factor for each in options.size)
@@ -97,20 +84,8 @@ def outline(options: Options, device: str) -> Outline:
         unet(noise, zeros(), features, added_cond_kwargs=added)
         autoencoder.decode(noise[:count].float())
 
-    @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
-        """The language model's prefill of the questions and the first token; zeros stand for the vision tower's
-        output."""
-        image_input = ImageInput.within(*options.vision_pixels)
-        columns, rows = (pixels // image_input.step for pixels in image_input.seen((width, height)))
-        text = language.model.language_model
-        found = text(
-            inputs_embeds=zeros(count, rows * columns + QUESTION, head.context, dtype=text.dtype), use_cache=True
-        )
-        cached = 2 * text_config.num_key_value_heads * text_config.hidden_size // text_config.num_attention_heads
-        cache = zeros(text_config.num_hidden_layers, count, tokens, cached, dtype=text.dtype)
-        language.lm_head(found.last_hidden_state[:, -1])
-        del cache
+        prefill(language, ImageInput.within(*options.vision_pixels).tokens((width, height)) + QUESTION, count, tokens)
 
     language_size = size_of(language)
     return Outline(

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from attrs import fields, frozen
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from srum_core.errors import CheckpointError
 from srum_core.models.hub import Checkpoints
 from srum_core.models.qwen_vl import Chat, ImageInput, language_config, stored_shapes
-from srum_core.models.weights import Stored, copy_files, differences, loading, read_json, refuse
+from srum_core.models.weights import Stored, copy_files, differences, loading, read_json, refuse, shapes_of
 from srum_omnigen2.denoiser import Denoiser, Sizes
 from srum_omnigen2.options import Options
 
@@ -119,9 +119,9 @@ def open_checkpoint(options: Options, device: str) -> Checkpoint:
     )
     with loading(f"The model that {directory} describes"), torch.device("meta"):
         wanted: list[tuple[Stored, Mapping[str, Sequence[int]]]] = [
-            (transformer, shapes(Denoiser(configs.transformer, references=True))),
+            (transformer, shapes_of(Denoiser(configs.transformer, references=True).state_dict())),
             (mllm, stored_shapes(configs.language, mllm.shapes)),
-            (vae, shapes(configs.autoencoder())),
+            (vae, shapes_of(configs.autoencoder().state_dict())),
         ]
     for stored, expected in wanted:
         refuse(
@@ -192,10 +192,6 @@ def _check(directory: Path, configs: Configs) -> None:
         f"{directory / 'transformer' / 'config.json'} does not describe an OmniGen2 transformer",
         [sentence for sentence, wrong in problems.items() if wrong],
     )
-
-
-def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def save(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, Tensor]) -> None:

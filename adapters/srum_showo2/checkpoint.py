@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch import Tensor
 from transformers import Qwen2Config, Qwen3Config, SiglipVisionConfig
 
 from srum_core.errors import CheckpointError
@@ -21,12 +20,13 @@ from srum_core.models.weights import (
     SAFETENSORS,
     Stored,
     differences,
+    fill,
     header,
     loading,
     read_json,
     read_tensors,
     refuse,
-    refuse_infinite,
+    shapes_of,
 )
 from srum_showo2.autoencoder import Autoencoder, converted
 from srum_showo2.denoiser import ShowO2Denoiser, Sizes
@@ -35,7 +35,6 @@ from srum_showo2.options import Options
 
 STEMS = ("pytorch_model", "diffusion_pytorch_model", "model")
 """Of the weights: one file has the first name, the index of shards the second (their own names have the first)."""
-WEIGHTS = re.compile(rf"({'|'.join(STEMS)})\b.*\.(bin|safetensors)(\.index\.json)?")
 CHECKPOINTS = Checkpoints(
     patterns=["*.json", "*.bin", "*.safetensors"],
     published={
@@ -186,8 +185,7 @@ def read_sizes(
 def wanted(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the model."""
     with torch.device("meta"):
-        model = ShowO2Denoiser(sizes, (0, 0))
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return shapes_of(ShowO2Denoiser(sizes, (0, 0)).state_dict())
 
 
 def _count(layers: str, shapes: Shapes) -> int:
@@ -245,18 +243,6 @@ def head_config(width: int, layers: int, heads: int, kv_heads: int, head_width: 
     )
 
 
-def save(stored: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write a complete folder: `changed` tensors (stored names) are replaced; every file except other copies of the
-    weights is copied."""
-    index = f"{stored.stem}{stored.ending}.index.json"
-    others = (
-        path
-        for path in stored.directory.rglob("*")
-        if path.parent != stored.directory or path.name == index or not WEIGHTS.fullmatch(path.name)
-    )
-    stored.write(directory, changed, others)
-
-
 # ---- the autoencoder -------------------------------------------------------------------------------------------------
 
 
@@ -299,17 +285,7 @@ def load_vae(path: Path, channels: int, device: torch.device) -> Autoencoder:
     tensors = read_tensors(path)
     with loading(f"The autoencoder {path}"):
         tensors = converted(tensors)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     with torch.device("meta"):
-        model = Autoencoder(_width(shapes), channels)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.net.state_dict().items()}
-    refuse(
-        f"{path} is not the autoencoder of Wan2.1 with {channels} channels",
-        differences(expected, shapes, unused=True),
-    )
-    refuse_infinite(tensors.items(), path)
-    model.net.load_state_dict(
-        {name: tensor.to(device, torch.float32).contiguous() for name, tensor in tensors.items()}, assign=True
-    )
-    model.eval().requires_grad_(False)
-    return model
+        model = Autoencoder(_width(shapes_of(tensors)), channels)
+    fill(model.net, tensors, path, f"{path} is not the autoencoder of Wan2.1 with {channels} channels", device)
+    return model.eval()

@@ -21,7 +21,7 @@ from srum_core.models.tensors import patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import failure
 from srum_core.records import Box, Question, Sample
 from srum_showo2.autoencoder import Autoencoder
-from srum_showo2.checkpoint import find_vae, load_vae, open_checkpoint, save
+from srum_showo2.checkpoint import STEMS, find_vae, load_vae, open_checkpoint
 from srum_showo2.denoiser import ShowO2Denoiser, Sizes
 from srum_showo2.options import Options
 from srum_showo2.prompting import Words
@@ -150,7 +150,7 @@ class ShowO2:
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """A complete directory in the published layout; denoiser names are the stored ones."""
-        save(self.files, directory, weights)
+        self.files.save(directory, weights, STEMS, self.files.directory.rglob("*"))
 
     # ---- answering ---------------------------------------------------------------------------------------------------
 
