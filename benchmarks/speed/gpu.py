@@ -11,12 +11,10 @@ import argparse
 import gc
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -28,12 +26,9 @@ from transformers import Qwen2Config
 
 from srum_bagel.attention import Context, attend
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.model import make_recipe
-from srum_bagel.options import Options, Sampling
-from srum_bagel.sampling import Contexts, sample, speak
-from srum_core.config.settings import Lora
+from srum_bagel.options import Sampling
+from srum_bagel.sampling import sample, speak
 from srum_core.models.generation import Reply
-from srum_core.training.lora import tune
 
 sys.path.insert(0, str(Path(__file__).parent))
 import middle
@@ -64,29 +59,15 @@ def build(tiny: bool, device: torch.device, dtype: torch.dtype) -> BagelDenoiser
         torch.set_default_dtype(before)
 
 
-def timed(work: Callable[[], object], device: torch.device, rounds: int) -> dict[str, float]:
-    """After one round that does not count."""
-    work()
-    seconds = []
-    for _ in range(rounds):
-        _wait(device)
-        start = time.perf_counter()
-        work()
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": median(seconds), "low": min(seconds), "high": max(seconds)}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+def timed(work: Callable[[], object], given: Any) -> dict[str, float]:
+    wait = partial(torch.accelerator.synchronize, given.device) if given.device.type != "cpu" else lambda: None
+    return middle.timed(work, given.rounds, wait)
 
 
 def training(given: Any, kind: Literal["lora", "full"], compiled: bool) -> dict[str, float]:
     """Forwards and backwards of two images."""
-    recipe = make_recipe(2 if given.tiny else 28, Options(experts="generation"))
-    model: Any = SimpleNamespace(denoiser=build(given.tiny, given.device, given.dtype), recipe=recipe)
-    tuned = tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=given.recompute, compiled=compiled)
+    denoiser = build(given.tiny, given.device, given.dtype)
+    tuned = middle.prepared(denoiser, kind, "generation", compiled, given.recompute)
     grids, at, texts = middle.images(2, given.side)
     grids, at = [grid.to(given.device, given.dtype) for grid in grids], at.to(given.device)
     texts = [text % 90 + 3 for text in texts]
@@ -97,9 +78,8 @@ def training(given: Any, kind: Literal["lora", "full"], compiled: bool) -> dict[
         loss.backward()
         tuned.module.zero_grad(set_to_none=True)
 
-    found = timed(step, given.device, given.rounds)
     backward = ("inputs",) if kind == "lora" else ("inputs", "weights")
-    return {**found, "products": middle.products(model.denoiser, 2, backward, given.side)}
+    return {**timed(step, given), "products": middle.products(denoiser, 2, backward, given.side)}
 
 
 @torch.no_grad()
@@ -107,13 +87,11 @@ def sampling(given: Any, count: int) -> dict[str, float]:
     """So many images at once, every step guided."""
     denoiser = build(given.tiny, given.device, given.dtype)
     grids, _, texts = middle.images(count, given.side)
-    full = denoiser.context(count)
-    denoiser.read_text(full, [text % 90 + 3 for text in texts])
-    wanted = Sampling(steps=given.points, guidance=4.0, interval=(0.0, 1.0))
-    contexts = Contexts(full, denoiser.context(count), full)
-    found = timed(lambda: sample(denoiser, contexts, grids, wanted), given.device, given.rounds)
+    options = Sampling(steps=given.points, guidance=4.0, interval=(0.0, 1.0))
+    contexts = middle.contexts(denoiser, [text % 90 + 3 for text in texts])
+    times = timed(lambda: sample(denoiser, contexts, grids, options), given)
     passes = 2 * (given.points - 1) * middle.products(denoiser, count, (), given.side, 0)
-    return {**found, "products": passes, "pictures_per_second": count / found["seconds"]}
+    return {**times, "products": passes, "pictures_per_second": count / times["seconds"]}
 
 
 @torch.no_grad()
@@ -122,21 +100,21 @@ def answering(given: Any, count: int) -> dict[str, float]:
     denoiser = build(given.tiny, given.device, given.dtype)
     image, question = (6, 2) if given.tiny else (1100, 100)
     rng = torch.Generator().manual_seed(2)
-    looked = [torch.randint(3, 90, (image,), generator=rng) for _ in range(count)]
-    asked = [torch.randint(3, 90, (question,), generator=rng) for _ in range(count)]
+    images = [torch.randint(3, 90, (image,), generator=rng) for _ in range(count)]
+    questions = [torch.randint(3, 90, (question,), generator=rng) for _ in range(count)]
     chat: Any = SimpleNamespace(bos=1, eos=-1, size=90)  # no row ends early
 
     def read(rows: list[int]) -> Context:
         first = sorted({row // 4 for row in rows})
         context = denoiser.context(len(first))
-        denoiser.read_text(context, [looked[each] for each in first])
+        denoiser.read_text(context, [images[each] for each in first])
         context = context.select([first.index(row // 4) for row in rows])
-        denoiser.read_text(context, [asked[row] for row in rows])
+        denoiser.read_text(context, [questions[row] for row in rows])
         return context
 
     replies = [Reply(given.tokens)] * count
-    found = timed(lambda: speak(denoiser, chat, read, replies), given.device, given.rounds)
-    return {**found, "tokens_per_second": count * given.tokens / found["seconds"]}
+    times = timed(lambda: speak(denoiser, chat, read, replies), given)
+    return {**times, "tokens_per_second": count * given.tokens / times["seconds"]}
 
 
 ATTENTIONS: dict[str, Sequence[SDPBackend]] = {
@@ -178,11 +156,8 @@ def attending(given: Any, name: str) -> dict[str, float]:
     width, text, block = config.hidden_size // heads, middle.TEXT, given.side**2 + 2
     backwards = name != "flex" or given.device.type != "cpu"
 
-    def made(count: int) -> Tensor:
-        shape = (2, count, text + block, width)
-        return torch.randn(shape, device=given.device, dtype=given.dtype, requires_grad=backwards)
-
-    q, k, v = made(heads), made(kv), made(kv)
+    kind = {"device": given.device, "dtype": given.dtype, "requires_grad": backwards}
+    q, k, v = (torch.randn(2, count, text + block, width, **kind) for count in (heads, kv, kv))
     look = attention(given, name, text + block, text)
 
     def step() -> None:
@@ -190,31 +165,30 @@ def attending(given: Any, name: str) -> dict[str, float]:
         if backwards:
             loss.backward()
 
-    found = timed(step, given.device, given.rounds)
     pairs = block * (block + text) + text * (text + 1) / 2
-    return {**found, "products": 2 * (12 if backwards else 4) * heads * width * pairs}
+    return {**timed(step, given), "products": 2 * (12 if backwards else 4) * heads * width * pairs}
 
 
 def measured(name: str, work: Callable[[], dict[str, float]], given: Any) -> dict[str, Any]:
     """One line. Missing memory or kernels are reported, and the others continue; other errors are raised."""
     if given.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    found: dict[str, Any] = {"work": name}
+    line: dict[str, Any] = {"work": name}
     try:
-        found |= work()
+        line |= work()
     except torch.OutOfMemoryError as error:
-        found["failed"] = f"no room: {str(error).splitlines()[0]}"
+        line["failed"] = f"no room: {str(error).splitlines()[0]}"
     except RuntimeError as error:
         if not any(words in str(error) for words in NO_KERNEL):
             raise
-        found["failed"] = f"no kernel: {str(error).splitlines()[0]}"
-    if "products" in found:
-        found["share_of_peak"] = found["products"] / found["seconds"] / given.peak
+        line["failed"] = f"no kernel: {str(error).splitlines()[0]}"
+    if "products" in line:
+        line["share_of_peak"] = line["products"] / line["seconds"] / given.peak
     if given.device.type == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        line["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         gc.collect()
         torch.cuda.empty_cache()
-    return found
+    return line
 
 
 def main(arguments: list[str] | None = None) -> None:

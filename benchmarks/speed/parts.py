@@ -38,12 +38,12 @@ def profiled(name: str) -> Iterator[Line]:
         work: Callable[[], object] = lambda: whole.generated(denoiser, [noise], [text], whole.STEPS)  # noqa: E731
     else:
         method = "LoRA" if name == "lora" else "all weights"
-        work = whole.step(whole.tuned(method, compiled=False), middle.images(whole.COUNT))
+        work = middle.step(whole.tuned(method, compiled=False), middle.images(whole.COUNT))
     work()
     yield {"work": name, "seconds": _medians({"": work}, 5)[""]}
-    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as report:
         work()
-    operations = sorted(found.key_averages(), key=lambda each: -each.self_cpu_time_total)[:15]
+    operations = sorted(report.key_averages(), key=lambda each: -each.self_cpu_time_total)[:15]
     for each in operations:
         milliseconds = each.self_cpu_time_total / 1e3
         rate = {"gflops": each.flops / milliseconds / 1e6} if each.key in ("aten::mm", "aten::addmm") else {}

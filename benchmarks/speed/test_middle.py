@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import middle
@@ -11,12 +10,8 @@ import pytest
 import reference
 import torch
 
-from srum_bagel.attention import Context
-from srum_bagel.model import make_recipe
-from srum_bagel.options import Options, Sampling
-from srum_bagel.sampling import Contexts, sample
-from srum_core.config.settings import Lora
-from srum_core.training.lora import tune
+from srum_bagel.options import Sampling
+from srum_bagel.sampling import sample
 
 COUNT, STEPS, GUIDANCE = 4, 13, 4.0
 
@@ -24,16 +19,6 @@ COUNT, STEPS, GUIDANCE = 4, 13, 4.0
 @pytest.fixture(scope="module")
 def denoiser() -> Any:
     return middle.build()
-
-
-def step(module: Any, given: Any) -> Callable[[], object]:
-    """Forwards and backwards, gradients thrown away."""
-
-    def run() -> None:
-        torch.stack(module(*given)).square().mean().backward()
-        module.zero_grad(set_to_none=True)
-
-    return run
 
 
 def packed(denoiser: Any, given: Any) -> Callable[[], object]:
@@ -57,10 +42,8 @@ def test_both_ways_give_the_same(denoiser: Any) -> None:
 
 
 def generated(denoiser: Any, noise: list[torch.Tensor], texts: list[torch.Tensor], steps: int) -> list[torch.Tensor]:
-    full: Context = denoiser.context(len(noise))
-    denoiser.read_text(full, texts)
     sampling = Sampling(steps=steps, shift=3.0, guidance=GUIDANCE, interval=(0.0, 1.0), renorm="global", renorm_min=0.0)
-    return sample(denoiser, Contexts(full, denoiser.context(len(noise)), full), noise, sampling)
+    return sample(denoiser, middle.contexts(denoiser, texts), noise, sampling)
 
 
 def test_training(denoiser: Any, compare: Any, peak: float) -> None:
@@ -69,7 +52,7 @@ def test_training(denoiser: Any, compare: Any, peak: float) -> None:
     work = middle.products(denoiser, COUNT)
     compare(
         "training step, all weights, 4 images",
-        step(denoiser, given),
+        middle.step(denoiser, given),
         packed(denoiser, given),
         1.25,
         products=work,
@@ -78,11 +61,10 @@ def test_training(denoiser: Any, compare: Any, peak: float) -> None:
 
 
 def tuned(method: str, compiled: bool) -> Any:
-    """A fresh model as training prepares it: "all weights", "generation experts" or "LoRA" (rank 16)."""
-    recipe = make_recipe(6, Options(experts="all" if method == "all weights" else "generation"))
-    model: Any = SimpleNamespace(denoiser=middle.build(), recipe=recipe)
-    kind = "lora" if method == "LoRA" else "full"
-    return tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=False, compiled=compiled).module
+    """A fresh model as training prepares it: "all weights", "generation experts" or "LoRA"."""
+    kind: Any = "lora" if method == "LoRA" else "full"
+    experts: Any = "all" if method == "all weights" else "generation"
+    return middle.prepared(middle.build(), kind, experts, compiled).module
 
 
 def test_training_compiled(compare: Any, peak: float) -> None:
@@ -90,7 +72,7 @@ def test_training_compiled(compare: Any, peak: float) -> None:
     given, stock = middle.images(COUNT), middle.build()
     compare(
         "training step, all weights, blocks compiled",
-        step(tuned("all weights", True), given),
+        middle.step(tuned("all weights", True), given),
         packed(stock, given),
         1.25,
         products=middle.products(stock, COUNT),
@@ -105,8 +87,8 @@ def test_training_less(compare: Any, method: str, compiled: bool) -> None:
     given = middle.images(COUNT)
     compare(
         f"training step, {method}, against all weights{', both compiled' * compiled}",
-        step(tuned(method, compiled), given),
-        step(tuned("all weights", compiled), given),
+        middle.step(tuned(method, compiled), given),
+        middle.step(tuned("all weights", compiled), given),
         1.5,
     )
 
