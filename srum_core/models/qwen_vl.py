@@ -253,7 +253,7 @@ def published_config(
 def meta_model(config: Qwen2_5_VLConfig, dtype: torch.dtype) -> Any:
     """The model on torch's meta device."""
     with torch.device("meta"):
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model: Any = Qwen2_5_VLForConditionalGeneration(config)
     nn.Module.to(model, dtype)
     return model.eval().requires_grad_(False)
 

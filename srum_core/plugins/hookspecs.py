@@ -44,6 +44,10 @@ def _is_path(made: Component, _: Any, value: str) -> None:
         raise PluginError(f'load="{value}" of the component "{made.name}" should read "module:Class".')
 
 
+def _presets(value: Mapping[str, Path] | Path) -> Mapping[str, Path]:
+    return {path.stem: path for path in sorted(value.glob("*.toml"))} if isinstance(value, Path) else value
+
+
 def _has_options(made: Component, _: Any, value: type | None) -> None:
     if value is not None and not attrs.has(value):
         raise PluginError(f'The options of the component "{made.name}" are not an attrs class.')
@@ -64,9 +68,11 @@ class Component:
     presets: Mapping[str, Path] = field(
         factory=dict,
         hash=False,
+        converter=_presets,
         validator=validators.instance_of(Mapping),  # type: ignore[type-abstract]
     )
-    """Adapters and generators only: settings by name, as TOML files. One called "default" is always applied first."""
+    """Adapters and generators only: settings by name, as TOML files, or their folder. One called "default" is always
+    applied first."""
     summary: str = field(default="", converter=_text, validator=validators.instance_of(str))
     """One line for lists."""
 
