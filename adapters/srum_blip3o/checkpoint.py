@@ -122,8 +122,8 @@ def _overlay(stored: Stored, trained: Path, names: Sequence[str] | None) -> Stor
     """`stored` with the tensors that training saved in place of its own. Raises CheckpointError for others, and where
     any of `names` is missing (None: an older checkpoint without this list)."""
     where, shapes = locate([trained])
-    wanted = {name: stored.shapes[name] for name in names or shapes if name in stored.shapes}
-    problems = differences(wanted, shapes, unused=True) or ([] if shapes else ["missing: every tensor"])
+    expected = {name: stored.shapes[name] for name in names or shapes if name in stored.shapes}
+    problems = differences(expected, shapes, unused=True) or ([] if shapes else ["missing: every tensor"])
     refuse(
         f"{trained} does not belong to the checkpoint {stored.directory}, or is incomplete",
         problems,
@@ -142,17 +142,17 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
     )
     sampling, inside = dit.read_sizes(within(HEAD, shapes)), within(TOWER, shapes)
     queries = shapes[QUERIES][1]
-    wanted: dict[str, Sequence[int]] = {
+    expected: dict[str, Sequence[int]] = {
         **stored_shapes(language, shapes),
         QUERIES: (1, queries, language.get_text_config().hidden_size),
         **{HEAD + name: shape for name, shape in meta_shapes(dit.build, sampling).items()},
     }
     if inside:
-        wanted |= {TOWER + name: shape for name, shape in meta_shapes(eva.Tower, eva.read_sizes(inside, 1)).items()}
-    problems = differences(wanted, shapes, unused=True)
-    for name, found in (("n_query", queries), ("gen_hidden_size", sampling.channels)):
-        if config.get(name, found) != found:
-            problems.append(f"{name}: {config[name]} in the configuration, {found} in the weights")
+        expected |= {TOWER + name: shape for name, shape in meta_shapes(eva.Tower, eva.read_sizes(inside, 1)).items()}
+    problems = differences(expected, shapes, unused=True)
+    for name, value in (("n_query", queries), ("gen_hidden_size", sampling.channels)):
+        if config.get(name, value) != value:
+            problems.append(f"{name}: {config[name]} in the configuration, {value} in the weights")
     refuse(f"The weights in {directory} do not match its configuration", problems)
     return Sizes(language, sampling, queries, bool(inside))
 
@@ -221,10 +221,10 @@ def copy_tower(checkpoint: Checkpoint, options: Options, directory: Path) -> Non
     """Copy a tower from beside the checkpoint into the directory of its copy; of a tower whose weights are in the
     checkpoint, only its configuration. A tower from the hub is not copied."""
     own = Path(options.feature_tower).expanduser()
-    found = own if options.feature_tower and own.is_dir() else _beside(checkpoint.directory)
-    if found is not None and not (directory / FOLDER).exists():
+    folder = own if options.feature_tower and own.is_dir() else _beside(checkpoint.directory)
+    if folder is not None and not (directory / FOLDER).exists():
         skipped = ("*.py", *(("*.bin",) if checkpoint.sizes.tower_inside else ()))
-        shutil.copytree(found, directory / FOLDER, ignore=shutil.ignore_patterns(*skipped))
+        shutil.copytree(folder, directory / FOLDER, ignore=shutil.ignore_patterns(*skipped))
 
 
 def _tower_tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Tensor], str]:
@@ -246,12 +246,12 @@ def _tower_file(checkpoint: Checkpoint, options: Options) -> Path | None:
     name = options.feature_tower
     if checkpoint.sizes.tower_inside and not name:
         return None
-    found = Path(name).expanduser() if name else _beside(checkpoint.directory)
-    if found is None and not Path(checkpoint.base).expanduser().is_dir():
+    place = Path(name).expanduser() if name else _beside(checkpoint.directory)
+    if place is None and not Path(checkpoint.base).expanduser().is_dir():
         name = OFFICIAL_TOWER  # downloaded automatically only for a checkpoint from the hub
-    if name and (found is None or not found.exists()):
-        found = download(name, "adapter.feature_tower", ["*.bin", *CHECKPOINTS.patterns])
-    files = [] if found is None else [found] if found.is_file() else sorted(found.glob("pytorch_model*.bin"))
+    if name and (place is None or not place.exists()):
+        place = download(name, "adapter.feature_tower", ["*.bin", *CHECKPOINTS.patterns])
+    files = [] if place is None else [place] if place.is_file() else sorted(place.glob("pytorch_model*.bin"))
     if not files:
         raise CheckpointError(
             f"{checkpoint.directory} has no feature tower inside, and there is none in {FOLDER} beside it. It encodes "

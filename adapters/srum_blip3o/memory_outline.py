@@ -16,7 +16,7 @@ from srum_blip3o.checkpoint import grid_side, open_checkpoint
 from srum_blip3o.dit import Denoiser
 from srum_blip3o.model import make_recipe
 from srum_blip3o.options import Options
-from srum_blip3o.text_encoder import Reader, allow_recomputing, language_config
+from srum_blip3o.text_encoder import Reader, language_config, recomputing
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
@@ -50,16 +50,15 @@ def outline(options: Options, device: str) -> Outline:
     """For a local checkpoint, or a published one by its hub id; the feature tower, which encodes before training, is
     left out. Raises CheckpointError."""
     known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
-    config, head, queries, side, unet_config, vae_config = _published_sizes(options) if known else _sizes(options)
+    config, head, queries, side, unet_config, vae_config = _sizes(options, known)
     dtype = choose_dtype(options.dtype, torch.device(device))
-    language = meta_model(config, dtype)
+    language = recomputing(meta_model(config, dtype))
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel(**unet_config)
         autoencoder: Any = AutoencoderKL(**vae_config)
         reader = Reader(lambda: language.model.language_model, 0, 0, options.recompute)
         denoiser = Denoiser(head, queries, reader, options.train_queries).to(dtype)
     nn.Module.to(unet, dtype)  # diffusers' own `to` warns needlessly
-    allow_recomputing(language)
     for module in (denoiser, unet, autoencoder):
         module.eval().requires_grad_(False)
     factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
@@ -110,20 +109,18 @@ Sizes = tuple[Qwen2_5_VLConfig, dit.Sizes, int, int, Mapping[str, Any], Mapping[
 """Language model, head, queries, rows (and columns) of the feature grid, UNet and autoencoder."""
 
 
-def _published_sizes(options: Options) -> Sizes:
-    config = PUBLISHED[options.checkpoint]
-    head = dit.Sizes(config["hidden_size"], 1792, 1792, blocks=24, heads=28, kv_heads=28, feed_forward=4864)
-    language = language_config(config, Path(options.checkpoint))
-    return language, head, 64, eva.PRESETS["eva-clip-E-14-plus"].grid // 4, _UNET, _VAE
-
-
-def _sizes(options: Options) -> Sizes:
-    found = open_checkpoint(options.checkpoint, "meta")
-    folder = decoder.find(options.decoder, found.directory)
+def _sizes(options: Options, known: bool) -> Sizes:
+    if known:
+        config = PUBLISHED[options.checkpoint]
+        head = dit.Sizes(config["hidden_size"], 1792, 1792, blocks=24, heads=28, kv_heads=28, feed_forward=4864)
+        language = language_config(config, Path(options.checkpoint))
+        return language, head, 64, eva.PRESETS["eva-clip-E-14-plus"].grid // 4, _UNET, _VAE
+    checkpoint = open_checkpoint(options.checkpoint, "meta")
+    folder = decoder.find(options.decoder, checkpoint.directory)
     unet, autoencoder = (
         # Without the metadata of diffusers' configurations.
         {name: value for name, value in read_json(folder / part / "config.json").items() if not name.startswith("_")}
         for part in ("unet", "vae")
     )
-    sizes = found.sizes
-    return sizes.language, sizes.head, sizes.queries, grid_side(found, options), unet, autoencoder
+    sizes = checkpoint.sizes
+    return sizes.language, sizes.head, sizes.queries, grid_side(checkpoint, options), unet, autoencoder

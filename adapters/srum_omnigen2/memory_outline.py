@@ -14,12 +14,11 @@ from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
 from srum_core.models.tensors import unpatchify
-from srum_omnigen2.autoencoder import decode
 from srum_omnigen2.checkpoint import open_checkpoint, read_configs
 from srum_omnigen2.denoiser import Denoiser
 from srum_omnigen2.model import image_size, make_recipe
 from srum_omnigen2.options import Options
-from srum_omnigen2.sampling import sample
+from srum_omnigen2.sampling import decode, sample
 
 CAPTION, QUESTION = 80, 500
 """Tokens of a typical caption with its template, and of a judge's question with its rubric."""
@@ -50,8 +49,8 @@ def outline(options: Options, device: str) -> Outline:
         configs = read_configs(Path(options.checkpoint), *PUBLISHED[options.checkpoint])
         image_input = ImageInput.within(*(options.vision_pixels if any(options.vision_pixels) else _VISION_PIXELS))
     else:
-        found = open_checkpoint(options, "meta")  # any size: nothing is loaded
-        configs, image_input = found.configs, found.image_input(options.vision_pixels)
+        checkpoint = open_checkpoint(options, "meta")  # any size: nothing is loaded
+        configs, image_input = checkpoint.configs, checkpoint.image_input(options.vision_pixels)
     dtype, width = choose_dtype(options.dtype, torch.device(device)), configs.transformer.text_feat_dim
     language, autoencoder = meta_model(configs.language, dtype), configs.autoencoder()
     with torch.device("meta"):
