@@ -28,12 +28,12 @@ class _Judge(ABC):
     """Options and a template. Raises ConfigError for a template or a file of synonyms that cannot be used."""
 
     name: ClassVar[str]
-    kind: ClassVar[type[AskingOptions]]
+    kind: ClassVar[Any]
     """Of its options."""
-    placeholders: ClassVar[Sequence[str]] = ("prompt",)
+    placeholders: ClassVar[tuple[str, ...]] = ("prompt",)
 
     def __init__(self, options: Any = None) -> None:
-        self.options = options or self.kind()
+        self.options: Any = options or self.kind()
         self.template = load(self.options.template, self.placeholders)
 
 
@@ -80,15 +80,16 @@ class RegionJudge(_Judge):
     """Asks about all regions of an image, listed in a question (none: no question). Every region gets exactly one score
     or `Unreadable`."""
 
-    placeholders = ("prompt", "regions")
+    placeholders: ClassVar[tuple[str, ...]] = ("prompt", "regions")
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self.rule = rules.regional(self.options) if isinstance(self.options, RuledOptions) else None
 
     def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
-        listed = list_regions(candidate, regions, self.options.boxes)
-        return ask(candidate, self.template, self.options, regions=listed)
+        size = sides(self.options.boxes, candidate)
+        lines = "---\n".join(f"Region ID: {each.id}\nBounding Box: {show(each.box, size)}\n" for each in regions)
+        return ask(candidate, self.template, self.options, regions=lines)
 
     @abstractmethod
     def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
@@ -127,7 +128,8 @@ class LocalRegions(RegionJudge):
 class Zoom(RegionJudge):
     """One score for every region, each shown as a crop: for models that overlook small objects."""
 
-    name, kind, placeholders = "zoom", ZoomOptions, ("prompt",)
+    name, kind = "zoom", ZoomOptions
+    placeholders = ("prompt",)
 
     def groups(self, regions: Sequence[Region]) -> list[Sequence[Region]]:
         return [[region] for region in regions]
@@ -171,13 +173,6 @@ def _score(judge: str, reading: Reading, index: int = 0, region: str | None = No
     if reading.value is None:
         return Unreadable(index, reading.why, region, judge)
     return Score(reading.value, region, reading.reason, judge, reading.label)
-
-
-def list_regions(candidate: Candidate, regions: Sequence[Region], unit: str) -> str:
-    """The regions, their boxes in a unit of `records.sides`, with rules between them and a line break at the end."""
-    return "---\n".join(
-        f"Region ID: {region.id}\nBounding Box: {show(region.box, sides(unit, candidate))}\n" for region in regions
-    )
 
 
 def show(box: Box, sides: tuple[float, float]) -> str:

@@ -112,13 +112,13 @@ def _palette(offsets: Floats, counts: Ints, tolerance: float) -> list[Floats]:
     import numpy as np
 
     left = counts.copy()
-    chosen: list[Floats] = []
-    while left.any() and len(chosen) < _COLOURS:
+    colours: list[Floats] = []
+    while left.any() and len(colours) < _COLOURS:
         colour = offsets[left.argmax()]
-        chosen = [one for one in chosen if _off_blend(one[None], colour)[0] > tolerance] + [colour]
+        colours = [one for one in colours if _off_blend(one[None], colour)[0] > tolerance] + [colour]
         near = np.abs(offsets - colour).max(axis=1) <= tolerance
         left[near | (_off_blend(offsets, colour) <= tolerance)] = 0
-    return chosen
+    return colours
 
 
 def _off_blend(offsets: Floats, colour: Floats) -> Floats:
