@@ -73,14 +73,14 @@ def _figures(rows: Sequence[tuple[bool, bool, float, str]]) -> dict[str, Figure]
     return dict(zip(COLUMNS, figures, strict=True))
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pretraining.agreement", description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )  # fmt: skip
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run that was judged")
     parser.add_argument("--round", type=int, help="the round of the images (default: the last that is judged)")
-    parsed = parser.parse_args(given)
+    parsed = parser.parse_args(arguments)
     try:
         runs = [Run.open(folder) for folder in parsed.runs]
         rounds = [(run.last("judge") or 1) if parsed.round is None else parsed.round for run in runs]

@@ -166,35 +166,35 @@ def answer_loss(model: Bagel, images: Sequence[Image], exchanges: Sequence[Seque
     """Mean cross-entropy of the answers' tokens. `exchanges[i]`: (question, answer) pairs about `images[i]`."""
     chat, denoiser = model.chat, model.denoiser
     device = denoiser.device
-    seen = model.look(images)
+    views = model.look(images)
     start, end = (denoiser.embed_text(torch.tensor([i], device=device)) for i in chat.markers)
-    shown, valid = pad_rows([torch.cat([start, tokens.to(start), end]) for tokens in seen])
+    rows, valid = pad_rows([torch.cat([start, tokens.to(start), end]) for tokens in views])
     ids, places, targets = list[int](), [0] * valid.numel(), [IGNORED] * valid.numel()
     blocks = list[_Block]()
     for some in _alike([(i, *_tokens(model, *pair)) for i, pairs in enumerate(exchanges) for pair in pairs]):
-        length = max(len(said) for _, said, _ in some)
+        length = max(len(exchange) for _, exchange, _ in some)
         about = torch.tensor([i for i, _, _ in some], device=device)
         blocks.append(_Block(len(places), len(some), length, about))
-        for _, said, target in some:
-            rest = length - len(said)
-            ids += said + [0] * rest
+        for _, exchange, target in some:
+            rest = length - len(exchange)
+            ids += exchange + [0] * rest
             targets += target + [IGNORED] * rest
             places += range(1, 1 + length)
     text = denoiser.embed_text(torch.tensor(ids, device=device))
-    row = torch.cat([shown.flatten(0, 1), text])[None]
+    row = torch.cat([rows.flatten(0, 1), text])[None]
     rope = denoiser.rope(torch.tensor(places, device=device)[None])
     (und,) = denoiser.language_model.model([row], _Lessons(rope, len(images), valid, blocks))
-    wanted = torch.tensor(targets, device=device)
+    goals = torch.tensor(targets, device=device)
     # Only where an answer is expected: the head over every position would cost as much as a layer.
-    logits = denoiser.language_model.lm_head(und[0][wanted != IGNORED])
-    return F.cross_entropy(logits.float(), wanted[wanted != IGNORED])
+    logits = denoiser.language_model.lm_head(und[0][goals != IGNORED])
+    return F.cross_entropy(logits.float(), goals[goals != IGNORED])
 
 
 def _tokens(model: Bagel, question: str, answer: str) -> tuple[list[int], list[int]]:
     """An exchange's tokens, and what each should be followed by."""
-    asked: list[int] = model.chat.frame(question).tolist()
-    said = [model.chat.bos, *model.chat.ids(answer)]
-    return asked + said, [IGNORED] * len(asked) + [*said[1:], model.chat.eos]
+    question_ids: list[int] = model.chat.frame(question).tolist()
+    answer_ids = [model.chat.bos, *model.chat.ids(answer)]
+    return question_ids + answer_ids, [IGNORED] * len(question_ids) + [*answer_ids[1:], model.chat.eos]
 
 
 _Exchange = tuple[int, list[int], list[int]]

@@ -70,18 +70,18 @@ def image_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generat
 def mistaken(scene: Scene, rng: np.random.Generator) -> Scene:
     """A crowded scene as its caption's image shows it: hard kinds are mostly left out or in their other colour,
     other kinds seldom left out or in any other colour or shape; now and then there is something else."""
-    shown = []
+    things = []
     for thing in scene:
         hard = hard_kinds().get(thing.kind)
         if rng.random() >= (EASY_WRONG if hard is None else HARD_WRONG):
-            shown.append(thing)
+            things.append(thing)
         elif hard is not None and rng.random() >= HARD_LEFT_OUT:
-            shown.append(evolve(thing, colour=hard[0]))
+            things.append(evolve(thing, colour=hard[0]))
         elif hard is None and rng.random() >= EASY_LEFT_OUT:
-            shown.append(_other_kind(thing, rng))
+            things.append(_other_kind(thing, rng))
     if rng.random() < EXTRA:
-        shown.append(in_cell(pick(KINDS, rng), free_cell(scene, rng), rng))
-    return tuple(shown)
+        things.append(in_cell(pick(KINDS, rng), free_cell(scene, rng), rng))
+    return tuple(things)
 
 
 def _other_kind(thing: Object, rng: np.random.Generator) -> Object:
@@ -92,18 +92,18 @@ def _other_kind(thing: Object, rng: np.random.Generator) -> Object:
     return in_cell((colour, pick([other for other in SHAPES if other != shape], rng)), cell(thing), rng)
 
 
-def fulfilled(found: Sequence[Found], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
+def fulfilled(things: Sequence[Found], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
     """A train prompt that an image with these things fulfils; None where no such prompt is. `crowd`: of the crowded
     world."""
-    kinds = [thing.kind for thing in found]
+    kinds = [thing.kind for thing in things]
     if any(kind is None for kind in kinds):
         return None
-    order = rng.permutation(len(found)).tolist()
+    order = rng.permutation(len(things)).tolist()
     mixed: list[Kind] = [kind for i in order if (kind := kinds[i]) is not None]
     if crowd:
         if len(mixed) not in CROWD:
             return None
-        places = [_place(found[i], rng) for i in order] if rng.random() < 0.5 else None
+        places = [_place(things[i], rng) for i in order] if rng.random() < 0.5 else None
         return _trained(listed(mixed, places))
     if len(set(mixed)) == 1 and len(mixed) in COUNTS:
         return _trained(numeracy(mixed[0], len(mixed), pick(NUMERACY_WORDINGS, rng)))
@@ -113,7 +113,7 @@ def fulfilled(found: Sequence[Found], rng: np.random.Generator, crowd: bool = Fa
         return _trained(three(*mixed))
     if len(mixed) != 2:
         return None
-    one, other = (found[i].centre for i in order)
+    one, other = (things[i].centre for i in order)
     relations = [name for name in RELATIONS if related(one, other, name, APART, 0)]
     if relations and rng.random() < 0.6:
         return _trained(spatial(mixed[0], mixed[1], pick(relations, rng)))

@@ -167,8 +167,8 @@ def named_of(**modules: nn.Module) -> dict[str, nn.Parameter]:
 def make_optimizers(phase: Phase, named: Named) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for everything else; AdamW alone with `muon` = 0."""
     inner = [p for name, p in named.items() if phase.muon and p.dim() == 2 and ".layers." in name]
-    known = {id(p) for p in inner}
-    outer = [p for p in named.values() if id(p) not in known]
+    inside = {id(p) for p in inner}
+    outer = [p for p in named.values() if id(p) not in inside]
     muon = [Muon(inner, phase.muon)] if inner else []
     return [*muon, torch.optim.AdamW(outer, lr=phase.adam, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -215,8 +215,8 @@ def _multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for it."""
     if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
         return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    there = torch.cpu.get_capabilities()
-    return any(there.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
 
 
 class Log:

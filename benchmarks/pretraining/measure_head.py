@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,28 @@ from pretraining.measure import drawing, measure
 from srum_benchmarks.shapes.checker import check
 from srum_benchmarks.shapes.render import compose, draw
 from srum_benchmarks.shapes.world import prompts
+from srum_core.records import Prompt
 
 
 def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
     """Share of rendered images that are correct after tower and decoder: the upper bound for the head."""
-    rng, scenes = np.random.default_rng(0), prompts(split, count)
-    rendered = [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in scenes]
+    scenes, images = rendered(count, split)
     decoder = model.parts["decoder"]
-    features = torch.stack(model.encode(rendered)).flatten(1, 2)
+    features = torch.stack(model.encode(images)).flatten(1, 2)
     noise = torch.stack([decoder.noise(decoder.size, torch.Generator().manual_seed(i)) for i in range(count)])
     latents = decoder.latents(features, torch.zeros_like(features), noise, model.options.sampling)
-    images = [(255 * each).round().byte().permute(1, 2, 0).numpy() for each in decoder.pixels(latents)]
+    return figures([(255 * x).round().byte().permute(1, 2, 0).numpy() for x in decoder.pixels(latents)], scenes)
+
+
+def rendered(count: int, split: str = "dev") -> tuple[Sequence[Prompt], list[Image.Image]]:
+    """Prompts, and an image of the world for each."""
+    scenes, rng = prompts(split, count), np.random.default_rng(0)
+    return scenes, [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in scenes]
+
+
+def figures(images: Sequence[Any], scenes: Sequence[Prompt]) -> dict[str, Any]:
     verdicts = [check(image, prompt.tags) for image, prompt in zip(images, scenes, strict=True)]
-    return drawing(verdicts, scenes, np.arange(count))
+    return drawing(verdicts, scenes, np.arange(len(scenes)))
 
 
 def generated(model: Any, count: int, split: str = "dev") -> dict[str, Any]:

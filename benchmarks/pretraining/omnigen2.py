@@ -27,7 +27,7 @@ from pretraining.tokenizer import train_tokenizer
 from srum_core.models.qwen_vl import END, PAD, SPECIAL, language_config
 from srum_core.plugins import discover
 from srum_omnigen2.denoiser import Denoiser, Sizes
-from srum_omnigen2.text_encoder import DROPPED, GENERATE
+from srum_omnigen2.sampling import DROPPED, GENERATE
 
 LANGUAGE = blip3o.Blueprint(hidden=64, mlp=96, layers=1, heads=2, kv_heads=1, vocabulary=512)
 """Sizes of the language model. So large a vocabulary has a token for each word around a caption."""

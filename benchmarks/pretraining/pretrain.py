@@ -93,7 +93,8 @@ def train_drawing(model: Any, recipe: Recipe, out: Path, templates: tuple[str, s
     named = dict(tune(model, "full", Lora(), checkpointing=False).parameters)
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = drawing_loss(model, recipe, *batch, step + recipe.steps)
+        images, captions = batch
+        loss = drawing_loss(model, recipe, images, captions, step + recipe.steps)
         return loss, {"drawing": loss}
 
     fit(

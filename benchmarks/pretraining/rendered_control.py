@@ -22,7 +22,7 @@ from attrs import evolve
 from PIL import Image
 
 from pretraining.captions import image_for
-from srum_benchmarks.shapes.render import Pixels, compose
+from srum_benchmarks.shapes.render import compose
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError, SrumError
 from srum_core.interchange.incoming import fresh
@@ -58,23 +58,19 @@ def make(like: Run, folder: Path, missed: float = 0.0, seed: int = 0) -> Run:
 
 
 def _rendered(planned: Planned, folder: Path, missed: float, seed: int) -> Candidate:
-    path, data = folder / f"{planned.id}.png", BytesIO()
-    Image.fromarray(_scene(planned, missed, seed)).save(data, "png")
-    write_atomic(path, data.getvalue())
-    return Candidate(planned.id, planned.prompt, path, (SIDE, SIDE), planned.seed)
-
-
-def _scene(planned: Planned, missed: float, seed: int) -> Pixels:
     prompt, rng = planned.prompt, np.random.default_rng([seed, planned.seed])
     if not {"category", "objects", "relation", "count"} <= prompt.tags.keys():
         raise RecordError(
             f'The prompt "{prompt.text}" is not of the world of shapes, so there is no scene of it to render. Name a '
             "run with prompts=shapes:train."
         )
-    return image_for(prompt, compose(prompt.tags, rng), missed, rng)
+    path, data = folder / f"{planned.id}.png", BytesIO()
+    Image.fromarray(image_for(prompt, compose(prompt.tags, rng), missed, rng)).save(data, "png")
+    write_atomic(path, data.getvalue())
+    return Candidate(planned.id, prompt, path, (SIDE, SIDE), planned.seed)
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pretraining.rendered_control",
         description=__doc__,
@@ -91,7 +87,7 @@ def main(given: Sequence[str] | None = None) -> int:
         help="share of scenes that miss their caption (default: 0)",
     )
     add("--seed", type=int, default=0, help="another seed renders other scenes")
-    parsed = parser.parse_args(given)
+    parsed = parser.parse_args(arguments)
     try:
         run = make(Run.open(parsed.like), parsed.out, parsed.missed, parsed.seed)
     except SrumError as error:

@@ -53,7 +53,7 @@ SHIFT = 2
 def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tuple[np.ndarray, list[Prompt]]:
     """Generate with each of these for as many train prompts of its own: images (n, 32, 32, 3) and prompts. A part that
     lies in `out` already is not generated again."""
-    drawn, asked, count = [], list[Prompt](), recipe.looking_images
+    parts, all_prompts, count = [], list[Prompt](), recipe.looking_images
     for part, painter in enumerate(painters):
         rng = np.random.default_rng([recipe.seed, part, len("looking")])
         prompts = [worlds.of(recipe.world).random_prompt(rng, "train") for _ in range(count)]
@@ -63,9 +63,9 @@ def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) ->
             with path.with_suffix(".aside").open("wb") as aside:
                 np.save(aside, np.stack(images))
             path.with_suffix(".aside").replace(path)
-        drawn.append(np.load(path))
-        asked += prompts
-    return np.concatenate(drawn), asked
+        parts.append(np.load(path))
+        all_prompts += prompts
+    return np.concatenate(parts), all_prompts
 
 
 class Glances(Dataset):
@@ -95,10 +95,10 @@ class Glances(Dataset):
         return np.stack(images), np.stack([patch_labels(each, self.patch, self.small) for each in images]), pairs
 
     def _one(self, rng: np.random.Generator) -> tuple[Pixels, list[tuple[str, str]]]:
-        taught = lesson(rng, world=self.recipe.world) if rng.random() < RENDERED else self._drawn(rng)
-        played = self.recipe.looking_anchor and not self.small and rng.random() < PLAYED
-        pairs = self_play(taught, rng) if played else exchanges(taught, *self.templates)
-        return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many images help more than many questions
+        example = lesson(rng, world=self.recipe.world) if rng.random() < RENDERED else self._drawn(rng)
+        self_played = self.recipe.looking_anchor and not self.small and rng.random() < PLAYED
+        pairs = self_play(example, rng) if self_played else exchanges(example, *self.templates)
+        return example.image, [pairs[int(rng.integers(len(pairs)))]]  # many images help more than many questions
 
     def _drawn(self, rng: np.random.Generator) -> Lesson:
         among = self.unclean if rng.random() < UNCLEAN else range(len(self.drawn))
@@ -136,9 +136,9 @@ def train_looking(
     only; with `looking_anchor` the text weights too, and the `model` must have separate generation training. Writes
     `out`/model-looking."""
     torch.manual_seed(recipe.seed)
-    drawn, prompts = generate_own(painters, recipe, out)
+    images, prompts = generate_own(painters, recipe, out)
     words = text_weights(model) if recipe.looking_anchor else {}
-    anchor = Anchor(model, words, recipe, drawn, prompts) if words else None  # before anything is restored
+    anchor = Anchor(model, words, recipe, images, prompts) if words else None  # before anything is restored
     sight = Sight.of(model)
     named = named_of(sight=sight, connector=model.eye.connector)
     named |= {f"words.{key}": parameter for key, parameter in words.items()}
@@ -157,7 +157,7 @@ def train_looking(
     share = recipe.looking_rate
     phase = Phase("looking", recipe.looking_steps, share * recipe.adam, share * recipe.muon, warm_up=50)
     patch = model.eye.patch
-    fit(phase, out, named, lambda done: loader(Glances(recipe, templates, done, patch, drawn, prompts)), loss_of)
+    fit(phase, out, named, lambda done: loader(Glances(recipe, templates, done, patch, images, prompts)), loss_of)
     write(model, out / "model-looking")
 
 

@@ -54,11 +54,11 @@ def prepared(
     return tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=checkpointing, compiled=compiled)
 
 
-def step(module: Any, given: Any) -> Callable[[], object]:
+def step(module: Any, batch: Any) -> Callable[[], object]:
     """Forwards and backwards, gradients thrown away."""
 
     def run() -> None:
-        torch.stack(module(*given)).square().mean().backward()
+        torch.stack(module(*batch)).square().mean().backward()
         module.zero_grad(set_to_none=True)
 
     return run

@@ -118,10 +118,10 @@ def main(arguments: list[str] | None = None) -> None:
     alone = {"norms": norms, "attention": attention, "products": products}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("work", choices=["training", "lora", "drawing", *alone])
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for line in alone[given.work]() if given.work in alone else profiled(given.work):
+    for line in alone[options.work]() if options.work in alone else profiled(options.work):
         print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in line.items()}), flush=True)
 
 

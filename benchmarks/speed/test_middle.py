@@ -21,9 +21,9 @@ def denoiser() -> Any:
     return middle.build()
 
 
-def packed(denoiser: Any, given: Any) -> Callable[[], object]:
+def packed(denoiser: Any, batch: Any) -> Callable[[], object]:
     def run() -> None:
-        reference.velocities(denoiser, *given).square().mean().backward()
+        reference.velocities(denoiser, *batch).square().mean().backward()
         denoiser.zero_grad(set_to_none=True)
 
     return run
@@ -31,11 +31,11 @@ def packed(denoiser: Any, given: Any) -> Callable[[], object]:
 
 def test_both_ways_give_the_same(denoiser: Any) -> None:
     """A ratio between different results would mean nothing."""
-    given = middle.images(2)
+    batch = middle.images(2)
     with torch.no_grad():
-        ours = torch.stack(denoiser(*given)).flatten(0, 2)
-        assert torch.allclose(ours, reference.velocities(denoiser, *given), atol=1e-4)
-        noise, text = given[0][0], given[2][0]
+        ours = torch.stack(denoiser(*batch)).flatten(0, 2)
+        assert torch.allclose(ours, reference.velocities(denoiser, *batch), atol=1e-4)
+        noise, text = batch[0][0], batch[2][0]
         assert torch.allclose(
             generated(denoiser, [noise], [text], 6)[0], reference.sampled(denoiser, noise, text, 6, GUIDANCE), atol=1e-4
         )
@@ -47,13 +47,13 @@ def generated(denoiser: Any, noise: list[torch.Tensor], texts: list[torch.Tensor
 
 
 def test_training(denoiser: Any, compare: Any, peak: float) -> None:
-    given = middle.images(COUNT)
+    batch = middle.images(COUNT)
     denoiser.requires_grad_(True)
     work = middle.products(denoiser, COUNT)
     compare(
         "training step, all weights, 4 images",
-        middle.step(denoiser, given),
-        packed(denoiser, given),
+        middle.step(denoiser, batch),
+        packed(denoiser, batch),
         1.25,
         products=work,
         peak=peak,
@@ -69,11 +69,11 @@ def tuned(method: str, compiled: bool) -> Any:
 
 def test_training_compiled(compare: Any, peak: float) -> None:
     """As `train.compile` does it."""
-    given, stock = middle.images(COUNT), middle.build()
+    batch, stock = middle.images(COUNT), middle.build()
     compare(
         "training step, all weights, blocks compiled",
-        middle.step(tuned("all weights", True), given),
-        packed(stock, given),
+        middle.step(tuned("all weights", True), batch),
+        packed(stock, batch),
         1.25,
         products=middle.products(stock, COUNT),
         peak=peak,
@@ -84,11 +84,11 @@ def test_training_compiled(compare: Any, peak: float) -> None:
 @pytest.mark.parametrize("method", ["generation experts", "LoRA"])
 def test_training_less(compare: Any, method: str, compiled: bool) -> None:
     """Against full training: what is frozen needs no gradient of its weights."""
-    given = middle.images(COUNT)
+    batch = middle.images(COUNT)
     compare(
         f"training step, {method}, against all weights{', both compiled' * compiled}",
-        middle.step(tuned(method, compiled), given),
-        middle.step(tuned("all weights", compiled), given),
+        middle.step(tuned(method, compiled), batch),
+        middle.step(tuned("all weights", compiled), batch),
         1.5,
     )
 
