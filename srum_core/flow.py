@@ -96,7 +96,7 @@ def flow_step(
     weight     reward maps (rows, columns); None = 1 everywhere
     noise      one grid per image, or the generator to sample them from, image by image
     reference  latents that the constraint term pulls towards; None (also per image) = the image itself
-    start      called like the denoiser, before it: the model as it was before training (tuning.Start); None = not asked
+    start      called like the denoiser, before it: the model as it was before training (lora.Start); None = not asked
 
     Raises TrainingError for a weight or a reference that does not have its image's grid.
     """

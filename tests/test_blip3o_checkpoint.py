@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig
 
 from srum_blip3o import dit, eva
-from srum_blip3o.checkpoint import BASE, TRAINED
+from srum_blip3o.checkpoint import BASE, TRAINED, meta_shapes
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import language_config
@@ -113,7 +113,7 @@ def test_the_width_of_the_towers_heads_must_be_known(copy: Path) -> None:
 @pytest.mark.parametrize(("width", "billions"), [(4864, 1.355), (7168, 1.653)])
 def test_the_published_head_has_its_parameters(width: int, billions: float) -> None:
     """Counted without the projection in front of it."""
-    shapes = dit.shapes(dit.Sizes(3584, 1792, 1792, 24, 28, 28, width))
+    shapes = meta_shapes(dit.build, dit.Sizes(3584, 1792, 1792, 24, 28, 28, width))
     inner = [torch.Size(shape).numel() for name, shape in shapes.items() if "caption_projection" not in name]
     assert round(sum(inner) / 1e9, 3) == billions
     assert shapes["layers.23.feed_forward.linear_2.weight"] == (1792, width)
@@ -122,7 +122,7 @@ def test_the_published_head_has_its_parameters(width: int, billions: float) -> N
 
 
 def test_the_published_tower_has_its_parameters() -> None:
-    shapes = eva.shapes(eva.Sizes(1792, 14, 32, 64, 16, 15360))
+    shapes = meta_shapes(eva.Tower, eva.Sizes(1792, 14, 32, 64, 16, 15360))
     assert round(sum(torch.Size(shape).numel() for shape in shapes.values()) / 1e9, 2) == 4.35
     preset = eva.PRESETS["eva-clip-E-14-plus"]
     assert eva.read_sizes(shapes, 1792 // preset.head_width) == eva.Sizes(1792, 14, preset.grid, 64, 16, 15360)

@@ -26,7 +26,7 @@ from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_core.runs.run import Run
 from srum_core.training.latent_cache import Latents
-from srum_judges.answerers.scripted import Scripted
+from srum_judges.scripted import Scripted
 
 TINY = [
     "adapter.device=cpu", "adapter.vision_pixels=[3136, 12544]", "adapter.sampling.steps=3",

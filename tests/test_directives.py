@@ -12,7 +12,7 @@ from srum_benchmarks.shapes import world
 from srum_core.records import Candidate, Prompt, Score
 from srum_judges.judges import GlobalLayout
 from srum_judges.options import LayoutOptions
-from srum_judges.rules.layout_rule import spatial_directives
+from srum_judges.rules import spatial_directives
 
 GOLDEN: list[tuple[str, list[str]]] = [
     # relations

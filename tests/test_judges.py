@@ -15,11 +15,11 @@ from srum_core.errors import ConfigError
 from srum_core.models import templates
 from srum_core.plugins import discover
 from srum_core.records import BoxFormat, Candidate, Prompt, Question, Region, Score, Unreadable
-from srum_judges.answerers.scripted import Scripted
 from srum_judges.grounders.native import Native
 from srum_judges.judges import GlobalLayout, LocalRegions, Sample, Zoom, show, widened
 from srum_judges.options import LayoutOptions, RegionsOptions, SampleOptions, ScriptedOptions, ZoomOptions
 from srum_judges.rules import penalised
+from srum_judges.scripted import Scripted
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {regions} cup'), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 0.5)), Region("2", (0.25, 0.5, 1.0, 1.0)), Region("3", (0.1, 0.1, 0.2, 0.2)))

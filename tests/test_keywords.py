@@ -15,8 +15,7 @@ from pretraining.examples import lesson
 from srum_benchmarks.shapes import world
 from srum_benchmarks.shapes.appraisal import BLOB
 from srum_core.errors import ConfigError
-from srum_judges.rules.inflection import WORDS, forms
-from srum_judges.rules.keywords import Synonyms, comparable, keywords, names, readable
+from srum_judges.rules.keywords import WORDS, Synonyms, comparable, forms, keywords, names, readable
 
 KNOWN = Synonyms.load()
 keywords, comparable, names = (partial(function, known=KNOWN) for function in (keywords, comparable, names))

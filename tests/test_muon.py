@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pretraining.optimizer import Muon, orthogonalised
+from pretraining.fit import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24)])

@@ -13,8 +13,7 @@ from rows import each_row
 
 from srum_core.errors import ConfigError
 from srum_core.records import BoxFormat, Candidate, Prompt, Region, Unreadable, area, iou
-from srum_judges.grounders.box_json import read_boxes
-from srum_judges.grounders.native import Native
+from srum_judges.grounders.native import Native, read_boxes
 from srum_judges.options import NativeOptions
 
 IMAGE = Candidate("c", Prompt("p", 'a {cat} and a "dog"'), Path("c.png"), (200, 100), 0)

@@ -29,8 +29,7 @@ from srum_core.testing import sample_image
 from srum_core.training.lora import make_optimizer, tune
 from srum_omnigen2.model import OmniGen2
 from srum_omnigen2.options import Options, Sampling
-from srum_omnigen2.sampling import training_shift
-from srum_omnigen2.text_encoder import READ_AT_ONCE, prompt_ids
+from srum_omnigen2.sampling import READ_AT_ONCE, prompt_ids, training_shift
 
 WORDS = ["a boat", "three lamps on a long table, seen from above"]
 

@@ -19,7 +19,7 @@ from srum_core.plugins import discover
 from srum_core.records import Question
 from srum_core.runs.run import Run
 from srum_core.training.trainer import Trainer
-from srum_judges.answerers.scripted import Scripted
+from srum_judges.scripted import Scripted
 from srum_omnigen2.model import OmniGen2
 from srum_omnigen2.options import Options
 

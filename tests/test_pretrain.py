@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from pretraining import measure, pretrain, self_labelling
 from pretraining.curriculum import Recipe, Steps
-from pretraining.reference_weights import Anchor, text_weights
 from pretraining.scenes import compose, draw, random_prompt
+from pretraining.self_labelling import Anchor, text_weights
 from pretraining.vision_pretraining import BACKGROUND
 from srum_bagel.model import Bagel
 from srum_bagel.options import Options, Sampling

@@ -17,10 +17,10 @@ from srum_core.plugins import discover
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
 from srum_core.stages.interview import Interview, conduct
 from srum_core.testing import JudgeConformance, ScriptedModel, read_transcripts
-from srum_judges.answerers.scripted import Scripted
 from srum_judges.judges import widened
 from srum_judges.options import SelfPlayOptions
 from srum_judges.parsing import read_verdict
+from srum_judges.scripted import Scripted
 from srum_judges.self_play import SelfPlay, read_questions
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {question} cup'), Path("c.png"), (64, 48), 0)

@@ -130,7 +130,7 @@ def test_every_setting_of_generating_matters(model: ShowO2, change: dict[str, An
 def test_the_size_is_the_tables_or_as_set(model: ShowO2) -> None:
     assert model.generate(["a boat"], [1])[0].image.size == (80, 80)
     assert build(size=(96, 32)).generate(["a boat"], [1])[0].image.size == (96, 32)
-    with pytest.raises(CheckpointError, match=r"adapter\.size 100x80 .*multiples of 16"):
+    with pytest.raises(ConfigError, match=r"adapter\.size 100x80 .*multiples of 16"):
         build(size=(100, 0))
     with pytest.raises(CheckpointError, match=r"adapter\.vision_size=50 .*multiple of 16"):
         build(vision_size=50)

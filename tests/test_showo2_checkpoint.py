@@ -30,7 +30,7 @@ from showo2_layouts import (
     without_projections,
 )
 
-from srum_core.errors import CheckpointError
+from srum_core.errors import CheckpointError, ConfigError
 from srum_core.models import hub
 from srum_core.models.weights import Stored, read_tensors
 from srum_core.records import Question
@@ -306,7 +306,7 @@ def test_it_is_found_before_a_run(copy: Path, fault: int) -> None:
 
 def test_a_run_that_would_start() -> None:
     ShowO2.preflight(Options(checkpoint=str(CHECKPOINT), device="cpu"))
-    with pytest.raises(CheckpointError, match="multiples of 16"):
+    with pytest.raises(ConfigError, match="multiples of 16"):
         ShowO2.preflight(Options(checkpoint=str(CHECKPOINT), device="cpu", size=(70, 80)))
     with pytest.raises(CheckpointError, match=r"adapter\.vision_size=50"):
         ShowO2.preflight(Options(checkpoint=str(CHECKPOINT), device="cpu", vision_size=50))

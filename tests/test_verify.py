@@ -13,10 +13,10 @@ from rows import each_row
 
 from srum_core.errors import ConfigError
 from srum_core.records import Candidate, Prompt, Question, Region, Score, Unreadable
-from srum_judges.answerers.scripted import Scripted
 from srum_judges.judges import LocalRegions, VerifyBoxes
 from srum_judges.options import RegionsOptions, VerifyOptions
 from srum_judges.parsing import read_verdicts
+from srum_judges.scripted import Scripted
 
 CANDIDATE = Candidate("c", Prompt("p", 'a "red" {regions} cup'), Path("c.png"), (64, 48), 0)
 REGIONS = (Region("1", (0.0, 0.0, 0.5, 0.5)), Region("2", (0.25, 0.5, 1.0, 1.0)), Region("3", (0.1, 0.1, 0.2, 0.2)))

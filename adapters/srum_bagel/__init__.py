@@ -8,17 +8,8 @@ from pathlib import Path
 from srum_bagel.options import Options
 from srum_core import Component, hookimpl
 
-PRESETS = Path(__file__).parent / "presets"
-
 
 @hookimpl
 def srum_adapters() -> Sequence[Component]:
-    return [
-        Component(
-            name="bagel",
-            load="srum_bagel.model:Bagel",
-            options=Options,
-            presets={path.stem: path for path in sorted(PRESETS.glob("*.toml"))},
-            summary="BAGEL-7B-MoT and models in its layout; preset shapes is the bundled tiny one",
-        )
-    ]
+    summary = "BAGEL-7B-MoT and models in its layout; preset shapes is the bundled tiny one"
+    return [Component("bagel", "srum_bagel.model:Bagel", Options, Path(__file__).parent / "presets", summary)]

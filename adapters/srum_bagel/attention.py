@@ -13,6 +13,8 @@ from attrs import define
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from srum_core.errors import CheckpointError
+
 GENERATION = "_moe_gen"
 """The suffix of the weights that serve latent cells; all else is served by those without one."""
 Rope = tuple[Tensor, Tensor]
@@ -26,7 +28,18 @@ class PositionTable(nn.Module):
 
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
+        self.side = side
         self.pos_embed = nn.Parameter(torch.zeros(side**2, width), requires_grad=False)
+
+    def places(self, rows: int, columns: int, what: str, way_out: str) -> Tensor:
+        """Rows of the table for a grid, row-major. One beyond the table would alias silently: CheckpointError."""
+        if max(rows, columns) > self.side:
+            raise CheckpointError(
+                f"{what} does not fit the checkpoint's position table of {self.side} x {self.side}: use smaller images "
+                f"({way_out})."
+            )
+        grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
+        return grid.flatten().to(self.pos_embed.device)
 
 
 def rope(positions: Tensor, head: int, theta: float) -> Rope:
@@ -102,10 +115,10 @@ def _split(stream: Projected) -> tuple[Projected, Projected]:
 
 def _shared(act: Callable[[Tensor], Tensor], *queries: Tensor | None) -> list[Tensor | None]:
     """`act` on all queries at once, cut up again as they were."""
-    there = [q for q in queries if q is not None]
-    if not there:
+    some = [q for q in queries if q is not None]
+    if not some:
         return [None] * len(queries)
-    parts = iter(act(torch.cat(there, dim=2) if len(there) > 1 else there[0]).split([q.shape[2] for q in there], dim=2))
+    parts = iter(act(torch.cat(some, dim=2) if len(some) > 1 else some[0]).split([q.shape[2] for q in some], dim=2))
     return [None if q is None else next(parts) for q in queries]
 
 
@@ -150,28 +163,24 @@ class Context:
             self.valid = F.pad(self.valid, (0, missing))
         return self
 
-    def select(self, rows: Sequence[int] | Tensor) -> Context:
-        """A copy that holds these rows (in this order, repeats allowed)."""
-        index = torch.as_tensor(rows, device=self.position.device)
+    def select(self, rows: Sequence[int] | slice) -> Context:
+        """A copy that holds these rows (in this order, repeats allowed), or a view of a slice of them: writes go to the
+        same buffers."""
+        index = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.position.device)
         keys, values = [key[index] for key in self.keys], [value[index] for value in self.values]
         return Context(keys, values, self.valid[index], self.position[index], self.used)
-
-    def first(self, rows: int) -> Context:
-        """A view of the first rows; writes go to the same buffers."""
-        keys, values = [key[:rows] for key in self.keys], [value[:rows] for value in self.values]
-        return Context(keys, values, self.valid[:rows], self.position[:rows], self.used)
 
     @staticmethod
     def stack(contexts: Sequence[Context], room: int) -> Context:
         """All rows of all contexts in one, laid out once with `room` free columns; each row's context ends where these
         begin, so that rows of equal length can attend without a mask."""
         used = max(context.longest() for context in contexts)
-        laid = [context._right(used).reserve(room) for context in contexts]
+        aligned = [context._right(used).reserve(room) for context in contexts]
         return Context(
-            [torch.cat(layer) for layer in zip(*(context.keys for context in laid), strict=True)],
-            [torch.cat(layer) for layer in zip(*(context.values for context in laid), strict=True)],
-            torch.cat([context.valid for context in laid]),
-            torch.cat([context.position for context in laid]),
+            [torch.cat(layer) for layer in zip(*(context.keys for context in aligned), strict=True)],
+            [torch.cat(layer) for layer in zip(*(context.values for context in aligned), strict=True)],
+            torch.cat([context.valid for context in aligned]),
+            torch.cat([context.position for context in aligned]),
             used,
         )
 

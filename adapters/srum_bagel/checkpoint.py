@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from torch import Tensor
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from srum_core.errors import CheckpointError
 from srum_core.models.hub import Checkpoints
-from srum_core.models.weights import Stored, loading, read_json
+from srum_core.models.weights import loading, read_json
 
 WEIGHTS = ("ema", "model")
 """Stems of the model's weight file, in order of preference."""
@@ -66,25 +64,12 @@ def read_sizes(directory: Path, shapes: Mapping[str, Sequence[int]]) -> Sizes:
 def build_sizes(language: Mapping[str, Any], vision: Mapping[str, Any], **rest: int) -> Sizes:
     """`language` and `vision` as in `llm_config.json` and `vit_config.json`; unknown keys are accepted."""
     theta = language.get("rope_theta") or language.get("rope_parameters", {}).get("rope_theta", 1e6)
-    kept = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-            "vocab_size", "rms_norm_eps", "hidden_act", "max_position_embeddings")  # fmt: skip
-    seen = ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "patch_size", "image_size",
-            "hidden_act", "layer_norm_eps", "attention_dropout")  # fmt: skip
-    looks: dict[str, Any] = {key: vision[key] for key in seen if key in vision}
-    looks |= {
-        "num_hidden_layers": vision["num_hidden_layers"] - 1,
-        "vision_use_head": False,
-        "attn_implementation": "sdpa",
-    }
-    speaks: dict[str, Any] = {key: language[key] for key in kept if key in language}
-    return Sizes(
-        Qwen2Config(**speaks, tie_word_embeddings=False), float(theta), SiglipVisionConfig(**looks), **rest
-    )  # fmt: skip
-
-
-def save(stored: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write a complete folder: `changed` tensors (stored names) replaced, every other file copied."""
-    index = f"{stored.stem}.safetensors.index.json"
-    other_copy = re.compile(rf"({'|'.join(WEIGHTS)})\b.*\.safetensors")
-    others = (path for path in stored.directory.iterdir() if path.name == index or not other_copy.match(path.name))
-    stored.write(directory, changed, others)
+    text_keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                 "vocab_size", "rms_norm_eps", "hidden_act", "max_position_embeddings")  # fmt: skip
+    image_keys = ("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "patch_size",
+                  "image_size", "hidden_act", "layer_norm_eps", "attention_dropout")  # fmt: skip
+    speaks: dict[str, Any] = {key: language[key] for key in text_keys if key in language}
+    looks: dict[str, Any] = {key: vision[key] for key in image_keys if key in vision}
+    looks |= {"num_hidden_layers": vision["num_hidden_layers"] - 1, "attn_implementation": "sdpa"}
+    seen = SiglipVisionConfig(**looks, vision_use_head=False)
+    return Sizes(Qwen2Config(**speaks, tie_word_embeddings=False), float(theta), seen, **rest)

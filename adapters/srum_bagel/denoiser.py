@@ -12,7 +12,6 @@ from transformers import Qwen2Config
 
 from srum_bagel.attention import GENERATION, Context, Joint, PositionTable, Segment, cut, rope
 from srum_bagel.layers import MoTLanguageModel
-from srum_core.errors import CheckpointError
 from srum_core.models.tensors import TimeEmbedder, pad_rows
 
 
@@ -89,14 +88,9 @@ class BagelDenoiser(nn.Module):
         return self.vae2llm(x) + self.time_embedder(time)[:, None] + self.latent_pos_embed.pos_embed[places], valid
 
     def places(self, rows: int, columns: int) -> Tensor:
-        """Rows of the position table for a grid, row-major. A grid beyond the table would alias silently: refused."""
-        if max(rows, columns) > self.side:
-            raise CheckpointError(
-                f"A latent grid of {rows} x {columns} cells does not fit the checkpoint's position table of "
-                f"{self.side} x {self.side}: use smaller images (adapter.size, adapter.generation_sides)."
-            )
-        grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
-        return grid.flatten().to(self.device)
+        """Rows of the position table for a grid. Raises CheckpointError for one beyond the table."""
+        what = f"A latent grid of {rows} x {columns} cells"
+        return self.latent_pos_embed.places(rows, columns, what, "adapter.size, adapter.generation_sides")
 
     # ---- reading, piece by piece (inference) ------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from srum_bagel.attention import GENERATION, Context
-from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, read_sizes, save
+from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, read_sizes
 from srum_bagel.denoiser import BagelDenoiser
 from srum_bagel.options import Options
 from srum_bagel.prompting import PLAN_A_IMAGE, REASON_FIRST, Chat
@@ -23,7 +23,7 @@ from srum_core.flow import Recipe, Schedule
 from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, open_rgb
-from srum_core.models.memory_outline import Outline
+from srum_core.models.memory_outline import outline_in
 from srum_core.models.tensors import by_shape, patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import Stored, failure, loading
 from srum_core.records import Question, Sample
@@ -66,12 +66,7 @@ class Bagel:
         self.seen_size = size_rule(options.vision_sides, self.eye.patch, self.eye.side)
         self.recipe = make_recipe(sizes.language.num_hidden_layers, options)
 
-    @classmethod
-    def outline(cls, options: Options, device: str) -> Outline:
-        """The same model without weights, to plan for."""
-        from srum_bagel.memory_outline import outline
-
-        return outline(options, device)
+    outline = outline_in("srum_bagel.memory_outline")
 
     @classmethod
     def preflight(cls, options: Options) -> None:
@@ -91,9 +86,10 @@ class Bagel:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """One image of `options.size` per prompt."""
         latents, thoughts = self._draw(prompts, seeds)
-        made = zip(self.decode(latents), latents, thoughts, strict=True)
+        parts = zip(self.decode(latents), latents, thoughts, strict=True)
         return [
-            Sample(to_image(image), thought, failure=failure("image", latent, image)) for image, latent, thought in made
+            Sample(to_image(image), thought, failure=failure("image", latent, image))
+            for image, latent, thought in parts
         ]
 
     def _draw(
@@ -147,8 +143,8 @@ class Bagel:
         return self._say(read, [Reply(self.options.think_tokens)] * len(prompts))
 
     def _say(self, read: Callable[[list[int]], Context], replies: Sequence[Reply]) -> list[str]:
-        said = speak(self.denoiser, self.chat, read, replies, self.options.rows)
-        return [self.chat.text(ids) for ids in said]
+        answers = speak(self.denoiser, self.chat, read, replies, self.options.rows)
+        return [self.chat.text(ids) for ids in answers]
 
     def generation_contexts(self, prompts: Sequence[str], thoughts: Sequence[str]) -> Contexts:
         """Without thoughts: prompt | nothing | prompt. With: system, prompt, thought | system | system, prompt."""
@@ -157,8 +153,8 @@ class Bagel:
             full = self.read(prompts)
             return Contexts(full, nothing, full)
         system = self.read([self.plan] * len(prompts))
-        asked = self.read_more(system, prompts)
-        return Contexts(self.read_more(asked, thoughts), system, asked)
+        prompted = self.read_more(system, prompts)
+        return Contexts(self.read_more(prompted, thoughts), system, prompted)
 
     def read(self, *texts: Sequence[str]) -> Context:
         """A context that has read these texts one after another, row by row."""
@@ -213,7 +209,7 @@ class Bagel:
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """A complete directory in the published layout; denoiser names are the stored ones."""
-        save(self.files, directory, weights)
+        self.files.save(directory, weights, WEIGHTS, self.files.directory.iterdir())
 
     # ---- understanding ----------------------------------------------------------------------------------------------
 
@@ -221,20 +217,20 @@ class Bagel:
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """Up to `Options.rows` questions at once; an image with several questions is encoded once."""
         keys = dict.fromkeys((question.image, question.crop) for question in questions)
-        seen = dict(zip(keys, self.look([open_rgb(*key) for key in keys]), strict=True))
+        tokens = dict(zip(keys, self.look([open_rgb(*key) for key in keys]), strict=True))
 
         def read(rows: list[int]) -> Context:
-            asked = [questions[row] for row in rows]
-            views = [(q.image, q.crop, q.think) for q in asked]
+            some = [questions[row] for row in rows]
+            views = [(q.image, q.crop, q.think) for q in some]
             once = list(dict.fromkeys(views))
             context = self.denoiser.context(len(once))
             if any(think for *_, think in once):
                 self.denoiser.read_text(
                     context, [self.chat.frame(REASON_FIRST if think else None) for *_, think in once]
                 )
-            self.denoiser.read_image(context, [seen[image, crop] for image, crop, _ in once])
+            self.denoiser.read_image(context, [tokens[image, crop] for image, crop, _ in once])
             context = context.select([once.index(view) for view in views])
-            self.denoiser.read_text(context, [self.chat.frame(q.text) for q in asked])
+            self.denoiser.read_text(context, [self.chat.frame(q.text) for q in some])
             return context
 
         return self._say(read, [Reply(q.max_new_tokens, q.temperature, q.seed) for q in questions])

@@ -66,7 +66,7 @@ def sample(
     everything = Context.stack(branches, room=cells + 2)
     x = torch.stack([grid.to(denoiser.device, torch.float32) for grid in noise])
     together = denoiser.block(everything, list(x.repeat(len(branches), 1, 1, 1)))
-    alone = denoiser.block(everything.first(count), list(x)) if guided else together
+    alone = denoiser.block(everything.select(slice(count)), list(x)) if guided else together
     times = time_grid(sampling.steps, sampling.shift)
     for time, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         wide = guided and low < time <= high
@@ -117,7 +117,7 @@ def speak(
 ) -> list[list[int]]:
     """Ids generated after [bos], without the end token. `read` makes the context of these rows, given their numbers in
     `replies`; at most `most` rows generate at once, and waiting ones replace finished ones."""
-    said: list[list[int]] = [[] for _ in replies]
+    answers: list[list[int]] = [[] for _ in replies]
     rngs = [torch.Generator().manual_seed(reply.seed) for reply in replies]
     waiting = deque(row for row, reply in enumerate(replies) if reply.max_new_tokens > 0)
     most = most or len(replies)
@@ -130,11 +130,11 @@ def speak(
             entering = [waiting.popleft() for _ in range(min(len(waiting), most - len(live)))]
             rows = [rows[place] for place in live] + entering
             if not rows:
-                return said
+                return answers
             tokens = [tokens[place] for place in live] + [chat.bos] * len(entering)
             parts = [context.select(live)] if live else []
             parts += [read(entering)] if entering else []
-            context = Context.stack(parts, max(replies[row].max_new_tokens - len(said[row]) for row in rows) + 1)
+            context = Context.stack(parts, max(replies[row].max_new_tokens - len(answers[row]) for row in rows) + 1)
         logits = next_logits(denoiser, context, tokens)[:, : chat.size]
         likeliest = logits.argmax(dim=-1).tolist()  # of all at once: reading a value waits for the device
         for place, row in enumerate(rows):
@@ -143,8 +143,8 @@ def speak(
                     likeliest[place] if replies[row].temperature <= 0 else draw(logits[place], replies[row], rngs[row])
                 )
                 if token != chat.eos:
-                    said[row].append(token)
-                if token == chat.eos or len(said[row]) == replies[row].max_new_tokens:
+                    answers[row].append(token)
+                if token == chat.eos or len(answers[row]) == replies[row].max_new_tokens:
                     silent.add(row)
 
 

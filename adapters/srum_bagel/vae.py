@@ -56,13 +56,6 @@ def autoencoder_sizes(shapes: Mapping[str, Sequence[int]]) -> AutoencoderSizes:
     return AutoencoderSizes(widths, blocks, shapes["decoder.conv_in.weight"][1])
 
 
-def official_key(key: str, levels: int) -> str:
-    """The original name of a diffusers key. `decoder.up` counts by resolution level, diffusers by order of use."""
-    for pattern, name in _RENAMES:
-        key = re.sub(pattern, name, key)
-    return re.sub(r"decoder\.up\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m[1])}", key)
-
-
 class Autoencoder(nn.Module):
     """Images (n, 3, H, W) in [-1, 1] <-> latents (n, channels, H / factor, W / factor), scaled and shifted."""
 
@@ -81,9 +74,15 @@ class Autoencoder(nn.Module):
         )
 
     def official_keys(self) -> dict[str, str]:
-        """Own parameter name -> name in `ae.safetensors`."""
-        levels = len(self.sizes.widths)
-        return {key: official_key(key.removeprefix("net."), levels) for key in self.state_dict()}
+        """Own parameter name -> name in `ae.safetensors`, where `decoder.up` counts by resolution level; diffusers
+        counts by order of use."""
+        names, last = {}, len(self.sizes.widths) - 1
+        for key in self.state_dict():
+            name = key.removeprefix("net.")
+            for pattern, official in _RENAMES:
+                name = re.sub(pattern, official, name)
+            names[key] = re.sub(r"decoder\.up\.(\d+)", lambda m: f"decoder.up.{last - int(m[1])}", name)
+        return names
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the unscaled latent."""

@@ -124,14 +124,9 @@ class Eye(nn.Module):
     def patches(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(3, H, W) -> patches (t, p·p·3), ordered (row, column, channel) inside, and their table rows (t,)."""
         rows, columns = image.shape[1] // self.patch, image.shape[2] // self.patch
-        if max(rows, columns) > self.side:
-            raise CheckpointError(
-                f"An image of {rows} x {columns} patches does not fit this checkpoint's position table of "
-                f"{self.side} x {self.side}: use smaller images (adapter.vision_sides)."
-            )
-        patches = rearrange(image, "c (h p) (w q) -> (h w) (p q c)", p=self.patch, q=self.patch)
-        grid = torch.arange(rows)[:, None] * self.side + torch.arange(columns)[None, :]
-        return patches, grid.flatten().to(image.device)
+        what = f"An image of {rows} x {columns} patches"
+        places = self.vit_pos_embed.places(rows, columns, what, "adapter.vision_sides")
+        return rearrange(image, "c (h p) (w q) -> (h w) (p q c)", p=self.patch, q=self.patch), places
 
     def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (3, H, W) in [-1, 1] -> tokens for the language model, (t, hidden) each."""

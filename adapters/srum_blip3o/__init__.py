@@ -8,17 +8,8 @@ from pathlib import Path
 from srum_blip3o.options import Options
 from srum_core import Component, hookimpl
 
-PRESETS = Path(__file__).parent / "presets"
-
 
 @hookimpl
 def srum_adapters() -> Sequence[Component]:
-    return [
-        Component(
-            name="blip3o",
-            load="srum_blip3o.model:Blip3o",
-            options=Options,
-            presets={path.stem: path for path in sorted(PRESETS.glob("*.toml"))},
-            summary="BLIP3-o 8B and 4B: a frozen language model, a trained diffusion head over image features",
-        )
-    ]
+    summary = "BLIP3-o 8B and 4B: a frozen language model, a trained diffusion head over image features"
+    return [Component("blip3o", "srum_blip3o.model:Blip3o", Options, Path(__file__).parent / "presets", summary)]

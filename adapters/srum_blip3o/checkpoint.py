@@ -6,14 +6,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import evolve, frozen
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig
 
 from srum_blip3o import dit, eva
@@ -25,12 +25,13 @@ from srum_core.models.qwen_vl import stored_shapes
 from srum_core.models.weights import (
     Stored,
     differences,
+    fill,
     loading,
     locate,
     read_json,
     read_tensors,
     refuse,
-    refuse_infinite,
+    shapes_of,
 )
 
 QUERIES, HEAD, TOWER = "model.latent_queries", "model.dit.model.", "model.gen_vision_tower.vision_tower.model."
@@ -121,8 +122,8 @@ def _overlay(stored: Stored, trained: Path, names: Sequence[str] | None) -> Stor
     """`stored` with the tensors that training saved in place of its own. Raises CheckpointError for others, and where
     any of `names` is missing (None: an older checkpoint without this list)."""
     where, shapes = locate([trained])
-    wanted = {name: stored.shapes[name] for name in names or shapes if name in stored.shapes}
-    problems = differences(wanted, shapes, unused=True) or ([] if shapes else ["missing: every tensor"])
+    expected = {name: stored.shapes[name] for name in names or shapes if name in stored.shapes}
+    problems = differences(expected, shapes, unused=True) or ([] if shapes else ["missing: every tensor"])
     refuse(
         f"{trained} does not belong to the checkpoint {stored.directory}, or is incomplete",
         problems,
@@ -141,19 +142,25 @@ def read_sizes(directory: Path, config: Mapping[str, Any], shapes: Shapes) -> Si
     )
     sampling, inside = dit.read_sizes(within(HEAD, shapes)), within(TOWER, shapes)
     queries = shapes[QUERIES][1]
-    wanted: dict[str, Sequence[int]] = {
+    expected: dict[str, Sequence[int]] = {
         **stored_shapes(language, shapes),
         QUERIES: (1, queries, language.get_text_config().hidden_size),
-        **{HEAD + name: shape for name, shape in dit.shapes(sampling).items()},
+        **{HEAD + name: shape for name, shape in meta_shapes(dit.build, sampling).items()},
     }
     if inside:
-        wanted |= {TOWER + name: shape for name, shape in eva.shapes(eva.read_sizes(inside, 1)).items()}
-    problems = differences(wanted, shapes, unused=True)
-    for name, found in (("n_query", queries), ("gen_hidden_size", sampling.channels)):
-        if config.get(name, found) != found:
-            problems.append(f"{name}: {config[name]} in the configuration, {found} in the weights")
+        expected |= {TOWER + name: shape for name, shape in meta_shapes(eva.Tower, eva.read_sizes(inside, 1)).items()}
+    problems = differences(expected, shapes, unused=True)
+    for name, value in (("n_query", queries), ("gen_hidden_size", sampling.channels)):
+        if config.get(name, value) != value:
+            problems.append(f"{name}: {config[name]} in the configuration, {value} in the weights")
     refuse(f"The weights in {directory} do not match its configuration", problems)
     return Sizes(language, sampling, queries, bool(inside))
+
+
+def meta_shapes(build: Callable[[Any], nn.Module], sizes: Any) -> Shapes:
+    """Own name -> shape of every tensor of a part."""
+    with torch.device("meta"):
+        return shapes_of(build(sizes).state_dict())
 
 
 def within(prefix: str, shapes: Shapes) -> dict[str, Sequence[int]]:
@@ -178,18 +185,15 @@ def save_trained(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, 
 def load_tower(checkpoint: Checkpoint, options: Options, device: torch.device, dtype: torch.dtype) -> eva.Tower:
     """Raises CheckpointError where there are no weights, or where they do not fit the head."""
     tensors, where = _tower_tensors(checkpoint, options)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = shapes_of(tensors)
     sizes = eva.read_sizes(shapes, _heads(shapes, checkpoint, options))
-    refuse(f"The feature tower in {where} does not match", differences(eva.shapes(sizes), shapes, unused=True))
     channels = checkpoint.sizes.head.channels
     if sizes.width != channels:
         raise CheckpointError(f"The tower in {where} makes features of {sizes.width} channels, the head {channels}.")
     _side(sizes.grid, checkpoint.stride)
-    refuse_infinite(tensors.items(), where)
     with torch.device("meta"):
         tower = eva.Tower(sizes, checkpoint.stride)
-    tower.load_state_dict({name: each.to(device, dtype).contiguous() for name, each in tensors.items()}, assign=True)
-    return tower.eval().requires_grad_(False)
+    return fill(tower, tensors, where, f"The feature tower in {where} does not match", device, dtype)
 
 
 def grid_side(checkpoint: Checkpoint, options: Options) -> int:
@@ -217,10 +221,10 @@ def copy_tower(checkpoint: Checkpoint, options: Options, directory: Path) -> Non
     """Copy a tower from beside the checkpoint into the directory of its copy; of a tower whose weights are in the
     checkpoint, only its configuration. A tower from the hub is not copied."""
     own = Path(options.feature_tower).expanduser()
-    found = own if options.feature_tower and own.is_dir() else _beside(checkpoint.directory)
-    if found is not None and not (directory / FOLDER).exists():
+    folder = own if options.feature_tower and own.is_dir() else _beside(checkpoint.directory)
+    if folder is not None and not (directory / FOLDER).exists():
         skipped = ("*.py", *(("*.bin",) if checkpoint.sizes.tower_inside else ()))
-        shutil.copytree(found, directory / FOLDER, ignore=shutil.ignore_patterns(*skipped))
+        shutil.copytree(folder, directory / FOLDER, ignore=shutil.ignore_patterns(*skipped))
 
 
 def _tower_tensors(checkpoint: Checkpoint, options: Options) -> tuple[Mapping[str, Tensor], str]:
@@ -242,12 +246,12 @@ def _tower_file(checkpoint: Checkpoint, options: Options) -> Path | None:
     name = options.feature_tower
     if checkpoint.sizes.tower_inside and not name:
         return None
-    found = Path(name).expanduser() if name else _beside(checkpoint.directory)
-    if found is None and not Path(checkpoint.base).expanduser().is_dir():
+    place = Path(name).expanduser() if name else _beside(checkpoint.directory)
+    if place is None and not Path(checkpoint.base).expanduser().is_dir():
         name = OFFICIAL_TOWER  # downloaded automatically only for a checkpoint from the hub
-    if name and (found is None or not found.exists()):
-        found = download(name, "adapter.feature_tower", ["*.bin", *CHECKPOINTS.patterns])
-    files = [] if found is None else [found] if found.is_file() else sorted(found.glob("pytorch_model*.bin"))
+    if name and (place is None or not place.exists()):
+        place = download(name, "adapter.feature_tower", ["*.bin", *CHECKPOINTS.patterns])
+    files = [] if place is None else [place] if place.is_file() else sorted(place.glob("pytorch_model*.bin"))
     if not files:
         raise CheckpointError(
             f"{checkpoint.directory} has no feature tower inside, and there is none in {FOLDER} beside it. It encodes "

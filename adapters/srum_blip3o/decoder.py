@@ -16,6 +16,7 @@ from torch import Tensor
 
 from srum_blip3o.options import Sampling
 from srum_core.errors import CheckpointError
+from srum_core.models.images import check_size
 from srum_core.models.weights import loading, read_json, refuse_infinite
 
 ORIGINAL = (1024, 1024)
@@ -86,15 +87,6 @@ def find(option: str, checkpoint: Path) -> Path:
     return directory
 
 
-def check_size(size: tuple[int, int], factor: int) -> None:
-    """Raise CheckpointError for a (width, height) that is not made of whole latent pixels, `factor` pixels a side."""
-    width, height = size
-    if min(size) < 0 or width % factor or height % factor:
-        raise CheckpointError(
-            f"adapter.size {width}x{height} cannot be generated: both sides must be multiples of {factor}."
-        )
-
-
 def load(directory: Path, channels: int, device: torch.device, dtype: torch.dtype) -> Decoder:
     """Raises CheckpointError if the UNet does not read features of so many channels."""
     with loading(f"The decoder in {directory}", *(directory / part for part in ("unet", "vae", "scheduler"))):
@@ -131,7 +123,7 @@ def _variant(folder: Path) -> str | None:
 def _scheduler(folder: Path) -> Any:
     """A class of diffusers' own, by the name in the configuration."""
     name = read_json(folder / "scheduler_config.json").get("_class_name")
-    found = getattr(diffusers, str(name), None)
-    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+    kind = getattr(diffusers, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise CheckpointError(f"{folder / 'scheduler_config.json'} names {name!r}, which is no scheduler of diffusers.")
-    return found.from_pretrained(str(folder))  # type: ignore[attr-defined]
+    return kind.from_pretrained(str(folder))  # type: ignore[attr-defined]

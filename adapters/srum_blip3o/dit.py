@@ -47,7 +47,7 @@ def read_sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
     width, channels = shapes["patch_embedder.proj.weight"]
     heads = shapes["layers.0.gate"][0]
     keys = shapes.get("layers.0.attn1.to_k.weight", (width,))[0]
-    numbers = {int(found[1]) for name in shapes if (found := re.match(r"layers\.(\d+)\.", name))}
+    numbers = {int(match[1]) for name in shapes if (match := re.match(r"layers\.(\d+)\.", name))}
     return Sizes(
         context=shapes.get("caption_projection.linear_1.weight", (width, width))[1],
         width=width,
@@ -80,22 +80,6 @@ def build(sizes: Sizes) -> Any:
     model.pad_token = None
     model.caption_projection = PixArtAlphaTextProjection(sizes.context, sizes.width)
     return model
-
-
-def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Own name -> shape of every tensor."""
-    with torch.device("meta"):
-        model = build(sizes)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def velocity(model: Any, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
-    """Features (n, c, rows, columns) at timesteps (n,) in (0, 1000], given the condition (n, tokens, context)."""
-    context = model.caption_projection(condition)
-    everywhere = torch.ones(context.shape[:2], device=context.device)
-    width = model.config.hidden_size // model.config.num_attention_heads
-    rotary = _rotary(width, x.shape[-2], x.shape[-1]).to(x.device)
-    return model(x, timestep, context, everywhere, rotary, cross_attention_kwargs={}, return_dict=False)[0]
 
 
 @lru_cache(maxsize=8)
@@ -148,9 +132,14 @@ class Denoiser(nn.Module):
         return out
 
     def velocity(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
-        """x (n, c, h, w), timesteps (n,) in (0, 1000], condition (n, queries, hidden)."""
-        weight = self.head.patch_embedder.proj.weight
-        return velocity(self.head, x.to(weight), timestep, condition.to(weight))
+        """Features (n, c, rows, columns) at timesteps (n,) in (0, 1000], given the condition (n, queries, hidden)."""
+        model, weight = self.head, self.head.patch_embedder.proj.weight
+        context = model.caption_projection(condition.to(weight))
+        everywhere = torch.ones(context.shape[:2], device=context.device)
+        width = model.config.hidden_size // model.config.num_attention_heads
+        rotary = _rotary(width, x.shape[-2], x.shape[-1]).to(x.device)
+        out = model(x.to(weight), timestep, context, everywhere, rotary, cross_attention_kwargs={}, return_dict=False)
+        return out[0]
 
 
 def _put(rows: Tensor, places: Sequence[int], new: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def read_sizes(shapes: Mapping[str, Sequence[int]], heads: int) -> Sizes:
         raise CheckpointError(
             f"A feature tower of {positions} positions, width {width} and {heads} heads is not possible."
         )
-    numbers = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
+    numbers = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
     return Sizes(width, patch, grid, len(numbers), heads, mlp)
 
 
@@ -121,12 +121,6 @@ class Tower(nn.Module):
         return rearrange(F.avg_pool2d(square, self.stride), "n c h w -> n h w c")
 
 
-def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Own name -> shape of every tensor."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Tower(sizes).state_dict().items()}
-
-
 def preprocess(image: Image.Image, side: int) -> Tensor:
     """(3, side, side): the short side resized (the long one cut to whole pixels), then the middle square.
 
@@ -138,11 +132,3 @@ def preprocess(image: Image.Image, side: int) -> Tensor:
     pixels = np.asarray(resized.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
     mean, std = np.asarray(MEAN, dtype=np.float32), np.asarray(STD, dtype=np.float32)
     return torch.from_numpy((pixels - mean) / std).permute(2, 0, 1)
-
-
-def window(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a (width, height) image that the tower encodes, the middle square, as fractions."""
-    width, height = size
-    side = min(width, height)
-    left, top = (width - side) / 2 / width, (height - side) / 2 / height
-    return left, top, left + side / width, top + side / height

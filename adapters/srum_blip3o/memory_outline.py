@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig
 
 from srum_blip3o import decoder, dit, eva
 from srum_blip3o.checkpoint import grid_side, open_checkpoint
 from srum_blip3o.dit import Denoiser
 from srum_blip3o.model import make_recipe
 from srum_blip3o.options import Options
-from srum_blip3o.text_encoder import Reader, allow_recomputing, language_config
+from srum_blip3o.text_encoder import Reader, language_config, recomputing
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
-from srum_core.models.qwen_vl import ImageInput
+from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
 from srum_core.models.weights import read_json
 
 CAPTION, QUESTION = 100, 500
@@ -39,21 +39,9 @@ _VAE = {
 }  # fmt: skip
 
 
-def _published(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, tied: bool) -> dict[str, Any]:
-    return {
-        "model_type": "blip3o_qwen", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 151668,
-        "tie_word_embeddings": tied, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
-        "max_position_embeddings": 128000, "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
-        "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
-                          "out_hidden_size": hidden, "patch_size": 14, "spatial_merge_size": 2, "window_size": 112,
-                          "fullatt_block_indexes": [7, 15, 23, 31], "model_type": "qwen2_5_vl"},
-    }  # fmt: skip
-
-
 PUBLISHED = {
-    "BLIP3o/BLIP3o-Model-8B": _published(3584, 18944, 28, 28, 4, False),
-    "BLIP3o/BLIP3o-Model-4B": _published(2048, 11008, 36, 16, 2, True),
+    "BLIP3o/BLIP3o-Model-8B": published_config(3584, 18944, 28, 28, 4, 151668, False, "blip3o_qwen"),
+    "BLIP3o/BLIP3o-Model-4B": published_config(2048, 11008, 36, 16, 2, 151668, True, "blip3o_qwen"),
 }
 """Configurations of hub ids, so that planning needs no download."""
 
@@ -62,18 +50,16 @@ def outline(options: Options, device: str) -> Outline:
     """For a local checkpoint, or a published one by its hub id; the feature tower, which encodes before training, is
     left out. Raises CheckpointError."""
     known = options.checkpoint in PUBLISHED and not Path(options.checkpoint).expanduser().is_dir()
-    config, head, queries, side, unet_config, vae_config = _published_sizes(options) if known else _sizes(options)
-    dtype, text_config = choose_dtype(options.dtype, torch.device(device)), config.get_text_config()
+    config, head, queries, side, unet_config, vae_config = _sizes(options, known)
+    dtype = choose_dtype(options.dtype, torch.device(device))
+    language = recomputing(meta_model(config, dtype))
     with torch.device("meta"):
-        language: Any = Qwen2_5_VLForConditionalGeneration(config)
         unet: Any = UNet2DConditionModel(**unet_config)
         autoencoder: Any = AutoencoderKL(**vae_config)
         reader = Reader(lambda: language.model.language_model, 0, 0, options.recompute)
         denoiser = Denoiser(head, queries, reader, options.train_queries).to(dtype)
-    for module in (language, unet):
-        nn.Module.to(module, dtype)  # diffusers' own `to` warns needlessly
-    allow_recomputing(language)
-    for module in (denoiser, language, unet, autoencoder):
+    nn.Module.to(unet, dtype)  # diffusers' own `to` warns needlessly
+    for module in (denoiser, unet, autoencoder):
         module.eval().requires_grad_(False)
     factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     width, height = (each or unet.config.sample_size * factor for each in options.size)
@@ -97,20 +83,8 @@ def outline(options: Options, device: str) -> Outline:
         unet(noise, zeros(), features, added_cond_kwargs=added)
         autoencoder.decode(noise[:count].float())
 
-    @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
-        """The language model's prefill of the questions and the first token; zeros stand for the vision tower's
-        output."""
-        image_input = ImageInput.within(*options.vision_pixels)
-        columns, rows = (pixels // image_input.step for pixels in image_input.seen((width, height)))
-        text = language.model.language_model
-        found = text(
-            inputs_embeds=zeros(count, rows * columns + QUESTION, head.context, dtype=text.dtype), use_cache=True
-        )
-        cached = 2 * text_config.num_key_value_heads * text_config.hidden_size // text_config.num_attention_heads
-        cache = zeros(text_config.num_hidden_layers, count, tokens, cached, dtype=text.dtype)
-        language.lm_head(found.last_hidden_state[:, -1])
-        del cache
+        prefill(language, ImageInput.within(*options.vision_pixels).tokens((width, height)) + QUESTION, count, tokens)
 
     language_size = size_of(language)
     return Outline(
@@ -135,20 +109,18 @@ Sizes = tuple[Qwen2_5_VLConfig, dit.Sizes, int, int, Mapping[str, Any], Mapping[
 """Language model, head, queries, rows (and columns) of the feature grid, UNet and autoencoder."""
 
 
-def _published_sizes(options: Options) -> Sizes:
-    config = PUBLISHED[options.checkpoint]
-    head = dit.Sizes(config["hidden_size"], 1792, 1792, blocks=24, heads=28, kv_heads=28, feed_forward=4864)
-    language = language_config(config, Path(options.checkpoint))
-    return language, head, 64, eva.PRESETS["eva-clip-E-14-plus"].grid // 4, _UNET, _VAE
-
-
-def _sizes(options: Options) -> Sizes:
-    found = open_checkpoint(options.checkpoint, "meta")
-    folder = decoder.find(options.decoder, found.directory)
+def _sizes(options: Options, known: bool) -> Sizes:
+    if known:
+        config = PUBLISHED[options.checkpoint]
+        head = dit.Sizes(config["hidden_size"], 1792, 1792, blocks=24, heads=28, kv_heads=28, feed_forward=4864)
+        language = language_config(config, Path(options.checkpoint))
+        return language, head, 64, eva.PRESETS["eva-clip-E-14-plus"].grid // 4, _UNET, _VAE
+    checkpoint = open_checkpoint(options.checkpoint, "meta")
+    folder = decoder.find(options.decoder, checkpoint.directory)
     unet, autoencoder = (
         # Without the metadata of diffusers' configurations.
         {name: value for name, value in read_json(folder / part / "config.json").items() if not name.startswith("_")}
         for part in ("unet", "vae")
     )
-    sizes = found.sizes
-    return sizes.language, sizes.head, sizes.queries, grid_side(found, options), unet, autoencoder
+    sizes = checkpoint.sizes
+    return sizes.language, sizes.head, sizes.queries, grid_side(checkpoint, options), unet, autoencoder

@@ -27,8 +27,8 @@ from srum_blip3o.text_encoder import Reader
 from srum_core.flow import Recipe, Schedule
 from srum_core.models import qwen_vl
 from srum_core.models.hub import Parts, choose_device, choose_dtype
-from srum_core.models.images import flatten, to_image
-from srum_core.models.memory_outline import Outline
+from srum_core.models.images import check_size, flatten, to_image
+from srum_core.models.memory_outline import outline_in
 from srum_core.models.qwen_vl import Chat, ImageInput
 from srum_core.models.weights import failure, read_json
 from srum_core.records import Box, BoxFormat, Question, Sample
@@ -52,7 +52,9 @@ class Blip3o:
         device, dtype = self.device, self.dtype
         self.parts = Parts(
             {
-                "language model": lambda: text_encoder.load(sizes.language, self.checkpoint.stored, device, dtype),
+                "language model": lambda: text_encoder.recomputing(
+                    qwen_vl.load(sizes.language, self.checkpoint.stored, device, dtype)
+                ),
                 "decoder": lambda: decoder.load(
                     decoder.find(options.decoder, self.checkpoint.directory), sizes.head.channels, device, dtype
                 ),
@@ -74,22 +76,17 @@ class Blip3o:
         """With train_queries off: the condition of every caption so far, on the CPU."""
         self.recipe = make_recipe(options)
 
-    @classmethod
-    def outline(cls, options: Options, device: str) -> Outline:
-        """The same model without weights, for memory planning."""
-        from srum_blip3o.memory_outline import outline
-
-        return outline(options, device)
+    outline = outline_in("srum_blip3o.memory_outline")
 
     @classmethod
     def preflight(cls, options: Options) -> None:
-        """Raise CheckpointError for problems that files and headers show before a run."""
-        found = open_checkpoint(options.checkpoint, options.device)
-        Chat.load(found.directory, "BLIP3-o", [text_encoder.QUERIES])
-        autoencoder = read_json(decoder.find(options.decoder, found.directory) / "vae" / "config.json")
-        decoder.check_size(options.size, 2 ** (len(autoencoder["block_out_channels"]) - 1))
+        """Raise CheckpointError or ConfigError for problems that files and headers show before a run."""
+        checkpoint = open_checkpoint(options.checkpoint, options.device)
+        Chat.load(checkpoint.directory, "BLIP3-o", [text_encoder.QUERIES])
+        autoencoder = read_json(decoder.find(options.decoder, checkpoint.directory) / "vae" / "config.json")
+        check_size(options.size, 2 ** (len(autoencoder["block_out_channels"]) - 1))
         if options.x0 == "encoded":
-            check_tower(found, options)
+            check_tower(checkpoint, options)
 
     # ---- generating -------------------------------------------------------------------------------------------------
 
@@ -97,12 +94,12 @@ class Blip3o:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """One image of `options.size` per prompt. With `x0="sampled"` each has the features it was decoded from."""
         self.parts.only("language model", "decoder")
-        sampling, made = self.options.sampling, self.parts["decoder"]
-        size = (self.options.size[0] or made.size[0], self.options.size[1] or made.size[1])
+        sampling, image_decoder = self.options.sampling, self.parts["decoder"]
+        size = (self.options.size[0] or image_decoder.size[0], self.options.size[1] or image_decoder.size[1])
         side, channels = self.side, self.checkpoint.sizes.head.channels
         rngs = [torch.Generator().manual_seed(seed) for seed in [*seeds, sampling.negative_seed]]
         noise = torch.stack([torch.randn(channels, side, side, generator=each) for each in rngs])
-        for_pixels = torch.stack([made.noise(size, each) for each in rngs[:-1]])
+        for_pixels = torch.stack([image_decoder.noise(size, each) for each in rngs[:-1]])
         # One more row without a prompt: features that the decoder is guided away from, with the current weights.
         rows = [*(self.read(prompt, self.options.generation_turn) for prompt in prompts), []]
         used = len(rows) if sampling.negative == "empty_prompt" else len(prompts)
@@ -110,11 +107,11 @@ class Blip3o:
         grids = sample(self.denoiser, states, noise[:used], sampling)
         tokens = rearrange(grids, "n c h w -> n (h w) c")
         features, negative = tokens[: len(prompts)], self._negative(tokens)
-        latents = made.latents(features, negative.expand_as(features), for_pixels, sampling)
-        kept = rearrange(grids, "n c h w -> n h w c").cpu() if self.options.x0 == "sampled" else [None] * len(grids)
+        latents = image_decoder.latents(features, negative.expand_as(features), for_pixels, sampling)
+        recorded = rearrange(grids, "n c h w -> n h w c").cpu() if self.options.x0 == "sampled" else [None] * len(grids)
         return [
             Sample(to_image(image), latent=latent, failure=failure("image", *tensors, image))
-            for image, latent, *tensors in zip(made.pixels(latents), kept, features, latents, strict=False)
+            for image, latent, *tensors in zip(image_decoder.pixels(latents), recorded, features, latents, strict=False)
         ]
 
     def _negative(self, tokens: Tensor) -> Tensor:
@@ -154,8 +151,11 @@ class Blip3o:
         return torch.stack([eva.preprocess(flatten(image), side) for image in images]).to(self.device)
 
     def window(self, size: tuple[int, int]) -> Box:
-        """The part of an image that `encode` uses."""
-        return eva.window(size)
+        """The part of an image that `encode` uses, the middle square."""
+        width, height = size
+        side = min(size)
+        left, top = (width - side) / 2 / width, (height - side) / 2 / height
+        return left, top, left + side / width, top + side / height
 
     def condition(self, texts: Sequence[str | None]) -> list[Condition]:
         """A caption's ids, which the denoiser encodes with the current queries; with train_queries off the encoded

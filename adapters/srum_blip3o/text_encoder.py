@@ -14,7 +14,6 @@ from transformers import Qwen2_5_VLConfig
 from srum_core.errors import CheckpointError
 from srum_core.models import qwen_vl
 from srum_core.models.qwen_vl import SYSTEM, Chat
-from srum_core.models.weights import Stored
 
 QUERIES = "[IMG]"
 """The token before the learned queries."""
@@ -32,17 +31,11 @@ def caption(chat: Chat, text: str, closed: bool, queries: int, limit: int) -> li
     return [*before, *chat.turn("user", INSTRUCTION + text, room=room), *after]
 
 
-def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load it from the published checkpoint; training never changes it."""
-    model = qwen_vl.load(config, stored, device, dtype)
-    allow_recomputing(model)
-    return model
-
-
-def allow_recomputing(model: Any) -> None:
+def recomputing(model: Any) -> Any:
     """Let layers recompute their activations in training mode, on which nothing else depends."""
     newer = getattr(model, "activation_checkpointing_enable", None)
     (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    return model
 
 
 def language_config(config: Mapping[str, Any], directory: Path) -> Qwen2_5_VLConfig:

@@ -11,7 +11,6 @@ from attrs import field, frozen, validators
 from srum_core import Component, hookimpl
 from srum_core.options import SPEED
 
-PRESETS = Path(__file__).parent / "presets"
 _at_least_1: Any = validators.optional(validators.ge(1))
 
 
@@ -39,12 +38,6 @@ class Options:
 
 @hookimpl
 def srum_generators() -> Iterable[Component]:
-    return [
-        Component(
-            name="diffusers",
-            load="srum_diffusers.generator:Diffusers",
-            options=Options,
-            presets={path.stem: path for path in sorted(PRESETS.glob("*.toml"))},
-            summary="any text-to-image pipeline of diffusers (FLUX.1, Stable Diffusion 3, SDXL, …); evaluated only",
-        )
-    ]
+    summary = "any text-to-image pipeline of diffusers (FLUX.1, Stable Diffusion 3, SDXL, …); evaluated only"
+    presets = Path(__file__).parent / "presets"
+    return [Component("diffusers", "srum_diffusers.generator:Diffusers", Options, presets, summary)]

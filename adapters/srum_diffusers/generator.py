@@ -51,12 +51,12 @@ class Diffusers:
     def _arguments(self) -> dict[str, Any]:
         """Arguments of every call of the pipeline. Raises ConfigError for arguments that it does not have."""
         o = self.options
-        given = {
+        own = {
             "num_inference_steps": o.steps, "guidance_scale": o.guidance,
             "width": o.size[0] or None, "height": o.size[1] or None,
         }  # fmt: skip
         known = inspect.signature(self.pipeline.__call__).parameters
-        arguments = {name: value for name, value in {**given, **o.extra}.items() if value is not None}
+        arguments = {name: value for name, value in {**own, **o.extra}.items() if value is not None}
         ours = {"prompt", "generator", "output_type", "num_images_per_prompt", "return_dict"} & arguments.keys()
         if wrong := sorted(ours | (arguments.keys() - known.keys())):
             free = [name for name in known if name not in ("prompt", "generator", "output_type", "return_dict")]

@@ -60,11 +60,11 @@ class Janus:
         return samples
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        asked = self.tokenizer([self._ask(prompt) for prompt in prompts], padding=True, return_tensors="pt")
+        inputs = self.tokenizer([self._ask(prompt) for prompt in prompts], padding=True, return_tensors="pt")
         replies = [Reply(0, self.options.temperature, seed) for seed in seeds]
         tokens = self.model.generate(
-            input_ids=asked["input_ids"].to(self.device),
-            attention_mask=asked["attention_mask"].to(self.device),
+            input_ids=inputs["input_ids"].to(self.device),
+            attention_mask=inputs["attention_mask"].to(self.device),
             generation_mode="image",
             do_sample=False,  # the likeliest of what is left, which is the token that each row has sampled
             guidance_scale=1.0,  # transformers would guide after the rows have sampled
@@ -78,9 +78,9 @@ class Janus:
         ]
 
     def _ask(self, prompt: str) -> str:
-        said = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
+        turns = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
         text = self.tokenizer.apply_chat_template(
-            said, chat_template=self.template, tokenize=False, add_generation_prompt=True
+            turns, chat_template=self.template, tokenize=False, add_generation_prompt=True
         )
         return f"{text}{self.tokenizer.boi_token}"
 
@@ -92,8 +92,8 @@ class _Guided(LogitsProcessor):
         self.guidance, self.choice = guidance, choice
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        message, untold = scores.chunk(2)
-        return self.choice(input_ids, untold + self.guidance * (message - untold))
+        conditional, unconditional = scores.chunk(2)
+        return self.choice(input_ids, unconditional + self.guidance * (conditional - unconditional))
 
 
 def _find(options: Options) -> Path:

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from attrs import fields, frozen
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from srum_core.errors import CheckpointError
 from srum_core.models.hub import Checkpoints
 from srum_core.models.qwen_vl import Chat, ImageInput, language_config, stored_shapes
-from srum_core.models.weights import Stored, copy_files, differences, loading, read_json, refuse
+from srum_core.models.weights import Stored, differences, loading, read_json, refuse, shapes_of
 from srum_omnigen2.denoiser import Denoiser, Sizes
 from srum_omnigen2.options import Options
 
@@ -42,6 +41,9 @@ _VAE_FIELDS = (
     "block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "latent_channels",
     "norm_num_groups", "scaling_factor", "shift_factor", "use_quant_conv", "use_post_quant_conv",
 )  # fmt: skip
+
+
+CONFIGS = ("transformer/config.json", "mllm/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
 @frozen
@@ -83,6 +85,12 @@ class Checkpoint:
     def chat(self) -> Chat:
         return Chat.load(self.directory / "processor", "OmniGen2")
 
+    def load_autoencoder(self, device: torch.device) -> Any:
+        """In float32: it is small, and 16-bit decoding is visible."""
+        autoencoder = self.configs.autoencoder()
+        self.vae.load([autoencoder], device, torch.float32)
+        return autoencoder
+
     def image_input(self, limits: tuple[int, int]) -> ImageInput:
         """The image processor with limits to an image's pixels; (0, 0): the checkpoint's own."""
         path = self.directory / "processor" / "preprocessor_config.json"
@@ -110,20 +118,14 @@ def open_checkpoint(options: Options, device: str) -> Checkpoint:
         Stored.open(directory / part, ["diffusion_pytorch_model"], "OmniGen2") for part in ("transformer", "vae")
     )
     mllm = Stored.open(directory / "mllm", ["model"], "OmniGen2")
-    configs = read_configs(
-        directory,
-        read_json(directory / "transformer" / "config.json"),
-        read_json(directory / "mllm" / "config.json"),
-        read_json(directory / "vae" / "config.json"),
-        read_json(directory / "scheduler" / "scheduler_config.json"),
-    )
+    configs = read_configs(directory, *(read_json(directory / path) for path in CONFIGS))
     with loading(f"The model that {directory} describes"), torch.device("meta"):
-        wanted: list[tuple[Stored, Mapping[str, Sequence[int]]]] = [
-            (transformer, shapes(Denoiser(configs.transformer, references=True))),
+        parts: list[tuple[Stored, Mapping[str, Sequence[int]]]] = [
+            (transformer, shapes_of(Denoiser(configs.transformer, references=True).state_dict())),
             (mllm, stored_shapes(configs.language, mllm.shapes)),
-            (vae, shapes(configs.autoencoder())),
+            (vae, shapes_of(configs.autoencoder().state_dict())),
         ]
-    for stored, expected in wanted:
+    for stored, expected in parts:
         refuse(
             f"The weights in {stored.directory} do not match its configuration",
             differences(expected, stored.shapes, unused=True),
@@ -131,20 +133,15 @@ def open_checkpoint(options: Options, device: str) -> Checkpoint:
     return Checkpoint(directory, configs, transformer, mllm, vae)
 
 
-def read_configs(
-    directory: Path,
-    transformer: Mapping[str, Any],
-    mllm: Mapping[str, Any],
-    vae: Mapping[str, Any],
-    scheduler: Mapping[str, Any],
-) -> Configs:
-    """Read the four configurations. Fields that matter have no default: the official class's defaults differ from the
+def read_configs(directory: Path, *configs: Mapping[str, Any]) -> Configs:
+    """Read the four files of CONFIGS. Fields that matter have no default: the official class's defaults differ from the
     published sizes. Raises CheckpointError."""
+    transformer, mllm, vae, scheduler = configs
+    in_transformer, where, in_vae, in_scheduler = (directory / path for path in CONFIGS)
     names = [each.name for each in fields(Sizes)]
-    require(transformer, names, directory / "transformer" / "config.json")
-    require(vae, _VAE_FIELDS, directory / "vae" / "config.json")
-    require(scheduler, ["dynamic_time_shift"], directory / "scheduler" / "scheduler_config.json")
-    where = directory / "mllm" / "config.json"
+    require(transformer, names, in_transformer)
+    require(vae, _VAE_FIELDS, in_vae)
+    require(scheduler, ["dynamic_time_shift"], in_scheduler)
     # transformers 5 writes the text model's fields into a separate part, and the rotary ones into another.
     text = {**mllm, **mllm.get("text_config", {})}
     require(text, _LANGUAGE_FIELDS, where)
@@ -152,12 +149,12 @@ def read_configs(
         require(text, ["rope_theta", "rope_scaling"], where)
     require(text["vision_config"], _VISION_FIELDS, where)
     with loading(f"The configuration in {directory}"):
-        given = {name: transformer[name] for name in names}
-        given["out_channels"] = given["out_channels"] or given["in_channels"]
-        sizes = Sizes(**{**given, "axes_dim_rope": tuple(given["axes_dim_rope"])})
-        found = Configs(sizes, language_config(mllm), vae, bool(scheduler["dynamic_time_shift"]))
-    _check(directory, found)
-    return found
+        values = {name: transformer[name] for name in names}
+        values["out_channels"] = values["out_channels"] or values["in_channels"]
+        sizes = Sizes(**{**values, "axes_dim_rope": tuple(values["axes_dim_rope"])})
+        checked = Configs(sizes, language_config(mllm), vae, bool(scheduler["dynamic_time_shift"]))
+    _check(in_transformer, checked)
+    return checked
 
 
 def require(config: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
@@ -169,7 +166,7 @@ def require(config: Mapping[str, Any], names: Sequence[str], path: Path) -> None
         )
 
 
-def _check(directory: Path, configs: Configs) -> None:
+def _check(path: Path, configs: Configs) -> None:
     """Raise CheckpointError for sizes that contradict each other, and for values that shapes do not show."""
     sizes, hidden = configs.transformer, configs.language.get_text_config().hidden_size
     heads, rotary = sizes.num_attention_heads, sum(sizes.axes_dim_rope)
@@ -189,18 +186,6 @@ def _check(directory: Path, configs: Configs) -> None:
         ),
     }
     refuse(
-        f"{directory / 'transformer' / 'config.json'} does not describe an OmniGen2 transformer",
+        f"{path} does not describe an OmniGen2 transformer",
         [sentence for sentence, wrong in problems.items() if wrong],
     )
-
-
-def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
-def save(checkpoint: Checkpoint, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write a complete directory in the published layout: `changed` tensors of the transformer replace its own, all
-    else is copied, including the weights for reference images."""
-    own = checkpoint.transformer.directory
-    copy_files(checkpoint.directory, directory, (p for p in checkpoint.directory.rglob("*") if own not in p.parents))
-    checkpoint.transformer.write(directory / "transformer", changed, own.rglob("*"))

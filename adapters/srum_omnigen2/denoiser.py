@@ -95,8 +95,8 @@ class Denoiser(nn.Module):
         The transformer's time runs from noise (0) to clean (1), and it predicts clean - noise; converted only here.
         """
         reference_time = (1 - time).to(self.device, torch.float32)
-        found = self.predict(noisy, reference_time, condition, references or [()] * len(noisy))
-        return [-each.to(grid.dtype) for each, grid in zip(found, noisy, strict=True)]
+        clean_minus_noise = self.predict(noisy, reference_time, condition, references or [()] * len(noisy))
+        return [-each.to(grid.dtype) for each, grid in zip(clean_minus_noise, noisy, strict=True)]
 
     def predict(
         self,
@@ -167,12 +167,12 @@ class Denoiser(nn.Module):
         tables = [_waves(width, 1 << count.bit_length()).to(self.device) for width in self.sizes.axes_dim_rope]
         out: list[list[Tensor]] = []
         for text, grids in zip(texts, shapes, strict=True):
-            found, start = [torch.cat([table[:text] for table in tables], dim=-1)], text
+            row, start = [torch.cat([table[:text] for table in tables], dim=-1)], text
             for rows, columns in grids:
                 parts = (tables[0][start, None, None], tables[1][:rows, None], tables[2][None, :columns])
-                found.append(torch.cat([part.expand(rows, columns, -1) for part in parts], dim=-1).flatten(0, 1))
+                row.append(torch.cat([part.expand(rows, columns, -1) for part in parts], dim=-1).flatten(0, 1))
                 start += max(rows, columns)
-            out.append(found)
+            out.append(row)
         return out
 
 

@@ -8,19 +8,17 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
-from transformers import Qwen2_5_VLForConditionalGeneration
+from torch import Tensor
 
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
-from srum_core.models.qwen_vl import ImageInput
+from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
 from srum_core.models.tensors import unpatchify
-from srum_omnigen2.autoencoder import decode
-from srum_omnigen2.checkpoint import Configs, open_checkpoint, read_configs
+from srum_omnigen2.checkpoint import open_checkpoint, read_configs
 from srum_omnigen2.denoiser import Denoiser
 from srum_omnigen2.model import image_size, make_recipe
 from srum_omnigen2.options import Options
-from srum_omnigen2.sampling import sample
+from srum_omnigen2.sampling import decode, sample
 
 CAPTION, QUESTION = 80, 500
 """Tokens of a typical caption with its template, and of a judge's question with its rubric."""
@@ -30,15 +28,7 @@ _TRANSFORMER = {
     "ffn_dim_multiplier": None, "norm_eps": 1e-5, "axes_dim_rope": [40, 40, 40], "text_feat_dim": 2048,
     "timestep_scale": 1000.0,
 }  # fmt: skip
-_MLLM = {
-    "model_type": "qwen2_5_vl", "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-    "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True,
-    "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 128000,
-    "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
-    "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
-                      "out_hidden_size": 2048, "patch_size": 14, "spatial_merge_size": 2, "window_size": 112,
-                      "fullatt_block_indexes": [7, 15, 23, 31], "model_type": "qwen2_5_vl"},
-}  # fmt: skip
+_MLLM = published_config(2048, 11008, 36, 16, 2, 151936, True, "qwen2_5_vl")
 _VAE = {
     "block_out_channels": [128, 256, 512, 512], "latent_channels": 16, "layers_per_block": 2, "norm_num_groups": 32,
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -59,20 +49,13 @@ def outline(options: Options, device: str) -> Outline:
         configs = read_configs(Path(options.checkpoint), *PUBLISHED[options.checkpoint])
         image_input = ImageInput.within(*(options.vision_pixels if any(options.vision_pixels) else _VISION_PIXELS))
     else:
-        found = open_checkpoint(options, "meta")  # any size: nothing is loaded
-        configs, image_input = found.configs, found.image_input(options.vision_pixels)
-    return _outline(options, device, configs, image_input, known)
-
-
-def _outline(options: Options, device: str, configs: Configs, image_input: ImageInput, known: bool) -> Outline:
-    dtype, text_config = choose_dtype(options.dtype, torch.device(device)), configs.language.get_text_config()
+        checkpoint = open_checkpoint(options, "meta")  # any size: nothing is loaded
+        configs, image_input = checkpoint.configs, checkpoint.image_input(options.vision_pixels)
+    dtype, width = choose_dtype(options.dtype, torch.device(device)), configs.transformer.text_feat_dim
+    language, autoencoder = meta_model(configs.language, dtype), configs.autoencoder()
     with torch.device("meta"):
-        language: Any = Qwen2_5_VLForConditionalGeneration(configs.language)
         denoiser = Denoiser(configs.transformer).to(dtype)
-    nn.Module.to(language, dtype)
-    autoencoder = configs.autoencoder()
-    modules: list[nn.Module] = [denoiser, language, autoencoder]
-    for module in modules:
+    for module in (denoiser, autoencoder):
         module.eval().requires_grad_(False)
     size, patch = image_size(options, configs), configs.transformer.patch_size
     grid = (size[1] // configs.stride, size[0] // configs.stride, configs.transformer.cell)
@@ -81,7 +64,7 @@ def _outline(options: Options, device: str, configs: Configs, image_input: Image
         return torch.zeros(shape, device="meta", dtype=dtype)
 
     def texts(count: int) -> list[Tensor]:
-        return [zeros(CAPTION, text_config.hidden_size, dtype=dtype) for _ in range(count)]
+        return [zeros(CAPTION, width, dtype=dtype) for _ in range(count)]
 
     @torch.no_grad()
     def generate(count: int) -> None:
@@ -91,18 +74,8 @@ def _outline(options: Options, device: str, configs: Configs, image_input: Image
         clean = sample(denoiser, texts(count), texts(1)[0], noise, sampling, shift=1.0)
         decode(autoencoder, unpatchify(torch.stack(clean), patch))
 
-    @torch.no_grad()
     def judge(count: int, tokens: int) -> None:
-        """The language model's prefill of the questions and the first token; zeros stand for the vision tower's
-        output."""
-        columns, rows = (pixels // image_input.step for pixels in image_input.seen(size))
-        text = language.model.language_model
-        asked = zeros(count, rows * columns + QUESTION, text_config.hidden_size, dtype=dtype)
-        found = text(inputs_embeds=asked, use_cache=True)
-        cached = 2 * text_config.num_key_value_heads * text_config.hidden_size // text_config.num_attention_heads
-        cache = zeros(text_config.num_hidden_layers, count, tokens, cached, dtype=dtype)
-        language.lm_head(found.last_hidden_state[:, -1])
-        del cache
+        prefill(language, image_input.tokens(size) + QUESTION, count, tokens)
 
     language_size = size_of(language)
     return Outline(

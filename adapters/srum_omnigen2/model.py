@@ -5,27 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from srum_core.errors import ConfigError
 from srum_core.flow import Recipe, Schedule
 from srum_core.models import qwen_vl
 from srum_core.models.hub import Parts, choose_device, choose_dtype
-from srum_core.models.images import flatten, to_image
-from srum_core.models.memory_outline import Outline
+from srum_core.models.images import check_size, flatten, to_image
+from srum_core.models.memory_outline import outline_in
 from srum_core.models.tensors import by_shape, patchify, unpatchify
-from srum_core.models.weights import failure
+from srum_core.models.weights import copy_files, failure
 from srum_core.records import BoxFormat, Question, Sample
-from srum_omnigen2.autoencoder import SIDE_STEP, decode, encode, fitted_size, to_tensor
-from srum_omnigen2.checkpoint import Checkpoint, Configs, open_checkpoint, save
+from srum_omnigen2.checkpoint import Configs, open_checkpoint
 from srum_omnigen2.denoiser import Denoiser
 from srum_omnigen2.options import Options
-from srum_omnigen2.sampling import Watch, sample, sampling_shift, time_grid, training_shift
-from srum_omnigen2.text_encoder import prompt_ids, read
+from srum_omnigen2.sampling import (
+    SIDE_STEP,
+    Watch,
+    decode,
+    encode,
+    fitted_size,
+    prompt_ids,
+    read,
+    sample,
+    sampling_shift,
+    time_grid,
+    to_tensor,
+    training_shift,
+)
 
 SIDE = 1024
 """Pixels per side of a generated image where `Options.size` is 0."""
@@ -43,10 +52,12 @@ class OmniGen2:
         self.configs = self.checkpoint.configs
         self.size = image_size(options, self.configs)
         self.chat, self.image_input = self.checkpoint.chat(), self.checkpoint.image_input(options.vision_pixels)
+        language = self.configs.language
+        language.image_token_id = self.chat.special[qwen_vl.IMAGE]  # the tokenizer's, as of all special tokens
         self.parts = Parts(
             {
-                "language model": lambda: load_language(self.checkpoint, self.chat, self.device, self.dtype),
-                "autoencoder": lambda: load_autoencoder(self.checkpoint, self.device),
+                "language model": lambda: qwen_vl.load(language, self.checkpoint.mllm, self.device, self.dtype),
+                "autoencoder": lambda: self.checkpoint.load_autoencoder(self.device),
             },
             options.release,
         )
@@ -58,20 +69,15 @@ class OmniGen2:
         """The condition of every text of the training so far, on the CPU."""
         self.recipe = make_recipe(options, self.configs)
 
-    @classmethod
-    def outline(cls, options: Options, device: str) -> Outline:
-        """The same model without weights, for memory planning."""
-        from srum_omnigen2.memory_outline import outline
-
-        return outline(options, device)
+    outline = outline_in("srum_omnigen2.memory_outline")
 
     @classmethod
     def preflight(cls, options: Options) -> None:
         """Raise CheckpointError or ConfigError for problems that files and headers show before a run."""
-        found = open_checkpoint(options, options.device)
-        image_size(options, found.configs)
-        found.chat()
-        found.image_input(options.vision_pixels)
+        checkpoint = open_checkpoint(options, options.device)
+        image_size(options, checkpoint.configs)
+        checkpoint.chat()
+        checkpoint.image_input(options.vision_pixels)
 
     # ---- generating -------------------------------------------------------------------------------------------------
 
@@ -79,8 +85,8 @@ class OmniGen2:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """One image of `options.size` per prompt."""
         latents = self._sample(prompts, seeds)
-        made = zip(self.decode(latents), latents, strict=True)
-        return [Sample(to_image(image), failure=failure("image", latent, image)) for image, latent in made]
+        pairs = zip(self.decode(latents), latents, strict=True)
+        return [Sample(to_image(image), failure=failure("image", latent, image)) for image, latent in pairs]
 
     def _sample(self, prompts: Sequence[str], seeds: Sequence[int], watch: Watch | None = None) -> list[Tensor]:
         """Clean latent grids."""
@@ -161,8 +167,11 @@ class OmniGen2:
         self.parts.only()
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
-        """A complete directory in the published layout; denoiser names are the stored ones."""
-        save(self.checkpoint, directory, weights)
+        """A complete directory in the published layout, with the weights for reference images; denoiser names are the
+        stored ones."""
+        whole, own = self.checkpoint.directory, self.checkpoint.transformer
+        copy_files(whole, directory, (path for path in whole.rglob("*") if own.directory not in path.parents))
+        own.write(directory / "transformer", weights, own.directory.rglob("*"))
 
     # ---- answering --------------------------------------------------------------------------------------------------
 
@@ -193,22 +202,6 @@ def make_recipe(options: Options, configs: Configs) -> Recipe:
 
 def image_size(options: Options, configs: Configs) -> tuple[int, int]:
     """(width, height) of generated images. Raises ConfigError for one that is not a multiple of a token."""
-    width, height = (side or SIDE for side in options.size)
-    if width % configs.stride or height % configs.stride:
-        raise ConfigError(
-            f"adapter.size {width}x{height} cannot be generated: both sides must be multiples of {configs.stride}."
-        )
-    return width, height
-
-
-def load_language(checkpoint: Checkpoint, chat: qwen_vl.Chat, device: torch.device, dtype: torch.dtype) -> Any:
-    """The frozen language model with its vision tower; ids of special tokens are the tokenizer's."""
-    checkpoint.configs.language.image_token_id = chat.special[qwen_vl.IMAGE]
-    return qwen_vl.load(checkpoint.configs.language, checkpoint.mllm, device, dtype)
-
-
-def load_autoencoder(checkpoint: Checkpoint, device: torch.device) -> Any:
-    """In float32: it is small, and 16-bit decoding is visible."""
-    made = checkpoint.configs.autoencoder()
-    checkpoint.vae.load([made], device, torch.float32)
-    return made
+    size = (options.size[0] or SIDE, options.size[1] or SIDE)
+    check_size(size, configs.stride)
+    return size

@@ -1,19 +1,90 @@
-"""Sampling: Euler steps over shifted times, with guidance in a range of steps, for a batch of images."""
+"""From texts and images to what the transformer reads, and from noise to images: Euler steps over shifted times, with
+guidance in a range of steps. The autoencoder itself is diffusers' `AutoencoderKL`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from srum_core.models.qwen_vl import Chat
 from srum_omnigen2.denoiser import Denoiser
 from srum_omnigen2.options import Sampling
 
+GENERATE = "You are a helpful assistant that generates high-quality images based on user instructions."
+DROPPED = "You are a helpful assistant that generates images."
+"""System prompt of a dropped caption, whose user text is empty."""
+READ_AT_ONCE = 16
+"""Texts whose states are computed in one batch."""
+SIDE_STEP = 16
+"""Sides of training images are multiples of this, for any autoencoder."""
 Watch = Callable[[float, Tensor, Tensor, Tensor, Tensor | None], None]
 """Called at each step with the time, the state, and the velocities: used, for the prompt, for the negative one."""
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+
+def prompt_ids(chat: Chat, text: str | None, limit: int) -> list[int]:
+    """A prompt's ids; None is a dropped caption. One that is too long is truncated; the turns around it stay."""
+    system = chat.turn("system", DROPPED if text is None else GENERATE)
+    return [*system, *chat.turn("user", text or "", room=limit - len(system))]
+
+
+@torch.no_grad()
+def read(text_model: Any, rows: Sequence[Sequence[int]], pad: int) -> list[Tensor]:
+    """Hidden states after the final norm, (tokens, hidden) for each text's ids; texts do not attend to each other."""
+    out: list[Tensor] = []
+    for start in range(0, len(rows), READ_AT_ONCE):
+        some = rows[start : start + READ_AT_ONCE]
+        longest, device = max(map(len, some)), text_model.device
+        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in some], device=device)
+        places = torch.arange(longest, device=device).expand_as(ids)
+        mask = (places < torch.tensor([[len(row)] for row in some], device=device)).long()
+        output = text_model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False)
+        out += [states[: len(row)] for states, row in zip(output.last_hidden_state, some, strict=True)]
+    return out
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def fitted_size(size: tuple[int, int], most: int, longest: int, step: int) -> tuple[int, int]:
+    """(width, height) of an image before it is encoded: never larger, at most `most` pixels and `longest` a side, and
+    each side rounded down to a multiple of `step`, which changes the aspect ratio."""
+    width, height = size
+    ratio = min(1.0, (most / (width * height)) ** 0.5, longest / max(width, height))
+    return max(step, int(width * ratio) // step * step), max(step, int(height * ratio) // step * step)
+
+
+def to_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) in [-1, 1] of an RGB image, resized whole to (width, height)."""
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1) * 2 - 1
+
+
+@torch.no_grad()
+def encode(autoencoder: Any, images: Tensor) -> Tensor:
+    """Images (n, 3, H, W) in [-1, 1] -> latents (n, c, h, w) from the posterior's mean, shifted and scaled."""
+    mean = autoencoder.encode(images).latent_dist.mode()
+    return (mean.float() - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
+
+
+@torch.no_grad()
+def decode(autoencoder: Any, latents: Tensor) -> Tensor:
+    """Latents (n, c, h, w) -> images (n, 3, H, W) in [0, 1]."""
+    z = latents.float() / autoencoder.config.scaling_factor + autoencoder.config.shift_factor
+    return (autoencoder.decode(z, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+
+
+# ---- sampling --------------------------------------------------------------------------------------------------------
 
 
 def sampling_shift(rows: int, columns: int) -> float:

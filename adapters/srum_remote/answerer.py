@@ -63,12 +63,30 @@ class RemoteAnswerer(Client):
         )
 
     def _read(self, reply: Any) -> Answer:
-        return _read_answer(reply)
+        """The text of the first choice. Raises ValueError for JSON of another shape.
+
+        Null is an empty answer where the model did reply: its reasoning took all the tokens or is the whole reply, or
+        it refused. A key in the reply is masked: answers are written to disk."""
+        try:
+            choice = reply["choices"][0]
+            message = choice["message"]
+            content = message.get("content")
+            apart = [message.get(name) for name in ("reasoning_content", "reasoning", "refusal")]
+            stopped = choice.get("finish_reason") in ("length", "content_filter")
+            model = reply.get("model")
+        except (TypeError, KeyError, IndexError, AttributeError):
+            raise ValueError("JSON that is not a chat completion") from None
+        model = clean(model, 200) if isinstance(model, str) else ""
+        if isinstance(content, str):
+            return Answer(mask(content), model)
+        if content is None and (stopped or any(isinstance(each, str) and each for each in apart)):
+            return Answer("", model)
+        raise ValueError("a chat completion without text")
 
     def _harmless(self, ask: Ask) -> Ask:
         from PIL import Image as pil
 
-        url = _data_url(_png(pil.new("RGB", (64, 64), "white")))
+        url = _data_url(_png(pil.new("RGB", (64, 64), "white")), "png")
         return attrs.evolve(ask, content=_messages(PROBE, url, ()))
 
     def _prepare(self, questions: Iterable[Question]) -> list[Ask]:
@@ -125,7 +143,7 @@ def _image(path: Path, crop: Box | None) -> tuple[str, str]:
     return _data_url(data, kind), hashlib.sha256(data).hexdigest()
 
 
-def _data_url(data: bytes, kind: str = "png") -> str:
+def _data_url(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -136,25 +154,3 @@ def _png(image: Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
-
-
-def _read_answer(reply: Any) -> Answer:
-    """The text of the first choice. Raises ValueError for JSON of another shape.
-
-    Null is an empty answer where the model did reply: its reasoning took all the tokens or is the whole reply, or it
-    refused. A key in the reply is masked: answers are written to disk."""
-    try:
-        choice = reply["choices"][0]
-        message = choice["message"]
-        content = message.get("content")
-        apart = [message.get(name) for name in ("reasoning_content", "reasoning", "refusal")]
-        stopped = choice.get("finish_reason") in ("length", "content_filter")
-        model = reply.get("model")
-    except (TypeError, KeyError, IndexError, AttributeError):
-        raise ValueError("JSON that is not a chat completion") from None
-    model = clean(model, 200) if isinstance(model, str) else ""
-    if isinstance(content, str):
-        return Answer(mask(content), model)
-    if content is None and (stopped or any(isinstance(each, str) and each for each in apart)):
-        return Answer("", model)
-    raise ValueError("a chat completion without text")

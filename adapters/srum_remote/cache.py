@@ -48,19 +48,15 @@ class AnswerCache:
         if self.folder is None:
             return None
         try:
-            there = json.loads(self._path(key).read_bytes())
+            entry = json.loads(self._path(key).read_bytes())
+            answer = Answer(entry["answer"], entry.get("model", ""))
+            return answer if entry.get("check") == _check(key, answer) else None
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unusable("read", error) from error
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
             return None
-        answer = there.get("answer") if isinstance(there, dict) else None
-        model = there.get("model", "") if isinstance(there, dict) else None
-        if not isinstance(answer, str) or not isinstance(model, str):
-            return None
-        known = Answer(answer, model)
-        return known if there.get("check") == _check(key, known) else None
 
     def put(self, key: str, asked: Mapping[str, Any], answer: Answer) -> None:
         """Store an answer; on disk when this returns. `asked` is for readers of the file. Raises ConfigError."""

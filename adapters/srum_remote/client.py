@@ -96,16 +96,17 @@ class Client:
         self.options = options
         urls = read_urls(options.url or os.environ.get("OPENAI_BASE_URL", ""), options.kind)
         try:
-            from srum_remote.servers import Server, Servers
-            from srum_remote.wire import Wire
+            from srum_remote import servers, wire
         except ImportError as error:
             raise ConfigError(
                 f"The {options.kind} remote needs packages that are not installed ({error}): {extra('remote')}."
             ) from error
         name = partial(option, options.kind)
         key = _read_key(options.key_env, name("key_env"))
-        servers = [Server(Wire(url, key, options.timeout, options.max_reply, name), url) for url in urls]
-        self._servers = Servers(servers, options.concurrency, options.retries)
+        self._wire = wire  # openai and httpx, which it needs, are loaded here and not with this file
+        wires = [wire.Wire(url, key, options.timeout, options.max_reply, name) for url in urls]
+        several = [servers.Server(*pair) for pair in zip(wires, urls, strict=True)]
+        self._servers = servers.Servers(several, options.concurrency, options.retries)
         self._cache = AnswerCache(cache_folder(options.cache, f"{self.noun}s"), name("cache"))
         self._model = options.model
         self._tally = _Tally()
@@ -130,13 +131,13 @@ class Client:
     def ask(self, asks: Sequence[Ask]) -> list[Answer]:
         """One reply each, in order; requests with the same key are sent once. A refused one has an empty reply with
         the reason, as long as those are few. Raises AnswerError, ConfigError."""
-        found = {ask.key: answer for ask in asks if (answer := self._cache.get(ask.key)) is not None}
+        known = {ask.key: answer for ask in asks if (answer := self._cache.get(ask.key)) is not None}
         with self._tally.lock:
-            self._tally.answered += len(found)
-        missing = {ask.key: ask for ask in asks if ask.key not in found}
+            self._tally.answered += len(known)
+        missing = {ask.key: ask for ask in asks if ask.key not in known}
         if missing:
-            self._ask_all(list(missing.values()), found, sum(ask.key in found for ask in asks), len(asks))
-        answers = [found[ask.key] for ask in asks]
+            self._ask_all(list(missing.values()), known, sum(ask.key in known for ask in asks), len(asks))
+        answers = [known[ask.key] for ask in asks]
         self._note_models(answers)
         return answers
 
@@ -155,11 +156,9 @@ class Client:
                 )
             known += fresh
 
-    def _ask_all(self, asks: Sequence[Ask], found: dict[str, Answer], kept: int, total: int) -> None:
+    def _ask_all(self, asks: Sequence[Ask], answers: dict[str, Answer], stored: int, total: int) -> None:
         """Put the replies into `found`. The first failure, or Ctrl-C, stops the rest at once."""
-        from srum_remote.wire import RequestFailed, Stop, Stopped
-
-        stop = Stop()
+        stop = self._wire.Stop()
         self._under_way.add(stop)
         most = self.options.concurrency * len(self._servers.servers)
         pool = ThreadPoolExecutor(min(most, len(asks)), thread_name_prefix="srum-remote")
@@ -173,20 +172,20 @@ class Client:
             pool.shutdown(cancel_futures=True)
             self._under_way.discard(stop)
         done = [each for each in futures if not each.cancelled()]
-        found.update((futures[each].key, each.result()) for each in done if not each.exception())
-        failed = [each for each in done if each.exception() and not isinstance(each.exception(), Stopped)]
+        answers.update((futures[each].key, each.result()) for each in done if not each.exception())
+        failed = [each for each in done if each.exception() and not isinstance(each.exception(), self._wire.Stopped)]
         if not failed:
-            if any(ask.key not in found for ask in asks):
-                raise Stopped  # by `cancel`
+            if any(ask.key not in answers for ask in asks):
+                raise self._wire.Stopped  # by `cancel`
             return
         error = failed[0].exception()
-        if not isinstance(error, RequestFailed):
+        if not isinstance(error, self._wire.RequestFailed):
             assert error is not None
             raise error
-        kept += sum(not each.exception() and not each.result().refused for each in done)
+        stored += sum(not each.exception() and not each.result().refused for each in done)
         raise AnswerError(
             f"The server at {error.where} {error.why}. It was to {futures[failed[0]].task} with the model "
-            f"{clean(self._model)}.{self._tries(error)} {error.advice} {self._kept(kept, total)}"
+            f"{clean(self._model)}.{self._tries(error)} {error.advice} {self._kept(stored, total)}"
         ) from error
 
     def cancel(self) -> None:
@@ -194,21 +193,19 @@ class Client:
         for stop in list(self._under_way):
             stop.set()
 
-    def _kept(self, kept: int, total: int) -> str:
+    def _kept(self, stored: int, total: int) -> str:
         if self._cache.folder is None:
             return f'No {self.noun} of this batch is stored ({option(self.options.kind, "cache")} is "off").'
         return (
-            f"{kept} of the {total} {self.noun}s of this batch are stored in {self._cache.folder}; the same command "
+            f"{stored} of the {total} {self.noun}s of this batch are stored in {self._cache.folder}; the same command "
             "requests only the others."
         )
 
     def _ask_one(self, ask: Ask, stop: Stop) -> Answer:
-        from srum_remote.wire import RequestFailed
-
         try:
             try:
                 answer = self._send(ask, stop)
-            except RequestFailed as trouble:
+            except self._wire.RequestFailed as trouble:
                 if trouble.status not in REFUSALS:
                     raise
                 return self._refused(trouble, ask, stop)
@@ -240,19 +237,15 @@ class Client:
 
     def _probe(self, ask: Ask, stop: Stop) -> None:
         """Send a harmless request in the same way. Raises RequestFailed if that is refused too."""
-        from srum_remote.wire import RequestFailed
-
         try:
             self._send(self._harmless(ask), stop)
-        except RequestFailed as again:
+        except self._wire.RequestFailed as again:
             if again.status in REFUSALS:
                 again.advice = f"It refuses even {self.probe_kind}"
             raise
 
     def _send(self, ask: Ask, stop: Stop) -> Answer:
         """Send a request; a field that the server rejects is renamed or left out, also later. Raises RequestFailed."""
-        from srum_remote.wire import RequestFailed
-
         changed = dict(self._tally.fields)
         while True:
             body: dict[str, Any] = {
@@ -260,7 +253,7 @@ class Client:
             }
             try:
                 answer = self._servers.ask(partial(self._create, ask, body), self._read, stop)
-            except RequestFailed as trouble:
+            except self._wire.RequestFailed as trouble:
                 change = self._rejected_field(trouble, body)
                 if change is None:
                     raise
@@ -297,8 +290,6 @@ class Client:
 
     def _only_model(self) -> str:
         """The one model that the servers list. Raises ConfigError if there is not exactly one."""
-        from srum_remote.wire import shown
-
         setting = partial(option, self.options.kind)
         try:
             lists = self._served()
@@ -307,24 +298,24 @@ class Client:
             raise AnswerError(f"{error} {hint}") from error.__cause__
         for where, models in lists.items():
             if len(models) != 1:
-                listed = ", ".join(shown(each.name) for each in models[:20]) or "none"
+                names = ", ".join(clean(each.name, 200) for each in models[:20]) or "none"
                 raise ConfigError(
                     f"The server at {where} does not serve exactly one model, so {setting('model')} must name "
-                    f"one. It lists: {listed}."
+                    f"one. It lists: {names}."
                 )
         served = {where: models[0].name for where, models in lists.items()}
         if len(set(served.values())) > 1:
-            listed = ", ".join(f"{shown(name)} at {where}" for where, name in served.items())
-            raise ConfigError(f"The servers of {setting('url')} must all serve the same model, but serve: {listed}.")
+            names = ", ".join(f"{clean(name, 200)} at {where}" for where, name in served.items())
+            raise ConfigError(f"The servers of {setting('url')} must all serve the same model, but serve: {names}.")
         return next(iter(served.values()))
 
     def _served(self) -> dict[str, list[Served]]:
         """The models that each server lists, by its URL for messages. Raises AnswerError."""
-        from srum_remote.wire import RequestFailed, Stop
-
         try:
-            return self._servers.survey(lambda client: client.models.with_raw_response.list(), _read_models, Stop())
-        except RequestFailed as trouble:
+            return self._servers.survey(
+                lambda client: client.models.with_raw_response.list(), _read_models, self._wire.Stop()
+            )
+        except self._wire.RequestFailed as trouble:
             raise AnswerError(
                 f"The server at {trouble.where} {trouble.why}. It was asked to list its models.{self._tries(trouble)} "
                 f"{trouble.advice}"

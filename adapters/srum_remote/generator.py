@@ -148,8 +148,8 @@ class RemoteGenerator(Client):
         """List the served models, every time: a server may have been restarted with another model.
 
         Raises ConfigError where the model is not served."""
-        wanted = self._expected or self._model
-        if not wanted:
+        name = self._expected or self._model
+        if not name:
             self._model = self._reported = self._only_model()
             return
         try:
@@ -157,14 +157,14 @@ class RemoteGenerator(Client):
         except AnswerError:
             if self._expected:
                 raise
-            self._model = wanted  # the server cannot list its models
+            self._model = name  # the server cannot list its models
             return
         for where, models in lists.items():
-            match = next((each for each in models if _is(each, wanted, bool(self._expected))), None)
+            match = next((each for each in models if _is(each, name, bool(self._expected))), None)
             if match is None:
-                listed = ", ".join(clean(each.name, 200) for each in models[:20]) or "nothing"
+                names = ", ".join(clean(each.name, 200) for each in models[:20]) or "nothing"
                 raise ConfigError(
-                    f"The server at {where} serves {listed}, but the model {clean(wanted)} is to generate the images."
+                    f"The server at {where} serves {names}, but the model {clean(name)} is to generate the images."
                 )
             self._model = self._reported = match.name
 
@@ -204,13 +204,11 @@ class RemoteGenerator(Client):
     def _read(self, reply: Any) -> Answer:
         """An image in base64, decoded once as a test. Raises ValueError, and RequestFailed for another size than
         requested."""
-        from srum_remote.wire import RequestFailed
-
         data = _from_images(reply) if self.options.api == "images" else _from_chat(reply)
         model = reply.get("model")
         model = clean(model, 200) if isinstance(model, str) and model else self._reported
         if self._expected and not _is(Served(model), self._expected, True):
-            raise RequestFailed(
+            raise self._wire.RequestFailed(
                 f"answered with the model {model}, where {clean(self._expected)} was requested",
                 "Check which model it has loaded.",
                 final=True,
@@ -218,9 +216,9 @@ class RemoteGenerator(Client):
         answer = Answer(data, model)
         size = _decoded(answer).size
         if all(self.options.size) and size != self.options.size:
-            wanted, given = ("x".join(map(str, each)) for each in (self.options.size, size))
-            raise RequestFailed(
-                f"sent an image of {given} pixels where {wanted} were requested",
+            expected, actual = ("x".join(map(str, each)) for each in (self.options.size, size))
+            raise self._wire.RequestFailed(
+                f"sent an image of {actual} pixels where {expected} were requested",
                 f"Set {option(self.options.kind, 'size')} to a size that it generates.",
                 final=True,
             )
@@ -236,10 +234,10 @@ class RemoteGenerator(Client):
         return Sample(_decoded(answer), model=answer.model, note=note)
 
 
-def _is(model: Served, wanted: str, also_path: bool) -> bool:
+def _is(model: Served, name: str, also_path: bool) -> bool:
     """Whether this is the model; with `also_path` its name may be the folder that it was loaded from."""
     names = [model.name, model.root] if also_path else [model.name]
-    return wanted in names or (also_path and wanted in [PurePath(name).name for name in names])
+    return name in names or (also_path and name in [PurePath(each).name for each in names])
 
 
 def _from_images(reply: Any) -> str:

@@ -56,11 +56,11 @@ def _check_url(url: str, kind: str) -> None:
         )
 
 
-def _usable_url(made: ServerOptions, attribute: Any, value: str) -> None:
+def _usable_url(options: ServerOptions, attribute: Any, value: str) -> None:
     """Check before anything is requested or written."""
     try:
         if value:
-            read_urls(value, made.kind)
+            read_urls(value, options.kind)
     except ConfigError as error:
         raise ValueError(f"'{attribute.name}' cannot be used: {error}") from error
 

@@ -81,27 +81,27 @@ class Servers:
     def survey(self, send: Send, read: Callable[[Any], T], stop: Stop) -> dict[str, T]:
         """The reply of each server, by its URL for messages. Servers without a reply are left out, unless all
         are. Raises RequestFailed, Stopped."""
-        found = {}
+        replies = {}
         for server in self.servers if self.several else ():
             try:
-                found[server.where] = self._ask(server, send, read, stop)
+                replies[server.where] = self._ask(server, send, read, stop)
             except RequestFailed as trouble:
                 if trouble.final:
                     raise
-        return found or {self.servers[0].where: self.ask(send, read, stop)}
+        return replies or {self.servers[0].where: self.ask(send, read, stop)}
 
     def _ask(self, server: Server, send: Send, read: Callable[[Any], T], stop: Stop) -> T:
         """Send once, and update the server's state."""
         began = time.monotonic()
         try:
-            found = server.wire.attempt(send, read, stop)
+            reply = server.wire.attempt(send, read, stop)
         except RequestFailed as trouble:
             trouble.where = server.where
             if self.several and not trouble.final:
                 self._pause(server, trouble, began)
             raise
         self._resume(server)
-        return found
+        return reply
 
     # ---- choosing a server ------------------------------------------------------------------------------------------
 

@@ -55,11 +55,11 @@ class _Connection:
         self._socket: socket.socket | None = None
         self._cut = self.late = False
 
-    def opened(self, made: socket.socket) -> None:
+    def opened(self, new: socket.socket) -> None:
         with self._lock:
-            self._socket = made
+            self._socket = new
             if self._cut:
-                _shut(made)
+                _shut(new)
 
     def cut(self, late: bool = False) -> None:
         with self._lock:
@@ -69,10 +69,10 @@ class _Connection:
                 _shut(self._socket)
 
 
-def _shut(made: socket.socket) -> None:
+def _shut(connection: socket.socket) -> None:
     """Shut down both directions, below TLS; the reading thread receives the end of the stream."""
     with suppress(OSError):  # closed already
-        socket.socket.shutdown(made, socket.SHUT_RDWR)
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class Stop:

@@ -8,17 +8,8 @@ from pathlib import Path
 from srum_core import Component, hookimpl
 from srum_showo2.options import Options
 
-PRESETS = Path(__file__).parent / "presets"
-
 
 @hookimpl
 def srum_adapters() -> Sequence[Component]:
-    return [
-        Component(
-            name="showo2",
-            load="srum_showo2.model:ShowO2",
-            options=Options,
-            presets={path.stem: path for path in sorted(PRESETS.glob("*.toml"))},
-            summary="Show-o2 1.5B, 1.5B-HQ and 7B: a language model with a flow head over Wan2.1 latents",
-        )
-    ]
+    summary = "Show-o2 1.5B, 1.5B-HQ and 7B: a language model with a flow head over Wan2.1 latents"
+    return [Component("showo2", "srum_showo2.model:ShowO2", Options, Path(__file__).parent / "presets", summary)]

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch import Tensor
 from transformers import Qwen2Config, Qwen3Config, SiglipVisionConfig
 
 from srum_core.errors import CheckpointError
@@ -21,12 +20,13 @@ from srum_core.models.weights import (
     SAFETENSORS,
     Stored,
     differences,
+    fill,
     header,
     loading,
     read_json,
     read_tensors,
     refuse,
-    refuse_infinite,
+    shapes_of,
 )
 from srum_showo2.autoencoder import Autoencoder, converted
 from srum_showo2.denoiser import ShowO2Denoiser, Sizes
@@ -35,7 +35,6 @@ from srum_showo2.options import Options
 
 STEMS = ("pytorch_model", "diffusion_pytorch_model", "model")
 """Of the weights: one file has the first name, the index of shards the second (their own names have the first)."""
-WEIGHTS = re.compile(rf"({'|'.join(STEMS)})\b.*\.(bin|safetensors)(\.index\.json)?")
 CHECKPOINTS = Checkpoints(
     patterns=["*.json", "*.bin", "*.safetensors"],
     published={
@@ -120,13 +119,13 @@ def _vision(directory: Path, config: Mapping[str, Any], options: Options) -> Map
     if not options.vision and config.get(VISION[0], SIGLIP) == SIGLIP:
         return PUBLISHED_SIGLIP
     folder = _beside(directory, config, options.vision, *VISION)
-    found = read_json(folder / "config.json")
-    found = found.get("vision_config", found)
-    if missing := [key for key in PUBLISHED_SIGLIP if key not in found]:
+    fields = read_json(folder / "config.json")
+    fields = fields.get("vision_config", fields)
+    if missing := [key for key in PUBLISHED_SIGLIP if key not in fields]:
         # transformers leaves out fields with the class's defaults
         defaults = SiglipVisionConfig()
-        found = {**found, **{key: getattr(defaults, key) for key in missing}}
-    return {key: found[key] for key in PUBLISHED_SIGLIP}
+        fields = {**fields, **{key: getattr(defaults, key) for key in missing}}
+    return {key: fields[key] for key in PUBLISHED_SIGLIP}
 
 
 def read_sizes(
@@ -186,17 +185,16 @@ def read_sizes(
 def wanted(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the model."""
     with torch.device("meta"):
-        model = ShowO2Denoiser(sizes, (0, 0))
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return shapes_of(ShowO2Denoiser(sizes, (0, 0)).state_dict())
 
 
 def _count(layers: str, shapes: Shapes) -> int:
     pattern = re.compile(rf"{re.escape(layers)}\.(\d+)\.")
-    return len({found[1] for name in shapes if (found := pattern.match(name))})  # gaps show in the comparison
+    return len({match[1] for name in shapes if (match := pattern.match(name))})  # gaps show in the comparison
 
 
 def _contradictions(config: Mapping[str, Any], sizes: Sizes) -> list[str]:
-    found = {
+    values = {
         "llm_vocab_size": sizes.language.vocab_size,
         "hidden_size": sizes.language.hidden_size,
         "image_latent_dim": sizes.channels,
@@ -206,19 +204,19 @@ def _contradictions(config: Mapping[str, Any], sizes: Sizes) -> list[str]:
     }
     return [
         f"{key}: {config[key]} in the configuration, {value} in the weights"
-        for key, value in found.items()
+        for key, value in values.items()
         if config.get(key, value) not in (value, None)
     ]
 
 
 def language_config(config: Mapping[str, Any], rows: int) -> Qwen2Config:
     """The language model's configuration, with as many embedding rows as are stored: its config.json has more."""
-    kept = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "rms_norm_eps", "hidden_act", "max_position_embeddings")  # fmt: skip
     theta = config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 1e6)
-    given: dict[str, Any] = {key: config[key] for key in kept if key in config}
+    fields: dict[str, Any] = {key: config[key] for key in names if key in config}
     return Qwen2Config(
-        **given,
+        **fields,
         vocab_size=rows,
         rope_parameters={"rope_type": "default", "rope_theta": float(theta)},
         tie_word_embeddings=False,  # the file may hold two matrices despite the configuration
@@ -245,18 +243,6 @@ def head_config(width: int, layers: int, heads: int, kv_heads: int, head_width: 
     )
 
 
-def save(stored: Stored, directory: Path, changed: Mapping[str, Tensor]) -> None:
-    """Write a complete folder: `changed` tensors (stored names) are replaced; every file except other copies of the
-    weights is copied."""
-    index = f"{stored.stem}{stored.ending}.index.json"
-    others = (
-        path
-        for path in stored.directory.rglob("*")
-        if path.parent != stored.directory or path.name == index or not WEIGHTS.fullmatch(path.name)
-    )
-    stored.write(directory, changed, others)
-
-
 # ---- the autoencoder -------------------------------------------------------------------------------------------------
 
 
@@ -266,16 +252,16 @@ def find_vae(options: Options, checkpoint: Path) -> Path:
     place = Path(name).expanduser() if name else checkpoint
     if place.is_file():
         return place
-    found = _vae_in(place, bool(name))
-    if found is None and not (name and place.is_dir()):
+    file = _vae_in(place, bool(name))
+    if file is None and not (name and place.is_dir()):
         place = download(name or VAE, "adapter.vae", [VAE_FILE, "vae/*"])
-        found = _vae_in(place, True)
-    if found is None:
+        file = _vae_in(place, True)
+    if file is None:
         raise CheckpointError(
             f"{place} holds no {VAE_FILE}, nor a folder vae with {VAE_STEM}{SAFETENSORS}: set adapter.vae to "
             f"Wan2.1's autoencoder ({VAE} on the hub)."
         )
-    return found
+    return file
 
 
 def _vae_in(folder: Path, itself: bool) -> Path | None:
@@ -299,17 +285,7 @@ def load_vae(path: Path, channels: int, device: torch.device) -> Autoencoder:
     tensors = read_tensors(path)
     with loading(f"The autoencoder {path}"):
         tensors = converted(tensors)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     with torch.device("meta"):
-        model = Autoencoder(_width(shapes), channels)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.net.state_dict().items()}
-    refuse(
-        f"{path} is not the autoencoder of Wan2.1 with {channels} channels",
-        differences(expected, shapes, unused=True),
-    )
-    refuse_infinite(tensors.items(), path)
-    model.net.load_state_dict(
-        {name: tensor.to(device, torch.float32).contiguous() for name, tensor in tensors.items()}, assign=True
-    )
-    model.eval().requires_grad_(False)
-    return model
+        model = Autoencoder(_width(shapes_of(tensors)), channels)
+    fill(model.net, tensors, path, f"{path} is not the autoencoder of Wan2.1 with {channels} channels", device)
+    return model.eval()

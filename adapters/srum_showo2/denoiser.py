@@ -186,9 +186,9 @@ class ShowO2Denoiser(nn.Module):
 
     def read(self, embeds: Tensor, positions: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
         """The language model's hidden states after its last norm, (n, t, hidden)."""
-        given = {"use_cache": cache is not None, CACHE: cache}
+        more = {"use_cache": cache is not None, CACHE: cache}
         return self.showo.model(
-            inputs_embeds=embeds, position_ids=positions, attention_mask=mask, **given
+            inputs_embeds=embeds, position_ids=positions, attention_mask=mask, **more
         ).last_hidden_state
 
     def head(
@@ -224,10 +224,10 @@ class ShowO2Denoiser(nn.Module):
         text, lengths = self.embed_captions(captions)
         layout = Layout.of(lengths, [1 + size[0] * size[1]] * len(lengths), self.device)
         positions, mask = layout.positions[:, : layout.text], layout.mask[:, :, : layout.text, : layout.text]
-        found = Prefix(layout, DynamicCache(), DynamicCache())
-        states = self.read(text, positions, mask, found.language)
-        self.head(states, None, layout.text, positions, mask, found.head)
-        return found
+        prefix = Prefix(layout, DynamicCache(), DynamicCache())
+        states = self.read(text, positions, mask, prefix.language)
+        self.head(states, None, layout.text, positions, mask, prefix.head)
+        return prefix
 
     def step(self, prefix: Prefix, block: Tensor, waves: Tensor, size: tuple[int, int]) -> Tensor:
         """Velocities (n, rows, columns, c) of image blocks after a prefix, which does not change."""

@@ -102,5 +102,5 @@ def published_sizes(name: str) -> Sizes:
 
 def _sizes(options: Options) -> tuple[Sizes, int]:
     """Of a local checkpoint, with the width of its autoencoder."""
-    found = open_checkpoint(attrs.evolve(options, device="meta"))  # any size: nothing is loaded
-    return found.sizes, vae_width(options, found.stored.directory)
+    checkpoint = open_checkpoint(attrs.evolve(options, device="meta"))  # any size: nothing is loaded
+    return checkpoint.sizes, vae_width(options, checkpoint.stored.directory)

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
-from srum_core.models.generation import Reply
+from srum_core.models.generation import Reply, speak
 from srum_core.models.hub import choose_device, choose_dtype
-from srum_core.models.images import flatten, open_rgb
-from srum_core.models.memory_outline import Outline
+from srum_core.models.images import check_size, flatten, open_rgb
+from srum_core.models.memory_outline import outline_in
 from srum_core.models.templates import REASON_FIRST
 from srum_core.models.tensors import patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import failure
 from srum_core.records import Box, Question, Sample
 from srum_showo2.autoencoder import Autoencoder
-from srum_showo2.checkpoint import find_vae, load_vae, open_checkpoint, save
+from srum_showo2.checkpoint import STEMS, find_vae, load_vae, open_checkpoint
 from srum_showo2.denoiser import ShowO2Denoiser, Sizes
 from srum_showo2.options import Options
 from srum_showo2.prompting import Words
 from srum_showo2.sampling import Watch, sample, time_grid
-from srum_showo2.understanding import View, ask, covering, cropped, padded, speak
+from srum_showo2.understanding import View, ask, covering, cropped, padded
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
@@ -65,22 +65,17 @@ class ShowO2:
         """(rows, columns) of the latent of a generated image."""
         return self.size[1] // self.stride, self.size[0] // self.stride
 
-    @classmethod
-    def outline(cls, options: Options, device: str) -> Outline:
-        """The same model without weights, for memory planning."""
-        from srum_showo2.memory_outline import outline
-
-        return outline(options, device)
+    outline = outline_in("srum_showo2.memory_outline")
 
     @classmethod
     def preflight(cls, options: Options) -> None:
-        """Raise CheckpointError for problems that files and headers show before a run."""
-        found = open_checkpoint(options)
-        Words.load(found.language, found.sizes.language.vocab_size, options.caption_tokens)
-        stride = found.sizes.patch * Autoencoder.FACTOR
+        """Raise CheckpointError or ConfigError for problems that files and headers show before a run."""
+        checkpoint = open_checkpoint(options)
+        Words.load(checkpoint.language, checkpoint.sizes.language.vocab_size, options.caption_tokens)
+        stride = checkpoint.sizes.patch * Autoencoder.FACTOR
         for check in (image_size, vision_size):
-            check(options, found.sizes.side * stride, stride)
-        find_vae(options, found.stored.directory)
+            check(options, checkpoint.sizes.side * stride, stride)
+        find_vae(options, checkpoint.stored.directory)
 
     # ---- generating --------------------------------------------------------------------------------------------------
 
@@ -88,8 +83,8 @@ class ShowO2:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """One image of `options.size` per prompt."""
         latents = self._latents(prompts, seeds)
-        made = zip(self.decode(latents), latents, strict=True)
-        return [Sample(to_image(pixels), failure=failure("image", latent, pixels)) for pixels, latent in made]
+        pairs = zip(self.decode(latents), latents, strict=True)
+        return [Sample(to_image(pixels), failure=failure("image", latent, pixels)) for pixels, latent in pairs]
 
     def _latents(self, prompts: Sequence[str], seeds: Sequence[int], watch: Watch | None = None) -> list[Tensor]:
         shape = (*self.grid, self.denoiser.sizes.cell)
@@ -150,7 +145,7 @@ class ShowO2:
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """A complete directory in the published layout; denoiser names are the stored ones."""
-        save(self.files, directory, weights)
+        self.files.save(directory, weights, STEMS, self.files.directory.rglob("*"))
 
     # ---- answering ---------------------------------------------------------------------------------------------------
 
@@ -162,9 +157,11 @@ class ShowO2:
         views = self.view([open_rgb(*image) for image in images])
         which = [images.index((question.image, question.crop)) for question in questions]
         rows = [self.words.question(REASON_FIRST * each.think + each.text, trained) for each in questions]
-        given, _, _ = ask(self.denoiser, views, which, rows)
+        arguments, _, _ = ask(self.denoiser, views, which, rows)
         replies = [Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
-        return [self.words.text(ids) for ids in speak(self.denoiser, self.words, given, replies)]
+        stop = self.words.stop
+        answers = speak(self.denoiser.showo, arguments, replies, [stop], stop)
+        return [self.words.text(ids) for ids in answers]
 
     def view(self, images: Sequence[Image.Image]) -> View:
         """The language model's input for images in questions."""
@@ -179,14 +176,11 @@ class ShowO2:
 
 
 def image_size(options: Options, side: int, stride: int) -> tuple[int, int]:
-    """(width, height) of generated images; `side` where the option says 0. Raises CheckpointError for one that is not a
+    """(width, height) of generated images; `side` where the option says 0. Raises ConfigError for one that is not a
     multiple of `stride` pixels."""
-    width, height = (each or side for each in options.size)
-    if width % stride or height % stride:
-        raise CheckpointError(
-            f"adapter.size {width}x{height} cannot be generated: both sides must be multiples of {stride}."
-        )
-    return width, height
+    size = (options.size[0] or side, options.size[1] or side)
+    check_size(size, stride)
+    return size
 
 
 def vision_size(options: Options, side: int, stride: int) -> int:

@@ -80,8 +80,8 @@ class Words:
     def question(self, text: str, trained: bool = True, image: bool = True) -> list[int]:
         """A question, to be answered next: as in training, with a line break after the image and the turn closed, or
         as in the published script."""
-        asked = [*self.ids(f"\n{text}" if image else text), self.special[END]] if trained else self.ids(text)
-        return [*asked, *self._frame(ASSISTANT)]
+        ids = [*self.ids(f"\n{text}" if image else text), self.special[END]] if trained else self.ids(text)
+        return [*ids, *self._frame(ASSISTANT)]
 
     def text(self, ids: Sequence[int]) -> str:
         """The answer's text, up to the stop token."""

@@ -3,7 +3,7 @@ questions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
-from srum_core.models import generation
-from srum_core.models.generation import CACHE, Reply
+from srum_core.models.generation import CACHE
 from srum_core.models.tensors import pad_rows
 from srum_showo2.denoiser import ShowO2Denoiser, attention_mask
-from srum_showo2.prompting import Words
 
 
 @frozen(eq=False)
@@ -65,35 +63,24 @@ def ask(
     cache, device = DynamicCache(), denoiser.device
     longest, columns = max(map(len, questions)), view.real.shape[1]
     ids = torch.tensor([[0] * (longest - len(row)) + [*row] for row in questions], device=device)
-    asked = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in questions], device=device).bool()
+    real_ids = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in questions], device=device).bool()
     seen = view.embeds
     if columns:
         seen = denoiser.read(seen, places(view.real), attention_mask(view.real, view.block), cache)
         cache.batch_select_indices(torch.tensor(which, device=device))
-    real = torch.cat([view.real[list(which)] if columns else view.real[: len(ids)], asked], dim=1)
+    real = torch.cat([view.real[list(which)] if columns else view.real[: len(ids)], real_ids], dim=1)
     mask = attention_mask(real, torch.zeros_like(real).long())
     new = slice(columns, -1)
     words = denoiser.showo.model.embed_tokens(ids[:, :-1])
     received = denoiser.read(words, places(real)[:, new], mask[:, :, new, :-1], cache)
     before = torch.zeros_like(real[:, :columns]).long()  # never embedded: it is in the cache
-    given = {"input_ids": torch.cat([before, ids], dim=1), "attention_mask": real.long(), CACHE: cache}
-    return given, seen, received
+    arguments = {"input_ids": torch.cat([before, ids], dim=1), "attention_mask": real.long(), CACHE: cache}
+    return arguments, seen, received
 
 
 def places(real: Tensor) -> Tensor:
     """(n, t), 0, 1, 2, … over the real tokens of each row."""
     return (real.long().cumsum(dim=1) - 1).clamp_min(0)
-
-
-def speak(
-    denoiser: ShowO2Denoiser,
-    words: Words,
-    given: dict[str, Any],
-    replies: Sequence[Reply],
-    watch: Callable[[Tensor], None] | None = None,
-) -> list[list[int]]:
-    """Ids of the answers, row by row, possibly ending with the stop token; `watch` gets every step's logits."""
-    return generation.speak(denoiser.showo, given, replies, [words.stop], words.stop, watch)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -109,16 +96,16 @@ def padded(image: Image.Image, side: int) -> Image.Image:
     return whole
 
 
-def covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+def covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """(width, height) that an image of `size` is resized to, so that it just covers `wanted`, and the (left, top) of
     the crop from its middle."""
-    (width, height), (w, h) = size, wanted
+    (width, height), (w, h) = size, target
     new = (w, max(h, height * w // width)) if width * h <= height * w else (max(w, width * h // height), h)
     return new, (round((new[0] - w) / 2), round((new[1] - h) / 2))
 
 
-def cropped(image: Image.Image, wanted: tuple[int, int]) -> Image.Image:
+def cropped(image: Image.Image, target: tuple[int, int]) -> Image.Image:
     """The middle of the image at (width, height) `wanted`, the largest part with this aspect ratio."""
-    new, (left, top) = covering(image.size, wanted)
+    new, (left, top) = covering(image.size, target)
     whole = image.resize(new, Image.Resampling.BICUBIC)
-    return whole.crop((left, top, left + wanted[0], top + wanted[1]))
+    return whole.crop((left, top, left + target[0], top + target[1]))

@@ -42,9 +42,8 @@ CASES = {
 def settings(checkpoint: Path, images: int, extra: list[str], registry: plugins.Registry) -> config.Settings:
     cells = images * (MID.side // 8) ** 2
     words = [f'adapter.checkpoint="{checkpoint}"', f"train.max_cells={cells}", *extra]
-    quoted = [
-        word if word.split("=")[1][0] in '"0123456789tf' else '{}="{}"'.format(*word.split("=")) for word in words
-    ]
+    plain = '"0123456789tf'
+    quoted = [word if word.split("=")[1][0] in plain else '{}="{}"'.format(*word.split("=")) for word in words]
     return config.load_settings("bagel", [], None, quoted, registry)
 
 
@@ -94,19 +93,18 @@ def main() -> None:
             for again in ("false", "true"):
                 own = settings(checkpoint, parsed.images, [*words, f"train.checkpointing={again}"], registry)
                 run = Run(Path(folder) / "run", own, registry)
-                message = Planner(registry, Device("cpu", 8), run).train(own).total / 2**20
-                found = []
+                planned = Planner(registry, Device("cpu", 8), run).train(own).total / 2**20
+                peaks = []
                 for _ in range(parsed.rounds):
                     queue = context.Queue()
                     child = context.Process(target=step_peak, args=(own, parsed.images, queue))
                     child.start()
-                    found.append(queue.get())
+                    peaks.append(queue.get())
                     child.join()
                     time.sleep(0.1)
-                mean = statistics.mean(found)
-                spread = f"{min(found):.0f}–{max(found):.0f}"
+                mean, spread = statistics.mean(peaks), f"{min(peaks):.0f}–{max(peaks):.0f}"
                 print(
-                    f"| {name} | {again} | {message:.0f} | {mean:.0f} ({spread}) | {message / mean:.2f} |", flush=True
+                    f"| {name} | {again} | {planned:.0f} | {mean:.0f} ({spread}) | {planned / mean:.2f} |", flush=True
                 )
 
 

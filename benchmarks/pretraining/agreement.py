@@ -17,9 +17,11 @@ import numpy as np
 
 from pretraining.figures import Figure, auc, balanced
 from pretraining.judging import RIGHT
+from pretraining.measure import cell
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError, SrumError
+from srum_core.evaluation.formatting import Grid
 from srum_core.models.images import open_image
 from srum_core.records import Candidate, Judgement
 from srum_core.runs.progress import tell
@@ -64,40 +66,31 @@ def _rows(
 def _figures(rows: Sequence[tuple[bool, bool, float, str]]) -> dict[str, Figure]:
     whole = np.array([row[0] for row in rows])
     right, score, prompt = (np.array([row[i] for row in rows]) for i in (1, 2, 3))
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for some, least in ((whole, RIGHT), (~whole, 0.0)):
-        found.append(balanced(right[some], score[some] > least, prompt[some]))
-        found.append(auc(right[some], score[some], prompt[some]))
-    return dict(zip(COLUMNS, found, strict=True))
+        figures.append(balanced(right[some], score[some] > least, prompt[some]))
+        figures.append(auc(right[some], score[some], prompt[some]))
+    return dict(zip(COLUMNS, figures, strict=True))
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pretraining.agreement", description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )  # fmt: skip
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run that was judged")
     parser.add_argument("--round", type=int, help="the round of the images (default: the last that is judged)")
-    parsed = parser.parse_args(given)
+    parsed = parser.parse_args(arguments)
     try:
         runs = [Run.open(folder) for folder in parsed.runs]
         rounds = [(run.last("judge") or 1) if parsed.round is None else parsed.round for run in runs]
-        found = [(f"{run.folder}:{k}", agreement(run, k)) for run, k in zip(runs, rounds, strict=True)]
+        judges = [(f"{run.folder}:{k}", agreement(run, k)) for run, k in zip(runs, rounds, strict=True)]
     except SrumError as error:
         tell(f"srum: {error}")
         return 2
-    print("| run | judge |", " | ".join(COLUMNS), "|")
-    print("| --- " * (2 + len(COLUMNS)) + "|")
-    for which, judges in found:
-        for name, figures in judges.items():
-            print(f"| {which} | {name} |", " | ".join(_cell(figures[column]) for column in COLUMNS), "|")
+    rows = [[run, name, *map(cell, figures.values())] for run, of in judges for name, figures in of.items()]
+    print(Grid(["run", "judge", *COLUMNS], rows, words=frozenset({1})).markdown())
     return 0
-
-
-def _cell(figure: Figure) -> str:
-    if figure["value"] is None:
-        return ""
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] ({figure['count']})"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from attrs import frozen
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from einops import rearrange
 from PIL.Image import Image
 from safetensors.torch import save_file
@@ -81,12 +83,7 @@ def create(directory: Path, blueprint: Blueprint, corpus: Iterable[str], seed: i
     eye.vit_pos_embed.pos_embed.data = sincos_table(sizes.vision_side, b.hidden)
     nn.init.normal_(eye.vit_model.vision_model.embeddings.position_embedding.weight, std=0.02)
     save_file({**denoiser.state_dict(), **eye.state_dict()}, directory / "ema.safetensors", metadata={"format": "pt"})
-    autoencoder = Autoencoder(b.autoencoder)
-    names = autoencoder.official_keys()
-    save_file(
-        {names[key]: _as_stored(names[key], value) for key, value in autoencoder.state_dict().items()},
-        directory / "ae.safetensors", metadata={"format": "pt"},
-    )  # fmt: skip
+    _save_autoencoder(Autoencoder(b.autoencoder), directory)
 
 
 def _initialise(denoiser: BagelDenoiser, layers: int) -> None:
@@ -102,21 +99,18 @@ def _initialise(denoiser: BagelDenoiser, layers: int) -> None:
 
 
 def sincos_table(side: int, width: int) -> Tensor:
-    """A 2-D table (side², width): columns in the first half of the channels, rows in the second.
-
-    Each half is [sin(pos·w_k)] ++ [cos(pos·w_k)], w_k = 10000^(-k / (width/4)); cells row-major."""
-    quarter = width // 4
-    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequency
-    one = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns = one[None, :, :].expand(side, side, -1)
-    rows = one[:, None, :].expand(side, side, -1)
-    return torch.cat([columns, rows], dim=-1).reshape(side * side, width).float()
+    """A 2-D table (side², width): columns in the first half of the channels, rows in the second; cells row-major."""
+    table: Tensor = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
+    return table.float()
 
 
-def _as_stored(name: str, value: torch.Tensor) -> torch.Tensor:
+def _save_autoencoder(autoencoder: Autoencoder, directory: Path) -> None:
     """Attention matrices are stored as 1×1 convolutions."""
-    return value[:, :, None, None] if "attn_1" in name and value.dim() == 2 else value
+    names, stored = autoencoder.official_keys(), {}
+    for key, value in autoencoder.state_dict().items():
+        matrix = "attn_1" in names[key] and value.dim() == 2
+        stored[names[key]] = (value[:, :, None, None] if matrix else value).cpu().contiguous()
+    save_file(stored, directory / "ae.safetensors", metadata={"format": "pt"})
 
 
 # ---- answers and writing ---------------------------------------------------------------------------------------------
@@ -172,35 +166,35 @@ def answer_loss(model: Bagel, images: Sequence[Image], exchanges: Sequence[Seque
     """Mean cross-entropy of the answers' tokens. `exchanges[i]`: (question, answer) pairs about `images[i]`."""
     chat, denoiser = model.chat, model.denoiser
     device = denoiser.device
-    seen = model.look(images)
+    views = model.look(images)
     start, end = (denoiser.embed_text(torch.tensor([i], device=device)) for i in chat.markers)
-    shown, valid = pad_rows([torch.cat([start, tokens.to(start), end]) for tokens in seen])
+    rows, valid = pad_rows([torch.cat([start, tokens.to(start), end]) for tokens in views])
     ids, places, targets = list[int](), [0] * valid.numel(), [IGNORED] * valid.numel()
     blocks = list[_Block]()
     for some in _alike([(i, *_tokens(model, *pair)) for i, pairs in enumerate(exchanges) for pair in pairs]):
-        length = max(len(said) for _, said, _ in some)
+        length = max(len(exchange) for _, exchange, _ in some)
         about = torch.tensor([i for i, _, _ in some], device=device)
         blocks.append(_Block(len(places), len(some), length, about))
-        for _, said, target in some:
-            rest = length - len(said)
-            ids += said + [0] * rest
+        for _, exchange, target in some:
+            rest = length - len(exchange)
+            ids += exchange + [0] * rest
             targets += target + [IGNORED] * rest
             places += range(1, 1 + length)
     text = denoiser.embed_text(torch.tensor(ids, device=device))
-    row = torch.cat([shown.flatten(0, 1), text])[None]
+    row = torch.cat([rows.flatten(0, 1), text])[None]
     rope = denoiser.rope(torch.tensor(places, device=device)[None])
     (und,) = denoiser.language_model.model([row], _Lessons(rope, len(images), valid, blocks))
-    wanted = torch.tensor(targets, device=device)
+    goals = torch.tensor(targets, device=device)
     # Only where an answer is expected: the head over every position would cost as much as a layer.
-    logits = denoiser.language_model.lm_head(und[0][wanted != IGNORED])
-    return F.cross_entropy(logits.float(), wanted[wanted != IGNORED])
+    logits = denoiser.language_model.lm_head(und[0][goals != IGNORED])
+    return F.cross_entropy(logits.float(), goals[goals != IGNORED])
 
 
 def _tokens(model: Bagel, question: str, answer: str) -> tuple[list[int], list[int]]:
     """An exchange's tokens, and what each should be followed by."""
-    asked: list[int] = model.chat.frame(question).tolist()
-    said = [model.chat.bos, *model.chat.ids(answer)]
-    return asked + said, [IGNORED] * len(asked) + [*said[1:], model.chat.eos]
+    question_ids: list[int] = model.chat.frame(question).tolist()
+    answer_ids = [model.chat.bos, *model.chat.ids(answer)]
+    return question_ids + answer_ids, [IGNORED] * len(question_ids) + [*answer_ids[1:], model.chat.eos]
 
 
 _Exchange = tuple[int, list[int], list[int]]
@@ -221,8 +215,4 @@ def write(model: Bagel, directory: Path, changed: Mapping[str, Tensor] | None = 
     directory.mkdir(parents=True, exist_ok=True)
     state = {**model.denoiser.state_dict(), **model.eye.state_dict(), **(changed or {})}
     model.save(directory, {key: value.contiguous() for key, value in state.items()})
-    names = model.autoencoder.official_keys()
-    stored = {}
-    for key, value in model.autoencoder.state_dict().items():
-        stored[names[key]] = _as_stored(names[key], value).to("cpu", torch.bfloat16).contiguous()
-    save_file(stored, directory / "ae.safetensors", metadata={"format": "pt"})
+    _save_autoencoder(copy.deepcopy(model.autoencoder).bfloat16(), directory)

@@ -157,6 +157,6 @@ def write(model: Blip3o, directory: Path) -> None:
     model.checkpoint.stored.write(directory, {}, model.checkpoint.directory.rglob("*"))  # tokenizer, configurations
     half = {name: tensor.detach().half().contiguous() for name, tensor in now.items()}
     save_file(half, directory / "model.safetensors", metadata={"format": "pt"})
-    made = model.parts["decoder"]
-    for part, module in (("unet", made.pipeline.unet), ("vae", made.autoencoder)):
+    decoder = model.parts["decoder"]
+    for part, module in (("unet", decoder.pipeline.unet), ("vae", decoder.autoencoder)):
         copy.deepcopy(module).half().save_pretrained(directory / "diffusion-decoder" / part)

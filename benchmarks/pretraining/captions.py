@@ -6,12 +6,11 @@ All are of the train split: no held-out pair of objects or count is ever put int
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
 from attrs import evolve
 
-from pretraining.corruptions import corrupt
+from pretraining.corruptions import corrupt, pick
 from pretraining.scenes import Object, Scene, cell, draw, free_cell, hard_kinds, in_cell
 from srum_benchmarks.shapes.checker import APART, Pixels, Thing, related
 from srum_benchmarks.shapes.crowded import COUNTS as CROWD
@@ -55,12 +54,6 @@ EASY_WRONG, EASY_LEFT_OUT = 0.1, 0.5
 EXTRA = 0.1
 """Share of such images with one more thing, of any kind."""
 
-T = TypeVar("T")
-
-
-def _any(choices: Sequence[T], rng: np.random.Generator) -> T:
-    return choices[int(rng.integers(len(choices)))]
-
 
 def image_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generator) -> Pixels:
     """The image that a caption comes with; a `share` of them deviates from it in one thing, cleanly rendered. In
@@ -77,54 +70,54 @@ def image_for(prompt: Prompt, scene: Scene, share: float, rng: np.random.Generat
 def mistaken(scene: Scene, rng: np.random.Generator) -> Scene:
     """A crowded scene as its caption's image shows it: hard kinds are mostly left out or in their other colour,
     other kinds seldom left out or in any other colour or shape; now and then there is something else."""
-    shown = []
+    things = []
     for thing in scene:
         hard = hard_kinds().get(thing.kind)
         if rng.random() >= (EASY_WRONG if hard is None else HARD_WRONG):
-            shown.append(thing)
+            things.append(thing)
         elif hard is not None and rng.random() >= HARD_LEFT_OUT:
-            shown.append(evolve(thing, colour=hard[0]))
+            things.append(evolve(thing, colour=hard[0]))
         elif hard is None and rng.random() >= EASY_LEFT_OUT:
-            shown.append(_other_kind(thing, rng))
+            things.append(_other_kind(thing, rng))
     if rng.random() < EXTRA:
-        shown.append(in_cell(_any(KINDS, rng), free_cell(scene, rng), rng))
-    return tuple(shown)
+        things.append(in_cell(pick(KINDS, rng), free_cell(scene, rng), rng))
+    return tuple(things)
 
 
 def _other_kind(thing: Object, rng: np.random.Generator) -> Object:
     """The thing with another colour or shape."""
     colour, shape = thing.kind
     if rng.random() < 0.5:
-        return evolve(thing, colour=_any([other for other in COLOURS if other != colour], rng))
-    return in_cell((colour, _any([other for other in SHAPES if other != shape], rng)), cell(thing), rng)
+        return evolve(thing, colour=pick([other for other in COLOURS if other != colour], rng))
+    return in_cell((colour, pick([other for other in SHAPES if other != shape], rng)), cell(thing), rng)
 
 
-def fulfilled(found: Sequence[Thing], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
+def fulfilled(things: Sequence[Thing], rng: np.random.Generator, crowd: bool = False) -> Prompt | None:
     """A train prompt that an image with these things fulfils; None where no such prompt is. `crowd`: of the crowded
     world."""
-    kinds = [thing.kind for thing in found]
+    kinds = [thing.kind for thing in things]
     if any(kind is None for kind in kinds):
         return None
-    order = rng.permutation(len(found)).tolist()
+    order = rng.permutation(len(things)).tolist()
     mixed: list[Kind] = [kind for i in order if (kind := kinds[i]) is not None]
     if crowd:
         if len(mixed) not in CROWD:
             return None
-        places = [_place(found[i], rng) for i in order] if rng.random() < 0.5 else None
+        places = [_place(things[i], rng) for i in order] if rng.random() < 0.5 else None
         return _trained(listed(mixed, places))
     if len(set(mixed)) == 1 and len(mixed) in COUNTS:
-        return _trained(numeracy(mixed[0], len(mixed), _any(NUMERACY_WORDINGS, rng)))
+        return _trained(numeracy(mixed[0], len(mixed), pick(NUMERACY_WORDINGS, rng)))
     if len(set(mixed)) < len(mixed):
         return None
     if len(mixed) == 3:
         return _trained(three(*mixed))
     if len(mixed) != 2:
         return None
-    one, other = (found[i].centre for i in order)
+    one, other = (things[i].centre for i in order)
     relations = [name for name in RELATIONS if related(one, other, name, APART, 0)]
     if relations and rng.random() < 0.6:
-        return _trained(spatial(mixed[0], mixed[1], _any(relations, rng)))
-    return _trained(binding(mixed[0], mixed[1], _any(BINDING_WORDINGS, rng)))
+        return _trained(spatial(mixed[0], mixed[1], pick(relations, rng)))
+    return _trained(binding(mixed[0], mixed[1], pick(BINDING_WORDINGS, rng)))
 
 
 def _place(thing: Thing, rng: np.random.Generator) -> str:
@@ -163,28 +156,28 @@ def _changed(prompt: Prompt, rng: np.random.Generator) -> Prompt:
         # Left and right, above and below stand next to each other.
         mirrored = RELATIONS[RELATIONS.index(tags["relation"]) ^ 1]
         others = [relation for relation in RELATIONS if relation != tags["relation"]]
-        return spatial(kinds[0], kinds[1], mirrored if fate < 0.35 else _any(others, rng))
+        return spatial(kinds[0], kinds[1], mirrored if fate < 0.35 else pick(others, rng))
     if category == NUMERACY and fate < 0.7:
-        return numeracy(kinds[0], _any([c for c in COUNTS if c != tags["count"]], rng), _any(NUMERACY_WORDINGS, rng))
+        return numeracy(kinds[0], pick([c for c in COUNTS if c != tags["count"]], rng), pick(NUMERACY_WORDINGS, rng))
     if category == BINDING and fate < 0.2:
-        return three(kinds[0], kinds[1], _any(KINDS, rng))
+        return three(kinds[0], kinds[1], pick(KINDS, rng))
     if category == THREE and fate < 0.3:
         one, other = (kinds[i] for i in rng.permutation(3)[:2].tolist())
-        return binding(one, other, _any(BINDING_WORDINGS, rng))
+        return binding(one, other, pick(BINDING_WORDINGS, rng))
     if len(kinds) > 1 and fate > 0.85:  # colours swapped
         (first_colour, first), (second_colour, second) = kinds[:2]
         kinds[:2] = [(second_colour, first), (first_colour, second)]
     else:
         i = int(rng.integers(len(kinds)))
         colour, shape = kinds[i]
-        kinds[i] = (_any(COLOURS, rng), shape) if rng.random() < 0.5 else (colour, _any(SHAPES, rng))
+        kinds[i] = (pick(COLOURS, rng), shape) if rng.random() < 0.5 else (colour, pick(SHAPES, rng))
     if category == NUMERACY:
-        return numeracy(kinds[0], tags["count"], _any(NUMERACY_WORDINGS, rng))
+        return numeracy(kinds[0], tags["count"], pick(NUMERACY_WORDINGS, rng))
     if category == THREE:
         return three(*kinds)
     if category == SPATIAL:
         return spatial(kinds[0], kinds[1], tags["relation"])
-    return binding(kinds[0], kinds[1], _any(BINDING_WORDINGS, rng))
+    return binding(kinds[0], kinds[1], pick(BINDING_WORDINGS, rng))
 
 
 def _changed_list(kinds: list[Kind], places: list[str | None], rng: np.random.Generator) -> Prompt:
@@ -194,19 +187,19 @@ def _changed_list(kinds: list[Kind], places: list[str | None], rng: np.random.Ge
     if fate < 0.15:
         del kinds[i], places[i]
     elif fate < 0.3:
-        kinds.append(_any(KINDS, rng))
-        places.append(_any(PLACES, rng) if placed else None)
+        kinds.append(pick(KINDS, rng))
+        places.append(pick(PLACES, rng) if placed else None)
     elif fate < 0.5 and placed:
-        places[i] = _any(PLACES, rng)
+        places[i] = pick(PLACES, rng)
     elif fate < 0.6 and placed:
         places[i], places[j] = places[j], places[i]
     elif fate < 0.7:
         (one, shape), (other, second) = kinds[i], kinds[j]
         kinds[i], kinds[j] = (other, shape), (one, second)
     elif rng.random() < 0.6:
-        kinds[i] = (_any(COLOURS, rng), kinds[i][1])
+        kinds[i] = (pick(COLOURS, rng), kinds[i][1])
     else:
-        kinds[i] = (kinds[i][0], _any(SHAPES, rng))
+        kinds[i] = (kinds[i][0], pick(SHAPES, rng))
     order = rng.permutation(len(kinds)).tolist() if rng.random() < 0.5 else range(len(kinds))
     return listed([kinds[k] for k in order], [places[k] for k in order])
 

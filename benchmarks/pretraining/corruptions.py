@@ -52,21 +52,21 @@ def corrupt(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.G
         gone = _some(scene, rng)
         return draw([thing for thing in scene if thing not in gone])
     if damage == "extra":
-        return draw(place([*(thing.kind for thing in scene), _any(KINDS, rng)], rng, tags["relation"]))
+        return draw(place([*(thing.kind for thing in scene), pick(KINDS, rng)], rng, tags["relation"]))
     return draw(_otherwise(damage, scene, rng))
 
 
-def _any(choices: Any, rng: np.random.Generator) -> Any:
+def pick(choices: Any, rng: np.random.Generator) -> Any:
     return choices[rng.integers(len(choices))]
 
 
 def _other(choices: Sequence[str], present: str, rng: np.random.Generator) -> str:
-    return str(_any([choice for choice in choices if choice != present], rng))
+    return str(pick([choice for choice in choices if choice != present], rng))
 
 
 def _crowded_otherwise(damage: str, scene: Scene, tags: Mapping[str, Any], rng: np.random.Generator) -> Scene:
     if damage != "wrong relation":
-        kind = _any(scene, rng).kind if damage == "wrong count" else _any(KINDS, rng)
+        kind = pick(scene, rng).kind if damage == "wrong count" else pick(KINDS, rng)
         return (*scene, in_cell(kind, free_cell(scene, rng), rng))
     if not any(tags["places"]):
         return _otherwise("wrong colour", scene, rng)
@@ -122,7 +122,7 @@ def _counted_otherwise(scene: Scene, rng: np.random.Generator, damage: str) -> S
     if damage == "missing" or now >= 4:
         return tuple(scene[i] for i in rng.permutation(now)[: now - 1])
     kinds = [thing.kind for thing in scene]
-    return place([*kinds, _any(kinds, rng)], rng)
+    return place([*kinds, pick(kinds, rng)], rng)
 
 
 def _patch(thing: Object, reach: int = 1) -> tuple[slice, slice]:
@@ -152,9 +152,9 @@ def _soften(image: Pixels, thing: Object, rng: np.random.Generator) -> None:
 
 def _merged(scene: Scene, rng: np.random.Generator) -> Pixels:
     """Pushes an object partly onto another (or, where it is alone, a copy of it)."""
-    one = _any(scene, rng)
+    one = pick(scene, rng)
     rest = [thing for thing in scene if thing is not one]
-    onto = _any(rest, rng) if rest else one
+    onto = pick(rest, rng) if rest else one
     by = [int(step) for step in rng.integers(3, 7, 2) * rng.choice((-1, 1), 2)]
     x, y = (min(max(0, at + step), SIDE - one.size) for at, step in zip((onto.x, onto.y), by, strict=True))
     things = [evolve(one, x=x, y=y), *rest] if rest else [one, evolve(one, x=x, y=y)]
@@ -163,7 +163,7 @@ def _merged(scene: Scene, rng: np.random.Generator) -> Pixels:
 
 def _mixed(scene: Scene, rng: np.random.Generator) -> Pixels:
     """Gives part of an object another colour or another shape, as undecided models generate it."""
-    thing = _any(scene, rng)
+    thing = pick(scene, rng)
     if rng.random() < 0.5:
         other = evolve(thing, colour=_other(COLOURS, thing.colour, rng))
     else:
@@ -204,10 +204,10 @@ def model_like(image: Pixels, rng: np.random.Generator, small: bool = False) -> 
         out = fade * out + (1 - fade) * np.array(BACKGROUND, float)
     if rng.random() < 0.1:
         if small:
-            ghost = in_cell(_any(KINDS, rng), int(rng.integers(GRID * GRID)), rng)
+            ghost = in_cell(pick(KINDS, rng), int(rng.integers(GRID * GRID)), rng)
         else:
             x, y = rng.integers(SIDE - SIZES[-1], size=2).tolist()
-            ghost = Object(_any(COLOURS, rng), _any(SHAPES, rng), x, y, _any(SIZES, rng))
+            ghost = Object(pick(COLOURS, rng), pick(SHAPES, rng), x, y, pick(SIZES, rng))
         out += rng.uniform(0.1, 0.4) * (draw([ghost]).astype(float) - BACKGROUND)
     out = blur(out, rng.uniform(0, 0.22))
     out = out + rng.normal(0, 4, 3) + rng.uniform(0, 12) * (_field(rng, 8)[..., None] - 0.5)

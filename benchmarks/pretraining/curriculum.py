@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from attrs import frozen
 from torch.utils.data import DataLoader, Dataset
 
+from pretraining import fit
 from pretraining.captions import fulfilled, image_for, near_miss
 from pretraining.examples import exchanges, lesson, self_play
 from pretraining.scenes import compose, random_prompt
@@ -17,11 +19,10 @@ from srum_benchmarks.shapes.checker import look
 from srum_benchmarks.shapes.world import crowded
 
 
-@frozen
-class Recipe:
-    """What the bundled model was made with; every field is a command-line option."""
+@frozen(kw_only=True)
+class Recipe(fit.Recipe):
+    """What a bundled BAGEL was made with."""
 
-    seed: int = 0
     world: str = "shapes"
     """The world: "shapes" or "crowded"."""
     autoencoder_steps: int = 1200
@@ -57,21 +58,12 @@ class Recipe:
     and so generation, exactly as they are."""
     looking_images: int = 1600
     """That the model generates for it with each of three guidance scales."""
-    muon: float = 0.01
-    """Learning rate of the matrices; 0 leaves them to AdamW."""
     adam: float = 1.5e-3
     """Learning rate of embeddings, norms, biases, heads."""
     decay: float = 0.35
-    """Share of the steps, at the end, over which both rates fall to zero."""
-    shift: float = 2.0
-    """Time shift of the generation loss."""
-    dropped: float = 0.1
-    """Share of images without their text, for guidance."""
-    ema: float = 0.998
     missed_captions: float = 0.35
-    """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web; half of
-    it for three objects. So the model understands better than it generates. In the crowded world, the share that
-    deviates object by object."""
+    """As many misses (half of it for three objects) that the model understands better than it generates. In the
+    crowded world, the share that deviates object by object."""
 
 
 CROWDED = Recipe(
@@ -117,10 +109,10 @@ def asked_about(taught: Lesson, templates: tuple[str, str], rng: np.random.Gener
     views = [taught, *(appraise(taught.image, prompt) for prompt in prompts)]
     pairs = [exchanges(view, *templates) for view in views]
     regional = [pair[1] for pair in pairs if len(pair) > 1]
-    played = self_play(views[int(rng.integers(len(views)))], rng)[
-        int(rng.random() < 0.6) :
-    ]  # writing is learnt quickly
-    played = [] if crowd else played  # its questions are as long as its lists, and no judge of it asks them
+    played = self_play(views[int(rng.integers(len(views)))], rng)
+    start = int(rng.random() < 0.6)  # writing is learnt quickly
+    # In the crowded world these questions are as long as its lists, and no judge of it asks them.
+    played = [] if crowd else played[start:]
     return [pair[0] for pair in pairs] + played + ([regional[int(rng.integers(len(regional)))]] if regional else [])
 
 
@@ -153,20 +145,19 @@ class Steps(Dataset):
         late = self.first + index >= self.recipe.turn
         images = self.recipe.late_drawings if late else self.recipe.drawings
         drawn, captions = self._drawings(rng, images)
-        taught = [self._lesson(rng) for _ in range(self.recipe.late_lessons if late else self.recipe.lessons)]
-        asked = [asked_about(each, self.templates, rng) for each in taught]
-        return drawn, captions, [each.image for each in taught], asked
+        lessons = [self._lesson(rng) for _ in range(self.recipe.late_lessons if late else self.recipe.lessons)]
+        pairs = [asked_about(each, self.templates, rng) for each in lessons]
+        return drawn, captions, [each.image for each in lessons], pairs
 
     def _lesson(self, rng: np.random.Generator) -> Lesson:
         return lesson(rng, world=self.recipe.world)
 
     def _drawings(self, rng: np.random.Generator, count: int, each: int = 1) -> tuple[np.ndarray, list[str | None]]:
-        missed = self.recipe.missed_captions
-        world = self.recipe.world
-        drawn = [shot for _ in range(count // each) for shot in images_of_one(rng, each, missed, world)]
-        kept = [rng.random() >= self.recipe.dropped for _ in range(count // each)]
-        captions = [text if kept[place // each] else None for place, (_, text) in enumerate(drawn)]
-        return np.stack([image for image, _ in drawn]), captions
+        missed, world = self.recipe.missed_captions, self.recipe.world
+        pairs = [pair for _ in range(count // each) for pair in images_of_one(rng, each, missed, world)]
+        named = [rng.random() >= self.recipe.dropped for _ in range(count // each)]
+        captions = [text if named[place // each] else None for place, (_, text) in enumerate(pairs)]
+        return np.stack([image for image, _ in pairs]), captions
 
 
 def _as_is(item: Any) -> Any:
@@ -176,6 +167,15 @@ def _as_is(item: Any) -> Any:
 def loader(dataset: Dataset) -> DataLoader:
     """What each of the steps learns from, made by a separate process."""
     return DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=_as_is)
+
+
+def captioned(recipe: fit.Recipe, steps: int, batch: int, alike: int = 1) -> Callable[[int], DataLoader]:
+    """Images with captions for the steps of a recipe's phase from one on, for `fit`."""
+    plan = Recipe(
+        seed=recipe.seed, drawing_steps=steps, drawing_batch=batch, alike=alike, dropped=recipe.dropped,
+        missed_captions=recipe.missed_captions,
+    )  # fmt: skip
+    return lambda done: loader(Steps(plan, ("", ""), done, "drawing"))
 
 
 def corpus(templates: tuple[str, str], world: str = "shapes", count: int = 2000) -> list[str]:

@@ -71,8 +71,8 @@ def layout_answer(lesson: Lesson) -> str:
         lines = [f"{part.label} {row} {column}" for part in lesson.parts for row, column in [_cell(part.box)]]
         missing = [f"{colour} {shape}" for colour, shape in lesson.missing]
         return f"{', '.join(lines) or 'nothing'}\nMissing: {', '.join(missing) or 'none'}\n{score}"
-    seen = ", ".join(f"{part.label} {_eighth(part.box[1::2])} {_eighth(part.box[::2])}" for part in lesson.parts)
-    return f"{seen or 'nothing'}\n{score}"
+    places = ", ".join(f"{part.label} {_eighth(part.box[1::2])} {_eighth(part.box[::2])}" for part in lesson.parts)
+    return f"{places or 'nothing'}\n{score}"
 
 
 def _cell(box: PixelBox) -> tuple[int, int]:
@@ -91,20 +91,14 @@ def regions_answer(lesson: Lesson) -> str:
     )
 
 
-def regions_listing(lesson: Lesson) -> str:
-    """The regions as the question lists them ({regions} of the template); ends in a line break."""
-    return "---\n".join(
-        f"Region ID: {i}\nBounding Box: [{', '.join(map(str, part.box))}]\n" for i, part in enumerate(lesson.parts, 1)
-    )
-
-
 def exchanges(lesson: Lesson, layout: str, regions: str) -> list[tuple[str, str]]:
     """(question, answer) pairs from the judges' templates, with {prompt} and {regions}; no regions, no regional one."""
-    asked = [(layout, layout_answer(lesson))]
+    pairs = [(layout, layout_answer(lesson))]
     if lesson.parts:
-        asked.append((regions, regions_answer(lesson)))
-    listing = regions_listing(lesson)
-    return [(q.replace("{prompt}", lesson.prompt.text).replace("{regions}", listing), a) for q, a in asked]
+        pairs.append((regions, regions_answer(lesson)))
+    boxes = [f"Bounding Box: [{', '.join(map(str, part.box))}]\n" for part in lesson.parts]
+    listing = "---\n".join(f"Region ID: {i}\n{box}" for i, box in enumerate(boxes, 1))
+    return [(q.replace("{prompt}", lesson.prompt.text).replace("{regions}", listing), a) for q, a in pairs]
 
 
 def self_questions(prompt: Prompt) -> list[str]:
@@ -122,21 +116,21 @@ def self_questions(prompt: Prompt) -> list[str]:
 
 def self_answers(image: Pixels, prompt: Prompt) -> list[bool]:
     """What the checker would answer to `self_questions`."""
-    found, need = look(image, crowded(prompt.tags)), wanted(prompt.tags)
-    seen = Counter(thing.kind for thing in found)
-    there = [seen[kind] == count if prompt.tags["count"] else seen[kind] >= count for kind, count in need.items()]
+    things, need = look(image, crowded(prompt.tags)), wanted(prompt.tags)
+    counts = Counter(thing.kind for thing in things)
+    there = [counts[kind] == count if prompt.tags["count"] else counts[kind] >= count for kind, count in need.items()]
     if crowded(prompt.tags):
-        missing = absent(found, prompt.tags)
+        missing = absent(things, prompt.tags)
         there = [kind not in missing for kind in need]
-    between = [holds(found, prompt.tags)] if prompt.tags["relation"] else []
-    return [*there, *between, set(seen) <= set(need) and (seen <= need or prompt.tags["count"] is not None)]
+    between = [holds(things, prompt.tags)] if prompt.tags["relation"] else []
+    return [*there, *between, set(counts) <= set(need) and (counts <= need or prompt.tags["count"] is not None)]
 
 
-def self_play(taught: Lesson, rng: np.random.Generator) -> list[tuple[str, str]]:
+def self_play(example: Lesson, rng: np.random.Generator) -> list[tuple[str, str]]:
     """(question, answer) pairs: the questions that follow from the prompt, and two of them answered."""
-    questions, answers = self_questions(taught.prompt), self_answers(taught.image, taught.prompt)
+    questions, answers = self_questions(example.prompt), self_answers(example.image, example.prompt)
     some = rng.permutation(len(questions))[:2].tolist()
-    start = f"Prompt: {taught.prompt.text}\n"
+    start = f"Prompt: {example.prompt.text}\n"
     return [
         (start + "Write questions.", "\n".join(questions)),
         *((start + questions[i], "yes" if answers[i] else "no") for i in some),

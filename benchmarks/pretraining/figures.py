@@ -41,8 +41,8 @@ def interval(
             return {"value": None, "count": count}
         if len(names) == 1:
             return {"value": round(float(value), 4), "count": count}
-        drawn = of(*(resampled_means(table, RESAMPLES) for table in tables))
-    low, high = np.nanquantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        resampled = of(*(resampled_means(table, RESAMPLES) for table in tables))
+    low, high = np.nanquantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     if high - low < 1e-12:  # all resamples are alike
         value = float(np.clip(value, *bounds))
         low, high = if_all_are_equal(value, len(names), bounds) or (low, high)

@@ -1,19 +1,23 @@
-"""The one loop that all phases of pretraining share: `fit`, its checkpoints, and its log."""
+"""What all recipes share: fields, command lines and losses; the loop `fit` with its states and its log; and Muon."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import asdict, evolve, frozen
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pretraining.optimizer import Muon
+from srum_core.flow import Schedule, flow_step
+from srum_core.runs.store import write_atomic
 
 Named = Mapping[str, nn.Parameter]
 
@@ -37,6 +41,76 @@ class Phase:
     every: int = 100
     """Steps between two saved states."""
     seed: int = 0
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """What a model was made with; every field is a command-line option."""
+
+    seed: int = 0
+    muon: float = 0.01
+    """Learning rate of Muon, for the matrices inside the layers; 0 leaves them to AdamW."""
+    decay: float = 0.4
+    """Share of the steps, at the end, over which all rates fall to zero."""
+    shift: float = 2.0
+    """Time shift of the generation loss, and of sampling for what is measured."""
+    dropped: float = 0.1
+    """Share of images without their text, for guidance."""
+    ema: float = 0.998
+    missed_captions: float = 0.1
+    """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web."""
+
+    def phase(self, name: str, steps: int, rate: float, every: int = 100) -> Phase:
+        """`rate`: of AdamW."""
+        return Phase(name, steps, rate, self.muon, decay=self.decay, ema=self.ema, every=every, seed=self.seed)
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """With the options that every recipe's command has."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
+    parser.add_argument("--measure", type=int, default=256, help="prompts to measure the result on; 0 = do not")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, recipe: R, arguments: Sequence[str] | None) -> tuple[R, argparse.Namespace]:
+    """The recipe with the values of the command line, and all options. Every field that is no option becomes one. The
+    recipe is written into the folder `out`."""
+    for name, default in asdict(recipe).items():
+        if parser.get_default(name) is None:
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    options = parser.parse_args(arguments)
+    recipe = evolve(recipe, **{name: getattr(options, name) for name in asdict(recipe)})
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
+    return recipe, options
+
+
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+
+def flow_loss(denoiser: nn.Module, clean: Sequence[Tensor], condition: Any, schedule: Schedule, step: int) -> Tensor:
+    """Mean squared error of velocities. Times follow from the step, noise from torch's generator, which `fit` seeds."""
+    time = schedule.sample(len(clean), torch.Generator().manual_seed(step))
+    flow = flow_step(denoiser, clean, condition, time, None, noise=[torch.randn_like(x) for x in clean])
+    return F.mse_loss(torch.stack(flow.velocity), torch.stack(flow.target))
+
+
+def autoencoder_loss(
+    images: Tensor, decoded: Tensor, latents: Tensor, log_variance: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared and absolute error, and a pull of each latent channel to mean 0 and deviation 1."""
+    moments = latents.mean((0, 2, 3)).square().mean() + (latents.std((0, 2, 3)) - 1).square().mean()
+    mse = F.mse_loss(decoded, images)
+    error = mse + 0.2 * F.l1_loss(decoded, images)
+    loss = error + 0.02 * moments + 1e-4 * (log_variance + 4).square().mean()
+    return loss, {"error": error, "mse": mse, "moments": moments}
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------------
 
 
 def fit(
@@ -93,8 +167,8 @@ def named_of(**modules: nn.Module) -> dict[str, nn.Parameter]:
 def make_optimizers(phase: Phase, named: Named) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for everything else; AdamW alone with `muon` = 0."""
     inner = [p for name, p in named.items() if phase.muon and p.dim() == 2 and ".layers." in name]
-    known = {id(p) for p in inner}
-    outer = [p for p in named.values() if id(p) not in known]
+    inside = {id(p) for p in inner}
+    outer = [p for p in named.values() if id(p) not in inside]
     muon = [Muon(inner, phase.muon)] if inner else []
     return [*muon, torch.optim.AdamW(outer, lr=phase.adam, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -141,8 +215,8 @@ def _multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for it."""
     if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
         return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    there = torch.cpu.get_capabilities()
-    return any(there.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
 
 
 class Log:
@@ -151,8 +225,8 @@ class Log:
     def __init__(self, path: Path, done: int) -> None:
         self.path, self.start, self.first = path, time.monotonic(), done
         if path.is_file():  # steps after the last saved state are made again
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= done]
-            path.write_text("".join(line + "\n" for line in kept))
+            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= done]
+            path.write_text("".join(line + "\n" for line in lines))
         self.sums: dict[str, float] = {}
         self.count = 0
 
@@ -172,3 +246,49 @@ class Log:
             f"{pace * (total - step - 1) / 60:.0f} min left",
             flush=True,
         )
+
+
+# ---- Muon ------------------------------------------------------------------------------------------------------------
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration (K. Jordan, 2024): steep at zero, and singular values end between about 0.7 and 1.2."""
+
+
+def orthogonalised(stack: Tensor, steps: int = 5) -> Tensor:
+    """Matrices (n, rows, columns) -> near to U V^T of each one's singular value decomposition."""
+    wide = stack if stack.shape[1] <= stack.shape[2] else stack.mT
+    x = wide / wide.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+    a, b, c = COEFFICIENTS
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide is stack else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised; matrices of one shape are worked on together. Rates mean what they do in
+    `torch.optim.Muon`, which works in bfloat16: a CPU without AVX-512 multiplies it some seventy times slower."""
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                alike[parameter.shape].append(parameter)
+            for shape, parameters in alike.items():
+                self._move(parameters, group, max(1.0, shape[0] / shape[1]) ** 0.5)
+
+    def _move(self, parameters: list[nn.Parameter], group: dict[str, Any], scale: float) -> None:
+        pushed = []
+        for parameter in parameters:
+            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            assert parameter.grad is not None
+            momentum.lerp_(parameter.grad, 1 - group["momentum"])
+            pushed.append(parameter.grad.lerp(momentum, group["momentum"]))
+        for parameter, change in zip(parameters, orthogonalised(torch.stack(pushed)), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"] * scale)

@@ -37,21 +37,21 @@ def judging(
     """Compare the model's judgements with the checker's. Unreadable answers are left out of every
     figure but the readable shares. `which` prompt each image is of; without it each is of its own. A single answer is
     greedy; several `votes` are sampled and settled as in a run with judge.temperature = 1 and judge.doubt = 1."""
-    said = [answers(model, lessons, templates, vote if votes > 1 else None) for vote in range(votes)]
+    by_vote = [answers(model, lessons, templates, vote if votes > 1 else None) for vote in range(votes)]
     which = np.arange(len(lessons)) if which is None else which
-    by_image = list(zip(*said, strict=True))
+    by_image = list(zip(*by_vote, strict=True))
     scores = np.array([_settled(_SCORE.findall("\n\n".join(text for text, _ in each))) for each in by_image])
-    given = [_regions([text for _, text in each]) for each in by_image]
+    region_scores = [_regions([text for _, text in each]) for each in by_image]
     whole = _whole(lessons, scores, which)
     complete = [
-        scored.keys() >= set(range(1, len(each.parts) + 1)) for each, scored in zip(lessons, given, strict=True)
+        scored.keys() >= set(range(1, len(each.parts) + 1)) for each, scored in zip(lessons, region_scores, strict=True)
     ]
-    asked = np.array([bool(each.parts) for each in lessons])
+    with_regions = np.array([bool(each.parts) for each in lessons])
     readable = {
         "layout_readable": share(~np.isnan(scores), which),
-        "regions_readable": share(np.array(complete)[asked], which[asked]),
+        "regions_readable": share(np.array(complete)[with_regions], which[with_regions]),
     }
-    return {**readable, **whole, **_regional(lessons, given, which)}
+    return {**readable, **whole, **_regional(lessons, region_scores, which)}
 
 
 def _settled(numbers: Sequence[str]) -> float:
@@ -63,7 +63,7 @@ def _settled(numbers: Sequence[str]) -> float:
 
 def _regions(texts: Sequence[str]) -> dict[int, float]:
     """Region -> what its readable scores come to."""
-    read = [found for text in texts for found in _REGION.findall(text)]
+    read = [match for text in texts for match in _REGION.findall(text)]
     return {int(number): _settled([score for of, score in read if of == number]) for number, _ in read}
 
 
@@ -72,42 +72,42 @@ def _whole(lessons: Sequence[Lesson], scores: np.ndarray, which: np.ndarray) -> 
     scores, which = scores[read], which[read]
     some = [each for each, readable in zip(lessons, read, strict=True) if readable]
     truth = np.array([each.score for each in some])
-    right, said = truth > 0.9, scores > RIGHT
+    right, accepted = truth > 0.9, scores > RIGHT
     reasons, kinds = np.array([each.reason for each in some]), np.array([each.kind for each in some])
-    found: dict[str, Any] = {
-        "layout_balanced_accuracy": balanced(right, said, which),
-        "right_recognised": share(said[right], which[right]),
-        "wrong_recognised": share(~said[~right], which[~right]),
+    figures: dict[str, Any] = {
+        "layout_balanced_accuracy": balanced(right, accepted, which),
+        "right_recognised": share(accepted[right], which[right]),
+        "wrong_recognised": share(~accepted[~right], which[~right]),
         "layout_auc": auc(right, scores, which),
         "layout_correlation": correlation(truth, scores, which),
         "wrong_recognised_by_fault": {
-            reason: share(~said[of], which[of])
+            reason: share(~accepted[of], which[of])
             for reason in sorted(set(reasons[~right].tolist()))
             if (of := ~right & (reasons == reason)).any()
         },
     }
     names = sorted(set(kinds.tolist()) - {""})
     if names:  # how rendered images came about; the model's own have no kind
-        by_kind = {name: share((said == right)[kinds == name], which[kinds == name]) for name in names}
-        found["accuracy_by_kind"] = by_kind
-    return found
+        by_kind = {name: share((accepted == right)[kinds == name], which[kinds == name]) for name in names}
+        figures["accuracy_by_kind"] = by_kind
+    return figures
 
 
-def _regional(lessons: Sequence[Lesson], given: Sequence[Mapping[int, float]], which: np.ndarray) -> dict[str, Figure]:
+def _regional(lessons: Sequence[Lesson], scores: Sequence[Mapping[int, float]], which: np.ndarray) -> dict[str, Figure]:
     """Sign accuracy is balanced between good and bad regions. In the crowded world once more without the regions whose
     only fault is their place: the box and the prompt show it, not the pixels."""
     pairs = [
         (part.score, scored[i], prompt, part.reason == PLACE)
-        for each, scored, prompt in zip(lessons, given, which, strict=True)
+        for each, scored, prompt in zip(lessons, scores, which, strict=True)
         for i, part in enumerate(each.parts, 1)
         if i in scored
     ]
     truth, score, prompt, place = np.array(pairs).T if pairs else np.zeros((4, 0))
-    seen = place == 0
+    elsewhere = place == 0
     besides = {
-        "region_sign_accuracy_besides_place": balanced(truth[seen] > 0, score[seen] > 0, prompt[seen]),
-        "region_auc_besides_place": auc(truth[seen] > 0, score[seen], prompt[seen]),
-        "wrong_place_recognised": share(score[~seen] < 0, prompt[~seen]),
+        "region_sign_accuracy_besides_place": balanced(truth[elsewhere] > 0, score[elsewhere] > 0, prompt[elsewhere]),
+        "region_auc_besides_place": auc(truth[elsewhere] > 0, score[elsewhere], prompt[elsewhere]),
+        "wrong_place_recognised": share(score[~elsewhere] < 0, prompt[~elsewhere]),
     }
     return {
         "region_sign_accuracy": balanced(truth > 0, score > 0, prompt),
@@ -125,7 +125,7 @@ def answers(
     from PIL import Image
 
     heat = 0.0 if vote is None else 1.0
-    said: dict[tuple[int, int], str] = {}
+    texts: dict[tuple[int, int], str] = {}
     with tempfile.TemporaryDirectory() as folder:
         questions, places = [], []
         for i, each in enumerate(lessons):
@@ -136,5 +136,5 @@ def answers(
                 questions.append(Question(path, question, max_new_tokens=room, temperature=heat, seed=seed))
                 places.append((i, kind))
         for start in range(0, len(questions), BATCH):
-            said |= zip(places[start : start + BATCH], model.answer(questions[start : start + BATCH]), strict=True)
-    return [(said[i, 0], said.get((i, 1), "")) for i in range(len(lessons))]
+            texts |= zip(places[start : start + BATCH], model.answer(questions[start : start + BATCH]), strict=True)
+    return [(texts[i, 0], texts.get((i, 1), "")) for i in range(len(lessons))]

@@ -27,6 +27,7 @@ from srum_benchmarks.shapes.appraisal import appraise
 from srum_benchmarks.shapes.checker import Pixels, Verdict, check
 from srum_benchmarks.shapes.world import crowded
 from srum_core.errors import CheckpointError
+from srum_core.evaluation.formatting import Grid, markdown
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Prompt
 from srum_core.runs.store import write_atomic
@@ -51,22 +52,22 @@ def measure(
     """Figures with 95 % intervals over prompts: of `images` generated for each of `count` prompts, of how these are
     judged, and of how `lessons` rendered images of the split are. `only`: "drawing" asks nothing, "judging"
     generates nothing and judges the lessons. `votes`: see `judging`. `category`: of the prompts; "" = all."""
-    found: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
+    figures: dict[str, Any] = {"split": split, "seed": seed} | ({"votes": votes} if votes > 1 else {})
     if only != "judging":
-        found |= {"prompts": count, "images": images}
-        asked = [prompt for prompt in WORLDS[world].prompts(split, count, category=category) for _ in range(images)]
-        seeds = [seed_of(prompt, i % images, seed) for i, prompt in enumerate(asked)]
-        drawn = draw_all(model, asked, seeds)
-        which = np.arange(len(asked)) // images
-        found["drawing"] = drawing([check(each, p.tags) for each, p in zip(drawn, asked, strict=True)], asked, which)
+        figures |= {"prompts": count, "images": images}
+        chosen = WORLDS[world].prompts(split, count, category=category)
+        prompts, which = [prompt for prompt in chosen for _ in range(images)], np.arange(len(chosen) * images) // images
+        drawings = draw_all(model, prompts, [seed_of(each, i % images, seed) for i, each in enumerate(prompts)])
+        pairs = list(zip(drawings, prompts, strict=True))
+        figures["drawing"] = drawing([check(image, prompt.tags) for image, prompt in pairs], prompts, which)
         if only != "drawing":
-            own = [appraise(each, prompt) for each, prompt in zip(drawn, asked, strict=True)]
-            found["judging"] = judging(model, own, templates, which, votes)
+            own = [appraise(image, prompt) for image, prompt in pairs]
+            figures["judging"] = judging(model, own, templates, which, votes)
     if lessons and only != "drawing":
         rng = np.random.default_rng(seed)
         rendered = [lesson(rng, split, world=world) for _ in range(lessons)]
-        found["lessons"] = judging(model, rendered, templates, votes=votes)
-    return found
+        figures["lessons"] = judging(model, rendered, templates, votes=votes)
+    return figures
 
 
 def seed_of(prompt: Prompt, image: int, seed: int) -> int:
@@ -75,15 +76,15 @@ def seed_of(prompt: Prompt, image: int, seed: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def draw_all(model: UnifiedModel, asked: Sequence[Prompt], seeds: Sequence[int]) -> list[Pixels]:
-    drawn: list[Pixels] = []
-    for start in range(0, len(asked), BATCH):
-        texts = [prompt.text for prompt in asked[start : start + BATCH]]
-        drawn += [np.asarray(sample.image) for sample in model.generate(texts, seeds[start : start + BATCH])]
-    return drawn
+def draw_all(model: UnifiedModel, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Pixels]:
+    images: list[Pixels] = []
+    for start in range(0, len(prompts), BATCH):
+        texts = [prompt.text for prompt in prompts[start : start + BATCH]]
+        images += [np.asarray(sample.image) for sample in model.generate(texts, seeds[start : start + BATCH])]
+    return images
 
 
-def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndarray) -> dict[str, dict[str, Figure]]:
+def drawing(verdicts: Sequence[Verdict], prompts: Sequence[Prompt], which: np.ndarray) -> dict[str, dict[str, Figure]]:
     """For all and by category. Correct: share of images that are as asked. Fidelity: mean share of the required
     objects that are there. Clean things: share of all generated objects that are shapes of the world, required or
     not (no blobs). Clean images: share of images with objects, all of them clean. Objects, in the crowded world:
@@ -91,9 +92,9 @@ def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndar
     things = np.array([len(v.things) for v in verdicts])
     clean = np.array([sum(thing.shape is not None for thing in v.things) for v in verdicts])
     correct, fidelity = np.array([v.correct for v in verdicts]), np.array([v.fidelity for v in verdicts])
-    of = np.array([prompt.tags["category"] for prompt in asked])
-    crowd = all(crowded(prompt.tags) for prompt in asked)
-    need = np.array([len(prompt.tags["objects"]) for prompt in asked])
+    of = np.array([prompt.tags["category"] for prompt in prompts])
+    crowd = all(crowded(prompt.tags) for prompt in prompts)
+    need = np.array([len(prompt.tags["objects"]) for prompt in prompts])
     return {
         name: {
             "correct": share(correct[some], which[some]),
@@ -107,29 +108,27 @@ def drawing(verdicts: Sequence[Verdict], asked: Sequence[Prompt], which: np.ndar
     }
 
 
-def as_json(found: Mapping[str, Any]) -> str:
+def as_json(figures: Mapping[str, Any]) -> str:
     """Indented, one line for each figure."""
-    text = json.dumps(found, indent=2)
+    text = json.dumps(figures, indent=2)
     return re.sub(r"\{[^{}]*\}", lambda match: re.sub(r"\s+", " ", match[0]), text)
 
 
-def as_markdown(found: Mapping[str, Any]) -> str:
+def as_markdown(figures: Mapping[str, Any]) -> str:
     """Generation by category, and every figure of judging, each with its interval and count."""
     tables = []
-    if "drawing" in found:
-        names = list(found["drawing"]["all"])
-        rows = [[name, *map(_cell, of.values())] for name, of in found["drawing"].items()]
-        tables.append(_table(["generation", *(name.replace("_", " ") for name in names)], rows))
-    columns = {"judging": "own images", "lessons": "rendered images"}
-    seen = {title: dict(_flat(found[name])) for name, title in columns.items() if name in found}
-    if seen:
-        names = list(dict.fromkeys(name for figures in seen.values() for name in figures))
-        rows = [[name, *(_cell(figures.get(name)) for figures in seen.values())] for name in names]
-        tables.append(_table(["judging", *seen], rows))
-    about = ", ".join(
-        f"{name} {found[name]}" for name in ("split", "prompts", "images", "seed", "votes") if name in found
-    )
-    return f"{about}; 95 % intervals over prompts, number of cases in brackets\n\n" + "\n".join(tables)
+    if "drawing" in figures:
+        names = [name.replace("_", " ") for name in figures["drawing"]["all"]]
+        rows = [[name, *map(cell, of.values())] for name, of in figures["drawing"].items()]
+        tables.append(Grid(["generation", *names], rows))
+    titles = {"judging": "own images", "lessons": "rendered images"}
+    columns = {title: dict(_flat(figures[name])) for name, title in titles.items() if name in figures}
+    if columns:
+        names = list(dict.fromkeys(name for column in columns.values() for name in column))
+        rows = [[name, *(cell(column.get(name)) for column in columns.values())] for name in names]
+        tables.append(Grid(["judging", *columns], rows))
+    about = ", ".join(f"{name} {figures[name]}" for name in _ABOUT if name in figures)
+    return markdown([f"{about}; 95 % intervals over prompts, number of cases in brackets", *tables])
 
 
 def _flat(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Figure]]:
@@ -138,18 +137,13 @@ def _flat(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, F
         yield from [(title, figure)] if "value" in figure else _flat(figure, f"{title}: ")
 
 
-def _cell(figure: Figure | None) -> str:
+def cell(figure: Figure | None) -> str:
     if figure is None:
         return ""
     if figure["value"] is None:
         return f"– ({figure['count']})"
     ends = f" [{figure['low']:.3f}, {figure['high']:.3f}]" if "low" in figure else ""
     return f"{figure['value']:.3f}{ends} ({figure['count']})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def load(adapter: str, options: Mapping[str, Any], lora_folder: Path | None) -> UnifiedModel:
@@ -191,27 +185,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--markdown", type=Path, help="a file for the same figures as Markdown tables")
     parser.add_argument("--steps", type=int, default=25, help="points of the sampler's time grid")
     parser.add_argument("--guidance", type=float, default=2.0)
-    given = parser.parse_args(arguments)
-    if given.only == "judging" and not given.lessons:
+    options = parser.parse_args(arguments)
+    if options.only == "judging" and not options.lessons:
         parser.error("--only judging generates nothing, so it needs --lessons N: how many rendered images to judge")
-    side = [32, 32]
-    options = {
-        "checkpoint": given.checkpoint, "size": side, "generation_sides": side, "vision_sides": side,
-        "dtype": "float32",
-        "sampling": {"steps": given.steps, "guidance": given.guidance},
+    adapter = {
+        "checkpoint": options.checkpoint, "dtype": "float32",
+        "sampling": {"steps": options.steps, "guidance": options.guidance},
+        **{name: [32, 32] for name in ("size", "generation_sides", "vision_sides")},
     }  # fmt: skip
-    templates = (given.layout_template.read_text(), given.regions_template.read_text())
+    templates = (options.layout_template.read_text(), options.regions_template.read_text())
     try:
-        model = load(given.adapter, options, given.lora)
+        model = load(options.adapter, adapter, options.lora)
     except CheckpointError as error:
         parser.error(str(error))
-    found = measure(
-        model, templates, given.split, given.count, given.seed, given.images, given.lessons, given.only, given.votes,
-        given.world, given.category,
-    )  # fmt: skip
-    print(as_json(found))
-    if given.markdown:
-        write_atomic(given.markdown, as_markdown(found).encode())
+    names = ("split", "count", "seed", "images", "lessons", "only", "votes", "world", "category")
+    figures = measure(model, templates, **{name: getattr(options, name) for name in names})
+    print(as_json(figures))
+    if options.markdown:
+        write_atomic(options.markdown, as_markdown(figures).encode())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pretraining.measure import draw_all, drawing, seed_of
+from pretraining.measure import drawing, measure
 from pretraining.scenes import compose, draw
 from srum_benchmarks.shapes.checker import check
 from srum_benchmarks.shapes.world import prompts
@@ -18,24 +18,25 @@ from srum_core.records import Prompt
 
 def rebuilt(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
     """Share of rendered images that are correct after tower and decoder: the upper bound for the head."""
-    asked = prompts(split, count)
-    rng = np.random.default_rng(0)
-    rendered = [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in asked]
-    made, options = model.parts["decoder"], model.options.sampling
-    features = torch.stack(model.encode(rendered)).flatten(1, 2)
-    noise = torch.stack([made.noise(made.size, torch.Generator().manual_seed(i)) for i in range(count)])
-    latents = made.latents(features, torch.zeros_like(features), noise, options)
-    back = [(255 * each).round().byte().permute(1, 2, 0).numpy() for each in made.pixels(latents)]
-    return _figures(back, asked)
+    scenes, images = rendered(count, split)
+    decoder = model.parts["decoder"]
+    features = torch.stack(model.encode(images)).flatten(1, 2)
+    noise = torch.stack([decoder.noise(decoder.size, torch.Generator().manual_seed(i)) for i in range(count)])
+    latents = decoder.latents(features, torch.zeros_like(features), noise, model.options.sampling)
+    return figures([(255 * x).round().byte().permute(1, 2, 0).numpy() for x in decoder.pixels(latents)], scenes)
+
+
+def rendered(count: int, split: str = "dev") -> tuple[Sequence[Prompt], list[Image.Image]]:
+    """Prompts, and an image of the world for each."""
+    scenes, rng = prompts(split, count), np.random.default_rng(0)
+    return scenes, [Image.fromarray(draw(compose(prompt.tags, rng))) for prompt in scenes]
+
+
+def figures(images: Sequence[Any], scenes: Sequence[Prompt]) -> dict[str, Any]:
+    verdicts = [check(image, prompt.tags) for image, prompt in zip(images, scenes, strict=True)]
+    return drawing(verdicts, scenes, np.arange(len(scenes)))
 
 
 def generated(model: Any, count: int, split: str = "dev") -> dict[str, Any]:
-    """How right the model's own images are."""
-    asked = prompts(split, count)
-    made = draw_all(model, asked, [seed_of(prompt, 0, 0) for prompt in asked])
-    return _figures(made, asked)
-
-
-def _figures(images: Sequence[Any], asked: Sequence[Prompt]) -> dict[str, Any]:
-    found = [check(each, prompt.tags) for each, prompt in zip(images, asked, strict=True)]
-    return drawing(found, asked, np.arange(len(asked)))
+    """Share of the model's own images that are correct."""
+    return dict(measure(model, ("", ""), split, count, only="drawing")["drawing"])

@@ -7,7 +7,6 @@ are rendered fresh for every step from (seed, step); the same command again resu
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,21 +16,18 @@ import torch
 from attrs import asdict, evolve, frozen
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from pretraining import blip3o, curriculum
-from pretraining.curriculum import Steps, loader
-from pretraining.fit import Phase, fit, named_of
+from pretraining import blip3o, fit
+from pretraining.curriculum import captioned
+from pretraining.fit import flow_loss, make_parser, named_of, parse
 from pretraining.measure_head import generated
 from pretraining.pretrain_head import corpus, images
 from pretraining.tokenizer import train_tokenizer
-from srum_core.flow import flow_step
 from srum_core.models.qwen_vl import END, PAD, SPECIAL, language_config
 from srum_core.plugins import discover
-from srum_core.runs.store import write_atomic
 from srum_omnigen2.denoiser import Denoiser, Sizes
-from srum_omnigen2.text_encoder import DROPPED, GENERATE
+from srum_omnigen2.sampling import DROPPED, GENERATE
 
 LANGUAGE = blip3o.Blueprint(hidden=64, mlp=96, layers=1, heads=2, kv_heads=1, vocabulary=512)
 """Sizes of the language model. So large a vocabulary has a token for each word around a caption."""
@@ -44,25 +40,14 @@ SIDE = 32
 """Pixels of an image's side: 4x4 tokens."""
 
 
-@frozen
-class Recipe:
-    """What the tiny model was made with; every field is a command-line option."""
+@frozen(kw_only=True)
+class Recipe(fit.Recipe):
+    """What the tiny model was made with."""
 
-    seed: int = 0
     steps: int = 7000
     batch: int = 64
     rate: float = 1.5e-3
-    """Of AdamW; it falls to zero over the last `decay` of the steps."""
-    muon: float = 0.01
-    """Of Muon, for the matrices of the layers that images and texts share; 0 leaves them to AdamW."""
-    decay: float = 0.4
-    shift: float = 2.0
-    """Time shift of the loss, and of sampling for what is measured."""
-    dropped: float = 0.1
-    """Share of images with a dropped caption, for guidance."""
-    ema: float = 0.998
-    missed_captions: float = 0.1
-    """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web."""
+    """Of AdamW."""
 
 
 def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
@@ -98,53 +83,34 @@ def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
 
 def load(directory: Path, shift: float, guidance: float) -> Any:
     sampling = {"steps": 25, "guidance": guidance, "shift": shift, "unconditional": "dropped_caption"}
-    made = {"use": "omnigen2", "checkpoint": str(directory), "dtype": "float32", "device": "cpu", "release": False}
-    return discover().create("adapter", {**made, "size": [SIDE, SIDE], "sampling": sampling})
+    common = {"use": "omnigen2", "dtype": "float32", "device": "cpu", "release": False, "size": [SIDE, SIDE]}
+    return discover().create("adapter", {**common, "checkpoint": str(directory), "sampling": sampling})
 
 
 def train(model: Any, recipe: Recipe, out: Path) -> None:
     """Flow matching of latents given captions, as the adapter is trained."""
-    plan = curriculum.Recipe(
-        seed=recipe.seed, drawing_steps=recipe.steps, drawing_batch=recipe.batch, dropped=recipe.dropped,
-        missed_captions=recipe.missed_captions,
-    )  # fmt: skip
     schedule = evolve(model.recipe.schedule, shift=recipe.shift)
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        drawn, captions = batch
-        clean = model.encode(images(drawn))
-        time = schedule.sample(len(clean), torch.Generator().manual_seed(step))
-        noise = [torch.randn_like(x) for x in clean]
-        flow = flow_step(model.denoiser, clean, model.read(captions), time, None, noise=noise)
-        return F.mse_loss(torch.stack(flow.velocity), torch.stack(flow.target)), {}
+        drawings, captions = batch
+        return flow_loss(model.denoiser, model.encode(images(drawings)), model.read(captions), schedule, step), {}
 
-    phase = Phase(
-        "transformer", recipe.steps, recipe.rate, recipe.muon,
-        decay=recipe.decay, ema=recipe.ema, seed=recipe.seed,
-    )  # fmt: skip
-    named = named_of(denoiser=model.denoiser)
-    fit(phase, out, named, lambda done: loader(Steps(plan, ("", ""), done, "drawing")), loss_of)
+    phase = recipe.phase("transformer", recipe.steps, recipe.rate)
+    fit.fit(phase, out, named_of(denoiser=model.denoiser), captioned(recipe, recipe.steps, recipe.batch), loss_of)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for states, the log and the model")
+    parser = make_parser(__doc__)
     parser.add_argument("--guidance", type=float, default=2.0, help="for what is measured in the end")
-    parser.add_argument("--measure", type=int, default=256, help="prompts to measure the result on; 0 = do not")
-    for name, default in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    options = vars(parser.parse_args(arguments))
-    out, count, guidance = options.pop("out"), options.pop("measure"), options.pop("guidance")
-    recipe = Recipe(**options)
-    out.mkdir(parents=True, exist_ok=True)
+    recipe, options = parse(parser, Recipe(), arguments)
+    out, guidance = options.out, options.guidance
     if not (out / "fresh" / "vae" / "config.json").is_file():
         create(out / "fresh", corpus(), recipe.seed)
-    write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     model = load(out / "fresh", recipe.shift, guidance)
     train(model, recipe, out)
     model.save(out / "model", model.denoiser.state_dict())
-    if count:
-        print(json.dumps(generated(load(out / "model", recipe.shift, guidance), count), indent=2))
+    if options.measure:
+        print(json.dumps(generated(load(out / "model", recipe.shift, guidance), options.measure), indent=2))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from PIL import Image
 
 from pretraining.captions import image_for
 from pretraining.scenes import compose
-from srum_benchmarks.shapes.checker import Pixels
 from srum_benchmarks.shapes.world import SIDE
 from srum_core.errors import RecordError, SrumError
 from srum_core.interchange.incoming import fresh
@@ -34,7 +33,7 @@ from srum_core.runs.run import Planned, Run
 from srum_core.runs.store import write_atomic, write_list
 
 WHOLE = Region("1", (0.0, 0.0, 1.0, 1.0), "rendered scene")
-_WHY = "a rendered scene, not drawn by the model"
+SCORES = tuple(Score(1.0, part, "a rendered scene, not drawn by the model", "rendered") for part in (None, WHOLE.id))
 _CHUNK = 256
 
 
@@ -52,35 +51,26 @@ def make(like: Run, folder: Path, missed: float = 0.0, seed: int = 0) -> Run:
             some = planned[start : start + _CHUNK]
             candidates.extend(_rendered(each, candidates.folder / "images", missed, seed) for each in some)
             groundings.extend(Grounding(each.id, (WHOLE,)) for each in some)
-            judgements.extend(_judged(each) for each in some)
+            judgements.extend(Judgement(each.id, (WHOLE,), SCORES) for each in some)
         for records in (candidates, groundings, judgements):
             records.mark_done()
     return Run.open(folder, like.registry)
 
 
 def _rendered(planned: Planned, folder: Path, missed: float, seed: int) -> Candidate:
-    path, data = folder / f"{planned.id}.png", BytesIO()
-    Image.fromarray(_scene(planned, missed, seed)).save(data, "png")
-    write_atomic(path, data.getvalue())
-    return Candidate(planned.id, planned.prompt, path, (SIDE, SIDE), planned.seed)
-
-
-def _scene(planned: Planned, missed: float, seed: int) -> Pixels:
     prompt, rng = planned.prompt, np.random.default_rng([seed, planned.seed])
     if not {"category", "objects", "relation", "count"} <= prompt.tags.keys():
         raise RecordError(
             f'The prompt "{prompt.text}" is not of the world of shapes, so there is no scene of it to render. Name a '
             "run with prompts=shapes:train."
         )
-    return image_for(prompt, compose(prompt.tags, rng), missed, rng)
+    path, data = folder / f"{planned.id}.png", BytesIO()
+    Image.fromarray(image_for(prompt, compose(prompt.tags, rng), missed, rng)).save(data, "png")
+    write_atomic(path, data.getvalue())
+    return Candidate(planned.id, prompt, path, (SIDE, SIDE), planned.seed)
 
 
-def _judged(planned: Planned) -> Judgement:
-    scores = (Score(1.0, None, _WHY, "rendered"), Score(1.0, WHOLE.id, _WHY, "rendered"))
-    return Judgement(planned.id, (WHOLE,), scores)
-
-
-def main(given: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pretraining.rendered_control",
         description=__doc__,
@@ -97,7 +87,7 @@ def main(given: Sequence[str] | None = None) -> int:
         help="share of scenes that miss their caption (default: 0)",
     )
     add("--seed", type=int, default=0, help="another seed renders other scenes")
-    parsed = parser.parse_args(given)
+    parsed = parser.parse_args(arguments)
     try:
         run = make(Run.open(parsed.like), parsed.out, parsed.missed, parsed.seed)
     except SrumError as error:

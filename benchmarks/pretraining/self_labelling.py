@@ -8,30 +8,32 @@ too, which generation uses: a loss on the distance of its velocities from their 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pretraining.bagel import answer_loss, write
 from pretraining.captions import fulfilled, near_miss
 from pretraining.curriculum import Recipe, loader
 from pretraining.examples import exchanges, lesson, self_play
-from pretraining.fit import Phase, as_tensor, autocast, fit, named_of
+from pretraining.fit import Phase, autocast, fit, named_of
 from pretraining.measure import draw_all
-from pretraining.reference_weights import Anchor, text_weights
 from pretraining.scenes import random_prompt
-from pretraining.vision_pretraining import Sight, patch_labels
+from pretraining.vision_pretraining import Sight, patch_labels, patches_of
 from srum_benchmarks.shapes.appraisal import Lesson, appraise
 from srum_benchmarks.shapes.checker import Pixels, look
 from srum_benchmarks.shapes.world import SIDE, crowded
+from srum_core.flow import Schedule, flow_step
 from srum_core.protocols import UnifiedModel
 from srum_core.records import Prompt
+from srum_core.training.lora import Start, Tuned
 
 GUIDANCE = (1.5, 2.5, 4.0)
 """The less guidance, the more goes wrong."""
@@ -50,7 +52,7 @@ SHIFT = 2
 def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) -> tuple[np.ndarray, list[Prompt]]:
     """Generate with each of these for as many train prompts of its own: images (n, 32, 32, 3) and prompts. A part that
     lies in `out` already is not generated again."""
-    drawn, asked, count = [], list[Prompt](), recipe.looking_images
+    parts, all_prompts, count = [], list[Prompt](), recipe.looking_images
     for part, painter in enumerate(painters):
         rng = np.random.default_rng([recipe.seed, part, len("looking")])
         prompts = [random_prompt(rng, world=recipe.world) for _ in range(count)]
@@ -60,9 +62,9 @@ def generate_own(painters: Sequence[UnifiedModel], recipe: Recipe, out: Path) ->
             with path.with_suffix(".aside").open("wb") as aside:
                 np.save(aside, np.stack(images))
             path.with_suffix(".aside").replace(path)
-        drawn.append(np.load(path))
-        asked += prompts
-    return np.concatenate(drawn), asked
+        parts.append(np.load(path))
+        all_prompts += prompts
+    return np.concatenate(parts), all_prompts
 
 
 class Glances(Dataset):
@@ -88,15 +90,14 @@ class Glances(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         rng = np.random.default_rng([self.recipe.seed, self.first + index, len("looking")])
-        taught = [self._one(rng) for _ in range(self.recipe.looking_batch)]
-        images, asked = zip(*taught, strict=True)
-        return np.stack(images), np.stack([patch_labels(each, self.patch, self.small) for each in images]), asked
+        images, pairs = zip(*(self._one(rng) for _ in range(self.recipe.looking_batch)), strict=True)
+        return np.stack(images), np.stack([patch_labels(each, self.patch, self.small) for each in images]), pairs
 
     def _one(self, rng: np.random.Generator) -> tuple[Pixels, list[tuple[str, str]]]:
-        taught = lesson(rng, world=self.recipe.world) if rng.random() < RENDERED else self._drawn(rng)
-        played = self.recipe.looking_anchor and not self.small and rng.random() < PLAYED
-        pairs = self_play(taught, rng) if played else exchanges(taught, *self.templates)
-        return taught.image, [pairs[int(rng.integers(len(pairs)))]]  # many images help more than many questions
+        example = lesson(rng, world=self.recipe.world) if rng.random() < RENDERED else self._drawn(rng)
+        self_played = self.recipe.looking_anchor and not self.small and rng.random() < PLAYED
+        pairs = self_play(example, rng) if self_played else exchanges(example, *self.templates)
+        return example.image, [pairs[int(rng.integers(len(pairs)))]]  # many images help more than many questions
 
     def _drawn(self, rng: np.random.Generator) -> Lesson:
         among = self.unclean if rng.random() < UNCLEAN else range(len(self.drawn))
@@ -134,33 +135,67 @@ def train_looking(
     only; with `looking_anchor` the text weights too, and the `model` must have separate generation training. Writes
     `out`/model-looking."""
     torch.manual_seed(recipe.seed)
-    drawn, prompts = generate_own(painters, recipe, out)
+    images, prompts = generate_own(painters, recipe, out)
     words = text_weights(model) if recipe.looking_anchor else {}
-    anchor = Anchor(model, words, recipe, drawn, prompts) if words else None  # before anything is restored
-    sight = Sight(model.eye.vit_model, model.eye.vit_model.vision_model.post_layernorm.normalized_shape[0])
-    sight.to(next(model.eye.parameters()).device)
+    anchor = Anchor(model, words, recipe, images, prompts) if words else None  # before anything is restored
+    sight = Sight.of(model)
     named = named_of(sight=sight, connector=model.eye.connector)
     named |= {f"words.{key}": parameter for key, parameter in words.items()}
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = _losses(model, sight, batch, step, anchor)
-        return losses["covered"] + 2 * losses["looking"] + recipe.looking_anchor * losses["moved"], losses
+        """`right`: the share of patches named right; `moved`: how far the velocities moved."""
+        images, labels, pairs = batch
+        with autocast(model.denoiser.device):
+            # First: it puts the weights of the beginning in place for a moment, which no graph may have seen before.
+            moved = anchor(step) if anchor else torch.zeros((), device=model.denoiser.device)
+            covered, right = sight.loss(*patches_of(model, images, labels), head_only=step < NEW_HEAD)
+            looking = answer_loss(model, [Image.fromarray(each) for each in images], pairs)
+        loss = covered + 2 * looking + recipe.looking_anchor * moved
+        return loss, {"covered": covered, "right": right, "looking": looking, "moved": moved}
 
     share = recipe.looking_rate
     phase = Phase("looking", recipe.looking_steps, share * recipe.adam, share * recipe.muon, warm_up=50)
     patch = model.eye.patch
-    fit(phase, out, named, lambda done: loader(Glances(recipe, templates, done, patch, drawn, prompts)), loss_of)
+    fit(phase, out, named, lambda done: loader(Glances(recipe, templates, done, patch, images, prompts)), loss_of)
     write(model, out / "model-looking")
 
 
-def _losses(model: Any, sight: Sight, item: Any, step: int, anchor: Anchor | None) -> dict[str, Tensor]:
-    """Of the patches' labels ("right": the share named right), of the answers, and how far the velocities moved."""
-    seen, labels, asked = item
-    device = sight.head.weight.device
-    with autocast(device):
-        # First: it puts the weights of the beginning in place for a moment, which no graph may have seen before.
-        moved = anchor(step) if anchor else torch.zeros((), device=device)
-        patches = torch.stack([model.eye.patches(each)[0] for each in as_tensor(seen).to(device)])
-        covered, right = sight.loss(patches, torch.from_numpy(labels).to(device), head_only=step < NEW_HEAD)
-        looking = answer_loss(model, [Image.fromarray(each) for each in seen], asked)
-    return {"covered": covered, "right": right, "looking": looking, "moved": moved}
+# ---- the anchor ------------------------------------------------------------------------------------------------------
+
+
+def text_weights(model: Any) -> dict[str, nn.Parameter]:
+    """The text weights without word embeddings: the denoiser's weights that are not trained by the recipe of a model
+    with separate generation training."""
+    generation = re.compile("|".join(f"(?:{each})" for each in model.recipe.full))
+    named = model.denoiser.named_parameters()
+    return {name: each for name, each in named if not generation.fullmatch(name) and "embed" not in name}
+
+
+class Anchor:
+    """Mean squared distance of the velocities from what they were when this was made, on images (n, 32, 32, 3) and
+    their prompts; called with the step."""
+
+    def __init__(
+        self,
+        model: Any,
+        weights: Mapping[str, nn.Parameter],
+        recipe: Recipe,
+        drawn: np.ndarray,
+        prompts: Sequence[Prompt],
+    ) -> None:
+        self.model, self.recipe, self.drawn, self.prompts = model, recipe, drawn, prompts
+        self.start = Start.of(Tuned(model.denoiser, dict(weights), "full"))
+        self.schedule = Schedule("logit-normal", recipe.shift)
+
+    def __call__(self, step: int) -> Tensor:
+        rng = np.random.default_rng([self.recipe.seed, step, len("anchor")])
+        some = rng.integers(len(self.drawn), size=self.recipe.looking_batch).tolist()
+        words = [None if rng.random() < self.recipe.dropped else self.prompts[i].text for i in some]
+        clean = self.model.encode([Image.fromarray(self.drawn[i]) for i in some])
+        generator = torch.Generator().manual_seed(step)
+        time = self.schedule.sample(len(clean), generator)
+        flow = flow_step(
+            self.model.denoiser, clean, self.model.condition(words), time, None, generator, start=self.start
+        )
+        moved = zip(flow.velocity, flow.start or (), strict=True)
+        return torch.stack([(now.float() - then.float()).square().mean() for now, then in moved]).mean()

@@ -37,5 +37,5 @@ def train_tokenizer(
     tokenizer: Any = Qwen2Tokenizer(vocab=vocabulary, merges=merges, pad_token=pad, eos_token=end)
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     tokenizer.save_pretrained(directory)
-    made: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(directory)
-    return made
+    loaded: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(directory)
+    return loaded

@@ -6,12 +6,15 @@ thrown away.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretraining.fit import as_tensor
 from srum_benchmarks.shapes.checker import FIRM, SMALLEST, Pixels, colours, components, recognise
 from srum_benchmarks.shapes.world import COLOURS, SHAPES
 
@@ -43,12 +46,25 @@ class Sight(nn.Module):
         super().__init__()
         self.tower, self.head = tower, nn.Linear(width, BACKGROUND + 1)
 
+    @classmethod
+    def of(cls, model: Any) -> Sight:
+        """Of a BAGEL's tower, on its device."""
+        tower = model.eye.vit_model
+        return cls(tower, tower.vision_model.post_layernorm.normalized_shape[0]).to(model.denoiser.device)
+
     def loss(self, patches: Tensor, labels: Tensor, head_only: bool = False) -> tuple[Tensor, Tensor]:
         """`patches` (n, t, values), `labels` (n, t) -> cross-entropy, share of the covered patches named right.
         `head_only`: the tower gets no gradient."""
         where = torch.arange(patches.shape[1], device=patches.device).expand(patches.shape[:2])
         features = self.tower(patches, where, torch.ones_like(where, dtype=torch.bool))
-        said = self.head(features.detach() if head_only else features).float()
+        logits = self.head(features.detach() if head_only else features).float()
         covered = labels != BACKGROUND
-        right = (said.argmax(-1) == labels)[covered].float().mean()
-        return F.cross_entropy(said.flatten(0, 1), labels.flatten()), right
+        right = (logits.argmax(-1) == labels)[covered].float().mean()
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), right
+
+
+def patches_of(model: Any, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Images (n, side, side, 3) and their patches' labels -> (n, t, values) and labels, on a BAGEL's device."""
+    device = model.denoiser.device
+    patches = [model.eye.patches(each)[0] for each in as_tensor(images).to(device)]
+    return torch.stack(patches), torch.from_numpy(labels).to(device)

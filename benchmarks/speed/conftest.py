@@ -68,15 +68,15 @@ def _seconds(work: Callable[[], object]) -> float:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if not ROWS:
         return
-    message = terminalreporter.write_line
-    message("")
-    message(
+    write = terminalreporter.write_line
+    write("")
+    write(
         f"| work | ours, s | other way, s | ratio (2nd to {ROUNDS - 1}th of {ROUNDS}) | target | of the matmul peak |"
     )
-    message("|---|---:|---:|---:|---:|---:|")
+    write("|---|---:|---:|---:|---:|---:|")
     for row in ROWS:
         share, target = row.get("share"), row["target"]
-        message(
+        write(
             f"| {row['work']} | {row['ours']:.4g} | {row['other']:.4g} | {row['ratio']:.2f} [{row['low']:.2f}, "
             f"{row['high']:.2f}] | {target or ''} | {'' if share is None else f'{share:.0%}'} |"
         )

@@ -16,10 +16,9 @@ import math
 import multiprocessing
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import correlation, linear_regression, median
+from statistics import correlation, linear_regression
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from attrs import frozen
 from PIL import Image
 
 from srum_bagel.options import Sampling
-from srum_bagel.sampling import Contexts, sample
+from srum_bagel.sampling import sample
 from srum_core.evaluation.statistics import Estimate
 from srum_core.options import Use
 from srum_core.plugins import discover
@@ -53,24 +52,15 @@ class Curve:
 
 
 def training(count: int, side: int) -> Work:
-    """Forwards and backwards, all weights."""
-    denoiser, given = middle.build(), middle.images(count, side)
-
-    def step() -> None:
-        torch.stack(denoiser(*given)).square().mean().backward()
-        denoiser.zero_grad(set_to_none=True)
-
-    return step
+    return middle.step(middle.build(), middle.images(count, side))
 
 
 def sampling(count: int, side: int) -> Work:
     """Two guided steps."""
     denoiser = middle.build().requires_grad_(False)
     noise, _, texts = middle.images(count, side)
-    full = denoiser.context(count)
-    denoiser.read_text(full, texts)
-    contexts, wanted = Contexts(full, denoiser.context(count), full), Sampling(steps=3, interval=(0.0, 1.0))
-    return lambda: sample(denoiser, contexts, noise, wanted)
+    contexts, options = middle.contexts(denoiser, texts), Sampling(steps=3, interval=(0.0, 1.0))
+    return lambda: sample(denoiser, contexts, noise, options)
 
 
 def judgement(regions: int) -> Judgement:
@@ -94,8 +84,9 @@ def judging(folder: Path, regions: int) -> Work:
     path = folder / "picture.png"
     Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(path)
     boxes = [region.box for region in judgement(regions).regions]
-    asked = [Question(path, "Prompt: a red circle\nRate the region.", crop=box, max_new_tokens=16) for box in boxes]
-    return lambda: model.answer(asked)
+    text = "Prompt: a red circle\nRate the region."
+    questions = [Question(path, text, crop=box, max_new_tokens=16) for box in boxes]
+    return lambda: model.answer(questions)
 
 
 def curves(folder: Path, tiny: bool) -> Iterator[Curve]:
@@ -113,7 +104,7 @@ def curves(folder: Path, tiny: bool) -> Iterator[Curve]:
 
 def measure(curve: Curve, x: int, rounds: int) -> dict[str, Any]:
     """One point: its seconds and its memory, each in a separate process."""
-    return {"work": curve.name, curve.axis: x, **_apart(seconds, curve, x, rounds), **_apart(mib, curve, x, 2)}
+    return {"work": curve.name, curve.axis: x, **_apart(middle.timed, curve, x, rounds), **_apart(mib, curve, x, 2)}
 
 
 def _apart(measured: Callable[[Work, int], dict[str, float]], curve: Curve, x: int, rounds: int) -> dict[str, float]:
@@ -123,20 +114,10 @@ def _apart(measured: Callable[[Work, int], dict[str, float]], curve: Curve, x: i
     child.start()
     theirs.close()
     try:
-        found: dict[str, float] = ours.recv()
-        return found
+        figures: dict[str, float] = ours.recv()
+        return figures
     finally:
         child.join()
-
-
-def seconds(work: Work, rounds: int) -> dict[str, float]:
-    """After one round that does not count."""
-    found = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return {"seconds": median(found[1:]), "low": min(found[1:]), "high": max(found[1:])}
 
 
 def mib(work: Work, rounds: int) -> dict[str, float]:
@@ -159,15 +140,15 @@ def fitted(points: Sequence[tuple[float, float]]) -> str:
     return f"x^{power:.2f}; {line.intercept:.3g} + {line.slope:.3g} x explains {explained:.2%}"
 
 
-def draw(out: Path, found: Sequence[dict[str, Any]], axis: str, key: str, unit: str) -> None:
+def draw(out: Path, points: Sequence[dict[str, Any]], axis: str, key: str, unit: str) -> None:
     lines: dict[str, list[tuple[float, Estimate]]] = {}
-    for each in (each for each in found if axis in each):
+    for each in (each for each in points if axis in each):
         ends = (each["low"], each["high"]) if key == "seconds" else (None, None)
         lines.setdefault(each["work"], []).append((each[axis], Estimate(each[key], *ends)))
     name = f"speed-{key}-{axis.replace(' ', '-')}.svg"
     write_atomic(out / name, charts.curves(f"{unit} against {axis}", axis, lines))
-    for work, points in lines.items():
-        print(f"{work}, {unit} over {axis}: {fitted([(x, each.value) for x, each in points])}", flush=True)
+    for work, line in lines.items():
+        print(f"{work}, {unit} over {axis}: {fitted([(x, each.value) for x, each in line])}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -175,18 +156,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/curves"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="two small points a curve, to try it")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found = []
+    points = []
     with tempfile.TemporaryDirectory() as folder:
-        for curve in curves(Path(folder), given.tiny):
+        for curve in curves(Path(folder), options.tiny):
             for x in curve.xs:
-                found.append(measure(curve, x, given.rounds))
-                print(json.dumps(found[-1]), flush=True)
+                points.append(measure(curve, x, options.rounds))
+                print(json.dumps(points[-1]), flush=True)
     for axis in ("tokens", "images", "regions", "regions judged"):
-        draw(given.out, found, axis, "seconds", "seconds")
+        draw(options.out, points, axis, "seconds", "seconds")
         if axis in ("tokens", "images"):
-            draw(given.out, found, axis, "mib", "MiB")
+            draw(options.out, points, axis, "mib", "MiB")
 
 
 if __name__ == "__main__":

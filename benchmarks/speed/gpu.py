@@ -11,12 +11,10 @@ import argparse
 import gc
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -28,12 +26,9 @@ from transformers import Qwen2Config
 
 from srum_bagel.attention import Context, attend
 from srum_bagel.denoiser import BagelDenoiser
-from srum_bagel.model import make_recipe
-from srum_bagel.options import Options, Sampling
-from srum_bagel.sampling import Contexts, sample, speak
-from srum_core.config.settings import Lora
+from srum_bagel.options import Sampling
+from srum_bagel.sampling import sample, speak
 from srum_core.models.generation import Reply
-from srum_core.training.lora import tune
 
 sys.path.insert(0, str(Path(__file__).parent))
 import middle
@@ -64,79 +59,62 @@ def build(tiny: bool, device: torch.device, dtype: torch.dtype) -> BagelDenoiser
         torch.set_default_dtype(before)
 
 
-def timed(work: Callable[[], object], device: torch.device, rounds: int) -> dict[str, float]:
-    """After one round that does not count."""
-    work()
-    seconds = []
-    for _ in range(rounds):
-        _wait(device)
-        start = time.perf_counter()
-        work()
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": median(seconds), "low": min(seconds), "high": max(seconds)}
+def timed(work: Callable[[], object], options: Any) -> dict[str, float]:
+    wait = partial(torch.accelerator.synchronize, options.device) if options.device.type != "cpu" else lambda: None
+    return middle.timed(work, options.rounds, wait)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def training(given: Any, kind: Literal["lora", "full"], compiled: bool) -> dict[str, float]:
+def training(options: Any, kind: Literal["lora", "full"], compiled: bool) -> dict[str, float]:
     """Forwards and backwards of two images."""
-    recipe = make_recipe(2 if given.tiny else 28, Options(experts="generation"))
-    model: Any = SimpleNamespace(denoiser=build(given.tiny, given.device, given.dtype), recipe=recipe)
-    tuned = tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=given.recompute, compiled=compiled)
-    grids, at, texts = middle.images(2, given.side)
-    grids, at = [grid.to(given.device, given.dtype) for grid in grids], at.to(given.device)
+    denoiser = build(options.tiny, options.device, options.dtype)
+    tuned = middle.prepared(denoiser, kind, "generation", compiled, options.recompute)
+    grids, at, texts = middle.images(2, options.side)
+    grids, at = [grid.to(options.device, options.dtype) for grid in grids], at.to(options.device)
     texts = [text % 90 + 3 for text in texts]
 
     def step() -> None:
-        with torch.autocast(given.device.type, given.dtype, enabled=given.dtype is not torch.float32):
+        with torch.autocast(options.device.type, options.dtype, enabled=options.dtype is not torch.float32):
             loss = torch.stack(tuned.module(grids, at, texts)).float().square().mean()
         loss.backward()
         tuned.module.zero_grad(set_to_none=True)
 
-    found = timed(step, given.device, given.rounds)
     backward = ("inputs",) if kind == "lora" else ("inputs", "weights")
-    return {**found, "products": middle.products(model.denoiser, 2, backward, given.side)}
+    return {**timed(step, options), "products": middle.products(denoiser, 2, backward, options.side)}
 
 
 @torch.no_grad()
-def sampling(given: Any, count: int) -> dict[str, float]:
+def sampling(options: Any, count: int) -> dict[str, float]:
     """So many images at once, every step guided."""
-    denoiser = build(given.tiny, given.device, given.dtype)
-    grids, _, texts = middle.images(count, given.side)
-    full = denoiser.context(count)
-    denoiser.read_text(full, [text % 90 + 3 for text in texts])
-    wanted = Sampling(steps=given.points, guidance=4.0, interval=(0.0, 1.0))
-    contexts = Contexts(full, denoiser.context(count), full)
-    found = timed(lambda: sample(denoiser, contexts, grids, wanted), given.device, given.rounds)
-    passes = 2 * (given.points - 1) * middle.products(denoiser, count, (), given.side, 0)
-    return {**found, "products": passes, "pictures_per_second": count / found["seconds"]}
+    denoiser = build(options.tiny, options.device, options.dtype)
+    grids, _, texts = middle.images(count, options.side)
+    sampler = Sampling(steps=options.points, guidance=4.0, interval=(0.0, 1.0))
+    contexts = middle.contexts(denoiser, [text % 90 + 3 for text in texts])
+    times = timed(lambda: sample(denoiser, contexts, grids, sampler), options)
+    passes = 2 * (options.points - 1) * middle.products(denoiser, count, (), options.side, 0)
+    return {**times, "products": passes, "pictures_per_second": count / times["seconds"]}
 
 
 @torch.no_grad()
-def answering(given: Any, count: int) -> dict[str, float]:
+def answering(options: Any, count: int) -> dict[str, float]:
     """So many answers at once, four about each image: its tokens are read once, then each question's."""
-    denoiser = build(given.tiny, given.device, given.dtype)
-    image, question = (6, 2) if given.tiny else (1100, 100)
+    denoiser = build(options.tiny, options.device, options.dtype)
+    image, question = (6, 2) if options.tiny else (1100, 100)
     rng = torch.Generator().manual_seed(2)
-    looked = [torch.randint(3, 90, (image,), generator=rng) for _ in range(count)]
-    asked = [torch.randint(3, 90, (question,), generator=rng) for _ in range(count)]
+    images = [torch.randint(3, 90, (image,), generator=rng) for _ in range(count)]
+    questions = [torch.randint(3, 90, (question,), generator=rng) for _ in range(count)]
     chat: Any = SimpleNamespace(bos=1, eos=-1, size=90)  # no row ends early
 
     def read(rows: list[int]) -> Context:
         first = sorted({row // 4 for row in rows})
         context = denoiser.context(len(first))
-        denoiser.read_text(context, [looked[each] for each in first])
+        denoiser.read_text(context, [images[each] for each in first])
         context = context.select([first.index(row // 4) for row in rows])
-        denoiser.read_text(context, [asked[row] for row in rows])
+        denoiser.read_text(context, [questions[row] for row in rows])
         return context
 
-    replies = [Reply(given.tokens)] * count
-    found = timed(lambda: speak(denoiser, chat, read, replies), given.device, given.rounds)
-    return {**found, "tokens_per_second": count * given.tokens / found["seconds"]}
+    replies = [Reply(options.tokens)] * count
+    times = timed(lambda: speak(denoiser, chat, read, replies), options)
+    return {**times, "tokens_per_second": count * options.tokens / times["seconds"]}
 
 
 ATTENTIONS: dict[str, Sequence[SDPBackend]] = {
@@ -152,15 +130,15 @@ NO_KERNEL = ("No viable backend for scaled_dot_product_attention", "No available
 """torch's messages if none of the allowed kernels is available (on a CPU, on a GPU)."""
 
 
-def attention(given: Any, name: str, length: int, text: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def attention(options: Any, name: str, length: int, text: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Training's: `text` tokens attend backwards, all later ones to everything."""
     if name == "flex":
 
         def may(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (key <= query) | (query >= text)
 
-        where = create_block_mask(may, None, None, length, length, given.device)
-        flex: Any = torch.compile(flex_attention) if given.compile else flex_attention
+        where = create_block_mask(may, None, None, length, length, options.device)
+        flex: Any = torch.compile(flex_attention) if options.compile else flex_attention
         return partial(flex, block_mask=where, enable_gqa=True)
 
     def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -171,50 +149,46 @@ def attention(given: Any, name: str, length: int, text: int) -> Callable[[Tensor
     return fused
 
 
-def attending(given: Any, name: str) -> dict[str, float]:
+def attending(options: Any, name: str) -> dict[str, float]:
     """One layer's attention over two images, forwards and backwards (FlexAttention on a CPU: forwards only)."""
-    config = Qwen2Config(**(TINY if given.tiny else SEVEN))
+    config = Qwen2Config(**(TINY if options.tiny else SEVEN))
     heads, kv = config.num_attention_heads, config.num_key_value_heads
-    width, text, block = config.hidden_size // heads, middle.TEXT, given.side**2 + 2
-    backwards = name != "flex" or given.device.type != "cpu"
+    width, text, block = config.hidden_size // heads, middle.TEXT, options.side**2 + 2
+    backwards = name != "flex" or options.device.type != "cpu"
 
-    def made(count: int) -> Tensor:
-        shape = (2, count, text + block, width)
-        return torch.randn(shape, device=given.device, dtype=given.dtype, requires_grad=backwards)
-
-    q, k, v = made(heads), made(kv), made(kv)
-    look = attention(given, name, text + block, text)
+    kind = {"device": options.device, "dtype": options.dtype, "requires_grad": backwards}
+    q, k, v = (torch.randn(2, count, text + block, width, **kind) for count in (heads, kv, kv))
+    look = attention(options, name, text + block, text)
 
     def step() -> None:
         loss = look(q, k, v).float().square().mean()
         if backwards:
             loss.backward()
 
-    found = timed(step, given.device, given.rounds)
     pairs = block * (block + text) + text * (text + 1) / 2
-    return {**found, "products": 2 * (12 if backwards else 4) * heads * width * pairs}
+    return {**timed(step, options), "products": 2 * (12 if backwards else 4) * heads * width * pairs}
 
 
-def measured(name: str, work: Callable[[], dict[str, float]], given: Any) -> dict[str, Any]:
+def measured(name: str, work: Callable[[], dict[str, float]], options: Any) -> dict[str, Any]:
     """One line. Missing memory or kernels are reported, and the others continue; other errors are raised."""
-    if given.device.type == "cuda":
+    if options.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    found: dict[str, Any] = {"work": name}
+    line: dict[str, Any] = {"work": name}
     try:
-        found |= work()
+        line |= work()
     except torch.OutOfMemoryError as error:
-        found["failed"] = f"no room: {str(error).splitlines()[0]}"
+        line["failed"] = f"no room: {str(error).splitlines()[0]}"
     except RuntimeError as error:
         if not any(words in str(error) for words in NO_KERNEL):
             raise
-        found["failed"] = f"no kernel: {str(error).splitlines()[0]}"
-    if "products" in found:
-        found["share_of_peak"] = found["products"] / found["seconds"] / given.peak
-    if given.device.type == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        line["failed"] = f"no kernel: {str(error).splitlines()[0]}"
+    if "products" in line:
+        line["share_of_peak"] = line["products"] / line["seconds"] / options.peak
+    if options.device.type == "cuda":
+        line["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         gc.collect()
         torch.cuda.empty_cache()
-    return found
+    return line
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -227,22 +201,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="too (default: not on a CPU)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only what has this in its name")
     parser.add_argument("--peak", type=float, default=989e12, help="of the device, a second (default: H100, H200)")
-    given = parser.parse_args(arguments)
-    given.device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    given.dtype = torch.float32 if given.device.type == "cpu" else torch.bfloat16
-    given.side = 4 if given.tiny else 64
-    given.compile = given.device.type != "cpu" if given.compile is None else given.compile
+    options = parser.parse_args(arguments)
+    options.device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    options.dtype = torch.float32 if options.device.type == "cpu" else torch.bfloat16
+    options.side = 4 if options.tiny else 64
+    options.compile = options.device.type != "cpu" if options.compile is None else options.compile
     works: list[tuple[str, Callable[[], dict[str, float]]]] = []
     for method, kind in (("LoRA", "lora"), ("generation experts", "full")):
-        for compiled in (False, True) if given.compile else (False,):
+        for compiled in (False, True) if options.compile else (False,):
             name = f"training, {method}, 2 images" + ", compiled" * compiled
-            works.append((name, partial(training, given, kind, compiled)))
-    works += [(f"drawing {n}, guidance", partial(sampling, given, n)) for n in (1, 4, 8)]
-    works += [(f"answering {n}", partial(answering, given, n)) for n in (1, 32)]
-    works += [(f"attention, {name}", partial(attending, given, name)) for name in ATTENTIONS]
-    lines = [line for line in works if given.only in line[0]]
+            works.append((name, partial(training, options, kind, compiled)))
+    works += [(f"drawing {n}, guidance", partial(sampling, options, n)) for n in (1, 4, 8)]
+    works += [(f"answering {n}", partial(answering, options, n)) for n in (1, 32)]
+    works += [(f"attention, {name}", partial(attending, options, name)) for name in ATTENTIONS]
+    lines = [line for line in works if options.only in line[0]]
     for name, work in lines:
-        print(json.dumps(measured(name, work, given)), flush=True)
+        print(json.dumps(measured(name, work, options)), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ def profiled(name: str) -> Iterator[Line]:
         work: Callable[[], object] = lambda: whole.generated(denoiser, [noise], [text], whole.STEPS)  # noqa: E731
     else:
         method = "LoRA" if name == "lora" else "all weights"
-        work = whole.step(whole.tuned(method, compiled=False), middle.images(whole.COUNT))
+        work = middle.step(whole.tuned(method, compiled=False), middle.images(whole.COUNT))
     work()
     yield {"work": name, "seconds": _medians({"": work}, 5)[""]}
-    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as report:
         work()
-    operations = sorted(found.key_averages(), key=lambda each: -each.self_cpu_time_total)[:15]
+    operations = sorted(report.key_averages(), key=lambda each: -each.self_cpu_time_total)[:15]
     for each in operations:
         milliseconds = each.self_cpu_time_total / 1e3
         rate = {"gflops": each.flops / milliseconds / 1e6} if each.key in ("aten::mm", "aten::addmm") else {}
@@ -118,10 +118,10 @@ def main(arguments: list[str] | None = None) -> None:
     alone = {"norms": norms, "attention": attention, "products": products}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("work", choices=["training", "lora", "drawing", *alone])
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for line in alone[given.work]() if given.work in alone else profiled(given.work):
+    for line in alone[options.work]() if options.work in alone else profiled(options.work):
         print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in line.items()}), flush=True)
 
 

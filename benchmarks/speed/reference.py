@@ -106,9 +106,9 @@ def sampled(denoiser: BagelDenoiser, noise: Tensor, text: Tensor, steps: int, gu
     denoiser.read_text(full, [text])
     x, times = noise, time_grid(steps, 3.0)
     for now, then in pairwise(times):
-        message, free = (branch(denoiser, each, x, now) for each in (full, nothing))
-        guided = free + guidance * (message - free)
-        guided = guided * (message.norm() / (guided.norm() + 1e-8)).clamp(0, 1)
+        captioned, free = (branch(denoiser, each, x, now) for each in (full, nothing))
+        guided = free + guidance * (captioned - free)
+        guided = guided * (captioned.norm() / (guided.norm() + 1e-8)).clamp(0, 1)
         x = x - guided.unflatten(0, x.shape[:2]) * (now - then)
     return x
 

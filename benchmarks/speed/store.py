@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--chunk", type=int, default=8)
-    given = parser.parse_args(arguments)
-    count, chunk = given.records, given.chunk
+    options = parser.parse_args(arguments)
+    count, chunk = options.records, options.chunk
 
     def opened() -> Records[Judgement]:
         return Records(Path(folder) / "round-1" / "judgements", Judgement, {"a": 1})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import middle
@@ -11,12 +10,8 @@ import pytest
 import reference
 import torch
 
-from srum_bagel.attention import Context
-from srum_bagel.model import make_recipe
-from srum_bagel.options import Options, Sampling
-from srum_bagel.sampling import Contexts, sample
-from srum_core.config.settings import Lora
-from srum_core.training.lora import tune
+from srum_bagel.options import Sampling
+from srum_bagel.sampling import sample
 
 COUNT, STEPS, GUIDANCE = 4, 13, 4.0
 
@@ -26,19 +21,9 @@ def denoiser() -> Any:
     return middle.build()
 
 
-def step(module: Any, given: Any) -> Callable[[], object]:
-    """Forwards and backwards, gradients thrown away."""
-
+def packed(denoiser: Any, batch: Any) -> Callable[[], object]:
     def run() -> None:
-        torch.stack(module(*given)).square().mean().backward()
-        module.zero_grad(set_to_none=True)
-
-    return run
-
-
-def packed(denoiser: Any, given: Any) -> Callable[[], object]:
-    def run() -> None:
-        reference.velocities(denoiser, *given).square().mean().backward()
+        reference.velocities(denoiser, *batch).square().mean().backward()
         denoiser.zero_grad(set_to_none=True)
 
     return run
@@ -46,31 +31,29 @@ def packed(denoiser: Any, given: Any) -> Callable[[], object]:
 
 def test_both_ways_give_the_same(denoiser: Any) -> None:
     """A ratio between different results would mean nothing."""
-    given = middle.images(2)
+    batch = middle.images(2)
     with torch.no_grad():
-        ours = torch.stack(denoiser(*given)).flatten(0, 2)
-        assert torch.allclose(ours, reference.velocities(denoiser, *given), atol=1e-4)
-        noise, text = given[0][0], given[2][0]
+        ours = torch.stack(denoiser(*batch)).flatten(0, 2)
+        assert torch.allclose(ours, reference.velocities(denoiser, *batch), atol=1e-4)
+        noise, text = batch[0][0], batch[2][0]
         assert torch.allclose(
             generated(denoiser, [noise], [text], 6)[0], reference.sampled(denoiser, noise, text, 6, GUIDANCE), atol=1e-4
         )
 
 
 def generated(denoiser: Any, noise: list[torch.Tensor], texts: list[torch.Tensor], steps: int) -> list[torch.Tensor]:
-    full: Context = denoiser.context(len(noise))
-    denoiser.read_text(full, texts)
     sampling = Sampling(steps=steps, shift=3.0, guidance=GUIDANCE, interval=(0.0, 1.0), renorm="global", renorm_min=0.0)
-    return sample(denoiser, Contexts(full, denoiser.context(len(noise)), full), noise, sampling)
+    return sample(denoiser, middle.contexts(denoiser, texts), noise, sampling)
 
 
 def test_training(denoiser: Any, compare: Any, peak: float) -> None:
-    given = middle.images(COUNT)
+    batch = middle.images(COUNT)
     denoiser.requires_grad_(True)
     work = middle.products(denoiser, COUNT)
     compare(
         "training step, all weights, 4 images",
-        step(denoiser, given),
-        packed(denoiser, given),
+        middle.step(denoiser, batch),
+        packed(denoiser, batch),
         1.25,
         products=work,
         peak=peak,
@@ -78,20 +61,19 @@ def test_training(denoiser: Any, compare: Any, peak: float) -> None:
 
 
 def tuned(method: str, compiled: bool) -> Any:
-    """A fresh model as training prepares it: "all weights", "generation experts" or "LoRA" (rank 16)."""
-    recipe = make_recipe(6, Options(experts="all" if method == "all weights" else "generation"))
-    model: Any = SimpleNamespace(denoiser=middle.build(), recipe=recipe)
-    kind = "lora" if method == "LoRA" else "full"
-    return tune(model, kind, Lora(rank=16, dropout=0.0), checkpointing=False, compiled=compiled).module
+    """A fresh model as training prepares it: "all weights", "generation experts" or "LoRA"."""
+    kind: Any = "lora" if method == "LoRA" else "full"
+    experts: Any = "all" if method == "all weights" else "generation"
+    return middle.prepared(middle.build(), kind, experts, compiled).module
 
 
 def test_training_compiled(compare: Any, peak: float) -> None:
     """As `train.compile` does it."""
-    given, stock = middle.images(COUNT), middle.build()
+    batch, stock = middle.images(COUNT), middle.build()
     compare(
         "training step, all weights, blocks compiled",
-        step(tuned("all weights", True), given),
-        packed(stock, given),
+        middle.step(tuned("all weights", True), batch),
+        packed(stock, batch),
         1.25,
         products=middle.products(stock, COUNT),
         peak=peak,
@@ -102,11 +84,11 @@ def test_training_compiled(compare: Any, peak: float) -> None:
 @pytest.mark.parametrize("method", ["generation experts", "LoRA"])
 def test_training_less(compare: Any, method: str, compiled: bool) -> None:
     """Against full training: what is frozen needs no gradient of its weights."""
-    given = middle.images(COUNT)
+    batch = middle.images(COUNT)
     compare(
         f"training step, {method}, against all weights{', both compiled' * compiled}",
-        step(tuned(method, compiled), given),
-        step(tuned("all weights", compiled), given),
+        middle.step(tuned(method, compiled), batch),
+        middle.step(tuned("all weights", compiled), batch),
         1.5,
     )
 

@@ -46,10 +46,7 @@ def srum_grounders() -> Iterable[Component]:
 
 @hookimpl
 def srum_answerers() -> Iterable[Component]:
-    offered = [
-        ("scripted", "answerers.scripted:Scripted", ScriptedOptions, "fixed replies for smoke tests only"),
-    ]
-    return [_component(*each) for each in offered]
+    return [_component("scripted", "scripted:Scripted", ScriptedOptions, "fixed replies for smoke tests only")]
 
 
 def _component(name: str, load: str, options: type, summary: str) -> Component:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from attrs import evolve
 
@@ -14,9 +14,9 @@ from srum_core.records import Box, Candidate, Question, Region, Score, Unreadabl
 from srum_judges import rules
 from srum_judges.options import (
     AskingOptions,
-    JudgeOptions,
     LayoutOptions,
     RegionsOptions,
+    RuledOptions,
     SampleOptions,
     VerifyOptions,
     ZoomOptions,
@@ -24,14 +24,21 @@ from srum_judges.options import (
 from srum_judges.parsing import Reading, read_regions, read_verdicts, read_whole
 
 
-class WholeImageJudge(ABC):
-    """Asks one question an image; its score has no region. Raises ConfigError for a template that cannot be used."""
+class _Judge(ABC):
+    """Options and a template. Raises ConfigError for a template or a file of synonyms that cannot be used."""
 
     name: ClassVar[str]
+    kind: ClassVar[Any]
+    """Of its options."""
+    placeholders: ClassVar[tuple[str, ...]] = ("prompt",)
 
-    def __init__(self, options: JudgeOptions) -> None:
-        self.options = options
-        self.template = load(options.template, ["prompt"])
+    def __init__(self, options: Any = None) -> None:
+        self.options: Any = options or self.kind()
+        self.template = load(self.options.template, self.placeholders)
+
+
+class WholeImageJudge(_Judge):
+    """Asks one question an image; its score has no region."""
 
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
         return [ask(candidate, self.template, self.options)]
@@ -49,60 +56,58 @@ class WholeImageJudge(ABC):
 class GlobalLayout(WholeImageJudge):
     """One score for the arrangement of the whole image (Table 6), limited where the prompt has no spatial directive."""
 
-    name = "global-layout"
-
-    def __init__(self, options: LayoutOptions | None = None) -> None:
-        options = options or LayoutOptions()
-        super().__init__(options)
-        self.band = options.neutral_band
+    name, kind = "global-layout", LayoutOptions
 
     def score(self, candidate: Candidate, answer: str) -> Score | Unreadable:
         reading = read_whole(answer, self.options.require_reason)
         score = _score(self.name, reading)
         if isinstance(score, Unreadable):
             return score
-        return rules.layout(candidate.prompt.text, evolve(score, missing=reading.missing), self.band)
+        score = evolve(score, missing=reading.missing)
+        return rules.layout(candidate.prompt.text, score, self.options.neutral_band)
 
 
 class Sample(WholeImageJudge):
     """One score for the image as a whole, whatever it is about (the release's sample level)."""
 
-    name = "sample"
-
-    def __init__(self, options: SampleOptions | None = None) -> None:
-        super().__init__(options or SampleOptions())
+    name, kind = "sample", SampleOptions
 
     def score(self, candidate: Candidate, answer: str) -> Score | Unreadable:
         return _score(self.name, read_whole(answer, self.options.require_reason, label="overall impression"))
 
 
-class RegionJudge(ABC):
-    """Asks about all regions of an image (none: no question). Every region gets exactly one score or `Unreadable`.
+class RegionJudge(_Judge):
+    """Asks about all regions of an image, listed in a question (none: no question). Every region gets exactly one score
+    or `Unreadable`."""
 
-    Raises ConfigError for a template or a file of synonyms that cannot be used.
-    """
+    placeholders: ClassVar[tuple[str, ...]] = ("prompt", "regions")
 
-    name: ClassVar[str]
-    rule: rules.Rule | None = None
-    """The score after the rules."""
-    per_question: int = 0
-    """Regions asked about in one question; 0 = all of them."""
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self.rule = rules.regional(self.options) if isinstance(self.options, RuledOptions) else None
 
-    @abstractmethod
-    def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question: ...
+    def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
+        size = sides(self.options.boxes, candidate)
+        lines = "---\n".join(f"Region ID: {each.id}\nBounding Box: {show(each.box, size)}\n" for each in regions)
+        return ask(candidate, self.template, self.options, regions=lines)
 
     @abstractmethod
     def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
         """One reading for every id."""
 
+    def groups(self, regions: Sequence[Region]) -> list[Sequence[Region]]:
+        """The regions of each question: at most `per_question`, 0 = all in one; no regions, no question."""
+        size = self.options.per_question or max(len(regions), 1)
+        return [regions[start : start + size] for start in range(0, len(regions), size)]
+
     def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Sequence[Question]:
-        return [self.question(candidate, group) for group in _groups(regions, self.per_question)]
+        return [self.question(candidate, group) for group in self.groups(regions)]
 
     def scores(
         self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
     ) -> Sequence[Score | Unreadable]:
         scores: list[Score | Unreadable] = []
-        for index, (group, answer) in enumerate(zip(_groups(regions, self.per_question), answers, strict=True)):
+        for index, (group, answer) in enumerate(zip(self.groups(regions), answers, strict=True)):
             for identity, reading in self.read(answer, [region.id for region in group]).items():
                 score = _score(self.name, reading, index, identity)
                 if self.rule and isinstance(score, Score):
@@ -114,17 +119,7 @@ class RegionJudge(ABC):
 class LocalRegions(RegionJudge):
     """One score for every region, asked about together (Table 7)."""
 
-    name = "local-regions"
-
-    def __init__(self, options: RegionsOptions | None = None) -> None:
-        self.options = options or RegionsOptions()
-        self.template = load(self.options.template, ["prompt", "regions"])
-        self.rule = rules.regional(self.options)
-        self.per_question = self.options.per_question
-
-    def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
-        listed = list_regions(candidate, regions, self.options.boxes)
-        return ask(candidate, self.template, self.options, regions=listed)
+    name, kind = "local-regions", RegionsOptions
 
     def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
         return read_regions(answer, ids, self.options.require_reason)
@@ -133,13 +128,11 @@ class LocalRegions(RegionJudge):
 class Zoom(RegionJudge):
     """One score for every region, each shown as a crop: for models that overlook small objects."""
 
-    name = "zoom"
-    per_question = 1
+    name, kind = "zoom", ZoomOptions
+    placeholders = ("prompt",)
 
-    def __init__(self, options: ZoomOptions | None = None) -> None:
-        self.options = options or ZoomOptions()
-        self.template = load(self.options.template, ["prompt"])
-        self.rule = rules.regional(self.options)
+    def groups(self, regions: Sequence[Region]) -> list[Sequence[Region]]:
+        return [[region] for region in regions]
 
     def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
         (region,) = regions
@@ -156,23 +149,11 @@ class VerifyBoxes(RegionJudge):
     The ground stage asks it before any judge sees the regions, and drops those with a score below 0, with its reason.
     """
 
-    name = "verify-boxes"
-
-    def __init__(self, options: VerifyOptions | None = None) -> None:
-        self.options = options or VerifyOptions()
-        self.template = load(self.options.template, ["prompt", "regions"])
-        self.per_question = self.options.per_question
-
-    def question(self, candidate: Candidate, regions: Sequence[Region]) -> Question:
-        listed = list_regions(candidate, regions, self.options.boxes)
-        return ask(candidate, self.template, self.options, regions=listed)
+    name, kind = "verify-boxes", VerifyOptions
 
     def read(self, answer: str, ids: Sequence[str]) -> Mapping[str, Reading]:
-        readings = read_verdicts(answer, ids)
-        return {
-            identity: evolve(reading, reason=reading.reason or "The answer gives no reason.")
-            for identity, reading in readings.items()
-        }
+        readings = read_verdicts(answer, ids).items()
+        return {name: evolve(each, reason=each.reason or "The answer gives no reason.") for name, each in readings}
 
 
 def load(name: str, placeholders: Sequence[str], option: str = "template") -> str:
@@ -192,19 +173,6 @@ def _score(judge: str, reading: Reading, index: int = 0, region: str | None = No
     if reading.value is None:
         return Unreadable(index, reading.why, region, judge)
     return Score(reading.value, region, reading.reason, judge, reading.label)
-
-
-def _groups(regions: Sequence[Region], size: int) -> list[Sequence[Region]]:
-    """The regions of each question: at most `size`, 0 = all in one; no regions, no question."""
-    size = size or max(len(regions), 1)
-    return [regions[start : start + size] for start in range(0, len(regions), size)]
-
-
-def list_regions(candidate: Candidate, regions: Sequence[Region], unit: str) -> str:
-    """The regions, their boxes in a unit of `records.sides`, with rules between them and a line break at the end."""
-    return "---\n".join(
-        f"Region ID: {region.id}\nBounding Box: {show(region.box, sides(unit, candidate))}\n" for region in regions
-    )
 
 
 def show(box: Box, sides: tuple[float, float]) -> str:

@@ -8,10 +8,7 @@ from attrs import field, frozen, validators
 
 _positive = validators.gt(0)
 _unit: Any = [validators.ge(0), validators.le(1)]
-
-
 BoxUnit = Literal["model", "pixels", "fraction", "thousand"]
-_box_unit: Any = validators.in_(("model", "pixels", "fraction", "thousand"))
 
 
 @frozen(kw_only=True)
@@ -70,7 +67,7 @@ class RegionsOptions(RuledOptions):
     """Longest answer to one question, in tokens, reasoning included."""
     require_reason: bool = True
     """Whether a score without a reason is unreadable. The paper's text demands reasons, its own example shows none."""
-    boxes: BoxUnit = field(default="model", validator=_box_unit)
+    boxes: BoxUnit = "model"
     """How boxes are written: as the answering model does (else pixels of the stored image), in pixels of the stored
     image, fractions of its sides, or thousandths of its sides."""
     per_question: int = field(default=0, validator=validators.ge(0))
@@ -99,7 +96,7 @@ class ZoomOptions(RuledOptions):
 class SelfPlayOptions(AskingOptions):
     """Judge `self-play`: the model writes yes/no questions, then answers them (the paper's future work)."""
 
-    level: Literal["global", "local"] = field(default="global", validator=validators.in_(("global", "local")))
+    level: Literal["global", "local"] = "global"
     """One score for the whole image, from the share of yes; or 1 or -1 for every region, each shown as a crop."""
     questions_template: str = "self-play"
     """Template for the questions: name of a packaged template ("self-play", "short-self-play") or path of a text file
@@ -123,7 +120,7 @@ class VerifyOptions(AskingOptions):
     """Name of a packaged template ("verify") or path of a text file with {prompt} and {regions}."""
     max_new_tokens: int = field(default=2048, validator=_positive)
     """Longest answer to one question, in tokens, reasoning included."""
-    boxes: BoxUnit = field(default="model", validator=_box_unit)
+    boxes: BoxUnit = "model"
     """How boxes are written; as for `local-regions`."""
     per_question: int = field(default=0, validator=validators.ge(0))
     """Regions asked about in one question; 0 = all of them."""
@@ -139,9 +136,9 @@ class ComponentsOptions:
     """Smallest region: below 1 a fraction of the image's area, from 1 on a number of pixels."""
     max_regions: int = field(default=10, validator=_positive)
     """At most so many regions per image, the largest ones."""
-    connectivity: Literal[4, 8] = field(default=8, validator=validators.in_((4, 8)))
+    connectivity: Literal[4, 8] = 8
     """Neighbours of a pixel: 4 (sides) or 8 (sides and corners)."""
-    margin: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
+    margin: float = field(default=0.0, validator=_unit)
     """Every box is widened by this fraction of the image on each side."""
     split_colours: bool = True
     """Whether touching patches of different colours are separate regions."""
@@ -165,7 +162,7 @@ class NativeOptions(AskingOptions):
 
     template: str = "native"
     """Name of a packaged template ("native") or path of a text file with {prompt}; {unit} gives the unit of boxes."""
-    boxes: BoxUnit = field(default="model", validator=_box_unit)
+    boxes: BoxUnit = "model"
     """How the model writes boxes: as its adapter declares (else in pixels of the stored image), in pixels of the
     stored image, fractions or thousandths."""
     max_new_tokens: int = field(default=2048, validator=_positive)
@@ -184,9 +181,7 @@ class FileOptions:
 
     path: str = ""
     """A .json or .jsonl file; the docstring of `srum_judges.grounders.file.BoxesFromFile` shows the format."""
-    boxes: Literal["pixels", "fraction", "thousand"] = field(
-        default="pixels", validator=validators.in_(("pixels", "fraction", "thousand"))
-    )
+    boxes: Literal["pixels", "fraction", "thousand"] = "pixels"
     """How the file writes boxes: pixels of the stored image, fractions or thousandths of its sides."""
 
 

@@ -98,14 +98,12 @@ def read_whole(answer: str, require_reason: bool = True, label: str = _OBJECT) -
 
 def read_regions(answer: str, known: Sequence[str], require_reason: bool = True) -> dict[str, Reading]:
     """One reading for every known region id, in the order of `known`; other ids are ignored."""
-    said = _by_region(answer, known, _statements)
-    return {name: part if isinstance(part, Reading) else _read(part, require_reason) for name, part in said.items()}
+    return _by_region(answer, known, _statements, lambda part: _read(part, require_reason))
 
 
 def read_verdicts(answer: str, known: Sequence[str]) -> dict[str, Reading]:
     """As `read_regions`, for a yes (1.0) or no (-1.0) about every region; the reason is not mandatory."""
-    said = _by_region(answer, known, _verdicts)
-    return {name: part if isinstance(part, Reading) else _verdict(part) for name, part in said.items()}
+    return _by_region(answer, known, _verdicts, _verdict)
 
 
 def read_verdict(answer: str) -> Reading:
@@ -118,17 +116,21 @@ def read_verdict(answer: str) -> Reading:
 
 
 def _by_region(
-    answer: str, known: Sequence[str], stated: Callable[[str], Iterator[_Statement]]
-) -> dict[str, str | Reading]:
+    answer: str,
+    known: Sequence[str],
+    stated: Callable[[str], Iterator[_Statement]],
+    read: Callable[[str], Reading],
+) -> dict[str, Reading]:
     """The reading of every known region, in their order; without value where it is unclear or missing.
 
-    `stated` finds what the answer states: where that stands before a region id it belongs to the one that follows, and
-    before several to none.
+    stated  finds what the answer states: where that stands before a region id it belongs to the one that follows, and
+            before several to none
+    read    the text about one region
     """
     text = spoken(answer)
     if isinstance(text, Reading):
         return dict.fromkeys(known, text)
-    said: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {}
     doubtful: set[str] = set()
     open_region: str | None = None
     for paragraph, after_rule in _paragraphs(text):
@@ -137,7 +139,7 @@ def _by_region(
             open_region = None
         if not heads:
             if open_region is not None:
-                said[open_region].append(paragraph)
+                parts[open_region].append(paragraph)
             continue
         identities = [_resolve(head["id"], known) for head in heads]
         before = paragraph[: heads[0].start()]
@@ -148,25 +150,28 @@ def _by_region(
             doubtful.update(identities)
             before = ""
         for identity, head, end in zip(identities, heads, ends, strict=True):
-            said.setdefault(identity, []).append(f"{before}\n{paragraph[head.end() : end]}")
+            parts.setdefault(identity, []).append(f"{before}\n{paragraph[head.end() : end]}")
         open_region = identities[-1]
     doubt = Reading(None, "Values stand both before and after region ids, so it is not clear which belongs to which.")
-    unsaid = Reading(None, "The answer has nothing about this region.")
-    return {name: doubt if name in doubtful else "\n".join(said[name]) if name in said else unsaid for name in known}
+    missing = Reading(None, "The answer has nothing about this region.")
+    return {
+        name: doubt if name in doubtful else read("\n".join(parts[name])) if name in parts else missing
+        for name in known
+    }
 
 
 def spoken(answer: str) -> str | Reading:
     """The answer without thoughts, with plain line ends; a Reading without value where nothing is left."""
     text = _INVISIBLE.sub("", answer.replace("\r\n", "\n").replace("\r", "\n"))
     ends = [end.end() for end in _THINK_END.finditer(text)]
-    said = text[ends[-1] :] if ends else text
-    if _THINK_START.search(said):
+    text = text[ends[-1] :] if ends else text
+    if _THINK_START.search(text):
         return Reading(None, "The answer ends inside a think block, so it was cut off or never given.")
-    if not said.strip():
+    if not text.strip():
         return Reading(None, "The answer is empty.")
-    if len(said) > LONGEST_ANSWER:
-        return Reading(None, f"The answer has {len(said)} characters; at most {LONGEST_ANSWER} are read.")
-    return said
+    if len(text) > LONGEST_ANSWER:
+        return Reading(None, f"The answer has {len(text)} characters; at most {LONGEST_ANSWER} are read.")
+    return text
 
 
 def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
@@ -184,14 +189,12 @@ def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
 
 def _heads(paragraph: str) -> list[re.Match[str]]:
     """Where a region's part begins. A region id in the middle of a reason is a mention, unless labels follow it."""
-    found = sorted([*_REGION_ID.finditer(paragraph), *_REGION_HEADING.finditer(paragraph)], key=lambda m: m.start())
-    if not found:
-        return []
+    matches = sorted([*_REGION_ID.finditer(paragraph), *_REGION_HEADING.finditer(paragraph)], key=lambda m: m.start())
     labels = list(_LABEL.finditer(paragraph))
     starts = [label.start() for label in labels]
     reasons = [label.start() for label in labels if label["kind"].lower() in _REASON]
     heads: list[re.Match[str]] = []
-    for match in found:
+    for match in matches:
         since = heads[-1].end() if heads else 0
         in_reason = bisect_left(reasons, since) < bisect_left(reasons, match.start())
         following = bisect_left(starts, match.end())

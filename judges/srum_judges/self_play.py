@@ -13,7 +13,7 @@ from srum_core.records import Box, Candidate, Question, Region, Score, Unreadabl
 from srum_judges.judges import ask, load, widened
 from srum_judges.options import SelfPlayOptions
 from srum_judges.parsing import Reading, read_verdict, spoken
-from srum_judges.rules.inflection import forms
+from srum_judges.rules.keywords import forms
 
 _PRESENCE = re.compile(
     r"(?:is|are) there\b|(?:can|do) (?:you|we) see\b"
@@ -33,6 +33,7 @@ _BEFORE_QUESTION = re.compile(
     )+""",
     re.IGNORECASE | re.VERBOSE,
 )
+_WORD = re.compile(r"\w")
 _NOT_YES_OR_NO = re.compile(
     r"(?:what|which|who|whom|whose|where|when|why|how)\b"
     r"|(?:would|do) you (?:like|want|need)\b|(?:shall|may|can|should) i\b",  # an offer to write more
@@ -72,7 +73,7 @@ class SelfPlay:
         texts = self._written(answers[0])
         return [
             ask(candidate, self.answering, self.options, crop, question=text)
-            for crop in self._parts(regions)
+            for _, crop in self._places(regions)
             for text in texts
         ]
 
@@ -82,15 +83,15 @@ class SelfPlay:
         if not answers:
             return []
         texts = self._written(answers[0])
-        places = [None] if self.options.level == "global" else [region.id for region in regions]
+        places = [place for place, _ in self._places(regions)]
         if not texts:
             why = "The answer holds no question that can be answered with yes or no."
             return [Unreadable(0, why, place, self.name) for place in places]
-        found: list[Score | Unreadable] = []
+        scores: list[Score | Unreadable] = []
         for start, place in zip(range(1, len(answers), len(texts)), places, strict=True):
             readings = [read_verdict(answer) for answer in answers[start : start + len(texts)]]
-            found += self._agreement(texts, readings, start, place)
-        return found
+            scores += self._agreement(texts, readings, start, place)
+        return scores
 
     def _written(self, answer: str) -> list[str]:
         """The questions to put, out of the first answer."""
@@ -99,18 +100,17 @@ class SelfPlay:
             texts = list(dict.fromkeys(_single(text) for text in texts if _PRESENCE.match(text))) or texts
         return texts[: self.options.limit]
 
-    def _parts(self, regions: Sequence[Region]) -> Sequence[Box | None]:
-        """The image parts to show: the whole image, or every region."""
+    def _places(self, regions: Sequence[Region]) -> Sequence[tuple[str | None, Box | None]]:
+        """Region and crop of the parts to show: the whole image, or every region."""
         if self.options.level == "global":
-            return [None]
-        return [widened(region.box, self.options.margin) for region in regions]
+            return [(None, None)]
+        return [(region.id, widened(region.box, self.options.margin)) for region in regions]
 
     def _agreement(
         self, texts: Sequence[str], readings: Sequence[Reading], start: int, place: str | None
     ) -> list[Score | Unreadable]:
         """The score of one place, or one failure for every answer that it lacks."""
         values = [reading.value for reading in readings]
-        message = [f"{text} ({_told(reading)})" for text, reading in zip(texts, readings, strict=True)]
         if place is not None and 1.0 in values:
             return [Score(1.0, place, f"Yes: {texts[values.index(1.0)]}", self.name)]
         if None in values:
@@ -119,7 +119,8 @@ class SelfPlay:
                 for index, (text, reading) in enumerate(zip(texts, readings, strict=True))
                 if reading.value is None
             ]
-        failed = [each for each, value in zip(message, values, strict=True) if value != 1.0]
+        answers = [(text, reading) for text, reading in zip(texts, readings, strict=True) if reading.value != 1.0]
+        failed = [f"{text} ({each.reason if _WORD.search(each.reason) else 'no'})" for text, each in answers]
         share = 1 - len(failed) / len(values)
         reason = f"{len(values) - len(failed)} of {len(values)} answers are yes."
         if failed:
@@ -133,19 +134,15 @@ def read_questions(answer: str) -> list[str]:
     text = spoken(answer)
     if isinstance(text, Reading):
         return []
-    found: dict[str, str] = {}
+    questions: dict[str, str] = {}
     for line in text.replace("？", "?").split("\n"):
         for written in dict.fromkeys(line.split("?")[:-1] if "?" in line else ()):
             question = " ".join(_BEFORE_QUESTION.sub("", written).split()).rstrip("*_` ") + "?"
             if question.count('"') % 2:
                 question = f'"{question}'  # its opening quotation mark was parsed as markup
-            if re.search(r"\w", question) and not _NOT_YES_OR_NO.match(question):
-                found.setdefault(re.sub(r"\W+", " ", question.casefold()), question)
-    return list(found.values())
-
-
-def _told(reading: Reading) -> str:
-    return reading.reason if re.search(r"\w", reading.reason) else "no"
+            if _WORD.search(question) and not _NOT_YES_OR_NO.match(question):
+                questions.setdefault(re.sub(r"\W+", " ", question.casefold()), question)
+    return list(questions.values())
 
 
 def _single(text: str) -> str:

@@ -13,6 +13,7 @@ from srum_core.errors import CheckpointError, ConfigError
 from srum_core.models import generation
 from srum_core.models.hub import Checkpoints, choose_device, choose_dtype
 from srum_core.models.images import open_rgb
+from srum_core.models.qwen_vl import ImageInput
 from srum_core.models.templates import REASON_FIRST
 from srum_core.models.weights import loading, refuse_infinite
 from srum_core.records import BoxFormat, Question
@@ -66,31 +67,25 @@ class Local:
         return answers
 
     def _answer(self, questions: Sequence[Question]) -> list[str]:
-        asked = self.processor.apply_chat_template(
+        arguments = self.processor.apply_chat_template(
             [self._turns(question) for question in questions],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             padding=True,
-        )
-        arguments = {
-            name: value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
-            for name, value in asked.items()
-        }
-        how = [generation.Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
-        said = generation.speak(self.model, arguments, how, self.stops, self.pad)
-        return [self._text(ids) for ids in said]
+        ).to(self.device, self.dtype)
+        replies = [generation.Reply(each.max_new_tokens, each.temperature, each.seed) for each in questions]
+        answers = generation.speak(self.model, arguments, replies, self.stops, self.pad)
+        return [self._text(ids) for ids in answers]
 
     def _turns(self, question: Question) -> list[dict[str, Any]]:
         """The conversation; the image comes with the first thing that was asked."""
         think = REASON_FIRST if question.think else ""
-        asked = [*(asked for asked, _ in question.history), think + question.text]
         turns: list[dict[str, Any]] = [_turn("system", self.options.system)] if self.options.system else []
-        for index, text in enumerate(asked):
-            turns.append(_turn("user", text))
-            if index < len(question.history):
-                turns.append(_turn("assistant", question.history[index][1]))
+        for earlier, answer in question.history:
+            turns += [_turn("user", earlier), _turn("assistant", answer)]
+        turns.append(_turn("user", think + question.text))
         first = next(turn for turn in turns if turn["role"] == "user")
         first["content"].insert(0, {"type": "image", "image": open_rgb(question.image, question.crop)})
         return turns
@@ -107,11 +102,7 @@ class Local:
             return BoxFormat("thousand")
         if kind != "qwen2_5_vl":
             return BoxFormat("pixels")
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
-        least, most = eyes.size["shortest_edge"], eyes.size["longest_edge"]
-        rows, columns = smart_resize(size[1], size[0], eyes.patch_size * eyes.merge_size, least, most)
-        return BoxFormat("pixels", (columns, rows))
+        return ImageInput(eyes).box_format(size)
 
 
 def _turn(role: str, text: str) -> dict[str, Any]:
@@ -147,8 +138,8 @@ def _processor(directory: Path, options: LocalOptions) -> Any:
 
 def _ends(model: Any, processor: Any, directory: Path) -> tuple[list[int], int]:
     """Tokens that end an answer, and the one that fills rows up."""
-    message = model.generation_config.eos_token_id
-    stops = [message] if isinstance(message, int) else list(message or ())
+    ends = model.generation_config.eos_token_id
+    stops = [ends] if isinstance(ends, int) else list(ends or ())
     tokenizer = processor.tokenizer
     stops += [each for each in (tokenizer.eos_token_id,) if each is not None and each not in stops]
     if not stops:

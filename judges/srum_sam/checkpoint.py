@@ -30,9 +30,7 @@ _DECODER_HEADS = 8
 def find(checkpoint: str) -> Path:
     """The file that a path or a published size names. Raises CheckpointError, saying which file to put where."""
     if checkpoint in PUBLISHED:
-        cache = os.environ.get(
-            "XDG_CACHE_HOME", "~/.cache"
-        )  # where torch.hub keeps checkpoints, without importing torch
+        cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")  # torch.hub's folder, without importing torch
         folder = Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
         path = folder / PUBLISHED[checkpoint]
         if path.is_file():
@@ -53,26 +51,20 @@ def find(checkpoint: str) -> Path:
 
 def load(path: Path) -> Sam:
     """The model on the CPU, in float32, ready to use. Raises CheckpointError for a file that is no such checkpoint."""
-    import torch
-
     from srum_core.models import weights
 
     state = weights.read_tensors(path)
     odd = {name: str(each.dtype) for name, each in state.items() if not each.is_floating_point()}
     weights.refuse_quantised(path, odd)
     try:
-        model = build({name: tuple(tensor.shape) for name, tensor in state.items()})
+        model = build(weights.shapes_of(state))
     except KeyError as error:
         raise CheckpointError(
             f"{path} has no tensor {error}, which every Segment Anything checkpoint has: is it one?"
         ) from error
     except (ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path} has tensors of shapes that make no Segment Anything model: {error}") from error
-    wanted, there = ({name: tuple(each.shape) for name, each in some.items()} for some in (model.state_dict(), state))
-    weights.refuse(f"{path} does not fit Segment Anything", weights.differences(wanted, there, unused=True))
-    weights.refuse_infinite(state.items(), path)
-    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, assign=True)
-    return model.requires_grad_(False).eval()
+    return weights.fill(model, state, path, f"{path} does not fit Segment Anything")
 
 
 def build(shapes: Mapping[str, tuple[int, ...]]) -> Sam:

@@ -60,7 +60,7 @@ class Sam:
         return choose(self.generator.generate(pixels), (width, height), self.options)
 
 
-def choose(found: Iterable[Mapping[str, Any]], size: tuple[int, int], options: SamOptions) -> list[Region]:
+def choose(records: Iterable[Mapping[str, Any]], size: tuple[int, int], options: SamOptions) -> list[Region]:
     """Regions out of the generator's records, for an image of `size` (width, height).
 
     Masks below `min_area` are dropped, then boxes too much like a larger mask's, then all but the `top` largest. Equal
@@ -68,16 +68,15 @@ def choose(found: Iterable[Mapping[str, Any]], size: tuple[int, int], options: S
     """
     pixels = size[0] * size[1]
     smallest = max(options.min_area * (pixels if options.min_area < 1 else 1), 1)
-    kept: list[Region] = []
-    for _, box, record in sorted(
-        ((-record["area"], _fraction(record["bbox"], size), record) for record in found if record["area"] >= smallest),
-        key=lambda item: item[:2],
-    ):
-        if len(kept) == options.top:
+    regions: list[Region] = []
+    large = [(-record["area"], _fraction(record["bbox"], size), record) for record in records]
+    for area, box, record in sorted(large, key=lambda item: item[:2]):
+        if len(regions) == options.top or -area < smallest:
             break
-        if near_duplicate(box, kept, options.duplicates) is None:
-            kept.append(Region(str(len(kept) + 1), box, mask=_mask(record) if options.masks else None))
-    return kept
+        if near_duplicate(box, regions, options.duplicates) is None:
+            mask = Mask(size, tuple(record["segmentation"]["counts"])) if options.masks else None
+            regions.append(Region(str(len(regions) + 1), box, mask=mask))
+    return regions
 
 
 def _fraction(bbox: Sequence[float], size: tuple[int, int]) -> Box:
@@ -87,15 +86,10 @@ def _fraction(bbox: Sequence[float], size: tuple[int, int]) -> Box:
     return x / size[0], y / size[1], min(1.0, (x + width + 1) / size[0]), min(1.0, (y + height + 1) / size[1])
 
 
-def _mask(record: Mapping[str, Any]) -> Mask:
-    height, width = record["segmentation"]["size"]
-    return Mask((width, height), tuple(record["segmentation"]["counts"]))
-
-
 def _device(name: str) -> torch.device:
     """`auto`: this process's accelerator if there is one, else the CPU. Raises ConfigError for a device not there."""
     from srum_core.models.hub import choose_device
 
-    found = choose_device(name)
+    device = choose_device(name)
     # segment-anything hands over points in float64, which MPS lacks.
-    return choose_device("cpu") if name == "auto" and found.type == "mps" else found
+    return choose_device("cpu") if name == "auto" and device.type == "mps" else device

@@ -127,7 +127,7 @@ def _start(step: FlowStep) -> Sequence[Tensor]:
     if step.start is None:
         raise TrainingError(
             "This loss compares with the prediction before training (FlowStep.start), which was not computed:"
-            " give flow_step a `start`, such as tuning.Start.of(tuned), if you call the loss yourself."
+            " give flow_step a `start`, such as lora.Start.of(tuned), if you call the loss yourself."
         )
     return step.start
 

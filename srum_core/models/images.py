@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from srum_core.errors import RecordError, clean
+from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.runs.files import check_file, read_file, unreadable, way_out
 
 if TYPE_CHECKING:
@@ -95,3 +95,10 @@ def to_image(image: Tensor) -> Image:
 
     levels = (image * 255).round().byte()
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def check_size(size: tuple[int, int], step: int) -> None:
+    """Raise ConfigError for a (width, height) of generated images that is not made of whole steps of so many pixels."""
+    width, height = size
+    if width % step or height % step:
+        raise ConfigError(f"adapter.size {width}x{height} cannot be generated: both sides must be multiples of {step}.")

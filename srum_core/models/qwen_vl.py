@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from PIL import Image
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
     PreTrainedTokenizerBase,
@@ -167,6 +167,11 @@ class ImageInput:
         rows, columns = smart_resize(height, width, self.step, limits["shortest_edge"], limits["longest_edge"])
         return columns, rows
 
+    def tokens(self, size: tuple[int, int]) -> int:
+        """Vision tokens of an image of this (width, height)."""
+        columns, rows = self.seen(size)
+        return columns * rows // self.step**2
+
     def box_format(self, size: tuple[int, int]) -> BoxFormat:
         """Qwen2.5-VL writes boxes in pixels of the image as it was resized for it: not of the file, not thousandths."""
         return BoxFormat("pixels", self.seen(size))
@@ -212,3 +217,42 @@ def ask(
     if images is not None:
         arguments |= {"pixel_values": images[0], "image_grid_thw": images[1]}
     return {name: tensor.to(device) for name, tensor in arguments.items()}
+
+
+# ---- without weights, for memory planning ----------------------------------------------------------------------------
+
+
+def published_config(
+    hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocabulary: int, tied: bool, kind: str
+) -> dict[str, Any]:
+    """The config.json of a language model with the published vision tower; `kind`: its model_type."""
+    return {
+        "model_type": kind, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocabulary,
+        "tie_word_embeddings": tied, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+        "max_position_embeddings": 128000, "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
+        "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+                          "out_hidden_size": hidden, "patch_size": 14, "spatial_merge_size": 2, "window_size": 112,
+                          "fullatt_block_indexes": [7, 15, 23, 31], "model_type": "qwen2_5_vl"},
+    }  # fmt: skip
+
+
+def meta_model(config: Qwen2_5_VLConfig, dtype: torch.dtype) -> Any:
+    """The model on torch's meta device."""
+    with torch.device("meta"):
+        model: Any = Qwen2_5_VLForConditionalGeneration(config)
+    nn.Module.to(model, dtype)
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def prefill(model: Any, tokens: int, count: int, new: int) -> None:
+    """Read so many questions at once, of so many tokens with their images, and begin so many `new` tokens of each
+    answer; zeros stand for the vision tower's output."""
+    text, config = model.model.language_model, model.config.get_text_config()
+    embeds = torch.zeros(count, tokens, config.hidden_size, device="meta", dtype=text.dtype)
+    out = text(inputs_embeds=embeds, use_cache=True)
+    cached = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    cache = torch.zeros(config.num_hidden_layers, count, new, cached, device="meta", dtype=text.dtype)
+    model.lm_head(out.last_hidden_state[:, -1])
+    del cache

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import is_zipfile
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from srum_core.errors import CheckpointError, SrumError, clean
 from srum_core.runs.files import redo_option, way_out
 
+M = TypeVar("M", bound=nn.Module)
 KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """Types that weights may have, and their names in safetensors."""
 SAFETENSORS, PICKLE = ".safetensors", ".bin"
@@ -256,6 +257,17 @@ class Stored:
                 # Copies: a view would be saved with all that it is a view of.
                 torch.save({**whole, **{name: value.clone() for name, value in new.items()}}, directory / file.name)
 
+    def save(self, directory: Path, changed: Mapping[str, Tensor], stems: Sequence[str], files: Iterable[Path]) -> None:
+        """Write a complete folder: `changed` tensors (stored names) in place of its own, and all other `files`, except
+        copies of the weights under other names: their `stems`."""
+        index = f"{self.stem}{self.ending}.index.json"
+        copies = re.compile(rf"({'|'.join(stems)})\b.*\.(bin|safetensors)(\.index\.json)?")
+        self.write(
+            directory,
+            changed,
+            (p for p in files if p.parent != self.directory or p.name == index or not copies.fullmatch(p.name)),
+        )
+
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         if unknown := sorted(set(names) - self.where.keys()):
             raise CheckpointError(
@@ -343,6 +355,32 @@ def differences(
         for name, shape in expected.items()
         if name in stored and tuple(stored[name]) != tuple(shape)
     ]
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def fill(
+    module: M,
+    tensors: Mapping[str, Tensor],
+    where: object,
+    what: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> M:
+    """Give a module that was built on the meta device its values, and freeze it.
+
+    where  their place, for messages
+    what   the beginning of the message where their names or shapes differ
+
+    Raises CheckpointError with every difference, and for values that are not finite."""
+    refuse(what, differences(shapes_of(module.state_dict()), shapes_of(tensors), unused=True))
+    refuse_infinite(tensors.items(), where)
+    values = {name: tensor.to(device, dtype).contiguous() for name, tensor in tensors.items()}
+    module.load_state_dict(values, assign=True)
+    return module.eval().requires_grad_(False)
 
 
 def refuse(what: str, problems: Sequence[str], way_out: str = "") -> None:

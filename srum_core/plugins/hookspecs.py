@@ -24,6 +24,10 @@ def _text(value: str) -> str:
     return str.__str__(value) if isinstance(value, str) else value
 
 
+def _presets(value: Mapping[str, Path] | Path) -> Mapping[str, Path]:
+    return {path.stem: path for path in sorted(value.glob("*.toml"))} if isinstance(value, Path) else value
+
+
 @frozen
 class Component:
     """Something a plugin offers. Describing it must be cheap: the class is imported when a run uses it."""
@@ -37,9 +41,11 @@ class Component:
     presets: Mapping[str, Path] = field(
         factory=dict,
         hash=False,
+        converter=_presets,
         validator=validators.instance_of(Mapping),  # type: ignore[type-abstract]
     )
-    """Adapters and generators only: settings by name, as TOML files. One called "default" is always applied first."""
+    """Adapters and generators only: settings by name, as TOML files, or their folder. One called "default" is always
+    applied first."""
     summary: str = field(default="", converter=_text, validator=validators.instance_of(str))
     """One line for lists."""
 

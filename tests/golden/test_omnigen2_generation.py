@@ -25,9 +25,18 @@ from torch import Tensor
 
 from srum_core.flow import Schedule
 from srum_core.models.images import to_image
-from srum_omnigen2.autoencoder import SIDE_STEP, decode, encode, fitted_size, to_tensor
 from srum_omnigen2.options import Sampling
-from srum_omnigen2.sampling import sample, sampling_shift, time_grid, training_shift
+from srum_omnigen2.sampling import (
+    SIDE_STEP,
+    decode,
+    encode,
+    fitted_size,
+    sample,
+    sampling_shift,
+    time_grid,
+    to_tensor,
+    training_shift,
+)
 
 pytestmark = pytest.mark.golden
 

@@ -28,9 +28,7 @@ from srum_core.flow import FlowStep, Schedule, flow_step
 from srum_core.models.qwen_vl import PAD
 from srum_losses import SrumOptions
 from srum_losses.objectives import SrumLoss
-from srum_omnigen2.autoencoder import SIDE_STEP, encode, fitted_size, to_tensor
-from srum_omnigen2.sampling import training_shift
-from srum_omnigen2.text_encoder import prompt_ids, read
+from srum_omnigen2.sampling import SIDE_STEP, encode, fitted_size, prompt_ids, read, to_tensor, training_shift
 
 pytestmark = pytest.mark.golden
 CASES = ("case_a", "case_b", "case_r")

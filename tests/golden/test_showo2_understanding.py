@@ -10,10 +10,10 @@ import torch
 from showo2_goldens import cases, close, grids, image, latents, model, need, part, read_json, tensors
 from torch import Tensor
 
-from srum_core.models.generation import Reply
+from srum_core.models.generation import Reply, speak
 from srum_core.models.tensors import to_tensor
 from srum_showo2.denoiser import attention_mask
-from srum_showo2.understanding import View, ask, cropped, padded, speak
+from srum_showo2.understanding import View, ask, cropped, padded
 
 pytestmark = pytest.mark.golden
 VARIANTS = cases("understanding")
@@ -91,16 +91,15 @@ def test_the_row(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_answers(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers(variant: str) -> None:
     """Logits of the prompt and of every new token, with a cache, and the likeliest tokens."""
-    monkeypatch.setattr(type(model().words), "stop", -1)  # the set was made without a token that stops
     stored, about = part(tensors("understanding"), variant), read_json("understanding")[variant]
     one, (view, question), steps = model(), asked(variant), list[Tensor]()
     with torch.no_grad():
         given, seen, received = ask(one.denoiser, view, [0], [question])
         prompt = one.denoiser.showo.lm_head(torch.cat([seen, received], dim=1))
-    said = speak(
-        one.denoiser, one.words, given, [Reply(read_json("understanding")["new_tokens"])],
+    said = speak(  # the set was made without a token that stops
+        one.denoiser.showo, given, [Reply(read_json("understanding")["new_tokens"])], [-1], 0,
         lambda logits: steps.append(logits.clone()),
     )  # fmt: skip
     if "prompt_logits" in stored:
@@ -110,19 +109,19 @@ def test_answers(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.words.tokenizer.decode(said[0], skip_special_tokens=True) == about["greedy_text"]
 
 
-def test_questions_share_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_share_a_batch() -> None:
     """About two images, and two about one of them, of different lengths."""
     stored, one, count = tensors("understanding"), model(), read_json("understanding")["new_tokens"]
     expected = stored["trained.greedy_tokens"].tolist()
+    # The set was made without a token that stops.
     unsaid = next(token for token in range(len(one.words.tokenizer)) if token not in expected)
-    monkeypatch.setattr(type(one.words), "stop", unsaid)  # the set was made without a token that stops
     feeds = [stored[LATENTS[variant]] for variant in ("trained", "script_mean")]
     question = one.words.question(read_json("understanding")["question"])
     rows = [one.words.question("what?"), question, question]
     with torch.no_grad():
         view = View.of(one.denoiser, one.words.frame, grids(torch.cat(feeds)))
         given, _, _ = ask(one.denoiser, view, [0, 1, 0], rows)
-    said = speak(one.denoiser, one.words, given, [Reply(count), Reply(2), Reply(count)])
+    said = speak(one.denoiser.showo, given, [Reply(count), Reply(2), Reply(count)], [unsaid], unsaid)
     assert said[2] == expected
     assert len(said[1]) == 2
 

@@ -45,14 +45,14 @@ class Components:
         boxes, areas = component_boxes(colours, options.connectivity)
         smallest = options.min_area * (height * width if options.min_area < 1 else 1)
         big = [(area, box) for area, box in zip(areas, boxes, strict=True) if area >= smallest]
-        kept = sorted(big, key=lambda pair: (-pair[0], pair[1]))[: options.max_regions]
-        fractions = [_fraction(box, (width, height), options.margin) for box in reading_order(box for _, box in kept)]
-        labels = [""] * len(fractions)
+        largest = sorted(big, key=lambda pair: (-pair[0], pair[1]))[: options.max_regions]
+        regions = [
+            Region(str(number), _fraction(box, (width, height), options.margin))
+            for number, box in enumerate(reading_order(box for _, box in largest), start=1)
+        ]
         if options.whole:
-            fractions.append((0.0, 0.0, 1.0, 1.0))
-            labels.append("whole picture")
-        numbered = enumerate(zip(fractions, labels, strict=True), start=1)
-        return [Region(str(number), box, label) for number, (box, label) in numbered]
+            regions.append(Region(str(len(regions) + 1), (0.0, 0.0, 1.0, 1.0), "whole picture"))
+        return regions
 
 
 class Grid:
@@ -112,13 +112,13 @@ def _palette(offsets: Floats, counts: Ints, tolerance: float) -> list[Floats]:
     import numpy as np
 
     left = counts.copy()
-    chosen: list[Floats] = []
-    while left.any() and len(chosen) < _COLOURS:
+    colours: list[Floats] = []
+    while left.any() and len(colours) < _COLOURS:
         colour = offsets[left.argmax()]
-        chosen = [one for one in chosen if _off_blend(one[None], colour)[0] > tolerance] + [colour]
+        colours = [one for one in colours if _off_blend(one[None], colour)[0] > tolerance] + [colour]
         near = np.abs(offsets - colour).max(axis=1) <= tolerance
         left[near | (_off_blend(offsets, colour) <= tolerance)] = 0
-    return chosen
+    return colours
 
 
 def _off_blend(offsets: Floats, colour: Floats) -> Floats:

@@ -8,7 +8,10 @@ band only. A rule that changes a number leaves a sentence in `Score.rules`, and 
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Callable
+from importlib.resources import files
 from itertools import pairwise
 
 from attrs import evolve
@@ -16,7 +19,6 @@ from attrs import evolve
 from srum_core.records import Score
 from srum_judges.options import RuledOptions
 from srum_judges.rules.keywords import Synonyms, comparable, keywords, names, readable
-from srum_judges.rules.layout_rule import spatial_directives
 
 Rule = Callable[[str, Score], Score]
 """From a prompt and a score to the score that counts."""
@@ -70,3 +72,31 @@ def penalised(value: float) -> float:
         return value
     left, low, right, high = next((*one, *other) for one, other in pairwise(KNOTS) if value <= other[0])
     return low + (value - left) * (high - low) / (right - left)
+
+
+# ---- spatial directives ----------------------------------------------------------------------------------------------
+
+_TABLE = tomllib.loads((files("srum_judges.rules") / "layout_rule.toml").read_text(encoding="utf-8"))
+_STRAIGHT = str.maketrans("“”„‟’‘‐‑‒–—", '""""' + "''" + "-----")
+
+
+def _expand(table: str) -> str:
+    """A regular expression for any of the alternatives, parts put in."""
+    alternatives = "|".join(table.strip("\n").split("\n"))
+    return "(?:" + re.sub(r"<(\w+)>", lambda part: _expand(_TABLE["parts"][part[1]]), alternatives) + ")"
+
+
+_IDIOM, _DIRECTIVE = (re.compile(rf"(?<![\w']){_expand(_TABLE[name])}(?![\w'])") for name in ("idioms", "directives"))
+
+
+def spatial_directives(text: str) -> list[str]:
+    """The spatial directives in a prompt, in order, lower case, hyphens as spaces; [] = none, as in "an image of a
+    tree" (paper §3.2).
+
+    `layout_rule.toml` lists the directives, and idioms that are none; these are taken out first, like what stands in
+    double quotes (words to be written in the image). In doubt a phrase counts: a word too many leaves a score as the
+    judge stated it, one too few takes it away."""
+    words = " ".join(text.translate(_STRAIGHT).lower().replace("-", " ").split())
+    if not re.fullmatch(r'"[^"]*"\W*', words):  # all of it in quotes: a quoted prompt, not words in the image
+        words = re.sub(r'"[^"]*"', "·", words)
+    return _DIRECTIVE.findall(_IDIOM.sub("·", words))

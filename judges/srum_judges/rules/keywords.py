@@ -22,6 +22,7 @@ decide, see `comparable`.
 from __future__ import annotations
 
 import re
+import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -33,8 +34,11 @@ from attrs import frozen
 
 from srum_core.errors import ConfigError
 from srum_core.runs.files import read_text
-from srum_judges.rules.inflection import WORDS, forms
 
+_TABLE = tomllib.loads((files("srum_judges.rules") / "vocabulary.toml").read_text(encoding="utf-8"))
+WORDS = {role: frozenset(words.split()) for role, words in _TABLE["words"].items()}
+_SINGULARS: list[tuple[str, str]] = _TABLE["singulars"]
+_IRREGULAR: dict[str, str] = dict(pair.split("/") for pair in WORDS["irregular"])
 _EMPTY = WORDS["empty"] | WORDS["open"]
 _KINDS = {
     **dict.fromkeys(_EMPTY | WORDS["ing_and_ed_nouns"], "word"),
@@ -235,3 +239,22 @@ def _phrase(run: Sequence[str], before: frozenset[str], after: str, absent: bool
 def _describes(word: str) -> bool:
     adverb = word.endswith("ly") and len(word) > 4 and word not in WORDS["ly_nouns"]
     return adverb or word in WORDS["descriptions"] or not word[0].isalpha()
+
+
+# ---- singular and plural ---------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=65536)
+def forms(term: str) -> frozenset[str]:
+    """A word (or several: the last one counts) as written, and its singular if it can be a plural; words are the same
+    if they share a form."""
+    start, space, word = term.rpartition(" ")
+    return frozenset([term, start + space + _singular(word)])
+
+
+def _singular(word: str) -> str:
+    """The word itself where it is no plural."""
+    if word in _IRREGULAR or word in WORDS["no_plural"] or not re.fullmatch("[a-z]{3,40}", word):
+        return _IRREGULAR.get(word, word)
+    matches = ((re.fullmatch(plural, word), singular) for plural, singular in _SINGULARS)
+    return next((match.expand(singular) for match, singular in matches if match), word)

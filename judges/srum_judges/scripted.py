@@ -30,15 +30,15 @@ class Scripted:
 
 def _reply(question: Question) -> str:
     image = read_file(question.image)
-    listed = _LISTED.findall(question.text)
+    ids = _LISTED.findall(question.text)
     if "Write questions" in question.text:
         return "Is there anything?\nIs it what was asked for?"
     if '"bbox_2d"' in question.text:
         return _boxes(question)
-    if not listed and "Verdict:" in question.text:
+    if not ids and "Verdict:" in question.text:
         verdict = "yes" if _value(image, question.text) > 0 else "no"
         return f"Verdict: {verdict}\nReason: scripted reply"
-    if not listed:
+    if not ids:
         part = "" if question.crop is None else repr(question.crop)
         return f"Score: {_value(image, part):.1f}\nReason: scripted reply"
     verify = "Verdict:" in question.text  # every box may stay
@@ -46,7 +46,7 @@ def _reply(question: Question) -> str:
         f"Region ID: {identity}\nIdentified Object: something\n"
         + ("Verdict: yes\n" if verify else f"Score: {_value(image, identity):.1f}\n")
         + "Reason: scripted reply"
-        for identity in listed
+        for identity in ids
     )
 
 

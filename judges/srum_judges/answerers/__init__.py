@@ -1,1 +1,0 @@
-"""Who can answer in the place of the model itself."""
