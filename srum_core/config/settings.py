@@ -136,7 +136,13 @@ class Train:
     """Stop when the mean error of net-negative cells (weight + lambda below 0) is so many times what it was in
     the first steps; 0 = never."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Where else to log. metrics.jsonl is written always."""
+    """Where else to log, with sample images and the tables of evaluations. metrics.jsonl is written always."""
+    project: str = field(default="srum", validator=validators.matches_re(r"[^/\\#?%:]{1,128}"))
+    """The trackers' project."""
+    tags: tuple[str, ...] = field(default=(), validator=validators.deep_iterable(validators.matches_re(r".{1,64}")))
+    """The trackers' tags."""
+    samples: int = field(default=8, validator=_at_least_0)
+    """Images with their boxes and scores that the trackers get every round; 0 = none."""
 
 
 @frozen

@@ -23,6 +23,7 @@ from srum_core.runs.run import Run
 from srum_core.runs.store import Records, read_list, write_atomic
 from srum_core.stages.chunks import Made
 from srum_core.training.selection import duplicates
+from srum_core.training.trackers import Example, Trackers
 
 log = logging.getLogger("srum")
 
@@ -49,8 +50,27 @@ def evaluate(run: Run, round: int | None) -> None:
     made.begin()
     if table := perform(made, *own_judge(made)):
         write_atomic(made.folder / "DONE", f"{table.planned}\n")
+        track(run, round)
         if warning := duplicates(_objects(run, None), _objects(run, round)):
             log.warning(warning)
+
+
+def track(run: Run, round: int | None) -> None:
+    """Give the table so far, and the first images with their measures, to the run's trackers."""
+    if not run.settings.train.trackers:
+        return
+    tracked = Trackers(run, round, "evaluate")
+    ids = [item.id for item in run.planned_evaluation()][: run.settings.train.samples]
+    tracked.images("evaluation", lambda: [_example(each) for each in scored(run, round, ids) if each.usable])
+    if table := compare(run):
+        values = {name: row.value for name, row in (read_table(run, round) or {}).items()}
+        tracked.table("evaluation", values, table.head, table.rows)
+    tracked.close()
+
+
+def _example(image: Scored) -> Example:
+    measures = [f"{name} {value:.3g}" for name, value in image.values.items()]
+    return Example(image.candidate.image, "\n".join([clean(image.candidate.prompt.text), *measures]))
 
 
 def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | None:

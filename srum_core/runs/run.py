@@ -377,6 +377,8 @@ def remembered(settings: Settings, registry: plugins.Registry, stage: str) -> di
         },
     }
     by_stage["evaluate"]["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
+    for name in ("project", "tags", "samples"):  # of trackers
+        by_stage["train"]["train"].pop(name)
     return by_stage[stage]
 
 

@@ -60,7 +60,7 @@ def train(run: Run, round: int) -> Path:
     objective = run.registry.create("loss", run.settings.loss)
     images = choose(run, round)
     model = run.model(round - 1)
-    accelerator = start(run, round, model)
+    accelerator = start(run, model)
     latents = Latents(run.round_folder(round) / "latents", json.dumps(run.stage_settings("generate", round)["adapter"]))
     latents.prepare(model, images.candidates, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
@@ -73,25 +73,20 @@ def train(run: Run, round: int) -> Path:
         trainer.run_all()
         trainer.finish(result)
     finally:
-        trackers.finish(accelerator)
+        trainer.trackers.close()
         run.release()  # the model is no longer the one that the round started with
         if accelerator.num_processes == 1:  # else another precision or device in this process would be refused
             AcceleratorState._reset_state(reset_partial_state=True)
     return result
 
 
-def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
+def start(run: Run, model: UnifiedModel) -> Accelerator:
     """The accelerator, on the device that the adapter has put its denoiser on."""
     device = next(model.denoiser.parameters()).device
     precision = run.settings.train.mixed_precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=precision,
-        log_with=list(run.settings.train.trackers) or None,
-        project_dir=run.round_folder(round) / "logs",
-    )
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
     if accelerator.distributed_type not in known:
         raise TrainingError(
@@ -126,6 +121,7 @@ class Trainer:
     average: lora.Average = field(init=False)
     guard: Guard = field(init=False)
     saved: Saved = field(init=False)
+    trackers: trackers.Trackers = field(init=False)
     width: int = field(init=False)
     """Batches of a full step, of all processes together. A training keeps it when their number changes."""
     done: int = field(init=False, default=0)
@@ -304,7 +300,7 @@ class Trainer:
                 each.append(row)
             for sentence in self.run.registry.notify("srum_metrics", run=self.run, metrics=metrics):
                 tell(sentence)
-        trackers.log(self.accelerator, self.done, metrics, speed)
+            self.trackers.numbers(self.done, metrics, speed)
 
     def take_up(self) -> None:
         """Go back to the last saved state, if there is one."""
@@ -320,7 +316,9 @@ class Trainer:
                 fsdp.load_optimizer_state(self.tuned.module, self.optimizer, state["optimizer"])
             lora.copy_into(self.tuned.parameters, state["weights"], path)
             lora.copy_into(self.average.weights, state["average"], path)
-        trackers.start(self.accelerator, self.run.round_folder(self.round), self.saved.settings, self.done)
+        self.trackers = trackers.Trackers(self.run, self.round, "train", self.done, self.accelerator.is_main_process)
+        if not self.done:
+            self.trackers.images("candidates", lambda: trackers.examples(self.run, self.round))
 
     def save(self) -> None:
         """Whole tensors, by name, so that any number of processes can take them up."""
