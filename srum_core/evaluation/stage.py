@@ -115,10 +115,15 @@ def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> lis
     ]
 
 
+def table_of(run: Run, round: int | None) -> BenchmarkTable | None:
+    """A finished evaluation's table, or None."""
+    paths = run.stage_folder("evaluate", round).glob("tables/*/table.json")
+    return next((tables.read(path) for path in paths), None)
+
+
 def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
     """A finished evaluation's rows by name, or None."""
-    paths = run.stage_folder("evaluate", round).glob("tables/*/table.json")
-    return next((tables.read(path).by_name() for path in paths), None)
+    return table.by_name() if (table := table_of(run, round)) else None
 
 
 def _objects(run: Run, round: int | None) -> float | None:
@@ -132,13 +137,19 @@ def change(run: Run) -> dict[str, Estimate]:
     rounds = [k for k in (None, *run.settings.round_numbers) if read_table(run, k)]
     if len(rounds) < 2:
         return {}
-    first, last = (read_table(run, k) or {} for k in (rounds[0], rounds[-1]))
+    before = {each.id: each for each in scored(run, rounds[0])}
+    pairs = [(before[each.id], each) for each in scored(run, rounds[-1]) if each.id in before]
+    return difference(run, read_table(run, rounds[0]) or {}, read_table(run, rounds[-1]) or {}, pairs)
+
+
+def difference(
+    run: Run, first: Mapping[str, Row], last: Mapping[str, Row], pairs: Iterable[tuple[Scored, Scored]]
+) -> dict[str, Estimate]:
+    """The last table minus the first, by row, with the interval over the paired images of both."""
     found = {name: Estimate(last[name].value - row.value) for name, row in first.items() if name in last}
-    before = {each.id: each.values for each in scored(run, rounds[0]) if each.usable}
-    after = [each for each in scored(run, rounds[-1]) if each.usable and each.id in before]
+    usable = [(new.candidate, old.values, new.values) for old, new in pairs if old.usable and new.usable]
     try:
-        benchmark = run.at("evaluate", rounds[-1]).benchmark()
-        paired = _paired(benchmark, [(each.candidate, before[each.id], each.values) for each in after])
+        paired = _paired(run.at("evaluate", None).benchmark(), usable)
     except Exception as error:  # a plugin's table need not accept differences of scores
         log.warning("The change has no interval: the benchmark made no table of the differences: %s", clean(str(error)))
         return found
@@ -182,22 +193,32 @@ def compare(run: Run) -> Grid | None:
     if not there:
         return None
     name = run.settings.benchmark.use if run.settings.benchmark else ""
+    changes = {"change": change(run)} if len(there) > 1 else {}
+    notes = dict.fromkeys(row.note for rows in there.values() for row in rows.values() if row.note)
+    return grid(f"{name}, {run.settings.evaluate.split}", there, changes, notes)
+
+
+def grid(
+    title: str,
+    there: Mapping[str, Mapping[str, Row]],
+    changes: Mapping[str, Mapping[str, Estimate]],
+    notes: Iterable[str],
+) -> Grid:
+    """A column for each table, then for each change."""
     every = list(there.values())
-    changes = change(run)
     percent = all_shares(row.value for rows in every for row in rows.values())
     names = dict.fromkeys(row for rows in every for row in rows)
-    notes = dict.fromkeys(row.note for rows in every for row in rows.values() if row.note)
     return Grid(
-        ["measure", "n", *there, *(["change"] if len(there) > 1 else [])],
+        ["measure", "n", *there, *changes],
         [
             [
                 row,
                 str(next(rows[row].count for rows in every if row in rows)),
                 *(number(rows.get(row), percent) for rows in every),
-                *([number(changes.get(row), percent, signed=True)] if len(there) > 1 else []),
+                *(number(each.get(row), percent, signed=True) for each in changes.values()),
             ]
             for row in names
         ],
-        f"{name}, {run.settings.evaluate.split} ({units(percent, 'n images, ')})",
+        f"{title} ({units(percent, 'n images, ')})",
         "\n".join(notes),
     )
