@@ -58,7 +58,9 @@ def gather_comparison(folders: Sequence[Path], limit: int, round: int | None = N
         "pairs": pairs(runs[first], models, limit),
         "differing": _differing(runs),
     }
-    return {"name": " and ".join(runs), "run": run, "ablation": None}, grid(title, rows, changes, notes)
+    return {"name": f"{' and '.join(others)} against {first}", "run": run, "ablation": None}, grid(
+        title, rows, changes, notes
+    )
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
