@@ -101,8 +101,8 @@ def test_words_arrive_as_they_were_said(page: Page) -> None:
     found = page.data["candidates"][0]
     assert found["prompt"] == f"{ODD} picture 0"
     assert found["thought"] == ODD
-    assert found["whole"][0]["reason"] == f"{ODD} whole"
-    assert found["regions"][0]["label"] == found["regions"][0]["scores"][0]["label"] == ODD
+    assert found["scores"][0]["reason"] == f"{ODD} whole"
+    assert found["regions"][0]["label"] == found["scores"][1]["label"] == ODD
     assert found["answers"] == [{"by": ODD, "text": f"{ODD} and \ud800 half a character"}]
     assert page.data["candidates"][1]["failures"][0]["why"] == f"{ODD} unreadable"
     assert page.data["pairs"]["pairs"][2]["prompt"] == f"{ODD} number 2"
@@ -296,7 +296,7 @@ def test_an_ablation_of_another_form_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_lines_differ_in_style_and_carry_their_names_and_last_values() -> None:
-    lines = [charts.Line(name, ((1.0, value), (2.0, value + 1))) for name, value in (("a<b", 0.0), ("c", 0.01))]
+    lines = {name: [(1.0, value), (2.0, value + 1)] for name, value in (("a<b", 0.0), ("c", 0.01))}
     svg = charts.line_chart("Title", lines, {1.0: "round 1"})
     assert 'class="line s0"' in svg
     assert 'class="line s1"' in svg
@@ -307,11 +307,11 @@ def test_lines_differ_in_style_and_carry_their_names_and_last_values() -> None:
 
 
 def test_what_was_not_measured_is_a_gap_and_no_zero() -> None:
-    svg = charts.line_chart("T", [charts.Line("a", ((1.0, 1.0), (2.0, None), (3.0, 1.0)))], {})
+    svg = charts.line_chart("T", {"a": [(1.0, 1.0), (2.0, None), (3.0, 1.0)]}, {})
     assert svg.count("M") - svg.count('class="grid"') >= 2
     path = re.findall(r'class="line s0" d="(M[^"]+)"', svg)[0]
     assert path.count("M") == 2
-    assert not charts.line_chart("T", [charts.Line("a", ((1.0, None),))], {})
+    assert not charts.line_chart("T", {"a": [(1.0, None)]}, {})
 
 
 @each_row("low, high", [(0, 1), (-3, 7), (0.0019, 0.0021), (1e-9, 1e-8), (-1e6, 1)])
@@ -325,7 +325,7 @@ def test_ticks_hold_the_data_between_them(low: float, high: float) -> None:
 @each_row("value", [0.0, 5.0, -2.5, 3e-4])
 def test_a_constant_curve_has_no_other_numbers_at_its_axis(value: float) -> None:
     near = value * (1 + 1e-9)
-    svg = charts.line_chart("T", [charts.Line("a", ((1.0, value), (2.0, near), (3.0, value)))], {}, smooth=True)
+    svg = charts.line_chart("T", {"a": [(1.0, value), (2.0, near), (3.0, value)]}, {}, smooth=True)
     labels = re.findall(r'<text class="tick"[^>]*text-anchor="end">([^<]*)<', svg)
     assert labels == [charts.number(value)]
     assert {float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)(?=[LMh\"])", svg.split('class="line s0" d="')[1])} == {
@@ -350,10 +350,10 @@ def test_many_steps_are_smoothed_within_their_round_over_the_raw_ones() -> None:
     assert all(10.3 < y < 10.7 for y in values[100:])
     assert charts.smoothed(points[:39], [1.0]) == []
     assert charts.smoothed([*points[:99], (100.0, None)], [1.0])[-1] == (100.0, None)
-    svg = charts.line_chart("T", [charts.Line("a", tuple(points))], {1.0: "round 1", 101.0: "round 2"}, smooth=True)
+    svg = charts.line_chart("T", {"a": points}, {1.0: "round 1", 101.0: "round 2"}, smooth=True)
     assert [svg.count('class="line s0 raw"'), svg.count('class="line s0" d="M5')] == [1, 1]
     assert svg.index("raw") < svg.index('class="line s0" d="M5')
-    assert "raw" not in charts.line_chart("T", [charts.Line("a", tuple(points))], {})
+    assert "raw" not in charts.line_chart("T", {"a": points}, {})
 
 
 def test_long_trainings_are_thinned_by_means() -> None:

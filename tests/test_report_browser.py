@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from reporting import ODD, make_ablation, make_run, score
 
-from srum_core.report.page import write_comparison, write_report
+from srum_core.report.comparison import gather_comparison
+from srum_core.report.page import write, write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -377,7 +378,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home, right = tmp_path_factory.mktemp("several"), {"base": (0, 0, 1, 1), "one": (1, 0, 1, 1), "two": (0, 1, 0, 0)}
     for place, (name, values) in enumerate(right.items()):
         score(make_run(home / name, 4, 1, "benchmark=reporting:Mean", f"seed={place}"), 1, *values)
-    return write_comparison([home / name for name in right])[0]
+    return write(home / "page.html", gather_comparison([home / name for name in right], 0)[0])
 
 
 def test_several_runs_are_side_by_side_and_each_is_compared_with_the_first(browser: Browser, comparison: Path) -> None:
@@ -409,8 +410,9 @@ def test_several_runs_are_side_by_side_and_each_is_compared_with_the_first(brows
 
 def test_curves_of_several_runs_have_a_line_each_on_the_same_axes(browser: Browser, comparison: Path) -> None:
     browser.open(comparison)
-    lines = """return [...document.querySelectorAll('#training figure')].map((each) => [each.querySelector('b').textContent,
-        each.querySelectorAll('svg').length, [...each.querySelectorAll('path.line')].map((line) => line.classList[1])])"""
+    lines = """return [...document.querySelectorAll('#training figure')].map((each) => [
+        each.querySelector('b').textContent, each.querySelectorAll('svg').length,
+        [...each.querySelectorAll('path.line')].map((line) => line.classList[1])])"""
     found = {title: (charts, kinds) for title, charts, kinds in browser.js(lines)}
     assert found["Loss"] == (1, ["s0", "s1", "s2", "s0", "s1", "s2"])  # curves, then their labels
     assert browser.js("return [...document.querySelectorAll('nav a')].map((each) => each.textContent)") == [

@@ -19,7 +19,7 @@ from srum_core.errors import RecordError
 from srum_core.evaluation.statistics import Z
 from srum_core.plugins import discover
 from srum_core.report.comparison import gather_comparison
-from srum_core.report.page import write_comparison
+from srum_core.report.page import write
 from srum_core.runs.run import Run
 
 MEAN = "benchmark=reporting:Mean"
@@ -89,18 +89,18 @@ def test_a_round_can_be_chosen(made: Path) -> None:
     assert data["run"]["changes"]["better − reference"]["correct"].value == 0
 
 
-def test_runs_of_one_name_are_named_by_their_paths(made: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(own.parent)
-    _, table = gather_comparison([own / "better", made / "better"], 0)
-    assert table.head[2:4] == ["own/better", str(made / "better")]
+def test_runs_of_one_name_are_named_by_their_paths(own: Path) -> None:
+    for home in ("one", "two"):
+        (own / home).mkdir()
+    folders = [(own / name).rename(own / home / "run") for home, name in (("one", "reference"), ("two", "better"))]
+    assert gather_comparison(folders, 0)[1].head[2:4] == ["one/run", "two/run"]
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
 def test_curves_of_several_runs_share_axes(made: Path) -> None:
-    path, _ = write_comparison(three(made), made / "page.html")
-    text = path.read_text(encoding="utf-8")
+    text = write(made / "page.html", gather_comparison(three(made), 0)[0]).read_text(encoding="utf-8")
     charts = re.findall(r"<figcaption><b>(.*?)</b>.*?</figcaption>(<svg.*?</svg>)", text)
     known = dict(charts)
     for title in ("Loss", "Learning rate", "correct"):
@@ -152,12 +152,12 @@ def without_benchmark(home: Path) -> Path:
 @each_row(
     "other, words",
     [
-        (limited, r"do not share their prompts: 2 are the same, of 4 and 2\. .*evaluate\.limit"),
+        (limited, r"do not share their prompts: 2 images have the same ones, of 4 and 2\. .*evaluate\.limit"),
         (unfinished, r"better has not finished the evaluation after round 2; evaluated is base, round 1, round 2"),
         (other_judge, r"not evaluated in the same way.*judge is none of reference, another of better"),
-        (more_images, r"not evaluated in the same way.*images is 1 of reference, 2 of more"),
+        (more_images, r"do not share their prompts: 4 images have the same ones, of 4 and 8\. .*evaluate\.images"),
         (without_benchmark, r"bare has no benchmark, so there is nothing to compare"),
-        (lambda home: home / "reference", r"reference is named twice"),
+        (lambda home: home / "reference", r"A run is named twice"),
         (lambda home: home, r"is not the folder of a run"),
     ],
 )
@@ -166,8 +166,7 @@ def test_runs_that_cannot_be_compared_are_a_sentence(
 ) -> None:
     home = Path(shutil.copytree(made, tmp_path_factory.mktemp("refused") / "runs"))
     with pytest.raises(RecordError, match=words):
-        write_comparison([home / "reference", other(home)])
-    assert not (home / "reference" / "comparison.html").exists()
+        gather_comparison([home / "reference", other(home)], 0)
 
 
 def test_a_round_of_one_run_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,7 @@ def drops(tables: Tables) -> tuple[str, str]:
         return "", ""
     percent = _percent(tables)
     name = f"Change in {tables.measures[0]} against {tables.reference} ({units(percent)})"
-    return name, charts.dumbbells(name, {"change": rows}, percent, change=True, alone=True)
+    return name, charts.dumbbells(name, {"change": rows}, percent, change=True)
 
 
 def curves(tables: Tables, axis: str) -> tuple[str, str]:
@@ -117,7 +117,7 @@ def curves(tables: Tables, axis: str) -> tuple[str, str]:
     if not any(len(points) > 1 for points in lines.values()):
         return "", ""
     name = f"{tables.measures[0]} against {axis} ({units(False)})"
-    return name, charts.curves(name, axis, lines)
+    return name, charts.line_chart(name, lines, height=300, axis=axis, alone=True)
 
 
 def long_form(tables: Tables) -> str:

@@ -156,7 +156,9 @@ def write(folder: Path, measured: Measured, times: Sequence[float], by: str) -> 
             for name, means in each["means"].items()
         }
         name = f"{rubric.capitalize()} of the clean estimate"
-        write_atomic(folder / f"steps-{rubric}.svg", charts.curves(name, "sampling step", lines))
+        write_atomic(
+            folder / f"steps-{rubric}.svg", charts.line_chart(name, lines, height=300, axis="sampling step", alone=True)
+        )
     parts: list[str | Grid] = [f"Graded by {by}.", *(_grid(rubric, each) for rubric, each in found.items())]
     write_atomic(folder / "steps.md", markdown(parts))
     return parts

@@ -17,8 +17,10 @@ from srum_core.evaluation.statistics import Estimate, Z
 from srum_core.records import Row
 
 
-def estimate(row: Row) -> Estimate:
+def estimate(row: Row | Estimate) -> Estimate:
     """A row's value with its 95 % interval; from the standard error where the benchmark gives no interval."""
+    if isinstance(row, Estimate):
+        return row
     if row.low is not None and row.high is not None:
         return Estimate(row.value, row.low, row.high)
     if row.error is None:
@@ -31,7 +33,7 @@ def number(found: Row | Estimate | None, percent: bool = False, signed: bool = F
     "" for nothing; a change is `signed`."""
     if found is None:
         return ""
-    found = estimate(found) if isinstance(found, Row) else found
+    found = estimate(found)
     ends = [] if found.low is None or found.high is None else [found.low, found.high]
     scale, largest = (100, 100.0) if percent else (1, max(map(abs, (found.value, *ends))))
     if digits is None:

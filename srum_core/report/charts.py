@@ -6,15 +6,15 @@ Colours are those of charts.css: the page has it, and a chart that stands alone 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor, log10
 from pathlib import Path
 from statistics import fmean
 
-from attrs import evolve, frozen
 from markupsafe import Markup, escape
 
 from srum_core.evaluation import formatting
+from srum_core.evaluation.formatting import estimate
 from srum_core.evaluation.statistics import Estimate
 from srum_core.records import Row
 
@@ -33,32 +33,10 @@ Points = Sequence[tuple[float, float | None]]
 """(x, y); y is None where there is nothing to measure."""
 
 
-@frozen
-class Line:
-    """y over x."""
-
-    label: str
-    points: Points
-    ends: Sequence[tuple[float, float, float]] = ()
-    """(x, low, high) of intervals; such a line has a dot at every point."""
-
-    @property
-    def there(self) -> list[tuple[float, float]]:
-        return [(x, y) for x, y in self.points if y is not None]
-
-
-@frozen
-class Scale:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """From values in [low, high] to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
-        return round(self.start + share * (self.end - self.start), 2)
+    size = (end - start) / (high - low) if high > low else 0.0
+    return lambda value: round(start + (value - low) * size if size else (start + end) / 2, 2)
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -74,8 +52,8 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 def number(value: float) -> str:
     """Short, and never -0."""
-    text = f"{value:.3g}" if abs(value) < 1e5 and (value == 0 or abs(value) >= 1e-3) else f"{value:.1e}"
-    return "0" if text == "-0" else text.replace("-", "−", 1) if text.startswith("-") else text
+    text = f"{value:z.3g}" if abs(value) < 1e5 and (value == 0 or abs(value) >= 1e-3) else f"{value:.1e}"
+    return re.sub("^-", "−", text)
 
 
 def thin(points: Points) -> Points:
@@ -102,37 +80,35 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def curves(title: str, axis: str, lines: Mapping[str, Sequence[tuple[float, Estimate]]], alone: bool = True) -> Markup:
-    """Values and their intervals over x, a line each."""
-    made = []
-    for label, points in lines.items():
-        points = sorted(points, key=lambda point: point[0])
-        ends = [(x, each.low, each.high) for x, each in points if each.low is not None and each.high is not None]
-        made.append(Line(label, [(x, each.value) for x, each in points], ends))
-    return line_chart(title, made, {}, 300, axis=axis, alone=alone)
-
-
 def line_chart(
     title: str,
-    lines: Sequence[Line],
-    breaks: Mapping[float, str],
+    lines: Mapping[str, Sequence[tuple[float, Estimate | float | None]]],
+    breaks: Mapping[float, str] | None = None,
     height: int = 210,
     smooth: bool = False,
     axis: str = "training step",
     alone: bool = False,
 ) -> Markup:
-    """`breaks`: where a round begins, by x. `smooth`: over the raw lines. `alone`: as a file of its own. Empty without
-    a number to show."""
-    lines = [evolve(line, points=thin(line.points)) for line in lines if line.there]
-    if not lines:
+    """Values over x by label; those of estimates with a dot and their intervals. `breaks`: where a round begins, by x.
+    `smooth`: over the raw lines. `alone`: as a file of its own. Empty without a number to show."""
+    breaks = breaks or {}
+    values: dict[str, Points] = {}
+    bars: dict[str, list[tuple[float, float, float]]] = {}
+    for label, points in lines.items():
+        plain = [(x, y.value if isinstance(y, Estimate) else y) for x, y in sorted(points, key=lambda point: point[0])]
+        if any(y is not None for _, y in plain):
+            values[label] = thin(plain)
+            known = [(x, y.low, y.high) for x, y in points if isinstance(y, Estimate)]
+            bars[label] = [(x, low, high) for x, low, high in known if low is not None and high is not None]
+    if not values:
         return Markup("")
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.there]
-    ys += [end for line in lines for _, *ends in line.ends for end in ends]
+    xs = [x for points in values.values() for x, _ in points]
+    ys = [y for points in values.values() for _, y in points if y is not None]
+    ys += [end for each in bars.values() for _, *ends in each for end in ends]
     marks = ticks(min(0.0, *ys) if min(ys) < 0.5 * max(ys) else min(ys), max(ys))
     right, bottom = WIDTH - RIGHT, height - BOTTOM
-    across = Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, right)
-    up = Scale(marks[0], marks[-1], bottom, TOP)
+    across = scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, right)
+    up = scale(marks[0], marks[-1], bottom, TOP)
     parts = []
     for mark in marks:
         parts.append(f'<path class="{"axis" if mark == 0 else "grid"}" d="M{LEFT} {up(mark)}H{right}"/>')
@@ -144,36 +120,34 @@ def line_chart(
     wanted = [x for x in ticks(min(xs), max(xs), 6) if min(xs) <= x <= max(xs) and (x == int(x) or not whole)]
     parts += [_text(across(x), bottom + 14, number(x), "middle") for x in wanted]
     parts.append(_text((LEFT + right) / 2, height - 4, axis, "middle"))
-    labels = []
-    for index, line in enumerate(lines):
-        style = f"s{index % 6}"
-        if smooth and (means := smoothed(line.points, list(breaks))):
-            parts.append(f'<path class="line {style} raw" d="{_path(line.points, across, up)}"/>')
-            line = Line(line.label, means)
-        shift = 3 * index * bool(line.ends)  # so that intervals at the same place do not hide one another
-        along = evolve(across, start=across.start + shift, end=across.end + shift)
-        parts.append(f'<path class="line {style}" d="{_path(line.points, along, up)}"/>')
-        parts += [f'<path class="bar" d="M{along(x)} {up(low)}V{up(high)}"/>' for x, low, high in line.ends]
-        for x, y in line.there if line.ends else line.there[-1:]:
-            parts.append(f'<circle class="dot {style}" cx="{along(x)}" cy="{up(y)}" r="2.5"/>')
-        labels.append((up(line.there[-1][1]), style, f"{line.label} {number(line.there[-1][1])}"))
-    labels.sort(key=lambda label: label[0])
-    for (y, style, label), place in zip(labels, _spread([label[0] for label in labels], bottom), strict=True):
+    labels, message = [], []
+    for index, (label, points) in enumerate(values.items()):
+        style, shift = f"s{index % 6}", 3 * index * bool(bars[label])  # so that no interval hides another
+        known = [y for _, y in points if y is not None]
+        message.append(f"{label} from {number(known[0])} to {number(known[-1])}")
+        means = smoothed(points, list(breaks)) if smooth else []
+        for kind, each in [(f"{style} raw", points), (style, means)] if means else [(style, points)]:
+            points = [(across(x) + shift, y) for x, y in each]
+            parts.append(f'<path class="line {kind}" d="{_path(points, up)}"/>')
+        parts += [f'<path class="bar" d="M{across(x) + shift} {up(low)}V{up(high)}"/>' for x, low, high in bars[label]]
+        there = [(x, y) for x, y in points if y is not None]
+        for x, y in there if bars[label] else there[-1:]:
+            parts.append(f'<circle class="dot {style}" cx="{x}" cy="{up(y)}" r="2.5"/>')
+        labels.append((up(there[-1][1]), style, f"{label} {number(there[-1][1])}"))
+    labels.sort(key=lambda each: each[0])
+    for (y, style, label), place in zip(labels, _spread([y for y, *_ in labels], bottom), strict=True):
         parts.append(f'<path class="lead" d="M{right + 4} {y}L{right + 12} {place:.1f}"/>')
         parts.append(f'<path class="line {style}" d="M{right + 12} {place:.1f}h16"/>')
         parts.append(_text(right + 32, place + 3.5, label, "start", "label"))
-    message = "; ".join(
-        f"{each.label} from {number(each.there[0][1])} to {number(each.there[-1][1])}" for each in lines
-    )
-    return _svg(title, message, height, parts, alone)
+    return _svg(title, "; ".join(message), height, parts, alone)
 
 
-def _path(points: Points, across: Scale, up: Scale) -> str:
+def _path(points: Points, up: Callable[[float], float]) -> str:
     """A gap where there is no number; a number on its own becomes a short dash."""
     pen, out = False, []
     for x, y in points:
         if y is not None:
-            out.append(f"{'L' if pen else 'M'}{across(x)} {up(y)}" + ("" if pen else "h0.5"))
+            out.append(f"{'L' if pen else 'M'}{x} {up(y)}" + ("" if pen else "h0.5"))
         pen = y is not None
     return "".join(out)
 
@@ -187,19 +161,12 @@ def _spread(places: Sequence[float], bottom: float) -> list[float]:
 
 
 def dumbbells(
-    title: str,
-    tables: Mapping[str, Mapping[str, Row | Estimate]],
-    percent: bool = False,
-    change: bool = False,
-    alone: bool = False,
+    title: str, tables: Mapping[str, Mapping[str, Row | Estimate]], percent: bool = False, change: bool = False
 ) -> Markup:
     """For every measure its value in each table, with its 95 % interval; the last is filled.
 
-    `percent` is how numbers are written. A `change` has a line at zero, and its value at the end of its line."""
-    every = [
-        {name: formatting.estimate(row) if isinstance(row, Row) else row for name, row in rows.items()}
-        for rows in tables.values()
-    ]
+    `percent` is how numbers are written. A `change` is a file of its own with a line at zero and values at the end."""
+    every = [{name: estimate(row) for name, row in rows.items()} for rows in tables.values()]
     found = [row for rows in every for row in rows.values()]
     if not found:
         return Markup("")
@@ -208,7 +175,7 @@ def dumbbells(
     names = dict.fromkeys(name for rows in every for name in rows)
     left, row_height = 170, 16 + 10 * len(every)
     height = row_height * len(names) + TOP + BOTTOM
-    across = Scale(marks[0], marks[-1], left, WIDTH - 24 - 128 * change)
+    across = scale(marks[0], marks[-1], left, WIDTH - 24 - 128 * change)
     parts = []
     for mark in marks:
         kind = "axis" if change and mark == 0 else "grid"
@@ -231,7 +198,7 @@ def dumbbells(
         f"{table}: " + ", ".join(f"{name} {formatting.number(row, percent, change)}" for name, row in rows.items())
         for table, rows in tables.items()
     )
-    return _svg(title, message, height, parts, alone)
+    return _svg(title, message, height, parts, alone=change)
 
 
 def marker(place: int, count: int, x: float, y: float) -> str:
@@ -269,8 +236,5 @@ def _own_style() -> str:
     style = STYLE.read_text(encoding="utf-8")
     colours = {name: pair for name, *pair in re.findall(r"--(\w+): light-dark\((\S+), (\S+)\);", style)}
     rules = "svg { background: var(--paper); }\n" + style.partition("}\n")[2]
-
-    def shade(at: int) -> str:
-        return re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]][at], rules)
-
-    return f"{shade(0)}@media (prefers-color-scheme: dark) {{\n{shade(1)}}}\n"
+    light, dark = (re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]][at], rules) for at in (0, 1))  # noqa: B023
+    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"

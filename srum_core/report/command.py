@@ -33,10 +33,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError for folders that hold nothing to show or cannot be compared, and for unreadable records."""
-    from srum_core.report.page import write_comparison, write_report
+    from srum_core.report.comparison import gather_comparison
+    from srum_core.report.page import write, write_report
 
     if len(parsed.folders) > 1:
-        path, table = write_comparison(parsed.folders, parsed.out, parsed.limit, parsed.round)
+        data, table = gather_comparison(parsed.folders, parsed.limit, parsed.round)
+        path = write(parsed.out or parsed.folders[0] / "comparison.html", data)
         show_table(table)
     elif parsed.round is not None:
         raise ConfigError("--round names what to compare, which takes two runs or more: srum report RUN RUN.")

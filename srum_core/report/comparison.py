@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from markupsafe import Markup
 
 from srum_core.config.toml import as_data
 from srum_core.errors import RecordError
 from srum_core.evaluation.formatting import Grid, estimate
-from srum_core.evaluation.stage import difference, evaluated, grid, table_of
+from srum_core.evaluation.stage import difference, evaluated, grid, read_table, table_of
+from srum_core.evaluation.statistics import Estimate
 from srum_core.evaluation.tables import BenchmarkTable, remarks
 from srum_core.options import flatten
 from srum_core.report import charts
-from srum_core.report.gallery import Data, named, numbered, pairs
+from srum_core.report.gallery import Data, numbered, pairs
 from srum_core.report.gather import opened, training
-from srum_core.runs.progress import shown
 from srum_core.runs.run import Run
 
 _SAME = ("benchmark", "split", "options", "policy", "judge", "borders")
@@ -26,8 +29,12 @@ def gather_comparison(folders: Sequence[Path], limit: int, round: int | None = N
     """What the page shows about runs after a round (None: each after its last), and the table to print.
 
     Raises RecordError for runs that have not finished it, or that were evaluated on other prompts or in other ways."""
-    runs = dict(zip(_names(folders), map(opened, folders), strict=True))
-    rounds = {name: round or run.settings.round_count for name, run in runs.items()}
+    whole = [Path(folder).absolute() for folder in folders]
+    if len(set(whole)) < len(whole):
+        raise RecordError("A run is named twice: a run is compared with other runs.")
+    home = os.path.commonpath([folder.parent for folder in whole])
+    runs = {str(folder.relative_to(home)): opened(folder) for folder in whole}
+    rounds = {name: run.settings.round_count if round is None else round for name, run in runs.items()}
     tables = {name: _table(name, run, rounds[name]) for name, run in runs.items()}
     first, *others = runs
     for name in others:
@@ -38,39 +45,29 @@ def gather_comparison(folders: Sequence[Path], limit: int, round: int | None = N
     }
     rows = {name: table.by_name() for name, table in tables.items()}
     changes = {f"{name} − {first}": difference(runs[first], rows[first], rows[name], both[name]) for name in others}
-    same = all(old.id == new.id for name in others for old, new in both[name])
-    after = ", ".join(f"{name} after {named(k)}" for name, k in rounds.items())
-    notes = [f"{after}; paired by prompt, {'the same' if same else 'other'} image seeds."]
-    said = {name: remarks(table) for name, table in tables.items()}
-    for remark in dict.fromkeys(each for found in said.values() for each in found):
-        whose = [name for name, found in said.items() if remark in found]
+    seeds = "the same" if all(old.id == new.id for each in both.values() for old, new in each) else "other"
+    after = ", ".join(f"{name} after round {k}" for name, k in rounds.items())
+    notes = [f"{after}; paired by prompt, {seeds} image seeds."]
+    for remark in dict.fromkeys(each for table in tables.values() for each in remarks(table)):
+        whose = [name for name, table in tables.items() if remark in remarks(table)]
         notes.append(remark if len(whose) == len(runs) else f"{', '.join(whose)}: {remark}")
     title = f"{tables[first].benchmark}, {tables[first].split}"
-    run = {
-        **dict.fromkeys(("settings", "rounds", "base", "candidates"), ()),
-        **{"toml": "", "left_out": 0},
-        "metrics": {name: training(each) for name, each in runs.items()},
+    settings = {name: flatten(as_data(run.settings)) for name, run in runs.items()}
+    keys = dict.fromkeys(key for each in settings.values() for key in each)
+    values = {key: [str(each.get(key, "–")) for each in settings.values()] for key in keys}
+    page = {
+        **dict.fromkeys(("toml", "candidates"), ()),
+        "metrics": {name: training(run) for name, run in runs.items()},
         "tables": rows,
         "changes": changes,
         "benchmark": title,
         "notes": notes,
         "progress": _progress(runs),
         "pairs": pairs(runs[first], models, limit),
-        "differing": _differing(runs),
+        "differing": {key: each for key, each in values.items() if len(set(each)) > 1},
     }
-    return {"name": f"{' and '.join(others)} against {first}", "run": run, "ablation": None}, grid(
-        title, rows, changes, notes
-    )
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names; their paths where names are the same."""
-    whole = [Path(folder).absolute() for folder in folders]
-    for place, folder in enumerate(whole):
-        if folder in whole[:place]:
-            raise RecordError(f"{shown(folder)} is named twice: a run is compared with other runs.")
-    names = [folder.name for folder in whole]
-    return names if len(set(names)) == len(names) else [shown(folder) for folder in whole]
+    data = {"name": f"{' and '.join(others)} against {first}", "run": page, "ablation": None}
+    return data, grid(title, rows, changes, notes)
 
 
 def _table(name: str, run: Run, round: int) -> BenchmarkTable:
@@ -78,55 +75,40 @@ def _table(name: str, run: Run, round: int) -> BenchmarkTable:
     if run.settings.benchmark is None:
         raise RecordError(f"{name} has no benchmark, so there is nothing to compare.")
     if table is None or not run.done("evaluate", round):
-        there = ", ".join(evaluated(run)) or "nothing"
         raise RecordError(
-            f"{name} has not finished the evaluation after round {round}; evaluated is {there}. Finish it with "
-            "srum-train, or compare after a round that all runs have finished (--round K)."
+            f"{name} has not finished the evaluation after round {round}; evaluated is {', '.join(evaluated(run))}. "
+            "Finish it with srum-train, or compare after a round that all runs have finished (--round K)."
         )
     return table
 
 
 def _check(first: str, name: str, runs: Mapping[str, Run], tables: Mapping[str, BenchmarkTable]) -> None:
     """Raise RecordError for a run that cannot be paired with the first."""
-    ways = [
-        {**{key: getattr(tables[each], key) for key in _SAME}, "images": runs[each].settings.evaluate.images}
-        for each in (first, name)
-    ]
-    prompts = [
-        {(item.prompt.id, item.prompt.text) for item in runs[each].planned_evaluation()} for each in (first, name)
-    ]
-    for key, value in ways[0].items():
-        if ways[1][key] != value:
+    for key in _SAME:
+        ours, theirs = (getattr(tables[each], key) for each in (first, name))
+        if ours != theirs:
             raise RecordError(
                 f"{first} and {name} were not evaluated in the same way, so they cannot be compared: {key} is "
-                f"{value or 'none'} of {first}, {ways[1][key] or 'none'} of {name}."
+                f"{ours or 'none'} of {first}, {theirs or 'none'} of {name}."
             )
-    if prompts[0] != prompts[1]:
+    plans = [runs[each].planned_evaluation() for each in (first, name)]
+    ours, theirs = (Counter((item.prompt.id, item.prompt.text) for item in plan) for plan in plans)
+    if ours != theirs:
         raise RecordError(
-            f"{first} and {name} do not share their prompts: {len(prompts[0] & prompts[1])} are the same, of "
-            f"{len(prompts[0])} and {len(prompts[1])}. Evaluate both with the same evaluate.limit and prompts."
+            f"{first} and {name} do not share their prompts: {(ours & theirs).total()} images have the same ones, of "
+            f"{ours.total()} and {theirs.total()}. Evaluate both with the same evaluate.limit and evaluate.images."
         )
 
 
-def _progress(runs: Mapping[str, Run]) -> list[Data]:
+def _progress(runs: Mapping[str, Run]) -> dict[str, Markup]:
     """A chart of each measure over the rounds, a line for each run."""
-    lines: dict[str, dict[str, list[tuple[float, Any]]]] = {}
+    lines: dict[str, dict[str, list[tuple[float, Estimate]]]] = {}
     for name, run in runs.items():
-        for which, rows in evaluated(run).items():
-            x = float(which.removeprefix("round ").replace("base", "0"))
-            for row in rows.values():
-                lines.setdefault(row.name, {}).setdefault(name, []).append((x, estimate(row)))
-    axis = "round (0: before training)"
-    return [
-        {"title": measure, "note": "", "svg": charts.curves(measure, axis, points, alone=False)}
+        for k in (None, *run.settings.round_numbers):
+            for row in (read_table(run, k) or {}).values():
+                lines.setdefault(row.name, {}).setdefault(name, []).append((k or 0, estimate(row)))
+    return {
+        measure: charts.line_chart(measure, points, height=300, axis="round (0: before training)")
         for measure, points in lines.items()
         if max(map(len, points.values())) > 1
-    ]
-
-
-def _differing(runs: Mapping[str, Run]) -> dict[str, list[str]]:
-    """The settings in which the runs differ, with the value of each."""
-    settings = [flatten(as_data(run.settings)) for run in runs.values()]
-    keys = dict.fromkeys(key for each in settings for key in each)
-    values = {key: [str(each.get(key, "–")) for each in settings] for key in keys}
-    return {key: each for key, each in values.items() if len(set(each)) > 1}
+    }

@@ -5,7 +5,8 @@ PIL loads on first use."""
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from statistics import fmean
@@ -19,11 +20,10 @@ from srum_core.evaluation.stage import Scored, scored
 from srum_core.models.images import open_rgb
 from srum_core.records import Candidate, Judgement
 from srum_core.runs.run import Run
-from srum_core.training.selection import Images, choose, within
+from srum_core.training.selection import choose, within
 
 if TYPE_CHECKING:
     from srum_core.protocols import RewardMap
-    from srum_core.training.latent_cache import Latents
 
 Data = dict[str, Any]
 Numbered = Mapping[tuple[str, int], Scored]
@@ -74,99 +74,78 @@ def gallery(run: Run, round: int, limit: int) -> tuple[list[Data], int]:
     candidates = run.candidates(round)
     there = candidates.ids()
     order = [item.id for item in run.planned(round) if item.id in there]
-    weights = Weights(run, round)
+    weigh = weighing(run, round)
     shown = candidates.select(chosen(order, worth, limit))
-    found = [{**_candidate(each, judged.get(each.id), weights), "round": round} for each in shown]
+    found = [{**_candidate(each, judged.get(each.id), weigh), "round": round} for each in shown]
     return found, len(order) - len(found)
 
 
-_SCORE = include("value", "reason", "judge", "label", "stated", "rules")
+_KEPT = include(
+    *("regions", "scores", "failures", "id", "box", "label", "value", "region", "reason", "judge", "stated", "rules"),
+    *("thought", "seed", "size", "why"),
+)
+"""What the page shows of a candidate and its judgement."""
 
 
-def _candidate(candidate: Candidate, judgement: Judgement | None, weights: Weights) -> Data:
+def _candidate(
+    candidate: Candidate, judgement: Judgement | None, weigh: Callable[[Candidate, Judgement], Data]
+) -> Data:
     source, small = data_uri(candidate.image)
-    data = asdict(candidate, filter=include("id", "thought", "seed", "size"))
-    data |= {"prompt": candidate.prompt.text, "src": source, "small": small, "judged": judgement is not None}
+    data = {**asdict(candidate, filter=_KEPT), "prompt": candidate.prompt.text, "src": source, "small": small}
     if judgement is None:
-        return data
-
-    def scores(region: str | None) -> list[Data]:
-        return [asdict(each, filter=_SCORE) for each in judgement.scores if each.region == region]
-
-    return {
-        **data,
-        "whole": scores(None),
-        "regions": [
-            {**asdict(region, filter=include("id", "box", "label")), "scores": scores(region.id)}
-            for region in judgement.regions
-        ],
-        "failures": [asdict(each, filter=include("judge", "region", "why")) for each in judgement.failures],
-        "answers": [
-            {"by": each.asked_by, "text": each.answer[:_LONGEST] + (f" … ({over} more characters)" if over > 0 else "")}
-            for each in judgement.exchanges
-            for over in [len(each.answer) - _LONGEST]
-        ],
-        "weights": weights.of(candidate, judgement),
-    }
+        return {**data, "judged": False}
+    answers = [
+        {"by": each.asked_by, "text": each.answer[:_LONGEST] + (f" … ({over} more characters)" if over > 0 else "")}
+        for each in judgement.exchanges
+        for over in [len(each.answer) - _LONGEST]
+    ]
+    weights = weigh(candidate, judgement)
+    return {**data, **asdict(judgement, filter=_KEPT), "judged": True, "answers": answers, "weights": weights}
 
 
-class Weights:
-    """The run's reward map on the grids that training had, of judgements as training reads them (`select`). Torch loads
-    with the first map."""
+def weighing(run: Run, k: int) -> Callable[[Candidate, Judgement], Data]:
+    """How to weigh an image of round k: by the run's reward map on the grids that training had, of judgements as
+    training reads them (`select`)."""
+    from srum_core.training.latent_cache import Latents  # torch
 
-    def __init__(self, run: Run, round: int) -> None:
-        self.run, self.folder = run.at("train", round), run.round_folder(round) / "latents"
-        self._map: Any = None
-        self._images: Images | None = None
-        self._read: dict[str, Judgement] = {}
-        self._why = "It is not trained on: the settings under select leave it out."
-        try:
-            if run.done("judge", round):
-                self._images = choose(run, round)
-                self._read = {each.candidate: each for each in self._images.judgements}
-            else:
-                self._why = "Judging is not finished."
-        except (TrainingError, RecordError) as error:
-            self._why = str(error)
+    folder, run = run.round_folder(k) / "latents", run.at("train", k)
+    latents, images, why = Latents(folder, ""), None, "It is not trained on: the settings under select leave it out."
+    try:
+        images = choose(run, k)
+    except (TrainingError, RecordError) as error:
+        why = str(error) if run.done("judge", k) else "Judging is not finished."
+    read = {each.candidate: each for each in images.judgements} if images else {}
 
-    def of(self, candidate: Candidate, judgement: Judgement) -> Data:
+    @cache
+    def fitted() -> RewardMap:
+        made: RewardMap = run.registry.create("map", run.settings.map)
+        if images is not None and hasattr(made, "fit"):
+            if not all((folder / f"{name}.safetensors").is_file() for name in read):
+                raise RecordError("The map compares with the whole round, and not all of it is encoded yet.")
+            latents.fit(made, images)
+        return made
+
+    def weigh(candidate: Candidate, judgement: Judgement) -> Data:
         """The map's weights, or `why` there are none. Row by row in bytes: (byte - 100) / 100 * `scale`."""
         if judgement.failures:
             return {"why": "It is not trained on: an answer about it could not be read."}
-        if candidate.id not in self._read:
-            return {"why": self._why}
-        if not (self.folder / f"{candidate.id}.safetensors").is_file():
+        if candidate.id not in read:
+            return {"why": why}
+        if not (folder / f"{candidate.id}.safetensors").is_file():
             return {"why": "It was not encoded for training yet, so its latent grid is not known."}
-        from srum_core.training.latent_cache import Latents
-
-        latents = Latents(self.folder, "")
         try:
-            if self._map is None:
-                self._map = self._fitted(latents)
-            seen = within(self._read[candidate.id], latents.window(candidate))
-            cells = self._map(seen, latents.grid(candidate))
+            cells = fitted()(within(read[candidate.id], latents.window(candidate)), latents.grid(candidate))
         except RecordError as error:
             return {"why": str(error)}
         flat = [float(value) for value in cells.flatten()]
         scale = max(1.0, *map(abs, flat))
-        packed = bytes(round(value / scale * STEPS) + STEPS for value in flat)
-        shape = {"rows": cells.shape[0], "columns": cells.shape[1], "scale": scale}
-        return {**shape, "cells": b64encode(packed).decode(), "mean": fmean(flat)}
+        packed = b64encode(bytes(round(value / scale * STEPS) + STEPS for value in flat)).decode()
+        return {"rows": cells.shape[0], "columns": cells.shape[1], "scale": scale, "cells": packed, "mean": fmean(flat)}
 
-    def _fitted(self, latents: Latents) -> RewardMap:
-        made = self.run.registry.create("map", self.run.settings.map)
-        if self._images is not None and hasattr(made, "fit"):
-            if not all((self.folder / f"{name}.safetensors").is_file() for name in self._read):
-                raise RecordError("The map compares with the whole round, and not all of it is encoded yet.")
-            latents.fit(made, self._images)
-        return made  # type: ignore[no-any-return]
+    return weigh
 
 
 # ---- the same prompts by several models ------------------------------------------------------------------------------
-
-
-def named(round: int | None) -> str:
-    return "base" if round is None else f"round {round}"
 
 
 def numbered(run: Run, round: int | None) -> Numbered:

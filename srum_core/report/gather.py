@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from base64 import b64encode
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,8 +17,7 @@ from srum_core.evaluation.statistics import Estimate
 from srum_core.files import from_json, read_file, unreadable
 from srum_core.models.images import read_files
 from srum_core.options import flatten
-from srum_core.records import Candidate
-from srum_core.report.gallery import Data, gallery, named, numbered, pairs
+from srum_core.report.gallery import Data, gallery, numbered, pairs
 from srum_core.runs.run import Run
 from srum_core.stages.order import count, steps
 
@@ -61,7 +61,8 @@ def gather_run(run: Run, limit: int) -> Data:
     galleries = [gallery(run, k, limit) for k in rounds]
     tables = evaluated(run)
     ends = [k for k in (None, *rounds) if run.done("evaluate", k)] if run.settings.benchmark else []
-    models = {named(k): numbered(run, k) for k in (ends[0], ends[-1])} if len(ends) > 1 else {}
+    names = ["base" if k is None else f"round {k}" for k in ends]
+    models = {names[end]: numbered(run, ends[end]) for end in (0, -1)} if len(ends) > 1 else {}
     return {
         "settings": _settings(run),
         "toml": (run.folder / "run.toml").read_text(encoding="utf-8"),  # with the versions of then
@@ -71,9 +72,6 @@ def gather_run(run: Run, limit: int) -> Data:
         "tables": tables,
         "changes": {"change": change(run)} if len(tables) > 1 else {},
         "benchmark": f"{run.settings.benchmark.use}, {run.settings.evaluate.split}" if run.settings.benchmark else "",
-        "notes": [],
-        "progress": [],
-        "differing": {},
         "pairs": pairs(run, models, limit) if models else None,
         "candidates": [each for shown, _ in galleries for each in shown],
         "left_out": sum(left for _, left in galleries),
@@ -82,50 +80,44 @@ def gather_run(run: Run, limit: int) -> Data:
 
 def _settings(run: Run) -> list[tuple[str, str]]:
     """The most important settings, and what rounds change in them."""
-    settings, data, shown = run.settings, as_data(run.settings), []
+    settings, data = run.settings, as_data(run.settings)
     judges = ", ".join(each.use for each in settings.judges)
     data = flatten(data) | {"judges": judges, "prompts": data["prompts"], "rounds": settings.round_count}
     unused = {"lora.rank": settings.train.method != "lora", "train.epochs": settings.train.steps}
-    for key in _SHOWN:
-        if data.get(key) not in (None, "") and not unused.get(key):
-            shown.append((key.removesuffix(".use"), str(data[key])))
-    if any(map(settings.changes, settings.round_numbers)):
-        for k in settings.round_numbers:
-            shown.append((f"round {k} of {settings.round_count}", " ".join(settings.changes(k)) or "as above"))
-    return shown
+    keys = [key for key in _SHOWN if data.get(key) not in (None, "") and not unused.get(key)]
+    rounds = settings.round_numbers if any(map(settings.changes, settings.round_numbers)) else ()
+    changes = [(f"round {k} of {settings.round_count}", " ".join(settings.changes(k)) or "as above") for k in rounds]
+    return [(key.removesuffix(".use"), str(data[key])) for key in keys] + changes
 
 
 # ---- results of the stages -------------------------------------------------------------------------------------------
 
 
 def _stages(run: Run, round: int | None) -> list[Data]:
-    """`made` of `total` images by every stage; facts and failures are phrases."""
+    """`made` of `total` images by every stage, with facts and failures."""
     about = {"generate": _generated, "ground": _grounded, "judge": _judged, "train": _trained}
     stages = []
-    for step in steps(run):
-        if step.round == round:
-            made, total = count(run, step)
-            facts, failures = about[step.stage](run, round) if round and step.stage in about else ([], [])
-            data = {"stage": step.stage, "done": run.done(step.stage, round), "facts": facts, "failures": failures}
-            if round and step.stage == "train":
-                stages.append({**data, "made": len(metrics(run, round)), "total": None, "unit": "steps"})
-            else:
-                stages.append({**data, "made": made, "total": total, "unit": "images"})
+    for step in [each for each in steps(run) if each.round == round]:
+        facts, failures = about[step.stage](run, round) if round and step.stage in about else ([], [])
+        (made, total), unit = count(run, step), "images"
+        if round and step.stage == "train":
+            made, total, unit = len(log_lines(run, round)), None, "steps"
+        data = {"stage": step.stage, "made": made, "total": total, "unit": unit, "facts": facts}
+        stages.append({**data, "failures": failures, "done": run.done(step.stage, round)})
     return stages
-
-
-Phrases = tuple[list[str], list[str]]
-"""Facts, and failures."""
 
 
 def _counted(number: int, words: str) -> list[str]:
     return [f"{number} {words}"] if number else []
 
 
-def _generated(run: Run, round: int) -> Phrases:
+def _generated(run: Run, round: int) -> tuple[list[str], list[str]]:
     prompts, candidates = run.prompts(round), list(run.candidates(round))
     known = {prompt.id: prompt for prompt in prompts}
-    lost = sum(not _intact(each) for each in candidates)
+    intact = 0
+    for each in candidates:
+        with suppress(RecordError):
+            intact += bool(read_files(each))
     changed = sum(known.get(each.prompt.id) != each.prompt for each in candidates)
     notes = Counter(each.note for each in candidates if each.note)
     models = sorted({each.model for each in candidates} - {""})
@@ -134,21 +126,13 @@ def _generated(run: Run, round: int) -> Phrases:
         *_counted(sum(bool(each.thought) for each in candidates), "with a thought"),
         *([f"generated by {', '.join(models)}"] if models else []),
     ], [
-        *_counted(lost, "images are missing or are not those that were recorded"),
+        *_counted(len(candidates) - intact, "images are missing or are not those that were recorded"),
         *_counted(changed, "images are of other prompts than prompts.jsonl has now"),
         *(f"{number} images are noted: {note}" for note, number in notes.items()),
     ]
 
 
-def _intact(candidate: Candidate) -> bool:
-    try:
-        read_files(candidate)
-    except RecordError:
-        return False
-    return True
-
-
-def _grounded(run: Run, round: int) -> Phrases:
+def _grounded(run: Run, round: int) -> tuple[list[str], list[str]]:
     found = list(run.groundings(round))
     regions = sum(len(each.regions) for each in found)
     facts = [f"{regions} regions, {regions / len(found):.1f} per image"] if found else []
@@ -158,7 +142,7 @@ def _grounded(run: Run, round: int) -> Phrases:
     ]
 
 
-def _judged(run: Run, round: int) -> Phrases:
+def _judged(run: Run, round: int) -> tuple[list[str], list[str]]:
     found = list(run.judgements(round))
     scores = [score for each in found for score in each.scores]
     whole = [score.value for score in scores if score.region is None]
@@ -174,9 +158,9 @@ def _judged(run: Run, round: int) -> Phrases:
     return facts, _counted(sum(bool(each.failures) for each in found), "left out: an answer could not be read")
 
 
-def _trained(run: Run, round: int) -> Phrases:
-    rows = metrics(run, round)
-    seconds = sum(row.get("seconds") or 0 for row in _lines(run.round_folder(round) / "speed.jsonl"))
+def _trained(run: Run, round: int) -> tuple[list[str], list[str]]:
+    rows = log_lines(run, round)
+    seconds = sum(row.get("seconds") or 0 for row in log_lines(run, round, "speed.jsonl"))
     facts = []
     if rows and "judged" in rows[-1]:
         out = sum(rows[-1].get(each, 0) for each in ("below_least", "filtered", "not_best"))
@@ -184,32 +168,24 @@ def _trained(run: Run, round: int) -> Phrases:
     return facts + ([f"{seconds:.0f} s"] if seconds else []), []
 
 
-# ---- numbers --------------------------------------------------------------------------------------------------------
-
-
 def training(run: Run) -> dict[int, list[Data]]:
     """The lines of metrics.jsonl by round, where there are any."""
-    return {k: rows for k in run.settings.round_numbers if (rows := metrics(run, k))}
+    return {k: rows for k in run.settings.round_numbers if (rows := log_lines(run, k))}
 
 
-def metrics(run: Run, round: int) -> list[Data]:
-    """The lines of a round's metrics.jsonl."""
-    return _lines(run.round_folder(round) / "metrics.jsonl")
-
-
-def _lines(path: Path) -> list[Data]:
+def log_lines(run: Run, round: int, name: str = "metrics.jsonl") -> list[Data]:
     """The whole lines of a log; a last one without an end is still being written."""
+    path = run.round_folder(round) / name
     if not path.is_file():
         return []
     try:
         rows = [from_json(line) for line in read_file(path).split(b"\n")[:-1]]
-        if not all(
-            isinstance(row, dict) and all(isinstance(v, int | float | None) for v in row.values()) for row in rows
-        ):
-            raise ValueError("a line is no table of numbers")
-        return rows
+        for row in rows:
+            if not isinstance(row, dict) or not all(isinstance(each, int | float | None) for each in row.values()):
+                raise ValueError("a line is no table of numbers")
     except ValueError as error:
         raise unreadable(path, error) from error
+    return rows
 
 
 # ---- an ablation ----------------------------------------------------------------------------------------------------

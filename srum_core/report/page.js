@@ -186,8 +186,14 @@ const SHOWN = {
   failed: (item) => item.judged && item.failures.length > 0,
 };
 
+for (const item of data.candidates || []) {
+  if (!item.judged) continue;
+  item.whole = item.scores.filter((each) => each.region === null);
+  for (const region of item.regions) region.scores = item.scores.filter((each) => each.region === region.id);
+}
+
 function words(item) {
-  const scores = item.judged ? [...item.whole, ...item.regions.flatMap((region) => region.scores)] : [];
+  const scores = item.judged ? item.scores : [];
   return [item.prompt, ...scores.flatMap((each) => [each.label, each.reason])].join("\n").toLowerCase();
 }
 

@@ -6,22 +6,20 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from srum_core.evaluation.formatting import Grid, all_shares, number
+from srum_core.evaluation.formatting import all_shares, number
 from srum_core.evaluation.statistics import Estimate
 from srum_core.records import Row
 from srum_core.report import LIMIT, charts
-from srum_core.report.charts import Line
-from srum_core.report.comparison import gather_comparison
 from srum_core.report.gallery import Data
 from srum_core.report.gather import gather
 from srum_core.runs.store import write_atomic
 
-NAME, COMPARISON = "report.html", "comparison.html"
 _HERE = Path(__file__).parent
 _UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
 
@@ -30,19 +28,10 @@ def write_report(folder: Path, out: Path | None = None, limit: int = LIMIT) -> P
     """Write the report of a run's or an ablation's folder, into it unless `out` names a file, and return its path.
 
     Raises RecordError for a folder that holds neither, and for records or images that cannot be read."""
-    return _write(out or Path(folder) / NAME, gather(folder, limit))
+    return write(out or Path(folder) / "report.html", gather(folder, limit))
 
 
-def write_comparison(
-    folders: Sequence[Path], out: Path | None = None, limit: int = LIMIT, round: int | None = None
-) -> tuple[Path, Grid]:
-    """Write the comparison of runs with the first, into its folder unless `out` names a file. Returns its path, and the
-    table to print. Raises RecordError where they cannot be compared."""
-    data, table = gather_comparison(folders, limit, round)
-    return _write(out or Path(folders[0]) / COMPARISON, data), table
-
-
-def _write(path: Path, data: Data) -> Path:
+def write(path: Path, data: Data) -> Path:
     write_atomic(path, render(data).encode("utf-8", "replace"))  # a lone surrogate in a model's words is no UTF-8
     return path
 
@@ -55,18 +44,20 @@ def render(data: Data) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=shown)
-    run, script, percent = data["run"], _own("page.js"), _percent(data)
-    lazy = {"pairs": run["pairs"], "candidates": run["candidates"]} if run else {}
+    run, script = data["run"], _own("page.js")
+    tables, ablation = run["tables"] if run else {}, data["ablation"]["rows"] if data["ablation"] else ()
+    cells = [cell for row in ablation for cell in row["cells"].values() if isinstance(cell, Estimate)]
+    shares = all_shares(row.value for rows in tables.values() for row in rows.values())
     return environment.get_template("template.html").render(
         **data,
-        percent=percent,
+        percent={"results": shares, "ablation": all_shares(cell.value for cell in cells)},
         style=Markup(_own("charts.css") + _own("page.css")),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        lazy=embedded(lazy),
+        lazy=embedded({"pairs": run["pairs"], "candidates": run["candidates"]} if run else {}),
         curves=curves(run["metrics"]) if run else [],
-        key=charts.key(list(run["tables"])) if run else "",
-        dumbbells=charts.dumbbells("Every measure", run["tables"], percent["results"]) if run else "",
+        key=charts.key(list(tables)),
+        dumbbells=charts.dumbbells("Every measure", tables, shares),
     )
 
 
@@ -87,60 +78,43 @@ def shown(cell: Row | Estimate | str | None, percent: bool, signed: bool = False
     return Markup("{} <small>{}</small>").format(value, interval) if interval else escape(value or "–")
 
 
-def _percent(data: Data) -> dict[str, bool]:
-    """Which of the page's tables can be shown in per cent, as all of their numbers are shares."""
-    tables = data["run"]["tables"].values() if data["run"] else ()
-    cells = [cell for row in (data["ablation"] or {"rows": ()})["rows"] for cell in row["cells"].values()]
-    return {
-        "results": all_shares(row.value for rows in tables for row in rows.values()),
-        "ablation": all_shares(cell.value for cell in cells if isinstance(cell, Estimate)),
-    }
-
-
 _COUNTS = ("step", "cells", "judged", "unjudged", "below_least", "filtered", "not_best", "objects", "objects_before")
-_GROUPS = (
-    ("Loss and its parts", "", ("loss",)),
-    (
-        "Net-negative cells, share",
-        "Cells whose weight + λ is below 0: the loss rewards error there.",
-        ("negative_share",),
-    ),
-    ("Squared error", "Of all cells, and of the net-negative ones.", ("error", "negative_error")),
-)
-"""Title, note and metrics of charts of one run; parts of the loss go with it."""
+_TITLES = {
+    "loss": ("Loss and its parts", ""),
+    "error": ("Squared error", "Of all cells, and of the net-negative ones."),
+    "negative_share": ("Net-negative cells, share", "Cells whose weight + λ is below 0: the loss rewards error there."),
+}
+_LABELS = {"loss": "total", "error": "all cells", "negative_error": "net-negative", "negative_share": "share"}
 
 
 def curves(runs: Mapping[str, Mapping[int, Sequence[Data]]]) -> list[Data]:
     """Charts of everything in metrics.jsonl, the rounds one after the other: [{"title", "note", "svg"}]. Several runs
-    have a chart for each metric, with a line for each run."""
-    all_rows: dict[str, list[Data]] = {}
-    all_breaks: list[dict[float, str]] = []
-    for run, rounds in runs.items():
-        rows, breaks = all_rows.setdefault(run, []), dict[float, str]()
-        for round, lines in rounds.items():
-            breaks[len(rows) + 1.0] = f"round {round}"
-            rows += lines
-        all_breaks.append(breaks)
-    breaks = all_breaks[0] if all(each == all_breaks[0] for each in all_breaks) else {}
-    names = list(dict.fromkeys(n for rows in all_rows.values() for n in (rows or [{}])[-1] if n not in _COUNTS))
-    groups = []
-    if len(runs) == 1:
-        for title, note, first in _GROUPS:
-            groups.append((title, note, [n for n in names if n in first or ("loss" in first and n.startswith("loss"))]))
-    taken = {name for *_, group in groups for name in group}
-    groups += [(_words(name).capitalize(), "", [name]) for name in names if name not in taken]
+    have a chart for each metric, with a line for each run; of one run, what belongs together is in one chart."""
+    rows = {run: [row for lines in rounds.values() for row in lines] for run, rounds in runs.items()}
+    starts = [
+        dict(zip(accumulate(map(len, rounds.values()), initial=1), map("round {}".format, rounds), strict=False))
+        for rounds in runs.values()
+    ]
+    breaks = starts[0] if all(each == starts[0] for each in starts) else {}
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for each in rows.values() if each for name in each[-1] if name not in _COUNTS):
+        part = "loss" if name.startswith("loss") else "error" if name == "negative_error" else name
+        groups.setdefault(part if len(runs) == 1 else name, []).append(name)
     found = []
-    for title, note, group in groups:
-        lines = [_line(name, rows, run) for name in group for run, rows in all_rows.items()]
-        svg = charts.line_chart(title, lines, breaks, smooth=group != ["lr"])
+    for part, group in groups.items():
+        title, note = _words(part).capitalize(), ""
+        if len(runs) == 1:
+            title, note = _TITLES.get(part, (title, note))
+        lines = {
+            run or _LABELS.get(name, _words(name.removeprefix("loss_"))): [
+                (float(step), row.get(name)) for step, row in enumerate(each, 1)
+            ]
+            for name in group
+            for run, each in rows.items()
+        }
+        svg = charts.line_chart(title, lines, breaks, smooth=part != "lr")
         found.append({"title": title, "note": note, "svg": svg})
     return [each for each in found if each["svg"]]
-
-
-def _line(name: str, rows: Sequence[Data], run: str) -> Line:
-    label = {"loss": "total", "error": "all cells", "negative_error": "net-negative", "negative_share": "share"}
-    words = run or label.get(name, _words(name.removeprefix("loss_")))
-    return Line(words, [(float(index), row.get(name)) for index, row in enumerate(rows, 1)])
 
 
 def _words(name: str) -> str:
