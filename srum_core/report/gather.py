@@ -102,8 +102,8 @@ def _stages(run: Run, round: int | None) -> list[Data]:
         (made, total), unit = count(run, step), "images"
         if round and step.stage == "train":
             made, total, unit = len(log_lines(run, round)), None, "steps"
-        data = {"stage": step.stage, "made": made, "total": total, "unit": unit, "facts": facts}
-        stages.append({**data, "failures": failures, "done": run.done(step.stage, round)})
+        data = {"stage": step.stage, "made": made, "total": total, "unit": unit, "done": run.done(step.stage, round)}
+        stages.append({**data, "facts": facts, "failures": failures})
     return stages
 
 
