@@ -71,10 +71,9 @@ def gallery(run: Run, round: int, limit: int) -> tuple[list[Data], int]:
     that is not there."""
     judged = {each.candidate: each for each in run.judgements(round)}
     worth = {name: fmean(score.value for score in each.scores) for name, each in judged.items() if each.scores}
-    candidates = run.candidates(round)
+    candidates, weigh = run.candidates(round), weighing(run, round)
     there = candidates.ids()
     order = [item.id for item in run.planned(round) if item.id in there]
-    weigh = weighing(run, round)
     shown = candidates.select(chosen(order, worth, limit))
     found = [{**_candidate(each, judged.get(each.id), weigh), "round": round} for each in shown]
     return found, len(order) - len(found)
@@ -161,8 +160,7 @@ def pairs(run: Run, models: Mapping[str, Numbered], limit: int) -> Data:
     Of more than `limit` (0: no limit) those whose measures differ most from the first model's are kept, in order."""
     first, *others = models.values()
     places = [place for place in first if all(place in each for each in others)]
-    benchmark, use = run.benchmark(), run.settings.benchmark
-    explain = getattr(benchmark, "explain", None)
+    explain, use = getattr(run.benchmark(), "explain", None), run.settings.benchmark
 
     def shot(image: Scored) -> Data:
         """`why`: the benchmark's explanation of what is wrong with the image, if it has one."""
