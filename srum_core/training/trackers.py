@@ -106,7 +106,7 @@ def _example(candidate: Candidate, judgement: Judgement) -> Example:
 
 
 class TensorBoard:
-    """Tables and images are logged by round."""
+    """Evaluations are logged by round."""
 
     def open(self, folder: Path, train: Train, settings: Mapping[str, Any], done: int | None) -> None:
         try:
@@ -125,7 +125,7 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def images(self, name: str, round: int, examples: Sequence[Example]) -> None:
+    def images(self, name: str, step: int, examples: Sequence[Example]) -> None:
         import numpy as np
         from PIL import ImageOps
 
@@ -137,19 +137,19 @@ class TensorBoard:
                 f"{name}/{number}",
                 np.asarray(image),
                 np.minimum(boxes, _SIDE - 1),
-                round,
+                step,
                 dataformats="HWC",
                 labels=labels,
             )
         captions = [each.caption.replace("\n", "  \n   ") for each in examples]
-        self.writer.add_text(name, "\n".join(f"{number}. {text}" for number, text in enumerate(captions, 1)), round)
+        self.writer.add_text(name, "\n".join(f"{number}. {text}" for number, text in enumerate(captions, 1)), step)
 
     def table(
-        self, name: str, round: int, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]
+        self, name: str, step: int, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]
     ) -> None:
         lines = [" | ".join(cell.replace("|", r"\|") for cell in row) for row in (head, ["---"] * len(head), *rows)]
-        self.writer.add_text(name, "\n".join(lines), round)
-        self.numbers(round, {f"{name}/{row}": value for row, value in values.items()})
+        self.writer.add_text(name, "\n".join(lines), step)
+        self.numbers(step, {f"{name}/{row}": value for row, value in values.items()})
 
     def close(self) -> None:
         self.writer.close()
@@ -179,7 +179,7 @@ class WandB:
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
-    def images(self, name: str, round: int, examples: Sequence[Example]) -> None:
+    def images(self, name: str, step: int, examples: Sequence[Example]) -> None:
         import wandb
 
         images = []
@@ -198,7 +198,7 @@ class WandB:
         self.run.log({name: images})
 
     def table(
-        self, name: str, round: int, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]
+        self, name: str, step: int, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]
     ) -> None:
         import wandb
 
@@ -217,7 +217,8 @@ class Trackers:
 
     def __init__(self, run: Run, round: int | None, stage: str, done: int | None = None, used: bool = True) -> None:
         """`done` steps of training were logged before; `used`: whether this process logs."""
-        train, folder, self.round = run.settings.train, run.round_folder(round), round or 0
+        train, folder = run.settings.train, run.round_folder(round)
+        self.step = 0 if done is not None else round or 0  # TensorBoard forgets later ones when a training is resumed
         plain = bool | int | float | str  # trackers take nothing else
         settings = flatten(run.stage_settings(stage, round))
         settings = {name: each if isinstance(each, plain) else str(each) for name, each in settings.items()}
@@ -232,11 +233,11 @@ class Trackers:
     def images(self, name: str, examples: Callable[[], Sequence[Example]]) -> None:
         """Sample images."""
         if self.active and (found := examples()):
-            self._each(lambda tracker: tracker.images(name, self.round, found))
+            self._each(lambda tracker: tracker.images(name, self.step, found))
 
     def table(self, name: str, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table as it is printed, and its numbers."""
-        self._each(lambda tracker: tracker.table(name, self.round, values, head, rows))
+        self._each(lambda tracker: tracker.table(name, self.step, values, head, rows))
 
     def close(self) -> None:
         """Close the trackers, and only them: other stages may continue in this process."""
