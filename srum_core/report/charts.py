@@ -121,16 +121,16 @@ def line_chart(
     parts += [_text(across(x), bottom + 14, number(x), "middle") for x in wanted]
     parts.append(_text((LEFT + right) / 2, height - 4, axis, "middle"))
     labels, message = [], []
-    for index, (label, points) in enumerate(values.items()):
+    for index, (label, line) in enumerate(values.items()):
         style, shift = f"s{index % 6}", 3 * index * bool(bars[label])  # so that no interval hides another
-        known = [y for _, y in points if y is not None]
-        message.append(f"{label} from {number(known[0])} to {number(known[-1])}")
-        means = smoothed(points, list(breaks)) if smooth else []
-        for kind, each in [(f"{style} raw", points), (style, means)] if means else [(style, points)]:
-            points = [(across(x) + shift, y) for x, y in each]
-            parts.append(f'<path class="line {kind}" d="{_path(points, up)}"/>')
+        numbers = [y for _, y in line if y is not None]
+        message.append(f"{label} from {number(numbers[0])} to {number(numbers[-1])}")
+        means = smoothed(line, list(breaks)) if smooth else []
+        for kind, each in [(f"{style} raw", line), (style, means)] if means else [(style, line)]:
+            path = [(across(x) + shift, y) for x, y in each]
+            parts.append(f'<path class="line {kind}" d="{_path(path, up)}"/>')
         parts += [f'<path class="bar" d="M{across(x) + shift} {up(low)}V{up(high)}"/>' for x, low, high in bars[label]]
-        there = [(x, y) for x, y in points if y is not None]
+        there = [(x, y) for x, y in path if y is not None]
         for x, y in there if bars[label] else there[-1:]:
             parts.append(f'<circle class="dot {style}" cx="{x}" cy="{up(y)}" r="2.5"/>')
         labels.append((up(there[-1][1]), style, f"{label} {number(there[-1][1])}"))

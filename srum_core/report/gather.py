@@ -99,11 +99,11 @@ def _stages(run: Run, round: int | None) -> list[Data]:
     stages = []
     for step in [each for each in steps(run) if each.round == round]:
         facts, failures = about[step.stage](run, round) if round and step.stage in about else ([], [])
-        (made, total), unit = count(run, step), "images"
+        made, total = count(run, step)
+        data: Data = {"made": made, "total": total, "unit": "images", "facts": facts, "failures": failures}
         if round and step.stage == "train":
-            made, total, unit = len(log_lines(run, round)), None, "steps"
-        data = {"stage": step.stage, "made": made, "total": total, "unit": unit, "done": run.done(step.stage, round)}
-        stages.append({**data, "facts": facts, "failures": failures})
+            data |= {"made": len(log_lines(run, round)), "total": None, "unit": "steps"}
+        stages.append({**data, "stage": step.stage, "done": run.done(step.stage, round)})
     return stages
 
 

@@ -92,7 +92,7 @@ def curves(runs: Mapping[str, Mapping[int, Sequence[Data]]]) -> list[Data]:
     have a chart for each metric, with a line for each run; of one run, what belongs together is in one chart."""
     rows = {run: [row for lines in rounds.values() for row in lines] for run, rounds in runs.items()}
     starts = [
-        dict(zip(accumulate(map(len, rounds.values()), initial=1), map("round {}".format, rounds), strict=False))
+        dict(zip(accumulate(map(len, rounds.values()), initial=1.0), map("round {}".format, rounds), strict=False))
         for rounds in runs.values()
     ]
     breaks = starts[0] if all(each == starts[0] for each in starts) else {}

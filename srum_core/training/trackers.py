@@ -112,7 +112,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # type: ignore[no-redef]
         purge = None if done is None else done + 1  # what an interrupted run has logged beyond is forgotten
         self.writer: Any = SummaryWriter(str(folder / "logs" / train.project), purge_step=purge)
         if done is not None:
