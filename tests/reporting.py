@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from PIL import Image
@@ -53,6 +55,16 @@ class Odd:
 
     def explain(self, candidate: Candidate, answers: Sequence[str]) -> str:
         return f"{ODD} why {candidate.prompt.id}"
+
+
+class Mean(Odd):
+    """One whose table is of means, with standard errors."""
+
+    def table(self, scored: object) -> Sequence[Row]:
+        assert isinstance(scored, Sequence)
+        names = dict.fromkeys(name for _, values in scored for name in values)
+        columns = {name: [values[name] for _, values in scored if name in values] for name in names}
+        return [Row(name, fmean(each), len(each), stdev(each) / len(each) ** 0.5) for name, each in columns.items()]
 
 
 def make_run(folder: Path, count: int = 6, rounds: int = 1, *settings: str) -> Run:
@@ -133,7 +145,7 @@ def _judgement(candidate: Candidate, index: int, count: int) -> Judgement:
 def _write_evaluation(run: Run, k: int | None) -> None:
     made = Evaluation.after(run, k)
     made.keep()
-    records, tabled, measured = made.images(), made.folder / "tables" / "rules", []
+    records, measured = made.images(), []
     found = []
     for index, item in enumerate(run.planned_evaluation()):
         path = draw(records.folder / "images" / f"{item.id}.png", index + 7 * (k is not None))
@@ -142,10 +154,28 @@ def _write_evaluation(run: Run, k: int | None) -> None:
         found.append(Candidate(item.id, item.prompt, path, (SIDE, SIDE), item.seed))
         measured.append(Measures(item.id, item.prompt.id, 0, values))
     records.extend(found)
-    write_list(tabled / "images.jsonl", measured)
-    row = Row(ODD, 0.5 + 0.1 * (k is not None), 4, 0.05)
-    tables.write(tabled / "table.json", tables.BenchmarkTable("toy", "test", "a model", (row,)))
+    tabulate(made, measured)
     (made.folder / "DONE").write_text("4\n")
+
+
+def tabulate(made: Evaluation, measured: Sequence[Measures], **about: Any) -> None:
+    """Write an evaluation's measures and its table."""
+    folder, benchmark = made.folder / "tables" / "rules", made.benchmark()
+    write_list(folder / "images.jsonl", measured)
+    rows = [Row(ODD, 0.6 if made.source and made.source[1] else 0.5, 4, 0.05)]
+    if isinstance(benchmark, Mean):
+        rows = list(benchmark.table([(each.id, each.values) for each in measured]))
+    tables.write(folder / "table.json", tables.BenchmarkTable("toy", "test", "a model", tuple(rows), **about))
+
+
+def score(run: Run, round: int, *right: int, **about: Any) -> None:
+    """Score the images of a round again: which of its four are right."""
+    made = Evaluation.after(run, round)
+    plan = run.planned_evaluation()
+    measured = [
+        Measures(item.id, item.prompt.id, 0, {"correct": float(value)}) for item, value in zip(plan, right, strict=True)
+    ]
+    tabulate(made, measured, **about)
 
 
 def draw(path: Path, number: int, side: int = SIDE) -> Path:

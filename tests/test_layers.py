@@ -125,7 +125,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("records",), ("errors",), ("runs.files",), ("flow",), ("protocols",), ("options",), ("plugins",), ("config",),
     ("models",), ("runs",), ("stages.chunks", "stages.interview", "stages.serving"), ("training",),
     ("stages.generate", "stages.ground", "stages.judge", "stages.preflight"), ("evaluation",), ("stages",),
-    ("report", "testing"), ("api",), ("cli",), FEATURES,
+    ("report", "testing"), ("api",), ("cli",), (*FEATURES, "report.command"),
 )  # fmt: skip
 """Lowest first. A module belongs to the longest of these names that it begins with."""
 

@@ -19,6 +19,7 @@ from toy import COMPONENTS
 
 from srum_core.cli import main
 from srum_core.errors import RecordError
+from srum_core.evaluation.statistics import Estimate
 from srum_core.report import charts
 from srum_core.report.gallery import chosen, data_uri
 from srum_core.report.gather import gather
@@ -100,18 +101,18 @@ def test_words_arrive_as_they_were_said(page: Page) -> None:
     found = page.data["candidates"][0]
     assert found["prompt"] == f"{ODD} picture 0"
     assert found["thought"] == ODD
-    assert found["whole"][0]["reason"] == f"{ODD} whole"
-    assert found["regions"][0]["label"] == found["regions"][0]["scores"][0]["label"] == ODD
+    assert found["scores"][0]["reason"] == f"{ODD} whole"
+    assert found["regions"][0]["label"] == found["scores"][1]["label"] == ODD
     assert found["answers"] == [{"by": ODD, "text": f"{ODD} and \ud800 half a character"}]
     assert page.data["candidates"][1]["failures"][0]["why"] == f"{ODD} unreadable"
     assert page.data["pairs"]["pairs"][2]["prompt"] == f"{ODD} number 2"
 
 
 def test_embedded_data_is_ascii_and_ends_no_element() -> None:
-    text = str(embedded({"a": [ODD, float("nan"), float("inf"), 1.5]}))
+    text = str(embedded({"a": [ODD, None, 1.5]}))
     assert not set("<>&") & set(text)
     assert text.isascii()
-    assert json.loads(text) == {"a": [ODD, None, None, 1.5]}
+    assert json.loads(text) == {"a": [ODD, None, 1.5]}
 
 
 def test_the_loop_is_told_with_its_failures(page: Page) -> None:
@@ -129,7 +130,7 @@ def test_the_tables_are_there_with_the_change(page: Page) -> None:
 
 def test_before_and_after_say_what_is_wrong(page: Page) -> None:
     first = page.data["pairs"]["pairs"][0]
-    assert first["before"]["why"] == first["after"]["why"] == f"{ODD} why e0"
+    assert [each["why"] for each in first["images"]] == [f"{ODD} why e0"] * 2
 
 
 def test_the_settings_are_those_that_the_run_was_made_with(own: Path) -> None:
@@ -180,11 +181,12 @@ def test_a_map_that_a_judgement_does_not_suffice_for_says_so(own: Path) -> None:
 
 def test_pairs_are_the_same_prompts_and_seeds_of_the_first_and_last_model(folder: Path, page: Page) -> None:
     found, plan = page.data["pairs"], Run.open(folder).planned_evaluation()
-    assert (found["before"], found["after"]) == ("base", "round 2")
-    assert [(each["id"], each["seed"]) for each in found["pairs"]] == [(item.id, item.seed) for item in plan]
-    assert [each["before"]["values"]["correct"] for each in found["pairs"]] == [0, 1, 0, 1]
-    assert [each["after"]["values"]["correct"] for each in found["pairs"]] == [0, 0, 1, 1]
-    assert found["pairs"][0]["before"]["src"] != found["pairs"][0]["after"]["src"]
+    assert found["names"] == ["base", "round 2"]
+    assert [(each["id"], each["seeds"]) for each in found["pairs"]] == [(item.id, [item.seed]) for item in plan]
+    before, after = zip(*[each["images"] for each in found["pairs"]], strict=True)
+    assert [each["values"]["correct"] for each in before] == [0, 1, 0, 1]
+    assert [each["values"]["correct"] for each in after] == [0, 0, 1, 1]
+    assert before[0]["src"] != after[0]["src"]
     assert found["measures"] == [{"name": "correct", "binary": True}, {"name": "green", "binary": False}]
 
 
@@ -294,7 +296,7 @@ def test_an_ablation_of_another_form_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_lines_differ_in_style_and_carry_their_names_and_last_values() -> None:
-    lines = [charts.Line(name, ((1.0, value), (2.0, value + 1))) for name, value in (("a<b", 0.0), ("c", 0.01))]
+    lines = {name: [(1.0, value), (2.0, value + 1)] for name, value in (("a<b", 0.0), ("c", 0.01))}
     svg = charts.line_chart("Title", lines, {1.0: "round 1"})
     assert 'class="line s0"' in svg
     assert 'class="line s1"' in svg
@@ -305,11 +307,11 @@ def test_lines_differ_in_style_and_carry_their_names_and_last_values() -> None:
 
 
 def test_what_was_not_measured_is_a_gap_and_no_zero() -> None:
-    svg = charts.line_chart("T", [charts.Line("a", ((1.0, 1.0), (2.0, None), (3.0, 1.0)))], {})
+    svg = charts.line_chart("T", {"a": [(1.0, 1.0), (2.0, None), (3.0, 1.0)]}, {})
     assert svg.count("M") - svg.count('class="grid"') >= 2
     path = re.findall(r'class="line s0" d="(M[^"]+)"', svg)[0]
     assert path.count("M") == 2
-    assert not charts.line_chart("T", [charts.Line("a", ((1.0, None),))], {})
+    assert not charts.line_chart("T", {"a": [(1.0, None)]}, {})
 
 
 @each_row("low, high", [(0, 1), (-3, 7), (0.0019, 0.0021), (1e-9, 1e-8), (-1e6, 1)])
@@ -323,20 +325,19 @@ def test_ticks_hold_the_data_between_them(low: float, high: float) -> None:
 @each_row("value", [0.0, 5.0, -2.5, 3e-4])
 def test_a_constant_curve_has_no_other_numbers_at_its_axis(value: float) -> None:
     near = value * (1 + 1e-9)
-    svg = charts.line_chart("T", [charts.Line("a", ((1.0, value), (2.0, near), (3.0, value)))], {}, smooth=True)
+    svg = charts.line_chart("T", {"a": [(1.0, value), (2.0, near), (3.0, value)]}, {}, smooth=True)
     labels = re.findall(r'<text class="tick"[^>]*text-anchor="end">([^<]*)<', svg)
     assert labels == [charts.number(value)]
     assert {float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)(?=[LMh\"])", svg.split('class="line s0" d="')[1])} == {
         97.0
     }
-    rows = {"measure": {"value": value, "low": None, "high": None}}
-    same = charts.dumbbells("T", [{"name": "base", "rows": rows}, {"name": "round 1", "rows": rows}])
+    rows = {"measure": Estimate(value)}
+    same = charts.dumbbells("T", {"base": rows, "round 1": rows})
     assert same.count(f">{charts.number(value)}<") == 1
 
 
 def test_the_axis_of_shares_is_in_percent_as_the_table_below_it_is() -> None:
-    rows = {"measure": {"value": 0.5, "low": 0.0, "high": 1.0}}
-    svg = charts.dumbbells("T", [{"name": "base", "rows": rows}], percent=True)
+    svg = charts.dumbbells("T", {"base": {"measure": Estimate(0.5, 0.0, 1.0)}}, percent=True)
     assert re.findall(r'text-anchor="middle">([^<]*)<', svg) == ["0", "20", "40", "60", "80", "100"]
     assert "base: measure 50" in svg
 
@@ -349,10 +350,10 @@ def test_many_steps_are_smoothed_within_their_round_over_the_raw_ones() -> None:
     assert all(10.3 < y < 10.7 for y in values[100:])
     assert charts.smoothed(points[:39], [1.0]) == []
     assert charts.smoothed([*points[:99], (100.0, None)], [1.0])[-1] == (100.0, None)
-    svg = charts.line_chart("T", [charts.Line("a", tuple(points))], {1.0: "round 1", 101.0: "round 2"}, smooth=True)
+    svg = charts.line_chart("T", {"a": points}, {1.0: "round 1", 101.0: "round 2"}, smooth=True)
     assert [svg.count('class="line s0 raw"'), svg.count('class="line s0" d="M5')] == [1, 1]
     assert svg.index("raw") < svg.index('class="line s0" d="M5')
-    assert "raw" not in charts.line_chart("T", [charts.Line("a", tuple(points))], {})
+    assert "raw" not in charts.line_chart("T", {"a": points}, {})
 
 
 def test_long_trainings_are_thinned_by_means() -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reporting import ODD, make_ablation, make_run
+from reporting import ODD, make_ablation, make_run, score
 
-from srum_core.report.page import write_report
+from srum_core.report.comparison import gather_comparison
+from srum_core.report.page import write, write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -366,3 +367,66 @@ def test_an_ablations_page_complains_of_nothing(browser: Browser, tmp_path: Path
     assert browser.js("return typeof hacked") == "undefined"
     assert browser.requests() == [path.as_uri()]
     assert browser.complaints() == []
+
+
+# ---- several runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs: `base` is right about images 2 and 3, `one` about 0, 2 and 3, `two` about 1."""
+    home, right = tmp_path_factory.mktemp("several"), {"base": (0, 0, 1, 1), "one": (1, 0, 1, 1), "two": (0, 1, 0, 0)}
+    for place, (name, values) in enumerate(right.items()):
+        score(make_run(home / name, 4, 1, "benchmark=reporting:Mean", f"seed={place}"), 1, *values)
+    return write(home / "page.html", gather_comparison([home / name for name in right], 0)[0])
+
+
+def test_several_runs_are_side_by_side_and_each_is_compared_with_the_first(browser: Browser, comparison: Path) -> None:
+    browser.open(comparison)
+    browser.choose("pairs", "sort", "drawn")
+    alts = browser.js("return [...document.querySelectorAll('#pairs .card:first-child img')].map((each) => each.alt)")
+    assert alts[:3] == [f"{ODD} number 0, {name}" for name in ("base", "one", "two")]
+    boxes = browser.js(
+        "return [...document.querySelectorAll('#pairs .card')][0].querySelectorAll('img').values()"
+        ".map((each) => each.getBoundingClientRect()).map((each) => [each.left, each.top, each.width]).toArray()"
+    )
+    assert len({top for _, top, _ in boxes}) == 1  # in one row
+    assert boxes[0][0] + boxes[0][2] <= boxes[1][0]
+    assert boxes[1][0] + boxes[1][2] <= boxes[2][0]
+    for model, show, cards in (("1", "up", ["0"]), ("1", "down", []), ("2", "up", ["1"]), ("2", "down", ["2", "3"])):
+        browser.choose("pairs", "model", model)
+        browser.choose("pairs", "show", show)
+        assert browser.cards("pairs") == cards, (model, show)
+    browser.choose("pairs", "show", "all")
+    browser.choose("pairs", "sort", "worse")
+    assert browser.cards("pairs") == ["2", "3", "0", "1"]
+    browser.js("document.querySelector('#pairs .look').click()")
+    assert browser.js("return document.querySelectorAll('#closer img').length") == 3
+    assert browser.js("return document.querySelector('#closer .sub').textContent").count(",") == 2  # three seeds
+    assert browser.js("return typeof hacked") == "undefined"
+    assert browser.requests() == [comparison.as_uri()]
+    assert browser.complaints() == []
+
+
+def test_curves_of_several_runs_have_a_line_each_on_the_same_axes(browser: Browser, comparison: Path) -> None:
+    browser.open(comparison)
+    lines = """return [...document.querySelectorAll('#training figure')].map((each) => [
+        each.querySelector('b').textContent, each.querySelectorAll('svg').length,
+        [...each.querySelectorAll('path.line')].map((line) => line.classList[1])])"""
+    found = {title: (charts, kinds) for title, charts, kinds in browser.js(lines)}
+    assert found["Loss"] == (1, ["s0", "s1", "s2", "s0", "s1", "s2"])  # curves, then their labels
+    assert browser.js("return [...document.querySelectorAll('nav a')].map((each) => each.textContent)") == [
+        "Results", "Training", "Images", "Settings",
+    ]  # fmt: skip
+    assert "one − base" in browser.js("return document.querySelector('#results').textContent")
+    assert "seed" in browser.js("return document.querySelector('#settings').textContent")
+
+
+def test_a_narrow_comparison_shows_every_column(
+    browser: Browser, comparison: Path, sized: Callable[[int, int], None]
+) -> None:
+    sized(390, 800)
+    browser.open(comparison)
+    browser.settle()
+    wide = "return [...document.querySelectorAll('main *')].filter((each) => each.getBoundingClientRect().right > 390)"
+    assert browser.js(f"{wide}.map((each) => each.outerHTML.slice(0, 80))") == []

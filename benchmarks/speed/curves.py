@@ -146,7 +146,7 @@ def draw(out: Path, points: Sequence[dict[str, Any]], axis: str, key: str, unit:
         ends = (each["low"], each["high"]) if key == "seconds" else (None, None)
         lines.setdefault(each["work"], []).append((each[axis], Estimate(each[key], *ends)))
     name = f"speed-{key}-{axis.replace(' ', '-')}.svg"
-    write_atomic(out / name, charts.curves(f"{unit} against {axis}", axis, lines))
+    write_atomic(out / name, charts.line_chart(f"{unit} against {axis}", lines, height=300, axis=axis, alone=True))
     for work, line in lines.items():
         print(f"{work}, {unit} over {axis}: {fitted([(x, each.value) for x, each in line])}", flush=True)
 

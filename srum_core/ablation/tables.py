@@ -267,12 +267,12 @@ def cells(row: Row, tables: Tables, seeds: int) -> dict[str, Cell]:
 
 def drops(tables: Tables) -> tuple[str, str]:
     """The paper's Figure 3, left: (title, SVG) of every marked arm's change against the reference; "" without any."""
-    rows = {row.arm.name: asdict(row.drop) for row in tables.rows if row.arm.drop and row.drop is not None}
+    rows = {row.arm.name: row.drop for row in tables.rows if row.arm.drop and row.drop is not None}
     if not rows:
         return "", ""
     percent = _percent(tables)
     name = f"Change in {tables.measures[0]} against {tables.reference} ({units(percent)})"
-    return name, charts.dumbbells(name, [{"name": "change", "rows": rows}], percent, change=True, alone=True)
+    return name, charts.dumbbells(name, {"change": rows}, percent, change=True)
 
 
 def curves(tables: Tables, axis: str) -> tuple[str, str]:
@@ -284,7 +284,7 @@ def curves(tables: Tables, axis: str) -> tuple[str, str]:
     if not any(len(points) > 1 for points in lines.values()):
         return "", ""
     name = f"{tables.measures[0]} against {axis} ({units(False)})"
-    return name, charts.curves(name, axis, lines)
+    return name, charts.line_chart(name, lines, height=300, axis=axis, alone=True)
 
 
 def long_form(tables: Tables) -> str:

@@ -182,7 +182,8 @@ def write(folder: Path, measured: Snapshots, times: Sequence[float], by: str) ->
             for name, means in each["means"].items()
         }
         name = f"{rubric.capitalize()} of the clean estimate"
-        write_atomic(folder / f"steps-{rubric}.svg", charts.curves(name, "sampling step", lines))
+        chart = charts.line_chart(name, lines, height=300, axis="sampling step", alone=True)
+        write_atomic(folder / f"steps-{rubric}.svg", chart)
     parts: list[str | Grid] = [f"Graded by {by}.", *(_grid(rubric, each) for rubric, each in rubrics.items())]
     write_atomic(folder / "steps.md", markdown(parts))
     return parts

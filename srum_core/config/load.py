@@ -427,6 +427,8 @@ _ELSEWHERE = {
     "train.ema": "ema_decay use_ema",
     "train.save_every": "save_steps checkpointing_steps",
     "train.trackers": "tracker report_to log_with logger wandb tensorboard",
+    "train.project": "wandb_project project_name tracker_project_name",
+    "train.tags": "wandb_tags",
     "lora.rank": "r lora_r",
     "loss.constraint": "lambda lambda_ lambda_c lam constraint",
     "generator": "generate_use generate_generator sampler",

@@ -29,6 +29,18 @@ def _some(_: Any, attribute: Any, value: int | tuple[object, ...]) -> None:
         check(_, attribute, number)
 
 
+def _names(most: int, without: str = "") -> Any:
+    """Of at most so many characters, and none of others."""
+
+    def check(_: Any, attribute: Any, value: str | tuple[str, ...]) -> None:
+        for name in (value,) if isinstance(value, str) else value:
+            if not 0 < len(name) <= most or set(name) & set(without):
+                none = f", none of {without}" if without else ""
+                raise ValueError(f"'{attribute.name}' must have 1 to {most} characters{none}: {name!r:.40}")
+
+    return check
+
+
 @frozen
 class Generate:
     """Generation of candidates."""
@@ -136,7 +148,13 @@ class Train:
     """Stop when the mean error of net-negative cells (weight + lambda below 0) is so many times what it was in
     the first steps; 0 = never."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Where else to log. metrics.jsonl is written always."""
+    """Where else to log, with sample images and the tables of evaluations. metrics.jsonl is written always."""
+    project: str = field(default="srum", validator=_names(128, "/\\#?%:"))
+    """The trackers' project."""
+    tags: tuple[str, ...] = field(default=(), validator=_names(64))
+    """The trackers' tags."""
+    samples: int = field(default=8, validator=_at_least_0)
+    """Images with their boxes and scores that the trackers get every round; 0 = none."""
 
 
 @frozen

@@ -17,8 +17,10 @@ from srum_core.evaluation.statistics import Estimate, Z
 from srum_core.records import Row
 
 
-def estimate(row: Row) -> Estimate:
+def estimate(row: Row | Estimate) -> Estimate:
     """A row's value with its 95 % interval; from the standard error where the benchmark gives no interval."""
+    if isinstance(row, Estimate):
+        return row
     if row.low is not None and row.high is not None:
         return Estimate(row.value, row.low, row.high)
     if row.error is None:
@@ -31,7 +33,7 @@ def number(value: Row | Estimate | None, percent: bool = False, signed: bool = F
     "" for nothing; a change is `signed`."""
     if value is None:
         return ""
-    mean = estimate(value) if isinstance(value, Row) else value
+    mean = estimate(value)
     numbers = [mean.value] if mean.low is None or mean.high is None else [mean.value, mean.low, mean.high]
     scale, largest = (100, 100.0) if percent else (1, max(map(abs, numbers)))
     if digits is None:
@@ -106,18 +108,20 @@ class Grid:
 def measures(
     columns: Mapping[str, Mapping[str, Row]],
     title: str,
-    changes: Mapping[str, Estimate] | None = None,
+    changes: Mapping[str, Mapping[str, Estimate]] | None = None,
     caption: str = "",
 ) -> Grid:
-    """A line for each measure: its number of images, its value in every column, and its change."""
+    """A line for each measure: its number of images, its value in every column, and its changes."""
+    changes = changes or {}
     percent = all_shares(row.value for rows in columns.values() for row in rows.values())
     lines = []
     for name in dict.fromkeys(name for rows in columns.values() for name in rows):
         count = next(rows[name].count for rows in columns.values() if name in rows)
-        change = [] if changes is None else [number(changes.get(name), percent, signed=True)]
-        lines.append([name, str(count), *(number(rows.get(name), percent) for rows in columns.values()), *change])
-    head = ["measure", "n", *columns, *([] if changes is None else ["change"])]
-    return Grid(head, lines, f"{title} ({units(percent, 'n images, ')})", caption)
+        values = [number(rows.get(name), percent) for rows in columns.values()]
+        lines.append(
+            [name, str(count), *values, *(number(c.get(name), percent, signed=True) for c in changes.values())]
+        )
+    return Grid(["measure", "n", *columns, *changes], lines, f"{title} ({units(percent, 'n images, ')})", caption)
 
 
 def markdown(parts: Iterable[str | Grid]) -> str:

@@ -23,6 +23,7 @@ from srum_core.runs.run import Run
 from srum_core.runs.store import Records, read_list, write_atomic
 from srum_core.stages.chunks import Output
 from srum_core.training.selection import duplicates
+from srum_core.training.trackers import Example, Trackers
 
 log = logging.getLogger("srum")
 
@@ -49,8 +50,27 @@ def evaluate(run: Run, round: int | None) -> None:
     evaluation.begin()
     if table := perform(evaluation, *own_judge(evaluation)):
         write_atomic(evaluation.folder / "DONE", f"{table.planned}\n")
+        track(run, round)
         if warning := duplicates(_objects(run, None), _objects(run, round)):
             log.warning(warning)
+
+
+def track(run: Run, round: int | None) -> None:
+    """Give the table so far, and the first images with their measures, to the run's trackers."""
+    if not run.settings.train.trackers:
+        return
+    tracked = Trackers(run, round, "evaluate")
+    ids = [item.id for item in run.planned_evaluation()][: run.settings.train.samples]
+    tracked.images("evaluation", lambda: [_example(each) for each in scored(run, round, ids) if each.usable])
+    if table := compare(run):
+        values = {name: row.value for name, row in (read_table(run, round) or {}).items()}
+        tracked.table("evaluation", values, table.head, table.rows)
+    tracked.close()
+
+
+def _example(image: ImageResult) -> Example:
+    measures = [f"{name} {value:.3g}" for name, value in image.values.items()]
+    return Example(image.candidate.image, "\n".join([clean(image.candidate.prompt.text), *measures]))
 
 
 def perform(run: Evaluation, name: str, use: Use | None) -> BenchmarkTable | None:
@@ -91,10 +111,15 @@ def scored(run: Run, round: int | None, ids: Iterable[str] | None = None) -> lis
     return every
 
 
+def table_of(run: Run, round: int | None) -> BenchmarkTable | None:
+    """A finished evaluation's table, or None."""
+    paths = run.stage_folder("evaluate", round).glob("tables/*/table.json")
+    return next((tables.read(path) for path in paths), None)
+
+
 def read_table(run: Run, round: int | None) -> dict[str, Row] | None:
     """A finished evaluation's rows by name, or None."""
-    paths = run.stage_folder("evaluate", round).glob("tables/*/table.json")
-    return next((tables.read(path).by_name() for path in paths), None)
+    return table.by_name() if (table := table_of(run, round)) else None
 
 
 def _objects(run: Run, round: int | None) -> float | None:
@@ -109,12 +134,19 @@ def change(run: Run) -> dict[str, Estimate]:
     if len(every) < 2:
         return {}
     (start, first), *_, (end, last) = every.items()
+    before = {each.id: each for each in scored(run, start)}
+    pairs = [(before[each.id], each) for each in scored(run, end) if each.id in before]
+    return difference(run, first, last, pairs)
+
+
+def difference(
+    run: Run, first: Mapping[str, Row], last: Mapping[str, Row], pairs: Iterable[tuple[ImageResult, ImageResult]]
+) -> dict[str, Estimate]:
+    """The last table minus the first, by row, with the interval over the paired images of both."""
     changes = {name: Estimate(last[name].value - row.value) for name, row in first.items() if name in last}
-    before = {each.id: each.values for each in scored(run, start) if each.usable}
-    after = [each for each in scored(run, end) if each.usable and each.id in before]
+    usable = [(new.candidate, old.values, new.values) for old, new in pairs if old.usable and new.usable]
     try:
-        benchmark = run.at("evaluate", end).benchmark()
-        paired = _paired(benchmark, [(each.candidate, before[each.id], each.values) for each in after])
+        paired = _paired(run.at("evaluate", None).benchmark(), usable)
     except Exception as error:  # a plugin's table need not accept differences of scores
         log.warning("The change has no interval: the benchmark made no table of the differences: %s", clean(str(error)))
         return changes
@@ -162,5 +194,5 @@ def compare(run: Run) -> Grid | None:
         return None
     name = run.settings.benchmark.use if run.settings.benchmark else ""
     notes = dict.fromkeys(row.note for rows in columns.values() for row in rows.values() if row.note)
-    changes = change(run) if len(columns) > 1 else None
+    changes = {"change": change(run)} if len(columns) > 1 else {}
     return measures(columns, f"{name}, {run.settings.evaluate.split}", changes, "\n".join(notes))

@@ -6,17 +6,17 @@ Colours are those of charts.css: the page has it, and a chart that stands alone 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from math import ceil, floor, isfinite, log10
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil, floor, log10
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from attrs import evolve, frozen
 from markupsafe import Markup, escape
 
 from srum_core.evaluation import formatting
+from srum_core.evaluation.formatting import estimate
 from srum_core.evaluation.statistics import Estimate
+from srum_core.records import Row
 
 STYLE = Path(__file__).with_name("charts.css")
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 540, 52, 124, 18, 34
@@ -29,29 +29,14 @@ _EQUAL = 1e-6
 _APART = 13.0
 """Pixels between the labels at the ends of lines."""
 
-
-@frozen
-class Line:
-    """y over x; None where there is nothing to measure."""
-
-    label: str
-    points: tuple[tuple[float, float | None], ...]
-    ends: tuple[tuple[float, float, float], ...] = ()
-    """(x, low, high) of intervals; such a line has a dot at every point."""
+Points = Sequence[tuple[float, float | None]]
+"""(x, y); y is None where there is nothing to measure."""
 
 
-@frozen
-class Scale:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """From values in [low, high] to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
-        return round(self.start + share * (self.end - self.start), 2)
+    size = (end - start) / (high - low) if high > low else 0.0
+    return lambda value: round(start + (value - low) * size if size else (start + end) / 2, 2)
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -67,190 +52,168 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 def number(value: float) -> str:
     """Short, and never -0."""
-    text = f"{value:.3g}" if abs(value) < 1e5 and (value == 0 or abs(value) >= 1e-3) else f"{value:.1e}"
-    return "0" if text == "-0" else text.replace("-", "−", 1) if text.startswith("-") else text
+    text = f"{value:z.3g}" if abs(value) < 1e5 and (value == 0 or abs(value) >= 1e-3) else f"{value:.1e}"
+    return re.sub("^-", "−", text)
 
 
-def thin(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
+def thin(points: Points) -> Points:
     """At most `_MOST` points, each the mean of as many neighbours."""
     size = ceil(len(points) / _MOST) or 1
     parts = [points[start : start + size] for start in range(0, len(points), size)]
-    out: list[tuple[float, float | None]] = []
-    for part in parts:
-        values = [y for _, y in part if y is not None]
-        out.append((fmean(x for x, _ in part), fmean(values) if values else None))
-    return out
+    return [(fmean(x for x, _ in part), _mean([y for _, y in part])) for part in parts]
 
 
-def smoothed(points: Sequence[tuple[float, float | None]], breaks: Sequence[float]) -> list[tuple[float, float | None]]:
+def smoothed(points: Points, breaks: Sequence[float]) -> Points:
     """Centred means over neighbours of the same round; empty with too few points for them."""
     reach = len(points) // (2 * _WINDOW)
-    if not reach:
-        return []
-    parts = [sum(x >= each for each in breaks) for x, _ in points]
+    parts = [sum(x >= start for start in breaks) for x, _ in points] if reach else []
     out: list[tuple[float, float | None]] = []
-    for place, (x, own) in enumerate(points):
+    for place, part in enumerate(parts):
         near = range(max(0, place - reach), min(len(points), place + reach + 1))
-        values = [y for k in near if (y := points[k][1]) is not None and parts[k] == parts[place]]
-        out.append((x, None if own is None else fmean(values)))
+        x, own = points[place]
+        out.append((x, own if own is None else _mean([points[k][1] for k in near if parts[k] == part])))
     return out
 
 
-def curves(title: str, axis: str, lines: Mapping[str, Sequence[tuple[float, Estimate]]]) -> str:
-    """A file with values and their intervals over x, a line each."""
-    made = []
-    for label, points in lines.items():
-        points = sorted(points, key=lambda point: point[0])
-        ends = [(x, each.low, each.high) for x, each in points if each.low is not None and each.high is not None]
-        made.append(Line(label, tuple((x, each.value) for x, each in points), tuple(ends)))
-    return line_chart(title, made, {}, 300, axis=axis, alone=True)
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def line_chart(
     title: str,
-    lines: Sequence[Line],
-    breaks: Mapping[float, str],
+    lines: Mapping[str, Sequence[tuple[float, Estimate | float | None]]],
+    breaks: Mapping[float, str] | None = None,
     height: int = 210,
     smooth: bool = False,
     axis: str = "training step",
     alone: bool = False,
 ) -> Markup:
-    """`breaks`: where a round begins, by x. `smooth`: over the raw lines. `alone`: as a file of its own. Empty without
-    a number to show."""
-    lines = [Line(line.label, tuple(thin(line.points)), line.ends) for line in lines]
-    lines = [line for line in lines if any(y is not None for _, y in line.points)]
-    if not lines:
+    """Values over x by label; those of estimates with a dot and their intervals. `breaks`: where a round begins, by x.
+    `smooth`: over the raw lines. `alone`: as a file of its own. Empty without a number to show."""
+    breaks = breaks or {}
+    values: dict[str, Points] = {}
+    bars: dict[str, list[tuple[float, float, float]]] = {}
+    for label, points in lines.items():
+        plain = [(x, y.value if isinstance(y, Estimate) else y) for x, y in sorted(points, key=lambda point: point[0])]
+        if any(y is not None for _, y in plain):
+            values[label] = thin(plain)
+            known = [(x, y.low, y.high) for x, y in points if isinstance(y, Estimate)]
+            bars[label] = [(x, low, high) for x, low, high in known if low is not None and high is not None]
+    if not values:
         return Markup("")
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points if y is not None]
-    ys += [end for line in lines for _, *ends in line.ends for end in ends]
+    xs = [x for points in values.values() for x, _ in points]
+    ys = [y for points in values.values() for _, y in points if y is not None]
+    ys += [end for each in bars.values() for _, *ends in each for end in ends]
     marks = ticks(min(0.0, *ys) if min(ys) < 0.5 * max(ys) else min(ys), max(ys))
-    across = Scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
-    up = Scale(marks[0], marks[-1], height - BOTTOM, TOP)
-    right = WIDTH - RIGHT
+    right, bottom = WIDTH - RIGHT, height - BOTTOM
+    across = scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, right)
+    up = scale(marks[0], marks[-1], bottom, TOP)
     parts = []
     for mark in marks:
         parts.append(f'<path class="{"axis" if mark == 0 else "grid"}" d="M{LEFT} {up(mark)}H{right}"/>')
         parts.append(_text(LEFT - 7, up(mark) + 4, number(mark), "end"))
     for x, words in breaks.items():
-        parts.append(f'<path class="break" d="M{across(x)} {TOP}V{height - BOTTOM}"/>')
+        parts.append(f'<path class="break" d="M{across(x)} {TOP}V{bottom}"/>')
         parts.append(_text(across(x), TOP - 6, words, "start"))
     whole = all(x == int(x) for x in xs)
     wanted = [x for x in ticks(min(xs), max(xs), 6) if min(xs) <= x <= max(xs) and (x == int(x) or not whole)]
-    parts += [_text(across(x), height - BOTTOM + 14, number(x), "middle") for x in wanted]
+    parts += [_text(across(x), bottom + 14, number(x), "middle") for x in wanted]
     parts.append(_text((LEFT + right) / 2, height - 4, axis, "middle"))
-    ends = []
-    for index, line in enumerate(lines):
-        if smooth and (means := smoothed(line.points, list(breaks))):
-            parts.append(f'<path class="line s{index % 6} raw" d="{_path(line, across, up)}"/>')
-            line = Line(line.label, tuple(means))
-        shift = 3 * index * bool(line.ends)  # so that intervals at the same place do not hide one another
-        along = evolve(across, start=across.start + shift, end=across.end + shift)
-        parts.append(f'<path class="line s{index % 6}" d="{_path(line, along, up)}"/>')
-        parts += [f'<path class="bar" d="M{along(x)} {up(low)}V{up(high)}"/>' for x, low, high in line.ends]
-        there = [(x, y) for x, y in line.points if y is not None]
-        for x, y in there if line.ends else there[-1:]:
-            parts.append(f'<circle class="dot s{index % 6}" cx="{along(x)}" cy="{up(y)}" r="2.5"/>')
-        ends.append((up(there[-1][1]), index, f"{line.label} {number(there[-1][1])}"))
-    for (y, index, label), place in zip(sorted(ends), _spread([end[0] for end in sorted(ends)], height), strict=True):
+    labels, message = [], []
+    for index, (label, line) in enumerate(values.items()):
+        style, shift = f"s{index % 6}", 3 * index * bool(bars[label])  # so that no interval hides another
+        numbers = [y for _, y in line if y is not None]
+        message.append(f"{label} from {number(numbers[0])} to {number(numbers[-1])}")
+        means = smoothed(line, list(breaks)) if smooth else []
+        for kind, each in [(f"{style} raw", line), (style, means)] if means else [(style, line)]:
+            path = [(across(x) + shift, y) for x, y in each]
+            parts.append(f'<path class="line {kind}" d="{_path(path, up)}"/>')
+        parts += [f'<path class="bar" d="M{across(x) + shift} {up(low)}V{up(high)}"/>' for x, low, high in bars[label]]
+        there = [(x, y) for x, y in path if y is not None]
+        for x, y in there if bars[label] else there[-1:]:
+            parts.append(f'<circle class="dot {style}" cx="{x}" cy="{up(y)}" r="2.5"/>')
+        labels.append((up(there[-1][1]), style, f"{label} {number(there[-1][1])}"))
+    labels.sort(key=lambda each: each[0])
+    for (y, style, label), place in zip(labels, _spread([y for y, *_ in labels], bottom), strict=True):
         parts.append(f'<path class="lead" d="M{right + 4} {y}L{right + 12} {place:.1f}"/>')
-        parts.append(f'<path class="line s{index % 6}" d="M{right + 12} {place:.1f}h16"/>')
+        parts.append(f'<path class="line {style}" d="M{right + 12} {place:.1f}h16"/>')
         parts.append(_text(right + 32, place + 3.5, label, "start", "label"))
-    message = "; ".join(f"{line.label} from {_end(line, 1)} to {_end(line, -1)}" for line in lines)
-    return _svg(title, message, height, parts, alone)
+    return _svg(title, "; ".join(message), height, parts, alone)
 
 
-def _end(line: Line, step: int) -> str:
-    return number(next(y for _, y in line.points[::step] if y is not None))
-
-
-def _path(line: Line, across: Scale, up: Scale) -> str:
+def _path(points: Points, up: Callable[[float], float]) -> str:
     """A gap where there is no number; a number on its own becomes a short dash."""
     pen, out = False, []
-    for x, y in line.points:
+    for x, y in points:
         if y is not None:
-            out.append(f"{'L' if pen else 'M'}{across(x)} {up(y)}" + ("" if pen else "h0.5"))
+            out.append(f"{'L' if pen else 'M'}{x} {up(y)}" + ("" if pen else "h0.5"))
         pen = y is not None
     return "".join(out)
 
 
-def _spread(places: Sequence[float], height: int) -> list[float]:
-    """Sorted places, moved apart just enough for labels, and kept inside."""
+def _spread(places: Sequence[float], bottom: float) -> list[float]:
+    """Sorted places, moved apart just enough for labels, and kept above the bottom."""
     out: list[float] = []
     for place in places:
         out.append(max(place, out[-1] + _APART) if out else place)
-    over = out[-1] - (height - BOTTOM)
-    return [place - max(0.0, over) for place in out]
+    return [place - max(0.0, out[-1] - bottom) for place in out]
 
 
 def dumbbells(
-    title: str, tables: Sequence[Mapping[str, Any]], percent: bool = False, change: bool = False, alone: bool = False
+    title: str, tables: Mapping[str, Mapping[str, Row | Estimate]], percent: bool = False, change: bool = False
 ) -> Markup:
-    """For every measure the value of each evaluation, with its 95 % interval; the last is filled.
+    """For every measure its value in each table, with its 95 % interval; the last is filled.
 
-    `percent` is how numbers are written. A `change` has a line at zero, and its value at the end of its line."""
-    scale = 100 if percent else 1
-    names = list(dict.fromkeys(name for table in tables for name in table["rows"]))
-    found = [row for table in tables for row in table["rows"].values() if isfinite(row["value"])]
+    `percent` is how numbers are written. A `change` is a file of its own with a line at zero and values at the end."""
+    every = [{name: estimate(row) for name, row in rows.items()} for rows in tables.values()]
+    found = [row for rows in every for row in rows.values()]
     if not found:
         return Markup("")
-    ends = [end for row in found for end in (row["value"], row["low"], row["high"]) if end is not None]
-    marks = ticks(min([0.0] * change + ends), max([0.0] * change + ends), 6)
-    left, row_height = 170, 16 + 10 * len(tables)
+    ends = [end for row in found for end in (row.value, row.low, row.high) if end is not None] + [0.0] * change
+    marks = ticks(min(ends), max(ends), 6)
+    names = dict.fromkeys(name for rows in every for name in rows)
+    left, row_height = 170, 16 + 10 * len(every)
     height = row_height * len(names) + TOP + BOTTOM
-    across = Scale(marks[0], marks[-1], left, WIDTH - 24 - 128 * change)
+    across = scale(marks[0], marks[-1], left, WIDTH - 24 - 128 * change)
     parts = []
     for mark in marks:
         kind = "axis" if change and mark == 0 else "grid"
         parts.append(f'<path class="{kind}" d="M{across(mark)} {TOP}V{height - BOTTOM}"/>')
-        parts.append(_text(across(mark), height - BOTTOM + 15, number(scale * mark), "middle"))
+        parts.append(_text(across(mark), height - BOTTOM + 15, number((100 if percent else 1) * mark), "middle"))
     for index, name in enumerate(names):
         y = TOP + row_height * (index + 0.5)
         parts.append(_text(left - 14, y + 4, name, "end", "label"))
-        rows = [(place, table["rows"][name]) for place, table in enumerate(tables) if name in table["rows"]]
-        values = [row["value"] for _, row in rows if isfinite(row["value"])]
-        if len(values) > 1:
-            parts.append(f'<path class="joint" d="M{across(values[0])} {y}H{across(values[-1])}"/>')
-        for place, row in rows:
-            parts.append(_mark(across, row, y + 9 * (place - (len(tables) - 1) / 2), place, place == len(tables) - 1))
+        shown = [(place, rows[name]) for place, rows in enumerate(every) if name in rows]
+        if len(shown) > 1:
+            parts.append(f'<path class="joint" d="M{across(shown[0][1].value)} {y}H{across(shown[-1][1].value)}"/>')
+        for place, row in shown:
+            at = y + 9 * (place - (len(every) - 1) / 2)
+            if row.low is not None and row.high is not None:
+                parts.append(f'<path class="bar" d="M{across(row.low)} {at}H{across(row.high)}"/>')
+            parts.append(marker(place, len(every), across(row.value), at))
             if change:
-                parts.append(_text(WIDTH - 8, y + 4, _told(row, percent, change), "end", "label"))
+                parts.append(_text(WIDTH - 8, y + 4, formatting.number(row, percent, True), "end", "label"))
     message = "; ".join(
-        f"{table['name']}: " + ", ".join(f"{name} {_told(row, percent, change)}" for name, row in table["rows"].items())
-        for table in tables
+        f"{table}: " + ", ".join(f"{name} {formatting.number(row, percent, change)}" for name, row in rows.items())
+        for table, rows in tables.items()
     )
-    return _svg(title, message, height, parts, alone)
+    return _svg(title, message, height, parts, alone=change)
 
 
-def _told(row: Mapping[str, Any], percent: bool, signed: bool) -> str:
-    return formatting.number(Estimate(row["value"], row["low"], row["high"]), percent, signed)
-
-
-def _mark(across: Scale, row: Mapping[str, Any], y: float, place: int, last: bool) -> str:
-    if not isfinite(row["value"]):
-        return ""
-    low, high = row["low"], row["high"]
-    bar = f'<path class="bar" d="M{across(low)} {y}H{across(high)}"/>' if None not in (low, high) else ""
-    return f"{bar}{marker(place, last, across(row['value']), y)}"
-
-
-def marker(place: int, last: bool, x: float, y: float) -> str:
-    """The first evaluation is an open circle, the last a filled one, those between open squares and diamonds."""
-    kind = "mark last" if last and place else "mark"
-    if place == 0 or last:
-        return f'<circle class="{kind}" cx="{x}" cy="{y}" r="5"/>'
+def marker(place: int, count: int, x: float, y: float) -> str:
+    """The first table is an open circle, the last a filled one, those between open squares and diamonds."""
+    if place in (0, count - 1):
+        return f'<circle class="mark{" last" if place else ""}" cx="{x}" cy="{y}" r="5"/>'
     turn = f' transform="rotate(45 {x} {y})"' if place % 2 == 0 else ""
-    return f'<rect class="{kind}" x="{x - 4}" y="{y - 4}" width="8" height="8"{turn}/>'
+    return f'<rect class="mark" x="{x - 4}" y="{y - 4}" width="8" height="8"{turn}/>'
 
 
 def key(names: Sequence[str]) -> Markup:
     """The markers of `dumbbells`, by name."""
-    items = [
-        f'<span><svg viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
-        f"{marker(place, place == len(names) - 1, 7, 7)}</svg> {escape(name)}</span>"
-        for place, name in enumerate(names)
-    ]
-    return Markup('<p class="key">{}</p>').format(Markup("").join(map(Markup, items)))
+    item = '<span><svg viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">{}</svg> {}</span>'
+    items = [Markup(item).format(Markup(marker(place, len(names), 7, 7)), name) for place, name in enumerate(names)]
+    return Markup('<p class="key">{}</p>').format(Markup("").join(items))
 
 
 def _text(x: float, y: float, words: str, anchor: str, kind: str = "tick") -> str:
@@ -273,8 +236,5 @@ def _own_style() -> str:
     style = STYLE.read_text(encoding="utf-8")
     colours = {name: pair for name, *pair in re.findall(r"--(\w+): light-dark\((\S+), (\S+)\);", style)}
     rules = "svg { background: var(--paper); }\n" + style.partition("}\n")[2]
-
-    def shade(at: int) -> str:
-        return re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]][at], rules)
-
-    return f"{shade(0)}@media (prefers-color-scheme: dark) {{\n{shade(1)}}}\n"
+    light, dark = (re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]][at], rules) for at in (0, 1))  # noqa: B023
+    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"

@@ -1,29 +1,33 @@
-"""Images with all questions and answers about them: a round's candidates, and a benchmark's images before and after.
+"""Images with all questions and answers about them: a round's candidates, and a benchmark's images by several models.
 
 PIL loads on first use."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from attrs import asdict
+from attrs.filters import include
+
 from srum_core.errors import RecordError, TrainingError
 from srum_core.evaluation.stage import ImageResult, scored
 from srum_core.models.images import open_rgb
-from srum_core.records import Candidate, Judgement, Score
+from srum_core.records import Candidate, Judgement
 from srum_core.runs.run import Run
-from srum_core.training.selection import Images, choose, within
+from srum_core.training.selection import choose, within
 
 if TYPE_CHECKING:
     from srum_core.protocols import RewardMap
-    from srum_core.training.latent_cache import Latents
 
 Data = dict[str, Any]
-Grid = tuple[int, int]
+Numbered = Mapping[tuple[str, int], ImageResult]
+"""A benchmark's images by prompt and number, in order."""
 STEPS = 100
 """Steps from 0 to the largest weight: hundredths, as printed, where that is 1."""
 _LONGEST = 4000
@@ -67,166 +71,128 @@ def gallery(run: Run, round: int, limit: int) -> tuple[list[Data], int]:
     that is not there."""
     judged = {each.candidate: each for each in run.judgements(round)}
     worth = {name: fmean(score.value for score in each.scores) for name, each in judged.items() if each.scores}
-    candidates = run.candidates(round)
+    candidates, weigh = run.candidates(round), weighing(run, round)
     there = candidates.ids()
     order = [item.id for item in run.planned(round) if item.id in there]
-    weights = Weights(run, round)
     shown = candidates.select(chosen(order, worth, limit))
-    found = [{**_candidate(each, judged.get(each.id), weights), "round": round} for each in shown]
+    found = [{**_candidate(each, judged.get(each.id), weigh), "round": round} for each in shown]
     return found, len(order) - len(found)
 
 
-def _candidate(candidate: Candidate, judgement: Judgement | None, weights: Weights) -> Data:
+_KEPT = include(
+    *("regions", "scores", "failures", "id", "box", "label", "value", "region", "reason", "judge", "stated", "rules"),
+    *("thought", "seed", "size", "why"),
+)
+"""What the page shows of a candidate and its judgement."""
+
+
+def _candidate(
+    candidate: Candidate, judgement: Judgement | None, weigh: Callable[[Candidate, Judgement], Data]
+) -> Data:
     source, small = data_uri(candidate.image)
-    data: Data = {
-        "id": candidate.id,
-        "prompt": candidate.prompt.text,
-        "thought": candidate.thought,
-        "seed": candidate.seed,
-        "src": source,
-        "small": small,
-        "size": list(candidate.size),
-        "judged": judgement is not None,
-    }
+    data = {**asdict(candidate, filter=_KEPT), "prompt": candidate.prompt.text, "src": source, "small": small}
     if judgement is None:
-        return data
-    return {
-        **data,
-        "whole": [_score(each) for each in judgement.scores if each.region is None],
-        "regions": [
-            {
-                "id": region.id,
-                "box": list(region.box),
-                "label": region.label,
-                "scores": [_score(each) for each in judgement.scores if each.region == region.id],
-            }
-            for region in judgement.regions
-        ],
-        "failures": [{"judge": each.judge, "region": each.region, "why": each.why} for each in judgement.failures],
-        "answers": [
-            {"by": each.asked_by, "text": each.answer[:_LONGEST] + (f" … ({over} more characters)" if over > 0 else "")}
-            for each in judgement.exchanges
-            for over in [len(each.answer) - _LONGEST]
-        ],
-        "weights": weights.of(candidate, judgement),
-    }
+        return {**data, "judged": False}
+    answers = [
+        {"by": each.asked_by, "text": each.answer[:_LONGEST] + (f" … ({over} more characters)" if over > 0 else "")}
+        for each in judgement.exchanges
+        for over in [len(each.answer) - _LONGEST]
+    ]
+    weights = weigh(candidate, judgement)
+    return {**data, **asdict(judgement, filter=_KEPT), "judged": True, "answers": answers, "weights": weights}
 
 
-def _score(score: Score) -> Data:
-    said = {"value": score.value, "reason": score.reason, "judge": score.judge, "label": score.label}
-    return {**said, "stated": score.stated, "rules": list(score.rules)}
+def weighing(run: Run, k: int) -> Callable[[Candidate, Judgement], Data]:
+    """How to weigh an image of round k: by the run's reward map on the grids that training had, of judgements as
+    training reads them (`select`)."""
+    from srum_core.training.latent_cache import Latents  # torch
 
+    folder, run = run.round_folder(k) / "latents", run.at("train", k)
+    latents, images, why = Latents(folder, ""), None, "It is not trained on: the settings under select leave it out."
+    try:
+        images = choose(run, k)
+    except (TrainingError, RecordError) as error:
+        why = str(error) if run.done("judge", k) else "Judging is not finished."
+    read = {each.candidate: each for each in images.judgements} if images else {}
 
-class Weights:
-    """The run's reward map on the grids that training had, of judgements as training reads them (`select`). Torch loads
-    with the first map."""
+    @cache
+    def fitted() -> RewardMap:
+        made: RewardMap = run.registry.create("map", run.settings.map)
+        if images is not None and hasattr(made, "fit"):
+            if not all((folder / f"{name}.safetensors").is_file() for name in read):
+                raise RecordError("The map compares with the whole round, and not all of it is encoded yet.")
+            latents.fit(made, images)
+        return made
 
-    def __init__(self, run: Run, round: int) -> None:
-        self.run, self.folder = run.at("train", round), run.round_folder(round) / "latents"
-        self._map: Any = None
-        self._images: Images | None = None
-        self._read: dict[str, Judgement] = {}
-        self._why = "It is not trained on: the settings under select leave it out."
-        if not run.done("judge", round):
-            self._why = "Judging is not finished."
-            return
-        try:
-            images = choose(run, round)
-        except (TrainingError, RecordError) as error:
-            self._why = str(error)
-        else:
-            self._images, self._read = images, {each.candidate: each for each in images.judgements}
-
-    def of(self, candidate: Candidate, judgement: Judgement) -> Data:
+    def weigh(candidate: Candidate, judgement: Judgement) -> Data:
         """The map's weights, or `why` there are none. Row by row in bytes: (byte - 100) / 100 * `scale`."""
         if judgement.failures:
             return {"why": "It is not trained on: an answer about it could not be read."}
-        if candidate.id not in self._read:
-            return {"why": self._why}
-        path = self.folder / f"{candidate.id}.safetensors"
-        if not path.is_file():
+        if candidate.id not in read:
+            return {"why": why}
+        if not (folder / f"{candidate.id}.safetensors").is_file():
             return {"why": "It was not encoded for training yet, so its latent grid is not known."}
-        from srum_core.training.latent_cache import Latents
-
-        latents = Latents(self.folder, "")
         try:
-            if self._map is None:
-                self._map = self._fitted(latents)
-            seen = within(self._read[candidate.id], latents.window(candidate))
-            cells = self._map(seen, latents.grid(candidate))
+            cells = fitted()(within(read[candidate.id], latents.window(candidate)), latents.grid(candidate))
         except RecordError as error:
             return {"why": str(error)}
         flat = [float(value) for value in cells.flatten()]
         scale = max(1.0, *map(abs, flat))
-        packed = bytes(round(value / scale * STEPS) + STEPS for value in flat)
-        shape = {"rows": cells.shape[0], "columns": cells.shape[1], "scale": scale}
-        return {**shape, "cells": b64encode(packed).decode(), "mean": fmean(flat)}
+        packed = b64encode(bytes(round(value / scale * STEPS) + STEPS for value in flat)).decode()
+        return {"rows": cells.shape[0], "columns": cells.shape[1], "scale": scale, "cells": packed, "mean": fmean(flat)}
 
-    def _fitted(self, latents: Latents) -> RewardMap:
-        made = self.run.registry.create("map", self.run.settings.map)
-        if self._images is not None and hasattr(made, "fit"):
-            if not all((self.folder / f"{name}.safetensors").is_file() for name in self._read):
-                raise RecordError("The map compares with the whole round, and not all of it is encoded yet.")
-            latents.fit(made, self._images)
-        return made  # type: ignore[no-any-return]
+    return weigh
 
 
-# ---- before and after -----------------------------------------------------------------------------------------------
+# ---- the same prompts by several models ------------------------------------------------------------------------------
 
 
-def pairs(run: Run, rounds: Sequence[int], limit: int) -> Data | None:
-    """{"before", "after": names, "measures": [{"name", "binary"}], "pairs": [...], "left_out"}; None without two
-    evaluations. Of more than `limit` pairs (0: no limit) those whose measures changed most are kept, in order."""
-    if run.settings.benchmark is None:
-        return None
-    there = [k for k in (None, *rounds) if run.done("evaluate", k)]
-    if len(there) < 2:
-        return None
-    first, last = there[0], there[-1]
-    before, after = ({each.id: each for each in scored(run, k) if not each.candidate.failure} for k in (first, last))
-    ids = [item.id for item in run.planned_evaluation() if item.id in before and item.id in after]
-    explain, kept = getattr(run.benchmark(), "explain", None), ids
-    if limit and len(ids) > limit:
-        ranked = sorted(ids, key=lambda each: -_change(before[each].values, after[each].values))  # stable
-        chosen = set(ranked[:limit])
-        kept = [each for each in ids if each in chosen]
-    names = {name: True for each in (*before.values(), *after.values()) for name in each.values}
-    for each in (*before.values(), *after.values()):  # measures that are 0 or 1 everywhere: right and wrong images
-        names |= {name: names[name] and value in (0.0, 1.0) for name, value in each.values.items()}
+def numbered(run: Run, round: int | None) -> Numbered:
+    """The benchmark's images of the model after a round (None: before any), in order, without failures."""
+    there = {each.id: each for each in scored(run, round) if not each.candidate.failure}
+    plan, images = run.planned_evaluation(), run.settings.evaluate.images
+    return {(item.prompt.id, place % images): there[item.id] for place, item in enumerate(plan) if item.id in there}
+
+
+def pairs(run: Run, models: Mapping[str, Numbered], limit: int) -> Data:
+    """{"names", "measures": [{"name", "binary"}], "pairs": [...], "left_out"}: what all models have generated.
+
+    Of more than `limit` (0: no limit) those whose measures differ most from the first model's are kept, in order."""
+    first, *others = models.values()
+    places = [place for place in first if all(place in each for each in others)]
+    explain, use = getattr(run.benchmark(), "explain", None), run.settings.benchmark
+
+    def shot(image: ImageResult) -> Data:
+        """`why`: the benchmark's explanation of what is wrong with the image, if it has one."""
+        why = str(explain(image.candidate, [each.answer for each in image.answers])) if explain else ""
+        source, small = data_uri(image.candidate.image)
+        return {"src": source, "small": small, "values": image.values, "why": why}
+
+    def change(place: tuple[str, int]) -> float:
+        old = first[place].values
+        return sum(abs(new - old[name]) for each in others for name, new in each[place].values.items() if name in old)
+
+    kept = set(sorted(places, key=change, reverse=True)[: limit or None])  # stable
+    names: dict[str, bool] = {}
+    for name, value in (item for each in models.values() for image in each.values() for item in image.values.items()):
+        names[name] = names.get(name, True) and value in (0.0, 1.0)  # right and wrong images
     return {
-        "before": _name(first),
-        "after": _name(last),
+        "names": list(models),
         "measures": [{"name": n, "binary": names[n]} for n in sorted(names, key=lambda each: not names[each])],
-        "pairs": [_pair(before[each], after[each], explain, run.settings.benchmark.use) for each in kept],
-        "left_out": len(ids) - len(kept),
-    }
-
-
-def _pair(before: ImageResult, after: ImageResult, explain: Callable[..., str] | None, benchmark: str) -> Data:
-    (old, small), (new, _) = data_uri(before.candidate.image), data_uri(after.candidate.image)
-    return {
-        "id": before.id,
-        "prompt": before.candidate.prompt.text,
-        "seed": before.candidate.seed,
-        "small": small,
-        "before": {"src": old, "values": before.values, "why": _why(before, explain)},
-        "after": {"src": new, "values": after.values, "why": _why(after, explain)},
-        "answers": [
-            {"by": f"{name}: {benchmark}", "text": answered.answer}
-            for name, each in (("before", before), ("after", after))
-            for answered in each.answers
+        "pairs": [
+            {
+                "id": first[place].id,
+                "prompt": first[place].candidate.prompt.text,
+                "seeds": list(dict.fromkeys(each[place].candidate.seed for each in models.values())),
+                "images": [shot(each[place]) for each in models.values()],
+                "answers": [
+                    {"by": f"{name}: {use and use.use}", "text": answered.answer}
+                    for name, each in models.items()
+                    for answered in each[place].answers
+                ],
+            }
+            for place in places
+            if place in kept
         ],
+        "left_out": len(places) - len(kept),
     }
-
-
-def _why(found: ImageResult, explain: Callable[..., str] | None) -> str:
-    """The benchmark's explanation of what is wrong with an image, if it has one."""
-    return str(explain(found.candidate, [each.answer for each in found.answers])) if explain else ""
-
-
-def _name(round: int | None) -> str:
-    return "base" if round is None else f"round {round}"
-
-
-def _change(before: dict[str, float], after: dict[str, float]) -> float:
-    return sum(abs(after[name] - value) for name, value in before.items() if name in after)

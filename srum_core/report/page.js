@@ -186,8 +186,14 @@ const SHOWN = {
   failed: (item) => item.judged && item.failures.length > 0,
 };
 
+for (const item of data.candidates || []) {
+  if (!item.judged) continue;
+  item.whole = item.scores.filter((each) => each.region === null);
+  for (const region of item.regions) region.scores = item.scores.filter((each) => each.region === region.id);
+}
+
 function words(item) {
-  const scores = item.judged ? [...item.whole, ...item.regions.flatMap((region) => region.scores)] : [];
+  const scores = item.judged ? item.scores : [];
   return [item.prompt, ...scores.flatMap((each) => [each.label, each.reason])].join("\n").toLowerCase();
 }
 
@@ -265,7 +271,7 @@ function open(title, button, layout, ...content) {
   dialog.showModal();
 }
 
-// ---- before and after -----------------------------------------------------------------------------------------------
+// ---- the same prompts by several models ------------------------------------------------------------------------------
 
 function verdict(name, found, measures, measure) {
   const value = found.values[measure], binary = measures.find((each) => each.name === measure)?.binary;
@@ -274,24 +280,24 @@ function verdict(name, found, measures, measure) {
 }
 
 function compare(section) {
-  const { pairs, measures, before, after } = data.pairs, host = section.querySelector(".grid");
-  const both = (pair, measure, alone) => [[before, pair.before], [after, pair.after]].map(([name, found]) => {
-    const view = make("span", { class: "view" }, picture(found.src, pair.small, `${pair.prompt}, ${name}`));
+  const { pairs, measures, names } = data.pairs, host = section.querySelector(".grid");
+  const all = (pair, measure, alone) => pair.images.map((found, index) => {
+    const name = names[index], view = make("span", { class: "view" }, picture(found.src, found.small, `${pair.prompt}, ${name}`));
     const why = found.why ? make("span", { class: "line why", title: found.why }, found.why) : null;
     return make("span", {}, view, ...(alone ? measures.map((each) => verdict(`${name}, ${each.name}`, found, measures, each.name)) : [verdict(name, found, measures, measure)]), why);
   });
-  const change = (pair, measure) => (pair.after.values[measure] ?? 0) - (pair.before.values[measure] ?? 0);
-  const total = (pair) => mean(measures.map((each) => Math.abs(change(pair, each.name))));
-  const closer = (pair, button) => open(pair.prompt, button, "body pair", ...both(pair, null, true),
-    make("p", { class: "sub" }, `seed ${pair.seed}`), answers(pair.answers));
-  const explained = pairs.some((pair) => pair.before.why || pair.after.why);
-  const grid = cards(host, 290, explained ? 136 : 98, 2, (pair) =>
-    entry(pair, make("span", { class: "two" }, ...both(pair, bar.read().measure, false)), (button) => closer(pair, button)));
+  const change = (pair, model, measure) => (pair.images[model].values[measure] ?? 0) - (pair.images[0].values[measure] ?? 0);
+  const total = (pair, model) => mean(measures.map((each) => Math.abs(change(pair, model, each.name))));
+  const closer = (pair, button) => open(pair.prompt, button, "body pair", ...all(pair, null, true),
+    make("p", { class: "sub" }, `seed ${pair.seeds.join(", ")}`), answers(pair.answers));
+  const explained = pairs.some((pair) => pair.images.some((each) => each.why));
+  const grid = cards(host, 145 * names.length, explained ? 136 : 98, names.length, (pair) =>
+    entry(pair, make("span", { class: "two" }, ...all(pair, bar.read().measure, false)), (button) => closer(pair, button)));
   const bar = tools(section, show);
   function show(chosen) {
-    const by = (pair) => change(pair, chosen.measure), text = chosen.text.toLowerCase().trim();
+    const model = Number(chosen.model ?? 1), by = (pair) => change(pair, model, chosen.measure), text = chosen.text.toLowerCase().trim();
     const kept = { all: () => true, up: (pair) => by(pair) > 0, down: (pair) => by(pair) < 0, same: (pair) => by(pair) === 0 }[chosen.show];
-    const order = { changed: (pair) => -total(pair), better: (pair) => -by(pair), worse: by }[chosen.sort];
+    const order = { changed: (pair) => -total(pair, model), better: (pair) => -by(pair), worse: by }[chosen.sort];
     const found = sorted(pairs.filter((pair) => kept(pair) && pair.prompt.toLowerCase().includes(text)), order);
     bar.say(`${found.length} of ${pairs.length}`);
     grid.show(found);

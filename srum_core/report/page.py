@@ -6,7 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from math import isfinite
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from markupsafe import Markup, escape
 
 from srum_core.evaluation.formatting import all_shares, number
 from srum_core.evaluation.statistics import Estimate
+from srum_core.records import Row
 from srum_core.report import LIMIT, charts
-from srum_core.report.charts import Line
-from srum_core.report.gather import Data, gather
+from srum_core.report.gallery import Data
+from srum_core.report.gather import gather
 from srum_core.runs.store import write_atomic
 
-NAME = "report.html"
 _HERE = Path(__file__).parent
 _UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
 
@@ -28,9 +28,11 @@ def write_report(folder: Path, out: Path | None = None, limit: int = LIMIT) -> P
     """Write the report of a run's or an ablation's folder, into it unless `out` names a file, and return its path.
 
     Raises RecordError for a folder that holds neither, and for records or images that cannot be read."""
-    path = out or Path(folder) / NAME
-    # A lone surrogate in a model's words is no UTF-8.
-    write_atomic(path, render(gather(folder, limit)).encode("utf-8", "replace"))
+    return write(out or Path(folder) / "report.html", gather(folder, limit))
+
+
+def write(path: Path, data: Data) -> Path:
+    write_atomic(path, render(data).encode("utf-8", "replace"))  # a lone surrogate in a model's words is no UTF-8
     return path
 
 
@@ -42,18 +44,20 @@ def render(data: Data) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=shown)
-    run, script, percent = data["run"], _own("page.js"), _percent(data)
-    lazy = {"pairs": run["pairs"], "candidates": run["candidates"]} if run else {}
+    run, script = data["run"], _own("page.js")
+    tables, ablation = run["tables"] if run else {}, data["ablation"]["rows"] if data["ablation"] else ()
+    cells = [cell for row in ablation for cell in row["cells"].values() if isinstance(cell, Estimate)]
+    shares = all_shares(row.value for rows in tables.values() for row in rows.values())
     return environment.get_template("template.html").render(
         **data,
-        percent=percent,
+        percent={"results": shares, "ablation": all_shares(cell.value for cell in cells)},
         style=Markup(_own("charts.css") + _own("page.css")),
         script=Markup(script),
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
-        lazy=embedded(lazy),
+        lazy=embedded({"pairs": run["pairs"], "candidates": run["candidates"]} if run else {}),
         curves=curves(run["metrics"]) if run else [],
-        key=charts.key([table["name"] for table in run["tables"]]) if run else "",
-        dumbbells=charts.dumbbells("Every measure before and after", run["tables"], percent["results"]) if run else "",
+        key=charts.key(list(tables)),
+        dumbbells=charts.dumbbells("Every measure", tables, shares),
     )
 
 
@@ -63,81 +67,54 @@ def _own(name: str) -> str:
 
 def embedded(data: Any) -> Markup:
     """JSON for a script element: nothing in it ends the element, and it is ASCII."""
-    return Markup(json.dumps(_finite(data), separators=(",", ":")).translate(_UNSAFE))
+    return Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).translate(_UNSAFE))
 
 
-def _finite(data: Any) -> Any:
-    """JSON has no numbers that are not finite: null."""
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, Sequence) and not isinstance(data, str):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not isfinite(data) else data
-
-
-def shown(cell: Mapping[str, Any] | None, percent: bool, signed: bool = False) -> Markup:
-    """A cell {"text"} or {"value", "low", "high"}: 57.8 [51.8, 63.9]; an en dash where there is no number."""
-    if cell and "text" in cell:
-        return escape(cell["text"])
-    if cell is None or not isfinite(cell["value"]):
-        return Markup("–")
-    value, _, interval = number(Estimate(cell["value"], cell["low"], cell["high"]), percent, signed).partition(" ")
-    return Markup("{} <small>{}</small>").format(value, interval) if interval else escape(value)
-
-
-def _percent(data: Data) -> dict[str, bool]:
-    """Which of the page's tables can be shown in per cent, as all of their numbers are shares."""
-    run, ablation = data["run"], data["ablation"]
-    cells = {
-        "results": [row for table in (run["tables"] if run else ()) for row in table["rows"].values()],
-        "ablation": [cell for row in (ablation["rows"] if ablation else ()) for cell in row["cells"].values()],
-    }
-    return {
-        name: all_shares(cell["value"] for cell in found if "value" in cell and isfinite(cell["value"]))
-        for name, found in cells.items()
-    }
+def shown(cell: Row | Estimate | str | None, percent: bool, signed: bool = False) -> Markup:
+    """57.8 [51.8, 63.9]; an en dash where there is no number."""
+    if isinstance(cell, str):
+        return escape(cell)
+    value, _, interval = number(cell, percent, signed).partition(" ")
+    return Markup("{} <small>{}</small>").format(value, interval) if interval else escape(value or "–")
 
 
 _COUNTS = ("step", "cells", "judged", "unjudged", "below_least", "filtered", "not_best", "objects", "objects_before")
+_TITLES = {
+    "loss": ("Loss and its parts", ""),
+    "error": ("Squared error", "Of all cells, and of the net-negative ones."),
+    "negative_share": ("Net-negative cells, share", "Cells whose weight + λ is below 0: the loss rewards error there."),
+}
+_LABELS = {"loss": "total", "error": "all cells", "negative_error": "net-negative", "negative_share": "share"}
 
 
-def curves(rounds: Mapping[int, Sequence[Data]]) -> list[Data]:
-    """Charts of everything in metrics.jsonl, the rounds one after the other: [{"title", "note", "svg"}]."""
-    rows, breaks = list[Data](), dict[float, str]()
-    for round, lines in rounds.items():
-        breaks[float(len(rows) + 1)] = f"round {round}"
-        rows += lines
-    if not rows:
-        return []
-    names = [name for name in rows[-1] if name not in _COUNTS]
-    losses = [name for name in names if name.startswith("loss")]
-    errors = [name for name in names if name in ("error", "negative_error")]
-    groups = [
-        ("Loss and its parts", "", losses),
-        (
-            "Net-negative cells, share",
-            "Cells whose weight + λ is below 0: the loss rewards error there.",
-            ["negative_share"],
-        ),
-        ("Squared error", "Of all cells, and of the net-negative ones.", errors),
+def curves(runs: Mapping[str, Mapping[int, Sequence[Data]]]) -> list[Data]:
+    """Charts of everything in metrics.jsonl, the rounds one after the other: [{"title", "note", "svg"}]. Several runs
+    have a chart for each metric, with a line for each run; of one run, what belongs together is in one chart."""
+    rows = {run: [row for lines in rounds.values() for row in lines] for run, rounds in runs.items()}
+    starts = [
+        dict(zip(accumulate(map(len, rounds.values()), initial=1.0), map("round {}".format, rounds), strict=False))
+        for rounds in runs.values()
     ]
-    taken = {name for _, _, group in groups for name in group}
-    groups += [(_words(name).capitalize(), "", [name]) for name in names if name not in taken]
-    found = [
-        {
-            "title": title,
-            "note": note,
-            "svg": charts.line_chart(title, [_line(name, rows) for name in group], breaks, smooth=group != ["lr"]),
+    breaks = starts[0] if all(each == starts[0] for each in starts) else {}
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for each in rows.values() if each for name in each[-1] if name not in _COUNTS):
+        part = "loss" if name.startswith("loss") else "error" if name == "negative_error" else name
+        groups.setdefault(part if len(runs) == 1 else name, []).append(name)
+    found = []
+    for part, group in groups.items():
+        title, note = _words(part).capitalize(), ""
+        if len(runs) == 1:
+            title, note = _TITLES.get(part, (title, note))
+        lines = {
+            run or _LABELS.get(name, _words(name.removeprefix("loss_"))): [
+                (float(step), row.get(name)) for step, row in enumerate(each, 1)
+            ]
+            for name in group
+            for run, each in rows.items()
         }
-        for title, note, group in groups
-    ]
+        svg = charts.line_chart(title, lines, breaks, smooth=part != "lr")
+        found.append({"title": title, "note": note, "svg": svg})
     return [each for each in found if each["svg"]]
-
-
-def _line(name: str, rows: Sequence[Data]) -> Line:
-    label = {"loss": "total", "error": "all cells", "negative_error": "net-negative", "negative_share": "share"}
-    words = label.get(name, _words(name.removeprefix("loss_")))
-    return Line(words, tuple((float(index), row.get(name)) for index, row in enumerate(rows, 1)))
 
 
 def _words(name: str) -> str:

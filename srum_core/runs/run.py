@@ -176,6 +176,9 @@ class Run:
                 inputs[name] = made_with(self.registry, kind, value)
         if stage == "evaluate":
             inputs["evaluate"].pop("before")  # whether there is a base evaluation, not how it is made
+        if stage == "train":
+            for name in ("project", "tags", "samples"):  # of trackers
+                inputs["train"].pop(name)
         if self.settings.start and stage in ("generate", "train", "evaluate"):
             run, rounds = started_from(self.settings.start, self.registry)
             inputs["start"] = {"run": self.settings.start, "trained": run.fingerprint(rounds)}

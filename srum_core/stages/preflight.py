@@ -57,8 +57,10 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
         checks += [lambda: run.prompts(min(generated)), lambda: serving.check(run)]
     if "evaluate" in stages:
         checks.append(run.planned_evaluation)
+    if stages & {"train", "evaluate"}:
+        checks.append(lambda: trackers.check(own.trackers))
     if "train" in stages:
-        checks += [lambda: trackers.check(own.trackers), lambda: trackers.check_optimizer(own.optimizer, sharded)]
+        checks.append(lambda: trackers.check_optimizer(own.optimizer, sharded))
     try:
         named = list(_components(run, todo))
     except SrumError as error:  # the run that it starts from is not there

@@ -1,32 +1,57 @@
-"""TensorBoard and W&B, through accelerate, and which optional packages training needs. No torch.
+"""TensorBoard and W&B, and which optional packages training needs. No torch at import.
 
-Trackers are off unless `train.trackers` names them; metrics.jsonl is written always."""
+Trackers are off unless `train.trackers` names them; metrics.jsonl is written always. The base and every round are runs
+of their own: W&B groups them by the folder's name, TensorBoard shows them under `logs` in their folders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from srum_core.errors import ConfigError, TrainingError, extra
+from attrs import frozen
+
+from srum_core.errors import ConfigError, TrainingError, clean, extra
+from srum_core.models.images import open_rgb
 from srum_core.options import flatten
+from srum_core.runs.store import write_atomic
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from srum_core.config.settings import Train
+    from srum_core.records import Box, Candidate, Judgement
+    from srum_core.runs.run import Run
 
-KNOWN = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
-"""Packages of which one is needed."""
+PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+"""Of which one is needed."""
+_OFFLINE = "Run `wandb login`, set WANDB_API_KEY, or keep everything on disk with WANDB_MODE=offline."
+_SIDE = 512
+"""Longer side in pixels of TensorBoard's images: labels are written into them."""
+log = logging.getLogger("srum")
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise ConfigError for a tracker whose package is not installed."""
+    """Raise ConfigError for a tracker whose package is not installed, or that would ask for an account."""
     for name in names:
-        if not any(find_spec(package) for package in KNOWN[name]):
+        if not any(find_spec(package) for package in PACKAGES[name]):
             raise ConfigError(
-                f'train.trackers names "{name}", but the package {KNOWN[name][0]} is not installed. Install it with '
+                f'train.trackers names "{name}", but the package {PACKAGES[name][0]} is not installed. Install it with '
                 f"{extra(name)}, or leave {name} out of train.trackers; metrics.jsonl is written anyway."
             )
+    if "wandb" in names:
+        import wandb
+
+        try:
+            there = wandb.setup().settings.mode != "online" or wandb.login(prompt=False)
+        except TypeError:  # an older version, which would ask
+            there = True
+        except Exception as error:  # the server refuses the key, or is not reached
+            raise ConfigError(f"train.trackers names wandb, which cannot log in: {clean(error)} {_OFFLINE}") from error
+        if not there:
+            raise ConfigError(f"train.trackers names wandb, but no account is logged in. {_OFFLINE}")
 
 
 def check_optimizer(name: str, sharded: bool) -> None:
@@ -43,17 +68,185 @@ def check_optimizer(name: str, sharded: bool) -> None:
         )
 
 
-def start(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], done: int) -> None:
-    """Open the trackers the accelerator was made with. `folder` is the round's; `done` steps were logged before, and
-    TensorBoard forgets what an interrupted run logged beyond them."""
-    if accelerator.log_with:
-        plain = bool | int | float | str  # TensorBoard takes nothing else
-        values = {name: value if isinstance(value, plain) else str(value) for name, value in flatten(settings).items()}
-        accelerator.init_trackers(
-            "srum",
-            config=values,
-            init_kwargs={
-                "tensorboard": {"purge_step": done + 1},
-                "wandb": {"name": f"{folder.parent.name}/{folder.name}", "dir": str(folder)},
-            },
+# ---- what is tracked -------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Example:
+    """A sample image: its caption, and boxes with label and score (None = it has none)."""
+
+    image: Path
+    caption: str
+    boxes: tuple[tuple[Box, str, float | None], ...] = ()
+
+
+def examples(run: Run, round: int) -> list[Example]:
+    """The first image of each of the round's first prompts, as far as it is judged: the same prompts every round."""
+    first: dict[str, str] = {}
+    for item in run.planned(round):
+        first.setdefault(item.prompt.id, item.id)
+    candidates, judgements = run.candidates(round), run.judgements(round)
+    both = candidates.ids() & judgements.ids()
+    ids = [each for each in first.values() if each in both][: run.settings.train.samples]
+    return [_example(*each) for each in zip(candidates.select(ids), judgements.select(ids), strict=True)]
+
+
+def _example(candidate: Candidate, judgement: Judgement) -> Example:
+    boxes = []
+    for region in judgement.regions:
+        values = [each.value for each in judgement.scores if each.region == region.id]
+        score = fmean(values) if values else None
+        name = clean(region.label or region.id, 40)
+        boxes.append((region.box, f"{name} {'no score' if score is None else f'{score:+.2f}'}", score))
+    lines = [f"{each.region or 'global'} {each.value:+.2f} {clean(each.reason)}" for each in judgement.scores]
+    return Example(candidate.image, "\n".join([clean(candidate.prompt.text), *lines]), tuple(boxes))
+
+
+# ---- the trackers ----------------------------------------------------------------------------------------------------
+
+
+class TensorBoard:
+    """Evaluations are logged by round."""
+
+    def open(self, folder: Path, train: Train, settings: Mapping[str, Any], done: int | None) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            from tensorboardX import SummaryWriter  # type: ignore[no-redef]
+        purge = None if done is None else done + 1  # what an interrupted run has logged beyond is forgotten
+        self.writer: Any = SummaryWriter(str(folder / "logs" / train.project), purge_step=purge)
+        if done is not None:
+            self.writer.add_hparams(settings, metric_dict={})
+        if train.tags:
+            self.writer.add_text("tags", ", ".join(train.tags))
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def images(self, name: str, step: int, examples: Sequence[Example]) -> None:
+        import numpy as np
+        from PIL import ImageOps
+
+        for number, each in enumerate(examples, 1):
+            image = ImageOps.contain(open_rgb(each.image), (_SIDE, _SIDE))
+            boxes = np.array([box for box, *_ in each.boxes]).reshape(-1, 4) * (*image.size, *image.size)
+            labels = [label.encode("ascii", "replace").decode() for _, label, _ in each.boxes]
+            self.writer.add_image_with_boxes(
+                f"{name}/{number}",
+                np.asarray(image),
+                np.minimum(boxes, _SIDE - 1),
+                step,
+                dataformats="HWC",
+                labels=labels,
+            )
+        captions = [each.caption.replace("\n", "  \n   ") for each in examples]
+        self.writer.add_text(name, "\n".join(f"{number}. {text}" for number, text in enumerate(captions, 1)), step)
+
+    def table(
+        self, name: str, step: int, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
+        lines = [" | ".join(cell.replace("|", r"\|") for cell in row) for row in (head, ["---"] * len(head), *rows)]
+        self.writer.add_text(name, "\n".join(lines), step)
+        self.numbers(step, {f"{name}/{row}": value for row, value in values.items()})
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandB:
+    """A training that is resumed, and its evaluation, continue the run."""
+
+    def open(self, folder: Path, train: Train, settings: Mapping[str, Any], done: int | None) -> None:
+        import wandb
+
+        path = folder / "logs" / "wandb-id"
+        if not path.exists():
+            write_atomic(path, uuid4().hex)
+        group = folder.parent.name
+        self.run: Any = wandb.init(
+            project=train.project,
+            group=group,
+            name=f"{group}/{folder.name}",
+            tags=list(train.tags),
+            id=path.read_text(),
+            resume="allow",
+            dir=str(folder),
         )
+        self.run.config.update(settings, allow_val_change=True)
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def images(self, name: str, step: int, examples: Sequence[Example]) -> None:
+        import wandb
+
+        images = []
+        for each in examples:
+            boxes = [
+                {
+                    "position": dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True)),
+                    "class_id": 2 if score is None else int(score >= 0),
+                    "box_caption": label,
+                    "scores": {} if score is None else {"score": score},
+                }
+                for box, label, score in each.boxes
+            ]
+            layer = {"box_data": boxes, "class_labels": {0: "below 0", 1: "0 or more", 2: "no score"}}
+            images.append(wandb.Image(open_rgb(each.image), caption=each.caption, boxes={"regions": layer}))
+        self.run.log({name: images})
+
+    def table(
+        self, name: str, step: int, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
+        import wandb
+
+        table = wandb.Table(columns=list(head), data=[list(row) for row in rows])
+        self.run.log({name: table, **{f"{name}/{row}": value for row, value in values.items()}})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+KINDS: Mapping[str, Callable[[], TensorBoard | WandB]] = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+class Trackers:
+    """Those of one round (None: the base). One that fails is named and not used again: a run does not end with it."""
+
+    def __init__(self, run: Run, round: int | None, stage: str, done: int | None = None, used: bool = True) -> None:
+        """`done` steps of training were logged before; `used`: whether this process logs."""
+        train, folder = run.settings.train, run.round_folder(round)
+        self.step = 0 if done is not None else round or 0  # TensorBoard forgets later ones when a training is resumed
+        plain = bool | int | float | str  # trackers take nothing else
+        settings = flatten(run.stage_settings(stage, round))
+        settings = {name: each if isinstance(each, plain) else str(each) for name, each in settings.items()}
+        self.active = {name: KINDS[name]() for name in train.trackers if used}
+        self._each(lambda tracker: tracker.open(folder, train, settings, done))
+
+    def numbers(self, step: int, *tables: Mapping[str, Any]) -> None:
+        """One step's numbers; unknown ones (None) are left out."""
+        values = {name: value for table in tables for name, value in table.items() if value is not None}
+        self._each(lambda tracker: tracker.numbers(step, values))
+
+    def images(self, name: str, examples: Callable[[], Sequence[Example]]) -> None:
+        """Sample images."""
+        if self.active and (found := examples()):
+            self._each(lambda tracker: tracker.images(name, self.step, found))
+
+    def table(self, name: str, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table as it is printed, and its numbers."""
+        self._each(lambda tracker: tracker.table(name, self.step, values, head, rows))
+
+    def close(self) -> None:
+        """Close the trackers, and only them: other stages may continue in this process."""
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, act: Callable[[TensorBoard | WandB], None]) -> None:
+        for name, tracker in list(self.active.items()):
+            try:
+                act(tracker)
+            except Exception as error:  # hours of training must not end because a logger fails
+                log.warning("%s failed and is not used again: %s. metrics.jsonl is complete.", name, clean(error))
+                del self.active[name]

@@ -65,26 +65,20 @@ def train(run: Run, round: int) -> Path:
         trainer.run_all()
         trainer.finish(result)
     finally:
-        for tracker in trainer.accelerator.trackers:  # and only them: other stages may continue in this process
-            tracker.finish()
+        trainer.trackers.close()
         run.release()  # the model is no longer the one that the round started with
         if trainer.accelerator.num_processes == 1:  # else another precision or device in this process would be refused
             AcceleratorState._reset_state(reset_partial_state=True)
     return result
 
 
-def start(run: Run, round: int, model: UnifiedModel) -> Accelerator:
+def start(run: Run, model: UnifiedModel) -> Accelerator:
     """The accelerator, on the device that the adapter has put its denoiser on."""
     device = next(model.denoiser.parameters()).device
     precision = run.settings.train.mixed_precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision=precision,
-        log_with=list(run.settings.train.trackers) or None,
-        project_dir=run.round_folder(round) / "logs",
-    )
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
     if accelerator.distributed_type not in supported:
         raise TrainingError(
@@ -106,7 +100,7 @@ class Trainer:
         self.images = choose(run, round)
         self.model = run.model(round - 1)
         self.schedule = evolve(own := self.model.recipe.schedule, shift=settings.shift or own.shift)
-        self.accelerator = accelerator = start(run, round, self.model)
+        self.accelerator = accelerator = start(run, self.model)
         rank, world = accelerator.process_index, accelerator.num_processes
         self.latents = Latents(folder / "latents", json.dumps(run.stage_settings("generate", round)["adapter"]))
         self.latents.prepare(self.model, self.images.candidates, rank, world)
@@ -272,9 +266,7 @@ class Trainer:
                     "judgements (srum report), or use another map or loss.constraint > 0.",
                     self.done,
                 )
-        if self.accelerator.log_with:
-            values = {name: value for name, value in {**metrics, **speed}.items() if value is not None}
-            self.accelerator.log(values, step=self.done)
+            self.trackers.numbers(self.done, metrics, speed)
 
     def resume(self) -> None:
         """Go back to the last saved state, if there is one."""
@@ -291,7 +283,9 @@ class Trainer:
                 set_optimizer_state_dict(self.tuned.module, self.optimizer, state["optimizer"], options=whole)
             lora.copy_into(self.tuned.parameters, state["weights"], path)
             lora.copy_into(self.average.weights, state["average"], path)
-        trackers.start(self.accelerator, self.run.round_folder(self.round), self.saved.settings, self.done)
+        self.trackers = trackers.Trackers(self.run, self.round, "train", self.done, self.accelerator.is_main_process)
+        if not self.done:
+            self.trackers.images("candidates", lambda: trackers.examples(self.run, self.round))
 
     def save(self) -> None:
         """Whole tensors, by name, so that any number of processes can take them up."""
