@@ -1,8 +1,8 @@
 """Images, recorded answers and trained models on their way out of a run and into one. No torch.
 
 `official` reads and writes the JSON lines of the official SRUM code, `parquet` data sets with the images inside,
-`captions` images that were not judged, and `importer` makes a run out of what they read; `model_card` describes an
-exported model. The command `record` writes a judge's answers as transcripts for its tests, `reread` reads them again
+`captions` images that were not judged, and `importer` makes a run out of what they read; `trained_model`
+writes models. The command `record` writes a judge's answers as transcripts for its tests, `reread` reads them again
 with today's judges. PIL and datasets load when used.
 """
 

@@ -220,7 +220,7 @@ def _columns(path: Path, columns: Sequence[str]) -> list[str]:
         there = ", ".join(columns)
         raise RecordError(
             f"{path} has no column {' and no column '.join(missing)}; it has {there}. Needed are {', '.join(NEEDED)}, "
-            "as srum export --format parquet writes them. " + CAPTIONED
+            "as srum export --to parquet writes them. " + CAPTIONED
         )
     if wrong := other_task(dict.fromkeys(columns, True), images=False):
         raise RecordError(f"{path}: {wrong}")
