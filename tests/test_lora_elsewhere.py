@@ -129,7 +129,9 @@ def test_diffusers_loads_lora_weights_of_omnigen2(
     assert same(weights(like), expected)
 
 
-def test_peft_loads_two_rounds_as_one(registry: plugins.Registry, tmp_path: Path) -> None:
+def test_peft_loads_two_rounds_as_one(
+    registry: plugins.Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, expected = trained_run(tmp_path / "run", "bagel", registry, rounds=2)
     assert export(run, tmp_path / "out", "--to", "peft") == 0
     model = Run(tmp_path / "other", settings_of("bagel", tmp_path / "out", registry), registry).model(0)
@@ -137,6 +139,7 @@ def test_peft_loads_two_rounds_as_one(registry: plugins.Registry, tmp_path: Path
     first = json.loads((run.stage_folder("train", 1) / "adapter_config.json").read_text("utf-8"))
     (run.stage_folder("train", 1) / "adapter_config.json").write_text(json.dumps(first | {"use_rslora": True}), "utf-8")
     assert export(run, tmp_path / "again", "--to", "peft") == 2
+    assert "are of a special kind" in capsys.readouterr().err
 
 
 def test_rounds_that_trained_other_modules_are_one_too(registry: plugins.Registry, tmp_path: Path) -> None:

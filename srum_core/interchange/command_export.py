@@ -59,9 +59,9 @@ def _renamed(text: str) -> str:
 
 def run(parsed: argparse.Namespace) -> int:
     """0. Raises RecordError if there is nothing to write, or if the target is not empty."""
-    source = Run.open(parsed.run, plugins.discover())
     if parsed.push:
         check_push(parsed.push, parsed.to)
+    source = Run.open(parsed.run, plugins.discover())
     if parsed.to in FORMATS:
         export_model(source, parsed.round, parsed.to, parsed.out)
         if parsed.push:
