@@ -691,7 +691,7 @@ def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: 
 @each_row(
     "changes, why",
     [
-        ({"prompt": None}, "its prompt is None, and should be a text"),
+        ({"prompt": None}, 'its "prompt" is None, and should be a text'),
         ({"image": None}, "it has no image"),
         ({"image": {"path": "8.png"}}, "its image 8.png is not in "),
         ({"image": {"path": "../secret.png"}}, "its image ../secret.png leads out of "),
@@ -708,7 +708,7 @@ def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: 
         ({"image": [1, 2]}, "its image is [1, 2], and should be bytes"),
         ({"image": {"bytes": [1], "path": None}}, "its image is {'bytes': [1], 'path': None}, and should be bytes"),
         ({"image": {"path": {"a": 1}}}, "its image is {'path': {'a': 1}}, and should be bytes"),
-        ({"prompt": {"text": "a cup"}}, "its prompt is {'text': 'a cup'}, and should be a text"),
+        ({"prompt": {"text": "a cup"}}, "its \"prompt\" is {'text': 'a cup'}, and should be a text"),
         ({"prompt_id": {"a": "b"}}, "its id is {'a': 'b'}, and should be a text"),
         ({"tags": {"a": "b"}}, "its tags are not JSON"),
         ({"tags": "[" * 100_000}, "its tags are not JSON"),

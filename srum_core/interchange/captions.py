@@ -20,9 +20,9 @@ from attrs import frozen
 
 from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.files import inside, read_text
-from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, opened
+from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, id_in, opened, text_of
 from srum_core.interchange.official import lines_of, record_of
-from srum_core.interchange.parquet import Json, in_words, need, plain, read_image, read_rows, rows_of
+from srum_core.interchange.parquet import Json, need, plain, read_image, read_rows, rows_of
 from srum_core.models.images import flatten
 from srum_core.options import odd
 from srum_core.records import Prompt
@@ -182,13 +182,9 @@ def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]
 def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields) -> Incoming:
     image_field, caption_field = fields.of(record)
     fields.refuse(where.rpartition(":")[0], record, [image_field, caption_field, *ID])
-    text = record[caption_field]
-    if not isinstance(text, str) or not text.strip():
-        raise Unusable(f"its {caption_field} is {in_words(text)}, and should be a text")
-    identity = next((record[name] for name in ID if record.get(name) not in (None, "")), id_of(text.strip()))
-    if not isinstance(identity, str | int):
-        raise Unusable(f"its id is {in_words(identity)}, and should be a text")
-    if why := odd(text) or odd(str(identity)):
+    text = text_of(record, caption_field)
+    identity = id_in(*map(record.get, ID), id_of(text.strip()))
+    if why := odd(text) or odd(identity):
         raise Unusable(f"its caption or id {why}")
     value = record[image_field]
     image = opened(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
@@ -196,7 +192,7 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
         raise Unusable("it has no image")
     rotated = _upright(image)
     notes = () if rotated is image else ("it was rotated according to its EXIF data",)
-    return Incoming(where, Prompt(str(identity), text.strip()), rotated, notes=notes)
+    return Incoming(where, Prompt(identity, text.strip()), rotated, notes=notes)
 
 
 def _upright(file: File) -> File:

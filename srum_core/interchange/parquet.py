@@ -34,10 +34,13 @@ from srum_core.interchange.incoming import (
     Incoming,
     Unusable,
     find,
+    id_in,
+    in_words,
     opened,
     renamed,
     score_in_range,
     stored,
+    text_of,
 )
 from srum_core.models.images import read_files
 from srum_core.options import Problems, strict_converter, structure
@@ -116,13 +119,14 @@ def write_parquet(path: Path, images: Iterable[tuple[Candidate, Judgement]]) -> 
 
 
 def _row(candidate: Candidate, judgement: Judgement) -> Json:
-    convert, files = _converter(), read_files(candidate)
+    convert = _converter()
+    files = {path: {"bytes": data, "path": path.name} for path, data in read_files(candidate).items()}
     names = {candidate.image: OWN, **({candidate.reference: REFERENCE} if candidate.reference else {})}
     judgement = attrs.evolve(judgement, exchanges=renamed(judgement.exchanges, names))
     return {
         "id": candidate.id,
-        "image": _image(candidate.image, files),
-        "reference": candidate.reference and _image(candidate.reference, files),
+        "image": files[candidate.image],
+        "reference": candidate.reference and files[candidate.reference],
         "prompt_id": candidate.prompt.id,
         "prompt": candidate.prompt.text,
         "tags": json.dumps(candidate.prompt.tags),
@@ -130,10 +134,6 @@ def _row(candidate: Candidate, judgement: Judgement) -> Json:
         **{name: getattr(candidate, name) for name in _TEXTS},
         **{name: convert.unstructure(getattr(judgement, name), kind) for name, kind in _RECORDS.items()},
     }
-
-
-def _image(path: Path, files: Mapping[Path, bytes]) -> Json:
-    return {"bytes": files[path], "path": path.name}
 
 
 def _repaired(value: Any, broken: list[str]) -> Any:
@@ -231,9 +231,7 @@ def _columns(path: Path, columns: Sequence[str]) -> list[str]:
 
 
 def _incoming(where: str, row: Json, folder: Path) -> Incoming:
-    text = row["prompt"]
-    if not isinstance(text, str) or not text.strip():
-        raise Unusable(f"its prompt is {in_words(text)}, and should be a text")
+    text = text_of(row, "prompt")
     image = read_image(row["image"], [folder], "image")
     if image is None:
         raise Unusable("it has no image")
@@ -250,10 +248,7 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
     strange = {str(each.question.image) for each in records["exchanges"]} - {str(OWN), str(REFERENCE)}
     notes = [f"exchanges about {name}, neither its image nor its reference, were left out" for name in sorted(strange)]
     records["exchanges"] = tuple(known)
-    identity = row.get("prompt_id") or row.get("id") or where
-    if not isinstance(identity, str | int):
-        raise Unusable(f"its id is {in_words(identity)}, and should be a text")
-    prompt = Prompt(str(identity), text, _tags(row.get("tags")))
+    prompt = Prompt(id_in(row.get("prompt_id"), row.get("id"), where), text, _tags(row.get("tags")))
     seed = row.get("seed")
     texts: dict[str, Any] = {name: row.get(name) or "" for name in _TEXTS}
     if not isinstance(seed, int | None):
@@ -303,10 +298,6 @@ def _structured(name: str, value: Any) -> Any:
         return structure(_converter(), value, _RECORDS[name])
     except Problems as problems:
         raise Unusable(f"its {name} cannot be used: {problems}") from problems
-
-
-def in_words(value: Any) -> str:
-    return clean(repr(value), 80)
 
 
 def _without_null(value: Any) -> Any:
