@@ -249,39 +249,24 @@ def write_official(folder: Path, images: Iterable[tuple[Candidate, Judgement]]) 
             write_atomic(folder / "images" / record["image_file"], files[candidate.image])
             if good and candidate.reference:
                 write_atomic(folder / "images" / good, files[candidate.reference])
-            for file, line in (
-                (output, candidate_record(candidate)),
-                (judge, record),
-                (train, training_record(record, candidate.prompt.text, good)),
-            ):
+            text, thought = candidate.prompt.text, candidate.thought
+            generated = {
+                "prompt_id": candidate.prompt.id,
+                "image_file": record["image_file"],
+                "original_prompt": text,
+                "detailed_prompt": thought or text,
+                "think_output": thought,
+            }
+            lines = (output, generated), (judge, record), (train, training_record(record, text, good))
+            for file, line in lines:
                 file.write(json.dumps(line) + "\n")  # in ASCII, which can hold any text of a model
-            _count(counts, record, judgement)
+            whole = record[GLOBAL]
+            counts["images"] += 1
+            counts["without"] += whole is None
+            counts["zero"] += whole is not None and whole["global_layout_score"] == 0
+            counts["regions without a score"] += len(judgement.regions) - len(record["vlm_rewards"])
+            counts["masks"] += any(region.mask for region in judgement.regions)
     return counts
-
-
-def _count(counts: Counter[str], record: Json, judgement: Judgement) -> None:
-    whole = record[GLOBAL]
-    counts["images"] += 1
-    counts["without"] += whole is None
-    counts["zero"] += whole is not None and whole["global_layout_score"] == 0
-    counts["regions without a score"] += len(judgement.regions) - len(record["vlm_rewards"])
-    counts["masks"] += any(region.mask for region in judgement.regions)
-
-
-def candidate_record(candidate: Candidate) -> Json:
-    """A line of output.jsonl."""
-    text, thought = candidate.prompt.text, candidate.thought
-    return {
-        "prompt_id": candidate.prompt.id,
-        "image_file": image_file(candidate),
-        "original_prompt": text,
-        "detailed_prompt": thought or text,
-        "think_output": thought,
-    }
-
-
-def image_file(candidate: Candidate) -> str:
-    return f"{candidate.id}{candidate.image.suffix}"
 
 
 def judge_record(candidate: Candidate, judgement: Judgement) -> Json:
@@ -299,7 +284,7 @@ def judge_record(candidate: Candidate, judgement: Judgement) -> Json:
             "area": width * height,
         }
     return {
-        "image_file": image_file(candidate),
+        "image_file": f"{candidate.id}{candidate.image.suffix}",
         "prompt": candidate.prompt.text,
         "vlm_rewards": [
             _entry(region, scores[region.id], candidate.size) for region in judgement.regions if region.id in scores

@@ -129,7 +129,8 @@ def _added(folders: Sequence[Path]) -> tuple[Any, dict[str, Any]]:
     parts: dict[str, list[Any]] = {}
     targets = []
     for folder in folders:
-        about, tensors = trained.read_lora(folder)
+        read: Any = trained.read_lora(folder)
+        about, tensors = read
         plain = not (about.use_rslora or about.rank_pattern or about.alpha_pattern)
         for name, tensor in tensors.items():
             if not plain or not name.endswith((".lora_A.weight", ".lora_B.weight")):
