@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -48,10 +48,10 @@ class Fields:
     image: str = ""
     caption: str = ""
 
-    def of(self, there: Iterable[str]) -> tuple[str, str]:
-        """(image, caption). Raises Unusable where one is missing."""
-        names = list(there)
-        found = []
+    def of(self, file: str, record: Json) -> tuple[str, str]:
+        """(image, caption); fields that are not read are reported. Raises Unusable where one is missing, and for a
+        record of another task."""
+        names, found = list(record), list[str]()
         for what, own, usual in (("image", self.image, IMAGE), ("caption", self.caption, CAPTION)):
             name = next((each for each in ([own] if own else usual) if each in names), None)
             if name is None:
@@ -60,23 +60,19 @@ class Fields:
                     f"the {what} with --{what}-field"
                 )
             found.append(name)
+        others = {name: each for name, each in record.items() if name not in (*found, *ID)}
+        if wrong := other_task(others, images=False):
+            raise Unusable(wrong)
+        if others:
+            tell_once(f"{file}: these fields are not read: {clean(', '.join(map(str, others)))}.")
         return found[0], found[1]
 
     def columns(self, path: Path, there: Sequence[str]) -> list[str]:
         """The columns to read. Raises RecordError."""
         try:
-            used = [*self.of(there), *(name for name in ID if name in there)]
-            self.refuse(path.name, dict.fromkeys(there, True), used)
+            return [*self.of(path.name, dict.fromkeys(there, True)), *(name for name in ID if name in there)]
         except Unusable as error:
             raise RecordError(f"{path}: {error}") from error
-        return used
-
-    def refuse(self, file: str, record: Json, used: Sequence[str]) -> None:
-        """Raise Unusable for a record of another task; report the fields that are not read."""
-        if wrong := other_task({name: each for name, each in record.items() if name not in used}, images=False):
-            raise Unusable(wrong)
-        if unknown := [name for name in record if name not in used]:
-            tell_once(f"{file}: these fields are not read: {clean(', '.join(map(str, unknown)))}.")
 
 
 def read_captions(data: Path, images: Path | None, fields: Fields, split: str) -> Iterator[Incoming | Bad]:
@@ -180,8 +176,7 @@ def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]
 
 
 def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields) -> Incoming:
-    image_field, caption_field = fields.of(record)
-    fields.refuse(where.rpartition(":")[0], record, [image_field, caption_field, *ID])
+    image_field, caption_field = fields.of(where.rpartition(":")[0], record)
     text = text_of(record, caption_field)
     identity = id_in(*map(record.get, ID), id_of(text.strip()))
     if why := odd(text) or odd(identity):
