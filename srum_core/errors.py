@@ -55,7 +55,7 @@ def who_ended(error: SystemExit) -> str:
 
 
 _ROOM = "Free some space, then run the same command again: what is on disk is complete, and the run resumes from it."
-_ELSEWHERE = "Choose another folder (--out; --to of srum export)."
+_ELSEWHERE = "Choose another folder with --out."
 _ADVICE = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,

@@ -56,9 +56,12 @@ class Recipe:
     """Regular expressions (whole names) of the parameters trained without LoRA. Must leave out what never reaches the
     velocity: every trained parameter has to be used in every step."""
     lora: str
-    """Regular expression (whole names) of the modules that LoRA adapts."""
+    """Regular expression (whole names, below `prefix`) of the modules that LoRA adapts."""
     schedule: Schedule = Schedule()
     """Distribution of training times; a run's `train.shift` replaces its shift, unless it is 0."""
+    prefix: str = ""
+    """The submodule that is a library's own model, in a denoiser that wraps one (transformer): LoRA weights are saved
+    under that model's names, so that the library's loaders take them."""
 
 
 @frozen

@@ -88,6 +88,9 @@ class UnifiedModel(ImageGenerator, Answerer, Protocol):
     # `before_training(texts)` is called once before the first step with all texts that `condition` will get,
     # so that their conditions can be computed in advance and memory freed.
     # `export(directory)` writes the whole model as it is, in the upstream layout, where `save` keeps only a part of it.
+    # For `srum export --to diffusers`: `diffusers_model() -> diffusers.ModelMixin`, what is trained as a class of
+    # diffusers, if it is one; and the class attribute `diffusers_name`, what pipelines of diffusers call it
+    # (transformer), if they load LoRA weights for it.
     # `outline(options, device: str) -> srum_core.models.memory_outline.Outline`, a class method: the model without its
     # weights, for `srum doctor --plan`.
     # For `srum analyze steps`: `sampling_times() -> Sequence[float]`, the sampling times from 1 to 0, one more than

@@ -157,7 +157,8 @@ def test_what_training_changes(model: Blip3o) -> None:
 
     assert matched(model) == set(names)
     assert matched(model) - matched(build(train_queries=False)) == {"latent_queries"}
-    modules = [name for name, _ in model.denoiser.named_modules() if re.fullmatch(model.recipe.lora, name)]
+    inner = model.denoiser.get_submodule(model.recipe.prefix)
+    modules = [name for name, _ in inner.named_modules() if re.fullmatch(model.recipe.lora, name)]
     assert len(modules) == 10 * len(model.denoiser.head.layers)
 
 

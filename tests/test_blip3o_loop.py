@@ -112,7 +112,7 @@ def test_two_rounds_and_an_export(tmp_path: Path) -> None:
         names = set(load_file(done.stage_folder("train", round) / TRAINED))
         assert "model.latent_queries" not in names
     out = tmp_path / "whole"
-    assert main(["export", str(done.folder), "--to", str(out), "--format", "checkpoint", "--round", "2"]) == 0
+    assert main(["export", str(done.folder), "--out", str(out), "--to", "checkpoint", "--round", "2"]) == 0
     assert all(
         (a == b).all()
         for a, b in zip(generated(done, out), generated(done, done.stage_folder("train", 2)), strict=True)
@@ -128,7 +128,7 @@ def test_two_rounds_and_an_export(tmp_path: Path) -> None:
 def test_low_rank_adapters(tmp_path: Path) -> None:
     done = run(tmp_path / "run", "answerer=scripted", "train.method=lora", "rounds=2", "lora.rank=2")
     assert (done.stage_folder("train", 1) / "adapter_config.json").is_file()
-    assert main(["export", str(done.folder), "--to", str(tmp_path / "out"), "--format", "checkpoint"]) == 0
+    assert main(["export", str(done.folder), "--out", str(tmp_path / "out"), "--to", "checkpoint"]) == 0
     merged = load_file(tmp_path / "out" / "model.safetensors")
     before = load_file(CHECKPOINT / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], merged[name])}

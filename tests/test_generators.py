@@ -7,10 +7,13 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import tiny_generators
 import torch
+from attrs import evolve
+from peft import LoraConfig, get_peft_model_state_dict
 from PIL import ImageChops
 from rows import each_row
 from safetensors.torch import load_file, save_file
@@ -149,6 +152,22 @@ def test_what_a_pipeline_does_not_take_is_refused(tiny) -> None:
         Diffusers(options)
     with pytest.raises(ConfigError, match="cannot be given num_images_per_prompt"):
         Diffusers(DiffusersOptions(str(tiny("sd3")), extra={"num_images_per_prompt": 2}, **FIXED))
+
+
+def test_lora_weights_are_loaded_on_top(tiny, tmp_path: Path, model_kind) -> None:
+    base = tiny("sd3")
+    pipeline = diffusers.StableDiffusion3Pipeline.from_pretrained(base)
+    pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    weights = get_peft_model_state_dict(pipeline.transformer)
+    pipeline.save_lora_weights(tmp_path / "lora", transformer_lora_layers=weights)
+    options = DiffusersOptions(str(base), steps=2, guidance=2.0, size=(48, 32), batch=2, **FIXED)
+    (plain,) = model_kind("sd3").generate(["a cup"], [0])
+    (changed,) = Diffusers(evolve(options, lora=str(tmp_path / "lora"))).generate(["a cup"], [0])
+    assert ImageChops.difference(plain.image, changed.image).getbbox()
+    save_file({f"unet.{name}": each for name, each in weights.items()}, tmp_path / "other.safetensors")
+    for name, why in (("other.safetensors", "its names are another model's"), ("none", "could not be loaded")):
+        with pytest.raises(CheckpointError, match=rf"adapter.lora=.*{name}.*{why}"):
+            Diffusers(evolve(options, lora=str(tmp_path / name)))
 
 
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def read(path: Path, **more: Any) -> Incoming:
 
 def test_what_is_written_in_the_official_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
-    export(run, "--to", str(tmp_path / "out"))
+    export(run, "--out", str(tmp_path / "out"))
     said = message(capsys)
     assert "3 images, judged." in said
     assert "1 images left out: answers about them could not be read." in said
@@ -202,7 +202,7 @@ def test_what_is_written_in_the_official_format(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize("name", ["judge", "train"])
 def test_out_and_back_keeps_scores_and_boxes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
-    export(run, "--to", str(tmp_path / "out"))
+    export(run, "--out", str(tmp_path / "out"))
     more = ("--candidates", str(tmp_path / "out/output.jsonl"))
     back = bring(tmp_path / f"out/{name}.jsonl", tmp_path / "back", *more)
     assert "1 images have a global score of exactly 0" in message(capsys)
@@ -435,7 +435,7 @@ def test_an_imported_run_trains(name: str, tmp_path: Path, capsys: pytest.Captur
     for each in small:
         paint(each.image, (8, 8))
         source.candidates(1).append(evolve(each, size=(8, 8)))
-    export(source, "--to", str(tmp_path / "out"), *(["--format", "parquet"] if name == "parquet" else []))
+    export(source, "--out", str(tmp_path / "out"), *(["--to", "parquet"] if name == "parquet" else []))
     data = tmp_path / ("out/train.jsonl" if name == "official" else "out/round-1.parquet")
     run = bring(data, tmp_path / "back")
     command = capsys.readouterr().out.splitlines()[-1].split()
@@ -542,10 +542,10 @@ def test_what_an_import_refuses(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--to", "there"], "there is there already. Choose another folder"),
-        (["--to", "out", "--round", "3"], "There are no judgements of round 3"),
-        (["--to", "out", "--format", "parquet"], "cannot be read"),
-        (["--to", "out"], "cannot be read (No such file or directory). Restore it"),
+        (["--out", "there"], "there is there already. Choose another folder"),
+        (["--out", "out", "--round", "3"], "There are no judgements of round 3"),
+        (["--out", "out", "--to", "parquet"], "cannot be read"),
+        (["--out", "out"], "cannot be read (No such file or directory). Restore it"),
     ],
 )
 def test_what_an_export_refuses(
@@ -569,7 +569,7 @@ def test_what_an_export_refuses(
 def test_an_unfinished_round_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
     (run.stage_folder("judge", 1) / "DONE").unlink()
-    export(run, "--to", str(tmp_path / "out"))
+    export(run, "--out", str(tmp_path / "out"))
     assert "Judging of round 1 is not finished: 4 images are planned." in message(capsys)
 
 
@@ -586,7 +586,7 @@ def same_image(one: Candidate, other: Candidate) -> bool:
 
 def test_parquet_and_back_gives_equal_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made(tmp_path / "run")
-    export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
+    export(run, "--out", str(tmp_path / "out"), "--to", "parquet")
     assert "4 images in round-1.parquet." in message(capsys)
     back = bring(tmp_path / "out/round-1.parquet", tmp_path / "back")
     assert "1 images have answers that could not be read. They are not trained on." in message(capsys)
@@ -609,7 +609,7 @@ def equal(run: Run, back: Run) -> None:
 
 def test_the_library_opens_it_and_what_it_saves_comes_back(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
-    export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
+    export(run, "--out", str(tmp_path / "out"), "--to", "parquet")
     data = datasets.load_dataset(
         "parquet", data_files=str(tmp_path / "out/round-1.parquet"), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -646,11 +646,11 @@ def test_what_parquet_cannot_hold_is_replaced_and_counted(tmp_path: Path, capsys
     ids = [item.id for item in run.planned(1)]
     others = [Judgement(each, scores=(Score(1.0),)) for each in ids[1:]]
     run.judgements(1).extend([Judgement(ids[0], scores=(Score(0.5, None, "so \ud83d"),)), *others])
-    export(run, "--to", str(tmp_path / "out"), "--format", "parquet")
+    export(run, "--out", str(tmp_path / "out"), "--to", "parquet")
     assert "In 1 of them, characters that Parquet cannot hold" in message(capsys)
     back = bring(tmp_path / "out", tmp_path / "back")
     assert next(iter(back.judgements(1))).scores[0].reason == "so �"
-    export(run, "--to", str(tmp_path / "official"))
+    export(run, "--out", str(tmp_path / "official"))
     bring(tmp_path / "official/train.jsonl", tmp_path / "third")
     assert next(iter(Run.open(tmp_path / "third").judgements(1))).scores[0].reason == "so \ud83d"
 
@@ -691,7 +691,7 @@ def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: 
 @each_row(
     "changes, why",
     [
-        ({"prompt": None}, "its prompt is None, and should be a text"),
+        ({"prompt": None}, 'its "prompt" is None, and should be a text'),
         ({"image": None}, "it has no image"),
         ({"image": {"path": "8.png"}}, "its image 8.png is not in "),
         ({"image": {"path": "../secret.png"}}, "its image ../secret.png leads out of "),
@@ -708,7 +708,7 @@ def test_columns_and_fields_that_are_not_read_are_named(tmp_path: Path, capsys: 
         ({"image": [1, 2]}, "its image is [1, 2], and should be bytes"),
         ({"image": {"bytes": [1], "path": None}}, "its image is {'bytes': [1], 'path': None}, and should be bytes"),
         ({"image": {"path": {"a": 1}}}, "its image is {'path': {'a': 1}}, and should be bytes"),
-        ({"prompt": {"text": "a cup"}}, "its prompt is {'text': 'a cup'}, and should be a text"),
+        ({"prompt": {"text": "a cup"}}, "its \"prompt\" is {'text': 'a cup'}, and should be a text"),
         ({"prompt_id": {"a": "b"}}, "its id is {'a': 'b'}, and should be a text"),
         ({"tags": {"a": "b"}}, "its tags are not JSON"),
         ({"tags": "[" * 100_000}, "its tags are not JSON"),
@@ -766,7 +766,7 @@ def test_without_the_library_a_sentence_says_how_to_get_it(
 ) -> None:
     run, path = made(tmp_path / "run"), rows(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    export(run, "--to", str(tmp_path / "out"), "--format", "parquet", code=2)
+    export(run, "--out", str(tmp_path / "out"), "--to", "parquet", code=2)
     bring(path, tmp_path / "back", code=2)
     assert message(capsys).count('pip install "srum[data]"') == 2
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`srum export --format peft` and `--push`: what is written, what a model says about itself, and what is refused."""
+"""`srum export` of a model, and `--push`: what is written, what a model says about itself, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training import clean, make  # noqa: F401 - a fixture
 
 from srum_core.cli.main import main
 from srum_core.config import to_toml
-from srum_core.interchange.model_card import model_card
+from srum_core.interchange.trained_model import model_card
 from srum_core.options import Use
 from srum_core.runs.run import Run
 from srum_core.runs.store import to_json
@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def export(run: Run, to: Path, *arguments: str) -> int:
-    return main(["export", str(run.folder), "--to", str(to), *arguments])
+    return main(["export", str(run.folder), "--out", str(to), *arguments])
 
 
 def test_lora_weights_are_exported_as_peft_loads_them(
@@ -48,7 +48,7 @@ def test_lora_weights_are_exported_as_peft_loads_them(
     (run.stage_folder("generate", 1) / "settings.json").write_text(to_json(run.stage_settings("generate", 1)), "utf-8")
     train(run, 1)
     run.write_settings()
-    assert export(run, tmp_path / "out", "--format", "peft") == 0
+    assert export(run, tmp_path / "out", "--to", "peft") == 0
     assert f"names {base}, a local folder, as the base" in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -69,7 +69,8 @@ def test_a_card_names_base_data_tables_and_settings(run: Run) -> None:
     path.write_text(json.dumps(table), "utf-8")
     options = {**run.settings.adapter.options, "checkpoint": "me/base"}
     run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", options))
-    card = model_card(Run(run.folder, run.settings, run.registry, checked=False), 1, peft=True)
+    same = Run(run.folder, run.settings, run.registry, checked=False)
+    card = model_card(same, 1, "LoRA weights for", "PeftModel.from_pretrained of peft")
     _, front, text = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
         "base_model": "me/base", "library_name": "peft", "pipeline_tag": "text-to-image", "tags": ["srum"],
@@ -79,23 +80,34 @@ def test_a_card_names_base_data_tables_and_settings(run: Run) -> None:
     assert "* Round 1: 6 images, prompts `starter`; lora, loss `srum_losses.objectives:SrumLoss`, map" in text
     assert "green" in text
     assert to_toml(run.settings, run.registry.versions()).strip() in text
-    whole = model_card(Run(run.folder, run.settings, run.registry, checked=False), 1, peft=False)
+    whole = model_card(same, 1, "The whole model trained from", "")
     assert "library_name" not in whole
     assert "The whole model trained from `me/base`" in whole
 
 
-def test_weights_that_are_no_lora_or_not_alone_are_refused(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_are_no_lora_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full = make(tmp_path / "full", steps=1, method="full")
     train(full, 1)
     full.write_settings()
-    assert export(full, tmp_path / "out", "--format", "peft") == 2
-    assert "trained whole weights, not LoRA. Write the whole model with --format checkpoint." in capsys.readouterr().err
-    shutil.copytree(run.round_folder(1), run.round_folder(2))
-    assert export(run, tmp_path / "out", "--format", "peft", "--round", "2") == 2
-    assert "The LoRA weights of round 2 are for a model with those of" in capsys.readouterr().err
+    assert export(full, tmp_path / "out", "--to", "peft") == 2
+    assert "trained whole weights, not LoRA. Write the whole model with --to checkpoint." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--to", "elsewhere"], "elsewhere is none of srum, parquet, checkpoint, peft, diffusers. The folder is given"),
+        (["--to", "pefd"], 'Did you mean "peft"?'),
+        (["--format", "peft"], 'Did you mean "--to peft"? The folder is given with --out.'),
+    ],
+)
+def test_an_unknown_format_is_refused(
+    arguments: list[str], sentence: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", str(run.folder), *arguments])
+    assert sentence in capsys.readouterr().err
 
 
 class Hub:
@@ -120,7 +132,7 @@ def test_a_model_is_uploaded_as_a_private_one(
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "x")
     monkeypatch.setattr(Hub, "asked", [], raising=False)
-    push = ["--format", "peft", "--push", "me/mine"]
+    push = ["--to", "peft", "--push", "me/mine"]
     assert export(run, tmp_path / "out", *push) == 0
     files = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert Hub.asked == [("me/mine", {"private": True, "exist_ok": True}), ("me/mine", files)]
@@ -136,9 +148,9 @@ def test_a_model_is_uploaded_as_a_private_one(
 @pytest.mark.parametrize(
     ("arguments", "token", "sentence"),
     [
-        (["--push", "me/mine"], "x", "--push is for models: add --format checkpoint or peft."),
-        (["--format", "peft", "--push", "me/mine/too"], "x", "--push me/mine/too: "),
-        (["--format", "peft", "--push", "me/mine"], None, "--push needs a token of the hub"),
+        (["--push", "me/mine"], "x", "--push is for models: add --to checkpoint or peft or diffusers."),
+        (["--to", "peft", "--push", "me/mine/too"], "x", "--push me/mine/too: "),
+        (["--to", "peft", "--push", "me/mine"], None, "--push needs a token of the hub"),
     ],
 )
 def test_what_cannot_be_uploaded_is_refused_before_it_is_written(

@@ -104,7 +104,7 @@ def test_low_rank_adapters_in_two_rounds_and_an_export(tmp_path: Path) -> None:
     assert done.settings.train.method == "lora"
     assert (done.stage_folder("train", 1) / "adapter_config.json").is_file()
     out = tmp_path / "out"
-    assert main(["export", str(done.folder), "--to", str(out), "--format", "checkpoint"]) == 0
+    assert main(["export", str(done.folder), "--out", str(out), "--to", "checkpoint"]) == 0
     assert other(kept(done), generated(done, out))
     assert len(list((out / HEAD).glob("*-of-00003.safetensors"))) == 3
     before, after = (

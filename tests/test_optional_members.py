@@ -127,7 +127,7 @@ def test_a_model_is_told_what_it_will_be_asked_for(tmp_path, monkeypatch: pytest
 def test_a_model_whose_saving_is_whole_is_exported_by_it(tmp_path) -> None:
     run = make(tmp_path / "run", steps=2)
     train(run, 1)
-    arguments = ["export", str(run.folder), "--format", "checkpoint", "--to"]
+    arguments = ["export", str(run.folder), "--to", "checkpoint", "--out"]
     assert main.main([*arguments, str(tmp_path / "whole")]) == 0
     expected = load_file(next(run.stage_folder("train", 1).glob("*.safetensors")))
     written = load_file(next((tmp_path / "whole").glob("*.safetensors")))
@@ -150,8 +150,8 @@ def test_without_a_round_everything_means_the_last_finished_one(tmp_path, capsys
         (run.stage_folder("train", round) / "DONE").unlink()
         (run.stage_folder("judge", round) / "DONE").unlink()
     which = [] if asked is None else ["--round", str(asked)]
-    arguments = ["export", str(run.folder), *which, "--to"]
-    assert main.main([*arguments, str(tmp_path / "whole"), "--format", "checkpoint"]) == 0
+    arguments = ["export", str(run.folder), *which, "--out"]
+    assert main.main([*arguments, str(tmp_path / "whole"), "--to", "checkpoint"]) == 0
     assert f"The model after round {meant} of " in capsys.readouterr().out
     written = load_file(tmp_path / "whole/toy.safetensors")
     assert all(torch.equal(written[name], tensor + (meant - 1)) for name, tensor in first.items())

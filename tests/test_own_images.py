@@ -75,7 +75,7 @@ def test_a_folder_with_captions_beside_the_images(tmp_path: Path, capsys: pytest
         "other.png: other.png is not a readable image (it is in no known format)",
         "silent.png: it has no caption: silent.txt is not beside it",
         "lost.txt: there is no image lost beside this caption",
-        "empty.png: its caption is ' \\n', and should be a text",
+        "empty.png: its \"caption\" is ' \\n', and should be a text",
     ):
         assert words in said
         assert words.partition(": ")[2] in (tmp_path / "run/import.log").read_text("utf-8")

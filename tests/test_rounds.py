@@ -500,7 +500,7 @@ def test_a_judge_of_one_round_is_recorded(tmp_path: Path, capsys: pytest.Capture
 def test_what_a_round_has_judged_is_exported_and_imported_as_the_first_of_a_run(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main(["export", str(whole), "--to", str(tmp_path / "data"), "--round", "2"]) == 0
+    assert main.main(["export", str(whole), "--out", str(tmp_path / "data"), "--round", "2"]) == 0
     given = ["import", str(tmp_path / "data/train.jsonl"), f"--out={tmp_path / 'run'}", *OWN, "generate.candidates=2"]
     assert main.main(given) == 2
     assert "generate.candidates is 2" in capsys.readouterr().err

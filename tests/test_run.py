@@ -225,7 +225,7 @@ def test_there_is_no_round_0(tmp_path: Path, prompts: Path, capsys: pytest.Captu
         started_from(f"{run.folder}:0", run.registry)
     assert main.train_main([*COMPONENTS, "--out", str(run.folder), "--redo", "judge:0"]) == 2
     assert "--redo judge:0: it should be" in " ".join(capsys.readouterr().err.split())
-    assert main.main(["export", str(run.folder), "--to", str(tmp_path / "out"), "--round", "0"]) == 2
+    assert main.main(["export", str(run.folder), "--out", str(tmp_path / "out"), "--round", "0"]) == 2
     assert "There are no judgements of round 0" in " ".join(capsys.readouterr().err.split())
 
 

@@ -89,7 +89,7 @@ def test_low_rank_adapters_and_an_export(tmp_path: Path) -> None:
     done = run(tmp_path / "run", "train.method=lora", "lora.rank=2")
     assert (done.stage_folder("train", 1) / "adapter_config.json").is_file()
     out = tmp_path / "out"
-    assert main(["export", str(done.folder), "--to", str(out), "--format", "checkpoint"]) == 0
+    assert main(["export", str(done.folder), "--out", str(out), "--to", "checkpoint"]) == 0
     names = changed(out)
     assert names
     assert all(name.startswith("diffusion_head_a.") and "_proj." in name for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -194,6 +195,10 @@ class Blip3o:
         self.checkpoint.stored.write(directory, now, self.checkpoint.directory.rglob("*"))
         copy_tower(self.checkpoint, self.options, directory)
 
+    def diffusers_model(self) -> Any:
+        """The head; its projection of the condition, which the class has not, is in the file too."""
+        return self.denoiser.head
+
     # ---- answering --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -211,8 +216,9 @@ def make_recipe(options: Options) -> Recipe:
     return Recipe(
         blocks=("LuminaNextDiTBlock",),
         full=(r"dit\..*", *([r"latent_queries"] if options.train_queries else [])),
-        lora=r"dit\.model\.layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])",
+        lora=r"layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])",
         schedule=Schedule("uniform", levels=1000),
+        prefix="dit.model",
     )
 
 

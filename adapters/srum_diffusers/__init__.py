@@ -20,6 +20,9 @@ class Options:
 
     checkpoint: str = "stabilityai/stable-diffusion-3-medium-diffusers"
     """A pipeline as diffusers saves it that AutoPipelineForText2Image knows; a directory or a hub id."""
+    lora: str = ""
+    """LoRA weights for it, as load_lora_weights of diffusers takes them: what srum export --to diffusers wrote, a file,
+    or a hub id."""
     steps: int | None = field(default=None, validator=_at_least_1)
     """Steps of the sampler (num_inference_steps)."""
     guidance: float | None = None

@@ -111,4 +111,18 @@ def _load(options: Options, device: torch.device) -> Any:
     for part, module in pipeline.components.items():
         if isinstance(module, torch.nn.Module):
             refuse_infinite(module.named_parameters(), f"{name}, {part}")
+    if options.lora:
+        _load_lora(pipeline, options.lora)
     return pipeline.to(device)
+
+
+def _load_lora(pipeline: Any, name: str) -> None:
+    """Raises CheckpointError, also where no name in the file is one of the pipeline's: diffusers would only warn."""
+    what = f"adapter.lora={name}"
+    with loading(what, hint=f"Give LoRA weights for {type(pipeline).__name__} (srum export --to diffusers)."):
+        pipeline.load_lora_weights(str(Path(name).expanduser()) if Path(name).expanduser().exists() else name)
+    modules = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
+    if not any(getattr(each, "peft_config", None) for each in modules):
+        raise CheckpointError(f"{what} holds nothing for {type(pipeline).__name__}: its names are another model's.")
+    for module in modules:
+        refuse_infinite(module.named_parameters(), what)

@@ -44,6 +44,8 @@ class OmniGen2:
     """Load a checkpoint directory (or hub id) strictly: no missing, no unused key. Only the transformer is loaded at
     once; the language model and the autoencoder are loaded when they are needed."""
 
+    diffusers_name = "transformer"
+
     def __init__(self, options: Options) -> None:
         self.options = options
         self.device = choose_device(options.device)

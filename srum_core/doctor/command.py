@@ -68,7 +68,7 @@ def _examine(run: Run, folder: Path, images: Path | None) -> int:
     run.judges()  # problems of the settings are reported before a model is loaded
     model = run.model(0)
     console.print(f"{run.settings.adapter.use}: {type(model).__module__}:{type(model).__qualname__} is loaded.")
-    found = examine(run, model, folder, images, lambda each: _tell(console, each.check, each.text))
+    found = examine(run, model, folder, images, lambda each: console.print(f"{each.check}: {each.text}"))
     tables = Terminal()
     if found.costs:
         tables.print(costs(found.costs))
@@ -76,9 +76,5 @@ def _examine(run: Run, folder: Path, images: Path | None) -> int:
     tables.print(verdicts(found.findings))
     wrong = [finding for finding in found.findings if finding.verdict == "wrong"]
     for finding in wrong:
-        _tell(console, f"wrong, {finding.check}", finding.text)
+        console.print(f"wrong, {finding.check}: {finding.text}")
     return 1 if wrong else 0
-
-
-def _tell(console: Terminal, about: str, text: str) -> None:
-    console.print(f"{about}: {text}")

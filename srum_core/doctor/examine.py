@@ -15,8 +15,6 @@ from srum_core.errors import SrumError
 from srum_core.protocols import UnifiedModel
 from srum_core.runs.run import Run
 
-Tell = Callable[[Finding], None]
-
 
 @frozen
 class Examination:
@@ -25,7 +23,9 @@ class Examination:
     estimate: str = ""
 
 
-def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tell: Tell) -> Examination:
+def examine(
+    run: Run, model: UnifiedModel, folder: Path, given: Path | None, tell: Callable[[Finding], None]
+) -> Examination:
     """Every check of a model. `folder` holds the images it generates, `given` those to use instead; `tell` gets each
     finding at once. Raises what making the images does."""
     take = subject.with_own_images if given is None else subject.with_given_images
@@ -34,9 +34,9 @@ def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tel
     costs: list[Cost] = []
 
     def measure(subject: Subject) -> list[Finding]:
-        taken, found = cost.measure(subject)
+        taken, findings = cost.measure(subject)
         costs.extend(taken)
-        return found
+        return findings
 
     checks: dict[str, Callable[[Subject], list[Finding]]] = {
         "sign and time": flow_convention.check,
@@ -46,19 +46,15 @@ def examine(run: Run, model: UnifiedModel, folder: Path, given: Path | None, tel
         "speed": measure,
     }
     for name, check in checks.items():
-        for finding in guarded(name, check, examined):
-            findings.append(finding)
+        try:
+            found = check(examined)
+        except SrumError as error:
+            found = [Finding(name, "wrong", str(error))]
+        except Exception as error:  # of the adapter
+            traceback.print_exc()
+            message = f"The check broke down with {type(error).__name__}: {error} (the traceback is above)."
+            found = [Finding(name, "wrong", message)]
+        findings += found
+        for finding in found:
             tell(finding)
     return Examination(findings, costs, cost.estimate(examined, costs) if costs else "")
-
-
-def guarded(name: str, check: Callable[[Subject], list[Finding]], examined: Subject) -> list[Finding]:
-    """The findings of a check. An adapter's exception is a finding too; its traceback goes to stderr."""
-    try:
-        return check(examined)
-    except SrumError as error:
-        return [Finding(name, "wrong", str(error))]
-    except Exception as error:
-        traceback.print_exc()
-        message = f"The check broke down with {type(error).__name__}: {error} (the traceback is above)."
-        return [Finding(name, "wrong", message)]

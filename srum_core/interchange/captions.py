@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import Any
 from attrs import frozen
 
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, opened
+from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, id_in, opened, text_of
 from srum_core.interchange.official import lines_of, record_of
-from srum_core.interchange.parquet import Json, in_words, need, plain, read_image, read_rows, rows_of
+from srum_core.interchange.parquet import Json, need, plain, read_image, read_rows, rows_of
 from srum_core.models.images import flatten
 from srum_core.options import odd
 from srum_core.records import Prompt
@@ -48,10 +48,10 @@ class Fields:
     image: str = ""
     caption: str = ""
 
-    def of(self, there: Iterable[str]) -> tuple[str, str]:
-        """(image, caption). Raises Unusable where one is missing."""
-        names = list(there)
-        found = []
+    def of(self, file: str, record: Json) -> tuple[str, str]:
+        """(image, caption); fields that are not read are reported. Raises Unusable where one is missing, and for a
+        record of another task."""
+        names, found = list(record), list[str]()
         for what, own, usual in (("image", self.image, IMAGE), ("caption", self.caption, CAPTION)):
             name = next((each for each in ([own] if own else usual) if each in names), None)
             if name is None:
@@ -60,23 +60,19 @@ class Fields:
                     f"the {what} with --{what}-field"
                 )
             found.append(name)
+        others = {name: each for name, each in record.items() if name not in (*found, *ID)}
+        if wrong := other_task(others, images=False):
+            raise Unusable(wrong)
+        if others:
+            tell_once(f"{file}: these fields are not read: {clean(', '.join(map(str, others)))}.")
         return found[0], found[1]
 
     def columns(self, path: Path, there: Sequence[str]) -> list[str]:
         """The columns to read. Raises RecordError."""
         try:
-            used = [*self.of(there), *(name for name in ID if name in there)]
-            self.refuse(path.name, dict.fromkeys(there, True), used)
+            return [*self.of(path.name, dict.fromkeys(there, True)), *(name for name in ID if name in there)]
         except Unusable as error:
             raise RecordError(f"{path}: {error}") from error
-        return used
-
-    def refuse(self, file: str, record: Json, used: Sequence[str]) -> None:
-        """Raise Unusable for a record of another task; report the fields that are not read."""
-        if wrong := other_task({name: each for name, each in record.items() if name not in used}, images=False):
-            raise Unusable(wrong)
-        if unknown := [name for name in record if name not in used]:
-            tell_once(f"{file}: these fields are not read: {clean(', '.join(map(str, unknown)))}.")
 
 
 def read_captions(data: Path, images: Path | None, fields: Fields, split: str) -> Iterator[Incoming | Bad]:
@@ -180,15 +176,10 @@ def _from_hub(data: Path, fields: Fields, split: str) -> tuple[Found, list[Path]
 
 
 def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields) -> Incoming:
-    image_field, caption_field = fields.of(record)
-    fields.refuse(where.rpartition(":")[0], record, [image_field, caption_field, *ID])
-    text = record[caption_field]
-    if not isinstance(text, str) or not text.strip():
-        raise Unusable(f"its {caption_field} is {in_words(text)}, and should be a text")
-    identity = next((record[name] for name in ID if record.get(name) not in (None, "")), id_of(text.strip()))
-    if not isinstance(identity, str | int):
-        raise Unusable(f"its id is {in_words(identity)}, and should be a text")
-    if why := odd(text) or odd(str(identity)):
+    image_field, caption_field = fields.of(where.rpartition(":")[0], record)
+    text = text_of(record, caption_field)
+    identity = id_in(*map(record.get, ID), id_of(text.strip()))
+    if why := odd(text) or odd(identity):
         raise Unusable(f"its caption or id {why}")
     value = record[image_field]
     image = opened(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
@@ -196,7 +187,7 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
         raise Unusable("it has no image")
     rotated = _upright(image)
     notes = () if rotated is image else ("it was rotated according to its EXIF data",)
-    return Incoming(where, Prompt(str(identity), text.strip()), rotated, notes=notes)
+    return Incoming(where, Prompt(identity, text.strip()), rotated, notes=notes)
 
 
 def _upright(file: File) -> File:

@@ -105,12 +105,15 @@ def run(parsed: argparse.Namespace) -> int:
             f"--unjudged gives every image the weight 1, but the map is {reward_map}, which needs scores. Leave map= "
             "out, or leave out --unjudged to have the images judged."
         )
-    left_out = source.skip_bad or source.captions
-    intake = take_in(source.read(), folder, settings, registry, left_out, source.trained_only)
+    intake = take_in(source.read(), folder, settings, registry, source.skip_bad or source.captions, source.trained_only)
+    _say_left_out(intake, folder, source.captions)
+    place = shown(folder)
     if source.captions:
-        _say_captioned(intake, folder, source.unjudged)
+        todo = "train on them with weight 1" if source.unjudged else "have them judged and train on them"
+        print(f"{intake.images} images with captions are in {place}. To {todo}:")
     else:
-        _say(intake, folder, reward_map)
+        _say_scores(intake, reward_map)
+        print(f"{intake.images} images with {intake.scores} regional scores are in {place}. To train on them:")
     only = ["--only", "train"] if source.trained_only else []
     print(f"  {shlex.join(_train_command(typed, folder, only))}")
     return 0
@@ -135,13 +138,18 @@ def _read(data: Path, images: Path | None, candidates: Path | None) -> Iterator[
     return read_official(data, images, candidates)
 
 
-def _say(intake: Intake, folder: Path, reward_map: str) -> None:
-    """Summary of imported and rejected records, as sentences."""
+def _say_left_out(intake: Intake, folder: Path, captions: bool) -> None:
+    log = f", all in {shown(folder / LOG)}"
     if intake.notes:
-        log = f", all in {shown(folder / LOG)}"
-        tell(f"{len(intake.notes)} entries were left out or changed:{listed(intake.notes, log)}")
-    if intake.bad:
+        words = "images were changed:" if captions else "entries were left out or changed:"
+        tell(f"{len(intake.notes)} {words}{listed(intake.notes, '' if captions else log)}")
+    if intake.bad and captions:
+        tell(f"{len(intake.bad)} of {intake.images + len(intake.bad)} were left out:{listed(intake.bad, log)}")
+    elif intake.bad:
         tell(f"{len(intake.bad)} lines were skipped:{listed(intake.bad)}")
+
+
+def _say_scores(intake: Intake, reward_map: str) -> None:
     if intake.without:
         tell(
             f"{intake.without} images have no global score. The map released weighs them with the factor 0.5, as "
@@ -155,17 +163,6 @@ def _say(intake: Intake, folder: Path, reward_map: str) -> None:
         )
     if intake.failed:
         tell(f"{intake.failed} images have answers that could not be read. They are not trained on.")
-    print(f"{intake.images} images with {intake.scores} regional scores are in {shown(folder)}. To train on them:")
-
-
-def _say_captioned(intake: Intake, folder: Path, unjudged: bool) -> None:
-    if intake.notes:
-        tell(f"{len(intake.notes)} images were changed:{listed(intake.notes)}")
-    if intake.bad:
-        log = f", all in {shown(folder / LOG)}"
-        tell(f"{len(intake.bad)} of {intake.images + len(intake.bad)} were left out:{listed(intake.bad, log)}")
-    todo = "train on them with weight 1" if unjudged else "have them judged and train on them"
-    print(f"{intake.images} images with captions are in {shown(folder)}. To {todo}:")
 
 
 def _train_command(typed: Typed, folder: Path, only: list[str]) -> list[str]:

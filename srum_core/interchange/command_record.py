@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import attrs
 from srum_core import plugins
 from srum_core.cli.common import add_round, add_run, judged_round
 from srum_core.errors import RecordError
+from srum_core.interchange.incoming import judged, renamed
 from srum_core.options import did_you_mean
 from srum_core.protocols import Judge
 from srum_core.records import Score, Unreadable
@@ -28,9 +29,6 @@ from srum_core.runs.run import Run
 from srum_core.runs.store import write_atomic
 from srum_core.stages.interview import Interview
 from srum_core.testing.transcripts import Transcript, write_transcripts
-
-Keep = Callable[[Path, str], Path]
-"""From an image, and a name for it, to its path in the transcript."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +50,10 @@ def run(parsed: argparse.Namespace) -> int:
     out: Path = parsed.out or Path("transcripts") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', parsed.judge)}.jsonl"
     if out.exists() and not parsed.force:
         raise RecordError(f"{shown(out)} is there already. Give another file with --out, or overwrite it with --force.")
-    keep = _leave if parsed.no_images else _copier(source.folder, out.absolute().parent / "images", parsed.force)
-    found = _transcripts(source, round, parsed.judge, judge, keep)
-    transcripts = list(islice(found, parsed.limit or None))
+    transcripts = list(islice(_transcripts(source, round, parsed.judge, judge), parsed.limit or None))
+    if not parsed.no_images:
+        images = out.absolute().parent / "images"
+        transcripts = [_with_copies(each, source.folder, images, parsed.force) for each in transcripts]
     write_transcripts(out, transcripts)
     failures = sum(len(each.failures) for each in transcripts)
     scores = sum(len(each.scores) for each in transcripts)
@@ -64,7 +63,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _judge(run: Run, round: int, name: str) -> Judge:
-    asked = {exchange.asked_by for judged in run.judgements(round) for exchange in judged.exchanges}
+    asked = {exchange.asked_by for each in run.judgements(round) for exchange in each.exchanges}
     if name not in asked:
         there = f"Recorded are: {', '.join(sorted(asked))}." if asked else "No answer of any judge is."
         raise RecordError(
@@ -79,52 +78,35 @@ def _judge(run: Run, round: int, name: str) -> Judge:
     return judges[name]
 
 
-def _transcripts(run: Run, round: int, name: str, judge: Judge, keep: Keep) -> Iterator[Transcript]:
+def _transcripts(run: Run, round: int, name: str, judge: Judge) -> Iterator[Transcript]:
     """One for every image that the judge was asked about. Raises RecordError if it would ask otherwise today."""
-    candidates = run.candidates(round)
-    for judged in run.judgements(round):
-        if not any(exchange.asked_by == name for exchange in judged.exchanges):
+    for candidate, judgement in judged(run, round):
+        if not any(exchange.asked_by == name for exchange in judgement.exchanges):
             continue  # it had no question, or its regions are not known
-        (candidate,) = candidates.select([judged.candidate])
-        candidate = attrs.evolve(candidate, boxes=judged.boxes)
-        interview = Interview.replay(name, judge, candidate, judged.regions, judged.exchanges)
-        outcome = interview.outcome()
-        places: dict[Path, Path] = {}
-
-        def kept(path: Path, of: str = candidate.id, places: dict[Path, Path] = places) -> Path:
-            if path not in places:
-                places[path] = keep(path, f"{of}-{len(places)}" if places else of)
-            return places[path]
-
-        image, reference = kept(candidate.image), candidate.reference and kept(candidate.reference)
-        yield Transcript(
-            name,
-            attrs.evolve(candidate, image=image, reference=reference),
-            judged.regions,
-            tuple(
-                attrs.evolve(each, question=attrs.evolve(each.question, image=kept(each.question.image)))
-                for each in interview.exchanges
-            ),
-            tuple(each for each in outcome if isinstance(each, Score)),
-            tuple(each for each in outcome if isinstance(each, Unreadable)),
-        )
+        candidate = attrs.evolve(candidate, boxes=judgement.boxes)
+        interview = Interview.replay(name, judge, candidate, judgement.regions, judgement.exchanges)
+        scores = [each for each in interview.outcome() if isinstance(each, Score)]
+        failures = [each for each in interview.outcome() if isinstance(each, Unreadable)]
+        exchanges = tuple(interview.exchanges)
+        yield Transcript(name, candidate, judgement.regions, exchanges, tuple(scores), tuple(failures))
 
 
-def _leave(path: Path, _: str) -> Path:
-    return path
-
-
-def _copier(run: Path, folder: Path, force: bool) -> Keep:
-    def copy(path: Path, name: str) -> Path:
+def _with_copies(transcript: Transcript, run: Path, folder: Path, force: bool) -> Transcript:
+    """Naming copies of its images in the folder. Raises RecordError where another image is there already."""
+    candidate = transcript.candidate
+    images = [candidate.image, candidate.reference, *(each.question.image for each in transcript.exchanges)]
+    copies: dict[Path, Path] = {}
+    for path in dict.fromkeys(each for each in images if each):
         check_file(path)  # its error explains what to do if it is missing
         data = read_file(inside(run, path))  # a question may name any file; only those of the run are copied
-        target = folder / f"{name}{path.suffix}"
+        name = f"{candidate.id}-{len(copies)}" if copies else candidate.id
+        target = copies[path] = folder / f"{name}{path.suffix}"
         if target.exists() and target.read_bytes() != data and not force:
             raise RecordError(
                 f"{shown(target)} is another image, of other transcripts. Give --out a folder of its own, or "
                 "overwrite it with --force."
             )
         write_atomic(target, data)
-        return target
-
-    return copy
+    reference = candidate.reference and copies[candidate.reference]
+    candidate = attrs.evolve(candidate, image=copies[candidate.image], reference=reference)
+    return attrs.evolve(transcript, candidate=candidate, exchanges=renamed(transcript.exchanges, copies))

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import count, islice
 from pathlib import Path
+from statistics import fmean
 
 import attrs
-from attrs import define, field
+from attrs import frozen
 
 from srum_core import config, plugins
 from srum_core.cli.common import add_run, judged_round, judged_rounds, say, show_table
@@ -163,50 +164,49 @@ def _again(run: Run, round: int) -> Iterator[Pair]:
         yield candidate, old, judgement(grounding, interviews, run.settings.judge.doubt)
 
 
-@define
+@frozen
 class _Tally:
     """What reading one round again changes."""
 
     round: int
-    images: int = 0
-    differing: int = 0
+    row: list[str]
+    """Of the table."""
+    differing: int
     """Judgements in which anything changes, be it a word."""
-    scores: int = 0
-    distances: list[float] = field(factory=list)
-    """Of the scores that change, by how much."""
-    failures: list[int] = field(factory=lambda: [0, 0])
-    """Before and after."""
-    readable: int = 0
-    unreadable: int = 0
-    """Images that lose, or get, all their failures."""
-    examples: list[str] = field(factory=list)
+    examples: list[str]
 
 
 def _tally(round: int, pairs: Iterator[Pair]) -> _Tally:
-    tally = _Tally(round)
+    images = scores = differing = readable = unreadable = before = after = 0
+    distances, examples = list[float](), list[str]()
     for candidate, old, new in pairs:
-        tally.images += 1
-        tally.scores += len(old.scores)
-        tally.failures = [tally.failures[0] + len(old.failures), tally.failures[1] + len(new.failures)]
-        tally.readable += bool(old.failures) and not new.failures
-        tally.unreadable += bool(new.failures) and not old.failures
-        tally.differing += old != new
-        before, after = _said(old), _said(new)
-        for what in dict.fromkeys([*before, *after]):
-            was, now = before.get(what), after.get(what)
-            if isinstance(was, float) and isinstance(now, float) and was != now:
-                tally.distances.append(abs(was - now))
-            if was != now:
-                tally.examples.append(_example(candidate, what, was, now))
-    return tally
+        images += 1
+        scores += len(old.scores)
+        before, after = before + len(old.failures), after + len(new.failures)
+        readable += bool(old.failures) and not new.failures
+        unreadable += bool(new.failures) and not old.failures
+        differing += old != new
+        values, today = _values(old), _values(new)
+        for what in dict.fromkeys([*values, *today]):
+            was, now = values.get(what), today.get(what)
+            if was == now:
+                continue
+            if isinstance(was, float) and isinstance(now, float):
+                distances.append(abs(was - now))
+            judge, region, _ = what
+            place = "whole image" if region is None else f"region {region}"
+            texts = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in (was, now)]
+            about = f'{candidate.id} "{candidate.prompt.text}", {place} ({judge or "unnamed"})'
+            examples.append(f"round {round}: {about}: {texts[0]} → {texts[1]}")
+    changed = f"{len(distances)} of {scores}"
+    mean = f"{fmean(distances):.4f}" if distances else "-"
+    cells = (round, images, changed, mean, f"{before} → {after}", readable, unreadable)
+    return _Tally(round, [str(each) for each in cells], differing, examples)
 
 
-_What = tuple[str, str | None, int]
-
-
-def _said(judged: Judgement) -> dict[_What, float | str]:
+def _values(judged: Judgement) -> dict[tuple[str, str | None, int], float | str]:
     """A number, or why there is none, for every (judge, region, how many of the same came before)."""
-    found: dict[_What, float | str] = {}
+    found: dict[tuple[str, str | None, int], float | str] = {}
     both: tuple[Score | Unreadable, ...] = (*judged.scores, *judged.failures)
     for each in both:
         number = sum(key[:2] == (each.judge, each.region) for key in found)
@@ -215,24 +215,10 @@ def _said(judged: Judgement) -> dict[_What, float | str]:
     return found
 
 
-def _example(candidate: Candidate, what: _What, was: float | str | None, now: float | str | None) -> str:
-    judge, region, _ = what
-    place = "whole image" if region is None else f"region {region}"
-    message = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in (was, now)]
-    return f'{candidate.id} "{candidate.prompt.text}", {place} ({judge or "unnamed"}): {message[0]} → {message[1]}'
-
-
 def _show(tallies: Sequence[_Tally], examples: int) -> None:
     head = ["round", "images", "scores changed", "mean", "failures", "readable", "unreadable"]
-    rows = []
-    for tally in tallies:
-        number = len(tally.distances)
-        changed, mean = f"{number} of {tally.scores}", f"{sum(tally.distances) / number:.4f}" if number else "-"
-        failures = f"{tally.failures[0]} → {tally.failures[1]}"
-        cells = (tally.round, tally.images, changed, mean, failures, tally.readable, tally.unreadable)
-        rows.append([str(each) for each in cells])
-    show_table(Grid(head, rows))
-    every = [f"round {tally.round}: {line}" for tally in tallies for line in tally.examples]
+    show_table(Grid(head, [tally.row for tally in tallies]))
+    every = [line for tally in tallies for line in tally.examples]
     for line in every[:examples]:
         say(line)
     if len(every) > examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import attrs
@@ -71,7 +71,7 @@ def take_in(
 
 
 def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool, judged: bool) -> Intake:
-    intake, prompts = Intake(), list[Prompt]()
+    intake, prompts = Intake(), dict[str, Prompt]()
     candidates, groundings, judgements = run.candidates(1), run.groundings(1), run.judgements(1)
     usable = _usable(found, intake, prompts)
     while some := list(islice(usable, _CHUNK)):
@@ -80,58 +80,39 @@ def _fill(run: Run, found: Iterable[Incoming | Bad], skip_bad: bool, judged: boo
         if judged:
             groundings.extend(Grounding(each.candidate, each.regions) for _, each in made)
             judgements.extend(each for _, each in made)
-        ids = (candidate.id for candidate, _ in made)
-        intake.places += [f"{each.where}: is image {id}" for each, id in zip(some, ids, strict=True)]
-    _refuse(intake, skip_bad)
-    write_list(run.round_folder(1) / "prompts.jsonl", prompts)
+        intake.places += [f"{each.where}: is image {own.id}" for each, (own, _) in zip(some, made, strict=True)]
+    bad = len(intake.bad)
+    if bad and not skip_bad:
+        raise RecordError(
+            f"{bad} of {intake.images + bad} lines cannot be used, and nothing was imported. Fix them, or leave "
+            f"them out with --skip-bad:{listed(intake.bad)}"
+        )
+    if not intake.images:
+        raise RecordError(f"There is no image in it that can be used.{listed(intake.bad)}")
+    write_list(run.round_folder(1) / "prompts.jsonl", list(prompts.values()))
     assert [item.id for item in run.planned(1)] == [candidate.id for candidate in candidates]
     for records in (candidates, groundings, judgements) if judged else (candidates,):
         records.mark_done()
     return intake
 
 
-def _usable(found: Iterable[Incoming | Bad], intake: Intake, prompts: list[Prompt]) -> Iterator[Incoming]:
-    """The usable records, each with its own prompt id; all are counted."""
-    taken = set[str]()
+def _usable(found: Iterable[Incoming | Bad], intake: Intake, prompts: dict[str, Prompt]) -> Iterator[Incoming]:
+    """The usable records, each with its own prompt id ("ID-2", "ID-3", … where it is taken); all are counted."""
     for each in found:
         if isinstance(each, Bad):
             intake.bad.append(each)
             continue
-        _count(intake, each)
-        prompt = attrs.evolve(each.prompt, id=_free(each.prompt.id, taken))
-        taken.add(prompt.id)
-        prompts.append(prompt)
-        yield attrs.evolve(each, prompt=prompt)
-
-
-def _free(identity: str, taken: set[str]) -> str:
-    """The id, or "ID-2", "ID-3", … where it is taken."""
-    number, free = 1, identity
-    while free in taken:
-        number += 1
-        free = f"{identity}-{number}"
-    return free
-
-
-def _count(intake: Intake, each: Incoming) -> None:
-    whole = [score.value for score in each.scores if score.region is None]
-    intake.images += 1
-    intake.scores += len(each.scores) - len(whole)
-    intake.failed += bool(each.failures)
-    intake.without += not whole and not each.failures
-    intake.zero += 0 in whole
-    intake.notes += [f"{each.where}: {clean(note)}" for note in each.notes]
-
-
-def _refuse(intake: Intake, skip_bad: bool) -> None:
-    bad, count = intake.bad, len(intake.bad)
-    if bad and not skip_bad:
-        raise RecordError(
-            f"{count} of {intake.images + count} lines cannot be used, and nothing was imported. Fix them, or leave "
-            f"them out with --skip-bad:{listed(bad)}"
-        )
-    if not intake.images:
-        raise RecordError(f"There is no image in it that can be used.{listed(bad)}")
+        whole = [score.value for score in each.scores if score.region is None]
+        intake.images += 1
+        intake.scores += len(each.scores) - len(whole)
+        intake.failed += bool(each.failures)
+        intake.without += not whole and not each.failures
+        intake.zero += 0 in whole
+        intake.notes += [f"{each.where}: {clean(note)}" for note in each.notes]
+        own = each.prompt.id
+        free = next(name for n in count(1) if (name := own if n == 1 else f"{own}-{n}") not in prompts)
+        prompts[free] = attrs.evolve(each.prompt, id=free)
+        yield attrs.evolve(each, prompt=prompts[free])
 
 
 def _records(run: Run, images: Path, each: Incoming) -> tuple[Candidate, Judgement]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from glob import escape
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import attrs
 from attrs import field, frozen
@@ -100,6 +101,26 @@ def opened(path: Path) -> File:
         return stored(path.name, path.read_bytes())
     except OSError as error:
         raise Unusable(f"its image {path} cannot be read ({error.strerror})") from error
+
+
+def in_words(value: object) -> str:
+    return clean(repr(value), 80)
+
+
+def text_of(record: Mapping[str, Any], key: str) -> str:
+    """The text under the key, which is not empty. Raises Unusable."""
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise Unusable(f'its "{key}" is {in_words(value)}, and should be a text')
+    return value
+
+
+def id_in(*values: object) -> str:
+    """The first that is set. Raises Unusable where that is neither a text nor a whole number."""
+    value = next(each for each in values if each not in (None, ""))
+    if not isinstance(value, str | int):
+        raise Unusable(f"its id is {in_words(value)}, and should be a text")
+    return str(value)
 
 
 def score_in_range(value: object, what: str) -> float:

@@ -26,10 +26,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from attrs import define, field
-
 from srum_core.errors import RecordError, clean
-from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, opened, score_in_range
+from srum_core.interchange.incoming import Bad, Incoming, Unusable, find, opened, score_in_range, text_of
 from srum_core.models.images import read_files
 from srum_core.records import Box, Candidate, Judgement, Prompt, Region, Score
 from srum_core.runs.prompts import other_task, tell_once
@@ -97,21 +95,14 @@ def _generated(path: Path) -> Iterator[tuple[str, tuple[Prompt, str]]]:
             if wrong := other_task(record, images=False):
                 raise Unusable(wrong)
             thought = record.get("think_output")
-            prompt, name = _text(record, "original_prompt"), _text(record, "image_file")
+            prompt, name = text_of(record, "original_prompt"), text_of(record, "image_file")
             identity = str(record.get("prompt_id", Path(name).stem))
             yield name, (Prompt(identity, prompt), thought if isinstance(thought, str) else "")
         except Unusable as error:
             raise RecordError(f"{path.parent / where}: {error}. It should be the official output.jsonl.") from error
 
 
-def _text(record: dict[str, Any], key: str) -> str:
-    value = record.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise Unusable(f'its "{key}" is {value!r}, and should be a text')
-    return value
-
-
-def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], generated: Generated | None) -> Incoming:
+def _incoming(where: str, record: Json, folders: Sequence[Path], generated: Generated | None) -> Incoming:
     trained = "bad_image_file" in record or "good_image_file" in record
     if not trained and "image_file" not in record:
         raise Unusable("it is neither a judge record (image_file) nor a training record (bad_image_file)")
@@ -124,113 +115,101 @@ def _incoming(where: str, record: dict[str, Any], folders: Sequence[Path], gener
         raise Unusable(wrong)
     if unknown := [key for key in record if key not in KEYS]:
         tell_once(f"{where.rpartition(':')[0]}: these fields are not read: {clean(', '.join(unknown))}.")
-    name = _text(record, "bad_image_file" if trained else "image_file")
+    name = text_of(record, "bad_image_file" if trained else "image_file")
     if generated is not None and name not in generated:
         raise Unusable(f"{name} is not in the file of --candidates")
     prompt, thought = (
-        generated[name] if generated is not None else (Prompt(Path(name).stem, _text(record, "prompt")), "")
+        generated[name] if generated is not None else (Prompt(Path(name).stem, text_of(record, "prompt")), "")
     )
     path = find(name, folders)
     image = opened(path)
-    found = _Found(image.size)
-    found.read(record, trained)
-    if not found.scores:
-        raise Unusable("; ".join(["it holds no score that can be used", *found.notes]))
-    return Incoming(
-        where,
-        prompt,
-        image,
-        _reference(_text(record, "good_image_file"), path, image, folders) if trained else None,
-        tuple(found.regions),
-        tuple(found.scores),
-        thought=thought,
-        notes=tuple(found.notes),
-    )
-
-
-def _reference(name: str, bad: Path, image: File, folders: Sequence[Path]) -> File | None:
-    path = find(name, folders)
-    if path == bad:
-        return None
-    good = opened(path)
-    if good.size != image.size:
-        sizes = " and ".join(f"{each.name} is {each.size[0]}x{each.size[1]}" for each in (image, good))
+    regions, scores, notes = _entries(record, trained, image.size)
+    good = find(text_of(record, "good_image_file"), folders) if trained else path
+    reference = None if good == path else opened(good)
+    if reference and reference.size != image.size:
+        sizes = " and ".join(f"{each.name} is {each.size[0]}x{each.size[1]}" for each in (image, reference))
         raise Unusable(f"its two images must be of one size, but {sizes}")
-    return good
+    return Incoming(where, prompt, image, reference, regions, scores, thought=thought, notes=notes)
 
 
-@define
-class _Found:
-    """The entries of one record, as they are read."""
+class _LeftOut(Exception):
+    """Why an entry of a record is left out."""
 
-    size: tuple[int, int]
-    regions: list[Region] = field(factory=list)
-    scores: list[Score] = field(factory=list)
-    notes: list[str] = field(factory=list)
 
-    def read(self, record: dict[str, Any], trained: bool) -> None:
-        entries = record.get("vlm_rewards")
-        if not isinstance(entries, list):
-            raise Unusable(f'its "vlm_rewards" is {entries!r}, and should be a list')
-        if not trained and record.get(GLOBAL) is not None:
-            self._global(record[GLOBAL], "global_layout_score")
-        number = 0
-        for entry in entries:
-            whole = trained and isinstance(entry, dict) and entry.get("object") == GLOBAL
-            if whole and any(score.region is None for score in self.scores):
-                self.notes.append("a second global score was left out: the first counts")
-            elif whole:
-                self._global(entry, "score")
+def _entries(
+    record: Json, trained: bool, size: tuple[int, int]
+) -> tuple[tuple[Region, ...], tuple[Score, ...], tuple[str, ...]]:
+    """The regions, the scores, and what was left out or changed."""
+    entries = record.get("vlm_rewards")
+    if not isinstance(entries, list):
+        raise Unusable(f'its "vlm_rewards" is {entries!r}, and should be a list')
+    regions, scores, notes = list[Region](), list[Score](), list[str]()
+    given = [] if trained or record.get(GLOBAL) is None else [record[GLOBAL]]
+    number = 0
+    for place, entry in enumerate([*given, *entries]):
+        named = trained and isinstance(entry, dict) and entry.get("object") == GLOBAL
+        try:
+            if named and any(score.region is None for score in scores):
+                notes.append("a second global score was left out: the first counts")
+            elif named or place < len(given):
+                scores.append(_global(entry, "score" if trained else "global_layout_score"))
             else:
                 number += 1
-                self._regional(entry, number, "object" if trained else "identified_object")
-
-    def _global(self, entry: Any, key: str) -> None:
-        if not isinstance(entry, dict) or key not in entry:
-            self.notes.append("its global entry has no score, and was left out")
-            return
-        value = score_in_range(entry[key], "its global entry")
-        self.scores.append(Score(value, None, _words(entry, "reason"), JUDGE))
-
-    def _regional(self, entry: Any, number: int, key: str) -> None:
-        label = _words(entry, key) if isinstance(entry, dict) else ""
-        what = f"entry {number} ({label})" if label else f"entry {number}"
-        if not isinstance(entry, dict):
-            self.notes.append(f"{what} was left out: it is no object but {entry!r}")
-            return
-        if "score" not in entry:
-            self.notes.append(f"{what} was left out: it has no score")
-            return
-        value = score_in_range(entry["score"], what)
-        edges = _edges(entry.get("bbox"), what)
-        if isinstance(edges, str):
-            self.notes.append(f"{what} was left out: {edges}")
-            return
-        box = _cut(edges, self.size)
-        if box is None:
-            self.notes.append(f"{what} was left out: {_why_empty(edges, self.size)}")
-            return
-        if any(edge < 0 for edge in edges) or edges[2] > self.size[0] or edges[3] > self.size[1]:
-            self.notes.append(f"{what} was clipped to the image: {_told(edges)} in {self.size[0]}x{self.size[1]}")
-        self.regions.append(Region(str(number), box))
-        self.scores.append(Score(value, str(number), _words(entry, "reason"), JUDGE, label))
+                region, score, note = _regional(entry, number, "object" if trained else "identified_object", size)
+                regions.append(region)
+                scores.append(score)
+                notes += note
+        except _LeftOut as reason:
+            notes.append(str(reason))
+    if not scores:
+        raise Unusable("; ".join(["it holds no score that can be used", *notes]))
+    return tuple(regions), tuple(scores), tuple(notes)
 
 
-def _words(entry: dict[str, Any], key: str) -> str:
+def _global(entry: Any, key: str) -> Score:
+    if not isinstance(entry, dict) or key not in entry:
+        raise _LeftOut("its global entry has no score, and was left out")
+    return Score(score_in_range(entry[key], "its global entry"), None, _words(entry, "reason"), JUDGE)
+
+
+def _regional(entry: Any, number: int, key: str, size: tuple[int, int]) -> tuple[Region, Score, list[str]]:
+    """The third: whether the box was cut."""
+    label = _words(entry, key) if isinstance(entry, dict) else ""
+    what = f"entry {number} ({label})" if label else f"entry {number}"
+    if not isinstance(entry, dict):
+        raise _LeftOut(f"{what} was left out: it is no object but {entry!r}")
+    if "score" not in entry:
+        raise _LeftOut(f"{what} was left out: it has no score")
+    value = score_in_range(entry["score"], what)
+    x0, y0, x1, y1 = edges = _edges(entry.get("bbox"), what)
+    width, height = size
+    cut = (max(0.0, x0 / width), max(0.0, y0 / height), min(1.0, x1 / width), min(1.0, y1 / height))
+    if cut[0] >= cut[2] or cut[1] >= cut[3]:
+        why = f"lies outside the {width}x{height} image"
+        if x0 >= x1 or y0 >= y1:
+            why = "is empty" if x0 == x1 or y0 == y1 else "is reversed"
+        raise _LeftOut(f"{what} was left out: its box {_shown(edges)} {why}")
+    clipped = any(edge < 0 for edge in edges) or x1 > width or y1 > height
+    note = f"{what} was clipped to the image: {_shown(edges)} in {width}x{height}"
+    score = Score(value, str(number), _words(entry, "reason"), JUDGE, label)
+    return Region(str(number), cut), score, [note] if clipped else []
+
+
+def _words(entry: Json, key: str) -> str:
     value = entry.get(key)
     return value if isinstance(value, str) else ""
 
 
-def _edges(values: Any, what: str) -> Box | str:
-    """Four numbers, or the reason why not. Raises Unusable for values that are not finite, like the official reader."""
+def _edges(values: Any, what: str) -> Box:
+    """Four numbers. Raises Unusable for values that are not finite, like the official reader."""
     if not isinstance(values, list) or len(values) != 4:
-        return f"its box is {values!r}, and should be four numbers"
+        raise _LeftOut(f"{what} was left out: its box is {values!r}, and should be four numbers")
     found = [_number(value) for value in values]
     if None in found:
-        return f"its box {values!r} does not hold four numbers"
+        raise _LeftOut(f"{what} was left out: its box {values!r} does not hold four numbers")
     x0, y0, x1, y1 = (edge for edge in found if edge is not None)
     if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        raise Unusable(f"{what} has a box that is not finite: {_told((x0, y0, x1, y1))}")
+        raise Unusable(f"{what} has a box that is not finite: {_shown((x0, y0, x1, y1))}")
     return x0, y0, x1, y1
 
 
@@ -245,23 +224,7 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
-def _cut(edges: Box, size: tuple[int, int]) -> Box | None:
-    """As fractions, within the image; None if nothing is left."""
-    width, height = size
-    x0, x1 = max(0.0, edges[0] / width), min(1.0, edges[2] / width)
-    y0, y1 = max(0.0, edges[1] / height), min(1.0, edges[3] / height)
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
-def _why_empty(edges: Box, size: tuple[int, int]) -> str:
-    x0, y0, x1, y1 = edges
-    if x0 < x1 and y0 < y1:
-        return f"its box {_told(edges)} lies outside the {size[0]}x{size[1]} image"
-    kind = "empty" if x0 == x1 or y0 == y1 else "reversed"
-    return f"its box {_told(edges)} is {kind}"
-
-
-def _told(edges: Box) -> str:
+def _shown(edges: Box) -> str:
     return f"[{', '.join(f'{edge:g}' for edge in edges)}]"
 
 
@@ -286,39 +249,24 @@ def write_official(folder: Path, images: Iterable[tuple[Candidate, Judgement]]) 
             write_atomic(folder / "images" / record["image_file"], files[candidate.image])
             if good and candidate.reference:
                 write_atomic(folder / "images" / good, files[candidate.reference])
-            for file, line in (
-                (output, candidate_record(candidate)),
-                (judge, record),
-                (train, training_record(record, candidate.prompt.text, good)),
-            ):
+            text, thought = candidate.prompt.text, candidate.thought
+            generated = {
+                "prompt_id": candidate.prompt.id,
+                "image_file": record["image_file"],
+                "original_prompt": text,
+                "detailed_prompt": thought or text,
+                "think_output": thought,
+            }
+            lines = (output, generated), (judge, record), (train, training_record(record, text, good))
+            for file, line in lines:
                 file.write(json.dumps(line) + "\n")  # in ASCII, which can hold any text of a model
-            _count(counts, record, judgement)
+            whole = record[GLOBAL]
+            counts["images"] += 1
+            counts["without"] += whole is None
+            counts["zero"] += whole is not None and whole["global_layout_score"] == 0
+            counts["regions without a score"] += len(judgement.regions) - len(record["vlm_rewards"])
+            counts["masks"] += any(region.mask for region in judgement.regions)
     return counts
-
-
-def _count(counts: Counter[str], record: Json, judgement: Judgement) -> None:
-    whole = record[GLOBAL]
-    counts["images"] += 1
-    counts["without"] += whole is None
-    counts["zero"] += whole is not None and whole["global_layout_score"] == 0
-    counts["regions without a score"] += len(judgement.regions) - len(record["vlm_rewards"])
-    counts["masks"] += any(region.mask for region in judgement.regions)
-
-
-def candidate_record(candidate: Candidate) -> Json:
-    """A line of output.jsonl."""
-    text, thought = candidate.prompt.text, candidate.thought
-    return {
-        "prompt_id": candidate.prompt.id,
-        "image_file": image_file(candidate),
-        "original_prompt": text,
-        "detailed_prompt": thought or text,
-        "think_output": thought,
-    }
-
-
-def image_file(candidate: Candidate) -> str:
-    return f"{candidate.id}{candidate.image.suffix}"
 
 
 def judge_record(candidate: Candidate, judgement: Judgement) -> Json:
@@ -336,7 +284,7 @@ def judge_record(candidate: Candidate, judgement: Judgement) -> Json:
             "area": width * height,
         }
     return {
-        "image_file": image_file(candidate),
+        "image_file": f"{candidate.id}{candidate.image.suffix}",
         "prompt": candidate.prompt.text,
         "vlm_rewards": [
             _entry(region, scores[region.id], candidate.size) for region in judgement.regions if region.id in scores

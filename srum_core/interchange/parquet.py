@@ -33,10 +33,13 @@ from srum_core.interchange.incoming import (
     Incoming,
     Unusable,
     find,
+    id_in,
+    in_words,
     opened,
     renamed,
     score_in_range,
     stored,
+    text_of,
 )
 from srum_core.models.images import read_files
 from srum_core.options import Problems, strict_converter, structure
@@ -105,24 +108,22 @@ def write_parquet(path: Path, images: Iterable[tuple[Candidate, Judgement]]) -> 
     with parquet.ParquetWriter(path, schema) as writer:
         pending = (_row(candidate, judgement) for candidate, judgement in images)
         while some := list(islice(pending, _GROUP)):
-            table = []
-            for row in some:
-                broken: list[str] = []
-                table.append(_repaired(row, broken))
-                repaired += bool(broken)
+            whole = [_repaired(row) for row in some]
+            repaired += sum(row != other for row, other in zip(some, whole, strict=True))
             rows += len(some)
-            writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
+            writer.write_table(pyarrow.Table.from_pylist(whole, schema=schema))
     return rows, repaired
 
 
 def _row(candidate: Candidate, judgement: Judgement) -> Json:
-    convert, files = _converter(), read_files(candidate)
+    convert = _converter()
+    files = {path: {"bytes": data, "path": path.name} for path, data in read_files(candidate).items()}
     names = {candidate.image: OWN, **({candidate.reference: REFERENCE} if candidate.reference else {})}
     judgement = attrs.evolve(judgement, exchanges=renamed(judgement.exchanges, names))
     return {
         "id": candidate.id,
-        "image": _image(candidate.image, files),
-        "reference": candidate.reference and _image(candidate.reference, files),
+        "image": files[candidate.image],
+        "reference": candidate.reference and files[candidate.reference],
         "prompt_id": candidate.prompt.id,
         "prompt": candidate.prompt.text,
         "tags": json.dumps(candidate.prompt.tags),
@@ -132,19 +133,13 @@ def _row(candidate: Candidate, judgement: Judgement) -> Json:
     }
 
 
-def _image(path: Path, files: Mapping[Path, bytes]) -> Json:
-    return {"bytes": files[path], "path": path.name}
-
-
-def _repaired(value: Any, broken: list[str]) -> Any:
-    """With U+FFFD in the place of lone surrogates; the texts that had any go to `broken`."""
+def _repaired(value: Any) -> Any:
+    """With U+FFFD in the place of lone surrogates."""
     if isinstance(value, str):
-        repaired = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        broken += [value] if repaired != value else []
-        return repaired
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {key: _repaired(each, broken) for key, each in value.items()}
-    return [_repaired(each, broken) for each in value] if isinstance(value, list | tuple) else value
+        return {key: _repaired(each) for key, each in value.items()}
+    return type(value)(map(_repaired, value)) if isinstance(value, list | tuple) else value
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -171,8 +166,9 @@ def read_rows(path: Path, choose: Columns) -> Iterator[tuple[str, Any]]:
     if (path / "state.json").is_file():
         yield from rows_of(_saved(datasets, path), path, choose)
         return
-    names = sorted(each.name for each in path.glob("*.parquet")) if path.is_dir() else []
-    files = {name: inside(path, name) for name in names} if path.is_dir() else {path.name: path}
+    files = {path.name: path}
+    if path.is_dir():
+        files = {each.name: inside(path, each.name) for each in sorted(path.glob("*.parquet"))}
     if not files:
         raise RecordError(f"{path} holds neither Parquet files nor a data set that was saved. {CAPTIONED}")
     for name, each in files.items():
@@ -220,7 +216,7 @@ def _columns(path: Path, columns: Sequence[str]) -> list[str]:
         there = ", ".join(columns)
         raise RecordError(
             f"{path} has no column {' and no column '.join(missing)}; it has {there}. Needed are {', '.join(NEEDED)}, "
-            "as srum export --format parquet writes them. " + CAPTIONED
+            "as srum export --to parquet writes them. " + CAPTIONED
         )
     if wrong := other_task(dict.fromkeys(columns, True), images=False):
         raise RecordError(f"{path}: {wrong}")
@@ -231,17 +227,13 @@ def _columns(path: Path, columns: Sequence[str]) -> list[str]:
 
 
 def _incoming(where: str, row: Json, folder: Path) -> Incoming:
-    text = row["prompt"]
-    if not isinstance(text, str) or not text.strip():
-        raise Unusable(f"its prompt is {in_words(text)}, and should be a text")
+    text = text_of(row, "prompt")
     image = read_image(row["image"], [folder], "image")
     if image is None:
         raise Unusable("it has no image")
     reference = read_image(row.get("reference"), [folder], "reference")
     if reference and reference.size != image.size:
         raise Unusable(f"its image is {image.size}, its reference {reference.size}: they must be of one size")
-    for number, score in enumerate(_list("scores", row["scores"]), 1):
-        score_in_range(score.get("value"), f"score {number}")
     records = {name: _structured(name, row.get(name)) for name in _RECORDS}
     _refuse_strangers(records["regions"], [*records["scores"], *records["failures"]])
     if not records["scores"] and not records["failures"]:
@@ -250,10 +242,7 @@ def _incoming(where: str, row: Json, folder: Path) -> Incoming:
     strange = {str(each.question.image) for each in records["exchanges"]} - {str(OWN), str(REFERENCE)}
     notes = [f"exchanges about {name}, neither its image nor its reference, were left out" for name in sorted(strange)]
     records["exchanges"] = tuple(known)
-    identity = row.get("prompt_id") or row.get("id") or where
-    if not isinstance(identity, str | int):
-        raise Unusable(f"its id is {in_words(identity)}, and should be a text")
-    prompt = Prompt(str(identity), text, _tags(row.get("tags")))
+    prompt = Prompt(id_in(row.get("prompt_id"), row.get("id"), where), text, _tags(row.get("tags")))
     seed = row.get("seed")
     texts: dict[str, Any] = {name: row.get(name) or "" for name in _TEXTS}
     if not isinstance(seed, int | None):
@@ -285,28 +274,21 @@ def _tags(text: Any) -> Json:
     return tags
 
 
-def _list(name: str, value: Any) -> Sequence[Json]:
-    """A column's structs. Raises Unusable for another type."""
-    if value is not None and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
-        raise Unusable(f"its {name} are {in_words(value)}, and should be a list of structs")
-    return value or ()
-
-
 def _structured(name: str, value: Any) -> Any:
     """Plain data as records; null where a field has a default counts as that."""
+    structs = [] if value is None else [value] if name == "boxes" else value
+    if not isinstance(structs, list) or not all(isinstance(each, dict) for each in structs):
+        raise Unusable(f"its {name} are {in_words(structs)}, and should be a list of structs")
+    if name == "scores":
+        for number, score in enumerate(structs, 1):
+            score_in_range(score.get("value"), f"score {number}")
+    value = [_without_null(each) for each in structs]
     if name == "boxes":
-        (value,) = _list(name, None if value is None else [value]) or (None,)
-        value = None if value is None or value.get("unit") is None else value
-    else:
-        value = [_without_null(each) for each in _list(name, value)]
+        value = next((each for each in value if "unit" in each), None)
     try:
         return structure(_converter(), value, _RECORDS[name])
     except Problems as problems:
         raise Unusable(f"its {name} cannot be used: {problems}") from problems
-
-
-def in_words(value: Any) -> str:
-    return clean(repr(value), 80)
 
 
 def _without_null(value: Any) -> Any:
@@ -329,5 +311,4 @@ def _refuse_strangers(regions: Sequence[Region], said: Sequence[Score | Unreadab
 def _converter() -> Converter:
     convert = strict_converter()
     convert.register_unstructure_hook_func(lambda kind: isinstance(kind, type) and issubclass(kind, Path), str)
-    convert.register_structure_hook(Path, lambda text, _: Path(text))
     return convert

@@ -42,9 +42,9 @@ def apply(model: UnifiedModel, checkpoint: Path) -> None:
             f"{checkpoint} holds full weights: load it as the adapter's checkpoint, not on top of one."
         )
     denoiser, training = model.denoiser, model.denoiser.training
-    config, values = _read_lora(checkpoint)
+    config, values = read_lora(checkpoint)
     with weights.loading(f"The LoRA weights in {checkpoint}", checkpoint):
-        wrapped = PeftModel(denoiser, config)
+        wrapped = PeftModel(denoiser.get_submodule(model.recipe.prefix), config)
         state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
         shapes, stored = ({name: tensor.shape for name, tensor in some.items()} for some in (state, values))
         weights.refuse(
@@ -53,12 +53,12 @@ def apply(model: UnifiedModel, checkpoint: Path) -> None:
             f"Use the adapter and checkpoint that they were trained with. {way_out(checkpoint)}",
         )
         set_peft_model_state_dict(wrapped, values)
-        # What this returns is `denoiser` itself, its own layers put back.
+        # What this returns is the wrapped module itself, its own layers put back.
         wrapped.merge_and_unload(safe_merge=True)
     denoiser.requires_grad_(False).train(training)
 
 
-def _read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
+def read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     """The configuration and tensors of a PEFT folder, each checked alone. Raises CheckpointError."""
     about = weights.read_json(checkpoint / "adapter_config.json")
     names = ("adapter_model.safetensors", "adapter_model.bin")

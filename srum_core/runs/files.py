@@ -107,8 +107,8 @@ def lora_only(checkpoint: Path) -> str:
     run, round = trained_in(checkpoint) or ("RUN", "K")
     return (
         f"holds LoRA weights, not a whole model. Start from the run that trained them, with start={run}:{round} (srum "
-        f"eval: --trained {run}:{round}), or write the whole model with srum export {run} --round {round} --format "
-        "checkpoint --to DIR."
+        f"eval: --trained {run}:{round}), or write the whole model with srum export {run} --round {round} --to "
+        "checkpoint --out DIR."
     )
 
 

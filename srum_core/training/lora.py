@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from attrs import evolve, frozen
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recompute
@@ -120,12 +121,17 @@ def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
 
 def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
     names = [name for name, _ in denoiser.named_modules() if name]
+    pattern = recipe.lora
+    if recipe.prefix:
+        _check_patterns("recipe.prefix", [re.escape(recipe.prefix)], "module", names)
+        names = [name.removeprefix(f"{recipe.prefix}.") for name in names if name.startswith(f"{recipe.prefix}.")]
+        pattern = rf"{re.escape(recipe.prefix)}\.({recipe.lora})"
     _check_patterns("recipe.lora", [recipe.lora], "module", names)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, but it only ever divides it
         lora_dropout=lora.dropout,
-        target_modules=recipe.lora,
+        target_modules=pattern,
     )
     return get_peft_model(denoiser, config)
 
@@ -185,11 +191,15 @@ def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str,
     """The trained weights as a folder: PEFT's layout for LoRA (of the checkpoint `base`), else the upstream one."""
     directory.mkdir(parents=True)
     if isinstance(tuned.module, PeftModel):
-        place = Path(base).expanduser()
+        place, recipe, config = Path(base).expanduser(), model.recipe, tuned.module.active_peft_config
         local = bool(base) and place.is_dir()
-        tuned.module.active_peft_config.base_model_name_or_path = str(place.absolute()) if local else base
-        tuned.module.save_pretrained(str(directory), save_embedding_layers=False)
-        (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card is a form with nothing filled in
+        config.base_model_name_or_path = str(place.absolute()) if local else base
+        config.target_modules = recipe.lora
+        config.save_pretrained(str(directory))
+        own = get_peft_model_state_dict(tuned.module, save_embedding_layers=False)
+        below = f"base_model.model.{recipe.prefix}." if recipe.prefix else "base_model.model."
+        named = {name.replace(below, "base_model.model.", 1): each.contiguous() for name, each in own.items()}
+        save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     else:
         model.save(directory, {name: parameter.detach() for name, parameter in tuned.parameters.items()})
     (directory / ABOUT).write_text(json.dumps({"kind": tuned.kind, **about}, indent=1) + "\n")

@@ -57,6 +57,8 @@ class Denoiser(nn.Module):
 class Pair:
     """Adapter `pair`. What is trained and saved is the pipeline; the vision-language model never changes."""
 
+    diffusers_name = "transformer"
+
     def __init__(self, options: PairOptions | None = None) -> None:
         self.options = options or PairOptions()
         self.device, self.dtype = self.options.device, getattr(torch, self.options.dtype)
@@ -82,8 +84,9 @@ class Pair:
         return Recipe(
             blocks=tuple(dict.fromkeys(type(block).__name__ for each in lists for block in each)),
             full=(rf"transformer\.{idle}.*",),
-            lora=rf"transformer\..*\.{self.options.lora}",
+            lora=rf".*\.{self.options.lora}",
             schedule=Schedule("logit-normal", self.hand.scheduler.config.shift),
+            prefix="transformer",
         )
 
     def _run(self, texts: Sequence[str], rngs: Any, steps: int, guidance: float) -> Any:
@@ -130,6 +133,9 @@ class Pair:
         self.hand.save_pretrained(directory)
         for name, data in before.items():
             own[name].data = data
+
+    def diffusers_model(self) -> Any:
+        return self.denoiser.transformer
 
     @cached_property
     def eye(self) -> tuple[Any, Any]:

@@ -15,9 +15,11 @@ import torch
 from attrs import evolve
 from einops import rearrange
 
-from srum_core.cli.main import train_main
+from srum_core.cli.main import main, train_main
 from srum_core.errors import CheckpointError, TrainingError
+from srum_core.plugins import discover
 from srum_core.records import Question
+from srum_core.runs.run import Run
 from srum_core.testing import AdapterConformance, check_generates_like, sample_image
 from srum_pair import PairOptions
 from srum_pair.model import Pair
@@ -178,6 +180,14 @@ def test_the_whole_loop_twice(sd3: Pair, tmp_path: Path, method: str) -> None:
         assert all(line["judged"] == 2 and line["gradient_norm"] > 0 for line in lines)
     if method == "lora":
         assert (rounds[0] / "checkpoint" / "adapter_model.safetensors").is_file()
+        assert main(["export", str(tmp_path / "run"), "--to", "diffusers", "--out", str(tmp_path / "lora")]) == 0
+        loaded = diffusers.DiffusionPipeline.from_pretrained(hand)
+        loaded.load_lora_weights(tmp_path / "lora")  # of both rounds
+        loaded.fuse_lora()
+        loaded.unload_lora_weights()
+        expected = Run.open(tmp_path / "run", discover()).model(2).denoiser.transformer.state_dict()
+        for name, tensor in loaded.transformer.state_dict().items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5)
         return
     trained = diffusers.DiffusionPipeline.from_pretrained(rounds[1] / "checkpoint").transformer.state_dict()
     untrained = diffusers.DiffusionPipeline.from_pretrained(hand).transformer.state_dict()

@@ -1,0 +1,219 @@
+"""A trained model on its way out of a run, with a model card: whole, or its LoRA weights; and its upload."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from srum_core import config
+from srum_core.cli.common import say
+from srum_core.errors import ConfigError, PluginError, RecordError, clean
+from srum_core.evaluation import comparison
+from srum_core.interchange.incoming import fresh
+from srum_core.runs.progress import shown
+from srum_core.runs.run import Run, started_from
+from srum_core.runs.store import write_atomic
+
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_WHOLE = "Write the whole model with --to checkpoint."
+_BELOW = "base_model.model."
+"""PEFT puts this before every name."""
+_LORA = "pytorch_lora_weights.safetensors"
+"""The file of LoRA weights in a folder, for diffusers."""
+
+Written = tuple[str, str]
+"""What was written of the base model, and the function of a library that loads it ("": the adapter does)."""
+
+
+def export_model(run: Run, round: int | None, to: str, folder: Path) -> None:
+    """Write the model after a round (None: the last that is trained), and print where. Raises RecordError or
+    ConfigError where it cannot be written so."""
+    run, round = started_from(str(run.folder) + ("" if round is None else f":{round}"), run.registry)
+    with fresh(folder) as new:
+        what, loader = FORMATS[to](run, round, new)
+        write_atomic(new / "README.md", model_card(run, round, what, loader))
+    print(f"The model after round {round} of {shown(run.folder)}.\nWritten to {shown(folder)}")
+    base = str(run.trained(0)[0].options.get("checkpoint", ""))
+    if to == "peft" and base and Path(base).is_dir():
+        say(f"It names {base}, a local folder, as the base: change that before others load it.")
+    if loader:
+        say(f"It loads with {loader}.")
+
+
+# ---- formats ---------------------------------------------------------------------------------------------------------
+
+
+def _checkpoint(run: Run, round: int, folder: Path) -> Written:
+    from srum_core.models import trained  # torch
+
+    trained.export(run.model(round), folder)
+    return "The whole model trained from", ""
+
+
+def _peft(run: Run, round: int, folder: Path) -> Written:
+    lora = _lora_folders(run, round)
+    if len(lora) == 1:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(lora[0] / name, folder / name)
+    else:
+        from safetensors.torch import save_file
+
+        about, tensors = _added(lora)
+        about.save_pretrained(str(folder))
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return "LoRA weights for", "PeftModel.from_pretrained of peft"
+
+
+def _diffusers(run: Run, round: int, folder: Path) -> Written:
+    """LoRA weights as pipelines of diffusers load them, or else the trained part as a model of diffusers."""
+    name = run.settings.adapter.use
+    made = run.registry.load("adapter", name)
+    part = getattr(made, "diffusers_name", "")
+    if part and run.trained(round)[1]:
+        from safetensors.torch import save_file
+
+        _, tensors = _added(_lora_folders(run, round))
+        named = {f"{part}.{name.removeprefix(_BELOW)}": tensor for name, tensor in tensors.items()}
+        save_file(named, folder / _LORA, metadata={"format": "pt"})
+        return "LoRA weights for", "load_lora_weights of a pipeline of diffusers"
+    if not hasattr(made, "diffusers_model"):
+        able = ", ".join(sorted(_able(run))) or "none"
+        raise ConfigError(
+            f"diffusers has no class for the model that {name} trains{' whole' if part else ''}. {_WHOLE} Of the "
+            f"installed adapters --to diffusers is for: {able}."
+        )
+    model: Any = run.model(round)
+    component = model.diffusers_model()
+    component.save_pretrained(folder)
+    return "The part that was trained of", f"{type(component).__name__}.from_pretrained of diffusers"
+
+
+FORMATS: Mapping[str, Callable[[Run, int, Path], Written]] = {
+    "checkpoint": _checkpoint,
+    "peft": _peft,
+    "diffusers": _diffusers,
+}
+
+
+def _able(run: Run) -> list[str]:
+    able = []
+    for name in (each.component.name for each in run.registry.listing() if each.kind == "adapter"):
+        with suppress(PluginError):  # its own libraries may be missing
+            made = run.registry.load("adapter", name)
+            if hasattr(made, "diffusers_model"):
+                able.append(name)
+            elif hasattr(made, "diffusers_name"):
+                able.append(f"{name} (LoRA)")
+    return able
+
+
+def _lora_folders(run: Run, round: int) -> list[Path]:
+    """Those to be merged into the base one after the other, the round's last. Raises RecordError."""
+    _, lora = run.trained(round)
+    if not lora or lora[-1] != run.stage_folder("train", round):
+        raise RecordError(f"Round {round} of {run.folder} trained whole weights, not LoRA. {_WHOLE}")
+    return lora
+
+
+def _added(folders: Sequence[Path]) -> tuple[Any, dict[str, Any]]:
+    """LoRA weights of successive trainings as those of one, with PEFT's configuration. As products of two matrices they
+    add up where these are put side by side; the scale (alpha / rank) goes into the second, so that it is 1."""
+    import torch
+
+    from srum_core.models import trained
+
+    parts: dict[str, list[Any]] = {}
+    targets = []
+    for folder in folders:
+        read: Any = trained.read_lora(folder)
+        about, tensors = read
+        plain = not (about.use_rslora or about.rank_pattern or about.alpha_pattern)
+        for name, tensor in tensors.items():
+            if not plain or not name.endswith((".lora_A.weight", ".lora_B.weight")):
+                raise RecordError(f"The LoRA weights in {folder} are of a special kind ({clean(name)}). {_WHOLE}")
+            scale = about.lora_alpha / about.r if ".lora_B." in name else 1
+            parts.setdefault(name, []).append(scale * tensor.float())
+        targets.append(about.target_modules)
+    added = {name: torch.cat(each, dim=1 if ".lora_B." in name else 0) for name, each in parts.items()}
+    ranks = {name.removeprefix(_BELOW): len(tensor) for name, tensor in added.items() if ".lora_A." in name}
+    ranks = {name.removesuffix(".lora_A.weight"): rank for name, rank in ranks.items()}
+    about.r = about.lora_alpha = max(ranks.values())
+    if any(each != targets[0] for each in targets):
+        about.target_modules = "|".join(map(re.escape, ranks))
+        about.rank_pattern = {name: rank for name, rank in ranks.items() if rank != about.r}
+        about.alpha_pattern = about.rank_pattern
+    return about, added
+
+
+# ---- the card --------------------------------------------------------------------------------------------------------
+
+
+def model_card(run: Run, rounds: int, what: str, loader: str) -> str:
+    """Markdown, for the hub: base, rounds, tables and settings."""
+    use = run.trained(0)[0]
+    base = str(use.options.get("checkpoint", ""))
+    about = {"base_model": base} if _HUB.fullmatch(base) and not Path(base).exists() else {}
+    about |= {"library_name": loader.rpartition(" ")[2]} if loader else {}
+    front = [f"{key}: {value}" for key, value in about.items()]
+    loads = f" It loads with `{loader}`." if loader else ""
+    parts = [
+        "\n".join(["---", *front, "pipeline_tag: text-to-image", "tags: [srum]", "---"]),
+        f"# {use.use} after {rounds} round{'s' * (rounds != 1)} of post-training",
+        f"{what} `{base or use.use}` with srum, adapter `{use.use}`. Its licence applies to these weights too.{loads}",
+        "## Data",
+        "\n".join(_round(run, number) for number in range(1, rounds + 1)),
+    ]
+    if any(run.folder.glob("*/evaluation/tables/*/table.json")):
+        tables = comparison.compare(comparison.read_tables(run.folder), run.registry)
+        parts += ["## Evaluation", comparison.markdown(tables).strip()]
+    settings = config.to_toml(run.settings, run.registry.versions()).strip()
+    parts += ["## Settings", f"```toml\n{settings}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _round(run: Run, number: int) -> str:
+    """The training data of a round."""
+    settings = run.at("train", number).settings
+    images, prompts = len(run.candidates(number)), settings.prompts
+    source = prompts if isinstance(prompts, str) else f"{len(prompts)} texts"
+    origin = "images" if not (run.folder / "import.log").is_file() or number > 1 else "imported images"
+    how = f"{settings.train.method}, loss `{settings.loss.use}`, map `{settings.map.use}`"
+    return f"* Round {number}: {images} {origin}, prompts `{source}`; {how}."
+
+
+# ---- the hub ---------------------------------------------------------------------------------------------------------
+
+
+def check_push(name: str, to: str) -> None:
+    """Raise ConfigError for an impossible upload, before anything is written."""
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if to not in FORMATS:
+        raise ConfigError(f"--push is for models: add --to {' or '.join(FORMATS)}.")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(f"--push {clean(name)}: {clean(error)}") from error
+    if get_token() is None:
+        raise ConfigError("--push needs a token of the hub. Log in with hf auth login, or set HF_TOKEN.")
+
+
+def push(folder: Path, name: str) -> None:
+    """Upload a folder to a private repository of the hub. Raises RecordError."""
+    from huggingface_hub import HfApi
+
+    try:
+        hub = HfApi()
+        hub.create_repo(name, private=True, exist_ok=True)
+        where = hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload with srum export")
+    except Exception as error:  # of many kinds, for a refusal of the hub or a network failure
+        raise RecordError(
+            f"{folder} is complete, but could not be uploaded to {name}: {clean(error)} Try again with "
+            f"hf upload {name} {folder}."
+        ) from error
+    say(f"Uploaded to {where}")
