@@ -27,6 +27,7 @@ CHECKPOINTS = Checkpoints(
     needs="Training needs a GPU: LoRA one that holds the transformer in bfloat16 (7.5 GB) and the activations of "
     "1024x1024 images, full training 60 GB before activations (srum doctor --plan --adapter omnigen2 has details). To "
     "see the whole method on this machine, run a bundled model: srum-train --adapter bagel --preset shapes.",
+    instead=", or build the tiny model of the preset shapes: python -m pretraining.omnigen2 --out runs/tiny-omnigen2",
 )
 _LANGUAGE_FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
