@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, build_sizes, read_sizes
-from srum_bagel.model import Bagel
+from srum_bagel.model import EXPERTS, Bagel
 from srum_bagel.options import Options
 from srum_bagel.sampling import Contexts, next_logits, sample
 from srum_bagel.vae import AutoencoderSizes, autoencoder_sizes
+from srum_core.models import small_memory
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_core.models.weights import Stored
@@ -42,6 +43,7 @@ def outline(options: Options, device: str) -> Outline:
     dtype = choose_dtype(options.dtype, torch.device(device))
     for module in (model.denoiser.to(dtype), model.eye.to(dtype), model.autoencoder):
         module.eval().requires_grad_(False)
+    small_memory.quantize(model.denoiser, options, EXPERTS, dtype, planned=True)
     denoiser, (rows, columns) = model.denoiser, model.grid(options.size)
     grid = (rows, columns, denoiser.vae2llm.in_features)
 

@@ -21,6 +21,7 @@ from srum_bagel.vision import Eye, latent_grid, size_rule
 from srum_core.errors import CheckpointError
 from srum_core.files import read_text
 from srum_core.flow import Recipe, Schedule
+from srum_core.models import small_memory
 from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, open_rgb
@@ -28,6 +29,13 @@ from srum_core.models.memory_outline import Outline
 from srum_core.models.tensors import by_shape, patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import Stored, failure, loading
 from srum_core.records import Question, Sample
+
+_LAYER = r"language_model\.model\.layers\.\d+"
+EXPERTS = {
+    "understanding": rf"{_LAYER}\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
+    "generation": rf"{_LAYER}\.(self_attn\.[qkvo]_proj_moe_gen|mlp_moe_gen\.(gate|up|down)_proj)",
+}
+"""The linear layers of each expert."""
 
 
 class Bagel:
@@ -42,7 +50,9 @@ class Bagel:
         self.plan = read_text(Path(options.think_template)) if options.think_template else PLAN_A_IMAGE
         with loading(f"The model that {directory} describes"):
             self.build(options, sizes, autoencoder_sizes(decodes.shapes), self.chat.markers)
-        self.files.load([self.denoiser, self.eye], device, choose_dtype(options.dtype, device))
+        dtype = choose_dtype(options.dtype, device)
+        small_memory.quantize(self.denoiser, options, EXPERTS, dtype)
+        self.files.load([self.denoiser, self.eye], device, dtype)
         # The autoencoder stays in float32: it is small, and 16-bit decoding shows.
         decodes.load([self.autoencoder], device, torch.float32, self.autoencoder.official_keys().__getitem__)
 

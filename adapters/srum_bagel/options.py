@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.options import SAMPLING, SPEED
+from srum_core.options import SAMPLING, SPEED, SmallMemory
 
 
 def _interval(_: Any, attribute: Any, value: tuple[float, float]) -> None:
@@ -36,7 +36,7 @@ class Sampling:
 
 
 @frozen
-class Options:
+class Options(SmallMemory):
     """BAGEL-7B-MoT by default; the preset `shapes` is the bundled tiny model."""
 
     checkpoint: str = "ByteDance-Seed/BAGEL-7B-MoT"

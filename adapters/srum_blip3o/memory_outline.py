@@ -14,9 +14,10 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from srum_blip3o import decoder, dit, eva
 from srum_blip3o.checkpoint import grid_side, open_checkpoint
 from srum_blip3o.dit import Denoiser
-from srum_blip3o.model import make_recipe
+from srum_blip3o.model import LAYERS, make_recipe
 from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader, allow_recomputing, language_config
+from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_core.models.qwen_vl import ImageInput
@@ -72,6 +73,8 @@ def outline(options: Options, device: str) -> Outline:
         denoiser = Denoiser(head, queries, reader, options.train_queries).to(dtype)
     for module in (language, unet):
         nn.Module.to(module, dtype)  # diffusers' own `to` warns needlessly
+    small_memory.quantize(language, options, qwen_vl.LAYERS, dtype, planned=True)
+    small_memory.quantize(denoiser, options, {"generation": LAYERS}, dtype, planned=True)
     allow_recomputing(language)
     for module in (denoiser, language, unet, autoencoder):
         module.eval().requires_grad_(False)

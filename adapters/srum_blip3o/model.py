@@ -25,7 +25,7 @@ from srum_blip3o.dit import Condition, Denoiser, sample
 from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader
 from srum_core.flow import Recipe, Schedule
-from srum_core.models import qwen_vl
+from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, to_image
 from srum_core.models.memory_outline import Outline
@@ -36,6 +36,8 @@ from srum_core.records import Box, BoxFormat, Question, Sample
 
 READ_AT_ONCE = 16
 """Captions whose conditions are computed in one batch."""
+LAYERS = r"dit\.model\.layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])"
+"""The linear layers of the head."""
 
 
 class Blip3o:
@@ -53,7 +55,9 @@ class Blip3o:
         device, dtype = self.device, self.dtype
         self.parts = Parts(
             {
-                "language model": lambda: text_encoder.load(sizes.language, self.checkpoint.stored, device, dtype),
+                "language model": lambda: text_encoder.load(
+                    sizes.language, self.checkpoint.stored, device, dtype, options
+                ),
                 "decoder": lambda: decoder.load(
                     decoder.find(options.decoder, self.checkpoint.directory), sizes.head.channels, device, dtype
                 ),
@@ -70,6 +74,7 @@ class Blip3o:
         )
         with torch.device("meta"):
             self.denoiser = Denoiser(sizes.head, sizes.queries, reader, options.train_queries)
+        small_memory.quantize(self.denoiser, options, {"generation": LAYERS}, dtype)
         self.checkpoint.stored.load([self.denoiser], device, dtype, stored_name, partly=True)
         self.hidden_states: dict[str, Tensor] = {}
         """With train_queries off: the condition of every caption so far, on the CPU."""
@@ -212,7 +217,7 @@ def make_recipe(options: Options) -> Recipe:
     return Recipe(
         blocks=("LuminaNextDiTBlock",),
         full=(r"dit\..*", *([r"latent_queries"] if options.train_queries else [])),
-        lora=r"dit\.model\.layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])",
+        lora=LAYERS,
         schedule=Schedule("uniform", levels=1000),
     )
 

@@ -15,6 +15,7 @@ from srum_core.errors import CheckpointError
 from srum_core.models import qwen_vl
 from srum_core.models.qwen_vl import SYSTEM, Chat
 from srum_core.models.weights import Stored
+from srum_core.options import SmallMemory
 
 QUERIES = "[IMG]"
 """The token before the learned queries."""
@@ -32,9 +33,11 @@ def caption(chat: Chat, text: str, closed: bool, queries: int, limit: int) -> li
     return [*before, *chat.turn("user", INSTRUCTION + text, room=room), *after]
 
 
-def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: torch.dtype) -> Any:
+def load(
+    config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: torch.dtype, memory: SmallMemory
+) -> Any:
     """Load it from the published checkpoint; training never changes it."""
-    model = qwen_vl.load(config, stored, device, dtype)
+    model = qwen_vl.load(config, stored, device, dtype, memory)
     allow_recomputing(model)
     return model
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_core.models.qwen_vl import ImageInput
@@ -18,7 +19,7 @@ from srum_core.models.tensors import unpatchify
 from srum_omnigen2.autoencoder import decode
 from srum_omnigen2.checkpoint import Configs, open_checkpoint, read_configs
 from srum_omnigen2.denoiser import Denoiser
-from srum_omnigen2.model import image_size, make_recipe
+from srum_omnigen2.model import LAYERS, image_size, make_recipe
 from srum_omnigen2.options import Options
 from srum_omnigen2.sampling import sample
 
@@ -70,6 +71,8 @@ def _outline(options: Options, device: str, configs: Configs, image_input: Image
         language: Any = Qwen2_5_VLForConditionalGeneration(configs.language)
         denoiser = Denoiser(configs.transformer).to(dtype)
     nn.Module.to(language, dtype)
+    small_memory.quantize(language, options, qwen_vl.LAYERS, dtype, planned=True)
+    small_memory.quantize(denoiser, options, {"generation": LAYERS}, dtype, planned=True)
     autoencoder = configs.autoencoder()
     modules: list[nn.Module] = [denoiser, language, autoencoder]
     for module in modules:

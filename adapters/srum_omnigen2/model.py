@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srum_core.errors import ConfigError
 from srum_core.flow import Recipe, Schedule
-from srum_core.models import qwen_vl
+from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, to_image
 from srum_core.models.memory_outline import Outline
@@ -30,6 +30,8 @@ from srum_omnigen2.text_encoder import prompt_ids, read
 
 SIDE = 1024
 """Pixels per side of a generated image where `Options.size` is 0."""
+LAYERS = r"(noise_refiner|context_refiner|layers)\.\d+\.(attn\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])"
+"""The linear layers of the transformer."""
 
 
 class OmniGen2:
@@ -46,7 +48,7 @@ class OmniGen2:
         self.chat, self.image_input = self.checkpoint.chat(), self.checkpoint.image_input(options.vision_pixels)
         self.parts = Parts(
             {
-                "language model": lambda: load_language(self.checkpoint, self.chat, self.device, self.dtype),
+                "language model": lambda: load_language(self.checkpoint, self.chat, self.device, self.dtype, options),
                 "autoencoder": lambda: load_autoencoder(self.checkpoint, self.device),
             },
             options.release,
@@ -54,6 +56,7 @@ class OmniGen2:
         with torch.device("meta"):
             # Without the weights for reference images, which never reach a velocity: they stay on disk.
             self.denoiser = Denoiser(self.configs.transformer)
+        small_memory.quantize(self.denoiser, options, {"generation": LAYERS}, self.dtype)
         self.checkpoint.transformer.load([self.denoiser], self.device, self.dtype, partly=True)
         self.conditions: dict[str | None, Tensor] = {}
         """The condition of every text of the training so far, on the CPU."""
@@ -202,10 +205,12 @@ def image_size(options: Options, configs: Configs) -> tuple[int, int]:
     return width, height
 
 
-def load_language(checkpoint: Checkpoint, chat: qwen_vl.Chat, device: torch.device, dtype: torch.dtype) -> Any:
+def load_language(
+    checkpoint: Checkpoint, chat: qwen_vl.Chat, device: torch.device, dtype: torch.dtype, options: Options
+) -> Any:
     """The frozen language model with its vision tower; ids of special tokens are the tokenizer's."""
     checkpoint.configs.language.image_token_id = chat.special[qwen_vl.IMAGE]
-    return qwen_vl.load(checkpoint.configs.language, checkpoint.mllm, device, dtype)
+    return qwen_vl.load(checkpoint.configs.language, checkpoint.mllm, device, dtype, options)
 
 
 def load_autoencoder(checkpoint: Checkpoint, device: torch.device) -> Any:

@@ -21,13 +21,17 @@ import argparse
 import shutil
 from pathlib import Path
 
+import attrs
+
 from srum_core import plugins
 from srum_core.cli.common import add_round, add_run, judged_round, say
+from srum_core.config import Settings
 from srum_core.errors import ConfigError, RecordError, clean
 from srum_core.interchange.incoming import fresh, judged
 from srum_core.interchange.model_card import model_card
 from srum_core.interchange.official import write_official
 from srum_core.interchange.parquet import need, write_parquet
+from srum_core.options import SmallMemory
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run, started_from
 from srum_core.runs.store import write_atomic
@@ -57,6 +61,7 @@ def run(parsed: argparse.Namespace) -> int:
             else:
                 from srum_core.models import trained  # torch
 
+                source.settings = _in_full(source.settings)
                 trained.export(source.model(rounds), folder)
             write_atomic(folder / "README.md", model_card(source, rounds, parsed.format == "peft"))
         print(f"The model after round {rounds} of {shown(source.folder)}.\nWritten to {shown(parsed.to)}")
@@ -78,6 +83,15 @@ def run(parsed: argparse.Namespace) -> int:
         say(sentence)
     print(f"Written to {shown(parsed.to)}")
     return 0
+
+
+def _in_full(settings: Settings) -> Settings:
+    """Without options that hold the weights in less memory, and then in host memory: all of them may fit no GPU."""
+    adapter, small = settings.adapter, attrs.fields_dict(SmallMemory)
+    if small.keys().isdisjoint(adapter.options):
+        return settings
+    options = {name: value for name, value in adapter.options.items() if name not in small} | {"device": "cpu"}
+    return attrs.evolve(settings, adapter=attrs.evolve(adapter, options=options))
 
 
 def _peft(run: Run, rounds: int, folder: Path) -> None:

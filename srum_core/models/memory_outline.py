@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from srum_core.models import small_memory
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -42,4 +44,4 @@ class Outline:
 
 def size_of(*modules: nn.Module) -> int:
     """Return the bytes of the modules' weights."""
-    return sum(each.numel() * each.element_size() for module in modules for each in module.parameters())
+    return sum(small_memory.size(module.parameters()) for module in modules)

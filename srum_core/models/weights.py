@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from srum_core.errors import CheckpointError, SrumError, clean
 from srum_core.files import redo_option, way_out
+from srum_core.models import small_memory
 
 KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """Types that weights may have, and their names in safetensors."""
@@ -174,6 +175,11 @@ class Stored:
                 return cls(directory, stem, *locate([single]), ending)
             if index.is_file():
                 return cls(directory, stem, *locate(shards(index)), ending)
+        if quantised := sorted(directory.glob("*.gguf")):
+            raise CheckpointError(
+                f"{directory} holds {quantised[0].name}. A quantised checkpoint (GGUF) cannot be used here; give the "
+                "original one. adapter.quantize=nf4 or int8 loads that in fewer bits."
+            )
         wanted = " or ".join(f"{stem}{ending}" for stem in stems)
         raise CheckpointError(
             f"{directory} holds no {wanted} (single or sharded with an index): it is no {kind} checkpoint, or "
@@ -222,12 +228,10 @@ class Stored:
             f"The weights {self.stem}{self.ending} in {self.directory} do not match its configuration",
             differences(wanted, self.shapes, unused=not partly),
         )
-        values: list[dict[str, Tensor]] = [{} for _ in modules]
         for name, tensor in self.read(own, device):
             number, ours, shape = own[name]
-            values[number][ours] = tensor.reshape(shape).to(dtype).contiguous()
-        for module, tensors in zip(modules, values, strict=True):
-            module.load_state_dict(tensors, assign=True)
+            small_memory.put(modules[number], ours, tensor.reshape(shape).to(dtype).contiguous())
+        for module in modules:
             module.eval().requires_grad_(False)
 
     def as_stored(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -307,7 +311,8 @@ def refuse_quantised(path: Path, odd: Mapping[str, str]) -> None:
         first = ", ".join(f"{name} ({kind})" for name, kind in list(odd.items())[:3])
         raise CheckpointError(
             f"{path} holds {_count(odd, 'tensor')} of other types than float32, float16 and bfloat16: {first}. A "
-            "quantised checkpoint cannot be used here; give the original one."
+            "quantised checkpoint cannot be used here; give the original one. adapter.quantize=nf4 or int8 loads that "
+            "in fewer bits."
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from srum_core.errors import ConfigError, SrumError, explain
-from srum_core.options import Use
+from srum_core.options import SmallMemory, Use
 from srum_core.plugins import Registry
 from srum_core.runs.run import Run
 from srum_core.stages import serving
@@ -129,6 +129,10 @@ def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
             choose_device(device)
         except ConfigError as error:
             raise ConfigError(f"{setting}.{error}") from error
+    if isinstance(options, SmallMemory):
+        from srum_core.models import small_memory  # torch
+
+        small_memory.check(options)
     if hasattr(made, "preflight"):
         from srum_core.models.hub import NotDownloaded, offline
 

@@ -18,6 +18,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from srum_core.models import small_memory
+
 
 def wanted() -> bool:
     """Whether this process was launched to share weights with others: accelerate's flag, which `fsdp2` sets."""
@@ -28,8 +30,9 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], mixed: bool = False) -
     """Shard every block, and then the remainder, over all processes; in place, and before the optimizer is created.
     Returns the trained parameters as they are now, by name.
 
-    A block's weights are whole only while it runs, so each must run once per call, and by being called. Accelerate's
-    own FSDP2 has no CPUs, and rounds times and losses to bfloat16; so only its launch settings are taken."""
+    A block's weights are whole only while it runs, so each must run once per call, and by being called; quantised ones
+    stay whole. Accelerate's own FSDP2 has no CPUs, and rounds times and losses to bfloat16; so only its launch settings
+    are taken."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     device, offload = next(module.parameters()).device.type, plugin.cpu_offload
     if device == "cpu" and isinstance(offload, CPUOffloadPolicy):
@@ -38,7 +41,10 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], mixed: bool = False) -
     policy = MixedPrecisionPolicy()
     if mixed:  # as autocast does it: multiplied in bfloat16, summed over processes in float32, inputs left alone
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    how: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "offload_policy": offload}
+    quantised = {parameter for parameter in module.parameters() if small_memory.is_quantised(parameter)}
+    how: dict[str, Any] = {
+        "mesh": mesh, "mp_policy": policy, "offload_policy": offload, "ignored_params": quantised,
+    }  # fmt: skip
     for block in blocks:
         fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, **how)
     fully_shard(module, **how)

@@ -23,8 +23,11 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from srum_core.errors import TrainingError
 from srum_core.files import ABOUT, way_out
-from srum_core.models import weights
+from srum_core.models import small_memory, trained, weights
 from srum_core.training import fsdp, trackers
+
+NAME = "default"
+"""PEFT's name for the LoRA that is trained."""
 
 if TYPE_CHECKING:
     from srum_core.config import Lora, Train
@@ -118,8 +121,15 @@ def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
             "This adapter's recipe.full is empty, so there is nothing that full training could change: use "
             "train.method=lora, or list the trained parameters in the adapter's Recipe."
         )
+    wanted = [name for name in names if any(re.fullmatch(pattern, name) for pattern in recipe.full)]
+    if frozen := sorted({*wanted} & {*small_memory.quantised(denoiser)}):
+        raise TrainingError(
+            f"train.method=full trains weights that adapter.quantize holds in 4 or 8 bits ({len(frozen)} tensors, such "
+            f"as {frozen[0]}). Use train.method=lora; or, with settings that train only what images are generated "
+            "with, adapter.quantize_part=understanding."
+        )
     for name, parameter in denoiser.named_parameters():
-        parameter.requires_grad_(any(re.fullmatch(pattern, name) for pattern in recipe.full))
+        parameter.requires_grad_(name in wanted)
     return denoiser
 
 
@@ -133,7 +143,13 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
         lora_dropout=lora.dropout,
         target_modules=recipe.lora,
     )
-    return get_peft_model(denoiser, config)
+    with trained.beside_earlier():
+        module = get_peft_model(denoiser, config)
+    if earlier := [name for name in module.peft_config if name != NAME]:  # those of quantised weights are not merged
+        module.base_model.set_adapter([*earlier, NAME])
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(f".{NAME}." in name)
+    return module
 
 
 def checkpoint_blocks(module: nn.Module, blocks: Iterable[str]) -> None:
@@ -208,8 +224,8 @@ def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str,
     if isinstance(tuned.module, PeftModel):
         place = Path(base).expanduser()
         local = bool(base) and place.is_dir()
-        tuned.module.active_peft_config.base_model_name_or_path = str(place.absolute()) if local else base
-        tuned.module.save_pretrained(str(directory), save_embedding_layers=False)
+        tuned.module.peft_config[NAME].base_model_name_or_path = str(place.absolute()) if local else base
+        tuned.module.save_pretrained(str(directory), selected_adapters=[NAME], save_embedding_layers=False)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card is a form with nothing filled in
     else:
         model.save(directory, {name: parameter.detach() for name, parameter in tuned.parameters.items()})
