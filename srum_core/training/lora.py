@@ -46,20 +46,25 @@ class Tuned:
     """lora or full."""
 
 
-def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, compiled: bool = False) -> Tuned:
+def tune(
+    model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, compiled: bool = False, sharded: bool = False
+) -> Tuned:
     """Freeze `model.denoiser` except for what `method` trains. Its trained parameters become float32 master weights,
-    the frozen ones keep their type. LoRA's initial weights come from torch's global generator."""
+    the frozen ones keep their type. LoRA's initial weights come from torch's global generator.
+
+    sharded  whether `fsdp.shard` follows, which makes the master weights block by block and returns the parameters"""
     recipe = model.recipe
     module = _lora(model.denoiser, recipe, lora) if method == "lora" else _full(model.denoiser, recipe)
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    for parameter in parameters.values():
+    for parameter in [] if sharded else parameters.values():
         parameter.data = parameter.data.float()
     if compiled:
         compile_blocks(module, recipe.blocks)
     if checkpointing:
         checkpoint_blocks(module, recipe.blocks)
     module.train()
-    return Tuned(module, parameters, method)
+    # A reference would keep the whole of each in memory beside its shard.
+    return Tuned(module, {} if sharded else parameters, method)
 
 
 @frozen(eq=False)

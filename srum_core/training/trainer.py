@@ -141,15 +141,23 @@ class Trainer:
         self.judgements = self.latents.fit(self.reward_map, self.images)
         set_seed(run.round_seed("start of training", self.round))  # LoRA's first weights are random
         own = settings.train
-        self.tuned = lora.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile)
-        lora.check_types(self.tuned, accelerator.mixed_precision)
-        if fsdp.wanted() and accelerator.num_processes > 1:
+        several = fsdp.wanted() and accelerator.num_processes > 1
+        self.tuned = lora.tune(self.model, own.method, settings.lora, own.checkpointing, own.compile, several)
+        if several:
             blocks = lora.find_blocks(self.tuned.module, self.model.recipe.blocks)
             sharded = fsdp.shard(self.tuned.module, blocks, accelerator.mixed_precision == "bf16")
             self.tuned = evolve(self.tuned, parameters=sharded)
             self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
         else:
-            self.denoiser = accelerator.prepare(self.tuned.module)
+            # An adapter may hold some of its weights in host memory, and then places them itself.
+            own = any(each.device.type != accelerator.device.type for each in self.tuned.module.parameters())
+            if own and accelerator.num_processes > 1:
+                raise TrainingError(
+                    "adapter.offload works with one process. Train with --processes 1, or with --launch fsdp2-offload "
+                    "and without adapter.offload."
+                )
+            self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[not own])
+        lora.check_types(self.tuned, accelerator.mixed_precision)
         if getattr(self.objective, "needs_start", False):
             self.beginning = lora.Start.of(self.tuned)  # before a saved state is loaded
         self.optimizer = lora.make_optimizer(self.tuned.parameters.values(), settings.train)
