@@ -45,6 +45,9 @@ class Options(SmallMemory):
     """`auto` takes the accelerator if there is one. Naming one (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps trained parameters in float32."""
+    offload: Literal["none", "cpu"] = field(default="none", metadata=SPEED)
+    """cpu: host memory holds what a stage does not need, and the weights for text while images are generated and
+    trained on, which are copied to the accelerator layer by layer. Quantised weights stay there."""
     experts: Literal["all", "generation"] = "all"
     """What full training changes: all that the paper trains, or the generation side only (understanding stays)."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))

@@ -159,7 +159,9 @@ class Planner:
         return Need(
             "train",
             f"{count} images of {rows} x {columns} cells, {numbers / 1e6:,.1f} M parameters trained",
-            weights=small_memory.size(tuned.module.parameters()) + model.parts.get("train", 0),
+            weights=small_memory.size(tuned.module.parameters())
+            + model.parts.get("train", 0)
+            - model.elsewhere.get("train", 0),
             passing=max(0, peak - gradients),
             gradients=gradients,
             optimizer=self._state(own.optimizer, numbers) + 4 * numbers * copies,
@@ -178,7 +180,8 @@ class Planner:
         return found.peak
 
     def _held(self, model: Outline, stage: str) -> int:
-        return small_memory.size(model.denoiser.parameters()) + model.parts.get(stage, 0)
+        own = small_memory.size(model.denoiser.parameters())
+        return own + model.parts.get(stage, 0) - model.elsewhere.get(stage, 0)
 
 
 def _gathered(block: torch.nn.Module) -> int:

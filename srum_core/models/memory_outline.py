@@ -34,6 +34,8 @@ class Outline:
     """The argument `condition` of the denoiser for so many captions of a usual length."""
     parts: Mapping[str, int] = field(factory=dict)
     """Bytes of the weights outside the denoiser in the stages "generate", "judge" and "train"."""
+    elsewhere: Mapping[str, int] = field(factory=dict)
+    """Bytes of the denoiser's weights that are not on the device in these stages."""
     generate: Callable[[int], object] | None = None
     """Runs once the part of generation that takes the most memory, for so many images together."""
     judge: Callable[[int, int], object] | None = None

@@ -47,6 +47,7 @@ def quantize(module: nn.Module, options: SmallMemory, parts: Parts, dtype: torch
     if wanted is None:
         return
     check(options)
+    from bitsandbytes import functional
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     linear = [(name, each) for name, each in module.named_modules() if isinstance(each, nn.Linear)]
@@ -62,6 +63,9 @@ def quantize(module: nn.Module, options: SmallMemory, parts: Parts, dtype: torch
         if planned:
             made.weight = made.weight._quantize("meta")
         module.set_submodule(name, made)
+    maps = functional.name2qmap
+    for name in [name for name, each in maps.items() if each.is_meta]:
+        del maps[name]  # the package keeps it for all devices, and a plan's has no values
     keep_layout(module)
     if found:  # PEFT's own layers for such weights depend on it
         setattr(module, f"is_loaded_in_{4 if options.quantize == 'nf4' else 8}bit", True)
