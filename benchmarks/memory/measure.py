@@ -27,6 +27,7 @@ from srum_bagel.options import Options
 from srum_core import config, plugins
 from srum_core.doctor.plan import Device, Planner
 from srum_core.flow import flow_step
+from srum_core.models import small_memory
 from srum_core.options import Use
 from srum_core.runs.run import Run
 from srum_core.training import lora, metrics
@@ -63,6 +64,10 @@ def step_peak(own: config.Settings, images: int, queue: multiprocessing.Queue[fl
 
 def steps(own: config.Settings, images: int, grid: tuple[int, int]) -> None:
     model = Bagel(Options(**own.adapter.options))
+    for module in (model.denoiser, model.eye, model.autoencoder):
+        for each in module.parameters():
+            if not small_memory.is_quantised(each):
+                each.data = each.data.clone()  # else the file stays mapped, and its pages that were read count
     tuned = lora.tune(model, own.train.method, own.lora, own.train.checkpointing)
     optimizer = lora.make_optimizer(tuned.parameters.values(), own.train)
     objective = plugins.discover().create("loss", own.loss)

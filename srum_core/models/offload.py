@@ -32,7 +32,8 @@ class Offload:
 
         blocks  its repeated layers, which hold those of the groups and run one after another"""
         self.blocks, self.groups, self.parts, self.device = blocks, groups, parts, device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        cuda: Any = torch.cuda
+        self.stream = cuda.Stream(device) if device.type == "cuda" else None
         self.last: Fetch | None = None
         """Of the block that ran last, and fetches its successor from now on."""
         self.waiting: Fetch | None = None
@@ -41,7 +42,8 @@ class Offload:
         apart = {id(layer) for group in groups.values() for layer in group}
         for each in model.modules():
             if id(each) not in apart:
-                each._apply(lambda tensor: tensor.to(device), recurse=False)
+                apply: Any = each._apply
+                apply(lambda tensor: tensor.to(device), recurse=False)
 
     def keep(self, *names: str, streamed: str = "") -> None:
         """Have these groups and parts on the device, and of the group `streamed` the block that runs and the next one.
@@ -83,7 +85,8 @@ class Fetch(ModelHook):  # type: ignore[misc]  # accelerate's is untyped
                 each.record_stream(now)
         for (layer, name, _), each in zip(self.here, there, strict=True):
             layer._parameters[name] = nn.Parameter(each, requires_grad=False)
-        self.ahead = owner.waiting = None
+        self.ahead = None
+        owner.waiting = None
         if owner.last is not None:
             owner.last.following = self
         owner.last = self
@@ -96,7 +99,8 @@ class Fetch(ModelHook):  # type: ignore[misc]  # accelerate's is untyped
         """Begin to copy the weights, and drop those of a block that did not run."""
         if self.ahead is None:
             if self.owner.waiting is not None:
-                self.owner.waiting.ahead = self.owner.waiting = None
+                self.owner.waiting.ahead = None
+                self.owner.waiting = None
             with nullcontext() if self.owner.stream is None else torch.cuda.stream(self.owner.stream):
                 self.ahead = [each.detach().to(self.owner.device, non_blocking=True) for _, _, each in self.here]
         return self.ahead

@@ -48,7 +48,9 @@ def quantize(module: nn.Module, options: SmallMemory, parts: Parts, dtype: torch
         return
     check(options)
     from bitsandbytes import functional
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from bitsandbytes import nn as quantised_nn
+
+    layers: Any = quantised_nn
 
     linear = [(name, each) for name, each in module.named_modules() if isinstance(each, nn.Linear)]
     found = [(name, each) for name, each in linear if re.fullmatch(wanted, name)]
@@ -56,9 +58,9 @@ def quantize(module: nn.Module, options: SmallMemory, parts: Parts, dtype: torch
         given: Any = (old.in_features, old.out_features, old.bias is not None)
         with torch.device("meta"):
             if options.quantize == "nf4":
-                made: Any = Linear4bit(*given, compute_dtype=dtype, quant_type="nf4")
+                made: Any = layers.Linear4bit(*given, compute_dtype=dtype, quant_type="nf4")
             else:
-                made = Linear8bitLt(*given, has_fp16_weights=False)
+                made = layers.Linear8bitLt(*given, has_fp16_weights=False)
         made.weight.data, made.bias = old.weight.data, old.bias
         if planned:
             made.weight = made.weight._quantize("meta")
@@ -78,7 +80,8 @@ def library_config(
     if pattern(options, parts) is None:
         return None
     check(options)
-    return BitsAndBytesConfig(
+    config: Any = BitsAndBytesConfig
+    return config(  # type: ignore[no-any-return]
         load_in_4bit=options.quantize == "nf4",
         load_in_8bit=options.quantize == "int8",
         llm_int8_threshold=0.0,
@@ -93,7 +96,7 @@ def keep_layout(module: nn.Module) -> None:
     """Let no processor change the layout of 4-bit weights when they are first used: sizes of this kind may not fit."""
     for each in module.modules():
         if hasattr(each, "support_avx512bf16_for_cpu"):
-            each.support_avx512bf16_for_cpu = False
+            each.__dict__["support_avx512bf16_for_cpu"] = False
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:

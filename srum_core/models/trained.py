@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
@@ -65,7 +66,8 @@ def apply(model: UnifiedModel, checkpoint: Path) -> None:
         )
         set_peft_model_state_dict(wrapped, values, name)
         if any(small_memory.quantised(each) for each in denoiser.modules() if isinstance(each, LoraLayer)):
-            wrapped.base_model.set_adapter(list(wrapped.peft_config))
+            tuner: Any = wrapped.base_model
+            tuner.set_adapter(list(wrapped.peft_config))
         else:
             # What this returns is `denoiser` itself, its own layers put back.
             wrapped.merge_and_unload(safe_merge=True)

@@ -62,6 +62,8 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
     if "evaluate" in stages:
         checks.append(run.planned_evaluation)
     if "train" in stages:
+        held = run.settings.adapter.options.get("offload", "none") != "none"
+        checks.append(lambda: trackers.check_offload(held, sharded))
         checks += [lambda: trackers.check(own.trackers), lambda: trackers.check_optimizer(own.optimizer, sharded)]
     try:
         named = list(_components(run, todo))

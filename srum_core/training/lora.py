@@ -151,7 +151,8 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
     with trained.beside_earlier():
         module = get_peft_model(denoiser, config)
     if earlier := [name for name in module.peft_config if name != NAME]:  # those of quantised weights are not merged
-        module.base_model.set_adapter([*earlier, NAME])
+        tuner: Any = module.base_model
+        tuner.set_adapter([*earlier, NAME])
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(f".{NAME}." in name)
     return module

@@ -44,6 +44,15 @@ def check_optimizer(name: str, sharded: bool) -> None:
         )
 
 
+def check_offload(held: bool, several: bool) -> None:
+    """Raise TrainingError where several processes would train a model that is partly `held` in host memory."""
+    if held and several:
+        raise TrainingError(
+            "adapter.offload works with one process. Train with --processes 1; or with --launch fsdp2-offload and "
+            "without adapter.offload."
+        )
+
+
 def start(accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], done: int) -> None:
     """Open the trackers the accelerator was made with. `folder` is the round's; `done` steps were logged before, and
     TensorBoard forgets what an interrupted run logged beyond them."""

@@ -150,13 +150,9 @@ class Trainer:
             self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
         else:
             # An adapter may hold some of its weights in host memory, and then places them itself.
-            own = any(each.device.type != accelerator.device.type for each in self.tuned.module.parameters())
-            if own and accelerator.num_processes > 1:
-                raise TrainingError(
-                    "adapter.offload works with one process. Train with --processes 1, or with --launch fsdp2-offload "
-                    "and without adapter.offload."
-                )
-            self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[not own])
+            held = any(each.device.type != accelerator.device.type for each in self.tuned.module.parameters())
+            trackers.check_offload(held, accelerator.num_processes > 1)
+            self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[not held])
         lora.check_types(self.tuned, accelerator.mixed_precision)
         if getattr(self.objective, "needs_start", False):
             self.beginning = lora.Start.of(self.tuned)  # before a saved state is loaded
