@@ -48,6 +48,16 @@ class Use:
 
 
 @frozen
+class SmallMemory:
+    """Options of an adapter that can hold its weights in less memory."""
+
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    """Load weights of the repeated layers in 4 (nf4) or 8 bits, by bitsandbytes. They are frozen: LoRA is trained."""
+    quantize_part: Literal["all", "understanding", "generation"] = "all"
+    """Which: those that answer questions and read prompts, those that only images are generated with, or both."""
+
+
+@frozen
 class Problem:
     """A problem with the value at `path`; `text` continues a sentence that begins with the path."""
 

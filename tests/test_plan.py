@@ -27,9 +27,10 @@ from srum_core.cli.main import main
 from srum_core.config.settings import Settings, Train
 from srum_core.doctor.memory_meter import Metered, metered
 from srum_core.doctor.plan import GIB, Device, Need, Planner
-from srum_core.doctor.suggestions import _advice, fix
+from srum_core.doctor.suggestions import _advice, fix, needs, together
 from srum_core.errors import ConfigError
 from srum_core.flow import Schedule, flow_step
+from srum_core.models import small_memory
 from srum_core.models.weights import Stored
 from srum_core.options import Use
 from srum_core.runs.run import Run
@@ -130,6 +131,22 @@ def really(settings: Settings, registry: plugins.Registry) -> tuple[int, lora.Tu
     with Really() as counted:
         objective(flow_step(tuned.module, latents, ids, torch.full((2,), 0.5), None, latents))[0].backward()
     return counted.found.peak, tuned
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_step_beside_quantised_weights_takes_what_was_predicted(
+    registry: plugins.Registry, tmp_path: Path, kind: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    made, settings = planner(registry, tmp_path, **LORA)
+    small = Use("bagel", {**settings.adapter.options, "quantize": kind})
+    settings = attrs.evolve(settings, adapter=small)
+    message: Need = made.train(settings)
+    peak, tuned = really(settings, registry)
+    assert message.weights - Bagel.outline(Options(**small.options), "cpu").parts["train"] == small_memory.size(
+        tuned.module.parameters()
+    )
+    assert message.total - message.optimizer == pytest.approx(message.weights + peak, rel=0.05)
 
 
 @pytest.mark.parametrize("train", [{**LORA, "checkpointing": True}, FULL], ids=str)
@@ -309,6 +326,23 @@ def test_what_does_not_fit_is_mended_by_what_is_named(registry: plugins.Registry
         words = [f'adapter.checkpoint="{BAGEL}"', f"train.max_cells={settings.train.max_cells}", *found.words]
         again = config.load_settings("bagel", [], None, words, registry)  # as a person types them
         assert getattr(tight, stage)(again).total == found.need.total <= tight.device.usable
+
+
+@pytest.mark.slow
+def test_one_command_is_found_with_which_every_stage_fits(registry: plugins.Registry, tmp_path: Path) -> None:
+    """Too small for the weights as they are: they are quantised, and each stage does less at once."""
+    pytest.importorskip("bitsandbytes")
+    made, settings = planner(registry, tmp_path)
+    least: Need = made.generate(attrs.evolve(settings, generate=attrs.evolve(settings.generate, batch=1)))
+    made = attrs.evolve(made, device=Device("cpu", (least.total - 100_000) / GIB))
+    found = together(made, settings)
+    assert found is not None
+    assert found.words[0] == "adapter.quantize=int8"
+    assert "generate.batch=1" in found.words
+    words = [f'adapter.checkpoint="{BAGEL}"', f"train.max_cells={settings.train.max_cells}", *found.words]
+    again = config.load_settings("bagel", [], None, words, registry)
+    assert [need.total for need in needs(made, again)] == [need.total for need in found.needs]
+    assert all(need.total <= made.device.usable for need in found.needs)
 
 
 class Stub:

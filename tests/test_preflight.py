@@ -46,6 +46,8 @@ FAULTS = [
     ((*BAGEL, "train.trackers=['wandb']"), "package wandb is not installed"),
     ((*BAGEL, "train.optimizer=adamw8bit"), "needs the package bitsandbytes"),
     ((*BAGEL, "train.optimizer=adamw8bit", "--launch", "fsdp2"), "does not work on sharded weights"),
+    ((*BAGEL, "adapter.offload=cpu", "--launch", "fsdp2"), "adapter.offload works with one process"),
+    ((*BAGEL, "adapter.quantize=nf4"), "adapter.quantize=nf4 needs the package bitsandbytes"),
     ((*BAGEL, "--checkpoint", "nowhere"), "nowhere is neither a directory here nor a repository"),
     ((*BAGEL, "--checkpoint", "/nowhere/at/all"), "/nowhere/at/all is neither a directory here"),
     ((*BAGEL, "--checkpoint", "/nowhere"), "/nowhere is neither a directory here"),

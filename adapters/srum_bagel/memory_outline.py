@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, build_sizes, read_sizes
-from srum_bagel.model import Bagel
+from srum_bagel.model import EXPERTS, Bagel, unquantised
 from srum_bagel.options import Options
 from srum_bagel.sampling import Contexts, next_logits, sample
 from srum_bagel.vae import AutoencoderSizes, autoencoder_sizes
+from srum_core.models import small_memory
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
+from srum_core.models.offload import saved
 from srum_core.models.weights import Stored
 
 CAPTION, QUESTION = 80, 500
@@ -42,6 +44,7 @@ def outline(options: Options, device: str) -> Outline:
     dtype = choose_dtype(options.dtype, torch.device(device))
     for module in (model.denoiser.to(dtype), model.eye.to(dtype), model.autoencoder):
         module.eval().requires_grad_(False)
+    small_memory.quantize(model.denoiser, options, EXPERTS, dtype, planned=True)
     denoiser, (rows, columns) = model.denoiser, model.grid(options.size)
     grid = (rows, columns, denoiser.vae2llm.in_features)
 
@@ -67,12 +70,24 @@ def outline(options: Options, device: str) -> Outline:
         denoiser.read_text(context, texts(count, QUESTION))
         next_logits(denoiser, context.select(range(count)).reserve(tokens + 1), [0] * count)
 
+    eye, decodes = size_of(model.eye), size_of(model.autoencoder)
+    parts = dict.fromkeys(("generate", "judge", "train"), eye + decodes)
+    elsewhere = {}
+    if options.offload == "cpu":
+        layers = unquantised(denoiser)
+        blocks = list(denoiser.language_model.model.layers)
+        reads = saved(blocks, layers["understanding"])
+        makes = sum(size_of(each) for each in layers["generation"])
+        parts = {"generate": decodes, "judge": eye, "train": 0}
+        elsewhere = {"generate": reads, "judge": makes, "train": reads}
+
     return Outline(
         denoiser=denoiser,
         recipe=model.recipe,
         grid=grid,
         condition=lambda count: texts(count, CAPTION),
-        parts=dict.fromkeys(("generate", "judge", "train"), size_of(model.eye, model.autoencoder)),
+        parts=parts,
+        elsewhere=elsewhere,
         generate=generate,
         judge=judge,
         note=f"Captions have {CAPTION} tokens, questions {QUESTION}; every question has its own image."

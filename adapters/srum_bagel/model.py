@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from srum_bagel.attention import GENERATION, Context
 from srum_bagel.checkpoint import CHECKPOINTS, WEIGHTS, Sizes, read_sizes
@@ -20,14 +21,23 @@ from srum_bagel.vae import Autoencoder, AutoencoderSizes, autoencoder_sizes
 from srum_bagel.vision import Eye, latent_grid, size_rule
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
+from srum_core.models import small_memory
 from srum_core.models.generation import Reply
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import flatten, open_rgb
 from srum_core.models.memory_outline import outline_in
+from srum_core.models.offload import Offload
 from srum_core.models.tensors import by_shape, patchify, to_image, to_tensor, unpatchify
 from srum_core.models.weights import Stored, failure, loading
 from srum_core.records import Question, Sample
 from srum_core.runs.files import read_text
+
+_LAYER = r"language_model\.model\.layers\.\d+"
+EXPERTS = {
+    "understanding": rf"{_LAYER}\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
+    "generation": rf"{_LAYER}\.(self_attn\.[qkvo]_proj_moe_gen|mlp_moe_gen\.(gate|up|down)_proj)",
+}
+"""The linear layers of each expert."""
 
 
 class Bagel:
@@ -42,9 +52,17 @@ class Bagel:
         self.plan = read_text(Path(options.think_template)) if options.think_template else PLAN_A_IMAGE
         with loading(f"The model that {directory} describes"):
             self.build(options, sizes, autoencoder_sizes(decodes.shapes), self.chat.markers)
-        self.files.load([self.denoiser, self.eye], device, choose_dtype(options.dtype, device))
+        dtype = choose_dtype(options.dtype, device)
+        small_memory.quantize(self.denoiser, options, EXPERTS, dtype)
+        first = device if options.offload == "none" else torch.device("cpu")
+        self.files.load([self.denoiser, self.eye], first, dtype)
         # The autoencoder stays in float32: it is small, and 16-bit decoding shows.
-        decodes.load([self.autoencoder], device, torch.float32, self.autoencoder.official_keys().__getitem__)
+        decodes.load([self.autoencoder], first, torch.float32, self.autoencoder.official_keys().__getitem__)
+        self.offload = None
+        if options.offload == "cpu":
+            parts = {"eye": self.eye, "autoencoder": self.autoencoder}
+            blocks = list(self.denoiser.language_model.model.layers)
+            self.offload = Offload(self.denoiser, blocks, unquantised(self.denoiser), parts, device)
 
     def build(
         self, options: Options, sizes: Sizes, decodes: AutoencoderSizes, markers: tuple[int, int] = (0, 0)
@@ -80,6 +98,11 @@ class Bagel:
         latent_grid(options.size, decodes.patch(sizes.cell) * decodes.factor, sizes.latent_side)
         Chat.load(CHECKPOINTS.find(options.checkpoint, options.device))
 
+    def keep(self, *names: str, streamed: str = "") -> None:
+        """Have these experts and parts on the device, if not all are; and those that are `streamed` while they run."""
+        if self.offload is not None:
+            self.offload.keep(*names, streamed=streamed)
+
     # ---- generation -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -97,6 +120,7 @@ class Bagel:
     ) -> tuple[list[Tensor], list[str]]:
         """(clean latent grids, thoughts)."""
         rows, columns = self.grid(self.options.size)
+        self.keep("generation", "autoencoder", streamed="understanding")
         thoughts = self.think(prompts) if self.options.think else [""] * len(prompts)
         cell = self.denoiser.vae2llm.in_features
         noise = [torch.randn(rows, columns, cell, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -181,6 +205,7 @@ class Bagel:
         """Latent grids (h, w, c), float32, from the posterior's mean or, with `sample_latents`, from a sample that
         depends on the image alone. An image of the size that is generated stays as it is, so that it is trained on
         the grid it came from. Images are encoded size by size, so none sees another's padding."""
+        self.keep("generation", "autoencoder", streamed="understanding")
         rows, columns = self.grid(self.options.size)
         own = (columns * self.stride, rows * self.stride)
         pixels = [
@@ -203,6 +228,10 @@ class Bagel:
         noise = [torch.randn(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(noise).to(batch.device)
 
+    def before_training(self, texts: Sequence[str]) -> None:
+        """Free the memory of what training does not need."""
+        self.keep("generation", streamed="understanding")
+
     def condition(self, texts: Sequence[str | None]) -> list[Tensor]:
         """Caption ids with start and end of text; empty where the text is dropped."""
         return [self.chat.frame(text).to(self.denoiser.device) for text in texts]
@@ -216,6 +245,7 @@ class Bagel:
     @torch.no_grad()
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """Up to `Options.rows` questions at once; an image with several questions is encoded once."""
+        self.keep("understanding", "eye")
         keys = dict.fromkeys((question.image, question.crop) for question in questions)
         tokens = dict(zip(keys, self.look([open_rgb(*key) for key in keys]), strict=True))
 
@@ -243,6 +273,19 @@ class Bagel:
                 for image in images
             ]
         )
+
+
+def unquantised(denoiser: nn.Module) -> dict[str, list[nn.Module]]:
+    """The linear layers of each expert whose weights are not quantised."""
+    linear = {name: each for name, each in denoiser.named_modules() if isinstance(each, nn.Linear)}
+    return {
+        expert: [
+            each
+            for name, each in linear.items()
+            if re.fullmatch(wanted, name) and not small_memory.is_quantised(each.weight)
+        ]
+        for expert, wanted in EXPERTS.items()
+    }
 
 
 def make_recipe(layers: int, options: Options) -> Recipe:

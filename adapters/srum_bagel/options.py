@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.options import SAMPLING, SPEED
+from srum_core.options import SAMPLING, SPEED, SmallMemory
 
 
 def _interval(_: Any, attribute: Any, value: tuple[float, float]) -> None:
@@ -36,7 +36,7 @@ class Sampling:
 
 
 @frozen
-class Options:
+class Options(SmallMemory):
     """BAGEL-7B-MoT by default; the preset `shapes` is the bundled tiny model."""
 
     checkpoint: str = "ByteDance-Seed/BAGEL-7B-MoT"
@@ -45,6 +45,9 @@ class Options:
     """`auto` takes the accelerator if there is one. Naming one (also `cpu`) skips the check that the model fits."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights; `auto` is bfloat16 on an accelerator. The trainer keeps trained parameters in float32."""
+    offload: Literal["none", "cpu"] = field(default="none", metadata=SPEED)
+    """cpu: host memory holds what a stage does not need, and the weights for text while images are generated and
+    trained on, which are copied to the accelerator layer by layer. Quantised weights stay there."""
     experts: Literal["all", "generation"] = "all"
     """What full training changes: all that the paper trains, or the generation side only (understanding stays)."""
     size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(validators.ge(0)))

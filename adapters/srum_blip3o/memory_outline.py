@@ -14,9 +14,10 @@ from transformers import Qwen2_5_VLConfig
 from srum_blip3o import decoder, dit, eva
 from srum_blip3o.checkpoint import grid_side, open_checkpoint
 from srum_blip3o.dit import Denoiser
-from srum_blip3o.model import make_recipe
+from srum_blip3o.model import LINEAR, make_recipe
 from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader, language_config, recomputing
+from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
@@ -59,6 +60,8 @@ def outline(options: Options, device: str) -> Outline:
         reader = Reader(lambda: language.model.language_model, 0, 0, options.recompute)
         denoiser = Denoiser(head, queries, reader, options.train_queries).to(dtype)
     nn.Module.to(unet, dtype)  # diffusers' own `to` warns needlessly
+    small_memory.quantize(language, options, qwen_vl.LAYERS, dtype, planned=True)
+    small_memory.quantize(denoiser, options, LINEAR, dtype, planned=True)
     for module in (denoiser, unet, autoencoder):
         module.eval().requires_grad_(False)
     factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)

@@ -26,7 +26,7 @@ from srum_blip3o.dit import Condition, Denoiser, sample
 from srum_blip3o.options import Options
 from srum_blip3o.text_encoder import Reader
 from srum_core.flow import Recipe, Schedule
-from srum_core.models import qwen_vl
+from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import Parts, choose_device, choose_dtype
 from srum_core.models.images import check_size, flatten, to_image
 from srum_core.models.memory_outline import outline_in
@@ -36,6 +36,10 @@ from srum_core.records import Box, BoxFormat, Question, Sample
 
 READ_AT_ONCE = 16
 """Captions whose conditions are computed in one batch."""
+LAYERS = r"layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])"
+"""The linear layers of diffusers' model."""
+LINEAR = {"generation": rf"dit\.model\.({LAYERS})"}
+"""The linear layers of the head."""
 
 
 class Blip3o:
@@ -54,7 +58,7 @@ class Blip3o:
         self.parts = Parts(
             {
                 "language model": lambda: text_encoder.recomputing(
-                    qwen_vl.load(sizes.language, self.checkpoint.stored, device, dtype)
+                    qwen_vl.load(sizes.language, self.checkpoint.stored, device, dtype, options)
                 ),
                 "decoder": lambda: decoder.load(
                     decoder.find(options.decoder, self.checkpoint.directory), sizes.head.channels, device, dtype
@@ -72,6 +76,7 @@ class Blip3o:
         )
         with torch.device("meta"):
             self.denoiser = Denoiser(sizes.head, sizes.queries, reader, options.train_queries)
+        small_memory.quantize(self.denoiser, options, LINEAR, dtype)
         self.checkpoint.stored.load([self.denoiser], device, dtype, stored_name, partly=True)
         self.hidden_states: dict[str, Tensor] = {}
         """With train_queries off: the condition of every caption so far, on the CPU."""
@@ -216,7 +221,7 @@ def make_recipe(options: Options) -> Recipe:
     return Recipe(
         blocks=("LuminaNextDiTBlock",),
         full=(r"dit\..*", *([r"latent_queries"] if options.train_queries else [])),
-        lora=r"layers\.\d+\.(attn1\.to_[qkv]|attn2\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])",
+        lora=LAYERS,
         schedule=Schedule("uniform", levels=1000),
         prefix="dit.model",
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.options import SAMPLING, SPEED
+from srum_core.options import SAMPLING, SPEED, SmallMemory
 
 _at_least_1: Any = validators.ge(1)
 _positive: Any = validators.gt(0)
@@ -42,7 +42,7 @@ class Sampling:
 
 
 @frozen
-class Options:
+class Options(SmallMemory):
     """BLIP3-o 8B by default."""
 
     checkpoint: str = "BLIP3o/BLIP3o-Model-8B"

@@ -10,13 +10,14 @@ import attrs
 import torch
 from torch import Tensor
 
+from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_core.models.qwen_vl import ImageInput, meta_model, prefill, published_config
 from srum_core.models.tensors import unpatchify
 from srum_omnigen2.checkpoint import open_checkpoint, read_configs
 from srum_omnigen2.denoiser import Denoiser
-from srum_omnigen2.model import image_size, make_recipe
+from srum_omnigen2.model import LAYERS, image_size, make_recipe
 from srum_omnigen2.options import Options
 from srum_omnigen2.sampling import decode, sample
 
@@ -55,6 +56,8 @@ def outline(options: Options, device: str) -> Outline:
     language, autoencoder = meta_model(configs.language, dtype), configs.autoencoder()
     with torch.device("meta"):
         denoiser = Denoiser(configs.transformer).to(dtype)
+    small_memory.quantize(language, options, qwen_vl.LAYERS, dtype, planned=True)
+    small_memory.quantize(denoiser, options, {"generation": LAYERS}, dtype, planned=True)
     for module in (denoiser, autoencoder):
         module.eval().requires_grad_(False)
     size, patch = image_size(options, configs), configs.transformer.patch_size

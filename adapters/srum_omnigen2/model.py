@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from srum_core.flow import Recipe, Schedule
-from srum_core.models import qwen_vl
+from srum_core.models import qwen_vl, small_memory
 from srum_core.models.hub import Parts, choose_device, choose_dtype
 from srum_core.models.images import check_size, flatten, to_image
 from srum_core.models.memory_outline import outline_in
@@ -38,6 +38,8 @@ from srum_omnigen2.sampling import (
 
 SIDE = 1024
 """Pixels per side of a generated image where `Options.size` is 0."""
+LAYERS = r"(noise_refiner|context_refiner|layers)\.\d+\.(attn\.(to_[qkv]|to_out\.0)|feed_forward\.linear_[123])"
+"""The linear layers of the transformer."""
 
 
 class OmniGen2:
@@ -58,7 +60,9 @@ class OmniGen2:
         language.image_token_id = self.chat.special[qwen_vl.IMAGE]  # the tokenizer's, as of all special tokens
         self.parts = Parts(
             {
-                "language model": lambda: qwen_vl.load(language, self.checkpoint.mllm, self.device, self.dtype),
+                "language model": lambda: qwen_vl.load(
+                    language, self.checkpoint.mllm, self.device, self.dtype, options
+                ),
                 "autoencoder": lambda: self.checkpoint.load_autoencoder(self.device),
             },
             options.release,
@@ -66,6 +70,7 @@ class OmniGen2:
         with torch.device("meta"):
             # Without the weights for reference images, which never reach a velocity: they stay on disk.
             self.denoiser = Denoiser(self.configs.transformer)
+        small_memory.quantize(self.denoiser, options, {"generation": LAYERS}, self.dtype)
         self.checkpoint.transformer.load([self.denoiser], self.device, self.dtype, partly=True)
         self.conditions: dict[str | None, Tensor] = {}
         """The condition of every text of the training so far, on the CPU."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.options import SAMPLING, SPEED
+from srum_core.options import SAMPLING, SPEED, SmallMemory
 
 _at_least_1: Any = validators.ge(1)
 
@@ -43,7 +43,7 @@ class Sampling:
 
 
 @frozen
-class Options:
+class Options(SmallMemory):
     """OmniGen2 by default."""
 
     checkpoint: str = "OmniGen2/OmniGen2"

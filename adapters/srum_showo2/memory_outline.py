@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import SiglipVisionConfig
 
+from srum_core.models import small_memory
 from srum_core.models.hub import choose_dtype
 from srum_core.models.memory_outline import Outline, size_of
 from srum_showo2.autoencoder import Autoencoder
 from srum_showo2.checkpoint import ATTENTION, PUBLISHED_SIGLIP, head_config, language_config, open_checkpoint, vae_width
 from srum_showo2.denoiser import Sizes
-from srum_showo2.model import ShowO2
+from srum_showo2.model import LAYERS, ShowO2
 from srum_showo2.options import Options
 from srum_showo2.sampling import sample
 from srum_showo2.understanding import View, ask
@@ -42,7 +43,9 @@ def outline(options: Options, device: str) -> Outline:
         autoencoder = Autoencoder(width, sizes.channels)
     model = object.__new__(ShowO2)
     model.build(options, sizes, autoencoder)
-    denoiser = model.denoiser.to(choose_dtype(options.dtype, torch.device(device)))
+    dtype = choose_dtype(options.dtype, torch.device(device))
+    denoiser = model.denoiser.to(dtype)
+    small_memory.quantize(denoiser, options, LAYERS, dtype, planned=True)
     denoiser.tie()
     for module in (denoiser, autoencoder):
         module.eval().requires_grad_(False)

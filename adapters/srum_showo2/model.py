@@ -12,6 +12,7 @@ from torch import Tensor
 
 from srum_core.errors import CheckpointError
 from srum_core.flow import Recipe, Schedule
+from srum_core.models import small_memory
 from srum_core.models.generation import Reply, speak
 from srum_core.models.hub import choose_device, choose_dtype
 from srum_core.models.images import check_size, flatten, open_rgb
@@ -29,6 +30,9 @@ from srum_showo2.sampling import Watch, sample, time_grid
 from srum_showo2.understanding import View, ask, covering, cropped, padded
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+_LINEAR = r"\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+LAYERS = {"understanding": rf"showo\.model\.layers{_LINEAR}", "generation": rf"diffusion_head_a{_LINEAR}"}
+"""The linear layers of the language model, and of the flow head on top of it."""
 
 
 class ShowO2:
@@ -43,7 +47,9 @@ class ShowO2:
         )
         autoencoder = load_vae(find_vae(options, self.files.directory), sizes.channels, device)
         self.build(options, sizes, autoencoder, self.words.markers)
-        self.files.load([self.denoiser], device, choose_dtype(options.dtype, device))
+        dtype = choose_dtype(options.dtype, device)
+        small_memory.quantize(self.denoiser, options, LAYERS, dtype)
+        self.files.load([self.denoiser], device, dtype)
         self.denoiser.to(device)  # tables of the rotary embeddings
         self.denoiser.tie()
 

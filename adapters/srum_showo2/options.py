@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import field, frozen, validators
 
-from srum_core.options import SAMPLING
+from srum_core.options import SAMPLING, SmallMemory
 
 
 @frozen
@@ -22,7 +22,7 @@ class Sampling:
 
 
 @frozen
-class Options:
+class Options(SmallMemory):
     """Show-o2 1.5B by default."""
 
     checkpoint: str = "showlab/show-o2-1.5B"

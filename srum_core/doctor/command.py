@@ -42,7 +42,7 @@ def run(parsed: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="srum-doctor-") as folder:
         run = Run(Path(folder) / "run", settings, registry)
         if parsed.plan:
-            return _plan(run, parsed.on, parsed.gib, max(1, parsed.gpus))
+            return _plan(run, parsed.on, parsed.gib, max(1, parsed.gpus), _command(Typed.of(parsed)))
         return _examine(run, Path(folder), parsed.images)
 
 
@@ -52,12 +52,19 @@ def _positive(text: str) -> float:
     return value
 
 
-def _plan(run: Run, on: str, gib: float | None, gpus: int) -> int:
+def _command(typed: Typed) -> list[str]:
+    """The training that is planned, as it is typed."""
+    named = {"--adapter": typed.adapter, "--config": typed.config, "--checkpoint": typed.checkpoint}
+    words = [part for name, value in named.items() if value is not None for part in (name, str(value))]
+    return ["srum-train", *words, *(part for each in typed.preset for part in ("--preset", each)), *typed.settings]
+
+
+def _plan(run: Run, on: str, gib: float | None, gpus: int, command: list[str]) -> int:
     from srum_core.doctor.plan import Device, Planner, memory_here
     from srum_core.doctor.suggestions import show
 
     device = Device(on, gib or memory_here(on), gpus)
-    return 0 if show(Planner(run.registry, device, run), run.settings, Terminal()) else 1
+    return 0 if show(Planner(run.registry, device, run), run.settings, Terminal(), command) else 1
 
 
 def _examine(run: Run, folder: Path, images: Path | None) -> int:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
 import psutil
 import torch
 from attrs import frozen
-from torch import Tensor
 
 from srum_core.config import Settings
 from srum_core.doctor.answering import HALVES
 from srum_core.doctor.memory_meter import Metered, metered
 from srum_core.errors import ConfigError
 from srum_core.flow import flow_step
+from srum_core.models import small_memory
 from srum_core.models.memory_outline import Outline
 from srum_core.plugins import Registry
 from srum_core.protocols import UnifiedModel
@@ -155,15 +155,18 @@ class Planner:
         gradients = 4 * numbers
         blocks = [each for each in tuned.module.modules() if type(each).__name__ in model.recipe.blocks]
         copies = bool(own.ema) + (begins is not None)
+        whole = [each for each in tuned.module.parameters() if small_memory.is_quantised(each)]
         return Need(
             "train",
             f"{count} images of {rows} x {columns} cells, {numbers / 1e6:,.1f} M parameters trained",
-            weights=_bytes(tuned.module.parameters()) + model.parts.get("train", 0),
+            weights=small_memory.size(tuned.module.parameters())
+            + model.parts.get("train", 0)
+            - model.elsewhere.get("train", 0),
             passing=max(0, peak - gradients),
             gradients=gradients,
             optimizer=self._state(own.optimizer, numbers) + 4 * numbers * copies,
             largest=max(map(_gathered, blocks), default=0),
-            replicated=model.parts.get("train", 0),
+            replicated=model.parts.get("train", 0) + small_memory.size(whole),
         )
 
     @staticmethod
@@ -177,12 +180,10 @@ class Planner:
         return found.peak
 
     def _held(self, model: Outline, stage: str) -> int:
-        return _bytes(model.denoiser.parameters()) + model.parts.get(stage, 0)
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(each.numel() * each.element_size() for each in tensors)
+        own = small_memory.size(model.denoiser.parameters())
+        return own + model.parts.get(stage, 0) - model.elsewhere.get(stage, 0)
 
 
 def _gathered(block: torch.nn.Module) -> int:
-    return _bytes(block.parameters()) + _bytes(each for each in block.parameters() if each.requires_grad)
+    own = [each for each in block.parameters() if not small_memory.is_quantised(each)]
+    return small_memory.size(own) + small_memory.size(each for each in own if each.requires_grad)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 
 import attrs
 from attrs import frozen
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from srum_core.config import Settings
 from srum_core.doctor.plan import GIB, Device, Need, Planner
+from srum_core.errors import TrainingError, extra
 from srum_core.evaluation.formatting import Grid
 
 ASSUMED = (
@@ -93,8 +96,64 @@ def _set(section: str, name: str, value: object) -> Change:
     return f"{section}.{name}={shown}", change
 
 
-def show(planner: Planner, settings: Settings, console: Console) -> bool:
-    """Print the plan. Returns whether everything fits as it is."""
+@frozen
+class Together:
+    """Changes with which every stage fits."""
+
+    words: tuple[str, ...]
+    needs: tuple[Need, ...]
+
+
+def together(planner: Planner, settings: Settings) -> Together | None:
+    """The first way of holding the weights with which all stages fit, and each stage's own changes; None if there is
+    none."""
+    for shared in _holding(planner, settings):
+        words = [word for word, _ in shared]
+        changed = settings
+        for _, change in shared:
+            changed = change(changed)
+        found: list[Need] = []
+        try:
+            for need in needs(planner, changed):
+                own = Mend((), need) if need.total <= planner.device.usable else fix(planner, changed, need)
+                if own is None:
+                    break
+                words += own.words
+                found.append(own.need)
+            else:
+                return Together(tuple(dict.fromkeys(words)), tuple(found))
+        except TrainingError:
+            continue  # what is to be trained would be quantised
+    return None
+
+
+def _holding(planner: Planner, settings: Settings) -> Iterator[list[Change]]:
+    """Ways of holding the weights, those that change least about a training first."""
+    component = planner.registry.component("adapter", settings.adapter.use)
+    known = attrs.fields_dict(component.options) if component.options else {}
+    yield []
+    fewer = []
+    if find_spec("bitsandbytes") is not None and "quantize" in known:
+        fewer = [[_option("quantize", kind)] for kind in ("int8", "nf4")]
+    if settings.train.method == "full":
+        more = (_option("quantize_part", "understanding"), _set("train", "method", "lora"))
+        fewer = [[*each, change] for change in more for each in fewer]
+    yield from fewer
+    if "offload" in known:
+        yield [*(fewer[-1] if fewer else ()), _option("offload", "cpu")]
+
+
+def _option(name: str, value: str) -> Change:
+    def change(settings: Settings) -> Settings:
+        adapter = settings.adapter
+        return attrs.evolve(settings, adapter=attrs.evolve(adapter, options={**adapter.options, name: value}))
+
+    return f"adapter.{name}={value}", change
+
+
+def show(planner: Planner, settings: Settings, console: Console, command: Sequence[str] = ("srum-train",)) -> bool:
+    """Print the plan; where something does not fit, also the `command` with changes that make all of it fit. Returns
+    whether everything fits as it is."""
     device, found = planner.device, needs(planner, settings)
     name = f"{device.gib:g} GiB" if device.count == 1 else f"{device.count} devices of {device.gib:g} GiB"
     console.print(table(found, device.usable))
@@ -104,6 +163,14 @@ def show(planner: Planner, settings: Settings, console: Console) -> bool:
         if need.total > device.usable:
             fits = False
             console.print(_advice(planner, settings, need), markup=False, soft_wrap=True)
+    if not fits and device.count == 1:
+        ways = together(planner, settings)
+        if ways is not None:
+            sizes = ", ".join(f"{need.stage} {need.total / GIB:.1f}" for need in ways.needs)
+            console.print(f"Every stage fits ({sizes} GiB) with", markup=False)
+            console.print("  " + shlex.join([*command, *ways.words]), markup=False, soft_wrap=True)
+        elif find_spec("bitsandbytes") is None:
+            console.print(f"Weights in 4 or 8 bits are planned too with {extra('8bit')}.", markup=False, soft_wrap=True)
     if fits:
         console.print(f"All of it fits on {name}, {device.usable / GIB:.1f} of them usable.", markup=False)
     console.print(f"{planner.outline(settings).note} {ASSUMED}".strip(), markup=False, soft_wrap=True)

@@ -9,11 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from srum_core import config
 from srum_core.cli.common import say
+from srum_core.config import Settings
 from srum_core.errors import ConfigError, PluginError, RecordError, clean
 from srum_core.evaluation import comparison
 from srum_core.interchange.incoming import fresh
+from srum_core.options import SmallMemory
 from srum_core.runs.progress import shown
 from srum_core.runs.run import Run, started_from
 from srum_core.runs.store import write_atomic
@@ -50,6 +54,7 @@ def export_model(run: Run, round: int | None, to: str, folder: Path) -> None:
 def _checkpoint(run: Run, round: int, folder: Path) -> Written:
     from srum_core.models import trained  # torch
 
+    run.settings = _in_full(run.settings)
     trained.export(run.model(round), folder)
     return "The whole model trained from", ""
 
@@ -86,10 +91,20 @@ def _diffusers(run: Run, round: int, folder: Path) -> Written:
             f"diffusers has no class for the model that {name} trains{' whole' if part else ''}. {_WHOLE} Of the "
             f"installed adapters --to diffusers is for: {able}."
         )
+    run.settings = _in_full(run.settings)
     model: Any = run.model(round)
     component = model.diffusers_model()
     component.save_pretrained(folder)
     return "The part that was trained of", f"{type(component).__name__}.from_pretrained of diffusers"
+
+
+def _in_full(settings: Settings) -> Settings:
+    """Without options that hold the weights in less memory, and then in host memory: all of them may fit no GPU."""
+    adapter, small = settings.adapter, attrs.fields_dict(SmallMemory)
+    if small.keys().isdisjoint(adapter.options):
+        return settings
+    options = {name: value for name, value in adapter.options.items() if name not in small} | {"device": "cpu"}
+    return attrs.evolve(settings, adapter=attrs.evolve(adapter, options=options))
 
 
 FORMATS: Mapping[str, Callable[[Run, int, Path], Written]] = {

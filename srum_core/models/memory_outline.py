@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
+from srum_core.models import small_memory
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -33,6 +35,8 @@ class Outline:
     """The argument `condition` of the denoiser for so many captions of a usual length."""
     parts: Mapping[str, int] = field(factory=dict)
     """Bytes of the weights outside the denoiser in the stages "generate", "judge" and "train"."""
+    elsewhere: Mapping[str, int] = field(factory=dict)
+    """Bytes of the denoiser's weights that are not on the device in these stages."""
     generate: Callable[[int], object] | None = None
     """Runs once the part of generation that takes the most memory, for so many images together."""
     judge: Callable[[int, int], object] | None = None
@@ -43,7 +47,7 @@ class Outline:
 
 def size_of(*modules: nn.Module) -> int:
     """Return the bytes of the modules' weights."""
-    return sum(each.numel() * each.element_size() for module in modules for each in module.parameters())
+    return sum(small_memory.size(module.parameters()) for module in modules)
 
 
 def outline_in(module: str) -> Any:

@@ -20,9 +20,11 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from srum_core.errors import CheckpointError
+from srum_core.models import small_memory
 from srum_core.models.generation import Reply, load_tokenizer, speak, without_added_tokens
 from srum_core.models.images import open_rgb
 from srum_core.models.weights import Stored
+from srum_core.options import SmallMemory
 from srum_core.records import BoxFormat, Question
 
 START, END, PAD, IMAGE = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>"
@@ -32,6 +34,12 @@ REASON_FIRST = (
     " Before you answer, reason about the question and about what can be seen. "
     "Put this reasoning between <think> and </think>, then give the answer."
 )
+LAYERS = {
+    "understanding": r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)",
+}
+"""The linear layers of the language model, by transformers' names."""
+
+FULL = SmallMemory()
 
 
 @frozen
@@ -83,7 +91,13 @@ class Chat:
 # ---- the model -------------------------------------------------------------------------------------------------------
 
 
-def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: torch.dtype) -> Any:
+def load(
+    config: Qwen2_5_VLConfig,
+    stored: Stored,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory: SmallMemory = FULL,
+) -> Any:
     """Load the model in evaluation mode and without gradients. Sampling options that its checkpoint carries are
     dropped: a question says itself how it is to be answered."""
     names = {name: stored_name(name, stored.where) for name in language_state(config)}
@@ -95,12 +109,14 @@ def load(config: Qwen2_5_VLConfig, stored: Stored, device: torch.device, dtype: 
         dtype=dtype,
         device_map={"": device},
         attn_implementation="sdpa",
+        quantization_config=small_memory.library_config(memory, LAYERS, dtype, skipped=["model.visual", "lm_head"]),
         output_loading_info=True,
     )
     model, report = result
     wrong = [str(key) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for key in report[kind]]
     if wrong:
         raise CheckpointError(f"transformers could not load {', '.join(wrong[:5])} of {stored.directory}.")
+    small_memory.keep_layout(model)
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     return model.eval().requires_grad_(False)
 

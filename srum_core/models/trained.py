@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from srum_core.errors import CheckpointError, clean
-from srum_core.models import weights
+from srum_core.models import small_memory, weights
 from srum_core.protocols import UnifiedModel
 from srum_core.runs.files import ABOUT, way_out
 
@@ -26,7 +31,10 @@ def kind(checkpoint: Path) -> str:
 
 
 def export(model: UnifiedModel, folder: Path) -> None:
-    """Write the model whole, in the layout of its own project: by its `export`; without one what it saves is whole."""
+    """Write the model whole, in the layout of its own project: by its `export`; without one what it saves is whole.
+
+    Raises CheckpointError for quantised weights."""
+    small_memory.refuse_export(model.denoiser)
     if hasattr(model, "export"):
         model.export(folder)
     else:
@@ -34,7 +42,8 @@ def export(model: UnifiedModel, folder: Path) -> None:
 
 
 def apply(model: UnifiedModel, checkpoint: Path) -> None:
-    """Add a PEFT folder's weights to those of `model.denoiser`, in place and in the type that these have.
+    """Add a PEFT folder's weights to those of `model.denoiser`, in place and in the type that these have; beside
+    quantised ones, which would round most of them away, they are kept as they are.
 
     Raises CheckpointError for a folder of another kind, and unless every tensor fits by name and shape."""
     if kind(checkpoint) != "lora":
@@ -44,18 +53,34 @@ def apply(model: UnifiedModel, checkpoint: Path) -> None:
     denoiser, training = model.denoiser, model.denoiser.training
     config, values = read_lora(checkpoint)
     with weights.loading(f"The LoRA weights in {checkpoint}", checkpoint):
-        wrapped = PeftModel(denoiser.get_submodule(model.recipe.prefix), config)
-        state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        inner = denoiser.get_submodule(model.recipe.prefix)
+        name = f"earlier-{len(getattr(inner, 'peft_config', {}))}"
+        with beside_earlier():
+            wrapped = PeftModel(inner, config, name)
+        state = get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False)
         shapes, stored = ({name: tensor.shape for name, tensor in some.items()} for some in (state, values))
         weights.refuse(
             f"The LoRA weights in {checkpoint} do not fit this model",
             weights.differences(shapes, stored, unused=True),
             f"Use the adapter and checkpoint that they were trained with. {way_out(checkpoint)}",
         )
-        set_peft_model_state_dict(wrapped, values)
-        # What this returns is the wrapped module itself, its own layers put back.
-        wrapped.merge_and_unload(safe_merge=True)
+        set_peft_model_state_dict(wrapped, values, name)
+        if any(small_memory.quantised(each) for each in denoiser.modules() if isinstance(each, LoraLayer)):
+            tuner: Any = wrapped.base_model
+            tuner.set_adapter(list(wrapped.peft_config))
+        else:
+            # What this returns is the wrapped module itself, its own layers put back.
+            wrapped.merge_and_unload(safe_merge=True)
     denoiser.requires_grad_(False).train(training)
+
+
+@contextmanager
+def beside_earlier() -> Iterator[None]:
+    """Let PEFT add LoRA to a model that has some: it warns where that is not meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are trying to modify a model with PEFT for a second time")
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        yield
 
 
 def read_lora(checkpoint: Path) -> tuple[PeftConfig, dict[str, Tensor]]:

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srum_core.errors import CheckpointError, SrumError, clean
+from srum_core.models import small_memory
 from srum_core.runs.files import redo_option, way_out
 
 M = TypeVar("M", bound=nn.Module)
@@ -176,6 +177,11 @@ class Stored:
             single, index = (directory / f"{stem}{ending}{end}" for end in ("", ".index.json"))
             if single.is_file() or index.is_file():
                 return cls(directory, stem, *locate([single] if single.is_file() else shards(index)), ending)
+        if quantised := sorted(directory.glob("*.gguf")):
+            raise CheckpointError(
+                f"{directory} holds {quantised[0].name}. A quantised checkpoint (GGUF) cannot be used here; give the "
+                "original one. adapter.quantize=nf4 or int8 loads that in fewer bits."
+            )
         names = " or ".join(f"{stem}{ending}" for stem in stems)
         raise CheckpointError(
             f"{directory} holds no {names} (single or sharded with an index): it is no {kind} checkpoint, or "
@@ -224,12 +230,10 @@ class Stored:
             f"The weights {self.stem}{self.ending} in {self.directory} do not match its configuration",
             differences(expected, self.shapes, unused=not partly),
         )
-        values: list[dict[str, Tensor]] = [{} for _ in modules]
         for name, tensor in self.read(own, device):
             number, ours, shape = own[name]
-            values[number][ours] = tensor.reshape(shape).to(dtype).contiguous()
-        for module, tensors in zip(modules, values, strict=True):
-            module.load_state_dict(tensors, assign=True)
+            small_memory.put(modules[number], ours, tensor.reshape(shape).to(dtype).contiguous())
+        for module in modules:
             module.eval().requires_grad_(False)
 
     def as_stored(self, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -318,7 +322,8 @@ def refuse_quantised(path: Path, odd: Mapping[str, str]) -> None:
         first = ", ".join(f"{name} ({kind})" for name, kind in list(odd.items())[:3])
         raise CheckpointError(
             f"{path} holds {_count(odd, 'tensor')} of other types than float32, float16 and bfloat16: {first}. A "
-            "quantised checkpoint cannot be used here; give the original one."
+            "quantised checkpoint cannot be used here; give the original one. adapter.quantize=nf4 or int8 loads that "
+            "in fewer bits."
         )
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from srum_core.errors import ConfigError, SrumError, explain
-from srum_core.options import Use
+from srum_core.options import SmallMemory, Use
 from srum_core.plugins import Registry
 from srum_core.runs.run import Run
 from srum_core.stages import serving
@@ -60,6 +60,8 @@ def _problems(run: Run, todo: Sequence[Step], sharded: bool) -> list[str]:
     if stages & {"train", "evaluate"}:
         checks.append(lambda: trackers.check(own.trackers))
     if "train" in stages:
+        held = run.settings.adapter.options.get("offload", "none") != "none"
+        checks.append(lambda: trackers.check_offload(held, sharded))
         checks.append(lambda: trackers.check_optimizer(own.optimizer, sharded))
     try:
         named = list(_components(run, todo))
@@ -127,6 +129,10 @@ def _check(registry: Registry, setting: str, kind: str, use: Use) -> None:
             choose_device(device)
         except ConfigError as error:
             raise ConfigError(f"{setting}.{error}") from error
+    if isinstance(options, SmallMemory):
+        from srum_core.models import small_memory  # torch
+
+        small_memory.check(options)
     if hasattr(component, "preflight"):
         from srum_core.models.hub import NotDownloaded, offline
 

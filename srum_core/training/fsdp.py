@@ -13,6 +13,8 @@ from torch.distributed import get_world_size, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from srum_core.models import small_memory
+
 
 def wanted() -> bool:
     """Whether this process was launched to share weights with others: accelerate's flag, which `fsdp2` sets."""
@@ -21,10 +23,12 @@ def wanted() -> bool:
 
 def shard(module: nn.Module, blocks: Iterable[nn.Module], mixed: bool = False) -> dict[str, nn.Parameter]:
     """Shard every block, and then the remainder, over all processes; in place, and before the optimizer is created.
-    Returns the trained parameters as they are now, by name.
+    Returns the trained parameters as they are now, by name: float32 master weights, made just before they are divided,
+    so that no process holds all of them.
 
-    A block's weights are whole only while it runs, so each must run once per call, and by being called. Accelerate's
-    own FSDP2 has no CPUs, and rounds times and losses to bfloat16; so only its launch settings are taken."""
+    A block's weights are whole only while it runs, so each must run once per call, and by being called; quantised ones
+    stay whole. Accelerate's own FSDP2 has no CPUs, and rounds times and losses to bfloat16; so only its launch settings
+    are taken."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     device, offload = next(module.parameters()).device.type, plugin.cpu_offload
     if device == "cpu" and isinstance(offload, CPUOffloadPolicy):
@@ -33,13 +37,24 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], mixed: bool = False) -
     policy = MixedPrecisionPolicy()
     if mixed:  # as autocast does it: multiplied in bfloat16, summed over processes in float32, inputs left alone
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    how: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "offload_policy": offload}
+    quantised = {parameter for parameter in module.parameters() if small_memory.is_quantised(parameter)}
+    how: dict[str, Any] = {
+        "mesh": mesh, "mp_policy": policy, "offload_policy": offload, "ignored_params": quantised,
+    }  # fmt: skip
     for block in blocks:
+        _masters(block)
         fully_shard(block, reshard_after_forward=plugin.reshard_after_forward, **how)
+    _masters(module)
     fully_shard(module, **how)
     # Velocities may be views. Who changed one in place would go wrong; losses are tested not to (LossConformance).
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _masters(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        if parameter.requires_grad and not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.float()
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -18,9 +18,12 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from srum_core.errors import TrainingError
-from srum_core.models import weights
+from srum_core.models import small_memory, trained, weights
 from srum_core.runs.files import ABOUT, way_out
 from srum_core.training import fsdp, trackers
+
+NAME = "default"
+"""PEFT's name for the LoRA that is trained."""
 
 if TYPE_CHECKING:
     from srum_core.config import Lora, Train
@@ -39,13 +42,17 @@ class Tuned:
     """lora or full."""
 
 
-def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, compiled: bool = False) -> Tuned:
+def tune(
+    model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, compiled: bool = False, sharded: bool = False
+) -> Tuned:
     """Freeze `model.denoiser` except for what `method` trains. Its trained parameters become float32 master weights,
-    the frozen ones keep their type. LoRA's initial weights come from torch's global generator."""
+    the frozen ones keep their type. LoRA's initial weights come from torch's global generator.
+
+    sharded  whether `fsdp.shard` follows, which makes the master weights block by block and returns the parameters"""
     recipe = model.recipe
     module = _lora(model.denoiser, recipe, lora) if method == "lora" else _full(model.denoiser, recipe)
     parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    for parameter in parameters.values():
+    for parameter in [] if sharded else parameters.values():
         parameter.data = parameter.data.float()
     for block in find_blocks(module, recipe.blocks) if compiled or checkpointing else ():
         # Only `forward` is replaced: the names of modules and parameters stay, and sharding works around it.
@@ -54,7 +61,8 @@ def tune(model: UnifiedModel, method: str, lora: Lora, checkpointing: bool, comp
         if checkpointing:  # activations are computed again in the backward pass; gradients stay the same
             block.forward = partial(recompute, block.forward, use_reentrant=False)
     module.train()
-    return Tuned(module, parameters, method)
+    # A reference would keep the whole of each in memory beside its shard.
+    return Tuned(module, {} if sharded else parameters, method)
 
 
 @frozen(eq=False)
@@ -114,8 +122,15 @@ def _full(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
             "This adapter's recipe.full is empty, so there is nothing that full training could change: use "
             "train.method=lora, or list the trained parameters in the adapter's Recipe."
         )
+    wanted = [name for name in names if any(re.fullmatch(pattern, name) for pattern in recipe.full)]
+    if frozen := sorted({*wanted} & {*small_memory.quantised(denoiser)}):
+        raise TrainingError(
+            f"train.method=full trains weights that adapter.quantize holds in 4 or 8 bits ({len(frozen)} tensors, such "
+            f"as {frozen[0]}). Use train.method=lora; or, with settings that train only what images are generated "
+            "with, adapter.quantize_part=understanding."
+        )
     for name, parameter in denoiser.named_parameters():
-        parameter.requires_grad_(any(re.fullmatch(pattern, name) for pattern in recipe.full))
+        parameter.requires_grad_(name in wanted)
     return denoiser
 
 
@@ -133,7 +148,15 @@ def _lora(denoiser: nn.Module, recipe: Recipe, lora: Lora) -> nn.Module:
         lora_dropout=lora.dropout,
         target_modules=pattern,
     )
-    return get_peft_model(denoiser, config)
+    earlier = list(getattr(denoiser.get_submodule(recipe.prefix), "peft_config", {}))
+    with trained.beside_earlier():
+        module = get_peft_model(denoiser, config)
+    if earlier:  # those of quantised weights are not merged
+        tuner: Any = module.base_model
+        tuner.set_adapter([*earlier, NAME])
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(f".{NAME}." in name)
+    return module
 
 
 def find_blocks(module: nn.Module, blocks: Collection[str]) -> list[nn.Module]:
@@ -191,12 +214,13 @@ def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str,
     """The trained weights as a folder: PEFT's layout for LoRA (of the checkpoint `base`), else the upstream one."""
     directory.mkdir(parents=True)
     if isinstance(tuned.module, PeftModel):
-        place, recipe, config = Path(base).expanduser(), model.recipe, tuned.module.active_peft_config
+        config: Any = tuned.module.peft_config[NAME]
+        place, recipe = Path(base).expanduser(), model.recipe
         local = bool(base) and place.is_dir()
         config.base_model_name_or_path = str(place.absolute()) if local else base
         config.target_modules = recipe.lora
         config.save_pretrained(str(directory))
-        own = get_peft_model_state_dict(tuned.module, save_embedding_layers=False)
+        own = get_peft_model_state_dict(tuned.module, adapter_name=NAME, save_embedding_layers=False)
         below = f"base_model.model.{recipe.prefix}." if recipe.prefix else "base_model.model."
         named = {name.replace(below, "base_model.model.", 1): each.contiguous() for name, each in own.items()}
         save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})

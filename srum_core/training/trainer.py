@@ -114,15 +114,21 @@ class Trainer:
         """For the part of each image that its latent covers."""
 
         set_seed(run.round_seed("start of training", round))  # LoRA's first weights are random
-        self.tuned = lora.tune(self.model, settings.method, run.settings.lora, settings.checkpointing, settings.compile)
-        lora.check_types(self.tuned, accelerator.mixed_precision)
-        if fsdp.wanted() and world > 1:
+        several, lora_settings = fsdp.wanted() and world > 1, run.settings.lora
+        self.tuned = lora.tune(
+            self.model, settings.method, lora_settings, settings.checkpointing, settings.compile, several
+        )
+        if several:
             blocks = lora.find_blocks(self.tuned.module, self.model.recipe.blocks)
             parameters = fsdp.shard(self.tuned.module, blocks, accelerator.mixed_precision == "bf16")
             self.tuned = evolve(self.tuned, parameters=parameters)
             self.denoiser = accelerator.prepare_model(self.tuned.module, evaluation_mode=True)  # autocast, no DDP
         else:
-            self.denoiser = accelerator.prepare(self.tuned.module)
+            # An adapter may hold some of its weights in host memory, and then places them itself.
+            held = any(each.device.type != accelerator.device.type for each in self.tuned.module.parameters())
+            trackers.check_offload(held, world > 1)
+            self.denoiser = accelerator.prepare(self.tuned.module, device_placement=[not held])
+        lora.check_types(self.tuned, accelerator.mixed_precision)
         needs_start = getattr(objective, "needs_start", False)
         self.beginning = lora.Start.of(self.tuned) if needs_start else None  # before a saved state is loaded
         self.optimizer = lora.make_optimizer(self.tuned.parameters.values(), settings)

@@ -1,0 +1,129 @@
+"""Weights in host memory: where they are in each stage, that nothing else changes, and what is planned for it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from near import off
+from torch import Tensor, nn
+
+from srum_bagel.memory_outline import outline
+from srum_bagel.model import Bagel, unquantised
+from srum_bagel.options import Options
+from srum_core.doctor.memory_meter import metered
+from srum_core.models import small_memory
+from srum_core.models.offload import Fetch, Offload
+from srum_core.records import Question
+from srum_core.training import lora
+
+BAGEL = Path(__file__).parent / "golden" / "bagel" / "checkpoint"
+HERE, THERE = torch.device("cpu"), torch.device("meta")
+
+
+def load(**options: Any) -> Bagel:
+    return Bagel(Options(checkpoint=str(BAGEL), device="cpu", **options))
+
+
+def elsewhere(device: torch.device = THERE) -> Bagel:
+    """A model in host memory, with torch's meta device for the accelerator."""
+    model = load()
+    parts = {"eye": model.eye, "autoencoder": model.autoencoder}
+    blocks = list(model.denoiser.language_model.model.layers)
+    model.offload = Offload(model.denoiser, blocks, unquantised(model.denoiser), parts, device)
+    return model
+
+
+def places(modules: list[nn.Module]) -> set[str]:
+    return {parameter.device.type for module in modules for parameter in module.parameters()}
+
+
+def test_each_stage_has_what_it_needs() -> None:
+    """Of each stage a fresh model: nothing comes back from a device without values."""
+    model = elsewhere()
+    layers = unquantised(model.denoiser)
+    inside = {id(parameter) for group in layers.values() for layer in group for parameter in layer.parameters()}
+    others = [parameter for parameter in model.denoiser.parameters() if id(parameter) not in inside]
+    assert {parameter.device for parameter in others} == {THERE}
+    model.before_training([])
+    assert places(layers["generation"]) == {"meta"}
+    assert places(layers["understanding"]) == places([model.eye]) == places([model.autoencoder]) == {"cpu"}
+    for stage, experts, part in (("generate", "generation", "autoencoder"), ("answer", "understanding", "eye")):
+        model = elsewhere()
+        with suppress(Exception):  # nor is there anything to generate with
+            model.generate(["a red cup"], [0]) if stage == "generate" else model.answer([])
+        layers = unquantised(model.denoiser)
+        assert {name for name, group in layers.items() if places(group) == {"meta"}} == {experts}
+        assert places([getattr(model, part)]) == {"meta"}
+        assert places([model.eye, model.autoencoder]) == {"meta", "cpu"}
+
+
+def test_layers_are_there_only_while_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a training step two of them at most, the one that runs and the next; as much less as is planned."""
+    model = elsewhere()
+    model.before_training([])
+    layers, blocks = unquantised(model.denoiser), list(model.denoiser.language_model.model.layers)
+    whole = small_memory.size(model.denoiser.parameters())
+    held: list[int] = []
+    before = Fetch.pre_forward
+
+    def watched(self: Fetch, module: nn.Module, *given: Any, **named: Any) -> Any:
+        out = before(self, module, *given, **named)
+        there = [each for each in model.denoiser.parameters() if each.is_meta]
+        ahead = [each for hook in hooks() for each in hook.ahead or []]
+        held.append(small_memory.size(there) + small_memory.size(ahead))
+        return out
+
+    def hooks() -> list[Fetch]:
+        return [block._hf_hook for block in blocks]
+
+    monkeypatch.setattr(Fetch, "pre_forward", watched)
+    grid = (4, 4, model.denoiser.vae2llm.in_features)
+    with metered():
+        for _ in range(2):  # the first pass finds out what follows what
+            model.denoiser([torch.zeros(grid, device=THERE)], torch.zeros(1, device=THERE), model.condition(["a cup"]))
+    assert len(held) == 2 * len(blocks)
+    assert any(hook.following is not None for hook in hooks())
+    assert places(layers["understanding"]) == {"cpu"}
+    planned = whole - outline(Options(checkpoint=str(BAGEL), offload="cpu"), "cpu").elsewhere["train"]
+    assert max(held) <= planned
+    assert max(held) == pytest.approx(planned, rel=0.05)
+
+
+def test_results_are_the_same(tmp_path: Path) -> None:
+    plain, model = load(), load(offload="cpu")
+    for _ in range(2):  # with what was learned of the order, and after another stage
+        one, other = (each._draw(["a red cup"], [0])[0][0] for each in (plain, model))
+        assert torch.equal(one, other)
+        image = plain.generate(["a red cup"], [0])[0].image
+        assert image is not None
+        path = tmp_path / "image.png"
+        image.save(path)
+        asked = [Question(path, "What is it?", max_new_tokens=4)]
+        assert plain.answer(asked) == model.answer(asked)
+
+
+def test_gradients_are_the_same() -> None:
+    """Where blocks are recomputed too: their backward pass then fetches the weights again."""
+
+    def gradients(model: Bagel, checkpointing: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        settings: Any = type("Lora", (), {"rank": 2, "alpha": 4.0, "dropout": 0.0})
+        model.before_training([])
+        tuned = lora.tune(model, "lora", settings, checkpointing)
+        with torch.no_grad():
+            for number, parameter in enumerate(tuned.parameters.values()):
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) / 10)
+        grid = (4, 4, model.denoiser.vae2llm.in_features)
+        noisy = [torch.randn(grid, generator=torch.Generator().manual_seed(7))]
+        tuned.module(noisy, torch.tensor([0.5]), model.condition(["a cup"]))[0].square().sum().backward()
+        return {name: each.grad for name, each in tuned.parameters.items() if each.grad is not None}
+
+    expected = gradients(load(), checkpointing=False)
+    for checkpointing in (False, True):
+        found = gradients(load(offload="cpu"), checkpointing)
+        assert found.keys() == expected.keys()
+        assert max(off(found[name], expected[name]) for name in expected) < 1e-5
