@@ -72,7 +72,7 @@ class Recipe:
     muon: float = 0.01
     """Of Muon, for the matrices of the layers of language model, semantic layers and head; 0 leaves them to AdamW."""
     decay: float = 0.4
-    shift: float = 2.0
+    shift: float = 1.5
     """Time shift of the loss, and of sampling for what is measured."""
     dropped: float = 0.1
     """Share of images with a dropped caption, for guidance."""
@@ -159,19 +159,24 @@ def train_autoencoder(model: Any, recipe: Recipe, out: Path) -> None:
 
 @torch.no_grad()
 def normalise(autoencoder: Autoencoder, images: Tensor) -> None:
-    """Scale the latents to the mean and deviation that the published autoencoder's have by channel: no file states
-    them. The kernels' slices that images do not use become zero."""
+    """Give the latents the mean and deviation that the published autoencoder's have by channel: no file states them.
+
+    The channels vary together, mostly along one axis in which a flow would lose the others. So deviations along the
+    axes become their square roots before the channels are scaled; with equal ones, noise in axes that carry nothing
+    would weigh as much as any. A sample becomes the mean, and the kernels' slices that images do not use zero."""
     net = autoencoder.net
-    found = autoencoder.moments(images).chunk(2, dim=1)[0]
     mean, deviation = (torch.tensor(each) for each in (net.config.latents_mean, net.config.latents_std))
-    ratio, old = deviation / found.std((0, 2, 3)), found.mean((0, 2, 3))
-    into, back = net.quant_conv, net.post_quant_conv
-    many = len(mean)
-    into.weight[:many] *= ratio[:, None, None, None, None]
-    into.bias[:many] = (into.bias[:many] - old) * ratio + mean
-    into.bias[many:] += 2 * ratio.log()  # of the log-variance
-    back.bias += back.weight[:, :, 0, 0, 0] @ (old - mean / ratio)
-    back.weight /= ratio[None, :, None, None, None]
+    many, into, back = len(mean), net.quant_conv, net.post_quant_conv
+    found = autoencoder.moments(images)[:, :many].movedim(1, -1).flatten(0, -2)
+    centre, (variances, axes) = found.mean(0), torch.linalg.eigh(torch.cov(found.T))
+    mixed = axes * variances.clamp(min=1e-6 * variances[-1]) ** -0.25 @ axes.T
+    mixed *= (deviation / ((found - centre) @ mixed.T).std(0))[:, None]
+    into.weight[:many] = torch.einsum("ij,jk...->ik...", mixed, into.weight[:many])
+    into.bias[:many] = mixed @ (into.bias[:many] - centre) + mean
+    into.weight[many:], into.bias[many:] = 0, -30
+    undone = torch.linalg.inv(mixed)
+    back.bias += back.weight[:, :, 0, 0, 0] @ (centre - undone @ mean)
+    back.weight.copy_(torch.einsum("ij...,jk->ik...", back.weight, undone))
     for module in net.modules():
         if isinstance(module, nn.Conv3d):
             module.weight[:, :, :-1] = 0
