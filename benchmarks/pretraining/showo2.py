@@ -1,0 +1,253 @@
+"""Pretrain a tiny Show-o2: `python -m pretraining.showo2 --out DIR`.
+
+Two phases on the world of shapes, each resumable by repeating the command: the autoencoder, and then everything that
+reaches the velocity, on captioned images. The published model starts from a language model that can read; this one's is
+random, so language model and flow head are trained together. Answering is not trained: who judges is another model
+(`answerer`). Images are rendered fresh for every step from (seed, step).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import asdict, evolve, frozen
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import SiglipVisionConfig
+
+from pretraining import curriculum
+from pretraining.curriculum import Steps, loader
+from pretraining.fit import Phase, as_tensor, fit, named_of
+from pretraining.measure_head import figures, generated, rendered
+from pretraining.pretrain_head import corpus
+from pretraining.tokenizer import train_tokenizer
+from srum_core.flow import flow_step
+from srum_core.models.qwen_vl import END, PAD, SPECIAL
+from srum_core.models.tensors import patchify
+from srum_core.plugins import discover
+from srum_core.runs.store import write_atomic
+from srum_showo2.autoencoder import Autoencoder
+from srum_showo2.checkpoint import ATTENTION, head_config, language_config
+from srum_showo2.denoiser import ShowO2Denoiser, Sizes
+from srum_showo2.prompting import ADDED, PADDING
+
+WIDTH = 8
+"""Of the autoencoder's first layer."""
+PATCH = 1
+"""Latent pixels per side of an image token, of 8x8 pixels then: the published 2 would leave 2x2 tokens."""
+SIDE = 32
+"""Pixels of an image's side: 4x4 tokens."""
+VOCABULARY = 400
+LANGUAGE: dict[str, Any] = {
+    "hidden_size": 128, "intermediate_size": 224, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "hidden_act": "silu", "max_position_embeddings": 4096,
+    "rope_theta": 10000.0, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": True,
+}  # fmt: skip
+VISION: dict[str, Any] = {"num_attention_heads": 4, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+SEMANTIC: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+HEAD = {"width": 96, "layers": 3, "heads": 4, "kv_heads": 2, "head_width": 24, "mlp": 192}
+
+
+@frozen
+class Recipe:
+    """What the tiny model was made with; every field is a command-line option."""
+
+    seed: int = 0
+    autoencoder_steps: int = 1500
+    autoencoder_batch: int = 32
+    autoencoder_rate: float = 3e-3
+    """Of AdamW; it falls to zero over the whole phase."""
+    steps: int = 6000
+    batch: int = 64
+    rate: float = 1.5e-3
+    """Of AdamW; it falls to zero over the last `decay` of the steps."""
+    muon: float = 0.01
+    """Of Muon, for the matrices of the layers of language model, semantic layers and head; 0 leaves them to AdamW."""
+    decay: float = 0.4
+    shift: float = 1.5
+    """Time shift of the loss, and of sampling for what is measured."""
+    dropped: float = 0.1
+    """Share of images with a dropped caption, for guidance."""
+    ema: float = 0.998
+    missed_captions: float = 0.1
+    """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web."""
+
+
+def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
+    """Write a checkpoint of random weights in the published layout, in 16 bits. The repositories that the published
+    one names are its folders: language (without weights), vision and vae."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(corpus, VOCABULARY, directory / "language", SPECIAL, PAD, END)
+    rows = len({*tokenizer.get_vocab(), PADDING, *ADDED})
+    sizes = Sizes(
+        language_config(LANGUAGE, rows), SiglipVisionConfig(**SEMANTIC, **VISION, **ATTENTION), head_config(**HEAD),
+        channels=16, patch=PATCH, side=SIDE // (PATCH * Autoencoder.FACTOR), tied=True,
+    )  # fmt: skip
+    configs = {
+        "language": {**LANGUAGE, "vocab_size": rows},
+        "vision": {"model_type": "siglip_vision_model", **SEMANTIC, **VISION},
+        "": {
+            "_class_name": "Showo2Qwen2_5", "llm_model_path": "language", "llm_vocab_size": rows,
+            "clip_pretrained_model_path": "vision", "clip_latent_dim": SEMANTIC["hidden_size"],
+            "hidden_size": LANGUAGE["hidden_size"], "image_latent_dim": sizes.channels,
+            "image_latent_height": sizes.side, "image_latent_width": sizes.side, "patch_size": PATCH,
+            "num_diffusion_layers": HEAD["layers"], "add_time_embeds": True, "add_qk_norm": True,
+        },
+    }  # fmt: skip
+    for name, config in configs.items():
+        (directory / name).mkdir(exist_ok=True)
+        (directory / name / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    denoiser = ShowO2Denoiser(sizes, (0, 0))
+    for name, parameter in denoiser.named_parameters():
+        if "adaLN_modulation" in name or "diffusion_head_b.linear" in name:
+            nn.init.zeros_(parameter)  # every block starts as the identity, and the velocity as zero
+    _write(directory / "diffusion_pytorch_model.safetensors", denoiser)
+    (directory / "vae").mkdir()
+    _write(directory / "vae" / "diffusion_pytorch_model.safetensors", Autoencoder(WIDTH).net)
+
+
+def _write(path: Path, module: nn.Module) -> None:
+    half = {name: tensor.detach().half().contiguous() for name, tensor in module.state_dict().items()}
+    save_file(half, path, metadata={"format": "pt"})
+
+
+def load(directory: Path, shift: float, guidance: float) -> Any:
+    sampling = {"steps": 25, "guidance": guidance, "shift": shift}
+    made = {"use": "showo2", "checkpoint": str(directory), "dtype": "float32", "device": "cpu"}
+    return discover().create("adapter", {**made, "sampling": sampling})
+
+
+def still(net: nn.Module) -> None:
+    """Compute clips of one frame with the last slice of every kernel, as images: the others meet padding alone."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d):
+            module.forward = partial(_still, module)  # type: ignore[method-assign]
+
+
+def _still(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    weight = layer.weight[:, :, -1]
+    return F.conv2d(x[:, :, 0], weight, layer.bias, padding=weight.shape[-1] // 2)[:, :, None]
+
+
+def train_autoencoder(model: Any, recipe: Recipe, out: Path) -> None:
+    """Squared and absolute error, and a pull of each latent channel to mean 0 and deviation 1."""
+    net = model.autoencoder.net
+    plan = curriculum.Recipe(
+        seed=recipe.seed, autoencoder_steps=recipe.autoencoder_steps, autoencoder_batch=recipe.autoencoder_batch
+    )
+
+    def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        x = as_tensor(batch)
+        mean, variance = model.autoencoder.moments(x).chunk(2, dim=1)
+        z = mean + torch.exp(0.5 * variance) * torch.randn_like(mean)
+        back = net.decoder(net.post_quant_conv(z[:, :, None]))[:, :, 0]
+        moments = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
+        error = F.mse_loss(back, x) + 0.2 * F.l1_loss(back, x)
+        return error + 0.02 * moments + 1e-4 * (variance + 4).square().mean(), {"mse": F.mse_loss(back, x).item()}
+
+    phase = Phase("autoencoder", recipe.autoencoder_steps, recipe.autoencoder_rate, ema=0.99, seed=recipe.seed)
+    fit(phase, out, named_of(net=net), lambda done: loader(Steps(plan, ("", ""), done, "autoencoder")), loss_of)
+
+
+@torch.no_grad()
+def normalise(autoencoder: Autoencoder, images: Tensor) -> None:
+    """Give the latents the mean and deviation that the published autoencoder's have by channel: no file states them.
+
+    The channels vary together, mostly along one axis in which a flow would lose the others. So deviations along the
+    axes become their square roots before the channels are scaled; with equal ones, noise in axes that carry nothing
+    would weigh as much as any. A sample becomes the mean, and the kernels' slices that images do not use zero."""
+    net = autoencoder.net
+    mean, deviation = (torch.tensor(each) for each in (net.config.latents_mean, net.config.latents_std))
+    many, into, back = len(mean), net.quant_conv, net.post_quant_conv
+    found = autoencoder.moments(images)[:, :many].movedim(1, -1).flatten(0, -2)
+    centre, (variances, axes) = found.mean(0), torch.linalg.eigh(torch.cov(found.T))
+    mixed = axes * variances.clamp(min=1e-6 * variances[-1]) ** -0.25 @ axes.T
+    mixed *= (deviation / ((found - centre) @ mixed.T).std(0))[:, None]
+    into.weight[:many] = torch.einsum("ij,jk...->ik...", mixed, into.weight[:many])
+    into.bias[:many] = mixed @ (into.bias[:many] - centre) + mean
+    into.weight[many:], into.bias[many:] = 0, -30
+    undone = torch.linalg.inv(mixed)
+    back.bias += back.weight[:, :, 0, 0, 0] @ (centre - undone @ mean)
+    back.weight.copy_(torch.einsum("ij...,jk->ik...", back.weight, undone))
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight[:, :, :-1] = 0
+
+
+def train(model: Any, recipe: Recipe, out: Path) -> None:
+    """Flow matching of latents given captions, as the adapter is trained."""
+    plan = curriculum.Recipe(
+        seed=recipe.seed, drawing_steps=recipe.steps, drawing_batch=recipe.batch, dropped=recipe.dropped,
+        missed_captions=recipe.missed_captions,
+    )  # fmt: skip
+    schedule = evolve(model.recipe.schedule, shift=recipe.shift)
+
+    def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        drawn, captions = batch
+        with torch.no_grad():
+            clean = list(patchify(model.autoencoder.encode(as_tensor(drawn)), PATCH))
+        time = schedule.sample(len(clean), torch.Generator().manual_seed(step))
+        noise = [torch.randn_like(x) for x in clean]
+        flow = flow_step(model.denoiser, clean, model.condition(captions), time, None, noise=noise)
+        return F.mse_loss(torch.stack(flow.velocity), torch.stack(flow.target)), {}
+
+    phase = Phase(
+        "transformer", recipe.steps, recipe.rate, recipe.muon,
+        decay=recipe.decay, ema=recipe.ema, seed=recipe.seed,
+    )  # fmt: skip
+    named = {  # so that the head's layers are trained as the language model's are
+        name.replace("diffusion_head_a.", "diffusion_head_a.layers."): parameter
+        for name, parameter in named_of(denoiser=model.denoiser).items()
+    }
+    fit(phase, out, named, lambda done: loader(Steps(plan, ("", ""), done, "drawing")), loss_of)
+
+
+def rebuilt(model: Any, count: int) -> dict[str, Any]:
+    """Share of rendered images that are correct after the autoencoder: the upper bound of the model's own."""
+    asked, images = rendered(count)
+    back = model.decode(model.encode(images))
+    return figures([(127.5 * (each.clamp(-1, 1) + 1)).round().byte().permute(1, 2, 0).numpy() for each in back], asked)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
+    parser.add_argument("--guidance", type=float, default=2.0, help="for what is measured in the end")
+    parser.add_argument("--measure", type=int, default=256, help="prompts to measure the result on; 0 = do not")
+    for name, default in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    options = vars(parser.parse_args(arguments))
+    out, count, guidance = options.pop("out"), options.pop("measure"), options.pop("guidance")
+    recipe = Recipe(**options)
+    out.mkdir(parents=True, exist_ok=True)
+    fresh = out / "fresh"
+    if not (fresh / "vae" / "diffusion_pytorch_model.safetensors").is_file():
+        create(fresh, corpus(), recipe.seed)
+    write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
+    model = load(fresh, recipe.shift, guidance)
+    still(model.autoencoder.net)
+    train_autoencoder(model, recipe, out)
+    seen = np.stack([np.asarray(image) for image in rendered(256, "train")[1]])
+    normalise(model.autoencoder, as_tensor(seen))
+    _write(fresh / "vae" / "diffusion_pytorch_model.safetensors", model.autoencoder.net)
+    model = load(fresh, recipe.shift, guidance)
+    if count:
+        print(json.dumps({"rebuilt": rebuilt(model, count)["all"]}, indent=2), flush=True)
+    still(model.autoencoder.net)
+    train(model, recipe, out)
+    stored = {name: tensor for name, tensor in model.denoiser.state_dict().items() if name in model.files.shapes}
+    model.save(out / "model", stored)
+    if count:
+        print(json.dumps(generated(load(out / "model", recipe.shift, guidance), count), indent=2))
+
+
+if __name__ == "__main__":
+    main()
