@@ -46,6 +46,7 @@ CHECKPOINTS = Checkpoints(
     needs="Training its flow head needs a GPU that holds the weights in bfloat16, and the head's gradients and "
     "optimiser in float32 (srum doctor --plan shows how much). To see the whole method on this machine, run a bundled "
     "model: srum-train --adapter bagel --preset shapes.",
+    instead=", or build the tiny model of the preset shapes: python -m pretraining.showo2 --out runs/tiny-showo2",
 )
 ATTENTION: dict[str, Any] = {"attn_implementation": "sdpa"}
 SIGLIP = "google/siglip-so400m-patch14-384"
