@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import attrs
 
 from srum_core import config
 from srum_core.cli.common import say
-from srum_core.config import Settings
 from srum_core.errors import ConfigError, PluginError, RecordError, clean
 from srum_core.evaluation import comparison
 from srum_core.interchange.incoming import fresh
@@ -54,8 +54,7 @@ def export_model(run: Run, round: int | None, to: str, folder: Path) -> None:
 def _checkpoint(run: Run, round: int, folder: Path) -> Written:
     from srum_core.models import trained  # torch
 
-    run.settings = _in_full(run.settings)
-    trained.export(run.model(round), folder)
+    trained.export(_in_full(run).model(round), folder)
     return "The whole model trained from", ""
 
 
@@ -91,20 +90,21 @@ def _diffusers(run: Run, round: int, folder: Path) -> Written:
             f"diffusers has no class for the model that {name} trains{' whole' if part else ''}. {_WHOLE} Of the "
             f"installed adapters --to diffusers is for: {able}."
         )
-    run.settings = _in_full(run.settings)
-    model: Any = run.model(round)
+    model: Any = _in_full(run).model(round)
     component = model.diffusers_model()
     component.save_pretrained(folder)
     return "The part that was trained of", f"{type(component).__name__}.from_pretrained of diffusers"
 
 
-def _in_full(settings: Settings) -> Settings:
+def _in_full(run: Run) -> Run:
     """Without options that hold the weights in less memory, and then in host memory: all of them may fit no GPU."""
-    adapter, small = settings.adapter, attrs.fields_dict(SmallMemory)
+    adapter, small = run.settings.adapter, attrs.fields_dict(SmallMemory)
     if small.keys().isdisjoint(adapter.options):
-        return settings
+        return run
     options = {name: value for name, value in adapter.options.items() if name not in small} | {"device": "cpu"}
-    return attrs.evolve(settings, adapter=attrs.evolve(adapter, options=options))
+    whole = copy(run)  # whose records are read by its own settings
+    whole.settings = attrs.evolve(run.settings, adapter=attrs.evolve(adapter, options=options))
+    return whole
 
 
 FORMATS: Mapping[str, Callable[[Run, int, Path], Written]] = {
