@@ -189,7 +189,7 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
         ways.append("an answerer elsewhere, such as answerer=remote")
     if own is None:
         least = min(tried, key=lambda each: each.need.total)
-        message += " No setting makes it fit on one such device"
+        message += " With all weights in full, no setting makes it fit on one such device"
         if least.need.weights > device.usable:
             message += f": its weights alone take {least.need.weights / GIB:.1f}"
         message += "."
