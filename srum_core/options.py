@@ -47,7 +47,7 @@ class Use:
     options: dict[str, Any] = field(factory=dict, hash=False)
 
 
-@frozen
+@frozen(kw_only=True)
 class SmallMemory:
     """Options of an adapter that can hold its weights in less memory."""
 
