@@ -91,7 +91,7 @@ def sampling(options: Any, count: int) -> dict[str, float]:
     contexts = middle.contexts(denoiser, [text % 90 + 3 for text in texts])
     times = timed(lambda: sample(denoiser, contexts, grids, sampler), options)
     passes = 2 * (options.points - 1) * middle.products(denoiser, count, (), options.side, 0)
-    return {**times, "products": passes, "pictures_per_second": count / times["seconds"]}
+    return {**times, "products": passes, "images_per_second": count / times["seconds"]}
 
 
 @torch.no_grad()
