@@ -43,33 +43,33 @@ def quantize(module: nn.Module, options: SmallMemory, parts: Parts, dtype: torch
 
     dtype    of the activations
     planned  whether to stay on the meta device, with the sizes of quantised weights"""
-    wanted = pattern(options, parts)
-    if wanted is None:
+    names = pattern(options, parts)
+    if names is None:
         return
     check(options)
     from bitsandbytes import functional
     from bitsandbytes import nn as quantised_nn
 
-    layers: Any = quantised_nn
+    kinds: Any = quantised_nn
 
     linear = [(name, each) for name, each in module.named_modules() if isinstance(each, nn.Linear)]
-    found = [(name, each) for name, each in linear if re.fullmatch(wanted, name)]
-    for name, old in found:
-        given: Any = (old.in_features, old.out_features, old.bias is not None)
+    layers = [(name, each) for name, each in linear if re.fullmatch(names, name)]
+    for name, old in layers:
+        shape: Any = (old.in_features, old.out_features, old.bias is not None)
         with torch.device("meta"):
             if options.quantize == "nf4":
-                made: Any = layers.Linear4bit(*given, compute_dtype=dtype, quant_type="nf4")
+                new: Any = kinds.Linear4bit(*shape, compute_dtype=dtype, quant_type="nf4")
             else:
-                made = layers.Linear8bitLt(*given, has_fp16_weights=False)
-        made.weight.data, made.bias = old.weight.data, old.bias
+                new = kinds.Linear8bitLt(*shape, has_fp16_weights=False)
+        new.weight.data, new.bias = old.weight.data, old.bias
         if planned:
-            made.weight = made.weight._quantize("meta")
-        module.set_submodule(name, made)
+            new.weight = new.weight._quantize("meta")
+        module.set_submodule(name, new)
     maps = functional.name2qmap
     for name in [name for name, each in maps.items() if each.is_meta]:
         del maps[name]  # the package keeps it for all devices, and a plan's has no values
     keep_layout(module)
-    if found:  # PEFT's own layers for such weights depend on it
+    if layers:  # PEFT's own layers for such weights depend on it
         setattr(module, f"is_loaded_in_{4 if options.quantize == 'nf4' else 8}bit", True)
 
 
