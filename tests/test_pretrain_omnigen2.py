@@ -10,11 +10,10 @@ import pytest
 import torch
 from near import off
 from safetensors.torch import load_file
+from tiny_models import trained_by_its_preset
 
 from pretraining.omnigen2 import load, main
-from srum_core.cli.main import train_main
 from srum_core.plugins import discover
-from srum_core.runs.run import Run
 from srum_core.testing import sample_image
 
 pytestmark = pytest.mark.slow
@@ -57,13 +56,7 @@ def test_the_autoencoder_is_the_bundled_bagels(out: Path) -> None:
 
 
 def test_the_preset_trains_it_on_what_the_bundled_bagel_judges(out: Path, tmp_path: Path) -> None:
-    few = ["prompts=shapes:train:4", "generate.candidates=1", "benchmark=", "train.steps=1", "adapter.sampling.steps=4"]
-    given = ["--adapter", "omnigen2", "--preset", "shapes", "--checkpoint", str(out / "model"), *few]
-    # Images of two steps show no shapes: the grid has regions all the same.
-    assert train_main([*given, "map=paper", "grounder=grid", "--out", str(tmp_path / "run")]) == 0
-    done = Run.open(tmp_path / "run")
-    assert all(judged.scores for judged in done.judgements(1))
-    again = load(done.stage_folder("train", 1), shift=2.0, guidance=2.0)
+    again = load(trained_by_its_preset("omnigen2", out / "model", tmp_path / "run"), shift=2.0, guidance=2.0)
     assert again.generate(["a red circle"], [0])[0].image.size == (32, 32)
 
 

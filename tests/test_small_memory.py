@@ -21,8 +21,12 @@ from srum_bagel.model import EXPERTS, Bagel
 from srum_bagel.options import Options as BagelOptions
 from srum_blip3o.model import Blip3o
 from srum_blip3o.options import Options as Blip3oOptions
+from srum_core.config import load_settings
 from srum_core.errors import CheckpointError, ConfigError, TrainingError
+from srum_core.interchange.trained_model import in_full
 from srum_core.models import small_memory, trained
+from srum_core.plugins import discover
+from srum_core.runs.run import Run
 from srum_core.training import lora
 from srum_omnigen2.model import OmniGen2
 from srum_omnigen2.options import Options as OmniGen2Options
@@ -238,6 +242,20 @@ def test_generation_experts_are_trained_whole_beside_quantised_understanding(tmp
             assert torch.equal(parameter, tuned.parameters[name].to(parameter))
     with pytest.raises(CheckpointError, match="cannot be written whole"):
         trained.export(model, tmp_path / "whole")
+
+
+def test_an_export_loads_full_weights_and_leaves_other_runs_as_they_are(tmp_path: Path) -> None:
+    registry = discover()
+
+    def run(*settings: str) -> Run:
+        return Run(tmp_path, load_settings("bagel", ("shapes",), None, settings, registry), registry)
+
+    plain, small = run("adapter.device=auto"), run("adapter.device=auto", "adapter.quantize=nf4")
+    assert in_full(plain) is plain
+    options = in_full(small).settings.adapter.options
+    assert options.get("quantize", "none") == "none"
+    assert options["device"] == "cpu"
+    assert small.settings.adapter.options["quantize"] == "nf4"  # by which its records are read
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------

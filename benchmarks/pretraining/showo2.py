@@ -8,7 +8,6 @@ random, so language model and flow head are trained together. Answering is not t
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -17,23 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import asdict, evolve, frozen
+from attrs import evolve, frozen
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig
 
-from pretraining import curriculum
-from pretraining.curriculum import Steps, loader
-from pretraining.fit import Phase, as_tensor, fit, named_of
+from pretraining import curriculum, fit
+from pretraining.curriculum import Steps, captioned, loader
+from pretraining.fit import Phase, as_tensor, autoencoder_loss, flow_loss, make_parser, named_of, parse
 from pretraining.measure_head import figures, generated, rendered
 from pretraining.pretrain_head import corpus
 from pretraining.tokenizer import train_tokenizer
-from srum_core.flow import flow_step
 from srum_core.models.qwen_vl import END, PAD, SPECIAL
 from srum_core.models.tensors import patchify
 from srum_core.plugins import discover
-from srum_core.runs.store import write_atomic
 from srum_showo2.autoencoder import Autoencoder
 from srum_showo2.checkpoint import ATTENTION, head_config, language_config
 from srum_showo2.denoiser import ShowO2Denoiser, Sizes
@@ -56,11 +53,10 @@ SEMANTIC: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hi
 HEAD = {"width": 96, "layers": 3, "heads": 4, "kv_heads": 2, "head_width": 24, "mlp": 192}
 
 
-@frozen
-class Recipe:
-    """What the tiny model was made with; every field is a command-line option."""
+@frozen(kw_only=True)
+class Recipe(fit.Recipe):
+    """What the tiny model was made with."""
 
-    seed: int = 0
     autoencoder_steps: int = 1500
     autoencoder_batch: int = 32
     autoencoder_rate: float = 3e-3
@@ -68,17 +64,8 @@ class Recipe:
     steps: int = 6000
     batch: int = 64
     rate: float = 1.5e-3
-    """Of AdamW; it falls to zero over the last `decay` of the steps."""
-    muon: float = 0.01
-    """Of Muon, for the matrices of the layers of language model, semantic layers and head; 0 leaves them to AdamW."""
-    decay: float = 0.4
+    """Of AdamW."""
     shift: float = 1.5
-    """Time shift of the loss, and of sampling for what is measured."""
-    dropped: float = 0.1
-    """Share of images with a dropped caption, for guidance."""
-    ema: float = 0.998
-    missed_captions: float = 0.1
-    """Share of images that deviate from their caption in one thing (`captions.MISSES`), as on the web."""
 
 
 def create(directory: Path, corpus: Iterable[str], seed: int = 0) -> None:
@@ -138,23 +125,19 @@ def _still(layer: nn.Conv3d, x: Tensor) -> Tensor:
 
 
 def train_autoencoder(model: Any, recipe: Recipe, out: Path) -> None:
-    """Squared and absolute error, and a pull of each latent channel to mean 0 and deviation 1."""
     net = model.autoencoder.net
     plan = curriculum.Recipe(
         seed=recipe.seed, autoencoder_steps=recipe.autoencoder_steps, autoencoder_batch=recipe.autoencoder_batch
     )
 
-    def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(_: int, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         x = as_tensor(batch)
         mean, variance = model.autoencoder.moments(x).chunk(2, dim=1)
         z = mean + torch.exp(0.5 * variance) * torch.randn_like(mean)
-        back = net.decoder(net.post_quant_conv(z[:, :, None]))[:, :, 0]
-        moments = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
-        error = F.mse_loss(back, x) + 0.2 * F.l1_loss(back, x)
-        return error + 0.02 * moments + 1e-4 * (variance + 4).square().mean(), {"mse": F.mse_loss(back, x).item()}
+        return autoencoder_loss(x, net.decoder(net.post_quant_conv(z[:, :, None]))[:, :, 0], z, variance)
 
     phase = Phase("autoencoder", recipe.autoencoder_steps, recipe.autoencoder_rate, ema=0.99, seed=recipe.seed)
-    fit(phase, out, named_of(net=net), lambda done: loader(Steps(plan, ("", ""), done, "autoencoder")), loss_of)
+    fit.fit(phase, out, named_of(net=net), lambda done: loader(Steps(plan, ("", ""), done, "autoencoder")), loss_of)
 
 
 @torch.no_grad()
@@ -184,54 +167,37 @@ def normalise(autoencoder: Autoencoder, images: Tensor) -> None:
 
 def train(model: Any, recipe: Recipe, out: Path) -> None:
     """Flow matching of latents given captions, as the adapter is trained."""
-    plan = curriculum.Recipe(
-        seed=recipe.seed, drawing_steps=recipe.steps, drawing_batch=recipe.batch, dropped=recipe.dropped,
-        missed_captions=recipe.missed_captions,
-    )  # fmt: skip
     schedule = evolve(model.recipe.schedule, shift=recipe.shift)
 
     def loss_of(step: int, batch: Any) -> tuple[Tensor, dict[str, float]]:
-        drawn, captions = batch
+        drawings, captions = batch
         with torch.no_grad():
-            clean = list(patchify(model.autoencoder.encode(as_tensor(drawn)), PATCH))
-        time = schedule.sample(len(clean), torch.Generator().manual_seed(step))
-        noise = [torch.randn_like(x) for x in clean]
-        flow = flow_step(model.denoiser, clean, model.condition(captions), time, None, noise=noise)
-        return F.mse_loss(torch.stack(flow.velocity), torch.stack(flow.target)), {}
+            clean = list(patchify(model.autoencoder.encode(as_tensor(drawings)), PATCH))
+        return flow_loss(model.denoiser, clean, model.condition(captions), schedule, step), {}
 
-    phase = Phase(
-        "transformer", recipe.steps, recipe.rate, recipe.muon,
-        decay=recipe.decay, ema=recipe.ema, seed=recipe.seed,
-    )  # fmt: skip
     named = {  # so that the head's layers are trained as the language model's are
         name.replace("diffusion_head_a.", "diffusion_head_a.layers."): parameter
         for name, parameter in named_of(denoiser=model.denoiser).items()
     }
-    fit(phase, out, named, lambda done: loader(Steps(plan, ("", ""), done, "drawing")), loss_of)
+    phase = recipe.phase("transformer", recipe.steps, recipe.rate)
+    fit.fit(phase, out, named, captioned(recipe, recipe.steps, recipe.batch), loss_of)
 
 
 def rebuilt(model: Any, count: int) -> dict[str, Any]:
     """Share of rendered images that are correct after the autoencoder: the upper bound of the model's own."""
-    asked, images = rendered(count)
+    scenes, images = rendered(count)
     back = model.decode(model.encode(images))
-    return figures([(127.5 * (each.clamp(-1, 1) + 1)).round().byte().permute(1, 2, 0).numpy() for each in back], asked)
+    return figures([(127.5 * (x.clamp(-1, 1) + 1)).round().byte().permute(1, 2, 0).numpy() for x in back], scenes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for states, logs and the model")
+    parser = make_parser(__doc__)
     parser.add_argument("--guidance", type=float, default=2.0, help="for what is measured in the end")
-    parser.add_argument("--measure", type=int, default=256, help="prompts to measure the result on; 0 = do not")
-    for name, default in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    options = vars(parser.parse_args(arguments))
-    out, count, guidance = options.pop("out"), options.pop("measure"), options.pop("guidance")
-    recipe = Recipe(**options)
-    out.mkdir(parents=True, exist_ok=True)
+    recipe, options = parse(parser, Recipe(), arguments)
+    out, count, guidance = options.out, options.measure, options.guidance
     fresh = out / "fresh"
     if not (fresh / "vae" / "diffusion_pytorch_model.safetensors").is_file():
         create(fresh, corpus(), recipe.seed)
-    write_atomic(out / "recipe.json", json.dumps(asdict(recipe), indent=2).encode())
     model = load(fresh, recipe.shift, guidance)
     still(model.autoencoder.net)
     train_autoencoder(model, recipe, out)

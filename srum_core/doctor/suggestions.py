@@ -22,7 +22,7 @@ ASSUMED = (
 
 
 @frozen
-class Mend:
+class Fix:
     """Find settings with which a stage fits, and its memory then."""
 
     words: tuple[str, ...]
@@ -35,7 +35,7 @@ def needs(planner: Planner, settings: Settings) -> list[Need]:
     return [need for need in found if need is not None]
 
 
-def fix(planner: Planner, settings: Settings, need: Need, tried: list[Mend] | None = None) -> Mend | None:
+def fix(planner: Planner, settings: Settings, need: Need, tried: list[Fix] | None = None) -> Fix | None:
     """The first changes, one added to another, with which the stage fits, less those that it fits without; None if all
     together are not enough. `tried` is given all that was evaluated until then, without words that spare nothing."""
     made: list[Change] = []
@@ -43,7 +43,7 @@ def fix(planner: Planner, settings: Settings, need: Need, tried: list[Mend] | No
         made.append(change)
         after = _after(planner, settings, need.stage, made)
         if tried and after.total < tried[-1].need.total:
-            tried.append(Mend((*tried[-1].words, change[0]), after))
+            tried.append(Fix((*tried[-1].words, change[0]), after))
         if after.total <= planner.device.usable:
             break
     else:
@@ -52,7 +52,7 @@ def fix(planner: Planner, settings: Settings, need: Need, tried: list[Mend] | No
         others = [each for each in made if each is not change]
         if _after(planner, settings, need.stage, others).total <= planner.device.usable:
             made = others
-    return Mend(tuple(word for word, _ in made), _after(planner, settings, need.stage, made))
+    return Fix(tuple(word for word, _ in made), _after(planner, settings, need.stage, made))
 
 
 Change = tuple[str, Callable[[Settings], Settings]]
@@ -115,7 +115,7 @@ def together(planner: Planner, settings: Settings) -> Together | None:
         found: list[Need] = []
         try:
             for need in needs(planner, changed):
-                own = Mend((), need) if need.total <= planner.device.usable else fix(planner, changed, need)
+                own = Fix((), need) if need.total <= planner.device.usable else fix(planner, changed, need)
                 if own is None:
                     break
                 words += own.words
@@ -179,7 +179,7 @@ def show(planner: Planner, settings: Settings, console: Console, command: Sequen
 
 def _advice(planner: Planner, settings: Settings, need: Need) -> str:
     """Only changes that are enough according to the plan."""
-    device, tried = planner.device, [Mend((), need)]
+    device, tried = planner.device, [Fix((), need)]
     own = fix(planner, settings, need, tried)
     message = f"{need.stage} needs {need.total / GIB:.1f} GiB and has {device.usable / GIB:.1f}."
     ways = [] if own is None else [f"{' '.join(own.words)} ({own.need.total / GIB:.1f})"]
@@ -197,7 +197,7 @@ def _advice(planner: Planner, settings: Settings, need: Need) -> str:
     return f"{message} It fits with {'; or '.join(ways)}."
 
 
-def _shared(device: Device, tried: Sequence[Mend]) -> list[str]:
+def _shared(device: Device, tried: Sequence[Fix]) -> list[str]:
     """The fewest devices, and changes, with which training fits if they share its weights; none if that is not
     enough."""
     for launch, share in (("fsdp2", Need.sharded), ("fsdp2-offload", Need.offloaded)):

@@ -54,7 +54,7 @@ def export_model(run: Run, round: int | None, to: str, folder: Path) -> None:
 def _checkpoint(run: Run, round: int, folder: Path) -> Written:
     from srum_core.models import trained  # torch
 
-    trained.export(_in_full(run).model(round), folder)
+    trained.export(in_full(run).model(round), folder)
     return "The whole model trained from", ""
 
 
@@ -90,17 +90,18 @@ def _diffusers(run: Run, round: int, folder: Path) -> Written:
             f"diffusers has no class for the model that {name} trains{' whole' if part else ''}. {_WHOLE} Of the "
             f"installed adapters --to diffusers is for: {able}."
         )
-    model: Any = _in_full(run).model(round)
+    model: Any = in_full(run).model(round)
     component = model.diffusers_model()
     component.save_pretrained(folder)
     return "The part that was trained of", f"{type(component).__name__}.from_pretrained of diffusers"
 
 
-def _in_full(run: Run) -> Run:
-    """Without options that hold the weights in less memory, and then in host memory: all of them may fit no GPU."""
-    adapter, small = run.settings.adapter, attrs.fields_dict(SmallMemory)
-    if small.keys().isdisjoint(adapter.options):
+def in_full(run: Run) -> Run:
+    """With full weights where they were quantised, and then in host memory: all of them may fit no GPU."""
+    adapter = run.settings.adapter
+    if adapter.options.get("quantize", "none") == "none":
         return run
+    small = attrs.fields_dict(SmallMemory)
     options = {name: value for name, value in adapter.options.items() if name not in small} | {"device": "cpu"}
     whole = copy(run)  # whose records are read by its own settings
     whole.settings = attrs.evolve(run.settings, adapter=attrs.evolve(adapter, options=options))

@@ -149,11 +149,11 @@ def names(prompt: str, label: str, known: Synonyms) -> bool:
     def named(heads: Sequence[str]) -> bool:
         return any(known.same(head, word) for head in heads if unwanted.isdisjoint(forms(head)) for word in wanted)
 
-    def somebody(words: Sequence[str]) -> bool:
+    def names_person(words: Sequence[str]) -> bool:
         return any(known.same(word, "person") for word in words)
 
     heads, held = _heads(label, known)
-    return named(heads) or (somebody(heads) and not somebody(wanted) and named(held))
+    return named(heads) or (names_person(heads) and not names_person(wanted) and named(held))
 
 
 def _heads(label: str, known: Synonyms) -> tuple[list[str], list[str]]:
