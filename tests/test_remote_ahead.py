@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import Handler, Server, forget_servers, serving, silent
+from loopback import Handler, Server, forget_servers, serving, silent, with_status
 from painting import Painter, colours
 from PIL import Image
 
@@ -115,6 +115,35 @@ def test_what_the_judge_says_ends_the_run(images: Server, judge: Server, capsys:
     assert trained(images, judge) == 2
     assert "returned 401" in capsys.readouterr().err
     assert len(lines("run", "candidates")) == 3
+
+
+def test_a_judge_that_fails_for_a_while_is_told_at_once_and_asked_again(
+    images: Server, judge: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last image waits for the warning; then the server is back."""
+    back = threading.Event()
+
+    def paint(prompt: str, seed: int, body: dict[str, Any]) -> Image.Image:
+        if prompt == "a hill":
+            assert any("out of memory" in each and "Judging continues" in each for each in told(back, caplog))
+            judge.act = scoring
+        return colours(prompt, seed, body)
+
+    judge.act, images.act = with_status(500, "out of memory"), Painter(paint=paint)
+    assert trained(images, judge) == 0
+    monkeypatch.setattr(order, "_can_judge_ahead", lambda run, round: False)
+    images.act = Painter()
+    assert trained(images, judge, out="after") == 0
+    for folder in ("candidates", "regions", "judgements"):
+        assert lines("run", folder) == lines("after", folder)
+
+
+def told(waiting: threading.Event, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings, as soon as there are any."""
+    for _ in range(1000):
+        if caplog.messages or waiting.wait(0.02):
+            break
+    return list(caplog.messages)
 
 
 @pytest.mark.parametrize("changed", ["answerer=", "grounder=sam", "generator=toy:ToyModel"])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
-from srum_core.errors import RecordError
+from srum_core.errors import RecordError, clean
 from srum_core.records import Candidate, Grounding, Judgement
 from srum_core.runs.files import STAGES, read_json
 from srum_core.runs.progress import NORMAL, VERBOSE, log_file, shown, tell
@@ -20,6 +21,7 @@ from srum_core.stages.chunks import Step, seed_everything
 from srum_core.stages.ground import ground
 from srum_core.stages.judge import judge
 
+log = logging.getLogger("srum")
 _MODULES = {
     **{stage: f"srum_core.stages.{stage}" for stage in ("generate", "ground", "judge")},
     "train": "srum_core.training.trainer",
@@ -151,13 +153,13 @@ def perform(run: Run, stage: str, round: int | None) -> None:
 def _judge_ahead(run: Run, round: int) -> Iterator[None]:
     """Ground and judge the round's images as they arrive, in a thread beside the generation.
 
-    The stages themselves process the images that are left at the end, with the same records. Images are queued on disk,
-    so the generation never waits. Raises at the end the thread's exception."""
+    The stages themselves process the images that are left at the end, with the same records, and raise what is wrong
+    then. Images are queued on disk, so the generation never waits."""
     if not _can_judge_ahead(run, round):
         yield
         return
-    over, errors = threading.Event(), list[BaseException]()
-    thread = threading.Thread(target=_work, args=(run, round, over, errors), name="srum-ahead", daemon=True)
+    over = threading.Event()
+    thread = threading.Thread(target=_work, args=(run, round, over), name="srum-ahead", daemon=True)
     thread.start()
     try:
         yield
@@ -171,11 +173,9 @@ def _judge_ahead(run: Run, round: int) -> Iterator[None]:
     over.set()
     while thread.is_alive():
         thread.join(0.5)  # with a timeout: otherwise a Ctrl-C just before would not be noticed
-    if errors:
-        raise errors[0]
 
 
-def _work(run: Run, round: int, over: threading.Event, errors: list[BaseException]) -> None:
+def _work(run: Run, round: int, over: threading.Event) -> None:
     candidates, processed = run.at("generate", round).candidates(round), 0
     try:
         while not over.wait(PAUSE):
@@ -184,7 +184,9 @@ def _work(run: Run, round: int, over: threading.Event, errors: list[BaseExceptio
                 ground(run, round, lambda: not over.is_set())
                 judge(run, round, lambda: not over.is_set())
     except BaseException as error:
-        errors.append(error)
+        if not over.is_set():
+            reason = clean(error, 1000) or type(error).__name__
+            log.warning("%s Judging continues when all images are generated.", reason)
 
 
 def _can_judge_ahead(run: Run, round: int) -> bool:
