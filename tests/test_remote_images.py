@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from srum_core.plugins import discover
 from srum_core.records import Sample
 from srum_core.testing import GeneratorConformance
 from srum_remote import client, generator, wire
+from srum_remote import servers as servers_module
 from srum_remote.generator import ALIKE, PROBES, UNREPEATABLE, RemoteGenerator
 from srum_remote.options import GeneratorOptions
 
@@ -91,6 +94,26 @@ def test_images_come_inside_chat_completions_too(server: Server) -> None:
     assert (body["width"], body["height"], body["seed"], body["num_inference_steps"]) == (24, 16, 11, 3)
     assert sample.image.tobytes() == colours("a cat", 11, body).tobytes()
     assert sample.model == "painter"
+
+
+def test_an_image_may_follow_the_text_of_an_earlier_stage(server: Server) -> None:
+    """vLLM-Omni gives every stage of a model its own choice."""
+    painter = Painter()
+
+    def text_first(handler: Handler) -> None:
+        reply = handler.reply
+        text = {"index": 0, "message": {"role": "assistant", "content": "a thought"}}
+
+        def add(status: int, body: str, *more: Any) -> None:
+            data = json.loads(body)
+            reply(status, json.dumps({**data, "choices": [text, *data["choices"]]} if handler.body else data))
+
+        handler.reply = add  # type: ignore[method-assign, assignment]
+        painter(handler)
+
+    server.act = text_first
+    (sample,) = remote(server, api="chat").generate(["a cat"], [11])
+    assert sample.image.tobytes() == colours("a cat", 11, {}).tobytes()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -210,6 +233,19 @@ def test_one_of_several_servers_may_be_away(server: Server, caplog: pytest.LogCa
     assert "other servers are used instead" in caplog.text
 
 
+def test_a_server_that_returns_untested_generates_nothing(server: Server) -> None:
+    with serving() as late:
+        late.act = drop
+        made = remote(server, late)
+        made.generate(["a cat"], [1])
+        late.act = Painter(paint=ignoring_prompts)
+        for each in made._servers.servers:
+            each.wakes = 0.0
+        made.generate(["a dog", "two dogs"], [1, 2])
+        assert not late.act.bodies
+    assert sorted(body["prompt"] for body in asked(server)) == ["a cat", "a dog", "two dogs"]
+
+
 # ---- hostile servers -------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +321,23 @@ def test_a_reply_without_end_is_cut(server: Server) -> None:
         remote(server, max_reply=20_000).generate(["a cat"], [1])
 
 
+@pytest.mark.parametrize(
+    ("side", "size", "words"),
+    [
+        (8000, (16, 16), "image of 8000x8000 pixels where 16x16"),
+        (9000, (0, 0), r"cannot be decoded \(it has 9000x9000 pixels"),
+    ],
+)
+def test_a_huge_image_is_not_unpacked(server: Server, side: int, size: tuple[int, int], words: str) -> None:
+    """Its header is enough: the pixels behind it, of which a few bytes can hold a gigabyte, are not read."""
+    small, header = base64.b64decode(in_base64(Image.new("RGB", (4, 4)))), side.to_bytes(4, "big") * 2
+    chunk = b"IHDR" + header + small[24:29]
+    huge = small[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + small[33:]
+    server.act = after_the_test(saying([{"b64_json": base64.b64encode(huge).decode()}]))
+    with pytest.raises(AnswerError, match=words):
+        remote(server, size=size, retries=0).generate(["a cat"], [1])
+
+
 def test_a_refused_prompt_is_a_failure_and_many_end_the_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def act(handler: Handler) -> None:
         with_status(400, "content policy")(handler) if "dog" in handler.body["prompt"] else Painter()(handler)
@@ -322,8 +375,30 @@ def test_another_model_under_way_is_refused(server: Server) -> None:
     made = remote(server)
     made.generate(["a cat"], [1])
     server.act.model = "another"  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"serves another, but the model painter is to generate"):
+    with pytest.raises(ConfigError, match=r"serves another, but the model painter is to .*Set .*option model"):
         made.generate(["a dog"], [1])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_server_that_returns_with_another_model_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    """It crashes during a batch and is restarted with another model, whose images it sends for any name."""
+    monkeypatch.setattr(servers_module, "FIRST_REST", 0.0)
+    painter = Painter()
+
+    def crash(handler: Handler) -> None:
+        painter.model, server.act = "another", painter
+        drop(handler)
+
+    with serving() as other:
+        other.act = Painter()
+        made = remote(server, *([other] if several else []), concurrency=1)
+        made.check()
+        server.act = lambda handler: painter(handler) if handler.path.endswith("/models") else crash(handler)
+        with pytest.raises(ConfigError, match=rf"{server.url} serves another, but the model painter is to generate"):
+            made.generate([f"image {n}" for n in range(8)], list(range(8)))
+    assert not painter.bodies
 
 
 def test_a_server_that_lists_no_models_needs_a_name(server: Server) -> None:
@@ -346,6 +421,7 @@ TOLD: list[tuple[str, str]] = [
     ),
     ("generator={use='remote', api='video'}", "generator.api (on the command line) should be one of images, chat"),
     ("generator={use='remote', load='all'}", "generator.load (on the command line) should be one of checkpoint, lora"),
+    ("generator={use='remote', size=[24, 0]}", "generator.size (on the command line) should be a width and a height"),
     ("generator=remotely", 'Did you mean "remote"?'),
     ("generate.use=remote", 'Did you mean "generator"?'),
 ]

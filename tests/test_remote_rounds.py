@@ -7,11 +7,13 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_plugins import install
 from loopback import Server, forget_servers, serving
 from painting import ModelServer
+from PIL import Image, ImageOps
 from toy import ToyModel, ToyOptions
 
 from srum_core.cli.main import train_main
@@ -19,6 +21,7 @@ from srum_core.errors import RecordError
 from srum_core.runs.run import Run
 from srum_core.stages.order import perform
 from srum_remote import generator, wire
+from srum_remote.generator import PROBES
 
 pytestmark = pytest.mark.slow
 RELOADING = """
@@ -129,6 +132,15 @@ def test_a_server_that_lists_the_folder_counts_as_serving_it(server: Server, toy
     assert models("run", 2) == {str(path)}
 
 
+def test_a_server_that_loaded_the_folder_under_another_name_counts_too(server: Server, toys: ModelServer) -> None:
+    trained(remote(server))
+    path = Path("run/round-1", served("run")["path"]).absolute()
+    toys.load(path, "policy")
+    toys.root = str(path)
+    assert trained(remote(server)) == 0
+    assert models("run", 2) == {"policy"}
+
+
 def test_a_plugin_reloads_the_server(server: Server, toys: ModelServer, reloading: None) -> None:
     assert trained(remote(server)) == 0
     assert [(each["round"], each["run"]) for each in toys.message] == [(1, str(Path("run").absolute()))]
@@ -174,7 +186,9 @@ def test_lora_folders_are_named_as_long_as_they_are_the_whole_change(
     assert trained(remote(server, load="lora", model="toy-base")) == 2
     name, message = served("run")["name"], capsys.readouterr().err
     lora = Path("run/round-1/checkpoint").absolute()
-    assert f"vllm serve toy-base --omni --enable-lora --lora-modules {name}={lora} --port" in message
+    assert "the field lora of a request does not change its images" in message
+    assert f"sglang serve --model-path toy-base --lora-path {lora} --served-model-name {name} --port" in message
+    assert "vllm serve toy-base --omni, which gets the folder with every request" in message
     toys.model = name
     assert trained(remote(server, load="lora", model="toy-base")) == 0
     assert models("run", 2) == {name}
@@ -182,6 +196,34 @@ def test_lora_folders_are_named_as_long_as_they_are_the_whole_change(
         assert trained(remote(server, load="lora"), more, out="other") == 2
         assert "generator.load=lora is for runs of two rounds" in capsys.readouterr().err
     assert not Path("other/round-1").exists()
+
+
+@pytest.mark.parametrize("model", ["", "toy-base"])
+def test_a_server_that_applies_the_lora_folder_of_a_request_goes_on_serving_the_base(
+    server: Server, toys: ModelServer, model: str
+) -> None:
+    paint = toys.paint
+
+    def with_lora(prompt: str, seed: int, body: dict[str, Any]) -> Image.Image:
+        image = paint(prompt, seed, body)
+        return ImageOps.invert(image) if "lora" in body else image
+
+    toys.paint = with_lora
+    assert trained(remote(server, load="lora", model=model)) == 0
+    name, lora = served("run")["name"], Path("run/round-1/checkpoint").absolute()
+    assert (models("run", 1), models("run", 2)) == ({"toy-base"}, {f"toy-base with {name}"})
+    applied = [body["lora"] for body in toys.bodies if "lora" in body and body["prompt"] not in PROBES]
+    assert applied == [{"name": name, "path": str(lora)}] * 4
+
+
+def test_lora_weights_whose_effect_cannot_be_seen_are_not_assumed(
+    server: Server, toys: ModelServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every image of this server differs, with a LoRA folder or without."""
+    toys.paint = lambda prompt, seed, body: Image.effect_noise((8, 8), 99).convert("RGB")
+    assert trained(remote(server, load="lora")) == 2
+    assert "does not change its images" in capsys.readouterr().err
+    assert not images("run", 2)
 
 
 def test_the_lora_folder_of_a_round_on_top_of_another_training_is_no_whole_model(

@@ -312,9 +312,7 @@ class Client:
     def _served(self) -> dict[str, list[Served]]:
         """The models that each server lists, by its URL for messages. Raises AnswerError."""
         try:
-            return self._servers.survey(
-                lambda client: client.models.with_raw_response.list(), _read_models, self._wire.Stop()
-            )
+            return self._servers.survey(list_models, read_models, self._wire.Stop())
         except self._wire.RequestFailed as trouble:
             raise AnswerError(
                 f"The server at {trouble.where} {trouble.why}. It was asked to list its models.{self._tries(trouble)} "
@@ -345,7 +343,11 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _read_models(reply: Any) -> list[Served]:
+def list_models(client: openai.OpenAI) -> Any:
+    return client.models.with_raw_response.list()
+
+
+def read_models(reply: Any) -> list[Served]:
     try:
         models = [(each["id"], each.get("root")) for each in reply["data"]]
     except (TypeError, KeyError, AttributeError):

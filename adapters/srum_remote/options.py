@@ -65,6 +65,11 @@ def _usable_url(options: ServerOptions, attribute: Any, value: str) -> None:
         raise ValueError(f"'{attribute.name}' cannot be used: {error}") from error
 
 
+def _whole_size(options: GeneratorOptions, attribute: Any, value: tuple[int, int]) -> None:
+    if min(value) < 0 or (0 in value and value != (0, 0)):
+        raise ValueError(f"'{attribute.name}' should be a width and a height above 0, or [0, 0]")
+
+
 _SECRET = re.compile(r".*(api_?key|authorization|password|secret|bearer|headers).*|(auth_?|access_?)?token", re.I)
 
 
@@ -133,8 +138,8 @@ class GeneratorOptions(ServerOptions):
     kind: ClassVar[str] = "generator"
     api: Literal["images", "chat"] = "images"
     """The endpoint: /images/generations, or /chat/completions with the image in the message of its reply."""
-    size: tuple[int, int] = field(default=(0, 0), validator=validators.deep_iterable(_at_least_0))
-    """(width, height) of the images, in pixels; 0 = the adapter's in training, otherwise the server's own."""
+    size: tuple[int, int] = field(default=(0, 0), validator=_whole_size)
+    """(width, height) of the images, in pixels; [0, 0] = the adapter's in training, otherwise the server's own."""
     steps: int | None = field(default=None, validator=validators.optional(_positive))
     """Steps of the sampler (num_inference_steps); not set = the server's own."""
     guidance: float | None = None
@@ -147,8 +152,8 @@ class GeneratorOptions(ServerOptions):
     """Largest accepted reply, in bytes."""
     load: Literal["checkpoint", "lora", "none"] = "checkpoint"
     """What the server must load before each later round of a training run: the model that was trained so far, whole
-    (checkpoint); the LoRA folder of the round before, on the base model (lora, for two rounds); or nothing, so that all
-    rounds sample from the model that is served (none)."""
+    (checkpoint); the LoRA folder of the round before, on the base model (lora, for two rounds; it is also sent with
+    every request); or nothing, so that all rounds sample from the model that is served (none)."""
 
 
 def option(kind: str, name: str) -> str:

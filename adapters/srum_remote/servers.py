@@ -41,6 +41,8 @@ class Server:
     """Consecutive pauses without an answer in between."""
     wakes: float = 0.0
     """End of its pause, on the monotonic clock; 0 = not paused."""
+    doubtful: bool = False
+    """It has failed since its last answer, so it may have been restarted."""
 
 
 @define(eq=False)
@@ -50,6 +52,8 @@ class Servers:
     servers: Sequence[Server]
     room: int
     retries: int
+    verify: Callable[[Server, Stop], None] | None = None
+    """Called before a request to a doubtful server; raises what makes it unusable."""
     _next: int = field(default=0, init=False)
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
 
@@ -94,9 +98,11 @@ class Servers:
         """Send once, and update the server's state."""
         began = time.monotonic()
         try:
+            if server.doubtful and self.verify is not None:
+                self.verify(server, stop)
             reply = server.wire.attempt(send, read, stop)
         except RequestFailed as trouble:
-            trouble.where = server.where
+            trouble.where, server.doubtful = server.where, True
             if self.several and not trouble.final:
                 self._pause(server, trouble, began)
             raise
@@ -139,7 +145,7 @@ class Servers:
 
     def _resume(self, server: Server) -> None:
         with self._changed:
-            back, server.failures, server.wakes = server.failures > 0, 0, 0.0
+            back, server.failures, server.wakes, server.doubtful = server.failures > 0, 0, 0.0, False
             self._changed.notify_all()
         if back:
             log.warning("The server at %s answers again.", server.where)
