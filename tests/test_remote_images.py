@@ -75,7 +75,7 @@ def test_an_image_is_asked_for_whole(server: Server) -> None:
     (body,) = asked(server)
     assert body == {
         "model": "painter", "prompt": "a “cat” ?", "n": 1, "size": "24x16", "seed": 11, "response_format": "b64_json",
-        "num_inference_steps": 7, "guidance_scale": 2.5, "negative_prompt": "blur", "cfg": 1,
+        "output_format": "png", "num_inference_steps": 7, "guidance_scale": 2.5, "negative_prompt": "blur", "cfg": 1,
     }  # fmt: skip
     assert sample.image.tobytes() == colours("a “cat” ?", 11, body).tobytes()
     assert (sample.model, sample.note, sample.failure) == ("painter", "", "")
@@ -84,7 +84,7 @@ def test_an_image_is_asked_for_whole(server: Server) -> None:
 
 def test_what_is_not_set_is_left_to_the_server(server: Server) -> None:
     remote(server).generate(["a cat"], [1])
-    assert asked(server)[0].keys() == {"model", "prompt", "n", "seed", "response_format"}
+    assert asked(server)[0].keys() == {"model", "prompt", "n", "seed", "response_format", "output_format"}
 
 
 def test_images_come_inside_chat_completions_too(server: Server) -> None:
@@ -368,7 +368,7 @@ def test_a_field_that_a_server_does_not_know_is_left_out(server: Server) -> None
 
     server.act = act
     assert remote(server).generate(["a cat"], [1])[0].model == "painter"
-    assert painter.bodies[-1].keys() == {"model", "prompt", "n", "seed"}
+    assert painter.bodies[-1].keys() == {"model", "prompt", "n", "seed", "output_format"}
 
 
 def test_another_model_under_way_is_refused(server: Server) -> None:
@@ -377,6 +377,20 @@ def test_another_model_under_way_is_refused(server: Server) -> None:
     server.act.model = "another"  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"serves another, but the model painter is to .*Set .*option model"):
         made.generate(["a dog"], [1])
+
+
+def test_a_server_that_rests_is_not_asked_for_its_models(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It might not answer for minutes, and every batch begins with the lists of models."""
+    monkeypatch.setattr(servers_module, "FIRST_REST", 600.0)
+    with serving() as other:
+        other.act = Painter()
+        made = remote(other, server, concurrency=1, timeout=0.5)
+        made.check()
+        server.act = silent
+        made.generate(["a cat", "a dog"], [1, 1])
+        before = len(server.taken)
+        made.generate(["a hill"], [1])
+        assert len(server.taken) == before
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -54,7 +54,7 @@ class RemoteGenerator(Client):
         "a harmless prompt: the prompt is not the cause but something in every request, such as the generator's model, "
         "size, steps, guidance or extra."
     )
-    changes = (("response_format", None), ("modalities", None), ("seed", None))
+    changes = (("response_format", None), ("output_format", None), ("modalities", None), ("seed", None))
     options: GeneratorOptions
 
     def __init__(self, options: GeneratorOptions | None = None) -> None:
@@ -97,7 +97,8 @@ class RemoteGenerator(Client):
             if self._on_base:
                 self.check()
         except (AnswerError, ConfigError) as error:
-            folder, base = shlex.quote(str(path)), shlex.quote(self.options.model or "MODEL")
+            base = shlex.quote(self.options.model or (self._model if self._on_base else "MODEL"))
+            folder = shlex.quote(str(path))
             command = f"vllm serve {folder} --omni --served-model-name {name}"
             if self._lora:
                 command = f"sglang serve --model-path {base} --lora-path {folder} --served-model-name {name}"
@@ -133,10 +134,10 @@ class RemoteGenerator(Client):
             single._lora, single._on_base = self._lora, self._on_base
             try:
                 notes.append(single._test(url))
-            except AnswerError as error:
-                if len(urls) == 1 or getattr(error.__cause__, "final", True):
+            except AnswerError as unreachable:
+                if len(urls) == 1 or getattr(unreachable.__cause__, "final", True):
                     raise
-                absent[url] = error
+                absent[url] = unreachable
         if not notes:
             raise next(iter(absent.values()))
         for error in absent.values():
@@ -236,7 +237,7 @@ class RemoteGenerator(Client):
         fields: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
         fields["seed"] = seed
         if o.api == "images":
-            fields |= {"n": 1, "response_format": "b64_json"}
+            fields |= {"n": 1, "response_format": "b64_json", "output_format": "png"}  # SGLang's default is JPEG
             fields |= {"size": f"{width}x{height}"} if width and height else {}
         else:
             fields |= {"modalities": ["image"]}

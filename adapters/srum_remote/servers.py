@@ -84,9 +84,11 @@ class Servers:
 
     def survey(self, send: Send, read: Callable[[Any], T], stop: Stop) -> dict[str, T]:
         """The reply of each server, by its URL for messages. Servers without a reply are left out, unless all
-        are. Raises RequestFailed, Stopped."""
+        are, and doubtful ones: they are verified before their next request. Raises RequestFailed, Stopped."""
         replies = {}
         for server in self.servers if self.several else ():
+            if server.doubtful:
+                continue
             try:
                 replies[server.where] = self._ask(server, send, read, stop)
             except RequestFailed as trouble:
