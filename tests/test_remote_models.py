@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from srum_core.cli.main import main, train_main
 from srum_core.config import load_settings
+from srum_core.models import trained
 from srum_core.models.images import open_image
 from srum_core.plugins import discover
 from srum_core.protocols import ImageGenerator
@@ -85,8 +87,20 @@ def bagel(checkpoint: Path | None) -> ImageGenerator:
     return made
 
 
+class LoraServer(ModelServer):
+    """Serves the base model, with the LoRA folder that a request names, as vLLM-Omni does."""
+
+    def _paint(self, prompt: str, seed: int, body: dict[str, Any]) -> Image.Image:
+        if "lora" not in body:
+            return super()._paint(prompt, seed, body)
+        model: Any = self.make(None)
+        trained.apply(model, Path(body["lora"]["path"]))
+        made: Image.Image = model.generate([prompt], [seed])[0].image
+        return made
+
+
 def test_bagel_is_trained_on_images_of_a_server_that_loads_what_each_round_exports(server: Server) -> None:
-    """The images of the second round are those that a run without a server gets."""
+    """The images of the second round are those that a run without a server gets, also with LoRA folders by request."""
     server.act = served = ModelServer("bagel", bagel)
     model = ["--adapter", "bagel", "--preset", "shapes", *SETTINGS, "grounder=grid", "answerer=scripted", "benchmark="]
     few = ["prompts=['a red circle', 'a blue square']", "generate.candidates=1", "rounds=2"]
@@ -98,8 +112,10 @@ def test_bagel_is_trained_on_images_of_a_server_that_loads_what_each_round_expor
     message = json.loads(Path("far/round-1/served.json").read_text())
     served.load(Path("far/round-1", message["path"]), message["name"])
     assert train_main([*common, remote, "--out", "far"]) == 0
-    for round in (1, 2):
-        near, far = (sorted(Path(run, f"round-{round}/candidates/images").glob("*.png")) for run in ("near", "far"))
+    server.act = LoraServer("bagel", bagel)
+    assert train_main([*common, remote.replace("}", ", load='lora'}"), "--out", "lora"]) == 0
+    for round, out in itertools.product((1, 2), ("far", "lora")):
+        near, far = (sorted(Path(run, f"round-{round}/candidates/images").glob("*.png")) for run in ("near", out))
         assert [path.name for path in near] == [path.name for path in far]
         for one, other in zip(near, far, strict=True):
             assert pixel_gap(open_image(one), open_image(other)) <= 2  # images one by one, or in a batch
