@@ -104,7 +104,8 @@ class Servers:
                 self.verify(server, stop)
             reply = server.wire.attempt(send, read, stop)
         except RequestFailed as trouble:
-            trouble.where, server.doubtful = server.where, True
+            trouble.where = server.where
+            server.doubtful = server.doubtful or not trouble.final
             if self.several and not trouble.final:
                 self._pause(server, trouble, began)
             raise
