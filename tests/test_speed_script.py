@@ -35,8 +35,10 @@ def test_every_work_is_measured(script: Any, capsys: pytest.CaptureFixture[str])
     script.main(["--tiny", "--rounds", "2", "--points", "3", "--tokens", "2", "--peak", "1e9"])
     found = {each["work"]: each for each in map(json.loads, capsys.readouterr().out.splitlines())}
     assert list(found) == [
-        "training, LoRA, 2 images", "training, generation experts, 2 images", "drawing 1, guidance",
-        "drawing 4, guidance", "drawing 8, guidance", "answering 1", "answering 32",
+        "training, LoRA, 2 images", "training, generation experts, 2 images", "training, LoRA, 2 images, nf4",
+        "generating 1, guidance", "generating 4, guidance", "generating 8, guidance", "answering 1", "answering 32",
+        "generating 1, guidance, nf4", "generating 4, guidance, nf4", "generating 8, guidance, nf4",
+        "answering 1, nf4", "answering 32, nf4",
         *(f"attention, {name}" for name in script.ATTENTIONS),
     ]  # fmt: skip
     failed = found.pop("attention, cudnn")  # a CPU has none: it is told, and what comes after is measured
@@ -44,21 +46,36 @@ def test_every_work_is_measured(script: Any, capsys: pytest.CaptureFixture[str])
     assert all(each["low"] <= each["seconds"] <= each["high"] for each in found.values())
     more, less = found["training, generation experts, 2 images"], found["training, LoRA, 2 images"]
     assert more["products"] > less["products"]
-    assert found["drawing 8, guidance"]["products"] == 8 * found["drawing 1, guidance"]["products"]
+    assert found["generating 8, guidance"]["products"] == 8 * found["generating 1, guidance"]["products"]
     assert found["answering 32"]["tokens_per_second"] == pytest.approx(64 / found["answering 32"]["seconds"])
+
+
+def test_memory_is_predicted(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights in 4 bits take less, more images and questions more, and nothing is measured."""
+    script.main(["--tiny", "--tokens", "2", "--predict", "--no-compile"])
+    lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert all(line.keys() == {"work", "predicted_gib"} for line in lines)
+    gib = {line["work"]: line["predicted_gib"] for line in lines}
+    assert gib["training, LoRA, 2 images, nf4"] < gib["training, LoRA, 2 images"]
+    assert gib["generating 1, guidance"] < gib["generating 4, guidance"]
+    assert gib["answering 1, nf4"] < gib["answering 32, nf4"] < gib["answering 32"]
 
 
 def test_no_room_is_told_and_other_errors_are_raised(script: Any) -> None:
     import torch
 
-    def fails(error: Exception) -> dict[str, float]:
-        raise error
+    def measured(error: Exception) -> dict[str, Any]:
+        def fails(_: torch.device) -> Any:
+            raise error
 
-    given = SimpleNamespace(device=torch.device("cpu"), peak=1.0)
-    message = script.measured("w", lambda: fails(torch.OutOfMemoryError("so much\nand more")), given)
-    assert message == {"work": "w", "failed": "no room: so much"}
+        options = SimpleNamespace(device=torch.device("cpu"))
+        line: dict[str, Any] = script.measured("w", fails, options)
+        return line
+
+    message = "no room: so much"
+    assert measured(torch.OutOfMemoryError("so much\nand more")) == {"work": "w", "failed": message}
     with pytest.raises(RuntimeError, match="shapes"):
-        script.measured("w", lambda: fails(RuntimeError("shapes do not match")), given)
+        measured(RuntimeError("shapes do not match"))
 
 
 @pytest.mark.parametrize("name", ["flash", "products", "flex"])
@@ -78,7 +95,8 @@ def test_products_are_those_of_the_definition(script: Any) -> None:
     import middle
     import torch
 
-    denoiser = script.build(True, torch.device("cpu"), torch.float32)
+    options = SimpleNamespace(tiny=True, dtype=torch.float32)
+    denoiser = script.build(options, torch.device("cpu"))
     weights = 2 * 32 * 32 + 2 * 32 * 32 + 3 * 32 * 48  # four heads, and four for keys and values
     tokens, pairs = 4 * 4 + 2 + 5, (16 + 2) * (16 + 2 + 5) + 15
     assert middle.products(denoiser, 1, (), 4, 5) == 2 * (2 * tokens * weights + 4 * 32 * pairs)
