@@ -63,6 +63,13 @@ class EncodeSeesTheBatch(ToyModel):
         return [latent - mean for latent in latents]
 
 
+class EncodeGivesBytes(ToyModel):
+    """Of pixels as they are, not yet scaled."""
+
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        return [(latent * 255).byte() for latent in super().encode(images)]
+
+
 class EncodeWithGraph(ToyModel):
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         return [latent.requires_grad_() for latent in super().encode(images)]
@@ -334,6 +341,7 @@ CASES: Mapping[str, tuple[type[ToyModel], str, str]] = {
         "test_encoding_is_independent_of_the_batch",
         "what else is in the batch",
     ),
+    "EncodeGivesBytes": (EncodeGivesBytes, "test_latents_are_finite_and_carry_no_gradient", "holds torch.uint8"),
     "EncodeWithGraph": (EncodeWithGraph, "test_latents_are_finite_and_carry_no_gradient", "no gradient"),
     "LeakingNeighbour": (LeakingNeighbour, "test_images_do_not_see_their_neighbours", "neighbours in the batch"),
     "DeafToText": (DeafToText, "test_words_matter", "deaf to `condition`"),

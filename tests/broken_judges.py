@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from PIL import Image
@@ -45,6 +45,26 @@ class ReturnsSeven(ReadsFloats):
     def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
         number = re.search(r"-?\d+(\.\d+)?", answers[0])
         return [Score(float(number[0]))] if number else [Unreadable(0, "there is no number")]
+
+
+class AsksOnce(GlobalLayout):
+    """The question, without a list around it."""
+
+    def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Any:
+        return super().questions(candidate, regions)[0]
+
+
+class GivesNumbers(ReadsFloats):
+    """For answers in its own form, which no answer has that a suite can know."""
+
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Any:
+        mark = re.search(r"(10|[0-9]) of 10", answers[0])
+        return [int(mark[1]) / 5 - 1] if mark else [Unreadable(0, "there is no mark")]
+
+
+class ReadsNothing(ReadsFloats):
+    def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Found:
+        return [Unreadable(0, "there is no mark")]
 
 
 class ScoresSilence(GlobalLayout):
@@ -206,6 +226,9 @@ class PixelBoxes(Grid):
 # ---- what must be noticed ------------------------------------------------------------------------------------------
 
 JUDGES = {
+    "AsksOnce": (AsksOnce, "test_it_is_a_judge", "must return a list of Question records, but it returned a Question"),
+    "GivesNumbers": (GivesNumbers, "test_a_valid_answer_gives_a_score", "one that holds a float"),
+    "ReadsNothing": (ReadsNothing, "test_a_valid_answer_gives_a_score", "gives no score for the answer"),
     "Crashes": (Crashes, "test_odd_answers_are_scores_or_unreadable", "it raised IndexError"),
     "ReturnsSeven": (ReturnsSeven, "test_scores_stay_between_minus_one_and_one", "must be <= 1.0: 7"),
     "ReadsFloats": (ReadsFloats, "test_odd_answers_are_scores_or_unreadable", "could not convert string"),

@@ -231,7 +231,7 @@ BENCHMARKS = {
 }
 KINDS: Mapping[str, tuple[type, type, Mapping[str, tuple[Any, str, str]], Mapping[str, Any]]] = {
     "adapter": (AdapterConformance, ToyModel, broken_adapters.CASES, {"sizes": ((8, 8), (8, 4), (4, 8))}),
-    "judge": (JudgeConformance, GlobalLayout, JUDGES, {}),
+    "judge": (JudgeConformance, GlobalLayout, JUDGES, {"valid": ("Score: 0.4\nReason: It is 7 of 10.",)}),
     "grounder": (GrounderConformance, Grid, broken_judges.GROUNDERS, {}),
     "reward_map": (RewardMapConformance, Paper, MAPS, {}),
     "loss": (LossConformance, SrumLoss, LOSSES, {}),

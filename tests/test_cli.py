@@ -37,11 +37,12 @@ def prompts(tmp_path: Path) -> str:
 
 
 def test_the_list_of_plugins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     main.main(["plugins"])
     said = capsys.readouterr().out
-    for word in ("kind", "name", "distribution", "version", "summary"):
+    for word in ("distribution", "version", "summary"):
         assert word in said
+    assert said.count("judge zoom") == 2  # beside the version, and beside the summary
 
 
 def test_a_mistake_is_a_sentence_and_exit_status_2(capsys: pytest.CaptureFixture[str], prompts: str) -> None:
@@ -80,6 +81,22 @@ def test_other_commands_know_their_own_options(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main.main(["plugins", "--learning-rate", "1e-5"])
     assert "train.lr" not in capsys.readouterr().err  # it takes no settings
+
+
+@each_row(
+    "words, message",
+    [
+        (["repport", "run"], 'Did you mean "report"?'),
+        (["eval", "judges"], 'Did you mean "judge"?'),
+        (["new-plugin", "judges", "mine"], 'Did you mean "judge"?'),
+        (["train", "--adapter", "bagel"], "Training is a program of its own: srum-train"),
+    ],
+)
+def test_commands_that_are_none(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["a\0b", "caf\udce9"])

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from benchmark_data import believed, compbench_entries, wise_folder, write
-from fake_plugins import install
+from fake_plugins import describe, install
 from rows import each_row
 from warm import shared
 
@@ -143,6 +143,8 @@ def follow(page: Path, folder: Path) -> None:
         for line in text.replace("\\\n", " ").splitlines():
             if not line.strip() or line.startswith("#") or shlex.split(line)[0] in ELSEWHERE:
                 continue
+            for package in folder.glob("srum-*"):
+                describe(package, package.name)
             made = os.pathsep.join(["", *map(str, folder.glob("srum-*"))])
             environment = {**os.environ, "PATH": path, "PYTHONPATH": made.lstrip(os.pathsep), "OMP_NUM_THREADS": "1"}
             status, said = typed(line, folder, environment)

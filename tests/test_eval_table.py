@@ -169,9 +169,11 @@ def test_benchmarks_and_splits_have_tables_of_their_own(tmp_path: Path, capsys: 
 
 def test_a_training_run_has_a_line_before_and_after(tmp_path: Path) -> None:
     for round in ("base", "round-1", "round-11", "round-10"):
-        tables.write(tmp_path / round / "evaluation" / "tables" / "j" / "table.json", attrs.evolve(IDIOM, model="m"))
-    (made,) = compare_all(tmp_path)
-    assert [line.name for line in made.ours] == ["m, base", "m, round-1", "m, round-10", "m, round-11"]
+        place = tmp_path / "run" / round / "evaluation" / "tables" / "j" / "table.json"
+        tables.write(place, attrs.evolve(IDIOM, model=f"m, after {round}"))
+    (made,) = compare_all(tmp_path / "run")
+    names = [line.name for line in made.ours]
+    assert names == [f"m, after {round}, run" for round in ("base", "round-1", "round-10", "round-11")]
 
 
 def compare_all(*folders: Path) -> list[Comparison]:

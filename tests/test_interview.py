@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -154,23 +155,48 @@ def test_answers_to_other_questions_are_not_read() -> None:
     assert [getattr(each, "value", None) for each in again.outcome()] == [0.5, 0.1]
 
 
-@pytest.mark.parametrize(
-    ("said", "message"),
+@each_row(
+    "scores, message",
     [
-        (Unreadable(7, "odd", "1"), "a question unreadable that it did not ask"),
-        (Score(0.5, "9"), 'scores region "9"'),
+        ([Unreadable(7, "odd", "1")], "a question unreadable that it did not ask"),
+        ([Score(0.5, "9")], 'scores region "9"'),
+        ([0.5], '`scores` of "odd" must return a list of Score and Unreadable records, .* holds a float'),
+        (Score(0.5), "but it returned a Score"),
+        (None, "but it returned a NoneType"),
+        ({"1": Score(0.5)}, "but it returned a dict"),
     ],
 )
-def test_nonsense_of_a_judge_is_named(said: Score | Unreadable, message: str) -> None:
+def test_nonsense_of_a_judge_is_named(scores: Any, message: str) -> None:
     class Odd(Numbers):
-        def scores(
-            self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]
-        ) -> list[Score | Unreadable]:
-            return [said]
+        def scores(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Any:
+            return scores
 
     interview = Interview.open("odd", Odd(), CANDIDATE, REGIONS)
     with pytest.raises(PluginError, match=message):
         interview.read(0)
+
+
+@each_row(
+    "asked, message",
+    [
+        ("How good?", '`questions` of "odd" must return a list of Question records, but it returned a str'),
+        (Question(CANDIDATE.image, "How good?"), "but it returned a Question"),
+        (["How good?"], "but it returned one that holds a str"),
+    ],
+)
+def test_questions_that_are_none_are_named(asked: Any, message: str) -> None:
+    class Odd(Numbers):
+        def questions(self, candidate: Candidate, regions: Sequence[Region]) -> Any:
+            return asked
+
+    class OddLater(Numbers):
+        def further(self, candidate: Candidate, regions: Sequence[Region], answers: Sequence[str]) -> Any:
+            return asked
+
+    with pytest.raises(PluginError, match=message):
+        Interview.open("odd", Odd(), CANDIDATE, REGIONS)
+    with pytest.raises(PluginError, match=message.replace("questions", "further")):
+        conduct([Interview.open("odd", OddLater(), CANDIDATE, REGIONS)], Script(one="1", two="1"), 0, 0.7, seed)
 
 
 def test_an_exchange_of_before_counts_as_the_first_question() -> None:

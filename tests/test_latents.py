@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import toy
 from attrs import evolve
 from PIL import Image, ImageFile
+from rows import each_row
 from training import SIZES, clean, interrupt, make, metrics  # noqa: F401  (clean is used by being here)
 
-from srum_core.errors import RecordError, TrainingError
+from srum_core.errors import PluginError, RecordError, TrainingError
 from srum_core.training.latent_cache import Latents
 from srum_core.training.trainer import train
 
@@ -121,3 +124,23 @@ def test_a_latent_that_is_not_finite_stops_training_before_it_starts(
     with pytest.raises(TrainingError, match=rf"The {name} latent of candidate c2 .* not finite"):
         Latents(tmp_path / "latents", "adapter").prepare(run.model(0), candidates)
     assert not list((tmp_path / "latents").glob("*"))
+
+
+@each_row(
+    "encoded, message",
+    [
+        (lambda latents: [(255 * latent).byte() for latent in latents], r"a clean latent of shape .* torch\.uint8"),
+        (
+            lambda latents: [latent.flatten(0, 1) for latent in latents],
+            r"shape \(\d+, 3\) .* \(rows, columns, channels\)",
+        ),
+        (lambda latents: latents[1:], r"ToyModel encoded \d+ images to \d+ latents"),
+    ],
+)
+def test_what_is_no_latent_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: Callable[[list[torch.Tensor]], Any], message: str
+) -> None:
+    run, encode = make(tmp_path / "run"), toy.ToyModel.encode
+    monkeypatch.setattr(toy.ToyModel, "encode", lambda self, images: encoded(encode(self, images)))
+    with pytest.raises(PluginError, match=message):
+        Latents(tmp_path / "latents", "adapter").prepare(run.model(0), list(run.candidates(1)))

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -64,6 +64,11 @@ class Miscounting(ToyModel):
         return super().generate(prompts, seeds)[1:]
 
 
+class BareImages(ToyModel):
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> Any:
+        return [sample.image for sample in super().generate(prompts, seeds)]
+
+
 class Overflowing(ToyModel):
     """The latents of some prompts are not finite."""
 
@@ -90,6 +95,11 @@ class Quiet(ToyGrounder):
 class Stammering(Quiet):
     def regions(self, candidate: Candidate, answers: Sequence[str]) -> Sequence[Region]:
         return [*super().regions(candidate, answers), Region("1", (0.0, 0.0, 1.0, 1.0))]
+
+
+class BareBoxes(Quiet):
+    def regions(self, candidate: Candidate, answers: Sequence[str]) -> Any:
+        return [region.box for region in super().regions(candidate, answers)]
 
 
 class Dividing(ToyJudge):
@@ -220,6 +230,12 @@ def test_a_model_that_returns_another_number_of_images_is_named(tmp_path: Path, 
     assert not run.done("generate", 1)
 
 
+def test_a_model_that_returns_images_without_a_record_is_named(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, adapter=Use("test_stages:BareImages"))
+    with pytest.raises(PluginError, match=r"BareImages must return .*Sample\(image\).*, not Image"):
+        generate(run, 1)
+
+
 # ---- ground ---------------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +265,13 @@ def test_regions_with_the_same_id_are_refused(tmp_path: Path, prompts: Path) -> 
     run = make(tmp_path / "run", prompts, grounder=Use("test_stages:Stammering"))
     generate(run, 1)
     with pytest.raises(PluginError, match=r"Stammering gave two regions of image \w+ the same id"):
+        ground(run, 1)
+
+
+def test_boxes_without_a_record_are_no_regions(tmp_path: Path, prompts: Path) -> None:
+    run = make(tmp_path / "run", prompts, grounder=Use("test_stages:BareBoxes"))
+    generate(run, 1)
+    with pytest.raises(PluginError, match=r"`regions` of .*BareBoxes.* list of Region and Unreadable records"):
         ground(run, 1)
 
 

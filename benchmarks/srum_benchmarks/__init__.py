@@ -35,7 +35,7 @@ SUMMARIES = {
     "crowded": "four to six coloured shapes in a grid, with places, judged exactly by a program (bundled; 32×32 "
     "pixels)",
     "compbench": "T2I-CompBench as the SRUM authors judge it: one grade from 0 to 100 per image",
-    "geneval": "GenEval's rules on what a detector sees (the judge `mask2former`), or on what is recorded in a file",
+    "geneval": "GenEval's rules on the detections of the judge `mask2former`, or on detections in a file",
     "wise": "WISE as reported in 2025: consistency, realism and aesthetics from 0 to 2",
     "wise-verified": "WISE_Verified of 2026: other prompts, right or wrong; not comparable with wise",
     "reasonbench": "T2I-ReasonBench: a description first, then groups of questions with criteria",

@@ -24,11 +24,16 @@ from srum_judges.options import (
 def srum_judges() -> Iterable[Component]:
     offered = [
         ("global-layout", "judges:GlobalLayout", LayoutOptions, "one score for the arrangement of the whole image"),
-        ("local-regions", "judges:LocalRegions", RegionsOptions, "one score for every region, asked about together"),
-        ("zoom", "judges:Zoom", ZoomOptions, "one score for every region, each shown as a crop"),
+        ("local-regions", "judges:LocalRegions", RegionsOptions, "one score for every region, all in one question"),
+        ("zoom", "judges:Zoom", ZoomOptions, "one score for every region, each shown alone in a question of its own"),
         ("sample", "judges:Sample", SampleOptions, "one score for the image as a whole"),
-        ("self-play", "self_play:SelfPlay", SelfPlayOptions, "yes/no questions that the model makes of the prompt"),
-        ("verify-boxes", "judges:VerifyBoxes", VerifyOptions, "a verifier: which proposed boxes are worth judging"),
+        ("self-play", "self_play:SelfPlay", SelfPlayOptions, "yes/no questions that the model derives from the prompt"),
+        (
+            "verify-boxes",
+            "judges:VerifyBoxes",
+            VerifyOptions,
+            "a verifier: drops proposed boxes that are not worth judging",
+        ),
     ]
     return [_component(*each) for each in offered]
 
@@ -39,7 +44,7 @@ def srum_grounders() -> Iterable[Component]:
         ("components", "grounders.components:Components", ComponentsOptions, "connected patches of one colour"),
         ("grid", "grounders.components:Grid", GridOptions, "equal tiles, whatever the image shows"),
         ("native", "grounders.native:Native", NativeOptions, "boxes that the answering model gives as JSON"),
-        ("file", "grounders.file:BoxesFromFile", FileOptions, "boxes out of a file"),
+        ("file", "grounders.file:BoxesFromFile", FileOptions, "boxes from a file"),
     ]
     return [_component(*each) for each in offered]
 

@@ -121,14 +121,12 @@ def srum_losses() -> Iterable[Component]:
         Component(
             "srum", "srum_losses.objectives:SrumLoss", SrumOptions, summary="equations 1-3: reward and reference"
         ),
-        Component(
-            "bounded", "srum_losses.objectives:BoundedLoss", BoundedOptions, summary="srum whose push away dies out"
-        ),
+        Component("bounded", "srum_losses.objectives:BoundedLoss", BoundedOptions, summary="srum, but bounded below"),
         Component(
             "negative-aware",
             "srum_losses.objectives:NegativeAwareLoss",
             NegativeAwareOptions,
-            summary="pushes away by a finite amount, measured from the model before training (DiffusionNFT)",
+            summary="bounded below; compares with the model before training (DiffusionNFT)",
         ),
         Component("sft", "srum_losses.objectives:SftLoss", summary="plain mean squared error; ignores the weights"),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -18,7 +19,7 @@ from rich.segment import Segment
 from srum_core import config, plugins
 from srum_core.config import Settings
 from srum_core.errors import RecordError, SrumError
-from srum_core.options import closest
+from srum_core.options import closest, did_you_mean
 from srum_core.runs.progress import NORMAL, QUIET, VERBOSE, printable, shown, write_log
 from srum_core.runs.run import Run
 
@@ -59,6 +60,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split()
         hints = [self._meant(word.partition("=")[0]) for word in unknown if word.startswith("--")]
+        if (typed := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)) is not None:
+            close = did_you_mean(typed[1], re.findall(r"[\w-]+", typed[2])).strip()
+            hints.append("Training is a program of its own: srum-train." if typed[1] == "train" else close)
         super().error("".join([message, *(f"\n{hint}" for hint in hints if hint)]))
 
     def _meant(self, option: str) -> str:

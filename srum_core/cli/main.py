@@ -79,7 +79,7 @@ def _execute(make_parser: Callable[[], argparse.ArgumentParser], arguments: Sequ
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="srum", description="Companion commands of srum-train.")
+    parser = Parser(prog="srum", description="Everything beside training, which is srum-train.")
     parser.add_argument("--version", action="version", version=f"srum {version('srum')}")
     commands: Any = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in _COMMANDS.items():
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 _COMMANDS = {
     "generate": "generate images for a few prompts, with any adapter or with what a run has trained",
     "new-plugin": "write an installable plugin package with passing tests",
-    "plugins": "list what is installed: adapters, grounders, judges, maps, losses, benchmarks, answerers",
+    "plugins": "list what is installed: adapters, generators, answerers, grounders, judges, maps, losses, benchmarks",
 }
 """Modules of this package; features and third-party plugins add theirs by the hook `srum_commands`."""
 

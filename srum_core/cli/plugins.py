@@ -17,18 +17,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """0, or 1 if something could not be loaded."""
     registry = plugins.discover()
-    head = ["kind", "name", "distribution", "version", "summary"]
+    head = ["kind and name", "distribution", "version", "summary"]  # the first is repeated where the table is split
     rows = [
         [
-            offer.kind,
-            offer.component.name,
+            f"{offer.kind} {offer.component.name}",
             offer.plugin.distribution,
             offer.plugin.version,
             clean(offer.component.summary),
         ]
         for offer in registry.listing()
     ]
-    show_table(Grid(head, rows, words=frozenset({1, 2, 3, 4})))
+    show_table(Grid(head, rows, words=frozenset({1, 2, 3})))
     for sentence in registry.broken:
         say(f"broken: {sentence}")
     return 1 if registry.broken else 0

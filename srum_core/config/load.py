@@ -369,7 +369,7 @@ def _remove(data: Any, path: Keys) -> None:
 
 def _sentence(problem: Problem, origins: Origins) -> str:
     origin = _origin(problem.path, origins)
-    hint = _meant(problem) if problem.unknown else problem.hint
+    hint = _meant(problem) if problem.unknown else problem.hint or _beside(problem)
     name = clean(".".join(problem.path), 100)
     if problem.path[:1] == ("rounds",) and problem.path[1:]:
         name = f"rounds, round {int(problem.path[1]) + 1},"
@@ -391,6 +391,13 @@ def _meant(problem: Problem) -> str:
         names = [last[close]]
     quoted = '" or "'.join(names)
     return f' Did you mean "{quoted}"?' if names else ""
+
+
+def _beside(problem: Problem) -> str:
+    """A section was set to a component's name: the setting that names the component."""
+    names = {"generate": "generator", "ground": "grounder", "judge": "judges"}
+    name = names.get(".".join(problem.path)) if problem.text.startswith("should be a table") else None
+    return f' Did you mean "{name}"?' if name else ""
 
 
 def _names() -> list[str]:

@@ -15,6 +15,6 @@ from srum_core import hookimpl
 def srum_commands(subparsers: Any) -> None:
     subparsers.add_parser(
         "doctor",
-        help="check an adapter on its trained weights, and name the faults",
+        help="check an adapter on its trained weights, or predict its memory (--plan)",
         module="srum_core.doctor.command",
     )

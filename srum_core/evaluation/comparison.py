@@ -57,8 +57,8 @@ def read_tables(folder: Path) -> list[BenchmarkTable]:
     refuse_older(folder)
     rounds = sorted(folder.glob("round-*/evaluation/tables/*/table.json"), key=lambda path: int(path.parts[-5][6:]))
     if trained := [*folder.glob("base/evaluation/tables/*/table.json"), *rounds]:
-        named = [(tables.read(path), path.parts[-5]) for path in trained]
-        return [evolve(table, model=f"{table.model}, {name}") for table, name in named]
+        name = folder.resolve().name  # the tables themselves name the rounds
+        return [evolve(table, model=f"{table.model}, {name}") for table in map(tables.read, trained)]
     if (folder / "run.toml").is_file():
         raise RecordError(
             f"{folder} has no table yet. Write one with srum eval score {folder}, or finish the training. Evaluate "

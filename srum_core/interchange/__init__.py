@@ -17,8 +17,8 @@ from srum_core import hookimpl
 def srum_commands(subparsers: Any) -> None:
     for name, text in (
         ("export", "write a run's judged images (official SRUM format, Parquet), or its trained model"),
-        ("import", "make a run out of judged images in one of those formats, or of your own images with captions"),
-        ("record", "write what a judge asked and was answered in a run down as transcripts for tests"),
-        ("reread", "read a run's recorded answers again with today's judges; no model is needed"),
+        ("import", "make a run from judged images in one of these formats, or from your own images with captions"),
+        ("record", "write a judge's questions and answers in a run to a file, for tests"),
+        ("reread", "parse a run's recorded answers again, with a newer parser or other rules; no model is needed"),
     ):
         subparsers.add_parser(name, help=text, module=f"srum_core.interchange.command_{name}")

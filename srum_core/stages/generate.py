@@ -12,7 +12,7 @@ import attrs
 from srum_core.errors import RecordError, clean, refuse
 from srum_core.models.images import with_digest
 from srum_core.protocols import ImageGenerator
-from srum_core.records import Candidate
+from srum_core.records import Candidate, Sample
 from srum_core.runs.files import redo_option
 from srum_core.runs.run import Planned, Run
 from srum_core.runs.store import write_atomic
@@ -59,6 +59,8 @@ def generate_images(
 
     samples = model.generate([item.prompt.text for item in items], [item.seed for item in items])
     refuse(len(samples) != len(items), model, f"generated {len(samples)} images for {len(items)} prompts.")
+    odd = next((type(sample).__name__ for sample in samples if not isinstance(sample, Sample)), "")
+    refuse(odd != "", model, f"must return srum_core.records.Sample(image) from `generate`, not {odd}.")
     candidates = []
     tensors = [() if sample.latent is None else (sample.latent,) for sample in samples]
     reasons = [sample.failure or failure("latent", *latent) for sample, latent in zip(samples, tensors, strict=True)]

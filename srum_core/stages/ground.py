@@ -12,7 +12,7 @@ from srum_core.protocols import Grounder, Judge
 from srum_core.records import Candidate, Dropped, Grounding, Question, Region, Score, Unreadable, iou, near_duplicate
 from srum_core.runs.run import Run
 from srum_core.stages.chunks import Step, chunks, verified
-from srum_core.stages.interview import Interview, conduct, put, seen_by
+from srum_core.stages.interview import Interview, conduct, listed, put, seen_by
 
 
 @frozen
@@ -64,7 +64,8 @@ def ground(run: Run, round: int, ahead: Callable[[], bool] | None = None) -> Non
 
 def _proposed(grounder: Grounder, interview: Interview, threshold: float) -> Grounding:
     """The grounder's regions, without near-duplicates of earlier ones."""
-    proposals = interview.with_refusals(0, grounder.regions(interview.candidate, interview.texts(0)))
+    found = grounder.regions(interview.candidate, interview.texts(0))
+    proposals = interview.with_refusals(0, listed(f'`regions` of "{interview.name}"', found, Region, Unreadable))
     failures = tuple(each for each in proposals if isinstance(each, Unreadable))
     regions = [each for each in proposals if isinstance(each, Region)]
     identity = interview.candidate.id

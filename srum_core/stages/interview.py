@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from statistics import fmean, median
 from typing import Any, TypeVar
@@ -84,7 +84,7 @@ class Interview:
         cls, name: str, judge: Judge, candidate: Candidate, regions: Sequence[Region], votes: int = 1
     ) -> Interview:
         """Ask the judge for its first questions; nothing is answered yet. One that asks nothing has one vote."""
-        questions = list(judge.questions(candidate, regions))
+        questions = listed(f'`questions` of "{name}"', judge.questions(candidate, regions), Question)
         entries = [[Entry(question) for question in questions] for _ in range(votes if questions else 1)]
         return cls(name, judge, candidate, tuple(regions), questions, entries, [])
 
@@ -155,7 +155,8 @@ class Interview:
         Raises PluginError for a judge that never comes to an end."""
         vote, further = self.votes[number], getattr(self.judge, "further", None)
         if vote and all(entry.times for entry in vote) and further is not None:
-            questions, turn = further(self.candidate, self.regions, self.texts(number)), vote[-1].turn + 1
+            asked, turn = further(self.candidate, self.regions, self.texts(number)), vote[-1].turn + 1
+            questions = listed(f'`further` of "{self.name}"', asked, Question)
             vote += [Entry(question, turn) for question in questions]
             if vote[-1].turn == MOST_TURNS:
                 raise PluginError(
@@ -169,7 +170,8 @@ class Interview:
         try:
             reading = self.reading
             if reading is None:
-                reading = list(self.judge.scores(self.candidate, self.regions, self.texts(vote)))
+                scores = self.judge.scores(self.candidate, self.regions, self.texts(vote))
+                reading = listed(f'`scores` of "{self.name}"', scores, Score, Unreadable)
         except ValueError as error:  # a Score takes neither NaN nor anything outside of [-1, 1]
             raise PluginError(f'"{self.name}" cannot score image {self.candidate.id}: {clean(error)}') from error
         ids, count = {None, *(region.id for region in self.regions)}, len(self.votes[vote])
@@ -243,6 +245,18 @@ class Interview:
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
+def listed(method: str, results: Any, *kinds: type) -> list[Any]:
+    """What a plugin's method returned, as a list. Raises PluginError if it is no list of these records."""
+    needed = f"{method} must return a list of {' and '.join(kind.__name__ for kind in kinds)} records"
+    if isinstance(results, str | Mapping) or not isinstance(results, Iterable):
+        raise PluginError(f"{needed}, but it returned a {type(results).__name__}.")
+    records = list(results)
+    for each in records:
+        if not isinstance(each, kinds):
+            raise PluginError(f"{needed}, but it returned one that holds a {type(each).__name__}.")
+    return records
+
+
 def put(answerer: Answerer, questions: Sequence[Question]) -> list[str]:
     """The answers, in order. Raises PluginError if there are more or fewer than questions, or one is no text."""
     converses = getattr(answerer, "converses", False)
@@ -298,7 +312,7 @@ def look(interviews: Sequence[Interview]) -> None:
             raise PluginError(f'"{name}" cannot score the images {clean(names)}: {clean(error)}') from error
         refuse(len(readings) != len(own), judge, f"scored {len(readings)} of {len(own)} images in `score_many`.")
         for interview, reading in zip(own, readings, strict=True):
-            interview.reading = list(reading)
+            interview.reading = listed(f'`score_many` of "{name}"', reading, Score, Unreadable)
 
 
 def recall(interview: Interview, lookup: Lookup, retries: int, temperature: float, seed: Seed) -> list[Question]:

@@ -52,6 +52,7 @@ class TrainingConformance(SeedConformance):
 
     # ---- the denoiser -----------------------------------------------------------------------------------------------
 
+    @after("test_it_is_a_unified_model", "test_latents_are_finite_and_carry_no_gradient")
     def test_a_velocity_has_the_shape_of_its_latent(self, adapter: UnifiedModel) -> None:
         for texts in (list(self.prompts), [None, *self.prompts][:3], [None] * 3):
             noisy = self.noisy(adapter)

@@ -42,6 +42,7 @@ class AdapterConformance(TrainingConformance):
 
     # ---- encoding ---------------------------------------------------------------------------------------------------
 
+    @after("test_it_is_a_unified_model")
     def test_the_latent_has_the_orientation_of_the_image(self, adapter: UnifiedModel) -> None:
         assert len(set(self.sizes)) > 1 and any(w != h for w, h in self.sizes), (  # noqa: PT018
             "`sizes` must hold several sizes, and at least one that is not square: square ones hide a transposed grid."
@@ -59,7 +60,7 @@ class AdapterConformance(TrainingConformance):
                 "the model itself works like that, set `square_grid = True`; if it rounds sizes, set other `sizes`."
             )
 
-    @after("test_the_latent_has_the_orientation_of_the_image")
+    @after("test_latents_are_finite_and_carry_no_gradient", "test_the_latent_has_the_orientation_of_the_image")
     def test_a_corner_of_the_image_is_that_corner_of_the_grid(self, adapter: UnifiedModel) -> None:
         for size in self.sizes:
             if self.square_grid and size[0] != size[1]:
@@ -77,6 +78,7 @@ class AdapterConformance(TrainingConformance):
                     "rows, or a reshape that takes width for height. Otherwise rewards land in the wrong place."
                 )
 
+    @after("test_latents_are_finite_and_carry_no_gradient")
     def test_encoding_is_repeatable(self, adapter: UnifiedModel) -> None:
         images = self.images()
         for one, other in zip(encode(adapter, images), encode(adapter, images), strict=True):
@@ -97,8 +99,12 @@ class AdapterConformance(TrainingConformance):
                 latent, alone, "An image's latent depends on what else is in the batch. Padding is the usual cause."
             )
 
+    @after("test_it_is_a_unified_model")
     def test_latents_are_finite_and_carry_no_gradient(self, adapter: UnifiedModel) -> None:
         for latent in encode(adapter, self.images()):
+            assert latent.is_floating_point(), (
+                f"A latent holds {latent.dtype}; floating-point numbers are needed (pixels as such are scaled first)."
+            )
             assert latent.isfinite().all(), "A latent holds a value that is not finite."
             assert not latent.requires_grad, "Latents must carry no gradient: decorate `encode` with @torch.no_grad()."
 
@@ -178,6 +184,7 @@ class AdapterConformance(TrainingConformance):
 
     # ---- understanding ----------------------------------------------------------------------------------------------
 
+    @after("test_it_is_a_unified_model")
     def test_answering_gives_a_text_per_question(self, adapter: UnifiedModel, tmp_path: Path) -> None:
         questions = self.sample_questions(tmp_path)
         part = Question(questions[0].image, self.questions[0], (0.25, 0.25, 0.75, 1.0), max_new_tokens=4)

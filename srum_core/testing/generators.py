@@ -59,6 +59,7 @@ def check_samples(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
     for sample in samples:
         assert isinstance(sample, Sample), f"`generate` gave {type(sample).__name__}; Sample records are needed."
         assert isinstance(sample.image, Image.Image), f"A Sample holds a {type(sample.image).__name__}, no image."
+        assert not sample.failure, f"`generate` calls an image a failure: {sample.failure}"
         assert isinstance(sample.thought, str), f"A Sample's thought is {sample.thought!r}; a string is needed."
     return samples
 

@@ -15,8 +15,8 @@ from srum_core.errors import SrumError
 from srum_core.plugins.registry import require_protocol
 from srum_core.protocols import Judge
 from srum_core.records import Candidate, Question, Region, Score, Unreadable
-from srum_core.stages.interview import MOST_TURNS, Interview, without_echo
-from srum_core.testing.fixtures import called, check_questions, sample_candidate, sample_regions, shown
+from srum_core.stages.interview import MOST_TURNS, Interview, listed, without_echo
+from srum_core.testing.fixtures import after, called, check_questions, sample_candidate, sample_regions, shown
 from srum_core.testing.malformed_answers import NOTHING, QUESTIONS, WELL_FORMED, odd_answers, out_of_range
 from srum_core.testing.transcripts import Transcript, read_transcripts
 
@@ -24,9 +24,11 @@ Results = list[Score | Unreadable]
 
 
 class JudgeConformance:
-    """Subclass it as `Test…` with a fixture `judge`. `transcripts`: a file that `srum record` made. `openers`, for a
-    judge that asks in turns: answers to its first questions that lead on."""
+    """Subclass it as `Test…` with a fixture `judge`. `valid`: answers in the form that the judge asks for.
+    `transcripts`: a file that `srum record` made. `openers`, for a judge that asks in turns: answers to its first
+    questions that lead on."""
 
+    valid: tuple[str, ...] = ()
     transcripts: Path | None = None
     openers: tuple[str, ...] = (QUESTIONS,)
     needs_torch: bool = False
@@ -44,9 +46,12 @@ class JudgeConformance:
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
-    def test_it_is_a_judge(self, judge: Judge) -> None:
-        require_protocol(judge, Judge, type(judge).__name__)
+    def test_it_is_a_judge(self, judge: Judge, candidate: Candidate) -> None:
+        who = type(judge).__name__
+        require_protocol(judge, Judge, who)
+        called(f"{who}.questions", partial(asked, judge, candidate, sample_regions()))
 
+    @after("test_it_is_a_judge")
     def test_asking_is_pure(self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path) -> None:
         before = deepcopy((candidate, regions))
         first = list(judge.questions(candidate, regions))
@@ -54,6 +59,7 @@ class JudgeConformance:
         check_questions(first, list(judge.questions(candidate, regions)), candidate, type(judge).__name__)
         assert (candidate, regions) == before, f"{type(judge).__name__}.questions changed what it was given."
 
+    @after("test_it_is_a_judge")
     def test_an_image_without_regions_is_no_problem(self, judge: Judge, candidate: Candidate) -> None:
         who = f"{type(judge).__name__} cannot handle an image without regions"
         questions = called(who, lambda: list(judge.questions(candidate, [])))
@@ -63,11 +69,13 @@ class JudgeConformance:
             called(who, partial(read, judge, candidate, [], answers))
 
     @pytest.mark.parametrize("number", [1, 2, 12])
+    @after("test_it_is_a_judge")
     def test_any_number_of_regions_will_do(self, judge: Judge, candidate: Candidate, number: int) -> None:
         regions = [Region(f"r{i}", (i / 16, 0.0, (i + 1) / 16, 1.0)) for i in range(number)]
         for text in (WELL_FORMED[1], *self._leading(judge)):
             read(judge, candidate, regions, replies(judge, candidate, regions, text))
 
+    @after("test_it_is_a_judge")
     def test_asking_further_is_pure(
         self, judge: Judge, candidate: Candidate, regions: list[Region], tmp_path: Path
     ) -> None:
@@ -91,6 +99,18 @@ class JudgeConformance:
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
+    @after("test_it_is_a_judge")
+    def test_a_valid_answer_gives_a_score(self, judge: Judge, candidate: Candidate, regions: list[Region]) -> None:
+        if not self.valid and not self.transcripts and asked(judge, candidate, regions):
+            pytest.skip("no answers in the judge's own form: put some into `valid`; without them no score is tested")
+        for text in self.valid:
+            results = read(judge, candidate, regions, replies(judge, candidate, regions, text))
+            reasons = [each.why for each in results if isinstance(each, Unreadable)]
+            assert len(reasons) < len(results), (
+                f"{type(judge).__name__} gives no score for the answer {shown(text)} in `valid` ({' '.join(reasons)})."
+            )
+
+    @after("test_it_is_a_judge")
     def test_reading_is_pure(self, judge: Judge, candidate: Candidate, regions: list[Region]) -> None:
         for text in (*WELL_FORMED, *self._leading(judge)):
             answers = replies(judge, candidate, regions, text)
@@ -103,6 +123,7 @@ class JudgeConformance:
                 "Reading must depend on its arguments alone, or recorded answers cannot be read again."
             )
 
+    @after("test_it_is_a_judge")
     def test_odd_answers_are_scores_or_unreadable(
         self, judge: Judge, candidate: Candidate, regions: list[Region]
     ) -> None:
@@ -110,6 +131,7 @@ class JudgeConformance:
             read(judge, candidate, regions, replies(judge, candidate, regions, text))
             self._follow_ups(judge, candidate, regions, text)
 
+    @after("test_it_is_a_judge")
     def test_scores_stay_between_minus_one_and_one(
         self, judge: Judge, candidate: Candidate, regions: list[Region]
     ) -> None:
@@ -118,6 +140,7 @@ class JudgeConformance:
             read(judge, candidate, regions, replies(judge, candidate, regions, text))
             self._follow_ups(judge, candidate, regions, text)
 
+    @after("test_it_is_a_judge")
     def test_empty_answers_never_give_a_score(self, judge: Judge, candidate: Candidate, regions: list[Region]) -> None:
         for text in NOTHING:
             answers = replies(judge, candidate, regions, text)
@@ -210,6 +233,7 @@ class JudgeConformance:
         )
         assert done.returncode == 0, f"{module} cannot be imported alone:\n{done.stderr[-2000:]}"
 
+    @after("test_it_is_a_judge")
     def test_judging_imports_no_torch(
         self, judge: Judge, candidate: Candidate, regions: list[Region], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -247,6 +271,11 @@ class JudgeConformance:
 
     def _recorded(self) -> list[str]:
         return [exchange.answer for transcript in self._transcripts() for exchange in transcript.exchanges]
+
+
+def asked(judge: Judge, candidate: Candidate, regions: Sequence[Region]) -> list[Question]:
+    """The judge's first questions. Raises PluginError if they are no list of questions."""
+    return listed("`questions`", judge.questions(candidate, regions), Question)
 
 
 def replies(
@@ -294,11 +323,9 @@ def read(judge: Judge, candidate: Candidate, regions: Sequence[Region], answers:
     """The judge's scores; fails with a message if it raises or returns invalid scores."""
     who = f"{type(judge).__name__}.scores"
     message = f"the answer {shown(answers[0])}" if answers else "no answers"
-    results: Results = list(
-        called(
-            f"{who} must give a Score or Unreadable for {message} (Unreadable also for a number outside [-1, 1])",
-            lambda: judge.scores(candidate, regions, answers),
-        )
+    results: Results = called(
+        f"{who} must give a Score or Unreadable for {message} (Unreadable also for a number outside [-1, 1])",
+        lambda: listed("`scores`", judge.scores(candidate, regions, answers), Score, Unreadable),
     )
     check_results(judge, regions, results, len(answers), message)
     return results

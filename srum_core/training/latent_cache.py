@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from srum_core.errors import RecordError, TrainingError
+from srum_core.errors import RecordError, TrainingError, refuse
 from srum_core.models.images import open_image, read_files
 from srum_core.models.weights import finite
 from srum_core.runs.files import check_file, redo_option, unreadable
@@ -112,8 +112,10 @@ def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[st
     """Latents by name ("clean", "reference") per candidate: the one that it was decoded from if stored, else
     encoded. Raises TrainingError if a reference has another grid."""
     images = [open_image(each.image) for each in candidates if each.latent is None]
-    encodings = iter(model.encode(images) if images else [])
-    clean = [next(encodings) if each.latent is None else _read(each.latent) for each in candidates]
+    encodings = list(model.encode(images) if images else [])
+    refuse(len(encodings) != len(images), model, f"encoded {len(images)} images to {len(encodings)} latents.")
+    fresh = iter(encodings)
+    clean = [next(fresh) if each.latent is None else _read(each.latent) for each in candidates]
     paths = [each.reference for each in candidates if each.reference]
     references = iter(model.encode(list(map(open_image, paths))) if paths else [])
     latents = []
@@ -127,6 +129,13 @@ def encode(model: UnifiedModel, candidates: Sequence[Candidate]) -> list[dict[st
                     f"{candidate.reference} one of {tuple(reference.shape[:2])}: give a reference image of the "
                     "candidate's size, or none."
                 )
+        for name, tensor in tensors.items():
+            refuse(
+                tensor.ndim != 3 or not tensor.is_floating_point(),
+                model,
+                f"gave {candidate.image} a {name} latent of shape {tuple(tensor.shape)} and {tensor.dtype}; (rows, "
+                "columns, channels) in floating point is needed.",
+            )
         if odd := [name for name, tensor in tensors.items() if not finite(tensor)]:
             raise TrainingError(
                 f"The {odd[0]} latent of candidate {candidate.id} ({candidate.image}) holds values that are not "
