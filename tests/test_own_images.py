@@ -18,6 +18,7 @@ from test_reread import ARGUMENTS
 from training import clean  # noqa: F401 - a fixture
 
 from srum_core.cli import main
+from srum_core.interchange.trained_model import model_card
 from srum_core.records import Candidate
 from srum_core.runs.run import Run
 from srum_core.training.latent_cache import Latents
@@ -349,6 +350,8 @@ def test_unjudged_images_are_trained_on_with_weight_one(tmp_path: Path, capsys: 
     assert metrics["mean_weight"] == 1
     assert metrics["cells"] == sum(width * height // 4 for width, height in SIZES.values())
     assert not any(judgement.scores or judgement.exchanges for judgement in run.judgements(1))
+    card = model_card(run, 1, "The whole model trained from", "")
+    assert "* Round 1: 4 imported images with their prompts; full" in card
     assert main.main(["report", str(run.folder)]) == 0
 
 
