@@ -20,7 +20,7 @@ from srum_core.errors import ConfigError, PluginError, RecordError, clean
 from srum_core.evaluation import comparison
 from srum_core.interchange.importer import LOG
 from srum_core.interchange.incoming import fresh
-from srum_core.options import SmallMemory, Use
+from srum_core.options import SmallMemory
 from srum_core.report.gather import log_lines, trained_on
 from srum_core.runs.files import read_text
 from srum_core.runs.progress import shown
