@@ -18,6 +18,8 @@ from training import clean, make  # noqa: F401 - a fixture
 
 from srum_core.cli.main import main
 from srum_core.config import to_toml
+from srum_core.evaluation.run import Evaluation
+from srum_core.evaluation.scoring import named
 from srum_core.interchange.trained_model import model_card
 from srum_core.options import Use
 from srum_core.runs.run import Run
@@ -111,6 +113,13 @@ def test_a_card_has_the_rounds_of_the_run_that_its_run_started_from(run: Run, tm
     assert "after 2 rounds of post-training" in card
     assert "* Round 1 of run: 6 images" in card
     assert "* Round 1 of new: 6 images" in card
+
+
+def test_the_base_of_a_run_that_started_from_another_is_called_by_that(run: Run, tmp_path: Path) -> None:
+    new = make(tmp_path / "new")
+    assert named(Evaluation.after(new, None)) == "toy:ToyModel, before any training"
+    new = Run(new.folder, evolve(new.settings, start=str(run.folder)), new.registry, checked=False)
+    assert named(Evaluation.after(new, None)) == f"toy:ToyModel, trained in {run.folder} to the end of round 1"
 
 
 def test_the_base_of_lora_weights_is_what_they_are_loaded_onto(run: Run, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ class WandB:
             group=group,
             name=f"{group}/{folder.name}",
             tags=list(train.tags),
-            id=path.read_text(),
+            id=path.read_text("utf-8"),
             resume="allow",
             dir=str(folder),
         )
