@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,16 @@ def test_launched_by_accelerate_two_processes_share_the_work(tmp_path: Path, pro
     folder = tmp_path / "run/round-1/candidates"
     assert [len((folder / f"part-{rank}.jsonl").read_bytes().splitlines()) for rank in (0, 1)] == [1, 1]
     assert (folder / "DONE").exists()
+
+
+def test_a_stream_that_lacks_a_character_does_not_end_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As redirected output on Windows, which has no minus sign."""
+    data = BytesIO()
+    out = TextIOWrapper(data, "cp1252", write_through=True)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(main.config, "describe", lambda *_: "−1 é\n")
+    assert main.train_main([*COMPONENTS, "--print-config"]) == 0
+    assert data.getvalue().decode("cp1252").splitlines() == ["\\u22121 é"]
 
 
 def test_no_command_shows_what_bitsandbytes_lacks() -> None:

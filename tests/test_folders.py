@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +20,8 @@ from srum_core.errors import RecordError
 from srum_core.interchange.incoming import fresh
 from srum_core.runs import store
 from srum_core.runs.files import abandoned, aside, inside, lock, settle
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -225,3 +229,23 @@ def test_a_folder_is_made_in_the_place_of_an_empty_one_where_renaming_replaces_n
     with fresh(tmp_path / "out") as folder:
         (folder / "a").write_text("a", "utf-8")
     assert (tmp_path / "out/a").read_text("utf-8") == "a"
+
+
+def named(call: ast.Call) -> bool:
+    """Whether a call that opens a text names its encoding; True for any other call."""
+    if not isinstance(call.func, ast.Attribute) or any(each.arg == "encoding" for each in call.keywords):
+        return True
+    mode = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else ""
+    opens = call.func.attr == "open" and re.fullmatch(r"[rwax][+]?t?", str(mode)) and len(call.args) < 3
+    short = {"read_text": 0, "write_text": 1}.get(call.func.attr) == len(call.args)
+    return not (opens or short)
+
+
+def test_every_text_is_read_and_written_in_a_named_encoding() -> None:
+    """Windows and others have one of their own."""
+    found = []
+    for room in ("srum_core", "adapters", "judges", "losses", "benchmarks"):
+        for path in (ROOT / room).rglob("*.py"):
+            calls = (each for each in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(each, ast.Call))
+            found += [f"{path.relative_to(ROOT)}:{each.lineno}" for each in calls if not named(each)]
+    assert not found

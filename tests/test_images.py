@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rows import each_row
@@ -28,6 +29,14 @@ def test_every_kind_of_image_opens_in_rgb_with_transparency_on_white(mode: str, 
     opened = open_rgb(tmp_path / "x.png")
     assert opened.mode == "RGB"
     assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255) if clear else (0, 0, 0)]
+
+
+@each_row("suffix", ["png", "tif"])
+def test_grey_in_sixteen_bits_keeps_its_levels(suffix: str, tmp_path: Path) -> None:
+    levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"x.{suffix}")
+    opened = open_rgb(tmp_path / f"x.{suffix}")
+    assert [opened.getpixel((x, 0)) for x in range(4)] == [(level,) * 3 for level in (0, 1, 128, 255)]
 
 
 PARTS = [

@@ -203,6 +203,17 @@ def test_lora_weights_without_a_base_are_refused(
     assert "lora holds LoRA weights and names no base model" in capsys.readouterr().err
 
 
+def test_lora_weights_whose_base_is_gone_are_refused_by_name(
+    registry: plugins.Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(registry.create("adapter", "toy:ToyModel"), tmp_path / "lora", str(tmp_path / "gone"))
+    arguments = ["--adapter", "toy:ToyModel", "--checkpoint", str(tmp_path / "lora"), "a cat"]
+    assert main(["generate", *arguments, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"lora holds LoRA weights for the base model {tmp_path / 'gone'}, which is not there." in said
+    assert "base_model_name_or_path in" in said
+
+
 def test_lora_weights_are_no_checkpoint_of_an_answerer(registry: plugins.Registry, tmp_path: Path) -> None:
     trained(registry.create("adapter", "toy:ToyModel"), tmp_path / "lora", "x")
     with pytest.raises(ConfigError, match="holds LoRA weights, not a whole model"):

@@ -18,6 +18,8 @@ from training import clean, make  # noqa: F401 - a fixture
 
 from srum_core.cli.main import main
 from srum_core.config import to_toml
+from srum_core.evaluation.run import Evaluation
+from srum_core.evaluation.scoring import named
 from srum_core.interchange.trained_model import model_card
 from srum_core.options import Use
 from srum_core.runs.run import Run
@@ -70,6 +72,7 @@ def test_a_card_names_base_data_tables_and_settings(run: Run) -> None:
     options = {**run.settings.adapter.options, "checkpoint": "me/base"}
     run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", options))
     same = Run(run.folder, run.settings, run.registry, checked=False)
+    same.write_settings()
     card = model_card(same, 1, "LoRA weights for", "PeftModel.from_pretrained of peft")
     _, front, text = card.split("---\n", 2)
     assert yaml.safe_load(front) == {
@@ -77,12 +80,79 @@ def test_a_card_names_base_data_tables_and_settings(run: Run) -> None:
     }  # fmt: skip
     assert "LoRA weights for `me/base`" in text
     assert "Its licence applies to these weights too." in text
-    assert "* Round 1: 6 images, prompts `starter`; lora, loss `srum_losses.objectives:SrumLoss`, map" in text
+    assert "* Round 1: 6 images, prompts `starter`, of which 5 were trained on; lora, loss `srum_losses.obj" in text
     assert "green" in text
     assert to_toml(run.settings, run.registry.versions()).strip() in text
     whole = model_card(same, 1, "The whole model trained from", "")
     assert "library_name" not in whole
     assert "The whole model trained from `me/base`" in whole
+
+
+WHOLE = ("The whole model trained from", "")
+
+
+def table(run: Run, round: int, model: str) -> None:
+    path = run.stage_folder("evaluate", round) / "tables/rules/table.json"
+    path.parent.mkdir(parents=True)
+    rows = [{"name": "green", "value": 0.25, "count": 4}]
+    path.write_text(json.dumps({"benchmark": "toy", "split": "test", "model": model, "rows": rows}), "utf-8")
+
+
+def test_a_card_has_no_table_of_a_later_round(run: Run) -> None:
+    table(run, 1, "the first")
+    table(run, 2, "the second")
+    assert "the first" in model_card(run, 1, *WHOLE)
+    assert "the second" not in model_card(run, 1, *WHOLE)
+    assert "the second" in model_card(run, 2, *WHOLE)
+
+
+def test_a_card_has_the_rounds_of_the_run_that_its_run_started_from(run: Run, tmp_path: Path) -> None:
+    new = make(tmp_path / "new", steps=1, method="lora")
+    new.settings = evolve(new.settings, start=str(run.folder))
+    card = model_card(Run(new.folder, new.settings, new.registry, checked=False), 1, *WHOLE)
+    assert "after 2 rounds of post-training" in card
+    assert "* Round 1 of run: 6 images" in card
+    assert "* Round 1 of new: 6 images" in card
+
+
+def test_the_base_of_a_run_that_started_from_another_is_called_by_that(run: Run, tmp_path: Path) -> None:
+    new = make(tmp_path / "new")
+    assert named(Evaluation.after(new, None)) == "toy:ToyModel, before any training"
+    new = Run(new.folder, evolve(new.settings, start=str(run.folder)), new.registry, checked=False)
+    assert named(Evaluation.after(new, None)) == f"toy:ToyModel, trained in {run.folder} to the end of round 1"
+
+
+def test_the_base_of_lora_weights_is_what_they_are_loaded_onto(run: Run, tmp_path: Path) -> None:
+    """Not what the run started from, where a round before them trained the whole model."""
+    full = make(tmp_path / "full", steps=1, method="full", rounds=2)
+    train(full, 1)
+    shutil.copytree(run.stage_folder("train", 1), full.stage_folder("train", 2))
+    assert f"LoRA weights for `{full.stage_folder('train', 1)}`" in model_card(full, 2, "LoRA weights for", "x of peft")
+    assert "The whole model trained from `toy:ToyModel`" in model_card(full, 2, *WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        ("---\nlicense: apache-2.0\ntags: [x]\n---\n# base\n", {"license": "apache-2.0"}),
+        ("---\nlicense: other\nlicense_name: 'mine: 2'\n---\n", {"license": "other", "license_name": "mine: 2"}),
+        ("---\nlicense: [\n---\n", {}),
+        ("# base\n", {}),
+        (None, {}),
+    ],
+)
+def test_a_card_has_the_licence_that_the_card_of_the_base_names(
+    text: str | None, licence: dict[str, str], run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "base").mkdir()
+    if text is not None:
+        (tmp_path / "base/README.md").write_text(text, "utf-8")
+    run.settings = evolve(run.settings, adapter=Use("toy:ToyModel", {"checkpoint": str(tmp_path / "base")}))
+    card = model_card(Run(run.folder, run.settings, run.registry, checked=False), 1, *WHOLE)
+    front = yaml.safe_load(card.split("---\n", 2)[1])
+    assert {key: value for key, value in front.items() if key.startswith("license")} == licence
+    named = f" ({licence['license']})" if licence else ""
+    assert f"Its licence{named} applies to these weights too." in card
 
 
 def test_weights_that_are_no_lora_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from test_reread import ARGUMENTS
 from training import clean  # noqa: F401 - a fixture
 
 from srum_core.cli import main
+from srum_core.interchange.trained_model import model_card
 from srum_core.records import Candidate
 from srum_core.runs.run import Run
 from srum_core.training.latent_cache import Latents
@@ -155,6 +156,45 @@ def test_a_photo_is_turned_as_the_camera_says(tmp_path: Path, capsys: pytest.Cap
         assert image.size == (4, 8)
         assert max(image.getpixel((2, 1))) < 60 < 200 < min(image.getpixel((2, 6)))  # type: ignore[arg-type,type-var]
     assert "a.jpg: it was rotated according to its EXIF data" in message(capsys)
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9])
+def test_a_photo_without_an_orientation_is_copied_unchanged(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "a.txt").write_text("a lamp", "utf-8")
+    (candidate,) = bring(tmp_path, tmp_path / "run").candidates(1)
+    assert candidate.image.read_bytes() == (tmp_path / "a.jpg").read_bytes()
+    assert "EXIF" not in (tmp_path / "run/import.log").read_text("utf-8")
+
+
+def test_images_in_hidden_folders_are_not_taken(tmp_path: Path) -> None:
+    paint(tmp_path / "photos/a.png").with_suffix(".txt").write_text("a lamp", "utf-8")
+    paint(tmp_path / "photos/.checkpoints/a.png").with_suffix(".txt").write_text("an older lamp", "utf-8")
+    assert set(by_caption(bring(tmp_path / "photos", tmp_path / "run"))) == {"a lamp"}
+
+
+def test_only_the_first_image_of_an_animation_is_used_and_that_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    (tmp_path / "a.txt").write_text("a lamp", "utf-8")
+    bring(tmp_path, tmp_path / "run")
+    assert "a.webp: only the first of its 2 images is used" in message(capsys)
+
+
+def test_images_that_cannot_be_read_here_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paint(tmp_path / "a.png").with_suffix(".txt").write_text("a lamp", "utf-8")
+    Image.new("F", (8, 8)).save(tmp_path / "depth.tif")
+    (tmp_path / "phone.HEIC").write_bytes(b"ftypheic")
+    for name in ("depth", "phone"):
+        (tmp_path / f"{name}.txt").write_text(name, "utf-8")
+    bring(tmp_path, tmp_path / "run")
+    said = message(capsys)
+    assert "depth.tif is not a readable image (its pixels have 32 bits, whose range is not known" in said
+    assert "phone.HEIC is not a readable image (it is in no known format)" in said
 
 
 def test_the_fields_of_image_and_caption_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,6 +350,8 @@ def test_unjudged_images_are_trained_on_with_weight_one(tmp_path: Path, capsys: 
     assert metrics["mean_weight"] == 1
     assert metrics["cells"] == sum(width * height // 4 for width, height in SIZES.values())
     assert not any(judgement.scores or judgement.exchanges for judgement in run.judgements(1))
+    card = model_card(run, 1, "The whole model trained from", "")
+    assert "* Round 1: 4 imported images with their prompts; full" in card
     assert main.main(["report", str(run.folder)]) == 0
 
 

@@ -149,6 +149,17 @@ def without_benchmark(home: Path) -> Path:
     return Run.create(home / "bare", load_settings(None, (), None, given, registry), registry).folder
 
 
+def linked(home: Path) -> Path:
+    (home / "link").symlink_to("reference")
+    return home / "link"
+
+
+def unevaluated(home: Path) -> Path:
+    for folder in (home / "better").glob("*/evaluation"):
+        shutil.rmtree(folder)
+    return home / "better"
+
+
 @each_row(
     "other, words",
     [
@@ -158,6 +169,9 @@ def without_benchmark(home: Path) -> Path:
         (more_images, r"do not share their prompts: 4 images have the same ones, of 4 and 8\. .*evaluate\.images"),
         (without_benchmark, r"bare has no benchmark, so there is nothing to compare"),
         (lambda home: home / "reference", r"A run is named twice"),
+        (lambda home: home / "better/../reference", r"A run is named twice"),
+        (linked, r"A run is named twice"),
+        (unevaluated, r"better has not finished the evaluation after round 2; evaluated is nothing\. Finish it"),
         (lambda home: home, r"is not the folder of a run"),
     ],
 )
@@ -172,6 +186,19 @@ def test_runs_that_cannot_be_compared_are_a_sentence(
 def test_a_round_of_one_run_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["report", str(made / "better"), "--round", "1"]) == 2
     assert "takes two runs or more" in capsys.readouterr().err
+
+
+def test_runs_on_several_drives_are_named_by_their_whole_paths(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_on_windows(paths: list[Path]) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("srum_core.report.comparison.os.path.commonpath", as_on_windows)
+    assert gather_comparison(three(made)[:2], 0)[1].head[2:4] == [str(made / "reference"), str(made / "better")]
+
+
+def test_a_limit_below_zero_is_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["report", str(made / "better"), "--limit", "-5"]) == 2
+    assert "--limit -5: it is a number of images, or 0 for all." in capsys.readouterr().err
 
 
 def test_images_without_a_score_leave_the_change_without_an_interval(own: Path) -> None:

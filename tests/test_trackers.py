@@ -137,7 +137,8 @@ def test_wandb_gets_the_same(tracked: tuple[Run, Stub]) -> None:
         assert (each.tags, each.resume, each.finished) == (["one", "two"], "allow", True)
     assert training.id == evaluation.id != base.id  # one run, continued
     assert vars(training.config)["train.lr"] == 2.5e-5
-    (_, first), *steps = training.logged
+    (start, first), *steps = training.logged
+    assert start == 0  # what W&B ignores when a training begins again
     assert [(step, values["step"]) for step, values in steps] == [(1, 1), (2, 2)]
     expected = trackers.examples(run, 1)[0]
     image = first["candidates"][0]
@@ -194,6 +195,24 @@ def test_a_tracker_that_fails_does_not_end_the_run(
     used.numbers(1, {"loss": 1.0, "unknown": None})
     used.close()
     assert events(tmp_path / "round-1").Tags()["scalars"] == ["loss"]
+
+
+def test_images_are_there_once_after_a_training_that_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: tuple[Run, Stub]
+) -> None:
+    """It was interrupted before it saved a state."""
+    run = tracked[0]
+    examples = trackers.examples(run, 1)
+    monkeypatch.setitem(sys.modules, "wandb", Stub().module)
+    monkeypatch.setattr(run, "folder", tmp_path)
+    for _ in range(2):
+        used = trackers.Trackers(run, 1, "train", 0)
+        used.images("candidates", lambda: examples)
+        used.numbers(1, {"loss": 1.0})
+        used.close()
+    found = events(tmp_path / "round-1")
+    assert [len(found.Images(f"candidates/{number}")) for number in (1, 2)] == [1, 1]
+    assert len(found.Scalars("loss")) == 1
 
 
 @each_row(

@@ -69,8 +69,8 @@ def create(directory: Path, blueprint: Blueprint, corpus: Iterable[str], seed: i
         "num_attention_heads": b.vision_heads, "patch_size": b.vision_patch, "image_size": b.side,
         "layer_norm_eps": 1e-6,
     }  # fmt: skip
-    (directory / "llm_config.json").write_text(json.dumps(language, indent=2) + "\n")
-    (directory / "vit_config.json").write_text(json.dumps(vision, indent=2) + "\n")
+    (directory / "llm_config.json").write_text(json.dumps(language, indent=2) + "\n", "utf-8")
+    (directory / "vit_config.json").write_text(json.dumps(vision, indent=2) + "\n", "utf-8")
     channels, factor = b.autoencoder.channels, b.autoencoder.factor
     sizes = build_sizes(
         language, vision, cell=b.patch**2 * channels,

@@ -225,8 +225,8 @@ class Log:
     def __init__(self, path: Path, done: int) -> None:
         self.path, self.start, self.first = path, time.monotonic(), done
         if path.is_file():  # steps after the last saved state are made again
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= done]
-            path.write_text("".join(line + "\n" for line in lines))
+            lines = [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] <= done]
+            path.write_text("".join(line + "\n" for line in lines), "utf-8")
         self.sums: dict[str, float] = {}
         self.count = 0
 
@@ -239,7 +239,7 @@ class Log:
         means = {key: round(value / self.count, 5) for key, value in self.sums.items()}
         self.sums, self.count = {}, 0
         pace = (time.monotonic() - self.start) / (step + 1 - self.first)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step + 1, **means, "seconds_per_step": round(pace, 3)}) + "\n")
         print(
             f"{self.path.stem} {step + 1}/{total} {means} {pace:.2f} s/step, "

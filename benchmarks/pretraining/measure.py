@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sampling": {"steps": options.steps, "guidance": options.guidance},
         **{name: [32, 32] for name in ("size", "generation_sides", "vision_sides")},
     }  # fmt: skip
-    templates = (options.layout_template.read_text(), options.regions_template.read_text())
+    templates = (options.layout_template.read_text("utf-8"), options.regions_template.read_text("utf-8"))
     try:
         model = load(options.adapter, adapter, options.lora)
     except CheckpointError as error:

@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     world = parser.parse_known_args(arguments)[0].world
     recipe, options = parse(parser, CROWDED if world == "crowded" else Recipe(), arguments)
     out, start = options.out, options.start
-    templates = (options.layout_template.read_text(), options.regions_template.read_text())
+    templates = (options.layout_template.read_text("utf-8"), options.regions_template.read_text("utf-8"))
     registry = discover()
     if start is not None:
         shutil.copytree(start, out / "fresh", dirs_exist_ok=True)

@@ -82,7 +82,7 @@ def take_preset(launch: str) -> None:
     if launch != "ddp":
         import yaml
 
-        options = yaml.safe_load((PRESETS / f"{launch}.yaml").read_text())["fsdp_config"]
+        options = yaml.safe_load((PRESETS / f"{launch}.yaml").read_text("utf-8"))["fsdp_config"]
         os.environ |= {
             "ACCELERATE_USE_FSDP": "true",
             **{key.upper(): str(value).upper() for key, value in options.items()},

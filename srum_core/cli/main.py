@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,6 +73,8 @@ def _execute(make_parser: Callable[[], argparse.ArgumentParser], arguments: Sequ
         if why := odd(word):
             tell(f"srum: the argument {clean(word, 100)} {why}")
             return 2
+    if isinstance(sys.stdout, TextIOWrapper):  # of a pipe on Windows: it has no minus sign, and no "é" of a prompt
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: `use = "my_module:MyJudge"` means a file there
     parsed = make_parser().parse_args(words, argparse.Namespace(given=words))
     set_verbosity(getattr(parsed, "verbosity", NORMAL))

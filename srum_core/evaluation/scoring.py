@@ -80,11 +80,10 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
 def named(run: Evaluation) -> str:
     """The model, and how it was trained."""
     name = tables.named(run.settings.adapter)
-    if run.source:
-        round = run.source[1]
-        return f"{name}, before any training" if round is None else f"{name}, after round {round}"
+    if run.source and run.source[1] is not None:
+        return f"{name}, after round {run.source[1]}"
     if not run.settings.start:
-        return name
+        return f"{name}, before any training" if run.source else name
     trained, rounds = started_from(run.settings.start, run.registry)
     return f"{name}, trained in {trained.folder} to the end of round {rounds}"
 

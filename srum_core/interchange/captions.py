@@ -31,11 +31,12 @@ from srum_core.runs.prompts import id_of, other_task, tell_once
 IMAGE = ("image", "file_name", "image_path", "image_file", "path", "file")
 CAPTION = ("caption", "text", "prompt", "original_prompt")
 ID = ("id", "prompt_id")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+"""Of images in a folder; one that PIL cannot read here is named."""
 _METADATA = ("metadata.jsonl", "metadata.csv")
 """The file of captions in a folder of images, as in `datasets`."""
-_ORIENTATION = 0x0112
-"""The EXIF tag."""
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)
+"""The EXIF tag, and its values that ask for another orientation."""
 
 Found = Iterator[tuple[str, Callable[[], Json]]]
 """The place of a record, and a function that reads it and raises Unusable."""
@@ -129,7 +130,7 @@ def _row(row: Json) -> Json:
 
 
 def _beside_images(folder: Path) -> Found:
-    there = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    there = sorted(path for path in folder.rglob("*") if not _hidden(path.relative_to(folder)))
     images = [path for path in there if path.suffix.lower() in SUFFIXES]
     captioned = {path.with_suffix("") for path in images}
     for path in images:
@@ -137,6 +138,10 @@ def _beside_images(folder: Path) -> Found:
     for path in there:
         if path.suffix == ".txt" and path.with_suffix("") not in captioned:
             yield str(path.relative_to(folder)), partial(_alone, path)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _beside(folder: Path, path: Path) -> Json:
@@ -185,22 +190,25 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
     image = opened(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
     if image is None:
         raise Unusable("it has no image")
-    rotated = _upright(image)
-    notes = () if rotated is image else ("it was rotated according to its EXIF data",)
-    return Incoming(where, Prompt(identity, text.strip()), rotated, notes=notes)
+    upright, notes = _upright(image)
+    return Incoming(where, Prompt(identity, text.strip()), upright, notes=notes)
 
 
-def _upright(file: File) -> File:
-    """Rotate an image as its EXIF data specifies, which models and judges do not read. Raises Unusable."""
+def _upright(file: File) -> tuple[File, tuple[str, ...]]:
+    """The image rotated as its EXIF data specifies, which models and judges do not read, and what there is to note.
+    Raises Unusable."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(BytesIO(file.data)) as image:
-            if image.getexif().get(_ORIENTATION, 1) == 1:
-                return file
+            count = getattr(image, "n_frames", 1)
+            notes = (f"only the first of its {count} images is used",) if count > 1 else ()
+            if image.getexif().get(_ORIENTATION) not in _TURNED:
+                return file, notes
             rotated: Any = flatten(ImageOps.exif_transpose(image))
     except Exception as error:  # of damaged EXIF data, of any kind
         raise Unusable(f"the EXIF data of {file.name} cannot be read ({error})") from error
     data = BytesIO()
     rotated.save(data, format="PNG")
-    return File(f"{Path(file.name).stem}.png", data.getvalue(), rotated.size)
+    notes += ("it was rotated according to its EXIF data",)
+    return File(f"{Path(file.name).stem}.png", data.getvalue(), rotated.size), notes

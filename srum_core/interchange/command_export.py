@@ -11,8 +11,8 @@ peft        only the LoRA weights, as PEFT and --checkpoint load them; those of 
 diffusers   as diffusers loads it, for adapters whose model has a class there (docs/models.md): LoRA weights for
             load_lora_weights, or else the trained part for from_pretrained.
 
-With the last three a model card is written (README.md: base, data, tables, settings), and --push OWNER/NAME uploads
-the folder to a private repository of the hub.
+With the last three a model card is written (README.md: base and its licence, data, tables, settings), and --push
+OWNER/NAME uploads the folder to the hub, where a new repository is private.
 
 Without --round it is the last finished round: judged for the first two, trained for a model.
 """
@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", type=_format, default="srum", metavar="FORMAT", help=f"{names} (default: srum)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to create; must be empty or new")
     add("--format", type=_renamed, help=argparse.SUPPRESS)
-    add("--push", metavar="OWNER/NAME", help="of a model: also upload it to the hub, privately")
+    add("--push", metavar="OWNER/NAME", help="of a model: also upload it to the hub; a new repository is private")
     add_round(parser)
 
 

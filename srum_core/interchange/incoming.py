@@ -78,6 +78,8 @@ def stored(name: str, data: bytes) -> File:
     try:
         with Image.open(BytesIO(data)) as image:
             image.load()
+            if image.mode in ("I", "F"):
+                raise ValueError("its pixels have 32 bits, whose range is not known: save it with 8 or 16 bits")
             return File(name, data, image.size)
     except Exception as error:  # a decoder of PIL may raise anything for bytes that are no image
         why = "it is in no known format" if isinstance(error, UnidentifiedImageError) else error

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import attrs
+from yaml import YAMLError
 
-from srum_core import config
 from srum_core.cli.common import say
 from srum_core.errors import ConfigError, PluginError, RecordError, clean
 from srum_core.evaluation import comparison
+from srum_core.interchange.importer import LOG
 from srum_core.interchange.incoming import fresh
 from srum_core.options import SmallMemory
+from srum_core.report.gather import log_lines, trained_on
+from srum_core.runs.files import read_text
 from srum_core.runs.progress import shown
-from srum_core.runs.run import Run, started_from
+from srum_core.runs.run import Run, on_base, started_from
 from srum_core.runs.store import write_atomic
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _WHOLE = "Write the whole model with --to checkpoint."
 _BELOW = "base_model.model."
 """PEFT puts this before every name."""
+_LICENCE = ("license", "license_name", "license_link")
+"""Of a model card's front matter; a name and a link come with the licence "other"."""
 _LORA = "pytorch_lora_weights.safetensors"
 """The file of LoRA weights in a folder, for diffusers."""
 
@@ -41,7 +48,7 @@ def export_model(run: Run, round: int | None, to: str, folder: Path) -> None:
         what, loader = FORMATS[to](run, round, new)
         write_atomic(new / "README.md", model_card(run, round, what, loader))
     print(f"The model after round {round} of {shown(run.folder)}.\nWritten to {shown(folder)}")
-    base = str(run.trained(0)[0].options.get("checkpoint", ""))
+    base = str(run.trained(round)[0].options.get("checkpoint", ""))
     if to == "peft" and base and Path(base).is_dir():
         say(f"It names {base}, a local folder, as the base: change that before others load it.")
     if loader:
@@ -168,37 +175,74 @@ def _added(folders: Sequence[Path]) -> tuple[Any, dict[str, Any]]:
 # ---- the card --------------------------------------------------------------------------------------------------------
 
 
-def model_card(run: Run, rounds: int, what: str, loader: str) -> str:
-    """Markdown, for the hub: base, rounds, tables and settings."""
-    use = run.trained(0)[0]
+def model_card(run: Run, round: int, what: str, loader: str) -> str:
+    """Markdown, for the hub: base and its licence, rounds, tables and settings."""
+    rounds = _rounds(run, round)
+    first = rounds[0][0]
+    use, below = on_base(first.settings.adapter)
+    if what.startswith("LoRA"):  # what they are loaded onto: earlier rounds may have trained the whole model
+        use = run.trained(round)[0]
     base = str(use.options.get("checkpoint", ""))
+    licence = _licence(base)
     about = {"base_model": base} if _HUB.fullmatch(base) and not Path(base).exists() else {}
     about |= {"library_name": loader.rpartition(" ")[2]} if loader else {}
-    front = [f"{key}: {value}" for key, value in about.items()]
+    front = [f"{key}: {json.dumps(value)}" for key, value in {**about, **licence}.items()]
+    named = f" ({licence['license']})" if licence else ""
     loads = f" It loads with `{loader}`." if loader else ""
+    data = [f"* Before: LoRA weights, `{folder}`." for folder in below]
+    for each, number in rounds:
+        whose = "" if first is run else f" of {each.folder.name}"
+        data.append(f"* Round {number}{whose}: {_round(each, number)}")
     parts = [
         "\n".join(["---", *front, "pipeline_tag: text-to-image", "tags: [srum]", "---"]),
-        f"# {use.use} after {rounds} round{'s' * (rounds != 1)} of post-training",
-        f"{what} `{base or use.use}` with srum, adapter `{use.use}`. Its licence applies to these weights too.{loads}",
+        f"# {use.use} after {len(rounds)} round{'s' * (len(rounds) != 1)} of post-training",
+        f"{what} `{base or use.use}` with srum, adapter `{use.use}`. Its licence{named} applies to these weights "
+        f"too.{loads}",
         "## Data",
-        "\n".join(_round(run, number) for number in range(1, rounds + 1)),
+        "\n".join(data),
     ]
-    if any(run.folder.glob("*/evaluation/tables/*/table.json")):
-        tables = comparison.compare(comparison.read_tables(run.folder), run.registry)
+    evaluated = [run.stage_folder("evaluate", k) for k in (None, *range(1, round + 1))]
+    found = [comparison.read_tables(folder) for folder in evaluated if any(folder.glob("tables/*/table.json"))]
+    if found:
+        tables = comparison.compare(chain.from_iterable(found), run.registry)
         parts += ["## Evaluation", comparison.markdown(tables).strip()]
-    settings = config.to_toml(run.settings, run.registry.versions()).strip()
+    settings = read_text(run.folder / "run.toml").strip()  # with the versions of then
     parts += ["## Settings", f"```toml\n{settings}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def _licence(base: str) -> dict[str, str]:
+    """What the base's own model card says about its licence, for ours; {} where it is not here or says nothing."""
+    from huggingface_hub import metadata_load, try_to_load_from_cache
+
+    card: Any = Path(base).expanduser() / "README.md"
+    if _HUB.fullmatch(base) and not card.is_file():
+        card = try_to_load_from_cache(base, "README.md")
+    about: Any = {}
+    with suppress(OSError, ValueError, TypeError, YAMLError):  # TypeError: it is not in the cache
+        about = metadata_load(card)
+    texts = {key: about.get(key) for key in _LICENCE} if isinstance(about, dict) else {}
+    return {key: clean(text) for key, text in texts.items() if isinstance(text, str)} if texts.get("license") else {}
+
+
+def _rounds(run: Run, round: int) -> list[tuple[Run, int]]:
+    """All that trained the model: the rounds of the runs that it started from first."""
+    before = _rounds(*started_from(run.settings.start, run.registry)) if run.settings.start else []
+    return [*before, *((run, number) for number in range(1, round + 1))]
 
 
 def _round(run: Run, number: int) -> str:
     """The training data of a round."""
     settings = run.at("train", number).settings
-    images, prompts = len(run.candidates(number)), settings.prompts
+    candidates, prompts = run.candidates(number), settings.prompts
     source = prompts if isinstance(prompts, str) else f"{len(prompts)} texts"
-    origin = "images" if not (run.folder / "import.log").is_file() or number > 1 else "imported images"
+    log, first = run.folder / LOG, next(iter(candidates), None)
+    imported = first is not None and log.is_file() and f"is image {first.id}" in log.read_text("utf-8")
+    origin = "imported images with their prompts" if imported else f"images, prompts `{source}`"
+    used = trained_on(log_lines(run, number))
+    trained = "" if used in (None, len(candidates)) else f", of which {used} were trained on"
     how = f"{settings.train.method}, loss `{settings.loss.use}`, map `{settings.map.use}`"
-    return f"* Round {number}: {images} {origin}, prompts `{source}`; {how}."
+    return f"{len(candidates)} {origin}{trained}; {how}."
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------

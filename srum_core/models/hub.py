@@ -75,14 +75,15 @@ def download(repository: str, setting: str, patterns: Sequence[str], instead: st
     """A hub repository as a directory here; only files that match. Raises CheckpointError naming the setting that asked
     for it; `instead`: what else would run."""
     try:
+        wanted = [*patterns, "README.md"]  # its licence goes into the card of a model trained from it
         if not _fetching.get():
             validate_repo_id(repository)
             if repository.count("/") != 1:
                 raise HFValidationError("a repository's id reads OWNER/NAME")
             if constants.HF_HUB_OFFLINE:
-                snapshot_download(repository, allow_patterns=list(patterns), local_files_only=True)
+                snapshot_download(repository, allow_patterns=wanted, local_files_only=True)
             raise NotDownloaded(repository)
-        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repository, allow_patterns=wanted))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{setting}={repository} is neither a directory here nor a repository that could be downloaded from the "

@@ -81,8 +81,11 @@ def with_digest(candidate: Candidate) -> Candidate:
 
 def flatten(image: Image) -> Image:
     """In RGB, transparency on white."""
+    import numpy as np
     from PIL import Image
 
+    if image.mode.startswith("I;16"):  # grey in 16 bits, which PIL would clip to 255
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

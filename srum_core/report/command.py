@@ -36,6 +36,8 @@ def run(parsed: argparse.Namespace) -> int:
     from srum_core.report.comparison import gather_comparison
     from srum_core.report.page import write, write_report
 
+    if parsed.limit < 0:
+        raise ConfigError(f"--limit {parsed.limit}: it is a number of images, or 0 for all.")
     if len(parsed.folders) > 1:
         data, table = gather_comparison(parsed.folders, parsed.limit, parsed.round)
         path = write(parsed.out or parsed.folders[0] / "comparison.html", data)

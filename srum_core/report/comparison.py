@@ -29,11 +29,14 @@ def gather_comparison(folders: Sequence[Path], limit: int, round: int | None = N
     """What the page shows about runs after a round (None: each after its last), and the table to print.
 
     Raises RecordError for runs that have not finished it, or that were evaluated on other prompts or in other ways."""
-    whole = [Path(folder).absolute() for folder in folders]
-    if len(set(whole)) < len(whole):
+    whole = [Path(os.path.normpath(Path(folder).absolute())) for folder in folders]
+    if len({folder.resolve() for folder in whole}) < len(whole):
         raise RecordError("A run is named twice: a run is compared with other runs.")
-    home = os.path.commonpath([folder.parent for folder in whole])
-    runs = {str(folder.relative_to(home)): opened(folder) for folder in whole}
+    try:
+        home = os.path.commonpath([folder.parent for folder in whole])
+    except ValueError:  # on several drives, on Windows
+        home = ""
+    runs = {str(folder.relative_to(home) if home else folder): opened(folder) for folder in whole}
     rounds = {name: run.settings.round_count if round is None else round for name, run in runs.items()}
     tables = {name: _table(name, run, rounds[name]) for name, run in runs.items()}
     first, *others = runs
@@ -76,7 +79,8 @@ def _table(name: str, run: Run, round: int) -> BenchmarkTable:
         raise RecordError(f"{name} has no benchmark, so there is nothing to compare.")
     if table is None or not run.done("evaluate", round):
         raise RecordError(
-            f"{name} has not finished the evaluation after round {round}; evaluated is {', '.join(evaluated(run))}. "
+            f"{name} has not finished the evaluation after round {round}; evaluated is "
+            f"{', '.join(evaluated(run)) or 'nothing'}. "
             "Finish it with srum-train, or compare after a round that all runs have finished (--round K)."
         )
     return table

@@ -162,10 +162,17 @@ def _trained(run: Run, round: int) -> tuple[list[str], list[str]]:
     rows = log_lines(run, round)
     seconds = sum(row.get("seconds") or 0 for row in log_lines(run, round, "speed.jsonl"))
     facts = []
-    if rows and "judged" in rows[-1]:
-        out = sum(rows[-1].get(each, 0) for each in ("below_least", "filtered", "not_best"))
-        facts = [f"on {rows[-1]['judged'] - out} images", *_counted(out, "left out by select")]
+    if (used := trained_on(rows)) is not None:
+        facts = [f"on {used} images", *_counted(rows[-1]["judged"] - used, "left out by select")]
     return facts + ([f"{seconds:.0f} s"] if seconds else []), []
+
+
+def trained_on(rows: list[Data]) -> int | None:
+    """How many images a round trains on, as its lines of metrics.jsonl say; None where none says so."""
+    if not rows or "judged" not in rows[-1]:
+        return None
+    out: int = sum(rows[-1].get(each, 0) for each in ("below_least", "filtered", "not_best"))
+    return int(rows[-1]["judged"]) - out
 
 
 def training(run: Run) -> dict[int, list[Data]]:

@@ -404,7 +404,7 @@ def on_base(use: Use) -> tuple[Use, list[Path]]:
     """The adapter with the base that its checkpoint names, if that is a folder of LoRA weights in PEFT's layout; and
     the LoRA folders to merge into it, in order: those that it was trained on top of, and itself.
 
-    Raises ConfigError where it names no base, or where one of the others is not there."""
+    Raises ConfigError where it names no base, or where its folder or one of the others is not there."""
     folder = Path(str(use.options.get("checkpoint", ""))).expanduser()
     config, about = folder / "adapter_config.json", folder / ABOUT
     if not use.options.get("checkpoint") or not config.is_file():
@@ -415,6 +415,11 @@ def on_base(use: Use) -> tuple[Use, list[Path]]:
         raise ConfigError(
             f"adapter.checkpoint={folder} holds LoRA weights and names no base model. Write the folder or the name of "
             f"the one they were trained on as base_model_name_or_path into {config}."
+        )
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ConfigError(
+            f"adapter.checkpoint={folder} holds LoRA weights for the base model {base}, which is not there. Copy it "
+            f"there, or correct base_model_name_or_path in {config}."
         )
     origin = read_json(about) if about.is_file() else {}
     below = origin.get("on_top_of", []) if isinstance(origin, dict) else []

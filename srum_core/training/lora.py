@@ -226,7 +226,7 @@ def save(model: UnifiedModel, tuned: Tuned, directory: Path, about: Mapping[str,
         save_file(named, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     else:
         model.save(directory, {name: parameter.detach() for name, parameter in tuned.parameters.items()})
-    (directory / ABOUT).write_text(json.dumps({"kind": tuned.kind, **about}, indent=1) + "\n")
+    (directory / ABOUT).write_text(json.dumps({"kind": tuned.kind, **about}, indent=1) + "\n", "utf-8")
 
 
 def unshard(tuned: Tuned, keep: bool) -> Tuned:

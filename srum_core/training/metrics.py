@@ -118,7 +118,7 @@ def refuse_infinite(metrics: Mapping[str, float | int | None], step: int, redo: 
 def forget_peaks() -> None:
     """Let `peaks` count from now on. (Where the system does not let a process forget, from its start on.)"""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
@@ -128,7 +128,8 @@ def peaks() -> dict[str, float]:
     values = memory()
     values["memory_peak"] = values.pop("memory")
     with contextlib.suppress(OSError):
-        high = next((line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line), "")
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+        high = next((line for line in lines if "VmHWM" in line), "")
         values["memory_peak"] = max(values["memory_peak"], int(high.split()[1]) / 2**10 if high else 0.0)
     return values
 

@@ -122,7 +122,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             from tensorboardX import SummaryWriter  # type: ignore[no-redef]
-        purge = None if done is None else done + 1  # what an interrupted run has logged beyond is forgotten
+        # What an interrupted training has logged beyond its saved state is forgotten, without one also its images.
+        purge = done + 1 if done else done
         self.writer: Any = SummaryWriter(str(folder / "logs" / train.project), purge_step=purge)
         if done is not None:
             self.writer.add_hparams(settings, metric_dict={})
@@ -179,7 +180,7 @@ class WandB:
             group=group,
             name=f"{group}/{folder.name}",
             tags=list(train.tags),
-            id=path.read_text(),
+            id=path.read_text("utf-8"),
             resume="allow",
             dir=str(folder),
         )
@@ -204,7 +205,8 @@ class WandB:
             ]
             layer = {"box_data": boxes, "class_labels": {0: "below 0", 1: "0 or more", 2: "no score"}}
             images.append(wandb.Image(open_rgb(each.image), caption=each.caption, boxes={"regions": layer}))
-        self.run.log({name: images})
+        # The candidates are step 0: a training that begins again does not log them twice, as W&B ignores earlier steps.
+        self.run.log({name: images}, step=None if step else 0)
 
     def table(
         self, name: str, step: int, values: Mapping[str, float], head: Sequence[str], rows: Sequence[Sequence[str]]

@@ -323,7 +323,7 @@ class Trainer:
             with naming(new):
                 lora.save(self.model, self.tuned, new, about, str(use.options.get("checkpoint", "")))
             (new / "settings.json").write_text(to_json(self.run.stage_settings("train", self.round)), "utf-8")
-            (new / "DONE").write_text(f"{self.done}\n")
+            (new / "DONE").write_text(f"{self.done}\n", "utf-8")
             settle(new)
             put_in_place(new, result)  # the existing folder has no DONE: this training replaces it
             shutil.rmtree(self.saved.folder, ignore_errors=True)
