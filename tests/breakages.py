@@ -184,7 +184,7 @@ BREAKAGES = [
     Breakage("an imported score outside of [-1, 1] is taken", "srum_core/interchange/incoming.py", "interchange",
              "and not isinstance(value, bool) and -1 <= value <= 1:", "and not isinstance(value, bool):"),
     Breakage("the share of negative scores is one of images", "srum_core/report/gather.py", "report",
-             "sum(value < 0 for value in local) / len(local)", "sum(value < 0 for value in local) / len(found)"),
+             "value in local_scores) / len(local_scores)", "value in local_scores) / len(judgements)"),
     Breakage("a compared run's change is the first's less its own", "srum_core/report/comparison.py",
              "report_comparison", "difference(runs[first], rows[first], rows[name], both[name])",
              "difference(runs[first], rows[name], rows[first], both[name])"),

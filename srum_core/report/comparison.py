@@ -26,14 +26,14 @@ _SAME = ("benchmark", "split", "options", "policy", "judge", "borders")
 
 
 def gather_comparison(folders: Sequence[Path], limit: int, round: int | None = None) -> tuple[Data, Grid]:
-    """What the page shows about runs after a round (None: each after its last), and the table to print.
+    """Return what the page shows about runs after a round (None: each after its last), and the table to print.
 
     Raises RecordError for runs that have not finished it, or that were evaluated on other prompts or in other ways."""
-    whole = [Path(folder).absolute() for folder in folders]
-    if len(set(whole)) < len(whole):
+    paths = [Path(folder).absolute() for folder in folders]
+    if len(set(paths)) < len(paths):
         raise RecordError("A run is named twice: a run is compared with other runs.")
-    home = os.path.commonpath([folder.parent for folder in whole])
-    runs = {str(folder.relative_to(home)): opened(folder) for folder in whole}
+    home = os.path.commonpath([folder.parent for folder in paths])
+    runs = {str(folder.relative_to(home)): opened(folder) for folder in paths}
     rounds = {name: run.settings.round_count if round is None else round for name, run in runs.items()}
     tables = {name: _table(name, run, rounds[name]) for name, run in runs.items()}
     first, *others = runs
