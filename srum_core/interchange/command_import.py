@@ -73,9 +73,9 @@ class Source:
     split: str = ""
 
     def __attrs_post_init__(self) -> None:
-        alone = [name for name in _OF_CAPTIONS if getattr(self, name)]
-        if alone and not self.captions:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in alone)
+        names = [name for name in _OF_CAPTIONS if getattr(self, name)]
+        if names and not self.captions:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
             raise ConfigError(f"{options} needs --captions: judged images come with their scores and names.")
         if self.captions and self.candidates:
             raise ConfigError("--candidates is for judged images: with --captions the captions are in DATA.")
@@ -128,9 +128,9 @@ def _read(data: Path, images: Path | None, candidates: Path | None) -> Iterator[
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise RecordError(f"{path} is not a file: devices and pipes are not read.")
     if data.is_dir() or data.suffix == ".parquet":
-        there = sorted(path.name for path in data.glob("*.jsonl")) if data.is_dir() else []
-        if there and not any(data.glob("*.parquet")):
-            raise RecordError(f"{data} is a folder. Name the file in it: {', '.join(there)}.")
+        names = sorted(path.name for path in data.glob("*.jsonl")) if data.is_dir() else []
+        if names and not any(data.glob("*.parquet")):
+            raise RecordError(f"{data} is a folder. Name the file in it: {', '.join(names)}.")
         need("srum import of Parquet and saved data sets")
         return read_parquet(data, images)
     if data.suffix not in (".jsonl", ".json"):
@@ -166,7 +166,7 @@ def _say_scores(intake: Intake, reward_map: str) -> None:
 
 
 def _train_command(typed: Typed, folder: Path, only: list[str]) -> list[str]:
-    named: list[tuple[str, Any]] = [("--adapter", typed.adapter), *(("--preset", name) for name in typed.preset)]
-    named += [("--checkpoint", typed.checkpoint), ("--config", typed.config), ("--out", shown(folder))]
-    words = [str(word) for option, value in named if value is not None for word in (option, value)]
+    options: list[tuple[str, Any]] = [("--adapter", typed.adapter), *(("--preset", name) for name in typed.preset)]
+    options += [("--checkpoint", typed.checkpoint), ("--config", typed.config), ("--out", shown(folder))]
+    words = [str(word) for option, value in options if value is not None for word in (option, value)]
     return ["srum-train", *words, *only, *typed.settings]
