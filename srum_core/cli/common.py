@@ -110,6 +110,13 @@ class Typed:
         checkpoint = json.dumps(self.checkpoint, ensure_ascii=False)
         return [*benchmark, *self.settings, *([] if self.checkpoint is None else [f"adapter.checkpoint={checkpoint}"])]
 
+    def command(self, *options: str) -> list[str]:
+        """Return the srum-train command with these settings, and with further options."""
+        presets = [("--preset", name) for name in self.preset]
+        pairs = [("--adapter", self.adapter), *presets, ("--checkpoint", self.checkpoint), ("--config", self.config)]
+        words = [str(word) for option, value in pairs if value is not None for word in (option, value)]
+        return ["srum-train", *words, *options, *self.settings]
+
     def read(self, registry: plugins.Registry) -> Settings:
         """Raises ConfigError with all that is wrong."""
         return config.load_settings(self.adapter, self.preset, self.config, self.overrides, registry)

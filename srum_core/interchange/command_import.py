@@ -24,7 +24,6 @@ import argparse
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from attrs import evolve, frozen
 
@@ -115,7 +114,7 @@ def run(parsed: argparse.Namespace) -> int:
         _say_scores(intake, reward_map)
         print(f"{intake.images} images with {intake.scores} regional scores are in {place}. To train on them:")
     only = ["--only", "train"] if source.trained_only else []
-    print(f"  {shlex.join(_train_command(typed, folder, only))}")
+    print(f"  {shlex.join(typed.command('--out', place, *only))}")
     return 0
 
 
@@ -163,10 +162,3 @@ def _say_scores(intake: Intake, reward_map: str) -> None:
         )
     if intake.failed:
         tell(f"{intake.failed} images have answers that could not be read. They are not trained on.")
-
-
-def _train_command(typed: Typed, folder: Path, only: list[str]) -> list[str]:
-    options: list[tuple[str, Any]] = [("--adapter", typed.adapter), *(("--preset", name) for name in typed.preset)]
-    options += [("--checkpoint", typed.checkpoint), ("--config", typed.config), ("--out", shown(folder))]
-    words = [str(word) for option, value in options if value is not None for word in (option, value)]
-    return ["srum-train", *words, *only, *typed.settings]
