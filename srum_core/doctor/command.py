@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, or 1 if something is wrong with the adapter."""
+    """Return 0, or 1 if something is wrong with the adapter."""
     registry, typed = plugins.discover(), Typed.of(parsed)
     settings = typed.read(registry)
     with tempfile.TemporaryDirectory(prefix="srum-doctor-") as folder:

@@ -93,7 +93,7 @@ class Source:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0. Raises RecordError with all lines that cannot be used, ConfigError for the settings."""
+    """Return 0. Raises RecordError with all lines that cannot be used, ConfigError for the settings."""
     registry, typed, source, folder = plugins.discover(), Typed.of(parsed), given(Source, parsed), parsed.out
     if source.unjudged:
         typed = evolve(typed, settings=[*_UNJUDGED, *typed.settings])

@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0. Raises RecordError for a judge that was not asked, and for files that are there already."""
+    """Return 0. Raises RecordError for a judge that was not asked, and for files that are there already."""
     source = Run.open(parsed.run, plugins.discover())
     round = judged_round(source, parsed.round)
     judge = _judge(source, round, parsed.judge)

@@ -1,4 +1,4 @@
-"""Read a run's recorded answers again with today's judges. No question is asked, and no model is needed.
+"""Read a run's recorded answers again with today's judges. No questions are asked: no model is needed.
 
 KEY=VALUE changes how answers are read: options of the judges, such as judges.1.penalty=false, and judge.doubt. The new
 judgements take the place of the old ones, which are kept as judgements.before-1, -2, …; run.toml is brought
@@ -48,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, also if nothing changes. Raises ConfigError, and RecordError for answers that cannot be read again."""
+    """Return 0, also if nothing changes. Raises ConfigError, and RecordError for answers that cannot be read again."""
     registry = plugins.discover()
     old = Run.open(parsed.run, registry)
     settings = config.changed(old.settings, parsed.settings, registry, COMMAND_LINE)
