@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from srum_core.models.weights import read_json
-from srum_showo2.checkpoint import language_config, open_checkpoint, wanted
+from srum_showo2.checkpoint import expected_shapes, language_config, open_checkpoint
 from srum_showo2.model import ShowO2
 from srum_showo2.options import Options, Sampling
 
@@ -95,7 +95,7 @@ def without_projections(directory: Path) -> Path:
     speaks = {**read_json(directory / "llm" / "config.json"), "hidden_size": width}
     (directory / "llm" / "config.json").write_text(json.dumps(speaks))
     sizes = open_checkpoint(Options(checkpoint=str(CHECKPOINT), device="cpu")).sizes
-    shapes = wanted(attrs.evolve(sizes, language=language_config(speaks, sizes.language.vocab_size)))
+    shapes = expected_shapes(attrs.evolve(sizes, language=language_config(speaks, sizes.language.vocab_size)))
     rng = torch.Generator().manual_seed(2)
 
     def make(tensors: Tensors) -> None:
