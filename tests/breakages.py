@@ -118,7 +118,7 @@ BREAKAGES = [
     Breakage("the average starts at its full decay", "srum_core/training/lora.py", "tuning train",
              "decay = min(self.decay, (1 + step) / (10 + step))", "decay = self.decay"),
     Breakage("centred scores are standardised too", "srum_core/training/selection.py", "selection",
-             'fmean(values), spread if how == "standardise" else 1.0', "fmean(values), spread"),
+             'fmean(values), deviation if how == "standardise" else 1.0', "fmean(values), deviation"),
     Breakage("a group's mean leaves out what was filtered", "srum_core/training/selection.py", "selection",
              "for pair in relative(pairs, settings.relative)", "for pair in relative(right, settings.relative)"),
     # ---- losses and maps ----
@@ -175,10 +175,10 @@ BREAKAGES = [
              "max(size - 1, 1)", "size"),
     # ---- features ----
     Breakage("arms with different training share what comes after it", "srum_core/ablation/plan.py", "ablate",
-             'if ("train", 1) not in needed:', 'if ("train", 9) not in needed:'),
+             'if ("train", 1) not in stages:', 'if ("train", 9) not in stages:'),
     Breakage("a cluster's change is the base's less the model's", "srum_core/analysis/activations.py", "analyze",
-             "difference(score(here, cluster)[None], score(base, cluster)[None])",
-             "difference(score(base, cluster)[None], score(here, cluster)[None])"),
+             "difference(score(values, cluster)[None], score(base, cluster)[None])",
+             "difference(score(base, cluster)[None], score(values, cluster)[None])"),
     Breakage("the doctor shows the denoiser every clock's own time", "srum_core/doctor/flow_convention.py", "doctor",
              "torch.full((len(noisy),), tell(time))", "torch.full((len(noisy),), time)"),
     Breakage("an imported score outside of [-1, 1] is taken", "srum_core/interchange/incoming.py", "interchange",
