@@ -11,11 +11,11 @@ from srum_core.evaluation.formatting import Grid
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """It takes none."""
+    """Add nothing."""
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0, or 1 if something could not be loaded."""
+    """Return 0, or 1 if a plugin could not be loaded."""
     registry = plugins.discover()
     head = ["kind", "name", "distribution", "version", "summary"]
     rows = [

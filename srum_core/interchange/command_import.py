@@ -28,7 +28,7 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from srum_core import config, plugins
-from srum_core.cli.common import Typed, add_settings, given
+from srum_core.cli.common import Typed, add_settings, from_parsed
 from srum_core.errors import ConfigError, RecordError
 from srum_core.interchange.captions import Fields, read_captions
 from srum_core.interchange.importer import LOG, Intake, take_in
@@ -94,7 +94,7 @@ class Source:
 
 def run(parsed: argparse.Namespace) -> int:
     """Return 0. Raises RecordError with all lines that cannot be used, ConfigError for the settings."""
-    registry, typed, source, folder = plugins.discover(), Typed.of(parsed), given(Source, parsed), parsed.out
+    registry, typed, source, folder = plugins.discover(), Typed.of(parsed), from_parsed(Source, parsed), parsed.out
     if source.unjudged:
         typed = evolve(typed, settings=[*_UNJUDGED, *typed.settings])
     settings = typed.read(registry)
