@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import torch
+from adapter_runs import shard_names, write_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def tied(directory: Path) -> Path:
 
 def sharded(directory: Path, parts: int = 3) -> Path:
     """Several files and an index, under the names that the official writer gives them."""
-    return _split(directory, parts, "pytorch_model-{:05}-of-{:05}.bin", SHARDED, torch.save)
+    return _split(directory, parts, ("pytorch_model-{number:05}-of-{count:05}.bin", SHARDED), torch.save)
 
 
 def as_safetensors(directory: Path) -> Path:
@@ -73,19 +74,13 @@ def as_safetensors(directory: Path) -> Path:
 
 
 def sharded_safetensors(directory: Path, parts: int = 2) -> Path:
-    name = "diffusion_pytorch_model-{:05}-of-{:05}.safetensors"
-    return _split(directory, parts, name, "diffusion_pytorch_model.safetensors.index.json", save_file)
+    return _split(directory, parts, shard_names("diffusion_pytorch_model"), save_file)
 
 
-def _split(directory: Path, parts: int, name: str, index: str, save: Callable[..., object]) -> Path:
-    tensors, where = stored(directory), {}
+def _split(directory: Path, parts: int, names: tuple[str, str], save: Callable[..., object]) -> Path:
+    tensors = stored(directory)
     (directory / WEIGHTS).unlink()
-    for part in range(parts):
-        some = sorted(tensors)[part::parts]
-        file = name.format(part + 1, parts)
-        save({each: tensors[each] for each in some}, directory / file)
-        where |= dict.fromkeys(some, file)
-    (directory / index).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    write_shards(directory, tensors, parts, names, save)
     return directory
 
 
