@@ -143,10 +143,10 @@ class Steps(Dataset):
             return self._drawings(rng, self.recipe.drawing_batch, self.recipe.alike)
         late = self.first + index >= self.recipe.turn
         images = self.recipe.late_drawings if late else self.recipe.drawings
-        drawn, captions = self._drawings(rng, images)
+        pixels, captions = self._drawings(rng, images)
         lessons = [self._lesson(rng) for _ in range(self.recipe.late_lessons if late else self.recipe.lessons)]
         pairs = [asked_about(each, self.templates, rng) for each in lessons]
-        return drawn, captions, [each.image for each in lessons], pairs
+        return pixels, captions, [each.image for each in lessons], pairs
 
     def _lesson(self, rng: np.random.Generator) -> Lesson:
         return lesson(rng, world=self.recipe.world)

@@ -129,9 +129,9 @@ def self_answers(image: Pixels, prompt: Prompt) -> list[bool]:
 def self_play(example: Lesson, rng: np.random.Generator) -> list[tuple[str, str]]:
     """Return (question, answer) pairs: one with the questions for the prompt, and two of these answered."""
     questions, answers = self_questions(example.prompt), self_answers(example.image, example.prompt)
-    some = rng.permutation(len(questions))[:2].tolist()
+    sample = rng.permutation(len(questions))[:2].tolist()
     start = f"Prompt: {example.prompt.text}\n"
     return [
         (start + "Write questions.", "\n".join(questions)),
-        *((start + questions[i], "yes" if answers[i] else "no") for i in some),
+        *((start + questions[i], "yes" if answers[i] else "no") for i in sample),
     ]

@@ -79,11 +79,11 @@ def draw(scene: Sequence[Object]) -> Pixels:
     return image
 
 
-def _free(placed: Sequence[Object], size: int) -> Mask:
+def _free(objects: Sequence[Object], size: int) -> Mask:
     """Return a mask (rows, columns) of top left corners at which an object of this size has enough distance from
     others."""
     room = np.ones((SIDE - size + 1, SIDE - size + 1), bool)
-    for thing in placed:
+    for thing in objects:
         reach = size + GAP - 1
         room[
             max(0, thing.y - reach) : thing.y + thing.size + GAP, max(0, thing.x - reach) : thing.x + thing.size + GAP
@@ -94,20 +94,20 @@ def _free(placed: Sequence[Object], size: int) -> Mask:
 def place(kinds: Sequence[Kind], rng: np.random.Generator, relation: str | None = None) -> Scene:
     """Place objects of these kinds at random, in random sizes, apart; the first in `relation` to the second."""
     while True:  # start again if there is no space for an object
-        placed: list[Object] = []
+        objects: list[Object] = []
         for kind in kinds:
             size = SIZES[rng.integers(len(SIZES))]
-            room = _free(placed, size)
-            if relation is not None and placed:
+            room = _free(objects, size)
+            if relation is not None and objects:
                 y, x = np.mgrid[: room.shape[0], : room.shape[1]] + size / 2
-                room &= related(placed[0].centre, (x, y), relation, 0, LEAN)
+                room &= related(objects[0].centre, (x, y), relation, 0, LEAN)
             places = np.flatnonzero(room)
             if not len(places):
                 break
             y, x = divmod(int(places[rng.integers(len(places))]), room.shape[1])
-            placed.append(Object(*kind, x, y, size))
+            objects.append(Object(*kind, x, y, size))
         else:
-            return tuple(placed)
+            return tuple(objects)
 
 
 def in_cell(kind: Kind, cell: int, rng: np.random.Generator) -> Object:

@@ -105,7 +105,7 @@ class Glances(Dataset):
         prompt = self.prompts[i]
         if crowded(prompt.tags):
             return self._crowd(self.drawn[i], prompt, rng)
-        image = moved(self.drawn[i], rng)
+        image = shifted(self.drawn[i], rng)
         if rng.random() < 0.3:
             other = fulfilled(look(image), rng) if rng.random() < 0.5 else None
             prompt = other or near_miss(prompt, rng)
@@ -121,7 +121,7 @@ class Glances(Dataset):
         return appraise(image, prompt)
 
 
-def moved(image: Pixels, rng: np.random.Generator) -> Pixels:
+def shifted(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Mirror the image or not, and move it by up to SHIFT pixels; new pixels repeat the edge."""
     wide = np.pad(image[:, ::-1] if rng.random() < 0.5 else image, [(SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)], "edge")
     y, x = rng.integers(2 * SHIFT + 1, size=2).tolist()
@@ -198,5 +198,5 @@ class Anchor:
         flow = flow_step(
             self.model.denoiser, clean, self.model.condition(words), time, None, generator, start=self.start
         )
-        moved = zip(flow.velocity, flow.start or (), strict=True)
-        return torch.stack([(now.float() - then.float()).square().mean() for now, then in moved]).mean()
+        pairs = zip(flow.velocity, flow.start or (), strict=True)
+        return torch.stack([(new.float() - old.float()).square().mean() for new, old in pairs]).mean()

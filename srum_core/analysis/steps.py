@@ -100,7 +100,7 @@ def run(parsed: argparse.Namespace) -> int:
         }
         outside: Answerer | None = registry.create("answerer", use) if use and use.use != SELF else None
         snapshots, times = {}, sampling_times(models[0])
-        steps = chosen(parsed.steps, len(times))
+        steps = parse_steps(parsed.steps, len(times))
         for subject in models:
             if sampling_times(subject) != times:
                 raise ConfigError(f"{subject.name} samples in other steps than {BASE}: they cannot be compared.")
@@ -218,7 +218,7 @@ def grade(answer: str) -> float | None:
     return float(grades[0]) / 100 if len(grades) == 1 and 0 <= float(grades[0]) <= 100 else None
 
 
-def chosen(text: str, count: int) -> list[int]:
+def parse_steps(text: str, count: int) -> list[int]:
     """Parse steps such as "0,4,23", below `count`; without a text, return the usual ones. Raises ConfigError."""
     if not text:
         return sorted({*(step for step in USUAL if step < count), count - 1})
@@ -256,7 +256,7 @@ def trace(
             if [len(images) for images in generated] != [len(steps)] * len(items):
                 raise PluginError(f"{type(model).__qualname__}.trace did not give an image per prompt and step.")
             views = [
-                (item, step, _stored(item, step, image, folder))
+                (item, step, _store(item, step, image, folder))
                 for item, images in zip(items, generated, strict=True)
                 for step, image in zip(steps, images, strict=True)
             ]
@@ -269,7 +269,7 @@ def trace(
     return list(records.select(f"{item.id}-{step}" for item in plan for step in steps))
 
 
-def _stored(item: Planned, step: int, image: Image, folder: Path) -> Candidate:
+def _store(item: Planned, step: int, image: Image, folder: Path) -> Candidate:
     path = folder / "images" / f"{item.id}-{step}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)

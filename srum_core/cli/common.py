@@ -189,8 +189,8 @@ def judged_round(run: Run, round: int | None) -> int:
         return rounds[-1] if last is None else last
     if round not in rounds:
         names = f"It has judgements of round {', '.join(map(str, rounds))}." if rounds else "It has none of any round."
-        which = "" if round is None else f" of round {round}"
-        raise RecordError(f"There are no judgements{which} in {shown(run.folder)}. {names}")
+        of_round = "" if round is None else f" of round {round}"
+        raise RecordError(f"There are no judgements{of_round} in {shown(run.folder)}. {names}")
     return round
 
 

@@ -48,11 +48,11 @@ class Launch:
     launcher: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        if self.launcher and not self.apart:
+        if self.launcher and not self.separate:
             raise ConfigError(f"--launcher needs --launch, which selects what it starts: {', '.join(LAUNCHES[1:])}.")
 
     @property
-    def apart(self) -> bool:
+    def separate(self) -> bool:
         """Return whether stages run in separate processes."""
         return self.launch != "none"
 

@@ -190,7 +190,7 @@ def _work(plan: Plan, handle: int) -> int:
             raise Stopped(code, step)
 
     try:
-        perform_all(plan.run, plan.only, start if plan.launch.apart else None)
+        perform_all(plan.run, plan.only, start if plan.launch.separate else None)
     except KeyboardInterrupt:
         return _say_stopped(plan, Stopped(130))
     except Stopped as stop:

@@ -28,7 +28,7 @@ class Metered:
 
     now: int = 0
     peak: int = 0
-    _known: weakref.WeakSet[Any] = field(factory=weakref.WeakSet, init=False)
+    _counted: weakref.WeakSet[Any] = field(factory=weakref.WeakSet, init=False)
     _like: _Like | None = None
 
     def backward(self, loss: Tensor) -> None:
@@ -44,19 +44,19 @@ class Metered:
 
     def know(self, tensor: Tensor) -> None:
         """Do not count a tensor: it existed before the meter started."""
-        self._known.add(tensor.untyped_storage())
+        self._counted.add(tensor.untyped_storage())
 
     def add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage in self._known:
+        if storage in self._counted:
             return
-        self._known.add(storage)
+        self._counted.add(storage)
         size = storage.nbytes()
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, size).atexit = False
+        weakref.finalize(storage, self._release, size).atexit = False
 
-    def _gone(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         self.now -= size
 
 

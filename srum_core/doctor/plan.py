@@ -113,7 +113,7 @@ class Planner:
         if model.generate is None or settings.generator is not None:
             return None
         peak = self._peak(lambda _: model.generate(batch))  # type: ignore[misc]
-        return Need("generate", f"{batch} images", self._held(model, "generate"), peak)
+        return Need("generate", f"{batch} images", self._weights(model, "generate"), peak)
 
     def judge(self, settings: Settings) -> Need | None:
         """Predict judging, with the first questions of all judges about each image; None if another model answers."""
@@ -128,7 +128,7 @@ class Planner:
         tokens = max(question.max_new_tokens for question in questions)
         peak = self._peak(lambda _: model.judge(count, tokens))  # type: ignore[misc]
         work = f"{count} questions about {settings.judge.batch} images, {tokens} tokens"
-        return Need("judge", work, self._held(model, "judge"), peak)
+        return Need("judge", work, self._weights(model, "judge"), peak)
 
     def train(self, settings: Settings) -> Need:
         """Predict a step of the run's loss, with the largest batch that `train.max_cells` allows."""
@@ -179,7 +179,7 @@ class Planner:
             work(meter)
         return meter.peak
 
-    def _held(self, model: Outline, stage: str) -> int:
+    def _weights(self, model: Outline, stage: str) -> int:
         size = small_memory.size(model.denoiser.parameters())
         return size + model.parts.get(stage, 0) - model.elsewhere.get(stage, 0)
 

@@ -48,7 +48,7 @@ class _AsJudge:
         return [Unreadable(index, why) for index, why in sorted(reasons.items())]
 
 
-def opened(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
+def open_interview(name: str, benchmark: Benchmark, candidate: Candidate) -> Interview:
     """Open an interview about one image, without asking anything."""
     further = getattr(benchmark, "further", None)
     judge = _AsJudge(benchmark, further and (lambda candidate, regions, answers: list(further(candidate, answers))))
@@ -89,7 +89,7 @@ class Answers:
     records: Records[StoredAnswer] = field(init=False)
     by: str = field(default="", init=False)
     _judge: str = field(default="", init=False)
-    _known: dict[str, Answer] = field(factory=dict, init=False)
+    _replies: dict[str, Answer] = field(factory=dict, init=False)
     _count: int = field(default=-1, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -124,12 +124,12 @@ class Answers:
                 f"{redo_option(self.records.folder)}, or keep them separate with --as NAME (srum eval)."
             )
         self.by = by[0] if by else self.by
-        self._known, self._count = {each.id: each.reply() for each in records}, len(records)
+        self._replies, self._count = {each.id: each.reply() for each in records}, len(records)
 
     @property
     def models(self) -> set[str]:
         """Return the models that replies name."""
-        return {each.model for each in self._known.values()} - {""}
+        return {each.model for each in self._replies.values()} - {""}
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -143,12 +143,13 @@ class Answers:
 
     def open(self, image: Candidate) -> Interview:
         use = self.run.settings.benchmark
-        return opened(use.use if use else "", self.benchmark, image)
+        return open_interview(use.use if use else "", self.benchmark, image)
 
     def recall(self, image: Candidate) -> tuple[Interview, list[Question]]:
         """Return the interview about an image with its stored answers, and the questions without an answer."""
         interview, s = self.open(image), self.run.settings.evaluate
-        stored, seed = (lambda each: self._known.get(self.key(image, each))), partial(self.run.derive_seed, "evaluate")
+        seed = partial(self.run.derive_seed, "evaluate")
+        stored = lambda question: self._replies.get(self.key(image, question))  # noqa: E731
         return interview, recall(interview, stored, s.retries, s.temperature, seed)
 
     def ids(self) -> set[str]:
@@ -170,7 +171,7 @@ class Answers:
         def ask(questions: Sequence[Question]) -> list[str]:
             about = [by_path[each.image] for each in questions]
             keys = list(map(self.key, about, questions))
-            if any(key not in self._known for key in keys):
+            if any(key not in self._replies for key in keys):
                 replies = map(Answer.of, put(answerer, questions))
                 records = [
                     StoredAnswer(key, image.id, image.sha256, question, str(reply), self.by, reply.model, reply.refused)
@@ -178,8 +179,8 @@ class Answers:
                 ]
                 self.records.extend(records)
                 for each in records:
-                    self._known.setdefault(each.id, each.reply())
-            return [self._known[key] for key in keys]
+                    self._replies.setdefault(each.id, each.reply())
+            return [self._replies[key] for key in keys]
 
         s, seed = self.run.settings.evaluate, partial(self.run.derive_seed, "evaluate")
         conduct([self.open(each) for each in images], ask, s.retries, s.temperature, seed)
@@ -187,7 +188,7 @@ class Answers:
     def introduce(self, answerer: Answerer) -> None:
         """Record which model answers. Raises RecordError if another model answered before."""
         by = identity(answerer)
-        if self._known and by != self.by:
+        if self._replies and by != self.by:
             raise RecordError(
                 f'{self.records.folder} holds answers of "{self.by}", and now "{by}" answers. Use the same model, '
                 f"start again with {redo_option(self.records.folder)}, or (srum eval) store the new answers in a "

@@ -93,9 +93,9 @@ def _refuse_duplicate(run: Evaluation, name: str, use: Use) -> None:
     new.by = identity(who_answers(run, use)) if use.use in _light(run) else ""  # a server's model may have changed
     if same := next((other for other, each in others.items() if each.of_the_same(new) and each.by == new.by), ""):
         raise ConfigError(
-            f"{run.folder / 'answers' / same} holds answers of the same judge, {tables.named(use)}: a second table "
-            f"would look like a second opinion. Resume with --as {same}. To see how its answers vary, judge a copy of "
-            "the folder."
+            f"{run.folder / 'answers' / same} holds answers of the same judge, {tables.component_name(use)}: a second "
+            f"table would look like a second opinion. Resume with --as {same}. To see how its answers vary, judge a "
+            "copy of the folder."
         )
 
 

@@ -63,7 +63,7 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     about: dict[str, Any] = {
         "split": run.settings.evaluate.split,
         "limit": run.settings.evaluate.limit,
-        "model": named(run),
+        "model": model_name(run),
         "judge": judged_by(answers),
         "self_judged": bool(judge and judge.use == SELF),
         "planned": len(run.plan_images()),
@@ -77,9 +77,9 @@ def score(run: Evaluation, name: str, judge: Use | None, policy: str = "", parti
     return table
 
 
-def named(run: Evaluation) -> str:
+def model_name(run: Evaluation) -> str:
     """Return the model's name, and its training."""
-    name = tables.named(run.settings.adapter)
+    name = tables.component_name(run.settings.adapter)
     if run.source:
         round = run.source[1]
         return f"{name}, before any training" if round is None else f"{name}, after round {round}"
@@ -94,7 +94,7 @@ def judged_by(answers: Answers | None) -> str:
     if answers is None:
         return ""
     use = Use(answers.judge.use, {**answers.judge.options, **({"model": answers.by} if answers.by else {})})
-    models, name = sorted(answers.models), tables.named(use)
+    models, name = sorted(answers.models), tables.component_name(use)
     return name if models in ([], [str(use.options.get("model", ""))]) else f"{name}, answered by {', '.join(models)}"
 
 

@@ -76,7 +76,7 @@ class BenchmarkTable:
         return {row.name: row for row in self.rows}
 
 
-def named(use: Use) -> str:
+def component_name(use: Use) -> str:
     """Return a component's name, with its model, checkpoint or hub id if any."""
     detail = next((str(use.options[key]) for key in ("checkpoint", "model", "id") if use.options.get(key)), "")
     return f"{use.use} ({detail})" if detail else use.use

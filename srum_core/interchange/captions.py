@@ -19,7 +19,7 @@ from typing import Any
 from attrs import frozen
 
 from srum_core.errors import ConfigError, RecordError, clean
-from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, id_in, opened, text_of
+from srum_core.interchange.incoming import Bad, File, Incoming, Unusable, find, id_in, load_image, text_of
 from srum_core.interchange.official import lines_of, record_of
 from srum_core.interchange.parquet import Json, need, plain, read_image, read_rows, rows_of
 from srum_core.models.images import flatten
@@ -183,7 +183,7 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], fields: Fields)
     if why := odd(text) or odd(identity):
         raise Unusable(f"its caption or id {why}")
     value = record[image_field]
-    image = opened(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
+    image = load_image(find(value, folders)) if isinstance(value, str) else read_image(value, folders, image_field)
     if image is None:
         raise Unusable("it has no image")
     rotated = _upright(image)

@@ -66,7 +66,7 @@ def _reread(old: Run, new: Run, only: int | None, examples: int, dry_run: bool) 
     round = judged_round(new, only)
     rounds = judged_rounds(new) if only is None else [round]
     other = _other_settings(new, rounds)
-    tallies = [_tally(round, _again(new, round)) for round in rounds]
+    tallies = [_tally(round, _read_again(new, round)) for round in rounds]
     _show(tallies, examples)
     changed = [tally.round for tally in tallies if tally.differing]
     if not (changed or other or old.settings != new.settings):
@@ -79,7 +79,7 @@ def _reread(old: Run, new: Run, only: int | None, examples: int, dry_run: bool) 
         return
     stale = sorted({*changed, *other})
     for round in stale:
-        _write_aside(new, round, _again(new, round))
+        _write_aside(new, round, _read_again(new, round))
     for round in stale:
         backup = _swap(new.stage_folder("judge", round))
         print(f"Round {round}: written; the judgements as they were are in {shown(backup)}")
@@ -137,7 +137,7 @@ def _other_settings(run: Run, rounds: Sequence[int]) -> dict[int, dict[str, str]
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def _again(run: Run, round: int) -> Iterator[Pair]:
+def _read_again(run: Run, round: int) -> Iterator[Pair]:
     """Read every judgement of a round again, in the order of writing. A judgement without known regions has no answers
     and stays as it is."""
     run = run.at("judge", round)
@@ -159,8 +159,8 @@ def _again(run: Run, round: int) -> Iterator[Pair]:
         if grounding.failures:
             yield candidate, old, old
             continue
-        seen = attrs.evolve(candidate, boxes=old.boxes)
-        interviews = [Interview.replay(name, judge, seen, grounding.regions, old.exchanges) for name, judge in judges]
+        image = attrs.evolve(candidate, boxes=old.boxes)
+        interviews = [Interview.replay(name, judge, image, grounding.regions, old.exchanges) for name, judge in judges]
         yield candidate, old, judgement(grounding, interviews, run.settings.judge.doubt)
 
 
@@ -187,15 +187,16 @@ def _tally(round: int, pairs: Iterator[Pair]) -> _Tally:
         unreadable += bool(new.failures) and not old.failures
         differing += old != new
         values, today = _values(old), _values(new)
-        for what in dict.fromkeys([*values, *today]):
-            was, now = values.get(what), today.get(what)
-            if was == now:
+        for key in dict.fromkeys([*values, *today]):
+            old_value, new_value = values.get(key), today.get(key)
+            if old_value == new_value:
                 continue
-            if isinstance(was, float) and isinstance(now, float):
-                distances.append(abs(was - now))
-            judge, region, _ = what
+            if isinstance(old_value, float) and isinstance(new_value, float):
+                distances.append(abs(old_value - new_value))
+            judge, region, _ = key
             place = "whole image" if region is None else f"region {region}"
-            texts = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in (was, now)]
+            pair = (old_value, new_value)
+            texts = [f"{value:g}" if isinstance(value, float) else value or "nothing" for value in pair]
             about = f'{candidate.id} "{candidate.prompt.text}", {place} ({judge or "unnamed"})'
             examples.append(f"round {round}: {about}: {texts[0]} → {texts[1]}")
     changed = f"{len(distances)} of {scores}"

@@ -71,7 +71,7 @@ class Unusable(Exception):
     """Why a line or row cannot be used."""
 
 
-def stored(name: str, data: bytes) -> File:
+def check_image(name: str, data: bytes) -> File:
     """Check that bytes are an image. Raises Unusable."""
     from PIL import Image, UnidentifiedImageError
 
@@ -95,10 +95,10 @@ def find(name: str, folders: Sequence[Path]) -> Path:
     raise Unusable(f"its image {'; '.join(problems)} (say where with --images)")
 
 
-def opened(path: Path) -> File:
+def load_image(path: Path) -> File:
     """Read an image file. Raises Unusable."""
     try:
-        return stored(path.name, path.read_bytes())
+        return check_image(path.name, path.read_bytes())
     except OSError as error:
         raise Unusable(f"its image {path} cannot be read ({error.strerror})") from error
 

@@ -27,7 +27,7 @@ from statistics import fmean
 from typing import Any
 
 from srum_core.errors import RecordError, clean
-from srum_core.interchange.incoming import Bad, Incoming, Unusable, find, opened, score_in_range, text_of
+from srum_core.interchange.incoming import Bad, Incoming, Unusable, find, load_image, score_in_range, text_of
 from srum_core.models.images import read_files
 from srum_core.records import Box, Candidate, Judgement, Prompt, Region, Score
 from srum_core.runs.prompts import other_task, tell_once
@@ -122,10 +122,10 @@ def _incoming(where: str, record: Json, folders: Sequence[Path], generated: Gene
         generated[name] if generated is not None else (Prompt(Path(name).stem, text_of(record, "prompt")), "")
     )
     path = find(name, folders)
-    image = opened(path)
+    image = load_image(path)
     regions, scores, notes = _entries(record, trained, image.size)
     good = find(text_of(record, "good_image_file"), folders) if trained else path
-    reference = None if good == path else opened(good)
+    reference = None if good == path else load_image(good)
     if reference and reference.size != image.size:
         sizes = " and ".join(f"{each.name} is {each.size[0]}x{each.size[1]}" for each in (image, reference))
         raise Unusable(f"its two images must be of one size, but {sizes}")
@@ -188,9 +188,9 @@ def _regional(entry: Any, number: int, key: str, size: tuple[int, int]) -> tuple
         why = f"lies outside the {width}x{height} image"
         if x0 >= x1 or y0 >= y1:
             why = "is empty" if x0 == x1 or y0 == y1 else "is reversed"
-        raise _LeftOut(f"{what} was left out: its box {_shown(edges)} {why}")
+        raise _LeftOut(f"{what} was left out: its box {_format(edges)} {why}")
     clipped = any(edge < 0 for edge in edges) or x1 > width or y1 > height
-    note = f"{what} was clipped to the image: {_shown(edges)} in {width}x{height}"
+    note = f"{what} was clipped to the image: {_format(edges)} in {width}x{height}"
     score = Score(value, str(number), _words(entry, "reason"), JUDGE, label)
     return Region(str(number), cut), score, [note] if clipped else []
 
@@ -209,7 +209,7 @@ def _edges(values: Any, what: str) -> Box:
         raise _LeftOut(f"{what} was left out: its box {values!r} does not hold four numbers")
     x0, y0, x1, y1 = (edge for edge in numbers if edge is not None)
     if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        raise Unusable(f"{what} has a box that is not finite: {_shown((x0, y0, x1, y1))}")
+        raise Unusable(f"{what} has a box that is not finite: {_format((x0, y0, x1, y1))}")
     return x0, y0, x1, y1
 
 
@@ -224,7 +224,7 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
-def _shown(edges: Box) -> str:
+def _format(edges: Box) -> str:
     return f"[{', '.join(f'{edge:g}' for edge in edges)}]"
 
 

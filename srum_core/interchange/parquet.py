@@ -32,13 +32,13 @@ from srum_core.interchange.incoming import (
     File,
     Incoming,
     Unusable,
+    check_image,
     find,
     id_in,
     in_words,
-    opened,
+    load_image,
     renamed,
     score_in_range,
-    stored,
     text_of,
 )
 from srum_core.models.images import read_files
@@ -165,7 +165,7 @@ def read_rows(path: Path, choose: Columns) -> Iterator[tuple[str, Any]]:
         splits = ", ".join(sorted(each.name for each in path.iterdir() if each.is_dir()))
         raise RecordError(f"{path} is a data set in several splits ({splits}). Name the folder of one of them.")
     if (path / "state.json").is_file():
-        yield from rows_of(_saved(datasets, path), path, choose)
+        yield from rows_of(_load_saved(datasets, path), path, choose)
         return
     files = {path.name: path}
     if path.is_dir():
@@ -189,11 +189,11 @@ def _numbered(name: str, tables: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 def rows_of(data: Any, name: Path, choose: Columns) -> Iterator[tuple[str, Any]]:
     """Read the rows of a `datasets.Dataset`, as Arrow tables: columns of type Image or Audio would open the files that
     rows name."""
-    chosen = data.select_columns(choose(name, data.column_names))
-    yield from _numbered(name.name, chosen.with_format("arrow").iter(batch_size=_GROUP))
+    selection = data.select_columns(choose(name, data.column_names))
+    yield from _numbered(name.name, selection.with_format("arrow").iter(batch_size=_GROUP))
 
 
-def _saved(datasets: Any, path: Path) -> Any:
+def _load_saved(datasets: Any, path: Path) -> Any:
     try:
         for each in json.loads((path / "state.json").read_bytes())["_data_files"]:
             inside(path, each["filename"])
@@ -260,8 +260,8 @@ def read_image(value: Any, folders: Sequence[Path], name: str) -> File | None:
     if not isinstance(data, bytes | None) or not isinstance(path, str | None):
         raise Unusable(f"its {name} is {in_words(value)}, and should be bytes, or a struct of bytes and path")
     if data:
-        return stored(Path(path or f"{name}.png").name, data)
-    return opened(find(path, folders)) if path else None
+        return check_image(Path(path or f"{name}.png").name, data)
+    return load_image(find(path, folders)) if path else None
 
 
 def _tags(text: Any) -> Json:

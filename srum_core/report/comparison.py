@@ -18,7 +18,7 @@ from srum_core.evaluation.tables import BenchmarkTable, remarks
 from srum_core.options import flatten
 from srum_core.report import charts
 from srum_core.report.gallery import Data, numbered, pairs
-from srum_core.report.gather import opened, training
+from srum_core.report.gather import open_run, training
 from srum_core.runs.run import Run
 
 _SAME = ("benchmark", "split", "options", "policy", "judge", "borders")
@@ -33,7 +33,7 @@ def gather_comparison(folders: Sequence[Path], limit: int, round: int | None = N
     if len(set(paths)) < len(paths):
         raise RecordError("A run is named twice: a run is compared with other runs.")
     home = os.path.commonpath([folder.parent for folder in paths])
-    runs = {str(folder.relative_to(home)): opened(folder) for folder in paths}
+    runs = {str(folder.relative_to(home)): open_run(folder) for folder in paths}
     rounds = {name: run.settings.round_count if round is None else round for name, run in runs.items()}
     tables = {name: _table(name, run, rounds[name]) for name, run in runs.items()}
     first, *others = runs

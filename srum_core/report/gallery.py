@@ -52,7 +52,7 @@ def data_uri(path: Path) -> tuple[str, bool]:
     return f"data:image/{'png' if small else 'webp'};base64,{b64encode(file.getvalue()).decode()}", small
 
 
-def chosen(ids: Sequence[str], worth: dict[str, float], limit: int) -> list[str]:
+def choose_ids(ids: Sequence[str], worth: dict[str, float], limit: int) -> list[str]:
     """Choose `limit` ids (0: all), in order: a third the worst, a third the best, the others spread evenly."""
     if not limit or len(ids) <= limit:
         return list(ids)
@@ -74,7 +74,7 @@ def gallery(run: Run, round: int, limit: int) -> tuple[list[Data], int]:
     candidates, weigh = run.candidates(round), weighing(run, round)
     ids = candidates.ids()
     order = [item.id for item in run.planned(round) if item.id in ids]
-    sample = candidates.select(chosen(order, worth, limit))
+    sample = candidates.select(choose_ids(order, worth, limit))
     images = [{**_candidate(each, judged.get(each.id), weigh), "round": round} for each in sample]
     return images, len(order) - len(images)
 

@@ -42,10 +42,10 @@ def gather(folder: Path, limit: int) -> Data:
             f"{ABLATION} (of srum ablate)."
         )
     ablation = read_ablation(folder) if is_ablation else None
-    return {"name": folder.name, "run": gather_run(opened(folder), limit) if is_run else None, "ablation": ablation}
+    return {"name": folder.name, "run": gather_run(open_run(folder), limit) if is_run else None, "ablation": ablation}
 
 
-def opened(folder: Path) -> Run:
+def open_run(folder: Path) -> Run:
     """Open a run to read it: where its folders were made with other settings, only warn."""
     run = Run.open(folder)
     try:

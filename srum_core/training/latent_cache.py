@@ -50,7 +50,7 @@ class Latents:
     def _prepare(self, model: UnifiedModel, chunk: Sequence[Candidate]) -> None:
         window_of = getattr(model, "window", None)
         sources = {candidate.id: self._source(candidate) for candidate in chunk}
-        missing = {candidate.id for candidate in chunk if not self._holds(candidate, sources[candidate.id])}
+        missing = {candidate.id for candidate in chunk if not self._is_valid(candidate, sources[candidate.id])}
         if missing:
             for candidate, tensors in zip(chunk, encode(model, chunk), strict=True):
                 if candidate.id in missing:
@@ -85,7 +85,7 @@ class Latents:
     def _path(self, candidate: Candidate) -> Path:
         return self.folder / f"{candidate.id}.safetensors"
 
-    def _holds(self, candidate: Candidate, source: str) -> bool:
+    def _is_valid(self, candidate: Candidate, source: str) -> bool:
         try:
             return self._header(candidate)[1].get("source") == source
         except RecordError:

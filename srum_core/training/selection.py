@@ -80,8 +80,8 @@ def choose(run: Run, round: int) -> Images:
         )
     pairs = [(candidate, by_id[candidate.id]) for candidate in usable]
     images = select(pairs, run.at("train", round).settings.select, len(candidates) - len(usable))
-    first, now = (run.stage_settings("ground", k) for k in (1, round))
-    comparable = round > 1 and first == now and run.prompts(1) == run.prompts(round)
+    first, current = (run.stage_settings("ground", k) for k in (1, round))
+    comparable = round > 1 and first == current and run.prompts(1) == run.prompts(round)
     return evolve(images, objects_before=_objects(run.judgements(1)) if comparable else None)
 
 

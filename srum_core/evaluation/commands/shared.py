@@ -113,7 +113,7 @@ class Plan:
         run = self.evaluation
         run.begin()
         tell(f"generate: {len(run.plan_images())} images in {shown(run.folder / 'images')}", NORMAL)
-        if self.launch.apart:
+        if self.launch.separate:
             self._launch(handle, "generate")
         else:
             generate_images(run)
@@ -123,8 +123,8 @@ class Plan:
         run.keep()
         Answers(run, name, use)  # refuses another judge's folder
         plan.keep_judge(run, name, use)
-        tell(f"judge: {tables.named(use)}, in {shown(run.folder / 'answers' / name)}", NORMAL)
-        if self.launch.apart:
+        tell(f"judge: {tables.component_name(use)}, in {shown(run.folder / 'answers' / name)}", NORMAL)
+        if self.launch.separate:
             self._launch(handle, "judge", name, *["--partial"] * self.partial, "--batch", str(self.batch))
         else:
             judge(run, name, use, self.partial, self.batch)
