@@ -133,12 +133,12 @@ class Steps(Dataset):
     def __getitem__(self, index: int) -> Any:
         rng = np.random.default_rng([self.recipe.seed, self.first + index, len(self.phase)])
         if self.phase == "autoencoder":
-            world, batch = self.recipe.world, self.recipe.autoencoder_batch
-            return np.stack([self._lesson(rng).image if i % 2 else image(rng, 0.0, world)[0] for i in range(batch)])
+            world, count = self.recipe.world, self.recipe.autoencoder_batch
+            return np.stack([self._lesson(rng).image if i % 2 else image(rng, 0.0, world)[0] for i in range(count)])
         if self.phase == "eye":
-            images = [self._lesson(rng).image for _ in range(self.recipe.eye_batch)]
+            batch = [self._lesson(rng).image for _ in range(self.recipe.eye_batch)]
             small = self.recipe.world == "crowded"
-            return np.stack(images), np.stack([patch_labels(image, self.patch, small) for image in images])
+            return np.stack(batch), np.stack([patch_labels(image, self.patch, small) for image in batch])
         if self.phase == "drawing":
             return self._drawings(rng, self.recipe.drawing_batch, self.recipe.alike)
         late = self.first + index >= self.recipe.turn

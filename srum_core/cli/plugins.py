@@ -18,16 +18,10 @@ def run(parsed: argparse.Namespace) -> int:
     """Return 0, or 1 if a plugin could not be loaded."""
     registry = plugins.discover()
     head = ["kind", "name", "distribution", "version", "summary"]
-    rows = [
-        [
-            offer.kind,
-            offer.component.name,
-            offer.plugin.distribution,
-            offer.plugin.version,
-            clean(offer.component.summary),
-        ]
-        for offer in registry.listing()
-    ]
+    rows = []
+    for offer in registry.listing():
+        component, plugin = offer.component, offer.plugin
+        rows.append([offer.kind, component.name, plugin.distribution, plugin.version, clean(component.summary)])
     show_table(Grid(head, rows, words=frozenset({1, 2, 3, 4})))
     for sentence in registry.broken:
         say(f"broken: {sentence}")

@@ -107,7 +107,7 @@ class _Trainer:
         times = torch.linspace(0.2, 0.8, count)
         noise = torch.Generator().manual_seed(0)
         with subject.precision():
-            condition = subject.condition([self.text] * count)
+            condition = subject.model.condition([self.text] * count)
             flow: FlowStep = flow_step(self.tuned.module, _fill(self.latents, count), condition, times, None, noise)
             loss, _ = objective(flow)
         loss.backward()

@@ -52,13 +52,10 @@ class Subject:
         Raises PluginError for other shapes than those of the latents."""
         with torch.no_grad(), self.precision():
             latents = [x.to(self.device) for x in noisy]
-            velocities = self.model.denoiser(latents, time.to(self.device), self.condition(texts))
+            velocities = self.model.denoiser(latents, time.to(self.device), self.model.condition(list(texts)))
         expected, shapes = ([tuple(x.shape) for x in grids] for grids in (noisy, velocities))
         refuse(expected != shapes, self.model, f"gives velocities of the shapes {shapes} for latents of {expected}.")
         return [velocity.float().cpu() for velocity in velocities]
-
-    def condition(self, texts: Sequence[str | None]) -> object:
-        return self.model.condition(list(texts))
 
     def precision(self) -> AbstractContextManager[object]:
         """Return autocast as in training."""
